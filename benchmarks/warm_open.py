@@ -1,0 +1,136 @@
+"""Warm `open("rb")` and close of held objects, against the built-in `open` of the same files and against the peers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import transports
+from rounds import Contestant, compete, options
+
+import casstore
+from tests.bench.servers import s3_server
+
+
+def percentile(opens: Sequence[Callable[[], Any]], repeat: int) -> float:
+    """The median over single opens, in seconds: what one caller sees, without what the scheduler does to a few."""
+    clock = time.perf_counter
+    times = []
+    for _ in range(repeat):
+        for one in opens:
+            start = clock()
+            one().close()
+            times.append(clock() - start)
+    times.sort()
+    return times[len(times) // 2]
+
+
+def in_threads(opens: Sequence[Callable[[], Any]], repeat: int, threads: int) -> float:
+    """Seconds per open that all threads together need."""
+    barrier = threading.Barrier(threads + 1)
+
+    def work() -> None:
+        barrier.wait()
+        for _ in range(repeat):
+            for one in opens:
+                one().close()
+        barrier.wait()
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    barrier.wait()
+    start = time.perf_counter()
+    barrier.wait()
+    seconds = time.perf_counter() - start
+    for worker in workers:
+        worker.join()
+    return seconds / (repeat * len(opens) * threads)
+
+
+def fill_index(cache: casstore.Cache, entries: int, bucket: str, origin: str) -> None:
+    """Rows for *entries* objects that share one blob: the depth of the tree is what a lookup pays for."""
+    from casstore.items import put_entry
+    from casstore.records import BlobRecord
+
+    with cache.begin(casstore.Key("s3://filler/blob", origin)) as fill:
+        fill.write(b"x")
+        stored = fill.publish(casstore.Validator(1, "etag"))
+    os.close(stored.descriptor)
+    cache.flush()
+    assert stored.entry is not None
+    for start in range(0, entries, 20_000):
+        with cache.index.writing() as txn:
+            for number in range(start, min(start + 20_000, entries)):
+                key = casstore.Key(f"s3://{bucket}/filler/{number:08d}/object-with-a-usual-name.parquet", origin)
+                entry = casstore.Entry(
+                    key, stored.entry.digest, casstore.Validator(1, "etag"), cache.now(), cache.place
+                )
+                put_entry(txn, entry, None, BlobRecord(1, cache.place))
+
+
+def main() -> None:
+    args = options(__doc__ or "", objects=500, size=65536, entries=200_000, threads=8, repeat=20, rounds=7)
+    with s3_server() as server:
+        bucket = server.new_bucket("bench")
+        raw = transports.boto3_client(server)
+        keys = [f"warm/{number:05d}" for number in range(args.objects)]
+        transports.in_threads(
+            lambda key: len(raw.put_object(Bucket=bucket, Key=key, Body=os.urandom(args.size))), keys, 8
+        )
+        root = Path(transports.scratch())
+        client = transports.ours(server, root / "store", freshness="immutable")
+        fill_index(client.cache, args.entries, bucket, client.origin)
+        paths = [client.CloudPath(f"s3://{bucket}/{key}") for key in keys]
+        for path in paths:
+            path.read_bytes()
+        client.cache.flush()
+        blobs = [client.cache.blob_path(client.cache.held(path._store_key())) for path in paths]
+        always = transports.ours(server, root / "store")
+        peer = transports.cloudpathlib_client(server, root / "cloudpathlib")
+        peers = [peer.CloudPath(str(path)) for path in paths[:20]]
+        simple = transports.simplecache(server, root / "simplecache")
+        names = [f"{bucket}/{key}" for key in keys[:100]]
+        for path in peers:
+            path.read_bytes()
+        for name in names:
+            simple.cat_file(name)
+
+        builtin_opens = [partial(open, blob, "rb") for blob in blobs]
+        our_opens = [partial(path.open, "rb") for path in paths]
+        asking_opens = [partial(always.CloudPath(str(path)).open, "rb") for path in paths[:100]]
+        peer_opens = [partial(path.open, "rb") for path in peers]
+        simple_opens = [partial(simple.open, name, "rb") for name in names]
+        many = args.threads
+        compete(
+            f"warm open and close, p50, {args.entries:,} entries",
+            [
+                Contestant("built-in open", lambda _: percentile(builtin_opens, args.repeat)),
+                Contestant("ours", lambda _: percentile(our_opens, args.repeat), "built-in open", "<= 3"),
+                Contestant(f"built-in open, {many} threads", lambda _: in_threads(builtin_opens, args.repeat, many)),
+                Contestant(
+                    f"ours, {many} threads",
+                    lambda _: in_threads(our_opens, args.repeat, many),
+                    f"built-in open, {many} threads",
+                    "<= 4",
+                ),
+                Contestant("ours, always (a 304 each)", lambda _: percentile(asking_opens, 1), "ours"),
+                Contestant("cloudpathlib", lambda _: percentile(peer_opens, 1), "ours"),
+                Contestant("fsspec simplecache", lambda _: percentile(simple_opens, 1), "ours"),
+            ],
+            args.rounds,
+            unit=1e6,
+            unit_name="us",
+            as_json=args.json,
+        )
+        client.cache.close()
+        transports.remove(root)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""A content-addressed store for objects from clouds: bytes once, by hash; a transactional index by URI.
+
+    import casstore
+
+    cache = casstore.open()
+    for entry in cache.entries("s3://bucket/prefix/"):
+        print(entry.uri, entry.size, entry.digest)
+
+It knows no cloud: `pathapi` fills it.
+"""
+
+from casstore.blobs import BlobTrippedError, CollisionError, Staging
+from casstore.cache import Cache, Usage
+from casstore.collector import Freed
+from casstore.digest import ALGORITHMS, Digest, new_hasher
+from casstore.errors import (
+    BlobDamagedError,
+    CasstoreError,
+    IndexDamagedError,
+    IndexUnavailableError,
+    LockTimeoutError,
+    NotAStoreError,
+    StoreFormatError,
+    StoreFullError,
+    StoreUnavailableError,
+)
+from casstore.exits import at_exit
+from casstore.files import boot_clock_ns, copy_out
+from casstore.fills import Fill, Stored
+from casstore.flights import Flight
+from casstore.items import Noted
+from casstore.processes import open
+from casstore.records import Entry, Key, Moment, Stated, Validator
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALGORITHMS",
+    "BlobDamagedError",
+    "BlobTrippedError",
+    "Cache",
+    "CasstoreError",
+    "CollisionError",
+    "Digest",
+    "Entry",
+    "Fill",
+    "Flight",
+    "Freed",
+    "IndexDamagedError",
+    "IndexUnavailableError",
+    "Key",
+    "LockTimeoutError",
+    "Moment",
+    "NotAStoreError",
+    "Noted",
+    "Staging",
+    "Stated",
+    "StoreFormatError",
+    "StoreFullError",
+    "StoreUnavailableError",
+    "Stored",
+    "Usage",
+    "Validator",
+    "__version__",
+    "at_exit",
+    "boot_clock_ns",
+    "new_hasher",
+    "copy_out",
+    "open",
+]

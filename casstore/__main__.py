@@ -1,0 +1,6 @@
+"""``python -m casstore``."""
+
+from casstore.cli import main
+
+if __name__ == "__main__":
+    main()

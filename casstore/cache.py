@@ -1,0 +1,457 @@
+"""The public face of a store: `open` gives a `Cache`, which looks things up, fills, and tells what it holds."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from casstore import files
+from casstore.blobs import Blobs, Staging, hash_descriptor
+from casstore.checks import Checks
+from casstore.collector import Freed, evict
+from casstore.committer import Committer
+from casstore.digest import Digest, digest_mtime
+from casstore.errors import CasstoreError
+from casstore.exits import at_exit
+from casstore.fills import Fill, Stored, add_blob
+from casstore.flights import Flight, Flights
+from casstore.index import Index, Txn
+from casstore.items import Noted, Publication, Refresh, current_entry, drop_entry, note, raise_count
+from casstore.layout import Layout
+from casstore.leases import Lease
+from casstore.locks import ByteLocks
+from casstore.records import (
+    BLOB,
+    Entry,
+    Key,
+    Moment,
+    Stated,
+    Validator,
+    count_row,
+    entry_prefix,
+    peek_entry,
+    unpack_blob,
+    unpack_entry,
+)
+from casstore.statements import Statements
+from casstore.store import Root, Settings, open_root
+
+EXIT_SECONDS: Final = 10.0
+"""How long the exit of a process may wait for its last commits."""
+
+_HOUR_NS: Final = 3600 * 10**9
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What entries add up to: *entries* rows of *logical_bytes*, kept as *blobs* files of *stored_bytes*."""
+
+    entries: int
+    logical_bytes: int
+    blobs: int
+    stored_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """Stored over logical bytes; 1.0 for nothing at all."""
+        return self.stored_bytes / self.logical_bytes if self.logical_bytes else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """Bytes of the downloads that this process has begun and not finished: *received* of *expected*."""
+
+    received: int
+    expected: int
+
+
+class Cache:
+    """One store in this process; thread-safe, survives forks. Get one from `casstore.open`."""
+
+    def __init__(self, root: Root) -> None:
+        self.layout: Layout = root.layout
+        self.settings: Settings = root.settings
+        self.algorithm = root.algorithm
+        self.store_id = root.store_id
+        self.place = root.place
+        self._boot = root.boot
+        self._locks = ByteLocks(root.layout)
+        self.index = Index(root.layout, self._locks, self._say, self.restore)
+        self.blobs = Blobs(root.layout, root.algorithm)
+        self._begin_process()
+
+    def _begin_process(self) -> None:
+        """What a process has for itself; made anew in a forked child."""
+        self.flights = Flights(self.layout, self._locks, self.settings.lock_timeout)
+        self.committer = Committer(self.index, self.blobs, self._register_exit)
+        self.statements = Statements(self.index, self.blobs, self.committer, self.place)
+        self.checks = Checks(self.layout, self.index, self.blobs, self.committer, self.place, self.stage, self.count)
+        self._lease: Lease | None = None
+        self._mutex = threading.Lock()
+        self._recent_mutex = threading.Lock()
+        self._written: dict[bytes, int] = {}
+        self._recent: dict[Key, Entry] = {}
+        self._counts: Counter[str] = Counter()
+        self._exits = False
+        self.fills: set[Fill] = set()
+
+    @property
+    def root(self) -> str:
+        """The store's directory."""
+        return self.layout.root
+
+    @property
+    def lease(self) -> Lease:
+        """This process's lease, taken on first use."""
+        with self._mutex:
+            if self._lease is None or not self._lease.is_there():
+                self._lease = Lease(self.layout, self.settings.views)
+                self._register_exit()
+            return self._lease
+
+    # --- inspecting --------------------------------------------------------------------------------------------------
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """All entries whose URI starts with *prefix* (a string, not a path), in URI order; not one snapshot."""
+        self.committer.flush()
+        for row, record in self.index.scan(entry_prefix(prefix)):
+            entry = unpack_entry(row, record)
+            if entry is not None and entry.uri.startswith(prefix):
+                yield entry
+
+    def stat(self, uri: str, origin: str | None = None) -> Entry | None:
+        """The entry of *uri*, of *origin* where several endpoints have one; None where it is not held."""
+        self.committer.flush()
+        # Only the rows of this very URI, however many begin with it; a long one's are cut, and are compared.
+        for row, record in self.index.scan(entry_prefix(uri + "\0")):
+            entry = unpack_entry(row, record)
+            if entry is not None and entry.uri == uri and origin in (None, entry.key.origin):
+                return entry
+        return None
+
+    def usage(self, prefix: str = "") -> Usage:
+        """How much lies below *prefix*, before and after deduplication."""
+        entries = logical = 0
+        blobs: dict[bytes, int] = {}
+        for entry in self.entries(prefix):
+            entries += 1
+            logical += entry.size
+            blobs[entry.digest.value] = entry.size
+        return Usage(entries, logical, len(blobs), sum(blobs.values()))
+
+    def blob_path(self, entry: Entry) -> str:
+        """Where an entry's bytes lie now; eviction may take the path away at any time: use `view` to hand one out."""
+        return self.layout.blob(entry.digest.value)
+
+    def counts(self) -> dict[str, int]:
+        """What this process counted: hits, misses, collisions, damaged blobs, waits for other downloads."""
+        return {**self._counts, "waits": self.flights.waits}
+
+    def underway(self) -> Underway:
+        """How far this process's downloads are, for whoever shows progress; large ones only."""
+        fills = list(self.fills)  # in one step, while others come and go
+        return Underway(sum(fill.received for fill in fills), sum(fill.expected for fill in fills))
+
+    def count(self, what: str) -> None:
+        """Count one."""
+        self._counts[what] += 1
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def now(self) -> Moment:
+        """This moment, by both clocks."""
+        return Moment(time.time_ns(), files.boot_clock_ns(), self._boot)
+
+    @staticmethod
+    def hour() -> int:
+        """Hours since the epoch: how coarsely last use is kept."""
+        return time.time_ns() // _HOUR_NS
+
+    def open_fresh(self, key: Key, max_age_ns: int | None) -> int | None:
+        """The warm path: a descriptor of the blob, if the entry was validated within *max_age_ns* (None: ever).
+
+        One read transaction, one open, one fstat; no lock, no write. None for anything out of the ordinary, which
+        `held` and `open_entry` then sort out. The descriptor is the caller's.
+        """
+        if self.settings.verify == "always":
+            return None
+        record = self.index.get(key.row)
+        if record is None:
+            return None
+        held = peek_entry(key, record)
+        if held is None or (held.place and held.place != self.place):
+            return None
+        now = time.time_ns()
+        # A validation in the future says that a clock was set; it proves nothing.
+        if max_age_ns is not None and not 0 <= now - held.validated_ns <= max_age_ns:
+            return None
+        try:
+            descriptor = os.open(self.layout.blob(held.digest), _FLAGS)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                return None
+            raise
+        status = os.fstat(descriptor)
+        if status.st_size != held.size or status.st_mtime_ns != digest_mtime(held.digest) * 1_000_000_000:
+            os.close(descriptor)
+            return None
+        if now // _HOUR_NS != held.used_hour:
+            self._used(key, record, now)
+        return descriptor
+
+    def _used(self, key: Key, record: bytes, now: int) -> None:
+        entry = unpack_entry(key.row, record, key)
+        if entry is not None:
+            self.committer.submit(Refresh(entry, used_hour=now // _HOUR_NS))
+
+    def held(self, key: Key) -> Entry | None:
+        """The entry of *key* as this process knows it: what it has just filled and not yet committed included."""
+        recent = self._recent.get(key)
+        if recent is not None:
+            return recent
+        record = self.index.get(key.row)
+        if record is None:
+            return None
+        entry = unpack_entry(key.row, record, key)
+        if entry is None:
+            self.count("damaged_rows")
+        return entry
+
+    def open_entry(self, entry: Entry, *, verify: bool | None = None) -> int | None:
+        """A descriptor of the entry's blob, its bytes checked where there is any doubt; None makes it a miss.
+
+        In doubt are blobs whose size or mtime is not as it was made, and those that a power cut may have damaged:
+        written before this boot or mount and never synced. With *verify*, or the setting ``verify = "always"``, all
+        are.
+        """
+        return self.checks.open(entry, verify=self.settings.verify == "always" if verify is None else verify)
+
+    def quarantine(self, digest: Digest, reason: str) -> None:
+        """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again."""
+        self.checks.quarantine(digest, reason)
+
+    def refresh(self, entry: Entry, validated: Moment) -> None:
+        """The cloud said at *validated* that *entry* is still right; queued, never waited for."""
+        self.count("revalidated")
+        recent = self._recent.get(entry.key)
+        if recent is None:
+            self.committer.submit(Refresh(entry, validated=validated, used_hour=self.hour()))
+
+    def view(self, entry: Entry, descriptor: int, bucket: str, object_key: str, mode: str | None = None) -> str:
+        """A path with the object's name that holds what *descriptor*, the entry's open blob, does, for this process's
+        life.
+        """
+        return self.lease.view(entry.key, entry.digest, entry.size, descriptor, bucket, object_key, mode)
+
+    def view_stored(self, stored: Stored, key: Key, bucket: str, object_key: str, mode: str | None = None) -> str:
+        """A path as `view` gives it; of bytes that could only be streamed, a private copy."""
+        if stored.entry is not None:
+            return self.view(stored.entry, stored.descriptor, bucket, object_key, mode)
+        # By a hash that nobody makes collide: these bytes could not be stored because their usual one did.
+        digest = hash_descriptor(stored.descriptor, "sha256")
+        return self.lease.view(key, digest, stored.size, stored.descriptor, bucket, object_key, "copy")
+
+    def view_directory(self, origin: str, bucket: str, prefix: str) -> str:
+        """The directory in the newest tree of views that stands for a prefix, made if need be."""
+        return self.lease.directory(origin, bucket, prefix)
+
+    def release_view(self, path: str) -> None:
+        """Give a view back before the process ends; an edited one stays."""
+        self.lease.release_view(path)
+
+    # --- filling -----------------------------------------------------------------------------------------------------
+
+    def stage(self) -> Staging:
+        """A private file on the store's file system, to become a blob or to be closed."""
+        try:
+            return self.blobs.stage(self._staging_directory)
+        except FileNotFoundError:
+            self.restore()
+            return self.blobs.stage(self._staging_directory)
+
+    def _staging_directory(self) -> str:
+        return self.lease.paths.staging
+
+    def note(self, key: Key) -> Noted:
+        """What the index says of *key* now, or will once this process's own results are committed; to be asked before
+        the request whose result shall apply.
+        """
+        recent = self._recent.get(key)  # first: what is committed meanwhile is found in the index
+        noted = note(self.index, key, self.now())
+        return noted if recent is None else replace(noted, entry=recent)
+
+    def begin(self, key: Key, flights: Sequence[Flight] = (), noted: Noted | None = None) -> Fill:
+        """A fill, to be made just before its request is sent; *flights* are released when it ends.
+
+        *noted* is what `note` said of the key a moment ago, if it was asked.
+        """
+        return Fill(self, noted or self.note(key), flights)
+
+    def held_or_noted(self, key: Key) -> tuple[Entry | None, Noted]:
+        """`held` and `note` in one look at the index."""
+        noted = self.note(key)
+        return noted.entry, noted
+
+    def known(self, stated: Iterable[Stated]) -> tuple[Digest, int] | None:
+        """A blob that has the bytes a provider states, open; None where there is none: `Statements.find`."""
+        return self.statements.find(stated)
+
+    def is_stated(self, stated: Iterable[Stated]) -> bool:
+        """Whether `known` may find something: a look at the index, nothing opened or hashed."""
+        return self.statements.any_recorded(stated)
+
+    def remember_recent(self, entry: Entry) -> None:
+        """Filled and not yet committed: this process sees it already."""
+        self.count("misses")
+        with self._recent_mutex:
+            # A result of a request from before a local write: the index will refuse it, and so does this.
+            if self._written.get(count_row(entry.key), -1) < entry.validated.boot_ns:
+                self._recent[entry.key] = entry
+
+    def forget_recent(self, publication: Publication) -> None:
+        """Committed or dropped: the index knows better now."""
+        with self._recent_mutex:
+            if self._recent.get(publication.entry.key) is publication.entry:
+                del self._recent[publication.entry.key]
+
+    def _forget_older(self, key: Key) -> None:
+        """Nothing that was asked before now is to be seen of *key* any more."""
+        with self._recent_mutex:
+            self._written[count_row(key)] = files.boot_clock_ns()
+            self._recent.pop(key, None)
+
+    # --- local writes ------------------------------------------------------------------------------------------------
+
+    def record_write(
+        self, noted: Noted, staging: Staging, validator: Validator, moment: Moment, stated: Sequence[Stated] = ()
+    ) -> Entry | None:
+        """The cloud has accepted *staging*'s bytes as the new version: make them the entry, committed on return.
+
+        *noted* is what this write started from, *moment* when its request was sent. Takes *staging* over. None where
+        the bytes could not be stored; the object is then read again like any other.
+        """
+        digest = staging.digest()
+        try:
+            added = add_blob(self, staging, digest)
+        except (CasstoreError, OSError):
+            staging.close()
+            self.record_delete(noted.key)
+            return None
+        entry = Entry(noted.key, digest, validator, moment, self.place, self.hour())
+        done: list[Publication] = []
+        publication = Publication(
+            noted, entry, added, staging, [(item, False) for item in stated], base_moved=True, on_done=done.append
+        )
+        self._forget_older(noted.key)
+        self.committer.submit(publication)
+        self.committer.flush()
+        if publication.error is not None:
+            raise publication.error
+        return entry if publication.applied else None
+
+    def record_delete(self, key: Key) -> None:
+        """The object was deleted, or is about to be replaced, by this machine: forget the entry."""
+        self._forget_older(key)
+
+        def forget(txn: Txn) -> None:
+            raise_count(txn, key)
+            entry = current_entry(txn, key)
+            if entry is not None:
+                drop_entry(txn, entry)
+
+        self.index.write(forget)
+
+    # --- evicting ----------------------------------------------------------------------------------------------------
+
+    def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> Freed:
+        """Drop the entries below *prefix* that *choose* picks, and the blobs that nobody uses then.
+
+        Views handed out keep their bytes.
+        """
+        return evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
+
+    # --- the process -------------------------------------------------------------------------------------------------
+
+    def info(self) -> dict[str, object]:
+        """Facts about the store for people and scripts: where, which format, how full."""
+        rows, index_bytes = self.index.usage()
+        usage = self.usage()
+        blobs = blob_bytes = 0
+        for row, record in self.index.scan(BLOB):
+            known = unpack_blob(row, record)
+            if known is not None:
+                blobs, blob_bytes = blobs + 1, blob_bytes + known.size
+        space = os.statvfs(self.root)
+        return {
+            "root": self.root,
+            "store_id": self.store_id,
+            "digest": self.algorithm,
+            "file_system": files.mount_of(self.root).kind,
+            "entries": usage.entries,
+            "logical_bytes": usage.logical_bytes,
+            "blobs": blobs,
+            "stored_bytes": blob_bytes,
+            "index_rows": rows,
+            "index_bytes": index_bytes,
+            "index_generation": self.index.generation,
+            "free_bytes": space.f_bavail * space.f_frsize,
+            "views": self.settings.views,
+            "verify": self.settings.verify,
+        }
+
+    def flush(self) -> None:
+        """Wait until what this process has filled is committed."""
+        self.committer.flush()
+
+    def close(self) -> None:
+        """Commit what is queued, give up the lease and the environment; the next use takes them again."""
+        self.committer.close(EXIT_SECONDS)
+        with self._mutex:
+            lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.close()
+        self.index.close()
+
+    def restore(self) -> None:
+        """Somebody removed the store's directory while it is in use: make it anew, empty, and go on with it.
+
+        Raises what `casstore.open` raises where that is not possible, and StoreFormatError where a store with another
+        digest lies there now.
+        """
+        root = open_root(self.root, self.algorithm, os.environ)
+        self.store_id = root.store_id
+
+    def _register_exit(self) -> None:
+        """Drain at exit; registered on first need, since the children of multiprocessing forget what came before."""
+        if self._exits:
+            return
+        self._exits = True
+        at_exit(self.close)
+
+    def _say(self, message: str) -> None:
+        import warnings
+
+        warnings.warn(f"{self.root}: {message}", stacklevel=3)
+
+    def before_fork(self) -> None:
+        """Close the index's environment, which no child may inherit."""
+        self.index.before_fork()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Both sides open the index again on next use; a child begins with nothing of its parent's but the store."""
+        if in_child:
+            try:
+                self.committer.forget()
+                self._locks.forget()
+            finally:
+                self._begin_process()
+                self.index.after_fork(in_child=True)
+        else:
+            self.index.after_fork(in_child=False)

@@ -1,0 +1,149 @@
+"""Blobs in doubt: opened only after their bytes were checked; replaced by an untouched copy, or taken away.
+
+In doubt are blobs whose size or mtime is not as it was made, those that a power cut may have damaged, and, for whoever
+wants that, all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+from casstore import files
+from casstore.blobs import Blobs, BlobTrippedError, Inode, Staging
+from casstore.committer import Committer
+from casstore.digest import Digest
+from casstore.index import Index
+from casstore.items import Refresh
+from casstore.layout import Layout
+from casstore.records import Entry, blob_row
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Checks:
+    """The checking side of one store in this process; thread-safe. *stage* makes a staging file, *count* counts."""
+
+    __slots__ = ("_blobs", "_committer", "_count", "_index", "_layout", "_place", "_stage")
+
+    def __init__(
+        self,
+        layout: Layout,
+        index: Index,
+        blobs: Blobs,
+        committer: Committer,
+        place: int,
+        stage: Callable[[], Staging],
+        count: Callable[[str], None],
+    ) -> None:
+        self._layout = layout
+        self._index = index
+        self._blobs = blobs
+        self._committer = committer
+        self._place = place
+        self._stage = stage
+        self._count = count
+
+    def open(self, entry: Entry, *, verify: bool) -> int | None:
+        """A descriptor of the entry's blob with right bytes, the caller's; None makes it a miss."""
+        try:
+            descriptor = self._blobs.open(entry.digest.value, entry.size)
+        except FileNotFoundError:
+            return None
+        except BlobTrippedError:
+            return self._examine(entry)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            self.quarantine(entry.digest, "its name was a symbolic link")
+            return None
+        is_unsure = entry.place not in (0, self._place)
+        if not verify and not is_unsure:
+            return descriptor
+        try:
+            if not self._blobs.verify(descriptor, entry.digest):
+                self.quarantine(entry.digest, "its bytes are not those of its name")
+                os.close(descriptor)
+                return None
+            if is_unsure:
+                self._sync(entry, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _sync(self, entry: Entry, descriptor: int) -> None:
+        # Checked bytes, then synced: only the two together say that the disk has them.
+        try:
+            files.sync(descriptor)
+        except OSError:
+            self._count("failed_syncs")
+        else:
+            self._committer.submit(Refresh(entry, synced=Inode.of(os.fstat(descriptor))))
+
+    def _examine(self, entry: Entry) -> int | None:
+        """A blob tripped the wire: if its bytes are right, put an untouched copy in its place, else take it away."""
+        path = self._layout.blob(entry.digest.value)
+        try:
+            descriptor = os.open(path, _FLAGS)
+        except FileNotFoundError:
+            return None
+        try:
+            staging = self._stage()
+        except BaseException:
+            os.close(descriptor)
+            raise
+        try:
+            inode = Inode.of(os.fstat(descriptor))
+            if not self._copy(descriptor, staging, entry):
+                self.quarantine(entry.digest, "its size or mtime was changed, and its bytes are wrong")
+                return None
+            if staging.size != entry.size:
+                return None  # the entry is wrong, not the blob
+            self._replace(path, inode, staging, entry)
+            return files.reopen(staging.descriptor)
+        finally:
+            os.close(descriptor)
+            staging.close()
+
+    @staticmethod
+    def _copy(source: int, staging: Staging, entry: Entry) -> bool:
+        try:
+            files.copy_bytes(source, staging.descriptor)
+        except IsADirectoryError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EINVAL):
+                raise
+            return False
+        return staging.rehash() == entry.digest
+
+    def _replace(self, path: str, inode: Inode, staging: Staging, entry: Entry) -> None:
+        # The mtime of an inode that somebody may hold open is never set: the copy takes its place. It is synced, since
+        # rows may say so of the file that it replaces.
+        staging.seal(entry.digest)
+        files.sync(staging.descriptor)
+        temporary = self._layout.trashed(os.urandom(8).hex())
+        staging.link(temporary)
+        try:
+            # Inside a write transaction, like whoever publishes or sweeps it.
+            with self._index.writing():
+                if self._blobs.inode(entry.digest) == inode:
+                    files.rename(temporary, path)
+        finally:
+            files.unlink_quietly(temporary)
+
+    def quarantine(self, digest: Digest, reason: str) -> None:
+        """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again."""
+        self._count("damaged_blobs")
+        inode = self._blobs.inode(digest)
+        if inode is None:
+            return
+        target = self._layout.quarantined(f"{digest.value.hex()}-{os.urandom(4).hex()}")
+        files.create_synced(target + ".txt", f"{digest}: {reason}\n".encode())
+        with self._index.writing() as txn:
+            # Between the look and this transaction a good blob may have taken the name.
+            if self._blobs.inode(digest) == inode:
+                txn.delete(blob_row(digest.value))
+                files.rename(self._layout.blob(digest.value), target)

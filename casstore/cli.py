@@ -1,0 +1,196 @@
+"""The command ``casstore``: what the store holds. Each command is a thin caller of `casstore.open`.
+
+Other packages add commands through the entry-point group ``casstore.commands``: each entry is a sequence of
+`click.Command`, which find a `casstore.cli_output.Shell` in ``ctx.obj``. They are imported only when they are needed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+import casstore
+from casstore.cli_output import Column, Shell, age_text, describe, drop_stdout, prepare_streams, say, size_text
+
+if TYPE_CHECKING:
+    from casstore import Usage
+
+GROUP: Final = "casstore.commands"
+_INTERRUPTED: Final = 130
+_PIPE_CLOSED: Final = 141
+"""128 and the number of the signal, as shells report programs that die of it."""
+
+
+class _Commands(click.Group):
+    """Commands of this module, and those that other packages bring."""
+
+    _joined: dict[str, click.Command] | None = None
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._join()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or self._join().get(cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Here, because click would make it the status of a failure.
+            drop_stdout()
+            raise click.exceptions.Exit(_PIPE_CLOSED) from None
+        return result
+
+    def _join(self) -> dict[str, click.Command]:
+        if self._joined is None:
+            # Imported here: `casstore ls` needs neither the search nor what it finds.
+            from importlib.metadata import entry_points
+
+            self._joined = {}
+            for point in entry_points(group=GROUP):
+                try:
+                    self._joined |= {command.name or point.name: command for command in point.load()}
+                except Exception as error:  # noqa: BLE001 (somebody else's code, without which the rest works)
+                    say(f"warning: the commands of {point.value} cannot be loaded: {error!r}")
+        return self._joined
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--dir", "directory", metavar="DIR", help="The store's directory.  [default: $CASSTORE_DIR, else the user's cache]"
+)
+@click.version_option(casstore.__version__, message="casstore %(version)s")
+@click.pass_context
+def command(ctx: click.Context, directory: str | None) -> None:
+    """Objects from clouds, stored once by content: see what the store holds, and fill it."""
+    if directory == "":
+        raise click.BadParameter("names no directory", param_hint="--dir")
+    ctx.obj = Shell(directory)
+
+
+@command.command()
+@click.argument("prefix", default="")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.pass_obj
+def ls(shell: Shell, prefix: str, as_json: bool) -> None:
+    """List the entries whose URI starts with PREFIX, in the order of their URIs.
+
+    Columns: size, how long ago the cloud confirmed it, the start of the digest, URI.
+    """
+    cache = shell.open_cache()
+    if not as_json and sys.stdout.isatty():
+        shell.line(f"{'SIZE':>9}  {'CHECKED':>7}  {'DIGEST':<12}  URI")
+    now = time.time()
+    # Line by line and not as a table: there may be millions, and `head` wants few.
+    for entry in cache.entries(prefix):
+        if as_json:
+            shell.json_line(shell.facts(cache, entry))
+        else:
+            age = age_text(now - entry.validated.wall_ns / 1e9)
+            shell.line(f"{size_text(entry.size):>9}  {age:>7}  {entry.digest.value.hex()[:12]}  {entry.uri}")
+
+
+@command.command()
+@click.argument("prefix", default="")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def du(shell: Shell, prefix: str, as_json: bool) -> None:
+    """Show how much lies below PREFIX, by the next part of the path, before and after deduplication.
+
+    What two lines share is counted in both, and once in the total.
+    """
+    from casstore.reports import usage_by_child
+
+    report = usage_by_child(shell.open_cache(), prefix)
+    if as_json:
+        children = [{"name": name, **_usage_facts(usage)} for name, usage in report.children.items()]
+        shell.json_document({"prefix": prefix, "total": _usage_facts(report.total), "children": children})
+        return
+    columns = [
+        Column("ENTRIES", is_number=True),
+        Column("SIZE", is_number=True),
+        Column("STORED", is_number=True),
+        Column("RATIO", is_number=True),
+        Column("URI"),
+    ]
+    rows = [_usage_row(usage, name) for name, usage in report.children.items()]
+    shell.table(columns, rows, _usage_row(report.total, "total"))
+
+
+def _usage_facts(usage: Usage) -> dict[str, Any]:
+    return {**dataclasses.asdict(usage), "ratio": round(usage.ratio, 4)}
+
+
+def _usage_row(usage: Usage, name: str) -> list[str]:
+    ratio = f"{usage.ratio:.0%}" if usage.logical_bytes else "-"
+    return [f"{usage.entries:,}", size_text(usage.logical_bytes), size_text(usage.stored_bytes), ratio, name]
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def info(shell: Shell, as_json: bool) -> None:
+    """Say where the store is, how full, and how it is set."""
+    facts = shell.open_cache().info()
+    if as_json:
+        shell.json_document(facts)
+        return
+    shell.table(
+        [Column("FACT"), Column("VALUE")], [[name.replace("_", " "), _fact(name, facts[name])] for name in facts]
+    )
+
+
+def _fact(name: str, value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{size_text(value)} ({value:,} bytes)" if name.endswith("_bytes") else f"{value:,}"
+    return str(value)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line and return the exit status: 0, 1 where something failed, 2 for wrong usage, 130, 141.
+
+    Known errors become one line on stderr; what is not known keeps its traceback.
+    """
+    prepare_streams()
+    try:
+        status = command.main(arguments, prog_name="casstore", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "casstore"
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            print(error.format_message(), file=sys.stderr)  # noqa: T201 (a whole page, and ours)
+        else:
+            say(f"{' '.join(error.format_message().split())} (see {path} --help)")
+        return 2
+    except click.ClickException as error:
+        say(f"error: {error.format_message()}")
+        return error.exit_code
+    except BrokenPipeError:
+        drop_stdout()
+        return _PIPE_CLOSED
+    except click.Abort:
+        say("interrupted")
+        return _INTERRUPTED
+    except (casstore.CasstoreError, OSError) as error:
+        say(f"error: {describe(error)}")
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def main() -> NoReturn:
+    """The entry point of the installed command."""
+    status = run()
+    if status == _INTERRUPTED:
+        # Threads may be in the middle of large downloads, and leaving as usual would wait for them. What is complete is
+        # committed; the rest is what a killed process leaves.
+        atexit._run_exitfuncs()  # noqa: SLF001
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

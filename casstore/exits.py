@@ -1,0 +1,21 @@
+"""Running something when this process ends, whichever way it was started."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from collections.abc import Callable
+
+
+def at_exit(call: Callable[[], None]) -> None:
+    """Call *call* at a normal exit; before the interpreter's own teardown, while daemon threads still run.
+
+    A child of multiprocessing leaves by ``os._exit`` and runs no atexit functions, only its own finalizers.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, call, exitpriority=100)
+    else:
+        atexit.register(call)

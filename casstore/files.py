@@ -1,0 +1,286 @@
+"""The file system, as far as correctness hangs on it: links, renames, syncs, clones, and what lies underneath.
+
+The only module that links, renames and syncs. Everything takes plain paths and descriptors; errors are the `OSError` of
+the call, with `StoreFullError` for a full disk or quota where `full_disk` wraps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from casstore.errors import StoreFullError
+
+_FICLONE: Final = 0x40049409
+"""``FICLONE`` of linux/fs.h: share all extents of one file with another."""
+
+_REMOTE: Final = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "lustre", "gpfs", "ceph", "9p", "afs", "beegfs", "orangefs")
+    + ("ocfs2", "gfs2", "glusterfs", "virtiofs")
+)
+"""File systems on which LMDB's shared memory or locks are not what they are on a local disk (lmdb.h, Caveats)."""
+
+_NO_UNNAMED: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT))
+_NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW, errno.ENOTSOCK, errno.EOPNOTSUPP))
+_FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+@contextlib.contextmanager
+def full_disk(root: str) -> Iterator[None]:
+    """Turn ENOSPC, EDQUOT and EFBIG inside the block into `StoreFullError` that names *root*."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFullError(
+                error.errno,
+                f"no room for another blob: free some space, or set a budget ({os.strerror(error.errno)})",
+                root,
+            ) from error
+        raise
+
+
+def open_unnamed(directory: str) -> int | None:
+    """A new file on *directory*'s file system that has no name yet; None where there is no O_TMPFILE.
+
+    Open for writing although its mode is a blob's already: 0444, as far as the umask allows.
+    """
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None:
+        return None
+    try:
+        return os.open(directory, flag | os.O_RDWR | os.O_CLOEXEC, 0o444)
+    except OSError as error:
+        if error.errno in _NO_UNNAMED and os.path.isdir(directory):
+            return None
+        raise
+
+
+def open_named(directory: str) -> tuple[int, str]:
+    """A new private file in *directory* under a random name."""
+    path = f"{directory}/{os.urandom(8).hex()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
+
+
+def link_descriptor(descriptor: int, target: str) -> None:
+    """Give the unnamed file behind *descriptor* the name *target*; FileExistsError where it is taken."""
+    # With no src_dir_fd, Python calls link(), which does not follow /proc's magic link (EXDEV); with one it is
+    # linkat(AT_SYMLINK_FOLLOW). Which descriptor it is does not matter: the source path is absolute.
+    os.link(f"/proc/self/fd/{descriptor}", target, src_dir_fd=descriptor, follow_symlinks=True)
+
+
+def link(source: str, target: str) -> None:
+    """A second name for *source*; FileExistsError where *target* is taken."""
+    os.link(source, target)
+
+
+def rename(source: str, target: str) -> None:
+    """Move, replacing *target*."""
+    os.rename(source, target)
+
+
+def unlink_quietly(path: str) -> None:
+    """Remove the name if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def reopen(descriptor: int) -> int:
+    """A descriptor for reading the same file, with a position of its own; the file need not have a name."""
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def sync(descriptor: int) -> None:
+    """Bytes and metadata of one file to the disk. On error the bytes may be lost: never try the same file again."""
+    os.fsync(descriptor)
+
+
+def sync_directory(path: str) -> None:
+    """The names in *path* to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+    """`os.write` until everything is written: one call may be short."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def pwrite_all(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """`os.pwrite` until everything is written."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view = view[count:]
+        offset += count
+
+
+def create_synced(path: str, data: bytes, mode: int = 0o600) -> bool:
+    """Make *path* with these bytes, whole or not at all and synced; False where it exists already."""
+    directory = os.path.dirname(path)
+    descriptor, temporary = open_named(directory)
+    try:
+        write_all(descriptor, data)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+    finally:
+        os.close(descriptor)
+        unlink_quietly(temporary)
+    sync_directory(directory)
+    return True
+
+
+def replace_synced(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Make *path* hold these bytes, the old ones or the new ones at any moment, synced."""
+    directory = os.path.dirname(path)
+    descriptor, temporary = open_named(directory)
+    try:
+        try:
+            write_all(descriptor, data)
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except BaseException:
+        unlink_quietly(temporary)
+        raise
+    sync_directory(directory)
+
+
+def clone(source: int, target: int) -> bool:
+    """Share *source*'s extents with *target*, a new file; False where the file system cannot."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def copy_bytes(source: int, target: int) -> int:
+    """Copy all of *source* to *target* from their starts, without moving *source*'s position; bytes copied."""
+    offset = 0
+    while True:
+        try:
+            count = os.sendfile(target, source, offset, 1 << 24)
+        except OSError as error:
+            if error.errno not in _NO_SENDFILE or offset:
+                raise
+            return _copy_by_hand(source, target)
+        if count == 0:
+            return offset
+        offset += count
+
+
+def _copy_by_hand(source: int, target: int) -> int:
+    offset = 0
+    while data := os.pread(source, 1 << 20, offset):
+        write_all(target, data)
+        offset += len(data)
+    return offset
+
+
+def copy_out(source: int, target: str) -> None:
+    """Make the file *target* a copy of the open file *source*; at any moment it is the old one or all of the new.
+
+    Its mode is by the umask. Follows symbolic links. What is no regular file (a device, a pipe) is written into.
+    """
+    target = os.path.realpath(target)
+    if os.path.lexists(target) and not os.path.isfile(target):
+        descriptor = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            copy_bytes(source, descriptor)
+        finally:
+            os.close(descriptor)
+        return
+    temporary = f"{os.path.dirname(target)}/.{os.urandom(8).hex()}.part"
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            if not clone(source, descriptor):
+                copy_bytes(source, descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, target)
+    except BaseException:
+        unlink_quietly(temporary)
+        raise
+
+
+def same_bytes(one: int, other: int) -> bool:
+    """Whether two open files hold the same bytes."""
+    offset = 0
+    while True:
+        left = os.pread(one, 1 << 20, offset)
+        if left != os.pread(other, 1 << 20, offset):
+            return False
+        if not left:
+            return True
+        offset += len(left)
+
+
+def boot_clock_ns() -> int:
+    """Nanoseconds since boot, suspended time included: the same clock for every process of this boot."""
+    return time.clock_gettime_ns(_BOOT_CLOCK)
+
+
+_BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def boot_id() -> bytes:
+    """What tells this boot from every other; empty where the platform does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip()
+    except OSError:
+        return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """What a path lies on: the kernel's number for the mount, and the file system's type (``ext4``)."""
+
+    number: int
+    kind: str
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines may use it, or a program in user space serves it: no place for LMDB."""
+        return self.kind in _REMOTE or self.kind.startswith("fuse")
+
+
+def mount_of(path: str) -> Mount:
+    """The mount that *path*, which exists, lies on. Kind is ``unknown`` where there is no ``/proc``."""
+    if not sys.platform.startswith("linux"):
+        return Mount(os.stat(path).st_dev, "unknown")
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            number = next((int(line[7:]) for line in file if line.startswith(b"mnt_id:")), 0)
+    except OSError:
+        return Mount(os.stat(path).st_dev, "unknown")
+    finally:
+        os.close(descriptor)
+    prefix = b"%d " % number
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            if line.startswith(prefix):
+                _, _, rest = line.partition(b" - ")
+                return Mount(number, rest.split(b" ", 1)[0].decode("ascii", "replace"))
+    return Mount(number, "unknown")

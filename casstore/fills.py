@@ -1,0 +1,201 @@
+"""A fill: the bytes of one object on their way from a response into the store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from casstore import files
+from casstore.blobs import Added, Blobs, CollisionError, Inode, Staging
+from casstore.digest import Digest
+from casstore.errors import BlobDamagedError
+from casstore.flights import Flight
+from casstore.items import Noted, Publication
+from casstore.records import Entry, Key, Moment, Stated, Validator, blob_row, unpack_blob
+
+if TYPE_CHECKING:
+    from casstore.cache import Cache
+
+_PROGRESS_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a reader has in the end: an open blob, and the entry it belongs to.
+
+    *descriptor* is the caller's to close. *entry* is None where the bytes could not be stored (a digest collision) and
+    were only streamed; *size* in bytes.
+    """
+
+    descriptor: int
+    size: int
+    entry: Entry | None
+
+
+class Fill:
+    """One download: `Cache.begin` makes it **before** the request is sent, one of the two ends finishes it.
+
+    Belongs to one thread, but for `Staging.write_at`. Use as a context manager: leaving it unfinished abandons it.
+    """
+
+    def __init__(self, cache: Cache, noted: Noted, flights: Sequence[Flight] = ()) -> None:
+        self._cache = cache
+        self._flights = list(flights)
+        self._staging: Staging | None = None
+        self._reported = time.monotonic()
+        self._has_progress = False
+        self.noted = noted
+        self.received = 0
+        self.expected = 0
+        cache.fills.add(self)
+
+    @property
+    def key(self) -> Key:
+        """Whose bytes these are."""
+        return self.noted.key
+
+    @property
+    def staging(self) -> Staging:
+        """Where the bytes go. Raises StoreFullError where there is no room for a new file."""
+        if self._staging is None:
+            self._staging = self._cache.stage()
+        return self._staging
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append. Raises StoreFullError."""
+        with files.full_disk(self._cache.root):
+            self.staging.write(data)
+
+    def expect(self, size: int) -> None:
+        """Say how many bytes will come, for whoever shows progress."""
+        self.expected = size
+
+    def resize(self, size: int) -> None:
+        """Make room for *size* bytes that `write_at` brings, in any order. Raises StoreFullError."""
+        with files.full_disk(self._cache.root):
+            os.ftruncate(self.staging.descriptor, size)
+
+    def write_at(self, data: memoryview, offset: int) -> None:
+        """Write anywhere; from any thread, as long as the ranges differ. Raises StoreFullError."""
+        with files.full_disk(self._cache.root):
+            self.staging.write_at(data, offset)
+
+    def report(self, count: int) -> None:
+        """Say that *count* bytes have come, so that waiters in other processes stay patient; cheap when called
+        often.
+        """
+        self.received = count
+        now = time.monotonic()
+        if self._flights and now - self._reported > _PROGRESS_SECONDS:
+            self._reported = now
+            self._has_progress = True
+            with contextlib.suppress(OSError):
+                for flight in self._flights:
+                    self._cache.lease.report_progress(flight.progress_name, count)
+
+    def publish(self, validator: Validator, stated: Sequence[Stated] = (), *, reading: bool = True) -> Stored:
+        """The bytes are complete and checked: link them, queue the entry, and open the blob for reading.
+
+        Without *reading* nothing is opened, for a caller who has the bytes in hand: the descriptor is -1.
+
+        *stated* is what the provider said of these bytes, to be remembered. Raises StoreFullError.
+        """
+        cache, staging = self._cache, self.staging
+        digest = staging.digest()
+        size = staging.size
+        try:
+            added = add_blob(cache, staging, digest)
+        except CollisionError:
+            cache.count("collisions")
+            descriptor = files.reopen(staging.descriptor) if reading else -1
+            self.abandon()
+            return Stored(descriptor, size, None)
+        descriptor = -1
+        try:
+            if reading:
+                descriptor = os.open(cache.layout.blob(digest.value), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            descriptor = files.reopen(staging.descriptor)
+        entry = Entry(self.key, digest, validator, self.noted.moment, cache.place, cache.hour())
+        self._staging = None
+        self._enqueue(entry, added, staging, stated)
+        return Stored(descriptor, size, entry)
+
+    def link(self, digest: Digest, descriptor: int, validator: Validator, moment: Moment | None = None) -> Entry:
+        """The object has the bytes of a blob that is held: link the entry to it; nothing was received.
+
+        *descriptor* is that blob, open; it stays the caller's. *moment* is when the cloud was asked, if not by this
+        fill.
+        """
+        status = os.fstat(descriptor)
+        added = Added(digest, status.st_size, Inode.of(status), is_new=False)
+        entry = Entry(self.key, digest, validator, moment or self.noted.moment, self._cache.place, self._cache.hour())
+        self._enqueue(entry, added, None, ())
+        return entry
+
+    def _enqueue(self, entry: Entry, added: Added, staging: Staging | None, stated: Sequence[Stated]) -> None:
+        cache, flights = self._cache, self._flights
+        self._flights = []
+        cache.fills.discard(self)
+        self._end_progress(flights)
+        publication = Publication(
+            self.noted, entry, added, staging, [(item, False) for item in stated], flights, on_done=cache.forget_recent
+        )
+        cache.remember_recent(entry)
+        for flight in flights:
+            flight.announce()
+        cache.committer.submit(publication)
+
+    def join(self, flight: Flight) -> None:
+        """Take over a flight that was won after the request was sent."""
+        self._flights.append(flight)
+
+    def abandon(self) -> None:
+        """Nothing came of it: give up staging file and flights. Safe to call twice, and after the end."""
+        if self._staging is not None:
+            self._staging.close()
+            self._staging = None
+        self._cache.fills.discard(self)
+        flights, self._flights = self._flights, []
+        self._end_progress(flights)
+        for flight in flights:
+            flight.release()
+
+    def _end_progress(self, flights: Sequence[Flight]) -> None:
+        if self._has_progress:
+            for flight in flights:
+                self._cache.lease.end_progress(flight.progress_name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.abandon()
+
+
+def add_blob(cache: Cache, staging: Staging, digest: Digest) -> Added:
+    """Link *staging* into the store; a blob of that name that turns out to be wrong is taken away first.
+
+    Raises CollisionError, StoreFullError.
+    """
+    blobs: Blobs = cache.blobs
+    for _ in range(3):
+        try:
+            return blobs.add(staging, digest, distrust=digest.is_cryptographic and not _is_trusted(cache, digest))
+        except CollisionError:
+            raise
+        except BlobDamagedError:
+            cache.quarantine(digest, "its bytes were wrong when the same bytes came again")
+    return blobs.add(staging, digest, distrust=True)
+
+
+def _is_trusted(cache: Cache, digest: Digest) -> bool:
+    """Whether a blob's row vouches for a name that is taken: it has one, and no power cut can have come between."""
+    row = blob_row(digest.value)
+    record = cache.index.get(row)
+    known = None if record is None else unpack_blob(row, record)
+    return known is not None and known.place in (0, cache.place)

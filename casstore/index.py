@@ -1,0 +1,501 @@
+"""The index: one LMDB database, shared by all processes that use a store. The only module that touches `lmdb`.
+
+Engine 0.9 with its default, synchronous commits and no writemap: the file is intact after any crash. A large sparse map
+makes growing it a matter of the file system. One unnamed database, since py-lmdb opens a named one only in a write
+transaction, and then every process's first read would queue behind the writers.
+
+**Gate.** A process must not fork with an environment open: the child's use of it leaks reader slots, and its close
+clears the parent's. So every call goes through a gate, which is a count and a flag. Before a fork, the flag goes up,
+the forking thread waits until the count is 0 and closes the environment; both sides open it again on next use. Calls do
+not exclude each other, and nothing inside the gate logs, imports, calls user code or takes another lock.
+
+**Generations.** A damaged or vanished index is replaced, never repaired in place: an empty generation n+1 is made, and
+its name is linked as ``<n>/NEXT``; the first link wins and losers adopt it. CURRENT is a hint that is repaired from
+that. A read looks at CURRENT if its last look is over a second old, a commit before and after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar, cast
+
+import lmdb
+
+from casstore import files, pages
+from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
+from casstore.layout import Layout
+from casstore.locks import ByteLocks
+
+MAP_SIZES: Final = (1 << 40, 1 << 36, 1 << 33, 1 << 30)
+"""Bytes of address space tried in turn: files are sparse, address space may be limited (ulimit -v, containers)."""
+
+MAX_READERS: Final = 2048
+"""Concurrent read transactions of all processes; a slot takes 64 bytes."""
+
+LOOK_SECONDS: Final = 1.0
+"""How old the last look at CURRENT may be for a read."""
+
+WRITER_TIMEOUT: Final = 60.0
+"""Seconds that a writer queues before it says that another does not move on."""
+
+PAGE_ROWS: Final = 1000
+"""Rows that a scan reads in one transaction: long ones would pin pages that writers free."""
+
+_GATE_SECONDS: Final = 30.0
+_TRIES: Final = 5
+_DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What CURRENT looked like."""
+
+    inode: int
+    mtime_ns: int
+
+
+class Txn:
+    """A transaction as its users see it: get, put, delete, scan.
+
+    Every call of LMDB gives up the interpreter's lock, and beside busy threads it takes long to come back. So rows that
+    are known to be needed are read in one call (`prefetch`), and what is put is written in one at the end (`flush`).
+    """
+
+    __slots__ = ("_cursor", "_known", "_puts", "_txn")
+
+    def __init__(self, txn: lmdb.Transaction) -> None:
+        self._txn = txn
+        self._known: dict[bytes, bytes | None] = {}
+        self._puts: dict[bytes, bytes] = {}
+        self._cursor: lmdb.Cursor | None = None
+
+    def get(self, row: bytes) -> bytes | None:
+        """The record, or None."""
+        if row in self._known:
+            return self._known[row]
+        return cast("bytes | None", self._txn.get(row))  # no buffers=True: never a memoryview
+
+    def prefetch(self, rows: Sequence[bytes]) -> None:
+        """Read all *rows*; `get` has them then."""
+        self._known.update(dict.fromkeys(rows))
+        self._known.update(cast("list[tuple[bytes, bytes]]", self._open_cursor().getmulti(rows)))
+
+    def put(self, row: bytes, record: bytes) -> None:
+        """Set the record, at `flush`; `get` has it at once."""
+        self._known[row] = self._puts[row] = record
+
+    def delete(self, row: bytes) -> None:
+        """Drop the row if it is there."""
+        self._puts.pop(row, None)
+        self._known[row] = None
+        self._txn.delete(row)
+
+    def flush(self) -> None:
+        """Write what was put. Called before the commit, and before a scan."""
+        if self._puts:
+            puts, self._puts = self._puts, {}
+            self._open_cursor().putmulti(list(puts.items()))
+
+    def has(self, prefix: bytes) -> bool:
+        """Whether a row that was there at the last `flush` begins with *prefix*."""
+        cursor = self._open_cursor()
+        return cursor.set_range(prefix) and cast("bytes", cursor.key()).startswith(prefix)
+
+    def _open_cursor(self) -> lmdb.Cursor:
+        if self._cursor is None:
+            self._cursor = self._txn.cursor()
+        return self._cursor
+
+    def scan(self, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to *limit* rows from *start* on that begin with *prefix*, in order."""
+        self.flush()
+        rows: list[tuple[bytes, bytes]] = []
+        cursor = self._txn.cursor()
+        if cursor.set_range(start):
+            for row, record in cast("Iterator[tuple[bytes, bytes]]", cursor):
+                if len(rows) >= limit or not row.startswith(prefix):
+                    break
+                rows.append((row, record))
+        return rows
+
+    def count(self) -> int:
+        """Rows of all kinds."""
+        return int(self._txn.stat()["entries"])
+
+
+class Index:
+    """One store's index in this process; thread-safe; closed and opened again around forks."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        locks: ByteLocks,
+        on_replaced: Callable[[str], None],
+        on_vanished: Callable[[], None] = lambda: None,
+    ) -> None:
+        """*on_replaced* gets a message for the user; *on_vanished* makes the store's directories anew, or raises."""
+        self._layout = layout
+        self._locks = locks
+        self._on_replaced = on_replaced
+        self._on_vanished = on_vanished
+        self._unsaid: deque[str] = deque()
+        self._inside: deque[None] = deque()
+        self._closing = False
+        self._env: lmdb.Environment | None = None
+        self._pid = os.getpid()
+        self._opening = threading.Lock()
+        self._writer = threading.Lock()
+        self._seen: _Seen | None = None
+        self._looked = 0.0
+        self.generation = 0
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def get(self, row: bytes) -> bytes | None:
+        """One record in a transaction of its own; None where there is no such row.
+
+        Raises IndexUnavailableError in a process that was forked without Python's hooks.
+        """
+        inside = self._inside
+        inside.append(None)
+        try:
+            env = self._env
+            if (
+                env is not None
+                and not self._closing
+                and self._pid == os.getpid()
+                and time.monotonic() - self._looked < LOOK_SECONDS
+            ):
+                with env.begin() as txn:
+                    return txn.get(row)
+        except lmdb.Error:
+            pass  # said again, and dealt with, by the way below
+        finally:
+            inside.pop()
+        return self.read(lambda txn: txn.get(row))
+
+    def read(self, work: Callable[[Txn], Result]) -> Result:
+        """What *work* gives in one read transaction; it is short, does nothing else, and may be called again.
+
+        Raises IndexUnavailableError. A damaged index is replaced and read again: then it is empty.
+        """
+        failure: lmdb.Error | None = None
+        for _ in range(_TRIES):
+            try:
+                with self._entered() as env, env.begin() as txn:
+                    return work(Txn(txn))
+            except lmdb.Error as error:
+                failure = error
+            # Outside the gate, which `_recover` closes.
+            self._recover(failure)
+        raise IndexUnavailableError(
+            errno.EAGAIN, f"the index cannot be read: {failure}", self._layout.index
+        ) from failure
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """All rows that begin with *prefix*, in order; a page of them per transaction, so not one snapshot."""
+        start = prefix
+        while True:
+            rows = self._scan_page(prefix, start)
+            yield from rows
+            if len(rows) < PAGE_ROWS:
+                return
+            start = rows[-1][0] + b"\0"
+
+    def _scan_page(self, prefix: bytes, start: bytes) -> list[tuple[bytes, bytes]]:
+        return self.read(lambda txn: txn.scan(prefix, start, PAGE_ROWS))
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(self, timeout: float = WRITER_TIMEOUT) -> Iterator[Txn]:
+        """A write transaction: committed at the end of the block, dropped on any exception.
+
+        Queues for *timeout* seconds outside LMDB, where waiting could not be interrupted: raises LockTimeoutError.
+        Raises IndexDamagedError if the generation was superseded meanwhile: nothing of the block counts then; do it
+        again.
+        """
+        if not self._writer.acquire(timeout=timeout):
+            message = f"another thread is writing to the index and does not move on (waited {timeout:g} s)"
+            raise LockTimeoutError(message)
+        writer = self._writer
+        try:
+            turn = self._locks.wait_for_writer(timeout)
+            try:
+                self._look(force=True)
+                with self._entered() as env:
+                    generation = self.generation
+                    with env.begin(write=True) as txn:
+                        rows = Txn(txn)
+                        yield rows
+                        rows.flush()
+                if os.path.lexists(self._layout.successor(generation)):
+                    self._look(force=True)
+                    raise IndexDamagedError(errno.ESTALE, "the index was replaced during a commit", self._layout.index)
+            except (lmdb.MapFullError, lmdb.DiskError) as error:
+                raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
+            except lmdb.Error as error:
+                self._recover(error)
+                raise IndexDamagedError(
+                    errno.EIO, f"the index failed in a commit: {error}", self._layout.index
+                ) from error
+            finally:
+                turn.release()
+        finally:
+            writer.release()
+
+    def write(self, work: Callable[[Txn], Result], timeout: float = WRITER_TIMEOUT) -> Result:
+        """What *work* gives in one write transaction, done again if the index was replaced meanwhile."""
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(IndexDamagedError), self.writing(timeout) as txn:
+                return work(txn)
+        with self.writing(timeout) as txn:
+            return work(txn)
+
+    def sync(self) -> None:
+        """Commits are synchronous; this is for tests that want to be sure of an environment."""
+        with self._entered() as env:
+            env.sync(True)
+
+    # --- the gate ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _entered(self) -> Iterator[lmdb.Environment]:
+        while True:
+            self._ready()
+            self._inside.append(None)
+            env = self._env
+            if not self._closing and env is not None:
+                break
+            self._inside.pop()
+        try:
+            yield env
+        finally:
+            self._inside.pop()
+
+    def _ready(self) -> lmdb.Environment:
+        """An open environment of the live generation; waits for a fork that is going on."""
+        if self._pid != os.getpid():
+            raise IndexUnavailableError(
+                errno.ECHILD,
+                "this process was forked without Python's fork hooks and cannot use its parent's index; "
+                "use os.fork, multiprocessing or subprocess, or open the store in the child only",
+                self._layout.index,
+            )
+        deadline = time.monotonic() + _GATE_SECONDS
+        while self._closing:
+            if time.monotonic() > deadline:
+                raise IndexUnavailableError(errno.EBUSY, "a fork in this process does not end", self._layout.index)
+            time.sleep(0.0005)
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._look()
+        env = self._env
+        if env is None:
+            env = self._open()
+            self._say()
+        return env
+
+    def _say(self) -> None:
+        """Tell the user what happened under a lock or in the gate, where no code of his may run."""
+        while self._unsaid:
+            with contextlib.suppress(IndexError):
+                self._on_replaced(self._unsaid.popleft())
+
+    def _close(self) -> None:
+        """Close the environment once nobody is inside; callers come in again by `_ready`."""
+        self._closing = True
+        try:
+            deadline = time.monotonic() + _GATE_SECONDS
+            while self._inside:
+                if time.monotonic() > deadline:
+                    raise IndexUnavailableError(errno.EBUSY, "a call into the index does not end", self._layout.index)
+                time.sleep(0.0002)
+            env, self._env = self._env, None
+            if env is not None:
+                env.close()
+        finally:
+            self._closing = False
+
+    def close(self) -> None:
+        """Close the environment; the next use opens it again."""
+        with self._opening:
+            self._close()
+
+    def before_fork(self) -> None:
+        """Raise the flag and close; `after_fork` lowers it."""
+        # A writer that queues is outside the gate and holds only its own lock, which the child replaces.
+        self._opening.acquire()
+        with contextlib.suppress(IndexUnavailableError):
+            self._close()
+        self._closing = True
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Lower the flag. An environment that could not be closed is not used again in the child."""
+        if in_child:
+            self._opening, self._writer = threading.Lock(), threading.Lock()
+            self._inside = deque()
+            self._pid = os.getpid() if self._env is None else -1
+        else:
+            self._opening.release()
+        self._closing = False
+
+    # --- opening and generations -------------------------------------------------------------------------------------
+
+    def _open(self) -> lmdb.Environment:
+        with self._opening:
+            if self._env is not None:
+                return self._env
+            for _ in range(20):
+                # Before following NEXT: whoever replaces CURRENT meanwhile is noticed at the next look.
+                seen = self._stat_current()
+                number = self._live_generation()
+                path = self._layout.generation(number)
+                try:
+                    pages.check(self._layout.index_file(number))
+                    env = _open_environment(path, self._layout.index_file(number))
+                except (*_DAMAGE, pages.UnsoundError) as error:
+                    self._supersede(number, str(error))
+                    continue
+                except FileNotFoundError:
+                    continue
+                env.reader_check()
+                self.generation = number
+                self._seen = seen
+                self._looked = time.monotonic()
+                self._env = env
+                return env
+            raise IndexUnavailableError(errno.EAGAIN, "the index is replaced again and again", self._layout.index)
+
+    def _live_generation(self) -> int:
+        """Follow NEXT from the hint to the newest; make the first where there is none."""
+        if not os.path.isdir(self._layout.index):
+            self._on_vanished()
+        try:
+            with open(self._layout.current, encoding="ascii") as file:
+                number = int(file.read())
+        except (OSError, ValueError):
+            number = 0
+        if not number or not os.path.isdir(self._layout.generation(number)):
+            number = max(self._generations(), default=0)
+        if not number:
+            os.makedirs(self._layout.generation(1), 0o700, exist_ok=True)
+            number = 1
+        hinted = number
+        while (following := self._following(number)) is not None:
+            number = following
+        if number != hinted or self._stat_current() is None:
+            files.replace_synced(self._layout.current, str(number).encode())
+        return number
+
+    def _generations(self) -> list[int]:
+        with contextlib.suppress(FileNotFoundError):
+            return [int(name) for name in os.listdir(self._layout.index) if name.isdecimal()]
+        return []
+
+    def _following(self, number: int) -> int | None:
+        try:
+            with open(self._layout.successor(number), encoding="ascii") as file:
+                return max(int(file.read()), number + 1)
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return number + 1  # its bytes are damaged; what it says is known
+
+    def _supersede(self, number: int, why: str) -> None:
+        """Make an empty generation after *number* unless somebody has; the old files stay, for whoever still reads."""
+        following = number + 1
+        with contextlib.suppress(FileNotFoundError):  # the whole store went away: the next look makes it anew
+            os.makedirs(self._layout.generation(following), 0o700, exist_ok=True)
+            if files.create_synced(self._layout.successor(number), str(following).encode()):
+                self._unsaid.append(f"the index was damaged and was replaced by an empty one ({why}); blobs are kept")
+
+    def _stat_current(self) -> _Seen | None:
+        try:
+            status = os.stat(self._layout.current)
+        except FileNotFoundError:
+            return None
+        return _Seen(status.st_ino, status.st_mtime_ns)
+
+    def _look(self, *, force: bool = False) -> None:
+        """Close the environment if CURRENT names another generation than it did, or is gone."""
+        if self._env is None:
+            return
+        seen = self._stat_current()
+        self._looked = time.monotonic()
+        superseded = force and os.path.lexists(self._layout.successor(self.generation))
+        if seen != self._seen or superseded or (force and not os.path.exists(self._layout.generation(self.generation))):
+            with self._opening:
+                self._close()
+
+    def _recover(self, error: lmdb.Error) -> None:
+        """After a failed call, outside the gate: mend what can be mended; raises IndexUnavailableError for the rest."""
+        number = self.generation
+        if isinstance(error, lmdb.ReadersFullError):
+            # Slots of dead processes are freed by a check; those of live ones by their owners, in a moment.
+            with self._entered() as env:
+                env.reader_check()
+            time.sleep(0.01)
+        elif isinstance(error, lmdb.PanicError | lmdb.MapResizedError):
+            # The environment is of no use any more, but the file is intact; another process mapped more of it.
+            self.close()
+        elif isinstance(error, _DAMAGE):
+            with self._opening:
+                if self.generation == number:
+                    self._close()
+                    self._supersede(number, str(error))
+            self._say()
+        else:
+            raise IndexUnavailableError(errno.EIO, f"the index failed: {error}", self._layout.index) from error
+
+    def usage(self) -> tuple[int, int]:
+        """Rows of all kinds, and bytes of the file in use."""
+        with self._entered() as env:
+            info, stat = env.info(), env.stat()
+            return int(stat["entries"]), (int(info["last_pgno"]) + 1) * int(stat["psize"])
+
+
+def _open_environment(path: str, file: str) -> lmdb.Environment:
+    for size in MAP_SIZES:
+        try:
+            return lmdb.open(
+                path,
+                map_size=size,
+                subdir=True,
+                create=not os.path.exists(file),
+                mode=0o600,
+                max_readers=MAX_READERS,
+                max_spare_txns=0,
+                max_dbs=0,
+                lib_version=0,
+            )
+        except lmdb.MemoryError:
+            continue
+        except lmdb.LockError as error:
+            raise IndexUnavailableError(
+                errno.EBUSY,
+                f"LMDB's lock file cannot be shared ({error}): two containers that use one store need one PID "
+                "namespace, or a store each (CASSTORE_DIR)",
+                path,
+            ) from error
+        except lmdb.ReadonlyError as error:
+            raise IndexUnavailableError(
+                errno.EROFS, f"the index is not writable by this user ({error})", path
+            ) from error
+        except _DAMAGE:
+            raise
+        except lmdb.DiskError as error:
+            raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", path) from error
+        except lmdb.Error as error:
+            if not os.path.isdir(path):
+                raise FileNotFoundError(errno.ENOENT, "the index went away", path) from error
+            raise IndexUnavailableError(errno.EIO, f"the index cannot be opened: {error}", path) from error
+    raise IndexUnavailableError(errno.ENOMEM, "no address space for the index (ulimit -v?)", path)

@@ -1,0 +1,316 @@
+"""A lease: this process's directory in the store, held by a kernel lock for the life of the process.
+
+    leases/<random>/lock         flocked for life; whoever can take it knows that the process is dead
+                    staging/     staging files, where they need a name
+                    views/<n>/   trees of views: local paths with the objects' real names
+                    views.list   a JSON line per view, written before its path is handed out
+                    progress/    byte counts of long downloads, for whoever waits for them
+
+Born as ``.new-<random>`` with its lock taken, then renamed: nobody ever sees a lease without its lock. A forked child
+takes a lease of its own on next use; the parent's stays locked until both are gone, which errs on the safe side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import threading
+import warnings
+from dataclasses import dataclass
+
+from casstore import files
+from casstore.blobs import Inode, hash_descriptor
+from casstore.digest import Digest
+from casstore.layout import Layout, LeaseLayout, view_path
+from casstore.locks import hold_for_life
+from casstore.records import Key
+
+VIEW_MODES = ("auto", "copy", "link")
+"""How a view is made: ``auto`` is a reflink where the file system has them, else for root (whom mode 0444 does not
+stop) a copy up to `ROOT_COPY_LIMIT`, else a hard link.
+"""
+
+ROOT_COPY_LIMIT = 64 << 20
+"""Bytes up to which root gets a private copy instead of a hard link."""
+
+
+_CANNOT_LINK = frozenset((errno.ENOENT, errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A path handed out: *path* holds the bytes of *digest*, as the file that *inode*, *size* and *mtime_ns*
+    describe.
+    """
+
+    key: Key
+    path: str
+    digest: Digest
+    size: int
+    inode: Inode
+    mtime_ns: int
+
+    def is_untouched(self) -> bool:
+        """Whether that very file is still there with its size and mtime."""
+        try:
+            status = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        return Inode.of(status) == self.inode and status.st_size == self.size and status.st_mtime_ns == self.mtime_ns
+
+    def has_its_bytes(self) -> bool:
+        """Whether the path still holds the bytes of *digest*, whatever its mtime says."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return hash_descriptor(descriptor, self.digest.algorithm) == self.digest
+        finally:
+            os.close(descriptor)
+
+
+class Lease:
+    """This process's claim on one store; thread-safe."""
+
+    def __init__(self, layout: Layout, view_mode: str = "auto") -> None:
+        self._layout = layout
+        self._mutex = threading.Lock()
+        self._views: dict[tuple[Key, Digest], View] = {}
+        self._handed_out: dict[str, View] = {}
+        self._pid = os.getpid()
+        self._trees = 0
+        self.view_mode = view_mode
+        self.name, self._descriptor = _take(layout)
+        self.paths = LeaseLayout(layout.lease(self.name))
+
+    def tree(self) -> str:
+        """The root of the newest tree of views."""
+        return self.paths.tree(self._trees)
+
+    def view(
+        self, key: Key, digest: Digest, size: int, source: int, bucket: str, object_key: str, mode: str | None = None
+    ) -> str:
+        """A path named like the object that holds what the open blob *source* does; it stays for the process's life.
+
+        One path per URI and version: asked again, the same path, as long as nobody changed it. Raises StoreFullError.
+        """
+        with self._mutex:
+            known = self._views.get((key, digest))
+            if known is not None and (known.is_untouched() or known.has_its_bytes()):
+                return known.path
+            with files.full_disk(self._layout.root):
+                return self._make(key, digest, size, source, bucket, object_key, mode or self.view_mode).path
+
+    def directory(self, origin: str, bucket: str, prefix: str) -> str:
+        """The local directory that stands for a cloud's "directory", in the newest tree where no file has its name."""
+        with self._mutex:
+            for number in range(self._trees, -1, -1):
+                tree = self.paths.tree(number)
+                path = view_path(tree, origin, bucket, prefix) if prefix else self._bucket(number, origin, bucket)
+                try:
+                    os.makedirs(path, 0o700, exist_ok=True)
+                except (FileExistsError, NotADirectoryError):
+                    continue
+                return path
+            self._trees += 1
+            path = view_path(self.tree(), origin, bucket, prefix)
+            os.makedirs(path, 0o700, exist_ok=True)
+            return path
+
+    def _bucket(self, number: int, origin: str, bucket: str) -> str:
+        path = view_path(self.paths.tree(number), origin, "", bucket)
+        return path if bucket else os.path.dirname(path)
+
+    def _make(self, key: Key, digest: Digest, size: int, source: int, bucket: str, object_key: str, mode: str) -> View:
+        origin = key.origin
+        for number in range(self._trees + 1):
+            path = view_path(self.paths.tree(number), origin, bucket, object_key)
+            try:
+                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                continue  # a file of that tree stands where this name needs a directory
+            view = self._place(key, digest, size, source, path, mode)
+            if view is not None:
+                return view
+        # An older version, an edited file or a directory has the name in every tree so far.
+        self._trees += 1
+        path = view_path(self.tree(), origin, bucket, object_key)
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        view = self._place(key, digest, size, source, path, mode)
+        if view is None:
+            raise OSError(errno.EEXIST, "a new tree of views is not empty", path)
+        return view
+
+    def _place(self, key: Key, digest: Digest, size: int, source: int, path: str, mode: str) -> View | None:
+        """The view at *path*; None where the name is taken."""
+        if os.path.lexists(path):
+            return None
+        temporary = self._copy_for_view(source, size, mode)
+        if temporary is None:
+            view = self._link_blob(key, digest, size, source, path)
+            if view is not None:
+                return view
+            temporary = self._copy(source)
+        if temporary is None:
+            raise OSError(errno.EIO, "cannot make a local copy", path)
+        try:
+            os.utime(temporary, (digest.mtime, digest.mtime))
+            view = View(key, path, digest, size, Inode.of(os.stat(temporary)), digest.mtime * 1_000_000_000)
+            self._note(view)
+            files.link(temporary, path)
+        finally:
+            files.unlink_quietly(temporary)
+        return self._keep(view)
+
+    def _keep(self, view: View) -> View:
+        # By path as well: an edited view gives way to a new one of its version, and is still looked for at the end.
+        self._views[view.key, view.digest] = view
+        self._handed_out[view.path] = view
+        return view
+
+    def _link_blob(self, key: Key, digest: Digest, size: int, source: int, path: str) -> View | None:
+        """A hard link to the blob as view; None where it was swept since it was opened, or can have no more links."""
+        blob = self._layout.blob(digest.value)
+        try:
+            status = os.stat(blob, follow_symlinks=False)
+            if Inode.of(status) != Inode.of(os.fstat(source)):
+                return None  # another file than the one that was checked
+            view = View(key, path, digest, size, Inode.of(status), status.st_mtime_ns)
+            self._note(view)
+            files.link(blob, path)
+        except OSError as error:
+            if error.errno in _CANNOT_LINK:
+                return None
+            raise
+        # Between the stat and the link the blob may have been swept and filled again.
+        if not view.is_untouched():
+            os.unlink(path)
+            return None
+        return self._keep(view)
+
+    def _copy_for_view(self, source: int, size: int, mode: str) -> str | None:
+        """A private copy with a temporary name; None where a hard link is to serve."""
+        if mode == "link":
+            return None
+        by_hand = mode == "copy" or (os.geteuid() == 0 and size <= ROOT_COPY_LIMIT)
+        return self._copy(source, by_hand=by_hand)
+
+    def _copy(self, source: int, *, by_hand: bool = True) -> str | None:
+        """A private copy, by reflink or, with *by_hand*, byte by byte; None where neither is to be."""
+        os.makedirs(self.paths.staging, 0o700, exist_ok=True)
+        descriptor, temporary = files.open_named(self.paths.staging)
+        copied = False
+        try:
+            # Mode 0600: a copy is the process's own, and tools that open for update get what they expect.
+            copied = files.clone(source, descriptor)
+            if not copied and by_hand:
+                files.copy_bytes(source, descriptor)
+                copied = True
+        finally:
+            os.close(descriptor)
+            if not copied:
+                files.unlink_quietly(temporary)
+        return temporary if copied else None
+
+    def _note(self, view: View) -> None:
+        line = json.dumps(
+            {
+                "path": view.path,
+                "uri": view.key.uri,
+                "origin": view.key.origin,
+                "digest": str(view.digest),
+                "size": view.size,
+                "device": view.inode.device,
+                "inode": view.inode.number,
+                "mtime_ns": view.mtime_ns,
+            }
+        )
+        with open(self.paths.views_list, "a", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(line + "\n")
+
+    def release_view(self, path: str) -> None:
+        """Take back one path before the process ends; an edited one stays."""
+        with self._mutex:
+            for known, view in list(self._views.items()):
+                if view.path == path and view.is_untouched():
+                    os.unlink(path)
+                    del self._views[known]
+                    self._handed_out.pop(path, None)
+
+    def edited(self) -> list[View]:
+        """The views whose bytes somebody changed, or whose file somebody replaced or removed."""
+        with self._mutex:
+            views = list(self._handed_out.values())
+        return [
+            view for view in views if os.path.exists(view.path) and not (view.is_untouched() or view.has_its_bytes())
+        ]
+
+    def report_progress(self, name: str, count: int) -> None:
+        """Leave a byte count where waiters of *name* look; called about once a second by a long download."""
+        os.makedirs(self.paths.progress, 0o700, exist_ok=True)
+        with open(f"{self.paths.progress}/{name}", "w", encoding="ascii") as file:
+            file.write(str(count))
+
+    def end_progress(self, name: str) -> None:
+        """The download is over."""
+        files.unlink_quietly(f"{self.paths.progress}/{name}")
+
+    def close(self) -> None:
+        """A normal exit: drop the views and the directory, unless a view was edited: then all of it stays, and is
+        said.
+        """
+        if self._pid != os.getpid():
+            return  # a child of a fork that ran no hooks: the parent lives on
+        try:
+            edited = self.edited()
+            if edited:
+                names = ", ".join(view.path for view in edited[:3])
+                warnings.warn(
+                    f"{len(edited)} local copies were edited and not uploaded; they stay at: {names}", stacklevel=2
+                )
+            else:
+                with contextlib.suppress(OSError):
+                    target = self._layout.trashed(self.name)
+                    files.rename(self.paths.path, target)
+                    import shutil  # a third of what importing this package would take
+
+                    shutil.rmtree(target, ignore_errors=True)
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def is_there(self) -> bool:
+        """Whether nobody removed the directory, with the whole store maybe."""
+        return os.path.exists(self.paths.lock)
+
+
+def _take(layout: Layout) -> tuple[str, int]:
+    for _ in range(100):
+        name = os.urandom(8).hex()
+        new = layout.lease(f".new-{name}")
+        os.mkdir(new, 0o700)
+        descriptor = -1
+        try:
+            descriptor = hold_for_life(LeaseLayout(new).lock)
+            files.rename(new, layout.lease(name))
+        except FileNotFoundError:
+            # Somebody reaped the directory before it had its lock.
+            if descriptor >= 0:
+                os.close(descriptor)
+            continue
+        return name, descriptor
+    raise OSError(errno.EAGAIN, "a new lease was taken away a hundred times", layout.leases)
+
+
+def progress_of(layout: Layout, name: str) -> str:
+    """What the holders of *name*'s downloads have reported, to be compared with what they said before."""
+    counts = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(layout.leases) as leases:
+        for lease in leases:
+            path = f"{LeaseLayout(lease.path).progress}/{name}"
+            with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+                counts.append(file.read())
+    return " ".join(sorted(counts))

@@ -1,0 +1,364 @@
+"""The values of the index: which object, which version of it, which bytes; and their binary form.
+
+Keys of the one LMDB database; the first byte says what the row is:
+
+    E <uri> NUL <origin>          -> entry record, in URI order, so that listing a prefix is a scan
+    B <hash>                      -> blob record: size, whether it is known to be on the disk
+    U <hash> <16: hash of E key>  -> the E key: who uses a blob
+    C <16: hash of a checksum>    -> checksum record: the blob of bytes for which a provider stated that checksum
+    N <2: stripe>                 -> how often a URI of this stripe was written locally
+
+LMDB takes keys of at most 511 bytes. A longer E key is cut and ends in a hash; its record holds the whole key.
+
+Every record ends in a 64-bit checksum over its key and itself, since LMDB does not notice a flipped bit. A record whose
+checksum is wrong decodes to None, which callers treat as a miss.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from casstore.digest import Digest, algorithm_length, algorithm_of, name_hash, name_hash_hex, record_checksum
+
+ENTRY: Final = b"E"
+BLOB: Final = b"B"
+USER: Final = b"U"
+CHECKSUM: Final = b"C"
+COUNT: Final = b"N"
+
+STRIPES: Final = 4096
+"""How many counts of local writes there are; two URIs that share one only repeat a download now and then."""
+
+_LONGEST_KEY: Final = 511
+_HASH: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What an entry is found by: the URI, and the origin (provider plus endpoint or account) that it is read from.
+
+    ``s3://b/k`` on two endpoints are two keys. The URI is compared as it stands, byte for byte.
+    """
+
+    uri: str
+    origin: str
+    whole: bytes = field(init=False, repr=False, compare=False)
+    row: bytes = field(init=False, repr=False, compare=False)
+    """The key of its row in the index."""
+
+    def __post_init__(self) -> None:
+        if "\0" in self.origin:
+            raise ValueError(f"an origin has no NUL: {self.origin!r}")  # it ends the URI, which may have some
+        # surrogatepass gives different strings different bytes; surrogateescape turns some surrogates into letters.
+        whole = self.uri.encode("utf-8", "surrogatepass") + b"\0" + self.origin.encode("utf-8", "surrogatepass")
+        row = ENTRY + whole
+        if len(row) >= _LONGEST_KEY:
+            row = row[: _LONGEST_KEY - _HASH] + name_hash(whole)
+        object.__setattr__(self, "whole", whole)
+        object.__setattr__(self, "row", row)
+
+    @classmethod
+    def parse(cls, whole: bytes) -> Key:
+        """The inverse of `whole`."""
+        uri, _, origin = whole.decode("utf-8", "surrogatepass").rpartition("\0")
+        return cls(uri, origin)
+
+    @property
+    def name(self) -> str:
+        """32 hex digits that stand for it in file names and locks."""
+        return name_hash_hex(self.whole)
+
+
+def entry_prefix(uri_prefix: str) -> bytes:
+    """What the rows of all URIs that start with *uri_prefix* start with, up to the length of a row's key."""
+    return (ENTRY + uri_prefix.encode("utf-8", "surrogatepass"))[: _LONGEST_KEY - _HASH]
+
+
+@dataclass(frozen=True, slots=True)
+class Validator:
+    """What identifies an object's content at one moment. Compare with `same_version`, never by ``<``.
+
+    *etag* is opaque: without quotes and without a weak prefix (*weak* says that there was one). *version* is a
+    generation or version id. *size* in bytes. *mtime_ns* since the epoch; *granule_ns* is how fine the provider tells
+    it (one second over HTTP). *racy* says that the object could change again without a trace in any of these, since
+    it was written within a granule of being read (git's rule for its index).
+    """
+
+    size: int
+    etag: str | None = None
+    weak: bool = False
+    version: str | None = None
+    mtime_ns: int | None = None
+    granule_ns: int = 1_000_000_000
+    racy: bool = False
+
+    @property
+    def identifies(self) -> bool:
+        """Whether there is anything to tell another content of the same size by."""
+        return not (self.etag is None and self.version is None and self.mtime_ns is None)
+
+    def same_version(self, other: Validator) -> bool:
+        """Whether both identify the same content: by version, else by ETag, else by size and mtime.
+
+        Never true where neither has anything to compare, nor where the mtime decides and either is *racy*.
+        """
+        if self.size != other.size:
+            return False
+        if self.version is not None and other.version is not None:
+            return self.version == other.version
+        if self.etag is not None or other.etag is not None:
+            return self.etag == other.etag
+        if self.mtime_ns is None or other.mtime_ns is None or self.racy or other.racy:
+            return False
+        granule = max(self.granule_ns, other.granule_ns, 1)
+        return self.mtime_ns // granule == other.mtime_ns // granule
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When something was asked: wall clock for what outlives a boot, boot clock for what must not jump.
+
+    *wall_ns* since the epoch; *boot_ns* since the boot that *boot* (a 64-bit tag of the boot id) names.
+    """
+
+    wall_ns: int
+    boot_ns: int
+    boot: int
+
+    def is_since(self, other: Moment) -> bool:
+        """Whether this surely came at or after *other*: same boot, and not before it on the boot clock."""
+        return self.boot == other.boot and self.boot_ns >= other.boot_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An index row: the blob that holds the object's bytes, and the version of the object that they are.
+
+    *validated* is when the request was sent that last said so. *place* is 0 once the blob's bytes are known to be on
+    the disk, else a tag of the boot and mount on which they were written. *used_hour* counts hours since the epoch.
+    """
+
+    key: Key
+    digest: Digest
+    validator: Validator
+    validated: Moment
+    place: int = 0
+    used_hour: int = 0
+
+    @property
+    def uri(self) -> str:
+        """The object's URI."""
+        return self.key.uri
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.validator.size
+
+    def same_content(self, other: Entry) -> bool:
+        """Whether both name the same blob for the same version; when that was asked does not matter."""
+        return self.digest == other.digest and self.validator == other.validator
+
+
+class Held(NamedTuple):
+    """What a warm open needs of an entry, without the cost of making one."""
+
+    digest: bytes
+    size: int
+    validated_ns: int
+    place: int
+    used_hour: int
+
+
+# version, flags, algorithm, size, validated_ns, place, used_hour, mtime_ns, granule_ns, boot_ns, boot, three lengths
+_HEAD: Final = struct.Struct("<BBBQqQIqQqQHHH")
+_SUM: Final = struct.Struct("<Q")
+_VERSION: Final = 1
+_WEAK, _RACY, _ETAG, _GENERATION, _MTIME = 1, 2, 4, 8, 16
+
+
+def _seal(row: bytes, value: bytes) -> bytes:
+    return value + _SUM.pack(record_checksum(row + value))
+
+
+def _unseal(row: bytes, record: bytes) -> bytes | None:
+    value = record[:-8]
+    if len(record) < 8 or record[-8:] != _SUM.pack(record_checksum(row + value)) or value[:1] != b"\1":
+        return None
+    return value
+
+
+def pack_entry(entry: Entry) -> bytes:
+    """The record of *entry*, for the row `Key.row`."""
+    v = entry.validator
+    flags = (
+        (_WEAK if v.weak else 0)
+        | (_RACY if v.racy else 0)
+        | (_ETAG if v.etag is not None else 0)
+        | (_GENERATION if v.version is not None else 0)
+        | (_MTIME if v.mtime_ns is not None else 0)
+    )
+    etag = (v.etag or "").encode("utf-8", "surrogatepass")
+    version = (v.version or "").encode("utf-8", "surrogatepass")
+    whole = entry.key.whole if len(entry.key.row) >= _LONGEST_KEY else b""
+    head = _HEAD.pack(
+        _VERSION,
+        flags,
+        entry.digest.number,
+        v.size,
+        entry.validated.wall_ns,
+        entry.place,
+        entry.used_hour,
+        v.mtime_ns or 0,
+        v.granule_ns,
+        entry.validated.boot_ns,
+        entry.validated.boot,
+        len(etag),
+        len(version),
+        len(whole),
+    )
+    return _seal(entry.key.row, b"".join((head, entry.digest.value, etag, version, whole)))
+
+
+def peek_entry(key: Key, record: bytes) -> Held | None:
+    """The few fields of a record that a warm open needs; None where it is damaged or another URI's."""
+    value = record[:-8]
+    if record_checksum(key.row + value) != int.from_bytes(record[-8:], "little") or value[0] != _VERSION:
+        return None
+    fields = _HEAD.unpack_from(value)
+    start = _HEAD.size
+    end = start + algorithm_length(fields[2])
+    if fields[13] and value[end + fields[11] + fields[12] :] != key.whole:
+        return None
+    return Held(value[start:end], fields[3], fields[4], fields[5], fields[6])
+
+
+def unpack_entry(row: bytes, record: bytes, key: Key | None = None) -> Entry | None:
+    """The entry of a record; None where it is damaged, or not *key*'s where that is given."""
+    value = _unseal(row, record)
+    if value is None:
+        return None
+    fields = _HEAD.unpack_from(value)
+    _, flags, number, size, wall, place, used, mtime, granule, boot_ns, boot, etag_len, version_len, whole_len = fields
+    start = _HEAD.size
+    end = start + algorithm_length(number)
+    digest = Digest(algorithm_of(number), value[start:end])
+    etag = value[end : end + etag_len].decode("utf-8", "surrogatepass")
+    version = value[end + etag_len : end + etag_len + version_len].decode("utf-8", "surrogatepass")
+    whole = value[end + etag_len + version_len :] if whole_len else row[1:]
+    if key is not None and whole != key.whole:
+        return None
+    validator = Validator(
+        size,
+        etag if flags & _ETAG else None,
+        bool(flags & _WEAK),
+        version if flags & _GENERATION else None,
+        mtime if flags & _MTIME else None,
+        granule,
+        bool(flags & _RACY),
+    )
+    return Entry(key or Key.parse(whole), digest, validator, Moment(wall, boot_ns, boot), place, used)
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRecord:
+    """What the index knows of a blob: *size* in bytes, and `Entry.place`'s tag."""
+
+    size: int
+    place: int
+
+
+_BLOB: Final = struct.Struct("<BQQ")
+
+
+def blob_row(digest: bytes) -> bytes:
+    """The key of a blob's row."""
+    return BLOB + digest
+
+
+def pack_blob(row: bytes, record: BlobRecord) -> bytes:
+    """The record for `blob_row`."""
+    return _seal(row, _BLOB.pack(_VERSION, record.size, record.place))
+
+
+def unpack_blob(row: bytes, record: bytes) -> BlobRecord | None:
+    """The inverse; None where it is damaged."""
+    value = _unseal(row, record)
+    return None if value is None else BlobRecord(*_BLOB.unpack(value)[1:])
+
+
+def user_row(digest: bytes, key: Key) -> bytes:
+    """The key of the row that says: this URI uses that blob."""
+    return USER + digest + name_hash(key.whole)
+
+
+def user_prefix(digest: bytes) -> bytes:
+    """What the user rows of one blob start with."""
+    return USER + digest
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A provider's statement about an object's bytes, as the index remembers it.
+
+    *scope* is an origin, or empty where statements of all origins count alike; *kind* and *value* as the backend gives
+    them; *size* in bytes.
+    """
+
+    scope: str
+    kind: str
+    value: str
+    size: int
+
+    @property
+    def row(self) -> bytes:
+        """The key of its row."""
+        text = f"{self.scope}\0{self.kind}\0{self.value}\0{self.size}"
+        return CHECKSUM + name_hash(text.encode("utf-8", "surrogatepass"))
+
+
+_STATED: Final = struct.Struct("<BBB")
+
+
+@dataclass(frozen=True, slots=True)
+class StatedRecord:
+    """The blob behind a statement; *proved* once hashing that blob gave the stated value."""
+
+    digest: Digest
+    proved: bool
+
+
+def pack_stated(row: bytes, record: StatedRecord) -> bytes:
+    """The record for `Stated.row`."""
+    return _seal(row, _STATED.pack(_VERSION, record.proved, record.digest.number) + record.digest.value)
+
+
+def unpack_stated(row: bytes, record: bytes) -> StatedRecord | None:
+    """The inverse; None where it is damaged."""
+    value = _unseal(row, record)
+    if value is None:
+        return None
+    _, proved, number = _STATED.unpack_from(value)
+    return StatedRecord(Digest(algorithm_of(number), value[_STATED.size :]), bool(proved))
+
+
+_COUNT: Final = struct.Struct("<BQ")
+
+
+def count_row(key: Key) -> bytes:
+    """The key of the write count that this URI shares with others."""
+    stripe = int.from_bytes(name_hash(key.whole)[:2], "big") % STRIPES
+    return COUNT + stripe.to_bytes(2, "big")
+
+
+def pack_count(row: bytes, count: int) -> bytes:
+    """The record for `count_row`."""
+    return _seal(row, _COUNT.pack(_VERSION, count))
+
+
+def unpack_count(row: bytes, record: bytes | None) -> int:
+    """The inverse; 0 where there is none or it is damaged."""
+    value = None if record is None else _unseal(row, record)
+    return 0 if value is None else int(_COUNT.unpack(value)[1])

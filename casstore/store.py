@@ -1,0 +1,318 @@
+"""A root directory: made, recognised or refused; and the settings of the store that lies there.
+
+``store.json`` is written last and by link, so that of two creators one wins and a half-made store is completed. What is
+not ours is never touched: a directory that holds files and no marker is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from casstore import files
+from casstore.digest import ALGORITHMS, name_hash
+from casstore.errors import NotAStoreError, StoreFormatError, StoreUnavailableError
+from casstore.layout import CACHEDIR_TAG, FORMAT, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one store: ``config.toml``, each overridden by ``CASSTORE_<NAME>`` in the environment.
+
+    *lock_timeout*: seconds that a reader waits for another process's download that stands still, and a writer for
+    another writer. *views*: ``auto``, ``copy`` or ``link`` (`casstore.leases.VIEW_MODES`). *verify*: ``never`` trusts
+    the tripwire (size and mtime), ``always`` hashes on every hit. *offline*: never ask a cloud.
+    """
+
+    lock_timeout: float = 60.0
+    views: str = "auto"
+    verify: str = "never"
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        _choose("views", self.views, ("auto", "copy", "link"))
+        _choose("verify", self.verify, ("never", "always"))
+        if not self.lock_timeout > 0:
+            raise StoreFormatError(f"lock_timeout must be a positive number of seconds, not {self.lock_timeout!r}")
+
+
+def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise StoreFormatError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
+    """Read the store's settings. Raises StoreFormatError that names the file or variable and what is wrong in it."""
+    found: dict[str, Any] = {}
+    try:
+        with open(layout.config, "rb") as file:
+            # Imported here: few stores have settings of their own, and every process that opens one would pay.
+            import tomllib
+
+            found = tomllib.load(file)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
+        raise StoreFormatError(f"{layout.config} is not valid TOML: {error}") from error
+    known = {field.name: field for field in fields(Settings)}
+    unknown = sorted(found.keys() - known)
+    if unknown:
+        raise StoreFormatError(f"{layout.config}: unknown setting {unknown[0]!r}; there are: {', '.join(known)}")
+    settings = Settings()
+    for name in known:
+        variable = f"CASSTORE_{name.upper()}"
+        where, value = layout.config, found.get(name)
+        if environment.get(variable):
+            where, value = variable, environment[variable]
+        if value is not None:
+            try:
+                changed: dict[str, Any] = {name: _convert(value, type(getattr(settings, name)))}
+                settings = replace(settings, **changed)
+            except (TypeError, ValueError) as error:
+                raise StoreFormatError(f"{where}: {name} = {value!r}: {error}") from error
+    return settings
+
+
+def _convert(value: object, kind: type) -> object:
+    if kind is bool:
+        text = str(value).lower()
+        if text in ("1", "true", "yes", "on"):
+            return True
+        if text in ("0", "false", "no", "off"):
+            return False
+        raise ValueError("must be true or false")
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind):
+        raise ValueError(f"must be {kind.__name__}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A store that is there and usable: *store_id* is random, *place* a 64-bit tag of this boot and mount, *boot* of
+    this boot alone; neither is 0.
+    """
+
+    layout: Layout
+    algorithm: str
+    store_id: str
+    place: int
+    boot: int
+    settings: Settings
+
+
+def default_root(environment: Mapping[str, str]) -> tuple[str, bool]:
+    """Where the store is if nobody says, and whether somebody did: ``CASSTORE_DIR``, else the user's cache
+    directory.
+    """
+    named = environment.get("CASSTORE_DIR")
+    if named:
+        return named, True
+    # Imported here: only whoever takes the default needs it.
+    import platformdirs
+
+    return platformdirs.user_cache_dir("casstore", appauthor=False), False
+
+
+def open_root(
+    path: str | os.PathLike[str] | None, algorithm: str | None, environment: Mapping[str, str], *, create: bool = True
+) -> Root:
+    """Open the store at *path*, or make one there unless *create* is False; without *path*, the default one.
+
+    A named root that cannot serve is refused. An unfit default root gives way to a private directory under the system's
+    temporary directory, with one warning. Raises NotAStoreError, StoreFormatError, StoreUnavailableError; nothing is
+    changed then.
+    """
+    if path is not None:
+        return _open_at(os.fspath(path), algorithm, environment, create)
+    root, named = default_root(environment)
+    if named:
+        return _open_at(root, algorithm, environment, create)
+    try:
+        return _open_at(root, algorithm, environment, create)
+    except StoreUnavailableError as error:
+        import tempfile
+
+        fallback = f"{tempfile.gettempdir()}/casstore-{os.geteuid()}"
+        _check_private(fallback)
+        warnings.warn(f"{error}; using {fallback} for now: set CASSTORE_DIR to a local directory", stacklevel=4)
+        return _open_at(fallback, algorithm, environment, create)
+
+
+def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], create: bool) -> Root:
+    if algorithm is not None and algorithm not in ALGORITHMS:
+        raise StoreFormatError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(ALGORITHMS)}")
+    layout = Layout(os.path.expanduser(path))
+    description = _read_marker(layout)
+    if description is None:
+        description = _create(layout, algorithm or environment.get("CASSTORE_DIGEST") or ALGORITHMS[0], create=create)
+    _check_owner(layout)
+    _complete(layout)
+    stored = description["digest"]
+    if algorithm is not None and algorithm != stored:
+        raise StoreFormatError(
+            f"the store at {layout.root} names its blobs by {stored}, not {algorithm}: open it without naming an "
+            "algorithm, or choose another directory"
+        )
+    mount = files.mount_of(layout.root)
+    _check_mount(layout, mount)
+    boot = files.boot_id()
+    return Root(
+        layout,
+        stored,
+        description["id"],
+        _tag(boot + b"\0" + str(mount.number).encode()),
+        _tag(boot),
+        load_settings(layout, environment),
+    )
+
+
+def _tag(what: bytes) -> int:
+    return int.from_bytes(name_hash(what)[:8], "big") | 1
+
+
+def _read_marker(layout: Layout) -> dict[str, str] | None:
+    """What ``store.json`` says; None where there is no store yet."""
+    try:
+        with open(layout.store, "rb") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise NotAStoreError(
+            errno.ENOTDIR,
+            "the cache directory is a file: name a directory (CASSTORE_DIR, local_cache_dir)",
+            layout.root,
+        ) from error
+    except PermissionError as error:
+        raise _unwritable(layout, error) from error
+    way_out = "move it away (its blobs can be fetched again), or choose another directory"
+    try:
+        found = json.loads(text)
+        version, algorithm, identity = found["format"], found["digest"], found["id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreFormatError(f"{layout.store} is damaged: {way_out}") from error
+    if isinstance(version, int) and version > FORMAT:
+        raise StoreFormatError(
+            f"the store at {layout.root} has format {version}, newer than this casstore reads ({FORMAT}): "
+            "upgrade casstore, or choose another directory"
+        )
+    if version != FORMAT or algorithm not in ALGORITHMS or not isinstance(identity, str):
+        raise StoreFormatError(f"{layout.store} is damaged: {way_out}")
+    return {"digest": algorithm, "id": identity}
+
+
+def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
+    if algorithm not in ALGORITHMS:
+        raise StoreFormatError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(ALGORITHMS)}")
+    try:
+        present = set(os.listdir(layout.root))
+    except FileNotFoundError:
+        present = set()
+    except NotADirectoryError as error:
+        raise NotAStoreError(errno.ENOTDIR, "the cache directory is a file: name a directory", layout.root) from error
+    except PermissionError as error:
+        raise _unwritable(layout, error) from error
+    # The marker counts as ours: another creator may have finished since we looked for it.
+    ours = {os.path.basename(path) for path in (*layout.directories(), layout.tag, layout.config, layout.store)}
+    foreign = sorted(name for name in present - ours if not _is_debris(name))
+    if foreign:
+        raise NotAStoreError(
+            errno.ENOTEMPTY,
+            f"the directory holds somebody else's files ({foreign[0]!r}) and no store: name an empty or a new one",
+            layout.root,
+        )
+    _check_owner(layout)
+    if not create:
+        raise NotAStoreError(
+            errno.ENOENT, "there is no store here yet; the first object that is read makes one", layout.root
+        )
+    existing = layout.root
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    _check_mount(layout, files.mount_of(existing))
+    description = {"format": FORMAT, "digest": algorithm, "id": os.urandom(16).hex()}
+    try:
+        os.makedirs(layout.root, 0o700, exist_ok=True)
+        for directory in layout.directories()[1:]:
+            os.makedirs(directory, 0o700, exist_ok=True)
+        files.create_synced(layout.tag, CACHEDIR_TAG, 0o644)
+        files.create_synced(layout.store, json.dumps(description).encode() + b"\n", 0o644)
+    except OSError as error:
+        raise _unwritable(layout, error) from error
+    found = _read_marker(layout)
+    assert found is not None
+    return found
+
+
+def _complete(layout: Layout) -> None:
+    """Make the directories that somebody removed; StoreUnavailableError where this user cannot write."""
+    try:
+        for directory in layout.directories():
+            if not os.path.isdir(directory):
+                os.mkdir(directory, 0o700)
+        if not os.access(layout.index, os.W_OK):
+            raise PermissionError(errno.EROFS, "read-only")
+    except OSError as error:
+        raise _unwritable(layout, error) from error
+
+
+def _is_debris(name: str) -> bool:
+    """A temporary file of a creator that was killed."""
+    return len(name) == 16 and all(c in "0123456789abcdef" for c in name)
+
+
+def _unwritable(layout: Layout, error: OSError) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        error.errno,
+        f"cannot make or use a store there ({os.strerror(error.errno or 0)}): name a directory that you can write to "
+        "(CASSTORE_DIR, local_cache_dir)",
+        layout.root,
+    )
+
+
+def _check_owner(layout: Layout) -> None:
+    try:
+        status = os.stat(layout.root)
+    except FileNotFoundError:
+        return
+    if status.st_uid != os.geteuid():
+        raise StoreUnavailableError(
+            errno.EPERM,
+            f"the store belongs to another user (uid {status.st_uid}): name a directory of your own "
+            "(CASSTORE_DIR, local_cache_dir)",
+            layout.root,
+        )
+
+
+def _check_private(path: str) -> None:
+    """A name in a directory that everybody writes to: whatever has it must be ours alone."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StoreUnavailableError(
+            errno.EPERM, "somebody else may have made it: remove it, or set CASSTORE_DIR to a local directory", path
+        )
+
+
+def _check_mount(layout: Layout, mount: files.Mount) -> None:
+    if mount.is_shared:
+        raise StoreUnavailableError(
+            errno.ENOTSUP,
+            f"the directory is on a {mount.kind} file system, where an index is not safe: name a directory on a local "
+            "disk (CASSTORE_DIR, local_cache_dir)",
+            layout.root,
+        )
+
+
+_SETTINGS: Final = tuple(field.name for field in fields(Settings))
+"""Names of all settings, for documentation and tests."""

@@ -1,0 +1,48 @@
+"""Paths in clouds that behave like `pathlib.Path`, read through a content-addressed store.
+
+    from pathapi import CloudPath
+
+    for image in CloudPath("s3://bucket/images/").glob("*.png"):
+        with image.open("rb") as file: ...
+
+Clouds' SDKs are imported when first used, and so is everything below that a program does not name.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from casstore import __version__
+from pathapi.path import CloudPath
+from pathapi.registry import implementation_registry
+
+if TYPE_CHECKING:
+    from pathapi.file import FileClient, FilePath
+    from pathapi.s3 import S3Client, S3Path
+
+_LAZY = {
+    "FileClient": "pathapi.file",
+    "FilePath": "pathapi.file",
+    "S3Client": "pathapi.s3",
+    "S3Path": "pathapi.s3",
+    "prefetch": "pathapi.prefetching",
+}
+
+__all__ = [
+    "CloudPath",
+    "FileClient",
+    "FilePath",
+    "S3Client",
+    "S3Path",
+    "__version__",
+    "implementation_registry",
+    "prefetch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        value = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,249 @@
+"""How to log in to S3, and the one boto3 client that comes of it.
+
+boto3 is imported by the first request, not before: a warm read needs the origin only, and that is found without it
+wherever the answer cannot depend on what botocore alone can read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
+
+MAX_CONNECTIONS: Final = 64
+"""Idle connections that are kept: 32 threads, each with an object and a part of another."""
+_PARTITIONS: Final = (("cn-", "cn"), ("us-gov-", "us-gov"), ("us-iso", "us-iso"), ("eusc-", "eusc"))
+"""Regions of Amazon's whose bucket names are a world of their own."""
+_CONFIGURABLE: Final = ("endpoint_url", *(start for start, _ in _PARTITIONS))
+
+
+class _Made:
+    """What was made of the settings so far; emptied in a forked child, which must not share sockets."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.client: Any = None
+        self.session: Any = None
+        self.origin: str | None = None
+        self.inherited: list[object] = []
+        _living.add(self)
+
+    def reset_after_fork(self) -> None:
+        self.lock = threading.Lock()
+        # Kept, not dropped: closing a TLS socket here would speak on the parent's connection.
+        self.inherited += [self.client, self.session]
+        self.client = self.session = None
+
+
+_living: weakref.WeakSet[_Made] = weakref.WeakSet()
+_wrapped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+"""The boto3 session around a botocore session of the user's: a second one around the same makes no S3 client."""
+
+
+def _reset_after_fork() -> None:
+    for made in list(_living):
+        made.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class S3Connection:
+    """Settings of boto3, with boto3's own meaning and defaults; thread-safe, usable in a forked child, picklable where
+    no session object was given.
+
+    *no_sign_request* reads public buckets without credentials. *addressing_style* is ``path``, ``virtual`` or
+    ``auto``. *extra_args* go to every request that knows them (``RequestPayer``, ``SSECustomerKey``, ``ACL``).
+    *boto3_transfer_config* gives the sizes and the concurrency of uploads in parts. Timeouts in seconds; a session
+    that carries a default client configuration of its own overrides them.
+    """
+
+    aws_access_key_id: str | None = field(default=None, repr=False)
+    aws_secret_access_key: str | None = field(default=None, repr=False)
+    aws_session_token: str | None = field(default=None, repr=False)
+    no_sign_request: bool = False
+    botocore_session: Any = field(default=None, repr=False)
+    profile_name: str | None = None
+    boto3_session: Any = field(default=None, repr=False)
+    endpoint_url: str | None = field(default=None, repr=False)
+    addressing_style: str | None = None
+    region: str | None = None
+    boto3_transfer_config: Any = None
+    extra_args: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    _made: _Made = field(default_factory=_Made, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_made"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _made=_Made())
+
+    @property
+    def client(self) -> Any:
+        """The boto3 client, made once per process. Raises MissingDependenciesError, InvalidConfigurationException."""
+        client = self._made.client
+        return client if client is not None else self._make()[1]
+
+    @property
+    def session(self) -> Any:
+        """The boto3 session behind `client`."""
+        session = self._made.session
+        return session if session is not None else self._make()[0]
+
+    @property
+    def origin(self) -> str:
+        """``s3`` for Amazon, ``s3@host:port`` for any other endpoint; see `pathapi.backend.Backend.origin`."""
+        if self._made.origin is None:
+            self._made.origin = self._known_origin() or origin_of(self.client.meta.endpoint_url, self._client_region())
+        return self._made.origin
+
+    def _client_region(self) -> str:
+        return str(self.client.meta.region_name or "")
+
+    def _known_origin(self) -> str | None:
+        """The origin where nothing but botocore's own reading of files and sessions could change it, else None."""
+        region = self.region or os.environ.get("AWS_DEFAULT_REGION") or ""  # botocore does not read AWS_REGION.
+        if self.endpoint_url:
+            return origin_of(self.endpoint_url, region)
+        if self.boto3_session is not None or self.botocore_session is not None:
+            return None
+        if "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS" in os.environ:
+            return None
+        configured = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        files = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
+        for variable, default in files:
+            try:
+                with open(os.path.expanduser(os.environ.get(variable) or default), encoding="utf-8") as file:
+                    text = file.read()
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError):
+                return None
+            if any(word in text for word in ("ignore_configured_endpoint_urls", *_CONFIGURABLE)):
+                return None
+        return origin_of(configured, region) if configured else origin_of("https://s3.amazonaws.com", region)
+
+    def _make(self) -> tuple[Any, Any]:
+        with self._made.lock:
+            if self._made.client is None:
+                try:
+                    import boto3
+                    import botocore.exceptions
+                except ImportError as error:
+                    raise MissingDependenciesError("s3:// needs boto3: pip install 'casstore[s3]'") from error
+                try:
+                    session = self._make_session(boto3)
+                    self._made.client = self._make_client(session)
+                    self._made.session = session
+                except (botocore.exceptions.BotoCoreError, ValueError) as error:
+                    # "The config profile (x) could not be found": botocore's words hold no secret.
+                    message = f"no S3 client can be made of these settings: {error}"
+                    raise InvalidConfigurationException(message) from error
+            return self._made.session, self._made.client
+
+    def _make_session(self, boto3: Any) -> Any:
+        if self.boto3_session is not None:
+            return self.boto3_session
+        core = self.botocore_session
+        if core is not None and core in _wrapped:
+            return _wrapped[core]
+        if core is None:
+            import botocore.session
+
+            core = botocore.session.Session(profile=self.profile_name)
+            # The default parser tries every format there is, which takes a sixth of the time of a small GET.
+            core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_timestamp)
+            for earlier in self._made.inherited:
+                if isinstance(earlier, boto3.Session):
+                    # The parent's API models: parsing them again takes 100 ms. They are plain data.
+                    loader = earlier._session.get_component("data_loader")  # noqa: SLF001 (boto3 has no face for it)
+                    core.register_component("data_loader", loader)
+        session = boto3.Session(
+            aws_access_key_id=self.aws_access_key_id,
+            aws_secret_access_key=self.aws_secret_access_key,
+            aws_session_token=self.aws_session_token,
+            region_name=self.region,
+            botocore_session=core,
+        )
+        if self.botocore_session is not None:
+            _wrapped[core] = session
+        return session
+
+    def _make_client(self, session: Any) -> Any:
+        from botocore import UNSIGNED
+        from botocore.config import Config
+
+        config = Config(
+            max_pool_connections=MAX_CONNECTIONS,
+            retries={"mode": "standard"},
+            connect_timeout=self.connect_timeout,
+            read_timeout=self.read_timeout,
+            tcp_keepalive=True,
+            signature_version=UNSIGNED if self.no_sign_request else None,
+            s3={"addressing_style": self.addressing_style} if self.addressing_style else None,
+        )
+        own = None
+        with contextlib.suppress(AttributeError):  # A session class of the user's own.
+            own = session._session.get_default_client_config()  # noqa: SLF001 (boto3 has no face for it)
+        if own is not None:
+            config = config.merge(own)
+        return session.client("s3", endpoint_url=self.endpoint_url, region_name=self.region, config=config)
+
+
+def origin_of(endpoint: str, region: str = "") -> str:
+    """The origin of an endpoint's URL: host and port without user, password or path.
+
+    Raises InvalidConfigurationException where the URL names no host.
+    """
+    try:
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidConfigurationException("the S3 endpoint URL is malformed; write http://host:port") from error
+    if not host or parts.scheme not in ("http", "https"):
+        raise InvalidConfigurationException("the S3 endpoint URL names no host; write http://host:port")
+    if host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".amazonaws.eu")):
+        for start, partition in _PARTITIONS:
+            if region.startswith(start) or f".{start}" in host:
+                return f"s3@{partition}"
+        return "s3"
+    if ":" in host:
+        host = f"[{host}]"
+    return f"s3@{host}:{port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def _parse_timestamp(value: Any) -> datetime:
+    """S3's times: ``Last-Modified`` of a header, ISO 8601 of a listing; anything else as botocore reads it."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            if value.endswith(" GMT"):
+                return datetime(
+                    int(value[12:16]),
+                    _MONTHS.index(value[8:11]) + 1,
+                    int(value[5:7]),
+                    int(value[17:19]),
+                    int(value[20:22]),
+                    int(value[23:25]),
+                    tzinfo=UTC,
+                )
+            if value.endswith("Z"):
+                return datetime.fromisoformat(value)
+    import botocore.utils
+
+    parsed: datetime = botocore.utils.parse_timestamp(value)
+    return parsed
+
+
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -1,0 +1,286 @@
+"""A client: how to reach one provider, which store to read through, and by which habits.
+
+Subclasses say how to log in and make backends; everything that is the same for all clouds is here and in
+`pathapi.path`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import casstore
+from casstore import Cache, Entry, Key, Moment
+from pathapi.backend import Backend
+from pathapi.claims import Claim, Claims
+from pathapi.enums import FileCacheMode
+from pathapi.exceptions import InvalidConfigurationException
+from pathapi.freshness import Freshness, FreshnessPolicy
+from pathapi.listings import Listings
+from pathapi.reading import DEDUP_MODES, Reader
+from pathapi.uri import Uri
+
+PathT = TypeVar("PathT")
+
+ContentType = Callable[[str], tuple[str | None, str | None]]
+
+_VIEW_MODES = ("auto", "copy", "link")
+_CONDITIONS = ("auto", "require", "off")
+
+
+def _guess_type(name: str) -> tuple[str | None, str | None]:
+    # Imported here: only writers need it, and loading its tables takes longer than a read.
+    import mimetypes
+
+    return mimetypes.guess_type(name)
+
+
+class Client(Generic[PathT]):
+    """Common to all clouds; thread-safe, usable in forked children, picklable with its configuration and no secrets.
+
+    *local_cache_dir* is the root of the store (default: ``CASSTORE_DIR``, ``CLOUDPATHLIB_LOCAL_CACHE_DIR``, the user's
+    cache directory). *file_cache_mode* says how long entries are kept. *content_type_method* guesses the type of an
+    upload from its name. *freshness*: see `pathapi.freshness`; a policy or a mapping of URI prefixes to policies.
+    *verify* hashes every blob before it is served. *views*: ``auto``, ``copy`` or ``link``. *dedup_by_checksum*:
+    whether bytes that the store holds are recognised by what the provider states of an object, within one ``origin``,
+    in ``all``, or not (``off``). *conditional_writes*: ``auto`` falls back, with a warning, where a server cannot do
+    them; ``require``; ``off``.
+
+    Raises InvalidConfigurationException for arguments that mean nothing.
+    """
+
+    def __init__(
+        self,
+        file_cache_mode: str | FileCacheMode | None = None,
+        local_cache_dir: str | os.PathLike[str] | None = None,
+        content_type_method: ContentType | None = _guess_type,
+        *,
+        freshness: str | float | timedelta | Freshness | Mapping[str, Any] | None = None,
+        verify: bool | None = None,
+        views: str | None = None,
+        dedup_by_checksum: str = "origin",
+        conditional_writes: str = "auto",
+    ) -> None:
+        _choose("dedup_by_checksum", dedup_by_checksum, DEDUP_MODES)
+        _choose("conditional_writes", conditional_writes, _CONDITIONS)
+        if views is not None:
+            _choose("views", views, _VIEW_MODES)
+        self.file_cache_mode = _cache_mode(file_cache_mode)
+        self.content_type_method = content_type_method
+        self.verify = verify
+        self.views = views
+        self.dedup_by_checksum = dedup_by_checksum
+        self.conditional_writes = conditional_writes
+        self._policy = FreshnessPolicy(freshness)
+        self.listings = Listings()
+        self._root = None if local_cache_dir is None else os.fspath(local_cache_dir)
+        self._cache: Cache | None = None
+        self._reader: Reader | None = None
+        self.claims: Claims | None = None
+        self._backends: dict[str, Backend] = {}
+        self._warned: set[str] = set()
+        self._recognise_by(os.urandom(16).hex())
+        self._configuration = {
+            "file_cache_mode": None if file_cache_mode is None else self.file_cache_mode,
+            "local_cache_dir": self._root,
+            "content_type_method": content_type_method,
+            "freshness": freshness,
+            "verify": verify,
+            "views": views,
+            "dedup_by_checksum": dedup_by_checksum,
+            "conditional_writes": conditional_writes,
+        }
+
+    # --- what a subclass provides ------------------------------------------------------------------------------------
+
+    path_class: ClassVar[type]
+
+    @property
+    def origin(self) -> str:
+        """Provider plus endpoint or account of everything this client reads; part of every entry's identity."""
+        raise NotImplementedError
+
+    def _make_backend(self, bucket: str) -> Backend:
+        raise NotImplementedError
+
+    def _settings(self) -> dict[str, Any]:
+        """How to log in, without secrets: constructor arguments that a pickle may carry."""
+        return {}
+
+    def _secrets(self) -> dict[str, Any]:
+        """Constructor arguments that travel only to a child that multiprocessing is spawning."""
+        return {}
+
+    # --- the store ---------------------------------------------------------------------------------------------------
+
+    @property
+    def cache(self) -> Cache:
+        """The store, opened on first use. Raises what `casstore.open` does."""
+        if self._cache is None:
+            root = self._root
+            if root is None and not os.environ.get("CASSTORE_DIR"):
+                root = os.environ.get("CLOUDPATHLIB_LOCAL_CACHE_DIR") or None
+            cache = casstore.open(root)
+            if cache.settings.offline:
+                self._policy.go_offline()
+            self._cache = cache
+        return self._cache
+
+    @property
+    def policy(self) -> FreshnessPolicy:
+        """How fresh answers must be; opens the store, whose settings may say ``offline``."""
+        if self._cache is None:
+            _ = self.cache
+        return self._policy
+
+    @property
+    def reader(self) -> Reader:
+        """Reads through the store."""
+        if self._reader is None:
+            self._reader = Reader(self.cache, self.dedup_by_checksum, self._on_fill())
+        return self._reader
+
+    def _on_fill(self) -> Callable[[Entry, bool], object] | None:
+        """What the reader tells of each entry it made. It does not know the client, so that that can be collected."""
+        if self.file_cache_mode is FileCacheMode.persistent:
+            return None
+        claims = self.claims = Claims(self.cache)
+        weakref.finalize(self, claims.finish).atexit = False
+        if self.file_cache_mode is not FileCacheMode.tmp_dir:
+            return claims.filled
+        held: list[Claim | None] = []
+
+        def hold(entry: Entry, is_new: bool) -> None:
+            claims.filled(entry, is_new)
+            held.append(claims.claim(entry.key))
+
+        return hold
+
+    def backend(self, bucket: str) -> Backend:
+        """The backend of one bucket."""
+        backend = self._backends.get(bucket)
+        if backend is None:
+            backend = self._backends[bucket] = self._make_backend(bucket)
+        return backend
+
+    def store_key(self, uri: Uri) -> Key:
+        """What the object's entry is found by."""
+        return Key(uri.canonical, self.origin)
+
+    def now(self) -> Moment:
+        """This moment, by the store's clocks."""
+        return self.cache.now()
+
+    def warn_once(self, about: str, message: str) -> None:
+        """Warn, once per client and subject."""
+        if about not in self._warned:
+            import warnings
+
+            self._warned.add(about)
+            warnings.warn(message, stacklevel=4)
+
+    def clear_cache(self) -> None:
+        """Drop the entries of this client's origin; bytes that others use stay."""
+        origin = self.origin
+        self.cache.evict(lambda entry: entry.key.origin == origin)
+
+    # --- paths and defaults ------------------------------------------------------------------------------------------
+
+    def CloudPath(self, cloud_path: str | PathT, *parts: str) -> PathT:  # noqa: N802 (the name users know)
+        """A path that uses this client."""
+        made: PathT = self.path_class(cloud_path, *parts, client=self)
+        return made
+
+    @classmethod
+    def get_default_client(cls) -> Self:
+        """The client that paths without one use, made of the environment on first need."""
+        with _mutex:
+            client = _default_clients.get(cls)
+            if client is None:
+                client = _default_clients[cls] = cls()
+            assert isinstance(client, cls)
+            return client
+
+    def set_as_default_client(self) -> None:
+        """Paths made without a client use this one from now on."""
+        with _mutex:
+            _default_clients[type(self)] = self
+
+    # --- pickling ----------------------------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = {name: value for name, value in self._configuration.items() if value is not None}
+        if arguments.get("content_type_method") is _guess_type:
+            del arguments["content_type_method"]
+        arguments |= {name: value for name, value in self._settings().items() if value is not None}
+        secrets = {}
+        if _is_spawning():
+            secrets = {name: value for name, value in self._secrets().items() if value is not None}
+        return _restore_client, (type(self), arguments, self._token, secrets)
+
+    def _recognise_by(self, token: str) -> None:
+        """Be the client that a pickle means which carries *token*, in this process and its children."""
+        self._token = token
+        _living[token] = self
+
+
+_default_clients: dict[type, Client[Any]] = {}
+_restored: dict[tuple[type, str], Client[Any]] = {}
+_living: weakref.WeakValueDictionary[str, Client[Any]] = weakref.WeakValueDictionary()
+_mutex = threading.Lock()
+
+
+def _restore_client(
+    cls: type[Client[Any]], arguments: dict[str, Any], token: str, secrets: dict[str, Any]
+) -> Client[Any]:
+    """The client itself where it lives: in its own process, in a forked child, in a spawned one that was started with
+    it. Elsewhere one client for all pickles of one configuration.
+    """
+    living = _living.get(token)
+    if living is not None:
+        return living
+    if not arguments and not secrets:
+        return cls.get_default_client()
+    name = token if secrets else repr(sorted(arguments.items(), key=lambda item: item[0]))
+    with _mutex:
+        client = _restored.get((cls, name))
+        if client is None:
+            client = _restored[cls, name] = cls(**arguments | secrets)
+            if secrets:
+                client._recognise_by(token)
+        return client
+
+
+def _is_spawning() -> bool:
+    """Whether multiprocessing is pickling for a child that it is starting just now, and for nobody else."""
+    context = sys.modules.get("multiprocessing.context")
+    return context is not None and context.get_spawning_popen() is not None
+
+
+def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidConfigurationException(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def _cache_mode(mode: str | FileCacheMode | None) -> FileCacheMode:
+    if mode is None:
+        return FileCacheMode.from_environment() or FileCacheMode.persistent
+    try:
+        return FileCacheMode(mode)
+    except ValueError as error:
+        names = ", ".join(repr(item.value) for item in FileCacheMode)
+        raise InvalidConfigurationException(f"file_cache_mode is one of {names}, not {mode!r}") from error
+
+
+def _forget_mutex() -> None:
+    global _mutex
+    _mutex = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_mutex)

@@ -1,0 +1,146 @@
+"""What listings said, for a little while.
+
+A child of a listing knows its size, mtime and ETag, so that nobody asks for them again. That holds for `SECONDS`, in
+the memory of the client that listed, until something below is written through the same client. That an object does
+**not** exist is known only from a complete listing of the "directory" it would be in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from casstore import Moment, boot_clock_ns
+from pathapi.backend import ObjectInfo, Prefix
+
+SECONDS: Final = 10.0
+"""How long a listing is believed: long enough to loop over it, short enough that nobody is surprised."""
+
+MOST_REMEMBERED: Final = 10_000
+"""Objects of one listing that the client itself remembers, some 8 MB; of the rest only the children know."""
+
+MOST_IN_ALL: Final = 5 * MOST_REMEMBERED
+"""Objects of all listings together; one more, and all are forgotten."""
+
+_NS: Final = int(SECONDS * 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a listing said of one key, and when it was asked; *info* is None for a "directory"."""
+
+    info: ObjectInfo | None
+    moment: Moment
+
+    def is_recent(self, now_ns: int) -> bool:
+        """Whether it may still be believed at *now_ns* of the boot clock."""
+        return 0 <= now_ns - self.moment.boot_ns <= _NS
+
+
+class Listings:
+    """The listings that one client made lately; thread-safe."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._listed: dict[tuple[str, str], Listed] = {}
+        self._complete: dict[tuple[str, str], Moment] = {}
+        self._written: dict[tuple[str, str], int] = {}
+        self._cleaned = 0
+        self._cleared = 0
+        self._forgotten = 0
+
+    def watch(
+        self, bucket: str, prefix: str, moment: Moment, items: Iterable[ObjectInfo | Prefix]
+    ) -> Iterator[tuple[ObjectInfo | Prefix, Listed]]:
+        """Pass a listing of *prefix* on, each item with what is to be remembered of it; a complete one also tells
+        absence.
+        """
+        count = 0
+        cleared = self._cleared
+        for item in items:
+            listed = Listed(item if isinstance(item, ObjectInfo) else None, moment)
+            count += 1
+            if count <= MOST_REMEMBERED:
+                self._remember((bucket, item.key), listed)
+            yield item, listed
+        if count <= MOST_REMEMBERED and (not prefix or prefix.endswith("/")):
+            with self._mutex:
+                self._clean(moment.boot_ns)
+                known = self._complete.get((bucket, prefix))
+                # What this listing had may be forgotten already, and a later one may have ended before it.
+                if cleared == self._cleared and (known is None or known.boot_ns <= moment.boot_ns):
+                    self._complete[bucket, prefix] = moment
+
+    def _remember(self, at: tuple[str, str], listed: Listed) -> None:
+        with self._mutex:
+            known = self._listed.get(at)
+            if known is None and len(self._listed) >= MOST_IN_ALL:
+                # Together: absence is told by a complete listing that does not have the key.
+                self._listed, self._complete = {}, {}
+                self._cleared += 1
+            if known is None or known.moment.boot_ns <= listed.moment.boot_ns:
+                self._listed[at] = listed
+
+    def recall(self, bucket: str, key: str, listed: Listed | None) -> Listed | None:
+        """What is known of *key* from a listing: *listed*, which the child itself carries, or what the client
+        remembers.
+        """
+        found = self.recall_old(bucket, key, listed)
+        return found if found is not None and found.is_recent(boot_clock_ns()) else None
+
+    def recall_old(self, bucket: str, key: str, listed: Listed | None) -> Listed | None:
+        """The same of any age, for a reader that has it confirmed or may believe it; nothing written since, as far as
+        this client knows.
+        """
+        found = listed or self._listed.get((bucket, key))
+        if found is None:
+            return None
+        later = self._complete.get((bucket, _folder(key)))
+        if later is not None and later.boot_ns > found.moment.boot_ns:
+            # The "directory" was listed again since, with or without this name.
+            found = self._listed.get((bucket, key if found.info is not None else key + "/"))
+            if found is None or found.moment.boot_ns < later.boot_ns:
+                return None
+        written = max(self._written.get((bucket, key), 0), self._forgotten)
+        return None if written >= found.moment.boot_ns else found
+
+    def is_absent(self, bucket: str, key: str) -> bool:
+        """Whether a complete and recent listing of its "directory" did not have *key*."""
+        with self._mutex:
+            moment = self._complete.get((bucket, _folder(key)))
+            if moment is None or not Listed(None, moment).is_recent(boot_clock_ns()):
+                return False
+            written = self._written.get((bucket, key))
+            if written is not None and written >= moment.boot_ns:
+                return False
+            listed = self._listed.get((bucket, key))
+            return listed is None or listed.moment.boot_ns < moment.boot_ns
+
+    def forget(self, bucket: str, key: str) -> None:
+        """*key* was written or deleted: what listings said of it, and of the "directories" above, no longer counts."""
+        now = boot_clock_ns()
+        with self._mutex:
+            self._clean(now)
+            self._written[bucket, key] = now
+            self._listed.pop((bucket, key), None)
+            end = key.rfind("/")
+            while end > 0:
+                self._written[bucket, key[:end]] = now
+                end = key.rfind("/", 0, end)
+
+    def _clean(self, now_ns: int) -> None:
+        if now_ns - self._cleaned < _NS:
+            return
+        self._cleaned = now_ns
+        self._listed = {key: listed for key, listed in self._listed.items() if listed.is_recent(now_ns)}
+        self._complete = {key: m for key, m in self._complete.items() if 0 <= now_ns - m.boot_ns <= _NS}
+        for key, written in list(self._written.items()):
+            if not 0 <= now_ns - written <= 2 * _NS:
+                self._forgotten = max(self._forgotten, written)
+                del self._written[key]
+
+
+def _folder(key: str) -> str:
+    return key[: key.rfind("/") + 1]

@@ -1,0 +1,97 @@
+"""Which classes stand for which scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final, NoReturn, TypeVar
+
+from pathapi.exceptions import ClientMismatchError, IncompleteImplementationError
+from pathapi.uri import SCHEMES, Uri
+
+Class = TypeVar("Class", bound=type)
+
+
+@dataclass(slots=True)
+class CloudImplementation:
+    """A scheme's path class and client class."""
+
+    name: str
+    path_class: type | None = None
+    client_class: type | None = None
+
+
+_BUILT_IN: Final = {"s3": "pathapi.s3", "file": "pathapi.file"}
+
+
+class Registry:
+    """Implementations by the name of their scheme; built-in ones are imported when a path of theirs is made."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, CloudImplementation] = {}
+
+    def __getitem__(self, name: str) -> CloudImplementation:
+        if name not in self._known and name in _BUILT_IN:
+            import_module(_BUILT_IN[name])
+        return self._known.setdefault(name, CloudImplementation(name))
+
+    def __setitem__(self, name: str, implementation: CloudImplementation) -> None:
+        self._known[name] = implementation
+
+    def __contains__(self, name: object) -> bool:
+        return name in _BUILT_IN or name in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*_BUILT_IN, *self._known)))
+
+    def path_class(self, text: str) -> Any:
+        """The class for a URI. Raises InvalidPrefixError for a scheme that nobody has registered."""
+        scheme = text.partition("://")[0].lower() if "://" in text else ""
+        name = SCHEMES[scheme].canonical if scheme in SCHEMES else scheme
+        if name in self:
+            found = self[name].path_class
+            if found is None:
+                raise IncompleteImplementationError(f"{name}:// has a client class and no path class")
+            return found
+        Uri.parse(text, schemes=tuple(self))
+        raise AssertionError(text)
+
+    def client_class(self, path_class: type) -> Any:
+        """The client class that goes with a path class. Raises IncompleteImplementationError."""
+        for implementation in self._known.values():
+            if implementation.path_class is not None and issubclass(path_class, implementation.path_class):
+                if implementation.client_class is None:
+                    raise IncompleteImplementationError(
+                        f"{implementation.name}:// has a path class and no client class"
+                    )
+                return implementation.client_class
+        raise IncompleteImplementationError(f"{path_class.__name__} is registered for no scheme")
+
+    def refuse_client(self, path_class: type, client: object) -> NoReturn:
+        """Say that *client* is not for such paths."""
+        wanted = self.client_class(path_class).__name__
+        raise ClientMismatchError(f"{path_class.__name__} needs a client of type {wanted}, not {type(client).__name__}")
+
+
+implementation_registry = Registry()
+
+
+def register_path_class(key: str) -> Callable[[Class], Class]:
+    """Decorate a `CloudPath` subclass to make it the class of the scheme *key*."""
+
+    def decorate(cls: Class) -> Class:
+        implementation_registry[key].path_class = cls
+        return cls
+
+    return decorate
+
+
+def register_client_class(key: str) -> Callable[[Class], Class]:
+    """Decorate a `Client` subclass to make it the client of the scheme *key*."""
+
+    def decorate(cls: Class) -> Class:
+        implementation_registry[key].client_class = cls
+        return cls
+
+    return decorate

@@ -1,0 +1,45 @@
+"""The contract of `pathapi.backend.Backend` as tests. A backend joins with a class of some twenty lines::
+
+    class TestMyCloud(BackendSuite):
+        defects = {"test_a_copy_takes_only_the_version_expected": "my-emulator 1.2 ignores conditions on a copy"}
+
+        @pytest.fixture
+        def ground(self, my_server): return MyGround(my_server)
+
+        @pytest.fixture
+        def backend(self, my_server): return MyBackend(my_server.url, "bucket")
+
+        @pytest.fixture
+        def nowhere(self, my_server): return MyBackend(my_server.url, "no-such-bucket")
+
+What a test reads was planted by the `Ground`, and what it wrote is inspected by it, so that no test passes because
+reading and writing share one mistake. Needs pytest.
+"""
+
+from pathapi.testing.backends import BackendSuite
+from pathapi.testing.grounds import (
+    Ground,
+    count_descriptors,
+    drain,
+    in_forked_child,
+    keys,
+    only_winner,
+    opened,
+    read,
+    write,
+)
+from pathapi.testing.reads import ReadSuite
+
+__all__ = [
+    "BackendSuite",
+    "Ground",
+    "ReadSuite",
+    "count_descriptors",
+    "drain",
+    "in_forked_child",
+    "keys",
+    "only_winner",
+    "opened",
+    "read",
+    "write",
+]

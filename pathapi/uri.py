@@ -1,0 +1,158 @@
+"""A cloud URI, taken apart and never interpreted.
+
+``scheme://bucket/key``: the key is every character after the slash that ends the bucket. It is not decoded, unquoted or
+normalised, because clouds store ``a//b``, ``a/../b``, ``50%2F``, ``what?`` and ``#1`` as names like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError, InvalidUriError
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """What parsing needs to know of one scheme."""
+
+    canonical: str
+    """The scheme under which the store files its entries; differs from the written one for aliases."""
+    has_bucket: bool = True
+    """False where the key follows the third slash at once, as in ``file:///key``."""
+    bucket_ends: str = "/"
+    """Characters that end the bucket; only a ``/`` is then left out of the key."""
+
+
+SCHEMES: Final[dict[str, Scheme]] = {
+    "s3": Scheme("s3"),
+    "gs": Scheme("gs"),
+    "az": Scheme("az"),
+    "http": Scheme("http", bucket_ends="/?#"),
+    "https": Scheme("https", bucket_ends="/?#"),
+    "file": Scheme("file", has_bucket=False),
+}
+"""Every scheme that is known, by its lower-case name; `register_scheme` adds aliases and users' own."""
+
+# An access point stands where a bucket's name does and holds one slash itself.
+_ACCESS_POINT = re.compile(r"arn:aws[^:/]*:s3[^:/]*:[^:/]*:\d{12}:accesspoint/[^/]+")
+_USER_INFO = re.compile(r"(?<=://)[^/@]*@")
+_SHOWN_CHARACTERS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Uri:
+    """One object, prefix or bucket. `parse` checks; the constructor trusts its caller."""
+
+    scheme: str
+    """As written: ``S3`` stays ``S3``."""
+    bucket: str
+    """Bucket, container, host or access point; empty for ``file`` and for a bare ``s3://``."""
+    key: str
+    """Empty for the bucket itself. May begin or end with ``/``."""
+
+    @classmethod
+    def parse(cls, text: str | os.PathLike[str] | Uri, schemes: Collection[str] | None = None) -> Uri:
+        """Take *text* apart.
+
+        *schemes* are the lower-case names to accept, all of `SCHEMES` by default; a name that is not in that table is
+        taken to have a bucket. Raises `InvalidPrefixError` for any other scheme, `InvalidUriError` for a NUL, an empty
+        bucket or a ``file`` URI with a host, `AnyPathTypeError` (a `TypeError`) for what is no text.
+        """
+        if isinstance(text, Uri):
+            text = str(text)
+        elif not isinstance(text, str):
+            if not isinstance(text, os.PathLike):
+                raise AnyPathTypeError(f"a URI is a str such as 's3://bucket/key', not {type(text).__name__}")
+            # Not os.fspath(): asking a cloud path for its local path downloads it.
+            text = str(text)
+        scheme, separator, rest = text.partition("://")
+        name = scheme.lower()
+        known: Collection[str] = SCHEMES if schemes is None else schemes
+        if not separator or name not in known:
+            raise InvalidPrefixError(_say_unknown_scheme(text, known))
+        if "\0" in text:
+            raise InvalidUriError(f"{_shown(text)}: no cloud takes a NUL character in a name")
+        rule = SCHEMES.get(name) or Scheme(name)
+        if not rule.has_bucket:
+            if rest and not rest.startswith("/"):
+                raise InvalidUriError(
+                    f"{_shown(text)} names a host; this machine's files are written with three slashes: "
+                    f"{name}:///directory/name"
+                )
+            return cls(scheme, "", rest[1:])
+        bucket, key = _split_bucket(rest, rule.bucket_ends)
+        if not bucket and rest:
+            raise InvalidUriError(f"{_shown(text)} names no bucket; a URI looks like {name}://bucket/key")
+        return cls(scheme, bucket, key)
+
+    def __str__(self) -> str:
+        """The text that `parse` reads back to an equal value; a bucket alone ends without a slash."""
+        return f"{self.scheme}://{self._after_scheme()}"
+
+    @property
+    def provider(self) -> str:
+        """The scheme in lower case and with aliases followed: ``s3`` for ``S3://``."""
+        name = self.scheme.lower()
+        rule = SCHEMES.get(name)
+        return rule.canonical if rule is not None else name
+
+    @property
+    def canonical(self) -> str:
+        """One text per object: what the store's index files it under, whatever way the scheme was written."""
+        return f"{self.provider}://{self._after_scheme()}"
+
+    def _after_scheme(self) -> str:
+        rule = SCHEMES.get(self.scheme.lower())
+        if self.key or (rule is not None and not rule.has_bucket):
+            return f"{self.bucket}/{self.key}"
+        return self.bucket
+
+
+def register_scheme(name: str, *, canonical: str | None = None) -> None:
+    """Make *name* known: as another spelling of *canonical*, or as a scheme of its own. Doing it again is harmless.
+
+    Raises `InvalidPrefixError` where *canonical* is not known itself, or *name* already means something else.
+    """
+    name = name.lower()
+    target = name if canonical is None else canonical.lower()
+    if target != name and target not in SCHEMES:
+        raise InvalidPrefixError(f"{target}:// is not known, so {name}:// cannot stand for it")
+    like = SCHEMES.get(target, Scheme(target))
+    scheme = Scheme(like.canonical, like.has_bucket, like.bucket_ends)
+    if SCHEMES.setdefault(name, scheme) != scheme:
+        raise InvalidPrefixError(f"{name}:// already stands for {SCHEMES[name].canonical}://")
+
+
+def _split_bucket(rest: str, ends: str) -> tuple[str, str]:
+    access_point = _ACCESS_POINT.match(rest)
+    if access_point is not None:
+        return access_point[0], rest[access_point.end() + 1 :]
+    if ends == "/":
+        bucket, _, key = rest.partition("/")
+        return bucket, key
+    end = min((at for at in map(rest.find, ends) if at >= 0), default=len(rest))
+    return rest[:end], rest[end:].removeprefix("/")
+
+
+def _say_unknown_scheme(text: str, known: Collection[str]) -> str:
+    prefixes = ", ".join(f"{name}://" for name in known)
+    eaten = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/(?!/)", text)
+    if eaten is not None and eaten[1].lower() in known:
+        return (
+            f"{_shown(text)} has lost a slash, as pathlib.Path does to a URI; pass the URI as a str: {eaten[1]}://..."
+        )
+    return f"{_shown(text)} is not a URI that is known here; known are {prefixes}"
+
+
+def _shown(text: str) -> str:
+    """*text* as an error may show it: without a password or a query (which may sign), and not without end."""
+    shown = _USER_INFO.sub("***@", text, count=1)
+    if not shown.lower().startswith(("s3:", "gs:", "az:", "file:")):
+        shown = shown.partition("?")[0]
+    if len(shown) > _SHOWN_CHARACTERS:
+        shown = shown[:_SHOWN_CHARACTERS] + "..."
+    return repr(shown)

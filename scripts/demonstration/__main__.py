@@ -1,0 +1,213 @@
+"""Run the demonstration; `scripts/demo` starts this with the environment's own Python."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import casstore
+from demonstration import report, workers
+from demonstration.bucket import FileBucket, S3Bucket, Traffic, proxied_server
+from demonstration.dataset import Dataset, plant
+from demonstration.options import FILES, START_METHODS, Options, parse
+from demonstration.workers import Task, WorkerError, Workers, chosen
+
+ROUNDS: Final = {"all": 3, "small": 3, "large": 5}
+"""Of warm epochs by sizes, each beside one from plain files: the median of the ratios is what counts. There are so few
+large files that one round of them takes a tenth of a second, where any other program shows: hence more rounds.
+"""
+
+_FOREIGN: Final = ("AWS_", "CASSTORE_", "CLOUDPATHLIB_")
+_SERVER: Final = "CASSTORE_TEST_S3_"
+_SCRIPT: Final = Path(__file__).parents[1] / "demo"
+
+
+def main(options: Options) -> int:
+    """The exit status: 0 if every target is met."""
+    _ignore_settings()
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, _leave)
+    directory = Path(tempfile.mkdtemp(prefix="casstore-demo-"))
+    try:
+        figures = _Demonstration(options, directory).run()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except WorkerError as error:
+        print(f"A worker failed:\n{error}", file=sys.stderr)
+        return 1
+    except (ValueError, RuntimeError) as error:
+        print(f"scripts/demo: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if not options.keep:
+            shutil.rmtree(directory, ignore_errors=True)
+    if options.json:
+        print(report.as_json(figures, options.start_method))
+    else:
+        place = "SeaweedFS" if options.server else "a file:// bucket"
+        report.show(figures, f"{options.workers} processes ({options.start_method}) read from {place}")
+        _say_what_next(options, directory)
+    return 0 if report.is_met(figures) else 1
+
+
+def _ignore_settings() -> None:
+    """What is set for the user's real clouds and stores must not reach this one."""
+    for name in list(os.environ):
+        if name.startswith(_FOREIGN) and not name.startswith(_SERVER):
+            del os.environ[name]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+class _Demonstration:
+    def __init__(self, options: Options, directory: Path) -> None:
+        self._options = options
+        self._dataset_directory, self._store = directory / "dataset", str(directory / "store")
+
+    def run(self) -> report.Figures:
+        dataset = self._plant()
+        if not self._options.server:
+            return self._read(dataset, FileBucket(dataset))
+        with contextlib.ExitStack() as stack:
+            with Console(stderr=True).status("starting SeaweedFS and the proxy"):
+                server, proxy = stack.enter_context(proxied_server())
+                bucket = S3Bucket(server, proxy, dataset)
+            with _bar("upload") as tell:
+                bucket.upload(tell)
+            return self._read(dataset, bucket)
+
+    def _plant(self) -> Dataset:
+        given = self._options.dataset
+        files = self._options.files or (FILES if given is None else None)
+        source = given or Path(sysconfig.get_path("purelib"))
+        with _bar("choose files") as tell:
+            return plant(source, self._dataset_directory, most_files=files, is_default=given is None, tell=tell)
+
+    def _read(self, dataset: Dataset, bucket: FileBucket | S3Bucket) -> report.Figures:
+        always, immutable = bucket.client(self._store, "always"), bucket.client(self._store, "immutable")
+        # The parent uses client and store first, as a training script does: what fork then hands down must do no harm.
+        next(iter(always.CloudPath(bucket.uri).iterdir()))
+        always.cache.usage()
+        bucket.traffic()
+        options = self._options
+        with workers.started(options.workers, options.start_method, bucket.uri, always, immutable, dataset) as started:
+            readings = _Readings(started, dataset, options.workers, bucket.traffic)
+            readings.run("list", Task("list"), take=False)
+            first_seconds, first = readings.run("epoch 1", Task("always", epoch=1))
+            always_seconds, second = readings.run("epoch 2, always", Task("always", epoch=2))
+            warm = {sizes: readings.compare(rounds, sizes) for sizes, rounds in ROUNDS.items()}
+            requests = bucket.traffic()
+        return report.Figures(
+            dataset,
+            options.workers,
+            _stored_bytes(casstore.open(self._store)),
+            first,
+            first_seconds,
+            second,
+            always_seconds,
+            requests,
+            warm,
+            readings.mismatched_bytes,
+        )
+
+
+class _Readings:
+    """Runs tasks with a progress bar for each, and adds up what was wrong."""
+
+    def __init__(self, started: Workers, dataset: Dataset, count: int, traffic: Callable[[], Traffic | None]) -> None:
+        self._workers, self._count, self._traffic = started, count, traffic
+        self._dataset = dataset
+        self.mismatched_bytes = 0
+
+    def run(self, name: str, task: Task, *, take: bool = True) -> tuple[float, Traffic | None]:
+        """Seconds, and with *take* the traffic since it was last taken."""
+        with _bar(name) as tell:
+            seconds, mismatched = self._workers.run(
+                task, lambda done: tell(done, self._count * len(self._dataset.objects))
+            )
+        self.mismatched_bytes += mismatched
+        return seconds, self._traffic() if take else None
+
+    def compare(self, rounds: int, sizes: str) -> list[tuple[float, float]]:
+        """Seconds of each of so many warm epochs, and of the same from plain files; neither always goes first."""
+        each = self._count * len(chosen(self._dataset, sizes))
+        readings: list[tuple[float, float]] = []
+        if not each:
+            return readings
+        before, total = 0, 2 * rounds * each
+        with _bar(f"epoch 2, immutable, and plain ({sizes})") as tell:
+            for number in range(rounds):
+                seconds = {}
+                for source in ("immutable", "plain") if number % 2 == 0 else ("plain", "immutable"):
+                    task, show = Task(source, 2 + number, sizes), partial(_tell_more, tell, before, total)
+                    seconds[source], mismatched = self._workers.run(task, show)
+                    self.mismatched_bytes += mismatched
+                    before += each
+                readings.append((seconds["immutable"], seconds["plain"]))
+        return readings
+
+
+def _tell_more(tell: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    tell(before + done, total)
+
+
+def _stored_bytes(cache: casstore.Cache) -> int:
+    """By the file system's word: nothing in the store's own books is asked."""
+    return sum(path.stat().st_size for path in Path(cache.root, "blobs").rglob("*") if path.is_file())
+
+
+@contextlib.contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error; call what it gives with how many of how many are done."""
+    columns = (TextColumn("{task.description:<38}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _say_what_next(options: Options, directory: Path) -> None:
+    command, again = _shown(Path(sys.executable).with_name("casstore")), _shown(_SCRIPT)
+    if options.keep:
+        print(f"\nThe store and the dataset stay in {directory}. See what the store holds:\n")
+        print(f"    CASSTORE_DIR={directory}/store {command} du")
+        print(f"    CASSTORE_DIR={directory}/store {command} ls | head")
+        print(f"    rm -rf {directory}")
+        return
+    other = next(method for method in START_METHODS[1:] if method != options.start_method)
+    suggestions = {
+        f"{again} --keep": "leave the store for you to look at",
+        f"{again} --start-method {other}": "processes made another way",
+        f"{again} --dataset DIR": "your own files",
+        f"{command} --help": "the command line of the store",
+    }
+    width = max(map(len, suggestions))
+    print("\nNext:\n")
+    for suggestion, purpose in suggestions.items():
+        print(f"    {suggestion:<{width}}  # {purpose}")
+
+
+def _shown(path: Path) -> str:
+    """As the user would type it from here."""
+    relative = os.path.relpath(path)
+    return min(str(path), relative if os.sep in relative else f"./{relative}", key=len)
+
+
+if __name__ == "__main__":
+    sys.exit(main(parse(sys.argv[1:])))

@@ -1,0 +1,68 @@
+"""Makes the checkout's virtual environments, for the scripts beside this file: standard library only.
+
+An environment is keyed by a hash of what it is made from, so that a second run finds it ready within milliseconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def ensure(group: str = "dev", extras: str = "") -> Path:
+    """The Python of an environment that holds this checkout (editable) and a dependency group of pyproject.toml.
+
+    ``.venv`` for the group ``dev``, ``.venv-GROUP`` for another. *extras* is a comma-separated list of the project's
+    own. Made or renewed when pyproject.toml or the interpreter changed. Raises SystemExit with pip's own words above.
+    """
+    directory = ROOT / (".venv" if group == "dev" else f".venv-{group}")
+    python = directory / "bin" / "python"
+    metadata = (ROOT / "pyproject.toml").read_bytes()
+    wanted = hashlib.sha256(
+        b"\0".join([metadata, extras.encode(), sys.version.encode(), str(ROOT).encode()])
+    ).hexdigest()
+    stamp = directory / "made-from"
+    directory.mkdir(exist_ok=True)
+    with open(directory / "making.lock", "w", encoding="utf-8") as lock:
+        # Two scripts may start at once in a fresh clone.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (stamp.exists() and stamp.read_text(encoding="utf-8") == wanted and python.exists()):
+            stamp.unlink(missing_ok=True)
+            _make(directory, python, tomllib.loads(metadata.decode()), group, extras)
+            stamp.write_text(wanted, encoding="utf-8")
+    return python
+
+
+def _make(directory: Path, python: Path, project: dict[str, dict[str, list[str]]], group: str, extras: str) -> None:
+    print(f"Making {directory.name} (once for each pyproject.toml; a minute or two) ...", file=sys.stderr, flush=True)
+    if not _works(python):
+        for leftover in ("bin", "lib", "lib64", "include"):
+            path = directory / leftover
+            path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
+        _run([sys.executable, "-m", "venv", str(directory)], "Debian and Ubuntu keep venv in the package python3-venv.")
+    itself = f"{ROOT}[{extras}]" if extras else str(ROOT)
+    # Not compiling on installation saves a fifth of its time: most modules of the SDKs are never imported.
+    pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-compile"]
+    _run([*pip, *project["dependency-groups"][group], "--editable", itself], "Is the package index reachable?")
+
+
+def _works(python: Path) -> bool:
+    """Whether the interpreter is there and is the one that asks; an upgrade of Python leaves a broken environment."""
+    if not python.exists():
+        return False
+    answer = subprocess.run([python, "-c", "import sys, pip; print(sys.version)"], capture_output=True, text=True)
+    return answer.returncode == 0 and answer.stdout.strip() == sys.version
+
+
+def _run(command: list[str], hint: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    if subprocess.run(command, env=environment).returncode != 0:
+        raise SystemExit(f"{' '.join(command[:6])} ... failed; see above. {hint}")

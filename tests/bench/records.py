@@ -1,0 +1,93 @@
+"""What a proxy remembers of each request, and the sums that tests and the demo look at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote
+
+from tests.bench.http1 import Head
+
+
+@dataclass(slots=True)
+class Record:
+    """One request, filled in as it goes on; what `Proxy.records` gives are copies.
+
+    *kind* is the method, but for ``LIST`` (a GET below no key), ``COPY`` (a PUT with a source), ``DELETE`` (also of
+    many keys by POST) and ``BUCKET`` (whatever else concerns no object). *status* is 0 until there is one, and stays
+    0 where the client never got one. *body_bytes* are those of the response's body handed to the client's socket,
+    *sent_bytes* those of the request's body that the client sent.
+    """
+
+    kind: str
+    method: str
+    path: str
+    query: str
+    range: str | None
+    if_match: str | None
+    if_none_match: str | None
+    status: int = 0
+    body_bytes: int = 0
+    sent_bytes: int = 0
+
+    @property
+    def bucket(self) -> str:
+        return unquote(self.path[1:].partition("/")[0])
+
+    @property
+    def key(self) -> str:
+        return unquote(self.path[1:].partition("/")[2])
+
+    @classmethod
+    def of(cls, head: Head) -> Record:
+        """The record of a request that has just come in."""
+        method, target, _ = head.start
+        path, _, query = target.partition("?")
+        return cls(
+            _kind(head, method, path, query),
+            method,
+            path,
+            query,
+            head.get("range"),
+            head.get("if-match"),
+            head.get("if-none-match"),
+        )
+
+
+def _kind(head: Head, method: str, path: str, query: str) -> str:
+    if path[1:].partition("/")[2]:
+        return "COPY" if method == "PUT" and head.get("x-amz-copy-source") else method
+    parameters = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
+    if method == "POST" and "delete" in parameters:
+        return "DELETE"
+    if method == "GET" and ("list-type" in parameters or not parameters or "prefix" in parameters):
+        return "LIST"
+    return "BUCKET"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Sums over records. *body_bytes* are those of object bodies (GET answered 200 or 206), listings not among them.
+
+    *repeats* counts the bodies sent for a path and range of which a body had been sent before.
+    """
+
+    kinds: dict[str, int]
+    statuses: dict[str, int]
+    body_bytes: int
+    repeats: int
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Counts:
+        kinds: Counter[str] = Counter()
+        statuses: Counter[str] = Counter()
+        bodies: Counter[tuple[str, str | None]] = Counter()
+        body_bytes = 0
+        for record in records:
+            kinds[record.kind] += 1
+            statuses[str(record.status)] += 1
+            if record.kind == "GET" and record.body_bytes and record.status in (200, 206):
+                bodies[record.path, record.range] += 1
+                body_bytes += record.body_bytes
+        return cls(dict(kinds), dict(statuses), body_bytes, sum(bodies.values()) - len(bodies))

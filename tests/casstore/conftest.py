@@ -1,0 +1,34 @@
+"""A store of its own for each test, and nothing left of it in this process afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import casstore
+from casstore import processes
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DIR", "DIGEST", "VIEWS", "VERIFY", "OFFLINE", "LOCK_TIMEOUT"):
+        monkeypatch.delenv(f"CASSTORE_{name}", raising=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    """Where a store is going to be; whatever was opened is closed at the end."""
+    before = dict(processes._caches)
+    yield tmp_path / "store"
+    for name, cache in list(processes._caches.items()):
+        if name not in before:
+            cache.close()
+            del processes._caches[name]
+
+
+@pytest.fixture
+def cache(root: Path) -> casstore.Cache:
+    """An empty store."""
+    return casstore.open(root)

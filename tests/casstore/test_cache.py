@@ -1,0 +1,365 @@
+"""The cache as its users see it: right bytes or a miss, whatever happened to the files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import casstore
+from casstore import Moment, Stated, Validator, files, statements
+from casstore.blobs import hash_bytes_of
+from casstore.index import Index
+from casstore.items import Refresh
+from casstore.records import pack_entry
+from tests.casstore.filling import fill, key_of, read
+
+KEY = key_of("k")
+HOUR = 3600 * 10**9
+
+
+def _rewrite(cache: casstore.Cache, entry: casstore.Entry) -> None:
+    """Put a row by hand."""
+    with cache.index.writing() as txn:
+        txn.put(entry.key.row, pack_entry(entry))
+
+
+def _is_fresh(cache: casstore.Cache, max_age_ns: int | None) -> bool:
+    descriptor = cache.open_fresh(KEY, max_age_ns)
+    if descriptor is None:
+        return False
+    os.close(descriptor)
+    return True
+
+
+def test_an_entry_is_fresh_within_its_age_and_never_from_the_future(cache: casstore.Cache) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    assert _is_fresh(cache, None)
+    assert _is_fresh(cache, HOUR)
+    now = cache.now()
+    _rewrite(cache, replace(entry, validated=replace(now, wall_ns=now.wall_ns - 2 * HOUR)))
+    assert not _is_fresh(cache, HOUR)
+    assert _is_fresh(cache, 3 * HOUR)
+    _rewrite(cache, replace(entry, validated=replace(now, wall_ns=now.wall_ns + HOUR)))
+    assert not _is_fresh(cache, HOUR)
+    assert _is_fresh(cache, None)
+
+
+def test_a_refresh_makes_an_old_entry_fresh(cache: casstore.Cache) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    old = replace(entry, validated=Moment(1, 1, 1))
+    _rewrite(cache, old)
+    cache.refresh(old, cache.now())
+    cache.flush()
+    assert _is_fresh(cache, HOUR)
+
+
+def test_the_hour_of_the_last_use_is_kept(cache: casstore.Cache) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    _rewrite(cache, replace(entry, used_hour=5))
+    assert _is_fresh(cache, None)
+    cache.flush()
+    assert cache.held(KEY).used_hour >= entry.used_hour  # type: ignore[union-attr]
+
+
+def test_what_was_filled_is_seen_before_it_is_committed(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    from casstore import committer
+
+    monkeypatch.setattr(committer, "WINDOW_QUIET", 30.0)
+    with cache.begin(KEY) as filling:
+        filling.write(b"bytes")
+        os.close(filling.publish(Validator(5, "e")).descriptor)
+    assert cache.held(KEY) is not None
+    assert read(cache, KEY) == b"bytes"
+    cache.flush()
+    assert cache._recent == {}
+    assert read(cache, KEY) == b"bytes"
+
+
+def test_a_touched_blob_with_right_bytes_is_replaced_by_a_copy_and_served(cache: casstore.Cache) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    path = cache.blob_path(entry)
+    with open(path, "rb") as held:
+        os.utime(path)
+        touched = os.stat(path)
+        assert cache.open_fresh(KEY, None) is None
+        assert read(cache, KEY) == b"bytes"
+        # The file that somebody has open is left as it was.
+        assert os.fstat(held.fileno()).st_mtime_ns == touched.st_mtime_ns
+    assert os.stat(path).st_ino != touched.st_ino
+    assert _is_fresh(cache, None)
+    assert os.listdir(cache.layout.quarantine) == os.listdir(cache.layout.trash) == []
+
+
+def test_a_copy_that_takes_a_blobs_place_is_synced_since_rows_may_say_so(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    os.utime(cache.blob_path(entry))
+    synced: list[int] = []
+    monkeypatch.setattr(files, "sync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    assert read(cache, KEY) == b"bytes"
+    assert synced == [os.stat(cache.blob_path(entry)).st_ino]
+
+
+@pytest.mark.parametrize("data", [b"BYTES", b"", b"bytes and more"])
+def test_a_touched_blob_with_wrong_bytes_is_quarantined_and_a_miss(cache: casstore.Cache, data: bytes) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    path = Path(cache.blob_path(entry))
+    path.chmod(0o600)
+    path.write_bytes(data)
+    assert read(cache, KEY) is None
+    assert not path.exists()
+    assert len(os.listdir(cache.layout.quarantine)) == 2
+    fill(cache, KEY, b"bytes", "e2")
+    assert read(cache, KEY) == b"bytes"
+
+
+@pytest.mark.parametrize(
+    "plant", [os.mkdir, lambda path: os.symlink("/etc/hostname", path), lambda _: None], ids=["dir", "link", "none"]
+)
+def test_something_else_in_a_blobs_place_is_a_miss(cache: casstore.Cache, plant: Callable[[str], None]) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    os.unlink(cache.blob_path(entry))
+    plant(cache.blob_path(entry))
+    assert read(cache, KEY) is None
+    fill(cache, KEY, b"bytes", "e2")
+    assert read(cache, KEY) == b"bytes"
+
+
+def _rot(path: str) -> None:
+    """Wrong bytes that keep size and mtime."""
+    status = os.stat(path)
+    os.chmod(path, 0o600)
+    Path(path).write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_verify_always_finds_rotten_bytes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASSTORE_VERIFY", "always")
+    cache = casstore.open(root)
+    entry = fill(cache, KEY, b"bytes")
+    assert read(cache, KEY) == b"bytes"
+    _rot(cache.blob_path(entry))
+    assert read(cache, KEY) is None
+    assert cache.counts()["damaged_blobs"] == 1
+
+
+def test_one_open_can_be_verified(cache: casstore.Cache) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    _rot(cache.blob_path(entry))
+    assert cache.open_entry(entry, verify=True) is None
+
+
+def test_an_unsynced_blob_of_an_earlier_boot_is_checked_and_synced(cache: casstore.Cache) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    _rewrite(cache, replace(entry, place=cache.place + 2))
+    assert cache.open_fresh(KEY, None) is None
+    assert read(cache, KEY) == b"bytes"
+    cache.flush()
+    assert cache.held(KEY).place == 0  # type: ignore[union-attr]
+    assert _is_fresh(cache, None)
+
+
+def test_an_unsynced_blob_of_an_earlier_boot_with_wrong_bytes_is_a_miss(cache: casstore.Cache) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    _rewrite(cache, replace(entry, place=cache.place + 2))
+    _rot(cache.blob_path(entry))
+    assert read(cache, KEY) is None
+
+
+def test_a_blob_that_the_disk_did_not_take_stays_in_doubt(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "disk")
+
+    entry = fill(cache, KEY, b"bytes")
+    _rewrite(cache, replace(entry, place=cache.place + 2))
+    monkeypatch.setattr(files, "sync", fail)
+    assert read(cache, KEY) == b"bytes"
+    cache.flush()
+    assert cache.held(KEY).place == cache.place + 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["md5", "etag-md5", "sha1", "sha256"])
+def test_a_true_statement_is_proved_once_and_finds_the_bytes(
+    cache: casstore.Cache, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = Stated("s3", kind, hashlib.new(kind.removeprefix("etag-"), b"bytes").hexdigest(), 5)
+    fill(cache, KEY, b"bytes", "e", (stated,))
+    proofs: list[str] = []
+
+    def note_and_hash(descriptor: int, algorithm: str) -> bytes:
+        proofs.append(algorithm)
+        return hash_bytes_of(descriptor, algorithm)
+
+    monkeypatch.setattr(statements, "hash_bytes_of", note_and_hash)
+    assert cache.is_stated([stated])
+    for _ in range(2):
+        found = cache.known([stated])
+        assert found is not None
+        with open(found[1], "rb") as file:
+            assert file.read() == b"bytes"
+        cache.flush()
+    assert len(proofs) == 1
+
+
+def test_a_wrong_statement_never_links_and_is_forgotten(cache: casstore.Cache) -> None:
+    lie = Stated("s3", "md5", hashlib.md5(b"other").hexdigest(), 5)
+    fill(cache, KEY, b"bytes", "e", (lie,))
+    assert cache.known([lie]) is None
+    cache.flush()
+    assert not cache.is_stated([lie])
+
+
+def test_a_statement_that_cannot_be_computed_never_links(cache: casstore.Cache) -> None:
+    multipart = Stated("s3", "etag", "0123-2", 5)
+    fill(cache, KEY, b"bytes", "e", (multipart,))
+    assert cache.known([multipart]) is None
+    assert not cache.is_stated([multipart])
+
+
+def test_a_statement_about_a_lost_or_doubtful_blob_finds_nothing(cache: casstore.Cache) -> None:
+    stated = Stated("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
+    entry = fill(cache, KEY, b"bytes", "e", (stated,))
+    cache.statements._place += 2  # another boot
+    assert cache.known([stated]) is None
+    cache.statements._place -= 2
+    os.unlink(cache.blob_path(entry))
+    assert cache.known([stated]) is None
+
+
+def test_a_linked_entry_shares_the_blob(cache: casstore.Cache) -> None:
+    stated = Stated("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
+    fill(cache, KEY, b"bytes", "e", (stated,))
+    found = cache.known([stated])
+    assert found is not None
+    with cache.begin(key_of("other")) as filling:
+        filling.link(*found, Validator(5, "e9"))
+    os.close(found[1])
+    cache.flush()
+    assert read(cache, key_of("other")) == b"bytes"
+    assert cache.usage().blobs == 1
+
+
+def _stage(cache: casstore.Cache, data: bytes) -> casstore.Staging:
+    staging = cache.stage()
+    staging.write(data)
+    return staging
+
+
+def test_a_recorded_write_is_the_entry_at_once(cache: casstore.Cache) -> None:
+    fill(cache, KEY, b"old", "e1")
+    noted = cache.note(KEY)
+    entry = cache.record_write(noted, _stage(cache, b"mine"), Validator(4, "e2"), cache.now())
+    assert entry is not None
+    assert read(cache, KEY) == b"mine"
+    assert cache.note(KEY).writes == noted.writes + 1
+
+
+def test_a_recorded_write_that_another_version_has_overtaken_leaves_no_entry(cache: casstore.Cache) -> None:
+    noted = cache.note(KEY)
+    fill(cache, KEY, b"theirs", "e3")
+    assert cache.record_write(noted, _stage(cache, b"mine"), Validator(4, "e2"), cache.now()) is None
+    assert cache.stat(KEY.uri) is None
+
+
+def test_a_recorded_delete_forgets_the_entry(cache: casstore.Cache) -> None:
+    fill(cache, KEY, b"bytes")
+    cache.record_delete(KEY)
+    assert read(cache, KEY) is None
+    cache.record_delete(KEY)
+    assert cache.note(KEY).writes == 2
+
+
+def test_entries_come_in_order_below_a_prefix(cache: casstore.Cache) -> None:
+    for name in ("b", "a/1", "a/2", "a", "c" * 600):
+        fill(cache, key_of(name), b"bytes")
+    fill(cache, key_of("a", "s3+http://localhost"), b"others")
+    assert [entry.uri.removeprefix("s3://bucket/") for entry in cache.entries("s3://bucket/a")] == [
+        "a",
+        "a",
+        "a/1",
+        "a/2",
+    ]
+    assert [entry.uri for entry in cache.entries("s3://bucket/" + "c" * 550)] == ["s3://bucket/" + "c" * 600]
+    assert cache.stat("s3://bucket/a/") is None
+    assert cache.stat("s3://bucket/a", "s3+http://localhost").size == 6  # type: ignore[union-attr]
+    assert cache.stat("s3://bucket/" + "c" * 600).size == 5  # type: ignore[union-attr]
+    usage = cache.usage()
+    assert (usage.entries, usage.logical_bytes, usage.blobs, usage.stored_bytes) == (6, 31, 2, 11)
+
+
+def test_a_stat_of_an_absent_object_reads_no_other_rows(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        fill(cache, key_of(f"k{number}"), b"bytes")
+    rows: list[bytes] = []
+    scan = Index.scan
+
+    def note_and_scan(self: Index, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for row in scan(self, prefix):
+            rows.append(row[0])
+            yield row
+
+    monkeypatch.setattr(Index, "scan", note_and_scan)
+    assert cache.stat("s3://bucket/k") is None
+    assert rows == []
+
+
+@pytest.mark.parametrize("how", ["everything", "index", "blobs"])
+def test_a_store_that_is_removed_while_in_use_is_made_again(cache: casstore.Cache, how: str) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    descriptor = cache.open_entry(entry)
+    assert descriptor is not None
+    cache.view(entry, descriptor, "bucket", "k")
+    os.close(descriptor)
+    shutil.rmtree({"everything": cache.root, "index": cache.layout.index, "blobs": cache.layout.blobs}[how])
+    assert read(cache, KEY) in (None, b"bytes")
+    entry = fill(cache, key_of("new"), b"new")
+    descriptor = cache.open_entry(entry)
+    assert descriptor is not None
+    assert Path(cache.view(entry, descriptor, "bucket", "new")).read_bytes() == b"new"
+    os.close(descriptor)
+    assert casstore.open(cache.root) is cache
+    assert os.path.exists(cache.layout.store)
+    assert read(cache, key_of("new")) == b"new"
+
+
+def test_a_closed_cache_can_be_used_again_by_all_threads(cache: casstore.Cache) -> None:
+    stop = threading.Event()
+    wrong: list[BaseException] = []
+
+    def work(name: str) -> None:
+        try:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                fill(cache, key_of(name), b"%d" % number, f"e{number}")
+                assert read(cache, key_of(name)) == b"%d" % number
+        except BaseException as error:  # noqa: BLE001 - the test shows it
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        cache.close()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_refresh_that_comes_late_does_not_bring_a_row_back(cache: casstore.Cache) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    cache.record_delete(KEY)
+    cache.committer.submit(Refresh(entry, validated=cache.now()))
+    cache.flush()
+    assert cache.stat(KEY.uri) is None

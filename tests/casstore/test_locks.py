@@ -1,0 +1,249 @@
+"""Locks exclude, are freed by death, and belong to the process that took them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from casstore import locks
+from casstore.errors import LockTimeoutError
+from casstore.layout import Layout
+from casstore.locks import ByteLocks, hold_for_life, write_lock
+from tests.casstore.filling import eventually, fork, forked, status_of
+
+pytestmark = pytest.mark.needs_locks
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path)
+    os.makedirs(layout.write_lock(""))
+    return layout
+
+
+@pytest.fixture(params=["bytes", "files"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Locks on byte ranges, and the fallback of platforms without."""
+    if request.param == "files":
+        monkeypatch.setattr(locks, "_HAS_BYTE_LOCKS", False)
+    elif not locks._HAS_BYTE_LOCKS:
+        pytest.skip("no open-file-description locks here")
+    return str(request.param)
+
+
+def _is_free_elsewhere(layout: Layout, name: bytes) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if ByteLocks(layout).try_name(name) is not None else 1)
+    return status_of(pid) == 0
+
+
+def test_a_name_is_held_by_one_process(layout: Layout, kind: str) -> None:
+    lock = ByteLocks(layout).try_name(b"name")
+    assert lock is not None
+    assert not _is_free_elsewhere(layout, b"name")
+    assert _is_free_elsewhere(layout, b"other")
+    lock.release()
+    assert _is_free_elsewhere(layout, b"name")
+
+
+def test_a_name_is_held_by_one_thread(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+    got = []
+    barrier = threading.Barrier(8)
+
+    def work() -> None:
+        barrier.wait()
+        got.append(ours.try_name(b"name"))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(lock is not None for lock in got) == 1
+
+
+def test_a_killed_holder_frees_its_lock(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+
+    def hold() -> None:
+        assert ByteLocks(layout).try_name(b"name")
+        (Path(layout.root) / "held").touch()
+        time.sleep(60)
+
+    pid = fork(hold)
+    eventually((Path(layout.root) / "held").exists)
+    assert ours.try_name(b"name") is None
+    os.kill(pid, signal.SIGKILL)
+    assert status_of(pid) == -signal.SIGKILL
+    assert ours.try_name(b"name") is not None
+
+
+def test_a_forked_child_neither_has_nor_frees_its_parents_locks(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+    lock = ours.try_name(b"name")
+    assert lock is not None
+
+    def work() -> None:
+        ours.forget()
+        assert ours.try_name(b"name") is None
+        lock.release()
+        assert ours.try_name(b"name") is None
+
+    assert forked(work) == 0
+    assert not _is_free_elsewhere(layout, b"name")
+
+
+def test_a_child_of_a_fork_without_hooks_neither_has_nor_frees_its_parents_locks(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+    lock = ours.try_name(b"name")
+    assert lock is not None
+    pid = ctypes.CDLL(None).fork()
+    if pid == 0:
+        lock.release()
+        os._exit(0 if ours.try_name(b"name") is None else 1)
+    assert status_of(pid) == 0
+    assert not _is_free_elsewhere(layout, b"name")
+
+
+def test_a_child_of_a_fork_without_hooks_excludes_its_parent(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+    assert ours.try_name(b"name") is not None  # the file is open from here on
+    held = Path(layout.root) / "held"
+    pid = ctypes.CDLL(None).fork()
+    if pid == 0:
+        if ours.try_name(b"other") is not None:
+            held.touch()
+        time.sleep(60)
+        os._exit(0)
+    eventually(held.exists)
+    assert ours.try_name(b"other") is None
+    os.kill(pid, signal.SIGKILL)
+    status_of(pid)
+    assert ours.try_name(b"other") is not None
+
+
+def test_a_second_release_does_not_free_the_next_holders_lock(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+    first = ours.try_name(b"name")
+    assert first is not None
+    first.release()
+    assert ours.try_name(b"name") is not None
+    first.release()
+    assert ours.try_name(b"name") is None
+    assert not _is_free_elsewhere(layout, b"name")
+
+
+def test_names_that_share_a_fallback_file_do_not_wait_for_each_other_in_one_process(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_HAS_BYTE_LOCKS", False)
+    monkeypatch.setattr(locks, "_FALLBACK_FILES", 1)
+    ours = ByteLocks(layout)
+    one, other = ours.try_name(b"one"), ours.try_name(b"other")
+    assert one is not None
+    assert other is not None
+    turn = ours.wait_for_writer(0.0)
+    turn.release()
+    one.release()
+    assert not _is_free_elsewhere(layout, b"third")
+    other.release()
+    assert _is_free_elsewhere(layout, b"third")
+
+
+def test_a_writers_turn_that_does_not_come_is_an_error(layout: Layout, kind: str) -> None:
+    turn = ByteLocks(layout).wait_for_writer(0.0)
+    with pytest.raises(LockTimeoutError, match="another process"):
+        ByteLocks(layout).wait_for_writer(0.05)
+    turn.release()
+    ByteLocks(layout).wait_for_writer(0.05).release()
+
+
+def test_a_writer_comes_after_those_that_wait_already(layout: Layout, kind: str) -> None:
+    waiting = ByteLocks(layout)._try(locks._QUEUE_BYTE)
+    assert waiting is not None
+    with pytest.raises(LockTimeoutError):
+        ByteLocks(layout).wait_for_writer(0.0)
+    waiting.release()
+    ByteLocks(layout).wait_for_writer(0.0).release()
+
+
+def test_a_busy_writer_lets_others_in(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+
+    def write_all_the_time() -> None:
+        theirs = ByteLocks(layout)
+        (Path(layout.root) / "writing").touch()
+        while not (Path(layout.root) / "enough").exists():
+            turn = theirs.wait_for_writer(60)
+            time.sleep(0.002)
+            turn.release()
+
+    pid = fork(write_all_the_time)
+    eventually((Path(layout.root) / "writing").exists)
+    for _ in range(50):
+        ours.wait_for_writer(60).release()
+    (Path(layout.root) / "enough").touch()
+    assert status_of(pid) == 0
+
+
+def test_a_lost_lock_directory_is_made_again(tmp_path: Path, kind: str) -> None:
+    assert ByteLocks(Layout(tmp_path / "gone")).try_name(b"name") is not None
+
+
+def test_a_lock_for_life_is_held_until_the_process_is_dead(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+
+    def hold() -> None:
+        hold_for_life(path)
+        (tmp_path / "held").touch()
+        time.sleep(60)
+
+    pid = fork(hold)
+    eventually((tmp_path / "held").exists)
+    with pytest.raises(BlockingIOError):
+        hold_for_life(path)
+    os.kill(pid, signal.SIGKILL)
+    status_of(pid)
+    os.close(hold_for_life(path))
+
+
+def test_writers_of_one_uri_take_turns_and_lose_no_line(layout: Layout) -> None:
+    target = Path(layout.root) / "lines"
+    target.write_text("")
+
+    def work() -> None:
+        for _ in range(20):
+            with write_lock(layout.write_lock("name"), 60, lambda: "it"):
+                text = target.read_text()
+                time.sleep(0.0002)
+                target.write_text(text + f"{os.getpid()}\n")
+
+    assert [status_of(pid) for pid in [fork(work) for _ in range(4)]] == [0] * 4
+    assert len(target.read_text().splitlines()) == 80
+    assert os.listdir(layout.write_lock("")) == []
+
+
+def test_a_writer_that_waits_too_long_is_told_what_for(layout: Layout) -> None:
+    with write_lock(layout.write_lock("name"), 1, lambda: "s3://b/k"):
+
+        def work() -> None:
+            with (
+                pytest.raises(LockTimeoutError, match="s3://b/k is being written"),
+                write_lock(layout.write_lock("name"), 0.05, lambda: "s3://b/k"),
+            ):
+                pass
+
+        assert forked(work) == 0
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    with write_lock(layout.write_lock("name"), 1, lambda: "s3://b/k"):
+        pass

@@ -1,0 +1,78 @@
+"""Servers and buckets for every test. A server starts when the first test asks for it and serves the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.bench import nolocks, servers
+from tests.bench.proxy import Proxy
+from tests.bench.servers import S3Server
+
+settings.register_profile("default", deadline=None)
+# The same examples each time where nobody is there to look at a new failure.
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+# Tests count boto3's requests and break its connections; what obstore does instead has tests of its own.
+os.environ.setdefault("CASSTORE_FAST", "0")
+
+if os.environ.get(nolocks.VARIABLE):
+    nolocks.install()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--full"):
+            item.add_marker(pytest.mark.skip(reason="slow: needs --full"))
+        if "needs_locks" in item.keywords and os.environ.get(nolocks.VARIABLE):
+            item.add_marker(pytest.mark.skip(reason="needs locks, and this is the run without them"))
+        if "needs_root" in item.keywords and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[S3Server]:
+    """A real S3 server: SeaweedFS, or what CASSTORE_TEST_S3_ENDPOINT names."""
+    with servers.s3_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """The fast stand-in: never the only server that a claim is tested on."""
+    with servers.moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def make_bucket(seaweed: S3Server) -> Callable[[], str]:
+    """Makes a bucket of its own on `seaweed` at each call; 0.2 s, so share one where a test can."""
+    return seaweed.new_bucket
+
+
+@pytest.fixture
+def bucket(make_bucket: Callable[[], str]) -> str:
+    """A fresh bucket on `seaweed`."""
+    return make_bucket()
+
+
+@pytest.fixture(scope="module")
+def shared_bucket(make_bucket: Callable[[], str]) -> str:
+    """One bucket on `seaweed` for all tests of a module, which keep apart by their keys."""
+    return make_bucket()
+
+
+@pytest.fixture
+def proxy(seaweed: S3Server) -> Iterator[Proxy]:
+    """A counting, breakable proxy in front of `seaweed`."""
+    with Proxy(seaweed.endpoint) as proxy:
+        yield proxy

@@ -1,0 +1,70 @@
+"""The buckets under test, by other means than the backends: plain files, and boto3 itself."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+from pathapi.backends.file_status import RACY_NS
+from pathapi.backends.s3_connection import S3Connection
+from tests.bench.servers import S3Server
+
+
+class FileGround:
+    """Files below *root*."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def plant(self, key: str, data: bytes) -> None:
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def remove(self, key: str) -> None:
+        (self.root / key).unlink()
+
+    def content(self, key: str) -> bytes | None:
+        try:
+            return (self.root / key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def settle(self) -> None:
+        time.sleep(2 * RACY_NS / 1e9)
+
+
+class S3Ground:
+    """One bucket, by a raw boto3 client."""
+
+    def __init__(self, client: Any, bucket: str) -> None:
+        self.client = client
+        self.bucket = bucket
+
+    def plant(self, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def remove(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.bucket, Key=key)
+
+    def content(self, key: str) -> bytes | None:
+        with contextlib.suppress(self.client.exceptions.NoSuchKey):
+            data: bytes = self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            return data
+        return None
+
+    def settle(self) -> None:
+        """ETags are never racy."""
+
+
+def connection_to(server: S3Server, endpoint: str | None = None, **settings: Any) -> S3Connection:
+    """How the code under test logs in to *server*, through a proxy at *endpoint* if there is one."""
+    return S3Connection(
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region=server.region,
+        endpoint_url=endpoint or server.endpoint,
+        **settings,
+    )

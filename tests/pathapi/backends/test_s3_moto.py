@@ -1,0 +1,45 @@
+"""The backend `s3` on moto: a second opinion, never the only one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pathapi.backends.s3 import S3Backend
+from pathapi.backends.s3_connection import S3Connection
+from pathapi.testing import BackendSuite
+from tests.bench.servers import S3Server
+from tests.pathapi.backends.grounds import S3Ground, connection_to
+
+
+@pytest.fixture(scope="module")
+def connection(moto: S3Server) -> S3Connection:
+    return connection_to(moto)
+
+
+@pytest.fixture(scope="module")
+def bucket_on_moto(moto: S3Server) -> str:
+    return moto.new_bucket()
+
+
+@pytest.fixture(scope="module")
+def raw(moto: S3Server) -> Any:
+    return moto.client(max_pool_connections=32)
+
+
+class TestMoto(BackendSuite):
+    defects = {"test_a_copy_takes_only_the_version_expected": "moto 5.2 ignores conditions on a copy"}  # noqa: RUF012 (the suite declares it a ClassVar)
+    unusable_names = {"tab\tnewline\n": "moto 5.2 loses a key with a newline"}  # noqa: RUF012 (the suite declares it a ClassVar)
+
+    @pytest.fixture
+    def ground(self, raw: Any, bucket_on_moto: str) -> S3Ground:
+        return S3Ground(raw, bucket_on_moto)
+
+    @pytest.fixture
+    def backend(self, connection: S3Connection, bucket_on_moto: str) -> S3Backend:
+        return S3Backend(connection, bucket_on_moto)
+
+    @pytest.fixture
+    def nowhere(self, connection: S3Connection) -> S3Backend:
+        return S3Backend(connection, "no-such-bucket-here")

@@ -1,0 +1,68 @@
+"""Clients of the code under test, each with a store of its own, in front of a bucket that is planted by other means."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import casstore
+from pathapi import S3Client
+from tests.bench.proxy import Proxy
+from tests.bench.servers import S3Server
+from tests.pathapi.backends.grounds import S3Ground
+
+pytest.register_assert_rewrite("pathapi.testing")
+
+MakeClient = Callable[..., S3Client]
+
+
+@pytest.fixture(scope="module")
+def ground(seaweed: S3Server, shared_bucket: str) -> S3Ground:
+    """The module's bucket by raw boto3."""
+    return S3Ground(seaweed.client(max_pool_connections=32), shared_bucket)
+
+
+@pytest.fixture
+def make_client(seaweed: S3Server, proxy: Proxy, tmp_path: Path) -> Iterator[MakeClient]:
+    """Clients of `seaweed` through `proxy`; all of one test share a store unless told otherwise."""
+    made: list[S3Client] = []
+
+    def make(**arguments: Any) -> S3Client:
+        settings: dict[str, Any] = {
+            "aws_access_key_id": seaweed.access_key,
+            "aws_secret_access_key": seaweed.secret_key,
+            "region": seaweed.region,
+            "endpoint_url": proxy.endpoint,
+            "local_cache_dir": tmp_path / "store",
+        }
+        made.append(S3Client(**{**settings, **arguments}))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.cache.close()
+        if client.connection._made.client is not None:
+            client.connection._made.client.close()
+    gc.collect()
+
+
+@pytest.fixture
+def client(make_client: MakeClient) -> S3Client:
+    """One client under ``always``."""
+    return make_client()
+
+
+@pytest.fixture
+def at(request: pytest.FixtureRequest) -> str:
+    """A prefix of the module's bucket that no other test uses, with its slash."""
+    return f"{request.node.name.replace('/', '-')[:80]}-{id(request.node):x}/"
+
+
+@pytest.fixture
+def cache(client: S3Client) -> casstore.Cache:
+    """The store of `client`."""
+    return client.cache

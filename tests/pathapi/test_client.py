@@ -1,0 +1,240 @@
+"""Clients: what their arguments mean, who is the default, what a pickle carries, and how long entries are kept."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import casstore
+from pathapi import CloudPath, FileClient, FilePath, S3Client, S3Path
+from pathapi.enums import FileCacheMode
+from pathapi.exceptions import ClientMismatchError, InvalidConfigurationException
+from tests.bench.proxy import Proxy
+from tests.pathapi.backends.grounds import S3Ground
+
+KEY, SECRET, TOKEN = "AKIA-THE-KEY-ID", "THE-SECRET-ACCESS-KEY", "THE-SESSION-TOKEN"
+
+
+# --- arguments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "choices"),
+    [
+        ("dedup_by_checksum", "sometimes", "'origin', 'all', 'off'"),
+        ("conditional_writes", "maybe", "'auto', 'require', 'off'"),
+        ("views", "hardlink", "'auto', 'copy', 'link'"),
+        ("file_cache_mode", "forever", "'persistent', 'tmp_dir', 'cloudpath_object', 'close_file'"),
+        ("freshness", "sometimes", "'always', 'immutable', 'offline', a number of seconds or a timedelta"),
+        ("freshness", -1, "'always', 'immutable', 'offline'"),
+        ("freshness", float("nan"), "'always', 'immutable', 'offline'"),
+        ("freshness", True, "'always', 'immutable', 'offline'"),
+        ("freshness", [], "'always', 'immutable', 'offline'"),
+        ("freshness", {"s3://b/": None}, "'always', 'immutable', 'offline'"),
+    ],
+)
+def test_an_argument_that_means_nothing_is_refused_with_the_choices(argument: str, value: Any, choices: str) -> None:
+    with pytest.raises(InvalidConfigurationException) as caught:
+        FileClient(**{argument: value})
+    assert choices in str(caught.value)
+    assert repr(value if not isinstance(value, dict) else None) in str(caught.value)
+
+
+def test_a_client_of_another_cloud_is_refused() -> None:
+    with pytest.raises(ClientMismatchError, match="FilePath needs a client of type FileClient, not S3Client"):
+        FilePath("file:///a", client=S3Client())
+    with pytest.raises(ClientMismatchError):
+        CloudPath("s3://bucket/key", client=FileClient())
+
+
+def test_paths_without_a_client_share_the_default_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathapi.client._default_clients", {})
+    first, second = CloudPath("file:///a"), CloudPath("file:///b")
+    assert first.client is second.client is FileClient.get_default_client()
+    mine = FileClient(local_cache_dir=tmp_path)
+    mine.set_as_default_client()
+    assert CloudPath("file:///a").client is mine
+    assert first.client is not mine
+    assert CloudPath(CloudPath("file:///a", client=FileClient()) / "b").client is not mine
+
+
+def test_the_environment_names_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    for mode in FileCacheMode:
+        monkeypatch.setenv("CLOUDPATHLIB_FILE_CACHE_MODE", mode.value)
+        assert FileClient().file_cache_mode is mode
+    monkeypatch.setenv("CLOUDPATHLIB_FILE_CACHE_MODE", "forever")
+    with pytest.raises(InvalidConfigurationException, match=r"CLOUDPATHLIB_FILE_CACHE_MODE is one of .*'forever'"):
+        FileClient()
+    assert FileClient(file_cache_mode="persistent").file_cache_mode is FileCacheMode.persistent
+
+
+def test_a_store_that_is_set_offline_makes_its_clients_so(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    casstore.open(tmp_path / "store").close()
+    (tmp_path / "store/config.toml").write_text("offline = true\n")
+    code = (
+        "import sys; from pathapi import FileClient; from pathapi.exceptions import NotCachedError\n"
+        "path = FileClient(local_cache_dir=sys.argv[1]).CloudPath('file://' + sys.argv[2])\n"
+        "assert not path.exists()\n"
+        "try: path.read_bytes()\n"
+        "except NotCachedError: print('offline')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "store"), str(tmp_path / "a")]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "offline\n"
+
+
+# --- pickling -------------------------------------------------------------------------------------------------------
+
+
+def test_a_pickle_holds_the_configuration_and_no_secret(tmp_path: Path) -> None:
+    client = S3Client(
+        KEY,
+        SECRET,
+        TOKEN,
+        endpoint_url="http://127.0.0.1:1",
+        local_cache_dir=tmp_path,
+        freshness=60,
+        extra_args={"SSECustomerKey": "THE-CUSTOMER-KEY", "RequestPayer": "requester"},
+    )
+    path = client.CloudPath("s3://bucket/key")
+    for text in (pickle.dumps(path), pickle.dumps(client)):
+        for secret in (KEY, SECRET, TOKEN, "THE-CUSTOMER-KEY"):
+            assert secret.encode() not in text
+    assert pickle.loads(pickle.dumps(path)).client is client, "in its own process the client is found again"
+    code = (
+        "import pickle, sys; path = pickle.loads(sys.stdin.buffer.read()); client = path.client\n"
+        "print(path, client.origin, client.cache.root, client.policy.default.max_age_ns, client.connection.extra_args)"
+    )
+    seen = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(path), capture_output=True)
+    assert seen.stdout.decode().split(" ", 4) == [
+        "s3://bucket/key", "s3@127.0.0.1:1", str(tmp_path), str(60 * 10**9), "{'RequestPayer': 'requester'}\n"
+    ]  # fmt: skip
+
+
+def _read_in_child(path: S3Path, other: Any, answers: Any) -> None:
+    answers.put((path.read_bytes(), other.get().read_bytes(), path.client.cache.root))
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_a_child_reads_with_its_parents_keys_endpoint_and_store(
+    proxy: Proxy, ground: S3Ground, tmp_path: Path, method: str
+) -> None:
+    ground.plant(method, method.encode())
+    client = S3Client(KEY, SECRET, endpoint_url=proxy.endpoint, local_cache_dir=tmp_path, freshness="immutable")
+    path = client.S3Path(f"s3://{ground.bucket}/{method}")
+    assert path.read_bytes() == method.encode()
+    client.cache.flush()  # else the child waits for the commit, or downloads again where locks are no locks
+    ground.plant(method + "2", b"cold")
+    proxy.reset()
+    context: Any = multiprocessing.get_context(method)
+    later, answers = context.Queue(), context.Queue()
+    child = context.Process(target=_read_in_child, args=(path, later, answers))
+    child.start()
+    later.put(path.with_name(method + "2"))  # a plain pickle, without the keys: the child has them
+    assert answers.get(timeout=60) == (method.encode(), b"cold", str(tmp_path))
+    child.join()
+    assert proxy.counts.kinds == {"GET": 1}
+    client.cache.close()
+
+
+# --- how long entries are kept --------------------------------------------------------------------------------------
+
+
+class Bucket:
+    """Two objects, and the store that a client of some mode reads them through."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for name in ("a", "b"):
+            (directory / name).write_bytes(name.encode() * 1000)
+        self.cache = casstore.open(directory / "store")
+
+    def client(self, mode: str) -> FileClient:
+        return FileClient(mode, self.directory / "store")
+
+    def path(self, client: FileClient, name: str) -> Any:
+        return client.CloudPath(f"file://{self.directory}/{name}")
+
+    def held(self, expected: list[str] | None = None) -> list[str]:
+        """Names of what is held; waits a while for *expected*."""
+        deadline = time.monotonic() + 5
+        while True:
+            gc.collect()
+            names = [entry.uri.rpartition("/")[2] for entry in self.cache.entries()]
+            if names == expected or time.monotonic() > deadline:
+                return names
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Bucket:
+    return Bucket(tmp_path)
+
+
+def test_close_file_drops_an_entry_when_its_last_file_is_closed(bucket: Bucket) -> None:
+    path = bucket.path(bucket.client("close_file"), "a")
+    first, second = path.open("rb"), path.open()
+    first.close()
+    time.sleep(0.05)
+    assert bucket.held(["a"]) == ["a"]
+    assert second.read() == "a" * 1000
+    second.close()
+    assert bucket.held([]) == []
+    assert path.read_bytes() == b"a" * 1000
+    assert bucket.held([]) == []
+    view = path.fspath
+    assert bucket.held([]) == []
+    assert Path(view).read_bytes() == b"a" * 1000
+
+
+def test_cloudpath_object_drops_an_entry_with_its_last_path(bucket: Bucket) -> None:
+    client = bucket.client("cloudpath_object")
+    first, second, other = bucket.path(client, "a"), bucket.path(client, "a"), bucket.path(client, "b")
+    assert first.read_bytes() == second.read_bytes() == b"a" * 1000
+    with other.open("rb") as file:
+        file.read()
+    del first
+    time.sleep(0.05)
+    assert bucket.held(["a", "b"]) == ["a", "b"]
+    del second
+    assert bucket.held(["b"]) == ["b"]
+
+
+def test_tmp_dir_drops_all_entries_with_the_client(bucket: Bucket) -> None:
+    client = bucket.client("tmp_dir")
+    paths = [bucket.path(client, name) for name in "ab"]
+    assert [path.read_bytes()[:1] for path in paths] == [b"a", b"b"]
+    time.sleep(0.05)
+    assert bucket.held(["a", "b"]) == ["a", "b"]
+    del client, paths
+    assert bucket.held([]) == []
+
+
+def test_what_another_client_filled_stays(bucket: Bucket) -> None:
+    bucket.path(bucket.client("persistent"), "a").read_bytes()
+    path = bucket.path(bucket.client("close_file"), "a")
+    path.read_bytes()
+    path.with_name("b").read_bytes()
+    assert bucket.held(["a"]) == ["a"]
+
+
+@pytest.mark.parametrize("mode", ["tmp_dir", "cloudpath_object", "close_file"])
+def test_at_exit_nothing_is_left_of_what_was_to_go(bucket: Bucket, mode: str) -> None:
+    code = (
+        "import sys; from pathapi import FileClient\n"
+        "client = FileClient(sys.argv[1], sys.argv[2] + '/store')\n"
+        "path = client.CloudPath('file://' + sys.argv[2] + '/a'); file = path.open('rb'); file.read()\n"
+        "client.set_as_default_client()\n"
+        "print(len(list(client.cache.entries())))"
+    )
+    command = [sys.executable, "-c", code, mode, str(bucket.directory)]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "1\n"
+    assert bucket.held([]) == []

@@ -1,0 +1,76 @@
+"""Reading through the store, the same on every backend: `ReadSuite`, bound to files and to a real S3 server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pathapi import FileClient
+from pathapi.testing import Ground, ReadSuite
+from tests.bench.servers import S3Server
+from tests.pathapi.backends.grounds import FileGround, S3Ground
+from tests.pathapi.conftest import MakeClient
+
+
+class TestFiles(ReadSuite):
+    @pytest.fixture
+    def ground(self, tmp_path: Path) -> Ground:
+        return FileGround(tmp_path / "bucket")
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Any:
+        return lambda **habits: FileClient(**{"local_cache_dir": tmp_path / "store", **habits})
+
+    @pytest.fixture
+    def at(self, tmp_path: Path) -> str:
+        return f"file://{tmp_path}/bucket/"
+
+
+class TestS3(ReadSuite):
+    @pytest.fixture
+    def prefix(self, request: pytest.FixtureRequest) -> str:
+        return f"{id(request.node):x}/"
+
+    @pytest.fixture
+    def ground(self, seaweed: S3Server, shared_bucket: str, prefix: str) -> Ground:
+        return PrefixedGround(S3Ground(seaweed.client(), shared_bucket), prefix)
+
+    @pytest.fixture
+    def make(self, make_client: MakeClient) -> MakeClient:
+        return make_client
+
+    @pytest.fixture
+    def at(self, shared_bucket: str, prefix: str) -> str:
+        return f"s3://{shared_bucket}/{prefix}"
+
+
+class PrefixedGround(S3Ground):
+    """A part of a bucket."""
+
+    def __init__(self, ground: S3Ground, prefix: str) -> None:
+        super().__init__(ground.client, ground.bucket)
+        self._prefix = prefix
+
+    def plant(self, key: str, data: bytes) -> None:
+        super().plant(self._prefix + key, data)
+
+    def remove(self, key: str) -> None:
+        super().remove(self._prefix + key)
+
+    def content(self, key: str) -> bytes | None:
+        return super().content(self._prefix + key)
+
+
+def test_an_image_library_opens_one_path_and_the_tree_shows_that_file_alone(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "images/deep").mkdir(parents=True)
+    for name in ("a.png", "b.png", "deep/c.png"):
+        image.new("RGB", (4, 3), "red").save(tmp_path / "images" / name)
+    root = FileClient(local_cache_dir=tmp_path / "store").CloudPath(f"file://{tmp_path}/images")
+    assert not [file for file in Path(root.fspath).rglob("*") if file.is_file()]
+    with image.open(root / "deep/c.png") as opened:
+        assert (opened.size, opened.getpixel((0, 0))) == ((4, 3), (255, 0, 0))
+    tree = Path(root.fspath)
+    assert [str(file.relative_to(tree)) for file in tree.rglob("*") if file.is_file()] == ["deep/c.png"]

@@ -1,0 +1,134 @@
+"""`scripts/demo` on a tiny dataset: that it runs, judges, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+Run = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Sixty files, some with equal bytes, one empty, one large, one with a name that URIs have to escape."""
+    directory = tmp_path / "dataset"
+    for number in range(58):
+        path = directory / f"part {number % 7}" / f"{number}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"content {number % 50}\n".encode() * 500 * (number % 50))
+    (directory / "große + 100%#.bin").write_bytes(bytes(range(256)) * 1200)
+    (directory / "large.bin").write_bytes(os.urandom(9 << 20))
+    return directory
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Run:
+    """Starts the demonstration with this Python and a temporary directory of its own."""
+    (tmp_path / "tmp").mkdir()
+
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "demonstration", *arguments],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT / 'scripts'}{os.pathsep}{ROOT}",
+                "TMPDIR": str(tmp_path / "tmp"),
+                # Neither may get into the demonstration's own store.
+                "CASSTORE_OFFLINE": "1",
+                "AWS_PROFILE": "nobody",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    return run
+
+
+def left_behind(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def living_of_session(session: int) -> list[str]:
+    """Command lines of processes that a demonstration started and that still run (Linux)."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit():
+                state, _, _, of_session = (process / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(of_session) == session and state != "Z":
+                    found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.needs_locks
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+def test_the_demonstration_counts_no_body_twice_and_no_mismatch(
+    demo: Run, dataset: Path, tmp_path: Path, start_method: str
+) -> None:
+    """What travels and what is stored meet their targets, however the workers are started."""
+    process = demo("--dataset", str(dataset), "--workers", "4", "--start-method", start_method, "--json")
+    out, err = process.communicate(timeout=170)
+    assert process.returncode in (0, 1), err
+    figures = json.loads(out)
+    # A tiny dataset on a busy machine says nothing about speed; everything else must hold.
+    assert [name for name in figures["missed"] if not name.startswith("ratio")] == []
+    assert figures["epoch_1"]["traffic"]["body_bytes"] == figures["distinct_bytes"] == figures["stored_bytes"]
+    assert figures["epoch_2_always"]["traffic"]["not_modified"] == 4 * figures["objects"]
+    assert figures["mismatched_bytes"] == 0
+    assert left_behind(tmp_path / "tmp") == []
+
+
+@pytest.mark.slow
+def test_the_demonstration_runs_without_a_server_and_says_what_to_type_next(
+    demo: Run, dataset: Path, tmp_path: Path
+) -> None:
+    """`--no-server` prints the table without what only a server's traffic can tell; `--keep` keeps the store."""
+    process = demo("--no-server", "--dataset", str(dataset), "--workers", "2", "--files", "20", "--keep")
+    out, err = process.communicate(timeout=100)
+    assert process.returncode in (0, 1), err
+    assert "mismatched bytes" in out and "HEADs" not in out
+    (kept,) = left_behind(tmp_path / "tmp")
+    assert f"CASSTORE_DIR={tmp_path}/tmp/{kept}/store" in out
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for leftover processes in /proc")
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+def test_control_c_ends_the_demonstration_without_traceback_or_leftovers(
+    demo: Run, dataset: Path, tmp_path: Path, start_method: str
+) -> None:
+    """The signal goes to the whole process group, as a terminal sends it, while workers read."""
+    process = demo("--dataset", str(dataset), "--workers", "4", "--start-method", start_method)
+    store = None
+    deadline = time.monotonic() + 60
+    while store is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+        store = next((tmp_path / "tmp").glob("casstore-demo-*/store/blobs/*/*"), None)
+    assert store is not None, "no worker stored anything"
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.rstrip().endswith("interrupted") and "Traceback" not in err
+    # What multiprocessing itself started (tracker, fork server) ends when it notices.
+    deadline = time.monotonic() + 10
+    while living_of_session(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert living_of_session(process.pid) == []
+    assert left_behind(tmp_path / "tmp") == []
