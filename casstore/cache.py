@@ -39,8 +39,9 @@ from casstore.records import (
     unpack_blob,
     unpack_entry,
 )
+from casstore.settings import Settings
 from casstore.statements import Statements
-from casstore.store import Root, Settings, open_root
+from casstore.store import Root, open_root
 
 EXIT_SECONDS: Final = 10.0
 """How long the exit of a process may wait for its last commits."""

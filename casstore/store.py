@@ -1,4 +1,4 @@
-"""A root directory: made, recognised or refused; and the settings of the store that lies there.
+"""A root directory: made, recognised or refused.
 
 ``store.json`` is written last and by link, so that of two creators one wins and a half-made store is completed. What is
 not ours is never touched: a directory that holds files and no marker is refused.
@@ -12,86 +12,13 @@ import os
 import stat
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from dataclasses import dataclass
 
 from casstore import files
 from casstore.digest import ALGORITHMS, name_hash
 from casstore.errors import NotAStoreError, StoreFormatError, StoreUnavailableError
 from casstore.layout import CACHEDIR_TAG, FORMAT, Layout
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The settings of one store: ``config.toml``, each overridden by ``CASSTORE_<NAME>`` in the environment.
-
-    *lock_timeout*: seconds that a reader waits for another process's download that stands still, and a writer for
-    another writer. *views*: ``auto``, ``copy`` or ``link`` (`casstore.leases.VIEW_MODES`). *verify*: ``never`` trusts
-    the tripwire (size and mtime), ``always`` hashes on every hit. *offline*: never ask a cloud.
-    """
-
-    lock_timeout: float = 60.0
-    views: str = "auto"
-    verify: str = "never"
-    offline: bool = False
-
-    def __post_init__(self) -> None:
-        _choose("views", self.views, ("auto", "copy", "link"))
-        _choose("verify", self.verify, ("never", "always"))
-        if not self.lock_timeout > 0:
-            raise StoreFormatError(f"lock_timeout must be a positive number of seconds, not {self.lock_timeout!r}")
-
-
-def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise StoreFormatError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
-
-
-def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
-    """Read the store's settings. Raises StoreFormatError that names the file or variable and what is wrong in it."""
-    found: dict[str, Any] = {}
-    try:
-        with open(layout.config, "rb") as file:
-            # Imported here: few stores have settings of their own, and every process that opens one would pay.
-            import tomllib
-
-            found = tomllib.load(file)
-    except FileNotFoundError:
-        pass
-    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
-        raise StoreFormatError(f"{layout.config} is not valid TOML: {error}") from error
-    known = {field.name: field for field in fields(Settings)}
-    unknown = sorted(found.keys() - known)
-    if unknown:
-        raise StoreFormatError(f"{layout.config}: unknown setting {unknown[0]!r}; there are: {', '.join(known)}")
-    settings = Settings()
-    for name in known:
-        variable = f"CASSTORE_{name.upper()}"
-        where, value = layout.config, found.get(name)
-        if environment.get(variable):
-            where, value = variable, environment[variable]
-        if value is not None:
-            try:
-                changed: dict[str, Any] = {name: _convert(value, type(getattr(settings, name)))}
-                settings = replace(settings, **changed)
-            except (TypeError, ValueError) as error:
-                raise StoreFormatError(f"{where}: {name} = {value!r}: {error}") from error
-    return settings
-
-
-def _convert(value: object, kind: type) -> object:
-    if kind is bool:
-        text = str(value).lower()
-        if text in ("1", "true", "yes", "on"):
-            return True
-        if text in ("0", "false", "no", "off"):
-            return False
-        raise ValueError("must be true or false")
-    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind):
-        raise ValueError(f"must be {kind.__name__}")
-    return value
+from casstore.settings import Settings, load_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +239,3 @@ def _check_mount(layout: Layout, mount: files.Mount) -> None:
             "disk (CASSTORE_DIR, local_cache_dir)",
             layout.root,
         )
-
-
-_SETTINGS: Final = tuple(field.name for field in fields(Settings))
-"""Names of all settings, for documentation and tests."""

@@ -21,7 +21,8 @@ LAYERS = {
         errors
         digest exits
         records layout files pages
-        locks blobs store
+        locks blobs settings
+        store
         index leases
         items
         committer flights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from casstore import Cache, Entry, Key, Stated, Validator
 
@@ -47,16 +49,37 @@ def fork(work: Callable[[], object]) -> int:
     """Run *work* in a forked child; the pid. Its status is 0 unless it raised."""
     pid = os.fork()
     if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:  # noqa: BLE001 - whatever it was is printed, and told by the status
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
+        _work_and_exit(work)
     return pid
+
+
+def _work_and_exit(work: Callable[[], object]) -> NoReturn:
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:  # noqa: BLE001 - whatever it was is printed, and told by the status
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def fork_without_hooks(work: Callable[[], object]) -> int:
+    """`fork` as a library in C does it, around Python's hooks; to be called where there is one thread only.
+
+    A child of a process with threads may begin with the interpreter's lock in the hands of one that it has not got, and
+    hang. See `alone`.
+    """
+    pid: int = ctypes.PyDLL(None).fork()  # PyDLL: this thread keeps the interpreter's lock, in the child as well
+    if pid == 0:
+        _work_and_exit(work)
+    return pid
+
+
+def alone(work: Callable[[], object]) -> int:
+    """Run *work* in a process with no other thread, a forked child; its status."""
+    return forked(work)
 
 
 def status_of(pid: int) -> int:

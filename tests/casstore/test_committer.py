@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import multiprocessing.context
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,18 @@ from casstore.blobs import Blobs
 from casstore.committer import MOST_HELD, MOST_LEARNED
 from casstore.index import Index, Txn
 from casstore.items import Publication, Refresh
-from tests.casstore.filling import eventually, fill, fork, forked, key_of, read, run, status_of
+from tests.casstore.filling import (
+    alone,
+    eventually,
+    fill,
+    fork,
+    fork_without_hooks,
+    forked,
+    key_of,
+    read,
+    run,
+    status_of,
+)
 
 
 @dataclass
@@ -327,16 +338,35 @@ def test_a_forked_child_commits_what_is_its_own_and_not_its_parents(
     assert sorted(entry.uri for entry in cache.entries()) == ["s3://bucket/child", "s3://bucket/parent"]
 
 
+def _is_parked(thread: threading.Thread) -> bool:
+    """Whether *thread* sleeps and does not stir although the interpreter's lock is free."""
+
+    def state() -> list[str]:
+        text = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+        return [line for line in text.splitlines() if line.startswith(("State:", "voluntary"))]
+
+    before = state()
+    time.sleep(0.1)
+    return before == state() and "S (sleeping)" in before[0]
+
+
 def test_a_child_of_a_fork_without_hooks_does_not_hang(cache: casstore.Cache) -> None:
-    fill(cache, key_of("k"), b"bytes")
-    pid = ctypes.CDLL(None).fork()
-    if pid == 0:
+    def child() -> None:
         item = _Item()
         cache.committer.submit(item)
         cache.flush()
         cache.committer.close(10.0)
-        os._exit(0 if isinstance(item.ends[0], casstore.IndexUnavailableError) else 1)
-    assert status_of(pid) == 0
+        assert isinstance(item.ends[0], casstore.IndexUnavailableError)
+
+    def parent() -> None:
+        fill(cache, key_of("k"), b"bytes")
+        thread = cache.committer._thread
+        assert thread is not None
+        # The one other thread must wait for work: neither hold nor be about to take the interpreter's lock.
+        eventually(lambda: _is_parked(thread))
+        assert status_of(fork_without_hooks(child)) == 0
+
+    assert alone(parent) == 0
 
 
 def test_processes_that_fill_the_same_bytes_share_one_blob(cache: casstore.Cache) -> None:

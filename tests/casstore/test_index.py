@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import shutil
@@ -20,7 +19,7 @@ from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeou
 from casstore.index import Index
 from casstore.layout import Layout
 from casstore.locks import ByteLocks
-from tests.casstore.filling import eventually, fork, forked, run, status_of
+from tests.casstore.filling import alone, eventually, fork, fork_without_hooks, forked, run, status_of
 
 ROWS = {b"E%04d" % number: b"v%d" % number * 20 for number in range(2500)}
 
@@ -171,20 +170,19 @@ def test_forks_while_threads_read_and_write_harm_neither_side(make: Callable[[],
 
 
 def test_a_fork_without_hooks_gets_an_error_and_not_the_parents_index(make: Callable[[], Index]) -> None:
-    index = make()
-    _put(index, {b"E1": b"one"})
-    pid = ctypes.CDLL(None).fork()
-    if pid == 0:
-        status = 1
-        try:
+    def parent() -> None:
+        index = make()
+        _put(index, {b"E1": b"one"})
+
+        def child() -> None:
             for call in (lambda: index.get(b"E1"), lambda: list(index.scan(b"E")), lambda: _put(index, {b"E2": b""})):
                 with pytest.raises(IndexUnavailableError, match="hooks"):
                     call()
-            status = 0
-        finally:
-            os._exit(status)
-    assert status_of(pid) == 0
-    assert index.get(b"E1") == b"one"
+
+        assert status_of(fork_without_hooks(child)) == 0
+        assert index.get(b"E1") == b"one"
+
+    assert alone(parent) == 0
 
 
 def test_a_fork_in_the_middle_of_a_transaction_gives_the_child_an_error(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import threading
@@ -15,7 +14,7 @@ from casstore import locks
 from casstore.errors import LockTimeoutError
 from casstore.layout import Layout
 from casstore.locks import ByteLocks, hold_for_life, write_lock
-from tests.casstore.filling import eventually, fork, forked, status_of
+from tests.casstore.filling import alone, eventually, fork, fork_without_hooks, forked, status_of
 
 pytestmark = pytest.mark.needs_locks
 
@@ -102,32 +101,43 @@ def test_a_forked_child_neither_has_nor_frees_its_parents_locks(layout: Layout, 
 
 
 def test_a_child_of_a_fork_without_hooks_neither_has_nor_frees_its_parents_locks(layout: Layout, kind: str) -> None:
-    ours = ByteLocks(layout)
-    lock = ours.try_name(b"name")
-    assert lock is not None
-    pid = ctypes.CDLL(None).fork()
-    if pid == 0:
-        lock.release()
-        os._exit(0 if ours.try_name(b"name") is None else 1)
-    assert status_of(pid) == 0
-    assert not _is_free_elsewhere(layout, b"name")
+    def parent() -> None:
+        ours = ByteLocks(layout)
+        lock = ours.try_name(b"name")
+        assert lock is not None
+
+        def child() -> None:
+            lock.release()
+            assert ours.try_name(b"name") is None
+
+        assert status_of(fork_without_hooks(child)) == 0
+        assert not _is_free_elsewhere(layout, b"name")
+
+    assert alone(parent) == 0
 
 
 def test_a_child_of_a_fork_without_hooks_excludes_its_parent(layout: Layout, kind: str) -> None:
-    ours = ByteLocks(layout)
-    assert ours.try_name(b"name") is not None  # the file is open from here on
     held = Path(layout.root) / "held"
-    pid = ctypes.CDLL(None).fork()
-    if pid == 0:
-        if ours.try_name(b"other") is not None:
+
+    def parent() -> None:
+        ours = ByteLocks(layout)
+        assert ours.try_name(b"name") is not None  # the file is open from here on
+
+        def child() -> None:
+            assert ours.try_name(b"other") is not None
             held.touch()
-        time.sleep(60)
-        os._exit(0)
-    eventually(held.exists)
-    assert ours.try_name(b"other") is None
-    os.kill(pid, signal.SIGKILL)
-    status_of(pid)
-    assert ours.try_name(b"other") is not None
+            time.sleep(60)
+
+        pid = fork_without_hooks(child)
+        try:
+            eventually(held.exists)
+            assert ours.try_name(b"other") is None
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            status_of(pid)
+        assert ours.try_name(b"other") is not None
+
+    assert alone(parent) == 0
 
 
 def test_a_second_release_does_not_free_the_next_holders_lock(layout: Layout, kind: str) -> None:

@@ -1,0 +1,83 @@
+"""The settings of one store: ``config.toml`` in its directory, and the environment variables that override it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from casstore.errors import StoreFormatError
+from casstore.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one store: ``config.toml``, each overridden by ``CASSTORE_<NAME>`` in the environment.
+
+    *lock_timeout*: seconds that a reader waits for another process's download that stands still, and a writer for
+    another writer. *views*: ``auto``, ``copy`` or ``link`` (`casstore.leases.VIEW_MODES`). *verify*: ``never`` trusts
+    the tripwire (size and mtime), ``always`` hashes on every hit. *offline*: never ask a cloud.
+    """
+
+    lock_timeout: float = 60.0
+    views: str = "auto"
+    verify: str = "never"
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        _choose("views", self.views, ("auto", "copy", "link"))
+        _choose("verify", self.verify, ("never", "always"))
+        if not self.lock_timeout > 0:
+            raise StoreFormatError(f"lock_timeout must be a positive number of seconds, not {self.lock_timeout!r}")
+
+
+def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise StoreFormatError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
+    """Read the store's settings. Raises StoreFormatError that names the file or variable and what is wrong in it."""
+    found: dict[str, Any] = {}
+    try:
+        with open(layout.config, "rb") as file:
+            # Imported here: few stores have settings of their own, and every process that opens one would pay.
+            import tomllib
+
+            found = tomllib.load(file)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
+        raise StoreFormatError(f"{layout.config} is not valid TOML: {error}") from error
+    known = {field.name: field for field in fields(Settings)}
+    unknown = sorted(found.keys() - known)
+    if unknown:
+        raise StoreFormatError(f"{layout.config}: unknown setting {unknown[0]!r}; there are: {', '.join(known)}")
+    settings = Settings()
+    for name in known:
+        variable = f"CASSTORE_{name.upper()}"
+        where, value = layout.config, found.get(name)
+        if environment.get(variable):
+            where, value = variable, environment[variable]
+        if value is not None:
+            try:
+                changed: dict[str, Any] = {name: _convert(value, type(getattr(settings, name)))}
+                settings = replace(settings, **changed)
+            except (TypeError, ValueError) as error:
+                raise StoreFormatError(f"{where}: {name} = {value!r}: {error}") from error
+    return settings
+
+
+def _convert(value: object, kind: type) -> object:
+    if kind is bool:
+        text = str(value).lower()
+        if text in ("1", "true", "yes", "on"):
+            return True
+        if text in ("0", "false", "no", "off"):
+            return False
+        raise ValueError("must be true or false")
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind):
+        raise ValueError(f"must be {kind.__name__}")
+    return value
