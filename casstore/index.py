@@ -201,6 +201,25 @@ class Index:
             errno.EAGAIN, f"the index cannot be read: {failure}", self._layout.index
         ) from failure
 
+    def inspect(self, work: Callable[[Txn], Result]) -> Result:
+        """`read` for whoever must change nothing: nothing is made, replaced or mended.
+
+        Raises IndexDamagedError for a damaged index, FileNotFoundError for none, IndexUnavailableError.
+        """
+        failure: lmdb.Error | None = None
+        for _ in range(_TRIES):
+            try:
+                with self._entered(self._open_unchanged) as env, env.begin() as txn:
+                    return work(Txn(txn))
+            except _DAMAGE as error:
+                raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", self._layout.index) from error
+            except lmdb.Error as error:
+                failure = error
+            self._recover(failure)  # which replaces damaged ones only
+        raise IndexUnavailableError(
+            errno.EAGAIN, f"the index cannot be read: {failure}", self._layout.index
+        ) from failure
+
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """All rows that begin with *prefix*, in order; a page of them per transaction, so not one snapshot."""
         start = prefix
@@ -269,9 +288,9 @@ class Index:
     # --- the gate ----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _entered(self) -> Iterator[lmdb.Environment]:
+    def _entered(self, open_env: Callable[[], lmdb.Environment] | None = None) -> Iterator[lmdb.Environment]:
         while True:
-            self._ready()
+            self._ready(open_env or self._open)
             self._inside.append(None)
             env = self._env
             if not self._closing and env is not None:
@@ -282,7 +301,7 @@ class Index:
         finally:
             self._inside.pop()
 
-    def _ready(self) -> lmdb.Environment:
+    def _ready(self, open_env: Callable[[], lmdb.Environment]) -> lmdb.Environment:
         """An open environment of the live generation; waits for a fork that is going on."""
         if self._pid != os.getpid():
             raise IndexUnavailableError(
@@ -300,7 +319,7 @@ class Index:
             self._look()
         env = self._env
         if env is None:
-            env = self._open()
+            env = open_env()
             self._say()
         return env
 
@@ -375,17 +394,39 @@ class Index:
                 return env
             raise IndexUnavailableError(errno.EAGAIN, "the index is replaced again and again", self._layout.index)
 
+    def _open_unchanged(self) -> lmdb.Environment:
+        """`_open` that writes nothing: raises FileNotFoundError where there is no index, IndexDamagedError."""
+        with self._opening:
+            if self._env is not None:
+                return self._env
+            seen = self._stat_current()
+            number = self.newest()
+            file = self._layout.index_file(number)
+            if os.stat(file).st_size == 0:
+                raise FileNotFoundError(errno.ENOENT, "there is no index yet", file)  # LMDB would fill it
+            try:
+                pages.check(file)
+                env = _open_environment(self._layout.generation(number), file)
+            except (*_DAMAGE, pages.UnsoundError) as error:
+                raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", file) from error
+            self.generation = number
+            self._seen = seen
+            self._looked = time.monotonic()
+            self._env = env
+            return env
+
+    def newest(self) -> int:
+        """The number of the live generation, found without mending anything; 0 where there is none."""
+        number = self._hinted()
+        while number and (following := self._following(number)) is not None:
+            number = following
+        return number
+
     def _live_generation(self) -> int:
         """Follow NEXT from the hint to the newest; make the first where there is none."""
         if not os.path.isdir(self._layout.index):
             self._on_vanished()
-        try:
-            with open(self._layout.current, encoding="ascii") as file:
-                number = int(file.read())
-        except (OSError, ValueError):
-            number = 0
-        if not number or not os.path.isdir(self._layout.generation(number)):
-            number = max(self._generations(), default=0)
+        number = self._hinted()
         if not number:
             os.makedirs(self._layout.generation(1), 0o700, exist_ok=True)
             number = 1
@@ -394,6 +435,17 @@ class Index:
             number = following
         if number != hinted or self._stat_current() is None:
             files.replace_synced(self._layout.current, str(number).encode())
+        return number
+
+    def _hinted(self) -> int:
+        """What CURRENT says, or the newest there is where it says nothing of use; 0 for none."""
+        try:
+            with open(self._layout.current, encoding="ascii") as file:
+                number = int(file.read())
+        except (OSError, ValueError):
+            number = 0
+        if not number or not os.path.isdir(self._layout.generation(number)):
+            number = max(self._generations(), default=0)
         return number
 
     def _generations(self) -> list[int]:
