@@ -1,0 +1,57 @@
+"""Run one rig; `scripts/torture` starts this with the environment's own Python."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Final
+
+from tortures.options import Options, parse
+from tortures.report import Report
+from tortures.run import Run
+
+_FOREIGN: Final = ("CASSTORE_", "CLOUDPATHLIB_")
+_SHOWN: Final = 20
+
+
+def main(options: Options) -> int:
+    """The exit status."""
+    for name in list(os.environ):
+        if name.startswith(_FOREIGN):
+            del os.environ[name]  # the user's settings must not reach this store
+    run = Run.start(options.directory)
+    began = time.monotonic()
+    try:
+        report = _torture(options, run)
+    except KeyboardInterrupt:
+        run.remove()
+        return 130
+    report.seconds = time.monotonic() - began
+    for violation in report.violations[:_SHOWN]:
+        print(f"violation: {violation}", file=sys.stderr)
+    if report.violations:
+        print(f"everything is kept in {run.directory}; the store: {report.kept or run.store}", file=sys.stderr)
+    else:
+        run.remove()
+    print(report.as_json() if options.as_json else report.summary())
+    return 1 if report.violations else 0
+
+
+def _torture(options: Options, run: Run) -> Report:
+    # Imported here: each rig needs what the others do without.
+    if options.rig == "kill":
+        from tortures.kill import Killer
+
+        return Killer(run, options.seed, options.control).run(options.count, options.seconds)
+    if options.rig == "cut":
+        from tortures.cut import Cutter
+
+        return Cutter(run, options.seed, options.control).run(options.count, options.seconds)
+    from tortures.syscalls import Failer
+
+    return Failer(run, options.seed, options.control).run(options.count, options.seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main(parse(sys.argv[1:])))

@@ -1,0 +1,59 @@
+"""Protections taken away, in a worker only: a rig that does not find the damage then is no proof of anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from casstore.blobs import Added, Blobs, Inode
+from casstore.digest import Digest
+from casstore.index import Txn
+from casstore.items import Publication
+from casstore.records import USER
+
+
+def _replace(owner: Any, name: str, value: Any) -> None:
+    assert hasattr(owner, name), f"the protection {name} is elsewhere now"
+    setattr(owner, name, value)
+
+
+def _publish_unchecked() -> None:
+    """An entry is put without a look, inside the transaction, at what its blob's name means by then."""
+    apply = Publication.apply
+
+    class _Trusting:
+        def __init__(self, added: Added) -> None:
+            self._inode = added.inode
+
+        def inode(self, digest: Digest) -> Inode:
+            return self._inode
+
+    def trusting(self: Publication, txn: Txn, _: Blobs, generation: int) -> bool:
+        return apply(self, txn, _Trusting(self.added), generation)  # type: ignore[arg-type]
+
+    _replace(Publication, "apply", trusting)
+
+
+def _sweep_unchecked() -> None:
+    """A blob is swept without a look, inside the transaction, at who uses it by then."""
+    scan, has = Txn.scan, Txn.has
+
+    def scan_no_users(self: Txn, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return [] if prefix[:1] == USER else scan(self, prefix, start, limit)
+
+    _replace(Txn, "scan", scan_no_users)
+    _replace(Txn, "has", lambda self, prefix: prefix[:1] != USER and has(self, prefix))
+
+
+_CONTROLS: Final[dict[str, Callable[[], None]]] = {
+    "publish-unchecked": _publish_unchecked,
+    "sweep-unchecked": _sweep_unchecked,
+}
+
+NAMES: Final = tuple(_CONTROLS)
+
+
+def weaken(control: str | None) -> None:
+    """Take the protection of that name away from this process."""
+    if control is not None:
+        _CONTROLS[control]()

@@ -1,0 +1,181 @@
+"""Workers killed at random moments of their lives, stopped and let go, forking or not; checked every few kills."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tortures.checker import Checker
+from tortures.controls import weaken
+from tortures.report import Report
+from tortures.run import Run
+from tortures.truth import Writes, read_everything
+from tortures.workload import run_worker, scale_down
+
+WORKERS: Final = 3
+BATCH: Final = 20
+"""Kills between two checks."""
+
+_LIVES: Final = (0.030, 0.030, 0.030, 0.150, 0.600)
+"""Longest lives, in seconds, each as likely: opening the store takes 10 ms, most operations one or two."""
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+@dataclass(slots=True)
+class _Life:
+    pid: int
+    ends: float
+    stops: float | None
+    goes_on: float | None
+    with_children: bool
+
+
+class Killer:
+    """One run of `torture kill`."""
+
+    def __init__(self, run: Run, seed: int, control: str | None) -> None:
+        self._run, self._seed = run, seed
+        self._random = random.Random(seed)
+        self._checker = Checker(run.store, run.ledgers, run.scratch)
+        self._writes = Writes(run)
+        self._control = control
+        self._born = 0
+        self._lives: list[_Life] = []
+        self.report = Report("kill", seed)
+
+    def run(self, kills: int | None, seconds: float | None) -> Report:
+        """Until so many kills, or for so long, or until something is violated."""
+        _adopt_orphans()
+        scale_down()
+        weaken(self._control)
+        began = time.monotonic()
+        while not self.report.violations:
+            count = BATCH if kills is None else min(BATCH, kills - self.report.counts["kills"])
+            if count <= 0 or (seconds is not None and time.monotonic() - began > seconds):
+                break
+            self._batch(count)
+            self._check()
+        self.report.counts.update(self._run.tally.totals())
+        return self.report
+
+    # --- living and dying --------------------------------------------------------------------------------------------
+
+    def _batch(self, kills: int) -> None:
+        for _ in range(kills):
+            while len(self._lives) < WORKERS:
+                self._lives.append(self._bear())
+            self._kill_next()
+        for life in self._lives:
+            self._kill(life.pid, with_children=True)
+        self._lives = []
+        for pid in _children():
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+
+    def _bear(self) -> _Life:
+        self._born += 1
+        seed = f"{self._seed} {self._born}"
+        pid = os.fork()
+        if pid == 0:
+            self._run.slot = 2 * (self._born % 30)
+            run_worker(self._run, seed)
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        chance = self._random
+        lasts = chance.uniform(0, chance.choice(_LIVES))
+        now = time.monotonic()
+        stops = now + chance.uniform(0, lasts) if chance.random() < 0.1 else None
+        goes_on = None if stops is None or chance.random() < 0.5 else stops + chance.uniform(0, 0.05)
+        return _Life(pid, now + lasts, stops, goes_on, chance.random() < 0.5)
+
+    def _kill_next(self) -> None:
+        """Wait for the first death, doing the stops and the goings-on that come before."""
+        while True:
+            at, what, life = min(self._due(), key=lambda due: due[0])
+            time.sleep(max(0.0, at - time.monotonic()))
+            if what == "kill":
+                self._lives.remove(life)
+                self._kill(life.pid, with_children=life.with_children)
+                self.report.counts["kills"] += 1
+                return
+            with contextlib.suppress(ProcessLookupError):
+                if what == "stop":
+                    life.stops = None
+                    os.kill(life.pid, signal.SIGSTOP)
+                    self.report.counts["stops"] += 1
+                else:
+                    life.goes_on = None
+                    os.kill(life.pid, signal.SIGCONT)
+
+    def _due(self) -> Iterator[tuple[float, str, _Life]]:
+        for life in self._lives:
+            if life.stops is not None:
+                yield life.stops, "stop", life
+            elif life.goes_on is not None:
+                yield life.goes_on, "go on", life
+            else:
+                yield life.ends, "kill", life
+
+    def _kill(self, pid: int, *, with_children: bool) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if with_children:
+                os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status not in (0, -signal.SIGKILL):
+            self._run.violate(f"a worker ended with {status}, and nobody sent it that")
+
+    # --- checking ----------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        report = self.report
+        checked = self._checker.check()
+        report.violations += checked.violations
+        report.violations += self._writes.check()
+        report.violations += self._run.violations()
+        report.counts["checks"] += 1
+        for what in ("entries", "blobs", "views", "leases"):
+            report.counts[f"checked {what}"] += getattr(checked, what)
+        if report.violations:
+            report.kept = self._run.keep()
+            return
+        report.violations += read_everything(self._run, is_strict=True)
+        report.violations += self._checker.check().violations
+        if report.violations:
+            report.kept = self._run.keep()
+        elif self._random.random() < 0.15:
+            # The next workers make the store anew, all at once.
+            shutil.rmtree(self._run.store)
+            report.counts["stores"] += 1
+        else:
+            self._sweep_up()
+
+    def _sweep_up(self) -> None:
+        """What the dead left behind."""
+        for lease in os.listdir(f"{self._run.store}/leases"):
+            shutil.rmtree(f"{self._run.store}/leases/{lease}")
+
+
+def _adopt_orphans() -> None:
+    """Children of killed workers become ours, so that none is alive, unseen, while the store is checked (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _children() -> list[int]:
+    """Of this process, adopted ones among them."""
+    found: list[int] = []
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        found = [int(pid) for pid in file.read().split()]
+    return found

@@ -1,0 +1,70 @@
+"""The command line of `scripts/torture`: standard library only, read before there is an environment."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+CONTROLS: Final = {
+    "kill": ("publish-unchecked", "sweep-unchecked"),
+    "cut": ("place-unchecked", "synced-unsynced"),
+    "syscalls": ("index-unchecked",),
+}
+"""By rig: protections that can be taken away, to see that the rig notices."""
+
+_UNITS: Final = {"kill": "kills", "cut": "cuts", "syscalls": "points"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """*count* of kills, cuts or points; *seconds* to begin new ones in; None for no limit of that kind."""
+
+    rig: str
+    count: int | None
+    seconds: float | None
+    seed: int
+    control: str | None
+    directory: str | None
+    as_json: bool
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Raises SystemExit, as argparse does."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/torture",
+        description="Does to a store what the field does (kills its users, cuts its power, fails its system calls), and "
+        "has an independent checker look at what is left.",
+        epilog="Exit status: 0 without a violation (or where a rig is skipped, with its reason), 1 with one; its store is "
+        "kept. A control takes one protection away in the workers: then a violation is what should be found.",
+    )
+    rigs = parser.add_subparsers(dest="rig", required=True, metavar="RIG")
+    for name, text, default in (
+        ("kill", "workers that fill, read, write, evict and fork, killed at random moments", 500),
+        ("cut", "power cuts below a mounted ext4 (root and Linux only)", 50),
+        ("syscalls", "each system call of fill, read, write, gc and verify failing (needs strace)", None),
+    ):
+        rig = rigs.add_parser(name, help=text, description=text)
+        unit = _UNITS[name]
+        said = "all" if default is None else str(default)
+        rig.add_argument(f"--{unit}", dest="count", type=_count, metavar="N", help=f"how many (default {said})")
+        rig.add_argument("--seconds", type=float, metavar="S", help=f"begin no more {unit} after this time")
+        rig.add_argument("--seed", type=int, default=1, metavar="N", help="of everything that is random (default 1)")
+        rig.add_argument("--control", choices=CONTROLS[name], help="take this protection away")
+        rig.add_argument("--dir", dest="directory", metavar="DIR", help="work below DIR, not the temporary directory")
+        rig.add_argument("--json", dest="as_json", action="store_true", help="print the summary as JSON")
+        rig.set_defaults(default=default)
+    given = parser.parse_args(arguments)
+    count = given.count if given.count is not None or given.seconds is not None else given.default
+    return Options(given.rig, count, given.seconds, given.seed, given.control, given.directory, given.as_json)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "count"  # argparse puts it into its message: invalid count value
