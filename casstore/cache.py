@@ -9,15 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from casstore import files
 from casstore.blobs import Blobs, Staging, hash_descriptor
 from casstore.checks import Checks
-from casstore.collector import Freed, evict
+from casstore.collector import Freed, Removed, evict, execute
 from casstore.committer import Committer
 from casstore.digest import Digest, digest_mtime
-from casstore.errors import CasstoreError
+from casstore.errors import CasstoreError, IndexUnavailableError
 from casstore.exits import at_exit
 from casstore.fills import Fill, Stored, add_blob
 from casstore.flights import Flight, Flights
@@ -26,6 +26,7 @@ from casstore.items import Noted, Publication, Refresh, current_entry, drop_entr
 from casstore.layout import Layout
 from casstore.leases import Lease
 from casstore.locks import ByteLocks
+from casstore.plans import Plan, budget_of, make_plan, uris_of
 from casstore.records import (
     BLOB,
     Entry,
@@ -35,6 +36,7 @@ from casstore.records import (
     Validator,
     count_row,
     entry_prefix,
+    in_uri_order,
     peek_entry,
     unpack_blob,
     unpack_entry,
@@ -43,11 +45,15 @@ from casstore.settings import Settings
 from casstore.statements import Statements
 from casstore.store import Root, open_root
 
+if TYPE_CHECKING:
+    from casstore.findings import Checked, Verified
+
 EXIT_SECONDS: Final = 10.0
 """How long the exit of a process may wait for its last commits."""
 
 _HOUR_NS: Final = 3600 * 10**9
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,9 @@ class Underway:
 
 class Cache:
     """One store in this process; thread-safe, survives forks. Get one from `casstore.open`."""
+
+    unfit: OSError | None = None
+    """Why nothing is held and kept; None for a store (`casstore.uncached`)."""
 
     def __init__(self, root: Root) -> None:
         self.layout: Layout = root.layout
@@ -122,10 +131,9 @@ class Cache:
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         """All entries whose URI starts with *prefix* (a string, not a path), in URI order; not one snapshot."""
         self.committer.flush()
-        for row, record in self.index.scan(entry_prefix(prefix)):
-            entry = unpack_entry(row, record)
-            if entry is not None and entry.uri.startswith(prefix):
-                yield entry
+        rows = self.index.scan(entry_prefix(prefix))
+        entries = (entry for row, record in rows if (entry := unpack_entry(row, record)) is not None)
+        yield from in_uri_order(entry for entry in entries if entry.uri.startswith(prefix))
 
     def stat(self, uri: str, origin: str | None = None) -> Entry | None:
         """The entry of *uri*, of *origin* where several endpoints have one; None where it is not held."""
@@ -183,7 +191,10 @@ class Cache:
         """
         if self.settings.verify == "always":
             return None
-        record = self.index.get(key.row)
+        try:
+            record = self.index.get(key.row)
+        except IndexUnavailableError:
+            return None  # `held` says it again, to whoever can do without the index
         if record is None:
             return None
         held = peek_entry(key, record)
@@ -196,9 +207,9 @@ class Cache:
         try:
             descriptor = os.open(self.layout.blob(held.digest), _FLAGS)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP):
-                return None
-            raise
+            if error.errno in _OF_THE_PROCESS:
+                raise
+            return None
         status = os.fstat(descriptor)
         if status.st_size != held.size or status.st_mtime_ns != digest_mtime(held.digest) * 1_000_000_000:
             os.close(descriptor)
@@ -377,6 +388,39 @@ class Cache:
         Views handed out keep their bytes.
         """
         return evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
+
+    def plan(self, max_size: int | None = None, min_free: int | None = None) -> Plan:
+        """What has to go so that the blobs take *max_size* bytes at most and *min_free* bytes of the disk are free.
+
+        Without a number, what the store is set to. Least recently used first. Reads only.
+        """
+        self.committer.flush()
+        return make_plan(self.index, self.layout, budget_of(self.settings, self.root, max_size, min_free))
+
+    def execute(self, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
+        """Carry out *plan*; what came back into use since it was made stays. *on_removed* is told of each blob.
+
+        Views handed out keep their bytes.
+        """
+        return execute(self.index, self.layout, plan, on_removed)
+
+    def uris_of(self, digest: bytes) -> tuple[str, ...]:
+        """The URIs whose entries use the blob of *digest* (the bare hash) now."""
+        return uris_of(self.index, digest)
+
+    # --- verifying ---------------------------------------------------------------------------------------------------
+
+    def verify(self, progress: Callable[[Checked], None] | None = None) -> Verified:
+        """Hash every blob again, hold every row against a file and every file against a row; changes nothing.
+
+        It may take as long as reading the whole store does, and runs beside whoever uses the store; what this process has
+        not committed yet is not looked at. *progress* is called often, in this thread. Damage is in the result; raises
+        OSError only for what says nothing of the store (too many open files, no memory).
+        """
+        # Imported here: few processes ever verify.
+        from casstore.verification import verify
+
+        return verify(self.layout, self.index, self.algorithm, self.store_id, progress)
 
     # --- the process -------------------------------------------------------------------------------------------------
 

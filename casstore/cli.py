@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 import casstore
+from casstore.cli_gc import gc
 from casstore.cli_output import Column, Shell, age_text, describe, drop_stdout, prepare_streams, say, size_text
+from casstore.cli_verify import verify
 
 if TYPE_CHECKING:
     from casstore import Usage
@@ -151,6 +153,12 @@ def _fact(name: str, value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{size_text(value)} ({value:,} bytes)" if name.endswith("_bytes") else f"{value:,}"
     return str(value)
+
+
+command.add_command(gc)
+
+
+command.add_command(verify)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -6,16 +6,18 @@ between the two leaves blobs without users, never entries without a blob.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from casstore import files
-from casstore.digest import Digest
+from casstore.errors import IndexDamagedError, StoreFullError
 from casstore.index import Index, Txn
 from casstore.items import current_entry, drop_entry
 from casstore.layout import Layout
+from casstore.plans import Doomed, Plan, fold, users_of
 from casstore.records import Entry, blob_row, user_prefix
 
 SWEEP_BATCH: Final = 64
@@ -26,10 +28,25 @@ _EVICT_BATCH: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What an eviction took away: *entries* rows, and *blobs* files of *bytes* that nobody else used."""
+    """What was taken away: *entries* rows, and *blobs* files of *bytes* that nobody else used.
+
+    *kept* blobs of a plan stayed, having come back into use. With *is_stale* the index was replaced meanwhile, and what
+    was left of the plan was not carried out.
+    """
 
     entries: int
     blobs: int
+    bytes: int
+    kept: int = 0
+    is_stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """One blob that is gone, and who used it. *bytes* is 0 where it came back into use after its entries had gone."""
+
+    digest: bytes
+    uris: tuple[str, ...]
     bytes: int
 
 
@@ -37,43 +54,167 @@ def evict(index: Index, layout: Layout, doomed: Sequence[Entry]) -> Freed:
     """Drop those of *doomed* that still stand as they were seen, then sweep their blobs."""
     dropped = 0
     for start in range(0, len(doomed), _EVICT_BATCH):
-        with index.writing() as txn:
-            for entry in doomed[start : start + _EVICT_BATCH]:
-                current = current_entry(txn, entry.key)
-                if current is not None and current.same_content(entry):
-                    drop_entry(txn, current)
-                    dropped += 1
-    digests = list({entry.digest.value: entry.digest for entry in doomed}.values())
-    blobs, size = sweep(index, layout, digests)
-    return Freed(dropped, blobs, size)
+        batch = doomed[start : start + _EVICT_BATCH]
+        dropped += index.write(lambda txn, batch=batch: _drop(txn, batch))  # type: ignore[misc]
+    digests = list({entry.digest.value: None for entry in doomed})
+    swept = sweep(index, layout, digests)
+    sizes = [size for size in swept.values() if size is not None]
+    return Freed(dropped, len(sizes), sum(sizes))
 
 
-def sweep(index: Index, layout: Layout, digests: Sequence[Digest]) -> tuple[int, int]:
-    """Take away those blobs that no entry uses; what came back into use stays. Returns blobs and bytes freed."""
-    blobs = size = 0
-    for start in range(0, len(digests), SWEEP_BATCH):
-        trash: list[str] = []
-        # A writer publishes inside its own write transaction and checks there that its blob is the one it linked. This
-        # one re-checks use and takes the file away inside its transaction. One of the two runs first; either is right.
-        with index.writing() as txn:
-            for digest in digests[start : start + SWEEP_BATCH]:
-                size += _sweep_one(txn, layout, digest, trash)
-        for path in trash:
-            files.unlink_quietly(path)
-        blobs += len(trash)
-    return blobs, size
+def _drop(txn: Txn, doomed: Sequence[Entry]) -> int:
+    dropped = 0
+    for entry in doomed:
+        current = current_entry(txn, entry.key)
+        if current is not None and current.same_content(entry):
+            drop_entry(txn, current)
+            dropped += 1
+    return dropped
 
 
-def _sweep_one(txn: Txn, layout: Layout, digest: Digest, trash: list[str]) -> int:
-    prefix = user_prefix(digest.value)
-    if txn.scan(prefix, prefix, 1):
-        return 0
-    txn.delete(blob_row(digest.value))
-    path, target = layout.blob(digest.value), layout.trashed(os.urandom(8).hex())
+def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
+    """Carry out *plan*; what came back into use since it was made stays. *on_removed* is told of each blob.
+
+    Raises StoreFullError where the disk is so full that not even one blob's rows can be dropped.
+    """
+    entries = blobs = size = kept = 0
+    start, step = 0, SWEEP_BATCH
+    while start < len(plan.doomed):
+        batch = plan.doomed[start : start + step]
+        try:
+            dropped = _drop_users(index, layout, plan.generation, batch)
+        except StoreFullError:
+            # A commit takes pages, and the fewer rows it touches, the fewer. What the first ones free serves the rest.
+            if step == 1:
+                raise
+            step = 1
+            continue
+        if dropped is None:
+            return Freed(entries, blobs, size, kept, is_stale=True)
+        start += len(batch)
+        swept = sweep(index, layout, list(dropped), _Planned(batch).is_doomed)
+        kept += len(batch) - len(swept)
+        for digest, uris in dropped.items():
+            removed = Removed(digest, uris, swept.get(digest) or 0)
+            entries, blobs, size = entries + len(uris), blobs + (removed.bytes > 0), size + removed.bytes
+            if on_removed is not None and (removed.uris or removed.bytes):
+                on_removed(removed)
+    return Freed(entries, blobs, size, kept)
+
+
+def _drop_users(
+    index: Index, layout: Layout, generation: int, batch: Sequence[Doomed]
+) -> dict[bytes, tuple[str, ...]] | None:
+    """Drop the entries of those blobs of *batch* that are as they were planned; their URIs by digest. All users of a
+    blob go, or none. None where the plan is of an index that has been replaced.
+    """
+
+    def drop(txn: Txn) -> dict[bytes, tuple[str, ...]] | None:
+        if index.generation != generation:
+            return None
+        dropped = {}
+        for blob in batch:
+            users = users_of(txn, blob.digest)
+            if fold(users) != blob.users or not _is_file_as_planned(layout, blob):
+                continue
+            for user in users:
+                txn.delete(user.row)
+                if user.entry is not None:
+                    txn.delete(user.entry.key.row)
+            dropped[blob.digest] = tuple(user.entry.uri for user in users if user.entry is not None)
+        return dropped
+
+    return index.write(drop)
+
+
+def _is_file_as_planned(layout: Layout, blob: Doomed) -> bool:
     try:
-        size = os.stat(path).st_size
-        files.rename(path, target)
+        status = os.lstat(layout.blob(blob.digest))
     except FileNotFoundError:
-        return 0
-    trash.append(target)
-    return size
+        return not blob.size
+    return _is_as_planned(blob, status)
+
+
+def _is_as_planned(blob: Doomed, status: os.stat_result) -> bool:
+    """Whether it is the file that was planned, and nobody linked it since: a publication, or a view of it."""
+    return status.st_ino == blob.inode and status.st_ctime_ns == blob.ctime_ns
+
+
+class _Planned:
+    """A batch of a plan, for `sweep` to ask."""
+
+    def __init__(self, batch: Sequence[Doomed]) -> None:
+        self._blobs = {blob.digest: blob for blob in batch}
+
+    def is_doomed(self, digest: bytes, status: os.stat_result) -> bool:
+        """Whether the blob's file is still the one that was planned to go."""
+        return _is_as_planned(self._blobs[digest], status)
+
+
+def sweep(
+    index: Index,
+    layout: Layout,
+    digests: Sequence[bytes],
+    is_doomed: Callable[[bytes, os.stat_result], bool] | None = None,
+) -> dict[bytes, int | None]:
+    """Take away those blobs that no entry uses, if *is_doomed* of their file; what came back into use stays.
+
+    The bytes freed, by digest; None for a row that had no file.
+    """
+    freed: dict[bytes, int | None] = {}
+    for start in range(0, len(digests), SWEEP_BATCH):
+        batch = digests[start : start + SWEEP_BATCH]
+        freed |= _sweep_batch(index, layout, batch, is_doomed)
+    return freed
+
+
+def _sweep_batch(
+    index: Index,
+    layout: Layout,
+    digests: Sequence[bytes],
+    is_doomed: Callable[[bytes, os.stat_result], bool] | None,
+) -> dict[bytes, int | None]:
+    trash: dict[str, str] = {}
+
+    def take(txn: Txn) -> dict[bytes, int | None]:
+        freed: dict[bytes, int | None] = {}
+        for digest in digests:
+            if _is_in_use(txn, digest):
+                continue
+            path = layout.blob(digest)
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:
+                txn.delete(blob_row(digest))
+                freed[digest] = None
+                continue
+            if is_doomed is None or is_doomed(digest, status):
+                target = layout.trashed(os.urandom(8).hex())
+                files.rename(path, target)
+                trash[target] = path
+                txn.delete(blob_row(digest))
+                freed[digest] = status.st_size
+        return freed
+
+    # A writer publishes inside its own write transaction and checks there that its blob is the one it linked. This one
+    # re-checks use and takes the file away inside its transaction. One of the two runs first; either is right.
+    try:
+        with index.writing() as txn:
+            freed = take(txn)
+    except BaseException as error:
+        # Nothing of the transaction counts. Where the index was replaced meanwhile, whoever writes to the new one may
+        # have found the names taken and relied on them.
+        for target, path in trash.items():
+            with contextlib.suppress(FileExistsError):
+                files.link(target, path)
+            files.unlink_quietly(target)
+        if isinstance(error, IndexDamagedError):
+            return {}
+        raise
+    for target in trash:
+        files.unlink_quietly(target)
+    return freed
+
+
+def _is_in_use(txn: Txn, digest: bytes) -> bool:
+    return txn.has(user_prefix(digest))

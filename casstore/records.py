@@ -17,6 +17,7 @@ checksum is wrong decodes to None, which callers treat as a miss.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -69,6 +70,27 @@ class Key:
     def name(self) -> str:
         """32 hex digits that stand for it in file names and locks."""
         return name_hash_hex(self.whole)
+
+
+def in_uri_order(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """*entries* as they come in the order of their rows, those whose rows are cut and hashed put in order as well.
+
+    Holds in memory only what begins with the same 494 bytes.
+    """
+    alike: list[Entry] = []
+    for entry in entries:
+        if alike and alike[0].key.row[: _LONGEST_KEY - _HASH] != entry.key.row[: _LONGEST_KEY - _HASH]:
+            yield from sorted(alike, key=_whole_of)
+            alike = []
+        if len(entry.key.row) < _LONGEST_KEY - _HASH:
+            yield entry
+        else:
+            alike.append(entry)
+    yield from sorted(alike, key=_whole_of)
+
+
+def _whole_of(entry: Entry) -> bytes:
+    return entry.key.whole
 
 
 def entry_prefix(uri_prefix: str) -> bytes:
@@ -233,6 +255,21 @@ def peek_entry(key: Key, record: bytes) -> Held | None:
     if fields[13] and value[end + fields[11] + fields[12] :] != key.whole:
         return None
     return Held(value[start:end], fields[3], fields[4], fields[5], fields[6])
+
+
+def peek_row(row: bytes, record: bytes) -> Held | None:
+    """`peek_entry` for whoever goes through all rows and has no key to compare; None where the record is damaged."""
+    value = record[:-8]
+    if len(value) < _HEAD.size or record_checksum(row + value) != row_checksum(record) or value[0] != _VERSION:
+        return None
+    fields = _HEAD.unpack_from(value)
+    end = _HEAD.size + algorithm_length(fields[2])
+    return Held(value[_HEAD.size : end], fields[3], fields[4], fields[5], fields[6])
+
+
+def row_checksum(record: bytes) -> int:
+    """The checksum that a record ends in: two of one row differ in it if they differ at all."""
+    return int.from_bytes(record[-8:], "little")
 
 
 def unpack_entry(row: bytes, record: bytes, key: Key | None = None) -> Entry | None:

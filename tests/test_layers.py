@@ -25,12 +25,17 @@ LAYERS = {
         store
         index leases
         items
-        committer flights
-        collector fills verify checks statements
+        committer flights plans
+        findings
+        row_checks
+        blob_checks
+        collector fills verification checks statements
         cache
+        uncached
         processes reports
         __init__
         cli_output
+        cli_gc cli_verify
         cli
         __main__
     """,

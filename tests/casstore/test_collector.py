@@ -29,7 +29,7 @@ def test_only_what_lies_below_the_prefix_is_evicted(cache: casstore.Cache) -> No
 
 def test_a_blob_that_came_back_into_use_is_not_swept(cache: casstore.Cache) -> None:
     entry = fill(cache, key_of("a"), b"bytes")
-    assert sweep(cache.index, cache.layout, [entry.digest]) == (0, 0)
+    assert sweep(cache.index, cache.layout, [entry.digest.value]) == {}
     assert read(cache, key_of("a")) == b"bytes"
 
 

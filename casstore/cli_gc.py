@@ -1,0 +1,185 @@
+"""``casstore gc``: shrink the store to a budget; shows what goes and what stays, asks, and reports what went."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from casstore.cli_output import Shell, age_text, size_text
+from casstore.plans import hour_of
+from casstore.settings import parse_size
+
+if TYPE_CHECKING:
+    from casstore.cache import Cache
+    from casstore.collector import Freed, Removed
+    from casstore.plans import Doomed, Plan
+
+_OVER_BUDGET: Final = 1
+_SHOWN_HELD: Final = 20
+
+
+class Size(click.ParamType[int]):
+    """Bytes, as `parse_size` reads them."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See `parse_size`."""
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}", param, ctx)
+
+
+@click.command()
+@click.option("--max-size", type=Size(), metavar="SIZE", help="Bytes that the blobs may take: 10GB, 500MiB, 0.")
+@click.option("--min-free", type=Size(), metavar="SIZE", help="Bytes of the disk that are to be free.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def gc(shell: Shell, max_size: int | None, min_free: int | None, dry_run: bool, yes: bool, as_json: bool) -> int:
+    """Remove what was used least recently until the store is within its budget, and what dead processes left.
+
+    Without a size, the budget is what the store is set to. What processes have open, and the local paths that they were
+    given, stay readable. Status 1 where the budget could not be met; it says what holds the rest.
+    """
+    if not (dry_run or yes or sys.stdin.isatty()):
+        raise click.UsageError("there is no terminal to ask at: say --yes to remove, or --dry-run to see what would go")
+    cache = shell.open_cache()
+    plan = cache.plan(max_size, min_free)
+    report = _Report(shell, cache, plan, as_json=as_json)
+    report.show_plan(lists=dry_run or not yes)
+    if dry_run:
+        report.end(None)
+        return _OVER_BUDGET if plan.short else 0
+    if not yes and plan.doomed:
+        click.confirm(f"Remove {size_text(plan.frees)} in {len(plan.doomed):,} blobs?", abort=True, err=True)
+    freed = cache.execute(plan, report.removed)
+    report.end(freed)
+    return _OVER_BUDGET if plan.asked > freed.bytes else 0
+
+
+class _Report:
+    """What is said of one collection, to people or as JSON."""
+
+    def __init__(self, shell: Shell, cache: Cache, plan: Plan, *, as_json: bool) -> None:
+        self._shell = shell
+        self._cache = cache
+        self._plan = plan
+        self._as_json = as_json
+        self._lists = False
+        self._removals: list[dict[str, Any]] = []
+        self._gone = 0
+        self._has_bar = sys.stderr.isatty()
+
+    def show_plan(self, *, lists: bool) -> None:
+        """The budget and what stays whatever is done; with *lists*, every blob that goes and whose it is."""
+        self._lists = lists
+        plan, shell = self._plan, self._shell
+        if self._as_json:
+            return
+        limit = "no limit" if plan.budget.max_size is None else f"at most {size_text(plan.budget.max_size)}"
+        shell.line(
+            f"{size_text(plan.stored)} in {plan.blobs:,} blobs ({limit}); {size_text(plan.free)} of the disk are free "
+            f"(at least {size_text(plan.budget.min_free)})"
+        )
+        if lists:
+            for blob in plan.doomed:
+                self._show_removal("goes", blob.size, self._cache.uris_of(blob.digest), _last_used(blob))
+
+    def removed(self, removed: Removed) -> None:
+        """One blob went."""
+        self._gone += 1
+        if self._as_json:
+            self._removals.append(_removal(removed.digest, removed.uris, removed.bytes))
+        elif not self._lists:
+            self._clear_bar()
+            self._show_removal("removed", removed.bytes, removed.uris)
+        if self._has_bar and self._gone % 64 == 0:
+            sys.stderr.write(f"\r{self._gone:,} of {len(self._plan.doomed):,} blobs removed\x1b[K")
+            sys.stderr.flush()
+
+    def _show_removal(self, verb: str, size: int, uris: tuple[str, ...], used: str = "") -> None:
+        for uri in uris or ("(no entry)",):
+            self._shell.line(f"{verb:<8} {size_text(size):>9}  {used:>4}  {uri}")
+            size = 0  # the bytes go once
+
+    def _clear_bar(self) -> None:
+        if self._has_bar:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def end(self, freed: Freed | None) -> None:
+        """The sums, and what holds the rest where the budget is not met."""
+        self._clear_bar()
+        plan = self._plan
+        done = plan.frees if freed is None else freed.bytes
+        short = max(0, plan.asked - done)
+        if self._as_json:
+            self._shell.json_document(self._facts(freed, short))
+            return
+        if freed is None:
+            self._shell.line(f"would free {size_text(done)} in {len(plan.doomed):,} blobs")
+        else:
+            self._shell.line(f"freed {size_text(done)}: {freed.blobs:,} blobs, {freed.entries:,} entries")
+        for held in plan.held[:_SHOWN_HELD]:
+            uris = ", ".join(self._cache.uris_of(held.digest)) or "(no entry)"
+            self._shell.line(f"stays    {size_text(held.size):>9}  {uris}: linked from {', '.join(held.holders)}")
+        if len(plan.held) > _SHOWN_HELD:
+            self._shell.line(f"stay     {len(plan.held) - _SHOWN_HELD:,} more blobs that have other links")
+        if short:
+            self._shell.error(f"{size_text(short)} more should go: {self._why_short(freed)}")
+
+    def _why_short(self, freed: Freed | None) -> str:
+        reasons = []
+        if self._plan.held:
+            size = sum(held.size for held in self._plan.held)
+            reasons.append(f"{size_text(size)} in {len(self._plan.held):,} blobs are linked from elsewhere")
+        if freed is not None and freed.kept:
+            reasons.append(f"{freed.kept:,} blobs came back into use meanwhile")
+        if freed is not None and freed.is_stale:
+            reasons.append("the index was replaced meanwhile: run it again")
+        return "; ".join(reasons) or "the rest of the disk is not the store's"
+
+    def _facts(self, freed: Freed | None, short: int) -> dict[str, Any]:
+        plan, uris_of = self._plan, self._cache.uris_of
+        removals = (
+            [_removal(blob.digest, uris_of(blob.digest), blob.size) for blob in plan.doomed]
+            if freed is None
+            else self._removals
+        )
+        return {
+            "dry_run": freed is None,
+            "max_size": plan.budget.max_size,
+            "min_free": plan.budget.min_free,
+            "stored_bytes": plan.stored,
+            "free_bytes": plan.free,
+            "asked_bytes": plan.asked,
+            "freed_bytes": plan.frees if freed is None else freed.bytes,
+            "short_bytes": short,
+            "within_budget": not short,
+            "kept_blobs": 0 if freed is None else freed.kept,
+            "removed": removals,
+            "held": [
+                {
+                    "digest": held.digest.hex(),
+                    "bytes": held.size,
+                    "uris": list(uris_of(held.digest)),
+                    "linked_from": list(held.holders),
+                }
+                for held in plan.held
+            ],
+        }
+
+
+def _removal(digest: bytes, uris: tuple[str, ...], size: int) -> dict[str, Any]:
+    return {"digest": digest.hex(), "bytes": size, "uris": list(uris)}
+
+
+def _last_used(blob: Doomed) -> str:
+    hour = hour_of(blob.used)
+    return age_text(max(0.0, time.time() - hour * 3600)) if hour else ""
