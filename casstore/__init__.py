@@ -9,6 +9,8 @@
 It knows no cloud: `pathapi` fills it.
 """
 
+from typing import TYPE_CHECKING
+
 from casstore.blobs import BlobTrippedError, CollisionError, Staging
 from casstore.cache import Cache, Usage
 from casstore.collector import Freed
@@ -32,6 +34,9 @@ from casstore.items import Noted
 from casstore.processes import open
 from casstore.records import Entry, Key, Moment, Stated, Validator
 
+if TYPE_CHECKING:
+    from casstore.findings import Checked, Leftovers, Problem, ProblemKind, Verified
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -40,6 +45,7 @@ __all__ = [
     "BlobTrippedError",
     "Cache",
     "CasstoreError",
+    "Checked",
     "CollisionError",
     "Digest",
     "Entry",
@@ -49,10 +55,13 @@ __all__ = [
     "IndexDamagedError",
     "IndexUnavailableError",
     "Key",
+    "Leftovers",
     "LockTimeoutError",
     "Moment",
     "NotAStoreError",
     "Noted",
+    "Problem",
+    "ProblemKind",
     "Staging",
     "Stated",
     "StoreFormatError",
@@ -61,6 +70,7 @@ __all__ = [
     "Stored",
     "Usage",
     "Validator",
+    "Verified",
     "__version__",
     "at_exit",
     "boot_clock_ns",
@@ -68,3 +78,14 @@ __all__ = [
     "copy_out",
     "open",
 ]
+
+_LATER = {"Checked", "Leftovers", "Problem", "ProblemKind", "Verified"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        # Few processes verify, and making these classes takes a millisecond.
+        from casstore import findings
+
+        return getattr(findings, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,316 @@
+"""The rows of an index, held against each other and against the blobs they name. Changes nothing.
+
+Rows are compared with rows inside one transaction, so that no commit comes between. A row and a file cannot be seen at
+one moment: what looks wrong between them is looked at again, in an order that no live store passes for damage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from casstore import pages
+from casstore.digest import Digest, name_hash
+from casstore.errors import CasstoreError, IndexDamagedError
+from casstore.findings import Findings, Problem, ProblemKind, Tell
+from casstore.index import PAGE_ROWS, Index, Txn
+from casstore.layout import Layout
+from casstore.records import (
+    BLOB,
+    CHECKSUM,
+    COUNT,
+    ENTRY,
+    USER,
+    BlobRecord,
+    Entry,
+    Key,
+    blob_row,
+    unpack_blob,
+    unpack_count,
+    unpack_entry,
+    unpack_stated,
+    user_prefix,
+    user_row,
+)
+
+OURS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECHILD, errno.EBUSY))
+"""Errors that say something of this process or machine and nothing of the store."""
+
+_ROUNDS: Final = 20
+_UNDECODABLE: Final = (struct.error, LookupError, ValueError)
+
+Value = TypeVar("Value")
+
+
+def reason(error: BaseException) -> str:
+    """What *error* says, without the path that the problem names anyway."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+@dataclass(slots=True)
+class _Seen:
+    """An entry as one transaction saw it, and whether its blob had a row."""
+
+    row: bytes
+    record: bytes
+    entry: Entry
+    has_blob_row: bool = True
+
+
+@dataclass(slots=True)
+class _Page:
+    """What one transaction saw of a page of rows; *faults* are contradictions inside it, which need no second look."""
+
+    last: bytes = b""
+    rows: int = 0
+    blobs: list[BlobRecord] = field(default_factory=list)
+    unused: list[tuple[bytes, BlobRecord]] = field(default_factory=list)
+    entries: list[_Seen] = field(default_factory=list)
+    faults: list[Problem] = field(default_factory=list)
+
+
+class RowChecks:
+    """One look at all rows, a page at a time; used by one thread. The counts are of what was seen so far."""
+
+    def __init__(self, layout: Layout, index: Index, algorithm: str, findings: Findings) -> None:
+        self._layout = layout
+        self._index = index
+        self._algorithm = algorithm
+        self._findings = findings
+        self.generation = 0
+        self.is_absent = False
+        self.is_readable = False
+        self.rows = self.entries = 0
+        self.blobs = self.bytes = 0
+        self.unused = self.unused_bytes = self.stale = 0
+
+    def check(self, tell: Tell) -> None:
+        """Look at every row. A damaged index is one problem, and stays as it is."""
+        with self._reporting():
+            self.is_absent = self.find() == 0
+            if self.is_absent:
+                return
+            # Also where it is open and mapped already: it may have been cut since.
+            pages.check(self._layout.index_file(self.generation))
+            self.is_readable = True
+            start: bytes | None = b""
+            while start is not None:
+                start = self._check_page(start)
+                tell()
+
+    def find(self) -> int:
+        """The generation of the index; 0 where there is none."""
+        self.generation = self._index.newest()
+        try:
+            status = os.stat(self._layout.index_file(self.generation), follow_symlinks=False)
+        except FileNotFoundError:
+            self.generation = 0
+        else:
+            # A process that is killed while it makes an index leaves an empty file.
+            if status.st_size == 0:
+                self.generation = 0
+        return self.generation
+
+    def records(self, digests: Sequence[bytes]) -> dict[bytes, bytes | None] | None:
+        """The blob records of these, as they are now; None where the index does not say."""
+        rows = [blob_row(digest) for digest in digests]
+
+        def look(txn: Txn) -> dict[bytes, bytes | None]:
+            txn.prefetch(rows)
+            return {row[1:]: txn.get(row) for row in rows}
+
+        if self.is_readable:
+            with self._reporting():
+                return self._index.inspect(look)
+        return None
+
+    def user_of(self, digest: bytes) -> tuple[Key | None, int]:
+        """One of the entries that use a blob, and how many do, at most a page of them."""
+        prefix = user_prefix(digest)
+        users: list[tuple[bytes, bytes]] = []
+        if self.is_readable:
+            with self._reporting():
+                users = self._index.inspect(lambda txn: txn.scan(prefix, prefix, PAGE_ROWS))
+        key = _decoded(lambda: Key.parse(users[0][1])) if users else None
+        return key, len(users)
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Make what the index fails with a problem; it is not asked any more then."""
+        try:
+            yield
+        except (CasstoreError, OSError, pages.UnsoundError) as error:
+            if isinstance(error, OSError) and error.errno in OURS:
+                raise
+            self.is_readable = False
+            is_damage = isinstance(error, IndexDamagedError | pages.UnsoundError)
+            kind = ProblemKind.DAMAGED_INDEX if is_damage else ProblemKind.UNREADABLE
+            self._findings.add(Problem(kind, self._layout.index_file(self.generation), reason(error)))
+
+    # --- a page ------------------------------------------------------------------------------------------------------
+
+    def _check_page(self, start: bytes) -> bytes | None:
+        """Check a page of rows from *start* on; where the next begins, None after the last."""
+        page = self._index.inspect(lambda txn: self._look(txn, start))
+        self.rows += page.rows
+        self.entries += len(page.entries)
+        self.blobs += len(page.blobs)
+        self.bytes += sum(blob.size for blob in page.blobs)
+        for fault in page.faults:
+            self._findings.add(fault)
+        for seen in page.entries:
+            self._check_file(seen)
+        for row, blob in page.unused:
+            if os.path.lexists(self._layout.blob(row[1:])):
+                self.unused += 1
+                self.unused_bytes += blob.size
+            else:
+                self.stale += 1  # between the two steps of a sweep, or killed there
+        return page.last + b"\0" if page.rows == PAGE_ROWS else None
+
+    def _look(self, txn: Txn, start: bytes) -> _Page:
+        """What one transaction says of the rows from *start* on, and of those that go with them."""
+        rows = txn.scan(b"", start, PAGE_ROWS)
+        page = _Page(rows[-1][0] if rows else b"", len(rows))
+        for row, record in rows:
+            kind = row[:1]
+            if kind == ENTRY:
+                self._look_at_entry(row, record, page)
+            elif kind == BLOB:
+                self._look_at_blob(txn, row, record, page)
+            elif kind == USER:
+                self._look_at_user(txn, row, record, page)
+            elif kind == CHECKSUM:
+                if _decoded(lambda row=row, record=record: unpack_stated(row, record)) is None:  # type: ignore[misc]
+                    page.faults.append(self._bad(row, "what a provider stated"))
+            elif kind != COUNT or not unpack_count(row, record):
+                page.faults.append(self._bad(row, "a count of local writes" if kind == COUNT else "of no known kind"))
+        self._compare(txn, page)
+        return page
+
+    def _look_at_entry(self, row: bytes, record: bytes, page: _Page) -> None:
+        entry = self._entry(row, record)
+        if entry is not None:
+            page.entries.append(_Seen(row, record, entry))
+            return
+        fault = self._bad(row, "an entry")
+        key = _decoded(lambda: Key.parse(row[1:]))
+        if key is not None and key.row == row:
+            fault = Problem(fault.kind, fault.path, fault.detail, None, key.uri, key.origin)
+        page.faults.append(fault)
+
+    def _entry(self, row: bytes, record: bytes) -> Entry | None:
+        entry = _decoded(lambda: unpack_entry(row, record))
+        is_right = entry is not None and entry.key.row == row and entry.digest.algorithm == self._algorithm
+        return entry if is_right else None
+
+    def _look_at_blob(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
+        blob = _decoded(lambda: unpack_blob(row, record))
+        digest = self._digest(row[1:])
+        if blob is None or digest is None:
+            page.faults.append(self._bad(row, "a blob"))
+            return
+        page.blobs.append(blob)
+        if not txn.has(user_prefix(digest.value)):
+            page.unused.append((row, blob))
+
+    def _look_at_user(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
+        key = _decoded(lambda: Key.parse(record))
+        digest = self._digest(row[1:-16])
+        if key is None or digest is None or row[-16:] != name_hash(record):
+            page.faults.append(self._bad(row, "a user of a blob"))
+            return
+        found = txn.get(key.row)
+        entry = None if found is None else self._entry(key.row, found)
+        # An entry that does not decode is a problem of its own.
+        if found is None or (entry is not None and (entry.key != key or entry.digest != digest)):
+            detail = "it counts as in use by an entry that does not name it"
+            page.faults.append(self._disagreement(digest, key, detail))
+
+    def _compare(self, txn: Txn, page: _Page) -> None:
+        """Hold a page's entries against the rows of their blobs and of their use."""
+        rows: dict[bytes, None] = {}
+        for seen in page.entries:
+            rows[blob_row(seen.entry.digest.value)] = None
+            rows[user_row(seen.entry.digest.value, seen.entry.key)] = None
+        txn.prefetch(list(rows))
+        for seen in page.entries:
+            entry = seen.entry
+            if txn.get(user_row(entry.digest.value, entry.key)) != entry.key.whole:
+                detail = "no row says that this entry uses its blob: a collection would take it away"
+                page.faults.append(self._disagreement(entry.digest, entry.key, detail))
+            row = blob_row(entry.digest.value)
+            record = txn.get(row)
+            seen.has_blob_row = record is not None
+            blob = None if record is None else _decoded(lambda row=row, record=record: unpack_blob(row, record))  # type: ignore[misc]
+            if blob is not None and blob.size != entry.size:
+                detail = f"the entry says {entry.size:,} bytes, the row of its blob {blob.size:,}"
+                page.faults.append(self._disagreement(entry.digest, entry.key, detail))
+
+    # --- rows and files ----------------------------------------------------------------------------------------------
+
+    def _check_file(self, seen: _Seen) -> None:
+        """Whether an entry's blob is there, and has a row.
+
+        A file that is missing is damage only if the entry was the same before and after it was looked for. A sweep
+        takes away what no entry names, in a transaction, and a row that was dropped and made again has another moment
+        of validation in it: the same record twice says that the entry was there all the time.
+        """
+        for _ in range(_ROUNDS):
+            path = self._layout.blob(seen.entry.digest.value)
+            try:
+                os.stat(path, follow_symlinks=False)
+                is_there = True
+            except (FileNotFoundError, NotADirectoryError):
+                is_there = False
+            except OSError as error:
+                self._add(ProblemKind.UNREADABLE, path, reason(error), seen.entry)
+                return
+            if is_there and seen.has_blob_row:
+                return
+            now = self._index.inspect(lambda txn, seen=seen: self._look_again(txn, seen))  # type: ignore[misc]
+            if now is None:
+                return
+            if now.record == seen.record and now.has_blob_row == seen.has_blob_row:
+                if is_there:
+                    detail = "its blob has no row: it is not counted, and never collected"
+                    self._add(ProblemKind.ROWS_DISAGREE, path, detail, seen.entry)
+                else:
+                    self._add(ProblemKind.MISSING_BLOB, path, "reading it is a miss", seen.entry)
+                return
+            seen = now
+
+    def _look_again(self, txn: Txn, seen: _Seen) -> _Seen | None:
+        record = txn.get(seen.row)
+        entry = None if record is None else self._entry(seen.row, record)
+        if record is None or entry is None:
+            return None
+        return _Seen(seen.row, record, entry, txn.get(blob_row(entry.digest.value)) is not None)
+
+    # --- problems ----------------------------------------------------------------------------------------------------
+
+    def _add(self, kind: ProblemKind, path: str, detail: str, entry: Entry) -> None:
+        self._findings.add(Problem(kind, path, detail, entry.digest, entry.uri, entry.key.origin))
+
+    def _bad(self, row: bytes, what: str) -> Problem:
+        detail = f"the row {row[:24].hex()}{'...' if len(row) > 24 else ''} ({what}) does not decode"
+        return Problem(ProblemKind.BAD_RECORD, self._layout.index_file(self.generation), detail)
+
+    def _disagreement(self, digest: Digest, key: Key, detail: str) -> Problem:
+        return Problem(ProblemKind.ROWS_DISAGREE, self._layout.blob(digest.value), detail, digest, key.uri, key.origin)
+
+    def _digest(self, value: bytes) -> Digest | None:
+        return _decoded(lambda: Digest(self._algorithm, value))
+
+
+def _decoded(decode: Callable[[], Value]) -> Value | None:
+    """What *decode* gives; None where the bytes cannot be that, whatever their checksum says."""
+    try:
+        return decode()
+    except _UNDECODABLE:
+        return None
