@@ -24,6 +24,7 @@ from casstore.errors import (
     NotAStoreError,
     StoreFormatError,
     StoreFullError,
+    StoreReadOnlyError,
     StoreUnavailableError,
 )
 from casstore.exits import at_exit
@@ -31,11 +32,12 @@ from casstore.files import boot_clock_ns, copy_out
 from casstore.fills import Fill, Stored
 from casstore.flights import Flight
 from casstore.items import Noted
-from casstore.processes import open
+from casstore.processes import open, without_storing
 from casstore.records import Entry, Key, Moment, Stated, Validator
 
 if TYPE_CHECKING:
     from casstore.findings import Checked, Leftovers, Problem, ProblemKind, Verified
+    from casstore.uncached import Uncached as Uncached  # few processes ever load it
 
 __version__ = "0.1.0"
 
@@ -66,6 +68,7 @@ __all__ = [
     "Stated",
     "StoreFormatError",
     "StoreFullError",
+    "StoreReadOnlyError",
     "StoreUnavailableError",
     "Stored",
     "Usage",
@@ -77,6 +80,7 @@ __all__ = [
     "new_hasher",
     "copy_out",
     "open",
+    "without_storing",
 ]
 
 _LATER = {"Checked", "Leftovers", "Problem", "ProblemKind", "Verified"}

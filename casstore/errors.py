@@ -19,6 +19,10 @@ class StoreUnavailableError(CasstoreError, OSError):
     """The root cannot be used by this user or on this file system; nothing was changed."""
 
 
+class StoreReadOnlyError(StoreUnavailableError):
+    """There is a store, and this user can read it and not write to it; nothing was changed."""
+
+
 class IndexUnavailableError(CasstoreError, OSError):
     """The index cannot be used by this process just now: forked without hooks, a writer that does not move on."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from casstore.errors import StoreFullError
+from casstore.errors import StoreFullError, StoreReadOnlyError
 
 _FICLONE: Final = 0x40049409
 """``FICLONE`` of linux/fs.h: share all extents of one file with another."""
@@ -29,31 +30,46 @@ _REMOTE: Final = frozenset(
 
 _NO_UNNAMED: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT))
 _NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW, errno.ENOTSOCK, errno.EOPNOTSUPP))
-_FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""No room: the disk's, the quota's, and the process's own limit for a file (``ulimit -f``)."""
+_TMP_NAMES: Final = ("TMPDIR", "TEMP", "TMP")
+_TMP_DIRECTORIES: Final = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 (compared with, not written to)
+_LINKLESS: Final = frozenset(("vfat", "msdos", "exfat"))
+_NO_PROC: Final = frozenset((errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR))
 
 
 @contextlib.contextmanager
 def full_disk(root: str) -> Iterator[None]:
-    """Turn ENOSPC, EDQUOT and EFBIG inside the block into `StoreFullError` that names *root*."""
+    """Turn ENOSPC, EDQUOT and EFBIG inside the block into `StoreFullError` that names *root*; EROFS, of a file system
+    that was remounted, into `StoreReadOnlyError`.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise StoreFullError(
                 error.errno,
                 f"no room for another blob: free some space, or set a budget ({os.strerror(error.errno)})",
+                root,
+            ) from error
+        if error.errno == errno.EROFS:
+            raise StoreReadOnlyError(
+                error.errno,
+                "the file system has become read-only: look at the system's log, or name another directory "
+                "(CASSTORE_DIR, local_cache_dir)",
                 root,
             ) from error
         raise
 
 
 def open_unnamed(directory: str) -> int | None:
-    """A new file on *directory*'s file system that has no name yet; None where there is no O_TMPFILE.
+    """A new file on *directory*'s file system that has no name yet; None where there is no O_TMPFILE, or no ``/proc``
+    by which `link_descriptor` could name it.
 
     Open for writing although its mode is a blob's already: 0444, as far as the umask allows.
     """
     flag = getattr(os, "O_TMPFILE", None)
-    if flag is None:
+    if flag is None or not _has_proc():
         return None
     try:
         return os.open(directory, flag | os.O_RDWR | os.O_CLOEXEC, 0o444)
@@ -61,6 +77,11 @@ def open_unnamed(directory: str) -> int | None:
         if error.errno in _NO_UNNAMED and os.path.isdir(directory):
             return None
         raise
+
+
+@functools.cache
+def _has_proc() -> bool:
+    return os.path.exists("/proc/self/fd")
 
 
 def open_named(directory: str) -> tuple[int, str]:
@@ -93,8 +114,55 @@ def unlink_quietly(path: str) -> None:
 
 
 def reopen(descriptor: int) -> int:
-    """A descriptor for reading the same file, with a position of its own; the file need not have a name."""
-    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    """A descriptor for reading the same file from its start; the file need not have a name."""
+    try:
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in _NO_PROC:
+            raise
+    # No /proc (macOS, a bare chroot): the two share a position. Whoever writes a staging file is done with it by then.
+    copy = os.dup(descriptor)
+    os.lseek(copy, 0, os.SEEK_SET)
+    return copy
+
+
+def temporary_directory() -> str:
+    """Where this system keeps temporary files; FileNotFoundError where nothing of that kind can be written to."""
+    import tempfile  # only for whoever has no store to write to
+
+    directory = tempfile.gettempdir()
+    # Its last resort is where the process happens to be: no place for files that nobody expects there.
+    if directory == os.getcwd() and directory not in (*map(os.environ.get, _TMP_NAMES), *_TMP_DIRECTORIES):
+        raise FileNotFoundError(errno.ENOENT, "no temporary directory can be written to", directory)
+    return directory
+
+
+def open_private() -> int:
+    """A new file without a name in the temporary directory. Raises what `temporary_directory` does."""
+    directory = temporary_directory()
+    descriptor = open_unnamed(directory)
+    if descriptor is None:
+        descriptor, path = open_named(directory)
+        unlink_quietly(path)
+    return descriptor
+
+
+def open_memory() -> int:
+    """A new file in memory alone; raises OSError (EOPNOTSUPP) where the platform has none."""
+    if not hasattr(os, "memfd_create"):
+        raise OSError(errno.EOPNOTSUPP, "this platform has no files in memory")
+    return os.memfd_create("casstore", os.MFD_CLOEXEC)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Make an empty file *size* bytes long, with room for all of them; the OSError of a full disk comes here."""
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    os.ftruncate(descriptor, size)
 
 
 def sync(descriptor: int) -> None:
@@ -248,7 +316,9 @@ def boot_id() -> bytes:
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             return file.read().strip()
-    except OSError:
+    except OSError as error:
+        if error.errno not in _NO_PROC:
+            raise  # too many open files, say: a wrong answer would outlast it
         return b""
 
 
@@ -258,6 +328,11 @@ class Mount:
 
     number: int
     kind: str
+
+    @property
+    def is_linkless(self) -> bool:
+        """Whether no file can have a second name there."""
+        return self.kind in _LINKLESS
 
     @property
     def is_shared(self) -> bool:
@@ -273,14 +348,15 @@ def mount_of(path: str) -> Mount:
     try:
         with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
             number = next((int(line[7:]) for line in file if line.startswith(b"mnt_id:")), 0)
-    except OSError:
+        with open("/proc/self/mountinfo", "rb") as file:
+            for line in file:
+                if line.startswith(b"%d " % number):
+                    _, _, rest = line.partition(b" - ")
+                    return Mount(number, rest.split(b" ", 1)[0].decode("ascii", "replace"))
+    except OSError as error:
+        if error.errno not in _NO_PROC:
+            raise  # not to be taken for a local disk because files cannot be opened just now
         return Mount(os.stat(path).st_dev, "unknown")
     finally:
         os.close(descriptor)
-    prefix = b"%d " % number
-    with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            if line.startswith(prefix):
-                _, _, rest = line.partition(b" - ")
-                return Mount(number, rest.split(b" ", 1)[0].decode("ascii", "replace"))
     return Mount(number, "unknown")

@@ -27,13 +27,19 @@ _PROGRESS_SECONDS = 1.0
 class Stored:
     """What a reader has in the end: an open blob, and the entry it belongs to.
 
-    *descriptor* is the caller's to close. *entry* is None where the bytes could not be stored (a digest collision) and
-    were only streamed; *size* in bytes.
+    *descriptor* is the caller's to close. *entry* is None where the bytes could not be stored (a digest collision, no
+    store that can serve) and were only streamed; *streamed* then says which version they are. *size* in bytes.
     """
 
     descriptor: int
     size: int
     entry: Entry | None
+    streamed: Validator | None = None
+
+    @property
+    def validator(self) -> Validator | None:
+        """Which version the bytes are."""
+        return self.streamed if self.entry is None else self.entry.validator
 
 
 class Fill:
@@ -113,7 +119,7 @@ class Fill:
             cache.count("collisions")
             descriptor = files.reopen(staging.descriptor) if reading else -1
             self.abandon()
-            return Stored(descriptor, size, None)
+            return Stored(descriptor, size, None, validator)
         descriptor = -1
         try:
             if reading:

@@ -75,6 +75,10 @@ class Layout:
         """LMDB's data file of one generation; its lock file is for LMDB alone."""
         return f"{self.root}/index-v1/{number}/data.mdb"
 
+    def index_lock(self, number: int) -> str:
+        """LMDB's lock file of one generation, to be looked at and never opened."""
+        return f"{self.root}/index-v1/{number}/lock.mdb"
+
     def successor(self, number: int) -> str:
         """Names the next generation once this one is superseded; made by link, so that one of many wins."""
         return f"{self.root}/index-v1/{number}/NEXT"
@@ -182,6 +186,9 @@ _LONGEST_COMPONENT = 255
 _LONGEST_PATH = 3072
 """Bytes below a tree of views; PATH_MAX is 4096 with the root and the closing NUL."""
 
+LONGEST_ROOT = 4096 - 1 - _LONGEST_PATH - 63
+"""Bytes of a root's own path, so that every key has a view: PATH_MAX less that and ``/leases/<name>/views/<n>/``."""
+
 _DEEPEST = 128
 """Components; `shutil.rmtree` calls itself for each."""
 
@@ -199,10 +206,11 @@ def _escape(component: str) -> str:
         return component.replace(".", "%2E")
     if component.isprintable() and "%" not in component and "/" not in component:
         return component
-    return "".join(
-        c if c.isprintable() and c not in "%/" else "".join(f"%{b:02X}" for b in c.encode("utf-8", "surrogatepass"))
-        for c in component
-    )
+    return "".join(c if c.isprintable() and c not in "%/" else _percent(c) for c in component)
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
 def _hashed(text: str) -> str:
@@ -212,7 +220,11 @@ def _hashed(text: str) -> str:
 def component_name(component: str) -> str:
     """The file name that stands for one component of a key: injective, at most 255 bytes."""
     name = _escape(component)
-    encoded = os.fsencode(name)
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:  # the encoding of this process's locale lacks a letter
+        name = "".join(c if c.isascii() else _percent(c) for c in name)
+        encoded = name.encode("ascii")
     if len(encoded) <= _LONGEST_COMPONENT:
         return name
     suffix = _hashed(component)

@@ -4,23 +4,73 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from casstore.cache import Cache
+from casstore.errors import IndexUnavailableError, StoreFullError, StoreUnavailableError
 from casstore.store import open_root
+
+if TYPE_CHECKING:
+    from casstore.uncached import Uncached
+
+_ANY_ROW: Final = b"\0"
 
 _caches: Final[dict[str, Cache]] = {}
 _mutex = threading.Lock()
 
 
-def open(root: str | os.PathLike[str] | None = None, *, digest: str | None = None, create: bool = True) -> Cache:
+def open(
+    root: str | os.PathLike[str] | None = None,
+    *,
+    digest: str | None = None,
+    create: bool = True,
+    or_uncached: bool = False,
+) -> Cache:
     """Open the store at *root*, or make one; without it ``CASSTORE_DIR``, else the user's cache directory.
 
     *digest* names the hash that a **new** store calls its blobs by: ``xxh3-128`` (default), ``sha256`` or ``blake3``.
     Without *create* the store must be there. Two calls with one directory give one `Cache`. Raises NotAStoreError for a
     directory with somebody else's files (or with nothing, if it is not to be made), StoreFormatError for a damaged
-    marker or a newer format, StoreUnavailableError for a place that cannot serve.
+    marker or a newer format, StoreUnavailableError for a place that cannot serve,
+    StoreFullError.
+
+    With *or_uncached*, where no default place can serve, and where the store that is there cannot be written to, or its
+    index not be shared, or the disk is full: one warning, and a `Cache` that holds and keeps nothing (`Uncached`). A
+    named directory that is no place for a store is refused all the same.
     """
+    if not or_uncached:
+        return _open(root, digest, create=create)
+    try:
+        cache = _open(root, digest, create=create)
+        cache.index.get(_ANY_ROW)  # opens it: whether it can be shared is known only then
+    except (StoreUnavailableError, StoreFullError, IndexUnavailableError) as error:
+        named = root if root is not None else os.environ.get("CASSTORE_DIR")
+        if named and type(error) is StoreUnavailableError:
+            raise
+        uncached = without_storing(error, os.fspath(named or error.filename or ""))
+        if uncached is None:
+            raise
+        uncached.warn()
+        return uncached
+    return cache
+
+
+def without_storing(error: OSError, directory: str) -> Uncached | None:
+    """What reads instead of the store at *directory*, which failed with *error*; None where that is no reason to."""
+    # Imported here: few processes ever need it.
+    from casstore.uncached import Uncached, is_unfit
+
+    if not is_unfit(error):
+        return None
+    name = f"uncached\0{directory}"
+    with _mutex:
+        known = _caches.get(name)
+        if not isinstance(known, Uncached):
+            known = _caches[name] = Uncached(directory, error)
+        return known
+
+
+def _open(root: str | os.PathLike[str] | None, digest: str | None, *, create: bool) -> Cache:
     with _mutex:
         asked = _name_of(root)
         known = _caches.get(asked)

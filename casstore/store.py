@@ -16,9 +16,21 @@ from dataclasses import dataclass
 
 from casstore import files
 from casstore.digest import ALGORITHMS, name_hash
-from casstore.errors import NotAStoreError, StoreFormatError, StoreUnavailableError
-from casstore.layout import CACHEDIR_TAG, FORMAT, Layout
+from casstore.errors import (
+    NotAStoreError,
+    StoreFormatError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+)
+from casstore.layout import CACHEDIR_TAG, FORMAT, LONGEST_ROOT, Layout
 from casstore.settings import Settings, load_settings
+
+_WAY_OUT = "name a directory that you can write to (CASSTORE_DIR, local_cache_dir)"
+_READ_ONLY = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
+_OF_THE_PROCESS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR))
+"""Errors that come and go, and say nothing of the place."""
+_NO_LINKS = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +66,9 @@ def open_root(
     """Open the store at *path*, or make one there unless *create* is False; without *path*, the default one.
 
     A named root that cannot serve is refused. An unfit default root gives way to a private directory under the system's
-    temporary directory, with one warning. Raises NotAStoreError, StoreFormatError, StoreUnavailableError; nothing is
-    changed then.
+    temporary directory, with one warning. Raises NotAStoreError, StoreFormatError, StoreUnavailableError (of these,
+    StoreReadOnlyError where there is a store that this user cannot write to) and StoreFullError; what was there is
+    unchanged then.
     """
     if path is not None:
         return _open_at(os.fspath(path), algorithm, environment, create)
@@ -64,23 +77,46 @@ def open_root(
         return _open_at(root, algorithm, environment, create)
     try:
         return _open_at(root, algorithm, environment, create)
-    except StoreUnavailableError as error:
-        import tempfile
+    except (StoreUnavailableError, StoreFullError) as error:
+        opened = _open_fallback(error, root, algorithm, environment, create=create)
+        message = f"{error}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory"
+        warnings.warn(message, stacklevel=4)
+        return opened
 
-        fallback = f"{tempfile.gettempdir()}/casstore-{os.geteuid()}"
+
+def _open_fallback(
+    unfit: OSError, root: str, algorithm: str | None, environment: Mapping[str, str], *, create: bool
+) -> Root:
+    """A private store under the system's temporary directory; StoreUnavailableError that says why neither serves."""
+    try:
+        fallback = f"{files.temporary_directory()}/casstore-{os.geteuid()}"
         _check_private(fallback)
-        warnings.warn(f"{error}; using {fallback} for now: set CASSTORE_DIR to a local directory", stacklevel=4)
         return _open_at(fallback, algorithm, environment, create)
+    except (NotAStoreError, StoreUnavailableError, StoreFullError, FileNotFoundError) as error:
+        if isinstance(error, NotAStoreError) and not create:
+            raise
+        raise StoreUnavailableError(
+            unfit.errno, f"{unfit.strerror}; nor can the temporary directory serve: {error}", root
+        ) from error
 
 
 def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], create: bool) -> Root:
     if algorithm is not None and algorithm not in ALGORITHMS:
         raise StoreFormatError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(ALGORITHMS)}")
     layout = Layout(os.path.expanduser(path))
+    if len(os.fsencode(layout.root)) > LONGEST_ROOT:
+        raise StoreUnavailableError(
+            errno.ENAMETOOLONG,
+            f"the path is longer than {LONGEST_ROOT} bytes, and what lies below needs room: name a directory with a "
+            "shorter one (CASSTORE_DIR, local_cache_dir)",
+            layout.root,
+        )
     description = _read_marker(layout)
     if description is None:
         description = _create(layout, algorithm or environment.get("CASSTORE_DIGEST") or ALGORITHMS[0], create=create)
     _check_owner(layout)
+    mount = files.mount_of(layout.root)
+    _check_mount(layout, mount)
     _complete(layout)
     stored = description["digest"]
     if algorithm is not None and algorithm != stored:
@@ -88,8 +124,6 @@ def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], c
             f"the store at {layout.root} names its blobs by {stored}, not {algorithm}: open it without naming an "
             "algorithm, or choose another directory"
         )
-    mount = files.mount_of(layout.root)
-    _check_mount(layout, mount)
     boot = files.boot_id()
     return Root(
         layout,
@@ -118,8 +152,8 @@ def _read_marker(layout: Layout) -> dict[str, str] | None:
             "the cache directory is a file: name a directory (CASSTORE_DIR, local_cache_dir)",
             layout.root,
         ) from error
-    except PermissionError as error:
-        raise _unwritable(layout, error) from error
+    except OSError as error:
+        raise _unfit(layout, error) from error
     way_out = "move it away (its blobs can be fetched again), or choose another directory"
     try:
         found = json.loads(text)
@@ -145,8 +179,8 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
         present = set()
     except NotADirectoryError as error:
         raise NotAStoreError(errno.ENOTDIR, "the cache directory is a file: name a directory", layout.root) from error
-    except PermissionError as error:
-        raise _unwritable(layout, error) from error
+    except OSError as error:
+        raise _unfit(layout, error) from error
     # The marker counts as ours: another creator may have finished since we looked for it.
     ours = {os.path.basename(path) for path in (*layout.directories(), layout.tag, layout.config, layout.store)}
     foreign = sorted(name for name in present - ours if not _is_debris(name))
@@ -173,14 +207,14 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
         files.create_synced(layout.tag, CACHEDIR_TAG, 0o644)
         files.create_synced(layout.store, json.dumps(description).encode() + b"\n", 0o644)
     except OSError as error:
-        raise _unwritable(layout, error) from error
+        raise _unfit(layout, error) from error
     found = _read_marker(layout)
     assert found is not None
     return found
 
 
 def _complete(layout: Layout) -> None:
-    """Make the directories that somebody removed; StoreUnavailableError where this user cannot write."""
+    """Make the directories that somebody removed; StoreReadOnlyError where this user cannot write."""
     try:
         for directory in layout.directories():
             if not os.path.isdir(directory):
@@ -188,7 +222,10 @@ def _complete(layout: Layout) -> None:
         if not os.access(layout.index, os.W_OK):
             raise PermissionError(errno.EROFS, "read-only")
     except OSError as error:
-        raise _unwritable(layout, error) from error
+        if error.errno in _READ_ONLY:
+            message = f"this user cannot write to the store ({os.strerror(error.errno)}): {_WAY_OUT}"
+            raise StoreReadOnlyError(error.errno, message, layout.root) from error
+        raise _unfit(layout, error) from error
 
 
 def _is_debris(name: str) -> bool:
@@ -196,13 +233,15 @@ def _is_debris(name: str) -> bool:
     return len(name) == 16 and all(c in "0123456789abcdef" for c in name)
 
 
-def _unwritable(layout: Layout, error: OSError) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        error.errno,
-        f"cannot make or use a store there ({os.strerror(error.errno or 0)}): name a directory that you can write to "
-        "(CASSTORE_DIR, local_cache_dir)",
-        layout.root,
-    )
+def _unfit(layout: Layout, error: OSError) -> OSError:
+    """What *error* says of the place; the same again where it says nothing of it."""
+    if error.errno in _OF_THE_PROCESS:
+        return OSError(error.errno, os.strerror(error.errno or 0), error.filename or layout.root)
+    what = "cannot make or use a store there"
+    if error.filename2 is not None and error.errno in _NO_LINKS:
+        what = "the file system has no hard links, which a store needs"
+    kind = StoreFullError if error.errno in files.FULL else StoreUnavailableError
+    return kind(error.errno, f"{what} ({os.strerror(error.errno or 0)}): {_WAY_OUT}", layout.root)
 
 
 def _check_owner(layout: Layout) -> None:
@@ -232,6 +271,10 @@ def _check_private(path: str) -> None:
 
 
 def _check_mount(layout: Layout, mount: files.Mount) -> None:
+    if mount.is_linkless:
+        raise StoreUnavailableError(
+            errno.ENOTSUP, f"a {mount.kind} file system has no hard links, which a store needs: {_WAY_OUT}", layout.root
+        )
     if mount.is_shared:
         raise StoreUnavailableError(
             errno.ENOTSUP,

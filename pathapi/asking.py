@@ -86,7 +86,9 @@ class AskingPath(LexicalPath):
         uri = self.uri
         return self.client.listings.recall(uri.bucket, uri.key, self._listed)
 
-    def _ask(self, freshness: FreshnessArg, verify: bool | None, force: bool | None) -> Ask:
+    def _ask(
+        self, freshness: FreshnessArg, verify: bool | None, force: bool | None, *, must_store: bool = False
+    ) -> Ask:
         client, uri = self.client, self.uri
         if not uri.key:
             raise CloudPathIsADirectoryError(f"{self} is a bucket, not an object")
@@ -99,13 +101,21 @@ class AskingPath(LexicalPath):
             client.listings.recall_old(uri.bucket, uri.key, self._listed),
             client.verify if verify is None else verify,
             forced(force, "FROM_CLOUD"),
+            must_store,
         )
 
     def _open_stored(
-        self, freshness: FreshnessArg, verify: bool | None, force: bool | None, *, looked: bool = False
+        self,
+        freshness: FreshnessArg,
+        verify: bool | None,
+        force: bool | None,
+        *,
+        looked: bool = False,
+        must_store: bool = False,
     ) -> Stored:
         try:
-            return self.client.reader.open(self._ask(freshness, verify, force), looked=looked)
+            ask = self._ask(freshness, verify, force, must_store=must_store)
+            return self.client.reader.open(ask, looked=looked)
         except CloudPathFileNotFoundError as error:
             raise self._explain_missing(error) from error
 
@@ -149,9 +159,10 @@ class AskingPath(LexicalPath):
     def _has_children(self) -> bool:
         client, uri = self.client, self.uri
         if not client.policy.of(self._text).asks:
-            return any(True for _ in client.cache.entries(str(self).rstrip("/") + "/"))
-        below = client.backend(uri.bucket).list(self._listing_prefix, limit=1)
-        return next(iter(below), None) is not None
+            below = f"{uri.provider}://{uri.bucket}/{self._listing_prefix}"
+            return any(entry.key.origin == client.origin for entry in client.cache.entries(below))
+        listing = client.backend(uri.bucket).list(self._listing_prefix, limit=1)
+        return next(iter(listing), None) is not None
 
     @property
     def info(self) -> CloudPathInfo:

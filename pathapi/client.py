@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import casstore
-from casstore import Cache, Entry, Key, Moment
+from casstore import Cache, Entry, Key, Moment, Stored
 from pathapi.backend import Backend
 from pathapi.claims import Claim, Claims
 from pathapi.enums import FileCacheMode
@@ -81,6 +81,7 @@ class Client(Generic[PathT]):
         self._root = None if local_cache_dir is None else os.fspath(local_cache_dir)
         self._cache: Cache | None = None
         self._reader: Reader | None = None
+        self._aside: casstore.Uncached | None = None
         self.claims: Claims | None = None
         self._backends: dict[str, Backend] = {}
         self._warned: set[str] = set()
@@ -120,12 +121,14 @@ class Client(Generic[PathT]):
 
     @property
     def cache(self) -> Cache:
-        """The store, opened on first use. Raises what `casstore.open` does."""
+        """The store, opened on first use; where none can serve, what reads without one. Raises what `casstore.open`
+        does.
+        """
         if self._cache is None:
             root = self._root
             if root is None and not os.environ.get("CASSTORE_DIR"):
                 root = os.environ.get("CLOUDPATHLIB_LOCAL_CACHE_DIR") or None
-            cache = casstore.open(root)
+            cache = casstore.open(root, or_uncached=True)
             if cache.settings.offline:
                 self._policy.go_offline()
             self._cache = cache
@@ -160,6 +163,25 @@ class Client(Generic[PathT]):
             held.append(claims.claim(entry.key))
 
         return hold
+
+    def view(self, stored: Stored, uri: Uri) -> str:
+        """A path with the object's name that holds *stored*'s bytes: in the store, else in the temporary directory."""
+        key = self.store_key(uri)
+        try:
+            return self.cache.view_stored(stored, key, uri.bucket, uri.key, self.views)
+        except OSError as error:
+            uncached = casstore.without_storing(error, self.cache.root)
+            if uncached is None or uncached is self.cache:
+                raise
+            path = uncached.view_stored(stored, key, uri.bucket, uri.key, self.views)
+            uncached.warn()
+            self._aside = uncached
+            return path
+
+    def release_view(self, path: str) -> None:
+        """Give a path back before the process ends; an edited one stays."""
+        is_aside = self._aside is not None and self._aside.has_view(path)
+        (self._aside if self._aside is not None and is_aside else self.cache).release_view(path)
 
     def backend(self, bucket: str) -> Backend:
         """The backend of one bucket."""

@@ -153,7 +153,7 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
             # What is added to is what was read: its version is the base.
             try:
                 stored = self._open_stored(freshness, None, None)
-                if stored.entry is not None and not stored.entry.validator.identifies:
+                if stored.validator is not None and not stored.validator.identifies:
                     # An empty object may come without a version; asked again as what is held, it comes with one.
                     os.close(stored.descriptor)
                     stored = self._open_stored(ALWAYS, None, None)
@@ -177,8 +177,8 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
             return Base(ABSENT, exclusive=True)
         if force:
             return Base(None)
-        if stored is not None and stored.entry is not None:
-            return Base(stored.entry.validator)
+        if stored is not None and stored.validator is not None:
+            return Base(stored.validator)
         if kind == "a" and stored is None:
             return Base(ABSENT)
         listed = self._recall()
@@ -256,9 +256,8 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
         return self._view(stored)
 
     def _view(self, stored: Stored) -> str:
-        client, uri = self.client, self.uri
         try:
-            return client.cache.view_stored(stored, self._store_key(), uri.bucket, uri.key, client.views)
+            return self.client.view(stored, self.uri)
         finally:
             os.close(stored.descriptor)
             self._hold()
@@ -271,8 +270,8 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
         cache, origin = client.cache, client.origin
         prefix = self._listing_prefix
         policy = client.policy.of(self._text)
-        held = {entry.uri: entry for entry in cache.entries(self._at_key(prefix).uri.canonical if prefix else
-                f"{uri.provider}://{uri.bucket}/") if entry.key.origin == origin}  # fmt: skip
+        root = f"{uri.provider}://{uri.bucket}/"
+        held = {entry.uri: entry for entry in cache.entries(root + prefix) if entry.key.origin == origin}
         if held and policy is ALWAYS:
             agreed = {
                 self._at_key(item.key).uri.canonical: item.validator
@@ -280,13 +279,12 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
                 if isinstance(item, ObjectInfo)
             }
             held = {u: e for u, e in held.items() if u in agreed and agreed[u].same_version(e.validator)}
-        directory = cache.view_directory(origin, uri.bucket, prefix.rstrip("/"))
+        directory = cache.view_directory(origin, uri.bucket, prefix)
         for entry in held.values():
             descriptor = cache.open_entry(entry)
             if descriptor is not None:
                 try:
-                    key = entry.uri.partition("://")[2].partition("/")[2]
-                    cache.view(entry, descriptor, uri.bucket, key, client.views)
+                    cache.view(entry, descriptor, uri.bucket, entry.uri[len(root) :], client.views)
                 finally:
                     os.close(descriptor)
         return directory
@@ -298,7 +296,7 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
         try:
             yield path
         finally:
-            self.client.cache.release_view(path)
+            self.client.release_view(path)
 
     def clear_cache(self) -> None:
         """Drop the entry, or the entries below; views that were handed out stay."""

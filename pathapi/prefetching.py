@@ -190,7 +190,8 @@ class _Prefetch:
                     yield root, info.size
                     found = True
             for item, listed in root._list(root._listing_prefix, delimited=False):  # noqa: SLF001
-                if isinstance(item, ObjectInfo) and not item.key.endswith("/"):
+                # An empty object of a directory's name only marks it.
+                if isinstance(item, ObjectInfo) and (item.size or not item.key.endswith("/")):
                     found = True
                     yield root._child(item.key, listed), item.size  # noqa: SLF001
             if not found:
@@ -221,7 +222,8 @@ class _Prefetch:
     def _have(self, path: CloudPath) -> tuple[PrefetchedObject, int]:
         """Bring one object in; also its size in bytes."""
         entry = path.client.cache.held(path._store_key())  # noqa: SLF001
-        stored = path._open_stored(_as_listed(path) if self._recursive else None, None, None)  # noqa: SLF001
+        freshness = _as_listed(path) if self._recursive else None
+        stored = path._open_stored(freshness, None, None, must_store=True)  # noqa: SLF001
         os.close(stored.descriptor)
         was_held = entry is not None and stored.entry is not None and stored.entry.same_content(entry)
         return PrefetchedObject(path, stored.entry, was_held), stored.size

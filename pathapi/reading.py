@@ -14,10 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from casstore import Cache, Digest, Entry, Fill, Flight, Key, Moment, Noted, Stated, Stored, Validator
+from casstore import Cache, Digest, Entry, Fill, Flight, Key, Moment, Noted, Stated, Stored, Validator, without_storing
 from pathapi.backend import Backend, Body, ObjectInfo
 from pathapi.exceptions import (
     ChecksumMismatchError,
+    CloudPathException,
     CloudUnavailableError,
     NotCachedError,
     StaleReadError,
@@ -49,7 +50,7 @@ _LINKABLE: Final = frozenset(("md5", "etag-md5", "sha1", "sha256"))
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One object to be read, and how. *verify* None leaves it to the store's setting; *force* takes the cloud's version
-    whatever is held.
+    whatever is held. With *must_store*, a store that cannot keep the bytes is an error.
     """
 
     key: Key
@@ -59,6 +60,7 @@ class Ask:
     listed: Listed | None = None
     verify: bool | None = None
     force: bool = False
+    must_store: bool = False
 
     @property
     def info(self) -> ObjectInfo | None:
@@ -110,6 +112,29 @@ class Reader:
             return file.read()
 
     def _read(self, ask: Ask, data: list[bytes] | None, looked: bool) -> Stored:
+        if ask.must_store and self._cache.unfit is not None:
+            raise self._cache.unfit
+        try:
+            return self._read_stored(ask, data, looked)
+        except OSError as error:
+            failure = error
+        return self._read_uncached(ask, data, failure)
+
+    def _read_uncached(self, ask: Ask, data: list[bytes] | None, failure: OSError) -> Stored:
+        """The store cannot take the bytes, or give those that it holds: the reader gets them all the same."""
+        uncached = None
+        if not isinstance(failure, CloudPathException):
+            uncached = without_storing(failure, self._cache.root)
+        if uncached is None or uncached is self._cache or ask.must_store:
+            raise failure
+        if not ask.freshness.asks:
+            message = f"{ask.key.uri} cannot be had from the store, and the policy is offline: {failure}"
+            raise NotCachedError(message) from failure
+        stored = Reader(uncached, "off")._read_stored(ask, data, looked=True)  # noqa: SLF001 (one of us)
+        uncached.warn()
+        return stored
+
+    def _read_stored(self, ask: Ask, data: list[bytes] | None, looked: bool) -> Stored:
         began = self._cache.now()
         failure: Exception | None = None
         for attempt in range(TRIES):
@@ -153,7 +178,8 @@ class Reader:
             if held is not None:
                 return self._answer(ask, held, began, data)
         if not ask.freshness.asks:
-            raise NotCachedError(f"{ask.key.uri} is not in the store, and the policy is offline: {self._cache.root}")
+            why = self._cache.unfit or self._cache.root
+            raise NotCachedError(f"{ask.key.uri} is not in the store, and the policy is offline: {why}")
         linkable = self._linkable(ask)
         if linkable is not None:
             return self._link(ask, linkable, data)
