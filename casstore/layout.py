@@ -107,6 +107,11 @@ class Layout:
         return f"{self.root}/leases/{name}"
 
     @property
+    def locks(self) -> str:
+        """Holds every lock file but those of leases."""
+        return self.root + "/locks"
+
+    @property
     def fill_locks(self) -> str:
         """The one file whose byte ranges are locks; never deleted."""
         return self.root + "/locks/fill"
@@ -122,6 +127,11 @@ class Layout:
     def pending(self, name: str) -> str:
         """Records of writes that the cloud does not have, of the URI of hash *name*."""
         return self._pending_prefix + name
+
+    @property
+    def pins(self) -> str:
+        """Holds a small file for each pin."""
+        return self.root + "/pins"
 
     @property
     def trash(self) -> str:

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import threading
 import warnings
-from dataclasses import dataclass
 
 from casstore import files
-from casstore.blobs import Inode, hash_descriptor
+from casstore.blobs import Inode
 from casstore.digest import Digest
 from casstore.layout import Layout, LeaseLayout, view_path
-from casstore.locks import hold_for_life
+from casstore.locks import hold_for_life, locks_exclude
 from casstore.records import Key
+from casstore.views import View
 
 VIEW_MODES = ("auto", "copy", "link")
 """How a view is made: ``auto`` is a reflink where the file system has them, else for root (whom mode 0444 does not
@@ -39,37 +38,17 @@ ROOT_COPY_LIMIT = 64 << 20
 _CANNOT_LINK = frozenset((errno.ENOENT, errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP))
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """A path handed out: *path* holds the bytes of *digest*, as the file that *inode*, *size* and *mtime_ns*
-    describe.
-    """
+_forks = 0
+"""How often this process has forked, Python's hooks being run."""
 
-    key: Key
-    path: str
-    digest: Digest
-    size: int
-    inode: Inode
-    mtime_ns: int
 
-    def is_untouched(self) -> bool:
-        """Whether that very file is still there with its size and mtime."""
-        try:
-            status = os.stat(self.path, follow_symlinks=False)
-        except OSError:
-            return False
-        return Inode.of(status) == self.inode and status.st_size == self.size and status.st_mtime_ns == self.mtime_ns
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
 
-    def has_its_bytes(self) -> bool:
-        """Whether the path still holds the bytes of *digest*, whatever its mtime says."""
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            return hash_descriptor(descriptor, self.digest.algorithm) == self.digest
-        finally:
-            os.close(descriptor)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=_count_fork)
 
 
 class Lease:
@@ -105,18 +84,21 @@ class Lease:
                 return self._make(key, digest, size, source, bucket, object_key, mode or self.view_mode).path
 
     def directory(self, origin: str, bucket: str, prefix: str) -> str:
-        """The local directory that stands for a cloud's "directory", in the newest tree where no file has its name."""
+        """The local directory that stands for a cloud's "directory", in the newest tree where no file has its name.
+
+        *prefix* is what the keys below it begin with, its last slash included; empty for the bucket.
+        """
         with self._mutex:
             for number in range(self._trees, -1, -1):
                 tree = self.paths.tree(number)
-                path = view_path(tree, origin, bucket, prefix) if prefix else self._bucket(number, origin, bucket)
+                path = view_path(tree, origin, bucket, prefix[:-1]) if prefix else self._bucket(number, origin, bucket)
                 try:
                     os.makedirs(path, 0o700, exist_ok=True)
                 except (FileExistsError, NotADirectoryError):
                     continue
                 return path
             self._trees += 1
-            path = view_path(self.tree(), origin, bucket, prefix)
+            path = view_path(self.tree(), origin, bucket, prefix[:-1])
             os.makedirs(path, 0o700, exist_ok=True)
             return path
 
@@ -216,20 +198,8 @@ class Lease:
         return temporary if copied else None
 
     def _note(self, view: View) -> None:
-        line = json.dumps(
-            {
-                "path": view.path,
-                "uri": view.key.uri,
-                "origin": view.key.origin,
-                "digest": str(view.digest),
-                "size": view.size,
-                "device": view.inode.device,
-                "inode": view.inode.number,
-                "mtime_ns": view.mtime_ns,
-            }
-        )
         with open(self.paths.views_list, "a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(line + "\n")
+            file.write(view.line())
 
     def release_view(self, path: str) -> None:
         """Take back one path before the process ends; an edited one stays."""
@@ -259,28 +229,37 @@ class Lease:
         files.unlink_quietly(f"{self.paths.progress}/{name}")
 
     def close(self) -> None:
-        """A normal exit: drop the views and the directory, unless a view was edited: then all of it stays, and is
-        said.
+        """A normal exit: give the lease up and drop it, unless edited files lie in it: then all of it stays, and that is
+        said. A forked child that still holds it keeps it.
         """
         if self._pid != os.getpid():
             return  # a child of a fork that ran no hooks: the parent lives on
-        try:
-            edited = self.edited()
-            if edited:
-                names = ", ".join(view.path for view in edited[:3])
-                warnings.warn(
-                    f"{len(edited)} local copies were edited and not uploaded; they stay at: {names}", stacklevel=2
-                )
-            else:
-                with contextlib.suppress(OSError):
-                    target = self._layout.trashed(self.name)
-                    files.rename(self.paths.path, target)
-                    import shutil  # a third of what importing this package would take
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor < 0:
+            return
+        os.close(descriptor)
+        from casstore.reaper import Kept, reap_lease  # at the end only
 
-                    shutil.rmtree(target, ignore_errors=True)
-        finally:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        # A lock that can be taken proves that nobody else has the lease. Where locks are for show, only a process that
+        # never forked knows that.
+        if self._forks != _forks and not locks_exclude(self._layout.locks):
+            return
+        outcome = None
+        with contextlib.suppress(OSError):  # what cannot be removed now is the collector's
+            outcome = reap_lease(self._layout, self.name)
+            shutil_free_trash
+        if isinstance(outcome, Kept) and outcome.edited:
+            names = ", ".join(outcome.edited[:3])
+            warnings.warn(
+                f"{len(outcome.edited)} local files were edited or made, and not uploaded; they stay at: {names}",
+                stacklevel=2,
+            )
+
+    def drop(self) -> None:
+        """Let go of a lease whose directory somebody removed."""
+        if self._pid == os.getpid() and self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
     def is_there(self) -> bool:
         """Whether nobody removed the directory, with the whole store maybe."""
@@ -296,11 +275,15 @@ def _take(layout: Layout) -> tuple[str, int]:
         try:
             descriptor = hold_for_life(LeaseLayout(new).lock)
             files.rename(new, layout.lease(name))
-        except FileNotFoundError:
-            # Somebody reaped the directory before it had its lock.
+        except (FileNotFoundError, BlockingIOError):
+            # Somebody reaped the directory before it had its lock, or is about to: has the lock himself.
             if descriptor >= 0:
                 os.close(descriptor)
             continue
+        except BaseException:
+            if descriptor >= 0:
+                os.close(descriptor)
+            raise
         return name, descriptor
     raise OSError(errno.EAGAIN, "a new lease was taken away a hundred times", layout.leases)
 

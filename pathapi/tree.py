@@ -83,7 +83,7 @@ class ListingPath(AskingPath):
         )
         for match in found:
             listed = heard.get(match.key)
-            if listed is None and heard:
+            if heard and (match.info is None or listed is None):  # a directory, though an object may mark it
                 listed = Listed(None, next(iter(heard.values())).moment)
             yield self._child(match.key, listed)
 
