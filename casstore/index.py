@@ -48,6 +48,7 @@ WRITER_TIMEOUT: Final = 60.0
 PAGE_ROWS: Final = 1000
 """Rows that a scan reads in one transaction: long ones would pin pages that writers free."""
 
+_OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
@@ -61,6 +62,19 @@ class _Seen:
 
     inode: int
     mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Which files an environment is made of, and how long the data file was."""
+
+    data: tuple[int, int]
+    lock: tuple[int, int]
+    size: int
+
+    def are_still(self, now: _Files | None) -> bool:
+        """Whether they are the same files; LMDB never makes one shorter."""
+        return now is not None and (self.data, self.lock) == (now.data, now.lock) and now.size >= self.size
 
 
 class Txn:
@@ -125,6 +139,9 @@ class Txn:
                 if len(rows) >= limit or not row.startswith(prefix):
                     break
                 rows.append((row, record))
+        if rows and rows[-1][0] < start:
+            # Whoever goes on behind the last row would never come to an end.
+            raise lmdb.CorruptedError("rows are out of order")
         return rows
 
     def count(self) -> int:
@@ -155,6 +172,7 @@ class Index:
         self._opening = threading.Lock()
         self._writer = threading.Lock()
         self._seen: _Seen | None = None
+        self._files: _Files | None = None
         self._looked = 0.0
         self.generation = 0
 
@@ -208,14 +226,18 @@ class Index:
         """
         failure: lmdb.Error | None = None
         for _ in range(_TRIES):
+            # Each time: a generation that was superseded says of blobs what is no longer so.
+            self._look(force=True)
             try:
                 with self._entered(self._open_unchanged) as env, env.begin() as txn:
                     return work(Txn(txn))
             except _DAMAGE as error:
                 raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", self._layout.index) from error
-            except lmdb.Error as error:
+            except (lmdb.ReadersFullError, lmdb.PanicError, lmdb.MapResizedError) as error:
                 failure = error
-            self._recover(failure)  # which replaces damaged ones only
+            except lmdb.Error as error:
+                raise IndexUnavailableError(errno.EIO, f"the index failed: {error}", self._layout.index) from error
+            self._recover(failure)  # which replaces nothing for these
         raise IndexUnavailableError(
             errno.EAGAIN, f"the index cannot be read: {failure}", self._layout.index
         ) from failure
@@ -378,6 +400,14 @@ class Index:
                 seen = self._stat_current()
                 number = self._live_generation()
                 path = self._layout.generation(number)
+                if number == self.generation and self._files is not None:
+                    now = self._stat_files(number)
+                    if not self._files.are_still(now):
+                        # Others may have the old files open, and two data files with one lock file, or the other way
+                        # round, exclude nobody: everybody goes on to a new pair.
+                        self._supersede(number, "its files were removed, replaced or cut", say=now is not None)
+                        self._files = None
+                        continue
                 try:
                     pages.check(self._layout.index_file(number))
                     env = _open_environment(path, self._layout.index_file(number))
@@ -388,6 +418,7 @@ class Index:
                     continue
                 env.reader_check()
                 self.generation = number
+                self._files = self._stat_files(number)
                 self._seen = seen
                 self._looked = time.monotonic()
                 self._env = env
@@ -410,6 +441,7 @@ class Index:
             except (*_DAMAGE, pages.UnsoundError) as error:
                 raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", file) from error
             self.generation = number
+            self._files = self._stat_files(number)
             self._seen = seen
             self._looked = time.monotonic()
             self._env = env
@@ -439,11 +471,15 @@ class Index:
 
     def _hinted(self) -> int:
         """What CURRENT says, or the newest there is where it says nothing of use; 0 for none."""
+        number = 0
         try:
             with open(self._layout.current, encoding="ascii") as file:
                 number = int(file.read())
-        except (OSError, ValueError):
-            number = 0
+        except ValueError:
+            pass
+        except OSError as error:
+            if error.errno in _OF_THE_PROCESS:
+                raise  # what it says is not known: another generation than the live one must not be taken for it
         if not number or not os.path.isdir(self._layout.generation(number)):
             number = max(self._generations(), default=0)
         return number
@@ -452,6 +488,20 @@ class Index:
         with contextlib.suppress(FileNotFoundError):
             return [int(name) for name in os.listdir(self._layout.index) if name.isdecimal()]
         return []
+
+    def superseded(self) -> list[int]:
+        """Numbers of the generations that nobody opens any more: those before the one that CURRENT names.
+
+        None of them where CURRENT names no generation that is there: a damaged hint must not take the live one away.
+        """
+        try:
+            with open(self._layout.current, encoding="ascii") as file:
+                number = int(file.read())
+        except (FileNotFoundError, ValueError):
+            return []
+        if not os.path.isdir(self._layout.generation(number)):
+            return []
+        return sorted(older for older in self._generations() if older < number)
 
     def _following(self, number: int) -> int | None:
         try:
@@ -462,12 +512,12 @@ class Index:
         except ValueError:
             return number + 1  # its bytes are damaged; what it says is known
 
-    def _supersede(self, number: int, why: str) -> None:
+    def _supersede(self, number: int, why: str, *, say: bool = True) -> None:
         """Make an empty generation after *number* unless somebody has; the old files stay, for whoever still reads."""
         following = number + 1
         with contextlib.suppress(FileNotFoundError):  # the whole store went away: the next look makes it anew
             os.makedirs(self._layout.generation(following), 0o700, exist_ok=True)
-            if files.create_synced(self._layout.successor(number), str(following).encode()):
+            if files.create_synced(self._layout.successor(number), str(following).encode()) and say:
                 self._unsaid.append(f"the index was damaged and was replaced by an empty one ({why}); blobs are kept")
 
     def _stat_current(self) -> _Seen | None:
@@ -477,14 +527,27 @@ class Index:
             return None
         return _Seen(status.st_ino, status.st_mtime_ns)
 
+    def _stat_files(self, number: int) -> _Files | None:
+        """None where one of them is gone. The lock file is never opened: closing it would drop LMDB's locks."""
+        try:
+            data, lock = os.stat(self._layout.index_file(number)), os.stat(self._layout.index_lock(number))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return _Files((data.st_dev, data.st_ino), (lock.st_dev, lock.st_ino), data.st_size)
+
     def _look(self, *, force: bool = False) -> None:
-        """Close the environment if CURRENT names another generation than it did, or is gone."""
+        """Close the environment if CURRENT names another generation than it did, or its files are not what they were.
+
+        What then has to be replaced, the next opening finds out.
+        """
         if self._env is None:
             return
         seen = self._stat_current()
         self._looked = time.monotonic()
         superseded = force and os.path.lexists(self._layout.successor(self.generation))
-        if seen != self._seen or superseded or (force and not os.path.exists(self._layout.generation(self.generation))):
+        known = self._files
+        now = self._stat_files(self.generation)
+        if seen != self._seen or superseded or (known is not None and not known.are_still(now)):
             with self._opening:
                 self._close()
 
@@ -499,7 +562,7 @@ class Index:
         elif isinstance(error, lmdb.PanicError | lmdb.MapResizedError):
             # The environment is of no use any more, but the file is intact; another process mapped more of it.
             self.close()
-        elif isinstance(error, _DAMAGE):
+        elif isinstance(error, _DAMAGE) or self._is_damaged(number):
             with self._opening:
                 if self.generation == number:
                     self._close()
@@ -507,6 +570,26 @@ class Index:
             self._say()
         else:
             raise IndexUnavailableError(errno.EIO, f"the index failed: {error}", self._layout.index) from error
+
+    def _is_damaged(self, number: int) -> bool:
+        """After an error that may come of damage as well as of the disk or of ourselves: all pages are looked at."""
+        try:
+            pages.check(self._layout.index_file(number), whole=True)
+        except pages.UnsoundError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def examine(self) -> None:
+        """Look at all pages of the index, and replace it if one is damaged: an opening looks at the first ones only.
+
+        Takes some seconds for an index of 1 GiB.
+        """
+        with self._entered():
+            number = self.generation
+        if self._is_damaged(number):
+            self._recover(lmdb.CorruptedError("its pages are damaged"))
 
     def usage(self) -> tuple[int, int]:
         """Rows of all kinds, and bytes of the file in use."""
@@ -549,5 +632,9 @@ def _open_environment(path: str, file: str) -> lmdb.Environment:
         except lmdb.Error as error:
             if not os.path.isdir(path):
                 raise FileNotFoundError(errno.ENOENT, "the index went away", path) from error
+            for number in _OF_THE_PROCESS:
+                # LMDB gives the text alone. It says nothing of the index, nor of the place.
+                if os.strerror(number) in str(error):
+                    raise OSError(number, f"the index cannot be opened now: {error}", path) from error
             raise IndexUnavailableError(errno.EIO, f"the index cannot be opened: {error}", path) from error
     raise IndexUnavailableError(errno.ENOMEM, "no address space for the index (ulimit -v?)", path)

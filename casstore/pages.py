@@ -1,9 +1,16 @@
-"""LMDB's data file, read as a file: whether everything that is in use lies inside it.
+"""LMDB's data file, read as a file, before it is mapped: whether LMDB can go through it without harm.
 
-LMDB maps the file, and reading a mapped page past the end of a file kills the process (SIGBUS). So a truncated file
-must be found out before it is mapped. Its size alone does not tell: a transaction that gave back the last pages it took
+LMDB maps the file and trusts it. A page that is in use and lies past the end kills the process when it is read
+(SIGBUS), and so may a damaged pointer, length or flag inside a page. What is looked at here is structure only: a record
+has a checksum of its own.
+
+How much: both meta pages, always. Then the trees from their roots down, breadth first: all of them where the file may
+be truncated or somebody asks for it, else the first `FIRST_PAGES` pages, which is all of a small index and the upper
+part of a large one. A walk of all takes some 10 us a page, so 3 s for an index of 1 GiB: too long for an opening.
+
+The size of a file alone does not tell whether it is truncated: a transaction that gave back the last pages it took
 never writes them, and then a sound file is shorter than its last page number says (one commit in six of a mixed
-workload). Where it is shorter, the trees of the newest meta page are walked, and what they reach must be inside.
+workload).
 
 Format: lmdb.h and mdb.c of engine 0.9, 64-bit.
 """
@@ -11,31 +18,49 @@ Format: lmdb.h and mdb.c of engine 0.9, 64-bit.
 from __future__ import annotations
 
 import os
+import stat
 import struct
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+FIRST_PAGES: Final = 128
+"""Pages of trees that an opening looks at: at most some 2 ms."""
+
 _MAGIC: Final = 0xBEEFC0DE
+_FORMAT: Final = 1
 _HEADER: Final = struct.Struct("<Q2xHHH")
 """Of every page: its number, flags, end of the pointers to nodes, begin of the nodes (the last two are the count of
 pages where the page is the first of a run).
 """
-_META: Final = struct.Struct("<II8xQ")
+_META: Final = struct.Struct("<IIQQ")
 _TREE: Final = struct.Struct("<IHHQQQQQ")
 """Page size (in the first tree) and flags, depth, branch, leaf and overflow pages, entries, root."""
 _TAIL: Final = struct.Struct("<QQ")
 _NODE: Final = struct.Struct("<HHHH")
 
 _BRANCH, _LEAF, _RUN, _IS_META = 0x01, 0x02, 0x04, 0x08
+_KEYS_ARE_NUMBERS: Final = 0x08
 _DATA_IS_ELSEWHERE: Final = 0x01
 _NO_ROOT: Final = (1 << 64) - 1
+_LONGEST_KEY: Final = 511
+_LARGEST_MAP: Final = 1 << 46
+_MOST_UNWRITTEN: Final = 1 << 30
 _PATIENCE: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    depth: int
+    entries: int
+    root: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Meta:
     page_size: int
-    roots: tuple[int, int]
+    free: _Tree
+    main: _Tree
     last_page: int
     transaction: int
 
@@ -44,102 +69,186 @@ class UnsoundError(Exception):
     """The file is not what LMDB may map; the message says why."""
 
 
-def check(path: str) -> None:
-    """Raise UnsoundError for a file that is no LMDB file, or that lacks pages which are in use.
+def check(path: str, *, whole: bool = False) -> None:
+    """Raise UnsoundError for a file that is no LMDB file, that lacks pages in use, or whose pages are damaged.
 
-    A missing or an empty one is fine, LMDB fills it. Others may write to the file meanwhile.
+    The first `FIRST_PAGES` pages of the trees are looked at; all, if the file may be truncated or with *whole*. A
+    missing or an empty file is fine, LMDB fills it. Others may write to the file meanwhile.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return
     try:
-        if os.fstat(descriptor).st_size == 0:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsoundError("it is no regular file")
+        if status.st_size == 0:
             return
-        for attempt in range(_PATIENCE):
-            meta = _newest_meta(descriptor)
-            # After the meta page: a file that grows while it is looked at must not look too short for it.
-            size = os.fstat(descriptor).st_size
-            if (meta.last_page + 1) * meta.page_size <= size:
-                return
+        for _ in range(_PATIENCE):
+            before = _read_metas(descriptor)
             try:
-                _walk(descriptor, meta, size)
+                meta = _newest(before)
+                # After the meta page: a file that grows while it is looked at must not look too short for it.
+                size = os.fstat(descriptor).st_size
+                excess = (meta.last_page + 1) * meta.page_size - size
+                if excess > _MOST_UNWRITTEN:
+                    raise UnsoundError("it is truncated")
+                is_short = excess > 0
+                _Walk(descriptor, meta, size).run(None if whole or is_short else FIRST_PAGES)
             except UnsoundError:
-                # Pages of an older transaction may be written anew at any time: what was read of them is void.
-                if attempt == _PATIENCE - 1 or _newest_meta(descriptor) == meta:
+                # Pages of an older transaction may be written anew at any time, and what was read of them is void.
+                if _read_metas(descriptor) == before:
                     raise
             else:
                 return
+        # Somebody commits faster than this can look: the file serves him well.
     finally:
         os.close(descriptor)
 
 
-def _newest_meta(descriptor: int) -> _Meta:
-    first = _read_meta(descriptor, 0)
-    second = _read_meta(descriptor, first.page_size)
-    return max(first, second, key=lambda meta: meta.transaction)
+def _read_metas(descriptor: int) -> tuple[bytes, bytes]:
+    first = os.pread(descriptor, 256, 0)
+    sizes = _HEADER.size + _META.size
+    size = int.from_bytes(first[sizes : sizes + 4], "little")
+    return first, os.pread(descriptor, 256, size if 512 <= size <= 65536 else 4096)
 
 
-def _read_meta(descriptor: int, offset: int) -> _Meta:
-    page = os.pread(descriptor, 256, offset)
+def _newest(pages: tuple[bytes, bytes]) -> _Meta:
+    metas = _parse_meta(pages[0], 0), _parse_meta(pages[1], 1)
+    older, newer = sorted(metas, key=lambda meta: meta.transaction)
+    # Transactions take turns: the meta page of number n is n modulo 2. A new file has two of number 0.
+    expected = (newer.transaction - 1, metas[newer.transaction % 2]) if newer.transaction else (0, newer)
+    if (older.transaction, newer) != expected or older.page_size != newer.page_size:
+        raise UnsoundError("its meta pages do not belong together")
+    return newer
+
+
+def _parse_meta(page: bytes, number: int) -> _Meta:
     start = _HEADER.size
     tail = start + _META.size + 2 * _TREE.size
     if len(page) < tail + _TAIL.size:
         raise UnsoundError("it is truncated")
-    magic, _, _ = _META.unpack_from(page, start)
-    free = _TREE.unpack_from(page, start + _META.size)
-    main = _TREE.unpack_from(page, start + _META.size + _TREE.size)
-    size = free[0]
-    if magic != _MAGIC or not _HEADER.unpack_from(page)[1] & _IS_META or not 512 <= size <= 65536 or size & (size - 1):
-        raise UnsoundError("it does not begin as an LMDB file")
+    own, flags, _, _ = _HEADER.unpack_from(page)
+    magic, version, address, map_size = _META.unpack_from(page, start)
+    size, free_flags, free_depth, _, _, _, free_entries, free_root = _TREE.unpack_from(page, start + _META.size)
+    _, flags_of_main, depth, _, _, _, entries, root = _TREE.unpack_from(page, start + _META.size + _TREE.size)
     last_page, transaction = _TAIL.unpack_from(page, tail)
-    return _Meta(size, (free[-1], main[-1]), last_page, transaction)
+    if magic != _MAGIC or version != _FORMAT or not 512 <= size <= 32768 or size & (size - 1):
+        raise UnsoundError("it does not begin as an LMDB file")
+    if (own, flags, address, free_flags, flags_of_main) != (number, _IS_META, 0, _KEYS_ARE_NUMBERS, 0):
+        raise UnsoundError(f"meta page {number} is damaged")
+    if not (last_page + 1) * size <= map_size <= _LARGEST_MAP:
+        raise UnsoundError(f"meta page {number} is damaged")
+    free, main = _Tree(free_depth, free_entries, free_root), _Tree(depth, entries, root)
+    for tree in (free, main):
+        if (tree.depth == 0) != (tree.root == _NO_ROOT) or (tree.entries == 0) != (tree.root == _NO_ROOT):
+            raise UnsoundError(f"meta page {number} is damaged")
+    return _Meta(size, free, main, last_page, transaction)
 
 
-def _walk(descriptor: int, meta: _Meta, size: int) -> None:
-    """Visit every page that both trees reach; UnsoundError for the first that is not all inside *size* bytes."""
-    left = [root for root in meta.roots if root != _NO_ROOT]
-    visited = 0
-    while left:
-        number = left.pop()
-        visited += 1
-        page = _read_page(descriptor, meta, number, size)
-        _, flags, lower, _ = _HEADER.unpack_from(page)
-        if visited > meta.last_page or not flags & (_BRANCH | _LEAF) or not _HEADER.size <= lower <= meta.page_size:
+class _Walk:
+    """One pass over the pages that a meta page's trees reach; UnsoundError for the first that is not as it must be."""
+
+    __slots__ = ("_descriptor", "_end", "_entries", "_is_whole", "_left", "_meta", "_used")
+
+    def __init__(self, descriptor: int, meta: _Meta, size: int) -> None:
+        self._descriptor = descriptor
+        self._meta = meta
+        self._end = min(size // meta.page_size, meta.last_page + 1)
+        self._left: deque[tuple[int, _Tree, int]] = deque()
+        self._used: set[int] = set()
+        self._entries: dict[int, int] = {}
+        self._is_whole = True
+
+    def run(self, limit: int | None) -> None:
+        """Look at all pages, or at *limit* of them and the entries of none."""
+        self._is_whole = limit is None or self._meta.last_page <= limit
+        trees = [tree for tree in (self._meta.main, self._meta.free) if tree.root != _NO_ROOT]
+        self._left.extend((tree.root, tree, 1) for tree in trees)
+        looked = 0
+        while self._left:
+            if looked == limit:
+                return
+            looked += 1
+            self._visit(*self._left.popleft())
+        for tree in trees:
+            if self._entries.get(tree.root, 0) != tree.entries:
+                raise UnsoundError("pages of a tree are missing")
+
+    def _visit(self, number: int, tree: _Tree, depth: int) -> None:
+        self._take(number, 1)
+        page_size = self._meta.page_size
+        page = os.pread(self._descriptor, page_size, number * page_size)
+        own, flags, lower, upper = _HEADER.unpack_from(page)
+        kind = _LEAF if depth == tree.depth else _BRANCH
+        start = _HEADER.size
+        if own != number or flags != kind or not start < lower <= upper <= page_size or lower % 2:
             raise UnsoundError(f"page {number} is damaged")
-        for at in range(_HEADER.size, lower - 1, 2):
-            target = _target(page, int.from_bytes(page[at : at + 2], "little"), flags, number)
-            if target is None:
-                continue
-            if flags & _BRANCH:
-                left.append(target)
+        nodes = struct.unpack_from(f"<{(lower - start) // 2}H", page, start)
+        if min(nodes) < upper or max(nodes) > page_size - _NODE.size:
+            raise UnsoundError(f"page {number} is damaged")
+        if kind == _BRANCH:
+            self._branch(page, number, nodes, tree, depth)
+        else:
+            self._leaf(page, number, nodes, tree)
+
+    def _branch(self, page: bytes, number: int, nodes: tuple[int, ...], tree: _Tree, depth: int) -> None:
+        for node in nodes:
+            low, high, top, key_size = _NODE.unpack_from(page, node)
+            if node + _NODE.size + key_size > len(page) or key_size > _LONGEST_KEY:
+                raise UnsoundError(f"page {number} is damaged")
+            self._left.append((low | high << 16 | top << 32, tree, depth + 1))
+
+    def _leaf(self, page: bytes, number: int, nodes: tuple[int, ...], tree: _Tree) -> None:
+        self._entries[tree.root] = self._entries.get(tree.root, 0) + len(nodes)
+        end, unpack, header = len(page), _NODE.unpack_from, _NODE.size
+        for node in nodes:
+            low, high, flags, key_size = unpack(page, node)
+            data = node + header + key_size
+            size = low | high << 16
+            if flags == 0 and data + size <= end and 0 < key_size <= _LONGEST_KEY:
+                if tree is self._meta.free:
+                    self._free(page[data : data + size])
+            elif flags == _DATA_IS_ELSEWHERE and data + 8 <= end and 0 < key_size <= _LONGEST_KEY:
+                self._run(int.from_bytes(page[data : data + 8], "little"), size, tree)
             else:
-                first = _read_page(descriptor, meta, target, size)
-                run = int.from_bytes(first[12:16], "little")
-                if not _HEADER.unpack_from(first)[1] & _RUN or (target + run) * meta.page_size > size:
-                    raise UnsoundError(f"it is truncated: {run} pages from {target} on are in use")
+                raise UnsoundError(f"page {number} is damaged")
 
+    def _run(self, number: int, size: int, tree: _Tree) -> None:
+        """Data that lie in pages of their own, of which only the first has a header."""
+        self._take(number, 1)
+        page_size = self._meta.page_size
+        is_free = tree is self._meta.free
+        first = os.pread(self._descriptor, _HEADER.size + (size if is_free else 0), number * page_size)
+        pages = int.from_bytes(first[12:16], "little")
+        if _HEADER.unpack_from(first)[:2] != (number, _RUN) or _HEADER.size + size > pages * page_size:
+            raise UnsoundError(f"page {number} is damaged")
+        if pages > 1:
+            self._take(number + 1, pages - 1)
+        if is_free:
+            self._free(first[_HEADER.size :])
 
-def _target(page: bytes, node: int, flags: int, number: int) -> int | None:
-    """The page that a node leads to; None where its data lie in it."""
-    if node + _NODE.size > len(page):
-        raise UnsoundError(f"page {number} is damaged")
-    low: int
-    high: int
-    extra: int
-    key_size: int
-    low, high, extra, key_size = _NODE.unpack_from(page, node)
-    if flags & _BRANCH:
-        return low | high << 16 | extra << 32
-    if not extra & _DATA_IS_ELSEWHERE:
-        return None
-    at = node + _NODE.size + key_size
-    if at + 8 > len(page):
-        raise UnsoundError(f"page {number} is damaged")
-    return int.from_bytes(page[at : at + 8], byteorder="little")
+    def _free(self, record: bytes) -> None:
+        """A list of free pages: how many, and their numbers. LMDB hands them out to be written."""
+        count = int.from_bytes(record[:8], "little")
+        if len(record) < 8 or len(record) < 8 * (count + 1):
+            raise UnsoundError("a list of free pages is damaged")
+        numbers = struct.unpack_from(f"<{count}Q", record, 8)
+        if numbers and not (min(numbers) >= 2 and max(numbers) <= self._meta.last_page):
+            raise UnsoundError("a list of free pages is damaged")
+        if self._is_whole:
+            if len(self._used) + count > self._meta.last_page + 1 or not self._used.isdisjoint(numbers):
+                raise UnsoundError("a page is both in use and free")
+            self._used.update(numbers)
 
-
-def _read_page(descriptor: int, meta: _Meta, number: int, size: int) -> bytes:
-    if (number + 1) * meta.page_size > size:
-        raise UnsoundError(f"it is truncated: page {number} is in use")
-    return os.pread(descriptor, meta.page_size, number * meta.page_size)
+    def _take(self, number: int, count: int) -> None:
+        """Note that pages are in use, once."""
+        if number < 2 or number + count > self._end:
+            if number <= self._meta.last_page:
+                raise UnsoundError(f"it is truncated: page {number} is in use")
+            raise UnsoundError(f"page {number}, which is in use, does not exist")
+        for page in range(number, number + count):
+            if page in self._used:
+                raise UnsoundError(f"page {page} is in use twice")
+            self._used.add(page)
