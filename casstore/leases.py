@@ -62,6 +62,7 @@ class Lease:
         self._pid = os.getpid()
         self._trees = 0
         self.view_mode = view_mode
+        self._forks = _forks  # before: a fork from now on gives the lease to a child
         self.name, self._descriptor = _take(layout)
         self.paths = LeaseLayout(layout.lease(self.name))
 
@@ -247,7 +248,6 @@ class Lease:
         outcome = None
         with contextlib.suppress(OSError):  # what cannot be removed now is the collector's
             outcome = reap_lease(self._layout, self.name)
-            shutil_free_trash
         if isinstance(outcome, Kept) and outcome.edited:
             names = ", ".join(outcome.edited[:3])
             warnings.warn(

@@ -5,7 +5,8 @@ lock file per URI costs as much as the blob itself. The locks are open-file-desc
 descriptor, so closing another descriptor of the file does not drop them (as it would drop POSIX locks), and the kernel
 frees them when the process dies. Threads of one process share the descriptor and are told apart by a table.
 
-`hold_for_life` is the lock of a lease; `write_lock` serialises the writers of one URI.
+`hold_for_life` is the lock of a lease, and `take_over` tells that its holder is dead, where `locks_exclude`.
+`write_lock` serialises the writers of one URI.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from casstore import files
 from casstore.digest import name_hash
 from casstore.errors import LockTimeoutError
 from casstore.layout import Layout
@@ -211,6 +213,63 @@ def hold_for_life(path: str) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def take_over(path: str) -> int | None:
+    """The lock file of somebody who is dead, locked; None while anybody holds it. The descriptor is the caller's.
+
+    Proves a death only where `locks_exclude`. Raises FileNotFoundError where the file is gone, or is another one by the
+    time that it is locked.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False)):
+            raise FileNotFoundError(errno.ENOENT, "the lock file was replaced", path)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in _BUSY:
+            return None
+        raise
+    return descriptor
+
+
+_SECOND: Final = """
+import fcntl, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    sys.exit(100)
+"""
+"""The other of two processes: leaves with this status if it is kept out, with 0 if it gets the lock as well."""
+
+_KEPT_OUT: Final = 100
+
+
+def locks_exclude(directory: str) -> bool:
+    """Whether a second process is kept out of a lock that this one holds on a file in *directory*.
+
+    It is not on file systems where locks are for show, and then nobody can be told to be dead. Starts a process, some
+    20 ms; False where it cannot be started.
+    """
+    import subprocess  # only for whoever is about to take something away
+
+    try:
+        descriptor, path = files.open_named(directory)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Isolated, so that nothing of the surroundings gets a say; not a fork, whose child would share this very lock.
+        command = [sys.executable, "-I", "-S", "-c", _SECOND, path]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+        return done.returncode == _KEPT_OUT
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return False
+    finally:
+        files.unlink_quietly(path)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,9 @@ LAYERS = {
         records layout files pages
         locks blobs settings
         store
-        index leases
+        index views
+        reaper
+        leases
         items
         committer flights plans
         findings

@@ -1,0 +1,224 @@
+"""Reaping: what killed processes left behind goes away, and nothing that a user may still want.
+
+The kernel says who is dead: a lease whose lock can be taken has no process, nor any forked child of one. That holds
+only where locks exclude, so it is proved first, with a second process; where they do not, every lease counts as alive.
+
+    lease of a dead process     renamed to trash/, unless it holds edited files: then it stays whole, and is reported
+    leases/.new-<random>/       a birth that was cut off; one that is under way starts again
+    trash/                      emptied; anybody may
+    index-v1/<n>/               removed once superseded, whoever still reads it: see `_remove_superseded`
+    locks/write/<hash>          unlinked by whoever holds the lock, as its writers do
+    temporary names             of writers of small files; after a day
+
+Safe against kill -9 at any point, and against another reaper: a thing is where it was, or in trash/ under a name of its
+own, or gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from casstore import files
+from casstore.index import Index
+from casstore.layout import Layout, LeaseLayout
+from casstore.locks import locks_exclude, take_over
+from casstore.views import survey
+
+DEBRIS_SECONDS: Final = 24 * 3600.0
+"""Age at which a temporary name is taken for a killed process's. Its writer takes milliseconds; were a clock wrong by a
+day, it would get an error and nothing would be lost."""
+
+_RANDOM: Final = re.compile(r"[0-9a-f]{16}")
+_LEASE: Final = re.compile(r"(\.new-)?[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A lease that stays, and why: its process lives, or *edited* files lie in it that nothing else may hold."""
+
+    name: str
+    reason: str
+    edited: tuple[str, ...] = ()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether, for all that is known, its process lives."""
+        return not self.edited
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What was taken away: *leases* of dead processes, *generations* of the index, and *bytes* of the disk in all.
+
+    *kept* are the leases that stay. Without *locks_exclude* nobody can be told to be dead, and all of them do.
+    """
+
+    leases: int
+    bytes: int
+    generations: int
+    kept: tuple[Kept, ...]
+    locks_exclude: bool
+
+
+def reap(layout: Layout, index: Index, *, own: str | None = None) -> Reaped:
+    """Take away what dead processes left in the store; *own* is the name of this process's lease.
+
+    Not for the path of a read: starts a process and looks at every view of a dead one. Raises OSError where the store
+    cannot be written to.
+    """
+    exclude = locks_exclude(layout.locks)
+    leases = size = 0
+    kept: list[Kept] = []
+    for name in sorted(_names(layout.leases)):
+        if name == own or not _LEASE.fullmatch(name) or not os.path.isdir(layout.lease(name)):
+            continue
+        if not exclude:
+            kept.append(Kept(name, "its process may be alive: locks do not exclude on this file system"))
+            continue
+        outcome = reap_lease(layout, name)
+        if isinstance(outcome, Kept):
+            kept.append(outcome)
+        elif outcome is not None:
+            leases, size = leases + 1, size + outcome
+    generations = _remove_superseded(layout, index)
+    if exclude:
+        _remove_free_locks(layout)
+    size += sum(generations) + _remove_debris(layout) + empty_trash(layout)
+    return Reaped(leases, size, len(generations), tuple(kept), exclude)
+
+
+def reap_lease(layout: Layout, name: str) -> Kept | int | None:
+    """Remove one lease if its process is dead and no edited file lies in it: bytes given back, or why it stays.
+
+    None where somebody else has taken it away. For whoever knows that locks exclude, or that nobody else can hold it.
+    """
+    lease = LeaseLayout(layout.lease(name))
+    try:
+        descriptor = take_over(lease.lock)
+    except FileNotFoundError:
+        if name.startswith("."):
+            # Its lock was still to come. A creator that lives finds the directory gone, and starts again.
+            return _discard(layout, lease.path)
+        if not os.path.isdir(lease.path):
+            return None
+        return Kept(name, "its lock file is missing, so that nobody can tell whether its process lives: remove it")
+    if descriptor is None:
+        return Kept(name, "its process is alive")
+    try:
+        first, second = survey(lease), survey(lease)
+        if second.edited:
+            return Kept(name, "files in it were edited, or made, and are nowhere else", second.edited)
+        if first != second:
+            return Kept(name, "somebody is changing files in it")
+        return _discard(layout, lease.path)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def empty_trash(layout: Layout) -> int:
+    """Remove what lies in the trash, as far as it can be; bytes of the disk that this gave back."""
+    size = 0
+    for name in _names(layout.trash):
+        size += _remove(layout.trashed(name))
+    return size
+
+
+def _remove(path: str) -> int:
+    """Remove a file or a tree; bytes given back. Somebody else may be removing it as well."""
+    size = _bytes_in(path)
+    try:
+        os.unlink(path)
+    except (IsADirectoryError, PermissionError):  # macOS says the second of a directory
+        shutil.rmtree(path, ignore_errors=True)
+    except OSError:
+        return 0
+    return size - _bytes_in(path)
+
+
+def _bytes_in(path: str) -> int:
+    """What would be free without *path*: files with other names give nothing back."""
+    size = 0
+    found = [path]
+    while found:
+        path = found.pop()
+        with contextlib.suppress(OSError):
+            status = os.lstat(path)
+            if stat.S_ISDIR(status.st_mode):
+                found.extend(f"{path}/{name}" for name in os.listdir(path))
+            if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
+                size += status.st_blocks * 512
+    return size
+
+
+def _remove_superseded(layout: Layout, index: Index) -> list[int]:
+    """Remove the generations of the index that were left behind; bytes that each gave back.
+
+    No process has to let go of one first: it goes on reading the file that it has mapped, which has no name any more,
+    until its next look at CURRENT, and a commit into it is found out afterwards and done again. Nobody makes a
+    generation anew under an old number: see `Index`. The directory goes as a whole, for two processes that have one
+    data file and two lock files would destroy it under each other.
+    """
+    sizes = [_discard(layout, layout.generation(number)) for number in index.superseded()]
+    return [size for size in sizes if size is not None]
+
+
+def _discard(layout: Layout, path: str) -> int | None:
+    """Away with a directory, by way of the trash: nobody sees half of it. Bytes given back; None where it is gone."""
+    target = layout.trashed(os.urandom(8).hex())
+    try:
+        files.rename(path, target)
+    except FileNotFoundError:
+        return None
+    return _remove(target)
+
+
+def _remove_free_locks(layout: Layout) -> None:
+    """Unlink the lock files of dead writers, each while it is held: a taker of an unlinked file starts again."""
+    directory = layout.write_lock("")
+    for name in _names(directory):
+        with contextlib.suppress(OSError):
+            descriptor = take_over(directory + name)
+            if descriptor is not None:
+                files.unlink_quietly(directory + name)
+                os.close(descriptor)
+
+
+def _remove_debris(layout: Layout) -> int:
+    """Remove what killed writers of small files left under temporary names; bytes given back."""
+    size = 0
+    deadline = time.time() - DEBRIS_SECONDS
+    for path in _debris(layout):
+        with contextlib.suppress(OSError):
+            status = os.lstat(path)
+            if stat.S_ISREG(status.st_mode) and status.st_mtime < deadline:
+                size += _remove(path)
+    return size
+
+
+def _debris(layout: Layout) -> Iterator[str]:
+    generations = [f"{layout.index}/{name}" for name in _names(layout.index) if name.isdecimal()]
+    for directory in (layout.root, layout.index, *generations, layout.locks, layout.pins, layout.quarantine):
+        for name in _names(directory):
+            if _RANDOM.fullmatch(name):
+                yield f"{directory}/{name}"
+    for name in _names(layout.quarantine):
+        # The reason is written first, and the blob may never have come.
+        if name.endswith(".txt") and not os.path.lexists(layout.quarantined(name.removesuffix(".txt"))):
+            yield layout.quarantined(name)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
