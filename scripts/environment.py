@@ -15,6 +15,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+_STAMP = "made-from"
 
 
 def ensure(group: str = "dev", extras: str = "") -> Path:
@@ -23,25 +24,43 @@ def ensure(group: str = "dev", extras: str = "") -> Path:
     ``.venv`` for the group ``dev``, ``.venv-GROUP`` for another. *extras* is a comma-separated list of the project's
     own. Made or renewed when pyproject.toml or the interpreter changed. Raises SystemExit with pip's own words above.
     """
-    directory = ROOT / (".venv" if group == "dev" else f".venv-{group}")
+    directory = _directory(group)
     python = directory / "bin" / "python"
-    metadata = (ROOT / "pyproject.toml").read_bytes()
-    wanted = hashlib.sha256(
-        b"\0".join([metadata, extras.encode(), sys.version.encode(), str(ROOT).encode()])
-    ).hexdigest()
-    stamp = directory / "made-from"
     directory.mkdir(exist_ok=True)
     with open(directory / "making.lock", "w", encoding="utf-8") as lock:
         # Two scripts may start at once in a fresh clone.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (stamp.exists() and stamp.read_text(encoding="utf-8") == wanted and python.exists()):
+        if not is_ready(group, extras):
+            stamp, made_from = directory / _STAMP, _made_from(extras)
             stamp.unlink(missing_ok=True)
-            _make(directory, python, tomllib.loads(metadata.decode()), group, extras)
-            stamp.write_text(wanted, encoding="utf-8")
+            _make(directory, python, group, extras)
+            stamp.write_text(made_from, encoding="utf-8")
     return python
 
 
-def _make(directory: Path, python: Path, project: dict[str, dict[str, list[str]]], group: str, extras: str) -> None:
+def is_ready(group: str, extras: str = "") -> bool:
+    """Whether `ensure` would find its environment as it should be."""
+    stamp = _directory(group) / _STAMP
+    is_made = stamp.exists() and stamp.read_text(encoding="utf-8") == _made_from(extras)
+    return is_made and (_directory(group) / "bin" / "python").exists()
+
+
+def requirements(group: str) -> list[str]:
+    """What pyproject.toml has in a dependency group."""
+    project: dict[str, dict[str, list[str]]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return project["dependency-groups"][group]
+
+
+def _directory(group: str) -> Path:
+    return ROOT / (".venv" if group == "dev" else f".venv-{group}")
+
+
+def _made_from(extras: str) -> str:
+    metadata = (ROOT / "pyproject.toml").read_bytes()
+    return hashlib.sha256(b"\0".join([metadata, extras.encode(), sys.version.encode(), str(ROOT).encode()])).hexdigest()
+
+
+def _make(directory: Path, python: Path, group: str, extras: str) -> None:
     print(f"Making {directory.name} (once for each pyproject.toml; a minute or two) ...", file=sys.stderr, flush=True)
     if not _works(python):
         for leftover in ("bin", "lib", "lib64", "include"):
@@ -51,7 +70,7 @@ def _make(directory: Path, python: Path, project: dict[str, dict[str, list[str]]
     itself = f"{ROOT}[{extras}]" if extras else str(ROOT)
     # Not compiling on installation saves a fifth of its time: most modules of the SDKs are never imported.
     pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-compile"]
-    _run([*pip, *project["dependency-groups"][group], "--editable", itself], "Is the package index reachable?")
+    _run([*pip, *requirements(group), "--editable", itself], "Is the package index reachable?")
 
 
 def _works(python: Path) -> bool:

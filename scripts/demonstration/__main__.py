@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import casstore
 from demonstration import report, workers
 from demonstration.bucket import FileBucket, S3Bucket, Traffic, proxied_server
 from demonstration.dataset import Dataset, plant
 from demonstration.options import FILES, START_METHODS, Options, parse
+from demonstration.surroundings import bar, prepare, shown
 from demonstration.workers import Task, WorkerError, Workers, chosen
 
 ROUNDS: Final = {"all": 3, "small": 3, "large": 5}
@@ -30,16 +27,12 @@ ROUNDS: Final = {"all": 3, "small": 3, "large": 5}
 large files that one round of them takes a tenth of a second, where any other program shows: hence more rounds.
 """
 
-_FOREIGN: Final = ("AWS_", "CASSTORE_", "CLOUDPATHLIB_")
-_SERVER: Final = "CASSTORE_TEST_S3_"
 _SCRIPT: Final = Path(__file__).parents[1] / "demo"
 
 
 def main(options: Options) -> int:
     """The exit status: 0 if every target is met."""
-    _ignore_settings()
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGHUP, _leave)
+    prepare()
     directory = Path(tempfile.mkdtemp(prefix="casstore-demo-"))
     try:
         figures = _Demonstration(options, directory).run()
@@ -64,18 +57,6 @@ def main(options: Options) -> int:
     return 0 if report.is_met(figures) else 1
 
 
-def _ignore_settings() -> None:
-    """What is set for the user's real clouds and stores must not reach this one."""
-    for name in list(os.environ):
-        if name.startswith(_FOREIGN) and not name.startswith(_SERVER):
-            del os.environ[name]
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
-
-
-def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
-
-
 class _Demonstration:
     def __init__(self, options: Options, directory: Path) -> None:
         self._options = options
@@ -89,7 +70,7 @@ class _Demonstration:
             with Console(stderr=True).status("starting SeaweedFS and the proxy"):
                 server, proxy = stack.enter_context(proxied_server())
                 bucket = S3Bucket(server, proxy, dataset)
-            with _bar("upload") as tell:
+            with bar("upload") as tell:
                 bucket.upload(tell)
             return self._read(dataset, bucket)
 
@@ -97,7 +78,7 @@ class _Demonstration:
         given = self._options.dataset
         files = self._options.files or (FILES if given is None else None)
         source = given or Path(sysconfig.get_path("purelib"))
-        with _bar("choose files") as tell:
+        with bar("choose files") as tell:
             return plant(source, self._dataset_directory, most_files=files, is_default=given is None, tell=tell)
 
     def _read(self, dataset: Dataset, bucket: FileBucket | S3Bucket) -> report.Figures:
@@ -138,7 +119,7 @@ class _Readings:
 
     def run(self, name: str, task: Task, *, take: bool = True) -> tuple[float, Traffic | None]:
         """Seconds, and with *take* the traffic since it was last taken."""
-        with _bar(name) as tell:
+        with bar(name) as tell:
             seconds, mismatched = self._workers.run(
                 task, lambda done: tell(done, self._count * len(self._dataset.objects))
             )
@@ -152,7 +133,7 @@ class _Readings:
         if not each:
             return readings
         before, total = 0, 2 * rounds * each
-        with _bar(f"epoch 2, immutable, and plain ({sizes})") as tell:
+        with bar(f"epoch 2, immutable, and plain ({sizes})") as tell:
             for number in range(rounds):
                 seconds = {}
                 for source in ("immutable", "plain") if number % 2 == 0 else ("plain", "immutable"):
@@ -173,17 +154,8 @@ def _stored_bytes(cache: casstore.Cache) -> int:
     return sum(path.stat().st_size for path in Path(cache.root, "blobs").rglob("*") if path.is_file())
 
 
-@contextlib.contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error; call what it gives with how many of how many are done."""
-    columns = (TextColumn("{task.description:<38}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
 def _say_what_next(options: Options, directory: Path) -> None:
-    command, again = _shown(Path(sys.executable).with_name("casstore")), _shown(_SCRIPT)
+    command, again = shown(Path(sys.executable).with_name("casstore")), shown(_SCRIPT)
     if options.keep:
         print(f"\nThe store and the dataset stay in {directory}. See what the store holds:\n")
         print(f"    CASSTORE_DIR={directory}/store {command} du")
@@ -201,12 +173,6 @@ def _say_what_next(options: Options, directory: Path) -> None:
     print("\nNext:\n")
     for suggestion, purpose in suggestions.items():
         print(f"    {suggestion:<{width}}  # {purpose}")
-
-
-def _shown(path: Path) -> str:
-    """As the user would type it from here."""
-    relative = os.path.relpath(path)
-    return min(str(path), relative if os.sep in relative else f"./{relative}", key=len)
 
 
 if __name__ == "__main__":

@@ -33,15 +33,15 @@ def parse(arguments: Sequence[str]) -> Options:
         "worker processes read all of it through one store, and shows what went over the wire and how long it took.",
         epilog="Exit status: 0 if every target of the table is met, 1 if not.",
     )
-    parser.add_argument("--workers", type=_positive, default=8, metavar="N", help="reading processes (default 8)")
+    parser.add_argument("--workers", type=positive, default=8, metavar="N", help="reading processes (default 8)")
     parser.add_argument("--start-method", choices=START_METHODS, default="fork", help="of the workers (default fork)")
     parser.add_argument(
         "--dataset",
-        type=_directory,
+        type=directory,
         metavar="DIR",
         help=f"upload all files below DIR, not {FILES} from this environment's own site-packages",
     )
-    parser.add_argument("--files", type=_positive, metavar="N", help="take at most N files")
+    parser.add_argument("--files", type=positive, metavar="N", help="take at most N files")
     parser.add_argument("--no-server", action="store_true", help="read from a file:// bucket; nothing is counted")
     parser.add_argument("--keep", action="store_true", help="leave the store and the dataset where they are")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
@@ -51,18 +51,20 @@ def parse(arguments: Sequence[str]) -> Options:
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A count of at least one, as argparse takes it."""
     number = int(text)
     if number < 1:
         raise ValueError
     return number
 
 
-def _directory(text: str) -> Path:
+def directory(text: str) -> Path:
+    """A directory that is there, as argparse takes it."""
     path = Path(text).expanduser()
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is not a directory")
     return path.resolve()
 
 
-_positive.__name__ = "count"  # argparse puts it into its message: invalid count value
+positive.__name__ = "count"  # argparse puts it into its message: invalid count value

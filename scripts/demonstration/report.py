@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Final
 
-from rich.console import Console
 from rich.table import Table
 
 from demonstration.bucket import Traffic
 from demonstration.dataset import Dataset
+from demonstration.surroundings import wide_console
 
 MOST_STORED: Final = 0.55
 """Stored over logical bytes; two versions of one dataset, nearly equal, make half."""
@@ -156,10 +156,7 @@ def show(figures: Figures, title: str) -> None:
             table.add_section()
         else:
             table.add_row(row.name, row.value, row.target, verdicts[row.is_met])
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120  # Into a file or a pipe goes the whole table.
-    console.print(table)
+    wide_console().print(table)
 
 
 def as_json(figures: Figures, start_method: str) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import random
-import signal
 import threading
 import time
 import traceback
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from demonstration.dataset import LARGE, Dataset, Planted
+from demonstration.surroundings import children_ignore_interrupts
 
 _POLL = 0.1
 """Seconds between two looks at how far the workers are, for the progress bar."""
@@ -116,26 +116,23 @@ def started(count: int, method: str, uri: str, always: Any, immutable: Any, data
     context: Any = multiprocessing.get_context(method)
     progress = context.RawArray("Q", count)
     processes, pipes = [], []
-    # Ctrl-C reaches the whole process group. Only this process is to act on it, and a child that has not yet come to
-    # say so would print a traceback: being ignored is inherited, even by another program.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for number in range(count):
-            pipe, theirs = context.Pipe()
-            job = Job(number, os.getpid(), uri, always, immutable, dataset)
-            process = context.Process(target=_serve, args=(job, theirs, progress), name=f"worker {number}", daemon=True)
-            process.start()
-            theirs.close()
-            processes.append(process)
-            pipes.append(pipe)
-        signal.signal(signal.SIGINT, handler)
+        with children_ignore_interrupts():
+            for number in range(count):
+                pipe, theirs = context.Pipe()
+                job = Job(number, os.getpid(), uri, always, immutable, dataset)
+                arguments = (job, theirs, progress)
+                process = context.Process(target=_serve, args=arguments, name=f"worker {number}", daemon=True)
+                process.start()
+                theirs.close()
+                processes.append(process)
+                pipes.append(pipe)
         yield Workers(processes, pipes, progress)
         for pipe in pipes:
             pipe.send(None)
         for process in processes:
             process.join(10)
     finally:
-        signal.signal(signal.SIGINT, handler)
         for process in processes:
             process.kill()
         for process in processes:
@@ -146,7 +143,7 @@ def started(count: int, method: str, uri: str, always: Any, immutable: Any, data
 
 
 def _serve(job: Job, pipe: Any, progress: Any) -> None:
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=die_with_parent, args=(os.getppid(),), daemon=True).start()
     worker = _Worker(job, progress)
     while (task := pipe.recv()) is not None:
         try:
@@ -155,7 +152,8 @@ def _serve(job: Job, pipe: Any, progress: Any) -> None:
             pipe.send(Done(failure=traceback.format_exc()))
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
+    """To run in a thread of a child: ends the child once *parent* is gone."""
     # Under forkserver the parent is that server, and it ends with the one who started it.
     while os.getppid() == parent:
         time.sleep(0.5)

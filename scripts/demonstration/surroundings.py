@@ -1,0 +1,83 @@
+"""What the demonstrations share with their surroundings: foreign settings, signals, the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+_FOREIGN: Final = ("AWS_", "CASSTORE_", "CLOUDPATHLIB_")
+_SERVER: Final = "CASSTORE_TEST_S3_"
+
+
+def prepare() -> None:
+    """Keep what is set for the user's real clouds and stores out, and let signals end this program tidily."""
+    for name in list(os.environ):
+        if name.startswith(_FOREIGN) and not name.startswith(_SERVER):
+            del os.environ[name]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, _leave)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def children_ignore_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches the whole process group. Only this process is to act on it, and a child that has not yet come to
+    say so would print a traceback: being ignored is inherited, even by another program.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
+def stderr_into(path: Path) -> Iterator[Console]:
+    """What this process and those that it starts say on standard error goes into *path* while the body runs; what it
+    is to show meanwhile goes to the console that this gives.
+    """
+    shown_on = os.dup(2)
+    with open(shown_on, "w", encoding="utf-8") as terminal:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        try:
+            yield Console(file=terminal)
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown_on, 2)
+
+
+@contextlib.contextmanager
+def bar(name: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error; call what it gives with how many of how many are done."""
+    columns = (TextColumn("{task.description:<38}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console or Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def wide_console() -> Console:
+    """For a table on standard output: into a file or a pipe goes the whole of it."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    return console
+
+
+def shown(path: Path) -> str:
+    """*path* as the user would type it from here."""
+    relative = os.path.relpath(path)
+    return min(str(path), relative if os.sep in relative else f"./{relative}", key=len)
