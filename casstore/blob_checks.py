@@ -31,6 +31,13 @@ _BATCH: Final = 256
 _AHEAD: Final = 64
 """Files that wait for a thread."""
 _TELL_SECONDS: Final = 0.2
+_TYPES: Final = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
 # A pipe with a blob's name would make the open wait for a writer.
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -117,9 +124,7 @@ class BlobChecks:
                 first = b""
             if len(first) != 1 or self._layout.shard(first) != shard.path:
                 self._add(ProblemKind.FOREIGN_NAME, shard.path, "no directory of blobs is named so")
-            elif not shard.is_dir(follow_symlinks=False):
-                self._add(ProblemKind.WRONG_TYPE, shard.path, f"{_type_of(shard)} instead of a directory")
-            else:
+            elif self._is_of_type(shard, stat.S_IFDIR):
                 yield from self._walk_shard(shard)
 
     def _walk_shard(self, shard: os.DirEntry[str]) -> Iterator[tuple[str, Digest]]:
@@ -127,10 +132,26 @@ class BlobChecks:
             digest = self._digest_of(shard.name + entry.name)
             if digest is None or self._layout.blob(digest.value) != entry.path:
                 self._add(ProblemKind.FOREIGN_NAME, entry.path, f"no blob of {self._algorithm} is named so")
-            elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
-                self._add(ProblemKind.WRONG_TYPE, entry.path, f"{_type_of(entry)} instead of a file", digest)
-            else:
+            elif self._is_of_type(entry, stat.S_IFREG, digest):
                 yield entry.path, digest
+
+    def _is_of_type(self, entry: os.DirEntry[str], expected: int, digest: Digest | None = None) -> bool:
+        """Whether it is; reports it if not."""
+        has_type = entry.is_dir if expected == stat.S_IFDIR else entry.is_file
+        try:
+            if has_type(follow_symlinks=False):  # what the listing said, as a rule: no system call
+                return True
+            found = stat.S_IFMT(os.stat(entry.path, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False  # gone since
+        except OSError as error:
+            self._add(ProblemKind.UNREADABLE, entry.path, reason(error), digest)
+            return False
+        if found == expected:
+            return True
+        detail = f"{_TYPES.get(found, 'no file')} instead of {_TYPES[expected]}"
+        self._add(ProblemKind.WRONG_TYPE, entry.path, detail, digest)
+        return False
 
     def _digest_of(self, name: str) -> Digest | None:
         try:
@@ -257,9 +278,3 @@ class BlobChecks:
         origin: str | None = None,
     ) -> None:
         self._findings.add(Problem(kind, path, detail, digest, uri, origin))
-
-
-def _type_of(entry: os.DirEntry[str]) -> str:
-    if entry.is_symlink():
-        return "a symbolic link"
-    return "a directory" if entry.is_dir(follow_symlinks=False) else "something else"

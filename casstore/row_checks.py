@@ -91,30 +91,51 @@ class RowChecks:
 
     def check(self, tell: Tell) -> None:
         """Look at every row. A damaged index is one problem, and stays as it is."""
+        self.is_absent = not self.find()
+        if self.is_readable:
+            self._check_hint()
+        start: bytes | None = b""
+        while self.is_readable and start is not None:
+            with self._reporting():
+                start = self._check_page(start)
+            tell()
+
+    def find(self) -> bool:
+        """Whether there is an index, be it damaged."""
         with self._reporting():
-            self.is_absent = self.find() == 0
-            if self.is_absent:
-                return
+            self.generation = self._index.newest()
+            try:
+                status = os.stat(self._layout.index_file(self.generation), follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+            # A process that is killed while it makes an index leaves an empty file.
+            if status.st_size == 0:
+                return False
             # Also where it is open and mapped already: it may have been cut since.
             pages.check(self._layout.index_file(self.generation))
             self.is_readable = True
-            start: bytes | None = b""
-            while start is not None:
-                start = self._check_page(start)
-                tell()
+        return True
 
-    def find(self) -> int:
-        """The generation of the index; 0 where there is none."""
-        self.generation = self._index.newest()
-        try:
-            status = os.stat(self._layout.index_file(self.generation), follow_symlinks=False)
-        except FileNotFoundError:
-            self.generation = 0
-        else:
-            # A process that is killed while it makes an index leaves an empty file.
-            if status.st_size == 0:
-                self.generation = 0
-        return self.generation
+    def _check_hint(self) -> None:
+        hint = b""
+        hints: set[bytes] = set()
+        for _ in range(2):  # the hint, and what it named, may change between two looks
+            try:
+                with open(self._layout.current, "rb") as file:
+                    hint = file.read(64)
+                if os.path.isdir(self._layout.generation(int(hint))):
+                    return
+            except FileNotFoundError:
+                return  # made a moment after the first generation, and a hint only
+            except OSError as error:
+                self._findings.add(Problem(ProblemKind.UNREADABLE, self._layout.current, reason(error)))
+                return
+            except ValueError:
+                pass
+            hints.add(hint)
+        if len(hints) == 1:
+            detail = f"it names no generation of the index; generation {self.generation} serves"
+            self._findings.add(Problem(ProblemKind.DAMAGED_INDEX, self._layout.current, detail))
 
     def records(self, digests: Sequence[bytes]) -> dict[bytes, bytes | None] | None:
         """The blob records of these, as they are now; None where the index does not say."""
@@ -264,10 +285,7 @@ class RowChecks:
         for _ in range(_ROUNDS):
             path = self._layout.blob(seen.entry.digest.value)
             try:
-                os.stat(path, follow_symlinks=False)
-                is_there = True
-            except (FileNotFoundError, NotADirectoryError):
-                is_there = False
+                is_there = self._is_there(path)
             except OSError as error:
                 self._add(ProblemKind.UNREADABLE, path, reason(error), seen.entry)
                 return
@@ -284,6 +302,14 @@ class RowChecks:
                     self._add(ProblemKind.MISSING_BLOB, path, "reading it is a miss", seen.entry)
                 return
             seen = now
+
+    @staticmethod
+    def _is_there(path: str) -> bool:
+        try:
+            os.stat(path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def _look_again(self, txn: Txn, seen: _Seen) -> _Seen | None:
         record = txn.get(seen.row)
