@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from casstore.blobs import BlobTrippedError, CollisionError, Staging
 from casstore.cache import Cache, Usage
-from casstore.collector import Freed
 from casstore.digest import ALGORITHMS, Digest, new_hasher
 from casstore.errors import (
     BlobDamagedError,
@@ -36,7 +35,9 @@ from casstore.processes import open, without_storing
 from casstore.records import Entry, Key, Moment, Stated, Validator
 
 if TYPE_CHECKING:
+    from casstore.collector import Freed, Removed
     from casstore.findings import Checked, Leftovers, Problem, ProblemKind, Verified
+    from casstore.plans import Plan
     from casstore.uncached import Uncached as Uncached  # few processes ever load it
 
 __version__ = "0.1.0"
@@ -62,8 +63,10 @@ __all__ = [
     "Moment",
     "NotAStoreError",
     "Noted",
+    "Plan",
     "Problem",
     "ProblemKind",
+    "Removed",
     "Staging",
     "Stated",
     "StoreFormatError",
@@ -83,13 +86,17 @@ __all__ = [
     "without_storing",
 ]
 
-_LATER = {"Checked", "Leftovers", "Problem", "ProblemKind", "Verified"}
+_LATER = {
+    **dict.fromkeys(("Freed", "Removed"), "collector"),
+    **dict.fromkeys(("Checked", "Leftovers", "Problem", "ProblemKind", "Verified"), "findings"),
+    "Plan": "plans",
+}
 
 
 def __getattr__(name: str) -> object:
     if name in _LATER:
-        # Few processes verify, and making these classes takes a millisecond.
-        from casstore import findings
+        # Few processes verify or collect, and making these classes takes milliseconds.
+        from importlib import import_module
 
-        return getattr(findings, name)
+        return getattr(import_module(f"casstore.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

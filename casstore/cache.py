@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from casstore import files
-from casstore.blobs import Blobs, Staging, hash_descriptor
+from casstore.blobs import OPEN_FLAGS, Blobs, Inode, Staging, hash_descriptor
 from casstore.checks import Checks
-from casstore.collector import Freed, Removed, evict, execute
 from casstore.committer import Committer
 from casstore.digest import Digest, digest_mtime
-from casstore.errors import CasstoreError, IndexUnavailableError
+from casstore.errors import CasstoreError, IndexUnavailableError, LockTimeoutError
 from casstore.exits import at_exit
 from casstore.fills import Fill, Stored, add_blob
 from casstore.flights import Flight, Flights
@@ -26,7 +25,6 @@ from casstore.items import Noted, Publication, Refresh, current_entry, drop_entr
 from casstore.layout import Layout
 from casstore.leases import Lease
 from casstore.locks import ByteLocks
-from casstore.plans import Plan, budget_of, make_plan, uris_of
 from casstore.records import (
     BLOB,
     Entry,
@@ -44,15 +42,22 @@ from casstore.records import (
 from casstore.settings import Settings
 from casstore.statements import Statements
 from casstore.store import Root, open_root
+from casstore.trims import Trims
+from casstore.turns import Turns
 
 if TYPE_CHECKING:
+    from casstore.collector import Freed, Removed
     from casstore.findings import Checked, Verified
+    from casstore.plans import Plan
 
 EXIT_SECONDS: Final = 10.0
 """How long the exit of a process may wait for its last commits."""
 
 _HOUR_NS: Final = 3600 * 10**9
-_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_NEW_NS: Final = 2 * 10**9
+"""How long after a file was linked the warm path takes it for one that may have had its name for less than the look at
+the row took; far more than clocks of a file system lag behind.
+"""
 _OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
@@ -95,6 +100,7 @@ class Cache:
         self._locks = ByteLocks(root.layout)
         self.index = Index(root.layout, self._locks, self._say, self.restore)
         self.blobs = Blobs(root.layout, root.algorithm)
+        self._turns = Turns(root.layout)
         self._begin_process()
 
     def _begin_process(self) -> None:
@@ -108,9 +114,11 @@ class Cache:
         self._recent_mutex = threading.Lock()
         self._written: dict[bytes, int] = {}
         self._recent: dict[Key, Entry] = {}
+        self._recent_inodes: dict[Key, Inode] = {}
         self._counts: Counter[str] = Counter()
         self._exits = False
         self.fills: set[Fill] = set()
+        self.trims = Trims(self, self._turns)
 
     @property
     def root(self) -> str:
@@ -191,6 +199,7 @@ class Cache:
         """
         if self.settings.verify == "always":
             return None
+        now = time.time_ns()
         try:
             record = self.index.get(key.row)
         except IndexUnavailableError:
@@ -200,18 +209,21 @@ class Cache:
         held = peek_entry(key, record)
         if held is None or (held.place and held.place != self.place):
             return None
-        now = time.time_ns()
         # A validation in the future says that a clock was set; it proves nothing.
         if max_age_ns is not None and not 0 <= now - held.validated_ns <= max_age_ns:
             return None
         try:
-            descriptor = os.open(self.layout.blob(held.digest), _FLAGS)
+            descriptor = os.open(self.layout.blob(held.digest), OPEN_FLAGS)
         except OSError as error:
             if error.errno in _OF_THE_PROCESS:
                 raise
             return None
         status = os.fstat(descriptor)
         if status.st_size != held.size or status.st_mtime_ns != digest_mtime(held.digest) * 1_000_000_000:
+            os.close(descriptor)
+            return None
+        # Between the two looks the blob may have been evicted, and its name given to other bytes of the same digest.
+        if status.st_ctime_ns > now - _NEW_NS and self.index.get(key.row) != record:
             os.close(descriptor)
             return None
         if now // _HOUR_NS != held.used_hour:
@@ -243,7 +255,23 @@ class Cache:
         written before this boot or mount and never synced. With *verify*, or the setting ``verify = "always"``, all
         are.
         """
-        return self.checks.open(entry, verify=self.settings.verify == "always" if verify is None else verify)
+        descriptor = self.checks.open(entry, verify=self.settings.verify == "always" if verify is None else verify)
+        if descriptor is None or entry.digest.is_cryptographic or self._is_blob_of(entry, descriptor):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def _is_blob_of(self, entry: Entry, descriptor: int) -> bool:
+        """Whether the name that was opened is this entry's still: else the blob may have been evicted since *entry* was
+        looked up, and its name given to other bytes of the same digest.
+        """
+        with self._recent_mutex:
+            inode = self._recent_inodes[entry.key] if self._recent.get(entry.key) is entry else None
+        if inode is not None:
+            return Inode.of(os.fstat(descriptor)) == inode
+        record = self.index.get(entry.key.row)
+        current = None if record is None else unpack_entry(entry.key.row, record, entry.key)
+        return current is not None and current.digest == entry.digest
 
     def quarantine(self, digest: Digest, reason: str) -> None:
         """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again."""
@@ -319,25 +347,28 @@ class Cache:
         """Whether `known` may find something: a look at the index, nothing opened or hashed."""
         return self.statements.any_recorded(stated)
 
-    def remember_recent(self, entry: Entry) -> None:
-        """Filled and not yet committed: this process sees it already."""
+    def remember_recent(self, entry: Entry, inode: Inode) -> None:
+        """Filled and not yet committed: this process sees it already. *inode* is its blob."""
         self.count("misses")
         with self._recent_mutex:
             # A result of a request from before a local write: the index will refuse it, and so does this.
             if self._written.get(count_row(entry.key), -1) < entry.validated.boot_ns:
                 self._recent[entry.key] = entry
+                self._recent_inodes[entry.key] = inode
 
     def forget_recent(self, publication: Publication) -> None:
         """Committed or dropped: the index knows better now."""
         with self._recent_mutex:
             if self._recent.get(publication.entry.key) is publication.entry:
                 del self._recent[publication.entry.key]
+                del self._recent_inodes[publication.entry.key]
 
     def _forget_older(self, key: Key) -> None:
         """Nothing that was asked before now is to be seen of *key* any more."""
         with self._recent_mutex:
             self._written[count_row(key)] = files.boot_clock_ns()
             self._recent.pop(key, None)
+            self._recent_inodes.pop(key, None)
 
     # --- local writes ------------------------------------------------------------------------------------------------
 
@@ -351,8 +382,10 @@ class Cache:
         """
         digest = staging.digest()
         try:
-            added = add_blob(self, staging, digest)
+            added = add_blob(self, staging, digest) if self.trims.admits(staging.size) else None
         except (CasstoreError, OSError):
+            added = None
+        if added is None:
             staging.close()
             self.record_delete(noted.key)
             return None
@@ -364,6 +397,8 @@ class Cache:
         self._forget_older(noted.key)
         self.committer.submit(publication)
         self.committer.flush()
+        if added.is_new:
+            self.trims.filled(added.size)
         if publication.error is not None:
             raise publication.error
         return entry if publication.applied else None
@@ -387,25 +422,45 @@ class Cache:
 
         Views handed out keep their bytes.
         """
+        from casstore.collector import evict  # most processes take nothing away
+
         return evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
 
-    def plan(self, max_size: int | None = None, min_free: int | None = None) -> Plan:
+    def plan(self, max_size: int | None = None, min_free: int | None = None, *, at_least: int = 0) -> Plan:
         """What has to go so that the blobs take *max_size* bytes at most and *min_free* bytes of the disk are free.
 
-        Without a number, what the store is set to. Least recently used first. Reads only.
+        Without a number, what the store is set to; *at_least* so many bytes go in any case. Least recently used first.
+        Reads only.
         """
+        from casstore.plans import budget_of, make_plan
+
         self.committer.flush()
-        return make_plan(self.index, self.layout, budget_of(self.settings, self.root, max_size, min_free))
+        return make_plan(self.index, self.layout, budget_of(self.settings, self.root, max_size, min_free), at_least)
 
     def execute(self, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
-        """Carry out *plan*; what came back into use since it was made stays. *on_removed* is told of each blob.
+        """Carry out *plan*, and take away what dead processes left; what came back into use since the plan stays.
 
-        Views handed out keep their bytes.
+        *on_removed* is told of each blob. Views handed out keep their bytes. Waits for another collector; raises
+        LockTimeoutError where that does not end.
         """
-        return execute(self.index, self.layout, plan, on_removed)
+        with self._turns.take(self.settings.lock_timeout) as is_ours:
+            if not is_ours:
+                waited = f"(waited {self.settings.lock_timeout:g} s)"
+                raise LockTimeoutError(f"another process collects in {self.root} and does not end {waited}")
+            return self.collect(plan, on_removed)
+
+    def collect(self, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
+        """`execute` for whoever has the turn."""
+        from casstore.collector import collect
+
+        with self._mutex:
+            own = None if self._lease is None else self._lease.name
+        return collect(self.index, self.layout, plan, on_removed, own=own)
 
     def uris_of(self, digest: bytes) -> tuple[str, ...]:
         """The URIs whose entries use the blob of *digest* (the bare hash) now."""
+        from casstore.plans import uris_of
+
         return uris_of(self.index, digest)
 
     # --- verifying ---------------------------------------------------------------------------------------------------
@@ -458,6 +513,7 @@ class Cache:
     def close(self) -> None:
         """Commit what is queued, give up the lease and the environment; the next use takes them again."""
         self.committer.close(EXIT_SECONDS)
+        self.trims.close(EXIT_SECONDS)
         with self._mutex:
             lease, self._lease = self._lease, None
         if lease is not None:
@@ -495,6 +551,7 @@ class Cache:
             try:
                 self.committer.forget()
                 self._locks.forget()
+                self._turns.forget()
             finally:
                 self._begin_process()
                 self.index.after_fork(in_child=True)

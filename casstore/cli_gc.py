@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -15,7 +17,8 @@ from casstore.settings import parse_size
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.collector import Freed, Removed
-    from casstore.plans import Doomed, Plan
+    from casstore.plans import Doomed, Held, Plan
+    from casstore.reaper import Reaped
 
 _OVER_BUDGET: Final = 1
 _SHOWN_HELD: Final = 20
@@ -55,12 +58,12 @@ def gc(shell: Shell, max_size: int | None, min_free: int | None, dry_run: bool, 
     report.show_plan(lists=dry_run or not yes)
     if dry_run:
         report.end(None)
-        return _OVER_BUDGET if plan.short else 0
+        return _OVER_BUDGET if plan.short(plan.frees) else 0
     if not yes and plan.doomed:
         click.confirm(f"Remove {size_text(plan.frees)} in {len(plan.doomed):,} blobs?", abort=True, err=True)
     freed = cache.execute(plan, report.removed)
     report.end(freed)
-    return _OVER_BUDGET if plan.asked > freed.bytes else 0
+    return _OVER_BUDGET if freed.short else 0
 
 
 class _Report:
@@ -118,34 +121,37 @@ class _Report:
         self._clear_bar()
         plan = self._plan
         done = plan.frees if freed is None else freed.bytes
-        short = max(0, plan.asked - done)
+        short, held = (plan.short(done), plan.held) if freed is None else (freed.short, freed.held)
         if self._as_json:
-            self._shell.json_document(self._facts(freed, short))
+            self._shell.json_document(self._facts(freed, short, held))
             return
         if freed is None:
             self._shell.line(f"would free {size_text(done)} in {len(plan.doomed):,} blobs")
         else:
             self._shell.line(f"freed {size_text(done)}: {freed.blobs:,} blobs, {freed.entries:,} entries")
-        for held in plan.held[:_SHOWN_HELD]:
-            uris = ", ".join(self._cache.uris_of(held.digest)) or "(no entry)"
-            self._shell.line(f"stays    {size_text(held.size):>9}  {uris}: linked from {', '.join(held.holders)}")
-        if len(plan.held) > _SHOWN_HELD:
-            self._shell.line(f"stay     {len(plan.held) - _SHOWN_HELD:,} more blobs that have other links")
+            self._show_reaped(freed.reaped)
+        for blob in held[:_SHOWN_HELD]:
+            uris = ", ".join(self._cache.uris_of(blob.digest)) or "(no entry)"
+            self._shell.line(f"stays    {size_text(blob.size):>9}        {uris}: linked from {', '.join(blob.holders)}")
+        if len(held) > _SHOWN_HELD:
+            self._shell.line(f"stay     {len(held) - _SHOWN_HELD:,} more blobs that have other links")
         if short:
-            self._shell.error(f"{size_text(short)} more should go: {self._why_short(freed)}")
+            self._shell.error(f"{size_text(short)} more should go: {_why_short(freed, held)}")
 
-    def _why_short(self, freed: Freed | None) -> str:
-        reasons = []
-        if self._plan.held:
-            size = sum(held.size for held in self._plan.held)
-            reasons.append(f"{size_text(size)} in {len(self._plan.held):,} blobs are linked from elsewhere")
-        if freed is not None and freed.kept:
-            reasons.append(f"{freed.kept:,} blobs came back into use meanwhile")
-        if freed is not None and freed.is_stale:
-            reasons.append("the index was replaced meanwhile: run it again")
-        return "; ".join(reasons) or "the rest of the disk is not the store's"
+    def _show_reaped(self, reaped: Reaped | None) -> None:
+        if reaped is None:
+            return
+        if reaped.leases or reaped.bytes or reaped.generations:
+            self._shell.line(
+                f"freed {size_text(reaped.bytes)} that dead processes had left ({reaped.leases:,} leases, "
+                f"{reaped.generations:,} generations of the index)"
+            )
+        for kept in reaped.kept:
+            if not kept.is_alive or not reaped.locks_exclude:
+                edited = f": {', '.join(kept.edited)}" if kept.edited else ""
+                self._shell.line(f"stays    lease {kept.name}: {kept.reason}{edited}")
 
-    def _facts(self, freed: Freed | None, short: int) -> dict[str, Any]:
+    def _facts(self, freed: Freed | None, short: int, held: Sequence[Held]) -> dict[str, Any]:
         plan, uris_of = self._plan, self._cache.uris_of
         removals = (
             [_removal(blob.digest, uris_of(blob.digest), blob.size) for blob in plan.doomed]
@@ -166,14 +172,27 @@ class _Report:
             "removed": removals,
             "held": [
                 {
-                    "digest": held.digest.hex(),
-                    "bytes": held.size,
-                    "uris": list(uris_of(held.digest)),
-                    "linked_from": list(held.holders),
+                    "digest": blob.digest.hex(),
+                    "bytes": blob.size,
+                    "uris": list(uris_of(blob.digest)),
+                    "linked_from": list(blob.holders),
                 }
-                for held in plan.held
+                for blob in held
             ],
+            "reaped": None if freed is None or freed.reaped is None else dataclasses.asdict(freed.reaped),
         }
+
+
+def _why_short(freed: Freed | None, held: Sequence[Held]) -> str:
+    reasons = []
+    if held:
+        size = sum(blob.size for blob in held)
+        reasons.append(f"{size_text(size)} in {len(held):,} blobs are linked from elsewhere")
+    if freed is not None and freed.kept:
+        reasons.append(f"{freed.kept:,} blobs came back into use meanwhile")
+    if freed is not None and freed.is_stale:
+        reasons.append("the index was replaced meanwhile: run it again")
+    return "; ".join(reasons) or "the rest of the disk is not the store's"
 
 
 def _removal(digest: bytes, uris: tuple[str, ...], size: int) -> dict[str, Any]:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from casstore import files
 from casstore.errors import IndexDamagedError, StoreFullError
 from casstore.index import Index, Txn
 from casstore.items import current_entry, drop_entry
 from casstore.layout import Layout
-from casstore.plans import Doomed, Plan, fold, users_of
+from casstore.plans import Doomed, Held, Plan, fold, make_plan, users_of
 from casstore.records import Entry, blob_row, user_prefix
+
+if TYPE_CHECKING:
+    from casstore.reaper import Reaped
 
 SWEEP_BATCH: Final = 64
 """Blobs that one write transaction takes away: writers wait some 20 ms for it."""
@@ -31,7 +34,8 @@ class Freed:
     """What was taken away: *entries* rows, and *blobs* files of *bytes* that nobody else used.
 
     *kept* blobs of a plan stayed, having come back into use. With *is_stale* the index was replaced meanwhile, and what
-    was left of the plan was not carried out.
+    was left of the plan was not carried out. Of a collection, *short* is by how many bytes the budget is still missed,
+    *held* the blobs that could not go for it, and *reaped* what dead processes had left.
     """
 
     entries: int
@@ -39,6 +43,9 @@ class Freed:
     bytes: int
     kept: int = 0
     is_stale: bool = False
+    short: int = 0
+    held: Sequence[Held] = ()
+    reaped: Reaped | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,39 @@ def _drop(txn: Txn, doomed: Sequence[Entry]) -> int:
             drop_entry(txn, current)
             dropped += 1
     return dropped
+
+
+def collect(
+    index: Index,
+    layout: Layout,
+    plan: Plan,
+    on_removed: Callable[[Removed], object] | None = None,
+    *,
+    own: str | None = None,
+) -> Freed:
+    """Reap what dead processes left, and carry out *plan*; *own* is the name of this process's lease.
+
+    Where that is not enough, because what was linked from dead leases can go now or because the index was replaced, a
+    second plan for the same budget is made and carried out.
+    """
+    from casstore.reaper import reap  # it loads shutil, and readers collect nothing
+
+    reaped = reap(layout, index, own=own)
+    index.check_readers()
+    freed = execute(index, layout, plan, on_removed)
+    short, held = plan.short(freed.bytes, reaped.bytes), plan.held
+    if short and (freed.is_stale or (plan.held and reaped.leases)):
+        plan = make_plan(index, layout, plan.budget)
+        more = execute(index, layout, plan, on_removed)
+        short, held = plan.short(more.bytes), plan.held
+        freed = Freed(
+            freed.entries + more.entries,
+            freed.blobs + more.blobs,
+            freed.bytes + more.bytes,
+            freed.kept + more.kept,
+            more.is_stale,
+        )
+    return replace(freed, short=short, held=held, reaped=reaped)
 
 
 def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
@@ -205,7 +245,7 @@ def _sweep_batch(
         # Nothing of the transaction counts. Where the index was replaced meanwhile, whoever writes to the new one may
         # have found the names taken and relied on them.
         for target, path in trash.items():
-            with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(FileExistsError, FileNotFoundError):  # taken meanwhile; the trash was emptied
                 files.link(target, path)
             files.unlink_quietly(target)
         if isinstance(error, IndexDamagedError):

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from casstore import files
-from casstore.blobs import Added, Blobs, CollisionError, Inode, Staging
+from casstore.blobs import OPEN_FLAGS, Added, Blobs, CollisionError, Inode, Staging
 from casstore.digest import Digest
-from casstore.errors import BlobDamagedError
+from casstore.errors import BlobDamagedError, StoreFullError
 from casstore.flights import Flight
-from casstore.items import Noted, Publication
-from casstore.records import Entry, Key, Moment, Stated, Validator, blob_row, unpack_blob
+from casstore.index import Txn
+from casstore.items import Noted, Publication, current_entry
+from casstore.records import Entry, Key, Moment, Stated, Validator, blob_row, unpack_blob, user_prefix
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
 
 _PROGRESS_SECONDS = 1.0
+
+_MOST_USERS: Final = 10_000
+"""Entries of one lost blob that one transaction drops."""
+
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""Not EFBIG: a limit on the size of one file is not met by removing others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +76,24 @@ class Fill:
     def staging(self) -> Staging:
         """Where the bytes go. Raises StoreFullError where there is no room for a new file."""
         if self._staging is None:
-            self._staging = self._cache.stage()
+            try:
+                self._staging = self._cache.stage()
+            except OSError as error:
+                self._make_room(error, 1)
+                self._staging = self._cache.stage()
         return self._staging
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append. Raises StoreFullError."""
-        with files.full_disk(self._cache.root):
-            self.staging.write(data)
+        staging = self.staging
+        try:
+            staging.write(data)
+        except OSError as error:
+            self._make_room(error, len(data))
+            with files.full_disk(self._cache.root):
+                # A part may have been written before the disk was full.
+                os.lseek(staging.descriptor, staging.size, os.SEEK_SET)
+                staging.write(data)
 
     def expect(self, size: int) -> None:
         """Say how many bytes will come, for whoever shows progress."""
@@ -87,8 +106,19 @@ class Fill:
 
     def write_at(self, data: memoryview, offset: int) -> None:
         """Write anywhere; from any thread, as long as the ranges differ. Raises StoreFullError."""
-        with files.full_disk(self._cache.root):
+        try:
             self.staging.write_at(data, offset)
+        except OSError as error:
+            self._make_room(error, len(data))
+            with files.full_disk(self._cache.root):
+                self.staging.write_at(data, offset)
+
+    def _make_room(self, error: OSError, needed: int) -> None:
+        """Trim the store, once, after *error* of a write of *needed* bytes; raises it unless there is room now."""
+        with files.full_disk(self._cache.root):
+            needed = max(needed, self.expected - self.received)
+            if error.errno not in _NO_ROOM or not self._cache.trims.make_room(needed):
+                raise error
 
     def report(self, count: int) -> None:
         """Say that *count* bytes have come, so that waiters in other processes stay patient; cheap when called
@@ -114,21 +144,20 @@ class Fill:
         digest = staging.digest()
         size = staging.size
         try:
-            added = add_blob(cache, staging, digest)
+            added = add_blob(cache, staging, digest) if cache.trims.admits(size) else None
         except CollisionError:
             cache.count("collisions")
+            added = None
+        if added is None:
             descriptor = files.reopen(staging.descriptor) if reading else -1
             self.abandon()
             return Stored(descriptor, size, None, validator)
-        descriptor = -1
-        try:
-            if reading:
-                descriptor = os.open(cache.layout.blob(digest.value), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            descriptor = files.reopen(staging.descriptor)
+        descriptor = _open_added(cache, added, staging) if reading else -1
         entry = Entry(self.key, digest, validator, self.noted.moment, cache.place, cache.hour())
         self._staging = None
         self._enqueue(entry, added, staging, stated)
+        if added.is_new:
+            cache.trims.filled(size)
         return Stored(descriptor, size, entry)
 
     def link(self, digest: Digest, descriptor: int, validator: Validator, moment: Moment | None = None) -> Entry:
@@ -140,18 +169,28 @@ class Fill:
         status = os.fstat(descriptor)
         added = Added(digest, status.st_size, Inode.of(status), is_new=False)
         entry = Entry(self.key, digest, validator, moment or self.noted.moment, self._cache.place, self._cache.hour())
-        self._enqueue(entry, added, None, ())
+        # Whoever lent it may close it before the commit, and its inode's number could be another file's then.
+        self._enqueue(entry, added, None, (), os.dup(descriptor))
         return entry
 
-    def _enqueue(self, entry: Entry, added: Added, staging: Staging | None, stated: Sequence[Stated]) -> None:
+    def _enqueue(
+        self, entry: Entry, added: Added, staging: Staging | None, stated: Sequence[Stated], held: int = -1
+    ) -> None:
         cache, flights = self._cache, self._flights
         self._flights = []
         cache.fills.discard(self)
         self._end_progress(flights)
         publication = Publication(
-            self.noted, entry, added, staging, [(item, False) for item in stated], flights, on_done=cache.forget_recent
+            self.noted,
+            entry,
+            added,
+            staging,
+            [(item, False) for item in stated],
+            flights,
+            on_done=cache.forget_recent,
+            held=held,
         )
-        cache.remember_recent(entry)
+        cache.remember_recent(entry, added.inode)
         for flight in flights:
             flight.announce()
         cache.committer.submit(publication)
@@ -189,6 +228,8 @@ def add_blob(cache: Cache, staging: Staging, digest: Digest) -> Added:
     Raises CollisionError, StoreFullError.
     """
     blobs: Blobs = cache.blobs
+    if not digest.is_cryptographic:
+        _drop_orphans(cache, digest)
     for _ in range(3):
         try:
             return blobs.add(staging, digest, distrust=digest.is_cryptographic and not _is_trusted(cache, digest))
@@ -196,7 +237,42 @@ def add_blob(cache: Cache, staging: Staging, digest: Digest) -> Added:
             raise
         except BlobDamagedError:
             cache.quarantine(digest, "its bytes were wrong when the same bytes came again")
+        except StoreFullError as error:
+            # A name can be one too many for its directory's last block.
+            if error.errno not in _NO_ROOM or not cache.trims.make_room(1):
+                raise
     return blobs.add(staging, digest, distrust=True)
+
+
+def _open_added(cache: Cache, added: Added, staging: Staging) -> int:
+    """The blob for reading; where another file has its name by now, the bytes that were received."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(cache.layout.blob(added.digest.value), OPEN_FLAGS)
+        if Inode.of(os.fstat(descriptor)) == added.inode:
+            return descriptor
+        os.close(descriptor)
+    return files.reopen(staging.descriptor)
+
+
+def _drop_orphans(cache: Cache, digest: Digest) -> None:
+    """Drop the entries of a blob that is gone, before its name is given to bytes that may be others: somebody removed
+    the file, or it was found damaged. A digest that can be made to collide does not say that they are the same.
+    """
+
+    def is_orphaned(txn: Txn) -> bool:
+        return txn.has(user_prefix(digest.value)) and cache.blobs.inode(digest) is None
+
+    def drop(txn: Txn) -> None:
+        if is_orphaned(txn):
+            prefix = user_prefix(digest.value)
+            for row, whole in txn.scan(prefix, prefix, _MOST_USERS):
+                entry = current_entry(txn, Key.parse(whole))
+                if entry is not None and entry.digest == digest:
+                    txn.delete(entry.key.row)
+                txn.delete(row)
+
+    while cache.index.read(is_orphaned):
+        cache.index.write(drop)
 
 
 def _is_trusted(cache: Cache, digest: Digest) -> bool:

@@ -274,12 +274,12 @@ class Index:
             try:
                 self._look(force=True)
                 with self._entered() as env:
-                    generation = self.generation
+                    generation, known, seen = self.generation, self._files, self._seen
                     with env.begin(write=True) as txn:
                         rows = Txn(txn)
                         yield rows
                         rows.flush()
-                if os.path.lexists(self._layout.successor(generation)):
+                if self._is_left_behind(generation, known, seen):
                     self._look(force=True)
                     raise IndexDamagedError(errno.ESTALE, "the index was replaced during a commit", self._layout.index)
             except (lmdb.MapFullError, lmdb.DiskError) as error:
@@ -293,6 +293,15 @@ class Index:
                 turn.release()
         finally:
             writer.release()
+
+    def _is_left_behind(self, generation: int, known: _Files | None, seen: _Seen | None) -> bool:
+        """After a commit: whether it went into files that others do not read any more, or never did."""
+        if os.path.lexists(self._layout.successor(generation)):
+            return True
+        # A superseded generation may have been removed meanwhile, with its NEXT.
+        if known is not None and not known.are_still(self._stat_files(generation)):
+            return True
+        return self._stat_current() != seen and self.newest() != generation
 
     def write(self, work: Callable[[Txn], Result], timeout: float = WRITER_TIMEOUT) -> Result:
         """What *work* gives in one write transaction, done again if the index was replaced meanwhile."""
@@ -395,6 +404,7 @@ class Index:
         with self._opening:
             if self._env is not None:
                 return self._env
+            missing = 0
             for _ in range(20):
                 # Before following NEXT: whoever replaces CURRENT meanwhile is noticed at the next look.
                 seen = self._stat_current()
@@ -410,11 +420,16 @@ class Index:
                         continue
                 try:
                     pages.check(self._layout.index_file(number))
-                    env = _open_environment(path, self._layout.index_file(number))
+                    env = _open_environment(path)
                 except (*_DAMAGE, pages.UnsoundError) as error:
                     self._supersede(number, str(error))
                     continue
                 except FileNotFoundError:
+                    if number == missing:
+                        # Not removed since it was superseded, for then another number would have been found by now.
+                        with contextlib.suppress(FileExistsError, FileNotFoundError):
+                            os.mkdir(path, 0o700)
+                    missing = number
                     continue
                 env.reader_check()
                 self.generation = number
@@ -437,7 +452,7 @@ class Index:
                 raise FileNotFoundError(errno.ENOENT, "there is no index yet", file)  # LMDB would fill it
             try:
                 pages.check(file)
-                env = _open_environment(self._layout.generation(number), file)
+                env = _open_environment(self._layout.generation(number))
             except (*_DAMAGE, pages.UnsoundError) as error:
                 raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", file) from error
             self.generation = number
@@ -462,26 +477,32 @@ class Index:
         if not number:
             os.makedirs(self._layout.generation(1), 0o700, exist_ok=True)
             number = 1
-        hinted = number
         while (following := self._following(number)) is not None:
             number = following
-        if number != hinted or self._stat_current() is None:
+        if number != self._said():
             files.replace_synced(self._layout.current, str(number).encode())
         return number
 
-    def _hinted(self) -> int:
-        """What CURRENT says, or the newest there is where it says nothing of use; 0 for none."""
-        number = 0
+    def _said(self) -> int:
+        """What CURRENT says; 0 for nothing of use."""
         try:
             with open(self._layout.current, encoding="ascii") as file:
-                number = int(file.read())
+                return int(file.read())
         except ValueError:
-            pass
+            return 0
         except OSError as error:
             if error.errno in _OF_THE_PROCESS:
                 raise  # what it says is not known: another generation than the live one must not be taken for it
+            return 0
+
+    def _hinted(self) -> int:
+        """What CURRENT says, or the newest there is where it says nothing of use; 0 for none."""
+        number = self._said()
         if not number or not os.path.isdir(self._layout.generation(number)):
-            number = max(self._generations(), default=0)
+            numbers = self._generations()
+            # One without a data file may have been made by somebody who never came to name it as the next.
+            used = [number for number in numbers if os.path.exists(self._layout.index_file(number))]
+            number = max(used or numbers, default=0)
         return number
 
     def _generations(self) -> list[int]:
@@ -494,11 +515,7 @@ class Index:
 
         None of them where CURRENT names no generation that is there: a damaged hint must not take the live one away.
         """
-        try:
-            with open(self._layout.current, encoding="ascii") as file:
-                number = int(file.read())
-        except (FileNotFoundError, ValueError):
-            return []
+        number = self._said()
         if not os.path.isdir(self._layout.generation(number)):
             return []
         return sorted(older for older in self._generations() if older < number)
@@ -591,6 +608,11 @@ class Index:
         if self._is_damaged(number):
             self._recover(lmdb.CorruptedError("its pages are damaged"))
 
+    def check_readers(self) -> int:
+        """Free the reader slots of dead processes, which keep pages from being used again; how many there were."""
+        with self._entered() as env:
+            return int(env.reader_check())
+
     def usage(self) -> tuple[int, int]:
         """Rows of all kinds, and bytes of the file in use."""
         with self._entered() as env:
@@ -598,14 +620,14 @@ class Index:
             return int(stat["entries"]), (int(info["last_pgno"]) + 1) * int(stat["psize"])
 
 
-def _open_environment(path: str, file: str) -> lmdb.Environment:
+def _open_environment(path: str) -> lmdb.Environment:
     for size in MAP_SIZES:
         try:
             return lmdb.open(
                 path,
                 map_size=size,
                 subdir=True,
-                create=not os.path.exists(file),
+                create=False,  # the directory: whoever believes in an old generation must not make it anew
                 mode=0o600,
                 max_readers=MAX_READERS,
                 max_spare_txns=0,

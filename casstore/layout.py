@@ -9,6 +9,7 @@
       blobs/ab/cdef...            one immutable file per digest, mode 0444, an mtime that follows from the digest
       leases/<random>/            one per live process: lock, staging/, views/<n>/, views.list, progress/
       locks/fill                  byte ranges of it are the fill locks and the index writers' queue
+      locks/collector             held while somebody collects
       locks/write/<uri hash>      one file per URI being written
       pending/ pins/              what cannot be fetched again
       trash/ quarantine/          on the way out; found bad
@@ -115,6 +116,11 @@ class Layout:
     def fill_locks(self) -> str:
         """The one file whose byte ranges are locks; never deleted."""
         return self.root + "/locks/fill"
+
+    @property
+    def collector_lock(self) -> str:
+        """Held by the one process that collects."""
+        return self.root + "/locks/collector"
 
     def fill_lock_file(self, number: int) -> str:
         """One of a fixed set of lock files, where the platform has no locks on byte ranges of open files."""

@@ -82,7 +82,8 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a collection will do. *stored* bytes lie in *blobs* files, the disk has *free* bytes left, *asked* bytes are
-    to go for the *budget*; *doomed* are the blobs that do, in this order, *held* those that cannot.
+    to go for the *budget*, and *at_least* so many whatever it says; *doomed* are the blobs that do go, in this order,
+    *held* those that cannot.
     """
 
     budget: Budget
@@ -93,16 +94,18 @@ class Plan:
     asked: int
     doomed: Sequence[Doomed]
     held: Sequence[Held]
+    at_least: int = 0
 
     @property
     def frees(self) -> int:
         """Bytes that it frees if nothing comes back into use."""
         return sum(blob.size for blob in self.doomed)
 
-    @property
-    def short(self) -> int:
-        """Bytes by which it misses the budget."""
-        return max(0, self.asked - self.frees)
+    def short(self, freed: int, beside: int = 0) -> int:
+        """Bytes that still have to go once blobs of *freed* bytes have, and *beside* bytes that were no blobs."""
+        over = 0 if self.budget.max_size is None else self.stored - freed - self.budget.max_size
+        lack = max(self.budget.min_free - self.free, self.at_least) - freed - beside
+        return max(0, over, lack)
 
 
 def budget_of(settings: Settings, root: str, max_size: int | None = None, min_free: int | None = None) -> Budget:
@@ -129,28 +132,21 @@ def free_bytes(root: str) -> int:
     return space.f_bavail * space.f_frsize
 
 
-def asked_bytes(budget: Budget, stored: int, free: int) -> int:
-    """How much has to go for the *budget* where *stored* bytes lie and *free* bytes of the disk are left."""
-    over = 0 if budget.max_size is None else stored - budget.max_size
-    return max(0, over, budget.min_free - free)
-
-
-def _wanted_bytes(budget: Budget, stored: int, free: int) -> int:
-    """How much goes: a hundredth more than was asked, and than is needed for a hundredth less than the budget."""
-    limit, over = budget.max_size or 0, 0 if budget.max_size is None else stored - budget.max_size
-    lack = budget.min_free - free
+def _wanted_bytes(limit: int, over: int, reserve: int, lack: int) -> int:
+    """How much goes: a hundredth more than has to, and enough for a hundredth less than the budget."""
     return max(
         over + max(over, limit) // _SLACK if over > 0 else 0,
-        lack + max(lack, budget.min_free) // _SLACK if lack > 0 else 0,
+        lack + max(lack, reserve) // _SLACK if lack > 0 else 0,
     )
 
 
-def make_plan(index: Index, layout: Layout, budget: Budget) -> Plan:
+def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -> Plan:
     """See what there is and choose what goes. One reads-only pass over the rows and the names in ``blobs/``."""
     survey = _Survey(index, layout)
     free = free_bytes(layout.root)
-    asked = asked_bytes(budget, survey.stored, free)
-    wanted = _wanted_bytes(budget, survey.stored, free)
+    over = 0 if budget.max_size is None else survey.stored - budget.max_size
+    lack = max(budget.min_free - free, at_least)
+    wanted = _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack)
     doomed: list[Doomed] = []
     linked: list[tuple[Doomed, os.stat_result]] = []
     for blob in survey.in_order():
@@ -170,7 +166,8 @@ def make_plan(index: Index, layout: Layout, budget: Budget) -> Plan:
             doomed.append(seen)
             wanted -= status.st_size
     held = _name_holders(layout, linked)
-    return Plan(budget, survey.generation, survey.stored, survey.blobs, free, asked, tuple(doomed), held)
+    asked = max(0, over, lack)
+    return Plan(budget, survey.generation, survey.stored, survey.blobs, free, asked, tuple(doomed), held, at_least)
 
 
 class _Survey:
@@ -272,6 +269,15 @@ def _files_in(blobs: str) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
                         yield bytes.fromhex(name + file.name), file
         except (FileNotFoundError, NotADirectoryError):
             continue
+
+
+def stored_bytes(index: Index) -> int:
+    """What the rows say that the blobs take. Cheaper than a plan, and blind to files without a row."""
+    size = 0
+    for row, record in index.scan(BLOB):
+        known = unpack_blob(row, record)
+        size += 0 if known is None else known.size
+    return size
 
 
 def _name_holders(layout: Layout, linked: Sequence[tuple[Doomed, os.stat_result]]) -> tuple[Held, ...]:

@@ -27,11 +27,12 @@ LAYERS = {
         reaper
         leases
         items
-        committer flights plans
+        committer flights plans turns
         findings
         row_checks
         blob_checks
         collector fills verification checks statements
+        trims
         cache
         uncached
         processes reports
@@ -42,7 +43,7 @@ LAYERS = {
         __main__
     """,
     "pathapi": """
-        exceptions
+        exceptions redaction
         enums uri
         backend backends.__init__ registry
         globbing backends.file_writes backends.s3_errors
@@ -74,6 +75,7 @@ RANKS = {
 # (importer, imported): why an import that only types need may break the order. One that runs may not.
 EXEMPT = {
     ("casstore.fills", "casstore.cache"): "a fill is one operation of the cache that started it",
+    ("casstore.trims", "casstore.cache"): "trims are the cache's own, and plan and collect through it",
     ("pathapi.path_info", "pathapi.asking"): "answers about the path that it was asked for",
     ("pathapi.writing", "pathapi.client"): "an upload is one operation of the client that started it",
 }
