@@ -12,11 +12,18 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from casstore import files
 from casstore.digest import Digest, Hasher, digest_mtime, new_hasher
 from casstore.errors import BlobDamagedError, StoreUnavailableError
 from casstore.layout import Layout
+
+OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""Of whatever has a blob's name: a pipe that somebody put there must not be waited for."""
+
+_NO_FILE: Final = frozenset((errno.ELOOP, errno.ENXIO))
+"""What opening gives for a symbolic link and for a socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,12 @@ class Staging:
     Bytes are hashed as they are written in order (`write`), or by `hash_to` behind writers that go by offset.
     """
 
-    __slots__ = ("_has_mode", "_hasher", "_path", "algorithm", "descriptor", "hashed", "size")
+    __slots__ = ("_has_mode", "_hasher", "_met", "_path", "algorithm", "descriptor", "hashed", "size")
 
     def __init__(self, descriptor: int, path: str | None, algorithm: str, *, has_mode: bool = False) -> None:
         """*has_mode*: the file was made with the mode of a blob."""
         self.descriptor = descriptor
+        self._met = -1
         self._has_mode = has_mode
         self._path = path
         self.algorithm = algorithm
@@ -66,9 +74,10 @@ class Staging:
         self.hashed = self.size
 
     def take(self, source: int) -> None:
-        """Begin with a copy of another open file's bytes, shared where the file system can."""
+        """Begin with a copy of another open file's bytes, shared where the file system can; the position is its start."""
         if not files.clone(source, self.descriptor):
             files.copy_bytes(source, self.descriptor)
+            os.lseek(self.descriptor, 0, os.SEEK_SET)
 
     def write_at(self, data: memoryview, offset: int) -> None:
         """Write anywhere, unhashed; safe from several threads as long as their ranges differ."""
@@ -116,6 +125,14 @@ class Staging:
         else:
             files.link(self._path, target)
 
+    def hold(self, met: int) -> None:
+        """Keep the file that these bytes were found equal to open, until `close`: else its inode's number could become
+        another file's before the index is asked whether the name still means that file. Takes *met* over.
+        """
+        met, self._met = self._met, met
+        if met >= 0:
+            os.close(met)
+
     def copy_into(self, other: Staging) -> None:
         """Put the same bytes into *other*, an empty staging file: this one's last name is gone for good."""
         files.copy_bytes(self.descriptor, other.descriptor)
@@ -127,6 +144,7 @@ class Staging:
         self._path = None
         if descriptor >= 0:
             os.close(descriptor)
+        self.hold(-1)
 
     def close(self) -> None:
         """Give up the descriptor and the private name; a name in the store stays."""
@@ -137,6 +155,7 @@ class Staging:
             os.close(descriptor)
             if self._path is not None:
                 files.unlink_quietly(self._path)
+        self.hold(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,17 +223,16 @@ class Blobs:
                 else:
                     return Added(digest, staging.size, Inode.of(os.fstat(staging.descriptor)), is_new=True)
             try:
-                held = os.open(target, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                held = self.open_any(digest.value)
             except FileNotFoundError:
                 continue  # swept since
-            except OSError as error:
-                if error.errno != errno.ELOOP:
-                    raise
-                raise BlobDamagedError(errno.EIO, "a symbolic link has a blob's name", str(digest)) from error
             try:
-                return self._meet(staging, digest, held, compare=distrust or not digest.is_cryptographic)
-            finally:
+                added = self._meet(staging, digest, held, compare=distrust or not digest.is_cryptographic)
+            except BaseException:
                 os.close(held)
+                raise
+            staging.hold(held)
+            return added
         raise OSError(errno.EAGAIN, "a blob's name came and went a hundred times", target)
 
     def _make_shard(self, digest: Digest, error: OSError) -> None:
@@ -233,8 +251,8 @@ class Blobs:
         size_differs = status.st_size != staging.size
         # A file that was touched may have been written to.
         compare = compare or status.st_mtime_ns != digest.mtime * 1_000_000_000
-        if size_differs or (compare and not files.same_bytes(staging.descriptor, held)):
-            if hash_descriptor(held, self._algorithm) != digest:
+        if size_differs or (compare and not _same_bytes(staging.descriptor, held)):
+            if not self.verify(held, digest):
                 raise BlobDamagedError(errno.EIO, "a blob does not hold the bytes that its name says", str(digest))
             raise CollisionError(errno.EEXIST, "two different contents have one digest", str(digest))
         return Added(digest, staging.size, Inode.of(status), is_new=False)
@@ -251,16 +269,54 @@ class Blobs:
 
         Raises FileNotFoundError where there is none, BlobTrippedError where its size or mtime is not as it was made.
         """
-        descriptor = os.open(self._layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = self.open_any(digest)
         status = os.fstat(descriptor)
-        if status.st_size != size or status.st_mtime_ns != digest_mtime(digest) * 1_000_000_000:
+        is_as_made = status.st_size == size and status.st_mtime_ns == digest_mtime(digest) * 1_000_000_000
+        if not is_as_made or not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise BlobTrippedError(errno.EIO, "a blob was touched since it was made", self._layout.blob(digest))
         return descriptor
 
+    def open_any(self, digest: bytes) -> int:
+        """Whatever has the name, open; it may be touched, or a directory.
+
+        Raises FileNotFoundError where nothing has it, BlobTrippedError for what cannot be opened by its own fault.
+        """
+        path = self._layout.blob(digest)
+        try:
+            return os.open(path, OPEN_FLAGS)
+        except OSError as error:
+            if error.errno in _NO_FILE or _is_locked_away(path, error):
+                raise BlobTrippedError(errno.EIO, "what has a blob's name is no file to read", path) from error
+            raise
+
     def verify(self, descriptor: int, digest: Digest) -> bool:
-        """Whether the open file holds the bytes of *digest*."""
-        return hash_descriptor(descriptor, digest.algorithm) == digest
+        """Whether the open file holds the bytes of *digest*; one that the disk cannot read does not."""
+        try:
+            return hash_descriptor(descriptor, digest.algorithm) == digest
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return False
+
+
+def _is_locked_away(path: str, error: OSError) -> bool:
+    """Whether opening failed because somebody took the right to read from this very file, and not from the store."""
+    if error.errno != errno.EACCES:
+        return False
+    try:
+        return not os.lstat(path).st_mode & stat.S_IRUSR
+    except OSError:
+        return False
+
+
+def _same_bytes(one: int, other: int) -> bool:
+    try:
+        return files.same_bytes(one, other)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return False  # which of the two cannot be read, hashing will tell
 
 
 def hash_descriptor(descriptor: int, algorithm: str) -> Digest:

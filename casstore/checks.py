@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 
 from casstore import files
@@ -18,8 +19,6 @@ from casstore.index import Index
 from casstore.items import Refresh
 from casstore.layout import Layout
 from casstore.records import Entry, blob_row
-
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Checks:
@@ -53,11 +52,6 @@ class Checks:
             return None
         except BlobTrippedError:
             return self._examine(entry)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            self.quarantine(entry.digest, "its name was a symbolic link")
-            return None
         is_unsure = entry.place not in (0, self._place)
         if not verify and not is_unsure:
             return descriptor
@@ -86,8 +80,15 @@ class Checks:
         """A blob tripped the wire: if its bytes are right, put an untouched copy in its place, else take it away."""
         path = self._layout.blob(entry.digest.value)
         try:
-            descriptor = os.open(path, _FLAGS)
+            descriptor = self._blobs.open_any(entry.digest.value)
         except FileNotFoundError:
+            return None
+        except BlobTrippedError:
+            self.quarantine(entry.digest, "what had its name was no file to read")
+            return None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            self.quarantine(entry.digest, "what had its name was no file")
             return None
         try:
             staging = self._stage()
@@ -111,10 +112,8 @@ class Checks:
     def _copy(source: int, staging: Staging, entry: Entry) -> bool:
         try:
             files.copy_bytes(source, staging.descriptor)
-        except IsADirectoryError:
-            return False
         except OSError as error:
-            if error.errno not in (errno.EIO, errno.EINVAL):
+            if error.errno != errno.EIO:
                 raise
             return False
         return staging.rehash() == entry.digest

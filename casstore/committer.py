@@ -107,8 +107,8 @@ class Committer:
     def forget(self) -> None:
         """In a forked child: close the parent's staging descriptors; its items are the parent's to commit."""
         for item in (*self._items, *self._batch):
-            if isinstance(item, Publication) and item.staging is not None:
-                item.staging.forget()
+            if isinstance(item, Publication):
+                item.forget()
 
     def _wait(self, timeout: float | None = None) -> None:
         self._waiters += 1

@@ -6,6 +6,7 @@ An item is applied inside a write transaction, mended outside one where its blob
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -102,12 +103,14 @@ def _same(one: Entry | None, other: Entry | None) -> bool:
 
 
 def _still_as_noted(txn: Txn, noted: Noted, generation: int) -> bool:
+    if generation != noted.generation:
+        return False
     row = count_row(noted.key)
-    return (
-        generation == noted.generation
-        and unpack_count(row, txn.get(row)) == noted.writes
-        and _same(current_entry(txn, noted.key), noted.entry)
-    )
+    if unpack_count(row, txn.get(row)) != noted.writes:
+        return False
+    current = current_entry(txn, noted.key)
+    # A local delete raises the count; a row that is gone without that was evicted, or its blob was lost.
+    return current is None or _same(current, noted.entry)
 
 
 def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord | None) -> None:
@@ -149,6 +152,8 @@ class Publication:
     locks: Sequence[Releasable] = ()
     base_moved: bool = False
     on_done: Callable[[Publication], None] | None = None
+    held: int = -1
+    """Where nothing was received, the blob, open until the commit: as long as it is, no other file has its inode."""
     applied: bool = False
     error: BaseException | None = None
     _synced: bool = False
@@ -223,11 +228,22 @@ class Publication:
         self.staging = fresh
         return True
 
+    def forget(self) -> None:
+        """In a forked child: give up the descriptors that it has inherited."""
+        if self.staging is not None:
+            self.staging.forget()
+        held, self.held = self.held, -1
+        if held >= 0:
+            os.close(held)
+
     def finish(self, error: BaseException | None) -> None:
         """Free the staging file and the fill locks."""
         self.error = error
         if self.staging is not None:
             self.staging.close()
+        held, self.held = self.held, -1
+        if held >= 0:
+            os.close(held)
         if self.on_done is not None:
             self.on_done(self)
         for lock in self.locks:
