@@ -7,7 +7,6 @@ Subclasses say how to log in and make backends; everything that is the same for 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from pathapi.exceptions import InvalidConfigurationException
 from pathapi.freshness import Freshness, FreshnessPolicy
 from pathapi.listings import Listings
 from pathapi.reading import DEDUP_MODES, Reader
+from pathapi.redaction import is_spawning
 from pathapi.uri import Uri
 
 PathT = TypeVar("PathT")
@@ -241,7 +241,7 @@ class Client(Generic[PathT]):
             del arguments["content_type_method"]
         arguments |= {name: value for name, value in self._settings().items() if value is not None}
         secrets = {}
-        if _is_spawning():
+        if is_spawning():
             secrets = {name: value for name, value in self._secrets().items() if value is not None}
         return _restore_client, (type(self), arguments, self._token, secrets)
 
@@ -276,12 +276,6 @@ def _restore_client(
             if secrets:
                 client._recognise_by(token)
         return client
-
-
-def _is_spawning() -> bool:
-    """Whether multiprocessing is pickling for a child that it is starting just now, and for nobody else."""
-    context = sys.modules.get("multiprocessing.context")
-    return context is not None and context.get_spawning_popen() is not None
 
 
 def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:

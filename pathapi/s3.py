@@ -95,7 +95,7 @@ class S3Client(Client[S3Path]):
 
     def _settings(self) -> dict[str, Any]:
         settings = {name: getattr(self.connection, name) for name in _PLAIN if getattr(self.connection, name)}
-        plain = {name: value for name, value in self.connection.extra_args.items() if "Key" not in name}
+        plain = self.connection.plain_extra_args
         return settings | ({"extra_args": plain} if plain else {})
 
     def _secrets(self) -> dict[str, Any]:

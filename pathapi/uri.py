@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError, InvalidUriError
+from pathapi.redaction import unsigned
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,16 @@ class Scheme:
     """False where the key follows the third slash at once, as in ``file:///key``."""
     bucket_ends: str = "/"
     """Characters that end the bucket; only a ``/`` is then left out of the key."""
+    is_url: bool = False
+    """Whether it is fetched as it stands: with a user before the host maybe, and a query that may sign."""
 
 
 SCHEMES: Final[dict[str, Scheme]] = {
     "s3": Scheme("s3"),
     "gs": Scheme("gs"),
     "az": Scheme("az"),
-    "http": Scheme("http", bucket_ends="/?#"),
-    "https": Scheme("https", bucket_ends="/?#"),
+    "http": Scheme("http", bucket_ends="/?#", is_url=True),
+    "https": Scheme("https", bucket_ends="/?#", is_url=True),
     "file": Scheme("file", has_bucket=False),
 }
 """Every scheme that is known, by its lower-case name; `register_scheme` adds aliases and users' own."""
@@ -41,6 +44,8 @@ SCHEMES: Final[dict[str, Scheme]] = {
 _ACCESS_POINT = re.compile(r"arn:aws[^:/]*:s3[^:/]*:[^:/]*:\d{12}:accesspoint/[^/]+")
 _USER_INFO = re.compile(r"(?<=://)[^/@]*@")
 _SHOWN_CHARACTERS: Final = 200
+_NO_LOGIN: Final = frozenset(("s3", "gs", "az"))
+"""Providers whose buckets hold neither ``:`` nor ``@``: what does is a login, as other tools write it there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,12 @@ class Uri:
                 )
             return cls(scheme, "", rest[1:])
         bucket, key = _split_bucket(rest, rule.bucket_ends)
+        if rule.canonical in _NO_LOGIN and (":" in bucket or "@" in bucket) and not bucket.startswith("arn:"):
+            # Quotes nothing: where a password holds a slash, it goes on in what looks like the key.
+            raise InvalidUriError(
+                f"a {name}:// URI begins with the bucket's name, which holds no ':' and no '@'; credentials go to the "
+                "client or the environment, and an endpoint to its endpoint_url"
+            )
         if not bucket and rest:
             raise InvalidUriError(f"{_shown(text)} names no bucket; a URI looks like {name}://bucket/key")
         return cls(scheme, bucket, key)
@@ -102,8 +113,13 @@ class Uri:
 
     @property
     def canonical(self) -> str:
-        """One text per object: what the store's index files it under, whatever way the scheme was written."""
-        return f"{self.provider}://{self._after_scheme()}"
+        """One text per object: what the store's index files it under, whatever way the scheme was written.
+
+        Of a URL without what logs in or signs: that is no part of the object's name, and no secret may be stored.
+        """
+        text = f"{self.provider}://{self._after_scheme()}"
+        rule = SCHEMES.get(self.scheme.lower())
+        return unsigned(text) if rule is not None and rule.is_url else text
 
     def _after_scheme(self) -> str:
         rule = SCHEMES.get(self.scheme.lower())
@@ -122,7 +138,7 @@ def register_scheme(name: str, *, canonical: str | None = None) -> None:
     if target != name and target not in SCHEMES:
         raise InvalidPrefixError(f"{target}:// is not known, so {name}:// cannot stand for it")
     like = SCHEMES.get(target, Scheme(target))
-    scheme = Scheme(like.canonical, like.has_bucket, like.bucket_ends)
+    scheme = Scheme(like.canonical, like.has_bucket, like.bucket_ends, like.is_url)
     if SCHEMES.setdefault(name, scheme) != scheme:
         raise InvalidPrefixError(f"{name}:// already stands for {SCHEMES[name].canonical}://")
 

@@ -49,6 +49,9 @@ class S3Backend:
         self._fast: FastReads | None = None
         self._looked_for_fast = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return S3Backend, (self.connection, self._bucket)
+
     @property
     def origin(self) -> str:
         return self.connection.origin
@@ -249,6 +252,7 @@ class S3Backend:
         def meaning(error: Exception) -> Exception:
             if isinstance(error, CloudPathException):
                 return error
+            self.connection.scrub(error)
             return translate(error, operation="GetObject", **self._where(key)) or error
 
         return meaning
@@ -288,6 +292,7 @@ class S3Backend:
                     continue
                 if isinstance(error, CloudPathException):
                     raise
+                self.connection.scrub(error)
                 meant = translate(error, operation=operation, **self._where(about if about is not None else key or ""))
                 if meant is None:
                     raise

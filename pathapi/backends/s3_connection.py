@@ -7,6 +7,7 @@ wherever the answer cannot depend on what botocore alone can read.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import weakref
@@ -17,12 +18,22 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
+from pathapi.redaction import is_spawning, redacted, scrub, without_user
 
 MAX_CONNECTIONS: Final = 64
 """Idle connections that are kept: 32 threads, each with an object and a part of another."""
 _PARTITIONS: Final = (("cn-", "cn"), ("us-gov-", "us-gov"), ("us-iso", "us-iso"), ("eusc-", "eusc"))
 """Regions of Amazon's whose bucket names are a world of their own."""
 _CONFIGURABLE: Final = ("endpoint_url", *(start for start, _ in _PARTITIONS))
+
+
+_SECRETS: Final = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+_ENVIRONMENT: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
+_OTHER_BYTES: Final = frozenset(
+    ("Bucket", "Key", "VersionId", "Range", "PartNumber")
+    + ("IfMatch", "IfNoneMatch", "IfModifiedSince", "IfUnmodifiedSince")
+)
+"""Arguments that make the answer one about another object than the URI names, or about a part of it."""
 
 
 class _Made:
@@ -62,6 +73,9 @@ class S3Connection:
     """Settings of boto3, with boto3's own meaning and defaults; thread-safe, usable in a forked child, picklable where
     no session object was given.
 
+    A pickle carries no secret, unless it is for a child that multiprocessing is starting: what it gives back looks for
+    credentials as a new one would. A user and a password in *endpoint_url* are dropped; S3 logs in by its keys alone.
+
     *no_sign_request* reads public buckets without credentials. *addressing_style* is ``path``, ``virtual`` or
     ``auto``. *extra_args* go to every request that knows them (``RequestPayer``, ``SSECustomerKey``, ``ACL``).
     *boto3_transfer_config* gives the sizes and the concurrency of uploads in parts. Timeouts in seconds; a session
@@ -84,11 +98,38 @@ class S3Connection:
     read_timeout: float = 60.0
     _made: _Made = field(default_factory=_Made, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.endpoint_url:
+            object.__setattr__(self, "endpoint_url", checked_endpoint(self.endpoint_url))
+        refused = sorted(_OTHER_BYTES.intersection(self.extra_args))
+        if refused:
+            raise InvalidConfigurationException(
+                f"extra_args cannot hold {', '.join(refused)}: the entries of a URI are what the URI names"
+            )
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_made"}
+        state = {name: value for name, value in self.__dict__.items() if name != "_made"}
+        if not is_spawning():
+            state |= dict.fromkeys(_SECRETS) | {"extra_args": self.plain_extra_args}
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _made=_Made())
+
+    @property
+    def plain_extra_args(self) -> dict[str, Any]:
+        """*extra_args* without customers' keys."""
+        return {name: value for name, value in self.extra_args.items() if "CustomerKey" not in name}
+
+    def scrub(self, error: BaseException) -> None:
+        """Take this connection's secrets out of an error of the SDK's, which is about to be the cause of ours."""
+        known = [getattr(self, name) for name in _SECRETS] + [os.environ.get(name) for name in _ENVIRONMENT]
+        # What was loaded to sign with; asking for it by its public name would look for it again where there is none.
+        credentials = getattr(getattr(self._made.session, "_session", None), "_credentials", None)
+        for name in ("access_key", "secret_key", "token"):
+            known += [getattr(credentials, "__dict__", {}).get(mark + name) for mark in ("", "_")]
+        known += [str(value) for name, value in self.extra_args.items() if "CustomerKey" in name]
+        scrub(error, {value.strip() for value in known if value})
 
     @property
     def client(self) -> Any:
@@ -147,9 +188,11 @@ class S3Connection:
                     session = self._make_session(boto3)
                     self._made.client = self._make_client(session)
                     self._made.session = session
+                except InvalidConfigurationException:
+                    raise
                 except (botocore.exceptions.BotoCoreError, ValueError) as error:
-                    # "The config profile (x) could not be found": botocore's words hold no secret.
-                    message = f"no S3 client can be made of these settings: {error}"
+                    self.scrub(error)
+                    message = f"no S3 client can be made of these settings: {redacted(str(error))}"
                     raise InvalidConfigurationException(message) from error
             return self._made.session, self._made.client
 
@@ -199,21 +242,44 @@ class S3Connection:
             own = session._session.get_default_client_config()  # noqa: SLF001 (boto3 has no face for it)
         if own is not None:
             config = config.merge(own)
-        return session.client("s3", endpoint_url=self.endpoint_url, region_name=self.region, config=config)
+        make = functools.partial(session.client, "s3", region_name=self.region, config=config)
+        client = make(endpoint_url=self.endpoint_url)
+        # One that came from the environment or a file: botocore quotes it in its errors.
+        endpoint = checked_endpoint(client.meta.endpoint_url)
+        return client if endpoint == client.meta.endpoint_url else make(endpoint_url=endpoint)
+
+
+def checked_endpoint(endpoint: str) -> str:
+    """An endpoint's URL without user and password.
+
+    Raises InvalidConfigurationException where it names no host or has a query; what it was is not told.
+    """
+    origin_of(endpoint)
+    return without_user(endpoint)
+
+
+def _split_endpoint(endpoint: str) -> tuple[str, str | None, int | None, str, str] | None:
+    try:
+        parts = urlsplit(endpoint)
+        return parts.scheme, parts.hostname, parts.port, parts.path, parts.query or parts.fragment
+    except ValueError:
+        return None
 
 
 def origin_of(endpoint: str, region: str = "") -> str:
-    """The origin of an endpoint's URL: host and port without user, password or path.
+    """The origin of an endpoint's URL: host and port, and the path where there is one; no user, no password.
 
-    Raises InvalidConfigurationException where the URL names no host.
+    Raises InvalidConfigurationException where the URL names no host, or has a query, as signed URLs have.
     """
-    try:
-        parts = urlsplit(endpoint)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise InvalidConfigurationException("the S3 endpoint URL is malformed; write http://host:port") from error
-    if not host or parts.scheme not in ("http", "https"):
+    # The errors quote nothing and have no cause: what is malformed may be a password.
+    split = _split_endpoint(endpoint)
+    if split is None:
+        raise InvalidConfigurationException("the S3 endpoint URL is malformed; write http://host:port")
+    scheme, host, port, path, query = split
+    if not host or scheme not in ("http", "https"):
         raise InvalidConfigurationException("the S3 endpoint URL names no host; write http://host:port")
+    if query:
+        raise InvalidConfigurationException("the S3 endpoint URL has a query; write http://host:port")
     if host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".amazonaws.eu")):
         for start, partition in _PARTITIONS:
             if region.startswith(start) or f".{start}" in host:
@@ -221,7 +287,7 @@ def origin_of(endpoint: str, region: str = "") -> str:
         return "s3"
     if ":" in host:
         host = f"[{host}]"
-    return f"s3@{host}:{port or (443 if parts.scheme == 'https' else 80)}"
+    return f"s3@{host}:{port or (443 if scheme == 'https' else 80)}{path.rstrip('/')}"
 
 
 def _parse_timestamp(value: Any) -> datetime:

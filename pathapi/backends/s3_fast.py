@@ -27,6 +27,7 @@ from pathapi.exceptions import (
     TruncatedBodyError,
     VersionMismatchError,
 )
+from pathapi.redaction import scrub
 
 _STRANGE: Final = re.compile(r"//|^/|/$|(^|/)\.\.?(/|$)|[\x00-\x1f\x7f]")
 """Keys that obstore refuses or reads as other keys: empty and dotted names, control characters."""
@@ -113,6 +114,7 @@ class FastBody:
             raise ChecksumMismatchError(f"{self._uri}: the bytes received do not have the MD5 that the ETag states")
 
     def _broken(self, error: Exception) -> CloudUnavailableError:
+        scrub(error)
         return TruncatedBodyError(f"{self._uri}: the connection broke inside the body ({type(error).__name__})")
 
     def close(self) -> None:
@@ -159,6 +161,7 @@ class FastReads:
         except self._not_modified:
             return None
         except self._precondition as error:
+            scrub(error)
             raise VersionMismatchError(f"{uri} is no longer the version asked for; read it again") from error
         except Exception:  # noqa: BLE001 (boto3 is asked the same, and says what is the matter)
             return False

@@ -133,7 +133,7 @@ class Place:
     work: Ground
     base: str
     work_base: str
-    login: dict[str, str]
+    login: dict[str, Any]
     cannot: dict[str, str]
     keys: dict[str, str] = field(init=False)
 
@@ -144,7 +144,8 @@ class Place:
 
     def another(self, **habits: Any) -> Client[Any]:
         """A client of the same place."""
-        return type(self.client)(**self.login, **habits)
+        client: Client[Any] = type(self.client)(**self.login, **habits)
+        return client
 
     @property
     def options(self) -> list[str]:
@@ -174,7 +175,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def _s3_place(server: S3Server, store: Path, cannot: dict[str, str]) -> Iterator[Place]:
-    login = {
+    login: dict[str, Any] = {
         "aws_access_key_id": server.access_key,
         "aws_secret_access_key": server.secret_key,
         "endpoint_url": server.endpoint,

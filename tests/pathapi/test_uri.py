@@ -13,7 +13,7 @@ from pathapi import uri as uri_module
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError, InvalidUriError
 from pathapi.uri import SCHEMES, Uri, register_scheme
 
-BUCKETS = st.text(st.characters(exclude_characters="/\0?#", exclude_categories=["Cs"]), min_size=1).filter(
+BUCKETS = st.text(st.characters(exclude_characters="/\0?#:@", exclude_categories=["Cs"]), min_size=1).filter(
     lambda bucket: not bucket.startswith("arn:")
 )
 # Slashes, dots, percent signs and line ends far more often than chance would draw them.
@@ -143,6 +143,47 @@ def test_no_password_or_signature_reaches_a_message(text: str) -> None:
     with pytest.raises(ValueError, match=r"host|http") as raised:
         Uri.parse(text)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://AKIAKEY:hunter2@bucket/key",
+        "s3://AKIAKEY:hun/ter2@bucket/key",
+        "S3://hunter2@bucket/key",
+        "gs://me:hunter2@bucket",
+        "az://container@hunter2.blob/x",
+    ],
+)
+def test_a_login_before_the_bucket_is_refused_and_not_quoted(text: str) -> None:
+    with pytest.raises(InvalidUriError, match="credentials go to the client") as raised:
+        Uri.parse(text)
+    assert "hun" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "canonical"),
+    [
+        ("https://me:hunter2@host:8080/p", "https://host:8080/p"),
+        ("https://host/p@q?a=b@c", "https://host/p@q?a=b@c"),
+        ("https://b.s3.amazonaws.com/k?versionId=3&X-Amz-Signature=f0&X-Amz-Expires=9", "https://b.s3.amazonaws.com/k?versionId=3"),
+        ("https://b.s3.amazonaws.com/k?X-Amz-Meta=1", "https://b.s3.amazonaws.com/k?X-Amz-Meta=1"),
+        ("https://b.s3.amazonaws.com/k?AWSAccessKeyId=A&Signature=f0&Expires=9", "https://b.s3.amazonaws.com/k"),
+        ("https://storage.googleapis.com/b/k?x-goog-signature=f0&X-Goog-Date=1#x", "https://storage.googleapis.com/b/k#x"),
+        ("https://a.blob.core.windows.net/c/k?sv=1&se=2&sr=b&sp=r&sig=f0%3D&snapshot=4", "https://a.blob.core.windows.net/c/k?snapshot=4"),
+        ("https://host/p?se=2&expires=3&policy=4", "https://host/p?se=2&expires=3&policy=4"),
+    ],
+)  # fmt: skip
+def test_a_signed_url_is_filed_under_what_it_names(url: str, canonical: str) -> None:
+    uri = Uri.parse(url)
+    assert str(uri) == url
+    assert uri.canonical == canonical
+    assert Uri.parse(uri.canonical).canonical == canonical
+
+
+def test_a_question_mark_belongs_to_the_key_where_keys_may_hold_one() -> None:
+    for text in ("s3://b/k?versionId=3", "s3://b/k?X-Amz-Signature=f0", "file:///d/k?sig=1"):
+        assert Uri.parse(text).canonical == text
 
 
 def test_an_alias_is_filed_under_the_scheme_it_stands_for(schemes: dict[str, uri_module.Scheme]) -> None:

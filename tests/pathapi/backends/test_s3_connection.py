@@ -50,7 +50,9 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://127.0.0.1:8333/", "", "s3@127.0.0.1:8333"),
         ("http://minio", "", "s3@minio:80"),
         ("https://MinIO.example", "", "s3@minio.example:443"),
-        ("http://user:hush@minio:9000/path?x=y", "", "s3@minio:9000"),
+        ("http://user:hush@minio:9000/", "", "s3@minio:9000"),
+        ("http://gateway/one/", "", "s3@gateway:80/one"),
+        ("http://gateway/two", "", "s3@gateway:80/two"),
         ("http://[::1]:9000", "", "s3@[::1]:9000"),
     ],
 )
@@ -58,7 +60,9 @@ def test_an_endpoint_has_one_origin(endpoint: str, region: str, origin: str) -> 
     assert origin_of(endpoint, region) == origin
 
 
-@pytest.mark.parametrize("endpoint", ["", "minio:9000", "http://", "http://a:port", "ftp://a", "http://[::1"])
+@pytest.mark.parametrize(
+    "endpoint", ["", "minio:9000", "http://", "http://a:port", "ftp://a", "http://[::1", "http://a?x=y", "http://a/#x"]
+)
 def test_an_endpoint_without_a_host_is_refused(endpoint: str) -> None:
     with pytest.raises(InvalidConfigurationException, match="http://host:port"):
         origin_of(endpoint)
@@ -150,13 +154,24 @@ def test_secrets_are_not_shown() -> None:
     assert not any(secret in repr(connection) + connection.origin for secret in SECRETS.values())
 
 
-def test_settings_survive_pickling(seaweed: S3Server, shared_bucket: str) -> None:
+def test_settings_survive_pickling_and_secrets_do_not(
+    seaweed: S3Server, shared_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     S3Ground(seaweed.client(), shared_bucket).plant("pickled", b"x")
     connection = connection_to(seaweed)
     assert connection.client is not None
     copied: S3Connection = pickle.loads(pickle.dumps(connection))
     assert copied.origin == connection.origin
+    assert copied.aws_secret_access_key is None
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweed.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweed.secret_key)
     assert read(S3Backend(copied, shared_bucket), "pickled") == b"x"
+
+
+@pytest.mark.parametrize("name", ["VersionId", "Range", "PartNumber", "Bucket", "Key", "IfMatch"])
+def test_an_extra_argument_that_would_file_other_bytes_under_a_uri_is_refused(name: str) -> None:
+    with pytest.raises(InvalidConfigurationException, match=f"extra_args cannot hold {name}"):
+        S3Connection(extra_args={name: "x", "RequestPayer": "requester"})
 
 
 def test_extra_arguments_go_to_the_requests_that_know_them(proxy: Proxy, seaweed: S3Server, shared_bucket: str) -> None:

@@ -1,0 +1,117 @@
+"""What no message, log, pickle or traceback may show, and how it is taken out of what others say.
+
+SDKs quote what they were given: an endpoint with its password, a header with the whole token in it. Their errors are
+the causes of ours and are printed with them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Collection
+from typing import Final
+
+MASK: Final = "***"
+
+_SHORTEST: Final = 8
+"""Characters of a secret that is looked for in other texts; a shorter one is a word that says nothing there."""
+
+_IN_TEXT: Final = (
+    # From where a word begins, so that no text takes time beyond its length.
+    ("@", re.compile(r"(?<![^\s\"'`<>@])[^\s\"'`<>@]+@"), MASK + "@"),  # user and password before a host
+    ("?", re.compile(r"\?[^\s\"'`<>=?]*=[^\s\"'`<>]*"), "?" + MASK),  # a query, which may sign
+    ("header", re.compile(r"(Invalid header value).*", re.DOTALL), r"\1 " + MASK),
+    ("=", re.compile(r"((?:Credential|Signature)=)[^\s,&]+"), r"\1" + MASK),
+)
+_USER_INFO: Final = re.compile(r"(?<=://)[^/]*@")
+
+_SIGNERS: Final = {"x-amz-signature": "x-amz-", "x-goog-signature": "x-goog-"}
+_SAS: Final = frozenset(
+    (
+        "sig",
+        "se",
+        "sp",
+        "sv",
+        "sr",
+        "st",
+        "spr",
+        "sip",
+        "srt",
+        "ss",
+        "sdd",
+        "skoid",
+        "sktid",
+        "skt",
+        "ske",
+        "sks",
+        "skv",
+    )
+)
+_OLD: Final = frozenset(("signature", "expires", "awsaccesskeyid", "googleaccessid", "policy", "key-pair-id"))
+
+
+def redacted(text: str, known: Collection[str] = ()) -> str:
+    """*text* by somebody else without passwords, queries of URLs, signatures and the *known* secrets."""
+    for secret in known:
+        if len(secret) >= _SHORTEST:
+            text = text.replace(secret, MASK)
+    for sign, pattern, mask in _IN_TEXT:
+        if sign in text:
+            text = pattern.sub(mask, text)
+    return text
+
+
+def scrub(error: BaseException, known: Collection[str] = ()) -> None:
+    """Redact what *error* says and all that it was raised from; in place, as the cause of an error of ours."""
+    pending, seen = [error], set[int]()
+    while pending:
+        error = pending.pop()
+        if id(error) in seen:
+            continue
+        seen.add(id(error))
+        pending += [one for one in (error.__cause__, error.__context__, *error.args) if isinstance(one, BaseException)]
+        # A new tuple only where it differs: some classes of exceptions keep more than their arguments show.
+        args = tuple(redacted(one, known) if isinstance(one, str) else one for one in error.args)
+        if args != error.args:
+            error.args = args
+        for facts in (getattr(error, "kwargs", None), getattr(error, "response", None)):
+            if isinstance(facts, dict):
+                detail = facts.get("Error", facts)
+                if isinstance(detail, dict):
+                    detail.update({name: redacted(one, known) for name, one in detail.items() if isinstance(one, str)})
+
+
+def without_user(url: str) -> str:
+    """*url* without a user and a password."""
+    return _USER_INFO.sub("", url, count=1)
+
+
+def unsigned(url: str) -> str:
+    """*url* without user, password and the parameters that sign it: URLs that differ in nothing else name one object.
+
+    Knows the signatures of Amazon, Google, Azure and CloudFront.
+    """
+    before, mark, rest = without_user(url).partition("?")
+    if not mark:
+        return before
+    query, hash_mark, fragment = rest.partition("#")
+    parameters = query.split("&")
+    names = {parameter.partition("=")[0].lower() for parameter in parameters}
+    signing = tuple(prefix for signer, prefix in _SIGNERS.items() if signer in names)
+    exact = (_SAS if "sig" in names else frozenset()) | (_OLD if "signature" in names else frozenset())
+
+    def is_kept(parameter: str) -> bool:
+        name = parameter.partition("=")[0].lower()
+        return name not in exact and not (signing and name.startswith(signing))
+
+    kept = "&".join(parameter for parameter in parameters if is_kept(parameter))
+    return before + ("?" + kept if kept else "") + hash_mark + fragment
+
+
+def is_spawning() -> bool:
+    """Whether multiprocessing is pickling, in this thread, for a child that it is starting just now.
+
+    Then, and only then, may a pickle carry secrets.
+    """
+    context = sys.modules.get("multiprocessing.context")
+    return context is not None and context.get_spawning_popen() is not None
