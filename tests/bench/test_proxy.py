@@ -164,11 +164,14 @@ def test_a_put_whose_answer_is_lost_was_done(bench: Bench) -> None:
 
 
 def test_a_stall_holds_the_body_back_and_not_the_head(bench: Bench) -> None:
-    bench.proxy.add(Fault(Stall(0.5, after=10), kind="GET"))
-    connection = http.client.HTTPConnection(urlsplit(bench.proxy.endpoint).netloc, timeout=0.2)
+    bench.proxy.add(Fault(Stall(60, after=10), kind="GET"))
+    connection = http.client.HTTPConnection(urlsplit(bench.proxy.endpoint).netloc, timeout=30)
     connection.request("GET", f"/{bench.bucket}/big")
+    # Before the answer: that takes the socket over.
+    sock = connection.sock
     response = connection.getresponse()
     assert response.read(10) == BODY[:10]
+    sock.settimeout(0.3)
     with pytest.raises(TimeoutError):
         response.read()
     connection.close()

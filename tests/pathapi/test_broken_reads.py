@@ -50,9 +50,13 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def client(make_client: MakeClient) -> S3Client:
+def client(make_client: MakeClient, request: pytest.FixtureRequest) -> S3Client:
     client = make_client()
-    object.__setattr__(client.connection, "read_timeout", 1.0)
+    # Short only where that is the point: a busy machine may well be silent for a second.
+    stalls = (
+        isinstance(request.node.callspec.params.get("action"), Stall) if hasattr(request.node, "callspec") else False
+    )
+    object.__setattr__(client.connection, "read_timeout", 2.0 if stalls else 30.0)
     return client
 
 
@@ -116,7 +120,7 @@ ONCE: list[Action] = [
     Reset(after=0),
     Reset(after=100_000),
     Reset(after=None),
-    Stall(5, after=100_000),
+    Stall(60, after=100_000),
     Understate(by=100),
     Surplus(5, chunked=True),
     SetHeader("x-amz-checksum-sha256", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
@@ -135,7 +139,7 @@ def test_what_breaks_once_is_read_all_the_same(
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])
-@pytest.mark.parametrize("action", [Truncate(after=100_000), Reset(after=50_000), Stall(5, after=10)], ids=repr)
+@pytest.mark.parametrize("action", [Truncate(after=100_000), Reset(after=50_000), Stall(60, after=10)], ids=repr)
 def test_any_part_of_a_large_object_may_break_once(
     client: S3Client, ground: S3Ground, proxy: Proxy, at: str, action: Action, nth: int
 ) -> None:

@@ -165,7 +165,7 @@ class Bucket:
 
     def held(self, expected: list[str] | None = None) -> list[str]:
         """Names of what is held; waits a while for *expected*."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while True:
             gc.collect()
             names = [entry.uri.rpartition("/")[2] for entry in self.cache.entries()]

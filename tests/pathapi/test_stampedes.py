@@ -16,6 +16,7 @@ from pathapi import S3Client, S3Path
 from pathapi.transfer import PART
 from tests.bench.faults import Call, Fault, Stall
 from tests.bench.proxy import Proxy
+from tests.casstore.filling import eventually
 from tests.pathapi.backends.grounds import S3Ground
 from tests.pathapi.conftest import MakeClient
 
@@ -67,7 +68,7 @@ def test_other_start_methods_share_a_download_too(
 def test_when_a_downloader_is_killed_the_next_one_takes_over(
     client: S3Client, ground: S3Ground, proxy: Proxy, at: str, size: int
 ) -> None:
-    data = os.urandom(size)
+    data, parts = os.urandom(size), 1 if size < PART else 2
     ground.plant(at + "object", data)
     path = path_of(client, ground, at)
     proxy.add(Fault(Stall(60, after=50_000), kind="GET"))
@@ -79,10 +80,10 @@ def test_when_a_downloader_is_killed_the_next_one_takes_over(
         time.sleep(0.01)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(path.read_bytes)
-        time.sleep(0.2)
+        eventually(lambda: client.cache.counts()["waits"])
+        eventually(lambda: proxy.count("GET") >= parts)
         assert not waiting.done()
-        requests = proxy.count("GET")
-        assert requests == (1 if size < PART else 2), "the waiter asked for nothing"
+        assert proxy.count("GET") == parts, "the waiter asked for nothing"
         os.kill(first.pid, signal.SIGKILL)
         assert waiting.result(timeout=30) == data
     first.join()
