@@ -218,7 +218,7 @@ def _complete(layout: Layout) -> None:
     try:
         for directory in layout.directories():
             if not os.path.isdir(directory):
-                os.mkdir(directory, 0o700)
+                os.makedirs(directory, 0o700, exist_ok=True)  # others may do the same just now
         if not os.access(layout.index, os.W_OK):
             raise PermissionError(errno.EROFS, "read-only")
     except OSError as error:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Final
 
+import casstore.cache
+import casstore.processes
+import casstore.store
 from casstore.blobs import Added, Blobs, Inode
 from casstore.digest import Digest
 from casstore.index import Txn
@@ -45,9 +49,22 @@ def _sweep_unchecked() -> None:
     _replace(Txn, "has", lambda self, prefix: prefix[:1] != USER and has(self, prefix))
 
 
+def _every_place_is(place: int) -> None:
+    """The tag of boot and mount is the same always, as if there were no power cuts; 0 calls every blob synced."""
+    open_root = casstore.store.open_root
+
+    def open_there(*args: Any, **kwargs: Any) -> Any:
+        return dataclasses.replace(open_root(*args, **kwargs), place=place)
+
+    for module in (casstore.store, casstore.processes, casstore.cache):
+        _replace(module, "open_root", open_there)
+
+
 _CONTROLS: Final[dict[str, Callable[[], None]]] = {
     "publish-unchecked": _publish_unchecked,
     "sweep-unchecked": _sweep_unchecked,
+    "place-unchecked": lambda: _every_place_is(1),
+    "synced-unsynced": lambda: _every_place_is(0),
 }
 
 NAMES: Final = tuple(_CONTROLS)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import random
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +14,11 @@ from typing import Final
 
 from tortures.checker import Checker
 from tortures.controls import weaken
+from tortures.lives import adopt_orphans, bear, kill_all
 from tortures.report import Report
 from tortures.run import Run
 from tortures.truth import Writes, read_everything
-from tortures.workload import run_worker, scale_down
+from tortures.workload import scale_down
 
 WORKERS: Final = 3
 BATCH: Final = 20
@@ -27,7 +26,6 @@ BATCH: Final = 20
 
 _LIVES: Final = (0.030, 0.030, 0.030, 0.150, 0.600)
 """Longest lives, in seconds, each as likely: opening the store takes 10 ms, most operations one or two."""
-_PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 @dataclass(slots=True)
@@ -54,7 +52,7 @@ class Killer:
 
     def run(self, kills: int | None, seconds: float | None) -> Report:
         """Until so many kills, or for so long, or until something is violated."""
-        _adopt_orphans()
+        adopt_orphans()
         scale_down()
         weaken(self._control)
         began = time.monotonic()
@@ -77,21 +75,11 @@ class Killer:
         for life in self._lives:
             self._kill(life.pid, with_children=True)
         self._lives = []
-        for pid in _children():
-            os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.waitpid(-1, 0)
+        kill_all()
 
     def _bear(self) -> _Life:
         self._born += 1
-        seed = f"{self._seed} {self._born}"
-        pid = os.fork()
-        if pid == 0:
-            self._run.slot = 2 * (self._born % 30)
-            run_worker(self._run, seed)
-        with contextlib.suppress(OSError):
-            os.setpgid(pid, pid)
+        pid = bear(self._run, self._born, f"{self._seed} {self._born}")
         chance = self._random
         lasts = chance.uniform(0, chance.choice(_LIVES))
         now = time.monotonic()
@@ -165,17 +153,3 @@ class Killer:
         """What the dead left behind."""
         for lease in os.listdir(f"{self._run.store}/leases"):
             shutil.rmtree(f"{self._run.store}/leases/{lease}")
-
-
-def _adopt_orphans() -> None:
-    """Children of killed workers become ours, so that none is alive, unseen, while the store is checked (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def _children() -> list[int]:
-    """Of this process, adopted ones among them."""
-    found: list[int] = []
-    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-        found = [int(pid) for pid in file.read().split()]
-    return found

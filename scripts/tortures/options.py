@@ -34,10 +34,10 @@ def parse(arguments: Sequence[str]) -> Options:
     """Raises SystemExit, as argparse does."""
     parser = argparse.ArgumentParser(
         prog="scripts/torture",
-        description="Does to a store what the field does (kills its users, cuts its power, fails its system calls), and "
-        "has an independent checker look at what is left.",
-        epilog="Exit status: 0 without a violation (or where a rig is skipped, with its reason), 1 with one; its store is "
-        "kept. A control takes one protection away in the workers: then a violation is what should be found.",
+        description="Does to a store what the field does (kills its users, cuts its power, fails its system calls), "
+        "and has an independent checker look at what is left.",
+        epilog="Exit status: 0 without a violation (or where a rig is skipped, with its reason), 1 with one; its store "
+        "is kept. A control takes one protection away in the workers: then a violation is what should be found.",
     )
     rigs = parser.add_subparsers(dest="rig", required=True, metavar="RIG")
     for name, text, default in (

@@ -48,6 +48,8 @@ class Run:
     directory: Path
     store: str
     ledgers: dict[str, Ledger] = field(init=False)
+    is_healthy: bool = True
+    """Whether nothing damages the store, so that it must not find any damage."""
     tally: Tally = field(default_factory=Tally)
     slot: int = 0
 

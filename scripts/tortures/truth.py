@@ -104,7 +104,7 @@ def _answer(writing: int, work: Callable[[], list[str]]) -> None:
 
 def _read_all(run: Run, *, is_strict: bool) -> Iterator[str]:
     said: list[str] = []
-    warnings.showwarning = lambda message, *_: said.append(str(message))  # type: ignore[misc,assignment]
+    warnings.showwarning = lambda message, *_: said.append(str(message))
     for origin, ledger in run.ledgers.items():
         client = LedgerClient(ledger, origin.partition("@")[2], local_cache_dir=run.store)
         for key in ledger.keys():  # noqa: SIM118 (no mapping)

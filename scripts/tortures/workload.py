@@ -9,7 +9,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
+
+import xxhash
 
 import casstore
 import pathapi.reading
@@ -31,7 +34,10 @@ LOGS: Final = tuple(f"log/{number}" for number in range(4))
 """Objects that are only appended to: no line may ever be lost."""
 
 _SIZES: Final = (0, 1, 60, 4096, 5000, 70_000, 300_000)
-_CONTENTS: Final = 40
+_CONTENTS: Final = 24
+_HOT: Final = (0, 1, 2, 3)
+"""Contents that many objects get at once."""
+
 _VIEWS: Final = 12
 
 
@@ -75,6 +81,7 @@ class Worker:
             (3, self.append),
             (1, self.delete),
             (2, self.evict),
+            (3, self.churn),
             (2, self.change),
             (1, self.inspect),
             (1, self.fork),
@@ -92,7 +99,7 @@ class Worker:
             done += 1
 
     def _warned(self, message: Warning | str, category: type[Warning], *_: object) -> None:
-        if not issubclass(category, DeprecationWarning | ResourceWarning):
+        if self._run.is_healthy and not issubclass(category, DeprecationWarning | ResourceWarning):
             self._run.violate(f"a warning in good health: {message}")
 
     def _pick(self, keys: tuple[str, ...] = (*KEYS, *LOGS)) -> tuple[str, str, Any]:
@@ -210,8 +217,22 @@ class Worker:
     # --- the rest ----------------------------------------------------------------------------------------------------
 
     def evict(self) -> None:
-        share = self._random.choice((0.05, 0.05, 0.3, 0.3, 1.0))
+        share = self._random.choice((0.05, 0.05, 0.05, 0.3, 1.0))
         self._cache().evict(lambda _: self._random.random() < share)
+        self._count("evictions")
+
+    def churn(self) -> None:
+        """Objects get one of a few contents, are read, and the users of one of these are evicted: by several processes
+        at once, so that blobs are swept while others, who have just found them, have not yet committed.
+        """
+        cache = self._cache()
+        hot = {xxhash.xxh3_128_digest(content(number)) for number in _HOT}
+        for _ in range(4):
+            origin, key, path = self._pick(KEYS)
+            self._run.ledgers[origin].put(key, content(self._random.choice(_HOT)))
+            self._read(origin, key, path, "open")
+            doomed = self._random.choice(sorted(hot))
+            cache.evict(partial(_has_digest, doomed))
         self._count("evictions")
 
     def inspect(self) -> None:
@@ -220,7 +241,7 @@ class Worker:
             if entry.key.origin not in self._clients:
                 self._run.violate(f"an entry of {entry.key.origin}")
         damage = {name: count for name, count in cache.counts().items() if name.startswith("damaged")}
-        if damage:
+        if damage and self._run.is_healthy:
             self._run.violate(f"nothing damages this store, and it counted {damage}")
 
     def _cache(self) -> casstore.Cache:
@@ -250,6 +271,10 @@ class Worker:
 
     def _count(self, what: str) -> None:
         self._run.tally.add(self._run.slot, what)
+
+
+def _has_digest(digest: bytes, entry: casstore.Entry) -> bool:
+    return entry.digest.value == digest
 
 
 def run_worker(run: Run, seed: str, steps: int | None = None) -> None:

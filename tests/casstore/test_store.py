@@ -44,6 +44,22 @@ def test_a_half_made_store_is_completed(root: Path) -> None:
     assert open_root(root, None, {}).store_id
 
 
+def test_several_processes_may_complete_a_store_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each directory that is missing is made by another process in the very moment in which this one makes it."""
+    open_root(root, None, {})
+    (root / "leases").rmdir()
+    (root / "pins").rmdir()
+    make = os.mkdir
+
+    def make_twice(path: str, mode: int = 0o777) -> None:
+        make(path, mode)
+        make(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", make_twice)
+    open_root(root, None, {})
+    assert (root / "leases").is_dir() and (root / "pins").is_dir()
+
+
 def test_somebody_elses_files_are_refused_and_untouched(root: Path) -> None:
     root.mkdir()
     (root / "thesis.tex").write_text("precious")
