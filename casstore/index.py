@@ -507,7 +507,8 @@ class Index:
 
     def _generations(self) -> list[int]:
         with contextlib.suppress(FileNotFoundError):
-            return [int(name) for name in os.listdir(self._layout.index) if name.isdecimal()]
+            # A temporary name has 16 digits, which may all be decimal ones.
+            return [int(name) for name in os.listdir(self._layout.index) if name.isdecimal() and len(name) < 16]
         return []
 
     def superseded(self) -> list[int]:
@@ -644,9 +645,8 @@ def _open_environment(path: str) -> lmdb.Environment:
                 path,
             ) from error
         except lmdb.ReadonlyError as error:
-            raise IndexUnavailableError(
-                errno.EROFS, f"the index is not writable by this user ({error})", path
-            ) from error
+            message = f"this user cannot write to the index ({error}): name another directory (CASSTORE_DIR, local_cache_dir)"
+            raise IndexUnavailableError(errno.EROFS, message, path) from error
         except _DAMAGE:
             raise
         except lmdb.DiskError as error:

@@ -230,8 +230,8 @@ class Lease:
         files.unlink_quietly(f"{self.paths.progress}/{name}")
 
     def close(self) -> None:
-        """A normal exit: give the lease up and drop it, unless edited files lie in it: then all of it stays, and that is
-        said. A forked child that still holds it keeps it.
+        """A normal exit: give the lease up and drop it. A forked child that still holds it keeps it, and so do edited
+        files in it: then all of it stays, and that is said.
         """
         if self._pid != os.getpid():
             return  # a child of a fork that ran no hooks: the parent lives on

@@ -263,7 +263,9 @@ def locks_exclude(directory: str) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Isolated, so that nothing of the surroundings gets a say; not a fork, whose child would share this very lock.
         command = [sys.executable, "-I", "-S", "-c", _SECOND, path]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(  # noqa: S603 (this very interpreter)
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        )
         return done.returncode == _KEPT_OUT
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return False

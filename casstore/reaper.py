@@ -77,8 +77,8 @@ def reap(layout: Layout, index: Index, *, own: str | None = None) -> Reaped:
     exclude = locks_exclude(layout.locks)
     leases = size = 0
     kept: list[Kept] = []
-    for name in sorted(_names(layout.leases)):
-        if name == own or not _LEASE.fullmatch(name) or not os.path.isdir(layout.lease(name)):
+    for name in _leases(layout):
+        if name == own:
             continue
         if not exclude:
             kept.append(Kept(name, "its process may be alive: locks do not exclude on this file system"))
@@ -93,6 +93,12 @@ def reap(layout: Layout, index: Index, *, own: str | None = None) -> Reaped:
         _remove_free_locks(layout)
     size += sum(generations) + _remove_debris(layout) + empty_trash(layout)
     return Reaped(leases, size, len(generations), tuple(kept), exclude)
+
+
+def _leases(layout: Layout) -> list[str]:
+    """What else lies there is somebody else's."""
+    with os.scandir(layout.leases) as entries:
+        return sorted(e.name for e in entries if _LEASE.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
 
 
 def reap_lease(layout: Layout, name: str) -> Kept | int | None:
@@ -206,7 +212,7 @@ def _remove_debris(layout: Layout) -> int:
 
 
 def _debris(layout: Layout) -> Iterator[str]:
-    generations = [f"{layout.index}/{name}" for name in _names(layout.index) if name.isdecimal()]
+    generations = [f"{layout.index}/{name}" for name in _names(layout.index)]
     for directory in (layout.root, layout.index, *generations, layout.locks, layout.pins, layout.quarantine):
         for name in _names(directory):
             if _RANDOM.fullmatch(name):
@@ -220,5 +226,5 @@ def _debris(layout: Layout) -> Iterator[str]:
 def _names(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
