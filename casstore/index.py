@@ -645,8 +645,8 @@ def _open_environment(path: str) -> lmdb.Environment:
                 path,
             ) from error
         except lmdb.ReadonlyError as error:
-            message = f"this user cannot write to the index ({error}): name another directory (CASSTORE_DIR, local_cache_dir)"
-            raise IndexUnavailableError(errno.EROFS, message, path) from error
+            message = f"this user cannot write to the index ({error}): name another directory"
+            raise IndexUnavailableError(errno.EROFS, f"{message} (CASSTORE_DIR, local_cache_dir)", path) from error
         except _DAMAGE:
             raise
         except lmdb.DiskError as error:

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from casstore.cache import Cache
-from casstore.errors import IndexUnavailableError, StoreFullError, StoreUnavailableError
+from casstore.errors import StoreUnavailableError
 from casstore.store import open_root
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def open(
     try:
         cache = _open(root, digest, create=create)
         cache.index.get(_ANY_ROW)  # opens it: whether it can be shared is known only then
-    except (StoreUnavailableError, StoreFullError, IndexUnavailableError) as error:
+    except OSError as error:
         named = root if root is not None else os.environ.get("CASSTORE_DIR")
         if named and type(error) is StoreUnavailableError:
             raise

@@ -95,7 +95,7 @@ class Uncached(Cache):
         temporary = files.temporary_directory()
         with files.full_disk(temporary):
             layout = Layout(f"{temporary}/casstore-{os.urandom(8).hex()}")
-            for directory in (layout.root, layout.leases, layout.trash):
+            for directory in layout.directories():
                 os.mkdir(directory, 0o700)
         self._private.append(layout.root)
         return layout
@@ -220,6 +220,15 @@ class _NoFlights(Flights):
 
 class _PassingFill(Fill):
     """A download that its reader gets and nobody keeps; to memory where the temporary directory is full."""
+
+    @property
+    def staging(self) -> Staging:
+        if self._staging is None:
+            self._staging = self._cache.stage()
+        return self._staging
+
+    def expect(self, size: int) -> None:
+        self.expected = size  # no room is made in a store
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         staging = self.staging

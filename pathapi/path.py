@@ -208,7 +208,10 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
                 descriptor, looked = client.cache.open_fresh(self._store_key(), policy.max_age_ns), True
                 if descriptor is not None:
                     with io.FileIO(descriptor, "rb") as file:
-                        return file.readall()
+                        try:
+                            return file.readall()
+                        except OSError:
+                            looked = False  # the reader below finds out what is wrong with the blob
         try:
             return client.reader.read_bytes(self._ask(freshness, verify, None), looked=looked)
         except CloudPathFileNotFoundError as error:

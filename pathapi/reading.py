@@ -8,10 +8,11 @@ not held -> known by a listing's checksum? -> link it
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
 from casstore import Cache, Digest, Entry, Fill, Flight, Key, Moment, Noted, Stated, Stored, Validator, without_storing
@@ -108,8 +109,14 @@ class Reader:
         stored = self._read(ask, data, looked)
         if data:
             return data[0]
-        with open(stored.descriptor, "rb") as file:
-            return file.read()
+        try:
+            with open(stored.descriptor, "rb") as file:
+                return file.read()
+        except OSError as error:
+            if error.errno != errno.EIO or ask.verify:
+                raise
+        # The disk cannot read the blob: checked, it is found damaged, and the object is fetched again.
+        return self.read_bytes(replace(ask, verify=True))
 
     def _read(self, ask: Ask, data: list[bytes] | None, looked: bool) -> Stored:
         if ask.must_store and self._cache.unfit is not None:
