@@ -80,28 +80,7 @@ EDITS: dict[str, Callable[[Path], object]] = {
     "replaced by a pipe": _make_a_pipe,
 }
 
-NO_def _cut(path: Path) -> None:
-    path.chmod(0o600)
-    os.truncate(path, 1)
-
-
-def _append(path: Path) -> None:
-    path.chmod(0o600)
-    with path.open("ab") as file:
-        file.write(b"more")
-
-
-def _make_a_link(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("elsewhere")
-
-
-def _make_a_pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-EDITS: dict[str, Callable[[Path], object]] = {
+NO_EDITS: dict[str, Callable[[Path], object]] = {
     "left alone": lambda path: None,
     "touched": os.utime,
     "replaced by the same bytes": lambda path: _replace(path, path.read_bytes()),
