@@ -35,6 +35,21 @@ def test_different_keys_have_different_paths(one: str, other: str) -> None:
     assert (view_path("/t", "s3", "b", one) == view_path("/t", "s3", "b", other)) == (one == other)
 
 
+near = st.tuples(
+    st.sampled_from(["s3", "S3", "s3@h:80", "s3@h:80/a", "gs"]),
+    st.sampled_from(["b", "B", "..", "b/c", "%"]),
+    object_keys,
+)
+
+
+@given(near, near)
+def test_different_objects_have_different_paths_and_each_tree_its_own(
+    one: tuple[str, str, str], other: tuple[str, str, str]
+) -> None:
+    assert (view_path("/t", *one) == view_path("/t", *other)) == (one == other)
+    assert view_path("/t/0", *one).removeprefix("/t/0") == view_path("/t/1", *one).removeprefix("/t/1")
+
+
 @given(st.text(st.characters(codec=None), max_size=300).map(lambda text: text.replace("/", "")))
 def test_a_component_is_one_name(component: str) -> None:
     name = component_name(component)

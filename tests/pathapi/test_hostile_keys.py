@@ -371,6 +371,18 @@ def test_the_fast_reader_reads_the_same_hostile_keys(
     client.cache.close()
 
 
+@pytest.mark.parametrize("command", ["get", "prefetch"])
+def test_an_error_about_a_hostile_key_does_not_speak_to_the_terminal(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"file://{tmp_path}/missing\x1b]0;title\x07\r\ncasstore: all is well\u202e\x9b2J"
+    assert run(["--dir", str(tmp_path / "store"), command, uri]) == 1
+    out = capsys.readouterr()
+    assert "missing" in out.err
+    assert all(line.isprintable() for line in (out.out + out.err).split("\n"))
+    assert not any(line.startswith("casstore: all is well") for line in out.err.split("\n"))
+
+
 @pytest.mark.parametrize("name", ["a/../../x", "..", "/", "a//b", "a/"])
 def test_a_key_that_no_file_can_have_does_not_exist(files: Place, name: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"outside")
