@@ -472,6 +472,8 @@ class Cache:
         not committed yet is not looked at. *progress* is called often, in this thread. Damage is in the result; raises
         OSError only for what says nothing of the store (too many open files, no memory).
         """
+        if self.unfit is not None:
+            raise self.unfit
         # Imported here: few processes ever verify.
         from casstore.verification import verify
 

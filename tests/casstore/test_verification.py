@@ -29,16 +29,13 @@ from casstore import (
     collector,
     files,
     findings,
+    records,
 )
-from casstore.records import (
-    BlobRecord,
-    blob_row,
-    count_row,
-    pack_blob,
-    pack_entry,
-    user_row,
-)
+from casstore.index import Index, Txn
+from casstore.locks import ByteLocks
+from casstore.records import BlobRecord, blob_row, count_row, pack_blob, pack_entry, user_row
 from casstore.row_checks import RowChecks
+from casstore.uncached import Uncached
 from tests.casstore.filling import fill, fork, forked, key_of, run, status_of
 
 STATED = Stated("s3", "md5", "0123456789abcdef", 9)
@@ -195,6 +192,10 @@ def _add_foreign_directory(cache: Cache) -> None:
     os.mkdir(f"{cache.layout.blobs}/abc")
 
 
+def _add_upper_case_directory(cache: Cache) -> None:
+    os.mkdir(f"{cache.layout.blobs}/FF")
+
+
 def _free_shard(cache: Cache) -> str:
     return next(path for byte in range(256) if not os.path.lexists(path := cache.layout.shard(bytes([byte]))))
 
@@ -253,6 +254,14 @@ def _add_entry_of_another_algorithm(cache: Cache) -> None:
     entry = replace(_entry(cache), digest=digest)
     _put(cache, entry.key.row, pack_entry(entry))
     _put(cache, user_row(_entry(cache).digest.value, entry.key), None)
+
+
+def _move_row(cache: Cache) -> None:
+    # A checksum that is right, and a key that is not the one inside.
+    record = cache.index.get(key_of("c" * 600).row)
+    assert record is not None
+    row = key_of("c" * 601).row
+    _put(cache, row, records._seal(row, record[:-8]))
 
 
 def _drop_blob_row(cache: Cache) -> None:
@@ -342,6 +351,7 @@ DAMAGE: dict[Callable[[Cache], None], list[ProblemKind]] = {
     _add_foreign_name: [ProblemKind.FOREIGN_NAME],
     _add_upper_case_name: [ProblemKind.FOREIGN_NAME],
     _add_foreign_directory: [ProblemKind.FOREIGN_NAME],
+    _add_upper_case_directory: [ProblemKind.FOREIGN_NAME],
     _put_a_file_for_a_shard: [ProblemKind.WRONG_TYPE],
     _link_a_shard: [ProblemKind.WRONG_TYPE],
     _link_all_blobs: [ProblemKind.WRONG_TYPE],
@@ -354,6 +364,7 @@ DAMAGE: dict[Callable[[Cache], None], list[ProblemKind]] = {
     _flip_count_row: [ProblemKind.BAD_RECORD],
     _add_unknown_row: [ProblemKind.BAD_RECORD],
     _add_entry_of_another_algorithm: [ProblemKind.BAD_RECORD],
+    _move_row: [ProblemKind.BAD_RECORD],
     _drop_blob_row: [ProblemKind.ROWS_DISAGREE],
     _drop_user_row: [ProblemKind.ROWS_DISAGREE],
     _drop_entry: [ProblemKind.ROWS_DISAGREE],
@@ -454,15 +465,21 @@ def test_no_damaged_page_of_the_index_ends_in_a_crash(filled: Cache) -> None:
     for number in range(200):
         fill(filled, key_of(f"more/{number}"), b"%d" % (number % 20))
     filled.index.close()
-    sound = Path(filled.layout.index_file(1)).read_bytes()
-    chance = random.Random(7)
-    for _ in range(40):
-        damaged = bytearray(sound)
-        start = chance.randrange(len(sound))
-        length = chance.choice((1, 8, 600))
-        damaged[start : start + length] = chance.randbytes(length)
-        Path(filled.layout.index_file(1)).write_bytes(damaged)
-        assert forked(filled.verify) == 0, f"{length} bytes from {start} on"
+    file = Path(filled.layout.index_file(1))
+    sound = file.read_bytes()
+
+    def work() -> None:
+        chance = random.Random(7)
+        for _ in range(40):
+            damaged = bytearray(sound)
+            start = chance.randrange(len(sound))
+            length = chance.choice((1, 8, 600))
+            damaged[start : start + length] = chance.randbytes(length)
+            file.write_bytes(damaged)
+            filled.verify()
+            filled.index.close()
+
+    assert forked(work) == 0
 
 
 # --- what the system refuses -----------------------------------------------------------------------------------------
@@ -526,6 +543,10 @@ def test_what_this_process_lacks_is_an_error_and_says_nothing_of_the_store(
             patch.setattr(os, name, _failing(getattr(os, name), error, at))
             with pytest.raises(OSError, match=os.strerror(error)):
                 filled.verify()
+    with monkeypatch.context() as patch:
+        patch.setattr("casstore.pages.check", _failing(print, error))
+        with pytest.raises(OSError, match=os.strerror(error)):
+            filled.verify()
     assert filled.verify().is_sound
 
 
@@ -661,14 +682,58 @@ def test_a_blob_that_is_swept_between_listing_and_opening_is_no_damage(
     filled: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = blob_checks.BlobChecks._examine
+    mutex = threading.Lock()
 
     def evict_and_examine(self: Any, path: str, digest: casstore.Digest) -> Any:
-        filled.evict(lambda _: True)
+        with mutex:  # whoever comes second finds that the first has finished
+            filled.evict(lambda _: True)
         return real(self, path, digest)
 
     monkeypatch.setattr(blob_checks.BlobChecks, "_examine", evict_and_examine)
     verified = filled.verify()
     assert (verified.wrong, verified.blobs) == (0, 0)
+
+
+@pytest.mark.parametrize("make", [lambda path: os.symlink("/dev/zero", path), os.mkfifo], ids=["symlink", "pipe"])
+def test_what_takes_a_blobs_name_after_it_was_listed_is_not_followed_and_not_waited_for(
+    filled: Cache, monkeypatch: pytest.MonkeyPatch, make: Callable[[str], None]
+) -> None:
+    real = blob_checks.BlobChecks._examine
+
+    def replace_and_examine(self: Any, path: str, digest: casstore.Digest) -> Any:
+        if path == filled.blob_path(entry):
+            os.unlink(path)
+            make(path)
+        return real(self, path, digest)
+
+    entry = _entry(filled)
+    monkeypatch.setattr(blob_checks.BlobChecks, "_examine", replace_and_examine)
+    assert _kinds(filled.verify()) == [ProblemKind.WRONG_TYPE]
+
+
+def test_inspecting_an_index_makes_and_replaces_nothing(root: Path) -> None:
+    layout = casstore.open(root).layout
+    index = Index(layout, ByteLocks(layout), pytest.fail)
+    with pytest.raises(FileNotFoundError):
+        index.inspect(Txn.count)
+    assert not os.listdir(layout.index)
+    os.mkdir(layout.generation(1))
+    file = Path(layout.index_file(1))
+    file.touch()
+    with pytest.raises(FileNotFoundError):
+        index.inspect(Txn.count)
+    assert not file.stat().st_size
+    file.write_bytes(b"no index" * 1024)
+    before = _tree(layout.root)
+    with pytest.raises(casstore.IndexDamagedError):
+        index.inspect(Txn.count)
+    assert _tree(layout.root) == before
+
+
+def test_a_place_without_a_store_has_nothing_to_verify() -> None:
+    unfit = casstore.StoreUnavailableError(errno.EROFS, "read-only", "/somewhere")
+    with pytest.raises(casstore.StoreUnavailableError, match="read-only"):
+        Uncached("/somewhere", unfit).verify()
 
 
 def test_an_index_that_was_replaced_since_it_was_last_looked_at_says_nothing(filled: Cache) -> None:
