@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from casstore import files
-from casstore.errors import IndexDamagedError, StoreFullError
+from casstore.errors import IndexDamagedError, IndexUnavailableError, StoreFullError
 from casstore.index import Index, Txn
 from casstore.items import current_entry, drop_entry
 from casstore.layout import Layout
@@ -123,15 +123,16 @@ def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Remo
         batch = plan.doomed[start : start + step]
         try:
             dropped = _drop_users(index, layout, plan.generation, batch)
-        except StoreFullError:
-            # A commit takes pages, and the fewer rows it touches, the fewer. What the first ones free serves the rest.
+        except (StoreFullError, IndexUnavailableError):
+            # On a full disk (where LMDB may say that it failed, and not why) a commit finds no pages; the fewer rows it
+            # touches, the fewer it takes, and what the first blobs free serves the rest.
             if step == 1:
                 raise
             step = 1
             continue
         if dropped is None:
             return Freed(entries, blobs, size, kept, is_stale=True)
-        start += len(batch)
+        start, step = start + len(batch), min(2 * step, SWEEP_BATCH)
         swept = sweep(index, layout, list(dropped), _Planned(batch).is_doomed)
         kept += len(batch) - len(swept)
         for digest, uris in dropped.items():

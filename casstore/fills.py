@@ -210,6 +210,11 @@ class Fill:
         for flight in flights:
             flight.release()
 
+    def forget(self) -> None:
+        """In a forked child: give up the inherited descriptor; the download is the parent's, and here it fails."""
+        if self._staging is not None:
+            self._staging.forget()
+
     def _end_progress(self, flights: Sequence[Flight]) -> None:
         if self._has_progress:
             for flight in flights:

@@ -229,12 +229,8 @@ class _Survey:
                 self.blobs += 1
                 # Orphans in the order in which they got their names; what may be in flight, among the just used.
                 age = now - status.st_ctime
-                is_old = age > _IN_FLIGHT_SECONDS
-                used = (
-                    use_tag(0, status.st_ctime_ns // 1_000_000)
-                    if is_old
-                    else use_tag(int(now) // _HOUR, int(now * 1000))
-                )
+                hour = 0 if age > _IN_FLIGHT_SECONDS else int(now) // _HOUR
+                used = use_tag(hour, status.st_ctime_ns // 1_000_000)
                 use, users = unknown.get(digest, (used, 0))
                 self._strays.append(Doomed(digest, status.st_size, use, users, status.st_ino, status.st_ctime_ns))
 

@@ -21,6 +21,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 # Tests count boto3's requests and break its connections; what obstore does instead has tests of its own.
 os.environ.setdefault("CASSTORE_FAST", "0")
 
+# A developer's disk may be nearly full; stores of tests are not to be trimmed for that. Tests of trims set their own.
+os.environ.setdefault("CASSTORE_MIN_FREE", "0")
+
 if os.environ.get(nolocks.VARIABLE):
     nolocks.install()
 

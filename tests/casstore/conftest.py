@@ -13,7 +13,7 @@ from casstore import processes
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DIR", "DIGEST", "VIEWS", "VERIFY", "OFFLINE", "LOCK_TIMEOUT"):
+    for name in ("DIR", "DIGEST", "VIEWS", "VERIFY", "OFFLINE", "LOCK_TIMEOUT", "MAX_SIZE"):
         monkeypatch.delenv(f"CASSTORE_{name}", raising=False)
 
 

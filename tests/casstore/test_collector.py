@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 import casstore
+from casstore import Cache, Entry, Validator, collector
 from casstore.collector import sweep
+from casstore.errors import StoreFullError
+from casstore.items import put_entry
+from tests.casstore.collecting import HOUR, add_orphan, dangling, stored, used_at
 from tests.casstore.filling import fill, fork, key_of, read, status_of
 
 
@@ -75,3 +85,270 @@ def test_fills_beside_a_collector_never_serve_wrong_bytes_nor_lose_an_entry(
     assert [*statuses, status_of(collector)] == [0] * 4
     for entry in cache.entries():
         assert read(cache, entry.key) is not None
+
+
+# --- plans carried out -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_planned_goes_and_every_removal_is_told(cache: Cache) -> None:
+    for name, hour in {"a": 1, "b": 2, "c": 3}.items():
+        used_at(cache, fill(cache, key_of(name), name.encode() * 1000), HOUR + hour)
+    used_at(cache, fill(cache, key_of("a2"), b"a" * 1000), HOUR)
+    told: list[casstore.Removed] = []
+    freed = cache.execute(cache.plan(max_size=1500, min_free=0), told.append)
+    assert (freed.entries, freed.blobs, freed.bytes, freed.kept, freed.short) == (3, 2, 2000, 0, 0)
+    assert [(sorted(removed.uris), removed.bytes) for removed in told] == [
+        (["s3://bucket/a", "s3://bucket/a2"], 1000),
+        (["s3://bucket/b"], 1000),
+    ]
+    assert (read(cache, key_of("a")), read(cache, key_of("c"))) == (None, b"c" * 1000)
+    assert stored(cache) == 1000
+    assert os.listdir(cache.layout.trash) == []
+
+
+def _use(cache: Cache, entry: Entry) -> None:
+    aged = used_at(cache, entry, HOUR)
+    plan_hour = replace(aged, used_hour=HOUR + 1)
+    cache.index.write(lambda txn: put_entry(txn, plan_hour, aged, None))
+
+
+def _validate(cache: Cache, entry: Entry) -> None:
+    cache.refresh(entry, cache.now())
+    cache.flush()
+
+
+def _fill_again(cache: Cache, entry: Entry) -> None:
+    fill(cache, entry.key, b"a" * 1000, "e2")
+
+
+def _share(cache: Cache, entry: Entry) -> None:
+    fill(cache, key_of("another"), b"a" * 1000)
+
+
+def _link_view(cache: Cache, entry: Entry) -> None:
+    descriptor = cache.open_entry(entry)
+    assert descriptor is not None
+    cache.view(entry, descriptor, "bucket", "a", "link")
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("come_back", [_use, _validate, _fill_again, _share, _link_view])
+def test_what_came_back_into_use_since_the_plan_stays(cache: Cache, come_back: Callable[[Cache, Entry], None]) -> None:
+    entry = fill(cache, key_of("a"), b"a" * 1000)
+    plan = cache.plan(max_size=0, min_free=0)
+    come_back(cache, entry)
+    freed = cache.execute(plan)
+    assert (freed.entries, freed.blobs, freed.kept, freed.short) == (0, 0, 1, 1000)
+    assert read(cache, key_of("a")) == b"a" * 1000
+
+
+def test_a_file_linked_since_the_plan_is_not_the_one_that_was_planned(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def linked_since() -> tuple[bool, int]:
+        digest = add_orphan(cache, b"orphan")
+        plan = cache.plan(max_size=0, min_free=0)
+        assert [blob.digest for blob in plan.doomed] == [digest.value]
+        sweep(cache.index, cache.layout, [digest.value])
+        assert add_orphan(cache, b"orphan") == digest  # a publication in flight, which has no row yet
+        freed = cache.execute(plan)
+        return os.path.exists(cache.layout.blob(digest.value)), freed.kept
+
+    assert linked_since() == (True, 1)
+    monkeypatch.setattr(collector, "_is_as_planned", lambda blob, status: True)
+    assert linked_since() == (False, 0)
+
+
+def _publish_before_sweeps(cache: Cache, monkeypatch: pytest.MonkeyPatch, key: casstore.Key, data: bytes) -> None:
+    """Between the two transactions, dropping of entries and sweep, somebody links another entry to the same blob."""
+    original = collector._sweep_batch
+
+    def interleaved(*arguments: object) -> object:
+        if cache.held(key) is None:
+            fill(cache, key, data)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(collector, "_sweep_batch", interleaved)
+
+
+def test_a_blob_published_between_eviction_and_sweep_stays(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(cache, key_of("a"), b"shared")
+    plan = cache.plan(max_size=0, min_free=0)
+    _publish_before_sweeps(cache, monkeypatch, key_of("b"), b"shared")
+    freed = cache.execute(plan)
+    assert (freed.entries, freed.blobs) == (1, 0)
+    assert (read(cache, key_of("b")), dangling(cache)) == (b"shared", [])
+
+
+def test_without_the_check_in_the_sweeps_transaction_that_blob_is_lost(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(cache, key_of("a"), b"shared")
+    plan = cache.plan(max_size=0, min_free=0)
+    _publish_before_sweeps(cache, monkeypatch, key_of("b"), b"shared")
+    monkeypatch.setattr(collector, "_is_in_use", lambda txn, digest: False)
+    cache.execute(plan)
+    assert dangling(cache) == ["s3://bucket/b"]
+
+
+def test_a_publication_whose_blob_is_swept_before_its_commit_gets_it_back(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cache.begin(key_of("a")) as filling:
+        filling.write(b"in flight")
+        submit = cache.committer.submit
+
+        def swept_first(item: object) -> None:
+            cache.execute(cache.plan(max_size=0, min_free=0))
+            assert stored(cache) == 0
+            submit(item)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(cache.committer, "submit", swept_first)
+        descriptor = filling.publish(Validator(9, "e1")).descriptor
+    os.close(descriptor)
+    cache.flush()
+    assert (read(cache, key_of("a")), dangling(cache)) == (b"in flight", [])
+
+
+def test_views_and_open_files_outlive_a_collection(cache: Cache) -> None:
+    paths = []
+    for mode in ("link", "copy"):
+        entry = fill(cache, key_of(mode), mode.encode() * 100)
+        descriptor = cache.open_entry(entry)
+        assert descriptor is not None
+        paths.append((cache.view(entry, descriptor, "bucket", mode, mode), descriptor, mode.encode() * 100))
+    freed = cache.execute(cache.plan(max_size=0, min_free=0))
+    assert (freed.blobs, freed.short) == (1, 400)
+    for path, descriptor, data in paths:
+        assert Path(path).read_bytes() == data
+        with open(descriptor, "rb") as file:
+            assert file.read() == data
+
+
+@pytest.mark.needs_locks
+def test_what_a_dead_process_had_linked_goes_in_the_same_collection(cache: Cache) -> None:
+    entry = fill(cache, key_of("a"), b"a" * 1000)
+
+    def link_and_die() -> None:
+        _link_view(cache, entry)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert status_of(fork(link_and_die)) == -signal.SIGKILL
+    plan = cache.plan(max_size=0, min_free=0)
+    assert (len(plan.doomed), len(plan.held)) == (0, 1)
+    freed = cache.execute(plan)
+    assert freed.reaped is not None
+    assert (freed.bytes, freed.short, freed.reaped.leases) == (1000, 0, 1)
+
+
+# --- the index is replaced, the disk is full -------------------------------------------------------------------------
+
+
+def _replace_index(cache: Cache) -> None:
+    cache.index._supersede(cache.index.generation, "for a test")
+
+
+def test_a_plan_of_an_index_that_was_replaced_is_made_anew(cache: Cache) -> None:
+    entry = fill(cache, key_of("a"), b"a" * 1000)
+    plan = cache.plan(max_size=0, min_free=0)
+    _replace_index(cache)
+    told: list[casstore.Removed] = []
+    with pytest.warns(UserWarning, match="index was damaged"):
+        freed = cache.execute(plan, told.append)
+    # Unknown to the new index, and within no budget of 0.
+    assert (freed.entries, freed.bytes, freed.short, freed.is_stale) == (0, 1000, 0, False)
+    assert [(removed.digest, removed.uris) for removed in told] == [(entry.digest.value, ())]
+
+
+def test_a_blob_swept_in_a_lost_transaction_gets_its_name_back(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = add_orphan(cache, b"orphan")
+    rename = collector.files.rename
+
+    def rename_and_replace(source: str, target: str) -> None:
+        rename(source, target)
+        _replace_index(cache)
+
+    monkeypatch.setattr(collector.files, "rename", rename_and_replace)
+    with pytest.warns(UserWarning, match="index was damaged"):
+        assert sweep(cache.index, cache.layout, [digest.value]) == {}
+        list(cache.entries())
+    assert os.path.exists(cache.layout.blob(digest.value))
+    assert os.listdir(cache.layout.trash) == []
+
+
+def test_where_a_commit_finds_no_room_blobs_go_one_at_a_time(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        fill(cache, key_of(str(number)), b"%d" % number * 1000)
+    original, sizes = collector._drop_users, []
+
+    def drop_few(index: object, layout: object, generation: int, batch: list[object]) -> object:
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise StoreFullError(28, "no room for the index")
+        return original(index, layout, generation, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(collector, "_drop_users", drop_few)
+    assert cache.execute(cache.plan(max_size=0, min_free=0)).blobs == 5
+    assert sizes == [5, 1, 2, 1, 2, 1, 2, 1, 1]
+
+
+# --- with other processes --------------------------------------------------------------------------------------------
+
+
+def _work(cache: Cache, number: int, turns: int) -> None:
+    """Fill and read objects that other workers share; every read is right or a miss."""
+    for turn in range(turns):
+        data = b"%d" % (turn % 7) * 500
+        fill(cache, key_of(f"{number}-{turn % 5}"), data, f"e{turn}")
+        assert read(cache, key_of(f"{number}-{turn % 5}")) in (None, data)
+        # By content, so that whoever reads knows what is right.
+        fill(cache, key_of(f"shared-{turn % 7}"), data)
+        assert read(cache, key_of(f"shared-{(turn + number) % 7}")) in (None, b"%d" % ((turn + number) % 7) * 500)
+
+
+def _check(cache: Cache) -> None:
+    assert dangling(cache) == []
+    for entry in cache.entries():
+        descriptor = cache.open_entry(entry, verify=True)
+        assert descriptor is not None, entry.uri
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("collectors", [1, 2])
+def test_workers_beside_collectors_with_a_tiny_budget_read_right_bytes_and_lose_no_entry(
+    cache: Cache, tmp_path: Path, collectors: int
+) -> None:
+    def collect() -> None:
+        while not (tmp_path / "done").exists():
+            # Without the turn, so that two are at it at once.
+            collector.execute(cache.index, cache.layout, cache.plan(max_size=1200, min_free=0))
+
+    others = [fork(collect) for _ in range(collectors)]
+    workers = [fork(lambda number=number: _work(cache, number, 20)) for number in range(3)]  # type: ignore[misc]
+    statuses = [status_of(pid) for pid in workers]
+    (tmp_path / "done").touch()
+    assert [*statuses, *map(status_of, others)] == [0] * (3 + collectors)
+    _check(cache)
+    cache.execute(cache.plan(max_size=1200, min_free=0))
+    assert stored(cache) <= 1200
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.002, 0.005, 0.01, 0.02, 0.05])
+def test_a_collector_killed_at_any_moment_leaves_no_entry_without_its_blob(cache: Cache, delay: float) -> None:
+    for number in range(100):
+        with cache.begin(key_of(str(number))) as filling:
+            filling.write(b"%d" % number * 100)
+            os.close(filling.publish(Validator(len(b"%d" % number) * 100, "e1")).descriptor)
+    cache.flush()
+
+    def collect() -> None:
+        for size in range(19_000, -1, -1000):
+            collector.execute(cache.index, cache.layout, cache.plan(max_size=size, min_free=0))
+
+    pid = fork(collect)
+    time.sleep(delay)  # where it is by then does not matter
+    os.kill(pid, signal.SIGKILL)
+    status_of(pid)
+    _check(cache)
+    assert cache.execute(cache.plan(max_size=0, min_free=0)).short == 0
+    assert (stored(cache), list(cache.entries()), os.listdir(cache.layout.trash)) == (0, [], [])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from casstore.errors import StoreFormatError
 from casstore.layout import Layout
-from casstore.settings import Settings, load_settings
+from casstore.settings import Settings, load_settings, parse_size
 from casstore.store import open_root
 
 
@@ -44,6 +45,10 @@ def test_settings_come_from_the_file_and_the_environment_wins(root: Path) -> Non
         ("colour = 1", "colour"),
         ("views = ", "config.toml"),
         ("\udcff", "config.toml"),
+        ('max_size = "much"', "max_size"),
+        ("max_size = -1", "max_size"),
+        ("max_size = true", "max_size"),
+        ("min_free = 1.5", "min_free"),
     ],
 )
 def test_a_bad_setting_is_an_error_that_names_it(root: Path, text: str, named: str) -> None:
@@ -58,3 +63,47 @@ def test_a_bad_variable_is_an_error_that_names_it(root: Path) -> None:
         open_root(root, None, {"CASSTORE_OFFLINE": "perhaps"})
     with pytest.raises(StoreFormatError, match="CASSTORE_VIEWS"):
         open_root(root, None, {"CASSTORE_VIEWS": "perhaps"})
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("12", 12),
+        ("12 B", 12),
+        ("10GB", 10**10),
+        ("10 gb", 10**10),
+        ("500MiB", 500 << 20),
+        ("1.5KiB", 1536),
+        ("2K", 2048),
+        ("0.001kB", 1),
+        ("3T", 3 << 40),
+        (7, 7),
+    ],
+)
+def test_sizes_count_by_1000_or_1024_as_their_unit_says(text: object, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "1ib", "1Ki", "10XB", "1e9", "nan", "1 2", "GB", True, -1, 1.5])
+def test_what_is_no_size_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        parse_size(text)
+
+
+def test_budgets_come_from_the_file_and_the_environment(root: Path) -> None:
+    open_root(root, None, {})
+    (root / "config.toml").write_text('max_size = "10GB"\nmin_free = 4096\n')
+    settings = load_settings(Layout(root), {"CASSTORE_MIN_FREE": "0"})
+    assert (settings.max_size, settings.min_free) == (10**10, 0)
+
+
+def test_by_default_a_twentieth_of_the_disk_stays_free_and_10_gib_at_most() -> None:
+    def disk(size: int) -> os.statvfs_result:
+        return os.statvfs_result((4096, 4096, size // 4096, 0, 0, 0, 0, 0, 0, 255))
+
+    assert Settings().max_size is None
+    assert Settings().keep_free(disk(100 << 30)) == 5 << 30
+    assert Settings().keep_free(disk(10 << 40)) == 10 << 30
+    assert Settings(min_free=0).keep_free(disk(100 << 30)) == 0
+    assert Settings(min_free=1 << 50).keep_free(disk(100 << 30)) == 1 << 50

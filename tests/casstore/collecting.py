@@ -1,0 +1,66 @@
+"""Stores in a known state for what collects, and their trees to be compared."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from casstore import Cache, Digest, Entry
+from casstore.items import put_entry
+
+HOUR = 480_000
+"""An hour of last use long ago."""
+
+
+def used_at(cache: Cache, entry: Entry, hour: int) -> Entry:
+    """Make the index say that *entry* was last used in that hour."""
+    aged = replace(entry, used_hour=hour)
+    cache.index.write(lambda txn: put_entry(txn, aged, entry, None))
+    return aged
+
+
+def add_orphan(cache: Cache, data: bytes) -> Digest:
+    """A blob without a row, as a process leaves it that is killed before its commit."""
+    staging = cache.stage()
+    staging.write(data)
+    digest = staging.digest()
+    cache.blobs.add(staging, digest)
+    staging.close()
+    _pass_tick(cache.layout.blob(digest.value))
+    return digest
+
+
+def _pass_tick(path: str) -> None:
+    """Wait until a change made now gets another time than that of *path*: clocks of file systems go by some 4 ms."""
+    probe = f"{path}.probe"
+    changed = os.lstat(path).st_ctime_ns // 1_000_000
+    while True:
+        with open(probe, "w"):
+            later = os.lstat(probe).st_ctime_ns // 1_000_000 > changed
+        os.unlink(probe)
+        if later:
+            return
+
+
+def tree_of(root: str) -> dict[str, tuple[int, int, int]]:
+    """Every file below *root* but for what LMDB itself touches: inode, size, time of change."""
+    found = {}
+    for directory, _, names in os.walk(root):
+        for name in names:
+            if name != "lock.mdb":
+                status = os.lstat(f"{directory}/{name}")
+                found[f"{directory}/{name}"] = (status.st_ino, status.st_size, status.st_ctime_ns)
+    return found
+
+
+def stored(cache: Cache) -> int:
+    """Bytes of the files under ``blobs/``."""
+    size = 0
+    for directory, _, names in os.walk(cache.layout.blobs):
+        size += sum(os.lstat(f"{directory}/{name}").st_size for name in names)
+    return size
+
+
+def dangling(cache: Cache) -> list[str]:
+    """URIs of entries whose blob has no file."""
+    return [entry.uri for entry in cache.entries() if not os.path.exists(cache.blob_path(entry))]
