@@ -1,4 +1,4 @@
-"""Filling keeps the store within its budget by itself, out of everybody's way; what does not fit is streamed through."""
+"""Filling keeps the store within its budget, out of everybody's way; what does not fit is streamed through."""
 
 from __future__ import annotations
 
@@ -268,6 +268,17 @@ def small_disk(root: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", root], check=True)
 
 
+def _fill_large(cache: Cache) -> None:
+    with cache.begin(key_of("large")) as filling:
+        for _ in range(9):
+            filling.write(os.urandom(1 << 20))
+
+
+def _fill_many(cache: Cache) -> None:
+    for number in range(12):
+        fill(cache, key_of(str(number)), os.urandom(1 << 20))
+
+
 @pytest.mark.needs_root
 def test_a_fill_that_finds_the_disk_full_takes_the_place_of_the_oldest(small_disk: Path, open_with: Open) -> None:
     cache = open_with(min_free=0)
@@ -310,9 +321,8 @@ def test_an_object_that_no_trim_makes_room_for_is_a_clear_error_and_the_store_go
 ) -> None:
     cache = open_with(min_free=0)
     fill(cache, key_of("small"), b"s" * 1000)
-    with cache.begin(key_of("large")) as filling, pytest.raises(StoreFullError, match="no room"):
-        for _ in range(9):
-            filling.write(os.urandom(1 << 20))
+    with pytest.raises(StoreFullError, match="no room"):
+        _fill_large(cache)
     assert cache.fills == set()
     fill(cache, key_of("after"), b"a" * 1000)
     assert read(cache, key_of("after")) == b"a" * 1000
@@ -326,8 +336,7 @@ def test_without_the_trim_the_same_fill_fails(
     cache = open_with(min_free=0)
     monkeypatch.setattr(cache.trims, "make_room", lambda needed: False)
     with pytest.raises(StoreFullError):
-        for number in range(12):
-            fill(cache, key_of(str(number)), os.urandom(1 << 20))
+        _fill_many(cache)
 
 
 @pytest.mark.needs_root
