@@ -53,9 +53,8 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def client(make_client: MakeClient, request: pytest.FixtureRequest) -> S3Client:
     client = make_client()
     # Short only where that is the point: a busy machine may well be silent for a second.
-    stalls = (
-        isinstance(request.node.callspec.params.get("action"), Stall) if hasattr(request.node, "callspec") else False
-    )
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    stalls = isinstance(parameters.get("action"), Stall)
     object.__setattr__(client.connection, "read_timeout", 2.0 if stalls else 30.0)
     return client
 

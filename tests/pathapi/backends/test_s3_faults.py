@@ -56,9 +56,8 @@ def ground(seaweed: S3Server, shared_bucket: str) -> S3Ground:
 @pytest.fixture
 def backend(seaweed: S3Server, proxy: Proxy, ground: S3Ground, request: pytest.FixtureRequest) -> Iterator[S3Backend]:
     # Short only where that is the point: a busy machine may well be silent for a second.
-    stalls = (
-        isinstance(request.node.callspec.params.get("action"), Stall) if hasattr(request.node, "callspec") else False
-    )
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    stalls = isinstance(parameters.get("action"), Stall)
     connection = connection_to(seaweed, proxy.endpoint, read_timeout=2.0 if stalls else 30.0, connect_timeout=30.0)
     yield S3Backend(connection, ground.bucket)
     connection.client.close()
