@@ -129,10 +129,20 @@ class Cache:
     def lease(self) -> Lease:
         """This process's lease, taken on first use."""
         with self._mutex:
-            if self._lease is None or not self._lease.is_there():
-                self._lease = Lease(self.layout, self.settings.views)
+            if self._lease is not None and not self._lease.is_there():
+                self._lease.drop()
+                self._lease = None
+            if self._lease is None:
+                self._lease = self._take_lease()
                 self._register_exit()
             return self._lease
+
+    def _take_lease(self) -> Lease:
+        try:
+            return Lease(self.layout, self.settings.views)
+        except FileNotFoundError:
+            self.restore()
+            return Lease(self.layout, self.settings.views)
 
     # --- inspecting --------------------------------------------------------------------------------------------------
 
@@ -552,6 +562,8 @@ class Cache:
         if in_child:
             try:
                 self.committer.forget()
+                for fill in list(self.fills):
+                    fill.forget()
                 self._locks.forget()
                 self._turns.forget()
             finally:

@@ -277,3 +277,27 @@ def test_many_processes_have_views_of_one_blob(cache: casstore.Cache) -> None:
             cache.close()
 
     assert [status_of(pid) for pid in [fork(work) for _ in range(4)]] == [0] * 4
+
+
+def test_a_lease_is_taken_in_a_store_that_was_removed(cache: casstore.Cache) -> None:
+    import shutil
+
+    entry = fill(cache, key_of("k"), b"bytes")
+    before = _view(cache, entry)
+    descriptor = cache.open_entry(entry)
+    assert descriptor is not None
+    shutil.rmtree(cache.root)
+    again = Path(cache.view(entry, descriptor, "bucket", "k"))
+    os.close(descriptor)
+    assert again.read_bytes() == b"bytes"
+    assert again != before
+
+
+def test_leases_that_went_leave_no_descriptors(cache: casstore.Cache) -> None:
+    import shutil
+
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(20):
+        shutil.rmtree(cache.lease.paths.path)
+    assert cache.lease.is_there()
+    assert len(os.listdir("/dev/fd")) <= before + 1
