@@ -48,11 +48,20 @@ class Checker:
     """Checks one store against *ledgers*, by origin; keeps what it works out about versions, which never change."""
 
     def __init__(
-        self, root: str, ledgers: Mapping[str, Ledger], scratch: str, *, after_power_cut: bool = False
+        self,
+        root: str,
+        ledgers: Mapping[str, Ledger],
+        scratch: str,
+        *,
+        after_power_cut: bool = False,
+        after_failures: bool = False,
     ) -> None:
-        """*after_power_cut*: blobs that their rows call unsynced may be missing or damaged."""
+        """*after_power_cut*: blobs that their rows call unsynced may be missing or damaged. *after_failures*: sound
+        ones may be in quarantine, since they could not be read.
+        """
         self._root, self._ledgers, self._scratch = root, ledgers, scratch
-        self._is_after_power_cut = after_power_cut
+        self._is_after_power_cut, self._is_after_failures = after_power_cut, after_failures
+        self._quarantined: set[bytes] = set()
         self._digests: dict[tuple[str, str, int], tuple[bytes, int] | None] = {}
         self._histories: dict[tuple[str, str], int] = {}
         self._statements: dict[bytes, bytes] = {}
@@ -65,14 +74,15 @@ class Checker:
         rows = read_rows(self._root, self._scratch)
         found.violations += rows.damaged
         found.violations += self._strangers()
+        names = os.listdir(f"{self._root}/quarantine") if os.path.isdir(f"{self._root}/quarantine") else []
+        self._quarantined = {bytes.fromhex(name[:32]) for name in names if len(name) > 32}
         good = self._check_blobs(found)
         self._check_entries(rows, good, found)
         self._check_users(rows, found)
         self._check_stated(rows, found)
         self._check_views(found)
-        if not self._is_after_power_cut:
-            bad = os.listdir(f"{self._root}/quarantine") if os.path.isdir(f"{self._root}/quarantine") else []
-            found.violations += [f"nothing damaged a blob, and yet quarantine/{name}" for name in bad]
+        if not self._is_after_power_cut and not self._is_after_failures:
+            found.violations += [f"nothing damaged a blob, and yet quarantine/{name}" for name in names]
         return found
 
     def _strangers(self) -> Iterator[str]:
@@ -114,17 +124,24 @@ class Checker:
                 exists = os.path.exists(self._blob(entry.digest))
                 found.missing_blobs += not exists
                 state = "is damaged" if exists else "is missing"
-                if not self._is_after_power_cut or entry.place == 0:
+                if not (self._may_be_lost(entry) or (not exists and self._may_be_quarantined(entry))):
                     found.violations.append(f"{what}: its blob {entry.digest.hex()} {state} (place {entry.place:x})")
             elif good[entry.digest] != entry.size:
                 found.violations.append(f"{what}: size {entry.size} of a blob of {good[entry.digest]}")
             if rows.users.get(_user_row(entry)) != entry.whole:
                 found.violations.append(f"{what} is not among the users of its blob")
             blob = rows.blobs.get(entry.digest)
-            if blob is None and (entry.digest in good or not self._is_after_power_cut):
+            may_lack_row = self._is_after_power_cut or self._may_be_quarantined(entry)
+            if blob is None and (entry.digest in good or not may_lack_row):
                 found.violations.append(f"{what}: its blob has no row")
             elif blob is not None and blob.size != entry.size:
                 found.violations.append(f"{what}: size {entry.size}, and the blob's row says {blob.size}")
+
+    def _may_be_lost(self, entry: EntryRow) -> bool:
+        return self._is_after_power_cut and entry.place != 0
+
+    def _may_be_quarantined(self, entry: EntryRow) -> bool:
+        return (self._is_after_failures or self._is_after_power_cut) and entry.digest in self._quarantined
 
     def _false_claims(self, entry: EntryRow, what: str) -> Iterator[str]:
         ledger = self._ledgers.get(entry.origin)

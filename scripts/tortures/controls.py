@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import casstore.cache
+import casstore.pages
 import casstore.processes
 import casstore.store
 from casstore.blobs import Added, Blobs, Inode
@@ -60,10 +61,16 @@ def _every_place_is(place: int) -> None:
         _replace(module, "open_root", open_there)
 
 
+def _map_unchecked() -> None:
+    """The index's file is mapped without a look at its size."""
+    _replace(casstore.pages, "check", lambda *_, **__: None)
+
+
 _CONTROLS: Final[dict[str, Callable[[], None]]] = {
     "publish-unchecked": _publish_unchecked,
     "sweep-unchecked": _sweep_unchecked,
     "place-unchecked": lambda: _every_place_is(1),
+    "index-unchecked": _map_unchecked,
     "synced-unsynced": lambda: _every_place_is(0),
 }
 

@@ -4,9 +4,9 @@ What the journal had not got by then is lost, in one of two ways: with the log f
 the disk and bytes may not be; without, both are as old as the last commit. The processes are stopped before, since a
 power cut stops them too. The buckets and the list of acknowledged writes lie outside of the image.
 
-The kernel gives a mount that comes again the number that it had before, and the boot id of a machine that goes on is the
-same. A real power cut changes the boot id; so each life here gets another one, mounted over /proc in a private mount
-namespace.
+The kernel gives a mount that comes again the number that it had before, and the boot id of a machine that goes on is
+the same. A real power cut changes the boot id; so each life here gets another one, mounted over /proc in a private
+mount namespace.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import os
 import random
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, ClassVar, Final
+from typing import Any, BinaryIO, ClassVar
 from urllib.parse import quote, unquote
 
 from casstore import Validator
@@ -24,12 +24,12 @@ from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
-_SLOWEST: Final = 0.003
-"""Seconds that an answer may take: as long as what the store does with it, so that kills hit either."""
-
 
 class Ledger:
     """One bucket's whole history; several processes may use it at once."""
+
+    slowest = 0.003
+    """Seconds that an answer may take: as long as what the store does with it, so that kills hit either."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -121,8 +121,8 @@ class LedgerBackend:
         return ObjectInfo(key, Validator(len(data), str(number)), (checksum,))
 
     def _now(self, key: str) -> tuple[int, bytes]:
-        if random.random() < 0.5:
-            time.sleep(random.random() * _SLOWEST)
+        if self._ledger.slowest and random.random() < 0.5:
+            time.sleep(random.random() * self._ledger.slowest)
         number, data = self._ledger.now(key)
         if data is None:
             raise CloudPathFileNotFoundError(f"{key} does not exist")

@@ -6,12 +6,12 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import casstore
 from pathapi.exceptions import CloudPathFileNotFoundError, NotCachedError
-from tortures.ledger import LedgerClient
+from tortures.ledger import Ledger, LedgerClient
 from tortures.run import Run
 from tortures.workload import LOGS
 
@@ -63,10 +63,10 @@ def read_everything(run: Run, *, is_strict: bool) -> list[str]:
 
     *is_strict*: nothing has damaged the store.
     """
-    return in_a_child(lambda: list(_read_all(run, is_strict=is_strict)))
+    return read_of(lambda: read_all(run.store, run.ledgers, is_strict=is_strict))
 
 
-def in_a_child(work: Callable[[], list[str]]) -> list[str]:
+def read_of(work: Callable[[], Iterable[str]]) -> list[str]:
     """What *work* gives in a forked child; a signal, a hang and an exception are findings too."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -83,14 +83,14 @@ def in_a_child(work: Callable[[], list[str]]) -> list[str]:
     return found
 
 
-def _answer(writing: int, work: Callable[[], list[str]]) -> None:
+def _answer(writing: int, work: Callable[[], Iterable[str]]) -> None:
     import signal
     import traceback
 
     status = 1
     signal.alarm(READ_SECONDS)  # its default action is to end the process, which is then a finding
     try:
-        found = work()
+        found = list(work())
         status = 0
     except BaseException:  # noqa: BLE001 - a finding
         found = [traceback.format_exc()]
@@ -102,11 +102,12 @@ def _answer(writing: int, work: Callable[[], list[str]]) -> None:
         os._exit(status)
 
 
-def _read_all(run: Run, *, is_strict: bool) -> Iterator[str]:
+def read_all(root: str, ledgers: Mapping[str, Ledger], *, is_strict: bool) -> Iterator[str]:
+    """Sentences about objects that do not read as what their bucket holds; to be called in a process of its own."""
     said: list[str] = []
     warnings.showwarning = lambda message, *_: said.append(str(message))
-    for origin, ledger in run.ledgers.items():
-        client = LedgerClient(ledger, origin.partition("@")[2], local_cache_dir=run.store)
+    for origin, ledger in ledgers.items():
+        client = LedgerClient(ledger, origin.partition("@")[2], local_cache_dir=root)
         for key in ledger.keys():  # noqa: SIM118 (no mapping)
             path, number = client.CloudPath(f"ledger://bucket/{key}"), ledger.latest(key)
             # What was deleted in the bucket may still be read offline, as it last was.
@@ -120,7 +121,7 @@ def _read_all(run: Run, *, is_strict: bool) -> Iterator[str]:
                     found = None
                 if not any(ledger.content(key, one) == found for one in range(number, least - 1, -1)):
                     yield f"{path} of {origin} read {way} is none of versions {least} to {number}"
-    cache = casstore.open(run.store)
+    cache = casstore.open(root)
     cache.close()
     counts = {name: count for name, count in cache.counts().items() if name.startswith("damaged") and count}
     if is_strict and (counts or said):
