@@ -258,7 +258,7 @@ def test_a_hostile_key_is_written_edited_and_deleted_as_itself(place: Place, nam
 
 @pytest.fixture
 def _listings_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a slow machine, too: of a child of a listing from long ago, only its name is known, which may be two things."""
+    """On a slow machine, too: of a child of an old listing only the name is known, which may be two things."""
     monkeypatch.setattr("pathapi.listings._NS", 10**15)
 
 
