@@ -694,7 +694,18 @@ def test_a_blob_that_is_swept_between_listing_and_opening_is_no_damage(
     assert (verified.wrong, verified.blobs) == (0, 0)
 
 
-@pytest.mark.parametrize("make", [lambda path: os.symlink("/dev/zero", path), os.mkfifo], ids=["symlink", "pipe"])
+def _move_and_link(path: str) -> None:
+    target = os.path.dirname(os.path.dirname(os.path.dirname(path))) + "-elsewhere"
+    os.rename(path, target)
+    os.symlink(target, path)
+
+
+def _replace_by_a_pipe(path: str) -> None:
+    os.unlink(path)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [_move_and_link, _replace_by_a_pipe])
 def test_what_takes_a_blobs_name_after_it_was_listed_is_not_followed_and_not_waited_for(
     filled: Cache, monkeypatch: pytest.MonkeyPatch, make: Callable[[str], None]
 ) -> None:
@@ -702,7 +713,6 @@ def test_what_takes_a_blobs_name_after_it_was_listed_is_not_followed_and_not_wai
 
     def replace_and_examine(self: Any, path: str, digest: casstore.Digest) -> Any:
         if path == filled.blob_path(entry):
-            os.unlink(path)
             make(path)
         return real(self, path, digest)
 
