@@ -93,8 +93,6 @@ def _open_fallback(
         _check_private(fallback)
         return _open_at(fallback, algorithm, environment, create)
     except (NotAStoreError, StoreUnavailableError, StoreFullError, FileNotFoundError) as error:
-        if isinstance(error, NotAStoreError) and not create:
-            raise
         raise StoreUnavailableError(
             unfit.errno, f"{unfit.strerror}; nor can the temporary directory serve: {error}", root
         ) from error

@@ -75,7 +75,6 @@ class Uncached(Cache):
     def _begin_process(self) -> None:
         super()._begin_process()
         self.flights = _NoFlights(self.layout, self._locks, self.settings.lock_timeout)
-        self._private = []
 
     @property
     def root(self) -> str:
@@ -264,7 +263,7 @@ class _PassingFill(Fill):
             memory = files.open_memory()
             try:
                 files.copy_bytes(staging.descriptor, memory)
-                os.ftruncate(memory, staging.size)  # a write that failed may have left a part
+                # A write that failed may have left a part, which comes again.
                 os.lseek(memory, staging.size, os.SEEK_SET)
                 os.dup2(memory, staging.descriptor, inheritable=False)
             finally:

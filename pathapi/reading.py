@@ -134,9 +134,6 @@ class Reader:
             uncached = without_storing(failure, self._cache.root)
         if uncached is None or uncached is self._cache or ask.must_store:
             raise failure
-        if not ask.freshness.asks:
-            message = f"{ask.key.uri} cannot be had from the store, and the policy is offline: {failure}"
-            raise NotCachedError(message) from failure
         stored = Reader(uncached, "off")._read_stored(ask, data, looked=True)  # noqa: SLF001 (one of us)
         uncached.warn()
         return stored

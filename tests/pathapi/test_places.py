@@ -413,6 +413,7 @@ with warnings.catch_warnings(record=True) as caught:
     with open(path.fspath, "rb") as file:
         assert file.read() == data
     client.cache.flush()
+    path.with_name("written").write_bytes(data)
 said = [str(warning.message) for warning in caught]
 with open(f"{sys.argv[2]}/small", "rb") as file:
     print(json.dumps([os.getpid(), len(data), data == file.read(), said]), flush=True)
@@ -433,13 +434,14 @@ sys.stdin.read()
     assert WARNING in said[0]
     assert "PID namespace" in said[0]
     assert "CASSTORE_DIR" in said[0]
-    assert check_store(casstore.open(tmp_path / "store")) == 1
+    assert (bucket / "written").read_bytes() == SMALL
+    assert check_store(casstore.open(tmp_path / "store")) == 2
 
 
 def test_an_index_that_cannot_be_opened_any_more_does_not_stop_reads(
     bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from casstore import index
+    import lmdb
 
     client = FileClient(local_cache_dir=tmp_path / "store", freshness="immutable")
     path = client.CloudPath(f"file://{bucket}/small")
@@ -447,11 +449,11 @@ def test_an_index_that_cannot_be_opened_any_more_does_not_stop_reads(
     client.cache.flush()
 
     def refuse(*arguments: Any, **options: Any) -> Any:
-        raise index.lmdb.LockError("mdb_txn_begin: another process has the lock")
+        raise lmdb.LockError("mdb_txn_begin: another process has the lock")
 
     client.cache.index.close()  # as around a fork; the child may be in another namespace
     with monkeypatch.context() as patch:
-        patch.setattr(index.lmdb, "open", refuse)
+        patch.setattr(lmdb, "open", refuse)
         with one_warning("PID namespace"):
             check_reads(client, bucket)
         with pytest.raises(NotCachedError, match="PID namespace"):
