@@ -467,6 +467,15 @@ class Cache:
             own = None if self._lease is None else self._lease.name
         return collect(self.index, self.layout, plan, on_removed, own=own)
 
+    def mark_synced(self) -> int:
+        """Have everything on the store's file system written to the disk, and note of which entries that is true now;
+        how many. Spares hashing their blobs after the next boot. May take as long as the disk is behind.
+        """
+        from casstore.syncs import mark_synced
+
+        self.committer.flush()
+        return mark_synced(self.index, self.layout, self.blobs, self.place)
+
     def uris_of(self, digest: bytes) -> tuple[str, ...]:
         """The URIs whose entries use the blob of *digest* (the bare hash) now."""
         from casstore.plans import uris_of

@@ -62,6 +62,7 @@ def gc(shell: Shell, max_size: int | None, min_free: int | None, dry_run: bool, 
     if not yes and plan.doomed:
         click.confirm(f"Remove {size_text(plan.frees)} in {len(plan.doomed):,} blobs?", abort=True, err=True)
     freed = cache.execute(plan, report.removed)
+    cache.mark_synced()
     report.end(freed)
     return _OVER_BUDGET if freed.short else 0
 

@@ -31,7 +31,7 @@ LAYERS = {
         findings
         row_checks
         blob_checks
-        collector fills verification checks statements
+        collector fills syncs verification checks statements
         trims
         cache
         uncached

@@ -191,6 +191,23 @@ def test_without_the_check_in_the_sweeps_transaction_that_blob_is_lost(
     assert dangling(cache) == ["s3://bucket/b"]
 
 
+def test_a_blob_linked_between_eviction_and_sweep_stays_for_it_would_free_nothing(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = fill(cache, key_of("a"), b"bytes")
+    plan = cache.plan(max_size=0, min_free=0)
+    original = collector._sweep_batch
+
+    def linked_first(*arguments: object) -> object:
+        _link_view(cache, entry)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(collector, "_sweep_batch", linked_first)
+    freed = cache.execute(plan)
+    assert (freed.entries, freed.bytes, freed.kept, freed.short) == (1, 0, 1, 5)
+    assert stored(cache) == 5
+
+
 def test_a_publication_whose_blob_is_swept_before_its_commit_gets_it_back(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
