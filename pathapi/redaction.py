@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Collection
+from functools import cache
 from typing import Final
 
 MASK: Final = "***"
@@ -16,38 +17,25 @@ MASK: Final = "***"
 _SHORTEST: Final = 8
 """Characters of a secret that is looked for in other texts; a shorter one is a word that says nothing there."""
 
-_IN_TEXT: Final = (
-    # From where a word begins, so that no text takes time beyond its length.
-    ("@", re.compile(r"(?<![^\s\"'`<>@])[^\s\"'`<>@]+@"), MASK + "@"),  # user and password before a host
-    ("?", re.compile(r"\?[^\s\"'`<>=?]*=[^\s\"'`<>]*"), "?" + MASK),  # a query, which may sign
-    ("header", re.compile(r"(Invalid header value).*", re.DOTALL), r"\1 " + MASK),
-    ("=", re.compile(r"((?:Credential|Signature)=)[^\s,&]+"), r"\1" + MASK),
-)
-_USER_INFO: Final = re.compile(r"(?<=://)[^/]*@")
 
 _SIGNERS: Final = {"x-amz-signature": "x-amz-", "x-goog-signature": "x-goog-"}
 _SAS: Final = frozenset(
-    (
-        "sig",
-        "se",
-        "sp",
-        "sv",
-        "sr",
-        "st",
-        "spr",
-        "sip",
-        "srt",
-        "ss",
-        "sdd",
-        "skoid",
-        "sktid",
-        "skt",
-        "ske",
-        "sks",
-        "skv",
-    )
-)
+    ("sig", "se", "sp", "sv", "sr", "st", "spr", "sip", "srt", "ss", "sdd", "skoid", "sktid", "skt", "ske", "sks", "skv")
+)  # fmt: skip
 _OLD: Final = frozenset(("signature", "expires", "awsaccesskeyid", "googleaccessid", "policy", "key-pair-id"))
+
+
+@cache
+def _masked() -> tuple[tuple[str, re.Pattern[str], str], ...]:
+    """What is masked by its shape: a sign that it may be there, the shape, what stands there then."""
+    # Compiled when something went wrong, and not by every import.
+    return (
+        # From where a word begins, so that no text takes time beyond its length.
+        ("@", re.compile(r"(?<![^\s\"'`<>@])[^\s\"'`<>@]+@"), MASK + "@"),  # user and password before a host
+        ("?", re.compile(r"\?[^\s\"'`<>=?]*=[^\s\"'`<>]*"), "?" + MASK),  # a query, which may sign
+        ("header", re.compile(r"(Invalid header value).*", re.DOTALL), r"\1 " + MASK),
+        ("=", re.compile(r"((?:Credential|Signature)=)[^\s,&]+"), r"\1" + MASK),
+    )
 
 
 def redacted(text: str, known: Collection[str] = ()) -> str:
@@ -55,7 +43,7 @@ def redacted(text: str, known: Collection[str] = ()) -> str:
     for secret in known:
         if len(secret) >= _SHORTEST:
             text = text.replace(secret, MASK)
-    for sign, pattern, mask in _IN_TEXT:
+    for sign, pattern, mask in _masked():
         if sign in text:
             text = pattern.sub(mask, text)
     return text
@@ -83,7 +71,7 @@ def scrub(error: BaseException, known: Collection[str] = ()) -> None:
 
 def without_user(url: str) -> str:
     """*url* without a user and a password."""
-    return _USER_INFO.sub("", url, count=1)
+    return re.sub(r"(?<=://)[^/]*@", "", url, count=1)
 
 
 def unsigned(url: str) -> str:
