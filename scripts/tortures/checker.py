@@ -30,6 +30,8 @@ _PLACES: Final = re.compile(
 )
 """Every name that the documentation allows below the root; names of 16 digits are files on their way to their own."""
 
+_DIGEST: Final = re.compile(r"[0-9a-f]{32}")
+
 
 @dataclass(slots=True)
 class Checked:
@@ -97,8 +99,10 @@ class Checker:
         good: dict[bytes, int] = {}
         for directory, _, names in os.walk(f"{self._root}/blobs"):
             for name in names:
-                path = f"{directory}/{name}"
-                digest = bytes.fromhex(os.path.basename(directory) + name)
+                path, text = f"{directory}/{name}", os.path.basename(directory) + name
+                if not _DIGEST.fullmatch(text):
+                    continue  # a stranger
+                digest = bytes.fromhex(text)
                 found.blobs += 1
                 with open(path, "rb") as file:
                     data = file.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,8 +94,7 @@ def _empty(root: str, _: SharedLedger) -> None:
 
 def _truncated(root: str, ledger: SharedLedger) -> None:
     _fill(root, ledger)
-    data = f"{root}/index-v1/1/data.mdb"
-    os.truncate(data, os.path.getsize(data) // 2 // 4096 * 4096)
+    os.truncate(f"{root}/index-v1/1/data.mdb", 2 * mmap.PAGESIZE)  # the two meta pages, and nothing that they lead to
 
 
 PROGRAMS: Final = (

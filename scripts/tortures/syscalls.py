@@ -374,8 +374,7 @@ class _Bench:
 
 def _modules_of(note: object) -> list[str]:
     """What a program has imported and this process has not."""
-    assert isinstance(note, tuple)
-    return [name for name in note[3] if name not in sys.modules]
+    return [name for name in note[3] if name not in sys.modules] if isinstance(note, tuple) else []
 
 
 def _is_clear(error: BaseException) -> bool:

@@ -1,0 +1,176 @@
+"""`scripts/torture`: a short run of each rig finds nothing; with a protection taken away, what that was for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_PATHS = (str(ROOT / "scripts"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")]))
+
+
+def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(_PATHS)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+def torture(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    """What the rig says; skips where it says that this system does not allow it."""
+    done = _run(tmp_path, "-m", "tortures", *arguments, "--dir", str(tmp_path), "--json")
+    assert done.stdout, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout)
+    if said["skipped"]:
+        pytest.skip(said["skipped"])
+    assert done.returncode == (1 if said["violations"] else 0)
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_workers_leave_a_store_that_keeps_its_promises(tmp_path: Path) -> None:
+    said = torture(tmp_path, "kill", "--kills", "120")
+    assert said["violations"] == []
+    assert said["counts"]["kills"] == 120 and said["counts"]["checks"] == 6
+    assert said["counts"]["checked entries"] and said["counts"]["reads"] and said["counts"]["writes"]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("control", ["publish-unchecked", "sweep-unchecked"])
+def test_kills_find_a_check_that_is_not_made_inside_the_transaction(tmp_path: Path, control: str) -> None:
+    said = torture(tmp_path, "kill", "--kills", "2000", "--control", control)
+    assert any("is missing" in violation for violation in said["violations"])
+    assert Path(said["kept"], "store.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+@pytest.mark.timeout(300)
+def test_power_cuts_leave_no_wrong_bytes_to_be_read(tmp_path: Path) -> None:
+    said = torture(tmp_path, "cut", "--cuts", "25")
+    assert said["violations"] == []
+    assert said["counts"]["cuts"] == 25
+    assert said["counts"]["checked damaged_blobs"], "the cuts did no damage, so they prove nothing"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("control", "finding"), [("place-unchecked", "is none of versions"), ("synced-unsynced", "(place 0)")]
+)
+def test_cuts_find_bytes_that_are_trusted_although_nobody_synced_them(
+    tmp_path: Path, control: str, finding: str
+) -> None:
+    said = torture(tmp_path, "cut", "--cuts", "300", "--control", control)
+    assert any(finding in violation for violation in said["violations"]), said["violations"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_failing_system_calls_do_no_harm(tmp_path: Path) -> None:
+    said = torture(tmp_path, "syscalls", "--points", "80")
+    assert said["violations"] == []
+    assert said["counts"]["points"] == 80 and said["counts"]["refused"] and said["counts"]["killed"]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_failing_system_calls_find_an_index_that_is_mapped_unseen(tmp_path: Path) -> None:
+    said = torture(tmp_path, "syscalls", "--points", "1", "--control", "index-unchecked")
+    assert any("mend, undisturbed: it ended with -7" in violation for violation in said["violations"])
+
+
+_DAMAGE = """
+import json, os, sys
+from pathlib import Path
+import lmdb
+from tortures.checker import Checker
+from tortures.ledger import Ledger, LedgerClient
+
+here, damage = Path(sys.argv[1]), sys.argv[2]
+root, ledgers = here / "store", {"ledger@one": Ledger(str(here / "one")), "ledger@two": Ledger(str(here / "two"))}
+ledgers["ledger@one"].put("data/0", b"first")
+ledgers["ledger@two"].put("data/0", b"other")
+
+def fill():
+    for origin, ledger in ledgers.items():
+        client = LedgerClient(ledger, origin.partition("@")[2], local_cache_dir=root, views="copy")
+        path = client.CloudPath("ledger://bucket/data/0")
+        path.read_bytes()
+        path.fspath
+    client.cache.flush()
+    os._exit(0)  # its lease and views stay
+
+pid = os.fork()
+if pid == 0:
+    fill()
+os.waitpid(pid, 0)
+blob = min(root.glob("blobs/*/*"))
+if damage == "byte":
+    blob.chmod(0o600)
+    blob.write_bytes(bytes([blob.read_bytes()[0] ^ 1]) + blob.read_bytes()[1:])
+elif damage == "blob":
+    blob.unlink()
+elif damage == "mtime":
+    os.utime(blob, (1, 1))
+elif damage == "stranger":
+    (root / "blobs" / "core").touch()
+elif damage == "version":
+    Path(ledgers["ledger@one"].path("data/0", 1)).write_bytes(b"never")
+elif damage == "origins":
+    ledgers["ledger@one"], ledgers["ledger@two"] = ledgers["ledger@two"], ledgers["ledger@one"]
+elif damage == "view":
+    view = next(path for path in root.glob("leases/*/views/**/0") if path.is_file())
+    view.write_bytes(b"edited")
+elif damage in ("record", "user"):
+    environment = lmdb.open(str(root / "index-v1" / "1"), map_size=1 << 30, lib_version=0)
+    with environment.begin(write=True) as txn:
+        cursor = txn.cursor()
+        cursor.set_range(b"E" if damage == "record" else b"U")
+        key, value = cursor.item()
+        txn.put(key, value[:-9] + bytes([value[-9] ^ 1]) + value[-8:]) if damage == "record" else txn.delete(key)
+    environment.close()
+(here / "scratch").mkdir()
+print(json.dumps(Checker(str(root), ledgers, str(here / "scratch")).check().violations))
+"""
+
+
+@pytest.mark.parametrize(
+    ("damage", "finding"),
+    [
+        ("nothing", None),
+        ("byte", "does not hold the bytes of its name"),
+        ("blob", "is missing"),
+        ("mtime", "mtime 1"),
+        ("stranger", "none of the store's names"),
+        ("version", "not those of version"),
+        ("origins", "not those of version"),
+        ("view", "no longer has its bytes"),
+        ("record", "checksum"),
+        ("user", "is not among the users"),
+    ],
+)
+def test_the_checker_finds_what_is_planted(tmp_path: Path, damage: str, finding: str | None) -> None:
+    done = _run(tmp_path, "-c", _DAMAGE, str(tmp_path), damage)
+    assert done.returncode == 0, done.stderr
+    violations = json.loads(done.stdout)
+    if finding is None:
+        assert violations == []
+    else:
+        assert any(finding in violation for violation in violations), violations
