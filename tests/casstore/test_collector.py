@@ -199,7 +199,7 @@ def test_a_blob_linked_between_eviction_and_sweep_stays_for_it_would_free_nothin
     original = collector._sweep_batch
 
     def linked_first(*arguments: object) -> object:
-        _link_view(cache, entry)
+        os.link(cache.blob_path(entry), f"{cache.root}/elsewhere")
         return original(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(collector, "_sweep_batch", linked_first)
