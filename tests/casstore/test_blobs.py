@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -240,3 +241,42 @@ def test_wrong_bytes_under_a_taken_name_are_quarantined_and_replaced(cache: cass
     assert len(held) == 2
     assert Path(cache.layout.quarantined(held[0])).read_bytes() == b"BYTES"
     assert str(entry.digest) in Path(cache.layout.quarantined(held[1])).read_text()
+
+
+@pytest.mark.parametrize("can_clone", [True, False])
+def test_what_begins_as_a_copy_is_written_from_its_start(
+    staged: Callable[[bytes], Staging], can_clone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not can_clone:
+        monkeypatch.setattr(files, "clone", lambda *_: False)
+    copy = staged(b"")
+    copy.take(staged(b"one two").descriptor)
+    os.write(copy.descriptor, b"ONE")
+    assert os.pread(copy.descriptor, 100, 0) == b"ONE two"
+
+
+def test_a_blob_that_the_disk_cannot_read_makes_way_when_its_bytes_come_again(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = fill(cache, key_of("first"), b"bytes")
+    inode = os.stat(cache.blob_path(entry)).st_ino
+    real_pread, real_preadv = os.pread, os.preadv
+
+    def check(descriptor: int) -> None:
+        if os.fstat(descriptor).st_ino == inode:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        check(descriptor)
+        return real_pread(descriptor, size, offset)
+
+    def preadv(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        check(descriptor)
+        return real_preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    monkeypatch.setattr(os, "preadv", preadv)
+    fill(cache, key_of("second"), b"bytes")
+    assert read(cache, key_of("second")) == read(cache, key_of("first")) == b"bytes"
+    assert os.stat(cache.blob_path(entry)).st_ino != inode
+    assert len(os.listdir(cache.layout.quarantine)) == 2

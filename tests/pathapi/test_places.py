@@ -694,6 +694,7 @@ assert client.cache.counts()["damaged_blobs"] == 1, client.cache.counts()
     assert Path(cache.blob_path(found)).read_bytes() == SMALL
 
 
+@pytest.mark.needs_locks
 def test_children_of_a_process_without_a_store_have_local_paths_of_their_own(
     bucket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
