@@ -52,13 +52,15 @@ class S3Server:
     def client(self, endpoint: str | None = None, **config: Any) -> Any:
         """A raw boto3 client, for planting fixtures around the code under test.
 
-        *endpoint* is that of a proxy in front. *config* goes into botocore's ``Config``. No retries unless asked for,
-        so that a fault meant for the code under test is not used up here unseen.
+        *endpoint* is that of a proxy in front. *config* goes into botocore's ``Config``. Through a proxy there are no
+        retries unless asked for, so that a fault meant for the code under test is not used up here unseen; without one
+        there are, for SeaweedFS now and then answers InternalError on a busy machine.
         """
         import boto3
         from botocore.config import Config
 
-        options: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "s3": {"addressing_style": "path"}, **config}
+        retries = {"total_max_attempts": 1 if endpoint else 4, "mode": "standard"}
+        options: dict[str, Any] = {"retries": retries, "s3": {"addressing_style": "path"}, **config}
         return boto3.session.Session().client(
             "s3",
             endpoint_url=endpoint or self.endpoint,
@@ -68,13 +70,13 @@ class S3Server:
             config=Config(**options),
         )
 
-    def new_bucket(self, stem: str = "t") -> str:
+    def new_bucket(self, stem: str = "t", client: Any = None) -> str:
         """Create a bucket with a name that nobody else has and return the name.
 
         The first write into a bucket of SeaweedFS costs 0.2 s (it grows a volume): share one where tests allow.
         """
         name = f"{stem}-{uuid.uuid4().hex[:12]}"
-        self.client().create_bucket(Bucket=name)
+        (client or self.client()).create_bucket(Bucket=name)
         return name
 
 
@@ -231,7 +233,7 @@ class _PortTakenError(ServerStartError):
 
 def _await_first_write(server: S3Server, process: subprocess.Popen[bytes], directory: Path) -> None:
     """Return once the server has taken a PUT: that comes some time after its port opens."""
-    client = server.client(connect_timeout=1, read_timeout=5)
+    client = server.client(connect_timeout=1, read_timeout=5, retries={"total_max_attempts": 1})
     deadline = time.monotonic() + _START_TIMEOUT
     bucket = None
     while True:
@@ -243,7 +245,7 @@ def _await_first_write(server: S3Server, process: subprocess.Popen[bytes], direc
             raise ServerStartError(f"SeaweedFS {state}; its log ends:\n{log[-2000:].decode(errors='replace')}")
         try:
             if bucket is None:
-                bucket = server.new_bucket("ready")
+                bucket = server.new_bucket("ready", client)
             client.put_object(Bucket=bucket, Key="ready", Body=b"1")
             client.delete_object(Bucket=bucket, Key="ready")
             client.delete_bucket(Bucket=bucket)
