@@ -49,6 +49,7 @@ def test_a_sound_store_is_one_line_and_status_0(filled: Cache, capsys: pytest.Ca
 
 
 def test_each_problem_is_a_line_and_the_status_is_1(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    _blob(filled, "a").chmod(0o644)
     os.truncate(_blob(filled, "a"), 3)
     Path(filled.layout.blobs, "README").write_text("x")
     assert run(["--dir", filled.root, "verify"]) == 1
