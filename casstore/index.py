@@ -599,16 +599,6 @@ class Index:
             pass
         return False
 
-    def examine(self) -> None:
-        """Look at all pages of the index, and replace it if one is damaged: an opening looks at the first ones only.
-
-        Takes some seconds for an index of 1 GiB.
-        """
-        with self._entered():
-            number = self.generation
-        if self._is_damaged(number):
-            self._recover(lmdb.CorruptedError("its pages are damaged"))
-
     def check_readers(self) -> int:
         """Free the reader slots of dead processes, which keep pages from being used again; how many there were."""
         with self._entered() as env:

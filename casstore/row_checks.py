@@ -112,7 +112,7 @@ class RowChecks:
             if status.st_size == 0:
                 return False
             # Also where it is open and mapped already: it may have been cut since.
-            pages.check(self._layout.index_file(self.generation))
+            pages.check(self._layout.index_file(self.generation), whole=True)
             self.is_readable = True
         return True
 

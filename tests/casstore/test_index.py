@@ -17,7 +17,7 @@ import pytest
 from casstore import index as indexes
 from casstore import pages
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
-from casstore.index import Index
+from casstore.index import Index, Txn
 from casstore.layout import Layout
 from casstore.locks import ByteLocks
 from tests.casstore.filling import alone, eventually, fork, fork_without_hooks, forked, run, status_of
@@ -485,7 +485,7 @@ def test_an_environment_that_panicked_is_opened_again(make: Callable[[], Index])
 def test_little_address_space_is_enough(layout: Layout) -> None:
     code = """
 import resource, sys
-from casstore.index import Index
+from casstore.index import Index, Txn
 from casstore.layout import Layout
 from casstore.locks import ByteLocks
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
@@ -497,3 +497,37 @@ assert index.get(b"E1") == b"one"
 """
     done = run(code, layout.root)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("is_damaged", [True, False])
+def test_an_error_without_an_explanation_is_damage_if_a_page_is_damaged(
+    layout: Layout, make: Callable[[], Index], monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+) -> None:
+    index = make()
+    _put(index, ROWS)
+    index.close()
+    if is_damaged:
+        _damage(Path(layout.index_file(1)), "pages")
+    monkeypatch.setattr(pages, "FIRST_PAGES", 0)
+
+    def work() -> None:
+        index = make()
+        with pytest.raises(IndexDamagedError if is_damaged else IndexUnavailableError), index.writing():
+            raise lmdb.Error("mdb_txn_commit: Input/output error")
+        index.write(lambda txn: txn.put(b"E", b"new"))
+        assert index.generation == 1 + is_damaged
+
+    assert forked(work) == 0
+
+
+def test_a_scan_of_rows_out_of_order_comes_to_an_end() -> None:
+    class Cursor(list[tuple[bytes, bytes]]):
+        def set_range(self, start: bytes) -> bool:
+            return True
+
+    class Transaction:
+        def cursor(self) -> Cursor:
+            return Cursor([(b"E5", b""), (b"E1", b"")])
+
+    with pytest.raises(lmdb.CorruptedError):
+        Txn(Transaction()).scan(b"E", b"E5", 2)  # type: ignore[arg-type]

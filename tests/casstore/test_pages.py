@@ -108,3 +108,55 @@ def test_a_file_that_is_being_written_to_passes(tmp_path: Path) -> None:
     pid = fork(write)
     while os.waitpid(pid, os.WNOHANG) == (0, 0):
         pages.check(str(tmp_path / "data.mdb"))
+
+
+def _fields(file: Path) -> dict[str, int]:
+    """Offsets in the newer meta page, and in the page that is the root of the rows."""
+    data = file.read_bytes()
+    metas = {int.from_bytes(data[at + 144 : at + 152], "little"): at for at in (0, 4096)}
+    meta = metas[max(metas)]
+    root = int.from_bytes(data[meta + 128 : meta + 136], "little") * 4096
+    leaf = int.from_bytes(data[root + 16 : root + 18], "little") + root
+    child = int.from_bytes(data[leaf : leaf + 4], "little") * 4096
+    node = child + int.from_bytes(data[child + 16 : child + 18], "little")
+    return {
+        "magic": meta + 16,
+        "map size": meta + 37,
+        "flags of the free list": meta + 44,
+        "root of the free list": meta + 80,
+        "flags of the rows": meta + 92,
+        "depth": meta + 94,
+        "entries": meta + 120,
+        "root of the rows": meta + 128,
+        "last page": meta + 136 + 4,
+        "transaction": meta + 144,
+        "number of a branch page": root,
+        "flags of a branch page": root + 10,
+        "pointers of a branch page": root + 12,
+        "child of a branch page": leaf,
+        "flags of a leaf page": child + 10,
+        "pointers of a leaf page": child + 12,
+        "first node of a leaf page": child + 17,
+        "length of a record": node + 1,
+        "flags of a record": node + 4,
+        "length of a key": node + 7,
+    }
+
+
+_FIELDS = (
+    *("magic", "map size", "flags of the free list", "root of the free list", "flags of the rows", "depth", "entries"),
+    *("root of the rows", "last page", "transaction", "number of a branch page", "flags of a branch page"),
+    *("pointers of a branch page", "child of a branch page", "flags of a leaf page", "pointers of a leaf page"),
+    *("first node of a leaf page", "length of a record", "flags of a record", "length of a key"),
+)
+
+
+@pytest.mark.parametrize("field", _FIELDS)
+def test_a_damaged_field_of_a_page_is_seen(tmp_path: Path, field: str) -> None:
+    file = _sample(tmp_path / "whole")
+    pages.check(str(file))
+    data = bytearray(file.read_bytes())
+    data[_fields(file)[field]] ^= 0x40
+    file.write_bytes(data)
+    with pytest.raises(UnsoundError):
+        pages.check(str(file))
