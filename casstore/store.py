@@ -194,7 +194,7 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
             errno.ENOENT, "there is no store here yet; the first object that is read makes one", layout.root
         )
     existing = layout.root
-    while not os.path.exists(existing):
+    while not os.path.exists(existing) and existing != os.path.dirname(existing):  # nor may "/" be looked at
         existing = os.path.dirname(existing)
     _check_mount(layout, files.mount_of(existing))
     description = {"format": FORMAT, "digest": algorithm, "id": os.urandom(16).hex()}

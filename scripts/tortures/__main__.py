@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
+from tortures.lives import kill_all
 from tortures.options import Options, parse
 from tortures.report import Report
 from tortures.run import Run
@@ -20,13 +23,19 @@ def main(options: Options) -> int:
     for name in list(os.environ):
         if name.startswith(_FOREIGN):
             del os.environ[name]  # the user's settings must not reach this store
+    signal.signal(signal.SIGTERM, _leave)
     run = Run.start(options.directory)
     began = time.monotonic()
     try:
         report = _torture(options, run)
     except KeyboardInterrupt:
+        kill_all()
         run.remove()
         return 130
+    except SystemExit:
+        kill_all()
+        run.remove()
+        raise
     report.seconds = time.monotonic() - began
     for violation in report.violations[:_SHOWN]:
         print(f"violation: {violation}", file=sys.stderr)
@@ -36,6 +45,10 @@ def main(options: Options) -> int:
         run.remove()
     print(report.as_json() if options.as_json else report.summary())
     return 1 if report.violations else 0
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _torture(options: Options, run: Run) -> Report:

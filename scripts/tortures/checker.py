@@ -24,7 +24,7 @@ _PLACES: Final = re.compile(
     r"|index-v1(/CURRENT|/[0-9a-f]{16}|/\d+(/(data\.mdb|lock\.mdb|NEXT|[0-9a-f]{16}))?)?"
     r"|blobs(/[0-9a-f]{2}(/[0-9a-f]{30})?)?"
     r"|leases(/(\.new-)?[0-9a-f]{16}(/.*)?)?"
-    r"|locks(/fill|/write(/[0-9a-f]{32})?|/collector)?"
+    r"|locks(/fill|/write(/[0-9a-f]{32})?|/collector|/[0-9a-f]{16})?"
     r"|pending|pins|trash(/[0-9a-f]{16}(/.*)?)?"
     r"|quarantine(/[0-9a-f]{32}-[0-9a-f]{8}(\.txt)?|/[0-9a-f]{16})?"
 )

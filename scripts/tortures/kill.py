@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import casstore
 from tortures.checker import Checker
 from tortures.controls import weaken
 from tortures.lives import adopt_orphans, bear, kill_all
 from tortures.report import Report
 from tortures.run import Run
-from tortures.truth import Writes, read_everything
+from tortures.truth import Writes, read_everything, read_of
 from tortures.workload import scale_down
 
 WORKERS: Final = 3
@@ -150,6 +151,15 @@ class Killer:
             self._sweep_up()
 
     def _sweep_up(self) -> None:
-        """What the dead left behind."""
-        for lease in os.listdir(f"{self._run.store}/leases"):
-            shutil.rmtree(f"{self._run.store}/leases/{lease}")
+        """All users are dead: a collection takes away what they left behind, all of it."""
+        self.report.violations += read_of(self._collect)
+        for place in ("leases", "trash", "locks/write"):
+            left = os.listdir(f"{self._run.store}/{place}")
+            if left:
+                self.report.violations.append(f"a collection left {len(left)} things in {place}, {left[0]} for one")
+
+    def _collect(self) -> list[str]:
+        cache = casstore.open(self._run.store)
+        cache.execute(cache.plan())
+        cache.close()
+        return []

@@ -13,6 +13,7 @@ from typing import Final
 from tortures.run import Run
 from tortures.workload import run_worker
 
+_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _STOP_SECONDS: Final = 10.0
 
@@ -27,11 +28,18 @@ def bear(run: Run, number: int, seed: str) -> int:
     """Fork a worker, which leads a process group of its own; its pid. Call with one thread and no store open."""
     pid = os.fork()
     if pid == 0:
+        _die_with_parent()
         run.slot = 2 * (number % 30)
         run_worker(run, seed)
     with contextlib.suppress(OSError):
         os.setpgid(pid, pid)
     return pid
+
+
+def _die_with_parent() -> None:
+    """However the rig ends, its workers do (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def kill_all() -> None:

@@ -19,7 +19,18 @@ from tortures.ledger import Ledger
 ORIGINS: Final = ("one", "two")
 """Two endpoints with equal URIs: nothing of one may ever be served for the other."""
 
-COUNTED: Final = ("reads", "writes", "appends", "deletes", "conflicts", "evictions", "views", "forks", "changes")
+COUNTED: Final = (
+    "reads",
+    "writes",
+    "appends",
+    "deletes",
+    "conflicts",
+    "evictions",
+    "collections",
+    "views",
+    "forks",
+    "changes",
+)
 _SLOTS: Final = 64
 
 

@@ -69,12 +69,13 @@ _FAILURES: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(_NAMING, ("EIO", "ENOSPC", "EACCES")),
     **dict.fromkeys(_LOCKING, ("EIO", "EACCES", "EINTR")),
     **dict.fromkeys(("lseek", "close"), ("EIO",)),
-    "mmap": ("ENOMEM",),
     "clone": ("EAGAIN",),
     "clone3": ("EAGAIN",),
 }
-"""How each call can fail, of EIO, ENOSPC, EMFILE, EACCES and EINTR, by its manual page; and how memory and threads run
-out."""
+"""How each call can fail, of EIO, ENOSPC, EMFILE, EACCES and EINTR, by its manual page; and how threads run out.
+
+Memory does not: where a new thread gets none, CPython's `Thread.start` waits for it for ever.
+"""
 
 _SECONDS: Final = 100
 """What a program may take: longer than anything in it waits for anybody."""

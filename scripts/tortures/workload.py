@@ -82,6 +82,7 @@ class Worker:
             (1, self.delete),
             (2, self.evict),
             (3, self.churn),
+            (1, self.collect),
             (2, self.change),
             (1, self.inspect),
             (1, self.fork),
@@ -220,6 +221,11 @@ class Worker:
         share = self._random.choice((0.05, 0.05, 0.05, 0.3, 1.0))
         self._cache().evict(lambda _: self._random.random() < share)
         self._count("evictions")
+
+    def collect(self) -> None:
+        cache = self._cache()
+        cache.execute(cache.plan(max_size=self._random.choice((0, 200_000, 1_000_000))))
+        self._count("collections")
 
     def churn(self) -> None:
         """Objects get one of a few contents, are read, and the users of one of these are evicted: by several processes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import warnings
@@ -58,6 +59,18 @@ def test_several_processes_may_complete_a_store_at_once(root: Path, monkeypatch:
     monkeypatch.setattr(os, "mkdir", make_twice)
     open_root(root, None, {})
     assert (root / "leases").is_dir() and (root / "pins").is_dir()
+
+
+def test_a_root_of_which_nothing_may_be_looked_at_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even of ``/``: the search for a directory that exists ends there."""
+
+    def refuse(path: str) -> files.Mount:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    monkeypatch.setattr(files, "mount_of", refuse)
+    with pytest.raises(PermissionError, match="'/'"):
+        open_root(root, None, {})
 
 
 def test_somebody_elses_files_are_refused_and_untouched(root: Path) -> None:
