@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from casstore import locks
 from casstore.errors import LockTimeoutError
 from casstore.layout import Layout
-from casstore.locks import ByteLocks, hold_for_life, write_lock
+from casstore.locks import ByteLocks, hold_for_life, locks_exclude, take_over, write_lock
 from tests.casstore.filling import alone, eventually, fork, fork_without_hooks, forked, status_of
 
 pytestmark = pytest.mark.needs_locks
@@ -223,6 +225,58 @@ def test_a_lock_for_life_is_held_until_the_process_is_dead(tmp_path: Path) -> No
     os.kill(pid, signal.SIGKILL)
     status_of(pid)
     os.close(hold_for_life(path))
+
+
+def test_a_lock_is_taken_over_from_the_dead_and_not_from_the_living(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    holder = hold_for_life(path)
+    assert take_over(path) is None
+    os.close(holder)
+    taken = take_over(path)
+    assert taken is not None
+    assert take_over(path) is None
+    assert not os.get_inheritable(taken)
+    os.close(taken)
+
+
+@pytest.mark.parametrize("by", ["another", "nothing"])
+def test_a_lock_file_that_is_replaced_while_its_lock_is_taken_proves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    path = tmp_path / "lock"
+    os.close(hold_for_life(str(path)))
+    real = fcntl.flock
+
+    def replaced(descriptor: int, operation: int) -> None:
+        path.unlink()
+        if by == "another":
+            path.touch()
+        real(descriptor, operation)
+
+    before = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr(fcntl, "flock", replaced)
+    with pytest.raises(FileNotFoundError):
+        take_over(str(path))
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_no_link_is_taken_for_a_lock_file(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").touch()
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        take_over(str(tmp_path / "lock"))
+
+
+def test_that_locks_exclude_is_found_out_with_a_second_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locks_exclude(str(tmp_path))
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    assert not locks_exclude(str(tmp_path))
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert not locks_exclude(str(tmp_path))
+    monkeypatch.undo()
+    assert not locks_exclude(str(tmp_path / "gone"))
 
 
 def test_writers_of_one_uri_take_turns_and_lose_no_line(layout: Layout) -> None:

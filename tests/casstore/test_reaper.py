@@ -195,12 +195,12 @@ def test_a_lease_whose_birth_is_reaped_starts_again(
         return real(*arguments)
 
     monkeypatch.setattr(owner, name, interrupted)
-    path = _view(cache)
+    lease = Lease(cache.layout)
     # Once it has its lock, it is alive.
     assert reaped == [moment == "before its lock"]
-    assert path.read_bytes() == b"bytes of k"
-    assert os.listdir(cache.layout.leases) == [cache.lease.name]
-    assert cache.lease.is_there()
+    assert os.listdir(cache.layout.leases) == [lease.name]
+    assert lease.is_there()
+    lease.close()
 
 
 @pytest.mark.needs_locks
@@ -222,12 +222,13 @@ def test_a_lease_whose_lock_the_reaper_is_quicker_to_take_starts_again(
         real(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", beaten)
-    assert _view(cache).read_bytes() == b"bytes of k"
-    assert cache.lease.is_there()
+    lease = Lease(cache.layout)
+    assert lease.is_there()
     if not finishes:
         os.close(taken[0])  # type: ignore[arg-type]
     assert _reap(cache).leases == (not finishes)
-    assert os.listdir(cache.layout.leases) == [cache.lease.name]
+    assert os.listdir(cache.layout.leases) == [lease.name]
+    lease.close()
 
 
 @pytest.mark.needs_locks
@@ -521,6 +522,12 @@ def test_a_process_that_lags_behind_makes_no_old_generation_anew(
     index.close()
     assert _generations(cache) == ["2"]
     assert Path(cache.layout.current).read_bytes() == b"2"
+
+
+def test_a_temporary_name_that_looks_like_a_number_is_no_generation(cache: casstore.Cache) -> None:
+    Path(cache.layout.index, "1" * 16).touch()
+    assert cache.index.get(b"E") is None
+    assert cache.index.generation == 1
 
 
 def test_a_generation_that_is_named_and_not_there_is_made(cache: casstore.Cache) -> None:
