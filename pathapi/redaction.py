@@ -20,8 +20,9 @@ _SHORTEST: Final = 8
 
 _SIGNERS: Final = {"x-amz-signature": "x-amz-", "x-goog-signature": "x-goog-"}
 _SAS: Final = frozenset(
-    ("sig", "se", "sp", "sv", "sr", "st", "spr", "sip", "srt", "ss", "sdd", "skoid", "sktid", "skt", "ske", "sks", "skv")
-)  # fmt: skip
+    ("sig", "se", "sp", "sv", "sr", "st", "spr", "sip", "srt", "ss", "sdd")
+    + ("skoid", "sktid", "skt", "ske", "sks", "skv")
+)
 _OLD: Final = frozenset(("signature", "expires", "awsaccesskeyid", "googleaccessid", "policy", "key-pair-id"))
 
 

@@ -109,6 +109,9 @@ def test_directories_below_a_long_prefix_come_in_order_and_once(cache: Cache) ->
     directories = [uri.rpartition("/")[0] for uri in uris]
     assert len(uris) == 32
     assert [directory[-1] for directory, _ in itertools.groupby(directories)] == list("abcd")
+    put(cache, ["a" * 600 + end for end in "4213"] + ["b", "z"] + ["q" * 600 + end for end in "4213"])
+    uris = [entry.uri for entry in cache.entries()]
+    assert uris == sorted(uris)
 
 
 def test_one_uri_of_two_origins_is_two_entries_however_long(cache: Cache) -> None:
