@@ -62,6 +62,11 @@ def test_long_components_that_begin_alike_stay_apart() -> None:
     assert len(names) == 4
 
 
+def test_what_looks_like_an_escape_is_escaped_itself() -> None:
+    alike = ["", "%", ".", "%2E", "..", "%2E%2E", "\n", "%0A", "%250A"]
+    assert len({component_name(name) for name in alike}) == len(alike)
+
+
 def test_ordinary_names_stay_as_they_are() -> None:
     assert view_path("/t", "s3", "b", "data/über alles (1).csv") == "/t/s3/b/data/über alles (1).csv"
 
