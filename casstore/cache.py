@@ -351,7 +351,12 @@ class Cache:
 
     def known(self, stated: Iterable[Stated]) -> tuple[Digest, int] | None:
         """A blob that has the bytes a provider states, open; None where there is none: `Statements.find`."""
-        return self.statements.find(stated)
+        found = self.statements.find(stated)
+        if found is None or self.settings.verify != "always" or self.blobs.verify(found[1], found[0]):
+            return found
+        os.close(found[1])
+        self.quarantine(found[0], "its bytes are not those of its name")
+        return None
 
     def is_stated(self, stated: Iterable[Stated]) -> bool:
         """Whether `known` may find something: a look at the index, nothing opened or hashed."""
@@ -459,13 +464,15 @@ class Cache:
                 raise LockTimeoutError(f"another process collects in {self.root} and does not end {waited}")
             return self.collect(plan, on_removed)
 
-    def collect(self, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
-        """`execute` for whoever has the turn."""
+    def collect(
+        self, plan: Plan, on_removed: Callable[[Removed], object] | None = None, *, reaps: bool = True
+    ) -> Freed:
+        """`execute` for whoever has the turn; without *reaps*, what dead processes left stays."""
         from casstore.collector import collect
 
         with self._mutex:
             own = None if self._lease is None else self._lease.name
-        return collect(self.index, self.layout, plan, on_removed, own=own)
+        return collect(self.index, self.layout, plan, on_removed, own=own, reaps=reaps)
 
     def mark_synced(self) -> int:
         """Have everything on the store's file system written to the disk, and note of which entries that is true now;

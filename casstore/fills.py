@@ -282,6 +282,8 @@ def _drop_orphans(cache: Cache, digest: Digest) -> None:
 
 def _is_trusted(cache: Cache, digest: Digest) -> bool:
     """Whether a blob's row vouches for a name that is taken: it has one, and no power cut can have come between."""
+    if cache.settings.verify == "always":
+        return False
     row = blob_row(digest.value)
     record = cache.index.get(row)
     known = None if record is None else unpack_blob(row, record)
