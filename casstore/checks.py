@@ -130,6 +130,8 @@ class Checks:
             with self._index.writing():
                 if self._blobs.inode(entry.digest) == inode:
                     files.rename(temporary, path)
+        except FileNotFoundError:
+            pass  # somebody emptied the trash: whoever opens the blob next tries again
         finally:
             files.unlink_quietly(temporary)
 

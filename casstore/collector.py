@@ -86,19 +86,20 @@ def collect(
     on_removed: Callable[[Removed], object] | None = None,
     *,
     own: str | None = None,
+    reaps: bool = True,
 ) -> Freed:
-    """Reap what dead processes left, and carry out *plan*; *own* is the name of this process's lease.
+    """Reap what dead processes left, if *reaps*, and carry out *plan*; *own* is the name of this process's lease.
 
     Where that is not enough, because what was linked from dead leases can go now or because the index was replaced, a
     second plan for the same budget is made and carried out.
     """
     from casstore.reaper import reap  # it loads shutil, and readers collect nothing
 
-    reaped = reap(layout, index, own=own)
+    reaped = reap(layout, index, own=own) if reaps else None
     index.check_readers()
     freed = execute(index, layout, plan, on_removed)
-    short, held = plan.short(freed.bytes, reaped.bytes), plan.held
-    if short and (freed.is_stale or (plan.held and reaped.leases)):
+    short, held = plan.short(freed.bytes, 0 if reaped is None else reaped.bytes), plan.held
+    if short and (freed.is_stale or (plan.held and reaped is not None and reaped.leases)):
         plan = make_plan(index, layout, plan.budget)
         more = execute(index, layout, plan, on_removed)
         short, held = plan.short(more.bytes), plan.held

@@ -29,6 +29,9 @@ LOOK_BYTES: Final = 64 << 20
 _SUM_SECONDS: Final = 60.0
 """How old a sum may be, whatever the guess says: it does not see what others fill while they make room elsewhere."""
 
+REAP_SECONDS: Final = 60.0
+"""How long a process trims without looking again for what dead ones left."""
+
 _COST: Final = 20
 """A look waits this many times as long as the last one took: trimming takes a twentieth of one processor at most."""
 
@@ -55,6 +58,7 @@ class Trims:
         self._free_then = 0
         self._summed = 0.0
         self._is_full = False
+        self._reaped = -REAP_SECONDS
         self._said = False
         self._said_full = False
 
@@ -171,7 +175,11 @@ class Trims:
         def note(removed: Removed) -> None:
             uris.extend(removed.uris)
 
-        freed = self._cache.collect(plan, note)
+        # Reaping starts a process: not with each of many small trims, but before fills have to go by unstored.
+        now = time.monotonic()
+        reaps = now - self._reaped > REAP_SECONDS or plan.short(plan.frees) > 0
+        freed = self._cache.collect(plan, note, reaps=reaps)
+        self._reaped = now if reaps else self._reaped
         if freed.bytes:
             self._say(plan, freed, uris)
         return freed

@@ -375,3 +375,22 @@ def test_a_collector_killed_at_any_moment_leaves_no_entry_without_its_blob(cache
     _check(cache)
     assert cache.execute(cache.plan(max_size=0, min_free=0)).short == 0
     assert (stored(cache), list(cache.entries()), os.listdir(cache.layout.trash)) == (0, [], [])
+
+
+def test_emptying_the_trash_while_a_touched_blob_is_replaced_costs_its_reader_nothing(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = fill(cache, key_of("a"), b"bytes")
+    os.utime(cache.blob_path(entry))
+    rename = files.rename
+
+    def emptied_first(source: str, target: str) -> None:
+        if source.startswith(cache.layout.trash):
+            os.unlink(source)
+        rename(source, target)
+
+    with monkeypatch.context() as emptying:
+        emptying.setattr(files, "rename", emptied_first)
+        assert read(cache, key_of("a")) == b"bytes"
+    assert read(cache, key_of("a")) == b"bytes"
+    assert os.listdir(cache.layout.trash) == []

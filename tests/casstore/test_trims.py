@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,11 +102,11 @@ def test_what_was_filled_since_the_trims_plan_stays(open_with: Open, monkeypatch
     _wait(cache)
     original, done = Cache.collect, threading.Event()
 
-    def collect(self: Cache, plan: Plan, *arguments: object) -> Freed:
+    def collect(self: Cache, plan: Plan, *arguments: object, **options: bool) -> Freed:
         if not done.is_set():
             done.set()
             fill(cache, key_of("a"), b"a" * 1000, "e2")  # the very one that the plan takes first
-        return original(self, plan, *arguments)  # type: ignore[arg-type]
+        return original(self, plan, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Cache, "collect", collect)
     fill(cache, key_of("c"), b"c" * 1000, "e1")
@@ -254,6 +255,28 @@ def test_min_free_0_lets_the_disk_fill(open_with: Open, monkeypatch: pytest.Monk
     assert stored(cache) == 10_000
 
 
+@pytest.mark.needs_locks
+def test_a_trim_reaps_what_a_dead_process_held_before_fills_go_by_unstored(open_with: Open) -> None:
+    cache = open_with(max_size=2500)
+
+    def link_and_die() -> None:
+        cache.trims._limit = None
+        for name in ("a", "b"):
+            entry = fill(cache, key_of(name), name.encode() * 2000)
+            descriptor = cache.open_entry(entry)
+            assert descriptor is not None
+            cache.view(entry, descriptor, "bucket", name, "link")
+        os._exit(0)
+
+    assert status_of(fork(link_and_die)) == 0
+    cache.trims._reaped = time.monotonic()  # not its turn
+    fill(cache, key_of("c"), b"c" * 400)
+    _wait(cache)
+    assert os.listdir(cache.layout.leases) == []
+    assert stored(cache) <= 2500
+    assert _stream(cache, "d", b"d" * 400)[1]
+
+
 # --- a full disk -----------------------------------------------------------------------------------------------------
 
 
@@ -376,10 +399,10 @@ def test_a_child_forked_while_its_parent_trims_begins_anew(open_with: Open, monk
     cache = open_with(max_size=1000)
     original, at_it, go_on = Cache.collect, threading.Event(), threading.Event()
 
-    def collect(self: Cache, plan: Plan, *arguments: object) -> Freed:
+    def collect(self: Cache, plan: Plan, *arguments: object, **options: bool) -> Freed:
         at_it.set()
         assert go_on.wait(60)
-        return original(self, plan, *arguments)  # type: ignore[arg-type]
+        return original(self, plan, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Cache, "collect", collect)
     fill(cache, key_of("a"), b"a" * 900)
