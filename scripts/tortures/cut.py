@@ -11,6 +11,7 @@ mount namespace.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -131,6 +132,7 @@ class Cutter:
         scale_down()
         weaken(self._control)
         self._run.is_healthy = False
+        disk = None
         try:
             disk = Disk(self._run.directory)
             self._run.store = str(disk.mount_point / "store")
@@ -149,6 +151,9 @@ class Cutter:
             report.skipped = str(error)
         finally:
             kill_all()
+            if disk is not None:
+                with contextlib.suppress(NotPermittedError):  # not mounted
+                    disk.unmount()
         report.counts.update(self._run.tally.totals())
         return report
 

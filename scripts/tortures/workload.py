@@ -81,7 +81,7 @@ class Worker:
             (3, self.append),
             (1, self.delete),
             (2, self.evict),
-            (3, self.churn),
+            (6, self.churn),
             (1, self.collect),
             (2, self.change),
             (1, self.inspect),
