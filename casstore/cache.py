@@ -494,9 +494,9 @@ class Cache:
     def verify(self, progress: Callable[[Checked], None] | None = None) -> Verified:
         """Hash every blob again, hold every row against a file and every file against a row; changes nothing.
 
-        It may take as long as reading the whole store does, and runs beside whoever uses the store; what this process has
-        not committed yet is not looked at. *progress* is called often, in this thread. Damage is in the result; raises
-        OSError only for what says nothing of the store (too many open files, no memory).
+        It may take as long as reading the whole store does, and runs beside whoever uses the store; what this process
+        has not committed yet is not looked at. *progress* is called often, in this thread. Damage is in the result;
+        raises OSError only for what says nothing of the store (too many open files, no memory).
         """
         if self.unfit is not None:
             raise self.unfit
