@@ -74,7 +74,7 @@ class Staging:
         self.hashed = self.size
 
     def take(self, source: int) -> None:
-        """Begin with a copy of another open file's bytes, shared where the file system can; the position is its start."""
+        """Begin with a copy of another open file's bytes, shared where the file system can; then go to its start."""
         if not files.clone(source, self.descriptor):
             files.copy_bytes(source, self.descriptor)
             os.lseek(self.descriptor, 0, os.SEEK_SET)
