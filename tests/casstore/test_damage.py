@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import hashlib
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -157,6 +159,9 @@ class Planted:
 
     def _use(self) -> None:
         signal.alarm(60)
+        # Of the control that dies, neither a traceback nor a core file is of interest.
+        faulthandler.disable()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         pytest.MonkeyPatch().setattr(lmdb, "open", partial(lmdb.open, sync=False))
         used = Index(self.layout, ByteLocks(self.layout), lambda message: None)
         try:
