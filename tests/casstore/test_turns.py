@@ -52,8 +52,10 @@ def test_a_child_forked_meanwhile_neither_keeps_the_turn_nor_ends_it(cache: cass
         pid = fork(lambda: os.read(ready, 1))
         eventually(lambda: os.waitpid(pid, os.WNOHANG) == (0, 0))
         assert not _is_free(cache)
-    eventually(lambda: _is_free(cache))
-    os.write(done, b"x")
+    try:
+        eventually(lambda: _is_free(cache))
+    finally:
+        os.write(done, b"x")
     assert status_of(pid) == 0
     os.close(ready)
     os.close(done)
