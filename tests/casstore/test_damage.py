@@ -213,7 +213,7 @@ def test_a_flipped_byte_of_the_index_file_kills_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_many_flipped_bytes_of_the_index_file_kill_nobody(tmp_path: Path) -> None:
-    _check_flips(Planted(tmp_path / "store"), 800, seed=2)
+    _check_flips(Planted(tmp_path / "store"), 300, seed=2)
 
 
 def test_without_the_look_at_pages_a_flipped_byte_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
