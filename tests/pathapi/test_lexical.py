@@ -464,7 +464,7 @@ def test_a_path_survives_pickling() -> None:
 
 def test_a_hundred_thousand_children_are_made_within_a_second() -> None:
     bucket = S3Path("s3://b")
-    began = time.perf_counter()
+    began = time.process_time()
     children = [bucket._at_key(f"data/{number:06}.bin") for number in range(100_000)]
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert len(set(children)) == 100_000
