@@ -15,7 +15,7 @@ from typing import Final
 import casstore
 from tortures.checker import Checker
 from tortures.controls import weaken
-from tortures.lives import adopt_orphans, bear, kill_all
+from tortures.lives import adopt_orphans, bear, kill_all, locks_exclude
 from tortures.report import Report
 from tortures.run import Run
 from tortures.truth import Writes, read_everything, read_of
@@ -153,6 +153,10 @@ class Killer:
     def _sweep_up(self) -> None:
         """All users are dead: a collection takes away what they left behind, all of it."""
         self.report.violations += read_of(self._collect)
+        if not locks_exclude(self._run.scratch):
+            # Nobody can be told to be dead, then, and all leases stay.
+            shutil.rmtree(f"{self._run.store}/leases")
+            return
         for place in ("leases", "trash", "locks/write"):
             left = os.listdir(f"{self._run.store}/{place}")
             if left:
