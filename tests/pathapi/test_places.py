@@ -621,13 +621,14 @@ def test_too_many_open_files_end_in_the_bytes_or_in_that_error_and_in_no_verdict
     def sweep() -> None:
         outcomes = Counter[str]()
         warnings.simplefilter("error")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-        used = len(os.listdir("/proc/self/fd"))
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+        used, limit = len(numbers), max(numbers) + 64
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         for spare in range(24):
             client = FileClient(local_cache_dir=root, freshness="immutable")
             client.cache.close()  # so that all is opened anew
             client.cache.index.close()
-            taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(256 - used - spare)]
+            taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(limit - used - spare)]
             try:
                 for name, data in (("small", SMALL), ("large", LARGE), ("empty", b"")):
                     path = client.CloudPath(f"file://{bucket}/{name}")
