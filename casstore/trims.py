@@ -88,9 +88,7 @@ class Trims:
 
     def _look(self) -> None:
         """See how full it is, and start the thread if something is to be done; returns at once."""
-        if not self._mutex.acquire(blocking=False):
-            return  # somebody is at it
-        try:
+        with self._mutex:
             if self._thread is not None:
                 return  # it looks again itself
             cache, now = self._cache, time.monotonic()
@@ -105,8 +103,6 @@ class Trims:
             self._step = self._next_step(free)
             if self._is_full or free < cache.settings.keep_free(space) or self._may_be_over(free, now):
                 self._start()
-        finally:
-            self._mutex.release()
 
     def _guess(self, free: int) -> int:
         assert self._stored is not None
@@ -131,6 +127,15 @@ class Trims:
             self._thread = None  # the interpreter is shutting down and starts no more threads
 
     def _run(self) -> None:
+        try:
+            while self._is_to_go_on(self._try()):
+                pass
+        finally:
+            if self._thread is threading.current_thread():
+                self._thread = None
+
+    def _try(self) -> bool:
+        """Trim, if it is still called for; False if that failed."""
         began = time.monotonic()
         try:
             self._trim()
@@ -139,11 +144,20 @@ class Trims:
 
             # Nobody waits for it, and the next look tries again.
             logging.getLogger(__name__).warning("the store could not be trimmed", exc_info=True)
+            return False
         finally:
-            now = time.monotonic()
-            self._gap = max(LOOK_SECONDS, _COST * (now - began))
-            self._looked = now
+            self._looked = time.monotonic()
+            self._gap = max(LOOK_SECONDS, _COST * (self._looked - began))
+        return True
+
+    def _is_to_go_on(self, well: bool) -> bool:
+        with self._mutex:
+            # Who filled meanwhile found this thread at work, and may have come after it had added up.
+            if well and self._filled >= max(self._step, 1):
+                self._filled = 0
+                return True
             self._thread = None
+            return False
 
     def _trim(self) -> None:
         cache = self._cache
@@ -221,11 +235,16 @@ class Trims:
 
     def close(self, timeout: float) -> None:
         """The process ends: look once more at what was filled since, and wait up to *timeout* seconds for a trim."""
+        deadline = time.monotonic() + timeout
+        self._join(deadline)
         if self._filled:
             self._look()
+        self._join(deadline)
+
+    def _join(self, deadline: float) -> None:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _say(self, plan: Plan, freed: Freed, uris: list[str]) -> None:
         """The first time as a warning, so that it is seen without any configuration; then on the log."""

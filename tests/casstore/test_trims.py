@@ -395,6 +395,28 @@ def test_a_failed_trim_is_said_on_the_log_and_the_fill_stands(
     assert any("could not be trimmed" in record.getMessage() for record in caplog.records)
 
 
+def test_what_is_filled_after_a_trim_has_added_up_is_trimmed_too(
+    open_with: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = open_with(max_size=1000)
+    original, added_up, go_on = trims.Trims._sum, threading.Event(), threading.Event()
+
+    def add_up(self: trims.Trims) -> int:
+        free = original(self)
+        added_up.set()
+        assert go_on.wait(60)
+        return free
+
+    monkeypatch.setattr(trims.Trims, "_sum", add_up)
+    fill(cache, key_of("a"), b"a" * 900)
+    cache.trims._look()  # starts the first sum, if the fill has not
+    assert added_up.wait(60)
+    fill(cache, key_of("b"), b"b" * 900)
+    go_on.set()
+    _wait(cache)
+    assert stored(cache) == 900
+
+
 def test_a_child_forked_while_its_parent_trims_begins_anew(open_with: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = open_with(max_size=1000)
     original, at_it, go_on = Cache.collect, threading.Event(), threading.Event()
