@@ -85,6 +85,8 @@ def test_replaced_names_are_those_of_pathlib(names: list[str], new: str) -> None
 
 @given(names=KEYS, segments=st.lists(SEGMENTS, max_size=3))
 def test_joins_are_those_of_pathlib_resolved(names: list[str], segments: list[str]) -> None:
+    # An absolute segment, or a climb, may name another bucket, and with these it would be no bucket's name.
+    assume(not any(set(":@") & set(segment) for segment in segments))
     cloud, pure = both(names)
     resolved: list[str] = []
     for part in pure.joinpath(*segments).parts[1:]:
