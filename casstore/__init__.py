@@ -21,6 +21,8 @@ from casstore.errors import (
     IndexUnavailableError,
     LockTimeoutError,
     NotAStoreError,
+    PendingDamagedError,
+    ReentrantWriteError,
     StoreFormatError,
     StoreFullError,
     StoreReadOnlyError,
@@ -31,8 +33,10 @@ from casstore.files import boot_clock_ns, copy_out
 from casstore.fills import Fill, Stored
 from casstore.flights import Flight
 from casstore.items import Noted
+from casstore.pending import Condition, Pending, PendingState, PendingWrite
 from casstore.processes import open, without_storing
 from casstore.records import Entry, Key, Moment, Stated, Validator
+from casstore.write_locks import WriteLock
 
 if TYPE_CHECKING:
     from casstore.collector import Freed, Removed
@@ -50,6 +54,7 @@ __all__ = [
     "CasstoreError",
     "Checked",
     "CollisionError",
+    "Condition",
     "Digest",
     "Entry",
     "Fill",
@@ -63,9 +68,14 @@ __all__ = [
     "Moment",
     "NotAStoreError",
     "Noted",
+    "Pending",
+    "PendingDamagedError",
+    "PendingState",
+    "PendingWrite",
     "Plan",
     "Problem",
     "ProblemKind",
+    "ReentrantWriteError",
     "Removed",
     "Staging",
     "Stated",
@@ -77,6 +87,7 @@ __all__ = [
     "Usage",
     "Validator",
     "Verified",
+    "WriteLock",
     "__version__",
     "at_exit",
     "boot_clock_ns",

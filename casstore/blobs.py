@@ -53,13 +53,16 @@ class Staging:
     Bytes are hashed as they are written in order (`write`), or by `hash_to` behind writers that go by offset.
     """
 
-    __slots__ = ("_has_mode", "_hasher", "_met", "_path", "algorithm", "descriptor", "hashed", "size")
+    __slots__ = ("_has_mode", "_hasher", "_keeps_name", "_met", "_path", "algorithm", "descriptor", "hashed", "size")
 
-    def __init__(self, descriptor: int, path: str | None, algorithm: str, *, has_mode: bool = False) -> None:
-        """*has_mode*: the file was made with the mode of a blob."""
+    def __init__(
+        self, descriptor: int, path: str | None, algorithm: str, *, has_mode: bool = False, keeps_name: bool = False
+    ) -> None:
+        """*has_mode*: the file was made with the mode of a blob. *keeps_name*: *path* outlives the staging file."""
         self.descriptor = descriptor
         self._met = -1
         self._has_mode = has_mode
+        self._keeps_name = keeps_name
         self._path = path
         self.algorithm = algorithm
         self._hasher: Hasher = new_hasher(algorithm)
@@ -153,7 +156,7 @@ class Staging:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-            if self._path is not None:
+            if self._path is not None and not self._keeps_name:
                 files.unlink_quietly(self._path)
         self.hold(-1)
 

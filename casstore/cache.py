@@ -25,6 +25,7 @@ from casstore.items import Noted, Publication, Refresh, current_entry, drop_entr
 from casstore.layout import Layout
 from casstore.leases import Lease
 from casstore.locks import ByteLocks
+from casstore.pending import Pending
 from casstore.records import (
     BLOB,
     Entry,
@@ -44,6 +45,7 @@ from casstore.statements import Statements
 from casstore.store import Root, open_root
 from casstore.trims import Trims
 from casstore.turns import Turns
+from casstore.write_locks import WriteLocks
 
 if TYPE_CHECKING:
     from casstore.collector import Freed, Removed
@@ -101,11 +103,13 @@ class Cache:
         self.index = Index(root.layout, self._locks, self._say, self.restore)
         self.blobs = Blobs(root.layout, root.algorithm)
         self._turns = Turns(root.layout)
+        self.pending = Pending(root.layout)
         self._begin_process()
 
     def _begin_process(self) -> None:
         """What a process has for itself; made anew in a forked child."""
         self.flights = Flights(self.layout, self._locks, self.settings.lock_timeout)
+        self.write_locks = WriteLocks(self.layout, self.settings.lock_timeout)
         self.committer = Committer(self.index, self.blobs, self._register_exit)
         self.statements = Statements(self.index, self.blobs, self.committer, self.place)
         self.checks = Checks(self.layout, self.index, self.blobs, self.committer, self.place, self.stage, self.count)

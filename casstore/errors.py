@@ -35,9 +35,17 @@ class BlobDamagedError(CasstoreError, OSError):
     """A blob does not hold the bytes its name promises; it is not served."""
 
 
+class PendingDamagedError(CasstoreError, OSError):
+    """The bytes of a pending write are not what was written; they stay where they are, and are not uploaded."""
+
+
 class StoreFullError(CasstoreError, OSError):
     """The disk or the quota is full; the store is as it was before."""
 
 
 class LockTimeoutError(CasstoreError, TimeoutError):
     """Somebody else held the lock for the whole time allowed; the message says who."""
+
+
+class ReentrantWriteError(CasstoreError, RuntimeError):
+    """This very thread is writing that URI already, and would wait for itself."""

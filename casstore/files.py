@@ -13,7 +13,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -221,14 +221,19 @@ def pwrite_all(descriptor: int, data: bytes | bytearray | memoryview, offset: in
         offset += count
 
 
-def create_synced(path: str, data: bytes, mode: int = 0o600) -> bool:
-    """Make *path* with these bytes, whole or not at all and synced; False where it exists already."""
+def create_synced(path: str, data: bytes, mode: int = 0o600, *, first: Callable[[], object] | None = None) -> bool:
+    """Make *path* with these bytes, whole or not at all and synced; False where it exists already.
+
+    *first* is called when nothing more than a name is lacking: what it names in the same directory is synced as well.
+    """
     directory = os.path.dirname(path)
     descriptor, temporary = open_named(directory)
     try:
         write_all(descriptor, data)
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
+        if first is not None:
+            first()
         try:
             os.link(temporary, path)
         except FileExistsError:

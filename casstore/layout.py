@@ -11,7 +11,8 @@
       locks/fill                  byte ranges of it are the fill locks and the index writers' queue
       locks/collector             held while somebody collects
       locks/write/<uri hash>      one file per URI being written
-      pending/ pins/              what cannot be fetched again
+      pending/<uri hash>/         <lease>-<random>.data and .json: writes that the cloud does not have
+      pins/                       what is never evicted
       trash/ quarantine/          on the way out; found bad
 
 Paths are plain strings: the warm path builds one per open.
@@ -133,6 +134,14 @@ class Layout:
     def pending(self, name: str) -> str:
         """Records of writes that the cloud does not have, of the URI of hash *name*."""
         return self._pending_prefix + name
+
+    def pending_data(self, name: str, record: str) -> str:
+        """The bytes of one pending write."""
+        return f"{self._pending_prefix}{name}/{record}.data"
+
+    def pending_record(self, name: str, record: str) -> str:
+        """What the bytes are, as JSON."""
+        return f"{self._pending_prefix}{name}/{record}.json"
 
     @property
     def pins(self) -> str:

@@ -5,13 +5,12 @@ lock file per URI costs as much as the blob itself. The locks are open-file-desc
 descriptor, so closing another descriptor of the file does not drop them (as it would drop POSIX locks), and the kernel
 frees them when the process dies. Threads of one process share the descriptor and are told apart by a table.
 
-`hold_for_life` is the lock of a lease, and `take_over` tells that its holder is dead, where `locks_exclude`.
-`write_lock` serialises the writers of one URI.
+`hold_for_life` is the lock of a lease, and `take_over` tells that its holder is dead, where `locks_exclude`. Writers of
+one URI have `casstore.write_locks`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -19,7 +18,6 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Final
 
 from casstore import files
@@ -272,28 +270,3 @@ def locks_exclude(directory: str) -> bool:
     finally:
         files.unlink_quietly(path)
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def write_lock(path: str, timeout: float, describe: Callable[[], str]) -> Iterator[None]:
-    """One writer of a URI at a time on this machine; *path* is unlinked by whoever holds it, on the way out.
-
-    filelock compares path and descriptor after locking, so a taker of an unlinked file starts again. Raises
-    LockTimeoutError with what *describe* says of the thing being written.
-    """
-    # Imported here: it takes longer to load than everything else in this package together, and readers need none.
-    import filelock
-
-    lock = filelock.FileLock(path, timeout=timeout, mode=0o600, thread_local=False, fallback_to_soft=False)
-    try:
-        lock.acquire(poll_interval=POLL_LAST)
-    except filelock.Timeout as error:
-        raise LockTimeoutError(
-            f"{describe()} is being written by another process or thread (waited {timeout:g} s)"
-        ) from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        lock.release()

@@ -23,11 +23,11 @@ LAYERS = {
         records layout files pages
         locks blobs settings
         store
-        index views
+        index views pending
         reaper
         leases
         items
-        committer flights plans turns
+        committer flights plans turns write_locks
         findings
         row_checks
         blob_checks
@@ -87,7 +87,7 @@ IMPORT_OWNERS = {
     "xxhash": ("casstore.digest",),
     "blake3": ("casstore.digest",),
     "zlib": ("casstore.digest",),
-    "filelock": ("casstore.locks",),
+    "filelock": ("casstore.write_locks",),
     "platformdirs": ("casstore.store",),
     "click": ("casstore.cli*", "pathapi.cli*"),
     "rich": ("casstore.cli*", "pathapi.cli*"),

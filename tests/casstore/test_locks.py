@@ -15,7 +15,7 @@ import pytest
 from casstore import locks
 from casstore.errors import LockTimeoutError
 from casstore.layout import Layout
-from casstore.locks import ByteLocks, hold_for_life, locks_exclude, take_over, write_lock
+from casstore.locks import ByteLocks, hold_for_life, locks_exclude, take_over
 from tests.casstore.filling import alone, eventually, fork, fork_without_hooks, forked, status_of
 
 pytestmark = pytest.mark.needs_locks
@@ -277,37 +277,3 @@ def test_that_locks_exclude_is_found_out_with_a_second_process(tmp_path: Path, m
     assert not locks_exclude(str(tmp_path))
     monkeypatch.undo()
     assert not locks_exclude(str(tmp_path / "gone"))
-
-
-def test_writers_of_one_uri_take_turns_and_lose_no_line(layout: Layout) -> None:
-    target = Path(layout.root) / "lines"
-    target.write_text("")
-
-    def work() -> None:
-        for _ in range(20):
-            with write_lock(layout.write_lock("name"), 60, lambda: "it"):
-                text = target.read_text()
-                time.sleep(0.0002)
-                target.write_text(text + f"{os.getpid()}\n")
-
-    assert [status_of(pid) for pid in [fork(work) for _ in range(4)]] == [0] * 4
-    assert len(target.read_text().splitlines()) == 80
-    assert os.listdir(layout.write_lock("")) == []
-
-
-def test_a_writer_that_waits_too_long_is_told_what_for(layout: Layout) -> None:
-    with write_lock(layout.write_lock("name"), 1, lambda: "s3://b/k"):
-
-        def work() -> None:
-            with (
-                pytest.raises(LockTimeoutError, match="s3://b/k is being written"),
-                write_lock(layout.write_lock("name"), 0.05, lambda: "s3://b/k"),
-            ):
-                pass
-
-        assert forked(work) == 0
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-    with write_lock(layout.write_lock("name"), 1, lambda: "s3://b/k"):
-        pass

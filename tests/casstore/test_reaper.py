@@ -573,11 +573,11 @@ def test_a_reason_without_its_blob_goes_after_a_day(cache: casstore.Cache) -> No
 
 @pytest.mark.needs_locks
 def test_lock_files_of_dead_writers_go_and_those_of_living_ones_stay(cache: casstore.Cache) -> None:
-    for name in ("dead", "alive"):
-        os.close(os.open(cache.layout.write_lock(name), os.O_CREAT))
-    with locks.write_lock(cache.layout.write_lock("alive"), 60, lambda: "it"):
+    alive = key_of("alive")
+    os.close(os.open(cache.layout.write_lock(key_of("dead").name), os.O_CREAT))
+    with cache.write_locks.take(alive):
         _reap(cache)
-        assert os.listdir(cache.layout.write_lock("")) == ["alive"]
+        assert os.listdir(cache.layout.write_lock("")) == [alive.name]
 
 
 def test_the_trash_is_emptied_and_what_it_gave_back_is_counted(cache: casstore.Cache, tmp_path: Path) -> None:

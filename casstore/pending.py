@@ -1,0 +1,359 @@
+"""Pending writes and local edits: bytes that a user wrote and that the cloud does not have, or is not known to have.
+
+    pending/<uri hash>/<lease>-<random>.data    the bytes, mode 0444; a link of the staging file, so no second copy
+                       <lease>-<random>.json    what they are: URI, digest, the version they started from, the state
+
+Here lies the truth about writes, and nothing of it can be fetched again: every step is synced before the next. Data
+first, then its JSON by link, then both directories; away goes the JSON first. So JSON without data is void, and data
+without JSON was never promised to anybody: it is debris once the lease that its name begins with is dead.
+
+No lock is needed to read. Whoever changes something holds the URI's write lock, to save work, and re-reads: without
+the lock two writers of one URI leave two records, and the cloud's condition decides between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from casstore import files
+from casstore.blobs import OPEN_FLAGS, Staging, hash_descriptor
+from casstore.digest import Digest
+from casstore.errors import PendingDamagedError
+from casstore.layout import Layout, LeaseLayout
+from casstore.locks import locks_exclude, take_over
+from casstore.records import Key, Validator
+
+_FORMAT: Final = 1
+_NAME: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
+_NO_LEASE: Final = "0" * 16
+
+
+class PendingState(StrEnum):
+    """What is to become of pending bytes."""
+
+    UPLOADING = "uploading"
+    """On their way; if the lease is dead, nobody knows whether they arrived."""
+    FAILED = "failed"
+    """The upload was refused or could not be made; reading and writing the URI raises until somebody decides."""
+    EDIT = "edit"
+    """Somebody changed a local copy outside the API; reading and writing the URI raises until somebody decides."""
+    INCOMPLETE = "incomplete"
+    """Never closed, left by a tool, or set aside: kept and listed, blocks nothing, uploaded by name only."""
+
+
+class Condition(StrEnum):
+    """What must be in the cloud for the upload to go ahead."""
+
+    MATCH = "match"
+    """The version that the write started from."""
+    ABSENT = "absent"
+    """Nothing."""
+    ANY = "any"
+    """Whatever there is: the user forced it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingWrite:
+    """Bytes of *size* with *digest* that wait for the cloud, *created_ns* after the epoch.
+
+    *base* is the version that they started from, under `Condition.MATCH`. *lease* is whoever deals with them or, last,
+    did. *why* is a sentence for people. *exclusive* says that the object was to be created. *source* is the local
+    path that the bytes came from, where they are an edit or a tool's file.
+    """
+
+    key: Key
+    name: str
+    state: PendingState
+    digest: Digest
+    size: int
+    condition: Condition
+    base: Validator | None
+    lease: str
+    created_ns: int
+    why: str
+    exclusive: bool = False
+    source: str | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where the bytes are to go."""
+        return self.key.uri
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the URI can be neither read nor written until somebody decides."""
+        return self.state in (PendingState.FAILED, PendingState.EDIT)
+
+    def encode(self) -> bytes:
+        """As its file has it."""
+        record = {
+            "format": _FORMAT,
+            "state": self.state.value,
+            "uri": self.key.uri,
+            "origin": self.key.origin,
+            "digest": str(self.digest),
+            "size": self.size,
+            "condition": self.condition.value,
+            "base": None if self.base is None else asdict(self.base),
+            "lease": self.lease,
+            "created_ns": self.created_ns,
+            "why": self.why,
+            "exclusive": self.exclusive,
+            "source": self.source,
+        }
+        return json.dumps(record, indent=1).encode("ascii") + b"\n"
+
+    @classmethod
+    def parse(cls, name: str, data: bytes) -> PendingWrite:
+        """The inverse of `encode`. Raises ValueError for what is no record, or one of a newer format."""
+        try:
+            record: dict[str, Any] = json.loads(data)
+            if record["format"] != _FORMAT:
+                raise ValueError(f"a record of format {record['format']}")
+            base = record["base"]
+            return cls(
+                key=Key(str(record["uri"]), str(record["origin"])),
+                name=name,
+                state=PendingState(record["state"]),
+                digest=Digest.parse(record["digest"]),
+                size=int(record["size"]),
+                condition=Condition(record["condition"]),
+                base=None if base is None else Validator(**base),
+                lease=str(record["lease"]),
+                created_ns=int(record["created_ns"]),
+                why=str(record["why"]),
+                exclusive=bool(record["exclusive"]),
+                source=record["source"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no record of a pending write: {error!r}") from error
+
+
+class Pending:
+    """The pending writes of one store. Knows no index and no cloud; thread-safe, holds nothing open."""
+
+    __slots__ = ("_exclude", "_layout")
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._exclude: bool | None = None
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def has(self, key: Key) -> bool:
+        """Whether there may be any of *key*: one failed ``access`` where there is none."""
+        return os.access(self._layout.pending(key.name), os.F_OK)
+
+    def of(self, key: Key) -> list[PendingWrite]:
+        """Those of *key*, oldest first."""
+        return [write for write in self._in(key.name) if write.key == key]
+
+    def all(self) -> Iterator[PendingWrite]:
+        """Every one, URI by URI, oldest first."""
+        found = [write for name in sorted(_names(self._layout.pending(""))) for write in self._in(name)]
+        yield from sorted(found, key=lambda write: (write.uri, write.key.origin, write.created_ns))
+
+    def unreadable(self) -> list[str]:
+        """Paths of records that cannot be read although their bytes are there: a newer format, or damage."""
+        found = []
+        for directory in _names(self._layout.pending("")):
+            for name in self._records(directory):
+                with contextlib.suppress(OSError):
+                    try:
+                        self._read(directory, name)
+                    except ValueError:
+                        found.append(self._layout.pending_record(directory, name))
+        return sorted(found)
+
+    def _in(self, directory: str) -> list[PendingWrite]:
+        found = []
+        for name in self._records(directory):
+            with contextlib.suppress(FileNotFoundError, ValueError):  # discarded meanwhile; see `unreadable`
+                found.append(self._read(directory, name))
+        return sorted(found, key=lambda write: (write.created_ns, write.name))
+
+    def _records(self, directory: str) -> list[str]:
+        names = set(_names(self._layout.pending(directory)))
+        stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return [stem for stem in stems if _NAME.fullmatch(stem) and f"{stem}.data" in names]
+
+    def _read(self, directory: str, name: str) -> PendingWrite:
+        with open(self._layout.pending_record(directory, name), "rb") as file:
+            return PendingWrite.parse(name, file.read())
+
+    def path(self, write: PendingWrite) -> str:
+        """Where the bytes lie, never to be written to; gone once the write is dealt with."""
+        return self._layout.pending_data(write.key.name, write.name)
+
+    def open(self, write: PendingWrite) -> int:
+        """A descriptor for reading the bytes, which is the caller's. Raises FileNotFoundError."""
+        return os.open(self.path(write), OPEN_FLAGS)
+
+    def is_interrupted(self, write: PendingWrite) -> bool:
+        """Whether *write* was being uploaded by a process that is proved dead, so that nobody knows if it arrived.
+
+        Never where locks do not exclude. May start a process, once.
+        """
+        if write.state is not PendingState.UPLOADING:
+            return False
+        lock = LeaseLayout(self._layout.lease(write.lease)).lock
+        try:
+            descriptor = take_over(lock)
+        except FileNotFoundError:
+            return not os.path.isdir(self._layout.lease(write.lease))
+        if descriptor is None:
+            return False
+        os.close(descriptor)
+        return self._locks_exclude()
+
+    def _locks_exclude(self) -> bool:
+        if self._exclude is None:
+            self._exclude = locks_exclude(self._layout.locks)
+        return self._exclude
+
+    # --- changing ----------------------------------------------------------------------------------------------------
+
+    def record(
+        self,
+        key: Key,
+        staging: Staging,
+        state: PendingState,
+        condition: Condition,
+        base: Validator | None,
+        *,
+        lease: str,
+        why: str,
+        exclusive: bool = False,
+        source: str | None = None,
+    ) -> PendingWrite:
+        """Keep *staging*'s bytes, all of them hashed, on the disk when this returns; *staging* stays the caller's.
+
+        Raises StoreFullError and other OSErrors; nothing is kept then.
+        """
+        digest = staging.digest()
+        name = f"{lease or _NO_LEASE}-{os.urandom(8).hex()}"
+        write = PendingWrite(
+            key, name, state, digest, staging.size, condition, base, lease, time.time_ns(), why, exclusive, source
+        )
+        with files.full_disk(self._layout.root):
+            staging.seal(digest)
+            # Never tried again after an error: the bytes may be lost, and a second sync would not say so.
+            files.sync(staging.descriptor)
+            try:
+                self._put(write, staging)
+            except BaseException:
+                # JSON first, as in `discard`: it may have its name already.
+                files.unlink_quietly(self._layout.pending_record(key.name, name))
+                files.unlink_quietly(self.path(write))
+                self._remove_directory(key.name)
+                raise
+        return write
+
+    def _put(self, write: PendingWrite, staging: Staging) -> None:
+        directory = self._layout.pending(write.key.name)
+        path = self._layout.pending_record(write.key.name, write.name)
+        for attempt in range(100):
+            os.makedirs(directory, 0o700, exist_ok=True)
+            try:
+                # The data gets its name last but one, when a full disk has had its say: an unnamed file that loses its
+                # only name could not be given another.
+                files.create_synced(path, write.encode(), first=lambda: staging.link(self.path(write)))
+                break
+            except FileNotFoundError:
+                # Whoever discarded the last one of this URI has just removed the directory.
+                if attempt == 99:
+                    raise
+        files.sync_directory(self._layout.pending(""))
+
+    def mark(
+        self, write: PendingWrite, state: PendingState, *, why: str | None = None, lease: str | None = None
+    ) -> PendingWrite:
+        """Change the state, synced. Raises FileNotFoundError where somebody has dealt with it meanwhile."""
+        changed = replace(
+            write,
+            state=state,
+            why=write.why if why is None else why,
+            lease=write.lease if lease is None else lease,
+        )
+        path = self._layout.pending_record(write.key.name, write.name)
+        if not os.path.lexists(path):
+            raise FileNotFoundError(errno.ENOENT, "the pending write is not there any more", path)
+        with files.full_disk(self._layout.root):
+            files.replace_synced(path, changed.encode())
+        return changed
+
+    def discard(self, write: PendingWrite) -> None:
+        """Forget it: the cloud has the bytes, or nobody wants them. Gone from the disk when this returns."""
+        directory = self._layout.pending(write.key.name)
+        try:
+            os.unlink(self._layout.pending_record(write.key.name, write.name))
+        except FileNotFoundError:
+            pass
+        else:
+            # Before the data: after a power cut, data without JSON is debris, and JSON without data would be void.
+            files.sync_directory(directory)
+        files.unlink_quietly(self.path(write))
+        self._remove_directory(write.key.name)
+
+    def _remove_directory(self, name: str) -> None:
+        # So that the next open of the URI fails one `access` and goes on. Not empty: there are more.
+        with contextlib.suppress(OSError):
+            os.rmdir(self._layout.pending(name))
+
+    def adopt(self, write: PendingWrite) -> Staging:
+        """The bytes, checked against their digest, as a staging file whose name stays.
+
+        Raises PendingDamagedError where they are not what was written, FileNotFoundError where they are gone.
+        """
+        descriptor = self.open(write)
+        try:
+            if hash_descriptor(descriptor, write.digest.algorithm) != write.digest:
+                raise PendingDamagedError(
+                    errno.EIO,
+                    f"the bytes written to {write.uri} were changed or damaged on this disk",
+                    self.path(write),
+                )
+            staging = Staging(descriptor, self.path(write), write.digest.algorithm, has_mode=True, keeps_name=True)
+            staging.rehash()
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return staging
+
+    # --- what killed processes left ----------------------------------------------------------------------------------
+
+    def debris(self) -> Iterator[tuple[str, str]]:
+        """Path, and the name of its lease, of what was never promised: data without JSON, JSON without data, and files
+        on their way to their name (of no lease). It may be a record that is being made: ask whether the lease lives.
+        """
+        for directory in _names(self._layout.pending("")):
+            path = self._layout.pending(directory)
+            names = set(_names(path))
+            for name in sorted(names):
+                stem, _, suffix = name.partition(".")
+                other = {"json": "data", "data": "json"}.get(suffix)
+                if other is None:
+                    yield f"{path}/{name}", ""
+                elif _NAME.fullmatch(stem) and f"{stem}.{other}" not in names:
+                    yield f"{path}/{name}", stem[:16]
+
+    def remove_empty_directories(self) -> None:
+        """Those that a process was killed in before it could."""
+        for directory in _names(self._layout.pending("")):
+            self._remove_directory(directory)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -1,0 +1,174 @@
+"""One writer of a URI at a time on this machine, from its opening to its close; readers take no part in it.
+
+    locks/write/<uri hash>      flocked by the writer (filelock), who says in it who he is, and unlinks it at the end
+
+A taker compares path and descriptor after locking, and starts again where the file was unlinked. Threads of one process
+meet in a table first: the one that has the lock already, and asks for it again, is told so instead of waiting for
+itself. Two writers that each want what the other has wait until the first one's patience ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Self
+
+from casstore import files
+from casstore.errors import LockTimeoutError, ReentrantWriteError
+from casstore.layout import Layout
+from casstore.locks import POLL_FIRST, POLL_LAST
+from casstore.records import Key
+
+if TYPE_CHECKING:
+    import filelock
+
+
+class WriteLock:
+    """The right to write one URI; given back by `release`, from any thread, once."""
+
+    def __init__(self, locks: WriteLocks, key: Key, lock: filelock.BaseFileLock, where: str) -> None:
+        self.key = key
+        self.thread = threading.current_thread()  # not its number, which a later thread may get
+        self.where = where
+        self.give_way: Callable[[], object] | None = None
+        """What a later writer of the same thread may call, in an interactive session, to have the lock given back."""
+        self._locks = locks
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let the next one in. A second call, and one in a forked child, do nothing."""
+        self._locks.release(self, self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+class WriteLocks:
+    """The write locks that this process has in one store; thread-safe. A forked child makes its own."""
+
+    def __init__(self, layout: Layout, timeout: float) -> None:
+        self._layout = layout
+        self._timeout = timeout
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()
+        self._held: dict[Key, WriteLock] = {}
+
+    def take(self, key: Key, timeout: float | None = None, meanwhile: Callable[[], object] | None = None) -> WriteLock:
+        """Wait for *key*'s lock; *meanwhile* is called between two looks.
+
+        Raises LockTimeoutError, which names the holder, after *timeout* seconds (the store's ``lock_timeout``; 0 looks
+        once), ReentrantWriteError where this thread has it.
+        """
+        patience = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + patience
+        pause = POLL_FIRST
+        while True:
+            if meanwhile is not None:
+                meanwhile()
+            lock = self._try(key)
+            if lock is not None:
+                return lock
+            if time.monotonic() >= deadline:
+                raise LockTimeoutError(
+                    f"{key.uri} is being written by {self._holder_of(key)} (waited {patience:g} s); it is written by "
+                    "one at a time on a machine"
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, POLL_LAST)
+
+    def _try(self, key: Key) -> WriteLock | None:
+        if self._pid != os.getpid():
+            # A fork that ran no hooks: what is held is the parent's.
+            self._pid, self._mutex, self._held = os.getpid(), threading.Lock(), {}
+        with self._mutex:
+            held = self._held.get(key)
+        if held is not None and held.thread is threading.current_thread():
+            self._meet_own(held)
+            return None
+        if held is not None:
+            return None
+        # Imported here: it takes longer to load than everything else in this package together, and readers need none.
+        import filelock
+
+        path = self._layout.write_lock(key.name)
+        lock = filelock.FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
+        with self._mutex:
+            if key in self._held:
+                return None
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                return None
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+                return None
+            mine = self._held[key] = WriteLock(self, key, lock, _where())
+        with contextlib.suppress(OSError):
+            _sign(path)
+        return mine
+
+    def _meet_own(self, held: WriteLock) -> None:
+        if held.give_way is not None and is_interactive():
+            # A cell that failed left its file open, and is run again.
+            held.give_way()
+            return
+        raise ReentrantWriteError(
+            f"{held.key.uri} is open for writing already in this thread, since {held.where}: close that file first, or "
+            "use a with block"
+        )
+
+    def release(self, lock: WriteLock, file_lock: filelock.BaseFileLock) -> None:
+        """See `WriteLock.release`."""
+        if self._pid != os.getpid():
+            return
+        with self._mutex:
+            if self._held.get(lock.key) is not lock:
+                return
+            del self._held[lock.key]
+            files.unlink_quietly(self._layout.write_lock(lock.key.name))
+            file_lock.release()
+
+    def _holder_of(self, key: Key) -> str:
+        with self._mutex:
+            held = self._held.get(key)
+        if held is not None:
+            return f"another thread of this process, since {held.where}"
+        with contextlib.suppress(OSError), open(self._layout.write_lock(key.name), encoding="utf-8") as file:
+            text = file.read(1000).strip()
+            if text:
+                return text
+        return "another process"
+
+
+def is_interactive() -> bool:
+    """Whether a person types at this interpreter: a shell, IPython, a notebook."""
+    return hasattr(sys, "ps1")
+
+
+def _sign(path: str) -> None:
+    """Say in the lock file whose it is; for people only."""
+    program = " ".join(sys.argv[:1]) or "python"
+    when = time.strftime("%H:%M:%S")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        files.write_all(descriptor, f"process {os.getpid()} ({program}) since {when}".encode("utf-8", "replace"))
+    finally:
+        os.close(descriptor)
+
+
+_OURS: Final = frozenset(("casstore", "pathapi", "contextlib"))
+
+
+def _where() -> str:
+    """File and line of the caller outside of these packages."""
+    frame = sys._getframe(1)  # noqa: SLF001 (what `warnings` does to find whom to blame)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
