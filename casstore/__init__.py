@@ -29,7 +29,7 @@ from casstore.errors import (
     StoreUnavailableError,
 )
 from casstore.exits import at_exit
-from casstore.files import boot_clock_ns, copy_out
+from casstore.files import boot_clock_ns, copy_out, full_disk, same_bytes
 from casstore.fills import Fill, Stored
 from casstore.flights import Flight
 from casstore.items import Noted
@@ -93,6 +93,8 @@ __all__ = [
     "boot_clock_ns",
     "new_hasher",
     "copy_out",
+    "full_disk",
+    "same_bytes",
     "open",
     "without_storing",
 ]

@@ -25,7 +25,7 @@ from casstore.items import Noted, Publication, Refresh, current_entry, drop_entr
 from casstore.layout import Layout
 from casstore.leases import Lease
 from casstore.locks import ByteLocks
-from casstore.pending import Pending
+from casstore.pending import Pending, PendingWrite
 from casstore.records import (
     BLOB,
     Entry,
@@ -109,7 +109,7 @@ class Cache:
     def _begin_process(self) -> None:
         """What a process has for itself; made anew in a forked child."""
         self.flights = Flights(self.layout, self._locks, self.settings.lock_timeout)
-        self.write_locks = WriteLocks(self.layout, self.settings.lock_timeout)
+        self.write_locks = WriteLocks(self.layout, self.settings.lock_timeout, self._locks)
         self.committer = Committer(self.index, self.blobs, self._register_exit)
         self.statements = Statements(self.index, self.blobs, self.committer, self.place)
         self.checks = Checks(self.layout, self.index, self.blobs, self.committer, self.place, self.stage, self.count)
@@ -211,7 +211,7 @@ class Cache:
         One read transaction, one open, one fstat; no lock, no write. None for anything out of the ordinary, which
         `held` and `open_entry` then sort out. The descriptor is the caller's.
         """
-        if self.settings.verify == "always":
+        if self.settings.verify == "always" or self.has_local_changes(key):
             return None
         now = time.time_ns()
         try:
@@ -243,6 +243,18 @@ class Cache:
         if now // _HOUR_NS != held.used_hour:
             self._used(key, record, now)
         return descriptor
+
+    def has_local_changes(self, key: Key) -> bool:
+        """Whether this machine may have bytes of *key* that the cloud has not: a pending write, or a local copy of
+        this process that was changed. One failed ``access`` where there are none.
+        """
+        return self.pending.has(key) or self.is_changed_locally(key)
+
+    def is_changed_locally(self, key: Key) -> bool:
+        return False
+
+    def notice(self, key: Key) -> list[PendingWrite]:
+        return []
 
     def _used(self, key: Key, record: bytes, now: int) -> None:
         entry = unpack_entry(key.row, record, key)

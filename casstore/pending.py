@@ -27,7 +27,7 @@ from typing import Any, Final
 from casstore import files
 from casstore.blobs import OPEN_FLAGS, Staging, hash_descriptor
 from casstore.digest import Digest
-from casstore.errors import PendingDamagedError
+from casstore.errors import PendingDamagedError, StoreUnavailableError
 from casstore.layout import Layout, LeaseLayout
 from casstore.locks import locks_exclude, take_over
 from casstore.records import Key, Validator
@@ -201,7 +201,7 @@ class Pending:
     def is_interrupted(self, write: PendingWrite) -> bool:
         """Whether *write* was being uploaded by a process that is proved dead, so that nobody knows if it arrived.
 
-        Never where locks do not exclude. May start a process, once.
+        Where locks do not exclude, only where its lease is gone. May start a process, once.
         """
         if write.state is not PendingState.UPLOADING:
             return False
@@ -237,7 +237,8 @@ class Pending:
     ) -> PendingWrite:
         """Keep *staging*'s bytes, all of them hashed, on the disk when this returns; *staging* stays the caller's.
 
-        Raises StoreFullError and other OSErrors; nothing is kept then.
+        Raises StoreFullError and other OSErrors; nothing is kept then. StoreUnavailableError says that the disk failed
+        to take the bytes, which may be lost from memory as well.
         """
         digest = staging.digest()
         name = f"{lease or _NO_LEASE}-{os.urandom(8).hex()}"
@@ -246,8 +247,12 @@ class Pending:
         )
         with files.full_disk(self._layout.root):
             staging.seal(digest)
-            # Never tried again after an error: the bytes may be lost, and a second sync would not say so.
-            files.sync(staging.descriptor)
+            try:
+                files.sync(staging.descriptor)
+            except OSError as error:
+                # Nobody may try that again, or use the bytes: they may be lost, and a second sync would not say so.
+                message = f"the disk could not keep what was written to {key.uri} ({os.strerror(error.errno or 0)})"
+                raise StoreUnavailableError(error.errno, message, self._layout.root) from error
             try:
                 self._put(write, staging)
             except BaseException:

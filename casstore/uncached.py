@@ -28,6 +28,7 @@ from casstore.leases import Lease
 from casstore.records import Entry, Key, Moment, Stated, Validator
 from casstore.settings import Settings, load_settings
 from casstore.store import Root
+from casstore.write_locks import WriteLocks
 
 MOST_IN_MEMORY: Final = 256 << 20
 """Bytes of an object that is kept in memory where no disk has room for it; a larger one is an error."""
@@ -75,6 +76,7 @@ class Uncached(Cache):
     def _begin_process(self) -> None:
         super()._begin_process()
         self.flights = _NoFlights(self.layout, self._locks, self.settings.lock_timeout)
+        self.write_locks = WriteLocks(None, self.settings.lock_timeout)
 
     @property
     def root(self) -> str:

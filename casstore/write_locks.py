@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 from casstore import files
 from casstore.errors import LockTimeoutError, ReentrantWriteError
 from casstore.layout import Layout
-from casstore.locks import POLL_FIRST, POLL_LAST
+from casstore.locks import POLL_FIRST, POLL_LAST, ByteLock, ByteLocks
 from casstore.records import Key
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class WriteLock:
     """The right to write one URI; given back by `release`, from any thread, once."""
 
-    def __init__(self, locks: WriteLocks, key: Key, lock: filelock.BaseFileLock, where: str) -> None:
+    def __init__(self, locks: WriteLocks, key: Key, lock: filelock.BaseFileLock | None, where: str) -> None:
         self.key = key
         self.thread = threading.current_thread()  # not its number, which a later thread may get
         self.where = where
@@ -53,8 +53,12 @@ class WriteLock:
 class WriteLocks:
     """The write locks that this process has in one store; thread-safe. A forked child makes its own."""
 
-    def __init__(self, layout: Layout, timeout: float) -> None:
+    def __init__(self, layout: Layout | None, timeout: float, queue: ByteLocks | None = None) -> None:
+        """Without a *layout*, only the threads of this process take turns. By *queue*, whoever waits goes before
+        whoever has just had it: by polling alone, one that writes in a loop would win nearly always.
+        """
         self._layout = layout
+        self._queue = queue
         self._timeout = timeout
         self._pid = os.getpid()
         self._mutex = threading.Lock()
@@ -67,54 +71,61 @@ class WriteLocks:
         once), ReentrantWriteError where this thread has it.
         """
         patience = self._timeout if timeout is None else timeout
-        deadline = time.monotonic() + patience
-        pause = POLL_FIRST
-        while True:
-            if meanwhile is not None:
-                meanwhile()
-            lock = self._try(key)
-            if lock is not None:
-                return lock
-            if time.monotonic() >= deadline:
-                raise LockTimeoutError(
-                    f"{key.uri} is being written by {self._holder_of(key)} (waited {patience:g} s); it is written by "
-                    "one at a time on a machine"
-                )
-            time.sleep(pause)
-            pause = min(pause * 2, POLL_LAST)
+        turn: ByteLock | None = None
+        try:
+            deadline = time.monotonic() + patience
+            pause = POLL_FIRST
+            while True:
+                if meanwhile is not None:
+                    meanwhile()
+                self._meet_own(key)
+                if self._queue is not None and turn is None:
+                    turn = self._queue.try_name(b"write\0" + key.whole)
+                lock = self._try(key) if turn is not None or self._queue is None else None
+                if lock is not None:
+                    return lock
+                if time.monotonic() >= deadline:
+                    raise self._too_late(key, patience)
+                time.sleep(pause)
+                pause = min(pause * 2, POLL_LAST)
+        finally:
+            if turn is not None:
+                turn.release()
+
+    def _too_late(self, key: Key, patience: float) -> LockTimeoutError:
+        return LockTimeoutError(
+            f"{key.uri} is being written by {self._holder_of(key)} (waited {patience:g} s); it is written by one at a "
+            "time on a machine"
+        )
 
     def _try(self, key: Key) -> WriteLock | None:
         if self._pid != os.getpid():
             # A fork that ran no hooks: what is held is the parent's.
             self._pid, self._mutex, self._held = os.getpid(), threading.Lock(), {}
         with self._mutex:
-            held = self._held.get(key)
-        if held is not None and held.thread is threading.current_thread():
-            self._meet_own(held)
-            return None
-        if held is not None:
-            return None
-        # Imported here: it takes longer to load than everything else in this package together, and readers need none.
-        import filelock
-
-        path = self._layout.write_lock(key.name)
-        lock = filelock.FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
-        with self._mutex:
             if key in self._held:
                 return None
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                return None
-            except FileNotFoundError:
-                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-                return None
+            lock = None
+            if self._layout is not None:
+                lock = _try_file(self._layout.write_lock(key.name))
+                if lock is None:
+                    return None
             mine = self._held[key] = WriteLock(self, key, lock, _where())
-        with contextlib.suppress(OSError):
-            _sign(path)
+        if self._layout is not None:
+            with contextlib.suppress(OSError):
+                _sign(self._layout.write_lock(key.name))
         return mine
 
-    def _meet_own(self, held: WriteLock) -> None:
+    def holds(self, key: Key) -> bool:
+        """Whether this process has it."""
+        return self._pid == os.getpid() and key in self._held
+
+    def _meet_own(self, key: Key) -> None:
+        """Raise where this thread would wait for itself."""
+        with self._mutex:
+            held = self._held.get(key)
+        if held is None or held.thread is not threading.current_thread() or self._pid != os.getpid():
+            return
         if held.give_way is not None and is_interactive():
             # A cell that failed left its file open, and is run again.
             held.give_way()
@@ -124,7 +135,7 @@ class WriteLocks:
             "use a with block"
         )
 
-    def release(self, lock: WriteLock, file_lock: filelock.BaseFileLock) -> None:
+    def release(self, lock: WriteLock, file_lock: filelock.BaseFileLock | None) -> None:
         """See `WriteLock.release`."""
         if self._pid != os.getpid():
             return
@@ -132,19 +143,36 @@ class WriteLocks:
             if self._held.get(lock.key) is not lock:
                 return
             del self._held[lock.key]
-            files.unlink_quietly(self._layout.write_lock(lock.key.name))
-            file_lock.release()
+            if self._layout is not None and file_lock is not None:
+                files.unlink_quietly(self._layout.write_lock(lock.key.name))
+                file_lock.release()
 
     def _holder_of(self, key: Key) -> str:
         with self._mutex:
             held = self._held.get(key)
         if held is not None:
             return f"another thread of this process, since {held.where}"
-        with contextlib.suppress(OSError), open(self._layout.write_lock(key.name), encoding="utf-8") as file:
-            text = file.read(1000).strip()
-            if text:
-                return text
+        if self._layout is not None:
+            with contextlib.suppress(OSError), open(self._layout.write_lock(key.name), encoding="utf-8") as file:
+                text = file.read(1000).strip()
+                if text:
+                    return text
         return "another process"
+
+
+def _try_file(path: str) -> filelock.BaseFileLock | None:
+    # Imported here: it takes longer to load than everything else in this package together, and readers need none.
+    import filelock
+
+    lock = filelock.FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return None
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        return None
+    return lock
 
 
 def is_interactive() -> bool:

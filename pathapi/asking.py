@@ -24,7 +24,8 @@ from pathapi.listings import Listed
 from pathapi.path_info import CloudPathInfo
 from pathapi.reading import Ask
 from pathapi.registry import implementation_registry
-from pathapi.writing import head_or_none
+from pathapi.settling import check_readable
+from pathapi.uploading import Target, head_or_none
 
 if TYPE_CHECKING:
     from pathapi.client import Client
@@ -87,22 +88,38 @@ class AskingPath(LexicalPath):
         return self.client.listings.recall(uri.bucket, uri.key, self._listed)
 
     def _ask(
-        self, freshness: FreshnessArg, verify: bool | None, force: bool | None, *, must_store: bool = False
+        self,
+        freshness: FreshnessArg,
+        verify: bool | None,
+        force: bool | None,
+        *,
+        must_store: bool = False,
+        settles: bool = True,
     ) -> Ask:
         client, uri = self.client, self.uri
         if not uri.key:
             raise CloudPathIsADirectoryError(f"{self} is a bucket, not an object")
+        policy, is_forced = client.policy.of_call(self._text, freshness), forced(force, "FROM_CLOUD")
+
+        def settle() -> None:
+            check_readable(self._target(), force=is_forced, asks=policy.asks)
+
         return Ask(
             self._store_key(),
             lambda: client.backend(uri.bucket),
             uri.key,
-            client.policy.of_call(self._text, freshness),
+            policy,
             # Of any age: an epoch lasts longer than a listing is believed. The policy or the server has the last word.
             client.listings.recall_old(uri.bucket, uri.key, self._listed),
             client.verify if verify is None else verify,
-            forced(force, "FROM_CLOUD"),
+            is_forced,
             must_store,
+            settle if settles else None,
         )
+
+    def _target(self) -> Target:
+        uri = self.uri
+        return Target(self.client, self._store_key(), uri.bucket, uri.key)
 
     def _open_stored(
         self,
@@ -112,9 +129,10 @@ class AskingPath(LexicalPath):
         *,
         looked: bool = False,
         must_store: bool = False,
+        settles: bool = True,
     ) -> Stored:
         try:
-            ask = self._ask(freshness, verify, force, must_store=must_store)
+            ask = self._ask(freshness, verify, force, must_store=must_store, settles=settles)
             return self.client.reader.open(ask, looked=looked)
         except CloudPathFileNotFoundError as error:
             raise self._explain_missing(error) from error

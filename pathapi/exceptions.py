@@ -112,6 +112,10 @@ class ChecksumMismatchError(CloudPathException, OSError):
 class VersionMismatchError(CloudPathException, OSError):
     """A conditional request was refused: the object is not, or no longer, the version named (HTTP 412)."""
 
+    after_retry = False
+    """Whether the SDK had sent the request before, and lost the answer: then the refusal may come of our own success.
+    """
+
 
 # --- the cache -----------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,10 @@ from typing import IO, Any
 
 from casstore import Stored
 from pathapi.asking import FreshnessArg, forced
-from pathapi.backend import ABSENT, ObjectInfo
+from pathapi.backend import ObjectInfo
 from pathapi.claims import ClaimedFile
 from pathapi.exceptions import (
     AnyPathTypeError,
-    CloudPathFileExistsError,
     CloudPathFileNotFoundError,
     CloudPathIsADirectoryError,
     OverwriteNewerCloudError,
@@ -22,8 +21,9 @@ from pathapi.exceptions import (
 )
 from pathapi.freshness import ALWAYS
 from pathapi.registry import implementation_registry
-from pathapi.tree import ListingPath
-from pathapi.writing import Base, CloudBufferedRandom, CloudBufferedWriter, CloudTextWriter, Upload, head_or_none
+from pathapi.settling import open_pending
+from pathapi.uploading import head_or_none
+from pathapi.writable import WritingPath
 
 _READ_MODES = frozenset(("rb", "br"))
 
@@ -47,7 +47,7 @@ def _text_of(given: object) -> str:
     raise AnyPathTypeError(f"a URI is a str such as 's3://bucket/key', not {type(given).__name__}")
 
 
-class CloudPath(ListingPath, metaclass=CloudPathMeta):
+class CloudPath(WritingPath, metaclass=CloudPathMeta):
     """One object or "directory" of a cloud. ``CloudPath("s3://bucket/key")`` gives the class of its scheme.
 
     Reads go through the store: *freshness*, *verify* and *force_overwrite_from_cloud* of a call override what its
@@ -71,14 +71,27 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
         *,
         freshness: FreshnessArg = None,
         verify: bool | None = None,
+        read_pending: bool = False,
     ) -> IO[Any]:
         """An `io` object whose ``name`` is the URI.
 
-        Reading: the bytes of one version, from the store where it is fresh by the policy. Writing (``w``, ``x``, ``a``,
-        ``r+``): a private file that is uploaded at `close`, on the condition that nobody has changed the object since;
-        an exception inside the ``with`` block uploads nothing. Raises FileNotFoundError, FileExistsError,
-        IsADirectoryError, PermissionError, `OverwriteNewerCloudError` (at close).
+        Reading: the bytes of one version, from the store where it is fresh by the policy; with *read_pending*, what
+        this machine wrote last and the cloud does not have, if there is such. Writing (``w``, ``x``, ``a``, ``r+``): a
+        private file that is uploaded at `close`, on the condition that nobody has changed the object since; an
+        exception inside the ``with`` block uploads nothing. When `close` returns, the cloud has the bytes; when it
+        raises, they are kept on this machine and the error says where, and how to go on.
+
+        Raises FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError; `PendingWriteError` and
+        `OverwriteNewerLocalError` where such bytes wait for a decision; `OverwriteNewerCloudError` at close;
+        `casstore.LockTimeoutError`, which names the other writer, and `casstore.ReentrantWriteError`.
         """
+        if read_pending and mode in (*_READ_MODES, "r"):
+            waiting = open_pending(self._target())
+            if waiting is not None:
+                unsent = io.FileIO(waiting, "rb")
+                unsent.name = self._text
+                file = io.BufferedReader(unsent)
+                return file if mode != "r" else io.TextIOWrapper(file, io.text_encoding(encoding), errors, newline)
         if mode in _READ_MODES or mode == "r":
             client = self._client
             descriptor, looked = None, False
@@ -107,6 +120,7 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
             force_overwrite_to_cloud,
             freshness,
             verify,
+            read_pending,
         )
 
     def _open_otherwise(
@@ -120,6 +134,7 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
         to_cloud: bool | None,
         freshness: FreshnessArg,
         verify: bool | None,
+        read_pending: bool,
     ) -> IO[Any]:
         letters = set(mode)
         kinds = letters & set("rwxa")
@@ -132,77 +147,32 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
             raise ValueError("can't have unbuffered text I/O")
         if kind == "r" and "+" not in letters:
             file = self.open("rb", -1 if buffering == 1 else buffering, None, None, None, from_cloud, None,
-                             freshness=freshness, verify=verify)  # fmt: skip
+                             freshness=freshness, verify=verify, read_pending=read_pending)  # fmt: skip
             return file if binary else io.TextIOWrapper(file, io.text_encoding(encoding), errors, newline)
-        upload = self._begin_upload(kind, forced(to_cloud, "TO_CLOUD"), freshness)
-        buffered: Any = CloudBufferedRandom(upload) if "+" in letters else CloudBufferedWriter(upload)
-        if kind == "a":
-            buffered.seek(0, os.SEEK_END)
-        if binary:
-            return buffered  # type: ignore[no-any-return]
-        return CloudTextWriter(buffered, io.text_encoding(encoding), errors, newline, line_buffering=buffering == 1)
+        return self._open_for_writing(
+            kind,
+            to_cloud,
+            freshness,
+            is_updated="+" in letters,
+            text=None if binary else (io.text_encoding(encoding), errors, newline, buffering == 1),
+        )
 
-    def _begin_upload(self, kind: str, force: bool, freshness: FreshnessArg) -> Upload:
-        client, uri = self.client, self.uri
-        if not uri.key or uri.key.endswith("/"):
-            raise CloudPathIsADirectoryError(
-                f"{self} names a directory: an object to be written has a name after the last slash"
-            )
-        stored = None
-        if kind in "ar":
-            # What is added to is what was read: its version is the base.
-            try:
-                stored = self._open_stored(freshness, None, None)
-                if stored.validator is not None and not stored.validator.identifies:
-                    # An empty object may come without a version; asked again as what is held, it comes with one.
-                    os.close(stored.descriptor)
-                    stored = self._open_stored(ALWAYS, None, None)
-            except CloudPathFileNotFoundError:
-                if kind == "r":
-                    raise
-        base = self._base(kind, force, stored, freshness)
-        try:
-            upload = Upload(client, self._store_key(), uri.bucket, uri.key, base)
-            if stored is not None:
-                assert upload.staging is not None
-                upload.staging.take(stored.descriptor)
-        finally:
-            if stored is not None:
-                os.close(stored.descriptor)
-        return upload
-
-    def _base(self, kind: str, force: bool, stored: Stored | None, freshness: FreshnessArg) -> Base:
-        client, uri = self.client, self.uri
-        if kind == "x":
-            return Base(ABSENT, exclusive=True)
-        if force:
-            return Base(None)
-        if stored is not None and stored.validator is not None:
-            return Base(stored.validator)
-        if kind == "a" and stored is None:
-            return Base(ABSENT)
-        listed = self._recall()
-        if (
-            listed is not None
-            and listed.info is not None
-            and freshness is None
-            and client.policy.of(self._text) is not ALWAYS
-        ):
-            return Base(listed.info.validator)
-        if client.listings.is_absent(uri.bucket, uri.key):
-            return Base(ABSENT, guessed=True)
-        policy = client.policy.of_call(self._text, freshness)
-        if policy is not ALWAYS:
-            entry, now = client.cache.held(self._store_key()), client.now()
-            if entry is not None and policy.allows(entry, now, now):
-                return Base(entry.validator)
-        info = head_or_none(client.backend(uri.bucket), uri.key)
-        return Base(ABSENT if info is None else info.validator)
-
-    def read_bytes(self, *, freshness: FreshnessArg = None, verify: bool | None = None) -> bytes:
-        """All bytes of the object."""
+    def read_bytes(
+        self,
+        *,
+        freshness: FreshnessArg = None,
+        verify: bool | None = None,
+        force_overwrite_from_cloud: bool | None = None,
+        read_pending: bool = False,
+    ) -> bytes:
+        """All bytes of the object; with *read_pending*, what this machine wrote last and the cloud does not have."""
         client, looked = self.client, False
-        if freshness is None and verify is None and not client.verify:
+        if read_pending:
+            waiting = open_pending(self._target())
+            if waiting is not None:
+                with io.FileIO(waiting, "rb") as file:
+                    return file.readall()
+        if freshness is None and verify is None and not client.verify and not force_overwrite_from_cloud:
             policy = client.policy.of(self._text)
             if policy is not ALWAYS and not forced(None, "FROM_CLOUD"):
                 descriptor, looked = client.cache.open_fresh(self._store_key(), policy.max_age_ns), True
@@ -213,7 +183,8 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
                         except OSError:
                             looked = False  # the reader below finds out what is wrong with the blob
         try:
-            return client.reader.read_bytes(self._ask(freshness, verify, None), looked=looked)
+            ask = self._ask(freshness, verify, force_overwrite_from_cloud)
+            return client.reader.read_bytes(ask, looked=looked)
         except CloudPathFileNotFoundError as error:
             raise self._explain_missing(error) from error
         finally:
@@ -227,9 +198,18 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
         *,
         freshness: FreshnessArg = None,
         verify: bool | None = None,
+        force_overwrite_from_cloud: bool | None = None,
+        read_pending: bool = False,
     ) -> str:
-        """The object's text, decoded like a file's."""
-        data = io.BytesIO(self.read_bytes(freshness=freshness, verify=verify))
+        """The object's text, decoded like a file's; see `read_bytes`."""
+        data = io.BytesIO(
+            self.read_bytes(
+                freshness=freshness,
+                verify=verify,
+                force_overwrite_from_cloud=force_overwrite_from_cloud,
+                read_pending=read_pending,
+            )
+        )
         return io.TextIOWrapper(data, io.text_encoding(encoding), errors, newline).read()
 
     # --- local paths --------------------------------------------------------------------------------------------------
@@ -309,42 +289,6 @@ class CloudPath(ListingPath, metaclass=CloudPathMeta):
         client.cache.evict(
             lambda entry: entry.key.origin == origin and (entry.uri == uri or entry.uri.startswith(below)), uri
         )
-
-    # --- writing ------------------------------------------------------------------------------------------------------
-
-    def write_bytes(self, data: bytes, *, force_overwrite_to_cloud: bool | None = None) -> int:
-        """Make *data* the object's content; the count of bytes."""
-        view = memoryview(data)
-        with self.open("wb", force_overwrite_to_cloud=force_overwrite_to_cloud) as file:
-            return file.write(view)
-
-    def write_text(
-        self,
-        data: str,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-        *,
-        force_overwrite_to_cloud: bool | None = None,
-    ) -> int:
-        """Make *data*, encoded like a file, the object's content; the count of characters."""
-        if not isinstance(data, str):
-            raise TypeError(f"data must be str, not {type(data).__name__}")
-        with self.open("w", -1, io.text_encoding(encoding), errors, newline,
-                       force_overwrite_to_cloud=force_overwrite_to_cloud) as file:  # fmt: skip
-            return file.write(data)
-
-    def touch(self, exist_ok: bool = True, mode: int | None = None) -> None:
-        """Make an empty object if there is none; an existing one stays as it is. Raises FileExistsError."""
-        try:
-            with self.open("xb"):
-                pass
-        except CloudPathFileExistsError:
-            if not exist_ok:
-                raise
-
-    def mkdir(self, parents: bool = False, exist_ok: bool = False, mode: int | None = None) -> None:
-        """Nothing: "directories" of an object store exist while there is something in them."""
 
     def unlink(self, missing_ok: bool = True) -> None:
         """Delete the object, if it still is the version seen; its entry goes too.

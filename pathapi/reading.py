@@ -51,7 +51,8 @@ _LINKABLE: Final = frozenset(("md5", "etag-md5", "sha1", "sha256"))
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One object to be read, and how. *verify* None leaves it to the store's setting; *force* takes the cloud's version
-    whatever is held. With *must_store*, a store that cannot keep the bytes is an error.
+    whatever is held. With *must_store*, a store that cannot keep the bytes is an error. *settle* deals with what this
+    machine has of the object and the cloud does not, or raises.
     """
 
     key: Key
@@ -62,6 +63,7 @@ class Ask:
     verify: bool | None = None
     force: bool = False
     must_store: bool = False
+    settle: Callable[[], None] | None = None
 
     @property
     def info(self) -> ObjectInfo | None:
@@ -121,6 +123,8 @@ class Reader:
     def _read(self, ask: Ask, data: list[bytes] | None, looked: bool) -> Stored:
         if ask.must_store and self._cache.unfit is not None:
             raise self._cache.unfit
+        if ask.settle is not None and self._cache.has_local_changes(ask.key):
+            ask.settle()
         try:
             return self._read_stored(ask, data, looked)
         except OSError as error:
@@ -258,7 +262,7 @@ class Reader:
     # --- not held ----------------------------------------------------------------------------------------------------
 
     def _linkable(self, ask: Ask) -> _Linkable | None:
-        stated = self._stated(ask.key, ask.info)
+        stated = self.stated(ask.key, ask.info)
         known = self._cache.known(stated) if stated and not ask.force else None
         return None if known is None else _Linkable(*known)
 
@@ -303,7 +307,7 @@ class Reader:
             def look_for_bytes() -> Stored | _Linkable | None:
                 return self._linkable(ask)
 
-            names = [ask.key.row, *(item.row for item in self._stated(ask.key, ask.info))]
+            names = [ask.key.row, *(item.row for item in self.stated(ask.key, ask.info))]
             for name in names:
                 look: _Look = look_for_entry if name == ask.key.row else look_for_bytes
                 got = cast("Flight | Stored | _Linkable", self._cache.flights.board(name, look))
@@ -332,7 +336,7 @@ class Reader:
     def _receive(self, ask: Ask, fill: Fill, body: Body, data: list[bytes] | None) -> Stored:
         """Bring a response's object into the store, by its body or, where its checksum is known, without."""
         info = body.info
-        stated = self._stated(fill.key, info)
+        stated = self.stated(fill.key, info)
         if info.size > UNREAD_FROM and not ask.force:
             known = self._cache.known(stated)
             if known is not None:
@@ -364,7 +368,7 @@ class Reader:
             self._on_fill(entry, fill.noted.entry is None)
         return entry
 
-    def _stated(self, key: Key, info: ObjectInfo | None) -> list[Stated]:
+    def stated(self, key: Key, info: ObjectInfo | None) -> list[Stated]:
         """What to remember, or to look for, of what the provider says of the bytes; nothing of plain HTTP servers."""
         if info is None or not info.size or self._dedup == "off" or key.origin.startswith("http"):
             return []

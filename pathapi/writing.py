@@ -1,175 +1,372 @@
 """Writing one object: a private staging file, and at its close one conditional upload.
 
-Nobody sees the bytes before `close`; an exception inside the ``with`` block uploads nothing. The upload carries the
-condition that the object still is the version seen at the opening, or still does not exist.
+    open     the URI's write lock; the version that is there, or absence
+    write    to a file that nobody else sees
+    close    bytes, digest -> pending write, on the disk -> upload -> entry -> the pending write goes -> lock
+
+Nobody sees the bytes before `close`; an exception inside the ``with`` block uploads nothing. From the moment that
+`close` has recorded them, the bytes are in the cloud or pending, whatever happens to this process or machine.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from casstore import Entry, Key, Noted, Staging, Validator
-from pathapi.backend import ABSENT, Absent, Backend, ObjectInfo
+from casstore import (
+    CasstoreError,
+    Entry,
+    Noted,
+    PendingState,
+    PendingWrite,
+    Staging,
+    StoreFullError,
+    WriteLock,
+    full_disk,
+    same_bytes,
+)
+from pathapi import strays
 from pathapi.exceptions import (
+    CloudPathException,
     CloudPathFileExistsError,
-    CloudPathFileNotFoundError,
-    CloudPathNotImplementedError,
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
+from pathapi.uploading import Base, Target, head_or_none, send
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from pathapi.client import Client
+__all__ = ["Base", "CloudBufferedRandom", "CloudBufferedWriter", "CloudTextWriter", "Upload", "head_or_none"]
 
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """What a write starts from. *expect* None overwrites whatever is there; *guessed* says that the absence is known
-    only from a listing, and is asked about once if the cloud says otherwise.
-    """
-
-    expect: Validator | Absent | None
-    guessed: bool = False
-    exclusive: bool = False
+_NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 class Upload:
-    """One write on its way: owns the staging file until `commit` or `abort`."""
+    """One write on its way: owns the staging file and the write lock until `commit`, `abort` or `set_aside`."""
 
-    def __init__(self, client: Client[Any], key: Key, bucket: str, object_key: str, base: Base) -> None:
-        self._client = client
-        self._key = key
-        self._bucket = bucket
-        self._object_key = object_key
+    def __init__(self, target: Target, base: Base, lock: WriteLock) -> None:
+        cache = target.client.cache
+        self.target = target
         self._base = base
-        self._noted: Noted = client.cache.note(key)
+        self._lock = lock
+        self._noted: Noted = cache.note(target.key)
         self._pid = os.getpid()
-        self.staging: Staging | None = client.cache.stage()
+        self.staging: Staging | None = cache.stage()
 
     @property
     def uri(self) -> str:
         """Where the bytes go."""
-        return self._key.uri
+        return self.target.uri
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process opened it: a writing handle does nothing in a forked child."""
+        return self._pid == os.getpid()
+
+    def allow_takeover(self, give_way: Any) -> None:
+        """At a prompt, the next writer of the same thread may call *give_way* to have the lock."""
+        self._lock.give_way = give_way
+
+    def write(self, write: Any, data: Any) -> Any:
+        """``write(data)`` into the staging file; where the disk is full, the store makes room once."""
+        cache = self.target.client.cache
+        with full_disk(cache.root):
+            try:
+                return write(data)
+            except OSError as error:
+                if error.errno not in _NO_ROOM or not cache.trims.make_room(len(data)):
+                    raise
+                return write(data)
+
+    def _take_staging(self) -> Staging | None:
+        staging, self.staging = self.staging, None
+        if staging is not None and not self.is_ours:
+            staging.forget()
+            return None
+        return staging
 
     def abort(self) -> None:
         """Upload nothing, forget the bytes."""
-        staging, self.staging = self.staging, None
+        staging = self._take_staging()
         if staging is not None:
             staging.close()
+            self._lock.release()
 
     def commit(self) -> Entry | None:
-        """Upload, and make the bytes the entry.
+        """Upload, and make the bytes the entry; done, or safe on this machine, when this returns or raises.
 
         Raises OverwriteNewerCloudError where the object is not the version this started from, CloudPathFileExistsError
-        where it was to be created; the object is untouched then.
+        where it was to be created; the object is untouched then. Those and what else `send` raises say where the bytes
+        are.
         """
-        staging, self.staging = self.staging, None
+        staging = self._take_staging()
         if staging is None:
-            return None
-        if os.getpid() != self._pid:
-            staging.close()  # a writing handle belongs to the process that opened it
             return None
         try:
             staging.rehash()
-            moment = self._client.now()
-            info = self._send(staging)
+            if self._is_unchanged(staging):
+                staging.close()
+                return self._base.entry
+            return deliver(self.target, staging, self._base, self._noted)
         except BaseException:
             staging.close()
             raise
         finally:
-            self._client.listings.forget(self._bucket, self._object_key)
-        return self._client.cache.record_write(self._noted, staging, info.validator, moment)
+            self._lock.release()
 
-    def _send(self, staging: Staging) -> ObjectInfo:
-        backend = self._client.backend(self._bucket)
-        base = self._base
+    def _is_unchanged(self, staging: Staging) -> bool:
+        """Whether the cloud, asked in this very open, has these very bytes: by digest, and then byte for byte."""
+        entry = self._base.entry
+        if entry is None or entry.digest != staging.digest() or entry.size != staging.size:
+            return False
+        held = self.target.client.cache.open_entry(entry)
+        if held is None:
+            return False
         try:
-            return self._write(backend, staging, base.expect)
-        except VersionMismatchError as error:
-            if base.guessed:
-                # The listing did not have it, and now it is there: ask once, and go by that.
-                seen = head_or_none(backend, self._object_key)
-                return self._send_again(backend, staging, ABSENT if seen is None else seen.validator)
-            raise self._conflict(error) from error
-        except CloudPathNotImplementedError as error:
-            if base.expect is None or self._client.conditional_writes == "require":
-                raise
-            return self._send_unconditionally(backend, staging, error)
+            return same_bytes(staging.descriptor, held)
+        finally:
+            os.close(held)
 
-    def _send_again(self, backend: Backend, staging: Staging, expect: Validator | Absent) -> ObjectInfo:
+    def set_aside(self, why: str) -> PendingWrite | None:
+        """Upload nothing and keep the bytes, as an ``incomplete`` pending write; None where there are none to keep.
+
+        What cannot be kept is lost, and said.
+        """
+        staging = self._take_staging()
+        if staging is None:
+            return None
+        client = self.target.client
         try:
-            return self._write(backend, staging, expect)
-        except VersionMismatchError as error:
-            raise self._conflict(error) from error
-
-    def _send_unconditionally(
-        self, backend: Backend, staging: Staging, error: CloudPathNotImplementedError
-    ) -> ObjectInfo:
-        """The server cannot do conditions: a HEAD just before is the best there is."""
-        expect = self._base.expect
-        seen = head_or_none(backend, self._object_key)
-        matches = seen is None if isinstance(expect, Absent) else _is(seen, expect)
-        if not matches:
-            raise self._conflict(error) from error
-        self._client.warn_once(
-            f"conditions {backend.origin}",
-            f"{backend.origin} cannot write conditionally: what somebody else writes in the same moment may be lost "
-            "(conditional_writes='require' makes this an error)",
-        )
-        return self._write(backend, staging, None)
-
-    def _write(self, backend: Backend, staging: Staging, expect: Validator | Absent | None) -> ObjectInfo:
-        guess = self._client.content_type_method
-        content_type = guess(self._object_key)[0] if guess is not None else None
-        if self._client.conditional_writes == "off":
-            expect = None
-        with open(os.dup(staging.descriptor), "rb") as source:
-            source.seek(0)
-            return backend.write(self._object_key, source, staging.size, expect=expect, content_type=content_type)
-
-    def _conflict(self, error: Exception) -> OverwriteNewerCloudError | CloudPathFileExistsError:
-        if self._base.exclusive:
-            return CloudPathFileExistsError(f"{self.uri} exists already")
-        return OverwriteNewerCloudError(
-            f"{self.uri} was changed by somebody else since it was opened; nothing was uploaded. Read the new "
-            "version and write again, write to another path, or pass force_overwrite_to_cloud=True"
-        )
+            staging.rehash()
+            if not staging.size:
+                return None
+            cache = client.cache
+            return cache.pending.record(
+                self.target.key,
+                staging,
+                PendingState.INCOMPLETE,
+                self._base.condition,
+                self._base.version,
+                lease=cache.lease.name,
+                why=f"{why}; what was written so far",
+            )
+        finally:
+            staging.close()
+            self._lock.release()
 
 
-def _is(seen: ObjectInfo | None, expect: Validator | None) -> bool:
-    return expect is None or (seen is not None and seen.validator.same_version(expect))
+def deliver(target: Target, staging: Staging, base: Base, noted: Noted) -> Entry | None:
+    """Record *staging*'s bytes as pending, upload them, make them the entry; then they are pending no more.
 
-
-def head_or_none(backend: Backend, key: str) -> ObjectInfo | None:
-    """What the object is, or None where there is none."""
+    Takes *staging* over where it returns. For whoever has the write lock. Raises as `Upload.commit` does.
+    """
+    client = target.client
+    write, why_not = _record(target, staging, base)
     try:
-        return backend.head(key)
-    except CloudPathFileNotFoundError:
+        moment = client.now()
+        info = send(target, staging, base)
+    except BaseException as error:
+        explain(target, base, _keep(target, base, write, error), error, why_not)
+        raise
+    finally:
+        client.listings.forget(target.bucket, target.object_key)
+    return settle_arrived(target, staging, noted, info, moment, write)
+
+
+def settle_arrived(
+    target: Target, staging: Staging, noted: Noted, info: Any, moment: Any, write: PendingWrite | None
+) -> Entry | None:
+    """The cloud has *staging*'s bytes, as *info* says: the entry first, then *write* goes, and what it stood above.
+
+    What else was pending of the URI does not stand in the way any more: the user has forced this over it.
+    """
+    client = target.client
+    cache, pending = client.cache, client.cache.pending
+    stated = client.reader.stated(target.key, info)
+    try:
+        entry = cache.record_write(noted, staging, info.validator, moment, stated)
+    except (CasstoreError, OSError) as error:
+        entry = None
+        try:
+            # The old entry must not be served any more; forgetting it takes less of a full disk than the new one.
+            cache.trims.make_room(1)
+            cache.record_delete(target.key)
+        except (CasstoreError, OSError):
+            # The pending write stays, so that whoever uses the URI next finds out and tries again.
+            error.add_note(f"the cloud has what was written to {target.uri}; only the store could not note it")
+            raise error from error.__cause__
+    if write is not None:
+        pending.discard(write)
+    if pending.has(target.key):
+        for other in pending.of(target.key):
+            if other.blocks:
+                with contextlib.suppress(FileNotFoundError):
+                    pending.mark(other, PendingState.INCOMPLETE, why=f"{other.why}; then the URI was overwritten")
+    return entry
+
+
+def _record(target: Target, staging: Staging, base: Base) -> tuple[PendingWrite | None, OSError | None]:
+    """The pending write; None, and why, where there is no store to keep it, or no room: the upload is tried anyway."""
+    cache = target.client.cache
+    if cache.unfit is not None:
+        return None, cache.unfit
+
+    def record() -> PendingWrite:
+        with full_disk(cache.root):
+            lease = cache.lease.name
+        return cache.pending.record(
+            target.key,
+            staging,
+            PendingState.UPLOADING,
+            base.condition,
+            base.version,
+            lease=lease,
+            why="it is being uploaded",
+            exclusive=base.exclusive,
+        )
+
+    try:
+        return record(), None
+    except StoreFullError as error:
+        if error.errno not in _NO_ROOM or not cache.trims.make_room(1):
+            return None, error
+    try:
+        return record(), None
+    except StoreFullError as error:
+        return None, error
+
+
+def explain(
+    target: Target, base: Base, kept: PendingWrite | None, error: BaseException, why_not: OSError | None = None
+) -> None:
+    """Raise what *error* of an upload means to the user, now that its bytes are *kept*, or, for *why_not*, are not.
+
+    Returns for what is not ours to explain: an interrupt, say.
+    """
+    is_conflict = isinstance(error, VersionMismatchError)
+    where = _ways_on(target, kept, why_not)
+    if is_conflict and base.exclusive:
+        raise CloudPathFileExistsError(f"{target.uri} exists already; nothing was changed.{where}") from error
+    if is_conflict:
+        raise OverwriteNewerCloudError(
+            f"{target.uri} was changed by somebody else since it was opened; nothing was uploaded.{where}"
+        ) from error
+    if isinstance(error, CloudPathException):
+        raise type(error)(f"{error}.{where}" if where else str(error)) from error.__cause__ or error
+    if where:
+        error.add_note(f"{target.uri} was not uploaded.{where}")
+
+
+def _keep(target: Target, base: Base, write: PendingWrite | None, error: BaseException) -> PendingWrite | None:
+    """What is pending once the upload has failed; None where nothing is."""
+    pending = target.client.cache.pending
+    if write is None:
         return None
+    if isinstance(error, VersionMismatchError) and base.exclusive:
+        # "x" is how programs ask whether they are the first. Who is not may go on: nothing may block the URI, and
+        # asking in a loop must not fill the disk.
+        if not write.size or any(
+            other.digest == write.digest and other.state is PendingState.INCOMPLETE for other in pending.of(write.key)
+        ):
+            pending.discard(write)
+            return None
+        return pending.mark(write, PendingState.INCOMPLETE, why="it was to be created, and existed already")
+    if isinstance(error, VersionMismatchError):
+        why = "somebody else had changed the object"
+    elif isinstance(error, Exception):
+        why = f"the upload failed: {error}"
+    else:
+        why = f"the upload was interrupted: {type(error).__name__}"
+    try:
+        return pending.mark(write, PendingState.FAILED, why=why)
+    except OSError:
+        return write  # the record is there, and whoever meets it finds out
+
+
+def _ways_on(target: Target, write: PendingWrite | None, why_not: OSError | None) -> str:
+    if why_not is not None:
+        return f" The bytes could not be kept either: {why_not}"
+    if write is None:
+        return ""
+    path = target.client.cache.pending.path(write)
+    return (
+        f" The bytes are kept at {path}: upload them with push() (`casstore push`; force_overwrite_to_cloud=True, "
+        "`--force`, overwrites whatever is there), save them elsewhere with save_pending(), or discard them with drop()"
+    )
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+class WritableFile(Protocol):
+    """What `strays` needs of a file."""
+
+    def set_aside(self, why: str) -> None:
+        """Keep the bytes as an ``incomplete`` pending write, and close."""
+        ...
 
 
 class _Raw(io.FileIO):
-    """The staging file under the name of the URI."""
+    """The staging file under the name of the URI; in a forked child nothing that is done to it has an effect."""
 
     def __init__(self, upload: Upload, mode: str) -> None:
         assert upload.staging is not None
         super().__init__(os.dup(upload.staging.descriptor), mode)
         self.name = upload.uri
+        self._upload = upload
+
+    def write(self, data: Any) -> int:
+        if not self._upload.is_ours:
+            return memoryview(data).nbytes
+        count: int = self._upload.write(super().write, data)
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        # The position belongs to the open file, which parent and child share.
+        return super().seek(offset, whence) if self._upload.is_ours else 0
+
+    def truncate(self, size: int | None = None) -> int:
+        return super().truncate(size) if self._upload.is_ours else size or 0
+
+    def __del__(self) -> None:
+        # In a cycle this may come before the buffer above has been emptied into it: whoever takes that closes this.
+        if self._upload.staging is None or not self._upload.is_ours:
+            with contextlib.suppress(OSError):
+                self.close()
 
 
 class _Committing:
     """Closes by uploading, unless an exception ends the ``with`` block."""
 
     _upload: Upload | None = None
+    _text: weakref.ref[CloudTextWriter] | None = None
+
+    def _begin(self, upload: Upload) -> None:
+        self._upload = upload
+        reference = weakref.ref(self)  # a cycle would put off the end of a file that nobody has any more
+
+        def give_way() -> None:
+            file = reference()
+            if file is not None:
+                file.set_aside("it was opened for writing again")
+
+        upload.allow_takeover(give_way)
+        strays.watch(self, upload.target.client.cache.root)
+
+    def _end(self) -> Upload | None:
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            strays.forget(self)
+        return upload
 
     def close(self) -> None:
-        upload, self._upload = self._upload, None
+        upload = self._end()
         if upload is None:
             super().close()  # type: ignore[misc]
             return
@@ -182,10 +379,33 @@ class _Committing:
 
     def abort(self) -> None:
         """Close and upload nothing."""
-        upload, self._upload = self._upload, None
+        upload = self._end()
         if upload is not None:
             upload.abort()
-        super().close()  # type: ignore[misc]
+        with contextlib.suppress(OSError):  # a full disk has said so before, and nobody wants these bytes
+            super().close()  # type: ignore[misc]
+
+    def set_aside(self, why: str) -> None:
+        """Upload nothing, keep what was written so far as ``incomplete``, and close."""
+        upload = self._end()
+        if upload is None or not upload.is_ours:
+            return
+        text = None if self._text is None else self._text()
+        with contextlib.suppress(OSError, ValueError):
+            if text is not None:
+                text.flush()
+        with contextlib.suppress(OSError, ValueError):
+            super().close()  # type: ignore[misc]
+        try:
+            kept = upload.set_aside(why)
+        except (CloudPathException, CasstoreError, OSError) as error:
+            strays.say(f"{upload.uri}: {why}; what was written could not be kept: {error}")
+            return
+        if kept is None:
+            strays.say(f"{upload.uri}: {why}; nothing was written, and nothing was uploaded")
+            return
+        path = upload.target.client.cache.pending.path(kept)
+        strays.say(f"{upload.uri}: {why}; it was not uploaded, and is kept at {path} (see `casstore pending`)")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -196,13 +416,17 @@ class _Committing:
             self.abort()
 
     def __del__(self) -> None:
-        upload, self._upload = self._upload, None
-        if upload is not None:
+        upload = self._upload
+        if upload is None:
+            return
+        if upload.is_ours:
+            warnings.warn(f"{upload.uri} was opened for writing and never closed", ResourceWarning, stacklevel=2)
+            strays.leave(self)
+        else:
+            self._upload = None
             upload.abort()
-            warnings.warn(
-                f"{upload.uri} was opened for writing and never closed; nothing was uploaded", ResourceWarning, 2
-            )
-            super().close()  # type: ignore[misc]
+            with contextlib.suppress(OSError, ValueError):
+                super().close()  # type: ignore[misc]
 
 
 class CloudBufferedWriter(_Committing, io.BufferedWriter):
@@ -210,7 +434,7 @@ class CloudBufferedWriter(_Committing, io.BufferedWriter):
 
     def __init__(self, upload: Upload) -> None:
         super().__init__(_Raw(upload, "wb"))
-        self._upload = upload
+        self._begin(upload)
 
 
 class CloudBufferedRandom(_Committing, io.BufferedRandom):
@@ -218,11 +442,15 @@ class CloudBufferedRandom(_Committing, io.BufferedRandom):
 
     def __init__(self, upload: Upload) -> None:
         super().__init__(_Raw(upload, "r+b"))
-        self._upload = upload
+        self._begin(upload)
 
 
 class CloudTextWriter(io.TextIOWrapper):
     """What ``open("w")`` returns."""
+
+    def __init__(self, buffer: CloudBufferedWriter | CloudBufferedRandom, *arguments: Any, **options: Any) -> None:
+        super().__init__(buffer, *arguments, **options)
+        buffer._text = weakref.ref(self)  # noqa: SLF001 (the two are one file)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -232,3 +460,8 @@ class CloudTextWriter(io.TextIOWrapper):
             assert isinstance(buffer, _Committing)
             buffer.abort()
         self.close()
+
+    def __del__(self) -> None:
+        # Not closed: that would upload. The buffer below is collected next, or holds out until somebody closes it.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self.flush()

@@ -51,12 +51,15 @@ LAYERS = {
         backends.s3_fast
         backends.file backends.s3
         claims freshness listings transfer
+        uploading strays
         reading writing
+        settling
         client
         lexical
         path_info
         asking
         tree
+        writable
         path
         file s3 prefetching
         __init__
@@ -77,7 +80,8 @@ EXEMPT = {
     ("casstore.fills", "casstore.cache"): "a fill is one operation of the cache that started it",
     ("casstore.trims", "casstore.cache"): "trims are the cache's own, and plan and collect through it",
     ("pathapi.path_info", "pathapi.asking"): "answers about the path that it was asked for",
-    ("pathapi.writing", "pathapi.client"): "an upload is one operation of the client that started it",
+    ("pathapi.uploading", "pathapi.client"): "an upload is one operation of the client that started it",
+    ("pathapi.strays", "pathapi.writing"): "strays are files of that module, which are watched from here",
 }
 
 # An import and who may have it: a module, or a family of modules by a prefix that ends in *.

@@ -17,7 +17,7 @@ from casstore import Validator
 from pathapi.backend import Absent, ObjectInfo, Prefix
 from pathapi.backends.s3_answers import S3Body, format_etag, info_of, placed, range_of, says_empty
 from pathapi.backends.s3_connection import S3Connection
-from pathapi.backends.s3_errors import answer_of, translate, translate_answer
+from pathapi.backends.s3_errors import answer_of, retries_of, translate, translate_answer
 from pathapi.backends.s3_fast import FastBody, FastReads, fast_reads
 from pathapi.backends.s3_parts import copy_in_parts, part_size_of, threshold_of, upload_in_parts
 from pathapi.exceptions import (
@@ -299,6 +299,8 @@ class S3Backend:
                 # If-Match on an object that is gone: a 404 on the key, and for us the version that is no more.
                 if isinstance(expect, Validator) and status == 404 and type(meant) is CloudPathFileNotFoundError:
                     meant = VersionMismatchError(f"{self._uri(key or '')} does not exist any more; nothing was changed")
+                if isinstance(meant, VersionMismatchError):
+                    meant.after_retry = retries_of(error) > 0
                 raise meant from error
         raise AssertionError("unreachable")
 

@@ -172,6 +172,14 @@ def answer_of(error: BaseException) -> tuple[int, str]:
     return int(status), str(response.get("Error", {}).get("Code", ""))
 
 
+def retries_of(error: BaseException) -> int:
+    """How often the SDK had sent the request before the answer that *error* is."""
+    response = getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return 0
+    return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+
+
 def translate(
     error: Exception, *, uri: str, bucket: str, endpoint: str, operation: str, is_signed: bool = True
 ) -> CloudPathException | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
 import sys
 import threading
@@ -12,6 +14,7 @@ import pytest
 
 from casstore import LockTimeoutError, ReentrantWriteError
 from casstore.layout import Layout
+from casstore.locks import ByteLocks
 from casstore.write_locks import WriteLocks
 from tests.casstore.filling import fork, forked, key_of, status_of
 
@@ -23,6 +26,29 @@ def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path)
     os.makedirs(layout.write_lock(""))
     return layout
+
+
+@pytest.mark.needs_locks
+def test_one_that_writes_in_a_loop_does_not_starve_another(layout: Layout) -> None:
+    """The other gets its turn about every second time: a count, whatever the machine's speed."""
+    turns = Path(layout.root) / "turns"
+    turns.touch()
+
+    barrier = multiprocessing.get_context("fork").Barrier(2)
+
+    def work() -> None:
+        locks = WriteLocks(layout, 60, ByteLocks(layout))
+        locks.take(OTHER, 60).release()  # what is loaded at the first use
+        barrier.wait(60)
+        for _ in range(60):
+            with locks.take(KEY), turns.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+                time.sleep(0.001)
+
+    assert [status_of(pid) for pid in [fork(work) for _ in range(2)]] == [0, 0]
+    who = turns.read_text().split()
+    changes = sum(one != other for one, other in itertools.pairwise(who))
+    assert changes > 20, f"{changes} changes of hands in {len(who)} turns"
 
 
 @pytest.fixture

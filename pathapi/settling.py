@@ -1,0 +1,259 @@
+"""What is pending of a URI, and what becomes of it: looked at before every use, uploaded, saved elsewhere, discarded.
+
+Reading and writing look first. What failed, or was changed behind the API's back, raises and names the ways on; what
+was on its way when its process died is looked for in the cloud, once. Whoever changes something has the write lock.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock, copy_out
+from pathapi import strays
+from pathapi.exceptions import (
+    CloudPathException,
+    CloudPathFileNotFoundError,
+    OverwriteNewerLocalError,
+    PendingWriteError,
+    VersionMismatchError,
+)
+from pathapi.uploading import Base, Target, find_arrived, send
+from pathapi.writing import explain, settle_arrived
+
+_said: Final[set[str]] = set()
+
+
+def lock_for_change(target: Target, *, force: bool = False) -> WriteLock:
+    """The URI's write lock, once nothing that is pending of it stands in the way; with *force*, whatever does.
+
+    Raises PendingWriteError, OverwriteNewerLocalError, LockTimeoutError, ReentrantWriteError.
+    """
+    cache = target.client.cache
+    lock = cache.write_locks.take(target.key, meanwhile=strays.settle)
+    try:
+        cache.notice(target.key)
+        if cache.pending.has(target.key):
+            for write in cache.pending.of(target.key):
+                found = _recover(target, write)
+                if found is not None and found.blocks and not force:
+                    raise refusal(target, found)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def check_readable(target: Target, *, force: bool, asks: bool) -> None:
+    """Raise where what the cloud or the store has is not what this machine's user wrote last.
+
+    With *force*, the cloud's version is wanted: what stands in the way is set aside. Without *asks*, the cloud is not
+    asked what became of an interrupted upload. Waits for nobody.
+    """
+    cache = target.client.cache
+    cache.notice(target.key)
+    for write in cache.pending.of(target.key):
+        found: PendingWrite | None = write
+        if _is_interrupted(target, write):
+            if not asks:
+                raise refusal(target, write)
+            try:
+                lock = cache.write_locks.take(target.key, 0)
+            except LockTimeoutError:
+                continue  # somebody deals with it: until then, the old version
+            with lock:
+                found = _recover(target, write)
+        if found is None:
+            continue
+        if found.blocks:
+            if not force:
+                raise refusal(target, found)
+            with suppress(FileNotFoundError):
+                why = f"{found.why}; then the cloud's version was taken"
+                cache.pending.mark(found, PendingState.INCOMPLETE, why=why)
+        elif found.state is PendingState.INCOMPLETE and found.source is not None and found.name not in _said:
+            _said.add(found.name)
+            warnings.warn(
+                f"{target.uri}: {found.why} ({found.source}); push() uploads it, drop() discards it", stacklevel=5
+            )
+
+
+def _is_interrupted(target: Target, write: PendingWrite) -> bool:
+    """Whether nobody is uploading *write*, although its record says so."""
+    if write.state is not PendingState.UPLOADING:
+        return False
+    cache = target.client.cache
+    if write.lease == cache.lease.name:
+        return not cache.write_locks.holds(target.key)
+    return cache.pending.is_interrupted(write)
+
+
+def _recover(target: Target, write: PendingWrite) -> PendingWrite | None:
+    """With the write lock held: find out what became of an interrupted upload. The record as it is then; None where
+    there is none any more, because the cloud has the bytes.
+
+    Raises PendingWriteError where the cloud cannot be asked.
+    """
+    if write.state is not PendingState.UPLOADING:
+        return write
+    cache = target.client.cache
+    # With the lock, and of this process: the upload has ended, and could not say how.
+    if write.lease != cache.lease.name and not cache.pending.is_interrupted(write):
+        return write
+    try:
+        staging = cache.pending.adopt(write)
+    except FileNotFoundError:
+        return None
+    try:
+        noted, moment = cache.note(target.key), cache.now()
+        try:
+            info = find_arrived(target, staging)
+        except CloudPathException as error:
+            raise refusal(target, write) from error
+        if info is not None:
+            settle_arrived(target, staging, noted, info, moment, write)
+            target.client.listings.forget(target.bucket, target.object_key)
+            return None
+    finally:
+        staging.close()
+    why = "its process ended before the cloud had answered, and the cloud does not have the bytes"
+    with suppress(FileNotFoundError):
+        return cache.pending.mark(write, PendingState.FAILED, why=why)
+    return None
+
+
+def refusal(target: Target, write: PendingWrite) -> PendingWriteError | OverwriteNewerLocalError:
+    """The error that names *write*, where its bytes are, and the ways on."""
+    where = f"The bytes are at {target.client.cache.pending.path(write)}."
+    ways = (
+        "Keep yours: push() uploads them (with force_overwrite_to_cloud=True over whatever is there). Take the "
+        "cloud's: read with force_overwrite_from_cloud=True, or drop(). Keep both: save_pending(PATH). At the shell: "
+        "casstore pending, push, drop"
+    )
+    if write.state is PendingState.EDIT:
+        return OverwriteNewerLocalError(f"{target.uri}: {write.why} ({write.source}). {where} {ways}")
+    if write.state is PendingState.UPLOADING:
+        return PendingWriteError(
+            f"{target.uri}: the process that uploaded a write of it has ended, and the cloud cannot be asked whether "
+            f"it arrived. {where} {ways}"
+        )
+    return PendingWriteError(f"{target.uri}: an earlier write has not reached the cloud: {write.why}. {where} {ways}")
+
+
+def pending_of(target: Target) -> list[PendingWrite]:
+    """What is pending of the URI now, this process's local copies included; oldest first."""
+    cache = target.client.cache
+    strays.settle()
+    cache.notice(target.key)
+    return cache.pending.of(target.key)
+
+
+def open_pending(target: Target) -> int | None:
+    """A descriptor of the bytes that were written last and are pending; None where nothing is."""
+    for write in reversed(pending_of(target)):
+        with suppress(FileNotFoundError):
+            return target.client.cache.pending.open(write)
+    return None
+
+
+def choose(target: Target, which: PendingWrite | None) -> PendingWrite:
+    """The one pending write of the URI that is meant.
+
+    Raises CloudPathFileNotFoundError where there is none, PendingWriteError where there are several and none is named.
+    """
+    writes = pending_of(target)
+    if which is not None:
+        for write in writes:
+            if write.name == which.name:
+                return write
+        raise CloudPathFileNotFoundError(f"that pending write of {target.uri} has been dealt with already")
+    if not writes:
+        raise CloudPathFileNotFoundError(f"nothing is pending of {target.uri}")
+    chosen = [write for write in writes if write.state is not PendingState.INCOMPLETE] or writes
+    if len({write.digest for write in chosen}) > 1:
+        listed = "; ".join(f"{write.name}: {write.size} bytes, {write.why}" for write in chosen)
+        raise PendingWriteError(f"{len(chosen)} different writes of {target.uri} are pending, name one: {listed}")
+    return chosen[-1]
+
+
+def push(target: Target, which: PendingWrite | None = None, *, force: bool = False) -> None:
+    """Upload a pending write, under the condition that it started from, or with *force* over whatever is there.
+
+    Raises OverwriteNewerCloudError where the object is another version by now: the write stays pending.
+    PendingWriteError where it is being uploaded by another process.
+    """
+    cache = target.client.cache
+    with cache.write_locks.take(target.key, meanwhile=strays.settle):
+        write: PendingWrite | None = choose(target, which)
+        assert write is not None
+        was = write
+        if write.state is PendingState.UPLOADING:
+            write = _recover(target, write)
+            if write is None:
+                return  # it had arrived
+            if write.state is PendingState.UPLOADING:
+                raise PendingWriteError(f"{target.uri} is being uploaded by another process just now")
+        staging = cache.pending.adopt(write)
+        try:
+            base = Base.of(write, force=force)
+            state = write.state
+            write = cache.pending.mark(write, PendingState.UPLOADING, lease=cache.lease.name)
+            noted, moment = cache.note(target.key), cache.now()
+            try:
+                # An earlier try may have arrived after all.
+                info = send(target, staging, base, again=was.state is not PendingState.EDIT)
+            except BaseException as error:
+                explain(target, base, _give_up(target, write, state, error), error)
+                raise
+            finally:
+                target.client.listings.forget(target.bucket, target.object_key)
+            settle_arrived(target, staging, noted, info, moment, write)
+            _forget_same(target, write)
+        finally:
+            staging.close()
+
+
+def _give_up(target: Target, write: PendingWrite, state: PendingState, error: BaseException) -> PendingWrite:
+    why = write.why
+    if isinstance(error, VersionMismatchError):
+        why = "somebody else had changed the object"
+    elif isinstance(error, Exception):
+        why = f"the upload failed: {error}"
+    try:
+        return target.client.cache.pending.mark(write, state, why=why)
+    except OSError:
+        return write  # the record is there, and whoever meets it finds out
+
+
+def _forget_same(target: Target, pushed: PendingWrite) -> None:
+    """The cloud has these bytes: what else is pending with the same ones is done with."""
+    pending = target.client.cache.pending
+    for other in pending.of(target.key):
+        if other.digest == pushed.digest and other.state is not PendingState.UPLOADING:
+            pending.discard(other)
+
+
+def drop(target: Target, which: PendingWrite | None = None) -> list[PendingWrite]:
+    """Discard a pending write, or all of the URI's; what was discarded."""
+    cache = target.client.cache
+    with cache.write_locks.take(target.key, meanwhile=strays.settle):
+        writes: Sequence[PendingWrite] = pending_of(target) if which is None else [choose(target, which)]
+        for write in writes:
+            cache.pending.discard(write)
+        return list(writes)
+
+
+def save(target: Target, destination: str, which: PendingWrite | None = None) -> PendingWrite:
+    """Copy a pending write's bytes to the local file *destination*, replaced as a whole; then it is pending no more."""
+    cache = target.client.cache
+    with cache.write_locks.take(target.key, meanwhile=strays.settle):
+        write = choose(target, which)
+        staging = cache.pending.adopt(write)
+        try:
+            copy_out(staging.descriptor, destination)
+        finally:
+            staging.close()
+        cache.pending.discard(write)
+        return write
