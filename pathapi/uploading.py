@@ -137,16 +137,23 @@ def _send_unconditionally(
     matches = seen is None if isinstance(expect, Absent) else seen is not None and seen.validator.same_version(expect)
     if not matches:
         raise VersionMismatchError(f"{target.uri} is not the version that was seen; nothing was changed") from error
+    if isinstance(error, CloudPathNotImplementedError):
+        _warn(target, backend)
+        return _write(target, staging, None)
     try:
         info = _write(target, staging, None)
     except CloudPathPermissionError:
         raise error from error.__cause__  # it was not the condition
+    _warn(target, backend)
+    return info
+
+
+def _warn(target: Target, backend: Backend) -> None:
     target.client.warn_once(
         f"conditions {backend.origin}",
         f"{backend.origin} cannot write conditionally: what somebody else writes in the same moment may be lost "
         "(conditional_writes='require' makes this an error)",
     )
-    return info
 
 
 def _write(target: Target, staging: Staging, expect: Validator | Absent | None) -> ObjectInfo:

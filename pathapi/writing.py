@@ -73,6 +73,10 @@ class Upload:
         """At a prompt, the next writer of the same thread may call *give_way* to have the lock."""
         self._lock.give_way = give_way
 
+    def end_elsewhere(self) -> None:
+        """Another thread is about to end this: the one that opened it may wait for that."""
+        self._lock.is_ending = True
+
     def write(self, write: Any, data: Any) -> Any:
         """``write(data)`` into the staging file; where the disk is full, the store makes room once."""
         cache = self.target.client.cache
@@ -421,6 +425,7 @@ class _Committing:
             return
         if upload.is_ours:
             warnings.warn(f"{upload.uri} was opened for writing and never closed", ResourceWarning, stacklevel=2)
+            upload.end_elsewhere()
             strays.leave(self)
         else:
             self._upload = None

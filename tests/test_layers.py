@@ -63,8 +63,8 @@ LAYERS = {
         path
         file s3 prefetching
         __init__
-        testing.grounds
-        testing.backends testing.reads
+        testing.grounds testing.interposed
+        testing.backends testing.reads testing.writes
         testing.__init__ cli
     """,
 }
