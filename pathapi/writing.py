@@ -57,7 +57,12 @@ class Upload:
         self._lock = lock
         self._noted: Noted = cache.note(target.key)
         self._pid = os.getpid()
-        self.staging: Staging | None = cache.stage()
+        try:
+            self.staging: Staging | None = cache.stage()
+        except StoreFullError as error:
+            if error.errno not in _NO_ROOM or not cache.trims.make_room(1):
+                raise
+            self.staging = cache.stage()
 
     @property
     def uri(self) -> str:
@@ -84,7 +89,7 @@ class Upload:
             try:
                 return write(data)
             except OSError as error:
-                if error.errno not in _NO_ROOM or not cache.trims.make_room(len(data)):
+                if error.errno not in _NO_ROOM or not cache.trims.make_room(memoryview(data).nbytes):
                     raise
                 return write(data)
 
