@@ -42,6 +42,8 @@ stop) a copy up to `ROOT_COPY_LIMIT`, else a hard link.
 ROOT_COPY_LIMIT = 64 << 20
 """Bytes up to which root gets a private copy instead of a hard link."""
 
+_SAID = 3
+"""How many files a warning names."""
 
 _CANNOT_LINK = frozenset((errno.ENOENT, errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP))
 
@@ -302,7 +304,7 @@ class Lease:
                 edited = outcome.kept.edited
                 warnings.warn(
                     f"{len(edited)} local files were edited or made, and not uploaded; they stay at: "
-                    f"{', '.join(edited[:3])}",
+                    f"{', '.join(edited[:_SAID])}",
                     stacklevel=2,
                 )
 
@@ -319,9 +321,11 @@ class Lease:
 
 def _say_recorded(writes: Sequence[PendingWrite]) -> None:
     if writes:
+        uris = sorted({write.uri for write in writes})
+        more = ", ..." if len(uris) > _SAID else ""
         warnings.warn(
             f"{len(writes)} local files were changed or made, and not uploaded; they are kept as pending writes "
-            f"(casstore pending lists them): {', '.join(write.uri for write in writes[:3])}",
+            f"(casstore pending lists them): {', '.join(uris[:_SAID])}{more}",
             stacklevel=3,
         )
 

@@ -693,7 +693,10 @@ def test_a_reaper_that_is_killed_anywhere_harms_nothing_and_the_next_one_finishe
         number, status = 0, -signal.SIGKILL
         while status == -signal.SIGKILL:
             number += 1
-            _plant(cache, 2)
+            _plant(cache, 3)
+            edited = Path(cache.layout.lease(f"{2:016x}")) / "views/0/s3/bucket/k"
+            edited.unlink()
+            edited.write_bytes(b"edited")
             os.mkdir(cache.layout.lease(f".new-{'0' * 16}"))
             Path(cache.layout.trashed("file")).touch()
             Path(cache.layout.write_lock("dead")).touch()
@@ -708,6 +711,10 @@ def test_a_reaper_that_is_killed_anywhere_harms_nothing_and_the_next_one_finishe
             assert os.listdir(cache.layout.trash) == os.listdir(cache.layout.write_lock("")) == []
             assert len(_generations(cache)) == 1
             assert not os.path.exists(f"{cache.root}/{'0' * 16}")
+            (write,) = cache.pending.all()
+            assert Path(cache.pending.path(write)).read_bytes() == b"edited"
+            assert [left for left, _ in cache.pending.debris() if left.endswith((".data", ".json"))] == []
+            cache.pending.discard(write)
             fill(cache, key_of("k"), b"bytes of k")
             assert read(cache, key_of("k")) == b"bytes of k"
         assert status == 0
