@@ -16,6 +16,7 @@ import casstore
 from casstore import Condition, PendingState, PendingWrite, StillBeingWrittenError, Validator, edits, files
 from casstore.blobs import Staging
 from casstore.reaper import Reaped, reap
+from casstore.uncached import Uncached
 from casstore.views import read_list
 from tests.casstore.filling import eventually, fill, fork, forked, key_of, read, run, status_of
 
@@ -704,3 +705,22 @@ def test_a_touched_blob_with_views_is_no_edit(cache: casstore.Cache) -> None:
     assert cache.notice(KEY) == []
     cache.close()
     assert held(cache) == []
+
+
+# --- without a store --------------------------------------------------------------------------------------------------
+
+
+def test_without_a_store_what_was_edited_or_made_stays_and_is_said(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "private").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "private"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    cache = Uncached(str(root), OSError(errno.EROFS, "no store"))
+    path = outbox_of(cache)
+    path.write_bytes(b"mine")
+    assert not cache.is_changed_locally(KEY)
+    assert cache.notice(KEY) == []
+    with pytest.warns(UserWarning, match=f"not uploaded; they stay at: {path}"):
+        cache.close()
+    assert path.read_bytes() == b"mine"
