@@ -24,14 +24,17 @@ LAYERS = {
         locks blobs settings
         store
         index views pending
-        reaper
+        edits
+        reaper watch
+        drafts
         leases
         items
         committer flights plans turns write_locks
         findings
         row_checks
         blob_checks
-        collector fills syncs verification checks statements
+        collector fills syncs verification statements tripwire
+        checks
         trims
         cache
         uncached
