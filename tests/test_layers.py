@@ -52,11 +52,14 @@ LAYERS = {
         backends.file backends.s3
         claims freshness listings transfer
         reading writing
+        moving
+        uploads
         client
         lexical
         path_info
         asking
         tree
+        moves
         path
         file s3 prefetching
         __init__
@@ -77,6 +80,7 @@ EXEMPT = {
     ("casstore.fills", "casstore.cache"): "a fill is one operation of the cache that started it",
     ("casstore.trims", "casstore.cache"): "trims are the cache's own, and plan and collect through it",
     ("pathapi.path_info", "pathapi.asking"): "answers about the path that it was asked for",
+    ("pathapi.moving", "pathapi.client"): "what changes at a URI is one operation of the client that was asked for it",
     ("pathapi.writing", "pathapi.client"): "an upload is one operation of the client that started it",
 }
 
