@@ -214,8 +214,10 @@ class MovingPath(ListingPath):
     @contextmanager
     def _open_version(self, *, moves: bool) -> Iterator[Stored]:
         """One version's bytes; what *moves* is asked for now, whatever the policy."""
-        self._require_object("be copied")
-        stored = self._open_stored(ALWAYS if moves else None, None, None)
+        try:
+            stored = self._open_stored(ALWAYS if moves else None, None, None)
+        except CloudPathIsADirectoryError as error:
+            raise self._directory_error() from error
         try:
             if moves and stored.validator is not None and not stored.validator.identifies:
                 # An empty object may come without a version; asked again as what is held, it comes with one.
@@ -271,16 +273,11 @@ class MovingPath(ListingPath):
         listed = self._recall()
         return None if listed is None else listed.info
 
-    def _require_object(self, what: str) -> None:
-        if not self.uri.key:
-            raise CloudPathIsADirectoryError(f"{self} is a bucket, not an object: it cannot {what}")
-
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         """Say what a missing source is."""
-        self._require_object("be copied or moved")
         listed = self._recall()
-        if listed is not None and listed.info is None:
+        if not self.uri.key or (listed is not None and listed.info is None):
             raise self._directory_error()
         try:
             yield
