@@ -413,7 +413,7 @@ def test_an_upload_goes_below_what_is_a_directory(root: S3Path, ground: S3Ground
     ground.plant(at + "dir/x", b"")
     (tmp_path / "file").write_bytes(DATA)
     assert (root / "dir").upload_from(tmp_path / "file") == root / "dir" / "file"
-    new = root.client.S3Path(str(root) + "new/")
+    new = root.client.CloudPath(str(root) + "new/")
     assert new.upload_from(str(tmp_path / "file")) == root / "new" / "file"
     assert ground.content(at + "dir/file") == ground.content(at + "new/file") == DATA
     with pytest.raises(FileNotFoundError):
@@ -433,7 +433,7 @@ def test_a_file_bucket_renames_moves_and_copies(files: FilePath, tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "tree").rglob("*") if path.is_file()) == ["a", "c"]
 
 
-# --- what is no object --------------------------------------------------------------------------------------------------
+# --- what is no object ------------------------------------------------------------------------------------------------
 
 
 WAYS: list[Callable[[S3Path, S3Path], object]] = [
@@ -458,7 +458,7 @@ def test_a_directory_and_a_missing_object_are_told_apart(
         list(root.iterdir())
     assert ground.content(at + "target") is None
     with pytest.raises(CloudPathIsADirectoryError):
-        way(root.client.S3Path(f"s3://{ground.bucket}"), root / "target")
+        way(root.client.CloudPath(f"s3://{ground.bucket}"), root / "target")
 
 
 def test_a_rename_wants_a_path_of_its_kind(source: S3Path, files: FilePath, tmp_path: Path) -> None:

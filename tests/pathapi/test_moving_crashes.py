@@ -1,5 +1,5 @@
-"""A process that is killed anywhere in a rename or a move: the bytes are at one of the two names at least, and the store
-tells the truth about both.
+"""A process that is killed anywhere in a rename or a move: the bytes are at one of the two names at least, and the
+store tells the truth about both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from tests.bench.faults import Call, Fault, Reset
 from tests.bench.proxy import Proxy
 from tests.casstore.filling import fork, status_of
 from tests.pathapi.backends.grounds import S3Ground
-from tests.pathapi.conftest import MakeClient
 
 DATA = os.urandom(50_000)
 STEPS = ["write_locks.take", "note", "record_copy", "record_delete", "after record_copy", "after record_delete"]
@@ -97,9 +96,7 @@ def test_a_kill_at_a_step_in_the_store_loses_nothing(
 
 
 @pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(
-    ("kind", "nth"), [("HEAD", 1), ("COPY", 1), ("HEAD", 2), ("COPY", 2), ("DELETE", 1)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("kind", "nth"), [("HEAD", 1), ("COPY", 1), ("HEAD", 2), ("COPY", 2), ("DELETE", 1)], ids=str)
 def test_a_kill_at_a_request_loses_nothing(
     moved: tuple[S3Path, S3Path], ground: S3Ground, proxy: Proxy, kind: str, nth: int, is_done: bool
 ) -> None:
@@ -170,9 +167,8 @@ def test_a_kill_in_a_rename_of_a_file_bucket_loses_nothing(tmp_path: Path, step:
     client.cache.close()
 
 
-def test_renames_that_cross_do_not_wait_for_each_other_for_ever(
-    make_client: MakeClient, client: S3Client, ground: S3Ground, at: str
-) -> None:
+@pytest.mark.needs_locks  # an ETag is the same for the same bytes: without, each may delete what the other has just made
+def test_renames_that_cross_do_not_wait_for_each_other_for_ever(client: S3Client, ground: S3Ground, at: str) -> None:
     root = client.S3Path(f"s3://{ground.bucket}/{at}")
     contents = {b"one", b"two"}
     for name, data in (("a", b"one"), ("b", b"two")):
