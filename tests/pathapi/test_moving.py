@@ -209,9 +209,10 @@ def test_an_entry_of_an_older_version_of_the_source_is_not_taken_for_the_copy(
     trusting = make_client(freshness="immutable")
     held = trusting.S3Path(str(source))
     assert held.read_bytes() == DATA
-    ground.plant(at + "source", b"newer")
-    assert held.rename(trusting.S3Path(str(root / "target"))).read_bytes() == b"newer"
-    assert ground.content(at + "target") == b"newer"
+    newer = DATA[::-1]  # of the same size, by which the store could tell
+    ground.plant(at + "source", newer)
+    assert held.rename(trusting.S3Path(str(root / "target"))).read_bytes() == newer
+    assert ground.content(at + "target") == newer
 
 
 def test_listings_forget_both_names(source: S3Path, root: S3Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from casstore import Cache
+from casstore import Cache, Key, WriteLock
 from pathapi import S3Client, S3Path
 from pathapi.exceptions import CloudPathFileNotFoundError
 from pathapi.file import FileClient
@@ -167,25 +167,18 @@ def test_a_kill_in_a_rename_of_a_file_bucket_loses_nothing(tmp_path: Path, step:
     client.cache.close()
 
 
-@pytest.mark.needs_locks  # an ETag is the same for the same bytes: without, each may delete what the other has just made
-def test_renames_that_cross_do_not_wait_for_each_other_for_ever(client: S3Client, ground: S3Ground, at: str) -> None:
-    root = client.S3Path(f"s3://{ground.bucket}/{at}")
-    contents = {b"one", b"two"}
-    for name, data in (("a", b"one"), ("b", b"two")):
-        ground.plant(at + name, data)
+def test_whoever_changes_two_objects_locks_them_in_one_order(
+    moved: tuple[S3Path, S3Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = moved
+    cache, order = source.client.cache, []
+    take = cache.write_locks.take
 
-    def work(one: str, other: str) -> Callable[[], None]:
-        def swap() -> None:
-            for _ in range(5):
-                try:
-                    (root / one).rename(root / other)
-                except CloudPathFileNotFoundError:
-                    return
+    def take_and_note(key: Key) -> WriteLock:
+        order.append(key.uri)
+        return take(key)
 
-        return swap
-
-    children = [fork(work("a", "b")), fork(work("b", "a"))]
-    assert [status_of(child) for child in children] == [0, 0]
-    left = {ground.content(at + name) for name in "ab"} - {None}
-    assert left, "both are gone"
-    assert left <= contents
+    monkeypatch.setattr(cache.write_locks, "take", take_and_note)
+    source.rename(target)
+    target.rename(source)
+    assert order == sorted(map(str, moved)) * 2
