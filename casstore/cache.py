@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from casstore import files
-from casstore.blobs import OPEN_FLAGS, Blobs, Inode, Staging, hash_descriptor
+from casstore.blobs import OPEN_FLAGS, Added, Blobs, Inode, Staging, hash_descriptor
 from casstore.checks import Checks
 from casstore.committer import Committer
 from casstore.digest import Digest, digest_mtime
@@ -476,6 +476,27 @@ class Cache:
         if publication.error is not None:
             raise publication.error
         return entry if publication.applied else None
+
+    def record_copy(
+        self, noted: Noted, digest: Digest, descriptor: int, validator: Validator, moment: Moment
+    ) -> Entry | None:
+        """The cloud now holds, under *noted*'s key, the bytes of a held blob: make it the entry, committed on return.
+
+        *descriptor* is that blob, open; it stays the caller's. *noted* is of before the copy was asked for, *moment*
+        when it was. None, and no entry, where the blob was evicted meanwhile or somebody else knows better.
+        """
+        status = os.fstat(descriptor)
+        added = Added(digest, status.st_size, Inode.of(status), is_new=False)
+        entry = Entry(noted.key, digest, validator, moment, self.place, self.hour())
+        publication = Publication(noted, entry, added, None, base_moved=True, held=os.dup(descriptor))
+        self._forget_older(noted.key)
+        self.committer.submit(publication)
+        self.committer.flush()
+        if publication.applied and publication.error is None:
+            return entry
+        # What was held of the key is of before the copy.
+        self.record_delete(noted.key)
+        return None
 
     def record_delete(self, key: Key) -> None:
         """The object was deleted, or is about to be replaced, by this machine: forget the entry."""

@@ -167,6 +167,12 @@ class Uncached(Cache):
         staging.close()
         return None
 
+    def record_copy(
+        self, noted: Noted, digest: Digest, descriptor: int, validator: Validator, moment: Moment
+    ) -> Entry | None:
+        """Nothing is to be kept."""
+        return None
+
     def record_delete(self, key: Key) -> None:
         """Nothing is held."""
 

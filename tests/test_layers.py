@@ -57,12 +57,15 @@ LAYERS = {
         uploading strays
         reading writing
         settling
+        moving
+        uploads
         client
         lexical
         path_info
         asking
         tree
         writable
+        moves
         path
         file s3 prefetching
         __init__

@@ -172,11 +172,11 @@ def test_the_older_record_goes_only_when_the_new_one_is_there(
     (first,) = cache.notice(KEY)
     in_place(path, b"second")
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(files, "sync", full)
+        patched.setattr(files, "create_synced", full)
         with pytest.raises(casstore.StoreFullError):
             cache.notice(KEY)
     assert cache.pending.of(KEY) == [first]
@@ -532,11 +532,11 @@ def test_a_full_disk_keeps_the_lease_until_its_edits_can_be_recorded(
 ) -> None:
     assert forked(lambda: in_place(view_of(cache))) == 0
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(files, "sync", full)
+        patched.setattr(files, "create_synced", full)
         (kept,) = reaped(cache).kept
     assert [Path(path).read_bytes() for path in kept.edited] == [b"mine"]
     assert held(cache) == []
@@ -686,11 +686,11 @@ def test_the_name_goes_last(cache: casstore.Cache, monkeypatch: pytest.MonkeyPat
     entry = fill(cache, key_of("other"), b"bytes")
     in_place(path)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(files, "sync", full)
+        patched.setattr(files, "create_synced", full)
         with pytest.raises(casstore.StoreFullError):
             read(cache, key_of("other"))
     assert os.path.samefile(path, cache.blob_path(entry))
