@@ -364,6 +364,14 @@ class Cache:
         """A local path of its own with the object's name, to be changed: `Lease.edit`."""
         return self.lease.edit(key, object_key, validator, source)
 
+    def pushed(self, path: str, digest: Digest, validator: Validator) -> None:
+        """The cloud has, as *validator*, the bytes of *digest* that were found at a path of this process: what is there
+        still, and is those bytes, is a view of that version now, or goes, if it was put into the outbox.
+        """
+        lease = self._lease
+        if lease is not None and not lease.release(path, digest):
+            lease.rebase(path, digest, validator)
+
     def release(self, path: str, digest: Digest | None = None) -> bool:
         """Give a path of `outbox` or `edit` back, with the file there, unless *digest* is not its bytes'."""
         return self.lease.release(path, digest)

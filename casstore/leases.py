@@ -23,10 +23,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from casstore import files
-from casstore.blobs import Blobs, Inode
+from casstore.blobs import Blobs, Inode, hash_descriptor
 from casstore.digest import Digest
 from casstore.drafts import Drafts
-from casstore.edits import Recorder
+from casstore.edits import Recorder, steady
+from casstore.errors import StillBeingWrittenError
 from casstore.layout import Layout, LeaseLayout, view_path
 from casstore.locks import hold_for_life, locks_exclude
 from casstore.pending import PendingWrite
@@ -236,6 +237,25 @@ class Lease:
                     os.unlink(path)
                     del self._views[known]
                     self.watch.drop(path)
+
+    def rebase(self, path: str, digest: Digest, validator: Validator) -> None:
+        """The cloud has, as *validator*, the bytes of *digest* that somebody made of the view at *path*: it is a view
+        of that version from now on. Does nothing where it is no view of this lease, or has other bytes by now.
+        """
+        with self._mutex:
+            view = next((view for view in self.watch.views() if view.path == path), None)
+            if view is None:
+                return
+            try:
+                with steady(path) as (descriptor, state):
+                    if hash_descriptor(descriptor, digest.algorithm) != digest:
+                        return
+            except (FileNotFoundError, StillBeingWrittenError):
+                return
+            made = View(view.key, path, digest, state.size, state.inode, state.mtime_ns, validator)
+            append(self.paths, made.line())
+            self._views = {known: other for known, other in self._views.items() if other.path != path}
+            self._keep(made)
 
     def outbox(self, key: Key, bucket: str, object_key: str) -> str:
         """A path named like the object, which does not exist, where nothing is: for a tool to make a file at.

@@ -214,7 +214,10 @@ class CloudPath(MovingPath, metaclass=CloudPathMeta):
     def fspath(self) -> str:
         """A local path with the object's name and bytes, good for this process's life whatever is evicted.
 
-        Of a "directory", the local directory that holds the views of what is held below it; nothing is downloaded.
+        Of a "directory", the local directory that holds the views of what is held below it; nothing is downloaded. Of
+        what does not exist, a path where a tool may make a file, which waits for `push` then. A copy that somebody
+        changes is not uploaded either: using the path again raises `OverwriteNewerLocalError`, with the ways on. To
+        change an object by a tool that takes a path, use `edit`.
         """
         return self.__fspath__()
 
@@ -228,10 +231,12 @@ class CloudPath(MovingPath, metaclass=CloudPathMeta):
         client = self.client
         try:
             stored = client.reader.open(self._ask(None, None, None))
-        except CloudPathFileNotFoundError:
+        except CloudPathFileNotFoundError as error:
+            if type(error) is not CloudPathFileNotFoundError:
+                raise
             if self._has_children():
                 return self._view_of_directory()
-            raise
+            return client.cache.outbox(self._store_key(), uri.bucket, uri.key)
         return self._view(stored)
 
     def _view(self, stored: Stored) -> str:

@@ -70,6 +70,7 @@ def check_readable(target: Target, *, force: bool, asks: bool) -> None:
         if found.blocks:
             if not force:
                 raise refusal(target, found)
+            _said.add(found.name)
             with suppress(FileNotFoundError):
                 why = f"{found.why}; then the cloud's version was taken"
                 cache.pending.mark(found, PendingState.INCOMPLETE, why=why)
@@ -210,6 +211,8 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
             finally:
                 target.forget_listed()
             settle_arrived(target, staging, noted, info, moment, write)
+            if write.source is not None:
+                cache.pushed(write.source, write.digest, info.validator)
             _forget_same(target, write)
         finally:
             staging.close()
@@ -241,7 +244,7 @@ def drop(target: Target, which: PendingWrite | None = None) -> list[PendingWrite
     with cache.write_locks.take(target.key, meanwhile=strays.settle):
         writes: Sequence[PendingWrite] = pending_of(target) if which is None else [choose(target, which)]
         for write in writes:
-            cache.pending.discard(write)
+            _discard(target, write)
         return list(writes)
 
 
@@ -255,5 +258,12 @@ def save(target: Target, destination: str, which: PendingWrite | None = None) ->
             copy_out(staging.descriptor, destination)
         finally:
             staging.close()
-        cache.pending.discard(write)
+        _discard(target, write)
         return write
+
+
+def _discard(target: Target, write: PendingWrite) -> None:
+    cache = target.client.cache
+    cache.pending.discard(write)
+    if write.source is not None:
+        cache.release(write.source, write.digest)  # what a tool has put into the outbox

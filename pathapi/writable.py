@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 from casstore import PendingWrite, Stored, full_disk
@@ -177,6 +180,54 @@ class WritingPath(ListingPath):
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False, mode: int | None = None) -> None:
         """Nothing: "directories" of an object store exist while there is something in them."""
+
+    @contextmanager
+    def edit(self, *, force_overwrite_to_cloud: bool | None = None) -> Iterator[str]:
+        """A private local copy with the object's name, for tools that take a path and change the file: uploaded at the
+        end of the block, as `close` of a file does and with its errors; an exception inside uploads nothing.
+
+        Where there is no object yet, nothing is at the path, and what is there at the end becomes the object. Raises
+        also `casstore.StillBeingWrittenError` where somebody still writes to it at the end.
+        """
+        target = self._writable_target()
+        cache = target.client.cache
+        force = forced(force_overwrite_to_cloud, "TO_CLOUD")
+        lock = lock_for_change(target, force=force)
+        with contextlib.ExitStack() as undo:
+            undo.callback(lock.release)
+            began = target.client.now()
+            stored = self._start_content("a", None)
+            source = None if stored is None else stored.descriptor
+            try:
+                base = self._base("a", force, stored, None, began)
+                path = cache.edit(target.key, target.object_key, base.version, source)
+            finally:
+                if source is not None:
+                    os.close(source)
+            try:
+                yield path
+            except BaseException:
+                cache.release(path)
+                raise
+            try:
+                staging = cache.copy_local(path)
+            except FileNotFoundError:
+                cache.release(path)
+                if stored is None:
+                    return
+                raise CloudPathFileNotFoundError(
+                    f"the local copy of {self} was removed; nothing was uploaded: unlink() deletes the object"
+                ) from None
+            undo.pop_all()
+            digest = staging.digest()
+            try:
+                Upload(target, base, lock, staging).commit()
+            except BaseException:
+                if not any(write.digest == digest for write in cache.pending.of(target.key)):
+                    raise  # the bytes are nowhere else
+                cache.release(path, digest)
+                raise
+            cache.release(path, digest)
 
     # --- what the cloud does not have ---------------------------------------------------------------------------------
 

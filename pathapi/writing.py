@@ -51,14 +51,15 @@ _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 class Upload:
     """One write on its way: owns the staging file and the write lock until `commit`, `abort` or `set_aside`."""
 
-    def __init__(self, target: Target, base: Base, lock: WriteLock) -> None:
+    def __init__(self, target: Target, base: Base, lock: WriteLock, staging: Staging | None = None) -> None:
+        """*staging*, where the bytes are there already, is taken over."""
         cache = target.client.cache
         self.target = target
         self._base = base
         self._lock = lock
         self._noted: Noted = cache.note(target.key)
         self._pid = os.getpid()
-        self.staging: Staging | None = stage(cache)
+        self.staging: Staging | None = staging or stage(cache)
 
     @property
     def uri(self) -> str:

@@ -70,7 +70,7 @@ LAYERS = {
         file s3 prefetching
         __init__
         testing.grounds testing.interposed
-        testing.backends testing.reads testing.writes
+        testing.backends testing.edits testing.reads testing.writes
         testing.__init__ cli
     """,
 }
