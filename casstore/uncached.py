@@ -12,7 +12,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from casstore import files
 from casstore.blobs import Staging
@@ -25,11 +25,13 @@ from casstore.flights import Flight, Flights
 from casstore.items import Noted
 from casstore.layout import Layout
 from casstore.leases import Lease
-from casstore.pending import PendingWrite
 from casstore.records import Entry, Key, Moment, Stated, Validator
 from casstore.settings import Settings, load_settings
 from casstore.store import Root
 from casstore.write_locks import WriteLocks
+
+if TYPE_CHECKING:
+    from casstore.pending import PendingWrite
 
 MOST_IN_MEMORY: Final = 256 << 20
 """Bytes of an object that is kept in memory where no disk has room for it; a larger one is an error."""

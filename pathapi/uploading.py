@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from casstore import Condition, Entry, Key, PendingWrite, Staging, Validator, new_hasher
-from pathapi.backend import ABSENT, Absent, Backend, ObjectInfo
+from pathapi.backend import ABSENT, Absent, Backend, ObjectInfo, head_or_none
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
@@ -244,11 +244,3 @@ def _has_stated_bytes(info: ObjectInfo, staging: Staging) -> bool:
                 offset += len(piece)
             return hasher.digest().hex() == checksum.value
     return False
-
-
-def head_or_none(backend: Backend, key: str) -> ObjectInfo | None:
-    """What the object is, or None where there is none."""
-    try:
-        return backend.head(key)
-    except CloudPathFileNotFoundError:
-        return None

@@ -38,12 +38,10 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
-from pathapi.uploading import Base, Target, head_or_none, send
+from pathapi.uploading import Base, Target, send
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-__all__ = ["Base", "CloudBufferedRandom", "CloudBufferedWriter", "CloudTextWriter", "Upload", "head_or_none"]
 
 _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
