@@ -20,7 +20,7 @@ from pathapi.exceptions import (
     PendingWriteError,
     VersionMismatchError,
 )
-from pathapi.uploading import Base, Target, find_arrived, send
+from pathapi.uploading import Base, Target, find_arrived, send, warn_of_conditions
 from pathapi.writing import explain, settle_arrived
 
 _said: Final[set[str]] = set()
@@ -204,16 +204,18 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
             noted, moment = cache.note(target.key), cache.now()
             try:
                 # An earlier try may have arrived after all.
-                info = send(target, staging, base, again=was.state is not PendingState.EDIT)
+                sent = send(target, staging, base, again=was.state is not PendingState.EDIT)
             except BaseException as error:
                 explain(target, base, _give_up(target, write, state, error), error)
                 raise
             finally:
                 target.forget_listed()
-            settle_arrived(target, staging, noted, info, moment, write)
+            settle_arrived(target, staging, noted, sent.info, moment, write)
             if write.source is not None:
-                cache.pushed(write.source, write.digest, info.validator)
+                cache.pushed(write.source, write.digest, sent.info.validator)
             _forget_same(target, write)
+            if sent.unconditional:
+                warn_of_conditions(target)
         finally:
             staging.close()
 

@@ -38,7 +38,7 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
-from pathapi.uploading import Base, Target, send
+from pathapi.uploading import Base, Target, send, warn_of_conditions
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -185,13 +185,16 @@ def deliver(target: Target, staging: Staging, base: Base, noted: Noted, *, is_el
     write, why_not = (None, None) if is_elsewhere else _record(target, staging, base)
     try:
         moment = client.now()
-        info = send(target, staging, base)
+        sent = send(target, staging, base)
     except BaseException as error:
         explain(target, base, _keep(target, base, write, error), error, why_not)
         raise
     finally:
         target.forget_listed()
-    return settle_arrived(target, staging, noted, info, moment, write)
+    entry = settle_arrived(target, staging, noted, sent.info, moment, write)
+    if sent.unconditional:
+        warn_of_conditions(target)
+    return entry
 
 
 def settle_arrived(
