@@ -38,7 +38,7 @@ LAYERS = {
         processes reports
         __init__
         cli_output
-        cli_gc cli_verify
+        cli_gc cli_pending cli_verify
         cli
         __main__
     """,
