@@ -65,7 +65,9 @@ LAYERS = {
         __init__
         testing.grounds
         testing.backends testing.reads
-        testing.__init__ cli
+        testing.__init__ cli_clouds
+        cli_push
+        cli
     """,
 }
 RANKS = {
