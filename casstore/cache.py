@@ -268,6 +268,22 @@ class Cache:
         """
         return os.access(self.layout.pending(key.name), os.F_OK) or self.is_changed_locally(key)
 
+    def drop(self, write: PendingWrite, save_to: str | None = None) -> bool:
+        """Discard a pending write for good, or move its bytes to the local file *save_to*, replaced as a whole.
+
+        False where somebody has dealt with it meanwhile. Raises LockTimeoutError where the URI is being written. What
+        `Pending.save` raises leaves it pending.
+        """
+        with self.write_locks.take(write.key):
+            current = next((found for found in self.pending.of(write.key) if found.name == write.name), None)
+            if current is None:
+                return False
+            if save_to is None:
+                self.pending.discard(current)
+            else:
+                self.pending.save(current, save_to)
+            return True
+
     def _used(self, key: Key, record: bytes, now: int) -> None:
         entry = unpack_entry(key.row, record, key)
         if entry is not None:

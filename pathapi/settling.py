@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock, copy_out
+from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock
 from pathapi import strays
 from pathapi.exceptions import (
     CloudPathException,
@@ -179,8 +179,8 @@ def choose(target: Target, which: PendingWrite | None) -> PendingWrite:
     return chosen[-1]
 
 
-def push(target: Target, which: PendingWrite | None = None, *, force: bool = False) -> None:
-    """Upload a pending write, under the condition that it started from, or with *force* over whatever is there.
+def push(target: Target, which: PendingWrite | None = None, *, force: bool = False) -> PendingWrite:
+    """Upload a pending write, under the condition that it started from, or with *force* over whatever is there; which.
 
     Raises OverwriteNewerCloudError where the object is another version by now: the write stays pending.
     PendingWriteError where it is being uploaded by another process.
@@ -193,7 +193,7 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
         if write.state is PendingState.UPLOADING:
             write = _recover(target, write)
             if write is None:
-                return  # it had arrived
+                return was  # it had arrived
             if write.state is PendingState.UPLOADING:
                 raise PendingWriteError(f"{target.uri} is being uploaded by another process just now")
         staging = cache.pending.adopt(write)
@@ -216,6 +216,7 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
             _forget_same(target, write)
             if sent.unconditional:
                 warn_of_conditions(target)
+            return was
         finally:
             staging.close()
 
@@ -255,12 +256,9 @@ def save(target: Target, destination: str, which: PendingWrite | None = None) ->
     cache = target.client.cache
     with cache.write_locks.take(target.key, meanwhile=strays.settle):
         write = choose(target, which)
-        staging = cache.pending.adopt(write)
-        try:
-            copy_out(staging.descriptor, destination)
-        finally:
-            staging.close()
-        _discard(target, write)
+        cache.pending.save(write, destination)
+        if write.source is not None:
+            cache.release(write.source, write.digest)
         return write
 
 
