@@ -644,6 +644,7 @@ class Cache:
             "index_bytes": index_bytes,
             "index_generation": self.index.generation,
             "free_bytes": space.f_bavail * space.f_frsize,
+            "pending_writes": sum(1 for _ in self.pending.all()),
             "views": self.settings.views,
             "verify": self.settings.verify,
         }

@@ -148,6 +148,8 @@ class WritingPath(ListingPath):
             now = client.now()
             if policy.allows(held, now, now):
                 return Base(held.validator)
+        if not policy.asks:
+            return Base(ABSENT)  # nothing of it was seen, so nothing of it may be overwritten
         info = head_or_none(client.backend(uri.bucket), uri.key)
         if info is None:
             return Base(ABSENT)

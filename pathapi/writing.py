@@ -35,6 +35,7 @@ from pathapi import strays
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileExistsError,
+    CloudUnavailableError,
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
@@ -184,6 +185,8 @@ def deliver(target: Target, staging: Staging, base: Base, noted: Noted, *, is_el
     client = target.client
     write, why_not = (None, None) if is_elsewhere else _record(target, staging, base)
     try:
+        if not client.policy.of(target.uri).asks:
+            raise CloudUnavailableError(f"{target.uri} was not uploaded: the policy is offline")
         moment = client.now()
         sent = send(target, staging, base)
     except BaseException as error:
@@ -224,7 +227,8 @@ def settle_arrived(
     if pending.has(target.key):
         for other in pending.of(target.key):
             if other.blocks:
-                with contextlib.suppress(FileNotFoundError):
+                # Not worth an error of a write that has arrived: what stays in the way says so itself.
+                with contextlib.suppress(OSError):
                     pending.mark(other, PendingState.INCOMPLETE, why=f"{other.why}; then the URI was overwritten")
     return entry
 
@@ -286,6 +290,7 @@ def _keep(target: Target, base: Base, write: PendingWrite | None, error: BaseExc
     pending = target.client.cache.pending
     if write is None:
         return None
+    state = PendingState.FAILED
     if isinstance(error, VersionMismatchError) and base.exclusive:
         # "x" is how programs ask whether they are the first. Who is not may go on: nothing may block the URI, and
         # asking in a loop must not fill the disk.
@@ -294,15 +299,15 @@ def _keep(target: Target, base: Base, write: PendingWrite | None, error: BaseExc
         ):
             pending.discard(write)
             return None
-        return pending.mark(write, PendingState.INCOMPLETE, why="it was to be created, and existed already")
-    if isinstance(error, VersionMismatchError):
+        state, why = PendingState.INCOMPLETE, "it was to be created, and existed already"
+    elif isinstance(error, VersionMismatchError):
         why = "somebody else had changed the object"
     elif isinstance(error, Exception):
         why = f"the upload failed: {error}"
     else:
         why = f"the upload was interrupted: {type(error).__name__}"
     try:
-        return pending.mark(write, PendingState.FAILED, why=why)
+        return pending.mark(write, state, why=why)
     except OSError:
         return write  # the record is there, and whoever meets it finds out
 
