@@ -265,7 +265,9 @@ class Writer:
 
     def _save(self, origin: str, key: str, write: casstore.PendingWrite) -> None:
         target = self._run.saved(write.name)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if not os.path.isdir(directory := os.path.dirname(target)):
+            os.makedirs(directory, exist_ok=True)
+            _sync(os.path.dirname(directory))
         self._run.saving(write.name)
         self._path(origin, key).save_pending(target, write)
         self._run.dropped(write.name)
@@ -300,6 +302,12 @@ class _Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._writer.left(record.getMessage())
+
+
+def _sync(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def _digest(data: bytes) -> str:
