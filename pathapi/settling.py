@@ -143,8 +143,13 @@ def refusal(target: Target, write: PendingWrite) -> PendingWriteError | Overwrit
 
 
 def pending_of(target: Target) -> list[PendingWrite]:
-    """What is pending of the URI now, this process's local copies included; oldest first."""
+    """What is pending of the URI now, this process's local copies included; oldest first.
+
+    Raises the store's own error where it cannot be opened: nobody knows, then, and "nothing" would be a lie.
+    """
     cache = target.client.cache
+    if cache.unfit is not None:
+        raise cache.unfit
     strays.settle()
     cache.notice(target.key)
     return cache.pending.of(target.key)

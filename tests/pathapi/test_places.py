@@ -178,6 +178,20 @@ def test_objects_are_written_without_a_store(bucket: Path, monkeypatch: pytest.M
     assert list(client.CloudPath(f"file://{bucket}").glob("*.none")) == []
 
 
+def test_what_is_pending_cannot_be_told_without_a_store_and_is_not_called_nothing(
+    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network_everywhere(monkeypatch)
+    path = FileClient().CloudPath(f"file://{bucket}/small")
+    with one_warning(), pytest.raises(OSError, match="nfs4"):
+        path.drop()
+    for ask in (path.push, lambda: path.pending, lambda: path.save_pending(tmp_path / "saved")):
+        with pytest.raises(OSError, match="nfs4"):
+            ask()
+    with pytest.raises(OSError, match="nfs4"):
+        path.read_bytes(read_pending=True)
+
+
 def test_a_change_between_reading_and_writing_is_a_conflict_without_a_store_too(
     bucket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
