@@ -295,8 +295,9 @@ def _copy_by_hand(source: int, target: int) -> int:
     return offset
 
 
-def copy_out(source: int, target: str) -> None:
-    """Make the file *target* a copy of the open file *source*; at any moment it is the old one or all of the new.
+def copy_out(source: int, target: str, *, synced: bool = False) -> None:
+    """Make the file *target* a copy of the open file *source*; at any moment it is the old one or all of the new, and,
+    *synced*, on the disk when this returns.
 
     Its mode is by the umask. Follows symbolic links. What is no regular file (a device, a pipe) is written into.
     """
@@ -314,12 +315,16 @@ def copy_out(source: int, target: str) -> None:
         try:
             if not clone(source, descriptor):
                 copy_bytes(source, descriptor)
+            if synced:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.rename(temporary, target)
     except BaseException:
         unlink_quietly(temporary)
         raise
+    if synced:
+        sync_directory(os.path.dirname(target))
 
 
 def same_bytes(one: int, other: int) -> bool:

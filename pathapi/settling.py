@@ -257,7 +257,7 @@ def save(target: Target, destination: str, which: PendingWrite | None = None) ->
         write = choose(target, which)
         staging = cache.pending.adopt(write)
         try:
-            copy_out(staging.descriptor, destination)
+            copy_out(staging.descriptor, destination, synced=True)  # on the disk before it is gone from there
         finally:
             staging.close()
         cache.pending.discard(write)
