@@ -126,6 +126,11 @@ def _discard_early() -> None:
         _replace(module, "send", discard_and_send)
 
 
+def _save_unsynced() -> None:
+    """A pending write goes although the file that it was saved to may not be on the disk."""
+    _replace(pathapi.settling, "copy_out", lambda source, target, **_: casstore.copy_out(source, target))
+
+
 _CONTROLS: Final[dict[str, Callable[[], None]]] = {
     "publish-unchecked": _publish_unchecked,
     "sweep-unchecked": _sweep_unchecked,
@@ -135,6 +140,7 @@ _CONTROLS: Final[dict[str, Callable[[], None]]] = {
     "pending-unsynced": _pending_unsynced,
     "pending-unrecorded": _pending_unrecorded,
     "discard-early": _discard_early,
+    "save-unsynced": _save_unsynced,
 }
 
 NAMES: Final = tuple(_CONTROLS)

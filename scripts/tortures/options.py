@@ -9,7 +9,10 @@ from typing import Final
 
 CONTROLS: Final = {
     "kill": ("publish-unchecked", "sweep-unchecked", "pending-unrecorded", "discard-early"),
-    "cut": ("place-unchecked", "synced-unsynced", "pending-unsynced", "pending-unrecorded", "discard-early"),
+    "cut": (
+        *("place-unchecked", "synced-unsynced", "pending-unsynced", "pending-unrecorded", "discard-early"),
+        "save-unsynced",
+    ),
     "syscalls": ("index-unchecked",),
 }
 """By rig: protections that can be taken away, to see that the rig notices."""
