@@ -32,7 +32,8 @@ class WriteLock:
 
     def __init__(self, locks: WriteLocks, key: Key, lock: filelock.BaseFileLock | None, where: str) -> None:
         self.key = key
-        self.thread = threading.current_thread()  # not its number, which a later thread may get
+        # Not its number, which a later thread may get. None: see `abandon`.
+        self.thread: threading.Thread | None = threading.current_thread()
         self.where = where
         self.give_way: Callable[[], object] | None = None
         """What a later writer of the same thread may call, in an interactive session, to have the lock given back."""
@@ -42,6 +43,10 @@ class WriteLock:
     def release(self) -> None:
         """Let the next one in. A second call, and one in a forked child, do nothing."""
         self._locks.release(self, self._lock)
+
+    def abandon(self) -> None:
+        """Its thread has lost what it was for, and may wait, like any other, for who sees to that. Takes no lock."""
+        self.thread = None
 
     def __enter__(self) -> Self:
         return self

@@ -73,6 +73,10 @@ class Upload:
         """At a prompt, the next writer of the same thread may call *give_way* to have the lock."""
         self._lock.give_way = give_way
 
+    def abandon(self) -> None:
+        """Its file is being collected: whoever opens the URI next waits for `set_aside`. For a finaliser."""
+        self._lock.abandon()
+
     def write(self, write: Any, data: Any) -> Any:
         """``write(data)`` into the staging file; where the disk is full, the store makes room once."""
         cache = self.target.client.cache
@@ -421,6 +425,7 @@ class _Committing:
             return
         if upload.is_ours:
             warnings.warn(f"{upload.uri} was opened for writing and never closed", ResourceWarning, stacklevel=2)
+            upload.abandon()
             strays.leave(self)
         else:
             self._upload = None
