@@ -207,7 +207,7 @@ def settle_arrived(
             raise error from error.__cause__
     if write is not None:
         pending.discard(write)
-    if pending.has(target.key):
+    if cache.unfit is None and pending.has(target.key):
         for other in pending.of(target.key):
             if other.blocks:
                 with contextlib.suppress(FileNotFoundError):
