@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import casstore
-from pathapi.exceptions import CloudUnavailableError
+from pathapi.exceptions import CloudUnavailableError, PendingWriteError
 from tortures.ledger import LedgerClient
 from tortures.shared import SharedLedger
 
@@ -28,8 +28,9 @@ class WrongBytesError(Exception):
 class Program:
     """*prepare* leaves a store behind; *run* works on a copy of it, and its system calls are what fails.
 
-    *made* is what the bucket must have where *run* ends well, and may have where it does not: then the user still has
-    it, if a `close` had raised before, or says that it is kept. *waits* says that it is pending at first.
+    *made* is what the bucket must have where *run* ends well, and may have where it does not: then it is still pending,
+    if a `close` had raised before or says that it is kept. *waits* says that `NEW` is pending at first, *keeps* that it
+    must be in the end, too. Calls that it *spares* are not made to fail.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Program:
     run: Callable[[str, SharedLedger], None]
     made: bytes | None = None
     waits: bool = False
+    keeps: bool = False
+    spares: tuple[str, ...] = ()
 
 
 def _path(root: str, ledger: SharedLedger, freshness: str = "always") -> Any:
@@ -83,6 +86,18 @@ def _append(root: str, ledger: SharedLedger) -> None:
         with path.open("ab") as file:
             file.write(LINE)
         _require(path.read_bytes(), OLD + LINE)
+    finally:
+        casstore.open(root).close()
+
+
+def _refuse(root: str, ledger: SharedLedger) -> None:
+    try:
+        for freshness in ("immutable", "always"):
+            try:
+                found = _path(root, ledger, freshness).read_bytes()
+            except PendingWriteError:
+                continue
+            raise WrongBytesError(f"{len(found)} bytes of a URI that a write is pending of")
     finally:
         casstore.open(root).close()
 
@@ -148,12 +163,16 @@ def _truncated(root: str, ledger: SharedLedger) -> None:
     os.truncate(f"{root}/index-v1/1/data.mdb", 2 * mmap.PAGESIZE)  # the two meta pages, and nothing that they lead to
 
 
+_LOOKS: Final = ("access", "faccessat", "faccessat2")
+"""What every open asks by whether anything is pending: a failure is no different from "no" (`casstore.pending`)."""
+
 PROGRAMS: Final = (
     Program("create", _nothing, _fill),
     Program("fill", _empty, _fill),
     Program("read", _fill, _read),
     Program("write", _fill, _write, NEW),
     Program("append", _fill, _append, OLD + LINE),
+    Program("refuse", _unsent, _refuse, waits=True, keeps=True, spares=_LOOKS),
     Program("push", _unsent, _push, NEW, waits=True),
     Program("drop", _unsent, _drop, waits=True),
     Program("gc", _fill, _gc),

@@ -107,7 +107,7 @@ def points_of(program: Program, counts: Counter[str]) -> list[Point]:
     """All ways in which a program with so many calls of each kind can fail."""
     found = []
     for call, count in sorted(counts.items()):
-        errors = _FAILURES.get(call, ())
+        errors = () if call in program.spares else _FAILURES.get(call, ())
         for number in range(1, count + 1):
             for error in errors:
                 found.append(Point(program.name, call, number, error, lasting=False))
@@ -365,8 +365,10 @@ class _Bench:
             yield "the bucket has bytes that nobody meant to write"
         if is_done and program.made is not None and held != program.made:
             yield "it returned, and the bucket does not have what it wrote"
-        if is_done and waiting:
+        if is_done and waiting and not program.keeps:
             yield f"it returned, and {len(waiting)} writes are pending"
+        if program.keeps and waiting != [NEW]:
+            yield "what was pending is not any more"
         if program.made is not None and held != program.made and program.made not in waiting:
             if program.waits:
                 yield "what was pending is neither that any more nor in the bucket"
