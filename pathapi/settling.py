@@ -37,7 +37,7 @@ def lock_for_change(target: Target, *, force: bool = False) -> WriteLock:
         cache.notice(target.key)
         if cache.pending.has(target.key):
             for write in cache.pending.of(target.key):
-                found = _recover(target, write)
+                found = _recover(target, write) if cache.unfit is None else write
                 if found is not None and found.blocks and not force:
                     raise refusal(target, found)
     except BaseException:
@@ -56,6 +56,11 @@ def check_readable(target: Target, *, force: bool, asks: bool) -> None:
     cache.notice(target.key)
     for write in cache.pending.of(target.key):
         found: PendingWrite | None = write
+        if cache.unfit is not None:
+            # Nothing can be found out, and nothing noted.
+            if write.blocks and not force:
+                raise refusal(target, write)
+            continue
         if _is_interrupted(target, write):
             if not asks:
                 raise refusal(target, write)
@@ -144,8 +149,13 @@ def refusal(target: Target, write: PendingWrite) -> PendingWriteError | Overwrit
 
 
 def pending_of(target: Target) -> list[PendingWrite]:
-    """What is pending of the URI now, this process's local copies included; oldest first."""
+    """What is pending of the URI now, this process's local copies included; oldest first.
+
+    Raises the store's own error where it cannot be opened: nobody knows, then, and "nothing" would be a lie.
+    """
     cache = target.client.cache
+    if cache.unfit is not None:
+        raise cache.unfit
     strays.settle()
     cache.notice(target.key)
     return cache.pending.of(target.key)

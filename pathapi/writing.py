@@ -224,7 +224,7 @@ def settle_arrived(
             raise error from error.__cause__
     if write is not None:
         pending.discard(write)
-    if pending.has(target.key):
+    if cache.unfit is None and pending.has(target.key):
         for other in pending.of(target.key):
             if other.blocks:
                 # Not worth an error of a write that has arrived: what stays in the way says so itself.
