@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from casstore import files
-from casstore.blobs import OPEN_FLAGS, Blobs, Inode, Staging, hash_descriptor
+from casstore.blobs import OPEN_FLAGS, Added, Blobs, Inode, Staging, hash_descriptor
 from casstore.checks import Checks
 from casstore.committer import Committer
 from casstore.digest import Digest, digest_mtime
+from casstore.edits import copy_privately
 from casstore.errors import CasstoreError, IndexUnavailableError, LockTimeoutError
 from casstore.exits import at_exit
 from casstore.fills import Fill, Stored, add_blob
@@ -112,7 +113,16 @@ class Cache:
         self.write_locks = WriteLocks(self.layout, self.settings.lock_timeout, self._locks)
         self.committer = Committer(self.index, self.blobs, self._register_exit)
         self.statements = Statements(self.index, self.blobs, self.committer, self.place)
-        self.checks = Checks(self.layout, self.index, self.blobs, self.committer, self.place, self.stage, self.count)
+        self.checks = Checks(
+            self.layout,
+            self.index,
+            self.blobs,
+            self.committer,
+            self.place,
+            self.stage,
+            self.count,
+            lambda: self.lease.name,
+        )
         self._lease: Lease | None = None
         self._mutex = threading.Lock()
         self._recent_mutex = threading.Lock()
@@ -143,10 +153,10 @@ class Cache:
 
     def _take_lease(self) -> Lease:
         try:
-            return Lease(self.layout, self.settings.views)
+            return Lease(self.layout, self.settings.views, self.blobs)
         except FileNotFoundError:
             self.restore()
-            return Lease(self.layout, self.settings.views)
+            return Lease(self.layout, self.settings.views, self.blobs)
 
     # --- inspecting --------------------------------------------------------------------------------------------------
 
@@ -250,12 +260,6 @@ class Cache:
         """
         return self.pending.has(key) or self.is_changed_locally(key)
 
-    def is_changed_locally(self, key: Key) -> bool:
-        return False
-
-    def notice(self, key: Key) -> list[PendingWrite]:
-        return []
-
     def _used(self, key: Key, record: bytes, now: int) -> None:
         entry = unpack_entry(key.row, record, key)
         if entry is not None:
@@ -314,7 +318,9 @@ class Cache:
         """A path with the object's name that holds what *descriptor*, the entry's open blob, does, for this process's
         life.
         """
-        return self.lease.view(entry.key, entry.digest, entry.size, descriptor, bucket, object_key, mode)
+        return self.lease.view(
+            entry.key, entry.digest, entry.size, descriptor, bucket, object_key, mode, entry.validator
+        )
 
     def view_stored(self, stored: Stored, key: Key, bucket: str, object_key: str, mode: str | None = None) -> str:
         """A path as `view` gives it; of bytes that could only be streamed, a private copy."""
@@ -322,7 +328,7 @@ class Cache:
             return self.view(stored.entry, stored.descriptor, bucket, object_key, mode)
         # By a hash that nobody makes collide: these bytes could not be stored because their usual one did.
         digest = hash_descriptor(stored.descriptor, "sha256")
-        return self.lease.view(key, digest, stored.size, stored.descriptor, bucket, object_key, "copy")
+        return self.lease.view(key, digest, stored.size, stored.descriptor, bucket, object_key, "copy", stored.streamed)
 
     def view_directory(self, origin: str, bucket: str, prefix: str) -> str:
         """The directory in the newest tree of views that stands for a prefix, made if need be."""
@@ -331,6 +337,43 @@ class Cache:
     def release_view(self, path: str) -> None:
         """Give a view back before the process ends; an edited one stays."""
         self.lease.release_view(path)
+
+    # --- local files that others change ------------------------------------------------------------------------------
+
+    def is_changed_locally(self, key: Key) -> bool:
+        """Whether `notice` has something to look at: one look into a table where this process has handed out no path of
+        *key*, else a stat for each.
+        """
+        lease = self._lease
+        return lease is not None and lease.watch.is_changed(key)
+
+    def notice(self, key: Key) -> list[PendingWrite]:
+        """Make pending writes of what others did, since the last look, to the views and the outbox of *key* that this
+        process handed out: those that are new. A touch is no change, nor are the same bytes once more.
+
+        Raises StillBeingWrittenError, StoreFullError, OSError for a file that cannot be read.
+        """
+        lease = self._lease
+        return [] if lease is None else lease.watch.notice(key)
+
+    def outbox(self, key: Key, bucket: str, object_key: str) -> str:
+        """A local path with the name of an object that does not exist, for a tool to make a file at: `Lease.outbox`."""
+        return self.lease.outbox(key, bucket, object_key)
+
+    def edit(self, key: Key, object_key: str, validator: Validator | None, source: int | None = None) -> str:
+        """A local path of its own with the object's name, to be changed: `Lease.edit`."""
+        return self.lease.edit(key, object_key, validator, source)
+
+    def release(self, path: str, digest: Digest | None = None) -> bool:
+        """Give a path of `outbox` or `edit` back, with the file there, unless *digest* is not its bytes'."""
+        return self.lease.release(path, digest)
+
+    def copy_local(self, path: str) -> Staging:
+        """The bytes of a local file that others may write to, as a private copy, hashed; the caller's to close.
+
+        Raises StillBeingWrittenError where it changed meanwhile, OSError for what is no regular file.
+        """
+        return copy_privately(path, self.stage)
 
     # --- filling -----------------------------------------------------------------------------------------------------
 
@@ -434,6 +477,27 @@ class Cache:
             raise publication.error
         return entry if publication.applied else None
 
+    def record_copy(
+        self, noted: Noted, digest: Digest, descriptor: int, validator: Validator, moment: Moment
+    ) -> Entry | None:
+        """The cloud now holds, under *noted*'s key, the bytes of a held blob: make it the entry, committed on return.
+
+        *descriptor* is that blob, open; it stays the caller's. *noted* is of before the copy was asked for, *moment*
+        when it was. None, and no entry, where the blob was evicted meanwhile or somebody else knows better.
+        """
+        status = os.fstat(descriptor)
+        added = Added(digest, status.st_size, Inode.of(status), is_new=False)
+        entry = Entry(noted.key, digest, validator, moment, self.place, self.hour())
+        publication = Publication(noted, entry, added, None, base_moved=True, held=os.dup(descriptor))
+        self._forget_older(noted.key)
+        self.committer.submit(publication)
+        self.committer.flush()
+        if publication.applied and publication.error is None:
+            return entry
+        # What was held of the key is of before the copy.
+        self.record_delete(noted.key)
+        return None
+
     def record_delete(self, key: Key) -> None:
         """The object was deleted, or is about to be replaced, by this machine: forget the entry."""
         self._forget_older(key)
@@ -488,7 +552,7 @@ class Cache:
 
         with self._mutex:
             own = None if self._lease is None else self._lease.name
-        return collect(self.index, self.layout, plan, on_removed, own=own, reaps=reaps)
+        return collect(self.index, self.layout, self.blobs, plan, on_removed, own=own, reaps=reaps)
 
     def mark_synced(self) -> int:
         """Have everything on the store's file system written to the disk, and note of which entries that is true now;

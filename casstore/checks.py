@@ -6,6 +6,7 @@ wants that, all.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -15,16 +16,20 @@ from casstore import files
 from casstore.blobs import Blobs, BlobTrippedError, Inode, Staging
 from casstore.committer import Committer
 from casstore.digest import Digest
+from casstore.errors import StillBeingWrittenError
 from casstore.index import Index
 from casstore.items import Refresh
 from casstore.layout import Layout
 from casstore.records import Entry, blob_row
+from casstore.tripwire import Tripwire
 
 
 class Checks:
-    """The checking side of one store in this process; thread-safe. *stage* makes a staging file, *count* counts."""
+    """The checking side of one store in this process; thread-safe. *stage* makes a staging file, *count* counts,
+    *owner* tells the name of this process's lease.
+    """
 
-    __slots__ = ("_blobs", "_committer", "_count", "_index", "_layout", "_place", "_stage")
+    __slots__ = ("_blobs", "_committer", "_count", "_index", "_layout", "_place", "_stage", "_tripwire")
 
     def __init__(
         self,
@@ -35,6 +40,7 @@ class Checks:
         place: int,
         stage: Callable[[], Staging],
         count: Callable[[str], None],
+        owner: Callable[[], str],
     ) -> None:
         self._layout = layout
         self._index = index
@@ -43,6 +49,7 @@ class Checks:
         self._place = place
         self._stage = stage
         self._count = count
+        self._tripwire = Tripwire(layout, index, stage, owner)
 
     def open(self, entry: Entry, *, verify: bool) -> int | None:
         """A descriptor of the entry's blob with right bytes, the caller's; None makes it a miss."""
@@ -98,7 +105,9 @@ class Checks:
         try:
             inode = Inode.of(os.fstat(descriptor))
             if not self._copy(descriptor, staging, entry):
-                self.quarantine(entry.digest, "its size or mtime was changed, and its bytes are wrong")
+                # While somebody writes to it, its name stays, and readers do without the store.
+                with contextlib.suppress(StillBeingWrittenError):
+                    self.quarantine(entry.digest, "its size or mtime was changed, and its bytes are wrong")
                 return None
             if staging.size != entry.size:
                 return None  # the entry is wrong, not the blob
@@ -136,9 +145,17 @@ class Checks:
             files.unlink_quietly(temporary)
 
     def quarantine(self, digest: Digest, reason: str) -> None:
-        """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again."""
-        self._count("damaged_blobs")
+        """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again.
+
+        Where somebody wrote the bytes through a view, they become local edits first. Raises StillBeingWrittenError
+        where he is at it, StoreFullError.
+        """
         inode = self._blobs.inode(digest)
+        if inode is not None and self._tripwire.keep_edits(digest):
+            self._count("edited_blobs")
+            self._remove(digest, inode)
+            return
+        self._count("damaged_blobs")
         if inode is None:
             return
         target = self._layout.quarantined(f"{digest.value.hex()}-{os.urandom(4).hex()}")
@@ -148,3 +165,12 @@ class Checks:
             if self._blobs.inode(digest) == inode:
                 txn.delete(blob_row(digest.value))
                 files.rename(self._layout.blob(digest.value), target)
+
+    def _remove(self, digest: Digest, inode: Inode) -> None:
+        """Take the name away from a blob whose bytes are kept as edits."""
+        target = self._layout.trashed(os.urandom(8).hex())
+        with self._index.writing() as txn:
+            if self._blobs.inode(digest) == inode:
+                txn.delete(blob_row(digest.value))
+                files.rename(self._layout.blob(digest.value), target)
+        files.unlink_quietly(target)

@@ -147,6 +147,8 @@ class _Report:
                 f"freed {size_text(reaped.bytes)} that dead processes had left ({reaped.leases:,} leases, "
                 f"{reaped.generations:,} generations of the index)"
             )
+        for write in reaped.recorded:
+            self._shell.line(f"pending  {size_text(write.size):>9}        {write.uri}: {write.why}")
         for kept in reaped.kept:
             if not kept.is_alive or not reaped.locks_exclude:
                 edited = f": {', '.join(kept.edited)}" if kept.edited else ""
@@ -180,7 +182,7 @@ class _Report:
                 }
                 for blob in held
             ],
-            "reaped": None if freed is None or freed.reaped is None else dataclasses.asdict(freed.reaped),
+            "reaped": None if freed is None or freed.reaped is None else _reaped(freed.reaped),
         }
 
 
@@ -194,6 +196,14 @@ def _why_short(freed: Freed | None, held: Sequence[Held]) -> str:
     if freed is not None and freed.is_stale:
         reasons.append("the index was replaced meanwhile: run it again")
     return "; ".join(reasons) or "the rest of the disk is not the store's"
+
+
+def _reaped(reaped: Reaped) -> dict[str, Any]:
+    recorded = [
+        {"uri": write.uri, "name": write.name, "state": write.state.value, "bytes": write.size, "why": write.why}
+        for write in reaped.recorded
+    ]
+    return {**dataclasses.asdict(dataclasses.replace(reaped, recorded=())), "recorded": recorded}
 
 
 def _removal(digest: bytes, uris: tuple[str, ...], size: int) -> dict[str, Any]:

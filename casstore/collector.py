@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from casstore import files
+from casstore.blobs import Blobs
 from casstore.errors import IndexDamagedError, IndexUnavailableError, StoreFullError
 from casstore.index import Index, Txn
 from casstore.items import current_entry, drop_entry
@@ -82,6 +83,7 @@ def _drop(txn: Txn, doomed: Sequence[Entry]) -> int:
 def collect(
     index: Index,
     layout: Layout,
+    blobs: Blobs,
     plan: Plan,
     on_removed: Callable[[Removed], object] | None = None,
     *,
@@ -95,7 +97,7 @@ def collect(
     """
     from casstore.reaper import reap  # it loads shutil, and readers collect nothing
 
-    reaped = reap(layout, index, own=own) if reaps else None
+    reaped = reap(layout, index, blobs, own=own) if reaps else None
     index.check_readers()
     freed = execute(index, layout, plan, on_removed)
     short, held = plan.short(freed.bytes, 0 if reaped is None else reaped.bytes), plan.held

@@ -39,6 +39,10 @@ class PendingDamagedError(CasstoreError, OSError):
     """The bytes of a pending write are not what was written; they stay where they are, and are not uploaded."""
 
 
+class StillBeingWrittenError(CasstoreError, OSError):
+    """A local file changed while it was copied; whoever writes it is to finish first."""
+
+
 class StoreFullError(CasstoreError, OSError):
     """The disk or the quota is full; the store is as it was before."""
 

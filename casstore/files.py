@@ -295,10 +295,11 @@ def _copy_by_hand(source: int, target: int) -> int:
     return offset
 
 
-def copy_out(source: int, target: str) -> None:
+def copy_out(source: int, target: str, *, durable: bool = False) -> None:
     """Make the file *target* a copy of the open file *source*; at any moment it is the old one or all of the new.
 
-    Its mode is by the umask. Follows symbolic links. What is no regular file (a device, a pipe) is written into.
+    Its mode is by the umask. Follows symbolic links. What is no regular file (a device, a pipe) is written into. With
+    *durable* it is on the disk on return, for whoever then takes the original away.
     """
     target = os.path.realpath(target)
     if os.path.lexists(target) and not os.path.isfile(target):
@@ -314,9 +315,13 @@ def copy_out(source: int, target: str) -> None:
         try:
             if not clone(source, descriptor):
                 copy_bytes(source, descriptor)
+            if durable:
+                sync(descriptor)
         finally:
             os.close(descriptor)
         os.rename(temporary, target)
+        if durable:
+            sync_directory(os.path.dirname(target))
     except BaseException:
         unlink_quietly(temporary)
         raise

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 from casstore import files
 from casstore.blobs import OPEN_FLAGS, Added, Blobs, CollisionError, Inode, Staging
 from casstore.digest import Digest
-from casstore.errors import BlobDamagedError, StoreFullError
+from casstore.errors import BlobDamagedError, StillBeingWrittenError, StoreFullError
 from casstore.flights import Flight
 from casstore.index import Txn
 from casstore.items import Noted, Publication, current_entry
@@ -241,7 +241,12 @@ def add_blob(cache: Cache, staging: Staging, digest: Digest) -> Added:
         except CollisionError:
             raise
         except BlobDamagedError:
-            cache.quarantine(digest, "its bytes were wrong when the same bytes came again")
+            try:
+                cache.quarantine(digest, "its bytes were wrong when the same bytes came again")
+            except StillBeingWrittenError as error:
+                raise CollisionError(
+                    errno.EEXIST, "somebody is writing to the blob of this digest", str(digest)
+                ) from error
         except StoreFullError as error:
             # A name can be one too many for its directory's last block.
             if error.errno not in _NO_ROOM or not cache.trims.make_room(1):

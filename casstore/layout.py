@@ -7,7 +7,8 @@
       index-v1/CURRENT            number of the live generation; a hint
       index-v1/<n>/               an LMDB environment; NEXT in it names its successor
       blobs/ab/cdef...            one immutable file per digest, mode 0444, an mtime that follows from the digest
-      leases/<random>/            one per live process: lock, staging/, views/<n>/, views.list, progress/
+      leases/<random>/            one per live process: lock, staging/, progress/, views.list, and what is handed out:
+                                  views/<n>/, outbox/<n>/, edits/<random>/
       locks/fill                  byte ranges of it are the fill locks and the index writers' queue
       locks/collector             held while somebody collects
       locks/write/<uri hash>      one file per URI being written
@@ -197,12 +198,20 @@ class LeaseLayout:
 
     @property
     def views_list(self) -> str:
-        """One JSON line per view, written before the view's path is handed out."""
+        """One JSON line per path that is handed out, written before, and per file that needs no record."""
         return self.path + "/views.list"
 
     def tree(self, number: int) -> str:
         """The root of one tree of views."""
         return f"{self.path}/views/{number}"
+
+    def outbox(self, number: int) -> str:
+        """The root of one tree of paths at which tools may make files."""
+        return f"{self.path}/outbox/{number}"
+
+    def edit(self, name: str) -> str:
+        """A directory of its own for a copy that is to be changed and uploaded."""
+        return f"{self.path}/edits/{name}"
 
 
 _LONGEST_COMPONENT = 255

@@ -3,7 +3,9 @@
     leases/<random>/lock         flocked for life; whoever can take it knows that the process is dead
                     staging/     staging files, where they need a name
                     views/<n>/   trees of views: local paths with the objects' real names
-                    views.list   a JSON line per view, written before its path is handed out
+                    views.list   a JSON line per path handed out, written before, and per file that needs no record
+                    outbox/<n>/  trees of paths of objects that do not exist, for tools to make files at
+                    edits/       a directory for each copy that is being changed, to be uploaded at the end
                     progress/    byte counts of long downloads, for whoever waits for them
 
 Born as ``.new-<random>`` with its lock taken, then renamed: nobody ever sees a lease without its lock. A forked child
@@ -17,14 +19,20 @@ import errno
 import os
 import threading
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 
 from casstore import files
-from casstore.blobs import Inode
+from casstore.blobs import Blobs, Inode
 from casstore.digest import Digest
+from casstore.drafts import Drafts
+from casstore.edits import Recorder
 from casstore.layout import Layout, LeaseLayout, view_path
 from casstore.locks import hold_for_life, locks_exclude
-from casstore.records import Key
-from casstore.views import View
+from casstore.pending import PendingWrite
+from casstore.records import Key, Validator
+from casstore.views import View, append, survey
+from casstore.watch import Watch
 
 VIEW_MODES = ("auto", "copy", "link")
 """How a view is made: ``auto`` is a reflink where the file system has them, else for root (whom mode 0444 does not
@@ -34,6 +42,8 @@ stop) a copy up to `ROOT_COPY_LIMIT`, else a hard link.
 ROOT_COPY_LIMIT = 64 << 20
 """Bytes up to which root gets a private copy instead of a hard link."""
 
+_SAID = 3
+"""How many files a warning names."""
 
 _CANNOT_LINK = frozenset((errno.ENOENT, errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP))
 
@@ -52,37 +62,58 @@ if hasattr(os, "register_at_fork"):
 
 
 class Lease:
-    """This process's claim on one store; thread-safe."""
+    """This process's claim on one store; thread-safe.
 
-    def __init__(self, layout: Layout, view_mode: str = "auto") -> None:
+    Without *blobs*, nothing becomes a pending write: what was edited or made stays where it is.
+    """
+
+    def __init__(self, layout: Layout, view_mode: str = "auto", blobs: Blobs | None = None) -> None:
         self._layout = layout
+        self._blobs = blobs
         self._mutex = threading.Lock()
         self._views: dict[tuple[Key, Digest], View] = {}
-        self._handed_out: dict[str, View] = {}
         self._pid = os.getpid()
         self._trees = 0
         self.view_mode = view_mode
         self._forks = _forks  # before: a fork from now on gives the lease to a child
         self.name, self._descriptor = _take(layout)
         self.paths = LeaseLayout(layout.lease(self.name))
+        recorder = None if blobs is None else Recorder.of_lease(layout, blobs, self.name)
+        self.watch = Watch(self.paths, recorder)
+        self._drafts = Drafts(self.paths, self.watch)
 
     def tree(self) -> str:
         """The root of the newest tree of views."""
         return self.paths.tree(self._trees)
 
     def view(
-        self, key: Key, digest: Digest, size: int, source: int, bucket: str, object_key: str, mode: str | None = None
+        self,
+        key: Key,
+        digest: Digest,
+        size: int,
+        source: int,
+        bucket: str,
+        object_key: str,
+        mode: str | None = None,
+        validator: Validator | None = None,
     ) -> str:
         """A path named like the object that holds what the open blob *source* does; it stays for the process's life.
 
-        One path per URI and version: asked again, the same path, as long as nobody changed it. Raises StoreFullError.
+        One path per URI and bytes: asked again, the same path, as long as nobody changed it. *validator* is the version
+        that an edit of it will be said to start from. Raises StoreFullError.
         """
-        with self._mutex:
+        with self._mutex, files.full_disk(self._layout.root):
             known = self._views.get((key, digest))
             if known is not None and (known.is_untouched() or known.has_its_bytes()):
+                if known.validator != validator:
+                    # The same bytes in a newer version of the object: whoever edits them from now on has seen that one.
+                    known = replace(known, validator=validator)
+                    append(self.paths, known.line())
+                    self._views[key, digest] = known
+                    self.watch.replace(known)
                 return known.path
-            with files.full_disk(self._layout.root):
-                return self._make(key, digest, size, source, bucket, object_key, mode or self.view_mode).path
+            view = View(key, "", digest, size, Inode(0, 0), digest.mtime * 1_000_000_000, validator)
+            return self._make(view, source, bucket, object_key, mode or self.view_mode).path
 
     def directory(self, origin: str, bucket: str, prefix: str) -> str:
         """The local directory that stands for a cloud's "directory", in the newest tree where no file has its name.
@@ -107,70 +138,69 @@ class Lease:
         path = view_path(self.paths.tree(number), origin, "", bucket)
         return path if bucket else os.path.dirname(path)
 
-    def _make(self, key: Key, digest: Digest, size: int, source: int, bucket: str, object_key: str, mode: str) -> View:
-        origin = key.origin
+    def _make(self, view: View, source: int, bucket: str, object_key: str, mode: str) -> View:
         for number in range(self._trees + 1):
-            path = view_path(self.paths.tree(number), origin, bucket, object_key)
+            path = view_path(self.paths.tree(number), view.key.origin, bucket, object_key)
             try:
                 os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 continue  # a file of that tree stands where this name needs a directory
-            view = self._place(key, digest, size, source, path, mode)
-            if view is not None:
-                return view
+            made = self._place(replace(view, path=path), source, mode)
+            if made is not None:
+                return made
         # An older version, an edited file or a directory has the name in every tree so far.
         self._trees += 1
-        path = view_path(self.tree(), origin, bucket, object_key)
+        path = view_path(self.tree(), view.key.origin, bucket, object_key)
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        view = self._place(key, digest, size, source, path, mode)
-        if view is None:
+        made = self._place(replace(view, path=path), source, mode)
+        if made is None:
             raise OSError(errno.EEXIST, "a new tree of views is not empty", path)
-        return view
+        return made
 
-    def _place(self, key: Key, digest: Digest, size: int, source: int, path: str, mode: str) -> View | None:
-        """The view at *path*; None where the name is taken."""
-        if os.path.lexists(path):
+    def _place(self, view: View, source: int, mode: str) -> View | None:
+        """The view at its path, complete; None where the name is taken."""
+        if os.path.lexists(view.path):
             return None
-        temporary = self._copy_for_view(source, size, mode)
+        temporary = self._copy_for_view(source, view.size, mode)
         if temporary is None:
-            view = self._link_blob(key, digest, size, source, path)
-            if view is not None:
-                return view
+            linked = self._link_blob(view, source)
+            if linked is not None:
+                return linked
             temporary = self._copy(source)
         if temporary is None:
-            raise OSError(errno.EIO, "cannot make a local copy", path)
+            raise OSError(errno.EIO, "cannot make a local copy", view.path)
         try:
-            os.utime(temporary, (digest.mtime, digest.mtime))
-            view = View(key, path, digest, size, Inode.of(os.stat(temporary)), digest.mtime * 1_000_000_000)
-            self._note(view)
-            files.link(temporary, path)
+            os.utime(temporary, (view.digest.mtime, view.digest.mtime))
+            view = replace(view, inode=Inode.of(os.stat(temporary)))
+            append(self.paths, view.line())
+            files.link(temporary, view.path)
         finally:
             files.unlink_quietly(temporary)
         return self._keep(view)
 
     def _keep(self, view: View) -> View:
-        # By path as well: an edited view gives way to a new one of its version, and is still looked for at the end.
+        # Watched by path as well: an edited view gives way to a new one of its version, and is still looked for.
         self._views[view.key, view.digest] = view
-        self._handed_out[view.path] = view
+        self.watch.add(view, view.state)
         return view
 
-    def _link_blob(self, key: Key, digest: Digest, size: int, source: int, path: str) -> View | None:
+    def _link_blob(self, view: View, source: int) -> View | None:
         """A hard link to the blob as view; None where it was swept since it was opened, or can have no more links."""
-        blob = self._layout.blob(digest.value)
+        blob = self._layout.blob(view.digest.value)
         try:
             status = os.stat(blob, follow_symlinks=False)
             if Inode.of(status) != Inode.of(os.fstat(source)):
                 return None  # another file than the one that was checked
-            view = View(key, path, digest, size, Inode.of(status), status.st_mtime_ns)
-            self._note(view)
-            files.link(blob, path)
+            view = replace(view, inode=Inode.of(status), mtime_ns=status.st_mtime_ns)
+            append(self.paths, view.line())
+            files.link(blob, view.path)
         except OSError as error:
             if error.errno in _CANNOT_LINK:
                 return None
             raise
         # Between the stat and the link the blob may have been swept and filled again.
         if not view.is_untouched():
-            os.unlink(path)
+            os.unlink(view.path)
             return None
         return self._keep(view)
 
@@ -198,10 +228,6 @@ class Lease:
                 files.unlink_quietly(temporary)
         return temporary if copied else None
 
-    def _note(self, view: View) -> None:
-        with open(self.paths.views_list, "a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(view.line())
-
     def release_view(self, path: str) -> None:
         """Take back one path before the process ends; an edited one stays."""
         with self._mutex:
@@ -209,14 +235,37 @@ class Lease:
                 if view.path == path and view.is_untouched():
                     os.unlink(path)
                     del self._views[known]
-                    self._handed_out.pop(path, None)
+                    self.watch.drop(path)
+
+    def outbox(self, key: Key, bucket: str, object_key: str) -> str:
+        """A path named like the object, which does not exist, where nothing is: for a tool to make a file at.
+
+        Asked again, the same path, whatever was made there, until `release`.
+        """
+        with self._mutex, files.full_disk(self._layout.root):
+            return self._drafts.outbox(key, bucket, object_key)
+
+    def edit(self, key: Key, object_key: str, validator: Validator | None, source: int | None = None) -> str:
+        """A path of its own with the object's name, to be changed and given back by `release`; *validator* is the
+        version that this starts from. With *source*, an open file, it holds a copy of that; else nothing is there.
+        """
+        with self._mutex, files.full_disk(self._layout.root):
+            copy = None if source is None else self._copy(source)
+            return self._drafts.edit(key, object_key, validator, copy)
+
+    def release(self, path: str, digest: Digest | None = None) -> bool:
+        """Remove what is at a path of `outbox` or `edit`, and forget the path. With *digest*, a file with other bytes
+        stays, and the path with it: False.
+        """
+        with self._mutex:
+            return self._drafts.release(path, digest)
 
     def edited(self) -> list[View]:
-        """The views whose bytes somebody changed, or whose file somebody replaced or removed."""
-        with self._mutex:
-            views = list(self._handed_out.values())
+        """The views whose bytes somebody changed, or whose file somebody replaced."""
         return [
-            view for view in views if os.path.exists(view.path) and not (view.is_untouched() or view.has_its_bytes())
+            view
+            for view in self.watch.views()
+            if os.path.exists(view.path) and not (view.is_untouched() or view.has_its_bytes())
         ]
 
     def report_progress(self, name: str, count: int) -> None:
@@ -230,8 +279,8 @@ class Lease:
         files.unlink_quietly(f"{self.paths.progress}/{name}")
 
     def close(self) -> None:
-        """A normal exit: give the lease up and drop it. A forked child that still holds it keeps it, and so do edited
-        files in it: then all of it stays, and that is said.
+        """A normal exit: give the lease up and drop it; edits, and what tools left, become pending writes, and that is
+        said. A forked child that still holds it keeps it, and so does a file that cannot be recorded.
         """
         if self._pid != os.getpid():
             return  # a child of a fork that ran no hooks: the parent lives on
@@ -239,21 +288,25 @@ class Lease:
         if descriptor < 0:
             return
         os.close(descriptor)
-        from casstore.reaper import Kept, reap_lease  # at the end only
+        from casstore.reaper import reap_lease  # at the end only
 
-        # A lock that can be taken proves that nobody else has the lease. Where locks are for show, only a process that
-        # never forked knows that.
-        if self._forks != _forks and not locks_exclude(self._layout.locks):
-            return
-        outcome = None
         with contextlib.suppress(OSError):  # what cannot be removed now is the collector's
-            outcome = reap_lease(self._layout, self.name)
-        if isinstance(outcome, Kept) and outcome.edited:
-            names = ", ".join(outcome.edited[:3])
-            warnings.warn(
-                f"{len(outcome.edited)} local files were edited or made, and not uploaded; they stay at: {names}",
-                stacklevel=2,
-            )
+            # A lock that can be taken proves that nobody else has the lease. Where locks are for show, only a process
+            # that never forked knows that.
+            if self._forks != _forks and not locks_exclude(self._layout.locks):
+                if self._blobs is not None:
+                    recorder = Recorder.of_lease(self._layout, self._blobs, self.name)
+                    _say_recorded(recorder.record(self.paths, survey(self.paths).found))
+                return
+            outcome = reap_lease(self._layout, self.name, self._blobs)
+            _say_recorded(outcome.recorded)
+            if outcome.kept is not None and outcome.kept.edited:
+                edited = outcome.kept.edited
+                warnings.warn(
+                    f"{len(edited)} local files were edited or made, and not uploaded; they stay at: "
+                    f"{', '.join(edited[:_SAID])}",
+                    stacklevel=2,
+                )
 
     def drop(self) -> None:
         """Let go of a lease whose directory somebody removed."""
@@ -264,6 +317,17 @@ class Lease:
     def is_there(self) -> bool:
         """Whether nobody removed the directory, with the whole store maybe."""
         return os.path.exists(self.paths.lock)
+
+
+def _say_recorded(writes: Sequence[PendingWrite]) -> None:
+    if writes:
+        uris = sorted({write.uri for write in writes})
+        more = ", ..." if len(uris) > _SAID else ""
+        warnings.warn(
+            f"{len(writes)} local files were changed or made, and not uploaded; they are kept as pending writes "
+            f"(casstore pending lists them): {', '.join(uris[:_SAID])}{more}",
+            stacklevel=3,
+        )
 
 
 def _take(layout: Layout) -> tuple[str, int]:

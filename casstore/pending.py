@@ -245,14 +245,14 @@ class Pending:
         write = PendingWrite(
             key, name, state, digest, staging.size, condition, base, lease, time.time_ns(), why, exclusive, source
         )
+        staging.seal(digest)
+        try:
+            files.sync(staging.descriptor)
+        except OSError as error:
+            # Nobody may try that again, or use the bytes: they may be lost, and a second sync would not say so.
+            message = f"the disk could not keep what was written to {key.uri} ({os.strerror(error.errno or 0)})"
+            raise StoreUnavailableError(error.errno, message, self._layout.root) from error
         with files.full_disk(self._layout.root):
-            staging.seal(digest)
-            try:
-                files.sync(staging.descriptor)
-            except OSError as error:
-                # Nobody may try that again, or use the bytes: they may be lost, and a second sync would not say so.
-                message = f"the disk could not keep what was written to {key.uri} ({os.strerror(error.errno or 0)})"
-                raise StoreUnavailableError(error.errno, message, self._layout.root) from error
             try:
                 self._put(write, staging)
             except BaseException:

@@ -3,11 +3,13 @@
 The kernel says who is dead: a lease whose lock can be taken has no process, nor any forked child of one. That holds
 only where locks exclude, so it is proved first, with a second process; where they do not, every lease counts as alive.
 
-    lease of a dead process     renamed to trash/, unless it holds edited files: then it stays whole, and is reported
+    lease of a dead process     edits, and files that tools made, become pending writes; then it is renamed to trash/,
+                                unless it holds files that cannot be recorded: then it stays whole, and is reported
     leases/.new-<random>/       a birth that was cut off; one that is under way starts again
     trash/                      emptied; anybody may
     index-v1/<n>/               removed once superseded, whoever still reads it: see `_remove_superseded`
     locks/write/<hash>          unlinked by whoever holds the lock, as its writers do
+    halves of pending writes    of dead leases: data or record without the other
     temporary names             of writers of small files; after a day
 
 Safe against kill -9 at any point, and against another reaper: a thing is where it was, or in trash/ under a name of its
@@ -17,6 +19,7 @@ own, or gone.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -27,9 +30,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from casstore import files
+from casstore.blobs import Blobs
+from casstore.edits import Recorder
 from casstore.index import Index
 from casstore.layout import Layout, LeaseLayout
 from casstore.locks import locks_exclude, take_over
+from casstore.pending import Pending, PendingWrite
 from casstore.views import survey
 
 DEBRIS_SECONDS: Final = 24 * 3600.0
@@ -42,7 +48,9 @@ _LEASE: Final = re.compile(r"(\.new-)?[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A lease that stays, and why: its process lives, or *edited* files lie in it that nothing else may hold."""
+    """A lease that stays, and why: its process lives, or *edited* files lie in it that could not be recorded and that
+    nothing else may hold.
+    """
 
     name: str
     reason: str
@@ -59,6 +67,7 @@ class Reaped:
     """What was taken away: *leases* of dead processes, *generations* of the index, and *bytes* of the disk in all.
 
     *kept* are the leases that stay. Without *locks_exclude* nobody can be told to be dead, and all of them do.
+    *recorded* is what became a pending write: edits, and files that tools had left.
     """
 
     leases: int
@@ -66,9 +75,19 @@ class Reaped:
     generations: int
     kept: tuple[Kept, ...]
     locks_exclude: bool
+    recorded: tuple[PendingWrite, ...] = ()
 
 
-def reap(layout: Layout, index: Index, *, own: str | None = None) -> Reaped:
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one lease: *bytes* given back, or why it was *kept*; neither where somebody else has taken it."""
+
+    bytes: int | None = None
+    kept: Kept | None = None
+    recorded: tuple[PendingWrite, ...] = ()
+
+
+def reap(layout: Layout, index: Index, blobs: Blobs, *, own: str | None = None) -> Reaped:
     """Take away what dead processes left in the store; *own* is the name of this process's lease.
 
     Not for the path of a read: starts a process and looks at every view of a dead one. Raises OSError where the store
@@ -77,22 +96,27 @@ def reap(layout: Layout, index: Index, *, own: str | None = None) -> Reaped:
     exclude = locks_exclude(layout.locks)
     leases = size = 0
     kept: list[Kept] = []
+    recorded: list[PendingWrite] = []
+    if exclude:
+        # Before the leases that tell whose they are.
+        size += _remove_halves(layout)
     for name in _leases(layout):
         if name == own:
             continue
         if not exclude:
             kept.append(Kept(name, "its process may be alive: locks do not exclude on this file system"))
             continue
-        outcome = reap_lease(layout, name)
-        if isinstance(outcome, Kept):
-            kept.append(outcome)
-        elif outcome is not None:
-            leases, size = leases + 1, size + outcome
+        outcome = reap_lease(layout, name, blobs)
+        recorded.extend(outcome.recorded)
+        if outcome.kept is not None:
+            kept.append(outcome.kept)
+        elif outcome.bytes is not None:
+            leases, size = leases + 1, size + outcome.bytes
     generations = _remove_superseded(layout, index)
     if exclude:
         _remove_free_locks(layout)
     size += sum(generations) + _remove_debris(layout) + empty_trash(layout)
-    return Reaped(leases, size, len(generations), tuple(kept), exclude)
+    return Reaped(leases, size, len(generations), tuple(kept), exclude, tuple(recorded))
 
 
 def _leases(layout: Layout) -> list[str]:
@@ -101,10 +125,11 @@ def _leases(layout: Layout) -> list[str]:
         return sorted(e.name for e in entries if _LEASE.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
 
 
-def reap_lease(layout: Layout, name: str) -> Kept | int | None:
-    """Remove one lease if its process is dead and no edited file lies in it: bytes given back, or why it stays.
+def reap_lease(layout: Layout, name: str, blobs: Blobs | None) -> Outcome:
+    """Remove one lease if its process is dead, having recorded what was edited or made in it; it stays where a file
+    cannot be recorded. Without *blobs*, none is.
 
-    None where somebody else has taken it away. For whoever knows that locks exclude, or that nobody else can hold it.
+    For whoever knows that locks exclude, or that nobody else can hold it.
     """
     lease = LeaseLayout(layout.lease(name))
     try:
@@ -112,21 +137,27 @@ def reap_lease(layout: Layout, name: str) -> Kept | int | None:
     except FileNotFoundError:
         if name.startswith("."):
             # Its lock was still to come. A creator that lives finds the directory gone, and starts again.
-            return _discard(layout, lease.path)
+            return Outcome(_discard(layout, lease.path))
         if not os.path.isdir(lease.path):
-            return None
-        return Kept(name, "its lock file is missing, so that nobody can tell whether its process lives: remove it")
+            return Outcome()
+        reason = "its lock file is missing, so that nobody can tell whether its process lives: remove it"
+        return Outcome(kept=Kept(name, reason))
     if descriptor is None:
-        return Kept(name, "its process is alive")
+        return Outcome(kept=Kept(name, "its process is alive"))
+    recorded: tuple[PendingWrite, ...] = ()
     try:
-        first, second = survey(lease), survey(lease)
-        if second.edited:
-            return Kept(name, "files in it were edited, or made, and are nowhere else", second.edited)
-        if first != second:
-            return Kept(name, "somebody is changing files in it")
-        return _discard(layout, lease.path)
+        first = survey(lease)
+        if blobs is not None and first.found:
+            recorded = Recorder.of_lease(layout, blobs, name).record(lease, first.found)
+        second = survey(lease)
+        if second.found:
+            reason = "files in it were edited, or made, and are nowhere else"
+            return Outcome(None, Kept(name, reason, second.edited), recorded)
+        if first.seen != second.seen:
+            return Outcome(None, Kept(name, "somebody is changing files in it"), recorded)
+        return Outcome(_discard(layout, lease.path), None, recorded)
     except FileNotFoundError:
-        return None
+        return Outcome(recorded=recorded)
     finally:
         os.close(descriptor)
 
@@ -197,6 +228,46 @@ def _remove_free_locks(layout: Layout) -> None:
             if descriptor is not None:
                 files.unlink_quietly(directory + name)
                 os.close(descriptor)
+
+
+def _remove_halves(layout: Layout) -> int:
+    """Remove what killed processes left of pending writes that were never promised; bytes given back."""
+    size = 0
+    pending = Pending(layout)
+    deadline = time.time() - DEBRIS_SECONDS
+    for path, lease in pending.debris():
+        with contextlib.suppress(OSError), _nobody(layout, lease) as is_dead:
+            # Nobody can complete it now; but that may have been done before the lock was taken.
+            if lease and not _is_half(path):
+                continue
+            # Whoever held a lease that is gone could be at it still: the store was removed under a running process.
+            if is_dead or os.lstat(path).st_ctime < deadline:
+                size += _remove(path)
+    pending.remove_empty_directories()
+    return size
+
+
+@contextlib.contextmanager
+def _nobody(layout: Layout, lease: str) -> Iterator[bool]:
+    """Whether the process of *lease* is dead, and kept so; False for a lease that is gone. Raises BlockingIOError where
+    it lives, FileNotFoundError where nobody can tell.
+    """
+    path = layout.lease(lease)
+    if not lease or not os.path.isdir(path):
+        yield False
+        return
+    descriptor = take_over(LeaseLayout(path).lock)
+    if descriptor is None:
+        raise BlockingIOError(errno.EAGAIN, "it is alive", path)
+    try:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def _is_half(path: str) -> bool:
+    stem, suffix = os.path.splitext(path)
+    return not os.path.lexists(stem + {".json": ".data", ".data": ".json"}[suffix])
 
 
 def _remove_debris(layout: Layout) -> int:

@@ -25,6 +25,7 @@ from casstore.flights import Flight, Flights
 from casstore.items import Noted
 from casstore.layout import Layout
 from casstore.leases import Lease
+from casstore.pending import PendingWrite
 from casstore.records import Entry, Key, Moment, Stated, Validator
 from casstore.settings import Settings, load_settings
 from casstore.store import Root
@@ -166,12 +167,26 @@ class Uncached(Cache):
         staging.close()
         return None
 
+    def record_copy(
+        self, noted: Noted, digest: Digest, descriptor: int, validator: Validator, moment: Moment
+    ) -> Entry | None:
+        """Nothing is to be kept."""
+        return None
+
     def record_delete(self, key: Key) -> None:
         """Nothing is held."""
 
     def view(self, entry: Entry, descriptor: int, bucket: str, object_key: str, mode: str | None = None) -> str:
         """A private copy with the object's name, for this process's life."""
         return self.lease.view(entry.key, entry.digest, entry.size, descriptor, bucket, object_key, "copy")
+
+    def is_changed_locally(self, key: Key) -> bool:
+        """Nothing is recorded: what was edited stays where it is, and is said at exit."""
+        return False
+
+    def notice(self, key: Key) -> list[PendingWrite]:
+        """Nothing is recorded."""
+        return []
 
     def has_view(self, path: str) -> bool:
         """Whether *path* is one of those copies."""

@@ -36,6 +36,8 @@ class WriteLock:
         self.where = where
         self.give_way: Callable[[], object] | None = None
         """What a later writer of the same thread may call, in an interactive session, to have the lock given back."""
+        self.is_ending = False
+        """Whether it will be given back without this thread: then the thread may wait for it."""
         self._locks = locks
         self._lock = lock
 
@@ -124,7 +126,7 @@ class WriteLocks:
         """Raise where this thread would wait for itself."""
         with self._mutex:
             held = self._held.get(key)
-        if held is None or held.thread is not threading.current_thread() or self._pid != os.getpid():
+        if held is None or held.is_ending or held.thread is not threading.current_thread() or self._pid != os.getpid():
             return
         if held.give_way is not None and is_interactive():
             # A cell that failed left its file open, and is run again.

@@ -129,10 +129,9 @@ class AskingPath(LexicalPath):
         *,
         looked: bool = False,
         must_store: bool = False,
-        settles: bool = True,
     ) -> Stored:
         try:
-            ask = self._ask(freshness, verify, force, must_store=must_store, settles=settles)
+            ask = self._ask(freshness, verify, force, must_store=must_store)
             return self.client.reader.open(ask, looked=looked)
         except CloudPathFileNotFoundError as error:
             raise self._explain_missing(error) from error

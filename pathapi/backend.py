@@ -153,8 +153,20 @@ class Backend(Protocol):
         """
         ...
 
-    def copy(self, source: str, target: str, *, expect: Validator | None = None) -> ObjectInfo:
-        """Copy inside the bucket on the server; with *expect*, only of that version of *source*."""
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        expect: Validator | None = None,
+        over: Validator | Absent | None = None,
+    ) -> ObjectInfo:
+        """Copy inside the bucket on the server, content type and metadata included, and return what *target* now is.
+
+        Atomic like `write`. With *expect*, only of that version of *source*; with *over*, only over that version of
+        *target* or over nothing: else raises `VersionMismatchError` (which of the two it was is not said) and leaves
+        *target* alone.
+        """
         ...
 
     def delete(self, keys: Sequence[str], *, expect: Validator | None = None) -> None:

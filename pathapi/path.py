@@ -15,15 +15,11 @@ from pathapi.claims import ClaimedFile
 from pathapi.exceptions import (
     AnyPathTypeError,
     CloudPathFileNotFoundError,
-    CloudPathIsADirectoryError,
-    OverwriteNewerCloudError,
-    VersionMismatchError,
 )
 from pathapi.freshness import ALWAYS
+from pathapi.moves import MovingPath
 from pathapi.registry import implementation_registry
 from pathapi.settling import open_pending
-from pathapi.uploading import head_or_none
-from pathapi.writable import WritingPath
 
 _READ_MODES = frozenset(("rb", "br"))
 
@@ -47,7 +43,7 @@ def _text_of(given: object) -> str:
     raise AnyPathTypeError(f"a URI is a str such as 's3://bucket/key', not {type(given).__name__}")
 
 
-class CloudPath(WritingPath, metaclass=CloudPathMeta):
+class CloudPath(MovingPath, metaclass=CloudPathMeta):
     """One object or "directory" of a cloud. ``CloudPath("s3://bucket/key")`` gives the class of its scheme.
 
     Reads go through the store: *freshness*, *verify* and *force_overwrite_from_cloud* of a call override what its
@@ -289,28 +285,3 @@ class CloudPath(WritingPath, metaclass=CloudPathMeta):
         client.cache.evict(
             lambda entry: entry.key.origin == origin and (entry.uri == uri or entry.uri.startswith(below)), uri
         )
-
-    def unlink(self, missing_ok: bool = True) -> None:
-        """Delete the object, if it still is the version seen; its entry goes too.
-
-        Raises IsADirectoryError, FileNotFoundError without *missing_ok*, `OverwriteNewerCloudError` where somebody has
-        written it meanwhile.
-        """
-        client, uri = self.client, self.uri
-        backend = client.backend(uri.bucket)
-        listed = self._recall()
-        info = listed.info if listed is not None else head_or_none(backend, uri.key) if uri.key else None
-        if info is None:
-            if (listed is not None and listed.info is None) or self._has_children():
-                raise CloudPathIsADirectoryError(f"{self} is a directory; rmtree() removes those")
-            if not missing_ok:
-                raise CloudPathFileNotFoundError(f"{self} does not exist")
-            client.cache.record_delete(self._store_key())
-            return
-        try:
-            backend.delete([uri.key], expect=info.validator)
-        except VersionMismatchError as error:
-            raise OverwriteNewerCloudError(f"{self} was changed by somebody else; it was not deleted") from error
-        finally:
-            client.listings.forget(uri.bucket, uri.key)
-            client.cache.record_delete(self._store_key())

@@ -114,7 +114,7 @@ def _recover(target: Target, write: PendingWrite) -> PendingWrite | None:
             raise refusal(target, write) from error
         if info is not None:
             settle_arrived(target, staging, noted, info, moment, write)
-            target.client.listings.forget(target.bucket, target.object_key)
+            target.forget_listed()
             return None
     finally:
         staging.close()
@@ -208,7 +208,7 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
                 explain(target, base, _give_up(target, write, state, error), error)
                 raise
             finally:
-                target.client.listings.forget(target.bucket, target.object_key)
+                target.forget_listed()
             settle_arrived(target, staging, noted, info, moment, write)
             _forget_same(target, write)
         finally:

@@ -84,6 +84,13 @@ class Target:
         """The bucket's."""
         return self.client.backend(self.bucket)
 
+    def forget_listed(self) -> None:
+        """What listings said of it no longer counts."""
+        self.client.listings.forget(self.bucket, self.object_key)
+
+    def __str__(self) -> str:
+        return self.uri
+
 
 def send(target: Target, staging: Staging, base: Base, *, again: bool = False) -> ObjectInfo:
     """Upload *staging*'s bytes under *base*'s condition; what the object is then.
@@ -137,16 +144,25 @@ def _send_unconditionally(
     matches = seen is None if isinstance(expect, Absent) else seen is not None and seen.validator.same_version(expect)
     if not matches:
         raise VersionMismatchError(f"{target.uri} is not the version that was seen; nothing was changed") from error
+    if isinstance(error, CloudPathNotImplementedError):
+        warn_of_conditions(target)
+        return _write(target, staging, None)
     try:
         info = _write(target, staging, None)
     except CloudPathPermissionError:
         raise error from error.__cause__  # it was not the condition
+    warn_of_conditions(target)
+    return info
+
+
+def warn_of_conditions(target: Target) -> None:
+    """Say, once per origin, that the server cannot do conditions."""
+    origin = target.backend.origin
     target.client.warn_once(
-        f"conditions {backend.origin}",
-        f"{backend.origin} cannot write conditionally: what somebody else writes in the same moment may be lost "
+        f"conditions {origin}",
+        f"{origin} cannot write conditionally: what somebody else writes in the same moment may be lost "
         "(conditional_writes='require' makes this an error)",
     )
-    return info
 
 
 def _write(target: Target, staging: Staging, expect: Validator | Absent | None) -> ObjectInfo:

@@ -19,6 +19,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from casstore import (
+    Cache,
     CasstoreError,
     Entry,
     Noted,
@@ -57,7 +58,7 @@ class Upload:
         self._lock = lock
         self._noted: Noted = cache.note(target.key)
         self._pid = os.getpid()
-        self.staging: Staging | None = cache.stage()
+        self.staging: Staging | None = stage(cache)
 
     @property
     def uri(self) -> str:
@@ -73,6 +74,10 @@ class Upload:
         """At a prompt, the next writer of the same thread may call *give_way* to have the lock."""
         self._lock.give_way = give_way
 
+    def end_elsewhere(self) -> None:
+        """Another thread is about to end this: the one that opened it may wait for that."""
+        self._lock.is_ending = True
+
     def write(self, write: Any, data: Any) -> Any:
         """``write(data)`` into the staging file; where the disk is full, the store makes room once."""
         cache = self.target.client.cache
@@ -80,7 +85,7 @@ class Upload:
             try:
                 return write(data)
             except OSError as error:
-                if error.errno not in _NO_ROOM or not cache.trims.make_room(len(data)):
+                if error.errno not in _NO_ROOM or not cache.trims.make_room(memoryview(data).nbytes):
                     raise
                 return write(data)
 
@@ -161,13 +166,24 @@ class Upload:
             self._lock.release()
 
 
-def deliver(target: Target, staging: Staging, base: Base, noted: Noted) -> Entry | None:
+def stage(cache: Cache) -> Staging:
+    """A staging file; where the disk is full, the store makes room once."""
+    try:
+        return cache.stage()
+    except StoreFullError as error:
+        if error.errno not in _NO_ROOM or not cache.trims.make_room(1):
+            raise
+    return cache.stage()
+
+
+def deliver(target: Target, staging: Staging, base: Base, noted: Noted, *, is_elsewhere: bool = False) -> Entry | None:
     """Record *staging*'s bytes as pending, upload them, make them the entry; then they are pending no more.
 
-    Takes *staging* over where it returns. For whoever has the write lock. Raises as `Upload.commit` does.
+    Where they are a copy of what *is_elsewhere*, nothing is recorded. Takes *staging* over where it returns. For
+    whoever has the write lock. Raises as `Upload.commit` does.
     """
     client = target.client
-    write, why_not = _record(target, staging, base)
+    write, why_not = (None, None) if is_elsewhere else _record(target, staging, base)
     try:
         moment = client.now()
         info = send(target, staging, base)
@@ -175,7 +191,7 @@ def deliver(target: Target, staging: Staging, base: Base, noted: Noted) -> Entry
         explain(target, base, _keep(target, base, write, error), error, why_not)
         raise
     finally:
-        client.listings.forget(target.bucket, target.object_key)
+        target.forget_listed()
     return settle_arrived(target, staging, noted, info, moment, write)
 
 
@@ -421,6 +437,7 @@ class _Committing:
             return
         if upload.is_ours:
             warnings.warn(f"{upload.uri} was opened for writing and never closed", ResourceWarning, stacklevel=2)
+            upload.end_elsewhere()
             strays.leave(self)
         else:
             self._upload = None

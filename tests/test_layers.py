@@ -24,14 +24,17 @@ LAYERS = {
         locks blobs settings
         store
         index views pending
-        reaper
+        edits
+        reaper watch
+        drafts
         leases
         items
         committer flights plans turns write_locks
         findings
         row_checks
         blob_checks
-        collector fills syncs verification checks statements
+        collector fills syncs verification statements tripwire
+        checks
         trims
         cache
         uncached
@@ -54,17 +57,20 @@ LAYERS = {
         uploading strays
         reading writing
         settling
+        moving
+        uploads
         client
         lexical
         path_info
         asking
         tree
         writable
+        moves
         path
         file s3 prefetching
         __init__
-        testing.grounds
-        testing.backends testing.reads
+        testing.grounds testing.interposed
+        testing.backends testing.reads testing.writes
         testing.__init__ cli
     """,
 }

@@ -196,7 +196,14 @@ class FileBackend:
     ) -> Iterator[ObjectInfo | Prefix]:
         return itertools.islice(self._list(prefix, delimited=delimited), limit)
 
-    def copy(self, source: str, target: str, *, expect: Validator | None = None) -> ObjectInfo:
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        expect: Validator | None = None,
+        over: Validator | Absent | None = None,
+    ) -> ObjectInfo:
         body = self.read(source, expect=expect)
         assert body is not None, "only `unless` gives None"
 
@@ -206,7 +213,7 @@ class FileBackend:
                 write_all(descriptor, view[:count])
 
         try:
-            return self._publish(target, fill, None)
+            return self._publish(target, fill, over)
         finally:
             body.close()
 

@@ -146,7 +146,14 @@ class S3Backend:
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
-    def copy(self, source: str, target: str, *, expect: Validator | None = None) -> ObjectInfo:
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        expect: Validator | None = None,
+        over: Validator | Absent | None = None,
+    ) -> ObjectInfo:
         # The answer to a copy does not say the size; asked before, it comes with the ETag that ties the copy to it.
         seen = expect if expect is not None and expect.etag is not None else self.head(source).validator
         if expect is not None and not expect.same_version(seen):
@@ -155,18 +162,25 @@ class S3Backend:
             "CopySource": {"Bucket": self._bucket, "Key": source},
             "CopySourceIfMatch": format_etag(seen),
         }
-        if seen.size > COPY_LIMIT:
-            described = self._call("HeadObject", source)
-            answer = copy_in_parts(
-                lambda operation, **more: self._call(operation, target, about=source, **more),
-                seen.size,
-                arguments=arguments,
-                described={name: described[name] for name in _KEPT_BY_COPY if described.get(name)},
-            )
-            return info_of(target, answer, seen.size)
-        answer = self._call("CopyObject", target, about=source, **arguments)
-        result = {**answer.get("CopyObjectResult", {}), "VersionId": answer.get("VersionId")}
-        return info_of(target, result, seen.size)
+        conditions = self._write_conditions(target, over)
+        try:
+            if seen.size > COPY_LIMIT:
+                described = self._call("HeadObject", source)
+                answer = copy_in_parts(
+                    lambda operation, **more: self._call(operation, target, about=source, **more),
+                    seen.size,
+                    arguments=arguments,
+                    described={name: described[name] for name in _KEPT_BY_COPY if described.get(name)},
+                    conditions=conditions,
+                )
+                return info_of(target, answer, seen.size)
+            answer = self._call("CopyObject", target, about=source, **arguments, **conditions)
+        except CloudPathFileNotFoundError as error:
+            if not isinstance(over, Validator) or type(error) is not CloudPathFileNotFoundError:
+                raise
+            self.head(source)  # a 404 does not say which of the two is gone; if it is the source, this says so
+            raise VersionMismatchError(f"{self._uri(target)} does not exist any more; nothing was changed") from error
+        return info_of(target, {**answer, **answer.get("CopyObjectResult", {})}, seen.size)
 
     def delete(self, keys: Sequence[str], *, expect: Validator | None = None) -> None:
         if expect is not None or len(keys) == 1:

@@ -58,14 +58,21 @@ def upload_in_parts(
     return _transfer(call, "UploadPart", jobs(), threads or THREADS, described, conditions)
 
 
-def copy_in_parts(call: Call, size: int, *, arguments: Mapping[str, Any], described: Mapping[str, Any]) -> Any:
+def copy_in_parts(
+    call: Call,
+    size: int,
+    *,
+    arguments: Mapping[str, Any],
+    described: Mapping[str, Any],
+    conditions: Mapping[str, Any],
+) -> Any:
     """Copy an object that is too large for one CopyObject; *arguments* name the source and its version."""
     part_size = max(COPY_PART_SIZE, -(-size // MAX_PARTS))
     jobs = (
         {**arguments, "CopySourceRange": f"bytes={start}-{min(start + part_size, size) - 1}"}
         for start in range(0, size, part_size)
     )
-    return _transfer(call, "UploadPartCopy", jobs, THREADS, described, {})
+    return _transfer(call, "UploadPartCopy", jobs, THREADS, described, conditions)
 
 
 def _transfer(

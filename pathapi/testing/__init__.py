@@ -28,15 +28,20 @@ from pathapi.testing.grounds import (
     read,
     write,
 )
+from pathapi.testing.interposed import Interposed, interpose
 from pathapi.testing.reads import ReadSuite
+from pathapi.testing.writes import WriteSuite
 
 __all__ = [
     "BackendSuite",
     "Ground",
+    "Interposed",
     "ReadSuite",
+    "WriteSuite",
     "count_descriptors",
     "drain",
     "in_forked_child",
+    "interpose",
     "keys",
     "only_winner",
     "opened",

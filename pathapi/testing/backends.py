@@ -361,6 +361,60 @@ class BackendSuite:
             backend.copy(at + "a", at + "c", expect=version)
         assert ground.content(at + "c") is None
 
+    def test_a_copy_to_be_the_first_leaves_the_object_that_is_there(
+        self, backend: Backend, ground: Ground, at: str
+    ) -> None:
+        ground.plant(at + "a", b"first")
+        version = backend.head(at + "a").validator
+        backend.copy(at + "a", at + "b", expect=version, over=ABSENT)
+        assert ground.content(at + "b") == b"first"
+        ground.plant(at + "c", b"there")
+        with pytest.raises(VersionMismatchError):
+            backend.copy(at + "a", at + "c", expect=version, over=ABSENT)
+        with pytest.raises(VersionMismatchError):
+            backend.copy(at + "a", at + "c", over=ABSENT)
+        assert ground.content(at + "c") == b"there"
+
+    def test_a_copy_over_the_expected_version_replaces_it(self, backend: Backend, ground: Ground, at: str) -> None:
+        ground.plant(at + "a", b"first")
+        ground.plant(at + "b", b"there")
+        info = backend.copy(at + "a", at + "b", over=backend.head(at + "b").validator)
+        assert ground.content(at + "b") == b"first"
+        ground.plant(at + "a", b"other")
+        backend.copy(at + "a", at + "b", expect=backend.head(at + "a").validator, over=info.validator)
+        assert ground.content(at + "b") == b"other"
+
+    def test_a_copy_over_a_stale_version_leaves_the_object(self, backend: Backend, ground: Ground, at: str) -> None:
+        ground.plant(at + "a", b"first")
+        ground.plant(at + "b", b"there")
+        version, stale = backend.head(at + "a").validator, backend.head(at + "b").validator
+        ground.plant(at + "b", b"newer")
+        with pytest.raises(VersionMismatchError):
+            backend.copy(at + "a", at + "b", expect=version, over=stale)
+        assert ground.content(at + "b") == b"newer"
+
+    def test_a_copy_over_a_version_that_is_gone_creates_nothing(
+        self, backend: Backend, ground: Ground, at: str
+    ) -> None:
+        ground.plant(at + "a", b"first")
+        ground.plant(at + "b", b"there")
+        stale = backend.head(at + "b").validator
+        ground.remove(at + "b")
+        with pytest.raises(VersionMismatchError):
+            backend.copy(at + "a", at + "b", over=stale)
+        assert ground.content(at + "b") is None
+        ground.remove(at + "a")
+        with pytest.raises(CloudPathFileNotFoundError):
+            backend.copy(at + "a", at + "b", over=stale)
+
+    def test_of_copies_to_one_new_name_at_one_time_one_wins(self, backend: Backend, ground: Ground, at: str) -> None:
+        def attempt(data: bytes) -> None:
+            ground.plant(at + data.decode(), data)
+            backend.copy(at + data.decode(), at + "b", over=ABSENT)
+
+        winner = only_winner(attempt)
+        assert ground.content(at + "b") == winner
+
     def test_deleting_takes_many_keys_and_missing_ones(self, backend: Backend, ground: Ground, at: str) -> None:
         for name in ("a", "b", "c/d", "keep"):
             ground.plant(at + name, b"")

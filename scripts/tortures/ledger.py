@@ -179,11 +179,18 @@ class LedgerBackend:
             if key.startswith(prefix) and data is not None:
                 yield self._info(key, number, data)
 
-    def copy(self, source: str, target: str, *, expect: Validator | None = None) -> ObjectInfo:
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        expect: Validator | None = None,
+        over: Validator | Absent | None = None,
+    ) -> ObjectInfo:
         number, data = self._now(source)
         if expect is not None and expect.etag != str(number):
             raise VersionMismatchError(f"{source} has version {number}")
-        return self._info(target, self._put(target, data, None), data)
+        return self._info(target, self._put(target, data, over), data)
 
     def delete(self, keys: Sequence[str], *, expect: Validator | None = None) -> None:
         for key in keys:

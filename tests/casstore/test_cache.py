@@ -271,6 +271,63 @@ def test_a_recorded_write_that_another_version_has_overtaken_leaves_no_entry(cac
     assert cache.stat(KEY.uri) is None
 
 
+def _copied(cache: casstore.Cache, noted: casstore.Noted, source: casstore.Entry) -> casstore.Entry | None:
+    descriptor = cache.open_entry(source)
+    assert descriptor is not None
+    try:
+        return cache.record_copy(noted, source.digest, descriptor, Validator(source.size, "copy"), cache.now())
+    finally:
+        os.close(descriptor)
+
+
+def test_a_recorded_copy_is_the_entry_at_once_and_shares_the_blob(cache: casstore.Cache) -> None:
+    source = fill(cache, key_of("source"), b"bytes")
+    fill(cache, KEY, b"old", "e1")
+    noted = cache.note(KEY)
+    entry = _copied(cache, noted, source)
+    assert entry is not None
+    assert cache.stat(KEY.uri) == entry
+    assert entry.validator == Validator(5, "copy")
+    assert read(cache, KEY) == read(cache, key_of("source")) == b"bytes"
+    assert cache.note(KEY).writes == noted.writes + 1
+    cache.record_delete(key_of("source"))
+    cache.evict(lambda entry: False)
+    assert read(cache, KEY) == b"bytes"
+
+
+def test_a_recorded_copy_that_another_version_has_overtaken_leaves_no_entry(cache: casstore.Cache) -> None:
+    source = fill(cache, key_of("source"), b"bytes")
+    noted = cache.note(KEY)
+    fill(cache, KEY, b"theirs", "e3")
+    assert _copied(cache, noted, source) is None
+    assert cache.stat(KEY.uri) is None
+
+
+def test_a_recorded_copy_of_a_blob_that_was_evicted_meanwhile_leaves_no_entry(cache: casstore.Cache) -> None:
+    source = fill(cache, key_of("source"), b"bytes")
+    fill(cache, KEY, b"old", "e1")
+    noted = cache.note(KEY)
+    descriptor = cache.open_entry(source)
+    assert descriptor is not None
+    cache.evict(lambda entry: entry.key == source.key)
+    try:
+        assert cache.record_copy(noted, source.digest, descriptor, Validator(5, "copy"), cache.now()) is None
+    finally:
+        os.close(descriptor)
+    assert cache.stat(KEY.uri) is None
+    assert read(cache, KEY) is None
+
+
+def test_a_fill_that_was_asked_for_before_a_recorded_copy_does_not_undo_it(cache: casstore.Cache) -> None:
+    source = fill(cache, key_of("source"), b"bytes")
+    with cache.begin(KEY) as filling:
+        filling.write(b"old")
+        assert _copied(cache, cache.note(KEY), source) is not None
+        os.close(filling.publish(Validator(3, "e1")).descriptor)
+    cache.flush()
+    assert read(cache, KEY) == b"bytes"
+
+
 def test_a_recorded_delete_forgets_the_entry(cache: casstore.Cache) -> None:
     fill(cache, KEY, b"bytes")
     cache.record_delete(KEY)

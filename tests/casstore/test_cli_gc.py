@@ -16,7 +16,7 @@ import pytest
 from casstore import Cache
 from casstore.cli import run
 from tests.casstore.collecting import HOUR, stored, tree_of, used_at
-from tests.casstore.filling import REPOSITORY, fill, key_of
+from tests.casstore.filling import REPOSITORY, fill, forked, key_of
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +189,24 @@ def test_a_directory_without_a_store_stays_without_one(
 ) -> None:
     assert run(["--dir", str(tmp_path / "nothing"), "gc", "--max-size", "0", "--yes"]) == 1
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.needs_locks
+@pytest.mark.parametrize("as_json", [True, False])
+def test_edits_of_the_dead_are_shown(filled: Cache, as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def edit() -> None:
+        path = _held_by_a_view(filled, "b")
+        os.unlink(path)
+        with open(path, "wb") as file:
+            file.write(b"mine")
+
+    assert forked(edit) == 0
+    assert _gc(filled, "--yes", *["--json"] * as_json) == 0
+    out = capsys.readouterr().out
+    (write,) = filled.pending.all()
+    if as_json:
+        (shown,) = json.loads(out)["reaped"]["recorded"]
+        assert (shown["uri"], shown["state"], shown["name"], shown["bytes"]) == (write.uri, "edit", write.name, 4)
+    else:
+        (line,) = (line for line in out.splitlines() if line.startswith("pending"))
+        assert "s3://bucket/b: its local copy was changed outside the API" in line

@@ -167,9 +167,11 @@ def test_an_edited_view_is_not_handed_out_again(mode: str, root: Path) -> None:
     assert fresh != edited
     assert (fresh.read_bytes(), edited.read_bytes()) == (b"bytes", b"mine")
     assert [view.path for view in cache.lease.edited()] == [str(edited)]
-    with pytest.warns(UserWarning, match="edited"):
+    with pytest.warns(UserWarning, match="1 local files were changed or made.*casstore pending.*s3://bucket/k"):
         cache.close()
-    assert edited.read_bytes() == b"mine"
+    (write,) = cache.pending.of(key_of("k"))
+    assert Path(cache.pending.path(write)).read_bytes() == b"mine"
+    assert os.listdir(cache.layout.leases) == []
 
 
 def test_a_mere_touch_is_no_edit(mode: str, root: Path) -> None:
@@ -199,7 +201,7 @@ def test_a_released_view_is_gone_and_an_edited_one_stays(cache: casstore.Cache) 
     _overwrite(path, b"mine")
     cache.release_view(str(path))
     assert path.read_bytes() == b"mine"
-    with pytest.warns(UserWarning, match="edited"):
+    with pytest.warns(UserWarning, match="kept as pending writes"):
         cache.close()
 
 
@@ -226,21 +228,40 @@ print(cache.view(entry, cache.open_entry(entry), "bucket", "k"))
     assert os.listdir(casstore.open(root).layout.leases) == []
 
 
-def test_an_edited_view_survives_the_exit_and_is_said(root: Path) -> None:
+def test_an_edited_view_survives_the_exit_as_a_pending_write_and_is_said(root: Path) -> None:
     code = """
 import os, sys, casstore
 from tests.casstore.filling import fill, key_of
 cache = casstore.open(sys.argv[1])
 entry = fill(cache, key_of("k"), b"bytes")
 path = cache.view(entry, cache.open_entry(entry), "bucket", "k")
-open(path + "x", "w").write("mine")
+open(path + "x", "w").write(sys.argv[2])
 os.replace(path + "x", path)
-print(path)
 """
+    cache = casstore.open(root)
     for flags in ("", "error"):
-        done = run(code, str(root), PYTHONWARNINGS=flags)
-        assert Path(done.stdout.strip()).read_text() == "mine"
-        assert done.stdout.strip() in done.stderr
+        done = run(code, str(root), f"mine {flags}", PYTHONWARNINGS=flags)
+        assert "1 local files were changed or made" in done.stderr and "s3://bucket/k" in done.stderr
+        write = cache.pending.of(key_of("k"))[-1]
+        assert Path(cache.pending.path(write)).read_text() == f"mine {flags}"
+        assert (write.state, write.base) == ("edit", cache.stat("s3://bucket/k").validator)  # type: ignore[union-attr]
+    assert os.listdir(cache.layout.leases) == []
+
+
+def test_a_file_that_nobody_handed_out_survives_the_exit_where_it_is_and_is_said(root: Path) -> None:
+    code = """
+import sys, casstore
+from tests.casstore.filling import fill, key_of
+cache = casstore.open(sys.argv[1])
+entry = fill(cache, key_of("k"), b"bytes")
+path = cache.view(entry, cache.open_entry(entry), "bucket", "k")
+open(path + "x", "w").write("mine")
+print(path + "x")
+"""
+    done = run(code, str(root))
+    assert Path(done.stdout.strip()).read_text() == "mine"
+    assert f"they stay at: {done.stdout.strip()}" in done.stderr
+    assert "pending" not in done.stderr
 
 
 def test_a_forked_child_has_a_lease_of_its_own_and_its_exit_leaves_the_parents_alone(cache: casstore.Cache) -> None:

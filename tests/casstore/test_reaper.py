@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import files, leases, locks, reaper, views
+from casstore import Condition, PendingState, Validator, files, leases, locks, reaper, views
 from casstore.index import Index
 from casstore.layout import LeaseLayout
 from casstore.leases import Lease
@@ -24,7 +24,7 @@ from tests.casstore.filling import alone, eventually, fill, fork, fork_without_h
 
 
 def _reap(cache: casstore.Cache) -> Reaped:
-    return reap(cache.layout, cache.index)
+    return reap(cache.layout, cache.index, cache.blobs)
 
 
 def _view(cache: casstore.Cache, name: str = "k", mode: str = "copy") -> Path:
@@ -153,7 +153,7 @@ def test_a_program_that_was_started_holds_no_lease_of_its_starter(cache: casstor
 
 def test_ones_own_lease_is_left_alone(cache: casstore.Cache) -> None:
     path = _view(cache)
-    done = reap(cache.layout, cache.index, own=cache.lease.name)
+    done = reap(cache.layout, cache.index, cache.blobs, own=cache.lease.name)
     assert done.kept == ()
     assert path.exists()
 
@@ -271,7 +271,7 @@ def test_processes_that_are_born_while_others_reap_have_their_leases(
     def live() -> None:
         for _ in range(25):
             path = _view(cache)
-            reap(cache.layout, cache.index, own=cache.lease.name)
+            reap(cache.layout, cache.index, cache.blobs, own=cache.lease.name)
             assert path.read_bytes() == b"bytes of k"
             cache.close()
         _view(cache)  # and is left behind
@@ -285,22 +285,45 @@ def test_processes_that_are_born_while_others_reap_have_their_leases(
 
 
 @pytest.mark.needs_locks
-def test_a_dead_lease_with_an_edit_stays_whole_and_is_reported(cache: casstore.Cache) -> None:
+def test_an_edit_in_a_dead_lease_becomes_a_pending_write_and_the_lease_goes(cache: casstore.Cache) -> None:
     def edit() -> None:
         _edit(_view(cache, "edited"))
         _view(cache, "untouched")
 
     name = _leave(cache, edit)
-    edited = Path()
-    for _ in range(2):
+    done = _reap(cache)
+    (write,) = done.recorded
+    assert (done.leases, done.kept, os.listdir(cache.layout.leases)) == (1, (), [])
+    assert (write.uri, write.state, write.base) == ("s3://bucket/edited", PendingState.EDIT, Validator(15, "e1"))
+    assert (write.condition, write.lease, write.name[:16]) == (Condition.MATCH, name, name)
+    assert list(cache.pending.all()) == [write]
+    assert Path(cache.pending.path(write)).read_bytes() == b"mine"
+    assert _reap(cache).recorded == ()
+
+
+@pytest.mark.needs_locks
+def test_a_dead_lease_with_a_file_that_cannot_be_recorded_stays_whole_and_its_edits_are_recorded_once(
+    cache: casstore.Cache,
+) -> None:
+    def edit() -> None:
+        _edit(_view(cache, "edited"))
+        path = _view(cache, "odd")
+        path.unlink()
+        path.symlink_to("edited")
+
+    name, edited = _leave(cache, edit), ""
+    for recorded in (["s3://bucket/edited"], []):
         done = _reap(cache)
         (kept,) = done.kept
         assert (done.leases, kept.name, kept.is_alive) == (0, name, False)
-        assert [Path(path).read_bytes() for path in kept.edited] == [b"mine"]
-        edited = Path(kept.edited[0])
-        assert edited.with_name("untouched").read_bytes() == b"bytes of untouched"
-    edited.write_bytes(b"bytes of edited")
-    assert _reap(cache).leases == 1
+        (edited,) = kept.edited
+        assert Path(edited).name == "odd"
+        assert [write.uri for write in done.recorded] == recorded
+    for write in cache.pending.all():
+        cache.pending.discard(write)
+    os.unlink(edited)
+    done = _reap(cache)
+    assert (done.leases, done.recorded) == (1, ()), "a record that was dealt with does not come again"
 
 
 @pytest.mark.needs_locks
@@ -331,6 +354,8 @@ def test_an_edit_between_the_looks_at_a_lease_saves_it(cache: casstore.Cache, mo
     monkeypatch.setattr(reaper, "survey", survey)
     assert [kept.edited for kept in _reap(cache).kept] == [(str(path),)]
     assert path.read_bytes() == b"mine"
+    done = _reap(cache)
+    assert ([write.source for write in done.recorded], done.leases) == ([str(path)], 1)
 
 
 @pytest.mark.needs_locks
@@ -442,7 +467,7 @@ def test_a_hint_of_no_use_takes_no_generation_away(cache: casstore.Cache, hint: 
     os.unlink(cache.layout.current) if hint is None else Path(cache.layout.current).write_bytes(hint)
     os.mkdir(cache.layout.generation(2))  # of somebody who was killed before he named it as the next
     index = Index(cache.layout, ByteLocks(cache.layout), print)
-    assert reap(cache.layout, index).generations == 0
+    assert reap(cache.layout, index, cache.blobs).generations == 0
     assert read(cache, key_of("k")) == b"bytes"
     assert Path(cache.layout.current).read_bytes() == b"1"
     assert _reap(cache).generations == 0
@@ -513,7 +538,7 @@ def test_a_process_that_lags_behind_makes_no_old_generation_anew(
         """Read before the generation went, and used after."""
         monkeypatch.setattr(Index, "_hinted", real)
         number = 1
-        assert reap(cache.layout, index).generations == 1
+        assert reap(cache.layout, index, cache.blobs).generations == 1
         return number
 
     monkeypatch.setattr(Index, "_hinted", late)
@@ -619,7 +644,7 @@ def _plant(cache: casstore.Cache, count: int) -> None:
 
 
 @pytest.mark.needs_locks
-def test_reapers_at_once_take_each_lease_once(cache: casstore.Cache, tmp_path: Path) -> None:
+def test_reapers_at_once_take_each_lease_and_record_each_edit_once(cache: casstore.Cache, tmp_path: Path) -> None:
     _plant(cache, 40)
     edited = Path(cache.layout.lease(f"{7:016x}")) / "views/0/s3/bucket/k"
     edited.unlink()
@@ -631,9 +656,10 @@ def test_reapers_at_once_take_each_lease_once(cache: casstore.Cache, tmp_path: P
 
     pids = [fork(work) for _ in range(4)]
     assert [status_of(pid) for pid in pids] == [0] * 4
-    assert sum(int((tmp_path / f"{pid}").read_text()) for pid in pids) == 39
-    assert edited.read_bytes() == b"mine"
-    assert sorted(os.listdir(cache.layout.leases)) == sorted([f"{7:016x}", cache.lease.name])
+    assert sum(int((tmp_path / f"{pid}").read_text()) for pid in pids) == 40
+    (write,) = cache.pending.all()
+    assert Path(cache.pending.path(write)).read_bytes() == b"mine"
+    assert os.listdir(cache.layout.leases) == [cache.lease.name]
     assert os.listdir(cache.layout.trash) == []
 
 
@@ -667,7 +693,10 @@ def test_a_reaper_that_is_killed_anywhere_harms_nothing_and_the_next_one_finishe
         number, status = 0, -signal.SIGKILL
         while status == -signal.SIGKILL:
             number += 1
-            _plant(cache, 2)
+            _plant(cache, 3)
+            edited = Path(cache.layout.lease(f"{2:016x}")) / "views/0/s3/bucket/k"
+            edited.unlink()
+            edited.write_bytes(b"edited")
             os.mkdir(cache.layout.lease(f".new-{'0' * 16}"))
             Path(cache.layout.trashed("file")).touch()
             Path(cache.layout.write_lock("dead")).touch()
@@ -682,6 +711,10 @@ def test_a_reaper_that_is_killed_anywhere_harms_nothing_and_the_next_one_finishe
             assert os.listdir(cache.layout.trash) == os.listdir(cache.layout.write_lock("")) == []
             assert len(_generations(cache)) == 1
             assert not os.path.exists(f"{cache.root}/{'0' * 16}")
+            (write,) = cache.pending.all()
+            assert Path(cache.pending.path(write)).read_bytes() == b"edited"
+            assert [left for left, _ in cache.pending.debris() if left.endswith((".data", ".json"))] == []
+            cache.pending.discard(write)
             fill(cache, key_of("k"), b"bytes of k")
             assert read(cache, key_of("k")) == b"bytes of k"
         assert status == 0

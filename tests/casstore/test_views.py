@@ -89,7 +89,7 @@ NO_EDITS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*were edited:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*not uploaded:UserWarning")
 @pytest.mark.parametrize("what", EDITS)
 def test_a_file_that_was_changed_is_edited(path: Path, cache: casstore.Cache, what: str) -> None:
     EDITS[what](path)
@@ -102,13 +102,13 @@ def test_a_file_with_its_bytes_is_not_edited(path: Path, cache: casstore.Cache, 
     assert _edited(cache) == []
 
 
-@pytest.mark.filterwarnings("ignore:.*were edited:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*not uploaded:UserWarning")
 def test_a_file_that_somebody_put_beside_a_view_is_somebodys(path: Path, cache: casstore.Cache) -> None:
     path.with_name("result.csv").write_bytes(b"mine")
     assert _edited(cache) == ["result.csv"]
 
 
-@pytest.mark.filterwarnings("ignore:.*were edited:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*not uploaded:UserWarning")
 def test_what_this_version_does_not_know_of_a_lease_is_somebodys(cache: casstore.Cache) -> None:
     outbox = Path(cache.lease.paths.path) / "of-a-later-version" / "bucket"
     outbox.mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_a_view_whose_line_was_lost_is_told_by_the_time_that_its_bytes_give_it(
     assert _edited(cache) == []
 
 
-@pytest.mark.filterwarnings("ignore:.*were edited:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*not uploaded:UserWarning")
 def test_an_edit_of_a_view_whose_line_was_lost_is_an_edit(path: Path, cache: casstore.Cache) -> None:
     os.truncate(cache.lease.paths.views_list, 0)
     before = path.stat().st_mtime_ns

@@ -10,7 +10,7 @@ import pytest
 from pathapi import FileClient
 from pathapi.testing import Ground, ReadSuite
 from tests.bench.servers import S3Server
-from tests.pathapi.backends.grounds import FileGround, S3Ground
+from tests.pathapi.backends.grounds import FileGround, PrefixedGround, S3Ground
 from tests.pathapi.conftest import MakeClient
 
 
@@ -44,23 +44,6 @@ class TestS3(ReadSuite):
     @pytest.fixture
     def at(self, shared_bucket: str, prefix: str) -> str:
         return f"s3://{shared_bucket}/{prefix}"
-
-
-class PrefixedGround(S3Ground):
-    """A part of a bucket."""
-
-    def __init__(self, ground: S3Ground, prefix: str) -> None:
-        super().__init__(ground.client, ground.bucket)
-        self._prefix = prefix
-
-    def plant(self, key: str, data: bytes) -> None:
-        super().plant(self._prefix + key, data)
-
-    def remove(self, key: str) -> None:
-        super().remove(self._prefix + key)
-
-    def content(self, key: str) -> bytes | None:
-        return super().content(self._prefix + key)
 
 
 def test_an_image_library_opens_one_path_and_the_tree_shows_that_file_alone(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from pathapi import S3Client, S3Path
 from pathapi.exceptions import OverwriteNewerCloudError
 from pathapi.transfer import PART
-from tests.bench.proxy import Proxy
+from tests.bench.faults import Answer
+from tests.bench.proxy import Fault, Proxy
 from tests.pathapi.backends.grounds import S3Ground
 from tests.pathapi.conftest import MakeClient
 
@@ -301,6 +302,66 @@ def test_what_writes_cost(client: S3Client, ground: S3Ground, at: str, wire: Wir
     assert wire() == {"PUT": 1}
     (root / "touched").unlink()
     assert wire() == {"HEAD": 1, "DELETE": 1}
+
+
+def test_what_overwriting_and_appending_cost(
+    make_client: MakeClient, ground: S3Ground, at: str, path: S3Path, wire: Wire
+) -> None:
+    """`path` is there and not held: nothing of the old object travels for an overwrite, all of it for an append."""
+    path.write_bytes(b"overwritten, not cached")
+    assert wire() == {"HEAD": 1, "PUT": 1}
+    path.write_bytes(b"overwritten, cached")
+    assert wire() == {"HEAD": 1, "PUT": 1}
+    trusting = make_client(freshness=60).S3Path(str(path))
+    trusting.write_bytes(b"overwritten, fresh by the policy")
+    assert wire() == {"PUT": 1}
+    ground.plant(at + "object", DATA)
+    path.client.clear_cache()
+    wire()
+    with path.open("ab") as file:
+        file.write(b"appended, not cached")
+    assert wire() == {"GET": 1, "PUT": 1}
+    with path.open("ab") as file:
+        file.write(b"appended, cached")
+    assert wire() == {"GET": 1, "PUT": 1}
+    assert ground.content(at + "object") == DATA + b"appended, not cached" + b"appended, cached"
+    (path.parent / "log").open("a").close()
+    assert wire() == {"GET": 1, "PUT": 1}
+
+
+def test_touching_what_is_there_and_unlinking_what_is_known_are_one_request(
+    client: S3Client, ground: S3Ground, at: str, path: S3Path, wire: Wire
+) -> None:
+    path.touch()
+    assert wire() == {"PUT": 1}
+    assert ground.content(at + "object") == DATA
+    (child,) = path.parent.iterdir()
+    wire()
+    child.unlink()
+    assert wire() == {"DELETE": 1}
+
+
+def test_what_is_unchanged_costs_the_question_alone(path: S3Path, wire: Wire) -> None:
+    path.read_bytes()
+    wire()
+    path.write_bytes(DATA)
+    assert wire() == {"HEAD": 1}
+    with path.open("r+b"):
+        pass
+    assert wire() == {"GET": 1}
+
+
+def test_a_push_is_one_request(client: S3Client, ground: S3Ground, at: str, proxy: Proxy, wire: Wire) -> None:
+    path = directory_of(client, ground, at) / "new"
+    file = path.open("wb")
+    file.write(DATA)
+    proxy.add(Fault(Answer(403, "AccessDenied"), kind="PUT", times=2))
+    with pytest.raises(PermissionError, match="kept at"):
+        file.close()
+    wire()
+    path.push()
+    assert wire() == {"PUT": 1}
+    assert ground.content(at + "new") == DATA
 
 
 def test_what_a_listing_did_not_have_is_written_without_asking(

@@ -107,6 +107,7 @@ def test_a_write_is_refused_over_a_version_that_was_not_seen(raw: Any, path: S3P
     file.write(b"mine")
     with pytest.raises(OverwriteNewerCloudError):
         file.close()
+    path.drop()
     assert path.read_bytes() == b"theirs"
     path.write_bytes(b"mine")
     assert validator(path).version == raw.head_object(Bucket=path.bucket, Key=path.key)["VersionId"]

@@ -62,6 +62,23 @@ class S3Ground:
         """ETags are never racy."""
 
 
+class PrefixedGround(S3Ground):
+    """A part of a bucket."""
+
+    def __init__(self, ground: S3Ground, prefix: str) -> None:
+        super().__init__(ground.client, ground.bucket)
+        self._prefix = prefix
+
+    def plant(self, key: str, data: bytes) -> None:
+        super().plant(self._prefix + key, data)
+
+    def remove(self, key: str) -> None:
+        super().remove(self._prefix + key)
+
+    def content(self, key: str) -> bytes | None:
+        return super().content(self._prefix + key)
+
+
 def connection_to(server: S3Server, endpoint: str | None = None, **settings: Any) -> S3Connection:
     """How the code under test logs in to *server*, through a proxy at *endpoint* if there is one."""
     return S3Connection(

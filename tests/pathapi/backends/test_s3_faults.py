@@ -12,6 +12,7 @@ import pytest
 
 from casstore import Validator
 from pathapi.backend import ABSENT
+from pathapi.backends import s3, s3_parts
 from pathapi.backends.s3 import S3Backend
 from pathapi.exceptions import (
     ChecksumMismatchError,
@@ -238,6 +239,31 @@ def test_an_upload_in_parts_carries_its_condition_and_leaves_nothing_behind(
     assert ground.content("parts") == data[::-1]
     uploads = ground.client.list_multipart_uploads(Bucket=ground.bucket).get("Uploads", [])
     assert [upload["Key"] for upload in uploads if upload["Key"] == "parts"] == []
+
+
+def test_a_copy_in_parts_carries_its_condition_and_leaves_nothing_behind(
+    backend: S3Backend, ground: S3Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "COPY_LIMIT", 5 << 20)
+    monkeypatch.setattr(s3_parts, "COPY_PART_SIZE", 5 << 20)
+    data = os.urandom((11 << 20) + 3)
+    ground.plant("whole", data)
+    source = backend.head("whole").validator
+    first = backend.copy("whole", "copied", expect=source, over=ABSENT)
+    assert ground.content("copied") == data
+    assert backend.head("copied").validator.same_version(first.validator)
+    with pytest.raises(VersionMismatchError):
+        backend.copy("whole", "copied", expect=source, over=ABSENT)
+    ground.plant("copied", b"theirs")
+    with pytest.raises(VersionMismatchError):
+        backend.copy("whole", "copied", expect=source, over=first.validator)
+    assert ground.content("copied") == b"theirs"
+    ground.remove("copied")
+    with pytest.raises(VersionMismatchError):
+        backend.copy("whole", "copied", expect=source, over=first.validator)
+    assert ground.content("copied") is None
+    uploads = ground.client.list_multipart_uploads(Bucket=ground.bucket).get("Uploads", [])
+    assert [upload["Key"] for upload in uploads if upload["Key"] == "copied"] == []
 
 
 def test_an_endpoint_that_nobody_listens_on_is_unavailable_soon(seaweed: S3Server, bucket: str) -> None:
