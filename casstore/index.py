@@ -51,6 +51,8 @@ PAGE_ROWS: Final = 1000
 _OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
+_CUT_SHORT: Final = 1 << 20
+"""Bytes: more than one commit of ours writes at a time."""
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 Result = TypeVar("Result")
@@ -285,6 +287,8 @@ class Index:
             except (lmdb.MapFullError, lmdb.DiskError) as error:
                 raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
             except lmdb.Error as error:
+                if self._was_cut_short(error):
+                    raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
                 self._recover(error)
                 raise IndexDamagedError(
                     errno.EIO, f"the index failed in a commit: {error}", self._layout.index
@@ -293,6 +297,13 @@ class Index:
                 turn.release()
         finally:
             writer.release()
+
+    def _was_cut_short(self, error: lmdb.Error) -> bool:
+        """Whether a commit that failed with EIO found a full disk: LMDB says so where some of its pages were taken."""
+        if os.strerror(errno.EIO) not in str(error):
+            return False
+        space = os.statvfs(self._layout.index)
+        return space.f_bavail * space.f_frsize < _CUT_SHORT
 
     def _is_left_behind(self, generation: int, known: _Files | None, seen: _Seen | None) -> bool:
         """After a commit: whether it went into files that others do not read any more, or never did."""

@@ -21,6 +21,7 @@ from casstore.index import Index, Txn
 from casstore.layout import Layout
 from casstore.locks import ByteLocks
 from tests.casstore.filling import alone, eventually, fork, fork_without_hooks, forked, run, status_of
+from tests.casstore.mounts import fill_up, small_disk
 
 ROWS = {b"E%04d" % number: b"v%d" % number * 20 for number in range(2500)}
 
@@ -518,6 +519,31 @@ def test_an_error_without_an_explanation_is_damage_if_a_page_is_damaged(
         assert index.generation == 1 + is_damaged
 
     assert forked(work) == 0
+
+
+@pytest.mark.needs_root
+def test_a_commit_of_which_the_disk_takes_a_part_says_that_there_is_no_room(tmp_path: Path) -> None:
+    """LMDB calls a short write an I/O error."""
+    with small_disk(tmp_path / "disk") as disk:
+        layout = Layout(disk / "store")
+        for directory in layout.directories():
+            os.mkdir(directory)
+        index = Index(layout, ByteLocks(layout), print)
+        _put(index, {b"E": b"before"})
+        outcomes = set()
+        for left in range(24):
+            ballast = fill_up(disk)
+            os.truncate(ballast, ballast.stat().st_size // 4096 * 4096 - 4096 * left)
+            try:
+                index.write(lambda txn: txn.put(b"E large", b"x" * 40_000))  # pages in a row: one write
+            except StoreFullError as error:
+                outcomes.add("cut short" if "Input/output error" in str(error) else "full")
+            else:
+                outcomes.add("done")
+            ballast.unlink()
+            assert index.get(b"E") == b"before"
+        assert outcomes == {"cut short", "full", "done"}
+        index.close()
 
 
 def test_a_scan_of_rows_out_of_order_comes_to_an_end() -> None:
