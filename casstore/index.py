@@ -299,7 +299,7 @@ class Index:
             writer.release()
 
     def _was_cut_short(self, error: lmdb.Error) -> bool:
-        """Whether a commit that failed with EIO found a full disk: LMDB calls a write so that took some of its pages."""
+        """Whether a commit that failed with EIO found a full disk: LMDB calls a write so that took a part only."""
         if os.strerror(errno.EIO) not in str(error):
             return False
         space = os.statvfs(self._layout.index)

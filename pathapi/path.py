@@ -19,7 +19,6 @@ from pathapi.exceptions import (
 from pathapi.freshness import ALWAYS
 from pathapi.moves import MovingPath
 from pathapi.registry import implementation_registry
-from pathapi.settling import open_pending
 
 _READ_MODES = frozenset(("rb", "br"))
 
@@ -82,7 +81,7 @@ class CloudPath(MovingPath, metaclass=CloudPathMeta):
         `casstore.LockTimeoutError`, which names the other writer, and `casstore.ReentrantWriteError`.
         """
         if read_pending and mode in (*_READ_MODES, "r"):
-            waiting = open_pending(self._target())
+            waiting = self._open_pending()
             if waiting is not None:
                 unsent = io.FileIO(waiting, "rb")
                 unsent.name = self._text
@@ -164,7 +163,7 @@ class CloudPath(MovingPath, metaclass=CloudPathMeta):
         """All bytes of the object; with *read_pending*, what this machine wrote last and the cloud does not have."""
         client, looked = self.client, False
         if read_pending:
-            waiting = open_pending(self._target())
+            waiting = self._open_pending()
             if waiting is not None:
                 with io.FileIO(waiting, "rb") as file:
                     return file.readall()
@@ -214,7 +213,10 @@ class CloudPath(MovingPath, metaclass=CloudPathMeta):
     def fspath(self) -> str:
         """A local path with the object's name and bytes, good for this process's life whatever is evicted.
 
-        Of a "directory", the local directory that holds the views of what is held below it; nothing is downloaded.
+        Of a "directory", the local directory that holds the views of what is held below it; nothing is downloaded. Of
+        what does not exist, a path where a tool may make a file, which waits for `push` then. A copy that somebody
+        changes is not uploaded either: using the path again raises `OverwriteNewerLocalError`, with the ways on. To
+        change an object by a tool that takes a path, use `edit`.
         """
         return self.__fspath__()
 
@@ -228,10 +230,12 @@ class CloudPath(MovingPath, metaclass=CloudPathMeta):
         client = self.client
         try:
             stored = client.reader.open(self._ask(None, None, None))
-        except CloudPathFileNotFoundError:
+        except CloudPathFileNotFoundError as error:
+            if type(error) is not CloudPathFileNotFoundError:
+                raise
             if self._has_children():
                 return self._view_of_directory()
-            raise
+            return client.cache.outbox(self._store_key(), uri.bucket, uri.key)
         return self._view(stored)
 
     def _view(self, stored: Stored) -> str:

@@ -199,6 +199,8 @@ class Reader:
 
     def _open_held(self, ask: Ask, entry: Entry) -> Stored | None:
         descriptor = self._cache.open_entry(entry, verify=ask.verify)
+        if descriptor is None and ask.settle is not None and self._cache.pending.has(ask.key):
+            ask.settle()  # looking at the blob has shown that somebody wrote to it through a local copy
         return None if descriptor is None else Stored(descriptor, entry.size, entry)
 
     def _answer(self, ask: Ask, held: Stored, began: Moment, data: list[bytes] | None) -> Stored | None:

@@ -1,14 +1,20 @@
-"""A cloud path that can be written to, and what is pending of it."""
+"""A cloud path that can be written to, and what is pending of it.
+
+What does the work is imported by the first write: most processes only read, and start sooner without.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-from typing import IO, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
 
-from casstore import PendingWrite, Stored, full_disk
+from casstore import full_disk
 from pathapi.asking import FreshnessArg, forced
-from pathapi.backend import ABSENT
+from pathapi.backend import ABSENT, head_or_none
 from pathapi.exceptions import (
     CloudPathFileExistsError,
     CloudPathFileNotFoundError,
@@ -16,10 +22,12 @@ from pathapi.exceptions import (
     InvalidConfigurationException,
 )
 from pathapi.freshness import ALWAYS
-from pathapi.settling import drop, lock_for_change, pending_of, push, save
 from pathapi.tree import ListingPath
-from pathapi.uploading import Base, Target, head_or_none
-from pathapi.writing import CloudBufferedRandom, CloudBufferedWriter, CloudTextWriter, Upload
+
+if TYPE_CHECKING:
+    from casstore import PendingWrite, Stored
+    from pathapi.uploading import Base, Target
+    from pathapi.writing import Upload
 
 Text = tuple[str | None, str | None, str | None, bool]
 """Encoding, errors, newline, and whether each line is flushed."""
@@ -41,6 +49,8 @@ class WritingPath(ListingPath):
     def _open_for_writing(
         self, kind: str, to_cloud: bool | None, freshness: FreshnessArg, *, is_updated: bool, text: Text | None
     ) -> IO[Any]:
+        from pathapi.writing import CloudBufferedRandom, CloudBufferedWriter, CloudTextWriter
+
         upload = self._begin_upload(kind, forced(to_cloud, "TO_CLOUD"), freshness)
         try:
             buffered = CloudBufferedRandom(upload) if is_updated else CloudBufferedWriter(upload)
@@ -59,6 +69,9 @@ class WritingPath(ListingPath):
             raise
 
     def _begin_upload(self, kind: str, force: bool, freshness: FreshnessArg) -> Upload:
+        from pathapi.settling import lock_for_change
+        from pathapi.writing import Upload
+
         target = self._writable_target()
         cache = target.client.cache
         if cache.unfit is None:
@@ -106,6 +119,8 @@ class WritingPath(ListingPath):
             raise
 
     def _base(self, kind: str, force: bool, stored: Stored | None, freshness: FreshnessArg, began: Any) -> Base:
+        from pathapi.uploading import Base
+
         client, uri = self.client, self.uri
         policy = client.policy.of_call(self._text, freshness)
         if kind == "x":
@@ -133,6 +148,8 @@ class WritingPath(ListingPath):
             now = client.now()
             if policy.allows(held, now, now):
                 return Base(held.validator)
+        if not policy.asks:
+            return Base(ABSENT)  # nothing of it was seen, so nothing of it may be overwritten
         info = head_or_none(client.backend(uri.bucket), uri.key)
         if info is None:
             return Base(ABSENT)
@@ -178,6 +195,57 @@ class WritingPath(ListingPath):
     def mkdir(self, parents: bool = False, exist_ok: bool = False, mode: int | None = None) -> None:
         """Nothing: "directories" of an object store exist while there is something in them."""
 
+    @contextmanager
+    def edit(self, *, force_overwrite_to_cloud: bool | None = None) -> Iterator[str]:
+        """A private local copy with the object's name, for tools that take a path and change the file: uploaded at the
+        end of the block, as `close` of a file does and with its errors; an exception inside uploads nothing.
+
+        Where there is no object yet, nothing is at the path, and what is there at the end becomes the object. Raises
+        also `casstore.StillBeingWrittenError` where somebody still writes to it at the end.
+        """
+        from pathapi.settling import lock_for_change
+        from pathapi.writing import Upload
+
+        target = self._writable_target()
+        cache = target.client.cache
+        force = forced(force_overwrite_to_cloud, "TO_CLOUD")
+        lock = lock_for_change(target, force=force)
+        with contextlib.ExitStack() as undo:
+            undo.callback(lock.release)
+            began = target.client.now()
+            stored = self._start_content("a", None)
+            source = None if stored is None else stored.descriptor
+            try:
+                base = self._base("a", force, stored, None, began)
+                path = cache.edit(target.key, target.object_key, base.version, source)
+            finally:
+                if source is not None:
+                    os.close(source)
+            try:
+                yield path
+            except BaseException:
+                cache.release(path)
+                raise
+            try:
+                staging = cache.copy_local(path)
+            except FileNotFoundError:
+                cache.release(path)
+                if stored is None:
+                    return
+                raise CloudPathFileNotFoundError(
+                    f"the local copy of {self} was removed; nothing was uploaded: unlink() deletes the object"
+                ) from None
+            undo.pop_all()
+            digest = staging.digest()
+            try:
+                Upload(target, base, lock, staging).commit()
+            except BaseException:
+                if not any(write.digest == digest for write in cache.pending.of(target.key)):
+                    raise  # the bytes are nowhere else
+                cache.release(path, digest)
+                raise
+            cache.release(path, digest)
+
     # --- what the cloud does not have ---------------------------------------------------------------------------------
 
     @property
@@ -185,7 +253,15 @@ class WritingPath(ListingPath):
         """What was written to this URI on this machine and the cloud does not have, oldest first: failed uploads, local
         copies that were changed, files that were never closed. Asks nobody.
         """
+        from pathapi.settling import pending_of
+
         return pending_of(self._writable_target())
+
+    def _open_pending(self) -> int | None:
+        """A descriptor of what was written last and is pending, if anything is."""
+        from pathapi.settling import open_pending
+
+        return open_pending(self._target())
 
     def push(self, which: PendingWrite | None = None, *, force_overwrite_to_cloud: bool | None = None) -> None:
         """Upload what is pending, under the condition that it started from: the cloud's object must be that version.
@@ -194,10 +270,14 @@ class WritingPath(ListingPath):
         *force_overwrite_to_cloud* that is overwritten. FileNotFoundError where nothing is pending, `PendingWriteError`
         where several different writes are and none is named.
         """
+        from pathapi.settling import push
+
         push(self._writable_target(), which, force=forced(force_overwrite_to_cloud, "TO_CLOUD"))
 
     def drop(self, which: PendingWrite | None = None) -> list[PendingWrite]:
         """Discard for good what is pending, all of it or *which*; what was discarded."""
+        from pathapi.settling import drop
+
         return drop(self._writable_target(), which)
 
     def save_pending(self, destination: str | os.PathLike[str], which: PendingWrite | None = None) -> None:
@@ -208,4 +288,6 @@ class WritingPath(ListingPath):
         path = os.fspath(destination)
         if "://" in path:
             raise InvalidConfigurationException(f"save_pending() saves to a local file, not to {destination!r}")
+        from pathapi.settling import save
+
         save(self._writable_target(), path, which)

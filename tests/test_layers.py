@@ -41,7 +41,7 @@ LAYERS = {
         processes reports
         __init__
         cli_output
-        cli_gc cli_verify
+        cli_gc cli_pending cli_verify
         cli
         __main__
     """,
@@ -70,8 +70,10 @@ LAYERS = {
         file s3 prefetching
         __init__
         testing.grounds testing.interposed
-        testing.backends testing.reads testing.writes
-        testing.__init__ cli
+        testing.backends testing.edits testing.reads testing.writes
+        testing.__init__ cli_clouds
+        cli_push
+        cli
     """,
 }
 RANKS = {

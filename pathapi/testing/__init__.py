@@ -17,6 +17,7 @@ reading and writing share one mistake. Needs pytest.
 """
 
 from pathapi.testing.backends import BackendSuite
+from pathapi.testing.edits import EditSuite
 from pathapi.testing.grounds import (
     Ground,
     count_descriptors,
@@ -34,6 +35,7 @@ from pathapi.testing.writes import WriteSuite
 
 __all__ = [
     "BackendSuite",
+    "EditSuite",
     "Ground",
     "Interposed",
     "ReadSuite",

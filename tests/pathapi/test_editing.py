@@ -1,0 +1,52 @@
+"""Local changes, the same on every backend: `EditSuite`, bound to files and to a real S3 server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pathapi import FileClient
+from pathapi.testing import EditSuite, Ground
+from tests.bench.servers import S3Server
+from tests.pathapi.backends.grounds import FileGround, PrefixedGround, S3Ground
+from tests.pathapi.conftest import MakeClient
+
+
+class TestFiles(EditSuite):
+    @pytest.fixture
+    def ground(self, tmp_path: Path) -> Ground:
+        return FileGround(tmp_path / "bucket")
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Any:
+        return lambda **habits: FileClient(**{"local_cache_dir": tmp_path / "store", **habits})
+
+    @pytest.fixture
+    def at(self, tmp_path: Path) -> str:
+        return f"file://{tmp_path}/bucket/"
+
+
+class TestFilesWithLinkedViews(TestFiles):
+    """A view that is changed in place is then a blob that is changed in place."""
+
+    views = "link"
+
+
+class TestS3(EditSuite):
+    @pytest.fixture
+    def prefix(self, request: pytest.FixtureRequest) -> str:
+        return f"{id(request.node):x}/"
+
+    @pytest.fixture
+    def ground(self, seaweed: S3Server, shared_bucket: str, prefix: str) -> Ground:
+        return PrefixedGround(S3Ground(seaweed.client(), shared_bucket), prefix)
+
+    @pytest.fixture
+    def make(self, make_client: MakeClient) -> MakeClient:
+        return make_client
+
+    @pytest.fixture
+    def at(self, shared_bucket: str, prefix: str) -> str:
+        return f"s3://{shared_bucket}/{prefix}"
