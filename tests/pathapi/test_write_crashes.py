@@ -41,7 +41,7 @@ from tests.bench.servers import S3Server
 from tests.casstore.filling import forked
 from tests.pathapi.backends.grounds import FileGround, S3Ground
 
-# Without locks that exclude, nobody can tell that the writer is dead. The time is for a busy machine: 160 processes each.
+# Without locks that exclude, nobody can tell that the writer is dead. The time is for a busy machine.
 pytestmark = [pytest.mark.needs_locks, pytest.mark.timeout(300)]
 
 OLD, NEW, MORE, THEIRS = b"old " * 500, b"new " * 700, b"more" * 300, b"someone else's"
