@@ -41,8 +41,8 @@ from tests.bench.servers import S3Server
 from tests.casstore.filling import forked
 from tests.pathapi.backends.grounds import FileGround, S3Ground
 
-# Without locks that exclude, nobody can tell that the writer is dead.
-pytestmark = pytest.mark.needs_locks
+# Without locks that exclude, nobody can tell that the writer is dead. The time is for a busy machine.
+pytestmark = [pytest.mark.needs_locks, pytest.mark.timeout(300)]
 
 OLD, NEW, MORE, THEIRS = b"old " * 500, b"new " * 700, b"more" * 300, b"someone else's"
 REFUSED = "refused"
@@ -320,11 +320,13 @@ def enumerate_kills(
 
 @pytest.mark.parametrize("name", SCENES)
 def test_a_write_that_is_killed_anywhere_is_in_the_cloud_or_pending_once_it_was_recorded(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, request: pytest.FixtureRequest
 ) -> None:
-    found = list(enumerate_kills(SCENES[name], file_place, tmp_path))
+    """All points of all scenes with --full; of an append always, of the others else every fifth."""
+    every = 1 if name == "a" or request.config.getoption("--full") else 5
+    found = list(enumerate_kills(SCENES[name], file_place, tmp_path, every=every))
     assert [point for point, status in found if status] == []
-    assert len(found) > 15
+    assert len(found) * every > 15
 
 
 @pytest.fixture
