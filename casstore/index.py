@@ -31,7 +31,7 @@ import lmdb
 from casstore import files, pages
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
 from casstore.layout import Layout
-from casstore.locks import ByteLocks
+from casstore.locks import ByteLocks, one_at_a_time
 
 MAP_SIZES: Final = (1 << 40, 1 << 36, 1 << 33, 1 << 30)
 """Bytes of address space tried in turn: files are sparse, address space may be limited (ulimit -v, containers)."""
@@ -51,6 +51,8 @@ PAGE_ROWS: Final = 1000
 _OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
+_OPENING_SECONDS: Final = 1.0
+"""How long to wait for others who are opening it: a stopped one must not stop all."""
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 Result = TypeVar("Result")
@@ -612,6 +614,13 @@ class Index:
 
 
 def _open_environment(path: str) -> lmdb.Environment:
+    # The first to open it resets its lock file, and then puts the number of the last transaction there. Were it killed
+    # in between while another waits, that one would count from 0 again, and commit over what is newest.
+    with one_at_a_time(path, _OPENING_SECONDS):
+        return _open_alone(path)
+
+
+def _open_alone(path: str) -> lmdb.Environment:
     for size in MAP_SIZES:
         try:
             return lmdb.open(
