@@ -424,7 +424,7 @@ class Index:
                     pages.check(self._layout.index_file(number))
                     env = _open_environment(path)
                 except (*_DAMAGE, pages.UnsoundError) as error:
-                    self._supersede(number, str(error))
+                    self._supersede(number, str(error), say=not isinstance(error, pages.UnfinishedError))
                     continue
                 except FileNotFoundError:
                     if number == missing:

@@ -560,3 +560,16 @@ def test_one_process_at_a_time_is_inside_the_opening_of_lmdb(
     monkeypatch.undo()
     with one_at_a_time(layout.generation(1), 0):
         index.get(b"Bx")  # after some patience it does without
+
+
+def test_an_index_whose_making_was_cut_off_is_replaced_without_a_word(
+    layout: Layout, make: Callable[[], Index], said: list[str]
+) -> None:
+    """A kill between the two pages of LMDB's first write: nothing was in it."""
+    index = make()
+    index.get(b"Bx")
+    index.close()
+    os.truncate(layout.index_file(1), 4096)
+    index = make()
+    assert index.get(b"Bx") is None
+    assert (index.generation, said) == (2, [])
