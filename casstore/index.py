@@ -31,7 +31,7 @@ import lmdb
 from casstore import files, pages
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
 from casstore.layout import Layout
-from casstore.locks import ByteLocks
+from casstore.locks import ByteLocks, one_at_a_time
 
 MAP_SIZES: Final = (1 << 40, 1 << 36, 1 << 33, 1 << 30)
 """Bytes of address space tried in turn: files are sparse, address space may be limited (ulimit -v, containers)."""
@@ -53,6 +53,8 @@ _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
 _CUT_SHORT: Final = 1 << 20
 """Bytes: more than one commit of ours writes at a time."""
+_OPENING_SECONDS: Final = 1.0
+"""How long to wait for others who are opening it: a stopped one must not stop all."""
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 Result = TypeVar("Result")
@@ -433,7 +435,7 @@ class Index:
                     pages.check(self._layout.index_file(number))
                     env = _open_environment(path)
                 except (*_DAMAGE, pages.UnsoundError) as error:
-                    self._supersede(number, str(error))
+                    self._supersede(number, str(error), say=not isinstance(error, pages.UnfinishedError))
                     continue
                 except FileNotFoundError:
                     if number == missing:
@@ -623,6 +625,13 @@ class Index:
 
 
 def _open_environment(path: str) -> lmdb.Environment:
+    # The first to open it resets its lock file, and then puts the number of the last transaction there. Were it killed
+    # in between while another waits, that one would count from 0 again, and commit over what is newest.
+    with one_at_a_time(path, _OPENING_SECONDS):
+        return _open_alone(path)
+
+
+def _open_alone(path: str) -> lmdb.Environment:
     for size in MAP_SIZES:
         try:
             return lmdb.open(

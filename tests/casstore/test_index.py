@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import shutil
@@ -19,7 +20,7 @@ from casstore import pages
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
 from casstore.index import Index, Txn
 from casstore.layout import Layout
-from casstore.locks import ByteLocks
+from casstore.locks import ByteLocks, one_at_a_time
 from tests.casstore.filling import alone, eventually, fork, fork_without_hooks, forked, run, status_of
 from tests.casstore.mounts import fill_up, small_disk
 
@@ -557,3 +558,44 @@ def test_a_scan_of_rows_out_of_order_comes_to_an_end() -> None:
 
     with pytest.raises(lmdb.CorruptedError):
         Txn(Transaction()).scan(b"E", b"E5", 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.needs_locks
+def test_one_process_at_a_time_is_inside_the_opening_of_lmdb(
+    layout: Layout, make: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed there while another one waits in it, the first would leave the numbers of transactions to start anew."""
+    opened = lmdb.open
+    held: list[bool] = []
+
+    def look_and_open(path: str, **options: object) -> lmdb.Environment:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.append(True)
+        finally:
+            os.close(descriptor)
+        return opened(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lmdb, "open", look_and_open)
+    index = make()
+    index.get(b"Bx")
+    index.close()
+    assert held == [True]
+    monkeypatch.undo()
+    with one_at_a_time(layout.generation(1), 0):
+        index.get(b"Bx")  # after some patience it does without
+
+
+def test_an_index_whose_making_was_cut_off_is_replaced_without_a_word(
+    layout: Layout, make: Callable[[], Index], said: list[str]
+) -> None:
+    """A kill between the two pages of LMDB's first write: nothing was in it."""
+    index = make()
+    index.get(b"Bx")
+    index.close()
+    os.truncate(layout.index_file(1), 4096)
+    index = make()
+    assert index.get(b"Bx") is None
+    assert (index.generation, said) == (2, [])
