@@ -35,7 +35,7 @@ LAYERS = {
         blob_checks
         collector fills syncs verification statements tripwire
         checks
-        trims
+        trims local_files
         cache
         uncached
         processes reports
@@ -55,8 +55,8 @@ LAYERS = {
         backends.file backends.s3
         claims freshness listings transfer
         uploading strays
-        reading writing
-        settling
+        delivering reading
+        settling writing
         moving
         uploads
         client
