@@ -87,6 +87,10 @@ class AskingPath(LexicalPath):
         uri = self.uri
         return self.client.listings.recall(uri.bucket, uri.key, self._listed)
 
+    def _told(self) -> Listed | None:
+        """What a listing tells of it; None where it tells the name of an object and no more."""
+        return _telling(self._recall())
+
     def _ask(
         self,
         freshness: FreshnessArg,
@@ -110,7 +114,7 @@ class AskingPath(LexicalPath):
             uri.key,
             policy,
             # Of any age: an epoch lasts longer than a listing is believed. The policy or the server has the last word.
-            client.listings.recall_old(uri.bucket, uri.key, self._listed),
+            _telling(client.listings.recall_old(uri.bucket, uri.key, self._listed)),
             client.verify if verify is None else verify,
             is_forced,
             must_store,
@@ -158,7 +162,7 @@ class AskingPath(LexicalPath):
         client, uri = self.client, self.uri
         if not uri.key:
             return None
-        listed = self._recall()
+        listed = self._told()
         if listed is not None:
             return listed.info
         if client.listings.is_absent(uri.bucket, uri.key):
@@ -176,7 +180,7 @@ class AskingPath(LexicalPath):
     def _has_children(self) -> bool:
         client, uri = self.client, self.uri
         if not client.policy.of(self._text).asks:
-            below = f"{uri.provider}://{uri.bucket}/{self._listing_prefix}"
+            below = f"{uri.provider}://{uri.filed.bucket}/{self._listing_prefix}"
             return any(entry.key.origin == client.origin for entry in client.cache.entries(below))
         listing = client.backend(uri.bucket).list(self._listing_prefix, limit=1)
         return next(iter(listing), None) is not None
@@ -195,7 +199,8 @@ class AskingPath(LexicalPath):
 
     def is_file(self, follow_symlinks: bool = True) -> bool:
         """Whether there is an object of that name."""
-        return self._head() is not None
+        listed = self._recall()
+        return listed.info is not None if listed is not None else self._head() is not None
 
     def is_dir(self, follow_symlinks: bool = True) -> bool:
         """Whether there is anything below that name."""
@@ -225,6 +230,11 @@ class AskingPath(LexicalPath):
         if info is None:
             raise CloudPathFileNotFoundError(f"{self} does not exist")
         return info.validator.etag or ""
+
+
+def _telling(listed: Listed | None) -> Listed | None:
+    """*listed*, unless it names an object and tells nothing of it."""
+    return None if listed is not None and listed.info is not None and listed.info.is_named_only else listed
 
 
 def _restore_path(cls: type[AskingPath], text: str, client: Any) -> AskingPath:

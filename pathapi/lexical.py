@@ -306,7 +306,7 @@ class LexicalPath:
         This path's own prefix and bucket are taken off the pattern first. A pattern that starts with ``/`` must match
         the whole, bucket included. Raises ValueError for an empty pattern.
         """
-        own = f"{self.anchor}{self.drive}/"
+        own = f"{self.cloud_prefix}{self.drive}/"
         pattern = PurePosixPath(path_pattern.removeprefix(own))
         wanted = [part for part in pattern.parts if part != pattern.anchor]
         if not pattern.parts:
@@ -325,8 +325,8 @@ class LexicalPath:
         it starts with ``**``, because every cloud path is absolute.
         """
         names = self._split()
-        if pattern.startswith(self.anchor):
-            parts = split_pattern(pattern[len(self.anchor) :])
+        if pattern.startswith(self.cloud_prefix):
+            parts = split_pattern(pattern[len(self.cloud_prefix) :])
         else:
             parts = split_pattern(pattern)
             names = names[1:] if self.uri.bucket else names

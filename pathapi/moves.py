@@ -51,7 +51,7 @@ class MovingPath(WritingPath):
         uri = self.uri
         at = self._target()
         with locked(at):
-            listed = self._recall()
+            listed = self._told()
             info = listed.info if listed is not None else head_or_none(at.backend, uri.key) if uri.key else None
             if info is None:
                 if (listed is not None and listed.info is None) or self._has_children():
@@ -270,7 +270,7 @@ class MovingPath(WritingPath):
         return Base(ABSENT if listed is None else listed.validator, guessed=True)
 
     def _listed_object(self) -> ObjectInfo | None:
-        listed = self._recall()
+        listed = self._told()
         return None if listed is None else listed.info
 
     @contextmanager

@@ -121,6 +121,12 @@ class Uri:
         rule = SCHEMES.get(self.scheme.lower())
         return unsigned(text) if rule is not None and rule.is_url else text
 
+    @property
+    def filed(self) -> Uri:
+        """`canonical`, taken apart: a bucket and a key that the store may see."""
+        rule = SCHEMES.get(self.scheme.lower())
+        return Uri.parse(self.canonical) if rule is not None and rule.is_url else self
+
     def _after_scheme(self) -> str:
         rule = SCHEMES.get(self.scheme.lower())
         if self.key or (rule is not None and not rule.has_bucket):

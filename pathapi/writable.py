@@ -121,7 +121,7 @@ class WritingPath(ListingPath):
             return Base(stored.validator, entry=entry if is_asked and not stored.validator.racy else None)
         if kind == "a" and stored is None:
             return Base(ABSENT)
-        listed = self._recall()
+        listed = self._told()
         if (
             listed is not None
             and listed.info is not None
