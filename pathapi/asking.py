@@ -102,7 +102,7 @@ class AskingPath(LexicalPath):
     ) -> Ask:
         client, uri = self.client, self.uri
         if not uri.key:
-            raise CloudPathIsADirectoryError(f"{self} is a bucket, not an object")
+            raise CloudPathIsADirectoryError(f"{self._shown} is a bucket, not an object")
         policy, is_forced = client.policy.of_call(self._text, freshness), forced(force, "FROM_CLOUD")
 
         def settle() -> None:
@@ -153,7 +153,7 @@ class AskingPath(LexicalPath):
         with suppress(CloudPathException):  # credentials may allow no listing
             if type(error) is CloudPathFileNotFoundError and self._has_children():
                 return CloudPathIsADirectoryError(
-                    f"{self} is a directory: nothing of that very name, only objects below it"
+                    f"{self._shown} is a directory: nothing of that very name, only objects below it"
                 )
         return error
 
@@ -215,8 +215,8 @@ class AskingPath(LexicalPath):
         info = self._head()
         if info is None:
             if self._has_children():
-                raise NoStatError(f"{self} is a directory: object stores keep no size or time for those")
-            raise CloudPathFileNotFoundError(f"{self} does not exist")
+                raise NoStatError(f"{self._shown} is a directory: object stores keep no size or time for those")
+            raise CloudPathFileNotFoundError(f"{self._shown} does not exist")
         mtime_ns = info.validator.mtime_ns or 0
         fields = (stat_module.S_IFREG | 0o644, 0, 0, 1, 0, 0, info.size, 0, mtime_ns // 10**9, 0)
         return os.stat_result(
@@ -228,7 +228,7 @@ class AskingPath(LexicalPath):
         """The object's ETag, without quotes. Raises FileNotFoundError."""
         info = self._head()
         if info is None:
-            raise CloudPathFileNotFoundError(f"{self} does not exist")
+            raise CloudPathFileNotFoundError(f"{self._shown} does not exist")
         return info.validator.etag or ""
 
 

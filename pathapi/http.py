@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Self
 from urllib.parse import ParseResult, urlparse
 
 from pathapi.backend import Backend, ObjectInfo
-from pathapi.backends.http_connection import HttpConnection
+from pathapi.backends.http import HttpBackend, HttpConnection
 from pathapi.client import Client
 from pathapi.exceptions import CloudPathNotImplementedError, InvalidConfigurationException
 from pathapi.listings import NameListings
 from pathapi.path import CloudPath
 from pathapi.redaction import MASK, unsigned
-from pathapi.registry import register_client_class, register_path_class
+from pathapi.registry import implementation_registry, register_client_class, register_path_class
 from pathapi.uri import Uri
 
 Response = tuple[Any, bytes]
@@ -32,6 +32,11 @@ class HttpPath(CloudPath):
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "http://"
 
+    def __init__(self, cloud_path: str | CloudPath, *parts: str, client: Any = None) -> None:
+        super().__init__(cloud_path, *parts, client=client)
+        if client is not None and client.scheme != self._scheme():
+            implementation_registry.refuse_client(type(self), client)
+
     # --- the URL ------------------------------------------------------------------------------------------------------
 
     @property
@@ -41,8 +46,8 @@ class HttpPath(CloudPath):
 
     @property
     def anchor(self) -> str:
-        """``http://host/``."""
-        return f"{self.cloud_prefix}{self.uri.bucket}/"
+        """``http://host/``, without a login."""
+        return f"{self.cloud_prefix}{self.uri.bucket.rpartition('@')[2]}/"
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -71,6 +76,11 @@ class HttpPath(CloudPath):
         joined = super().joinpath(*pathsegments)
         is_directory = pathsegments and str(pathsegments[-1]).endswith("/") and not str(joined).endswith("/")
         return self._derive(f"{joined}/") if is_directory else joined
+
+    def with_segments(self, *pathsegments: str | os.PathLike[str]) -> Self:
+        """A path on the same host; nothing is resolved."""
+        text = "/".join(str(segment) for segment in pathsegments).removeprefix("/")
+        return self._derive(f"{self.cloud_prefix}{self.uri.bucket}/{text}")
 
     def _split(self) -> tuple[str, ...]:
         if self._names is None:
@@ -241,8 +251,6 @@ class HttpClient(Client[HttpPath]):
         return response
 
     def _make_backend(self, bucket: str) -> Backend:
-        from pathapi.backends.http import HttpBackend
-
         return HttpBackend(self.connection, self.scheme, bucket)
 
     def _view_key(self, uri: Uri) -> str:

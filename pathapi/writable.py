@@ -37,7 +37,7 @@ class WritingPath(ListingPath):
         uri = self.uri
         if not uri.key or uri.key.endswith("/"):
             raise CloudPathIsADirectoryError(
-                f"{self} names a directory: an object to be written has a name after the last slash"
+                f"{self._shown} names a directory: an object to be written has a name after the last slash"
             )
         return self._target()
 
@@ -216,7 +216,7 @@ class WritingPath(ListingPath):
                 if stored is None:
                     return
                 raise CloudPathFileNotFoundError(
-                    f"the local copy of {self} was removed; nothing was uploaded: unlink() deletes the object"
+                    f"the local copy of {self._shown} was removed; nothing was uploaded: unlink() deletes the object"
                 ) from None
             undo.pop_all()
             digest = staging.digest()

@@ -267,7 +267,8 @@ class HttpBackend:
         if stop < (size if end is None else min(end, size)):
             return None
         info = info_of(key, answer.headers, size)
-        if not first and stop < size and end != 1 and not can_pin(info.validator):
+        is_piece = not first and stop < size and end != 1  # one byte is a question about the object
+        if is_piece and not can_pin(info.validator):
             return None
         return self._body(key, answer.response, info, stop - first)
 

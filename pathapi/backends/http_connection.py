@@ -14,8 +14,13 @@ from urllib.parse import urljoin, urlsplit
 
 from pathapi.backends.http_answers import parse_time
 from pathapi.backends.http_errors import RETRIED, is_known
-from pathapi.backends.http_logins import Login, login_of
-from pathapi.exceptions import CloudPathException, MissingDependenciesError, TruncatedBodyError
+from pathapi.backends.http_logins import Login, login_of, merged
+from pathapi.exceptions import (
+    CloudPathException,
+    InvalidConfigurationException,
+    MissingDependenciesError,
+    TruncatedBodyError,
+)
 from pathapi.redaction import is_spawning, scrub
 
 MAX_CONNECTIONS: Final = 64
@@ -124,6 +129,10 @@ class HttpConnection:
     _made: _Made = field(default_factory=_Made, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name, value in self.headers.items():
+            if not _is_line(name) or not _is_line(value):
+                # Not quoted: what is malformed may be the secret.
+                raise InvalidConfigurationException("headers= holds a name or value that cannot stand in one line")
         object.__setattr__(self, "_login", login_of(self.auth))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -240,15 +249,16 @@ class HttpConnection:
         is_home: bool,
     ) -> Any:
         # What logs in here is nothing to another host that a redirect leads to.
-        named = {"Accept-Encoding": "identity", **(self.headers if is_home else self.plain_headers), **headers}
+        named = merged({"Accept-Encoding": "identity"}, self.headers if is_home else self.plain_headers)
+        named = merged(named, headers)
         if login is not None:
-            named.update(login.before(method, url, named))
+            named = merged(named, login.before(method, url, named))
         response = self._open(method, url, named, source, size)
         if response.status == 401 and login is not None:
             more = login.after(method, url, named, response.headers)
             if more is not None:
                 drop(response)
-                response = self._open(method, url, {**named, **more}, source, size)
+                response = self._open(method, url, merged(named, more), source, size)
         return response
 
     def _open(self, method: str, url: str, headers: dict[str, str], source: BinaryIO | None, size: int) -> Any:
@@ -257,16 +267,19 @@ class HttpConnection:
             source.seek(0)
             body = _Exact(source, size)
             headers = {**headers, "Content-Length": str(size)}
-        return self._pool(url).urlopen(
-            method,
-            url.partition("#")[0],
-            body=body,
-            headers=headers,
-            redirect=False,
-            retries=False,
-            preload_content=False,
-            decode_content=False,
-        )
+        try:
+            return self._pool(url).urlopen(
+                method,
+                url.partition("#")[0],
+                body=body,
+                headers=headers,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        except _SourceEndedError as error:
+            raise TruncatedBodyError(str(error)) from error
 
     def _pool(self, url: str) -> Any:
         """The connections to use for *url*: direct ones, or by the proxy that the environment names."""
@@ -310,6 +323,10 @@ class HttpConnection:
             pool.clear()
 
 
+class _SourceEndedError(Exception):
+    """Not an OSError: urllib3 would take it for the network's."""
+
+
 class _Exact:
     """The *size* bytes of a body: no more are sent, and fewer are an error and no endless wait of the server's."""
 
@@ -320,8 +337,8 @@ class _Exact:
     def read(self, amount: int = -1) -> bytes:
         wanted = self._left if amount < 0 else min(amount, self._left)
         data = self._source.read(wanted) if wanted else b""
-        if len(data) < wanted and not data:
-            raise TruncatedBodyError(f"the source of an upload ended {self._left} bytes early")
+        if wanted and not data:
+            raise _SourceEndedError(f"the source of an upload ended {self._left} bytes early")
         self._left -= len(data)
         return data
 
@@ -337,6 +354,10 @@ def drop(response: Any) -> None:
         response.release_conn()
     except Exception:  # noqa: BLE001 (nobody wants it any more)
         response.close()
+
+
+def _is_line(text: object) -> bool:
+    return isinstance(text, str) and not set(text) & {"\r", "\n", "\0"}
 
 
 def _tried(tries: int, seconds: float) -> str:

@@ -12,7 +12,7 @@ from pathapi.backends.http_connection import Answer, HttpConnection, SendError
 from pathapi.backends.http_errors import RETRIED, HttpStatusError, translate_exception, translate_status
 from pathapi.backends.http_logins import login_in
 from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, VersionMismatchError
-from pathapi.redaction import without_user
+from pathapi.uri import Uri
 
 
 class HttpHost:
@@ -114,7 +114,5 @@ class HttpHost:
         return f"{self.scheme}://{self.name}{target_of(key)}"
 
     def uri(self, key: str) -> str:
-        """For messages: without the query, which may sign."""
-        shown, mark, _ = key.partition("?")
-        text = f"{self.scheme}://{self.name}/{shown}{'?***' if mark else ''}"
-        return without_user(text).encode("utf-8", "backslashreplace").decode()
+        """For messages."""
+        return Uri(self.scheme, self.name, key).shown.encode("utf-8", "backslashreplace").decode()

@@ -56,7 +56,7 @@ class Handled:
         request = self._request(method, url, headers)
         with self._lock:
             request = prepare(request)
-        return _headers_of(request)
+        return _headers_of(request, headers)
 
     def after(
         self, method: str, url: str, headers: Mapping[str, str], answer: Mapping[str, str]
@@ -74,7 +74,7 @@ class Handled:
                 respond(request, None, 401, "Unauthorized", message)
             finally:
                 self._handler.parent = before  # type: ignore[assignment]
-        return None if opener.sent is None else _headers_of(opener.sent)
+        return None if opener.sent is None else _headers_of(opener.sent, headers)
 
     def _request(self, method: str, url: str, headers: Mapping[str, str]) -> Request:
         from urllib.request import Request
@@ -91,8 +91,16 @@ class _Opener:
         self.sent = request
 
 
-def _headers_of(request: Request) -> dict[str, str]:
-    return {name: value for name, value in request.header_items() if name.lower() != "host"}
+def _headers_of(request: Request, before: Mapping[str, str]) -> dict[str, str]:
+    """What a handler has added or changed; urllib writes the names in its own way."""
+    known = {name.lower(): value for name, value in before.items()}
+    return {name: value for name, value in request.header_items() if known.get(name.lower()) != value}
+
+
+def merged(headers: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """*headers* and *more*, which replaces, however either writes the names."""
+    replaced = {name.lower() for name in more}
+    return {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(more)
 
 
 def login_of(auth: Any) -> Login | None:

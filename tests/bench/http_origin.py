@@ -220,7 +220,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 (as above)
 
     def do_PUT(self) -> None:
-        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        data = self.rfile.read(length)
+        if len(data) < length:
+            self.close_connection = True
+            return
         if self._answered_otherwise():
             return
         key, origin = canonical(self.path[1:]), self.origin

@@ -81,7 +81,7 @@ class TestServerWithoutAnything(TestPlainServer):
             pytest.skip("nothing says that what is held is what is there")
 
 
-# --- what it costs ---------------------------------------------------------------------------------------------------
+# --- what it costs --------------------------------------------------------------------------------------------------
 
 DATA = os.urandom(50_000)
 
@@ -186,7 +186,7 @@ def test_eight_threads_download_once(path: HttpPath, server: HttpOrigin) -> None
     assert server.kinds() == {"GET": 1}
 
 
-# --- servers that lack something --------------------------------------------------------------------------------------
+# --- servers that lack something ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_same_sized_rewrite_within_a_second_is_noticed(server: HttpOrigin, mak
         assert path.read_bytes() == data
 
 
-# --- redirects ---------------------------------------------------------------------------------------------------------
+# --- redirects ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -317,7 +317,7 @@ def test_a_login_is_not_sent_to_the_host_that_a_redirect_leads_to(server: HttpOr
         assert len([one for one in server.seen if "Authorization" in one.headers]) == len(server.seen) == 3
 
 
-# --- through the path API ------------------------------------------------------------------------------------------------
+# --- through the path API -------------------------------------------------------------------------------------------
 
 
 def test_what_is_written_is_conditional_and_there(server: HttpOrigin, make: Make) -> None:
