@@ -217,6 +217,16 @@ def test_a_large_object_is_read_in_parts_only_where_they_can_be_tied_together(
     assert path.stat().st_size == len(data)
 
 
+def test_a_large_object_of_this_very_second_is_read_in_one_piece_where_only_its_time_is_told(
+    server: HttpOrigin, make: Make
+) -> None:
+    server.habits = Habits(etags=None)
+    data = os.urandom(PART + 5)
+    server.plant("big", data)
+    assert make().HttpPath(f"{server.url}/big").read_bytes() == data
+    assert [one.headers.get("Range") for one in server.seen] == [f"bytes=0-{PART - 1}", None]
+
+
 def test_a_server_that_encodes_all_the_same_has_its_bytes_kept_as_sent(server: HttpOrigin, make: Make) -> None:
     import gzip
 
