@@ -202,7 +202,7 @@ def _targets(paths: Sequence[CloudPath], output: str | None) -> dict[CloudPath, 
         raise click.UsageError(f"-o {output}: there is no such directory")
     targets: dict[CloudPath, str] = {}
     for path in paths:
-        name = str(path).rpartition("/")[2]
+        name = "" if path.key.endswith("/") else path.name
         if name in ("", ".", ".."):
             raise click.UsageError(f"{path.uri.shown} ends in no name for a file; give one with -o")
         target = os.path.join(output, name)

@@ -166,7 +166,7 @@ class Client(Generic[PathT]):
 
     def view(self, stored: Stored, uri: Uri) -> str:
         """A path with the object's name that holds *stored*'s bytes: in the store, else in the temporary directory."""
-        key, bucket, name = self.store_key(uri), uri.filed.bucket, self._view_key(uri)
+        key, bucket, name = self.store_key(uri), uri.filed.bucket, self.local_name(uri)
         try:
             return self.cache.view_stored(stored, key, bucket, name, self.views)
         except OSError as error:
@@ -178,8 +178,8 @@ class Client(Generic[PathT]):
             self._aside = uncached
             return path
 
-    def _view_key(self, uri: Uri) -> str:
-        """What a local path is named after."""
+    def local_name(self, uri: Uri) -> str:
+        """The key that a local path is named after; no login and no signature."""
         return uri.filed.key
 
     def release_view(self, path: str) -> None:

@@ -253,8 +253,8 @@ class HttpClient(Client[HttpPath]):
     def _make_backend(self, bucket: str) -> Backend:
         return HttpBackend(self.connection, self.scheme, bucket)
 
-    def _view_key(self, uri: Uri) -> str:
-        # Programs tell a file's kind by how its name ends.
+    def local_name(self, uri: Uri) -> str:
+        """Without the query: programs tell a file's kind by how its name ends."""
         return _path_of(uri.key) or uri.filed.key
 
     def _settings(self) -> dict[str, Any]:

@@ -237,8 +237,7 @@ class CloudPath(MovingPath, metaclass=CloudPathMeta):
                 raise
             if self._has_children():
                 return self._view_of_directory()
-            filed = uri.filed
-            return client.cache.outbox(self._store_key(), filed.bucket, filed.key)
+            return client.cache.outbox(self._store_key(), uri.filed.bucket, client.local_name(uri))
         return self._view(stored)
 
     def _view(self, stored: Stored) -> str:

@@ -200,7 +200,7 @@ class WritingPath(ListingPath):
             source = None if stored is None else stored.descriptor
             try:
                 base = self._base("a", force, stored, None, began)
-                path = cache.edit(target.key, target.object_key, base.version, source)
+                path = cache.edit(target.key, target.client.local_name(self.uri), base.version, source)
             finally:
                 if source is not None:
                     os.close(source)

@@ -346,8 +346,8 @@ class _Exact:
 def drop(response: Any) -> None:
     """Have done with a response; see `Answer.drop`."""
     try:
-        length = response.headers.get("Content-Length", "")
-        if response.status == 304 or (length.isdecimal() and int(length) <= _DRAINED):
+        left = response.length_remaining
+        if left is not None and left <= _DRAINED:
             response.drain_conn()
         else:
             response.close()
@@ -386,4 +386,4 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 
 def _is_untrusted(error: BaseException) -> bool:
-    return type(error).__name__ == "SSLError"
+    return any(type(one).__name__ in ("SSLCertVerificationError", "CertificateError") for one in (error, *error.args))

@@ -219,6 +219,37 @@ def test_a_conflict_in_progress_is_no_decision(server: HttpOrigin, backend: Http
     assert server.content("a") == b"x"
 
 
+def test_what_is_gone_at_the_last_moment_is_another_version(server: HttpOrigin, backend: HttpBackend) -> None:
+    server.plant("a", b"a")
+    seen = backend.head("a").validator
+    works: list[Callable[[], object]] = [
+        lambda: write(backend, "a", b"x", seen),
+        lambda: backend.delete(["a"], expect=seen),
+    ]
+    for work in works:
+        for method in ("PUT", "DELETE"):
+            server.script(404, method=method)
+        with pytest.raises(VersionMismatchError):
+            work()
+        server.scripts.clear()
+
+
+def test_a_proxy_of_the_environment_is_asked(server: HttpOrigin, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", server.url.replace("://", f"://me:{MARK}@"))
+    backend = backend_of("nowhere.invalid", tries=1)
+    with pytest.raises(CloudPathFileNotFoundError) as caught:
+        backend.read("a")
+    assert MARK not in str(caught.value)
+    assert server.seen[0].target == "http://nowhere.invalid/a"
+    assert server.seen[0].headers["Proxy-Authorization"].startswith("Basic ")
+    monkeypatch.setenv("no_proxy", "nowhere.invalid")
+    with pytest.raises(CloudUnavailableError):
+        backend.read("a")
+    assert len(server.seen) == 1
+
+
 def test_nobody_there_is_unavailable_and_not_missing() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -311,7 +342,10 @@ def test_what_a_server_states_of_the_bytes_is_no_checksum(server: HttpOrigin, pr
     body.close()
 
 
-@pytest.mark.parametrize("told", ["bytes 0-0/1", "bytes 3-9/10", "bytes */10", "", "items 2-5/10", "bytes 2-99/10"])
+@pytest.mark.parametrize(
+    "told",
+    ["bytes 0-0/1", "bytes 3-9/10", "bytes */10", "", "items 2-5/10", "bytes 2-99/10", "bytes 3-6/10", "bytes 2-5/4"],
+)
 def test_a_wrong_range_is_not_taken_for_the_one_asked_for(server: HttpOrigin, backend: HttpBackend, told: str) -> None:
     server.plant("a", b"0123456789")
     server.habits.content_range = lambda _: told

@@ -418,5 +418,8 @@ def test_a_connection_is_used_again(server: HttpOrigin, make: Make) -> None:
         assert path.exists() and not path.with_name("missing").exists()
         list(path.parent.iterdir())
         path.unlink()
+    server.plant("large", b"x" * (1 << 20))
+    assert client.HttpPath(f"{server.url}/large").exists()
+    assert client.HttpPath(f"{server.url}/large").exists()
     assert len(made) == 1
     assert isinstance(client.connection, HttpConnection)
