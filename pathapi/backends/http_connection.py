@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from pathapi.backends.http_answers import parse_time
 from pathapi.backends.http_errors import RETRIED, is_known
@@ -310,7 +310,7 @@ class HttpConnection:
                     pool = urllib3.PoolManager(**settings)
                 else:
                     user = urlsplit(proxy).netloc.rpartition("@")[0]
-                    proxied = urllib3.make_headers(proxy_basic_auth=user) if user else None
+                    proxied = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
                     pool = urllib3.ProxyManager(proxy, proxy_headers=proxied, **settings)
                 self._made.pools[proxy] = pool
             return pool

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from pathapi import CloudPath, HttpClient, HttpPath, prefetch
-from pathapi.backends.http_connection import HttpConnection
 from pathapi.exceptions import OverwriteNewerCloudError, StaleReadError
-from pathapi.testing import ReadSuite
+from pathapi.testing import ReadSuite, in_forked_child
 from pathapi.transfer import PART
 from tests.bench.http_origin import Habits, HttpOrigin
 
@@ -405,10 +404,21 @@ def test_queries_make_objects_of_their_own_and_views_have_the_files_name(server:
     assert one.fspath != two.fspath or one.read_bytes() == two.read_bytes()
 
 
-def test_a_connection_is_used_again(server: HttpOrigin, make: Make) -> None:
+@pytest.fixture
+def connections(server: HttpOrigin, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Every connection that the server has accepted."""
     made: list[object] = []
     process = server._server.process_request
-    server._server.process_request = lambda *args: (made.append(args), process(*args))  # type: ignore[method-assign,func-returns-value,assignment]
+
+    def count(request: Any, address: Any) -> None:
+        made.append(address)
+        process(request, address)
+
+    monkeypatch.setattr(server._server, "process_request", count)
+    return made
+
+
+def test_a_connection_is_used_again(server: HttpOrigin, make: Make, connections: list[object]) -> None:
     client = make()
     for number in range(5):
         server.plant(f"d/{number}", b"" if number % 2 else b"x")
@@ -421,5 +431,13 @@ def test_a_connection_is_used_again(server: HttpOrigin, make: Make) -> None:
     server.plant("large", b"x" * (1 << 20))
     assert client.HttpPath(f"{server.url}/large").exists()
     assert client.HttpPath(f"{server.url}/large").exists()
-    assert len(made) == 1
-    assert isinstance(client.connection, HttpConnection)
+    assert len(connections) == 1
+
+
+def test_a_forked_child_speaks_on_a_connection_of_its_own(
+    server: HttpOrigin, make: Make, path: HttpPath, connections: list[object]
+) -> None:
+    assert path.read_bytes() == DATA
+    assert in_forked_child(lambda: path.read_bytes() == DATA)
+    assert path.read_bytes() == DATA
+    assert len(connections) == 2
