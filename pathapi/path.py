@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from casstore import Stored
 from pathapi.asking import FreshnessArg, forced
-from pathapi.backend import ObjectInfo
+from pathapi.backend import ObjectInfo, head_or_none
 from pathapi.claims import ClaimedFile
 from pathapi.exceptions import (
     AnyPathTypeError,
@@ -19,8 +19,6 @@ from pathapi.exceptions import (
 from pathapi.freshness import ALWAYS
 from pathapi.moves import MovingPath
 from pathapi.registry import implementation_registry
-from pathapi.settling import open_pending
-from pathapi.uploading import head_or_none
 
 _READ_MODES = frozenset(("rb", "br"))
 
@@ -83,7 +81,7 @@ class CloudPath(MovingPath, metaclass=CloudPathMeta):
         `casstore.LockTimeoutError`, which names the other writer, and `casstore.ReentrantWriteError`.
         """
         if read_pending and mode in (*_READ_MODES, "r"):
-            waiting = open_pending(self._target())
+            waiting = self._open_pending()
             if waiting is not None:
                 unsent = io.FileIO(waiting, "rb")
                 unsent.name = self._text
@@ -165,7 +163,7 @@ class CloudPath(MovingPath, metaclass=CloudPathMeta):
         """All bytes of the object; with *read_pending*, what this machine wrote last and the cloud does not have."""
         client, looked = self.client, False
         if read_pending:
-            waiting = open_pending(self._target())
+            waiting = self._open_pending()
             if waiting is not None:
                 with io.FileIO(waiting, "rb") as file:
                     return file.readall()
