@@ -16,11 +16,16 @@ from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
     from pathapi.file import FileClient, FilePath
+    from pathapi.http import HttpClient, HttpPath, HttpsClient, HttpsPath
     from pathapi.s3 import S3Client, S3Path
 
 _LAZY = {
     "FileClient": "pathapi.file",
     "FilePath": "pathapi.file",
+    "HttpClient": "pathapi.http",
+    "HttpPath": "pathapi.http",
+    "HttpsClient": "pathapi.http",
+    "HttpsPath": "pathapi.http",
     "S3Client": "pathapi.s3",
     "S3Path": "pathapi.s3",
     "prefetch": "pathapi.prefetching",
@@ -30,6 +35,10 @@ __all__ = [
     "CloudPath",
     "FileClient",
     "FilePath",
+    "HttpClient",
+    "HttpPath",
+    "HttpsClient",
+    "HttpsPath",
     "S3Client",
     "S3Path",
     "__version__",

@@ -52,7 +52,11 @@ LAYERS = {
         globbing backends.file_writes backends.s3_errors
         backends.file_status backends.s3_answers backends.s3_connection backends.s3_parts
         backends.s3_fast
-        backends.file backends.s3
+        backends.http_answers backends.http_body backends.http_errors backends.http_logins
+        backends.http_connection
+        backends.http_host
+        backends.http_pages
+        backends.file backends.http backends.s3
         claims freshness listings transfer
         uploading strays
         delivering reading
@@ -68,6 +72,7 @@ LAYERS = {
         moves
         path
         file s3 prefetching
+        http
         __init__
         testing.grounds testing.interposed
         testing.backends testing.edits testing.reads testing.writes
@@ -108,7 +113,7 @@ IMPORT_OWNERS = {
     "s3transfer": ("pathapi.backends.s3*",),
     "google": ("pathapi.backends.gs*",),
     "azure": ("pathapi.backends.azure*",),
-    "urllib3": ("pathapi.backends.*",),
+    "urllib3": ("pathapi.backends.http*",),
     "obstore": ("pathapi.backends.*",),
 }
 # Loaded at the first use and not by `import pathapi`: each costs 30 to 300 ms, and may not be installed.
