@@ -164,6 +164,8 @@ class Upload:
 class WritableFile(Protocol):
     """What `strays` needs of a file."""
 
+    is_whole: bool
+
     def set_aside(self, why: str) -> None:
         """Keep the bytes as an ``incomplete`` pending write, and close."""
         ...
@@ -203,6 +205,8 @@ class _Committing:
 
     _upload: Upload | None = None
     _text: weakref.ref[CloudTextWriter] | None = None
+    is_whole = True
+    """Whether no text is still on its way here. In a cycle this file may be finalised before the text above it."""
 
     def _begin(self, upload: Upload) -> None:
         self._upload = upload
@@ -309,6 +313,13 @@ class CloudTextWriter(io.TextIOWrapper):
     def __init__(self, buffer: CloudBufferedWriter | CloudBufferedRandom, *arguments: Any, **options: Any) -> None:
         super().__init__(buffer, *arguments, **options)
         buffer._text = weakref.ref(self)  # noqa: SLF001 (the two are one file)
+        buffer.is_whole = False
+
+    def detach(self) -> Any:
+        """The binary file below, which goes on alone."""
+        buffer: Any = super().detach()
+        buffer.is_whole = True
+        return buffer
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -322,4 +333,8 @@ class CloudTextWriter(io.TextIOWrapper):
     def __del__(self) -> None:
         # Not closed: that would upload. The buffer below is collected next, or holds out until somebody closes it.
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            self.flush()
+            buffer: Any = self.buffer
+            try:
+                self.flush()
+            finally:
+                buffer.is_whole = True
