@@ -16,11 +16,14 @@ from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
     from pathapi.file import FileClient, FilePath
+    from pathapi.gs import GSClient, GSPath
     from pathapi.s3 import S3Client, S3Path
 
 _LAZY = {
     "FileClient": "pathapi.file",
     "FilePath": "pathapi.file",
+    "GSClient": "pathapi.gs",
+    "GSPath": "pathapi.gs",
     "S3Client": "pathapi.s3",
     "S3Path": "pathapi.s3",
     "prefetch": "pathapi.prefetching",
@@ -30,6 +33,8 @@ __all__ = [
     "CloudPath",
     "FileClient",
     "FilePath",
+    "GSClient",
+    "GSPath",
     "S3Client",
     "S3Path",
     "__version__",

@@ -22,7 +22,7 @@ class CloudImplementation:
     client_class: type | None = None
 
 
-_BUILT_IN: Final = {"s3": "pathapi.s3", "file": "pathapi.file"}
+_BUILT_IN: Final = {"s3": "pathapi.s3", "gs": "pathapi.gs", "file": "pathapi.file"}
 
 
 class Registry:

@@ -33,6 +33,7 @@ class Scheme:
 SCHEMES: Final[dict[str, Scheme]] = {
     "s3": Scheme("s3"),
     "gs": Scheme("gs"),
+    "gcs": Scheme("gs"),
     "az": Scheme("az"),
     "http": Scheme("http", bucket_ends="/?#", is_url=True),
     "https": Scheme("https", bucket_ends="/?#", is_url=True),
