@@ -33,11 +33,11 @@ class Scheme:
 SCHEMES: Final[dict[str, Scheme]] = {
     "s3": Scheme("s3"),
     "gs": Scheme("gs"),
-    "gcs": Scheme("gs"),
     "az": Scheme("az"),
     "http": Scheme("http", bucket_ends="/?#", is_url=True),
     "https": Scheme("https", bucket_ends="/?#", is_url=True),
     "file": Scheme("file", has_bucket=False),
+    "gcs": Scheme("gs"),
 }
 """Every scheme that is known, by its lower-case name; `register_scheme` adds aliases and users' own."""
 

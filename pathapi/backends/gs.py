@@ -178,7 +178,7 @@ class GSBackend:
                 self._delete(key, expect)
             return
         for begin in range(0, len(keys), BATCH):
-            self._delete_batch(list(keys[begin : begin + BATCH]))
+            self._delete_batch(keys[begin : begin + BATCH])
 
     def _delete(self, key: str, expect: Validator | None) -> None:
         conditions = self._conditions(key, expect)
@@ -191,7 +191,7 @@ class GSBackend:
                 gone = VersionMismatchError(f"{self._uri(key)} does not exist any more; nothing was changed")
                 raise gone from error
 
-    def _delete_batch(self, keys: list[str]) -> None:
+    def _delete_batch(self, keys: Sequence[str]) -> None:
         for left in range(_BATCH_TRIES - 1, -1, -1):
             failed = self._send_batch(keys)
             again = [key for key, error in failed.items() if left and should_retry(error)]

@@ -213,7 +213,7 @@ class GSConnection:
             return from_file
         if self.origin == "gs":
             try:
-                found = google.auth.default(scopes=scopes)
+                found: tuple[Any, str | None] = google.auth.default(scopes=scopes)
             except google.auth.exceptions.DefaultCredentialsError:
                 if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
                     raise

@@ -234,7 +234,7 @@ def _explanation(text: bytes) -> tuple[str, str]:
     plain = text.decode("utf-8", "replace").strip()
     try:
         told = json.loads(plain)["error"]
-        first = next(iter(told.get("errors") or ()), {})
+        first: dict[str, Any] = next(iter(told.get("errors") or ()), {})
         return str(first.get("reason", "")), str(told.get("message", ""))
     except (ValueError, TypeError, KeyError, AttributeError):
         return "", "" if plain.startswith("<") else plain[:500]
