@@ -142,8 +142,7 @@ class GSConnection:
     @property
     def is_signed(self) -> bool:
         """Whether requests carry credentials."""
-        credentials = self.client._credentials  # noqa: SLF001 (as above)
-        return type(credentials).__name__ != "AnonymousCredentials"
+        return is_login(self.client._credentials)  # noqa: SLF001 (as above)
 
     def scrub(self, error: BaseException) -> None:
         """Take this connection's secrets out of an error of the SDK's, which is about to be the cause of ours."""
@@ -194,8 +193,13 @@ class GSConnection:
             return self.storage_client
         credentials, project = self._find_credentials(storage.Client.SCOPE)
         options = {"api_endpoint": self.endpoint_url} if self.endpoint_url else None
-        client = storage.Client(project=self.project or project, credentials=credentials, client_options=options)
-        self._widen(client._http)  # noqa: SLF001 (the SDK has no face for it)
+        client = storage.Client(
+            project=self.project or project,
+            credentials=credentials,
+            client_options=options,
+            _http=None if is_login(credentials) else _anonymous_session(credentials),
+        )
+        _widen(client._http)  # noqa: SLF001 (the SDK has no face for it)
         return client
 
     def _find_credentials(self, scopes: Any) -> tuple[Any, str | None]:
@@ -221,15 +225,28 @@ class GSConnection:
                 return found
         return AnonymousCredentials(), None
 
-    def _widen(self, session: Any) -> None:
-        from requests.adapters import HTTPAdapter
 
-        def adapter() -> Any:
-            return HTTPAdapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS)
+def is_login(credentials: Any) -> bool:
+    """Whether *credentials* say who asks."""
+    return type(credentials).__name__ != "AnonymousCredentials"
 
-        session.mount("http://", adapter())
-        if not session.is_mtls:
-            session.mount("https://", adapter())
+
+def _anonymous_session(credentials: Any) -> Any:
+    """A session that takes a 401 as it is: the SDK's tries to renew the credentials, and loses the answer."""
+    from google.auth.transport.requests import AuthorizedSession
+
+    return AuthorizedSession(credentials, refresh_status_codes=())
+
+
+def _widen(session: Any) -> None:
+    from requests.adapters import HTTPAdapter
+
+    def adapter() -> Any:
+        return HTTPAdapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS)
+
+    session.mount("http://", adapter())
+    if not session.is_mtls:
+        session.mount("https://", adapter())
 
 
 def checked_endpoint(endpoint: str) -> str:

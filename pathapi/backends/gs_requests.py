@@ -119,8 +119,9 @@ class Requests:
         headers: Mapping[str, str] | None = None,
         accept: Collection[int] = (),
         stream: bool = False,
+        again: bool = True,
     ) -> Reply:
-        """One request to any URL of the service's, as `call`."""
+        """One request to any URL of the service's, as `call`; once, where it must not be sent *again*."""
         tries = 0
         connection = self.connection
         described = {"User-Agent": connection.user_agent, "Accept-Encoding": "gzip", **(headers or {})}
@@ -142,7 +143,7 @@ class Requests:
             raise self._error_of(response, stream=stream)
 
         try:
-            return Reply(self._retrying(attempt, lambda: tries), tries)
+            return Reply(self._retrying(attempt, lambda: tries) if again else attempt(), tries)
         except CloudPathException:
             raise
         except Exception as error:

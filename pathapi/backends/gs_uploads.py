@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import re
+import time
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Final
 
@@ -135,8 +137,8 @@ class _Session:
             data = _read(self._requests, self._key, self._source, min(PIECE, self._size - at))
             stated = f"bytes {at}-{at + len(data) - 1}/{self._size}"
             try:
-                # What is sent again after a lost answer may be there already: the session knows how far it is.
-                reply = self._send("PUT", data, stated)
+                # Not simply sent again after a lost answer: it may be there already. The session knows how far it is.
+                reply = self._send("PUT", data, stated, again=False)
             except VersionMismatchError as error:
                 error.after_retry = error.after_retry or failures > 0
                 raise
@@ -144,6 +146,7 @@ class _Session:
                 failures += 1
                 if failures > _RESUMED:
                     raise
+                time.sleep(random.uniform(0.0, 0.2) * 2**failures)
                 reply = self._send("PUT", b"", f"bytes */{self._size}")
             else:
                 failures = 0
@@ -154,11 +157,19 @@ class _Session:
             if at >= self._size:
                 raise CloudUnavailableError(f"the server took all of {self._requests.uri(self._key)} and does not end")
 
-    def _send(self, method: str, data: bytes | None, stated: str | None = None, accept: tuple[int, ...] = ()) -> Reply:
+    def _send(
+        self,
+        method: str,
+        data: bytes | None,
+        stated: str | None = None,
+        accept: tuple[int, ...] = (),
+        *,
+        again: bool = True,
+    ) -> Reply:
         headers = {} if stated is None else {"Content-Range": stated}
         try:
             return self._requests.send(
-                "write", self._key, method, self._uri, data=data, headers=headers, accept=(308, *accept)
+                "write", self._key, method, self._uri, data=data, headers=headers, accept=(308, *accept), again=again
             )
         except CloudPathException as error:
             if getattr(error.__cause__, "code", None) in (404, 410):
