@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final
 
 from casstore import Validator
 from pathapi.backend import Absent, ObjectInfo, Prefix
-from pathapi.backends.gs_answers import FIELDS, GSBody, Nothing, info_of, info_of_media, placed, range_of
+from pathapi.backends.gs_answers import FIELDS, GSBody, Nothing, info_of, info_of_media, placed, range_of, says_empty
 from pathapi.backends.gs_connection import GSConnection
 from pathapi.backends.gs_errors import says_no_object, should_retry
 from pathapi.backends.gs_requests import Reply, Requests, batch_of_deletes
@@ -247,9 +247,11 @@ class GSBackend:
             reply.response.close()
             if reply.status == 304:
                 return None
-            # The object ends at or before *start*. The answer may not say which version of it does.
-            if not start and reply.headers.get("content-range") == "bytes */0":
-                return self._nothing(key, info_of_media(key, reply.headers, 0))
+            # The object ends at or before *start*. The answer may not say that it is empty, or which version is.
+            if not start and says_empty(reply.headers):
+                info = info_of_media(key, reply.headers, 0)
+                if info.validator.version is not None or not conditions:
+                    return self._nothing(key, info)
             if not start:
                 asked = None
                 continue

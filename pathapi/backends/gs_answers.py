@@ -96,6 +96,13 @@ def range_of(start: int, end: int | None) -> str | None:
     return f"bytes={start}-{end - 1}"
 
 
+def says_empty(headers: Mapping[str, str]) -> bool:
+    """Whether a 416 says that the object has no bytes: in its Content-Range, or by the MD5 of none."""
+    return headers.get("content-range") == "bytes */0" or "md5=1B2M2Y8AsgTpgAmY7PhCfg==" in headers.get(
+        "x-goog-hash", ""
+    )
+
+
 def placed(headers: Mapping[str, str], status: int, start: int, end: int | None) -> tuple[int, int, int]:
     """Where the body of a GET lies in the object: start, end and the object's size, in stored bytes.
 
