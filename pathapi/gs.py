@@ -128,4 +128,4 @@ class GSClient(Client[GSPath]):
         return {name: value for name, value in plain.items() if value}
 
     def _secrets(self) -> dict[str, Any]:
-        return {"credentials": self.connection.given_credentials}
+        return {"credentials": self.connection.spawnable_credentials}

@@ -244,7 +244,7 @@ class GSBackend:
                 )
             if reply.status not in (304, 416):
                 return self._body(key, reply, start, end)
-            reply.response.close()
+            reply.response.raw.drain_conn()  # closing it would close the connection
             if reply.status == 304:
                 return None
             # The object ends at or before *start*. The answer may not say that it is empty, or which version is.
@@ -275,6 +275,8 @@ class GSBackend:
         info = info_of_media(key, reply.headers, size)
         skip = min(start - first, stop - first)
         if not length:
+            if stop == first:
+                stream.drain_conn()
             stream.close()
             return self._nothing(key, info)
         return GSBody(stream, info, length, self._reader(key), uri=self._uri(key), skip=skip, is_cut=stop > wanted)

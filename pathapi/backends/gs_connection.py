@@ -78,7 +78,7 @@ class GSConnection:
     def __post_init__(self) -> None:
         endpoint = self.endpoint_url
         if endpoint is None and self.storage_client is not None:
-            endpoint = str(self.storage_client.api_endpoint)
+            endpoint = str(self.storage_client._connection.API_BASE_URL)  # noqa: SLF001 (old SDKs have no face for it)
         if endpoint is None:
             endpoint = os.environ.get("STORAGE_EMULATOR_HOST") or os.environ.get("API_ENDPOINT_OVERRIDE")
             if endpoint and "://" not in endpoint:
@@ -88,7 +88,7 @@ class GSConnection:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name != "_made"}
-        state["credentials"] = self.given_credentials if is_spawning() else None
+        state["credentials"] = self.spawnable_credentials if is_spawning() else None
         state["storage_client"] = None
         state["retry"] = self.plain_retry
         return state
@@ -104,13 +104,14 @@ class GSConnection:
         return self.storage_client._credentials  # noqa: SLF001 (the SDK has no face for it)
 
     @property
+    def spawnable_credentials(self) -> Any:
+        """The same, if they can be pickled: some hold a session, and are found again where they are the machine's."""
+        return _if_picklable(self.given_credentials)
+
+    @property
     def plain_retry(self) -> Any:
         """*retry*, if it can be pickled: its predicate is often a closure."""
-        try:
-            pickle.dumps(self.retry)
-        except (pickle.PicklingError, AttributeError, TypeError):
-            return None
-        return self.retry
+        return _if_picklable(self.retry)
 
     @property
     def origin(self) -> str:
@@ -224,6 +225,14 @@ class GSConnection:
             else:
                 return found
         return AnonymousCredentials(), None
+
+
+def _if_picklable(value: Any) -> Any:
+    try:
+        pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError):
+        return None
+    return value
 
 
 def is_login(credentials: Any) -> bool:

@@ -80,6 +80,7 @@ BY_STATUS: Final = {
     404: _NO_OBJECT,
     405: _CANNOT,
     408: _BUSY,
+    409: _BUSY,
     410: _Meaning(CloudUnavailableError, "the upload of {uri} was ended by the server ({code}); try again"),
     412: _CHANGED,
     429: _BUSY,
@@ -114,8 +115,8 @@ BY_EXCEPTION: Final = {
 """By the name of the class or of its nearest parent that is listed, so that no SDK has to be imported here."""
 _SDK_MODULES: Final = frozenset({"google", "requests", "urllib3", "http", "builtins"})
 
-RETRIED: Final = frozenset((408, 429, 500, 502, 503, 504))
-"""Statuses after which the same request is sent again."""
+RETRIED: Final = frozenset((408, 409, 429, 500, 502, 503, 504))
+"""Statuses after which the same request is sent again; 409 is another write at the same time, and no decision."""
 RETRIED_EXCEPTIONS: Final = frozenset(("ConnectionError", "Timeout", "ChunkedEncodingError", "TransportError"))
 
 PERMISSIONS: Final = {

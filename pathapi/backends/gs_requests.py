@@ -88,7 +88,11 @@ class Requests:
         statuses that are answers beside 200 and the like.
         """
         given = {name: value for name, value in query.items() if value is not None} | {"prettyPrint": "false"}
-        url = f"{self.base_url(key, operation)}{prefix}/storage/v1{path}?{urlencode(given)}"
+        try:
+            asked = urlencode(given)
+        except UnicodeEncodeError as error:
+            raise InvalidUriError(f"{self.uri(key)} is no text that UTF-8 can hold") from error
+        url = f"{self.base_url(key, operation)}{prefix}/storage/v1{path}?{asked}"
         return self.send(operation, key, method, url, data=data, headers=headers, accept=accept, stream=stream)
 
     def json(self, reply: Reply, key: str) -> dict[str, Any]:

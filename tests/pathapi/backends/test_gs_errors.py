@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import http.client
+from collections.abc import Callable
 from typing import Any
 
 import google.api_core.exceptions
@@ -34,6 +35,7 @@ from pathapi.exceptions import (
     InvalidUriError,
     MissingCredentialsError,
 )
+from pathapi.testing import write
 
 WHERE: dict[str, Any] = {"uri": "gs://b/k", "bucket": "b", "endpoint": "Google Cloud Storage", "operation": "read"}
 
@@ -58,7 +60,7 @@ def test_a_bare_status_has_a_meaning_for_every_call(status: int, operation: str)
     error = translate(answer(status), **{**WHERE, "operation": operation})
     assert isinstance(error, CloudPathException)
     assert isinstance(error, FileNotFoundError) == (status == 404)
-    assert isinstance(error, ConnectionError) == (status in (408, 410, 429) or (status >= 500 and status != 501))
+    assert isinstance(error, ConnectionError) == (status in (408, 409, 410, 429) or (status >= 500 and status != 501))
     assert "gs://b/k" in str(error)
 
 
@@ -125,9 +127,13 @@ def test_what_passes_is_sent_again_and_what_stays_is_not(status: int) -> None:
 @pytest.mark.parametrize("key", ["", "\udcff"])
 def test_a_key_that_no_object_can_have_is_an_invalid_uri_before_any_request(key: str) -> None:
     backend = GSBackend(GSConnection(endpoint_url="http://127.0.0.1:9"), "bucket")
-    for call in (backend.head, backend.read, lambda key: backend.delete([key]), lambda key: backend.copy("a", key)):
+    calls: list[Callable[[str], object]] = [backend.head, backend.read, lambda key: write(backend, key, b"")]
+    calls += [lambda key: backend.delete([key]), lambda key: backend.copy("a", key)]
+    for call in calls:
         with pytest.raises(InvalidUriError):
             call(key)
+    with pytest.raises(InvalidUriError):
+        list(backend.list("\udcff"))
 
 
 def test_an_error_of_the_table_is_one_of_the_closed_list() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
+import urllib3.connection
 
 from casstore import Validator
 from pathapi.backend import ABSENT
@@ -205,6 +208,47 @@ def test_one_read_is_one_request(backend: GSBackend, gcs_proxy: Proxy) -> None:
     assert [record.status for record in gcs_proxy.records] == [200, 206, 304]
 
 
+def test_answers_without_bytes_keep_the_connection(
+    backend: GSBackend, ground: GCSGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections, connect = [0], urllib3.connection.HTTPConnection.connect
+
+    def count(self: Any) -> None:
+        connections[0] += 1
+        connect(self)
+
+    ground.plant("empty", b"")
+    version, empty = backend.head("big").validator, backend.head("empty").validator
+    backend.connection.client.close()
+
+    def use() -> None:
+        assert backend.read("big", unless=version) is None
+        assert read(backend, "empty") == b""
+        assert read(backend, "empty", 0, 10) == b""
+        assert backend.read("empty", 0, 10, unless=empty) is None
+        assert read(backend, "big", len(DATA), None) == b""
+        assert read(backend, "big", 5, 10) == DATA[5:10]
+        assert read(backend, "big") == DATA
+        with pytest.raises(CloudPathFileNotFoundError):
+            backend.read("missing")
+
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "connect", count)
+    for _ in range(3):
+        use()
+    assert connections == [1]
+
+
+def test_an_empty_answer_that_does_not_say_of_which_version_is_asked_again(
+    backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround
+) -> None:
+    ground.plant("nothing", b"")
+    version = backend.head("nothing").validator
+    for name, value in (("Content-Range", "bytes */0"), ("x-goog-generation", None), ("ETag", None)):
+        gcs_proxy.add(Fault(SetHeader(name, value), match=lambda record: record.range is not None))
+    assert read(backend, "nothing", 0, 10, expect=version) == b""
+    assert [record.status for record in gcs_proxy.records] == [200, 416, 200]
+
+
 def test_an_object_that_is_filled_after_it_answered_as_empty_is_read(
     backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround
 ) -> None:
@@ -286,6 +330,18 @@ def test_an_upload_in_pieces_goes_on_where_it_broke(
     gcs_proxy.add(Fault(action, kind="PUT", nth=nth, times=1))
     write(backend, name, pieces, ABSENT)
     assert ground.content(name) == pieces
+
+
+def test_the_uri_of_an_upload_which_lets_anybody_write_is_not_told(
+    backend: GSBackend, gcs_proxy: Proxy, pieces: bytes
+) -> None:
+    gcs_proxy.add(Fault(Reset(after=None), kind="PUT", nth=2, times=None))
+    with pytest.raises(CloudUnavailableError, match="told") as caught:
+        write(backend, "told", pieces)
+    uploads = {parse_qs(record.query).get("upload_id", [""])[0] for record in gcs_proxy.records} - {""}
+    assert len(uploads) == 1
+    told = "".join(traceback.format_exception(caught.value))
+    assert not [upload for upload in uploads if upload in told]
 
 
 def test_an_upload_in_pieces_that_fails_is_ended(
