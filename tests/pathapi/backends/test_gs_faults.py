@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import os
@@ -10,12 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs
 
+import google_crc32c
 import pytest
 import urllib3.connection
 
 from casstore import Validator
 from pathapi.backend import ABSENT
-from pathapi.backends import gs_uploads
+from pathapi.backends import gs_requests, gs_uploads
 from pathapi.backends.gs import GSBackend
 from pathapi.exceptions import (
     BucketNotFoundError,
@@ -319,6 +321,25 @@ def test_an_upload_in_pieces_carries_its_condition(
     with pytest.raises(VersionMismatchError):
         write(backend, "pieces", pieces, info.validator)
     assert ground.content("pieces") == pieces[::-1]
+
+
+def test_an_upload_says_the_checksum_of_its_bytes_ahead_of_them(
+    backend: GSBackend, pieces: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+    send = gs_requests.Requests.send
+
+    def spy(self: Any, *arguments: Any, **named: Any) -> Any:
+        sent.append(named["data"])
+        return send(self, *arguments, **named)
+
+    monkeypatch.setattr(gs_requests.Requests, "send", spy)
+    stated = base64.b64encode(google_crc32c.value(pieces).to_bytes(4, "big"))
+    for threshold in (1, 1 << 30):
+        monkeypatch.setattr(gs_uploads, "THRESHOLD", threshold)
+        sent.clear()
+        write(backend, "stated", pieces)
+        assert b'"crc32c": "%b"' % stated in sent[0]
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])
