@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from casstore import Entry, Stored, Validator, full_disk
-from pathapi.backend import ABSENT, Absent, ObjectInfo
+from pathapi.backend import ABSENT, Absent, ObjectInfo, head_or_none
+from pathapi.delivering import deliver, stage
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathFileExistsError,
@@ -28,8 +29,7 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.settling import lock_for_change
-from pathapi.uploading import Base, Target, head_or_none, warn_of_conditions
-from pathapi.writing import deliver, stage
+from pathapi.uploading import Base, Target, warn_of_conditions
 
 TRIES: Final = 4
 """Copies that are asked for before objects that keep changing are an error."""

@@ -35,13 +35,13 @@ LAYERS = {
         blob_checks
         collector fills syncs verification statements tripwire
         checks
-        trims
+        trims local_files
         cache
         uncached
         processes reports
         __init__
         cli_output
-        cli_gc cli_verify
+        cli_gc cli_pending cli_verify
         cli
         __main__
     """,
@@ -57,8 +57,8 @@ LAYERS = {
         backends.file backends.gs backends.s3
         claims freshness listings transfer
         uploading strays
-        reading writing
-        settling
+        delivering reading
+        settling writing
         moving
         uploads
         client
@@ -73,7 +73,9 @@ LAYERS = {
         __init__
         testing.grounds testing.interposed
         testing.backends testing.edits testing.reads testing.writes
-        testing.__init__ cli
+        testing.__init__ cli_clouds
+        cli_push
+        cli
     """,
 }
 RANKS = {

@@ -17,7 +17,7 @@ import urllib3.connection
 
 from casstore import Validator
 from pathapi.backend import ABSENT
-from pathapi.backends import gs_requests, gs_uploads
+from pathapi.backends import gs, gs_requests, gs_uploads
 from pathapi.backends.gs import GSBackend
 from pathapi.exceptions import (
     BucketNotFoundError,
@@ -260,6 +260,18 @@ def test_an_object_that_is_filled_after_it_answered_as_empty_is_read(
     body = backend.read("growing", 0, 1_000, unless=Validator(1, version="1"))
     assert body is not None
     assert drain(body) == DATA[:1_000]
+
+
+def test_a_prefix_that_each_page_repeats_is_listed_once(
+    backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gs, "PAGE", 2)
+    names = ["a", "b", "c", "d", "e/x", "f/x", "g"]
+    for name in names:
+        ground.plant(f"pages/{name}", b"")
+    found = keys(backend, "pages/", delimited=True)
+    assert len(gcs_proxy.records) > 1
+    assert sorted(found) == [f"pages/{name.replace('x', '')}" for name in names]
 
 
 # --- conditions -----------------------------------------------------------------------------------------------------
