@@ -138,7 +138,7 @@ def test_the_constructor_takes_what_cloudpathlibs_does(gcs: GCSServer, tmp_path:
     assert pathapi.implementation_registry["gs"].client_class is GSClient
 
 
-def test_bytes_are_shared_across_buckets_by_the_md5_that_a_listing_states(
+def test_bytes_that_are_held_are_recognised_by_the_md5_that_a_listing_states(
     root: GSPath, ground: GCSGround, gcs_proxy: Proxy, make_gs: MakeClient
 ) -> None:
     data = os.urandom(100_000)
@@ -147,6 +147,7 @@ def test_bytes_are_shared_across_buckets_by_the_md5_that_a_listing_states(
     client = make_gs(endpoint_url=gcs_proxy.endpoint)
     path = client.GSPath(str(root / "dir"))
     assert path.joinpath("a").read_bytes() == data
+    client.cache.flush()
     gcs_proxy.reset()
     prefetch(path)
     assert gcs_proxy.body_bytes == 0
