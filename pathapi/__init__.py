@@ -16,12 +16,15 @@ from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
     from pathapi.file import FileClient, FilePath
+    from pathapi.gs import GSClient, GSPath
     from pathapi.http import HttpClient, HttpPath, HttpsClient, HttpsPath
     from pathapi.s3 import S3Client, S3Path
 
 _LAZY = {
     "FileClient": "pathapi.file",
     "FilePath": "pathapi.file",
+    "GSClient": "pathapi.gs",
+    "GSPath": "pathapi.gs",
     "HttpClient": "pathapi.http",
     "HttpPath": "pathapi.http",
     "HttpsClient": "pathapi.http",
@@ -35,6 +38,8 @@ __all__ = [
     "CloudPath",
     "FileClient",
     "FilePath",
+    "GSClient",
+    "GSPath",
     "HttpClient",
     "HttpPath",
     "HttpsClient",

@@ -22,7 +22,13 @@ class CloudImplementation:
     client_class: type | None = None
 
 
-_BUILT_IN: Final = {"s3": "pathapi.s3", "file": "pathapi.file", "http": "pathapi.http", "https": "pathapi.http"}
+_BUILT_IN: Final = {
+    "s3": "pathapi.s3",
+    "gs": "pathapi.gs",
+    "http": "pathapi.http",
+    "https": "pathapi.http",
+    "file": "pathapi.file",
+}
 
 
 class Registry:

@@ -37,6 +37,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "http": Scheme("http", bucket_ends="/?#", is_url=True),
     "https": Scheme("https", bucket_ends="/?#", is_url=True),
     "file": Scheme("file", has_bucket=False),
+    "gcs": Scheme("gs"),
 }
 """Every scheme that is known, by its lower-case name; `register_scheme` adds aliases and users' own."""
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import settings
 
 from tests.bench import nolocks, servers
-from tests.bench.proxy import Proxy
-from tests.bench.servers import S3Server
+from tests.bench.gcs_rules import GCSRules
+from tests.bench.proxy import Fault, Proxy
+from tests.bench.servers import GCSServer, S3Server
 
 settings.register_profile("default", deadline=None)
 # The same examples each time where nobody is there to look at a new failure.
@@ -54,6 +55,34 @@ def moto() -> Iterator[S3Server]:
     """The fast stand-in: never the only server that a claim is tested on."""
     with servers.moto() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def fake_gcs() -> Iterator[GCSServer]:
+    """fake-gcs-server as it is, or what CASSTORE_TEST_GCS_ENDPOINT names."""
+    with servers.fake_gcs() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs(fake_gcs: GCSServer) -> Iterator[GCSServer]:
+    """The same behind what Google documents and it leaves out: conditions, and whether the bucket is missing."""
+    with Proxy(fake_gcs.endpoint) as front:
+        front.add(Fault(GCSRules(fake_gcs.endpoint), times=None))
+        yield GCSServer(front.endpoint)
+
+
+@pytest.fixture(scope="module")
+def gcs_bucket(gcs: GCSServer) -> str:
+    """One bucket on `gcs` for all tests of a module, which keep apart by their keys."""
+    return gcs.new_bucket()
+
+
+@pytest.fixture
+def gcs_proxy(gcs: GCSServer) -> Iterator[Proxy]:
+    """A counting, breakable proxy in front of `gcs`."""
+    with Proxy(gcs.endpoint) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

@@ -49,14 +49,16 @@ LAYERS = {
         exceptions redaction
         enums uri
         backend backends.__init__ registry
-        globbing backends.file_writes backends.s3_errors
-        backends.file_status backends.s3_answers backends.s3_connection backends.s3_parts
-        backends.s3_fast
+        globbing backends.file_writes backends.gs_errors backends.s3_errors
+        backends.file_status backends.gs_answers backends.gs_connection
+        backends.s3_answers backends.s3_connection backends.s3_parts
+        backends.gs_requests backends.s3_fast
+        backends.gs_uploads
         backends.http_answers backends.http_body backends.http_errors backends.http_logins
         backends.http_connection
         backends.http_host
         backends.http_pages
-        backends.file backends.http backends.s3
+        backends.file backends.gs backends.http backends.s3
         claims freshness listings transfer
         uploading strays
         delivering reading
@@ -71,7 +73,7 @@ LAYERS = {
         writable
         moves
         path
-        file s3 prefetching
+        file gs s3 prefetching
         http
         __init__
         testing.grounds testing.interposed
@@ -112,12 +114,15 @@ IMPORT_OWNERS = {
     "botocore": ("pathapi.backends.s3*",),
     "s3transfer": ("pathapi.backends.s3*",),
     "google": ("pathapi.backends.gs*",),
+    "google_crc32c": ("pathapi.backends.gs*",),
+    "requests": ("pathapi.backends.gs*",),
     "azure": ("pathapi.backends.azure*",),
     "urllib3": ("pathapi.backends.http*",),
     "obstore": ("pathapi.backends.*",),
 }
 # Loaded at the first use and not by `import pathapi`: each costs 30 to 300 ms, and may not be installed.
-LAZY = {"blake3", "filelock", "boto3", "botocore", "s3transfer", "google", "azure", "urllib3", "obstore"}
+LAZY = {"blake3", "filelock", "boto3", "botocore", "s3transfer", "google", "google_crc32c", "requests", "azure"}
+LAZY |= {"urllib3", "obstore"}
 
 NAMING_AND_DURABILITY = {"rename", "renames", "replace", "link", "fsync", "fdatasync"}
 NAMING_OWNERS = ("casstore.files", "pathapi.backends.file*")  # a `file` bucket is a cloud with its own rules
