@@ -15,10 +15,13 @@ from pathapi.path import CloudPath
 from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
+    from pathapi.azure import AzureBlobClient, AzureBlobPath
     from pathapi.file import FileClient, FilePath
     from pathapi.s3 import S3Client, S3Path
 
 _LAZY = {
+    "AzureBlobClient": "pathapi.azure",
+    "AzureBlobPath": "pathapi.azure",
     "FileClient": "pathapi.file",
     "FilePath": "pathapi.file",
     "S3Client": "pathapi.s3",
@@ -27,6 +30,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "AzureBlobClient",
+    "AzureBlobPath",
     "CloudPath",
     "FileClient",
     "FilePath",

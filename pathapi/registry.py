@@ -22,7 +22,7 @@ class CloudImplementation:
     client_class: type | None = None
 
 
-_BUILT_IN: Final = {"s3": "pathapi.s3", "file": "pathapi.file"}
+_BUILT_IN: Final = {"s3": "pathapi.s3", "az": "pathapi.azure", "file": "pathapi.file"}
 
 
 class Registry:
@@ -32,6 +32,7 @@ class Registry:
         self._known: dict[str, CloudImplementation] = {}
 
     def __getitem__(self, name: str) -> CloudImplementation:
+        name = SCHEMES[name].canonical if name in SCHEMES else name
         if name not in self._known and name in _BUILT_IN:
             import_module(_BUILT_IN[name])
         return self._known.setdefault(name, CloudImplementation(name))

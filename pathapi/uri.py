@@ -34,6 +34,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "s3": Scheme("s3"),
     "gs": Scheme("gs"),
     "az": Scheme("az"),
+    "azure": Scheme("az"),
     "http": Scheme("http", bucket_ends="/?#", is_url=True),
     "https": Scheme("https", bucket_ends="/?#", is_url=True),
     "file": Scheme("file", has_bucket=False),
@@ -167,7 +168,7 @@ def _say_unknown_scheme(text: str, known: Collection[str]) -> str:
 def _shown(text: str) -> str:
     """*text* as an error may show it: without a password or a query (which may sign), and not without end."""
     shown = _USER_INFO.sub("***@", text, count=1)
-    if not shown.lower().startswith(("s3:", "gs:", "az:", "file:")):
+    if not shown.lower().startswith(("s3:", "gs:", "az:", "azure:", "file:")):
         shown = shown.partition("?")[0]
     if len(shown) > _SHOWN_CHARACTERS:
         shown = shown[:_SHOWN_CHARACTERS] + "..."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -34,6 +35,8 @@ def ensure(group: str = "dev", extras: str = "") -> Path:
             stamp, made_from = directory / _STAMP, _made_from(extras)
             stamp.unlink(missing_ok=True)
             _make(directory, python, group, extras)
+            if group == "dev":
+                _install_node_programs(directory / "node")
             stamp.write_text(made_from, encoding="utf-8")
     return python
 
@@ -49,6 +52,14 @@ def requirements(group: str) -> list[str]:
     """What pyproject.toml has in a dependency group."""
     project: dict[str, dict[str, list[str]]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     return project["dependency-groups"][group]
+
+
+def node_programs() -> dict[str, str]:
+    """What the tests use of npm, with the version of each."""
+    project: dict[str, dict[str, dict[str, dict[str, str]]]] = tomllib.loads(
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    )
+    return project["tool"]["casstore"]["node"]
 
 
 def _directory(group: str) -> Path:
@@ -71,6 +82,30 @@ def _make(directory: Path, python: Path, group: str, extras: str) -> None:
     # Not compiling on installation saves a fifth of its time: most modules of the SDKs are never imported.
     pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-compile"]
     _run([*pip, *requirements(group), "--editable", itself], "Is the package index reachable?")
+
+
+def _install_node_programs(directory: Path) -> None:
+    """Without Node.js the tests that need it say so themselves; everything else works."""
+    wanted = {name: version for name, version in node_programs().items() if _node_version(directory, name) != version}
+    if not wanted:
+        return
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        print("There is no Node.js (node and npm) here: the tests of Azure will not run.", file=sys.stderr, flush=True)
+        return
+    directory.mkdir(exist_ok=True)
+    (directory / "package.json").write_text("{}\n", encoding="utf-8")
+    quiet = ["--no-audit", "--no-fund", "--no-package-lock", "--omit=dev", "--loglevel=error"]
+    programs = [f"{name}@{version}" for name, version in wanted.items()]
+    _run([npm, "install", "--prefix", str(directory), *quiet, *programs], "Is the registry of npm reachable?")
+
+
+def _node_version(directory: Path, name: str) -> str | None:
+    try:
+        package: dict[str, str] = json.loads((directory / "node_modules" / name / "package.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    return package["version"]
 
 
 def _works(python: Path) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
-from tests.bench import nolocks, servers
+from tests.bench import azure_servers, nolocks, servers
+from tests.bench.azure_servers import AzureServer
 from tests.bench.proxy import Proxy
 from tests.bench.servers import S3Server
 
@@ -54,6 +55,31 @@ def moto() -> Iterator[S3Server]:
     """The fast stand-in: never the only server that a claim is tested on."""
     with servers.moto() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[AzureServer]:
+    """A real Azure Blob server: Azurite, or what CASSTORE_TEST_AZURE_CONNECTION_STRING names."""
+    try:
+        with azure_servers.azurite() as server:
+            yield server
+    except azure_servers.NoAzuriteError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def shared_container(azurite: AzureServer) -> str:
+    """One container on `azurite` for all tests of a module, which keep apart by their keys."""
+    return azurite.new_container()
+
+
+@pytest.fixture
+def azure_proxy(azurite: AzureServer) -> Iterator[Proxy]:
+    """A counting, breakable proxy in front of `azurite`."""
+    with Proxy(azurite.endpoint) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

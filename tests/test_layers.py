@@ -49,10 +49,11 @@ LAYERS = {
         exceptions redaction
         enums uri
         backend backends.__init__ registry
-        globbing backends.file_writes backends.s3_errors
-        backends.file_status backends.s3_answers backends.s3_connection backends.s3_parts
-        backends.s3_fast
-        backends.file backends.s3
+        globbing backends.file_writes backends.s3_errors backends.azure_errors
+        backends.file_status backends.s3_answers backends.s3_connection backends.s3_parts backends.azure_answers
+        backends.azure_blocks backends.azure_connection
+        backends.s3_fast backends.azure_requests
+        backends.azure backends.file backends.s3
         claims freshness listings transfer
         uploading strays
         reading writing
@@ -67,7 +68,7 @@ LAYERS = {
         writable
         moves
         path
-        file s3 prefetching
+        azure file s3 prefetching
         __init__
         testing.grounds testing.interposed
         testing.backends testing.edits testing.reads testing.writes
@@ -106,11 +107,12 @@ IMPORT_OWNERS = {
     "s3transfer": ("pathapi.backends.s3*",),
     "google": ("pathapi.backends.gs*",),
     "azure": ("pathapi.backends.azure*",),
+    "requests": ("pathapi.backends.azure*",),
     "urllib3": ("pathapi.backends.*",),
     "obstore": ("pathapi.backends.*",),
 }
 # Loaded at the first use and not by `import pathapi`: each costs 30 to 300 ms, and may not be installed.
-LAZY = {"blake3", "filelock", "boto3", "botocore", "s3transfer", "google", "azure", "urllib3", "obstore"}
+LAZY = {"blake3", "filelock", "boto3", "botocore", "s3transfer", "google", "azure", "requests", "urllib3", "obstore"}
 
 NAMING_AND_DURABILITY = {"rename", "renames", "replace", "link", "fsync", "fdatasync"}
 NAMING_OWNERS = ("casstore.files", "pathapi.backends.file*")  # a `file` bucket is a cloud with its own rules

@@ -1,7 +1,7 @@
 """Real S3 servers on free ports of 127.0.0.1, as context managers: `seaweedfs()`, `moto()` and `s3_server()`.
 
 A developer points everything at a server of their own with ``CASSTORE_TEST_S3_ENDPOINT`` (and ``_ACCESS_KEY``,
-``_SECRET_KEY``, ``_REGION`` after the same stem).
+``_SECRET_KEY``, ``_REGION`` after the same stem). Azure's is in `azure_servers`.
 """
 
 from __future__ import annotations
