@@ -156,7 +156,8 @@ def _split_bucket(rest: str, ends: str) -> tuple[str, str]:
 
 
 def _say_unknown_scheme(text: str, known: Collection[str]) -> str:
-    prefixes = ", ".join(f"{name}://" for name in known)
+    spelt_otherwise = {name for name, rule in SCHEMES.items() if rule.canonical != name}
+    prefixes = ", ".join(f"{name}://" for name in known if name not in spelt_otherwise)
     eaten = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/(?!/)", text)
     if eaten is not None and eaten[1].lower() in known:
         return (

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pathapi.backends import azure
 from pathapi.backends.azure import AzureBackend, AzureConnection
 from pathapi.testing import BackendSuite
 from tests.bench.azure_servers import AzureServer
@@ -23,7 +24,14 @@ def raw(azurite: AzureServer) -> Any:
 
 
 class TestAzurite(BackendSuite):
-    many = 5_005
+    unusable_names = {  # noqa: RUF012 (the suite declares it a ClassVar)
+        "\x01control": "Azurite 3.37 puts it into a listing's XML as it is, and answers 500",
+        "back\\slash": "Azurite 3.37 takes a backslash for a slash",
+    }
+
+    @pytest.fixture(autouse=True)
+    def _pages_that_are_soon_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(azure, "PAGE", 1_000)
 
     @pytest.fixture
     def ground(self, raw: Any, shared_container: str) -> AzureGround:
