@@ -166,6 +166,13 @@ class AzureConnection:
             self._made.data_lake = DataLakeServiceClient(url, credential=self._login(account))
         return self._made.data_lake
 
+    def close(self) -> None:
+        """Close what connections there are; the next request makes new ones."""
+        with self._made.lock:
+            service, self._made.service = self._made.service, None
+        if service is not None and service is not self.blob_service_client:
+            service.close()
+
     def scrub(self, error: BaseException) -> None:
         """Take this connection's secrets out of an error of the SDK's, which is about to be the cause of ours."""
         account = self._made.account
@@ -246,7 +253,7 @@ class AzureConnection:
             return sdk.BlobServiceClient(
                 account.url + (f"?{account.sas}" if account.sas else ""),
                 credential=self._login(account),
-                transport=RequestsTransport(session=session, session_owner=False, **timeouts),
+                transport=RequestsTransport(session=session, **timeouts),
                 retry_policy=Retry(
                     retry_total=RETRIES, retry_connect=RETRIES, retry_read=RETRIES, retry_status=RETRIES
                 ),

@@ -82,7 +82,11 @@ BY_CODE: Final = {
     "BlobAlreadyExists": _CHANGED,
     "ResourceAlreadyExists": _CHANGED,
     "BlobOverwritten": _CHANGED,
-    "AuthorizationFailure": _FORBIDDEN,
+    "AuthorizationFailure": _Meaning(
+        CloudPathPermissionError,
+        "{endpoint} refused {uri} ({code}): the credentials must be this account's and need {permission}, and the "
+        "account's network rules must let this machine in",
+    ),
     "AuthorizationPermissionMismatch": _FORBIDDEN,
     "AuthorizationProtocolMismatch": _FORBIDDEN,
     "AuthorizationResourceTypeMismatch": _FORBIDDEN,
@@ -235,7 +239,7 @@ def translate_answer(
 ) -> CloudPathException:
     """What to raise for an answer, whether an exception brought it or a part of an answer to many keys."""
     meaning = BY_CODE.get(code) or BY_STATUS.get(status) or (_BUSY if status >= 500 else _REFUSED)
-    if meaning is _FORBIDDEN and not is_signed:
+    if not is_signed and status in (401, 403) and meaning.raises is CloudPathPermissionError:
         meaning = _NOT_PUBLIC
     if meaning is _BAD_KEY and ("time frame" in reason or "expired" in reason.lower()):
         meaning = _EXPIRED

@@ -49,19 +49,21 @@ class AzureRequests:
         return ContentSettings(content_type=content_type, content_md5=None if md5 is None else bytearray(md5))
 
     def _container(self) -> Any:
+        service = self.connection.service_client
         try:
-            return self.connection.service_client.get_container_client(self._bucket)
+            return service.get_container_client(self._bucket)
         except ValueError as error:
             raise InvalidUriError(f"no container of Azure can be named {self._bucket!r}") from error
 
     def _blob(self, key: str) -> Any:
         self._check(key)
-        try:
-            return self._container().get_blob_client(key)
-        except ValueError as error:
-            raise InvalidUriError(f"no object of Azure can be named {self._uri(key)}") from error
+        return self._container().get_blob_client(key)
 
     def _check(self, key: str) -> None:
+        try:
+            key.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidUriError(f"no object of Azure can be named {self._uri(key)}: it is no text") from error
         # On their way such names would become others: ``a/../b`` is asked for as ``b``.
         if not key or any(segment in (".", "..") for segment in key.split("/")):
             raise InvalidUriError(f"no object of Azure can be named {self._uri(key)}: '.' and '..' are taken out of it")
@@ -76,9 +78,9 @@ class AzureRequests:
         **options: Any,
     ) -> Any:
         """One request about *key*. Under an *expect* absence is a conflict."""
-        sent: list[object] = []
+        retries: list[object] = []
         try:
-            return method(*arguments, raw_request_hook=sent.append, **options)
+            return method(*arguments, retry_hook=lambda **again: retries.append(again), **options)
         except (Answered, CloudPathException):
             raise
         except Exception as error:
@@ -89,7 +91,7 @@ class AzureRequests:
             if isinstance(expect, Validator) and type(meant) is CloudPathFileNotFoundError:
                 meant = VersionMismatchError(f"{self._uri(key)} does not exist any more; nothing was changed")
             if isinstance(meant, VersionMismatchError):
-                meant.after_retry = len(sent) > 1
+                meant.after_retry = bool(retries)
             raise meant from error
 
     def _uri(self, key: str) -> str:
