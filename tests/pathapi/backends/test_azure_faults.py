@@ -342,7 +342,9 @@ def test_an_upload_states_the_md5_of_its_bytes(
     expected = hashlib.md5(data).hexdigest()
     info = backend.write("stated", io.BytesIO(data), size, content_type="text/x-stated")
     (listed,) = backend.list("stated")
-    for said in (info, backend.head("stated"), listed, opened(backend, "stated", 1, 2).info):
+    body = opened(backend, "stated", 1, 2)
+    body.close()
+    for said in (info, backend.head("stated"), listed, body.info):
         assert [(one.kind, one.value) for one in said.checksums] == [("md5", expected)]  # type: ignore[union-attr]
         assert said.content_type == "text/x-stated"  # type: ignore[union-attr]
 
