@@ -146,6 +146,16 @@ def cloudpathlib_read(server: S3Server, bucket: str, directory: Path) -> Read:
     return read
 
 
+def cloudpathlib_write(server: S3Server, bucket: str, directory: Path, content: Callable[[], bytes]) -> Read:
+    """Its `write_bytes`."""
+    client = cloudpathlib_client(server, directory)
+
+    def write(key: str) -> int:
+        return int(client.CloudPath(f"s3://{bucket}/{key}").write_bytes(content()))
+
+    return write
+
+
 def simplecache(server: S3Server, directory: Path) -> Any:
     """fsspec's simplecache over s3fs."""
     import fsspec

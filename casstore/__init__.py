@@ -34,7 +34,6 @@ from casstore.files import boot_clock_ns, copy_out, full_disk, same_bytes
 from casstore.fills import Fill, Stored
 from casstore.flights import Flight
 from casstore.items import Noted
-from casstore.pending import Condition, Pending, PendingState, PendingWrite
 from casstore.processes import open, without_storing
 from casstore.records import Entry, Key, Moment, Stated, Validator
 from casstore.write_locks import WriteLock
@@ -42,6 +41,7 @@ from casstore.write_locks import WriteLock
 if TYPE_CHECKING:
     from casstore.collector import Freed, Removed
     from casstore.findings import Checked, Leftovers, Problem, ProblemKind, Verified
+    from casstore.pending import Condition, Pending, PendingState, PendingWrite
     from casstore.plans import Plan
     from casstore.uncached import Uncached as Uncached  # few processes ever load it
 
@@ -104,13 +104,14 @@ __all__ = [
 _LATER = {
     **dict.fromkeys(("Freed", "Removed"), "collector"),
     **dict.fromkeys(("Checked", "Leftovers", "Problem", "ProblemKind", "Verified"), "findings"),
+    **dict.fromkeys(("Condition", "Pending", "PendingState", "PendingWrite"), "pending"),
     "Plan": "plans",
 }
 
 
 def __getattr__(name: str) -> object:
     if name in _LATER:
-        # Few processes verify or collect, and making these classes takes milliseconds.
+        # Few processes verify, collect or write, and making these classes takes milliseconds.
         from importlib import import_module
 
         return getattr(import_module(f"casstore.{_LATER[name]}"), name)

@@ -16,7 +16,6 @@ from casstore.blobs import OPEN_FLAGS, Added, Blobs, Inode, Staging, hash_descri
 from casstore.checks import Checks
 from casstore.committer import Committer
 from casstore.digest import Digest, digest_mtime
-from casstore.edits import copy_privately
 from casstore.errors import CasstoreError, IndexUnavailableError, LockTimeoutError
 from casstore.exits import at_exit
 from casstore.fills import Fill, Stored, add_blob
@@ -26,7 +25,6 @@ from casstore.items import Noted, Publication, Refresh, current_entry, drop_entr
 from casstore.layout import Layout
 from casstore.leases import Lease
 from casstore.locks import ByteLocks
-from casstore.pending import Pending, PendingWrite
 from casstore.records import (
     BLOB,
     Entry,
@@ -51,6 +49,7 @@ from casstore.write_locks import WriteLocks
 if TYPE_CHECKING:
     from casstore.collector import Freed, Removed
     from casstore.findings import Checked, Verified
+    from casstore.pending import Pending, PendingWrite
     from casstore.plans import Plan
 
 EXIT_SECONDS: Final = 10.0
@@ -104,7 +103,7 @@ class Cache:
         self.index = Index(root.layout, self._locks, self._say, self.restore)
         self.blobs = Blobs(root.layout, root.algorithm)
         self._turns = Turns(root.layout)
-        self.pending = Pending(root.layout)
+        self._pending: Pending | None = None
         self._begin_process()
 
     def _begin_process(self) -> None:
@@ -157,6 +156,15 @@ class Cache:
         except FileNotFoundError:
             self.restore()
             return Lease(self.layout, self.settings.views, self.blobs)
+
+    @property
+    def pending(self) -> Pending:
+        """What was written to this store and is not in the cloud."""
+        if self._pending is None:
+            from casstore.pending import Pending  # readers meet none
+
+            self._pending = Pending(self.layout)
+        return self._pending
 
     # --- inspecting --------------------------------------------------------------------------------------------------
 
@@ -258,7 +266,23 @@ class Cache:
         """Whether this machine may have bytes of *key* that the cloud has not: a pending write, or a local copy of
         this process that was changed. One failed ``access`` where there are none.
         """
-        return self.pending.has(key) or self.is_changed_locally(key)
+        return os.access(self.layout.pending(key.name), os.F_OK) or self.is_changed_locally(key)
+
+    def drop(self, write: PendingWrite, save_to: str | None = None) -> bool:
+        """Discard a pending write for good, or move its bytes to the local file *save_to*, replaced as a whole.
+
+        False where somebody has dealt with it meanwhile. Raises LockTimeoutError where the URI is being written. What
+        `Pending.save` raises leaves it pending.
+        """
+        with self.write_locks.take(write.key):
+            current = next((found for found in self.pending.of(write.key) if found.name == write.name), None)
+            if current is None:
+                return False
+            if save_to is None:
+                self.pending.discard(current)
+            else:
+                self.pending.save(current, save_to)
+            return True
 
     def _used(self, key: Key, record: bytes, now: int) -> None:
         entry = unpack_entry(key.row, record, key)
@@ -381,6 +405,8 @@ class Cache:
 
         Raises StillBeingWrittenError where it changed meanwhile, OSError for what is no regular file.
         """
+        from casstore.edits import copy_privately  # only for whoever edits
+
         return copy_privately(path, self.stage)
 
     # --- filling -----------------------------------------------------------------------------------------------------
@@ -618,6 +644,7 @@ class Cache:
             "index_bytes": index_bytes,
             "index_generation": self.index.generation,
             "free_bytes": space.f_bavail * space.f_frsize,
+            "pending_writes": sum(1 for _ in self.pending.all()),
             "views": self.settings.views,
             "verify": self.settings.verify,
         }

@@ -21,7 +21,6 @@ from casstore.index import Index
 from casstore.items import Refresh
 from casstore.layout import Layout
 from casstore.records import Entry, blob_row
-from casstore.tripwire import Tripwire
 
 
 class Checks:
@@ -29,7 +28,7 @@ class Checks:
     *owner* tells the name of this process's lease.
     """
 
-    __slots__ = ("_blobs", "_committer", "_count", "_index", "_layout", "_place", "_stage", "_tripwire")
+    __slots__ = ("_blobs", "_committer", "_count", "_index", "_layout", "_owner", "_place", "_stage")
 
     def __init__(
         self,
@@ -49,7 +48,7 @@ class Checks:
         self._place = place
         self._stage = stage
         self._count = count
-        self._tripwire = Tripwire(layout, index, stage, owner)
+        self._owner = owner
 
     def open(self, entry: Entry, *, verify: bool) -> int | None:
         """A descriptor of the entry's blob with right bytes, the caller's; None makes it a miss."""
@@ -151,7 +150,7 @@ class Checks:
         where he is at it, StoreFullError.
         """
         inode = self._blobs.inode(digest)
-        if inode is not None and self._tripwire.keep_edits(digest):
+        if inode is not None and self._keep_edits(digest):
             self._count("edited_blobs")
             self._remove(digest, inode)
             return
@@ -165,6 +164,11 @@ class Checks:
             if self._blobs.inode(digest) == inode:
                 txn.delete(blob_row(digest.value))
                 files.rename(self._layout.blob(digest.value), target)
+
+    def _keep_edits(self, digest: Digest) -> bool:
+        from casstore.tripwire import Tripwire  # few processes ever need it
+
+        return Tripwire(self._layout, self._index, self._stage, self._owner).keep_edits(digest)
 
     def _remove(self, digest: Digest, inode: Inode) -> None:
         """Take the name away from a blob whose bytes are kept as edits."""

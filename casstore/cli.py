@@ -18,6 +18,7 @@ import click
 import casstore
 from casstore.cli_gc import gc
 from casstore.cli_output import Column, Shell, age_text, describe, drop_stdout, prepare_streams, say, size_text
+from casstore.cli_pending import drop, pending_command
 from casstore.cli_verify import verify
 
 if TYPE_CHECKING:
@@ -155,10 +156,8 @@ def _fact(name: str, value: object) -> str:
     return str(value)
 
 
-command.add_command(gc)
-
-
-command.add_command(verify)
+for _command in (gc, verify, pending_command, drop):
+    command.add_command(_command)
 
 
 def run(arguments: list[str] | None = None) -> int:

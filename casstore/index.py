@@ -31,7 +31,7 @@ import lmdb
 from casstore import files, pages
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
 from casstore.layout import Layout
-from casstore.locks import ByteLocks
+from casstore.locks import ByteLocks, one_at_a_time
 
 MAP_SIZES: Final = (1 << 40, 1 << 36, 1 << 33, 1 << 30)
 """Bytes of address space tried in turn: files are sparse, address space may be limited (ulimit -v, containers)."""
@@ -51,6 +51,10 @@ PAGE_ROWS: Final = 1000
 _OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
+_CUT_SHORT: Final = 1 << 20
+"""Bytes: more than one commit of ours writes at a time."""
+_OPENING_SECONDS: Final = 1.0
+"""How long to wait for others who are opening it: a stopped one must not stop all."""
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 Result = TypeVar("Result")
@@ -285,6 +289,8 @@ class Index:
             except (lmdb.MapFullError, lmdb.DiskError) as error:
                 raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
             except lmdb.Error as error:
+                if self._was_cut_short(error):
+                    raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
                 self._recover(error)
                 raise IndexDamagedError(
                     errno.EIO, f"the index failed in a commit: {error}", self._layout.index
@@ -293,6 +299,13 @@ class Index:
                 turn.release()
         finally:
             writer.release()
+
+    def _was_cut_short(self, error: lmdb.Error) -> bool:
+        """Whether a commit that failed with EIO found a full disk: LMDB says so where some of its pages were taken."""
+        if os.strerror(errno.EIO) not in str(error):
+            return False
+        space = os.statvfs(self._layout.index)
+        return space.f_bavail * space.f_frsize < _CUT_SHORT
 
     def _is_left_behind(self, generation: int, known: _Files | None, seen: _Seen | None) -> bool:
         """After a commit: whether it went into files that others do not read any more, or never did."""
@@ -422,7 +435,7 @@ class Index:
                     pages.check(self._layout.index_file(number))
                     env = _open_environment(path)
                 except (*_DAMAGE, pages.UnsoundError) as error:
-                    self._supersede(number, str(error))
+                    self._supersede(number, str(error), say=not isinstance(error, pages.UnfinishedError))
                     continue
                 except FileNotFoundError:
                     if number == missing:
@@ -612,6 +625,13 @@ class Index:
 
 
 def _open_environment(path: str) -> lmdb.Environment:
+    # The first to open it resets its lock file, and then puts the number of the last transaction there. Were it killed
+    # in between while another waits, that one would count from 0 again, and commit over what is newest.
+    with one_at_a_time(path, _OPENING_SECONDS):
+        return _open_alone(path)
+
+
+def _open_alone(path: str) -> lmdb.Environment:
     for size in MAP_SIZES:
         try:
             return lmdb.open(

@@ -21,19 +21,22 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from casstore import files
 from casstore.blobs import Blobs, Inode, hash_descriptor
 from casstore.digest import Digest
-from casstore.drafts import Drafts
-from casstore.edits import Recorder, steady
 from casstore.errors import StillBeingWrittenError
 from casstore.layout import Layout, LeaseLayout, view_path
 from casstore.locks import hold_for_life, locks_exclude
-from casstore.pending import PendingWrite
 from casstore.records import Key, Validator
 from casstore.views import View, append, survey
 from casstore.watch import Watch
+
+if TYPE_CHECKING:
+    from casstore.drafts import Drafts
+    from casstore.edits import Recorder
+    from casstore.pending import PendingWrite
 
 VIEW_MODES = ("auto", "copy", "link")
 """How a view is made: ``auto`` is a reflink where the file system has them, else for root (whom mode 0444 does not
@@ -79,9 +82,21 @@ class Lease:
         self._forks = _forks  # before: a fork from now on gives the lease to a child
         self.name, self._descriptor = _take(layout)
         self.paths = LeaseLayout(layout.lease(self.name))
-        recorder = None if blobs is None else Recorder.of_lease(layout, blobs, self.name)
-        self.watch = Watch(self.paths, recorder)
-        self._drafts = Drafts(self.paths, self.watch)
+        self.watch = Watch(self.paths, self._recorder)
+        self._made_drafts: Drafts | None = None
+
+    def _recorder(self) -> Recorder | None:
+        from casstore.edits import Recorder  # few processes ever need one
+
+        return None if self._blobs is None else Recorder.of_lease(self._layout, self._blobs, self.name)
+
+    @property
+    def _drafts(self) -> Drafts:
+        if self._made_drafts is None:
+            from casstore.drafts import Drafts  # as above
+
+            self._made_drafts = Drafts(self.paths, self.watch)
+        return self._made_drafts
 
     def tree(self) -> str:
         """The root of the newest tree of views."""
@@ -246,6 +261,8 @@ class Lease:
             view = next((view for view in self.watch.views() if view.path == path), None)
             if view is None:
                 return
+            from casstore.edits import steady  # as above
+
             try:
                 with steady(path) as (descriptor, state):
                     if hash_descriptor(descriptor, digest.algorithm) != digest:
@@ -314,8 +331,8 @@ class Lease:
             # A lock that can be taken proves that nobody else has the lease. Where locks are for show, only a process
             # that never forked knows that.
             if self._forks != _forks and not locks_exclude(self._layout.locks):
-                if self._blobs is not None:
-                    recorder = Recorder.of_lease(self._layout, self._blobs, self.name)
+                recorder = self._recorder()
+                if recorder is not None:
                     _say_recorded(recorder.record(self.paths, survey(self.paths).found))
                 return
             outcome = reap_lease(self._layout, self.name, self._blobs)

@@ -11,6 +11,7 @@ one URI have `casstore.write_locks`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -18,6 +19,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from casstore import files
@@ -211,6 +213,28 @@ def hold_for_life(path: str) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextlib.contextmanager
+def one_at_a_time(directory: str, patience: float) -> Iterator[None]:
+    """Have *directory*'s own lock in the block; or, after *patience* seconds or where it has none, not.
+
+    Raises FileNotFoundError where there is no such directory.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in _BUSY or time.monotonic() > deadline:
+                    break
+            time.sleep(POLL_FIRST)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def take_over(path: str) -> int | None:

@@ -69,6 +69,10 @@ class UnsoundError(Exception):
     """The file is not what LMDB may map; the message says why."""
 
 
+class UnfinishedError(UnsoundError):
+    """The file was being made, and never held anything: its maker was killed between the first page and the second."""
+
+
 def check(path: str, *, whole: bool = False) -> None:
     """Raise UnsoundError for a file that is no LMDB file, that lacks pages in use, or whose pages are damaged.
 
@@ -115,7 +119,10 @@ def _read_metas(descriptor: int) -> tuple[bytes, bytes]:
 
 
 def _newest(pages: tuple[bytes, bytes]) -> _Meta:
-    metas = _parse_meta(pages[0], 0), _parse_meta(pages[1], 1)
+    first = _parse_meta(pages[0], 0)
+    if not pages[1] and first.transaction == 0:
+        raise UnfinishedError("its making was cut off")
+    metas = first, _parse_meta(pages[1], 1)
     older, newer = sorted(metas, key=lambda meta: meta.transaction)
     # Transactions take turns: the meta page of number n is n modulo 2. A new file has two of number 0.
     expected = (newer.transaction - 1, metas[newer.transaction % 2]) if newer.transaction else (0, newer)

@@ -334,6 +334,32 @@ class Pending:
             raise
         return staging
 
+    def save(self, write: PendingWrite, destination: str) -> None:
+        """Move the bytes to the local file *destination*, replaced as a whole; on the disk there before they go here.
+
+        Raises as `adopt` does, and OSError for a destination that cannot keep them (a pipe, a directory, a path in the
+        store) or cannot be written: the write is still pending then.
+        """
+        self._refuse_destination(destination)
+        staging = self.adopt(write)
+        try:
+            files.copy_out(staging.descriptor, destination, durable=True)
+        finally:
+            staging.close()
+        self.discard(write)
+
+    def _refuse_destination(self, destination: str) -> None:
+        path = os.path.realpath(destination)
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, "is a directory: name a file in it", destination)
+        if not os.path.isdir(os.path.dirname(path)):
+            raise FileNotFoundError(errno.ENOENT, "there is no such directory", destination)
+        if os.path.lexists(path) and not os.path.isfile(path):
+            raise OSError(errno.EINVAL, "is no regular file, which could keep the bytes", destination)
+        if os.path.commonpath((path, os.path.realpath(self._layout.root))) == os.path.realpath(self._layout.root):
+            # The bytes' own name among it: saved there, they would go with the record.
+            raise OSError(errno.EINVAL, "lies in the store: save to a path outside of it", destination)
+
     # --- what killed processes left ----------------------------------------------------------------------------------
 
     def debris(self) -> Iterator[tuple[str, str]]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from casstore.cache import Cache, Usage
+from casstore.pending import PendingWrite
 from casstore.records import Entry
+
+INTERRUPTED: Final = "interrupted: it is not known whether it arrived; push finds out"
+"""Why a write is pending whose process died while it was being uploaded."""
 
 
 class EntryFacts(TypedDict):
@@ -42,6 +46,46 @@ def entry_facts(cache: Cache, entry: Entry) -> EntryFacts:
         "validated": _iso(entry.validated.wall_ns / 1e9),
         "last_used": _iso(entry.used_hour * 3600),
         "path": cache.blob_path(entry),
+    }
+
+
+class PendingFacts(TypedDict):
+    """A pending write in types that JSON has. *name* is its own, *path* where the bytes lie, never to be written to.
+
+    *interrupted*: its process died while it was being uploaded. *blocks*: its URI is neither read nor written until
+    somebody decides. *source* is the local path that the bytes came from, where they are an edit or a tool's file.
+    """
+
+    uri: str
+    origin: str
+    name: str
+    state: str
+    interrupted: bool
+    size: int
+    created: str
+    why: str
+    digest: str
+    path: str
+    source: str | None
+    blocks: bool
+
+
+def pending_facts(cache: Cache, write: PendingWrite) -> PendingFacts:
+    """*write* for a script."""
+    is_interrupted = cache.pending.is_interrupted(write)
+    return {
+        "uri": write.uri,
+        "origin": write.key.origin,
+        "name": write.name,
+        "state": write.state.value,
+        "interrupted": is_interrupted,
+        "size": write.size,
+        "created": _iso(write.created_ns / 1e9),
+        "why": INTERRUPTED if is_interrupted else write.why,
+        "digest": str(write.digest),
+        "path": cache.pending.path(write),
+        "source": write.source,
+        "blocks": write.blocks,
     }
 
 

@@ -12,7 +12,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from casstore import files
 from casstore.blobs import Staging
@@ -25,11 +25,14 @@ from casstore.flights import Flight, Flights
 from casstore.items import Noted
 from casstore.layout import Layout
 from casstore.leases import Lease
-from casstore.pending import PendingWrite
+from casstore.pending import Pending, PendingWrite
 from casstore.records import Entry, Key, Moment, Stated, Validator
 from casstore.settings import Settings, load_settings
 from casstore.store import Root
 from casstore.write_locks import WriteLocks
+
+if TYPE_CHECKING:
+    from casstore.pending import PendingWrite
 
 MOST_IN_MEMORY: Final = 256 << 20
 """Bytes of an object that is kept in memory where no disk has room for it; a larger one is an error."""
@@ -65,6 +68,8 @@ class Uncached(Cache):
         self._directory = directory
         self._private: list[str] = []
         super().__init__(Root(Layout(_NOWHERE), ALGORITHMS[0], "", 1, 1, _settings(directory)))
+        # What waits there for a decision stands in the way all the same.
+        self._pending = _OnlyRead(Layout(directory or _NOWHERE), unfit)
 
     def warn(self) -> None:
         """Say, once per directory and process, that reads keep nothing, why, and what to do."""
@@ -180,6 +185,10 @@ class Uncached(Cache):
         """A private copy with the object's name, for this process's life."""
         return self.lease.view(entry.key, entry.digest, entry.size, descriptor, bucket, object_key, "copy")
 
+    def has_local_changes(self, key: Key) -> bool:
+        """Whether something of *key* waits in the store that cannot serve."""
+        return self.pending.has(key)
+
     def is_changed_locally(self, key: Key) -> bool:
         """Nothing is recorded: what was edited stays where it is, and is said at exit."""
         return False
@@ -218,6 +227,28 @@ def _open_private() -> int:
         if error.errno not in _UNFIT and not isinstance(error, FileNotFoundError):
             raise
         return files.open_memory()
+
+
+class _OnlyRead(Pending):
+    """What is pending where no store can serve: to be looked at, nothing more."""
+
+    __slots__ = ("_unfit",)
+
+    def __init__(self, layout: Layout, unfit: OSError) -> None:
+        super().__init__(layout)
+        self._unfit = unfit
+
+    def record(self, *_: object, **__: object) -> NoReturn:
+        """Raises the error that says why."""
+        raise self._unfit
+
+    def mark(self, *_: object, **__: object) -> NoReturn:
+        """Raises the error that says why."""
+        raise self._unfit
+
+    def discard(self, write: PendingWrite) -> NoReturn:
+        """Raises the error that says why."""
+        raise self._unfit
 
 
 class _NoFlights(Flights):

@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from casstore.edits import Recorder
 from casstore.layout import LeaseLayout
-from casstore.pending import PendingWrite
 from casstore.records import Key
 from casstore.views import Draft, FileState, Found, View, name_in, read_list
 
+if TYPE_CHECKING:
+    from casstore.edits import Recorder
+    from casstore.pending import PendingWrite
+
 
 class Watch:
-    """The paths of one lease that are looked at when their object is used; thread-safe. Without *recorder*, none is."""
+    """The paths of one lease that are looked at when their object is used; thread-safe.
 
-    def __init__(self, lease: LeaseLayout, recorder: Recorder | None) -> None:
+    *recorder* gives what makes the records; where it gives None, none is made.
+    """
+
+    def __init__(self, lease: LeaseLayout, recorder: Callable[[], Recorder | None]) -> None:
         self._lease = lease
         self._recorder = recorder
         self._mutex = threading.Lock()
@@ -81,7 +88,8 @@ class Watch:
         Every file gets its turn before the first error is raised: StillBeingWrittenError, StoreFullError, or that a
         file cannot be read.
         """
-        if self._recorder is None or not self.is_changed(key):
+        recorder = self._recorder() if self.is_changed(key) else None
+        if recorder is None:
             return []
         writes: list[PendingWrite] = []
         errors: list[OSError] = []
@@ -92,7 +100,7 @@ class Watch:
             for handed in changed:
                 found = Found(handed.path, handed, settled.get(name_in(self._lease, handed.path)))
                 try:
-                    writes += self._notice(self._recorder, handed, found)
+                    writes += self._notice(recorder, handed, found)
                 except FileNotFoundError:
                     continue
                 except OSError as error:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from casstore import Key, Stored
-from pathapi.backend import ObjectInfo
+from pathapi.backend import ObjectInfo, head_or_none
 from pathapi.claims import Claim
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import (
@@ -24,11 +24,10 @@ from pathapi.listings import Listed
 from pathapi.path_info import CloudPathInfo
 from pathapi.reading import Ask
 from pathapi.registry import implementation_registry
-from pathapi.settling import check_readable
-from pathapi.uploading import Target, head_or_none
 
 if TYPE_CHECKING:
     from pathapi.client import Client
+    from pathapi.uploading import Target
 
 FreshnessArg = str | float | timedelta | Freshness | None
 """A policy for one call, as `pathapi.freshness` reads it; None for the client's."""
@@ -102,6 +101,8 @@ class AskingPath(LexicalPath):
         policy, is_forced = client.policy.of_call(self._text, freshness), forced(force, "FROM_CLOUD")
 
         def settle() -> None:
+            from pathapi.settling import check_readable  # readers meet nothing pending
+
             check_readable(self._target(), force=is_forced, asks=policy.asks)
 
         return Ask(
@@ -118,6 +119,8 @@ class AskingPath(LexicalPath):
         )
 
     def _target(self) -> Target:
+        from pathapi.uploading import Target  # only for whoever writes
+
         uri = self.uri
         return Target(self.client, self._store_key(), uri.bucket, uri.key)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
 
 from casstore import Validator
+from pathapi.exceptions import CloudPathFileNotFoundError
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +176,11 @@ class Backend(Protocol):
         *expect* goes with one key: only that version, else `VersionMismatchError`.
         """
         ...
+
+
+def head_or_none(backend: Backend, key: str) -> ObjectInfo | None:
+    """What the object is, or None where there is none."""
+    try:
+        return backend.head(key)
+    except CloudPathFileNotFoundError:
+        return None

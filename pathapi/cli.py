@@ -1,146 +1,39 @@
-"""The commands that need a cloud: ``get`` and ``prefetch``. They join ``casstore`` through its entry points.
+"""The commands that need a cloud. They join ``casstore`` through its entry points; ``get`` and ``prefetch`` are here.
 
 Each is a thin caller of `pathapi.prefetch`. What they print with comes from ``casstore``, as ``ctx.obj``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import click
 
-from casstore import Cache, Entry, copy_out
-from pathapi.client import Client
-from pathapi.exceptions import (
-    CloudPathException,
-    CloudPathIsADirectoryError,
-    InvalidConfigurationException,
-    InvalidPrefixError,
-    InvalidUriError,
-)
+from casstore import Cache, copy_out
+from pathapi.cli_clouds import Clients, Shell, cloud_command, error_facts, progress_bar, report_errors
+from pathapi.cli_push import push_command
+from pathapi.exceptions import CloudPathException
 from pathapi.path import CloudPath
-from pathapi.prefetching import THREADS, Prefetched, PrefetchedObject, Progress, prefetch
-from pathapi.registry import implementation_registry
+from pathapi.prefetching import THREADS, Prefetched, PrefetchedObject, prefetch
 
-_S3_OPTIONS: Final = ("endpoint_url", "profile_name", "no_sign_request")
-_USAGE: Final = (InvalidPrefixError, InvalidUriError, InvalidConfigurationException)
-_OPTIONS: Final = {"no_sign_request=True": "--no-sign-request", "freshness='offline'": "--freshness offline"}
-"""How the shell says what messages say in Python."""
 _DIGITS: Final = 12
-_TITLE_CELLS: Final = 40
-_FIGURES_CELLS: Final = 64
-"""What the bar needs beside its title: objects, bytes, rate and time left, and a few cells of bar."""
 
 
-class Shell(Protocol):
-    """What `casstore.cli_output.Shell` gives, as far as these commands need it."""
-
-    directory: str | None
-
-    def facts(self, cache: Cache, entry: Entry) -> dict[str, Any]:
-        """An entry in JSON's types."""
-        ...
-
-    def json_line(self, value: object) -> None:
-        """One line of JSON on stdout."""
-        ...
-
-    def json_document(self, value: object) -> None:
-        """One document of JSON on stdout."""
-        ...
-
-    def line(self, text: str) -> None:
-        """One line of data for people."""
-        ...
-
-    def error(self, message: str) -> None:
-        """One line on stderr."""
-        ...
-
-    def note(self, message: str) -> None:
-        """One line on stderr that only informs."""
-        ...
-
-    def size(self, count: int) -> str:
-        """Bytes for people."""
-        ...
-
-    def shown(self, text: str) -> str:
-        """Text that a terminal may see."""
-        ...
-
-    def describe(self, error: BaseException) -> str:
-        """One line for an error."""
-        ...
-
-
-class _Clients:
-    """One client for each scheme, made of the options."""
-
-    def __init__(self, shell: Shell, options: dict[str, Any]) -> None:
-        self._habits = {"local_cache_dir": shell.directory, "freshness": options["freshness"]}
-        self._s3 = {name: options[name] for name in _S3_OPTIONS if options[name]}
-        self._made: dict[type, Client[Any]] = {}
-
-    def path(self, uri: str) -> CloudPath:
-        """A path with the options' client. Raises what `CloudPath` and the client's class do."""
-        cls = implementation_registry.path_class(uri)
-        client = self._made.get(cls)
-        if client is None:
-            made = implementation_registry.client_class(cls)
-            client = self._made[cls] = made(**self._habits, **(self._s3 if cls.cloud_prefix == "s3://" else {}))
-            client.origin  # noqa: B018 (a malformed endpoint is wrong usage, and known here)
-        path: CloudPath = cls(uri, client=client)
-        return path
-
-    def paths(self, uris: Sequence[str]) -> list[CloudPath]:
-        """Raises also click.UsageError for options that none of *uris* takes."""
-        paths = [self.path(uri) for uri in dict.fromkeys(uris)]
-        if self._s3 and not any(path.cloud_prefix == "s3://" for path in paths):
-            option = next(iter(self._s3)).removesuffix("_name").replace("_", "-")
-            raise click.UsageError(f"--{option} is for s3:// URIs, and there is none")
-        return paths
-
-
-def _cloud_command(call: Callable[..., int]) -> Callable[..., int]:
-    """The options that say how to reach a cloud, and errors in the shell's manner."""
-
-    @click.option("--endpoint-url", metavar="URL", help="An S3 server other than Amazon's.")
-    @click.option("--profile", "profile_name", metavar="NAME", help="A profile of the AWS configuration files.")
-    @click.option("--no-sign-request", is_flag=True, help="Read a public bucket without credentials.")
-    @click.option(
+def _filling(call: Callable[..., int]) -> Callable[..., int]:
+    """The options of what fills the store, beside those of `cloud_command`."""
+    freshness = click.option(
         "--freshness",
         metavar="POLICY",
         help="When to ask about what is held: always, immutable, offline, or an age in seconds.  "
         "[default: $CASSTORE_FRESHNESS, else always]",
     )
-    @click.option(
+    threads = click.option(
         "--threads", type=click.IntRange(1, 256), default=THREADS, show_default=True, help="Objects at a time."
     )
-    @functools.wraps(call)
-    def wrapped(shell: Shell, /, **options: Any) -> int:
-        try:
-            return call(shell, **options)
-        except _USAGE as error:
-            raise click.UsageError(str(error)) from error
-        except CloudPathException as error:
-            raise click.ClickException(_in_the_shell(shell, error)) from error
-
-    return click.pass_obj(wrapped)
-
-
-def _in_the_shell(shell: Shell, error: Exception) -> str:
-    text = shell.describe(error)
-    for argument, option in _OPTIONS.items():
-        text = text.replace(argument, option)
-    if isinstance(error, CloudPathIsADirectoryError):
-        text += "; casstore prefetch gets what is below"
-    return text
+    return cloud_command(freshness(threads(call)))
 
 
 @click.command()
@@ -152,14 +45,14 @@ def _in_the_shell(shell: Shell, error: Exception) -> str:
     help="Also copy the bytes to this file, into this directory, or to stdout (-). A file is replaced as a whole.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, as objects arrive.")
-@_cloud_command
+@_filling
 def get(shell: Shell, /, uris: tuple[str, ...], output: str | None, as_json: bool, threads: int, **options: Any) -> int:
     """Have these objects in the store, and say what is held where.
 
     An object whose copy is still right is not downloaded again. Objects that fail do not stop the others; the status
     is then 1.
     """
-    paths = _Clients(shell, options).paths(uris)
+    paths = Clients(shell, options).paths(uris)
     targets = _targets(paths, output)
     # A store that cannot be used is one error, not one for each object.
     cache = paths[0].client.cache
@@ -172,7 +65,7 @@ def get(shell: Shell, /, uris: tuple[str, ...], output: str | None, as_json: boo
             lines[str(item.path)] = _line(shell, item)
 
     lines: dict[str, str] = {}
-    with _bar(shell, "Getting") as progress:
+    with progress_bar(shell, "Getting") as progress:
         done = prefetch(paths, threads=threads, progress=progress, recursive=False, on_object=arrived)
     failed = {uri for uri, _ in done.errors}
     for path in paths:
@@ -184,8 +77,8 @@ def get(shell: Shell, /, uris: tuple[str, ...], output: str | None, as_json: boo
             shell.line(lines[str(path)])
     for uri, error in done.errors:
         if as_json and not quiet:
-            shell.json_line({"uri": uri, **_error_facts(shell, error)})
-    return _report_errors(shell, done.errors)
+            shell.json_line({"uri": uri, **error_facts(shell, error)})
+    return report_errors(shell, done.errors)
 
 
 def _targets(paths: Sequence[CloudPath], output: str | None) -> dict[CloudPath, str]:
@@ -241,18 +134,18 @@ def _line(shell: Shell, item: PrefetchedObject) -> str:
 @click.command("prefetch")
 @click.argument("uris", nargs=-1, required=True, metavar="URI-OR-PREFIX...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@_cloud_command
+@_filling
 def prefetch_command(shell: Shell, /, uris: tuple[str, ...], as_json: bool, threads: int, **options: Any) -> int:
     """Have these objects, and all below these prefixes, in the store.
 
     What the listing shows to be held already is not downloaded again, under whatever name it is held.
     """
-    paths = _Clients(shell, options).paths(uris)
+    paths = Clients(shell, options).paths(uris)
     paths[0].client.cache  # noqa: B018 (a store that cannot be used is one error, not one for each prefix)
     files = size = held = 0
     errors: list[tuple[str, Exception]] = []
     for path in paths:
-        with _bar(shell, str(path)) as progress:
+        with progress_bar(shell, str(path)) as progress:
             try:
                 done = prefetch(path, threads=threads, progress=progress)
             except (CloudPathException, OSError) as error:
@@ -265,72 +158,13 @@ def prefetch_command(shell: Shell, /, uris: tuple[str, ...], as_json: bool, thre
                 "files": files,
                 "bytes": size,
                 "held": held,
-                "errors": [{"uri": uri, **_error_facts(shell, error)} for uri, error in errors],
+                "errors": [{"uri": uri, **error_facts(shell, error)} for uri, error in errors],
             }
         )
     else:
         shell.line(f"{files:,} objects of {shell.size(size)} are in the store, {held:,} were held before")
-    return _report_errors(shell, errors)
+    return report_errors(shell, errors)
 
 
-def _error_facts(shell: Shell, error: Exception) -> dict[str, str]:
-    return {"error": type(error).__name__, "message": _in_the_shell(shell, error)}
-
-
-def _report_errors(shell: Shell, errors: Sequence[tuple[str, Exception]]) -> int:
-    uris_of: dict[str, list[str]] = {}
-    for uri, error in errors:
-        uris_of.setdefault(_in_the_shell(shell, error), []).append(uri)
-    for text, uris in uris_of.items():
-        if len(uris) > 1:
-            shell.error(f"{uris[0]} and {len(uris) - 1:,} more: {text}")
-        else:
-            shell.error(text if uris[0] in text else f"{uris[0]}: {text}")
-    if len(errors) > 1:
-        shell.note(f"{len(errors):,} failed")
-    return 1 if errors else 0
-
-
-@contextlib.contextmanager
-def _bar(shell: Shell, title: str) -> Iterator[Callable[[Progress], None] | None]:
-    """A progress bar on stderr while the block runs; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty() or os.environ.get("CASSTORE_DISABLE_PROGRESS") or os.environ.get("TERM") == "dumb":
-        yield None
-        return
-    from rich import progress as bars
-    from rich.console import Console
-    from rich.table import Column
-
-    def column(field: str, **options: Any) -> bars.TextColumn:
-        return bars.TextColumn(f"{{task.fields[{field}]}}", markup=False, table_column=Column(no_wrap=True, **options))
-
-    console = Console(stderr=True)
-    columns = (
-        column("title", max_width=max(8, min(_TITLE_CELLS, console.width - _FIGURES_CELLS)), overflow="ellipsis"),
-        bars.BarColumn(bar_width=None),
-        column("objects"),
-        column("size"),
-        column("rate", justify="right"),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, title=shell.shown(title), objects="", size="", rate="")
-
-        def show(now: Progress) -> None:
-            have = now.bytes + now.underway
-            total = None if now.is_listing or not now.total_bytes else now.total_bytes
-            speed = bar.tasks[0].speed
-            bar.update(
-                task,
-                completed=have,
-                total=total,
-                objects=f"{now.files:,}/{now.total_files:,}{'+' if now.is_listing else ''} objects",
-                size=shell.size(have) if total is None else f"{shell.size(have)} of {shell.size(total)}",
-                rate=f"{shell.size(int(speed))}/s" if speed else "",
-            )
-
-        yield show
-
-
-commands: Final[Sequence[click.Command]] = (get, prefetch_command)
+commands: Final[Sequence[click.Command]] = (get, prefetch_command, push_command)
 """What joins the command ``casstore``."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
-from casstore import Stored, copy_out
+from casstore import copy_out
 from pathapi.asking import forced
-from pathapi.backend import ABSENT, ObjectInfo
+from pathapi.backend import ABSENT, ObjectInfo, head_or_none
 from pathapi.exceptions import (
     AnyPathTypeError,
     ChecksumMismatchError,
@@ -23,11 +22,14 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.freshness import ALWAYS
-from pathapi.moving import copy, copy_through, delete, delete_moved, locked, rename
 from pathapi.registry import implementation_registry
-from pathapi.uploading import Base, head_or_none
-from pathapi.uploads import files_below, upload_all, upload_file
 from pathapi.writable import WritingPath
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from casstore import Stored
+    from pathapi.uploading import Base
 
 ASK_FROM: Final = 8 << 20
 """Bytes from which `upload_from` asks for the object before it uploads: to be refused after that many is dearer."""
@@ -48,6 +50,8 @@ class MovingPath(WritingPath):
         Raises IsADirectoryError, FileNotFoundError without *missing_ok*, `OverwriteNewerCloudError` where somebody has
         written it meanwhile.
         """
+        from pathapi.moving import delete, locked
+
         uri = self.uri
         at = self._target()
         with locked(at):
@@ -136,6 +140,8 @@ class MovingPath(WritingPath):
         return self.move(self._below(target_dir), force_overwrite_to_cloud=force_overwrite_to_cloud)
 
     def _any_path(self, target: AnyTarget) -> MovingPath | Path:
+        from pathlib import Path  # only for whoever names one
+
         if isinstance(target, MovingPath):
             return target
         if isinstance(target, os.PathLike):
@@ -150,13 +156,13 @@ class MovingPath(WritingPath):
 
     def _below(self, directory: AnyTarget) -> MovingPath | Path:
         target = self._any_path(directory)
-        if isinstance(target, Path):
+        if not isinstance(target, MovingPath):
             return target / self._local_name()
         return target._at_key(target._listing_prefix + self.name)  # noqa: SLF001 (one of us)
 
     def _bring(self, given: AnyTarget, force: bool | None, *, moves: bool) -> MovingPath | Path:
         target = self._any_path(given)
-        if isinstance(target, Path):
+        if not isinstance(target, MovingPath):
             return self._bring_home(target, moves=moves)
         if not target.uri.key or target.uri.key.endswith("/"):
             target = self._below(target)
@@ -166,6 +172,8 @@ class MovingPath(WritingPath):
 
     def _transfer(self, target: MovingPath, force: bool | None, *, moves: bool) -> None:
         """To another object. On the server where one can reach both."""
+        from pathapi.moving import copy, copy_through, rename
+
         source, to = self._target(), target._target()
         if source.key == to.key:
             return
@@ -186,11 +194,13 @@ class MovingPath(WritingPath):
         Raises FileNotFoundError, IsADirectoryError.
         """
         target = self._any_path(destination)
-        if not isinstance(target, Path):
+        if isinstance(target, MovingPath):
             raise TypeError(f"download_to() brings {self} to this machine; copy() brings it to {target}")
         return self._bring_home(target, moves=False)
 
     def _bring_home(self, target: Path, *, moves: bool) -> Path:
+        from pathapi.moving import delete_moved, locked
+
         if target.is_dir():
             target = target / self._local_name()
         source = self._target()
@@ -239,6 +249,10 @@ class MovingPath(WritingPath):
         if isinstance(source, MovingPath):
             uploaded: Self = source.copy(self, force_overwrite_to_cloud=force_overwrite_to_cloud)
             return uploaded
+        from pathlib import Path
+
+        from pathapi.uploads import files_below, upload_all
+
         local = Path(source)
         if local.is_dir():
             prefix = self._listing_prefix
@@ -252,6 +266,10 @@ class MovingPath(WritingPath):
         return target
 
     def _upload(self, path: str, force: bool | None) -> None:
+        from pathapi.moving import locked
+        from pathapi.uploading import Base
+        from pathapi.uploads import upload_file
+
         at = self._target()
         over = self._over(force)
         with locked(at, forced=at if over.expect is None else None):
@@ -264,6 +282,8 @@ class MovingPath(WritingPath):
 
     def _over(self, force: bool | None) -> Base:
         """What is at this path, to be replaced: as a listing said, else nothing; the cloud has the last word."""
+        from pathapi.uploading import Base
+
         if forced(force, "TO_CLOUD"):
             return Base(None)
         listed = self._listed_object()

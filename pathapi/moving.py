@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from casstore import Entry, Stored, Validator, full_disk
-from pathapi.backend import ABSENT, Absent, ObjectInfo
+from pathapi.backend import ABSENT, Absent, ObjectInfo, head_or_none
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathFileExistsError,
@@ -28,7 +28,7 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.settling import lock_for_change
-from pathapi.uploading import Base, Target, head_or_none, warn_of_conditions
+from pathapi.uploading import Base, Target, warn_of_conditions
 from pathapi.writing import deliver, stage
 
 TRIES: Final = 4

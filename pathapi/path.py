@@ -19,7 +19,6 @@ from pathapi.exceptions import (
 from pathapi.freshness import ALWAYS
 from pathapi.moves import MovingPath
 from pathapi.registry import implementation_registry
-from pathapi.settling import open_pending
 
 _READ_MODES = frozenset(("rb", "br"))
 
@@ -82,7 +81,7 @@ class CloudPath(MovingPath, metaclass=CloudPathMeta):
         `casstore.LockTimeoutError`, which names the other writer, and `casstore.ReentrantWriteError`.
         """
         if read_pending and mode in (*_READ_MODES, "r"):
-            waiting = open_pending(self._target())
+            waiting = self._open_pending()
             if waiting is not None:
                 unsent = io.FileIO(waiting, "rb")
                 unsent.name = self._text
@@ -164,7 +163,7 @@ class CloudPath(MovingPath, metaclass=CloudPathMeta):
         """All bytes of the object; with *read_pending*, what this machine wrote last and the cloud does not have."""
         client, looked = self.client, False
         if read_pending:
-            waiting = open_pending(self._target())
+            waiting = self._open_pending()
             if waiting is not None:
                 with io.FileIO(waiting, "rb") as file:
                     return file.readall()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock, copy_out
+from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock
 from pathapi import strays
 from pathapi.exceptions import (
     CloudPathException,
@@ -20,7 +20,7 @@ from pathapi.exceptions import (
     PendingWriteError,
     VersionMismatchError,
 )
-from pathapi.uploading import Base, Target, find_arrived, send
+from pathapi.uploading import Base, Target, find_arrived, send, warn_of_conditions
 from pathapi.writing import explain, settle_arrived
 
 _said: Final[set[str]] = set()
@@ -37,7 +37,7 @@ def lock_for_change(target: Target, *, force: bool = False) -> WriteLock:
         cache.notice(target.key)
         if cache.pending.has(target.key):
             for write in cache.pending.of(target.key):
-                found = _recover(target, write)
+                found = _recover(target, write) if cache.unfit is None else write
                 if found is not None and found.blocks and not force:
                     raise refusal(target, found)
     except BaseException:
@@ -56,6 +56,11 @@ def check_readable(target: Target, *, force: bool, asks: bool) -> None:
     cache.notice(target.key)
     for write in cache.pending.of(target.key):
         found: PendingWrite | None = write
+        if cache.unfit is not None:
+            # Nothing can be found out, and nothing noted.
+            if write.blocks and not force:
+                raise refusal(target, write)
+            continue
         if _is_interrupted(target, write):
             if not asks:
                 raise refusal(target, write)
@@ -144,8 +149,13 @@ def refusal(target: Target, write: PendingWrite) -> PendingWriteError | Overwrit
 
 
 def pending_of(target: Target) -> list[PendingWrite]:
-    """What is pending of the URI now, this process's local copies included; oldest first."""
+    """What is pending of the URI now, this process's local copies included; oldest first.
+
+    Raises the store's own error where it cannot be opened: nobody knows, then, and "nothing" would be a lie.
+    """
     cache = target.client.cache
+    if cache.unfit is not None:
+        raise cache.unfit
     strays.settle()
     cache.notice(target.key)
     return cache.pending.of(target.key)
@@ -179,8 +189,8 @@ def choose(target: Target, which: PendingWrite | None) -> PendingWrite:
     return chosen[-1]
 
 
-def push(target: Target, which: PendingWrite | None = None, *, force: bool = False) -> None:
-    """Upload a pending write, under the condition that it started from, or with *force* over whatever is there.
+def push(target: Target, which: PendingWrite | None = None, *, force: bool = False) -> PendingWrite:
+    """Upload a pending write, under the condition that it started from, or with *force* over whatever is there; which.
 
     Raises OverwriteNewerCloudError where the object is another version by now: the write stays pending.
     PendingWriteError where it is being uploaded by another process.
@@ -193,7 +203,7 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
         if write.state is PendingState.UPLOADING:
             write = _recover(target, write)
             if write is None:
-                return  # it had arrived
+                return was  # it had arrived
             if write.state is PendingState.UPLOADING:
                 raise PendingWriteError(f"{target.uri} is being uploaded by another process just now")
         staging = cache.pending.adopt(write)
@@ -204,16 +214,19 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
             noted, moment = cache.note(target.key), cache.now()
             try:
                 # An earlier try may have arrived after all.
-                info = send(target, staging, base, again=was.state is not PendingState.EDIT)
+                sent = send(target, staging, base, again=was.state is not PendingState.EDIT)
             except BaseException as error:
                 explain(target, base, _give_up(target, write, state, error), error)
                 raise
             finally:
                 target.forget_listed()
-            settle_arrived(target, staging, noted, info, moment, write)
+            settle_arrived(target, staging, noted, sent.info, moment, write)
             if write.source is not None:
-                cache.pushed(write.source, write.digest, info.validator)
+                cache.pushed(write.source, write.digest, sent.info.validator)
             _forget_same(target, write)
+            if sent.unconditional:
+                warn_of_conditions(target)
+            return was
         finally:
             staging.close()
 
@@ -253,12 +266,9 @@ def save(target: Target, destination: str, which: PendingWrite | None = None) ->
     cache = target.client.cache
     with cache.write_locks.take(target.key, meanwhile=strays.settle):
         write = choose(target, which)
-        staging = cache.pending.adopt(write)
-        try:
-            copy_out(staging.descriptor, destination)
-        finally:
-            staging.close()
-        _discard(target, write)
+        cache.pending.save(write, destination)
+        if write.source is not None:
+            cache.release(write.source, write.digest)
         return write
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from casstore import Condition, Entry, Key, PendingWrite, Staging, Validator, new_hasher
-from pathapi.backend import ABSENT, Absent, Backend, ObjectInfo
+from pathapi.backend import ABSENT, Absent, Backend, ObjectInfo, head_or_none
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
@@ -92,7 +92,17 @@ class Target:
         return self.uri
 
 
-def send(target: Target, staging: Staging, base: Base, *, again: bool = False) -> ObjectInfo:
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the object is after an upload. *unconditional* says that the server could not be held to the condition: to
+    be told, by `warn_of_conditions`, once everything else is done.
+    """
+
+    info: ObjectInfo
+    unconditional: bool = False
+
+
+def send(target: Target, staging: Staging, base: Base, *, again: bool = False) -> Sent:
     """Upload *staging*'s bytes under *base*'s condition; what the object is then.
 
     *again* says that they were sent before, and that nobody knows what became of that. Raises VersionMismatchError for
@@ -106,26 +116,26 @@ def send(target: Target, staging: Staging, base: Base, *, again: bool = False) -
         info = find_arrived(target, staging)
         if info is None:
             raise
-        return info
+        return Sent(info)
     except CloudUnavailableError as error:
         info = None
         with suppress(CloudPathException):  # no network: it stays unknown
             info = find_arrived(target, staging)
         if info is None:
             raise error from error.__cause__
-        return info
+        return Sent(info)
 
 
-def _send(target: Target, staging: Staging, base: Base) -> ObjectInfo:
+def _send(target: Target, staging: Staging, base: Base) -> Sent:
     expect = None if target.client.conditional_writes == "off" else base.expect
     try:
-        return _write(target, staging, expect)
+        return Sent(_write(target, staging, expect))
     except VersionMismatchError:
         if not base.guessed:
             raise
         # The listing did not have it, and now it is there: ask once, and go by that.
         seen = head_or_none(target.backend, target.object_key)
-        return _write(target, staging, ABSENT if seen is None else seen.validator)
+        return Sent(_write(target, staging, ABSENT if seen is None else seen.validator))
     except (CloudPathNotImplementedError, CloudPathPermissionError) as error:
         if expect is None or target.client.conditional_writes == "require":
             raise
@@ -134,7 +144,7 @@ def _send(target: Target, staging: Staging, base: Base) -> ObjectInfo:
 
 def _send_unconditionally(
     target: Target, staging: Staging, expect: Validator | Absent, error: CloudPathException
-) -> ObjectInfo:
+) -> Sent:
     """The server, or the role, cannot do conditions, or nothing at all: a HEAD just before is the best there is."""
     backend = target.backend
     try:
@@ -144,15 +154,10 @@ def _send_unconditionally(
     matches = seen is None if isinstance(expect, Absent) else seen is not None and seen.validator.same_version(expect)
     if not matches:
         raise VersionMismatchError(f"{target.uri} is not the version that was seen; nothing was changed") from error
-    if isinstance(error, CloudPathNotImplementedError):
-        warn_of_conditions(target)
-        return _write(target, staging, None)
     try:
-        info = _write(target, staging, None)
+        return Sent(_write(target, staging, None), unconditional=True)
     except CloudPathPermissionError:
         raise error from error.__cause__  # it was not the condition
-    warn_of_conditions(target)
-    return info
 
 
 def warn_of_conditions(target: Target) -> None:
@@ -244,11 +249,3 @@ def _has_stated_bytes(info: ObjectInfo, staging: Staging) -> bool:
                 offset += len(piece)
             return hasher.digest().hex() == checksum.value
     return False
-
-
-def head_or_none(backend: Backend, key: str) -> ObjectInfo | None:
-    """What the object is, or None where there is none."""
-    try:
-        return backend.head(key)
-    except CloudPathFileNotFoundError:
-        return None

@@ -1,4 +1,7 @@
-"""A cloud path that can be written to, and what is pending of it."""
+"""A cloud path that can be written to, and what is pending of it.
+
+What does the work is imported by the first write: most processes only read, and start sooner without.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from casstore import PendingWrite, Stored, full_disk
+from casstore import full_disk
 from pathapi.asking import FreshnessArg, forced
-from pathapi.backend import ABSENT
+from pathapi.backend import ABSENT, head_or_none
 from pathapi.exceptions import (
     CloudPathFileExistsError,
     CloudPathFileNotFoundError,
@@ -19,10 +22,12 @@ from pathapi.exceptions import (
     InvalidConfigurationException,
 )
 from pathapi.freshness import ALWAYS
-from pathapi.settling import drop, lock_for_change, pending_of, push, save
 from pathapi.tree import ListingPath
-from pathapi.uploading import Base, Target, head_or_none
-from pathapi.writing import CloudBufferedRandom, CloudBufferedWriter, CloudTextWriter, Upload
+
+if TYPE_CHECKING:
+    from casstore import PendingWrite, Stored
+    from pathapi.uploading import Base, Target
+    from pathapi.writing import Upload
 
 Text = tuple[str | None, str | None, str | None, bool]
 """Encoding, errors, newline, and whether each line is flushed."""
@@ -44,6 +49,8 @@ class WritingPath(ListingPath):
     def _open_for_writing(
         self, kind: str, to_cloud: bool | None, freshness: FreshnessArg, *, is_updated: bool, text: Text | None
     ) -> IO[Any]:
+        from pathapi.writing import CloudBufferedRandom, CloudBufferedWriter, CloudTextWriter
+
         upload = self._begin_upload(kind, forced(to_cloud, "TO_CLOUD"), freshness)
         try:
             buffered = CloudBufferedRandom(upload) if is_updated else CloudBufferedWriter(upload)
@@ -62,6 +69,9 @@ class WritingPath(ListingPath):
             raise
 
     def _begin_upload(self, kind: str, force: bool, freshness: FreshnessArg) -> Upload:
+        from pathapi.settling import lock_for_change
+        from pathapi.writing import Upload
+
         target = self._writable_target()
         cache = target.client.cache
         if cache.unfit is None:
@@ -109,6 +119,8 @@ class WritingPath(ListingPath):
             raise
 
     def _base(self, kind: str, force: bool, stored: Stored | None, freshness: FreshnessArg, began: Any) -> Base:
+        from pathapi.uploading import Base
+
         client, uri = self.client, self.uri
         policy = client.policy.of_call(self._text, freshness)
         if kind == "x":
@@ -136,6 +148,8 @@ class WritingPath(ListingPath):
             now = client.now()
             if policy.allows(held, now, now):
                 return Base(held.validator)
+        if not policy.asks:
+            return Base(ABSENT)  # nothing of it was seen, so nothing of it may be overwritten
         info = head_or_none(client.backend(uri.bucket), uri.key)
         if info is None:
             return Base(ABSENT)
@@ -189,6 +203,9 @@ class WritingPath(ListingPath):
         Where there is no object yet, nothing is at the path, and what is there at the end becomes the object. Raises
         also `casstore.StillBeingWrittenError` where somebody still writes to it at the end.
         """
+        from pathapi.settling import lock_for_change
+        from pathapi.writing import Upload
+
         target = self._writable_target()
         cache = target.client.cache
         force = forced(force_overwrite_to_cloud, "TO_CLOUD")
@@ -236,7 +253,15 @@ class WritingPath(ListingPath):
         """What was written to this URI on this machine and the cloud does not have, oldest first: failed uploads, local
         copies that were changed, files that were never closed. Asks nobody.
         """
+        from pathapi.settling import pending_of
+
         return pending_of(self._writable_target())
+
+    def _open_pending(self) -> int | None:
+        """A descriptor of what was written last and is pending, if anything is."""
+        from pathapi.settling import open_pending
+
+        return open_pending(self._target())
 
     def push(self, which: PendingWrite | None = None, *, force_overwrite_to_cloud: bool | None = None) -> None:
         """Upload what is pending, under the condition that it started from: the cloud's object must be that version.
@@ -245,10 +270,14 @@ class WritingPath(ListingPath):
         *force_overwrite_to_cloud* that is overwritten. FileNotFoundError where nothing is pending, `PendingWriteError`
         where several different writes are and none is named.
         """
+        from pathapi.settling import push
+
         push(self._writable_target(), which, force=forced(force_overwrite_to_cloud, "TO_CLOUD"))
 
     def drop(self, which: PendingWrite | None = None) -> list[PendingWrite]:
         """Discard for good what is pending, all of it or *which*; what was discarded."""
+        from pathapi.settling import drop
+
         return drop(self._writable_target(), which)
 
     def save_pending(self, destination: str | os.PathLike[str], which: PendingWrite | None = None) -> None:
@@ -259,4 +288,6 @@ class WritingPath(ListingPath):
         path = os.fspath(destination)
         if "://" in path:
             raise InvalidConfigurationException(f"save_pending() saves to a local file, not to {destination!r}")
+        from pathapi.settling import save
+
         save(self._writable_target(), path, which)

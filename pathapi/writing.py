@@ -35,15 +35,14 @@ from pathapi import strays
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileExistsError,
+    CloudUnavailableError,
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
-from pathapi.uploading import Base, Target, head_or_none, send
+from pathapi.uploading import Base, Target, send, warn_of_conditions
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-__all__ = ["Base", "CloudBufferedRandom", "CloudBufferedWriter", "CloudTextWriter", "Upload", "head_or_none"]
 
 _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 
@@ -186,14 +185,19 @@ def deliver(target: Target, staging: Staging, base: Base, noted: Noted, *, is_el
     client = target.client
     write, why_not = (None, None) if is_elsewhere else _record(target, staging, base)
     try:
+        if not client.policy.of(target.uri).asks:
+            raise CloudUnavailableError(f"{target.uri} was not uploaded: the policy is offline")
         moment = client.now()
-        info = send(target, staging, base)
+        sent = send(target, staging, base)
     except BaseException as error:
         explain(target, base, _keep(target, base, write, error), error, why_not)
         raise
     finally:
         target.forget_listed()
-    return settle_arrived(target, staging, noted, info, moment, write)
+    entry = settle_arrived(target, staging, noted, sent.info, moment, write)
+    if sent.unconditional:
+        warn_of_conditions(target)
+    return entry
 
 
 def settle_arrived(
@@ -220,10 +224,11 @@ def settle_arrived(
             raise error from error.__cause__
     if write is not None:
         pending.discard(write)
-    if pending.has(target.key):
+    if cache.unfit is None and pending.has(target.key):
         for other in pending.of(target.key):
             if other.blocks:
-                with contextlib.suppress(FileNotFoundError):
+                # Not worth an error of a write that has arrived: what stays in the way says so itself.
+                with contextlib.suppress(OSError):
                     pending.mark(other, PendingState.INCOMPLETE, why=f"{other.why}; then the URI was overwritten")
     return entry
 
@@ -285,6 +290,7 @@ def _keep(target: Target, base: Base, write: PendingWrite | None, error: BaseExc
     pending = target.client.cache.pending
     if write is None:
         return None
+    state = PendingState.FAILED
     if isinstance(error, VersionMismatchError) and base.exclusive:
         # "x" is how programs ask whether they are the first. Who is not may go on: nothing may block the URI, and
         # asking in a loop must not fill the disk.
@@ -293,15 +299,15 @@ def _keep(target: Target, base: Base, write: PendingWrite | None, error: BaseExc
         ):
             pending.discard(write)
             return None
-        return pending.mark(write, PendingState.INCOMPLETE, why="it was to be created, and existed already")
-    if isinstance(error, VersionMismatchError):
+        state, why = PendingState.INCOMPLETE, "it was to be created, and existed already"
+    elif isinstance(error, VersionMismatchError):
         why = "somebody else had changed the object"
     elif isinstance(error, Exception):
         why = f"the upload failed: {error}"
     else:
         why = f"the upload was interrupted: {type(error).__name__}"
     try:
-        return pending.mark(write, PendingState.FAILED, why=why)
+        return pending.mark(write, state, why=why)
     except OSError:
         return write  # the record is there, and whoever meets it finds out
 

@@ -41,7 +41,7 @@ LAYERS = {
         processes reports
         __init__
         cli_output
-        cli_gc cli_verify
+        cli_gc cli_pending cli_verify
         cli
         __main__
     """,
@@ -72,7 +72,9 @@ LAYERS = {
         __init__
         testing.grounds testing.interposed
         testing.backends testing.edits testing.reads testing.writes
-        testing.__init__ cli
+        testing.__init__ cli_clouds
+        cli_push
+        cli
     """,
 }
 RANKS = {

@@ -44,6 +44,7 @@ def test_killed_workers_leave_a_store_that_keeps_its_promises(tmp_path: Path) ->
     assert said["violations"] == []
     assert said["counts"]["kills"] == 120 and said["counts"]["checks"] == 6
     assert said["counts"]["checked entries"] and said["counts"]["reads"] and said["counts"]["writes"]
+    assert said["counts"]["pending"] and said["counts"]["kept promises"], "no write was in danger"
     assert os.listdir(tmp_path) == []
 
 
@@ -54,6 +55,17 @@ def test_kills_find_a_check_that_is_not_made_inside_the_transaction(tmp_path: Pa
     said = torture(tmp_path, "kill", "--kills", "2000", "--control", control)
     assert said["violations"], "nothing was found"  # mostly a missing blob; which harm comes first is chance
     assert Path(said["kept"], "store.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("control", "finding"),
+    [("pending-unrecorded", "did not say where its bytes are"), ("discard-early", "was said to be pending")],
+)
+def test_kills_find_writes_that_are_not_kept_while_they_are_sent(tmp_path: Path, control: str, finding: str) -> None:
+    said = torture(tmp_path, "kill", "--kills", "400", "--control", control)
+    assert any(finding in violation for violation in said["violations"]), said["violations"]
 
 
 @pytest.mark.slow
@@ -71,7 +83,14 @@ def test_power_cuts_leave_no_wrong_bytes_to_be_read(tmp_path: Path) -> None:
 @pytest.mark.needs_root
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("control", "finding"), [("place-unchecked", "is none of versions"), ("synced-unsynced", "(place 0)")]
+    ("control", "finding"),
+    [
+        ("place-unchecked", "is none of versions"),
+        ("synced-unsynced", "(place 0)"),
+        ("pending-unsynced", "pending"),  # an empty record, or bytes of another digest, or neither: chance decides
+        ("discard-early", "was said to be pending"),
+        ("save-unsynced", "was said to be pending"),
+    ],
 )
 def test_cuts_find_bytes_that_are_trusted_although_nobody_synced_them(
     tmp_path: Path, control: str, finding: str
@@ -117,10 +136,22 @@ def fill():
     client.cache.flush()
     os._exit(0)  # its lease and views stay
 
-pid = os.fork()
-if pid == 0:
-    fill()
-os.waitpid(pid, 0)
+def fail_to_write():
+    ledger = ledgers["ledger@one"]
+    file = LedgerClient(ledger, "one", local_cache_dir=root).CloudPath("ledger://bucket/data/0").open("wb")
+    file.write(b"unsent")
+    ledger.absence = 1.0
+    try:
+        file.close()
+    except ConnectionError:
+        os._exit(0)
+
+for work in (fill, fail_to_write):
+    pid = os.fork()
+    if pid == 0:
+        work()
+    os.waitpid(pid, 0)
+(record,) = root.glob("pending/*/*.json")
 blob = min(root.glob("blobs/*/*"))
 if damage == "byte":
     blob.chmod(0o600)
@@ -138,6 +169,16 @@ elif damage == "origins":
 elif damage == "view":
     view = next(path for path in root.glob("leases/*/views/**/0") if path.is_file())
     view.write_bytes(b"edited")
+elif damage == "pending data":
+    data = record.with_suffix(".data")
+    data.chmod(0o600)
+    data.write_bytes(b"UNSENT")
+elif damage == "pending record":
+    record.write_bytes(record.read_bytes()[:-20])
+elif damage == "pending elsewhere":
+    record.parent.rename(record.parent.with_name("0" * 32))
+elif damage == "half":
+    record.unlink()
 elif damage in ("record", "user"):
     environment = lmdb.open(str(root / "index-v1" / "1"), map_size=1 << 30, lib_version=0)
     with environment.begin(write=True) as txn:
@@ -164,6 +205,10 @@ print(json.dumps(Checker(str(root), ledgers, str(here / "scratch")).check().viol
         ("view", "no longer has its bytes"),
         ("record", "checksum"),
         ("user", "is not among the users"),
+        ("pending data", "does not have its digest"),
+        ("pending record", "is no record"),
+        ("pending elsewhere", "lies elsewhere"),
+        ("half", None),
     ],
 )
 def test_the_checker_finds_what_is_planted(tmp_path: Path, damage: str, finding: str | None) -> None:

@@ -324,6 +324,24 @@ class WriteSuite:
         assert path.read_bytes() == b"mine"
         assert path.pending == []
 
+    @pytest.mark.parametrize("held", [b"old", None], ids=["held", "unknown"])
+    def test_what_is_written_offline_waits_for_the_network(
+        self, make: Any, ground: Ground, at: str, monkeypatch: pytest.MonkeyPatch, held: bytes | None
+    ) -> None:
+        if held is not None:
+            self.put(ground, held)
+            make().CloudPath(at + "d/a.txt").read_bytes()
+        with monkeypatch.context() as offline:
+            offline.setenv("CASSTORE_OFFLINE", "1")
+            path = make().CloudPath(at + "d/a.txt")
+            wire = interpose(path.client, path.uri.bucket)
+            with pytest.raises(CloudUnavailableError, match=r"the policy is offline.*kept at"):
+                path.write_bytes(b"mine")
+            assert not wire.calls
+            assert path.read_bytes(read_pending=True) == b"mine"
+        make().CloudPath(at + "d/a.txt").push()
+        assert self.now(ground) == b"mine"
+
     def test_a_lost_answer_is_no_conflict_and_no_failure(self, path: Any, ground: Ground) -> None:
         wire = interpose(path.client, path.uri.bucket)
 

@@ -18,6 +18,7 @@ import xxhash
 
 from tortures.ledger import Ledger
 from tortures.rows import EntryRow, Rows, read_rows
+from tortures.waiting import all_waiting
 
 _PLACES: Final = re.compile(
     r"CACHEDIR\.TAG|store\.json|config\.toml|[0-9a-f]{16}"
@@ -25,7 +26,8 @@ _PLACES: Final = re.compile(
     r"|blobs(/[0-9a-f]{2}(/[0-9a-f]{30})?)?"
     r"|leases(/(\.new-)?[0-9a-f]{16}(/.*)?)?"
     r"|locks(/fill|/write(/[0-9a-f]{32})?|/collector|/[0-9a-f]{16})?"
-    r"|pending|pins|trash(/[0-9a-f]{16}(/.*)?)?"
+    r"|pending(/[0-9a-f]{32}(/[0-9a-f]{16}(-[0-9a-f]{16}\.(data|json))?)?)?"
+    r"|pins|trash(/[0-9a-f]{16}(/.*)?)?"
     r"|quarantine(/[0-9a-f]{32}-[0-9a-f]{8}(\.txt)?|/[0-9a-f]{16})?"
 )
 """Every name that the documentation allows below the root; names of 16 digits are files on their way to their own."""
@@ -44,6 +46,7 @@ class Checked:
     damaged_blobs: int = 0
     missing_blobs: int = 0
     leases: int = 0
+    pending: int = 0
 
 
 class Checker:
@@ -83,6 +86,8 @@ class Checker:
         self._check_users(rows, found)
         self._check_stated(rows, found)
         self._check_views(found)
+        # A record is synced before anybody hears of it: neither cuts nor failing calls excuse a bad one.
+        found.pending = len(all_waiting(self._root, found.violations))
         if not self._is_after_power_cut and not self._is_after_failures:
             found.violations += [f"nothing damaged a blob, and yet quarantine/{name}" for name in names]
         return found

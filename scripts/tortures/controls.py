@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
 import casstore.cache
+import casstore.files
 import casstore.pages
+import casstore.pending
 import casstore.processes
 import casstore.store
+import pathapi.settling
+import pathapi.writing
 from casstore.blobs import Added, Blobs, Inode
 from casstore.digest import Digest
 from casstore.index import Txn
 from casstore.items import Publication
 from casstore.records import USER
+from pathapi.uploading import send
 
 
 def _replace(owner: Any, name: str, value: Any) -> None:
@@ -66,12 +72,75 @@ def _map_unchecked() -> None:
     _replace(casstore.pages, "check", lambda *_, **__: None)
 
 
+class _Unsynced:
+    """`casstore.files` without any sync."""
+
+    def __init__(self, files: Any) -> None:
+        self._files = files
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files, name)
+
+    def sync(self, _descriptor: int) -> None:
+        pass
+
+    sync_directory = sync
+
+    def create_synced(self, path: str, data: bytes, *, first: Callable[[], object]) -> None:
+        self._named(path, data, lambda temporary: (first(), self._files.link(temporary, path)))
+
+    def replace_synced(self, path: str, data: bytes) -> None:
+        self._named(path, data, lambda temporary: self._files.rename(temporary, path))
+
+    def _named(self, path: str, data: bytes, name: Callable[[str], object]) -> None:
+        descriptor, temporary = self._files.open_named(os.path.dirname(path))
+        try:
+            self._files.write_all(descriptor, data)
+            name(temporary)
+        finally:
+            os.close(descriptor)
+            self._files.unlink_quietly(temporary)
+
+
+def _pending_unsynced() -> None:
+    """A pending write is promised before it is on the disk."""
+    _replace(casstore.pending, "files", _Unsynced(casstore.files))
+
+
+def _pending_unrecorded() -> None:
+    """Nothing is recorded before the upload."""
+    _replace(pathapi.writing, "_record", lambda *_: (None, None))
+
+
+def _discard_early() -> None:
+    """The pending write goes before its upload, not after."""
+
+    def discard_and_send(target: Any, staging: Any, base: Any, **how: Any) -> Any:
+        pending = target.client.cache.pending
+        for write in pending.of(target.key):
+            if write.state == "uploading":
+                pending.discard(write)
+        return send(target, staging, base, **how)
+
+    for module in (pathapi.writing, pathapi.settling):
+        _replace(module, "send", discard_and_send)
+
+
+def _save_unsynced() -> None:
+    """A pending write goes although the file that it was saved to may not be on the disk."""
+    _replace(pathapi.settling, "copy_out", lambda source, target, **_: casstore.copy_out(source, target))
+
+
 _CONTROLS: Final[dict[str, Callable[[], None]]] = {
     "publish-unchecked": _publish_unchecked,
     "sweep-unchecked": _sweep_unchecked,
     "place-unchecked": lambda: _every_place_is(1),
     "index-unchecked": _map_unchecked,
     "synced-unsynced": lambda: _every_place_is(0),
+    "pending-unsynced": _pending_unsynced,
+    "pending-unrecorded": _pending_unrecorded,
+    "discard-early": _discard_early,
+    "save-unsynced": _save_unsynced,
 }
 
 NAMES: Final = tuple(_CONTROLS)

@@ -145,7 +145,9 @@ class Cutter:
                 self._live_and_cut(disk)
                 self._check()
                 if not report.violations and (self._random.random() < 0.05 or disk.is_half_full()):
+                    self._writes.forget()
                     shutil.rmtree(self._run.store, ignore_errors=True)
+                    shutil.rmtree(os.path.dirname(self._run.saved("")), ignore_errors=True)
                     report.counts["stores"] += 1
         except NotPermittedError as error:
             report.skipped = str(error)
@@ -155,6 +157,7 @@ class Cutter:
                 with contextlib.suppress(NotPermittedError):  # not mounted
                     disk.unmount()
         report.counts.update(self._run.tally.totals())
+        report.counts["kept promises"] = self._writes.kept
         return report
 
     def _live_and_cut(self, disk: Disk) -> None:
@@ -181,16 +184,19 @@ class Cutter:
         report = self.report
         checker = Checker(self._run.store, self._run.ledgers, self._run.scratch, after_power_cut=True)
         checked = checker.check()
-        for what in ("entries", "blobs", "damaged_blobs", "missing_blobs"):
+        for what in ("entries", "blobs", "damaged_blobs", "missing_blobs", "pending"):
             report.counts[f"checked {what}"] += getattr(checked, what)
         report.violations += checked.violations
         report.violations += self._writes.check()
         report.violations += self._run.violations()
         report.counts["checks"] += 1
+        settles = self._random.random() < 0.5
         if not report.violations:
-            report.violations += read_everything(self._run, is_strict=False)
+            report.violations += read_everything(self._run, is_strict=False, settles=settles)
+            report.counts["settled"] += settles
         if not report.violations:
             report.violations += checker.check().violations
+            report.violations += self._writes.check()
         if report.violations:
             report.kept = self._run.keep()
             return

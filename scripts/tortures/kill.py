@@ -64,6 +64,7 @@ class Killer:
             self._batch(count)
             self._check()
         self.report.counts.update(self._run.tally.totals())
+        self.report.counts["kept promises"] = self._writes.kept
         return self.report
 
     # --- living and dying --------------------------------------------------------------------------------------------
@@ -134,17 +135,22 @@ class Killer:
         report.violations += self._writes.check()
         report.violations += self._run.violations()
         report.counts["checks"] += 1
-        for what in ("entries", "blobs", "views", "leases"):
+        for what in ("entries", "blobs", "views", "leases", "pending"):
             report.counts[f"checked {what}"] += getattr(checked, what)
         if report.violations:
             report.kept = self._run.keep()
             return
-        report.violations += read_everything(self._run, is_strict=True)
+        excludes = locks_exclude(self._run.scratch)
+        settles = excludes and self._random.random() < 0.5
+        report.violations += read_everything(self._run, is_strict=True, settles=settles, locks_exclude=excludes)
         report.violations += self._checker.check().violations
+        report.violations += self._writes.check()
+        report.counts["settled"] += settles
         if report.violations:
             report.kept = self._run.keep()
         elif self._random.random() < 0.15:
             # The next workers make the store anew, all at once.
+            self._writes.forget()
             shutil.rmtree(self._run.store)
             report.counts["stores"] += 1
         else:

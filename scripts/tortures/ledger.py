@@ -5,6 +5,8 @@
 
 A version gets its number by link, which only one of many can do: that is the bucket's condition, and it needs no lock
 and survives any kill. The ETag of a version is its number. So whoever looks later knows exactly what the bucket held.
+
+The network to it may be away: a call does not reach the bucket, or its answer is lost.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from urllib.parse import quote, unquote
 from casstore import Validator
 from pathapi.backend import Absent, Backend, Checksum, ObjectInfo, Prefix
 from pathapi.client import Client
-from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
+from pathapi.exceptions import CloudPathFileNotFoundError, CloudUnavailableError, VersionMismatchError
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
@@ -30,6 +32,9 @@ class Ledger:
 
     slowest = 0.003
     """Seconds that an answer may take: as long as what the store does with it, so that kills hit either."""
+
+    absence = 0.0
+    """How likely it is that a call of this process does not arrive, or that its answer does not."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -120,7 +125,13 @@ class LedgerBackend:
         checksum = Checksum("sha256", hashlib.sha256(data).hexdigest())
         return ObjectInfo(key, Validator(len(data), str(number)), (checksum,))
 
+    def _reach(self, what: str) -> None:
+        """A way through the network. Raises CloudUnavailableError."""
+        if self._ledger.absence and random.random() < self._ledger.absence:
+            raise CloudUnavailableError(f"{what}: the network is away")
+
     def _now(self, key: str) -> tuple[int, bytes]:
+        self._reach(key)
         if self._ledger.slowest and random.random() < 0.5:
             time.sleep(random.random() * self._ledger.slowest)
         number, data = self._ledger.now(key)
@@ -157,7 +168,9 @@ class LedgerBackend:
         content_type: str | None = None,
     ) -> ObjectInfo:
         data = source.read(size)
+        self._reach(key)
         number = self._put(key, data, expect)
+        self._reach(f"the answer about {key}")
         return self._info(key, number, data)
 
     def _put(self, key: str, data: bytes | None, expect: Validator | Absent | None) -> int:
@@ -174,6 +187,7 @@ class LedgerBackend:
     def list(
         self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
     ) -> Iterator[ObjectInfo | Prefix]:
+        self._reach(prefix)
         for key in self._ledger.keys():  # noqa: SIM118 (no mapping)
             number, data = self._ledger.now(key)
             if key.startswith(prefix) and data is not None:
@@ -190,12 +204,16 @@ class LedgerBackend:
         number, data = self._now(source)
         if expect is not None and expect.etag != str(number):
             raise VersionMismatchError(f"{source} has version {number}")
-        return self._info(target, self._put(target, data, over), data)
+        made = self._put(target, data, over)
+        self._reach(f"the answer about {target}")
+        return self._info(target, made, data)
 
     def delete(self, keys: Sequence[str], *, expect: Validator | None = None) -> None:
+        self._reach(" ".join(keys))
         for key in keys:
             if self._ledger.now(key)[1] is not None:
                 self._put(key, None, expect)
+        self._reach(f"the answer about {' '.join(keys)}")
 
 
 @register_path_class("ledger")

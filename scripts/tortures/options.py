@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 CONTROLS: Final = {
-    "kill": ("publish-unchecked", "sweep-unchecked"),
-    "cut": ("place-unchecked", "synced-unsynced"),
+    "kill": ("publish-unchecked", "sweep-unchecked", "pending-unrecorded", "discard-early"),
+    "cut": (
+        *("place-unchecked", "synced-unsynced", "pending-unsynced", "pending-unrecorded", "discard-early"),
+        "save-unsynced",
+    ),
     "syscalls": ("index-unchecked",),
 }
 """By rig: protections that can be taken away, to see that the rig notices."""
@@ -41,9 +44,13 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     rigs = parser.add_subparsers(dest="rig", required=True, metavar="RIG")
     for name, text, default in (
-        ("kill", "workers that fill, read, write, evict and fork, killed at random moments", 500),
+        ("kill", "workers that fill, read, write, push, evict and fork, killed at random moments", 500),
         ("cut", "power cuts below a mounted ext4 (root and Linux only)", 50),
-        ("syscalls", "each system call of fill, read, write, gc and verify failing (needs strace)", None),
+        (
+            "syscalls",
+            "each system call of fill, read, write, push, gc, verify and more failing (needs strace)",
+            None,
+        ),
     ):
         rig = rigs.add_parser(name, help=text, description=text)
         unit = _UNITS[name]

@@ -30,6 +30,15 @@ COUNTED: Final = (
     "views",
     "forks",
     "changes",
+    "pending",
+    "refusals",
+    "absences",
+    "creations",
+    "forced",
+    "pushes",
+    "drops",
+    "saves",
+    "left open",
 )
 _SLOTS: Final = 64
 
@@ -91,13 +100,35 @@ class Run:
         """What workers said so far."""
         return [str(line) for line in self._lines("violations")]
 
+    # What a worker says of writes, in one list and in order; a kill cannot unsay it.
+
     def acknowledge(self, origin: str, key: str, token: str) -> None:
         """A write returned without an error: *token* must be in the object from now on, or must have been."""
-        self._append("acknowledged", [origin, key, token])
+        self._append("said", ["done", origin, key, token])
 
-    def acknowledged(self) -> list[list[str]]:
-        """All of origin, key, token so far."""
-        return [line for line in self._lines("acknowledged") if isinstance(line, list)]
+    def promise(self, origin: str, key: str, token: str, name: str) -> None:
+        """A write raised and said that its bytes are pending as *name*: there, or in the object, must *token* be."""
+        self._append("said", ["pending", origin, key, token, name])
+
+    def dropping(self, name: str) -> None:
+        """That pending write is about to be discarded, for a user wants it."""
+        self._append("said", ["dropping", name])
+
+    def dropped(self, name: str) -> None:
+        """It was: it must never be seen again."""
+        self._append("said", ["dropped", name])
+
+    def saving(self, name: str) -> None:
+        """That pending write is about to be moved to `saved`."""
+        self._append("said", ["saving", name])
+
+    def said(self) -> list[list[str]]:
+        """All of it so far."""
+        return [line for line in self._lines("said") if isinstance(line, list)]
+
+    def saved(self, name: str) -> str:
+        """Where that pending write is moved: beside the store, on the disk that loses its power."""
+        return f"{os.path.dirname(self.store)}/saved/{name}"
 
     def keep(self) -> str:
         """A copy of the store as it is now, for whoever looks for the reason; its path."""

@@ -20,6 +20,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,13 +29,14 @@ import casstore
 from pathapi.exceptions import CloudPathException
 from tortures.checker import Checker
 from tortures.controls import weaken
-from tortures.lives import adopt_orphans, kill_all
+from tortures.lives import adopt_orphans, kill_all, locks_exclude
 from tortures.programs import KEY, NEW, OLD, ORIGIN, PROGRAMS, Program, WrongBytesError
 from tortures.report import Report
 from tortures.rows import live_generation
 from tortures.run import Run
 from tortures.shared import Note, SharedLedger
-from tortures.truth import read_all, read_of
+from tortures.truth import read_all, read_of, settle_all
+from tortures.waiting import all_waiting
 
 RUNNERS: Final = 2
 _READING: Final = (
@@ -105,7 +107,7 @@ def points_of(program: Program, counts: Counter[str]) -> list[Point]:
     """All ways in which a program with so many calls of each kind can fail."""
     found = []
     for call, count in sorted(counts.items()):
-        errors = _FAILURES.get(call, ())
+        errors = () if call in program.spares else _FAILURES.get(call, ())
         for number in range(1, count + 1):
             for error in errors:
                 found.append(Point(program.name, call, number, error, lasting=False))
@@ -211,6 +213,7 @@ class _Bench:
         self._note = Note()
         self._ledger = SharedLedger({})
         self._problems: list[str] = []
+        self._locks_exclude = locks_exclude(str(self._scratch))
         self.problem = ""
 
     def problems(self) -> list[str]:
@@ -349,19 +352,44 @@ class _Bench:
             self._problems.append(f"no clear error: {said[1]}")
         elif said is not None and said[0] != "done" and point is None:
             self._problems.append(said[1])
-        wrote = said is not None and said[0] == "done" and program.name == "write"
-        if wrote and self._ledger.now(KEY)[1] != NEW:
-            self._problems.append("the write returned, and the bucket does not have it")
+        is_done = said is not None and said[0] == "done"
+        self._problems += self._judge_writes(program, "" if said is None else str(said[1]), is_done=is_done)
         self._check()
-        return "killed" if killed else "succeeded" if said is not None and said[0] == "done" else "refused"
+        return "killed" if killed else "succeeded" if is_done else "refused"
+
+    def _judge_writes(self, program: Program, said: str, *, is_done: bool) -> Iterator[str]:
+        """The bucket has the old bytes or the new ones; and where a user's were promised, they are somewhere."""
+        held = self._ledger.now(KEY)[1]
+        waiting = [write.data for write in all_waiting(self._root)]
+        if held != OLD and (program.made is None or held != program.made):
+            yield "the bucket has bytes that nobody meant to write"
+        if is_done and program.made is not None and held != program.made:
+            yield "it returned, and the bucket does not have what it wrote"
+        if is_done and waiting and not program.keeps:
+            yield f"it returned, and {len(waiting)} writes are pending"
+        if program.keeps and waiting != [NEW]:
+            yield "what was pending is not any more"
+        if program.made is not None and held != program.made and program.made not in waiting:
+            if program.waits:
+                yield "what was pending is neither that any more nor in the bucket"
+            elif "kept at" in said:
+                yield f"what was said to be kept is not: {said}"
+        if any(data != (program.made or NEW) for data in waiting):
+            yield "bytes are pending that nobody wrote"
 
     def _check(self) -> None:
         checker = Checker(self._root, {ORIGIN: self._ledger}, str(self._scratch), after_failures=True)
         if self._is_mended():
             self._problems += checker.check().violations
-        self._problems += read_of(lambda: read_all(self._root, {ORIGIN: self._ledger}, is_strict=False))
+        self._problems += read_of(self._read_and_settle)
         if self._is_mended():
             self._problems += checker.check().violations
+
+    def _read_and_settle(self) -> Iterator[str]:
+        ledgers = {ORIGIN: self._ledger}
+        yield from read_all(self._root, ledgers, is_strict=False, locks_exclude=self._locks_exclude)
+        if self._locks_exclude:
+            yield from settle_all(self._root, ledgers, lambda _: None)
 
     def _is_mended(self) -> bool:
         """Nobody may map a truncated index, the checker neither."""

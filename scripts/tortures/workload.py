@@ -1,4 +1,6 @@
-"""What workers do until they are killed: read, write, append, delete, evict, fork, and look at all they were given."""
+"""What workers do until they are killed: read, write (see `tortures.writing`), evict, fork, and look at all they were
+given.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +19,10 @@ import xxhash
 import casstore
 import pathapi.reading
 import pathapi.transfer
-from pathapi.exceptions import (
-    CloudPathFileExistsError,
-    CloudPathFileNotFoundError,
-    NotCachedError,
-    OverwriteNewerCloudError,
-    StaleReadError,
-)
-from tortures.ledger import LedgerClient
+from pathapi.exceptions import CloudPathFileNotFoundError, CloudUnavailableError, NotCachedError, StaleReadError
 from tortures.run import Run
+from tortures.writing import KEYS, REFUSALS, Writer, content
 
-KEYS: Final = tuple(f"data/{number}" for number in range(24))
-"""Objects that everybody overwrites and deletes."""
-
-LOGS: Final = tuple(f"log/{number}" for number in range(4))
-"""Objects that are only appended to: no line may ever be lost."""
-
-_SIZES: Final = (0, 1, 60, 4096, 5000, 70_000, 300_000)
-_CONTENTS: Final = 24
 _HOT: Final = (0, 1, 2, 3)
 """Contents that many objects get at once."""
 
@@ -48,37 +36,29 @@ def scale_down() -> None:
     vars(pathapi.reading)["UNREAD_FROM"] = 4096
 
 
-def content(number: int) -> bytes:
-    """One of a few contents that many objects share."""
-    chance = random.Random(number)
-    return chance.randbytes(chance.choice(_SIZES))
-
-
-class Worker:
-    """One process's work, by a random sequence of its own."""
+class Worker(Writer):
+    """One process's work."""
 
     def __init__(self, run: Run, seed: str) -> None:
-        self._run = run
-        self._random = random.Random(seed)
-        habits: dict[str, Any] = {
-            "local_cache_dir": run.store,
-            "views": self._random.choice(("auto", "link", "copy")),
-            "freshness": self._random.choice(("always", "always", "immutable", 0.01)),
-        }
-        self._is_fresh = habits["freshness"] == "always"
-        self._clients = {
-            origin: LedgerClient(ledger, origin.partition("@")[2], **habits) for origin, ledger in run.ledgers.items()
-        }
+        super().__init__(run, seed)
         self._views: list[tuple[str, bytes]] = []
 
     def work(self, steps: int | None = None) -> None:
         """Do *steps* things, or go on until killed."""
         warnings.showwarning = self._warned  # type: ignore[assignment]
+        self.hear()
+        # Half of all lives are a writer's: else most of a short one would go by with reading.
+        much = self._random.choice((1, 4))
         doings: list[tuple[int, Callable[[], None]]] = [
             (10, self.read),
             (3, self.view),
-            (4, self.overwrite),
-            (3, self.append),
+            (4 * much, self.overwrite),
+            (3 * much, self.append),
+            (1 * much, self.create),
+            (1 * much, self.leave_open),
+            (3 * much, self.settle),
+            (1 * much, self.read_pending),
+            (1, self.read_by_force),
             (1, self.delete),
             (2, self.evict),
             (6, self.churn),
@@ -103,27 +83,37 @@ class Worker:
         if self._run.is_healthy and not issubclass(category, DeprecationWarning | ResourceWarning):
             self._run.violate(f"a warning in good health: {message}")
 
-    def _pick(self, keys: tuple[str, ...] = (*KEYS, *LOGS)) -> tuple[str, str, Any]:
-        origin, key = self._random.choice(list(self._clients)), self._random.choice(keys)
-        return origin, key, self._clients[origin].CloudPath(f"ledger://bucket/{key}")
-
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read(self) -> None:
         self._read(*self._pick(), self._random.choice(("open", "bytes", "offline")))
 
+    def read_by_force(self) -> None:
+        """What the cloud has, whatever is pending."""
+        self._read(*self._pick(KEYS), "force")
+
     def _read(self, origin: str, key: str, path: Any, way: str) -> None:
         ledger = self._run.ledgers[origin]
-        before = ledger.latest(key) if self._is_fresh and way != "offline" else 0
+        before = ledger.latest(key) if way == "force" or (self._is_fresh and way != "offline") else 0
         found: bytes | None = None
         try:
             if way == "open":
                 with path.open("rb") as file:
                     found = file.read()
+            elif way == "force":
+                found = path.read_bytes(force_overwrite_from_cloud=True)
             else:
                 found = path.read_bytes(freshness="offline" if way == "offline" else None)
         except CloudPathFileNotFoundError:
             pass
+        except REFUSALS as error:
+            if way == "force" and "cannot be asked" not in str(error):
+                raise
+            self.refused(origin, key)
+            return
+        except CloudUnavailableError:
+            self._count("absences")
+            return
         except (NotCachedError, StaleReadError):
             return
         after = ledger.latest(key)
@@ -156,6 +146,12 @@ class Worker:
             local = path.fspath
         except (CloudPathFileNotFoundError, StaleReadError):
             return
+        except REFUSALS:
+            self.refused(origin, key)
+            return
+        except CloudUnavailableError:
+            self._count("absences")
+            return
         with open(local, "rb") as file:
             found = file.read()
         if not any(ledger.content(key, number) == found for number in range(ledger.latest(key), before - 1, -1)):
@@ -170,50 +166,6 @@ class Worker:
             with open(local, "rb") as file:
                 if file.read() != bytes_then:
                     self._run.violate(f"the view {local} changed")
-
-    # --- writing -----------------------------------------------------------------------------------------------------
-
-    def _new_content(self) -> bytes:
-        if self._random.random() < 0.6:
-            return content(self._random.randrange(_CONTENTS))
-        return os.urandom(16) + content(self._random.randrange(_CONTENTS))
-
-    def overwrite(self) -> None:
-        origin, key, path = self._pick(KEYS)
-        data = self._new_content()
-        try:
-            path.write_bytes(data)
-        except (OverwriteNewerCloudError, CloudPathFileExistsError):
-            self._count("conflicts")
-            return
-        self._run.acknowledge(origin, key, hashlib.sha256(data).hexdigest())
-        self._count("writes")
-
-    def append(self) -> None:
-        origin, key, path = self._pick(LOGS)
-        token = os.urandom(8).hex()
-        try:
-            with path.open("ab") as file:
-                file.write(token.encode() + b"\n")
-        except (OverwriteNewerCloudError, CloudPathFileExistsError, StaleReadError):
-            self._count("conflicts")
-            return
-        self._run.acknowledge(origin, key, token)
-        self._count("appends")
-
-    def delete(self) -> None:
-        _, _, path = self._pick(KEYS)
-        try:
-            path.unlink(missing_ok=True)
-        except OverwriteNewerCloudError:
-            self._count("conflicts")
-        self._count("deletes")
-
-    def change(self) -> None:
-        """Somebody else, on another machine, writes an object."""
-        origin, key, _ = self._pick(KEYS)
-        self._run.ledgers[origin].put(key, self._new_content())
-        self._count("changes")
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 
@@ -250,10 +202,6 @@ class Worker:
         if damage and self._run.is_healthy:
             self._run.violate(f"nothing damages this store, and it counted {damage}")
 
-    def _cache(self) -> casstore.Cache:
-        cache: casstore.Cache = next(iter(self._clients.values())).cache
-        return cache
-
     def fork(self) -> None:
         """A child that goes on reading and writing for a while; nobody waits for it."""
         self._count("forks")
@@ -261,6 +209,8 @@ class Worker:
         if pid == 0:
             try:
                 self._random.seed(os.getpid())
+                random.seed(os.getpid())
+                self._left.clear()
                 self._run.slot += 1
                 for call in (self.read, self.look_at_views, self.view, self.overwrite, self.evict, self.read):
                     call()
@@ -274,9 +224,6 @@ class Worker:
                     return
             except ChildProcessError:
                 return
-
-    def _count(self, what: str) -> None:
-        self._run.tally.add(self._run.slot, what)
 
 
 def _has_digest(digest: bytes, entry: casstore.Entry) -> bool:

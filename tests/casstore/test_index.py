@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import shutil
@@ -19,8 +20,9 @@ from casstore import pages
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
 from casstore.index import Index, Txn
 from casstore.layout import Layout
-from casstore.locks import ByteLocks
+from casstore.locks import ByteLocks, one_at_a_time
 from tests.casstore.filling import alone, eventually, fork, fork_without_hooks, forked, run, status_of
+from tests.casstore.mounts import fill_up, small_disk
 
 ROWS = {b"E%04d" % number: b"v%d" % number * 20 for number in range(2500)}
 
@@ -520,6 +522,31 @@ def test_an_error_without_an_explanation_is_damage_if_a_page_is_damaged(
     assert forked(work) == 0
 
 
+@pytest.mark.needs_root
+def test_a_commit_of_which_the_disk_takes_a_part_says_that_there_is_no_room(tmp_path: Path) -> None:
+    """LMDB calls a short write an I/O error."""
+    with small_disk(tmp_path / "disk") as disk:
+        layout = Layout(disk / "store")
+        for directory in layout.directories():
+            os.mkdir(directory)
+        index = Index(layout, ByteLocks(layout), print)
+        _put(index, {b"E": b"before"})
+        outcomes = set()
+        for left in range(24):
+            ballast = fill_up(disk)
+            os.truncate(ballast, ballast.stat().st_size // 4096 * 4096 - 4096 * left)
+            try:
+                index.write(lambda txn: txn.put(b"E large", b"x" * 40_000))  # pages in a row: one write
+            except StoreFullError as error:
+                outcomes.add("cut short" if "Input/output error" in str(error) else "full")
+            else:
+                outcomes.add("done")
+            ballast.unlink()
+            assert index.get(b"E") == b"before"
+        assert outcomes == {"cut short", "full", "done"}
+        index.close()
+
+
 def test_a_scan_of_rows_out_of_order_comes_to_an_end() -> None:
     class Cursor(list[tuple[bytes, bytes]]):
         def set_range(self, start: bytes) -> bool:
@@ -531,3 +558,44 @@ def test_a_scan_of_rows_out_of_order_comes_to_an_end() -> None:
 
     with pytest.raises(lmdb.CorruptedError):
         Txn(Transaction()).scan(b"E", b"E5", 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.needs_locks
+def test_one_process_at_a_time_is_inside_the_opening_of_lmdb(
+    layout: Layout, make: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed there while another one waits in it, the first would leave the numbers of transactions to start anew."""
+    opened = lmdb.open
+    held: list[bool] = []
+
+    def look_and_open(path: str, **options: object) -> lmdb.Environment:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.append(True)
+        finally:
+            os.close(descriptor)
+        return opened(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lmdb, "open", look_and_open)
+    index = make()
+    index.get(b"Bx")
+    index.close()
+    assert held == [True]
+    monkeypatch.undo()
+    with one_at_a_time(layout.generation(1), 0):
+        index.get(b"Bx")  # after some patience it does without
+
+
+def test_an_index_whose_making_was_cut_off_is_replaced_without_a_word(
+    layout: Layout, make: Callable[[], Index], said: list[str]
+) -> None:
+    """A kill between the two pages of LMDB's first write: nothing was in it."""
+    index = make()
+    index.get(b"Bx")
+    index.close()
+    os.truncate(layout.index_file(1), 4096)
+    index = make()
+    assert index.get(b"Bx") is None
+    assert (index.generation, said) == (2, [])

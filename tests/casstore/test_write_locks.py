@@ -148,6 +148,15 @@ def test_at_a_prompt_a_forgotten_file_gives_way_to_the_next(locks: WriteLocks, m
             locks.take(KEY)
 
 
+def test_a_thread_waits_for_what_became_of_a_file_that_it_lost(locks: WriteLocks) -> None:
+    """The finaliser ran in this thread, and another one is keeping the bytes: no reason for an error."""
+    lost = locks.take(KEY)
+    lost.is_ending = True
+    threading.Timer(0.05, lost.release).start()
+    with locks.take(KEY) as mine:
+        assert mine is not lost
+
+
 @pytest.mark.needs_locks
 def test_two_processes_that_want_what_the_other_has_do_not_wait_for_ever(layout: Layout) -> None:
     """Each takes two locks, in opposite orders: one of them gives up, and the other goes on."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-import pathapi.cli
+import pathapi.cli_clouds
 from casstore.cli_output import Shell
 from tests.bench.faults import Call, Stall
 from tests.bench.proxy import Fault, Proxy
@@ -62,7 +62,7 @@ def _json(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
 
 
 def test_the_shell_that_casstore_hands_over_is_the_one_that_is_asked_for() -> None:
-    shell: pathapi.cli.Shell = Shell(None)  # a question to mypy
+    shell: pathapi.cli_clouds.Shell = Shell(None)  # a question to mypy
     assert shell.directory is None
 
 
@@ -231,6 +231,20 @@ def test_a_bar_is_shown_where_stderr_is_a_terminal_and_leaves_stdout_alone(
         assert out.startswith(b"3 objects") and b"\x1b" not in out
     assert b"file:///" in shown[""] and b"3/3 objects" in shown[""]
     assert shown["1"] == b""
+
+
+def test_data_goes_to_stdout_beside_a_bar(environment: dict[str, str], data: Path) -> None:
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [*_COMMAND, "get", "--json", (data / "a.bin").as_uri()],
+        env={**environment, "TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=child,
+    )
+    os.close(child)
+    out, _ = process.communicate()
+    os.close(parent)
+    assert json.loads(out)["size"] == 5000
 
 
 def test_ctrl_c_ends_a_large_download_at_once_with_status_130_and_no_traceback(

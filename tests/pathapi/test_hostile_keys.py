@@ -20,7 +20,7 @@ import casstore
 from casstore.cli import run
 from pathapi import CloudPath, FileClient, S3Client, prefetch
 from pathapi.client import Client
-from pathapi.exceptions import CloudPathFileNotFoundError, CloudPathIsADirectoryError
+from pathapi.exceptions import CloudPathFileNotFoundError, CloudPathIsADirectoryError, OverwriteNewerLocalError
 from pathapi.testing import Ground
 from tests.bench.servers import S3Server
 from tests.pathapi.backends.grounds import FileGround, S3Ground
@@ -251,10 +251,13 @@ def test_a_hostile_key_is_written_edited_and_deleted_as_itself(place: Place, nam
         view.chmod(0o600)
         view.unlink()
         view.write_bytes(b"edited by hand")
-        (edited,) = place.cache.lease.edited()
-        assert (edited.key.uri, edited.path) == (str(path), str(view))
-        assert Path(path.fspath).read_bytes() == b"first"
-        view.write_bytes(b"first")
+        with pytest.raises(OverwriteNewerLocalError):
+            path.read_bytes()
+        (edited,) = path.pending
+        assert (edited.uri, edited.source) == (str(path), str(view))
+        path.push()
+        assert place.work.content(key) == b"edited by hand"
+        path.write_bytes(b"first")
     assert path.read_bytes() == b"first"
     path.unlink()
     assert place.work.content(key) is None

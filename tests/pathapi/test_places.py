@@ -26,7 +26,7 @@ import pytest
 import casstore
 from casstore import Cache, StoreFullError, StoreReadOnlyError, StoreUnavailableError, files, processes, uncached
 from pathapi import FileClient, FilePath, prefetch, reading, transfer
-from pathapi.exceptions import NotCachedError, OverwriteNewerCloudError
+from pathapi.exceptions import NotCachedError, OverwriteNewerCloudError, PendingWriteError
 from tests.casstore.filling import REPOSITORY, alone, eventually, fork, fork_without_hooks, forked, run, status_of
 from tests.casstore.mounts import become_nobody, breakable_disk, fill_up, small_disk
 
@@ -176,6 +176,20 @@ def test_objects_are_written_without_a_store(bucket: Path, monkeypatch: pytest.M
     path.unlink()
     assert not (bucket / "small").exists()
     assert list(client.CloudPath(f"file://{bucket}").glob("*.none")) == []
+
+
+def test_what_is_pending_cannot_be_told_without_a_store_and_is_not_called_nothing(
+    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network_everywhere(monkeypatch)
+    path = FileClient().CloudPath(f"file://{bucket}/small")
+    with one_warning(), pytest.raises(OSError, match="nfs4"):
+        path.drop()
+    for ask in (path.push, lambda: path.pending, lambda: path.save_pending(tmp_path / "saved")):
+        with pytest.raises(OSError, match="nfs4"):
+            ask()
+    with pytest.raises(OSError, match="nfs4"):
+        path.read_bytes(read_pending=True)
 
 
 def test_a_change_between_reading_and_writing_is_a_conflict_without_a_store_too(
@@ -460,6 +474,43 @@ def test_an_index_that_cannot_be_opened_any_more_does_not_stop_reads(
             path.read_bytes(freshness="offline")
     assert path.read_bytes() == SMALL
     assert check_store(client.cache) == 1
+
+
+def test_what_is_pending_stands_in_the_way_although_its_store_cannot_be_opened(
+    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old bytes, without a word, would be taken for what was written last."""
+    import lmdb
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise lmdb.LockError("mdb_txn_begin: another process has the lock")
+
+    store = tmp_path / "store"
+    client = FileClient(local_cache_dir=store)
+    path = client.CloudPath(f"file://{bucket}/small")
+    file = path.open("wb")
+    file.write(b"mine")
+    (bucket / "small").write_bytes(b"theirs")
+    with pytest.raises(OverwriteNewerCloudError):
+        file.close()
+    client.cache.close()
+    monkeypatch.setattr(processes, "_caches", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(lmdb, "open", refuse)
+        with one_warning("PID namespace"):
+            path = FileClient(local_cache_dir=store).CloudPath(f"file://{bucket}/small")
+            with pytest.raises(PendingWriteError):
+                path.read_bytes()
+        with pytest.raises(PendingWriteError):
+            path.write_bytes(b"over it")
+        assert path.read_bytes(force_overwrite_from_cloud=True) == b"theirs"
+        path.write_bytes(b"over it", force_overwrite_to_cloud=True)
+        assert FileClient(local_cache_dir=store).CloudPath(f"file://{bucket}/large").read_bytes() == LARGE
+    monkeypatch.setattr(processes, "_caches", {})
+    path = FileClient(local_cache_dir=store).CloudPath(f"file://{bucket}/small")
+    assert path.read_bytes(read_pending=True) == b"mine"
+    assert path.read_bytes(force_overwrite_from_cloud=True) == b"over it"
+    path.client.cache.close()
 
 
 def test_a_fork_that_ran_no_hooks_is_still_an_error(bucket: Path, tmp_path: Path) -> None:
