@@ -204,6 +204,5 @@ def test_a_line_of_netrc_does_not_take_the_place_of_the_signature(
 ) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    AzureGround(AzureConnection(blob_service_client=azurite.client()).service_client, shared_container)
     backend = AzureBackend(azure_connection_to(azurite), shared_container)
     assert list(backend.list("netrc/")) == []

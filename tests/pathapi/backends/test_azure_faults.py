@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,12 +43,35 @@ from tests.bench.faults import (
     Truncate,
     Understate,
 )
+from tests.bench.http1 import Head
 from tests.bench.proxy import Proxy
 from tests.pathapi.backends.grounds import AzureGround, azure_connection_to
 
 DATA = os.urandom(300_000)
 WHOLE = (0, None)
 RANGE = (1_000, 200_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Action):
+    """Nothing wrong: the MD5 that goes with each request's body is noted."""
+
+    found: list[str | None]
+
+    def before(self, request: Head) -> None:
+        self.found.append(request.get("content-md5"))
+
+
+@dataclass(frozen=True, slots=True)
+class Shorten(Action):
+    """A body in chunks that ends in good order, and too soon."""
+
+    def respond(self, response: Head, stop: threading.Event) -> None:
+        response.set("Content-Length", None)
+        response.set("Transfer-Encoding", "chunked")
+
+    def body(self, chunks: Iterator[bytes], stop: threading.Event) -> Iterator[bytes]:
+        yield b"".join(chunks)[:100_000]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +117,7 @@ def both_ways(backend: AzureBackend, start: int, end: int | None) -> list[Callab
         (Truncate(after=0), CloudUnavailableError),
         (Truncate(after=100_000), TruncatedBodyError),
         (Reset(after=100_000), TruncatedBodyError),
+        (Shorten(), TruncatedBodyError),
         (Stall(60, after=100_000), CloudUnavailableError),
     ],
     ids=repr,
@@ -332,7 +357,7 @@ def test_a_creation_whose_answer_was_lost_says_that_it_may_have_been_us(
 
 @pytest.mark.parametrize("size", [10, (1 << 20) + 3])
 def test_an_upload_states_the_md5_of_its_bytes(
-    backend: AzureBackend, ground: AzureGround, monkeypatch: pytest.MonkeyPatch, size: int
+    backend: AzureBackend, azure_proxy: Proxy, ground: AzureGround, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     import hashlib
 
@@ -340,7 +365,11 @@ def test_an_upload_states_the_md5_of_its_bytes(
     monkeypatch.setattr(azure_blocks, "BLOCK_SIZE", 100_000)
     data = os.urandom(size)
     expected = hashlib.md5(data).hexdigest()
+    with_bodies: list[str | None] = []
+    azure_proxy.add(Fault(Note(with_bodies), match=lambda record: "blocklist" not in record.query, times=None))
     info = backend.write("stated", io.BytesIO(data), size, content_type="text/x-stated")
+    assert with_bodies and all(with_bodies), "what is damaged on its way is refused"
+    azure_proxy.clear_faults()
     (listed,) = backend.list("stated")
     body = opened(backend, "stated", 1, 2)
     body.close()
@@ -396,18 +425,27 @@ def test_blocks_that_another_writers_commit_discarded_are_sent_again(
     backend: AzureBackend, azure_proxy: Proxy, ground: AzureGround, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(azure, "THRESHOLD", 1)
-    azure_proxy.add(
-        Fault(Call(lambda: ground.plant("between", b"theirs")), match=lambda record: "blocklist" in record.query)
-    )
+
+    def intervene() -> None:
+        azure_proxy.add(Fault(Call(lambda: ground.plant("between", b"theirs")), match=_is_commit))
+        # Azure says so; Azurite keeps blocks that another's write should discard.
+        azure_proxy.add(Fault(Answer(400, "InvalidBlockList"), match=_is_commit))
+
+    intervene()
     write(backend, "between", DATA)
     assert ground.content("between") == DATA
     ground.remove("between")
-    azure_proxy.add(
-        Fault(Call(lambda: ground.plant("between", b"theirs")), match=lambda record: "blocklist" in record.query)
-    )
+    intervene()
     with pytest.raises(VersionMismatchError):
         write(backend, "between", DATA, ABSENT)
     assert ground.content("between") == b"theirs"
+    azure_proxy.add(Fault(Answer(400, "InvalidBlockList"), match=_is_commit, times=None))
+    with pytest.raises(CloudUnavailableError, match="kept writing"):
+        write(backend, "between", DATA)
+
+
+def _is_commit(record: Any) -> bool:
+    return "comp=blocklist" in record.query
 
 
 # --- copying and deleting -------------------------------------------------------------------------------------------
@@ -452,6 +490,17 @@ def test_a_server_without_batches_is_asked_one_by_one(
     azure_proxy.add(Fault(Answer(501, "NotImplemented", code), match=lambda record: "comp=batch" in record.query))
     backend.delete([*names, "batch/missing"])
     assert list(backend.list("batch/")) == []
+
+
+def test_a_batch_that_is_not_answered_for_every_object_is_an_error(
+    backend: AzureBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from azure.storage.blob import ContainerClient
+
+    whole = ContainerClient.delete_blobs
+    monkeypatch.setattr(ContainerClient, "delete_blobs", lambda *names, **options: list(whole(*names, **options))[:1])
+    with pytest.raises(CloudUnavailableError, match="1 deletes were not answered"):
+        backend.delete(["unanswered/1", "unanswered/2"])
 
 
 def test_more_deletes_than_one_batch_takes_are_several(
