@@ -19,11 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 _STAMP = "made-from"
 
 
-def ensure(group: str = "dev", extras: str = "") -> Path:
+def ensure(group: str = "dev", extras: str = "", *, with_node: bool = False) -> Path:
     """The Python of an environment that holds this checkout (editable) and a dependency group of pyproject.toml.
 
     ``.venv`` for the group ``dev``, ``.venv-GROUP`` for another. *extras* is a comma-separated list of the project's
-    own. Made or renewed when pyproject.toml or the interpreter changed. Raises SystemExit with pip's own words above.
+    own. Made or renewed when pyproject.toml or the interpreter changed. *with_node* says that the programs from npm are
+    wanted too, in ``node`` below it. Raises SystemExit with pip's own words above.
     """
     directory = _directory(group)
     python = directory / "bin" / "python"
@@ -35,9 +36,9 @@ def ensure(group: str = "dev", extras: str = "") -> Path:
             stamp, made_from = directory / _STAMP, _made_from(extras)
             stamp.unlink(missing_ok=True)
             _make(directory, python, group, extras)
-            if group == "dev":
-                _install_node_programs(directory / "node")
             stamp.write_text(made_from, encoding="utf-8")
+        if with_node:
+            _install_node_programs(directory / "node")
     return python
 
 
@@ -85,19 +86,21 @@ def _make(directory: Path, python: Path, group: str, extras: str) -> None:
 
 
 def _install_node_programs(directory: Path) -> None:
-    """Without Node.js the tests that need it say so themselves; everything else works."""
+    """Where that cannot be, it is said, and the tests that need them are skipped (and fail where ``CI`` is set)."""
     wanted = {name: version for name, version in node_programs().items() if _node_version(directory, name) != version}
     if not wanted:
         return
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        print("There is no Node.js (node and npm) here: the tests of Azure will not run.", file=sys.stderr, flush=True)
+        print("There is no Node.js (node and npm) here: the tests of Azure cannot run.", file=sys.stderr, flush=True)
         return
+    programs = [f"{name}@{version}" for name, version in wanted.items()]
+    print(f"Installing {', '.join(programs)} from npm (once; a minute or two) ...", file=sys.stderr, flush=True)
     directory.mkdir(exist_ok=True)
     (directory / "package.json").write_text("{}\n", encoding="utf-8")
     quiet = ["--no-audit", "--no-fund", "--no-package-lock", "--omit=dev", "--loglevel=error"]
-    programs = [f"{name}@{version}" for name, version in wanted.items()]
-    _run([npm, "install", "--prefix", str(directory), *quiet, *programs], "Is the registry of npm reachable?")
+    if subprocess.run([npm, "install", "--prefix", str(directory), *quiet, *programs], stdout=2).returncode != 0:
+        print("npm failed, see above: the tests of Azure cannot run.", file=sys.stderr, flush=True)
 
 
 def _node_version(directory: Path, name: str) -> str | None:

@@ -31,6 +31,8 @@ class AzureRequests:
     def __init__(self, connection: AzureConnection, bucket: str) -> None:
         self.connection = connection
         self._bucket = bucket
+        self._made: tuple[Any, Any] | None = None
+        """A service client, and the container's of it: a forked child has a service client of its own."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.connection, self._bucket)
@@ -49,11 +51,13 @@ class AzureRequests:
         return ContentSettings(content_type=content_type, content_md5=None if md5 is None else bytearray(md5))
 
     def _container(self) -> Any:
-        service = self.connection.service_client
-        try:
-            return service.get_container_client(self._bucket)
-        except ValueError as error:
-            raise InvalidUriError(f"no container of Azure can be named {self._bucket!r}") from error
+        service, made = self.connection.service_client, self._made
+        if made is None or made[0] is not service:
+            try:
+                made = self._made = (service, service.get_container_client(self._bucket))
+            except ValueError as error:
+                raise InvalidUriError(f"no container of Azure can be named {self._bucket!r}") from error
+        return made[1]
 
     def _blob(self, key: str) -> Any:
         self._check(key)
