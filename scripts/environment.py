@@ -33,10 +33,12 @@ def ensure(group: str = "dev", extras: str = "", *, with_node: bool = False) -> 
         # Two scripts may start at once in a fresh clone.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_ready(group, extras):
-            stamp, made_from = directory / _STAMP, _made_from(extras)
-            stamp.unlink(missing_ok=True)
-            _make(directory, python, group, extras)
-            stamp.write_text(made_from, encoding="utf-8")
+            # What another script asked for stays, or two would make it anew in turns.
+            both = sorted(_split(extras) | _stamped_extras(group))
+            (directory / _STAMP).unlink(missing_ok=True)
+            made_from = _made_from()
+            _make(directory, python, group, ",".join(both))
+            (directory / _STAMP).write_text("\n".join([made_from, *both]), encoding="utf-8")
         if with_node:
             _install_node_programs(directory / "node")
     return python
@@ -45,8 +47,9 @@ def ensure(group: str = "dev", extras: str = "", *, with_node: bool = False) -> 
 def is_ready(group: str, extras: str = "") -> bool:
     """Whether `ensure` would find its environment as it should be."""
     stamp = _directory(group) / _STAMP
-    is_made = stamp.exists() and stamp.read_text(encoding="utf-8") == _made_from(extras)
-    return is_made and (_directory(group) / "bin" / "python").exists()
+    is_made = stamp.exists() and stamp.read_text(encoding="utf-8").partition("\n")[0] == _made_from()
+    has_all = _split(extras) <= _stamped_extras(group)
+    return is_made and has_all and (_directory(group) / "bin" / "python").exists()
 
 
 def requirements(group: str) -> list[str]:
@@ -67,9 +70,18 @@ def _directory(group: str) -> Path:
     return ROOT / (".venv" if group == "dev" else f".venv-{group}")
 
 
-def _made_from(extras: str) -> str:
+def _split(extras: str) -> set[str]:
+    return set(filter(None, extras.split(",")))
+
+
+def _stamped_extras(group: str) -> set[str]:
+    stamp = _directory(group) / _STAMP
+    return set(stamp.read_text(encoding="utf-8").split("\n")[1:]) if stamp.exists() else set()
+
+
+def _made_from() -> str:
     metadata = (ROOT / "pyproject.toml").read_bytes()
-    return hashlib.sha256(b"\0".join([metadata, extras.encode(), sys.version.encode(), str(ROOT).encode()])).hexdigest()
+    return hashlib.sha256(b"\0".join([metadata, sys.version.encode(), str(ROOT).encode()])).hexdigest()
 
 
 def _make(directory: Path, python: Path, group: str, extras: str) -> None:
