@@ -17,6 +17,7 @@ from pathapi.registry import implementation_registry
 if TYPE_CHECKING:
     from pathapi.azure import AzureBlobClient, AzureBlobPath
     from pathapi.file import FileClient, FilePath
+    from pathapi.http import HttpClient, HttpPath, HttpsClient, HttpsPath
     from pathapi.s3 import S3Client, S3Path
 
 _LAZY = {
@@ -24,6 +25,10 @@ _LAZY = {
     "AzureBlobPath": "pathapi.azure",
     "FileClient": "pathapi.file",
     "FilePath": "pathapi.file",
+    "HttpClient": "pathapi.http",
+    "HttpPath": "pathapi.http",
+    "HttpsClient": "pathapi.http",
+    "HttpsPath": "pathapi.http",
     "S3Client": "pathapi.s3",
     "S3Path": "pathapi.s3",
     "prefetch": "pathapi.prefetching",
@@ -35,6 +40,10 @@ __all__ = [
     "CloudPath",
     "FileClient",
     "FilePath",
+    "HttpClient",
+    "HttpPath",
+    "HttpsClient",
+    "HttpsPath",
     "S3Client",
     "S3Path",
     "__version__",

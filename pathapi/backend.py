@@ -30,12 +30,17 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What one response said of one object; *validator* carries ETag, version, size and mtime."""
+    """What one response said of one object; *validator* carries ETag, version, size and mtime.
+
+    *is_named_only*: a listing that knows names and nothing else (an index page) named it; the rest is empty and says
+    nothing, and who wants to know asks `Backend.head`.
+    """
 
     key: str
     validator: Validator
     checksums: tuple[Checksum, ...] = ()
     content_type: str | None = None
+    is_named_only: bool = False
 
     @property
     def size(self) -> int:
@@ -119,7 +124,8 @@ class Backend(Protocol):
     ) -> Body | None:
         """Open the bytes ``[start, end)`` of the object: one request.
 
-        An *end* past the object's is cut there. ``read(key, 0, n)`` of an empty object gives an empty body (S3 answers
+        An *end* past the object's is cut there. A server that knows no ranges sends the whole to who asks from 0, and
+        `Body.length` shows it. ``read(key, 0, n)`` of an empty object gives an empty body (S3 answers
         416; the backend turns it into what it means, and its validator may know the size alone). With *expect*, only
         of that version: raises `VersionMismatchError`. With *unless*, None says that the object still is that version
         (304).

@@ -55,19 +55,21 @@ class MovingPath(WritingPath):
         uri = self.uri
         at = self._target()
         with locked(at):
-            listed = self._recall()
+            listed = self._told()
             info = listed.info if listed is not None else head_or_none(at.backend, uri.key) if uri.key else None
             if info is None:
                 if (listed is not None and listed.info is None) or self._has_children():
-                    raise CloudPathIsADirectoryError(f"{self} is a directory; rmtree() removes those")
+                    raise CloudPathIsADirectoryError(f"{self._shown} is a directory; rmtree() removes those")
                 if not missing_ok:
-                    raise CloudPathFileNotFoundError(f"{self} does not exist")
+                    raise CloudPathFileNotFoundError(f"{self._shown} does not exist")
                 self.client.cache.record_delete(self._store_key())
                 return
             try:
                 delete(at, info.validator)
             except VersionMismatchError as error:
-                raise OverwriteNewerCloudError(f"{self} was changed by somebody else; it was not deleted") from error
+                raise OverwriteNewerCloudError(
+                    f"{self._shown} was changed by somebody else; it was not deleted"
+                ) from error
 
     # --- renaming -----------------------------------------------------------------------------------------------------
 
@@ -195,7 +197,7 @@ class MovingPath(WritingPath):
         """
         target = self._any_path(destination)
         if isinstance(target, MovingPath):
-            raise TypeError(f"download_to() brings {self} to this machine; copy() brings it to {target}")
+            raise TypeError(f"download_to() brings {self._shown} to this machine; copy() brings it to {target}")
         return self._bring_home(target, moves=False)
 
     def _bring_home(self, target: Path, *, moves: bool) -> Path:
@@ -210,7 +212,7 @@ class MovingPath(WritingPath):
                 version = stored.validator
                 assert version is not None
                 if target.stat().st_size != stored.size:
-                    raise ChecksumMismatchError(f"{target} has another size than {self}, which was kept")
+                    raise ChecksumMismatchError(f"{target} has another size than {self._shown}, which was kept")
                 with locked(source):
                     delete_moved(source, os.fspath(target), version)
         return target
@@ -218,7 +220,7 @@ class MovingPath(WritingPath):
     def _local_name(self) -> str:
         name = self.name
         if name in ("", ".", "..") or os.path.basename(name) != name:
-            raise CloudPathLocalPathTraversalError(f"{self} has a name that no file can have; name the target's")
+            raise CloudPathLocalPathTraversalError(f"{self._shown} has a name that no file can have; name the target's")
         return name
 
     @contextmanager
@@ -290,7 +292,7 @@ class MovingPath(WritingPath):
         return Base(ABSENT if listed is None else listed.validator, guessed=True)
 
     def _listed_object(self) -> ObjectInfo | None:
-        listed = self._recall()
+        listed = self._told()
         return None if listed is None else listed.info
 
     @contextmanager
@@ -311,6 +313,6 @@ class MovingPath(WritingPath):
 
     def _directory_error(self) -> CloudPathIsADirectoryError:
         return CloudPathIsADirectoryError(
-            f"{self} is a directory: only single objects can be copied, moved, renamed or downloaded yet; do so with "
-            "each file below it"
+            f"{self._shown} is a directory: only single objects can be copied, moved, renamed or downloaded yet; do so "
+            "with each file below it"
         )

@@ -22,7 +22,13 @@ class CloudImplementation:
     client_class: type | None = None
 
 
-_BUILT_IN: Final = {"s3": "pathapi.s3", "az": "pathapi.azure", "file": "pathapi.file"}
+_BUILT_IN: Final = {
+    "s3": "pathapi.s3",
+    "az": "pathapi.azure",
+    "file": "pathapi.file",
+    "http": "pathapi.http",
+    "https": "pathapi.http",
+}
 
 
 class Registry:
@@ -60,8 +66,10 @@ class Registry:
 
     def client_class(self, path_class: type) -> Any:
         """The client class that goes with a path class. Raises IncompleteImplementationError."""
-        for implementation in self._known.values():
-            if implementation.path_class is not None and issubclass(path_class, implementation.path_class):
+        by_path = {implementation.path_class: implementation for implementation in self._known.values()}
+        for kind in path_class.__mro__:  # the nearest: https's paths are http's, too
+            if kind in by_path:
+                implementation = by_path[kind]
                 if implementation.client_class is None:
                     raise IncompleteImplementationError(
                         f"{implementation.name}:// has a path class and no client class"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError, InvalidUriError
-from pathapi.redaction import unsigned
+from pathapi.redaction import MASK, unsigned, without_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,21 @@ class Uri:
         text = f"{self.provider}://{self._after_scheme()}"
         rule = SCHEMES.get(self.scheme.lower())
         return unsigned(text) if rule is not None and rule.is_url else text
+
+    @property
+    def filed(self) -> Uri:
+        """`canonical`, taken apart: a bucket and a key that the store may see."""
+        rule = SCHEMES.get(self.scheme.lower())
+        return Uri.parse(self.canonical) if rule is not None and rule.is_url else self
+
+    @property
+    def shown(self) -> str:
+        """The text as a message may show it: a URL without its login, and without its query, which may sign."""
+        rule = SCHEMES.get(self.scheme.lower())
+        if rule is None or not rule.is_url:
+            return str(self)
+        before, mark, _ = without_user(str(self)).partition("?")
+        return f"{before}?{MASK}" if mark else before
 
     def _after_scheme(self) -> str:
         rule = SCHEMES.get(self.scheme.lower())

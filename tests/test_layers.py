@@ -35,7 +35,7 @@ LAYERS = {
         blob_checks
         collector fills syncs verification statements tripwire
         checks
-        trims
+        trims local_files
         cache
         uncached
         processes reports
@@ -50,14 +50,18 @@ LAYERS = {
         enums uri
         backend backends.__init__ registry
         globbing backends.file_writes backends.s3_errors backends.azure_errors
-        backends.file_status backends.s3_answers backends.s3_connection backends.s3_parts backends.azure_answers
-        backends.azure_blocks backends.azure_connection
+        backends.file_status backends.s3_answers backends.s3_connection backends.s3_parts
+        backends.azure_answers backends.azure_blocks backends.azure_connection
         backends.s3_fast backends.azure_requests
-        backends.azure backends.file backends.s3
+        backends.http_answers backends.http_body backends.http_errors backends.http_logins
+        backends.http_connection
+        backends.http_host
+        backends.http_pages
+        backends.azure backends.file backends.http backends.s3
         claims freshness listings transfer
         uploading strays
-        reading writing
-        settling
+        delivering reading
+        settling writing
         moving
         uploads
         client
@@ -69,6 +73,7 @@ LAYERS = {
         moves
         path
         azure file s3 prefetching
+        http
         __init__
         testing.grounds testing.interposed
         testing.backends testing.edits testing.reads testing.writes
@@ -110,7 +115,7 @@ IMPORT_OWNERS = {
     "google": ("pathapi.backends.gs*",),
     "azure": ("pathapi.backends.azure*",),
     "requests": ("pathapi.backends.azure*",),
-    "urllib3": ("pathapi.backends.*",),
+    "urllib3": ("pathapi.backends.http*",),
     "obstore": ("pathapi.backends.*",),
 }
 # Loaded at the first use and not by `import pathapi`: each costs 30 to 300 ms, and may not be installed.
