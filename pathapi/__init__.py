@@ -15,12 +15,15 @@ from pathapi.path import CloudPath
 from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
+    from pathapi.azure import AzureBlobClient, AzureBlobPath
     from pathapi.file import FileClient, FilePath
     from pathapi.gs import GSClient, GSPath
     from pathapi.http import HttpClient, HttpPath, HttpsClient, HttpsPath
     from pathapi.s3 import S3Client, S3Path
 
 _LAZY = {
+    "AzureBlobClient": "pathapi.azure",
+    "AzureBlobPath": "pathapi.azure",
     "FileClient": "pathapi.file",
     "FilePath": "pathapi.file",
     "GSClient": "pathapi.gs",
@@ -35,6 +38,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "AzureBlobClient",
+    "AzureBlobPath",
     "CloudPath",
     "FileClient",
     "FilePath",

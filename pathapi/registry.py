@@ -25,6 +25,7 @@ class CloudImplementation:
 _BUILT_IN: Final = {
     "s3": "pathapi.s3",
     "gs": "pathapi.gs",
+    "az": "pathapi.azure",
     "http": "pathapi.http",
     "https": "pathapi.http",
     "file": "pathapi.file",
@@ -38,6 +39,7 @@ class Registry:
         self._known: dict[str, CloudImplementation] = {}
 
     def __getitem__(self, name: str) -> CloudImplementation:
+        name = SCHEMES[name].canonical if name in SCHEMES else name
         if name not in self._known and name in _BUILT_IN:
             import_module(_BUILT_IN[name])
         return self._known.setdefault(name, CloudImplementation(name))

@@ -34,6 +34,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "s3": Scheme("s3"),
     "gs": Scheme("gs"),
     "az": Scheme("az"),
+    "azure": Scheme("az"),
     "http": Scheme("http", bucket_ends="/?#", is_url=True),
     "https": Scheme("https", bucket_ends="/?#", is_url=True),
     "file": Scheme("file", has_bucket=False),
@@ -171,7 +172,8 @@ def _split_bucket(rest: str, ends: str) -> tuple[str, str]:
 
 
 def _say_unknown_scheme(text: str, known: Collection[str]) -> str:
-    prefixes = ", ".join(f"{name}://" for name in known)
+    spelt_otherwise = {name for name, rule in SCHEMES.items() if rule.canonical != name}
+    prefixes = ", ".join(f"{name}://" for name in known if name not in spelt_otherwise)
     eaten = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/(?!/)", text)
     if eaten is not None and eaten[1].lower() in known:
         return (
@@ -183,7 +185,7 @@ def _say_unknown_scheme(text: str, known: Collection[str]) -> str:
 def _shown(text: str) -> str:
     """*text* as an error may show it: without a password or a query (which may sign), and not without end."""
     shown = _USER_INFO.sub("***@", text, count=1)
-    if not shown.lower().startswith(("s3:", "gs:", "az:", "file:")):
+    if not shown.lower().startswith(("s3:", "gs:", "az:", "azure:", "file:")):
         shown = shown.partition("?")[0]
     if len(shown) > _SHOWN_CHARACTERS:
         shown = shown[:_SHOWN_CHARACTERS] + "..."

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
-from tests.bench import nolocks, servers
+from tests.bench import azure_servers, nolocks, servers
+from tests.bench.azure_servers import AzureServer
 from tests.bench.gcs_rules import GCSRules
 from tests.bench.proxy import Fault, Proxy
 from tests.bench.servers import GCSServer, S3Server
@@ -82,6 +83,31 @@ def gcs_bucket(gcs: GCSServer) -> str:
 def gcs_proxy(gcs: GCSServer) -> Iterator[Proxy]:
     """A counting, breakable proxy in front of `gcs`."""
     with Proxy(gcs.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[AzureServer]:
+    """A real Azure Blob server: Azurite, or what CASSTORE_TEST_AZURE_CONNECTION_STRING names."""
+    try:
+        with azure_servers.azurite() as server:
+            yield server
+    except azure_servers.NoAzuriteError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def shared_container(azurite: AzureServer) -> str:
+    """One container on `azurite` for all tests of a module, which keep apart by their keys."""
+    return azurite.new_container()
+
+
+@pytest.fixture
+def azure_proxy(azurite: AzureServer) -> Iterator[Proxy]:
+    """A counting, breakable proxy in front of `azurite`."""
+    with Proxy(azurite.endpoint) as proxy:
         yield proxy
 
 

@@ -49,16 +49,22 @@ LAYERS = {
         exceptions redaction
         enums uri
         backend backends.__init__ registry
-        globbing backends.file_writes backends.gs_errors backends.s3_errors
-        backends.file_status backends.gs_answers backends.gs_connection
+        globbing backends.file_writes backends.azure_errors backends.gs_errors backends.s3_errors
+        backends.file_status backends.azure_answers backends.gs_answers backends.gs_connection
         backends.s3_answers backends.s3_connection backends.s3_parts
-        backends.gs_requests backends.s3_fast
-        backends.gs_uploads
+        backends.azure_blocks backends.azure_connection backends.gs_requests backends.s3_fast
+        backends.azure_requests backends.gs_uploads
         backends.http_answers backends.http_body backends.http_errors backends.http_logins
         backends.http_connection
         backends.http_host
         backends.http_pages
-        backends.file backends.gs backends.http backends.s3
+        backends.azure backends.file backends.gs backends.http backends.s3
+        backends.http_answers backends.http_body backends.http_errors backends.http_logins
+        backends.http_connection
+        backends.http_host
+        backends.http_pages
+        azure file gs s3 prefetching
+        http
         claims freshness listings transfer
         uploading strays
         delivering reading
@@ -115,8 +121,8 @@ IMPORT_OWNERS = {
     "s3transfer": ("pathapi.backends.s3*",),
     "google": ("pathapi.backends.gs*",),
     "google_crc32c": ("pathapi.backends.gs*",),
-    "requests": ("pathapi.backends.gs*",),
     "azure": ("pathapi.backends.azure*",),
+    "requests": ("pathapi.backends.azure*", "pathapi.backends.gs*"),
     "urllib3": ("pathapi.backends.http*",),
     "obstore": ("pathapi.backends.*",),
 }

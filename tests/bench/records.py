@@ -19,7 +19,7 @@ class Record:
     many keys by POST) and ``BUCKET`` (whatever else concerns no object). Of Google's JSON API, ``HEAD`` asks for
     metadata, and ``PUT`` is each request of an upload. *status* is 0 until there is one, and stays
     0 where the client never got one. *body_bytes* are those of the response's body handed to the client's socket,
-    *sent_bytes* those of the request's body that the client sent.
+    *sent_bytes* those of the request's body that the client sent. *path* is without the account that Azurite has in it.
     """
 
     kind: str
@@ -48,12 +48,15 @@ class Record:
         """The record of a request that has just come in."""
         method, target, _ = head.start
         path, _, query = target.partition("?")
+        if head.get("x-ms-version") is not None:
+            # Azurite has the account before the container.
+            path = "/" + path[1:].partition("/")[2]
         return cls(
             _kind(head, method, path, query),
             method,
             path,
             query,
-            head.get("range"),
+            head.get("x-ms-range") or head.get("range"),
             head.get("if-match"),
             head.get("if-none-match"),
         )
@@ -82,11 +85,13 @@ def _kind(head: Head, method: str, path: str, query: str) -> str:
     if google is not None:
         return _kind_of_google(method, google["how"], google["key"], google["to"])
     if path[1:].partition("/")[2]:
-        return "COPY" if method == "PUT" and head.get("x-amz-copy-source") else method
-    parameters = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
-    if method == "POST" and "delete" in parameters:
+        is_copy = head.get("x-amz-copy-source") or head.get("x-ms-copy-source")
+        return "COPY" if method == "PUT" and is_copy else method
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    if method == "POST" and ("delete" in parameters or parameters.get("comp") == "batch"):
         return "DELETE"
-    if method == "GET" and ("list-type" in parameters or not parameters or "prefix" in parameters):
+    is_list = "list-type" in parameters or parameters.get("comp") == "list"
+    if method == "GET" and (is_list or not parameters or "prefix" in parameters):
         return "LIST"
     return "BUCKET"
 
