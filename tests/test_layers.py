@@ -59,12 +59,6 @@ LAYERS = {
         backends.http_host
         backends.http_pages
         backends.azure backends.file backends.gs backends.http backends.s3
-        backends.http_answers backends.http_body backends.http_errors backends.http_logins
-        backends.http_connection
-        backends.http_host
-        backends.http_pages
-        azure file gs s3 prefetching
-        http
         claims freshness listings transfer
         uploading strays
         delivering reading
@@ -79,7 +73,7 @@ LAYERS = {
         writable
         moves
         path
-        file gs s3 prefetching
+        azure file gs s3 prefetching
         http
         __init__
         testing.grounds testing.interposed

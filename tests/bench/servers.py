@@ -1,7 +1,7 @@
 """Servers on free ports of 127.0.0.1, as context managers: `seaweedfs()`, `moto()`, `s3_server()` and `fake_gcs()`.
 
 A developer points everything at a server of their own with ``CASSTORE_TEST_S3_ENDPOINT`` (and ``_ACCESS_KEY``,
-``_SECRET_KEY``, ``_REGION`` after the same stem), and with ``CASSTORE_TEST_GCS_ENDPOINT``. Azure's is in `azure_servers`.
+``_SECRET_KEY``, ``_REGION`` after the same stem), and with ``CASSTORE_TEST_GCS_ENDPOINT``. Azure has `azure_servers`.
 """
 
 from __future__ import annotations
