@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pathapi import FileClient, GSClient, S3Client
+from pathapi import AzureBlobClient, FileClient, GSClient, S3Client
 from pathapi.backends.file_status import problem_of
+from tests.bench.azure_servers import AzureServer
 from tests.bench.servers import GCSServer, S3Server
 
 Root = Callable[[], Any]
@@ -75,7 +76,16 @@ def on_gcs(request: pytest.FixtureRequest, store: Path) -> Root:
     return lambda: client.CloudPath(f"gs://{bucket}/{uuid.uuid4().hex}")
 
 
-@pytest.fixture(scope="module", params=[on_files, on_seaweed, on_moto, on_gcs], ids=lambda place: place.__name__)
+def on_azurite(request: pytest.FixtureRequest, store: Path) -> Root:
+    server: AzureServer = request.getfixturevalue("azurite")
+    client = AzureBlobClient(connection_string=server.connection_string(), local_cache_dir=store)
+    container = request.getfixturevalue("shared_container")
+    return lambda: client.CloudPath(f"az://{container}/{uuid.uuid4().hex}")
+
+
+@pytest.fixture(
+    scope="module", params=[on_files, on_seaweed, on_moto, on_gcs, on_azurite], ids=lambda place: place.__name__
+)
 def root(request: pytest.FixtureRequest, store: Path) -> Root:
     return request.param(request, store)  # type: ignore[no-any-return]
 
