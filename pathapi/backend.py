@@ -7,7 +7,7 @@ executable form of this contract.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
 
@@ -170,10 +170,18 @@ class Backend(Protocol):
         """
         ...
 
-    def delete(self, keys: Sequence[str], *, expect: Validator | None = None) -> None:
+    def delete(
+        self,
+        keys: Sequence[str],
+        *,
+        expect: Validator | None = None,
+        versions: Mapping[str, Validator] | None = None,
+    ) -> None:
         """Delete objects, many in one request where the cloud can; a key that does not exist is no error.
 
-        *expect* goes with one key: only that version, else `VersionMismatchError`.
+        *expect* goes with one key: only that version, else `VersionMismatchError`. *versions* goes with many: of those
+        that it names, only that version or nothing; when all others are gone, `VersionMismatchError` has in its `keys`
+        the ones that were left alone.
         """
         ...
 

@@ -50,8 +50,8 @@ LAYERS = {
         enums uri
         backend backends.__init__ registry
         globbing backends.file_writes backends.s3_errors
-        backends.file_status backends.s3_answers backends.s3_connection backends.s3_parts
-        backends.s3_fast
+        backends.file_status backends.s3_answers backends.s3_connection backends.s3_deletes backends.s3_parts
+        backends.file_body backends.s3_fast
         backends.file backends.s3
         claims freshness listings transfer
         uploading strays
