@@ -312,10 +312,10 @@ def copy_out(source: int, target: str, *, durable: bool = False) -> None:
     directory = os.path.dirname(target)
     temporary = f"{directory}/.{os.urandom(8).hex()}.part"
     # Without a name until it is whole, where that can be: a process that is killed leaves nothing then.
-    descriptor = open_unnamed(directory, 0o666)
-    is_named = descriptor is None
-    if descriptor is None:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    unnamed = open_unnamed(directory, 0o666)
+    is_named = unnamed is None
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666) if unnamed is None else unnamed
     try:
         try:
             if not clone(source, descriptor):

@@ -15,7 +15,10 @@ from pathapi.path import CloudPath
 from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
+    from pathapi.bars import progress_bar
     from pathapi.file import FileClient, FilePath
+    from pathapi.prefetching import prefetch
+    from pathapi.progress import Progress
     from pathapi.s3 import S3Client, S3Path
 
 _LAZY = {
@@ -23,18 +26,22 @@ _LAZY = {
     "FilePath": "pathapi.file",
     "S3Client": "pathapi.s3",
     "S3Path": "pathapi.s3",
+    "Progress": "pathapi.progress",
     "prefetch": "pathapi.prefetching",
+    "progress_bar": "pathapi.bars",
 }
 
 __all__ = [
     "CloudPath",
     "FileClient",
     "FilePath",
+    "Progress",
     "S3Client",
     "S3Path",
     "__version__",
     "implementation_registry",
     "prefetch",
+    "progress_bar",
 ]
 
 

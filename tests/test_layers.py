@@ -46,8 +46,8 @@ LAYERS = {
         __main__
     """,
     "pathapi": """
-        exceptions redaction
-        enums uri
+        exceptions progress redaction
+        bars crew enums uri
         backend backends.__init__ registry
         globbing backends.file_writes backends.s3_errors
         backends.file_status backends.s3_answers backends.s3_connection backends.s3_deletes backends.s3_parts
@@ -66,6 +66,9 @@ LAYERS = {
         tree
         writable
         moves
+        leaves
+        removals tree_transfers
+        trees
         path
         file s3 prefetching
         __init__
@@ -102,7 +105,7 @@ IMPORT_OWNERS = {
     "filelock": ("casstore.write_locks",),
     "platformdirs": ("casstore.store",),
     "click": ("casstore.cli*", "pathapi.cli*"),
-    "rich": ("casstore.cli*", "pathapi.cli*"),
+    "rich": ("casstore.cli*", "pathapi.bars", "pathapi.cli*"),
     "boto3": ("pathapi.backends.s3*",),
     "botocore": ("pathapi.backends.s3*",),
     "s3transfer": ("pathapi.backends.s3*",),
