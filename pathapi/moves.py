@@ -122,6 +122,8 @@ class MovingPath(WritingPath):
         if not target.uri.key or target.uri.key.endswith("/"):
             target = self._below(target)
             assert isinstance(target, MovingPath)
+        if target == self:
+            self.client.backend(self.uri.bucket).head(self.uri.key)  # nothing to do, if it is an object
         self._transfer(target, force, moves=moves)
         return target
 

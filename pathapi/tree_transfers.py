@@ -7,6 +7,7 @@ once its copy is good.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -15,12 +16,14 @@ from dataclasses import dataclass
 
 from casstore import make_directories, same_bytes
 from pathapi.asking import forced
-from pathapi.backend import ABSENT, ObjectInfo
+from pathapi.backend import ABSENT, ObjectInfo, head_or_none
 from pathapi.crew import Crew
 from pathapi.exceptions import (
     CloudPathFileExistsError,
+    CloudPathNotImplementedError,
     InvalidConfigurationException,
     OverwriteNewerCloudError,
+    VersionMismatchError,
 )
 from pathapi.leaves import Ignore, Leaf, check_names, leave_out, leaves_of
 from pathapi.moves import ASK_FROM, MovingPath
@@ -165,13 +168,8 @@ def copy_tree(root: MovingPath, target: MovingPath, order: Order) -> None:
 
     def one(leaf: Leaf) -> bool:
         at = target._at_key(to + leaf.name)  # noqa: SLF001
-        if leaf.is_marker and (not on_server or not to + leaf.name):
-            # It marks a directory, which is there with its files.
-            if order.moves:
-                source = leaf.path._target()  # noqa: SLF001
-                with locked(source):
-                    delete_moved(source, str(at), leaf.info.validator)
-            return False
+        if leaf.is_marker:
+            return _mark(leaf, at._target() if on_server and at.uri.key else None, moves=order.moves)  # noqa: SLF001
         if on_server:
             return _copy_on_server(leaf, at._target(), there, moves=order.moves)  # noqa: SLF001
         return _copy_through(leaf, at._target(), there, moves=order.moves)  # noqa: SLF001
@@ -188,6 +186,38 @@ def _require_apart(leaves: Iterable[Leaf], target: MovingPath) -> None:
                 f"{leaf.path} would overwrite {target._at_key(prefix + leaf.name)}, which is to be copied or "  # noqa: SLF001
                 "moved itself; nothing was done. Go by way of another directory"
             )
+
+
+def _mark(leaf: Leaf, target: Target | None, *, moves: bool) -> bool:
+    """Make an empty object that marks a directory, as *leaf* does, unless there is one; not all servers copy those.
+
+    To another cloud, whose directories may need none, nothing is made.
+    """
+    source, was_there = leaf.path._target(), False  # noqa: SLF001 (one of us)
+    if target is not None:
+        with locked(target):
+            was_there = head_or_none(target.backend, target.object_key) is not None
+            if not was_there:
+                _write_marker(target)
+    if moves:
+        with locked(source):
+            delete_moved(source, str(target or "its directory"), leaf.info.validator)
+    return was_there
+
+
+def _write_marker(target: Target) -> None:
+    backend, key, mode = target.backend, target.object_key, target.client.conditional_writes
+    try:
+        backend.write(key, io.BytesIO(), 0, expect=None if mode == "off" else ABSENT)
+    except VersionMismatchError:
+        pass  # there is one by now
+    except CloudPathNotImplementedError:
+        if mode == "require":
+            raise
+        backend.write(key, io.BytesIO(), 0)
+    finally:
+        target.forget_listed()
+        target.client.cache.record_delete(target.key)
 
 
 def _copy_on_server(leaf: Leaf, target: Target, there: _There, *, moves: bool) -> bool:

@@ -172,14 +172,14 @@ class TreePath(MovingPath):
 
         results: list[Result] = []
 
-        def one(_: None) -> bool:
+        def one(_: int) -> bool:
             results.append(act())
             return False
 
-        def size_of(_: None) -> int:
+        def size_of(_: int) -> int:
             return self._known_size() if results else 0
 
-        Crew(one, size_of, progress, downloads=self.client.cache.underway).run([None])
+        Crew(one, size_of, progress, downloads=self.client.cache.underway).run([0])
         return results[0]
 
     def _known_size(self) -> int:
