@@ -29,7 +29,7 @@ from pathapi.exceptions import (
 )
 from pathapi.leaves import Leaf, check_names
 from pathapi.testing import interpose
-from tests.bench.faults import Answer, Call, Fault
+from tests.bench.faults import Answer, Call, Fault, Stall
 from tests.bench.proxy import Proxy
 from tests.pathapi.backends.grounds import S3Ground
 
@@ -122,7 +122,7 @@ def test_an_upload_goes_on_and_sends_only_what_the_cloud_does_not_have(
     root.upload_from(source)
     assert kinds_of(proxy) == {"PUT": 12}
     assert planted(ground, at) == TREE
-    (source / "a/0").write_bytes(b"changed")
+    (source / "a/0").write_bytes(b"?")
     (source / "new").write_bytes(b"new")
     told: list[Progress] = []
     root.upload_from(source, progress=told.append)
@@ -130,7 +130,7 @@ def test_an_upload_goes_on_and_sends_only_what_the_cloud_does_not_have(
     assert kinds.pop("HEAD", 0) <= 1
     assert kinds == {"LIST": 1, "PUT": 3}, "the first was refused; then a listing told of the others"
     assert (told[-1].files, told[-1].held) == (13, 11)
-    assert planted(ground, at) == TREE | {"a/0": b"changed", "new": b"new"}
+    assert planted(ground, at) == TREE | {"a/0": b"?", "new": b"new"}
 
 
 def test_an_upload_compares_with_what_others_have_uploaded(
@@ -180,7 +180,7 @@ def test_a_copy_of_ten_objects_on_the_server_is_eleven_requests(
 
 def test_a_copy_goes_on_and_leaves_what_is_there(root: S3Path, ground: S3Ground, at: str, proxy: Proxy) -> None:
     plant(ground, at + "from/")
-    plant(ground, at + "to/", {name: b"old" if name == "b/deep/er/7" else TREE[name] for name in list(TREE)[2:]})
+    plant(ground, at + "to/", {name: b"8" * 8 if name == "b/deep/er/7" else TREE[name] for name in list(TREE)[2:]})
     (root / "from").copytree(f"{root}/to/")
     kinds = kinds_of(proxy)
     assert kinds.pop("HEAD") <= 9
@@ -556,6 +556,28 @@ def test_an_interrupt_ends_it_within_a_moment(
     assert time.monotonic() - began < 10
     assert not [thread for thread in threading.enumerate() if thread.name == "pathapi-tree"]
     assert local(tmp_path / "to").items() <= tree.items()
+
+
+def test_an_interrupt_waits_for_no_server(
+    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pathapi.crew.PATIENCE", 0.2)
+    plant(ground, at)
+    proxy.add(Fault(Stall(30), kind="GET", times=None))
+
+    def interrupt(progress: Progress) -> None:
+        if not progress.is_listing:
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        root.client.CloudPath(f"{root}/").download_to(tmp_path / "to", progress=interrupt)
+    assert time.monotonic() - began < 10
+    proxy.close()
+    for thread in threading.enumerate():
+        if thread.name == "pathapi-tree":
+            thread.join()
+    assert local(tmp_path / "to") == {}
 
 
 def test_one_object_tells_of_its_progress_too(root: S3Path, ground: S3Ground, at: str, tmp_path: Path) -> None:
