@@ -32,6 +32,7 @@ from pathapi.testing import interpose
 from tests.bench.faults import Answer, Call, Fault, Stall
 from tests.bench.proxy import Proxy
 from tests.pathapi.backends.grounds import S3Ground
+from tests.pathapi.conftest import MakeClient
 
 TREE = {f"{'ab'[n % 2]}/{'deep/er/' if n % 3 else ''}{n}": b"%d" % n * (n + 1) for n in range(12)}
 
@@ -444,6 +445,19 @@ def test_a_removal_of_one_object_leaves_another_version(root: S3Path, ground: S3
     with pytest.raises(OverwriteNewerCloudError, match="only"):
         root.rmtree()
     assert planted(ground, at) == {"only": b"theirs"}
+
+
+def test_a_server_that_deletes_no_versions_is_not_held_to_them_and_it_is_said(
+    make_client: MakeClient, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+) -> None:
+    plant(ground, at)
+    proxy.add(Fault(Answer(501, "NotImplemented"), kind="DELETE", times=2))
+    with pytest.raises(NotImplementedError):
+        make_client(conditional_writes="require").S3Path(str(root)).rmtree()
+    assert planted(ground, at) == TREE
+    with pytest.warns(UserWarning, match="conditionally"):
+        root.rmtree()
+    assert planted(ground, at) == {}
 
 
 def test_a_file_bucket_is_removed_in_the_versions_that_were_listed(files: FilePath, tmp_path: Path) -> None:
