@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from casstore import files
-from casstore.blobs import OPEN_FLAGS, Added, Blobs, Inode, Staging, hash_descriptor
+from casstore.blobs import OPEN_FLAGS, Added, Blobs, Inode, Staging
 from casstore.checks import Checks
 from casstore.committer import Committer
 from casstore.digest import Digest, digest_mtime
 from casstore.errors import CasstoreError, IndexUnavailableError, LockTimeoutError
 from casstore.exits import at_exit
-from casstore.fills import Fill, Stored, add_blob
+from casstore.fills import Fill, add_blob
 from casstore.flights import Flight, Flights
 from casstore.index import Index, Txn
 from casstore.items import Noted, Publication, Refresh, current_entry, drop_entry, note, raise_count
 from casstore.layout import Layout
 from casstore.leases import Lease
+from casstore.local_files import LocalFiles
 from casstore.locks import ByteLocks
 from casstore.records import (
     BLOB,
@@ -49,7 +50,7 @@ from casstore.write_locks import WriteLocks
 if TYPE_CHECKING:
     from casstore.collector import Freed, Removed
     from casstore.findings import Checked, Verified
-    from casstore.pending import Pending, PendingWrite
+    from casstore.pending import Pending
     from casstore.plans import Plan
 
 EXIT_SECONDS: Final = 10.0
@@ -86,7 +87,7 @@ class Underway:
     expected: int
 
 
-class Cache:
+class Cache(LocalFiles):
     """One store in this process; thread-safe, survives forks. Get one from `casstore.open`."""
 
     unfit: OSError | None = None
@@ -156,15 +157,6 @@ class Cache:
         except FileNotFoundError:
             self.restore()
             return Lease(self.layout, self.settings.views, self.blobs)
-
-    @property
-    def pending(self) -> Pending:
-        """What was written to this store and is not in the cloud."""
-        if self._pending is None:
-            from casstore.pending import Pending  # readers meet none
-
-            self._pending = Pending(self.layout)
-        return self._pending
 
     # --- inspecting --------------------------------------------------------------------------------------------------
 
@@ -262,28 +254,6 @@ class Cache:
             self._used(key, record, now)
         return descriptor
 
-    def has_local_changes(self, key: Key) -> bool:
-        """Whether this machine may have bytes of *key* that the cloud has not: a pending write, or a local copy of
-        this process that was changed. One failed ``access`` where there are none.
-        """
-        return os.access(self.layout.pending(key.name), os.F_OK) or self.is_changed_locally(key)
-
-    def drop(self, write: PendingWrite, save_to: str | None = None) -> bool:
-        """Discard a pending write for good, or move its bytes to the local file *save_to*, replaced as a whole.
-
-        False where somebody has dealt with it meanwhile. Raises LockTimeoutError where the URI is being written. What
-        `Pending.save` raises leaves it pending.
-        """
-        with self.write_locks.take(write.key):
-            current = next((found for found in self.pending.of(write.key) if found.name == write.name), None)
-            if current is None:
-                return False
-            if save_to is None:
-                self.pending.discard(current)
-            else:
-                self.pending.save(current, save_to)
-            return True
-
     def _used(self, key: Key, record: bytes, now: int) -> None:
         entry = unpack_entry(key.row, record, key)
         if entry is not None:
@@ -337,77 +307,6 @@ class Cache:
         recent = self._recent.get(entry.key)
         if recent is None:
             self.committer.submit(Refresh(entry, validated=validated, used_hour=self.hour()))
-
-    def view(self, entry: Entry, descriptor: int, bucket: str, object_key: str, mode: str | None = None) -> str:
-        """A path with the object's name that holds what *descriptor*, the entry's open blob, does, for this process's
-        life.
-        """
-        return self.lease.view(
-            entry.key, entry.digest, entry.size, descriptor, bucket, object_key, mode, entry.validator
-        )
-
-    def view_stored(self, stored: Stored, key: Key, bucket: str, object_key: str, mode: str | None = None) -> str:
-        """A path as `view` gives it; of bytes that could only be streamed, a private copy."""
-        if stored.entry is not None:
-            return self.view(stored.entry, stored.descriptor, bucket, object_key, mode)
-        # By a hash that nobody makes collide: these bytes could not be stored because their usual one did.
-        digest = hash_descriptor(stored.descriptor, "sha256")
-        return self.lease.view(key, digest, stored.size, stored.descriptor, bucket, object_key, "copy", stored.streamed)
-
-    def view_directory(self, origin: str, bucket: str, prefix: str) -> str:
-        """The directory in the newest tree of views that stands for a prefix, made if need be."""
-        return self.lease.directory(origin, bucket, prefix)
-
-    def release_view(self, path: str) -> None:
-        """Give a view back before the process ends; an edited one stays."""
-        self.lease.release_view(path)
-
-    # --- local files that others change ------------------------------------------------------------------------------
-
-    def is_changed_locally(self, key: Key) -> bool:
-        """Whether `notice` has something to look at: one look into a table where this process has handed out no path of
-        *key*, else a stat for each.
-        """
-        lease = self._lease
-        return lease is not None and lease.watch.is_changed(key)
-
-    def notice(self, key: Key) -> list[PendingWrite]:
-        """Make pending writes of what others did, since the last look, to the views and the outbox of *key* that this
-        process handed out: those that are new. A touch is no change, nor are the same bytes once more.
-
-        Raises StillBeingWrittenError, StoreFullError, OSError for a file that cannot be read.
-        """
-        lease = self._lease
-        return [] if lease is None else lease.watch.notice(key)
-
-    def outbox(self, key: Key, bucket: str, object_key: str) -> str:
-        """A local path with the name of an object that does not exist, for a tool to make a file at: `Lease.outbox`."""
-        return self.lease.outbox(key, bucket, object_key)
-
-    def edit(self, key: Key, object_key: str, validator: Validator | None, source: int | None = None) -> str:
-        """A local path of its own with the object's name, to be changed: `Lease.edit`."""
-        return self.lease.edit(key, object_key, validator, source)
-
-    def pushed(self, path: str, digest: Digest, validator: Validator) -> None:
-        """The cloud has, as *validator*, the bytes of *digest* that were found at a path of this process: what is there
-        still, and is those bytes, is a view of that version now, or goes, if it was put into the outbox.
-        """
-        lease = self._lease
-        if lease is not None and not lease.release(path, digest):
-            lease.rebase(path, digest, validator)
-
-    def release(self, path: str, digest: Digest | None = None) -> bool:
-        """Give a path of `outbox` or `edit` back, with the file there, unless *digest* is not its bytes'."""
-        return self.lease.release(path, digest)
-
-    def copy_local(self, path: str) -> Staging:
-        """The bytes of a local file that others may write to, as a private copy, hashed; the caller's to close.
-
-        Raises StillBeingWrittenError where it changed meanwhile, OSError for what is no regular file.
-        """
-        from casstore.edits import copy_privately  # only for whoever edits
-
-        return copy_privately(path, self.stage)
 
     # --- filling -----------------------------------------------------------------------------------------------------
 

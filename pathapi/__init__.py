@@ -15,15 +15,26 @@ from pathapi.path import CloudPath
 from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
+    from pathapi.azure import AzureBlobClient, AzureBlobPath
     from pathapi.bars import progress_bar
     from pathapi.file import FileClient, FilePath
+    from pathapi.gs import GSClient, GSPath
+    from pathapi.http import HttpClient, HttpPath, HttpsClient, HttpsPath
     from pathapi.prefetching import prefetch
     from pathapi.progress import Progress
     from pathapi.s3 import S3Client, S3Path
 
 _LAZY = {
+    "AzureBlobClient": "pathapi.azure",
+    "AzureBlobPath": "pathapi.azure",
     "FileClient": "pathapi.file",
     "FilePath": "pathapi.file",
+    "GSClient": "pathapi.gs",
+    "GSPath": "pathapi.gs",
+    "HttpClient": "pathapi.http",
+    "HttpPath": "pathapi.http",
+    "HttpsClient": "pathapi.http",
+    "HttpsPath": "pathapi.http",
     "S3Client": "pathapi.s3",
     "S3Path": "pathapi.s3",
     "Progress": "pathapi.progress",
@@ -32,9 +43,17 @@ _LAZY = {
 }
 
 __all__ = [
+    "AzureBlobClient",
+    "AzureBlobPath",
     "CloudPath",
     "FileClient",
     "FilePath",
+    "GSClient",
+    "GSPath",
+    "HttpClient",
+    "HttpPath",
+    "HttpsClient",
+    "HttpsPath",
     "Progress",
     "S3Client",
     "S3Path",

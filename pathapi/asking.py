@@ -86,6 +86,10 @@ class AskingPath(LexicalPath):
         uri = self.uri
         return self.client.listings.recall(uri.bucket, uri.key, self._listed)
 
+    def _told(self) -> Listed | None:
+        """What a listing tells of it; None where it tells the name of an object and no more."""
+        return _telling(self._recall())
+
     def _ask(
         self,
         freshness: FreshnessArg,
@@ -97,7 +101,7 @@ class AskingPath(LexicalPath):
     ) -> Ask:
         client, uri = self.client, self.uri
         if not uri.key:
-            raise CloudPathIsADirectoryError(f"{self} is a bucket, not an object")
+            raise CloudPathIsADirectoryError(f"{self._shown} is a bucket, not an object")
         policy, is_forced = client.policy.of_call(self._text, freshness), forced(force, "FROM_CLOUD")
 
         def settle() -> None:
@@ -111,7 +115,7 @@ class AskingPath(LexicalPath):
             uri.key,
             policy,
             # Of any age: an epoch lasts longer than a listing is believed. The policy or the server has the last word.
-            client.listings.recall_old(uri.bucket, uri.key, self._listed),
+            _telling(client.listings.recall_old(uri.bucket, uri.key, self._listed)),
             client.verify if verify is None else verify,
             is_forced,
             must_store,
@@ -152,7 +156,7 @@ class AskingPath(LexicalPath):
         with suppress(CloudPathException):  # credentials may allow no listing
             if type(error) is CloudPathFileNotFoundError and self._has_children():
                 return CloudPathIsADirectoryError(
-                    f"{self} is a directory: nothing of that very name, only objects below it"
+                    f"{self._shown} is a directory: nothing of that very name, only objects below it"
                 )
         return error
 
@@ -161,7 +165,7 @@ class AskingPath(LexicalPath):
         client, uri = self.client, self.uri
         if not uri.key:
             return None
-        listed = self._recall()
+        listed = self._told()
         if listed is not None:
             return listed.info
         if client.listings.is_absent(uri.bucket, uri.key):
@@ -179,7 +183,7 @@ class AskingPath(LexicalPath):
     def _has_children(self) -> bool:
         client, uri = self.client, self.uri
         if not client.policy.of(self._text).asks:
-            below = f"{uri.provider}://{uri.bucket}/{self._listing_prefix}"
+            below = f"{uri.provider}://{uri.filed.bucket}/{self._listing_prefix}"
             return any(entry.key.origin == client.origin for entry in client.cache.entries(below))
         listing = client.backend(uri.bucket).list(self._listing_prefix, limit=1)
         return next(iter(listing), None) is not None
@@ -198,7 +202,8 @@ class AskingPath(LexicalPath):
 
     def is_file(self, follow_symlinks: bool = True) -> bool:
         """Whether there is an object of that name."""
-        return self._head() is not None
+        listed = self._recall()
+        return listed.info is not None if listed is not None else self._head() is not None
 
     def is_dir(self, follow_symlinks: bool = True) -> bool:
         """Whether there is anything below that name."""
@@ -213,8 +218,8 @@ class AskingPath(LexicalPath):
         info = self._head()
         if info is None:
             if self._has_children():
-                raise NoStatError(f"{self} is a directory: object stores keep no size or time for those")
-            raise CloudPathFileNotFoundError(f"{self} does not exist")
+                raise NoStatError(f"{self._shown} is a directory: object stores keep no size or time for those")
+            raise CloudPathFileNotFoundError(f"{self._shown} does not exist")
         mtime_ns = info.validator.mtime_ns or 0
         fields = (stat_module.S_IFREG | 0o644, 0, 0, 1, 0, 0, info.size, 0, mtime_ns // 10**9, 0)
         return os.stat_result(
@@ -226,8 +231,13 @@ class AskingPath(LexicalPath):
         """The object's ETag, without quotes. Raises FileNotFoundError."""
         info = self._head()
         if info is None:
-            raise CloudPathFileNotFoundError(f"{self} does not exist")
+            raise CloudPathFileNotFoundError(f"{self._shown} does not exist")
         return info.validator.etag or ""
+
+
+def _telling(listed: Listed | None) -> Listed | None:
+    """*listed*, unless it names an object and tells nothing of it."""
+    return None if listed is not None and listed.info is not None and listed.info.is_named_only else listed
 
 
 def _restore_path(cls: type[AskingPath], text: str, client: Any) -> AskingPath:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
 
 from casstore import Validator
-from pathapi.exceptions import CloudPathFileNotFoundError
+from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,17 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What one response said of one object; *validator* carries ETag, version, size and mtime."""
+    """What one response said of one object; *validator* carries ETag, version, size and mtime.
+
+    *is_named_only*: a listing that knows names and nothing else (an index page) named it; the rest is empty and says
+    nothing, and who wants to know asks `Backend.head`.
+    """
 
     key: str
     validator: Validator
     checksums: tuple[Checksum, ...] = ()
     content_type: str | None = None
+    is_named_only: bool = False
 
     @property
     def size(self) -> int:
@@ -119,7 +124,8 @@ class Backend(Protocol):
     ) -> Body | None:
         """Open the bytes ``[start, end)`` of the object: one request.
 
-        An *end* past the object's is cut there. ``read(key, 0, n)`` of an empty object gives an empty body (S3 answers
+        An *end* past the object's is cut there. A server that knows no ranges sends the whole to who asks from 0, and
+        `Body.length` shows it. ``read(key, 0, n)`` of an empty object gives an empty body (S3 answers
         416; the backend turns it into what it means, and its validator may know the size alone). With *expect*, only
         of that version: raises `VersionMismatchError`. With *unless*, None says that the object still is that version
         (304).
@@ -192,3 +198,27 @@ def head_or_none(backend: Backend, key: str) -> ObjectInfo | None:
         return backend.head(key)
     except CloudPathFileNotFoundError:
         return None
+
+
+def delete_each(backend: Backend, keys: Sequence[str], versions: Mapping[str, Validator]) -> None:
+    """`Backend.delete` with *versions*, by a request for each key."""
+    refused = []
+    for key in keys:
+        try:
+            backend.delete([key], expect=versions.get(key))
+        except VersionMismatchError:
+            refused.append(key)
+    require_gone(backend, refused)
+
+
+def require_gone(backend: Backend, refused: Sequence[str]) -> None:
+    """Raise the VersionMismatchError of `Backend.delete` for those of the *refused* keys that are there.
+
+    Some servers refuse a condition on what is gone, and the SDK may have asked twice, its first answer lost.
+    """
+    left = tuple(key for key in refused if head_or_none(backend, key) is not None)
+    if left:
+        more = f", nor are {len(left) - 1:,} more" if len(left) > 1 else ""
+        error = VersionMismatchError(f"{left[0]!r} is not the version expected{more}; not deleted")
+        error.keys = left
+        raise error

@@ -69,7 +69,7 @@ def get(shell: Shell, /, uris: tuple[str, ...], output: str | None, as_json: boo
         done = prefetch(paths, threads=threads, progress=progress, recursive=False, on_object=arrived)
     failed = {uri for uri, _ in done.errors}
     for path in paths:
-        if str(path) in failed:
+        if path.uri.canonical in failed:
             continue
         if targets:
             _copy(path, targets[path])
@@ -95,9 +95,9 @@ def _targets(paths: Sequence[CloudPath], output: str | None) -> dict[CloudPath, 
         raise click.UsageError(f"-o {output}: there is no such directory")
     targets: dict[CloudPath, str] = {}
     for path in paths:
-        name = str(path).rpartition("/")[2]
+        name = "" if path.key.endswith("/") else path.name
         if name in ("", ".", ".."):
-            raise click.UsageError(f"{path} ends in no name for a file; give one with -o")
+            raise click.UsageError(f"{path.uri.shown} ends in no name for a file; give one with -o")
         target = os.path.join(output, name)
         if target in targets.values():
             raise click.UsageError(f"two of the objects are named {name}; get them into different directories")
@@ -119,16 +119,16 @@ def _copy(path: CloudPath, target: str) -> None:
 
 def _facts(shell: Shell, cache: Cache, item: PrefetchedObject) -> dict[str, Any]:
     if item.entry is None:
-        return {"uri": str(item.path), "path": None, "was_held": False}
+        return {"uri": item.path.uri.canonical, "path": None, "was_held": False}
     return {**shell.facts(cache, item.entry), "was_held": item.was_held}
 
 
 def _line(shell: Shell, item: PrefetchedObject) -> str:
     if item.entry is None:
-        return f"{'':>9}  {'streamed':<8}  {'':{_DIGITS}}  {item.path}"
+        return f"{'':>9}  {'streamed':<8}  {'':{_DIGITS}}  {item.path.uri.canonical}"
     state = "held" if item.was_held else "fetched"
     digest = item.entry.digest.value.hex()[:_DIGITS]
-    return f"{shell.size(item.entry.size):>9}  {state:<8}  {digest}  {item.path}"
+    return f"{shell.size(item.entry.size):>9}  {state:<8}  {digest}  {item.path.uri.canonical}"
 
 
 @click.command("prefetch")
@@ -145,11 +145,11 @@ def prefetch_command(shell: Shell, /, uris: tuple[str, ...], as_json: bool, thre
     files = size = held = 0
     errors: list[tuple[str, Exception]] = []
     for path in paths:
-        with progress_bar(shell, str(path)) as progress:
+        with progress_bar(shell, path.uri.canonical) as progress:
             try:
                 done = prefetch(path, threads=threads, progress=progress)
             except (CloudPathException, OSError) as error:
-                done = Prefetched(0, 0, 0, [(str(path), error)])
+                done = Prefetched(0, 0, 0, [(path.uri.canonical, error)])
         files, size, held = files + done.files, size + done.bytes, held + done.held
         errors += done.errors
     if as_json:

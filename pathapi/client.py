@@ -166,17 +166,21 @@ class Client(Generic[PathT]):
 
     def view(self, stored: Stored, uri: Uri) -> str:
         """A path with the object's name that holds *stored*'s bytes: in the store, else in the temporary directory."""
-        key = self.store_key(uri)
+        key, bucket, name = self.store_key(uri), uri.filed.bucket, self.local_name(uri)
         try:
-            return self.cache.view_stored(stored, key, uri.bucket, uri.key, self.views)
+            return self.cache.view_stored(stored, key, bucket, name, self.views)
         except OSError as error:
             uncached = casstore.without_storing(error, self.cache.root)
             if uncached is None or uncached is self.cache:
                 raise
-            path = uncached.view_stored(stored, key, uri.bucket, uri.key, self.views)
+            path = uncached.view_stored(stored, key, bucket, name, self.views)
             uncached.warn()
             self._aside = uncached
             return path
+
+    def local_name(self, uri: Uri) -> str:
+        """The key that a local path is named after; no login and no signature."""
+        return uri.filed.key
 
     def release_view(self, path: str) -> None:
         """Give a path back before the process ends; an edited one stays."""

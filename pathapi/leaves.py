@@ -36,7 +36,7 @@ class Leaf:
     @property
     def is_marker(self) -> bool:
         """Whether it is empty and only marks a "directory"."""
-        return not self.info.size and (not self.name or self.name.endswith("/"))
+        return not self.info.is_named_only and not self.info.size and (not self.name or self.name.endswith("/"))
 
 
 def leaves_of(root: MovingPath, missing: Exception | None = None) -> Iterator[Leaf]:
@@ -48,7 +48,7 @@ def leaves_of(root: MovingPath, missing: Exception | None = None) -> Iterator[Le
             is_empty = False
             yield Leaf(item.key[len(prefix) :], item, root._child(item.key, listed))  # noqa: SLF001
     if is_empty:
-        raise CloudPathNotExistsError(f"{root} does not exist, nor anything below it") from missing
+        raise CloudPathNotExistsError(f"{root.uri.shown} does not exist, nor anything below it") from missing
 
 
 def leave_out(root: MovingPath, leaves: Sequence[Leaf], ignore: Ignore) -> list[Leaf]:
@@ -89,16 +89,18 @@ def check_names(leaves: Iterable[Leaf]) -> None:
             parts.pop()  # the directory itself
         problem = _problem_of(parts)
         if problem is not None:
-            raise CloudPathLocalPathTraversalError(f"{leaf.path} was not downloaded, nor anything else: {problem}")
+            raise CloudPathLocalPathTraversalError(
+                f"{leaf.path.uri.shown} was not downloaded, nor anything else: {problem}"
+            )
         above = ""
         for part in parts if leaf.is_marker else parts[:-1]:
             above += _folded(part) + "/"
-            directories.setdefault(above, str(leaf.path))
+            directories.setdefault(above, leaf.path.uri.shown)
         if not leaf.is_marker:
             name = _folded(leaf.name) + "/"
             if name in files:
-                raise _two(files[name], str(leaf.path), "files of one name here")
-            files[name] = str(leaf.path)
+                raise _two(files[name], leaf.path.uri.shown, "files of one name here")
+            files[name] = leaf.path.uri.shown
     for name, uri in files.items():
         if name in directories:
             raise _two(uri, directories[name], "a file and a directory of one name")

@@ -118,6 +118,11 @@ class LexicalPath:
         return key if not key or key.endswith("/") else key + "/"
 
     @property
+    def _shown(self) -> str:
+        """The text as a message may show it."""
+        return self.uri.shown
+
+    @property
     def _no_prefix(self) -> str:
         return self._text[len(self.cloud_prefix) :]
 
@@ -227,7 +232,7 @@ class LexicalPath:
         return self.joinpath(other)
 
     def __rtruediv__(self, other: object) -> NoReturn:
-        raise ValueError(f"{self} is absolute and cannot be joined to another path; make a new path instead")
+        raise ValueError(f"{self._shown} is absolute and cannot be joined to another path; make a new path instead")
 
     def with_segments(self, *pathsegments: str | os.PathLike[str]) -> Self:
         """A path of the same type and client from names, the first of which is the bucket; nothing is resolved."""
@@ -279,17 +284,17 @@ class LexicalPath:
         key with ``..`` gives an answer that climbs. Code that makes local files from keys must not rely on it.
         """
         if not isinstance(other, LexicalPath):
-            raise ValueError(f"{self} is a cloud path, but {other} is not")
+            raise ValueError(f"{self._shown} is a cloud path, but {other} is not")
         if self.anchor != other.anchor:
-            raise ValueError(f"{self} is a {self.anchor} path, but {other} is a {other.anchor} path")
+            raise ValueError(f"{self._shown} is a {self.anchor} path, but {other._shown} is a {other.anchor} path")
         names, base = self._split(), other._split()
         common = len(base)
         if names[:common] != base:
             if not walk_up:
-                raise ValueError(f"{str(self)!r} is not in the subpath of {str(other)!r}")
+                raise ValueError(f"{self._shown!r} is not in the subpath of {other._shown!r}")
             common = next(at for at, name in enumerate(base) if names[at : at + 1] != (name,))
             if ".." in base[common:]:
-                raise ValueError(f"'..' in {str(other)!r} cannot be walked")
+                raise ValueError(f"'..' in {other._shown!r} cannot be walked")
         return PurePosixPath(*[".."] * (len(base) - common), *names[common:])
 
     def is_relative_to(self, other: LexicalPath) -> bool:
@@ -306,7 +311,7 @@ class LexicalPath:
         This path's own prefix and bucket are taken off the pattern first. A pattern that starts with ``/`` must match
         the whole, bucket included. Raises ValueError for an empty pattern.
         """
-        own = f"{self.anchor}{self.drive}/"
+        own = f"{self.cloud_prefix}{self.drive}/"
         pattern = PurePosixPath(path_pattern.removeprefix(own))
         wanted = [part for part in pattern.parts if part != pattern.anchor]
         if not pattern.parts:
@@ -325,8 +330,8 @@ class LexicalPath:
         it starts with ``**``, because every cloud path is absolute.
         """
         names = self._split()
-        if pattern.startswith(self.anchor):
-            parts = split_pattern(pattern[len(self.anchor) :])
+        if pattern.startswith(self.cloud_prefix):
+            parts = split_pattern(pattern[len(self.cloud_prefix) :])
         else:
             parts = split_pattern(pattern)
             names = names[1:] if self.uri.bucket else names

@@ -142,5 +142,13 @@ class Listings:
                 del self._written[key]
 
 
+class NameListings(Listings):
+    """Of listings that need not be complete: what an index page does not link to may be there all the same."""
+
+    def is_absent(self, bucket: str, key: str) -> bool:
+        """Never known."""
+        return False
+
+
 def _folder(key: str) -> str:
     return key[: key.rfind("/") + 1]

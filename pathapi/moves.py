@@ -55,19 +55,21 @@ class MovingPath(WritingPath):
         uri = self.uri
         at = self._target()
         with locked(at):
-            listed = self._recall()
+            listed = self._told()
             info = listed.info if listed is not None else head_or_none(at.backend, uri.key) if uri.key else None
             if info is None:
                 if (listed is not None and listed.info is None) or self._has_children():
-                    raise CloudPathIsADirectoryError(f"{self} is a directory; rmtree() removes those")
+                    raise CloudPathIsADirectoryError(f"{self._shown} is a directory; rmtree() removes those")
                 if not missing_ok:
-                    raise CloudPathFileNotFoundError(f"{self} does not exist")
+                    raise CloudPathFileNotFoundError(f"{self._shown} does not exist")
                 self.client.cache.record_delete(self._store_key())
                 return
             try:
                 delete(at, info.validator)
             except VersionMismatchError as error:
-                raise OverwriteNewerCloudError(f"{self} was changed by somebody else; it was not deleted") from error
+                raise OverwriteNewerCloudError(
+                    f"{self._shown} was changed by somebody else; it was not deleted"
+                ) from error
 
     # --- renaming -----------------------------------------------------------------------------------------------------
 
@@ -162,7 +164,7 @@ class MovingPath(WritingPath):
             version = stored.validator
             assert version is not None
             if os.stat(target).st_size != stored.size:
-                raise ChecksumMismatchError(f"{target} has another size than {self}, which was kept")
+                raise ChecksumMismatchError(f"{target} has another size than {self._shown}, which was kept")
             source = self._target()
             with locked(source):
                 delete_moved(source, target, version)
@@ -170,7 +172,7 @@ class MovingPath(WritingPath):
     def _local_name(self) -> str:
         name = self.name
         if name in ("", ".", "..") or os.path.basename(name) != name:
-            raise CloudPathLocalPathTraversalError(f"{self} has a name that no file can have; name the target's")
+            raise CloudPathLocalPathTraversalError(f"{self._shown} has a name that no file can have; name the target's")
         return name
 
     @contextmanager
@@ -214,7 +216,7 @@ class MovingPath(WritingPath):
         return Base(ABSENT if listed is None else listed.validator, guessed=True)
 
     def _listed_object(self) -> ObjectInfo | None:
-        listed = self._recall()
+        listed = self._told()
         return None if listed is None else listed.info
 
     @contextmanager
@@ -235,5 +237,5 @@ class MovingPath(WritingPath):
 
     def _directory_error(self) -> CloudPathIsADirectoryError:
         return CloudPathIsADirectoryError(
-            f"{self} is a directory, and no server renames one; move() moves what is below"
+            f"{self._shown} is a directory, and no server renames one; move() moves what is below"
         )

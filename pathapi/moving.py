@@ -19,6 +19,7 @@ from typing import Final
 
 from casstore import Entry, Stored, Validator, full_disk
 from pathapi.backend import ABSENT, Absent, ObjectInfo, head_or_none
+from pathapi.delivering import deliver, stage
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathFileExistsError,
@@ -29,7 +30,6 @@ from pathapi.exceptions import (
 )
 from pathapi.settling import lock_for_change
 from pathapi.uploading import Base, Target, warn_of_conditions
-from pathapi.writing import deliver, stage
 
 TRIES: Final = 4
 """Copies that are asked for before objects that keep changing are an error."""

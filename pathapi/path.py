@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from casstore import Stored
 from pathapi.asking import FreshnessArg, forced
-from pathapi.backend import ObjectInfo
+from pathapi.backend import ObjectInfo, head_or_none
 from pathapi.claims import ClaimedFile
 from pathapi.exceptions import (
     AnyPathTypeError,
@@ -224,8 +224,8 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
         uri = self.uri
         if not uri.key or uri.key.endswith("/"):
             return self._view_of_directory()
-        listed = self._recall()
-        if listed is not None and listed.info is None:
+        known = self._recall()
+        if known is not None and known.info is None:
             return self._view_of_directory()
         client = self.client
         try:
@@ -235,7 +235,7 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
                 raise
             if self._has_children():
                 return self._view_of_directory()
-            return client.cache.outbox(self._store_key(), uri.bucket, uri.key)
+            return client.cache.outbox(self._store_key(), uri.filed.bucket, client.local_name(uri))
         return self._view(stored)
 
     def _view(self, stored: Stored) -> str:
@@ -250,24 +250,26 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
         policy asks).
         """
         client, uri = self.client, self.uri
-        cache, origin = client.cache, client.origin
+        cache, origin, bucket = client.cache, client.origin, uri.filed.bucket
         prefix = self._listing_prefix
         policy = client.policy.of(self._text)
-        root = f"{uri.provider}://{uri.bucket}/"
+        root = f"{uri.provider}://{bucket}/"
         held = {entry.uri: entry for entry in cache.entries(root + prefix) if entry.key.origin == origin}
         if held and policy is ALWAYS:
-            agreed = {
-                self._at_key(item.key).uri.canonical: item.validator
+            listed = {
+                self._at_key(item.key).uri.canonical: item
                 for item, _ in self._list(prefix, delimited=False)
                 if isinstance(item, ObjectInfo)
             }
-            held = {u: e for u, e in held.items() if u in agreed and agreed[u].same_version(e.validator)}
-        directory = cache.view_directory(origin, uri.bucket, prefix)
+            backend = client.backend(uri.bucket)
+            agreed = {u: head_or_none(backend, i.key) if i.is_named_only else i for u, i in listed.items() if u in held}
+            held = {u: held[u] for u, i in agreed.items() if i and i.validator.same_version(held[u].validator)}
+        directory = cache.view_directory(origin, bucket, prefix)
         for entry in held.values():
             descriptor = cache.open_entry(entry)
             if descriptor is not None:
                 try:
-                    cache.view(entry, descriptor, uri.bucket, entry.uri[len(root) :], client.views)
+                    cache.view(entry, descriptor, bucket, entry.uri[len(root) :], client.views)
                 finally:
                     os.close(descriptor)
         return directory

@@ -172,8 +172,8 @@ class _Prefetch:
                     found = True
                     yield root._child(item.key, listed), item.size  # noqa: SLF001
             if not found:
-                error = FileNotFoundError(f"there is nothing at or below {root}")
-                self._errors.append((str(root), error))
+                error = FileNotFoundError(f"there is nothing at or below {root.uri.shown}")
+                self._errors.append((root.uri.canonical, error))
 
     def _drain(self) -> None:
         while (work := self._work.get()) is not None:
@@ -185,7 +185,7 @@ class _Prefetch:
                 arrived, size = self._have(path)
             except Exception as error:  # noqa: BLE001 (a thread that died would be waited for without end)
                 with self._mutex:
-                    self._errors.append((str(path), error))
+                    self._errors.append((path.uri.canonical, error))
             with self._mutex:
                 self._progress.files += 1
                 self._progress.bytes += size

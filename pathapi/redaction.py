@@ -35,6 +35,8 @@ def _masked() -> tuple[tuple[str, re.Pattern[str], str], ...]:
         ("@", re.compile(r"(?<![^\s\"'`<>@])[^\s\"'`<>@]+@"), MASK + "@"),  # user and password before a host
         ("?", re.compile(r"\?[^\s\"'`<>=?]*=[^\s\"'`<>]*"), "?" + MASK),  # a query, which may sign
         ("header", re.compile(r"(Invalid header value).*", re.DOTALL), r"\1 " + MASK),
+        ("SharedKey", re.compile(r"(SharedKey(?:Lite)? [^\s:]*:)[^\s\"'<>]+"), r"\1" + MASK),
+        ("Bearer", re.compile(r"(Bearer )[^\s\"'<>]+"), r"\1" + MASK),
         ("=", re.compile(r"((?:Credential|Signature)=)[^\s,&]+"), r"\1" + MASK),
     )
 

@@ -22,7 +22,14 @@ class CloudImplementation:
     client_class: type | None = None
 
 
-_BUILT_IN: Final = {"s3": "pathapi.s3", "file": "pathapi.file"}
+_BUILT_IN: Final = {
+    "s3": "pathapi.s3",
+    "gs": "pathapi.gs",
+    "az": "pathapi.azure",
+    "http": "pathapi.http",
+    "https": "pathapi.http",
+    "file": "pathapi.file",
+}
 
 
 class Registry:
@@ -32,6 +39,7 @@ class Registry:
         self._known: dict[str, CloudImplementation] = {}
 
     def __getitem__(self, name: str) -> CloudImplementation:
+        name = SCHEMES[name].canonical if name in SCHEMES else name
         if name not in self._known and name in _BUILT_IN:
             import_module(_BUILT_IN[name])
         return self._known.setdefault(name, CloudImplementation(name))
@@ -59,8 +67,10 @@ class Registry:
 
     def client_class(self, path_class: type) -> Any:
         """The client class that goes with a path class. Raises IncompleteImplementationError."""
-        for implementation in self._known.values():
-            if implementation.path_class is not None and issubclass(path_class, implementation.path_class):
+        by_path = {implementation.path_class: implementation for implementation in self._known.values()}
+        for kind in path_class.__mro__:  # the nearest: https's paths are http's, too
+            if kind in by_path:
+                implementation = by_path[kind]
                 if implementation.client_class is None:
                     raise IncompleteImplementationError(
                         f"{implementation.name}:// has a path class and no client class"

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from casstore import Validator
 from pathapi import strays
 from pathapi.backend import ObjectInfo, head_or_none
 from pathapi.crew import Crew
@@ -42,7 +43,7 @@ _NAMED: Final = 5
 def remove_tree(root: MovingPath, tell: Tell | None, *, ignore_errors: bool) -> None:
     """Delete everything below *root*: `pathapi.trees.TreePath.rmtree`."""
     if not root.uri.bucket and not root.uri.key:
-        raise CloudPathNotImplementedError(f"{root} is all there is; rmtree() wants something below it")
+        raise CloudPathNotImplementedError(f"{root.uri.shown} is all there is; rmtree() wants something below it")
     waiting = _pending_below(root)
     if waiting and not ignore_errors:
         raise _refusal(root, waiting)
@@ -62,7 +63,8 @@ def remove_tree(root: MovingPath, tell: Tell | None, *, ignore_errors: bool) -> 
             raise
     if removal.left and not ignore_errors:
         raise OverwriteNewerCloudError(
-            f"{_some(removal.left)} changed by somebody else since the listing; not deleted, unlike the rest of {root}"
+            f"{_some(removal.left)} changed by somebody else since the listing; not deleted, unlike the rest of "
+            f"{root.uri.shown}"
         )
 
 
@@ -72,7 +74,7 @@ def remove_empty(root: MovingPath) -> None:
     found = list(root.client.backend(root.uri.bucket).list(prefix, limit=2))
     markers = [item for item in found if isinstance(item, ObjectInfo) and item.key == prefix and not item.size]
     if len(found) > len(markers):
-        raise DirectoryNotEmptyError(f"{root} is not empty; rmtree() deletes what is below, too")
+        raise DirectoryNotEmptyError(f"{root.uri.shown} is not empty; rmtree() deletes what is below, too")
     for marker in markers:
         at = root._at_key(marker.key)._target()  # noqa: SLF001
         with locked(at):
@@ -87,7 +89,7 @@ def remove_empty(root: MovingPath) -> None:
 def _require_no_file(root: MovingPath) -> None:
     key = root.uri.key
     if key and not key.endswith("/") and head_or_none(root.client.backend(root.uri.bucket), key) is not None:
-        raise CloudPathNotADirectoryError(f"{root} is an object, not a directory; unlink() deletes those")
+        raise CloudPathNotADirectoryError(f"{root.uri.shown} is an object, not a directory; unlink() deletes those")
 
 
 class _Removal:
@@ -129,7 +131,7 @@ class _Removal:
             backend.delete(keys)
             return
         try:
-            backend.delete(keys, versions={info.key: info.validator for info in batch})
+            backend.delete(keys, versions=self._versions(batch))
         except VersionMismatchError as error:
             with self._mutex:
                 self.left += [self._target(key).uri for key in error.keys or keys]
@@ -138,6 +140,14 @@ class _Removal:
                 raise
             warn_of_conditions(self._target(keys[0]))
             backend.delete(keys)
+
+    def _versions(self, batch: Sequence[ObjectInfo]) -> dict[str, Validator]:
+        versions = {info.key: info.validator for info in batch if not info.is_named_only}
+        for named in (info for info in batch if info.is_named_only):
+            seen = head_or_none(self._client.backend(self._bucket), named.key)
+            if seen is not None:
+                versions[named.key] = seen.validator
+        return versions
 
     def _target(self, key: str) -> Target:
         return self._root._at_key(key)._target()  # noqa: SLF001 (one of us)
@@ -169,7 +179,7 @@ def _pending_below(root: MovingPath) -> dict[str, Exception]:
 def _refusal(root: MovingPath, waiting: dict[str, Exception]) -> PendingWriteError:
     first = next(iter(waiting.values()))
     uris = _some([root._at_key(key).uri.canonical for key in waiting])  # noqa: SLF001 (one of us)
-    error = PendingWriteError(f"{uris} not what the cloud has; nothing below {root} was deleted. {first}")
+    error = PendingWriteError(f"{uris} not what the cloud has; nothing below {root.uri.shown} was deleted. {first}")
     error.__cause__ = first
     return error
 

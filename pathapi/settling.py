@@ -13,6 +13,7 @@ from typing import Final
 
 from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock
 from pathapi import strays
+from pathapi.delivering import explain, settle_arrived
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
@@ -21,7 +22,6 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.uploading import Base, Target, find_arrived, send, warn_of_conditions
-from pathapi.writing import explain, settle_arrived
 
 _said: Final[set[str]] = set()
 

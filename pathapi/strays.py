@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 import weakref
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,10 @@ from casstore import at_exit
 
 if TYPE_CHECKING:
     from pathapi.writing import WritableFile
+
+
+_NEVER_CLOSED: Final = "it was opened for writing and never closed"
+_MOMENT: Final = 0.005
 
 
 class _Strays:
@@ -81,18 +86,25 @@ def say(message: str) -> None:
 def settle() -> None:
     """Deal with what was left so far."""
     strays = _ours()
-    while True:
-        try:
+    early = []
+    with contextlib.suppress(Empty):
+        while True:
             file = strays.left.get_nowait()
-        except Empty:
-            return
-        file.set_aside("it was opened for writing and never closed")
+            if file.is_whole:
+                file.set_aside(_NEVER_CLOSED)
+            else:
+                early.append(file)
+    for file in early:
+        strays.left.put(file)
 
 
 def settle_all() -> None:
     """At exit: what was left, and what is still open."""
     settle()
     strays = _ours()
+    with contextlib.suppress(Empty):
+        while True:
+            strays.left.get_nowait().set_aside(_NEVER_CLOSED)
     for reference in list(strays.open.values()):
         file = reference()
         if file is not None:
@@ -102,7 +114,11 @@ def settle_all() -> None:
 def _settle_for_ever(strays: _Strays) -> None:
     while True:
         file = strays.left.get()
-        file.set_aside("it was opened for writing and never closed")
+        if file.is_whole:
+            file.set_aside(_NEVER_CLOSED)
+        else:
+            time.sleep(_MOMENT)  # the collection that left it is still under way
+            strays.left.put(file)
         del file
 
 

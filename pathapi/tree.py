@@ -30,7 +30,7 @@ class ListingPath(AskingPath):
     def _held_below(self, prefix: str, *, delimited: bool) -> Iterator[ObjectInfo | Prefix]:
         """What a listing would give if the store's entries were all there is."""
         origin, folded = self.client.origin, ""
-        root = f"{self.uri.provider}://{self.uri.bucket}/"
+        root = f"{self.uri.provider}://{self.uri.filed.bucket}/"
         for entry in self.client.cache.entries(root + prefix):
             if entry.key.origin != origin:
                 continue

@@ -60,7 +60,7 @@ def download(root: MovingPath, destination: str, order: Order) -> None:
         leaves = leave_out(root, leaves, order.ignore)
     check_names(leaves)
     if os.path.lexists(destination) and not os.path.isdir(destination):
-        raise CloudPathFileExistsError(f"{destination} is a file, where the directory {root} was to go")
+        raise CloudPathFileExistsError(f"{destination} is a file, where the directory {root.uri.shown} was to go")
     make_directories(destination, durable=order.moves)
 
     def one(leaf: Leaf) -> bool:
@@ -157,7 +157,9 @@ def copy_tree(root: MovingPath, target: MovingPath, order: Order) -> None:
     if on_server and to == prefix:
         return
     if on_server and to.startswith(prefix):
-        raise InvalidConfigurationException(f"{root} cannot be copied or moved into itself, to {target}")
+        raise InvalidConfigurationException(
+            f"{root.uri.shown} cannot be copied or moved into itself, to {target.uri.shown}"
+        )
     leaves: Iterable[Leaf] = leaves_of(root, order.missing)
     if order.ignore is not None:
         leaves = leave_out(root, list(leaves), order.ignore)
@@ -182,9 +184,10 @@ def _require_apart(leaves: Iterable[Leaf], target: MovingPath) -> None:
     keys = {leaf.path.uri.key for leaf in leaves}
     for leaf in leaves:
         if prefix + leaf.name in keys:
+            over = target._at_key(prefix + leaf.name).uri.shown  # noqa: SLF001
             raise InvalidConfigurationException(
-                f"{leaf.path} would overwrite {target._at_key(prefix + leaf.name)}, which is to be copied or "  # noqa: SLF001
-                "moved itself; nothing was done. Go by way of another directory"
+                f"{leaf.path.uri.shown} would overwrite {over}, which is to be copied or moved itself; nothing was "
+                "done. Go by way of another directory"
             )
 
 
@@ -226,7 +229,7 @@ def _copy_on_server(leaf: Leaf, target: Target, there: _There, *, moves: bool) -
     def act(over: Base, known: ObjectInfo | None) -> bool:
         if known is not None and not moves and _is_copy(known, leaf.info):
             return True
-        (rename if moves else copy)(source, target, leaf.info, over)
+        (rename if moves else copy)(source, target, None if leaf.info.is_named_only else leaf.info, over)
         return False
 
     return there.put(leaf.name, act)

@@ -128,7 +128,7 @@ class TreePath(MovingPath):
         return target
 
     def _not_a_directory(self) -> CloudPathNotADirectoryError:
-        return CloudPathNotADirectoryError(f"{self} is an object, not a directory; copy() copies those")
+        return CloudPathNotADirectoryError(f"{self._shown} is an object, not a directory; copy() copies those")
 
     def _bring_any(
         self, given: AnyTarget, force: bool | None, progress: Tell | None, *, moves: bool
@@ -161,7 +161,9 @@ class TreePath(MovingPath):
             download(self, os.fspath(target), order)
             return
         if target.uri.key and not target.uri.key.endswith("/") and target._head() is not None:  # noqa: SLF001 (one of us)
-            raise CloudPathFileExistsError(f"{target} is an object, where the directory {self} was to go")
+            raise CloudPathFileExistsError(
+                f"{target.uri.shown} is an object, where the directory {self._shown} was to go"
+            )
         copy_tree(self, target, order)
 
     def _one(self, act: Callable[[], Result], progress: Tell | None) -> Result:
@@ -202,7 +204,9 @@ class TreePath(MovingPath):
         """
         target = self._any_path(destination)
         if isinstance(target, MovingPath):
-            raise TypeError(f"download_to() brings {self} to this machine; copy() brings it to {target}")
+            raise TypeError(
+                f"download_to() brings {self._shown} to this machine; copy() brings it to {target.uri.shown}"
+            )
         brought = self._bring_any(target, None, progress, moves=False)
         assert not isinstance(brought, MovingPath)
         return brought

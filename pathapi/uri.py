@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError, InvalidUriError
-from pathapi.redaction import unsigned
+from pathapi.redaction import MASK, unsigned, without_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,11 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "s3": Scheme("s3"),
     "gs": Scheme("gs"),
     "az": Scheme("az"),
+    "azure": Scheme("az"),
     "http": Scheme("http", bucket_ends="/?#", is_url=True),
     "https": Scheme("https", bucket_ends="/?#", is_url=True),
     "file": Scheme("file", has_bucket=False),
+    "gcs": Scheme("gs"),
 }
 """Every scheme that is known, by its lower-case name; `register_scheme` adds aliases and users' own."""
 
@@ -121,6 +123,21 @@ class Uri:
         rule = SCHEMES.get(self.scheme.lower())
         return unsigned(text) if rule is not None and rule.is_url else text
 
+    @property
+    def filed(self) -> Uri:
+        """`canonical`, taken apart: a bucket and a key that the store may see."""
+        rule = SCHEMES.get(self.scheme.lower())
+        return Uri.parse(self.canonical) if rule is not None and rule.is_url else self
+
+    @property
+    def shown(self) -> str:
+        """The text as a message may show it: a URL without its login, and without its query, which may sign."""
+        rule = SCHEMES.get(self.scheme.lower())
+        if rule is None or not rule.is_url:
+            return str(self)
+        before, mark, _ = without_user(str(self)).partition("?")
+        return f"{before}?{MASK}" if mark else before
+
     def _after_scheme(self) -> str:
         rule = SCHEMES.get(self.scheme.lower())
         if self.key or (rule is not None and not rule.has_bucket):
@@ -155,7 +172,8 @@ def _split_bucket(rest: str, ends: str) -> tuple[str, str]:
 
 
 def _say_unknown_scheme(text: str, known: Collection[str]) -> str:
-    prefixes = ", ".join(f"{name}://" for name in known)
+    spelt_otherwise = {name for name, rule in SCHEMES.items() if rule.canonical != name}
+    prefixes = ", ".join(f"{name}://" for name in known if name not in spelt_otherwise)
     eaten = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/(?!/)", text)
     if eaten is not None and eaten[1].lower() in known:
         return (
@@ -167,7 +185,7 @@ def _say_unknown_scheme(text: str, known: Collection[str]) -> str:
 def _shown(text: str) -> str:
     """*text* as an error may show it: without a password or a query (which may sign), and not without end."""
     shown = _USER_INFO.sub("***@", text, count=1)
-    if not shown.lower().startswith(("s3:", "gs:", "az:", "file:")):
+    if not shown.lower().startswith(("s3:", "gs:", "az:", "azure:", "file:")):
         shown = shown.partition("?")[0]
     if len(shown) > _SHOWN_CHARACTERS:
         shown = shown[:_SHOWN_CHARACTERS] + "..."

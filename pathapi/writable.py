@@ -42,7 +42,7 @@ class WritingPath(ListingPath):
         uri = self.uri
         if not uri.key or uri.key.endswith("/"):
             raise CloudPathIsADirectoryError(
-                f"{self} names a directory: an object to be written has a name after the last slash"
+                f"{self._shown} names a directory: an object to be written has a name after the last slash"
             )
         return self._target()
 
@@ -133,7 +133,7 @@ class WritingPath(ListingPath):
             return Base(stored.validator, entry=entry if is_asked and not stored.validator.racy else None)
         if kind == "a" and stored is None:
             return Base(ABSENT)
-        listed = self._recall()
+        listed = self._told()
         if (
             listed is not None
             and listed.info is not None
@@ -217,7 +217,7 @@ class WritingPath(ListingPath):
             source = None if stored is None else stored.descriptor
             try:
                 base = self._base("a", force, stored, None, began)
-                path = cache.edit(target.key, target.object_key, base.version, source)
+                path = cache.edit(target.key, target.client.local_name(self.uri), base.version, source)
             finally:
                 if source is not None:
                     os.close(source)
@@ -233,7 +233,7 @@ class WritingPath(ListingPath):
                 if stored is None:
                     return
                 raise CloudPathFileNotFoundError(
-                    f"the local copy of {self} was removed; nothing was uploaded: unlink() deletes the object"
+                    f"the local copy of {self._shown} was removed; nothing was uploaded: unlink() deletes the object"
                 ) from None
             undo.pop_all()
             digest = staging.digest()

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
-from tests.bench import nolocks, servers
-from tests.bench.proxy import Proxy
-from tests.bench.servers import S3Server
+from tests.bench import azure_servers, nolocks, servers
+from tests.bench.azure_servers import AzureServer
+from tests.bench.gcs_rules import GCSRules
+from tests.bench.proxy import Fault, Proxy
+from tests.bench.servers import GCSServer, S3Server
 
 settings.register_profile("default", deadline=None)
 # The same examples each time where nobody is there to look at a new failure.
@@ -54,6 +56,59 @@ def moto() -> Iterator[S3Server]:
     """The fast stand-in: never the only server that a claim is tested on."""
     with servers.moto() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def fake_gcs() -> Iterator[GCSServer]:
+    """fake-gcs-server as it is, or what CASSTORE_TEST_GCS_ENDPOINT names."""
+    with servers.fake_gcs() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs(fake_gcs: GCSServer) -> Iterator[GCSServer]:
+    """The same behind what Google documents and it leaves out: conditions, and whether the bucket is missing."""
+    with Proxy(fake_gcs.endpoint) as front:
+        front.add(Fault(GCSRules(fake_gcs.endpoint), times=None))
+        yield GCSServer(front.endpoint)
+
+
+@pytest.fixture(scope="module")
+def gcs_bucket(gcs: GCSServer) -> str:
+    """One bucket on `gcs` for all tests of a module, which keep apart by their keys."""
+    return gcs.new_bucket()
+
+
+@pytest.fixture
+def gcs_proxy(gcs: GCSServer) -> Iterator[Proxy]:
+    """A counting, breakable proxy in front of `gcs`."""
+    with Proxy(gcs.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[AzureServer]:
+    """A real Azure Blob server: Azurite, or what CASSTORE_TEST_AZURE_CONNECTION_STRING names."""
+    try:
+        with azure_servers.azurite() as server:
+            yield server
+    except azure_servers.NoAzuriteError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def shared_container(azurite: AzureServer) -> str:
+    """One container on `azurite` for all tests of a module, which keep apart by their keys."""
+    return azurite.new_container()
+
+
+@pytest.fixture
+def azure_proxy(azurite: AzureServer) -> Iterator[Proxy]:
+    """A counting, breakable proxy in front of `azurite`."""
+    with Proxy(azurite.endpoint) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ LAYERS = {
         blob_checks
         collector fills syncs verification statements tripwire
         checks
-        trims
+        trims local_files
         cache
         uncached
         processes reports
@@ -49,14 +49,20 @@ LAYERS = {
         exceptions progress redaction
         bars crew enums uri
         backend backends.__init__ registry
-        globbing backends.file_writes backends.s3_errors
-        backends.file_status backends.s3_answers backends.s3_connection backends.s3_deletes backends.s3_parts
-        backends.file_body backends.s3_fast
-        backends.file backends.s3
+        globbing backends.file_writes backends.azure_errors backends.gs_errors backends.s3_errors
+        backends.file_status backends.azure_answers backends.gs_answers backends.gs_connection
+        backends.s3_answers backends.s3_connection backends.s3_deletes backends.s3_parts
+        backends.file_body backends.azure_blocks backends.azure_connection backends.gs_requests backends.s3_fast
+        backends.azure_requests backends.gs_uploads
+        backends.http_answers backends.http_body backends.http_errors backends.http_logins
+        backends.http_connection
+        backends.http_host
+        backends.http_pages
+        backends.azure backends.file backends.gs backends.http backends.s3
         claims freshness listings transfer
         uploading strays
-        reading writing
-        settling
+        delivering reading
+        settling writing
         moving
         uploads
         client
@@ -70,7 +76,8 @@ LAYERS = {
         removals tree_transfers
         trees
         path
-        file s3 prefetching
+        azure file gs s3 prefetching
+        http
         __init__
         testing.grounds testing.interposed
         testing.backends testing.edits testing.reads testing.writes
@@ -110,12 +117,15 @@ IMPORT_OWNERS = {
     "botocore": ("pathapi.backends.s3*",),
     "s3transfer": ("pathapi.backends.s3*",),
     "google": ("pathapi.backends.gs*",),
+    "google_crc32c": ("pathapi.backends.gs*",),
     "azure": ("pathapi.backends.azure*",),
-    "urllib3": ("pathapi.backends.*",),
+    "requests": ("pathapi.backends.azure*", "pathapi.backends.gs*"),
+    "urllib3": ("pathapi.backends.http*",),
     "obstore": ("pathapi.backends.*",),
 }
 # Loaded at the first use and not by `import pathapi`: each costs 30 to 300 ms, and may not be installed.
-LAZY = {"blake3", "filelock", "boto3", "botocore", "s3transfer", "google", "azure", "urllib3", "obstore"}
+LAZY = {"blake3", "filelock", "boto3", "botocore", "s3transfer", "google", "google_crc32c", "requests", "azure"}
+LAZY |= {"urllib3", "obstore"}
 
 NAMING_AND_DURABILITY = {"rename", "renames", "replace", "link", "fsync", "fdatasync"}
 NAMING_OWNERS = ("casstore.files", "pathapi.backends.file*")  # a `file` bucket is a cloud with its own rules

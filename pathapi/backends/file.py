@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix
+from pathapi.backend import Absent, ObjectInfo, Prefix, delete_each
 from pathapi.backends.file_body import FileBody
 from pathapi.backends.file_status import (
     ABSENT_ERRNOS,
@@ -168,26 +168,11 @@ class FileBackend:
         expect: Validator | None = None,
         versions: Mapping[str, Validator] | None = None,
     ) -> None:
-        left = []
+        if versions:
+            delete_each(self, keys, versions)
+            return
         for key in keys:
-            try:
-                self._delete(key, expect or (versions or {}).get(key))
-            except VersionMismatchError:
-                if expect is not None:
-                    raise
-                if self._is_there(key):
-                    left.append(key)
-        if left:
-            error = VersionMismatchError(f"{self._uri(left[0])} is no longer the version expected; it was not deleted")
-            error.keys = tuple(left)
-            raise error
-
-    def _is_there(self, key: str) -> bool:
-        try:
-            self.head(key)
-        except CloudPathFileNotFoundError:
-            return False
-        return True
+            self._delete(key, expect)
 
     def _delete(self, key: str, expect: Validator | None) -> None:
         uri = self._uri(key)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix, head_or_none
+from pathapi.backend import Absent, ObjectInfo, Prefix, require_gone
 from pathapi.backends.s3_answers import S3Body, format_etag, info_of, placed, range_of, says_empty
 from pathapi.backends.s3_connection import S3Connection
 from pathapi.backends.s3_deletes import CONFLICT_TRIES, delete_many, pause
@@ -192,12 +192,7 @@ class S3Backend:
             return
         conditions = {key: self._write_conditions(key, (versions or {}).get(key)) for key in keys}
         refused = delete_many(self._call, self._where, keys, conditions)
-        # Some servers refuse a condition on what is gone, and the SDK may have asked twice, its first answer lost.
-        left = tuple(key for key in refused if head_or_none(self, key) is not None)
-        if left:
-            error = VersionMismatchError(f"{self._uri(left[0])} is not the version expected; it was not deleted")
-            error.keys = left
-            raise error
+        require_gone(self, refused)
 
     def _fast_reads(self) -> FastReads | None:
         if not self._looked_for_fast:

@@ -449,6 +449,19 @@ class WriteSuite:
         assert path.read_bytes(read_pending=True) == b"mine"
         assert self.now(ground) is None
 
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")
+    def test_a_file_that_is_finalised_before_the_text_above_it_waits_for_that(self, path: Any, ground: Ground) -> None:
+        """As in a cycle, where the order is anybody's guess and another thread may run between the two."""
+        text = path.open("w")
+        text.write("mine")
+        text.buffer.__del__()
+        for _ in range(20):
+            assert path.pending == []
+            time.sleep(0.005)
+        text.__del__()
+        _eventually(lambda: path.pending)
+        assert path.read_bytes(read_pending=True) == b"mine"
+
     def test_at_a_prompt_a_failed_cell_can_be_run_again(
         self, path: Any, ground: Ground, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -199,7 +199,9 @@ class Checker:
                 found.violations.append(f"what a provider stated leads to the wrong blob: {row.hex()} {digest.hex()}")
 
     def _check_views(self, found: Checked) -> None:
-        """Every path that was handed out still has its bytes, whether its process lives or was killed."""
+        """Every view that was handed out still has its bytes, whether its process lives or was killed; unless somebody
+        has put another file in its place.
+        """
         leases = f"{self._root}/leases"
         for lease in os.listdir(leases) if os.path.isdir(leases) else []:
             found.leases += 1
@@ -208,8 +210,10 @@ class Checker:
                     view = json.loads(line)
                 except ValueError:
                     continue  # its writer was killed, and had not handed the path out
+                if view.get("kind") != "view":
+                    continue
                 # Noted before it is made: one that is not there yet was not handed out.
-                if os.path.exists(view["path"]):
+                if os.path.exists(view["path"]) and os.stat(view["path"]).st_ino == view["inode"]:
                     found.views += 1
                     with open(view["path"], "rb") as file:
                         digest = _hash(file.read()).hex()

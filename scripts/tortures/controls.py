@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import types
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,8 +14,8 @@ import casstore.pages
 import casstore.pending
 import casstore.processes
 import casstore.store
+import pathapi.delivering
 import pathapi.settling
-import pathapi.writing
 from casstore.blobs import Added, Blobs, Inode
 from casstore.digest import Digest
 from casstore.index import Txn
@@ -109,7 +110,7 @@ def _pending_unsynced() -> None:
 
 def _pending_unrecorded() -> None:
     """Nothing is recorded before the upload."""
-    _replace(pathapi.writing, "_record", lambda *_: (None, None))
+    _replace(pathapi.delivering, "_record", lambda *_: (None, None))
 
 
 def _discard_early() -> None:
@@ -122,13 +123,17 @@ def _discard_early() -> None:
                 pending.discard(write)
         return send(target, staging, base, **how)
 
-    for module in (pathapi.writing, pathapi.settling):
+    for module in (pathapi.delivering, pathapi.settling):
         _replace(module, "send", discard_and_send)
 
 
 def _save_unsynced() -> None:
     """A pending write goes although the file that it was saved to may not be on the disk."""
-    _replace(pathapi.settling, "copy_out", lambda source, target, **_: casstore.copy_out(source, target))
+
+    class _Hasty(types.SimpleNamespace):
+        copy_out = staticmethod(lambda source, target, **_: casstore.copy_out(source, target))
+
+    _replace(casstore.pending, "files", _Hasty(**{**vars(casstore.files), "copy_out": _Hasty.copy_out}))
 
 
 _CONTROLS: Final[dict[str, Callable[[], None]]] = {

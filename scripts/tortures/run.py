@@ -39,6 +39,7 @@ COUNTED: Final = (
     "drops",
     "saves",
     "left open",
+    "edits",
 )
 _SLOTS: Final = 64
 

@@ -165,6 +165,25 @@ class Writer:
             # Perhaps while what was left is being kept, by another thread.
             self._write(origin, key, "wb", data := self.new_content(), _digest(data))
 
+    def edited(self, origin: str, key: str, path: Any, local: str) -> None:
+        """By rename: in place, root could write into a blob that others are reading."""
+        data = os.urandom(16) + self.new_content()
+        with open(f"{local}.edited", "wb") as file:
+            file.write(data)
+        os.replace(f"{local}.edited", local)
+        try:
+            path.read_bytes()
+        except REFUSALS:
+            known = {write.digest.value: write for write in path.pending}
+            write = known.get(xxhash.xxh3_128_digest(data))
+            if write is not None:
+                self._run.promise(origin, key, _digest(data), write.name)
+                self._count("edits")
+        except (CloudPathFileNotFoundError, CloudUnavailableError, StaleReadError) as error:
+            self._run.violate(f"{path} of {origin} was edited at {local}, and reading it gave {error!r}")
+        else:
+            self._run.violate(f"{path} of {origin} was edited at {local}, and reading it gave no error")
+
     def hear(self) -> None:
         """Have what the API says of files that were left to be collected taken for a promise."""
         logger = logging.getLogger("pathapi.strays")

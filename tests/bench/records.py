@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ class Record:
     """One request, filled in as it goes on; what `Proxy.records` gives are copies.
 
     *kind* is the method, but for ``LIST`` (a GET below no key), ``COPY`` (a PUT with a source), ``DELETE`` (also of
-    many keys by POST) and ``BUCKET`` (whatever else concerns no object). *status* is 0 until there is one, and stays
+    many keys by POST) and ``BUCKET`` (whatever else concerns no object). Of Google's JSON API, ``HEAD`` asks for
+    metadata, and ``PUT`` is each request of an upload. *status* is 0 until there is one, and stays
     0 where the client never got one. *body_bytes* are those of the response's body handed to the client's socket,
-    *sent_bytes* those of the request's body that the client sent.
+    *sent_bytes* those of the request's body that the client sent. *path* is without the account that Azurite has in it.
     """
 
     kind: str
@@ -33,35 +35,63 @@ class Record:
 
     @property
     def bucket(self) -> str:
-        return unquote(self.path[1:].partition("/")[0])
+        google = GOOGLE.match(self.path)
+        return unquote(google["bucket"] if google else self.path[1:].partition("/")[0])
 
     @property
     def key(self) -> str:
-        return unquote(self.path[1:].partition("/")[2])
+        google = GOOGLE.match(self.path)
+        return unquote((google["key"] or "") if google else self.path[1:].partition("/")[2])
 
     @classmethod
     def of(cls, head: Head) -> Record:
         """The record of a request that has just come in."""
         method, target, _ = head.start
         path, _, query = target.partition("?")
+        if head.get("x-ms-version") is not None:
+            # Azurite has the account before the container.
+            path = "/" + path[1:].partition("/")[2]
         return cls(
             _kind(head, method, path, query),
             method,
             path,
             query,
-            head.get("range"),
+            head.get("x-ms-range") or head.get("range"),
             head.get("if-match"),
             head.get("if-none-match"),
         )
 
 
+GOOGLE = re.compile(
+    r"/(?:(?P<how>upload|download)/)?storage/v1/b/(?P<bucket>[^/]+)(?:/o(?:/(?P<key>[^/]+)(?P<to>/.*)?)?)?$"
+)
+"""A request's path in Google's JSON API."""
+
+
+def _kind_of_google(method: str, how: str | None, key: str | None, to: str | None) -> str:
+    if how == "upload":
+        return "PUT"
+    if to is not None:
+        return "COPY"
+    if method == "GET":
+        return "GET" if how == "download" else "HEAD" if key else "LIST"
+    return method if key else "BUCKET"
+
+
 def _kind(head: Head, method: str, path: str, query: str) -> str:
-    if path[1:].partition("/")[2]:
-        return "COPY" if method == "PUT" and head.get("x-amz-copy-source") else method
-    parameters = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
-    if method == "POST" and "delete" in parameters:
+    if path == "/batch/storage/v1":
         return "DELETE"
-    if method == "GET" and ("list-type" in parameters or not parameters or "prefix" in parameters):
+    google = GOOGLE.match(path)
+    if google is not None:
+        return _kind_of_google(method, google["how"], google["key"], google["to"])
+    if path[1:].partition("/")[2]:
+        is_copy = head.get("x-amz-copy-source") or head.get("x-ms-copy-source")
+        return "COPY" if method == "PUT" and is_copy else method
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    if method == "POST" and ("delete" in parameters or parameters.get("comp") == "batch"):
+        return "DELETE"
+    is_list = "list-type" in parameters or parameters.get("comp") == "list"
+    if method == "GET" and (is_list or not parameters or "prefix" in parameters):
         return "LIST"
     return "BUCKET"
 

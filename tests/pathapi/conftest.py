@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 import casstore
-from pathapi import S3Client
+from pathapi import GSClient, S3Client
 from tests.bench.proxy import Proxy
-from tests.bench.servers import S3Server
+from tests.bench.servers import GCSServer, S3Server
 from tests.pathapi.backends.grounds import S3Ground
 
 pytest.register_assert_rewrite("pathapi.testing")
 
 MakeClient = Callable[..., S3Client]
+MakeGSClient = Callable[..., GSClient]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,23 @@ def make_client(seaweed: S3Server, proxy: Proxy, tmp_path: Path) -> Iterator[Mak
             "local_cache_dir": tmp_path / "store",
         }
         made.append(S3Client(**{**settings, **arguments}))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.cache.close()
+        if client.connection._made.client is not None:
+            client.connection._made.client.close()
+    gc.collect()
+
+
+@pytest.fixture
+def make_gs(gcs: GCSServer, tmp_path: Path) -> Iterator[MakeGSClient]:
+    """Clients of `gcs`; all of one test share a store unless told otherwise."""
+    made: list[GSClient] = []
+
+    def make(**arguments: Any) -> GSClient:
+        made.append(GSClient(**{"endpoint_url": gcs.endpoint, "local_cache_dir": tmp_path / "store", **arguments}))
         return made[-1]
 
     yield make

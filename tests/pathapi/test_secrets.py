@@ -406,9 +406,6 @@ def test_a_malformed_endpoint_is_not_quoted(endpoint: str, capfd: pytest.Capture
     [
         f"s3://AKIA:{MARK}@bucket/key",
         f"s3://AKIA:a/{MARK}@bucket/key",
-        f"https://user:{MARK}@host/key",
-        f"https://bucket.s3.amazonaws.com/key?X-Amz-Signature={MARK}",
-        f"https://account.blob.core.windows.net/c/k?sv=1&sig={MARK}",
         f"gs+signed://bucket/key?X-Goog-Signature={MARK}",
         f"https:/bucket.s3.amazonaws.com/key?Signature={MARK}",
     ],

@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import pathapi
+from casstore import Validator
 from pathapi import FileClient, FilePath, Progress, S3Client, S3Path
+from pathapi.backend import ObjectInfo
 from pathapi.exceptions import (
     CloudPathFileExistsError,
     CloudPathIsADirectoryError,
@@ -335,8 +336,7 @@ ODD: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("keys", "why"), ODD, ids=repr)
 def test_a_key_that_no_file_below_can_have_is_refused(files: FilePath, keys: list[str], why: str) -> None:
-    info: Any = type("Info", (), {"size": 1})()
-    leaves = [Leaf(key, info, files / "x") for key in ["fine", *keys]]
+    leaves = [Leaf(key, ObjectInfo(key, Validator(1)), files / "x") for key in ["fine", *keys]]
     with pytest.raises(CloudPathLocalPathTraversalError, match=why):
         check_names(leaves)
 

@@ -26,7 +26,7 @@ from casstore.blobs import Staging
 from casstore.cache import Cache
 from casstore.committer import Committer
 from casstore.index import Index
-from pathapi import FileClient, S3Client, uploading, writing
+from pathapi import FileClient, S3Client, delivering, uploading, writing
 from pathapi.backends.file import FileBackend
 from pathapi.backends.s3 import S3Backend
 from pathapi.exceptions import (
@@ -375,7 +375,7 @@ def test_a_write_to_s3_that_is_killed_anywhere_is_in_the_cloud_or_pending_once_i
 
 
 def _record_nothing() -> None:
-    writing._record = lambda *_: (None, None)
+    delivering._record = lambda *_: (None, None)
 
 
 def _discard_before_sending() -> None:
@@ -385,7 +385,7 @@ def _discard_before_sending() -> None:
         _discard_all(target.client.cache, target.key)
         return send(target, *arguments, **options)
 
-    setattr(writing, "send", discard_and_send)  # noqa: B010 (for mypy it is not there)
+    setattr(delivering, "send", discard_and_send)  # noqa: B010 (for mypy it is not there)
 
 
 def _discard_before_committing() -> None:
@@ -404,14 +404,14 @@ def _discard_all(cache: Cache, key: casstore.Key) -> None:
 
 
 def _upload_before_recording() -> None:
-    record, sent = writing._record, []
+    record, sent = delivering._record, []
 
     def send_and_record(target: Any, staging: Any, base: Any) -> Any:
         sent.append(uploading.send(target, staging, base))
         return record(target, staging, base)
 
-    setattr(writing, "send", lambda *_, **__: sent.pop())  # noqa: B010 (as above)
-    writing._record = send_and_record
+    setattr(delivering, "send", lambda *_, **__: sent.pop())  # noqa: B010 (as above)
+    delivering._record = send_and_record
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The buckets under test, by other means than the backends: plain files, and boto3 itself."""
+"""The buckets under test, by other means than the backends: plain files, and the clouds' own SDKs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pathapi.backends.azure_connection import AzureConnection
 from pathapi.backends.file_status import RACY_NS
+from pathapi.backends.gs_connection import GSConnection
 from pathapi.backends.s3_connection import S3Connection
-from tests.bench.servers import S3Server
+from tests.bench.azure_servers import AzureServer
+from tests.bench.servers import GCSServer, S3Server
 
 
 class FileGround:
@@ -77,6 +80,73 @@ class PrefixedGround(S3Ground):
 
     def content(self, key: str) -> bytes | None:
         return super().content(self._prefix + key)
+
+
+class GCSGround:
+    """A bucket, or what is below *prefix* in it, by a raw client of google-cloud-storage."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
+        self.bucket = bucket
+        self._bucket = client.bucket(bucket)
+        self._prefix = prefix
+
+    def _blob(self, key: str) -> Any:
+        return self._bucket.blob(self._prefix + key)
+
+    def plant(self, key: str, data: bytes) -> None:
+        self._blob(key).upload_from_string(data)
+
+    def remove(self, key: str) -> None:
+        self._blob(key).delete()
+
+    def content(self, key: str) -> bytes | None:
+        from google.api_core.exceptions import NotFound
+
+        try:
+            data: bytes = self._blob(key).download_as_bytes(raw_download=True)
+        except NotFound:
+            return None
+        return data
+
+    def settle(self) -> None:
+        """Generations are never racy."""
+
+
+def gs_connection_to(server: GCSServer, endpoint: str | None = None, **settings: Any) -> GSConnection:
+    """How the code under test reaches *server*, through a proxy at *endpoint* if there is one."""
+    return GSConnection(endpoint_url=endpoint or server.endpoint, **settings)
+
+
+class AzureGround:
+    """One container, or the part of it below *prefix*, by a raw client of the SDK."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
+        self.client = client.get_container_client(bucket)
+        self.bucket = bucket
+        self._prefix = prefix
+
+    def plant(self, key: str, data: bytes) -> None:
+        self.client.upload_blob(self._prefix + key, data, overwrite=True)
+
+    def remove(self, key: str) -> None:
+        self.client.delete_blob(self._prefix + key)
+
+    def content(self, key: str) -> bytes | None:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            data: bytes = self.client.download_blob(self._prefix + key).readall()
+        except ResourceNotFoundError:
+            return None
+        return data
+
+    def settle(self) -> None:
+        """ETags are never racy."""
+
+
+def azure_connection_to(server: AzureServer, endpoint: str | None = None, **settings: Any) -> AzureConnection:
+    """How the code under test logs in to *server*, through a proxy at *endpoint* if there is one."""
+    return AzureConnection(connection_string=server.connection_string(endpoint), **settings)
 
 
 def connection_to(server: S3Server, endpoint: str | None = None, **settings: Any) -> S3Connection:
