@@ -30,7 +30,7 @@ from casstore.errors import (
     StoreUnavailableError,
 )
 from casstore.exits import at_exit
-from casstore.files import boot_clock_ns, copy_out, full_disk, same_bytes
+from casstore.files import boot_clock_ns, copy_out, full_disk, make_directories, same_bytes
 from casstore.fills import Fill, Stored
 from casstore.flights import Flight
 from casstore.items import Noted
@@ -96,6 +96,7 @@ __all__ = [
     "new_hasher",
     "copy_out",
     "full_disk",
+    "make_directories",
     "same_bytes",
     "open",
     "without_storing",

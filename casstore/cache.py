@@ -431,15 +431,17 @@ class Cache(LocalFiles):
         self.record_delete(noted.key)
         return None
 
-    def record_delete(self, key: Key) -> None:
-        """The object was deleted, or is about to be replaced, by this machine: forget the entry."""
-        self._forget_older(key)
+    def record_delete(self, *keys: Key) -> None:
+        """The objects were deleted, or are about to be replaced, by this machine: forget the entries, in one commit."""
+        for key in keys:
+            self._forget_older(key)
 
         def forget(txn: Txn) -> None:
-            raise_count(txn, key)
-            entry = current_entry(txn, key)
-            if entry is not None:
-                drop_entry(txn, entry)
+            for key in keys:
+                raise_count(txn, key)
+                entry = current_entry(txn, key)
+                if entry is not None:
+                    drop_entry(txn, entry)
 
         self.index.write(forget)
 

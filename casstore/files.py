@@ -62,17 +62,17 @@ def full_disk(root: str) -> Iterator[None]:
         raise
 
 
-def open_unnamed(directory: str) -> int | None:
+def open_unnamed(directory: str, mode: int = 0o444) -> int | None:
     """A new file on *directory*'s file system that has no name yet; None where there is no O_TMPFILE, or no ``/proc``
     by which `link_descriptor` could name it.
 
-    Open for writing although its mode is a blob's already: 0444, as far as the umask allows.
+    Open for writing although its *mode* is a blob's already, as far as the umask allows.
     """
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None or not _has_proc():
         return None
     try:
-        return os.open(directory, flag | os.O_RDWR | os.O_CLOEXEC, 0o444)
+        return os.open(directory, flag | os.O_RDWR | os.O_CLOEXEC, mode)
     except OSError as error:
         if error.errno in _NO_UNNAMED and os.path.isdir(directory):
             return None
@@ -309,22 +309,50 @@ def copy_out(source: int, target: str, *, durable: bool = False) -> None:
         finally:
             os.close(descriptor)
         return
-    temporary = f"{os.path.dirname(target)}/.{os.urandom(8).hex()}.part"
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    directory = os.path.dirname(target)
+    temporary = f"{directory}/.{os.urandom(8).hex()}.part"
+    # Without a name until it is whole, where that can be: a process that is killed leaves nothing then.
+    unnamed = open_unnamed(directory, 0o666)
+    is_named = unnamed is None
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666) if unnamed is None else unnamed
     try:
         try:
             if not clone(source, descriptor):
                 copy_bytes(source, descriptor)
             if durable:
                 sync(descriptor)
+            if not is_named:
+                try:
+                    link_descriptor(descriptor, target)
+                except FileExistsError:
+                    link_descriptor(descriptor, temporary)
+                    is_named = True
         finally:
             os.close(descriptor)
-        os.rename(temporary, target)
+        if is_named:
+            os.rename(temporary, target)
         if durable:
-            sync_directory(os.path.dirname(target))
+            sync_directory(directory)
     except BaseException:
         unlink_quietly(temporary)
         raise
+
+
+def make_directories(path: str, *, durable: bool = False) -> None:
+    """Make the directory *path* and those above it, as far as they are missing; with *durable* they are on the disk."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path) or "."
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+        if not os.path.isdir(directory):
+            raise FileExistsError(errno.EEXIST, "is a file, where a directory is to be", directory)
+    if durable:
+        for directory in missing:
+            sync_directory(os.path.dirname(directory) or ".")
 
 
 def same_bytes(one: int, other: int) -> bool:

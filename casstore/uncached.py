@@ -178,7 +178,7 @@ class Uncached(Cache):
         """Nothing is to be kept."""
         return None
 
-    def record_delete(self, key: Key) -> None:
+    def record_delete(self, *keys: Key) -> None:
         """Nothing is held."""
 
     def view(self, entry: Entry, descriptor: int, bucket: str, object_key: str, mode: str | None = None) -> str:

@@ -16,9 +16,12 @@ from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
     from pathapi.azure import AzureBlobClient, AzureBlobPath
+    from pathapi.bars import progress_bar
     from pathapi.file import FileClient, FilePath
     from pathapi.gs import GSClient, GSPath
     from pathapi.http import HttpClient, HttpPath, HttpsClient, HttpsPath
+    from pathapi.prefetching import prefetch
+    from pathapi.progress import Progress
     from pathapi.s3 import S3Client, S3Path
 
 _LAZY = {
@@ -34,7 +37,9 @@ _LAZY = {
     "HttpsPath": "pathapi.http",
     "S3Client": "pathapi.s3",
     "S3Path": "pathapi.s3",
+    "Progress": "pathapi.progress",
     "prefetch": "pathapi.prefetching",
+    "progress_bar": "pathapi.bars",
 }
 
 __all__ = [
@@ -49,11 +54,13 @@ __all__ = [
     "HttpPath",
     "HttpsClient",
     "HttpsPath",
+    "Progress",
     "S3Client",
     "S3Path",
     "__version__",
     "implementation_registry",
     "prefetch",
+    "progress_bar",
 ]
 
 

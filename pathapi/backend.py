@@ -7,12 +7,12 @@ executable form of this contract.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
 
 from casstore import Validator
-from pathapi.exceptions import CloudPathFileNotFoundError
+from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +176,18 @@ class Backend(Protocol):
         """
         ...
 
-    def delete(self, keys: Sequence[str], *, expect: Validator | None = None) -> None:
+    def delete(
+        self,
+        keys: Sequence[str],
+        *,
+        expect: Validator | None = None,
+        versions: Mapping[str, Validator] | None = None,
+    ) -> None:
         """Delete objects, many in one request where the cloud can; a key that does not exist is no error.
 
-        *expect* goes with one key: only that version, else `VersionMismatchError`.
+        *expect* goes with one key: only that version, else `VersionMismatchError`. *versions* goes with many: of those
+        that it names, only that version or nothing; when all others are gone, `VersionMismatchError` has in its `keys`
+        the ones that were left alone.
         """
         ...
 
@@ -190,3 +198,27 @@ def head_or_none(backend: Backend, key: str) -> ObjectInfo | None:
         return backend.head(key)
     except CloudPathFileNotFoundError:
         return None
+
+
+def delete_each(backend: Backend, keys: Sequence[str], versions: Mapping[str, Validator]) -> None:
+    """`Backend.delete` with *versions*, by a request for each key."""
+    refused = []
+    for key in keys:
+        try:
+            backend.delete([key], expect=versions.get(key))
+        except VersionMismatchError:
+            refused.append(key)
+    require_gone(backend, refused)
+
+
+def require_gone(backend: Backend, refused: Sequence[str]) -> None:
+    """Raise the VersionMismatchError of `Backend.delete` for those of the *refused* keys that are there.
+
+    Some servers refuse a condition on what is gone, and the SDK may have asked twice, its first answer lost.
+    """
+    left = tuple(key for key in refused if head_or_none(backend, key) is not None)
+    if left:
+        more = f", nor are {len(left) - 1:,} more" if len(left) > 1 else ""
+        error = VersionMismatchError(f"{left[0]!r} is not the version expected{more}; not deleted")
+        error.keys = left
+        raise error

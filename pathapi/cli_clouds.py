@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import click
 
 from casstore import Cache, Entry
+from pathapi import bars
 from pathapi.client import Client
 from pathapi.exceptions import (
     CloudPathException,
@@ -21,7 +20,7 @@ from pathapi.exceptions import (
     InvalidUriError,
 )
 from pathapi.path import CloudPath
-from pathapi.prefetching import Progress
+from pathapi.progress import Progress
 from pathapi.registry import implementation_registry
 
 _S3_OPTIONS: Final = ("endpoint_url", "profile_name", "no_sign_request")
@@ -39,9 +38,6 @@ _OPTIONS: Final = {
     "are pending, name one: ": "are pending, choose one by --name: ",
 }
 """How the shell says what messages say in Python."""
-_TITLE_CELLS: Final = 40
-_FIGURES_CELLS: Final = 64
-"""What the bar needs beside its title: objects, bytes, rate and time left, and a few cells of bar."""
 
 
 class Shell(Protocol):
@@ -166,44 +162,6 @@ def report_errors(shell: Shell, errors: Sequence[tuple[str, Exception]]) -> int:
     return 1 if errors else 0
 
 
-@contextlib.contextmanager
-def progress_bar(shell: Shell, title: str) -> Iterator[Callable[[Progress], None] | None]:
+def progress_bar(shell: Shell, title: str) -> contextlib.AbstractContextManager[Callable[[Progress], None] | None]:
     """A progress bar on stderr while the block runs; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty() or os.environ.get("CASSTORE_DISABLE_PROGRESS") or os.environ.get("TERM") == "dumb":
-        yield None
-        return
-    from rich import progress as bars
-    from rich.console import Console
-    from rich.table import Column
-
-    def column(field: str, **options: Any) -> bars.TextColumn:
-        return bars.TextColumn(f"{{task.fields[{field}]}}", markup=False, table_column=Column(no_wrap=True, **options))
-
-    console = Console(stderr=True)
-    columns = (
-        column("title", max_width=max(8, min(_TITLE_CELLS, console.width - _FIGURES_CELLS)), overflow="ellipsis"),
-        bars.BarColumn(bar_width=None),
-        column("objects"),
-        column("size"),
-        column("rate", justify="right"),
-        bars.TimeRemainingColumn(),
-    )
-    # At a terminal, lines come above the bar. Elsewhere stdout is data, and the bar's console is stderr.
-    is_shown = sys.stdout.isatty()
-    with bars.Progress(*columns, console=console, transient=True, redirect_stdout=is_shown) as bar:
-        task = bar.add_task("", total=None, title=shell.shown(title), objects="", size="", rate="")
-
-        def show(now: Progress) -> None:
-            have = now.bytes + now.underway
-            total = None if now.is_listing or not now.total_bytes else now.total_bytes
-            speed = bar.tasks[0].speed
-            bar.update(
-                task,
-                completed=have,
-                total=total,
-                objects=f"{now.files:,}/{now.total_files:,}{'+' if now.is_listing else ''} objects",
-                size=shell.size(have) if total is None else f"{shell.size(have)} of {shell.size(total)}",
-                rate=f"{shell.size(int(speed))}/s" if speed else "",
-            )
-
-        yield show
+    return bars.progress_bar(shell.shown(title), size=shell.size)

@@ -13,7 +13,7 @@ from pathapi.asking import forced
 from pathapi.cli_clouds import Clients, Shell, cloud_command, error_facts, in_the_shell, progress_bar
 from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, PendingWriteError
 from pathapi.path import CloudPath
-from pathapi.prefetching import Progress
+from pathapi.progress import Progress
 from pathapi.settling import push
 from pathapi.uploading import Target
 

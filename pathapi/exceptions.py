@@ -116,6 +116,9 @@ class VersionMismatchError(CloudPathException, OSError):
     """Whether the SDK had sent the request before, and lost the answer: then the refusal may come of our own success.
     """
 
+    keys: tuple[str, ...] = ()
+    """The keys that a delete of several has left alone."""
+
 
 # --- the cache -----------------------------------------------------------------------------------------------------
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from casstore import copy_out
-from pathapi.asking import forced
+from pathapi.asking import FreshnessArg, forced
 from pathapi.backend import ABSENT, ObjectInfo, head_or_none
 from pathapi.exceptions import (
     AnyPathTypeError,
@@ -86,7 +86,8 @@ class MovingPath(WritingPath):
             raise TypeError(f"{self!r} can be renamed to a {type(self).__name__}, not to {target!r}; use move()")
         if not target.uri.key or target.uri.key.endswith("/"):
             raise CloudPathIsADirectoryError(f"{target} names a directory: an object has a name after the last slash")
-        self._transfer(target, None, moves=True)
+        with self._explaining():
+            self._transfer(target, None, moves=True)
         return target
 
     def replace(self, target: str | Self) -> Self:
@@ -94,52 +95,6 @@ class MovingPath(WritingPath):
         return self.rename(target)
 
     # --- copying and moving -------------------------------------------------------------------------------------------
-
-    def copy(
-        self,
-        target: AnyTarget,
-        follow_symlinks: bool = True,
-        preserve_metadata: bool = False,
-        force_overwrite_to_cloud: bool | None = None,
-    ) -> Any:
-        """Copy to another cloud path, or to a path of this machine; that path.
-
-        A str without a scheme is a path of this machine. A target that ends with a slash, and a directory of this
-        machine, get the copy below them, under this name. Inside a bucket the server copies; else the bytes of one
-        version go through the store. What is at the target in the cloud is replaced only if nobody changes it
-        meanwhile. Raises FileNotFoundError, IsADirectoryError, `OverwriteNewerCloudError`.
-        """
-        return self._bring(target, force_overwrite_to_cloud, moves=False)
-
-    def copy_into(
-        self,
-        target_dir: AnyTarget,
-        follow_symlinks: bool = True,
-        preserve_metadata: bool = False,
-        force_overwrite_to_cloud: bool | None = None,
-    ) -> Any:
-        """`copy` below *target_dir*, under this name."""
-        return self.copy(self._below(target_dir), force_overwrite_to_cloud=force_overwrite_to_cloud)
-
-    def move(
-        self,
-        target: AnyTarget,
-        follow_symlinks: bool = True,
-        preserve_metadata: bool = False,
-        force_overwrite_to_cloud: bool | None = None,
-    ) -> Any:
-        """`copy`, and then delete the source, once the copy is known good and if the source is what was copied."""
-        return self._bring(target, force_overwrite_to_cloud, moves=True)
-
-    def move_into(
-        self,
-        target_dir: AnyTarget,
-        follow_symlinks: bool = True,
-        preserve_metadata: bool = False,
-        force_overwrite_to_cloud: bool | None = None,
-    ) -> Any:
-        """`move` below *target_dir*, under this name."""
-        return self.move(self._below(target_dir), force_overwrite_to_cloud=force_overwrite_to_cloud)
 
     def _any_path(self, target: AnyTarget) -> MovingPath | Path:
         from pathlib import Path  # only for whoever names one
@@ -162,13 +117,15 @@ class MovingPath(WritingPath):
             return target / self._local_name()
         return target._at_key(target._listing_prefix + self.name)  # noqa: SLF001 (one of us)
 
-    def _bring(self, given: AnyTarget, force: bool | None, *, moves: bool) -> MovingPath | Path:
-        target = self._any_path(given)
+    def _bring(self, target: MovingPath | Path, force: bool | None, *, moves: bool) -> MovingPath | Path:
+        """The object, to where *target* says. Raises CloudPathFileNotFoundError itself where there is none."""
         if not isinstance(target, MovingPath):
             return self._bring_home(target, moves=moves)
         if not target.uri.key or target.uri.key.endswith("/"):
             target = self._below(target)
             assert isinstance(target, MovingPath)
+        if target == self:
+            self.client.backend(self.uri.bucket).head(self.uri.key)  # nothing to do, if it is an object
         self._transfer(target, force, moves=moves)
         return target
 
@@ -180,42 +137,37 @@ class MovingPath(WritingPath):
         if source.key == to.key:
             return
         over = target._over(force)
-        with self._explaining():
-            if source.client is to.client and source.bucket == to.bucket:
-                listed = self._listed_object()
-                (rename if moves else copy)(source, to, listed, over)
-                return
-            with self._open_version(moves=moves) as stored:
-                copy_through(source, to, stored, over, moves=moves)
+        if self._shares_a_server(target):
+            (rename if moves else copy)(source, to, self._listed_object(), over)
+            return
+        with self._open_version(moves=moves) as stored:
+            copy_through(source, to, stored, over, moves=moves)
+
+    def _shares_a_server(self, other: MovingPath) -> bool:
+        return self.client is other.client and self.uri.bucket == other.uri.bucket
 
     # --- to this machine ----------------------------------------------------------------------------------------------
 
-    def download_to(self, destination: str | os.PathLike[str]) -> Path:
-        """Copy to a path of this machine, or into a directory there; that path. All of it or nothing appears.
-
-        Raises FileNotFoundError, IsADirectoryError.
-        """
-        target = self._any_path(destination)
-        if isinstance(target, MovingPath):
-            raise TypeError(f"download_to() brings {self._shown} to this machine; copy() brings it to {target}")
-        return self._bring_home(target, moves=False)
-
     def _bring_home(self, target: Path, *, moves: bool) -> Path:
-        from pathapi.moving import delete_moved, locked
-
         if target.is_dir():
             target = target / self._local_name()
-        source = self._target()
-        with self._explaining(), self._open_version(moves=moves) as stored:
-            copy_out(stored.descriptor, os.fspath(target), durable=moves)
-            if moves:
-                version = stored.validator
-                assert version is not None
-                if target.stat().st_size != stored.size:
-                    raise ChecksumMismatchError(f"{target} has another size than {self._shown}, which was kept")
-                with locked(source):
-                    delete_moved(source, os.fspath(target), version)
+        with self._open_version(moves=moves) as stored:
+            self._copy_out(stored, os.fspath(target), moves=moves)
         return target
+
+    def _copy_out(self, stored: Stored, target: str, *, moves: bool) -> None:
+        """To the file *target*; where that *moves* it, the source is deleted once it is on the disk."""
+        from pathapi.moving import delete_moved, locked
+
+        copy_out(stored.descriptor, target, durable=moves)
+        if moves:
+            version = stored.validator
+            assert version is not None
+            if os.stat(target).st_size != stored.size:
+                raise ChecksumMismatchError(f"{target} has another size than {self._shown}, which was kept")
+            source = self._target()
+            with locked(source):
+                delete_moved(source, target, version)
 
     def _local_name(self) -> str:
         name = self.name
@@ -224,48 +176,20 @@ class MovingPath(WritingPath):
         return name
 
     @contextmanager
-    def _open_version(self, *, moves: bool) -> Iterator[Stored]:
+    def _open_version(self, freshness: FreshnessArg = None, *, moves: bool) -> Iterator[Stored]:
         """One version's bytes; what *moves* is asked for now, whatever the policy."""
-        try:
-            stored = self._open_stored(ALWAYS if moves else None, None, None)
-        except CloudPathIsADirectoryError as error:
-            raise self._directory_error() from error
+        reader = self.client.reader
+        stored = reader.open(self._ask(ALWAYS if moves else freshness, None, None))
         try:
             if moves and stored.validator is not None and not stored.validator.identifies:
                 # An empty object may come without a version; asked again as what is held, it comes with one.
                 os.close(stored.descriptor)
-                stored = self._open_stored(ALWAYS, None, None)
+                stored = reader.open(self._ask(ALWAYS, None, None))
             yield stored
         finally:
             os.close(stored.descriptor)
 
     # --- from this machine --------------------------------------------------------------------------------------------
-
-    def upload_from(self, source: AnyTarget, force_overwrite_to_cloud: bool | None = None) -> Self:
-        """Upload a file, or all files below a directory; the path of what was uploaded.
-
-        A file goes below a path that ends with a slash or is a "directory", under its own name. Its bytes are those of
-        one moment: one that changes meanwhile is an error. What is there in the cloud is replaced only if nobody
-        changes it meanwhile. Raises FileNotFoundError, `StaleReadError`, `OverwriteNewerCloudError`.
-        """
-        if isinstance(source, MovingPath):
-            uploaded: Self = source.copy(self, force_overwrite_to_cloud=force_overwrite_to_cloud)
-            return uploaded
-        from pathlib import Path
-
-        from pathapi.uploads import files_below, upload_all
-
-        local = Path(source)
-        if local.is_dir():
-            prefix = self._listing_prefix
-            files = ((path, self._at_key(prefix + name)) for path, name in files_below(os.fspath(local)))
-            upload_all(files, lambda path, target: target._upload(path, force_overwrite_to_cloud))  # noqa: SLF001 (one of us)
-            return self
-        target = self
-        if not self.uri.key or self.uri.key.endswith("/") or self.is_dir():
-            target = self._at_key(self._listing_prefix + local.name)
-        target._upload(os.fspath(local), force_overwrite_to_cloud)  # noqa: SLF001 (one of us)
-        return target
 
     def _upload(self, path: str, force: bool | None) -> None:
         from pathapi.moving import locked
@@ -313,6 +237,5 @@ class MovingPath(WritingPath):
 
     def _directory_error(self) -> CloudPathIsADirectoryError:
         return CloudPathIsADirectoryError(
-            f"{self._shown} is a directory: only single objects can be copied, moved, renamed or downloaded yet; do so "
-            "with each file below it"
+            f"{self._shown} is a directory, and no server renames one; move() moves what is below"
         )

@@ -17,8 +17,8 @@ from pathapi.exceptions import (
     CloudPathFileNotFoundError,
 )
 from pathapi.freshness import ALWAYS
-from pathapi.moves import MovingPath
 from pathapi.registry import implementation_registry
+from pathapi.trees import TreePath
 
 _READ_MODES = frozenset(("rb", "br"))
 
@@ -42,7 +42,7 @@ def _text_of(given: object) -> str:
     raise AnyPathTypeError(f"a URI is a str such as 's3://bucket/key', not {type(given).__name__}")
 
 
-class CloudPath(MovingPath, metaclass=CloudPathMeta):
+class CloudPath(TreePath, metaclass=CloudPathMeta):
     """One object or "directory" of a cloud. ``CloudPath("s3://bucket/key")`` gives the class of its scheme.
 
     Reads go through the store: *freshness*, *verify* and *force_overwrite_from_cloud* of a call override what its

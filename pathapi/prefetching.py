@@ -10,38 +10,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from casstore import Entry
 from pathapi.backend import ObjectInfo
-from pathapi.freshness import Freshness
-from pathapi.listings import SECONDS
 from pathapi.path import CloudPath
+from pathapi.progress import TELL_SECONDS, Progress
 
 THREADS = 16
 """Objects under way at a time; large ones share the threads that read parts."""
-
-_TELL_SECONDS = 0.1
-"""How often callbacks hear of progress."""
-
-_LISTED_NS: Final = int(SECONDS * 1e9)
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a prefetch is, as its callback sees it; *total* figures grow while listings and first answers come in.
-
-    *bytes* counts what is there, *held* the objects that were there before, *underway* the bytes received of objects
-    that are not complete (by all of this process's downloads).
-    """
-
-    files: int = 0
-    total_files: int = 0
-    bytes: int = 0
-    total_bytes: int = 0
-    held: int = 0
-    underway: int = 0
-    is_listing: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +108,7 @@ class _Prefetch:
                 self._put(None)
             for worker in workers:
                 while worker.is_alive():
-                    worker.join(_TELL_SECONDS)
+                    worker.join(TELL_SECONDS)
                     self._report()
         except BaseException:
             self._stop()
@@ -155,12 +132,12 @@ class _Prefetch:
     def _put(self, item: tuple[CloudPath, int] | None) -> None:
         while True:
             try:
-                self._work.put(item, timeout=_TELL_SECONDS)
+                self._work.put(item, timeout=TELL_SECONDS)
             except queue.Full:
                 self._report()
             else:
                 break
-        if time.monotonic() - self._told > _TELL_SECONDS:
+        if time.monotonic() - self._told > TELL_SECONDS:
             # Where threads and listing keep pace, the queue is never full for long.
             self._report()
 
@@ -222,15 +199,8 @@ class _Prefetch:
     def _have(self, path: CloudPath) -> tuple[PrefetchedObject, int]:
         """Bring one object in; also its size in bytes."""
         entry = path.client.cache.held(path._store_key())  # noqa: SLF001
-        freshness = _as_listed(path) if self._recursive else None
+        freshness = path._as_listed() if self._recursive else None  # noqa: SLF001
         stored = path._open_stored(freshness, None, None, must_store=True)  # noqa: SLF001
         os.close(stored.descriptor)
         was_held = entry is not None and stored.entry is not None and stored.entry.same_content(entry)
         return PrefetchedObject(path, stored.entry, was_held), stored.size
-
-
-def _as_listed(path: CloudPath) -> Freshness:
-    """What takes the listing's word, although it may be minutes old when its last objects have their turn."""
-    listed = path._listed  # noqa: SLF001 (the same package's own)
-    age = 0 if listed is None else path.client.now().wall_ns - listed.moment.wall_ns
-    return Freshness(max(_LISTED_NS, age + 10**9))

@@ -8,8 +8,9 @@ from typing import Any, Self
 
 from pathapi.asking import AskingPath
 from pathapi.backend import ObjectInfo, Prefix
+from pathapi.freshness import Freshness
 from pathapi.globbing import Match, compile_pattern, walk_levels, walk_tree
-from pathapi.listings import Listed
+from pathapi.listings import SECONDS, Listed
 
 
 class ListingPath(AskingPath):
@@ -47,6 +48,12 @@ class ListingPath(AskingPath):
         )
         child._listed = listed  # noqa: SLF001 (one of us)
         return child
+
+    def _as_listed(self) -> Freshness:
+        """What takes the listing's word, although it may be minutes old when its last objects have their turn."""
+        listed = self._listed
+        age = 0 if listed is None else self.client.now().wall_ns - listed.moment.wall_ns
+        return Freshness(max(int(SECONDS * 1e9), age + 10**9))
 
     def iterdir(self) -> Iterator[Self]:
         """The children, in the server's order; they carry what the listing said. One request for a thousand."""

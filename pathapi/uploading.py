@@ -222,7 +222,7 @@ def find_arrived(target: Target, staging: Staging) -> ObjectInfo | None:
     info = head_or_none(backend, target.object_key)
     if info is None or info.size != staging.size:
         return None
-    if _has_stated_bytes(info, staging):
+    if has_stated_bytes(info, staging.descriptor):
         return info
     try:
         body = backend.read(target.object_key, 0, None, expect=info.validator if info.validator.identifies else None)
@@ -240,11 +240,12 @@ def find_arrived(target: Target, staging: Staging) -> ObjectInfo | None:
         body.close()
 
 
-def _has_stated_bytes(info: ObjectInfo, staging: Staging) -> bool:
+def has_stated_bytes(info: ObjectInfo, descriptor: int) -> bool:
+    """Whether an open file has a hash that the provider states of the object; False where it states none of all."""
     for checksum in info.checksums:
         if checksum.kind in _COMPARABLE:
             hasher, offset = new_hasher(checksum.kind.removeprefix("etag-")), 0
-            while piece := os.pread(staging.descriptor, _PIECE, offset):
+            while piece := os.pread(descriptor, _PIECE, offset):
                 hasher.update(piece)
                 offset += len(piece)
             return hasher.digest().hex() == checksum.value

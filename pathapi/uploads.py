@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, TypeVar
+from collections.abc import Iterator
+from typing import Final
 
+from casstore import same_bytes
+from pathapi.backend import ObjectInfo
 from pathapi.exceptions import StaleReadError
 from pathapi.moving import upload
-from pathapi.uploading import Base, Target
-
-THREADS: Final = 8
-"""Files of one directory that are under way at a time."""
-
-Where = TypeVar("Where")
+from pathapi.uploading import Base, Target, has_stated_bytes
 
 _OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -40,6 +37,29 @@ def upload_file(target: Target, path: str, base: Base) -> None:
         os.close(descriptor)
 
 
+def has_arrived(target: Target, path: str, there: ObjectInfo) -> bool:
+    """Whether the object that is *there* has the bytes of the file at *path*: by what the store holds of that very
+    version, else by a hash that the provider states. Reads nothing from the cloud.
+    """
+    descriptor = os.open(path, _OPEN_FLAGS)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != there.size:
+            return False
+        cache = target.client.cache
+        entry = cache.held(target.key)
+        if entry is not None and entry.validator.same_version(there.validator):
+            held = None if entry.validator.racy or there.validator.racy else cache.open_entry(entry)
+            if held is not None:
+                try:
+                    return same_bytes(descriptor, held)
+                finally:
+                    os.close(held)
+        return has_stated_bytes(there, descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def files_below(directory: str) -> Iterator[tuple[str, str]]:
     """The regular files below *directory*, links followed, as paths and as names from there with slashes."""
     yield from _files_below(directory, "", frozenset())
@@ -57,22 +77,3 @@ def _files_below(directory: str, prefix: str, above: frozenset[tuple[int, int]])
             yield from _files_below(entry.path, f"{prefix}{entry.name}/", above | {identity})
         elif entry.is_file():
             yield entry.path, prefix + entry.name
-
-
-def upload_all(pairs: Iterable[tuple[str, Where]], one: Callable[[str, Where], object]) -> None:
-    """Call ``one(path, target)`` for all *pairs*, `THREADS` at a time; after a failure, which is raised, no more."""
-    from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait  # loads logging
-
-    pending: set[Future[object]] = set()
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pathapi-upload")
-    try:
-        for path, target in pairs:
-            pending.add(pool.submit(one, path, target))
-            if len(pending) >= 2 * THREADS:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-        for future in pending:
-            future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -46,13 +46,13 @@ LAYERS = {
         __main__
     """,
     "pathapi": """
-        exceptions redaction
-        enums uri
+        exceptions progress redaction
+        bars crew enums uri
         backend backends.__init__ registry
         globbing backends.file_writes backends.azure_errors backends.gs_errors backends.s3_errors
         backends.file_status backends.azure_answers backends.gs_answers backends.gs_connection
-        backends.s3_answers backends.s3_connection backends.s3_parts
-        backends.azure_blocks backends.azure_connection backends.gs_requests backends.s3_fast
+        backends.s3_answers backends.s3_connection backends.s3_deletes backends.s3_parts
+        backends.file_body backends.azure_blocks backends.azure_connection backends.gs_requests backends.s3_fast
         backends.azure_requests backends.gs_uploads
         backends.http_answers backends.http_body backends.http_errors backends.http_logins
         backends.http_connection
@@ -72,6 +72,9 @@ LAYERS = {
         tree
         writable
         moves
+        leaves
+        removals tree_transfers
+        trees
         path
         azure file gs s3 prefetching
         http
@@ -109,7 +112,7 @@ IMPORT_OWNERS = {
     "filelock": ("casstore.write_locks",),
     "platformdirs": ("casstore.store",),
     "click": ("casstore.cli*", "pathapi.cli*"),
-    "rich": ("casstore.cli*", "pathapi.cli*"),
+    "rich": ("casstore.cli*", "pathapi.bars", "pathapi.cli*"),
     "boto3": ("pathapi.backends.s3*",),
     "botocore": ("pathapi.backends.s3*",),
     "s3transfer": ("pathapi.backends.s3*",),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix
+from pathapi.backend import Absent, ObjectInfo, Prefix, require_gone
 from pathapi.backends.azure_answers import (
     AzureBody,
     Nothing,
@@ -172,13 +172,21 @@ class AzureBackend(AzureRequests):
             return info_of_result(target, seen.size, answer, None, None)
         return self._await_copy(target, blob, answer.get("copy_id"))
 
-    def delete(self, keys: Sequence[str], *, expect: Validator | None = None) -> None:
-        if expect is not None or len(keys) == 1:
+    def delete(
+        self,
+        keys: Sequence[str],
+        *,
+        expect: Validator | None = None,
+        versions: Mapping[str, Validator] | None = None,
+    ) -> None:
+        if expect is not None or (len(keys) == 1 and not versions):
             for key in keys:
                 self._delete_one(key, expect)
             return
+        refused: list[str] = []
         for begin in range(0, len(keys), BATCH):
-            self._delete_batch(keys[begin : begin + BATCH])
+            refused += self._delete_batch(keys[begin : begin + BATCH], versions or {})
+        require_gone(self, refused)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -292,31 +300,40 @@ class AzureBackend(AzureRequests):
             if type(error) is not CloudPathFileNotFoundError:
                 raise
 
-    def _delete_batch(self, keys: Sequence[str]) -> None:
+    def _delete_batch(self, keys: Sequence[str], versions: Mapping[str, Validator]) -> Sequence[str]:
+        """In one request; the keys that are another version."""
+        named = [{"name": key, **self._write_conditions(key, versions.get(key))} for key in keys]
+        refused: list[str] = []
         for key in keys:
             self._check(key)
         try:
             parts = self._call(
                 "Delete Blob",
                 keys[0],
-                lambda **_: list(self._container().delete_blobs(*keys, raise_on_any_failure=False)),
+                lambda **_: list(self._container().delete_blobs(*named, raise_on_any_failure=False)),
             )
         except CloudPathNotImplementedError:
             for key in keys:
-                self._delete_one(key, None)
-            return
+                try:
+                    self._delete_one(key, versions.get(key))
+                except VersionMismatchError:
+                    refused.append(key)
+            return refused
         failed: list[CloudPathException] = []
         for key, part in zip(keys, parts, strict=False):
             if part.status_code >= 300:
                 code = str(part.headers.get("x-ms-error-code") or "")
                 error = translate_answer(code, part.status_code, "", operation="Delete Blob", **self._where(key))
-                if type(error) is not CloudPathFileNotFoundError:
+                if isinstance(error, VersionMismatchError):
+                    refused.append(key)
+                elif type(error) is not CloudPathFileNotFoundError:
                     failed.append(error)
         if len(parts) != len(keys):
             failed.append(CloudUnavailableError(f"{len(keys) - len(parts)} deletes were not answered; try again"))
         if failed:
             failed[0].add_note(f"{len(failed)} of {len(keys)} objects were not deleted")
             raise failed[0]
+        return refused
 
     # --- requests --------------------------------------------------------------------------------------------------
 

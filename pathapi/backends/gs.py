@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
+from urllib.parse import urlencode
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix
+from pathapi.backend import Absent, ObjectInfo, Prefix, require_gone
 from pathapi.backends.gs_answers import FIELDS, GSBody, Nothing, info_of, info_of_media, placed, range_of, says_empty
 from pathapi.backends.gs_connection import GSConnection
-from pathapi.backends.gs_errors import says_no_object, should_retry
+from pathapi.backends.gs_errors import Refusal, says_no_object, should_retry
 from pathapi.backends.gs_requests import Reply, Requests, batch_of_deletes
 from pathapi.backends.gs_uploads import upload
 from pathapi.exceptions import (
@@ -172,13 +173,21 @@ class GSBackend:
                     return info_of(target, answer["resource"])
                 query["rewriteToken"] = answer["rewriteToken"]
 
-    def delete(self, keys: Sequence[str], *, expect: Validator | None = None) -> None:
-        if expect is not None or len(keys) == 1:
+    def delete(
+        self,
+        keys: Sequence[str],
+        *,
+        expect: Validator | None = None,
+        versions: Mapping[str, Validator] | None = None,
+    ) -> None:
+        if expect is not None or (len(keys) == 1 and not versions):
             for key in keys:
                 self._delete(key, expect)
             return
+        refused: list[str] = []
         for begin in range(0, len(keys), BATCH):
-            self._delete_batch(keys[begin : begin + BATCH])
+            refused += self._delete_batch(keys[begin : begin + BATCH], versions or {})
+        require_gone(self, refused)
 
     def _delete(self, key: str, expect: Validator | None) -> None:
         conditions = self._conditions(key, expect)
@@ -191,23 +200,29 @@ class GSBackend:
                 gone = VersionMismatchError(f"{self._uri(key)} does not exist any more; nothing was changed")
                 raise gone from error
 
-    def _delete_batch(self, keys: Sequence[str]) -> None:
+    def _delete_batch(self, keys: Sequence[str], versions: Mapping[str, Validator]) -> Sequence[str]:
+        """In one request; the keys that are another version."""
+        refused: list[str] = []
         for left in range(_BATCH_TRIES - 1, -1, -1):
-            failed = self._send_batch(keys)
+            failed = self._send_batch(keys, versions)
+            refused += [key for key, error in failed.items() if Refusal.of(error).status == 412]
             again = [key for key, error in failed.items() if left and should_retry(error)]
             for key, error in failed.items():
-                if key not in again:
+                if key not in again and key not in refused:
                     meant = self._requests.meaning(error, key, "delete")
                     meant.add_note(f"{len(failed)} of {len(keys)} objects were not deleted")
                     raise meant from error
             if not again:
-                return
+                break
             keys = again
             time.sleep(random.uniform(0.1, 0.4) * 2 ** (_BATCH_TRIES - left))
+        return refused
 
-    def _send_batch(self, keys: Sequence[str]) -> dict[str, Exception]:
+    def _send_batch(self, keys: Sequence[str], versions: Mapping[str, Validator]) -> dict[str, Exception]:
         """Delete *keys*; those that were not deleted, and why."""
-        body, content_type = batch_of_deletes([f"/storage/v1{self._requests.path('o', key)}" for key in keys])
+        queries = (urlencode(self._conditions(key, versions.get(key))) for key in keys)
+        paths = [f"/storage/v1{self._requests.path('o', key)}" for key in keys]
+        body, content_type = batch_of_deletes([f"{p}?{q}" if q else p for p, q in zip(paths, queries, strict=True)])
         url = f"{self._requests.base_url(keys[0], 'delete')}/batch/storage/v1"
         headers = {"Content-Type": content_type}
         reply = self._requests.send("delete", keys[0], "POST", url, data=body, headers=headers)

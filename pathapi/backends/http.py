@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix
+from pathapi.backend import Absent, ObjectInfo, Prefix, delete_each
 from pathapi.backends.http_answers import (
     can_pin,
     conditions_to_read,
@@ -170,7 +170,16 @@ class HttpBackend:
         with spooled:
             return self.write(target, spooled, size, expect=over, content_type=body.info.content_type)
 
-    def delete(self, keys: Sequence[str], *, expect: Validator | None = None) -> None:
+    def delete(
+        self,
+        keys: Sequence[str],
+        *,
+        expect: Validator | None = None,
+        versions: Mapping[str, Validator] | None = None,
+    ) -> None:
+        if versions:
+            delete_each(self, keys, versions)
+            return
         for key in keys:
             self._host.require_object(key)
             headers = self._conditions_to_write(key, expect)

@@ -8,16 +8,15 @@ noticed by the validator that its response carries.
 from __future__ import annotations
 
 import heapq
-import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix
+from pathapi.backend import Absent, ObjectInfo, Prefix, require_gone
 from pathapi.backends.s3_answers import S3Body, format_etag, info_of, placed, range_of, says_empty
 from pathapi.backends.s3_connection import S3Connection
-from pathapi.backends.s3_errors import answer_of, retries_of, translate, translate_answer
+from pathapi.backends.s3_deletes import CONFLICT_TRIES, delete_many, pause
+from pathapi.backends.s3_errors import answer_of, retries_of, translate
 from pathapi.backends.s3_fast import FastBody, FastReads, fast_reads
 from pathapi.backends.s3_parts import copy_in_parts, part_size_of, threshold_of, upload_in_parts
 from pathapi.exceptions import (
@@ -31,11 +30,9 @@ from pathapi.exceptions import (
 __all__ = ["S3Backend", "S3Connection"]
 
 PAGE: Final = 1_000
-"""Keys that one request lists or deletes at most (S3's limit)."""
+"""Keys that one request lists at most (S3's limit)."""
 COPY_LIMIT: Final = 5 << 30
 """Bytes that one CopyObject copies at most (S3's limit)."""
-_CONFLICT_TRIES: Final = 8
-"""A 409 says that another write of this key was in progress: no decision, so ask again."""
 _EMPTY_TRIES: Final = 3
 
 
@@ -182,30 +179,20 @@ class S3Backend:
             raise VersionMismatchError(f"{self._uri(target)} does not exist any more; nothing was changed") from error
         return info_of(target, {**answer, **answer.get("CopyObjectResult", {})}, seen.size)
 
-    def delete(self, keys: Sequence[str], *, expect: Validator | None = None) -> None:
-        if expect is not None or len(keys) == 1:
+    def delete(
+        self,
+        keys: Sequence[str],
+        *,
+        expect: Validator | None = None,
+        versions: Mapping[str, Validator] | None = None,
+    ) -> None:
+        if expect is not None or (len(keys) == 1 and not versions):
             for key in keys:
                 self._call("DeleteObject", key, expect=expect, **self._write_conditions(key, expect))
             return
-        # XML cannot carry control characters; a URL can.
-        together = [key for key in keys if key.isprintable()]
-        for key in keys:
-            if not key.isprintable():
-                self._call("DeleteObject", key)
-        for begin in range(0, len(together), PAGE):
-            self._delete_batch(together[begin : begin + PAGE])
-
-    def _delete_batch(self, keys: Sequence[str]) -> None:
-        asked = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
-        answer = self._call("DeleteObjects", None, about=keys[0], Delete=asked)
-        failed = [item for item in answer.get("Errors", ()) if item.get("Code") not in ("NoSuchKey", "NoSuchVersion")]
-        if failed:
-            first = failed[0]
-            error = translate_answer(
-                None, str(first.get("Code")), 0, operation="DeleteObjects", **self._where(str(first.get("Key")))
-            )
-            error.add_note(f"{len(failed)} of {len(keys)} keys were not deleted")
-            raise error
+        conditions = {key: self._write_conditions(key, (versions or {}).get(key)) for key in keys}
+        refused = delete_many(self._call, self._where, keys, conditions)
+        require_gone(self, refused)
 
     def _fast_reads(self) -> FastReads | None:
         if not self._looked_for_fast:
@@ -296,13 +283,13 @@ class S3Backend:
         named = {"Bucket": self._bucket, **self._extra_of(operation), **arguments}
         if key is not None:
             named["Key"] = key
-        for attempt in range(_CONFLICT_TRIES):
+        for attempt in range(CONFLICT_TRIES):
             try:
                 return getattr(self.connection.client, _METHODS[operation])(**named)
             except Exception as error:
                 status, code = answer_of(error)
-                if code == "ConditionalRequestConflict" and attempt + 1 < _CONFLICT_TRIES:
-                    time.sleep(random.uniform(0.2, 1.0) * min(2.0, 0.05 * 2**attempt))
+                if code == "ConditionalRequestConflict" and attempt + 1 < CONFLICT_TRIES:
+                    pause(attempt)
                     continue
                 if isinstance(error, CloudPathException):
                     raise

@@ -444,6 +444,22 @@ class BackendSuite:
         with pytest.raises(VersionMismatchError):
             backend.delete([at + "a"], expect=version)
 
+    def test_a_delete_of_many_takes_only_the_versions_named(self, backend: Backend, ground: Ground, at: str) -> None:
+        names = ("a", "b", "control\x01", "gone", "c", "any")
+        for name in names:
+            ground.plant(at + name, b"first")
+        versions = {at + name: backend.head(at + name).validator for name in names if name != "any"}
+        ground.plant(at + "b", b"other")
+        ground.plant(at + "control\x01", b"other")
+        ground.plant(at + "any", b"other")
+        ground.remove(at + "gone")
+        with pytest.raises(VersionMismatchError) as refused:
+            backend.delete([at + name for name in names], versions=versions)
+        assert sorted(refused.value.keys) == [at + "b", at + "control\x01"]
+        there = [ground.content(at + name) for name in names]
+        assert there == [None, b"other", b"other", None, None, None]
+        backend.delete([at + "a"], versions=versions)
+
     # --- threads and processes -----------------------------------------------------------------------------------
 
     def test_threads_share_a_backend(self, backend: Backend, ground: Ground, at: str) -> None:

@@ -15,7 +15,7 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar
 from urllib.parse import quote, unquote
 
@@ -208,11 +208,27 @@ class LedgerBackend:
         self._reach(f"the answer about {target}")
         return self._info(target, made, data)
 
-    def delete(self, keys: Sequence[str], *, expect: Validator | None = None) -> None:
+    def delete(
+        self,
+        keys: Sequence[str],
+        *,
+        expect: Validator | None = None,
+        versions: Mapping[str, Validator] | None = None,
+    ) -> None:
         self._reach(" ".join(keys))
+        left = []
         for key in keys:
             if self._ledger.now(key)[1] is not None:
-                self._put(key, None, expect)
+                try:
+                    self._put(key, None, expect or (versions or {}).get(key))
+                except VersionMismatchError:
+                    if expect is not None:
+                        raise
+                    left.append(key)
+        if left:
+            error = VersionMismatchError(f"{left[0]} has another version")
+            error.keys = tuple(left)
+            raise error
         self._reach(f"the answer about {' '.join(keys)}")
 
 

@@ -441,25 +441,32 @@ WAYS: list[Callable[[S3Path, S3Path], object]] = [
     S3Path.rename,
     S3Path.copy,
     S3Path.move,
-    lambda path, target: path.download_to("/tmp/never"),
-    lambda path, target: path.move("/tmp/never"),
+    S3Path.copytree,
+    lambda path, target: path.download_to("/tmp/trees-never"),
+    lambda path, target: path.move("/tmp/trees-never"),
 ]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_directory_and_a_missing_object_are_told_apart(
-    root: S3Path, ground: S3Ground, at: str, way: Callable[[S3Path, S3Path], object]
+def test_what_is_neither_an_object_nor_a_directory_is_file_not_found(
+    root: S3Path, way: Callable[[S3Path, S3Path], object]
 ) -> None:
-    ground.plant(at + "dir/x", b"x")
     with pytest.raises(FileNotFoundError, match="missing"):
         way(root / "missing", root / "target")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        way(type(root)(f"{root}missing/", client=root.client), root / "target")
+    assert not os.path.exists("/tmp/trees-never")
+
+
+def test_a_directory_cannot_be_renamed(root: S3Path, ground: S3Ground, at: str) -> None:
+    ground.plant(at + "dir/x", b"x")
     for _ in range(2):
-        with pytest.raises(CloudPathIsADirectoryError, match="single objects"):
-            way(root / "dir", root / "target")
+        with pytest.raises(CloudPathIsADirectoryError, match="move"):
+            (root / "dir").rename(root / "target")
         list(root.iterdir())
-    assert ground.content(at + "target") is None
+    assert ground.content(at + "target/x") is None
     with pytest.raises(CloudPathIsADirectoryError):
-        way(root.client.CloudPath(f"s3://{ground.bucket}"), root / "target")
+        root.client.CloudPath(f"s3://{ground.bucket}").rename(root / "target")
 
 
 def test_a_rename_wants_a_path_of_its_kind(source: S3Path, files: FilePath, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from pathapi import FileClient, FilePath, prefetch
-from pathapi.prefetching import PrefetchedObject, Progress
+from pathapi import FileClient, FilePath
+from pathapi.prefetching import PrefetchedObject, prefetch
+from pathapi.progress import Progress
 
 
 @pytest.fixture

@@ -16,7 +16,12 @@ _COPIES = "fake-gcs-server 1.x ignores every condition on a copy"
 _DELETES = "fake-gcs-server 1.x ignores ifGenerationMatch on a delete"
 
 
+_BATCHES = "neither fake-gcs-server 1.x nor the proxy with Google's rules looks at a condition inside a batch"
+
+
 class TestByTheRules(BackendSuite):
+    defects = {"test_a_delete_of_many_takes_only_the_versions_named": _BATCHES}  # noqa: RUF012 (a ClassVar there)
+
     @pytest.fixture(scope="class")
     @classmethod
     def server(cls, gcs: GCSServer) -> GCSServer:
@@ -58,6 +63,7 @@ class TestTheFakeAsItIs(TestByTheRules):
         "test_a_copy_over_a_version_that_is_gone_creates_nothing": _COPIES,
         "test_of_copies_to_one_new_name_at_one_time_one_wins": _COPIES,
         "test_a_delete_takes_only_the_version_expected": _DELETES,
+        "test_a_delete_of_many_takes_only_the_versions_named": _BATCHES,
     }
 
     @pytest.fixture(scope="class")

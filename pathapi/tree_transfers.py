@@ -1,0 +1,288 @@
+"""Whole trees on their way: to this machine, from it, and from one place in a cloud to another.
+
+Every file is a transfer of its own, as safe as that of one object, so that a tree may be left at any moment: what is
+there is whole, and the same call goes on. What it finds done it leaves; what it moves is gone from the source only
+once its copy is good.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from casstore import make_directories, same_bytes
+from pathapi.asking import forced
+from pathapi.backend import ABSENT, ObjectInfo, head_or_none
+from pathapi.crew import Crew
+from pathapi.exceptions import (
+    CloudPathFileExistsError,
+    CloudPathNotImplementedError,
+    InvalidConfigurationException,
+    OverwriteNewerCloudError,
+    VersionMismatchError,
+)
+from pathapi.leaves import Ignore, Leaf, check_names, leave_out, leaves_of
+from pathapi.moves import ASK_FROM, MovingPath
+from pathapi.moving import copy, copy_through, delete_moved, locked, rename
+from pathapi.progress import Tell
+from pathapi.uploading import Base, Target, has_stated_bytes
+from pathapi.uploads import files_below, has_arrived, upload_file
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a tree is to be transferred; *missing* is the error that there is no object of its very name."""
+
+    moves: bool = False
+    force: bool | None = None
+    ignore: Ignore | None = None
+    tell: Tell | None = None
+    missing: Exception | None = None
+
+
+def _size_of(leaf: Leaf) -> int:
+    return leaf.info.size
+
+
+# --- to this machine --------------------------------------------------------------------------------------------------
+
+
+def download(root: MovingPath, destination: str, order: Order) -> None:
+    """All files below *root* to below the directory *destination*, which is made. Raises CloudPathNotExistsError,
+    CloudPathLocalPathTraversalError and CloudPathFileExistsError before anything is written.
+    """
+    leaves = list(leaves_of(root, order.missing))
+    if order.ignore is not None:
+        leaves = leave_out(root, leaves, order.ignore)
+    check_names(leaves)
+    if os.path.lexists(destination) and not os.path.isdir(destination):
+        raise CloudPathFileExistsError(f"{destination} is a file, where the directory {root.uri.shown} was to go")
+    make_directories(destination, durable=order.moves)
+
+    def one(leaf: Leaf) -> bool:
+        return _download_leaf(leaf, os.path.join(destination, *leaf.name.split("/")), moves=order.moves)
+
+    Crew(one, _size_of, order.tell, downloads=root.client.cache.underway).run(leaves)
+
+
+def _download_leaf(leaf: Leaf, target: str, *, moves: bool) -> bool:
+    if leaf.is_marker:
+        make_directories(target.rstrip(os.sep) or os.sep, durable=moves)
+        if moves:
+            source = leaf.path._target()  # noqa: SLF001 (one of us)
+            with locked(source):
+                delete_moved(source, target, leaf.info.validator)
+        return False
+    make_directories(os.path.dirname(target), durable=moves)
+    there = _open_file(target)
+    try:
+        is_of_size = there is not None and os.fstat(there).st_size == leaf.info.size
+        if there is not None and is_of_size and not moves and has_stated_bytes(leaf.info, there):
+            return True
+        with leaf.path._open_version(leaf.path._as_listed(), moves=moves) as stored:  # noqa: SLF001
+            if there is not None and is_of_size and not moves and same_bytes(there, stored.descriptor):
+                return True
+            leaf.path._copy_out(stored, target, moves=moves)  # noqa: SLF001
+            return False
+    finally:
+        if there is not None:
+            os.close(there)
+
+
+def _open_file(path: str) -> int | None:
+    """The regular file that is there, open; None where nothing is. Raises CloudPathFileExistsError for what cannot make
+    way: a directory, a pipe.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CloudPathFileExistsError(f"{path} is there and is no file; nothing was written to it")
+        return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except (FileNotFoundError, PermissionError):
+        return None  # what may not be read may still be replaced
+
+
+# --- what is at the target --------------------------------------------------------------------------------------------
+
+
+class _There:
+    """The objects below a target in a cloud: taken for none, until one turns out to be there; then one listing says."""
+
+    def __init__(self, root: MovingPath, force: bool | None) -> None:
+        self._root = root
+        self._is_forced = forced(force, "TO_CLOUD")
+        self._mutex = threading.Lock()
+        self._known: dict[str, ObjectInfo] | None = None
+
+    def look(self) -> dict[str, ObjectInfo]:
+        with self._mutex:
+            if self._known is None:
+                prefix = self._root._listing_prefix  # noqa: SLF001 (one of us)
+                items = self._root.client.backend(self._root.uri.bucket).list(prefix)
+                self._known = {item.key[len(prefix) :]: item for item in items if isinstance(item, ObjectInfo)}
+            return self._known
+
+    def put(self, name: str, act: Callable[[Base, ObjectInfo | None], bool], *, looks: bool = False) -> bool:
+        """``act(over, there)``, with what there is to be replaced; once more where that was not known. With *looks*,
+        before anything is sent: to be refused would be dear.
+        """
+        if self._is_forced:
+            return act(Base(None), None)
+        known = self._known
+        if known is None and not looks and self._root.client.conditional_writes != "off":
+            try:
+                return act(Base(ABSENT), None)
+            except OverwriteNewerCloudError:
+                known = self.look()
+        there = (self.look() if known is None else known).get(name)
+        return act(Base(ABSENT if there is None else there.validator, guessed=True), there)
+
+
+def _forced_of(target: Target, over: Base) -> Target | None:
+    return target if over.expect is None else None
+
+
+# --- inside a cloud, and from one to another --------------------------------------------------------------------------
+
+
+def copy_tree(root: MovingPath, target: MovingPath, order: Order) -> None:
+    """All objects below *root* to below *target*. Raises CloudPathNotExistsError; InvalidConfigurationException where
+    one is inside the other, so that what is copied would be copied again.
+    """
+    prefix, to = root._listing_prefix, target._listing_prefix  # noqa: SLF001 (one of us)
+    on_server = root._shares_a_server(target)  # noqa: SLF001
+    if on_server and to == prefix:
+        return
+    if on_server and to.startswith(prefix):
+        raise InvalidConfigurationException(
+            f"{root.uri.shown} cannot be copied or moved into itself, to {target.uri.shown}"
+        )
+    leaves: Iterable[Leaf] = leaves_of(root, order.missing)
+    if order.ignore is not None:
+        leaves = leave_out(root, list(leaves), order.ignore)
+    if on_server and prefix.startswith(to):
+        leaves = list(leaves)
+        _require_apart(leaves, target)
+    there = _There(target, order.force)
+
+    def one(leaf: Leaf) -> bool:
+        at = target._at_key(to + leaf.name)  # noqa: SLF001
+        if leaf.is_marker:
+            return _mark(leaf, at._target() if on_server and at.uri.key else None, moves=order.moves)  # noqa: SLF001
+        if on_server:
+            return _copy_on_server(leaf, at._target(), there, moves=order.moves)  # noqa: SLF001
+        return _copy_through(leaf, at._target(), there, moves=order.moves)  # noqa: SLF001
+
+    Crew(one, _size_of, order.tell).run(leaves, first_alone=not order.moves)
+
+
+def _require_apart(leaves: Iterable[Leaf], target: MovingPath) -> None:
+    prefix = target._listing_prefix  # noqa: SLF001 (one of us)
+    keys = {leaf.path.uri.key for leaf in leaves}
+    for leaf in leaves:
+        if prefix + leaf.name in keys:
+            over = target._at_key(prefix + leaf.name).uri.shown  # noqa: SLF001
+            raise InvalidConfigurationException(
+                f"{leaf.path.uri.shown} would overwrite {over}, which is to be copied or moved itself; nothing was "
+                "done. Go by way of another directory"
+            )
+
+
+def _mark(leaf: Leaf, target: Target | None, *, moves: bool) -> bool:
+    """Make an empty object that marks a directory, as *leaf* does, unless there is one; not all servers copy those.
+
+    To another cloud, whose directories may need none, nothing is made.
+    """
+    source, was_there = leaf.path._target(), False  # noqa: SLF001 (one of us)
+    if target is not None:
+        with locked(target):
+            was_there = head_or_none(target.backend, target.object_key) is not None
+            if not was_there:
+                _write_marker(target)
+    if moves:
+        with locked(source):
+            delete_moved(source, str(target or "its directory"), leaf.info.validator)
+    return was_there
+
+
+def _write_marker(target: Target) -> None:
+    backend, key, mode = target.backend, target.object_key, target.client.conditional_writes
+    try:
+        backend.write(key, io.BytesIO(), 0, expect=None if mode == "off" else ABSENT)
+    except VersionMismatchError:
+        pass  # there is one by now
+    except CloudPathNotImplementedError:
+        if mode == "require":
+            raise
+        backend.write(key, io.BytesIO(), 0)
+    finally:
+        target.forget_listed()
+        target.client.cache.record_delete(target.key)
+
+
+def _copy_on_server(leaf: Leaf, target: Target, there: _There, *, moves: bool) -> bool:
+    source = leaf.path._target()  # noqa: SLF001 (one of us)
+
+    def act(over: Base, known: ObjectInfo | None) -> bool:
+        if known is not None and not moves and _is_copy(known, leaf.info):
+            return True
+        (rename if moves else copy)(source, target, None if leaf.info.is_named_only else leaf.info, over)
+        return False
+
+    return there.put(leaf.name, act)
+
+
+def _is_copy(one: ObjectInfo, other: ObjectInfo) -> bool:
+    stated = {checksum.kind: checksum.value for checksum in other.checksums}
+    return one.size == other.size and any(stated.get(item.kind) == item.value for item in one.checksums)
+
+
+def _copy_through(leaf: Leaf, target: Target, there: _There, *, moves: bool) -> bool:
+    with leaf.path._open_version(leaf.path._as_listed(), moves=moves) as stored:  # noqa: SLF001 (one of us)
+
+        def act(over: Base, known: ObjectInfo | None) -> bool:
+            is_like = known is not None and not moves and known.size == stored.size
+            if known is not None and is_like and has_stated_bytes(known, stored.descriptor):
+                return True
+            copy_through(leaf.path._target(), target, stored, over, moves=moves)  # noqa: SLF001
+            return False
+
+        return there.put(leaf.name, act, looks=stored.size >= ASK_FROM)
+
+
+# --- from this machine ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: str
+    name: str
+    size: int
+
+
+def upload(root: MovingPath, directory: str, order: Order) -> None:
+    """All files below *directory* to below *root*; those that the cloud has already are not sent."""
+    prefix, there = root._listing_prefix, _There(root, order.force)  # noqa: SLF001 (one of us)
+
+    def one(file: _File) -> bool:
+        at = root._at_key(prefix + file.name)._target()  # noqa: SLF001
+
+        def act(over: Base, known: ObjectInfo | None) -> bool:
+            with locked(at, forced=_forced_of(at, over)):
+                if known is not None and has_arrived(at, file.path, known):
+                    return True
+                upload_file(at, file.path, over)
+            return False
+
+        return there.put(file.name, act, looks=file.size >= ASK_FROM)
+
+    # The first alone: if it is there already, one listing says what else is, and none of it is sent in vain.
+    Crew(one, lambda file: file.size, order.tell).run(_files(directory), first_alone=True)
+
+
+def _files(directory: str) -> Iterator[_File]:
+    for path, name in files_below(directory):
+        yield _File(path, name, os.stat(path).st_size)
