@@ -19,7 +19,7 @@ import pytest
 
 import casstore
 from casstore import Cache, PendingState, StoreFullError
-from pathapi import FileClient, S3Client, S3Path, uploading, writing
+from pathapi import FileClient, S3Client, S3Path, delivering, uploading
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileExistsError,
@@ -365,7 +365,7 @@ def write_in_child(
         path = FileClient(local_cache_dir=store).CloudPath(f"file://{bucket}/{name}")
         path.client.cache.index.get(b"any")  # opens it
         lacks: set[str] = set()
-        watch(writing, "_record", lambda result: lacks.add("record") if result[0] is None else None)
+        watch(delivering, "_record", lambda result: lacks.add("record") if result[0] is None else None)
         watch(Cache, "record_write", lambda result: lacks.add("entry") if result is None else None, lacks)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
