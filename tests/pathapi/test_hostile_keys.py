@@ -143,6 +143,7 @@ class Place:
         self.keys = {name: key for name, key in KEYS.items() if name not in self.cannot}
         for name, key in self.keys.items():
             self.planted.plant(key, data_of(name))
+        self.planted.settle()  # else what is read at once is held as what may have changed unseen
 
     def another(self, **habits: Any) -> Client[Any]:
         """A client of the same place."""

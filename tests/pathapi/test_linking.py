@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from casstore import Stated
-from pathapi import S3Client, S3Path, prefetch, prefetching
+from pathapi import S3Client, S3Path, prefetch, tree
 from pathapi.reading import UNREAD_FROM
 from pathapi.transfer import PART
 from tests.bench.faults import Fault, SetHeader
@@ -249,7 +249,7 @@ def test_a_long_prefetch_goes_by_its_listing_to_the_end(
     for number in range(5):
         ground.plant(f"{at}{number}", os.urandom(100))
     prefetch(root_of(client, ground, at))
-    monkeypatch.setattr(prefetching, "_LISTED_NS", 0)
+    monkeypatch.setattr(tree, "SECONDS", 0)
     time.sleep(0.1)
     proxy.reset()
     assert prefetch(root_of(client, ground, at), threads=1).held == 5
