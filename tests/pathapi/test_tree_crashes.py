@@ -86,9 +86,12 @@ def check_whole(tree: dict[str, str], *places: dict[str, str]) -> None:
         assert set(place) <= set(tree), "something is left that nobody asked for"
 
 
+MOMENTS = int(os.environ.get("CASSTORE_TEST_MOMENTS", "3"))
+"""How often each large tree is interrupted; ten take five minutes in all."""
+
 SIZES = [
     pytest.param(300, 2, id="300"),
-    pytest.param(2_000, 10, id="2000", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    pytest.param(2_000, MOMENTS, id="2000", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
 ]
 
 
