@@ -13,6 +13,7 @@ from typing import Any, Final
 from casstore import (
     Cache,
     CasstoreError,
+    Condition,
     Entry,
     Noted,
     PendingState,
@@ -62,18 +63,26 @@ def deliver(target: Target, staging: Staging, base: Base, noted: Noted, *, is_el
         raise
     finally:
         target.forget_listed()
-    entry = settle_arrived(target, staging, noted, sent.info, moment, write)
+    entry = settle_arrived(target, staging, noted, sent.info, moment, write, overrules=base.condition is Condition.ANY)
     if sent.unconditional:
         warn_of_conditions(target)
     return entry
 
 
 def settle_arrived(
-    target: Target, staging: Staging, noted: Noted, info: Any, moment: Any, write: PendingWrite | None
+    target: Target,
+    staging: Staging,
+    noted: Noted,
+    info: Any,
+    moment: Any,
+    write: PendingWrite | None,
+    *,
+    overrules: bool,
 ) -> Entry | None:
-    """The cloud has *staging*'s bytes, as *info* says: the entry first, then *write* goes, and what it stood above.
+    """The cloud has *staging*'s bytes, as *info* says: the entry first, then *write* goes.
 
-    What else was pending of the URI does not stand in the way any more: the user has forced this over it.
+    With *overrules*, for the user has forced this over it, what else is pending of the URI stands in the way no more.
+    Without, it stays: a local copy, say, that somebody changed during the upload.
     """
     client = target.client
     cache, pending = client.cache, client.cache.pending
@@ -92,7 +101,7 @@ def settle_arrived(
             raise error from error.__cause__
     if write is not None:
         pending.discard(write)
-    if cache.unfit is None and pending.has(target.key):
+    if overrules and cache.unfit is None and pending.has(target.key):
         for other in pending.of(target.key):
             if other.blocks:
                 # Not worth an error of a write that has arrived: what stays in the way says so itself.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock
+from casstore import Condition, LockTimeoutError, PendingState, PendingWrite, WriteLock
 from pathapi import strays
 from pathapi.delivering import explain, settle_arrived
 from pathapi.exceptions import (
@@ -37,9 +37,12 @@ def lock_for_change(target: Target, *, force: bool = False) -> WriteLock:
         cache.notice(target.key)
         if cache.pending.has(target.key):
             for write in cache.pending.of(target.key):
-                found = _recover(target, write) if cache.unfit is None else write
-                if found is not None and found.blocks and not force:
-                    raise refusal(target, found)
+                if cache.unfit is None:
+                    _recover(target, write)
+            # Looked at anew: what has arrived after all may have been forced over the others.
+            for write in cache.pending.of(target.key):
+                if write.blocks and not force:
+                    raise refusal(target, write)
     except BaseException:
         lock.release()
         raise
@@ -55,34 +58,26 @@ def check_readable(target: Target, *, force: bool, asks: bool) -> None:
     cache = target.client.cache
     cache.notice(target.key)
     for write in cache.pending.of(target.key):
-        found: PendingWrite | None = write
-        if cache.unfit is not None:
-            # Nothing can be found out, and nothing noted.
-            if write.blocks and not force:
-                raise refusal(target, write)
-            continue
-        if _is_interrupted(target, write):
+        if cache.unfit is None and _is_interrupted(target, write):
             if not asks:
                 raise refusal(target, write)
-            try:
-                lock = cache.write_locks.take(target.key, 0)
-            except LockTimeoutError:
-                continue  # somebody deals with it: until then, the old version
-            with lock:
-                found = _recover(target, write)
-        if found is None:
-            continue
-        if found.blocks:
+            # Where somebody else has the lock, he deals with it: until then, the old version.
+            with suppress(LockTimeoutError), cache.write_locks.take(target.key, 0):
+                _recover(target, write)
+    # Looked at anew, as in `lock_for_change`.
+    for write in cache.pending.of(target.key):
+        if write.blocks:
             if not force:
-                raise refusal(target, found)
-            _said.add(found.name)
-            with suppress(FileNotFoundError):
-                why = f"{found.why}; then the cloud's version was taken"
-                cache.pending.mark(found, PendingState.INCOMPLETE, why=why)
-        elif found.state is PendingState.INCOMPLETE and found.source is not None and found.name not in _said:
-            _said.add(found.name)
+                raise refusal(target, write)
+            if cache.unfit is None:
+                _said.add(write.name)
+                with suppress(FileNotFoundError):
+                    why = f"{write.why}; then the cloud's version was taken"
+                    cache.pending.mark(write, PendingState.INCOMPLETE, why=why)
+        elif write.state is PendingState.INCOMPLETE and write.source is not None and write.name not in _said:
+            _said.add(write.name)
             warnings.warn(
-                f"{target.uri}: {found.why} ({found.source}); push() uploads it, drop() discards it", stacklevel=5
+                f"{target.uri}: {write.why} ({write.source}); push() uploads it, drop() discards it", stacklevel=5
             )
 
 
@@ -119,7 +114,8 @@ def _recover(target: Target, write: PendingWrite) -> PendingWrite | None:
         except CloudPathException as error:
             raise refusal(target, write) from error
         if info is not None:
-            settle_arrived(target, staging, noted, info, moment, write)
+            overrules = write.condition is Condition.ANY
+            settle_arrived(target, staging, noted, info, moment, write, overrules=overrules)
             target.forget_listed()
             return None
     finally:
@@ -220,7 +216,7 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
                 raise
             finally:
                 target.forget_listed()
-            settle_arrived(target, staging, noted, sent.info, moment, write)
+            settle_arrived(target, staging, noted, sent.info, moment, write, overrules=force)
             if write.source is not None:
                 cache.pushed(write.source, write.digest, sent.info.validator)
             _forget_same(target, write)

@@ -183,6 +183,19 @@ class EditSuite:
 
         assert in_forked_child(is_refused)
 
+    def test_an_edit_that_is_noticed_during_an_upload_still_waits_for_a_decision(
+        self, path: Any, ground: Ground
+    ) -> None:
+        view = Path(path.fspath)
+        with path.open("ab") as file:
+            file.write(b" and mine")
+            by_rename(view)
+            path.client.cache.notice(path.client.store_key(path.uri))
+        assert ground.content("d/a.txt") == b"theirs and mine"
+        assert [write.state for write in path.pending] == [PendingState.EDIT]
+        with pytest.raises(OverwriteNewerLocalError):
+            path.read_bytes()
+
     # --- tools that take a path ---------------------------------------------------------------------------------------
 
     def test_a_file_that_a_tool_makes_waits_for_a_push(self, path: Any, ground: Ground) -> None:
