@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from casstore.pending import Pending, PendingWrite
 
 
-class LocalFiles:
+class LocalFiles(abc.ABC):
     """`casstore.cache.Cache` as far as local files go."""
 
     layout: Layout
@@ -26,13 +27,13 @@ class LocalFiles:
     _pending: Pending | None
 
     @property
+    @abc.abstractmethod
     def lease(self) -> Lease:
         """This process's lease, taken on first use."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def stage(self) -> Staging:
         """A private file on the store's file system, to become a blob or to be closed."""
-        raise NotImplementedError
 
     # --- local paths of objects --------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from casstore import files
 from casstore.blobs import Staging
@@ -30,9 +30,6 @@ from casstore.records import Entry, Key, Moment, Stated, Validator
 from casstore.settings import Settings, load_settings
 from casstore.store import Root
 from casstore.write_locks import WriteLocks
-
-if TYPE_CHECKING:
-    from casstore.pending import PendingWrite
 
 MOST_IN_MEMORY: Final = 256 << 20
 """Bytes of an object that is kept in memory where no disk has room for it; a larger one is an error."""

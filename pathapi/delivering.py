@@ -167,7 +167,6 @@ def _keep(target: Target, base: Base, write: PendingWrite | None, error: BaseExc
     pending = target.client.cache.pending
     if write is None:
         return None
-    state = PendingState.FAILED
     if isinstance(error, VersionMismatchError) and base.exclusive:
         # "x" is how programs ask whether they are the first. Who is not may go on: nothing may block the URI, and
         # asking in a loop must not fill the disk.
@@ -176,17 +175,25 @@ def _keep(target: Target, base: Base, write: PendingWrite | None, error: BaseExc
         ):
             pending.discard(write)
             return None
-        state, why = PendingState.INCOMPLETE, "it was to be created, and existed already"
-    elif isinstance(error, VersionMismatchError):
-        why = "somebody else had changed the object"
-    elif isinstance(error, Exception):
-        why = f"the upload failed: {error}"
-    else:
-        why = f"the upload was interrupted: {type(error).__name__}"
+        return mark_failed(target, write, PendingState.INCOMPLETE, "it was to be created, and existed already")
+    return mark_failed(target, write, PendingState.FAILED, why_failed(error))
+
+
+def mark_failed(target: Target, write: PendingWrite, state: PendingState, why: str) -> PendingWrite:
+    """*write* as it is pending now that its upload has failed, for *why*."""
     try:
-        return pending.mark(write, state, why=why)
+        return target.client.cache.pending.mark(write, state, why=why)
     except OSError:
         return write  # the record is there, and whoever meets it finds out
+
+
+def why_failed(error: BaseException) -> str:
+    """What a record says of an upload that ended in *error*."""
+    if isinstance(error, VersionMismatchError):
+        return "somebody else had changed the object"
+    if isinstance(error, Exception):
+        return f"the upload failed: {error}"
+    return f"the upload was interrupted: {type(error).__name__}"
 
 
 def _ways_on(target: Target, write: PendingWrite | None, why_not: OSError | None) -> str:

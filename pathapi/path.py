@@ -80,17 +80,11 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
         `OverwriteNewerLocalError` where such bytes wait for a decision; `OverwriteNewerCloudError` at close;
         `casstore.LockTimeoutError`, which names the other writer, and `casstore.ReentrantWriteError`.
         """
-        if read_pending and mode in (*_READ_MODES, "r"):
-            waiting = self._open_pending()
-            if waiting is not None:
-                unsent = io.FileIO(waiting, "rb")
-                unsent.name = self._text
-                file = io.BufferedReader(unsent)
-                return file if mode != "r" else io.TextIOWrapper(file, io.text_encoding(encoding), errors, newline)
         if mode in _READ_MODES or mode == "r":
             client = self._client
-            descriptor, looked = None, False
-            if client is not None and freshness is None and verify is None and not force_overwrite_from_cloud:
+            descriptor, looked = self._open_pending() if read_pending else None, False
+            is_plain = descriptor is None and freshness is None and verify is None and not force_overwrite_from_cloud
+            if client is not None and is_plain:
                 policy = client.policy.of(self._text)
                 if policy is not ALWAYS and not client.verify and not forced(None, "FROM_CLOUD"):
                     descriptor = client.cache.open_fresh(self._key or self._store_key(), policy.max_age_ns)

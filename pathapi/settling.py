@@ -13,13 +13,12 @@ from typing import Final
 
 from casstore import Condition, LockTimeoutError, PendingState, PendingWrite, WriteLock
 from pathapi import strays
-from pathapi.delivering import explain, settle_arrived
+from pathapi.delivering import explain, mark_failed, settle_arrived, why_failed
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
     OverwriteNewerLocalError,
     PendingWriteError,
-    VersionMismatchError,
 )
 from pathapi.uploading import Base, Target, find_arrived, send, warn_of_conditions
 
@@ -212,7 +211,7 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
                 # An earlier try may have arrived after all.
                 sent = send(target, staging, base, again=was.state is not PendingState.EDIT)
             except BaseException as error:
-                explain(target, base, _give_up(target, write, state, error), error)
+                explain(target, base, mark_failed(target, write, state, why_failed(error)), error)
                 raise
             finally:
                 target.forget_listed()
@@ -225,18 +224,6 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
             return was
         finally:
             staging.close()
-
-
-def _give_up(target: Target, write: PendingWrite, state: PendingState, error: BaseException) -> PendingWrite:
-    why = write.why
-    if isinstance(error, VersionMismatchError):
-        why = "somebody else had changed the object"
-    elif isinstance(error, Exception):
-        why = f"the upload failed: {error}"
-    try:
-        return target.client.cache.pending.mark(write, state, why=why)
-    except OSError:
-        return write  # the record is there, and whoever meets it finds out
 
 
 def _forget_same(target: Target, pushed: PendingWrite) -> None:

@@ -134,12 +134,7 @@ class WritingPath(ListingPath):
         if kind == "a" and stored is None:
             return Base(ABSENT)
         listed = self._told()
-        if (
-            listed is not None
-            and listed.info is not None
-            and freshness is None
-            and client.policy.of(self._text) is not ALWAYS
-        ):
+        if listed is not None and listed.info is not None and freshness is None and policy is not ALWAYS:
             return Base(listed.info.validator)
         if client.listings.is_absent(uri.bucket, uri.key):
             return Base(ABSENT, guessed=True)

@@ -30,9 +30,7 @@ from casstore import (
 )
 from pathapi import strays
 from pathapi.delivering import NO_ROOM, deliver, stage
-from pathapi.exceptions import (
-    CloudPathException,
-)
+from pathapi.exceptions import CloudPathException
 from pathapi.uploading import Base, Target
 
 if TYPE_CHECKING:

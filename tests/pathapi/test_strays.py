@@ -101,6 +101,24 @@ process.join()
     assert (write.state, path.read_text(read_pending=True)) == (PendingState.INCOMPLETE, "mine")
 
 
+@pytest.mark.parametrize("mode", ["r", "rt", "rb"])
+@pytest.mark.parametrize("buffering", [-1, 0, 16])
+def test_what_is_pending_is_read_by_the_same_kinds_of_file(path: FilePath, mode: str, buffering: int) -> None:
+    if "b" not in mode and buffering == 0:
+        pytest.skip("there is no unbuffered text")
+    path.write_bytes(b"theirs")
+    with path.open(mode, buffering) as theirs:
+        kind = type(theirs)
+    writer: Any = path.open("wb")
+    writer.write(b"mine")
+    writer.set_aside("it is given up")
+    mine: Any
+    with path.open(mode, buffering, read_pending=True) as mine:
+        assert type(mine) is kind
+        assert mine.name == str(path)
+        assert mine.read() == (b"mine" if "b" in mode else "mine")
+
+
 def test_a_killed_process_leaves_nothing_pending_and_nothing_locked(
     path: FilePath, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
