@@ -97,12 +97,16 @@ class Committer:
         return True
 
     def close(self, timeout: float) -> None:
-        """Drain, within *timeout* seconds, and let the thread end."""
+        """Drain, and wait for the thread to end, within *timeout* seconds."""
+        deadline = time.monotonic() + timeout
         self.flush(timeout)
         if self._pid == os.getpid():
             with self._changed:
+                thread = self._thread
                 self._stopping = True
                 self._changed.notify_all()
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def forget(self) -> None:
         """In a forked child: close the parent's staging descriptors; its items are the parent's to commit."""

@@ -257,8 +257,26 @@ def test_a_closed_committer_starts_again(cache: casstore.Cache) -> None:
     for number in range(5):
         fill(cache, key_of(f"k{number}"), b"%d" % number)
         cache.close()
-        eventually(lambda: cache.committer._thread is None)
+        assert cache.committer._thread is None
     assert cache.usage().entries == 5
+
+
+def test_the_thread_has_ended_when_the_committer_is_closed(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not merely soon: a fork around Python's hooks is safe where there is one thread only."""
+    ended = threading.Event()
+    real = committer.Committer._run
+
+    def run_slowly(self: committer.Committer) -> None:
+        real(self)
+        time.sleep(0.1)
+        ended.set()
+
+    monkeypatch.setattr(committer.Committer, "_run", run_slowly)
+    fill(cache, key_of("k"), b"bytes")
+    cache.close()
+    assert ended.is_set()
 
 
 def test_a_commit_when_no_thread_can_start_any_more_is_done_at_once(
