@@ -47,11 +47,18 @@ class WritingPath(ListingPath):
         return self._target()
 
     def _open_for_writing(
-        self, kind: str, to_cloud: bool | None, freshness: FreshnessArg, *, is_updated: bool, text: Text | None
+        self,
+        kind: str,
+        to_cloud: bool | None,
+        freshness: FreshnessArg,
+        *,
+        is_updated: bool,
+        text: Text | None,
+        at_once: bool = False,
     ) -> IO[Any]:
         from pathapi.writing import CloudBufferedRandom, CloudBufferedWriter, CloudTextWriter
 
-        upload = self._begin_upload(kind, forced(to_cloud, "TO_CLOUD"), freshness)
+        upload = self._begin_upload(kind, forced(to_cloud, "TO_CLOUD"), freshness, at_once=at_once)
         try:
             buffered = CloudBufferedRandom(upload) if is_updated else CloudBufferedWriter(upload)
         except BaseException:
@@ -68,7 +75,7 @@ class WritingPath(ListingPath):
             buffered.abort()  # an unknown encoding, say
             raise
 
-    def _begin_upload(self, kind: str, force: bool, freshness: FreshnessArg) -> Upload:
+    def _begin_upload(self, kind: str, force: bool, freshness: FreshnessArg, *, at_once: bool) -> Upload:
         from pathapi.settling import lock_for_change
         from pathapi.writing import Upload
 
@@ -82,7 +89,7 @@ class WritingPath(ListingPath):
             began = target.client.now()
             stored = self._start_content(kind, freshness) if kind in "ar" else None
             try:
-                upload = Upload(target, self._base(kind, force, stored, freshness, began), lock)
+                upload = Upload(target, self._base(kind, force, stored, freshness, began, at_once=at_once), lock)
                 if stored is not None:
                     self._start_with(upload, stored)
             finally:
@@ -118,7 +125,17 @@ class WritingPath(ListingPath):
             upload.abort()
             raise
 
-    def _base(self, kind: str, force: bool, stored: Stored | None, freshness: FreshnessArg, began: Any) -> Base:
+    def _base(
+        self,
+        kind: str,
+        force: bool,
+        stored: Stored | None,
+        freshness: FreshnessArg,
+        began: Any,
+        *,
+        at_once: bool = False,
+    ) -> Base:
+        """What the write starts from; *at_once* says that it ends in the same call."""
         from pathapi.uploading import Base
 
         client, uri = self.client, self.uri
@@ -136,9 +153,11 @@ class WritingPath(ListingPath):
         listed = self._told()
         if listed is not None and listed.info is not None and freshness is None and policy is not ALWAYS:
             return Base(listed.info.validator)
-        if client.listings.is_absent(uri.bucket, uri.key):
-            return Base(ABSENT, guessed=True)
         held = client.cache.held(self._store_key())
+        if held is None and client.listings.is_absent(uri.bucket, uri.key):
+            # Where the listing is too old, a call may ask and go on: that is as if it had asked first. A file that was
+            # open meanwhile may not: what has come since it was opened was seen by nobody.
+            return Base(ABSENT, guessed=at_once)
         if policy is not ALWAYS and held is not None:
             now = client.now()
             if policy.allows(held, now, now):
@@ -157,7 +176,9 @@ class WritingPath(ListingPath):
     def write_bytes(self, data: bytes, *, force_overwrite_to_cloud: bool | None = None) -> int:
         """Make *data* the object's content; the count of bytes."""
         view = memoryview(data)
-        with self._open_for_writing("w", force_overwrite_to_cloud, None, is_updated=False, text=None) as file:
+        with self._open_for_writing(
+            "w", force_overwrite_to_cloud, None, is_updated=False, text=None, at_once=True
+        ) as file:
             count: int = file.write(view)
         return count
 
@@ -174,7 +195,9 @@ class WritingPath(ListingPath):
         if not isinstance(data, str):
             raise TypeError(f"data must be str, not {type(data).__name__}")
         text = io.text_encoding(encoding), errors, newline, False
-        with self._open_for_writing("w", force_overwrite_to_cloud, None, is_updated=False, text=text) as file:
+        with self._open_for_writing(
+            "w", force_overwrite_to_cloud, None, is_updated=False, text=text, at_once=True
+        ) as file:
             count: int = file.write(data)
         return count
 

@@ -214,6 +214,22 @@ class WriteSuite:
         assert write.condition is (Condition.ABSENT if before is None else Condition.MATCH)
         assert Path(path.client.cache.pending.path(write)).read_bytes() == b"mine"
 
+    def test_what_comes_after_the_opening_is_not_overwritten_because_a_listing_did_not_have_it(
+        self, path: Any, ground: Ground
+    ) -> None:
+        list(path.parent.iterdir())
+        self.fail_at_close(path, ground)
+        assert self.now(ground) == b"theirs"
+        (write,) = path.pending
+        assert write.state is PendingState.FAILED
+
+    def test_one_call_asks_for_the_version_of_what_a_listing_did_not_have(self, path: Any, ground: Ground) -> None:
+        list(path.parent.iterdir())
+        self.put(ground, b"theirs")
+        path.write_bytes(b"mine")
+        assert self.now(ground) == b"mine"
+        assert path.pending == []
+
     def test_a_refused_write_stands_in_the_way_until_somebody_decides(self, path: Any, ground: Ground) -> None:
         self.fail_at_close(path, ground)
         for use in (path.read_bytes, path.read_text, path.open, lambda: path.fspath, lambda: path.write_bytes(b"x")):
