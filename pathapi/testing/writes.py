@@ -246,6 +246,29 @@ class WriteSuite:
         assert self.now(ground) == b"theirs"
         assert len(path.pending) == 1
 
+    @pytest.mark.parametrize("other_name", ["0.txt", "b.txt"])  # locked before it, and after it
+    def test_a_refused_write_stands_in_the_way_of_whatever_would_change_the_object(
+        self, path: Any, ground: Ground, tmp_path: Path, other_name: str
+    ) -> None:
+        other = path.parent / other_name
+        self.fail_at_close(path, ground)
+        ground.plant(f"d/{other_name}", b"other")
+        ground.settle()
+        (tmp_path / "local").write_bytes(b"local")
+        for change in (
+            path.unlink,
+            path.touch,
+            lambda: path.rename(str(path) + "2"),
+            lambda: other.rename(path),
+            lambda: other.copy(path, force_overwrite_to_cloud=False),
+            lambda: path.upload_from(tmp_path / "local"),
+            lambda: path.edit().__enter__(),
+        ):
+            with pytest.raises(PendingWriteError, match="somebody else had changed the object"):
+                change()
+            assert (self.now(ground), ground.content(f"d/{other_name}")) == (b"theirs", b"other")
+        assert len(path.pending) == 1
+
     def test_the_refused_write_is_uploaded_over_the_other_by_force(self, path: Any, ground: Ground) -> None:
         self.fail_at_close(path, ground)
         path.push(force_overwrite_to_cloud=True)
@@ -464,6 +487,16 @@ class WriteSuite:
         _eventually(lambda: path.pending)
         assert path.read_bytes(read_pending=True) == b"mine"
         assert self.now(ground) is None
+
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")
+    def test_a_finaliser_waits_for_nobody(self, path: Any, ground: Ground) -> None:
+        """It may run in the middle of what holds a lock."""
+        file = path.open("wb")
+        file.write(b"mine")
+        with path.client.cache.write_locks._mutex:
+            del file
+            gc.collect()
+        _eventually(lambda: path.pending)
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
     def test_a_file_that_is_finalised_before_the_text_above_it_waits_for_that(self, path: Any, ground: Ground) -> None:

@@ -224,6 +224,10 @@ def test_everything_is_synced_in_the_order_that_a_power_cut_asks_for(
     steps = [step for step in done if not step.startswith("unlink")]
     assert steps == ["sync file", "sync file", "link data", "link json", "sync directory", "sync directory"]
     done.clear()
+    watch(os, "rename", lambda source, target: f"rename {kind(target)}")
+    write = cache.pending.mark(write, PendingState.UPLOADING)
+    assert done == ["sync file", "rename json", "sync directory"]
+    done.clear()
     cache.pending.discard(write)
     assert done == ["unlink json", "sync directory", "unlink data"]
 

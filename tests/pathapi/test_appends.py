@@ -6,6 +6,7 @@ again. Without conditions lines are lost: that is the negative control, step by 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -73,9 +74,11 @@ def data_of(path: S3Path, name: str) -> bytes:
 
 
 def run(paths: list[S3Path], count: int, log: Path) -> int:
-    """A process for each of *paths*, which appends *count* lines of its own; the conflicts of all."""
+    """A process for each of *paths*, which appends *count* lines of its own once all are there; the conflicts of all."""
+    all_there = multiprocessing.get_context("fork").Barrier(len(paths))
 
     def work(who: int, path: S3Path) -> None:
+        all_there.wait(60)
         conflicts = sum(append_until_written(path, line) for line in lines_of(who, count))
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(descriptor, b"%d\n" % conflicts)
@@ -115,7 +118,8 @@ def test_8_processes_of_one_machine_append_without_a_conflict_and_lose_no_line(
 def test_8_processes_of_two_machines_lose_no_line_without_an_error(
     stores: Callable[..., S3Path], ground: S3Ground, at: str, tmp_path: Path, count: int
 ) -> None:
-    run([stores("one"), stores("two")] * 4, count, tmp_path / "log")
+    conflicts = run([stores("one"), stores("two")] * 4, count, tmp_path / "log")
+    assert conflicts > 0, "nobody met anybody"
     check(ground, at, 8, count)
     for name in ("one", "two"):
         path = stores(name)

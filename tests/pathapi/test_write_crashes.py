@@ -249,7 +249,6 @@ def check(scene: Scene, place: Place, run: Run, *, is_promised: bool, pushes_fir
     assert _read(place.path()) == after
     # Without a write of this machine's, an entry is what it was.
     assert _read(place.path("immutable")) in (after, *((scene.old,) if after != scene.new else ()))
-    found = cache.verify()
     verified = cache.verify()
     assert verified.is_sound, f"the store is damaged: {verified.problems}"
     cache.execute(cache.plan())
