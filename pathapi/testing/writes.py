@@ -493,7 +493,7 @@ class WriteSuite:
         """It may run in the middle of what holds a lock."""
         file = path.open("wb")
         file.write(b"mine")
-        with path.client.cache.write_locks._mutex:
+        with path.client.cache.write_locks._mutex:  # noqa: SLF001 (any lock that setting it aside needs)
             del file
             gc.collect()
         _eventually(lambda: path.pending)
