@@ -74,7 +74,7 @@ def data_of(path: S3Path, name: str) -> bytes:
 
 
 def run(paths: list[S3Path], count: int, log: Path) -> int:
-    """A process for each of *paths*, which appends *count* lines of its own when all are there; the conflicts of all."""
+    """A process for each of *paths*, which appends *count* lines of its own, all at once; the conflicts of all."""
     all_there = multiprocessing.get_context("fork").Barrier(len(paths))
 
     def work(who: int, path: S3Path) -> None:
