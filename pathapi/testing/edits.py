@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import threading
@@ -38,6 +39,13 @@ def by_rename(view: Path) -> None:
 
 
 EDITS: dict[str, Callable[[Path], None]] = {"in place": in_place, "truncated": truncate, "by rename": by_rename}
+
+_WAYS_ON: tuple[Callable[[Any, Path], object], ...] = (
+    lambda path, _: path.drop(),
+    lambda path, _: path.push(),
+    lambda path, _: path.read_bytes(force_overwrite_from_cloud=True),
+    lambda path, elsewhere: path.save_pending(elsewhere),
+)
 
 
 class EditSuite:
@@ -154,21 +162,28 @@ class EditSuite:
         assert path.pending == []
 
     def test_another_uri_with_the_same_bytes_notices_nothing(
-        self, path: Any, make: Any, ground: Ground, at: str, request: pytest.FixtureRequest
+        self, path: Any, make: Any, ground: Ground, at: str, tmp_path: Path
     ) -> None:
         ground.plant("d/twin.txt", b"theirs")
         ground.settle()
         twin = make(views=self.views).CloudPath(at + "d/twin.txt")
         assert twin.read_bytes() == b"theirs"
-        for edit in EDITS.values():
-            edit(Path(path.fspath))
+        trusting = make(views=self.views, freshness="immutable").CloudPath(at + "d/twin.txt")
+        for number, (edit, way_on) in enumerate(itertools.product(EDITS.values(), _WAYS_ON)):
+            ground.plant("d/a.txt", b"theirs")
+            ground.settle()
+            view, cache = Path(path.fspath), path.client.cache
+            blob = cache.blob_path(cache.stat(str(path)))
+            assert os.path.samefile(view, blob) == (self.views == "link")
+            edit(view)
             with pytest.raises(OverwriteNewerLocalError):
                 path.read_bytes()
-            assert twin.read_bytes() == b"theirs"
+            assert trusting.read_bytes() == twin.read_bytes() == b"theirs"
+            way_on(path, tmp_path / f"elsewhere{number}")
+            assert trusting.read_bytes() == twin.read_bytes() == b"theirs"
             assert twin.pending == []
-            path.drop()
         # Not before: two views that are links of one blob are one file.
-        assert Path(twin.fspath).read_bytes() == b"theirs"
+        assert Path(twin.fspath).read_bytes() == b"theirs" == ground.content("d/twin.txt")
 
     def test_another_process_learns_of_it_when_this_one_has_looked(self, path: Any, edited: bytes) -> None:
         with pytest.raises(OverwriteNewerLocalError):

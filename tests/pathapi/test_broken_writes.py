@@ -272,6 +272,19 @@ def test_a_409_is_no_conflict_but_is_asked_again(path: S3Path, ground: S3Ground,
     assert content(path, ground) == SMALL
 
 
+def test_a_409_at_the_completion_of_an_upload_in_parts_is_no_conflict(
+    path: S3Path, ground: S3Ground, proxy: Proxy
+) -> None:
+    proxy.add(Fault(Answer(409, "ConditionalRequestConflict"), match=is_completion, times=2))
+    path.write_bytes(LARGE)
+    completions = [record for record in proxy.records if is_completion(record)]
+    assert [record.status for record in completions][-1] == 200
+    assert all(record.if_match or record.if_none_match for record in completions)
+    assert content(path, ground) == LARGE
+    assert not path.pending
+    assert uploads_of(path, ground) == []
+
+
 REFUSALS = pytest.mark.parametrize(
     ("status", "code"), [(501, "NotImplemented"), (403, "AccessDenied")], ids=["501", "403"]
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pathapi import S3Client, S3Path
+from pathapi.backends.s3 import S3Backend
 from pathapi.exceptions import (
     CloudPathFileExistsError,
     CloudPathIsADirectoryError,
@@ -367,6 +368,29 @@ def test_a_move_to_this_machine_takes_the_source_away(
     assert (tmp_path / "file").read_bytes() == DATA
     assert ground.content(at + "source") is None
     assert source.client.cache.stat(str(source)) is None
+
+
+def test_a_move_to_this_machine_is_on_the_disk_before_the_source_goes(
+    source: S3Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    steps: list[str] = []
+    fsync, delete = os.fsync, S3Backend.delete
+
+    def note_sync(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if name.startswith(str(tmp_path / "here")):
+            steps.append("directory" if os.path.isdir(name) else "file")
+        fsync(descriptor)
+
+    def note_delete(*arguments: Any, **options: Any) -> None:
+        steps.append("delete")
+        delete(*arguments, **options)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(S3Backend, "delete", note_delete)
+    source.move(tmp_path / "here" / "file")
+    assert steps == ["file", "directory", "delete"]
 
 
 def test_a_move_of_a_version_that_is_old_by_now_does_not_happen(

@@ -39,6 +39,11 @@ class Wire:
     def statuses(self) -> dict[str, int]:
         return self._proxy.counts.statuses
 
+    def conditions(self) -> list[bool]:
+        """Of each write since the last look: whether it was bound to a version, or to there being none."""
+        records = (record for record in self._proxy.records if record.kind in ("PUT", "DELETE"))
+        return [bool(record.if_match or record.if_none_match) for record in records]
+
     def query(self) -> dict[str, list[str]]:
         """The query of the last request."""
         return parse_qs(self._proxy.records[-1].query)
@@ -290,18 +295,18 @@ def test_a_missing_object_is_asked_for_once_and_explained_once(
 def test_what_writes_cost(client: S3Client, ground: S3Ground, at: str, wire: Wire) -> None:
     root = directory_of(client, ground, at)
     (root / "new").write_bytes(DATA)
-    assert wire() == {"HEAD": 1, "PUT": 1}
+    assert (wire.conditions(), wire()) == ([True], {"HEAD": 1, "PUT": 1})
     (root / "new").write_bytes(b"again")
-    assert wire() == {"HEAD": 1, "PUT": 1}
+    assert (wire.conditions(), wire()) == ([True], {"HEAD": 1, "PUT": 1})
     (root / "new").write_bytes(b"by force", force_overwrite_to_cloud=True)
-    assert wire() == {"PUT": 1}
+    assert (wire.conditions(), wire()) == ([False], {"PUT": 1})
     with (root / "exclusive").open("x") as file:
         file.write("new")
-    assert wire() == {"PUT": 1}
+    assert (wire.conditions(), wire()) == ([True], {"PUT": 1})
     (root / "touched").touch()
-    assert wire() == {"PUT": 1}
+    assert (wire.conditions(), wire()) == ([True], {"PUT": 1})
     (root / "touched").unlink()
-    assert wire() == {"HEAD": 1, "DELETE": 1}
+    assert (wire.conditions(), wire()) == ([True], {"HEAD": 1, "DELETE": 1})
 
 
 def test_what_overwriting_and_appending_cost(
@@ -309,18 +314,18 @@ def test_what_overwriting_and_appending_cost(
 ) -> None:
     """`path` is there and not held: nothing of the old object travels for an overwrite, all of it for an append."""
     path.write_bytes(b"overwritten, not cached")
-    assert wire() == {"HEAD": 1, "PUT": 1}
+    assert (wire.conditions(), wire()) == ([True], {"HEAD": 1, "PUT": 1})
     path.write_bytes(b"overwritten, cached")
-    assert wire() == {"HEAD": 1, "PUT": 1}
+    assert (wire.conditions(), wire()) == ([True], {"HEAD": 1, "PUT": 1})
     trusting = make_client(freshness=60).S3Path(str(path))
     trusting.write_bytes(b"overwritten, fresh by the policy")
-    assert wire() == {"PUT": 1}
+    assert (wire.conditions(), wire()) == ([True], {"PUT": 1})
     ground.plant(at + "object", DATA)
     path.client.clear_cache()
     wire()
     with path.open("ab") as file:
         file.write(b"appended, not cached")
-    assert wire() == {"GET": 1, "PUT": 1}
+    assert (wire.conditions(), wire()) == ([True], {"GET": 1, "PUT": 1})
     with path.open("ab") as file:
         file.write(b"appended, cached")
     assert wire() == {"GET": 1, "PUT": 1}

@@ -165,6 +165,7 @@ SCENES = {
     "w, absent": Scene(None, NEW, _write("wb", NEW)),
     "w": Scene(OLD, NEW, _write("wb", NEW)),
     "a": Scene(OLD, OLD + MORE, _write("ab", MORE)),
+    "r+": Scene(OLD, MORE + OLD[len(MORE) :], _write("r+b", MORE)),
     "x": Scene(None, NEW, _write("xb", NEW)),
     "push": Scene(OLD, NEW, _push, starts_pending=True),
     "drop": Scene(OLD, NEW, _drop, starts_pending=True, discards=True),

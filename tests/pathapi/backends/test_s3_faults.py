@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -239,6 +240,17 @@ def test_an_upload_in_parts_carries_its_condition_and_leaves_nothing_behind(
     assert ground.content("parts") == data[::-1]
     uploads = ground.client.list_multipart_uploads(Bucket=ground.bucket).get("Uploads", [])
     assert [upload["Key"] for upload in uploads if upload["Key"] == "parts"] == []
+
+
+def test_the_parts_of_an_upload_travel_side_by_side(seaweed: S3Server, proxy: Proxy, ground: S3Ground) -> None:
+    transfer: Any = pytest.importorskip("boto3.s3.transfer")
+    config = transfer.TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20, max_concurrency=2)
+    backend = S3Backend(connection_to(seaweed, proxy.endpoint, boto3_transfer_config=config), ground.bucket)
+    both = threading.Barrier(2, timeout=30)
+    proxy.add(Fault(Call(both.wait), match=lambda record: "partNumber=1" in record.query))
+    proxy.add(Fault(Call(both.wait), match=lambda record: "partNumber=2" in record.query))
+    write(backend, "parts", b"x" * (11 << 20), ABSENT)
+    assert not both.broken
 
 
 def test_a_copy_in_parts_carries_its_condition_and_leaves_nothing_behind(
