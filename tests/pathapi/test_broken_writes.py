@@ -20,6 +20,7 @@ import pytest
 import casstore
 from casstore import Cache, PendingState, StoreFullError
 from pathapi import FileClient, S3Client, S3Path, delivering, uploading
+from pathapi.backends.file import FileBackend
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileExistsError,
@@ -369,11 +370,18 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def write_in_child(
-    bucket: Path, store: Path, name: str, mode: str, directory: Path, *, limit: int | None = None
+    bucket: Path, store: Path, name: str, mode: str, directory: Path, *, limit: int | None = None, refuses: bool = False
 ) -> tuple[str, set[str]]:
-    """ "done", or which error it was and where; and what could not be done on the way to that."""
+    """ "done", or which error it was and where; and what could not be done on the way to that. With *refuses*, the
+    cloud takes nothing.
+    """
+
+    def refuse(*_: object, **__: object) -> None:
+        raise CloudUnavailableError("no network")
 
     def work() -> str:
+        if refuses:
+            setattr(FileBackend, "write", refuse)  # noqa: B010 (for mypy it is a method)
         warnings.simplefilter("ignore")  # that reads go by the store
         path = FileClient(local_cache_dir=store).CloudPath(f"file://{bucket}/{name}")
         path.client.cache.index.get(b"any")  # opens it
@@ -463,6 +471,36 @@ def test_on_a_disk_that_fills_up_at_any_moment_a_write_is_done_or_a_clear_error(
     assert all(answer == "done" or "StoreFullError" in answer for answer in answers)
     assert {answer.partition(" ")[0] for answer in answers} >= {"write:", "close:", "done"}
     assert {"record", "commit"} <= lacked, "it was full at every step"
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_locks
+def test_on_a_disk_that_fills_up_while_the_network_is_gone_the_error_says_whether_the_bytes_are_kept(
+    disk: Path, bucket_directory: Path, tmp_path: Path
+) -> None:
+    told: set[bool] = set()
+    for pages in range(40):
+        name, store = f"object{pages}", disk / f"store{pages}"
+        (bucket_directory / name).write_bytes(OLD)
+        cache = casstore.open(store)
+        cache.index.get(b"any")
+        cache.close()
+        ballast = fill_up(disk)
+        os.truncate(ballast, max(0, ballast.stat().st_size // PAGE - pages) * PAGE)
+        answer, _ = write_in_child(bucket_directory, store, name, "wb", tmp_path, refuses=True)
+        ballast.unlink()
+        assert (bucket_directory / name).read_bytes() == OLD
+        kept = [Path(cache.pending.path(write)) for write in cache.pending.all()]
+        assert all(file.read_bytes() == DATA for file in kept)
+        if answer.startswith("close: CloudUnavailableError"):
+            assert [str(file) in answer for file in kept] == [True] * len(kept)
+            assert ("could not be kept either" in answer) == (not kept)
+            told.add(bool(kept))
+        else:
+            assert "StoreFullError" in answer and not kept
+        cache.close()
+        shutil.rmtree(store)
+    assert told == {False, True}
 
 
 @pytest.mark.needs_locks

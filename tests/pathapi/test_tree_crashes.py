@@ -8,7 +8,7 @@ import hashlib
 import os
 import random
 import signal
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 
 from pathapi import S3Client, S3Path
 from pathapi.exceptions import CloudPathNotExistsError
+from tests.bench.faults import Call, Fault
 from tests.bench.proxy import Proxy
 from tests.casstore.filling import fork, status_of
 from tests.pathapi.backends.grounds import S3Ground
@@ -39,7 +40,9 @@ def tree_of(count: int) -> dict[str, bytes]:
 
 
 def interrupt(work: Callable[[], object], how: int, proxy: Proxy, kind: str, after: int) -> int | None:
-    """Run *work* in a forked child and send it a signal after so many requests; None where it had ended before."""
+    """Run *work* in a forked child, and send it a signal as it sends its request of that number; None where it had
+    ended before.
+    """
 
     def run() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,19 +51,23 @@ def interrupt(work: Callable[[], object], how: int, proxy: Proxy, kind: str, aft
         except KeyboardInterrupt:
             os._exit(INTERRUPTED)
 
-    before = proxy.count(kind)
-    child = fork(run)
-    while proxy.count(kind) - before < after:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            assert os.waitstatus_to_exitcode(status) == 0
-            return None
-        time.sleep(0.002)
-    began = time.monotonic()
-    os.kill(child, how)
-    result = status_of(child)
-    assert time.monotonic() - began < 15
-    return result
+    begun, sent = threading.Event(), threading.Event()
+    children: list[int] = []
+
+    def send() -> None:
+        begun.wait(30)
+        sent.set()
+        os.kill(children[0], how)
+
+    proxy.add(Fault(Call(send), kind=kind, nth=after))
+    children.append(fork(run))
+    begun.set()
+    status = status_of(children[0])
+    proxy.clear_faults()
+    if not sent.is_set():
+        assert status == 0
+        return None
+    return status
 
 
 def md5_of(data: bytes) -> str:
