@@ -14,7 +14,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from pathapi.backends.http_answers import parse_time
 from pathapi.backends.http_errors import RETRIED, is_known
-from pathapi.backends.http_logins import Login, login_of, merged
+from pathapi.backends.http_logins import MAY_TRAVEL, PLAIN_HEADERS, Login, login_of, merged
 from pathapi.exceptions import (
     CloudPathException,
     InvalidConfigurationException,
@@ -26,8 +26,6 @@ from pathapi.redaction import is_spawning, scrub
 MAX_CONNECTIONS: Final = 64
 """Idle connections to one host that are kept: 32 threads, each with an object and a part of another."""
 MAX_REDIRECTS: Final = 10
-PLAIN_HEADERS: Final = frozenset(("accept", "accept-language", "cache-control", "from", "referer", "user-agent"))
-"""Headers that log nobody in: a pickle may carry them, and another host may see them."""
 
 _FOLLOWED: Final = {
     "GET": frozenset((301, 302, 303, 307, 308)),
@@ -249,6 +247,8 @@ class HttpConnection:
         is_home: bool,
     ) -> Any:
         # What logs in here is nothing to another host that a redirect leads to.
+        if not is_home:
+            headers = {name: value for name, value in headers.items() if name.lower() in MAY_TRAVEL}
         named = merged({"Accept-Encoding": "identity"}, self.headers if is_home else self.plain_headers)
         named = merged(named, headers)
         if login is not None:

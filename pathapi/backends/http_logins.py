@@ -6,13 +6,25 @@ import base64
 import threading
 from collections.abc import Mapping
 from email.message import Message
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote
 
 from pathapi.exceptions import InvalidConfigurationException
 
 if TYPE_CHECKING:
     from urllib.request import BaseHandler, Request
+
+PLAIN_HEADERS: Final = frozenset(("accept", "accept-language", "cache-control", "from", "referer", "user-agent"))
+"""Headers that log nobody in: a pickle may carry them, and another host may see them."""
+MAY_TRAVEL: Final = PLAIN_HEADERS | {
+    "content-type",
+    "range",
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+}
+"""Headers of one request that another host may see, to which a redirect leads: they say what is asked for."""
 
 
 class Login(Protocol):

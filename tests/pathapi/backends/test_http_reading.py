@@ -326,6 +326,25 @@ def test_a_login_is_not_sent_to_the_host_that_a_redirect_leads_to(server: HttpOr
         assert len([one for one in server.seen if "Authorization" in one.headers]) == len(server.seen) == 3
 
 
+def test_a_login_of_one_request_is_not_sent_to_the_host_that_a_redirect_leads_to(
+    server: HttpOrigin, make: Make
+) -> None:
+    secrets = {"Authorization": "Bearer token-one", "cookie": "session=two", "X-Api-Key": "key-three"}
+    plain = {"Range": "bytes=1-2", "if-none-match": '"v"', "User-Agent": "mine/1", "Content-Type": "text/x"}
+    with HttpOrigin() as other:
+        other.plant("real", b"bytes")
+        server.redirects["alias"] = (307, f"{other.url}/real")
+        server.redirects["same"] = (307, f"{server.url}/alias")
+        path = make().HttpPath(f"{server.url}/same")
+        assert path.get(headers={**secrets, "Range": "bytes=1-2"})[1] == b"yt"
+        path.put(data=b"new", headers={**secrets, **plain})
+        for one in server.seen:
+            assert secrets.items() <= one.headers.items()
+        assert not any({*secrets} & {*one.headers} for one in other.seen)
+        assert plain.items() <= other.seen[-1].headers.items()
+        assert other.content("real") == b"new"
+
+
 # --- through the path API -------------------------------------------------------------------------------------------
 
 
