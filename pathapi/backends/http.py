@@ -38,6 +38,7 @@ from pathapi.backends.http_body import HttpBody, Nothing, spool
 from pathapi.backends.http_connection import Answer, HttpConnection
 from pathapi.backends.http_errors import HttpStatusError
 from pathapi.backends.http_host import HttpHost
+from pathapi.backends.http_logins import require_lines
 from pathapi.backends.http_pages import walk
 from pathapi.exceptions import (
     CloudPathException,
@@ -206,6 +207,7 @@ class HttpBackend:
 
     def request(self, method: str, key: str, headers: Mapping[str, str], data: bytes | None) -> tuple[Any, bytes]:
         """Any request, and all of its answer. Raises what a status that is no success means."""
+        require_lines(headers)
         source = None if data is None else io.BytesIO(data)
         answer = self._host.send(method, key, headers, source=source, size=len(data or b""))
         if answer.status >= 300:

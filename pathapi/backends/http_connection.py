@@ -14,10 +14,9 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from pathapi.backends.http_answers import parse_time
 from pathapi.backends.http_errors import RETRIED, is_known
-from pathapi.backends.http_logins import MAY_TRAVEL, PLAIN_HEADERS, Login, login_of, merged
+from pathapi.backends.http_logins import MAY_TRAVEL, PLAIN_HEADERS, Login, login_of, merged, require_lines
 from pathapi.exceptions import (
     CloudPathException,
-    InvalidConfigurationException,
     MissingDependenciesError,
     TruncatedBodyError,
 )
@@ -127,10 +126,7 @@ class HttpConnection:
     _made: _Made = field(default_factory=_Made, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name, value in self.headers.items():
-            if not _is_line(name) or not _is_line(value):
-                # Not quoted: what is malformed may be the secret.
-                raise InvalidConfigurationException("headers= holds a name or value that cannot stand in one line")
+        require_lines(self.headers)
         object.__setattr__(self, "_login", login_of(self.auth))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -354,10 +350,6 @@ def drop(response: Any) -> None:
         response.release_conn()
     except Exception:  # noqa: BLE001 (nobody wants it any more)
         response.close()
-
-
-def _is_line(text: object) -> bool:
-    return isinstance(text, str) and not set(text) & {"\r", "\n", "\0"}
 
 
 def _tried(tries: int, seconds: float) -> str:

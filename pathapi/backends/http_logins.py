@@ -134,3 +134,11 @@ def login_in(user_info: str) -> Login | None:
         return None
     user, _, password = user_info.partition(":")
     return Basic(unquote(user), unquote(password))
+
+
+def require_lines(headers: Mapping[Any, Any]) -> None:
+    """Raise InvalidConfigurationException for a name or value that cannot stand in one line of a request."""
+    for text in (*headers, *headers.values()):
+        if not isinstance(text, str) or set(text) & {"\r", "\n", "\0"}:
+            # Not quoted: what is malformed may be the secret.
+            raise InvalidConfigurationException("headers= holds a name or value that cannot stand in one line")

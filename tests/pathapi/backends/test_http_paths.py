@@ -310,6 +310,9 @@ def test_nobody_is_told_a_login_that_a_connection_fails_with(make: Callable[...,
         with pytest.raises(InvalidConfigurationException) as refused:
             make(headers=headers)
         assert MARK not in str(refused.value)
+        with pytest.raises(InvalidConfigurationException) as refused:
+            make().HttpPath("http://127.0.0.1:1/a").get(headers=headers)
+        assert MARK not in "".join(traceback.format_exception(refused.value))
     client = make(auth=("user", MARK), headers={"X-Key": MARK})
     for url in (f"http://user:{MARK}@127.0.0.1:1/a?sig={MARK}", f"http://user:{MARK}@host:port/a"):
         object.__setattr__(client.connection, "backoff", 0.001)
