@@ -99,6 +99,7 @@ BY_EXCEPTION: Final = {
     "ReadTimeoutError": _STALLED,
     "ConnectTimeoutError": _UNREACHABLE,
     "ProtocolError": _BROKEN,
+    "DecodeError": _Meaning(CloudPathNotImplementedError, "{uri} is not encoded as {host} says it is"),
     "LocationValueError": _Meaning(InvalidUriError, "no server can be asked for {uri}"),
     "HTTPError": _UNREACHABLE,
     "OSError": _UNREACHABLE,

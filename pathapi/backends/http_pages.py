@@ -114,9 +114,16 @@ def _names_in(host: HttpHost, folder: str) -> Iterator[str]:
         raise CloudPathNotImplementedError(
             f"{host.uri(folder)} is no page of links ({kind}); custom_list_page_parser= can read other pages"
         )
+    encoded = {name.strip() for name in answer.headers.get("Content-Encoding", "").lower().split(",")}
+    unknown = encoded - {"", "identity", *answer.response.CONTENT_DECODERS}
+    if unknown:
+        answer.drop()
+        raise CloudPathNotImplementedError(f"{host.uri(folder)} is encoded in a way unknown here: {', '.join(unknown)}")
     try:
-        data = answer.response.read(MAX_PAGE + 1)
+        # Decoding, it reads to the end, where it looks at the length: else a page that is cut off were a short one.
+        data = answer.response.read(MAX_PAGE + 1, decode_content=True)
     except Exception as error:
+        answer.response.close()
         raise host.meaning_for(folder)(error) from error
     if len(data) > MAX_PAGE:
         answer.response.close()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from pathapi.backend import Prefix
 from pathapi.backends.http import HttpBackend, HttpConnection
-from pathapi.exceptions import CloudPathNotImplementedError
+from pathapi.exceptions import CloudPathNotImplementedError, TruncatedBodyError
 from pathapi.testing import keys
+from tests.bench.faults import Fault, Reset, Truncate
 from tests.bench.http_origin import HttpOrigin
+from tests.bench.proxy import Proxy
 
 
 @pytest.fixture
@@ -95,3 +100,36 @@ def test_names_in_other_scripts_are_listed_as_the_page_writes_them(server: HttpO
     assert keys(backend, "d/") == ["d/%E6%97%A5%E6%9C%AC", "d/50%25", "d/a%20b", "d/a%C3%A4", "d/x:y"]
     for key in keys(backend, "d/"):
         assert backend.head(key).size == 0
+
+
+@pytest.mark.parametrize("action", [Truncate(after=0), Truncate(after=1_000), Reset(after=1_000)], ids=repr)
+def test_a_page_that_is_cut_off_is_an_error_and_no_shorter_listing(server: HttpOrigin, action: Any) -> None:
+    for number in range(200):
+        server.plant(f"d/{number:03}", b"")
+    with Proxy(server.url) as proxy:
+        backend = HttpBackend(HttpConnection(), "http", proxy.endpoint.removeprefix("http://"))
+        proxy.add(Fault(action))
+        with pytest.raises(TruncatedBodyError, match="/d/"):
+            keys(backend, "d/")
+        assert len(keys(backend, "d/")) == 200
+        backend.connection.close()
+
+
+PAGE = "".join(f'<a href="{number:03}">' for number in range(200)).encode()
+
+
+@pytest.mark.parametrize(("name", "data"), [("gzip", gzip.compress(PAGE)), ("deflate", zlib.compress(PAGE))])
+def test_a_page_that_is_encoded_all_the_same_lists(
+    server: HttpOrigin, backend: HttpBackend, name: str, data: bytes
+) -> None:
+    server.script(200, headers={"Content-Type": "text/html", "Content-Encoding": name}, body=data)
+    assert keys(backend, "d/") == [f"d/{number:03}" for number in range(200)]
+
+
+@pytest.mark.parametrize(("name", "data"), [("gzip", PAGE), ("gzip, x-unknown", PAGE)])
+def test_a_page_that_cannot_be_decoded_is_an_error_and_no_empty_listing(
+    server: HttpOrigin, backend: HttpBackend, name: str, data: bytes
+) -> None:
+    server.script(200, headers={"Content-Type": "text/html", "Content-Encoding": name}, body=data)
+    with pytest.raises(CloudPathNotImplementedError, match=r"/d/ is .*encoded"):
+        keys(backend, "d/")
