@@ -218,14 +218,23 @@ class AzureBackend(AzureRequests):
     def _get(self, key: str, start: int, end: int | None, conditions: dict[str, Any]) -> Any:
         """The head and the open body of one Get Blob, as `requests.Response`."""
 
+        def ask(request: Any) -> None:
+            # The SDK asks for what its first part may be and no more: 32 MiB, or what a user's own client says.
+            request.http_request.headers["x-ms-range"] = f"bytes={start}-{'' if end is None else end - 1}"
+
         def take(response: Any) -> None:
             if response.http_response.status_code in (200, 206):
                 raise Answered(response.http_response.internal_response)
 
-        blob, length = self._blob(key), None if end is None else end - start
         try:
             self._call(
-                "Get Blob", key, blob.download_blob, offset=start, length=length, raw_response_hook=take, **conditions
+                "Get Blob",
+                key,
+                self._blob(key).download_blob,
+                offset=start,
+                raw_request_hook=ask,
+                raw_response_hook=take,
+                **conditions,
             )
         except Answered as answered:
             return answered.response

@@ -14,7 +14,8 @@ from casstore import Validator, new_hasher
 from pathapi.backend import Checksum, ObjectInfo
 from pathapi.exceptions import ChecksumMismatchError, CloudUnavailableError, TruncatedBodyError
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+|-1)/(\d+)")
+"""Azurite answers ``bytes=0-`` of an empty object with ``bytes 0--1/0``, where Azure answers 416."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _FOLDER: Final = "hdi_isfolder"

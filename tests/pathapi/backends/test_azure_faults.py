@@ -206,6 +206,37 @@ def test_an_object_that_is_filled_after_it_answered_as_empty_is_read(
     assert drain(body) == DATA[:1_000]
 
 
+@pytest.mark.parametrize("single", [1 << 16, 1 << 10])
+def test_a_read_is_not_cut_where_the_sdk_would_begin_another_part(
+    azurite: AzureServer, azure_proxy: Proxy, ground: AzureGround, single: int
+) -> None:
+    from azure.storage.blob import BlobServiceClient
+
+    text = azurite.connection_string(azure_proxy.endpoint)
+    ground.plant("empty", b"")
+    with BlobServiceClient.from_connection_string(text, max_single_get_size=single) as service:
+        backend = AzureBackend(AzureConnection(blob_service_client=service), ground.bucket)
+        for start, end in (WHOLE, RANGE, (5, None), (0, len(DATA)), (0, 10**9), (299_999, None)):
+            azure_proxy.reset()
+            for attempt in both_ways(backend, start, end):
+                assert attempt() == DATA[start:end]
+            assert len(azure_proxy.records) == 2
+        assert read(backend, "empty") == read(backend, "empty", 0, 10**6) == read(backend, "empty", 5) == b""
+        found = backend.head("big").validator
+        assert backend.read("big", unless=found) is None
+        assert read(backend, "big", expect=found) == DATA
+
+
+def test_an_object_that_is_larger_than_what_the_sdk_asks_for_at_once_is_read(
+    backend: AzureBackend, azure_proxy: Proxy, ground: AzureGround
+) -> None:
+    data = os.urandom(1 << 20) * 33
+    ground.plant("over 32 MiB", data)
+    azure_proxy.reset()
+    assert read(backend, "over 32 MiB") == data
+    assert len(azure_proxy.records) == 1
+
+
 def test_one_read_is_one_request(backend: AzureBackend, azure_proxy: Proxy) -> None:
     version = backend.head("big").validator
     azure_proxy.reset()
