@@ -225,6 +225,7 @@ class AzureBackend(AzureRequests):
         def take(response: Any) -> None:
             if response.http_response.status_code in (200, 206):
                 raise Answered(response.http_response.internal_response)
+            _read_out(response.http_response.internal_response)
 
         try:
             self._call(
@@ -363,3 +364,11 @@ def _in_order(page: Sequence[Any]) -> Iterator[ObjectInfo | Prefix]:
             yield Prefix(item.name)
         elif not is_folder(item.metadata):
             yield info_of_properties(item.name, item)
+
+
+def _read_out(response: Any) -> None:
+    """Read an answer that is no object, so that its connection can serve again: the SDK drops it where it asks anew."""
+    try:
+        _ = response.content  # which keeps it for who looks at it next
+    except Exception:  # noqa: BLE001 (its status says enough)
+        response.close()

@@ -58,6 +58,7 @@ class Proxy:
         self._script = Script()
         self._lock = threading.Lock()
         self._records: list[Record] = []
+        self._accepted = 0
         self._stop = threading.Event()
         self._sockets: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
@@ -115,6 +116,11 @@ class Proxy:
         )
 
     @property
+    def connections(self) -> int:
+        """How many connections were made so far, by clients."""
+        return self._accepted
+
+    @property
     def body_bytes(self) -> int:
         """Bytes of object bodies sent to clients: `Counts.body_bytes`."""
         return self.counts.body_bytes
@@ -127,6 +133,7 @@ class Proxy:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            self._accepted += 1
             self._sockets.add(sock)
             threading.Thread(target=self._serve, args=(sock,), name="proxy", daemon=True).start()
 

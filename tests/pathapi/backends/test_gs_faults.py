@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import io
 import os
@@ -418,6 +419,9 @@ def test_a_server_that_does_not_recover_is_unavailable_and_nothing_is_absent(
         every_call(backend)[number]()
     assert not isinstance(caught.value, FileNotFoundError)
     assert len(gcs_proxy.records) == 5
+    assert gcs_proxy.connections == 1, "each answer was read, or its connection could not serve the next request"
+    del caught
+    gc.collect()  # which finds no socket of an answer that was left unread
 
 
 def test_a_deletion_of_many_reports_what_was_not_deleted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import threading
@@ -150,6 +151,9 @@ def test_a_server_that_does_not_recover_is_unavailable_and_nothing_is_absent(bac
         with pytest.raises(CloudUnavailableError, match=r"SlowDown|503") as caught:
             attempt()
         assert not isinstance(caught.value, FileNotFoundError)
+        del caught
+    assert proxy.connections == 1, "each answer was read, or its connection could not serve the next request"
+    gc.collect()  # which finds no socket of an answer that was left unread
 
 
 def test_403_is_not_404(backend: S3Backend, proxy: Proxy) -> None:
