@@ -224,7 +224,9 @@ class AzureConnection:
     def _make(self) -> Any:
         with self._made.lock:
             if self._made.service is None:
-                self._made.service = self.blob_service_client or self._make_service()
+                # Only the process that was given it may use its sockets.
+                given = None if self._made.inherited else self.blob_service_client
+                self._made.service = given or self._make_service()
             return self._made.service
 
     def _make_service(self) -> Any:

@@ -150,6 +150,20 @@ def test_a_forked_child_makes_a_client_of_its_own_even_from_a_fork_under_the_loc
     assert connection.service_client is parents
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+@pytest.mark.parametrize("is_used", [True, False])
+def test_a_forked_child_does_not_use_the_sockets_of_a_client_that_was_given(
+    azurite: AzureServer, shared_container: str, is_used: bool
+) -> None:
+    service = azurite.client()
+    AzureGround(service, shared_container).plant("forked", b"x")
+    backend = AzureBackend(AzureConnection(blob_service_client=service), shared_container)
+    if is_used:
+        assert read(backend, "forked") == b"x"
+    assert in_forked_child(lambda: backend.connection.service_client is not service and read(backend, "forked") == b"x")
+    assert backend.connection.service_client is service
+
+
 def test_a_client_of_the_users_own_is_used_as_it_is(azurite: AzureServer, shared_container: str) -> None:
     service = azurite.client()
     AzureGround(service, shared_container).plant("own", b"x")
