@@ -180,6 +180,18 @@ class AskingPath(LexicalPath):
                 return None if entry is None else ObjectInfo(uri.key, entry.validator)
         return head_or_none(client.backend(uri.bucket), uri.key)
 
+    def _stated(self, kind: str) -> str | None:
+        """The object's checksum of that kind as the cloud states it, in hex; None where it states none, or may not be
+        asked. Raises FileNotFoundError.
+        """
+        client, uri = self.client, self.uri
+        policy, info = client.policy.of(self._text), self._head()
+        if info is not None and not info.checksums and policy.asks and policy is not ALWAYS:
+            info = head_or_none(client.backend(uri.bucket), uri.key)  # it was an entry, which keeps no checksums
+        if info is None:
+            raise CloudPathFileNotFoundError(f"{self._shown} does not exist")
+        return next((checksum.value for checksum in info.checksums if checksum.kind == kind), None)
+
     def _has_children(self) -> bool:
         client, uri = self.client, self.uri
         if not client.policy.of(self._text).asks:

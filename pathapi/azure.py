@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from pathapi.backend import Backend
 from pathapi.backends.azure import AzureConnection
 from pathapi.client import Client
-from pathapi.exceptions import CloudPathFileNotFoundError
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
@@ -39,11 +38,11 @@ class AzureBlobPath(CloudPath):
 
     @property
     def md5(self) -> str | None:
-        """The content MD5 that Azure keeps, in hex; None where it has none. Raises FileNotFoundError."""
-        info = self._head()
-        if info is None:
-            raise CloudPathFileNotFoundError(f"{self} does not exist")
-        return next((one.value for one in info.checksums if one.kind == "md5"), None)
+        """The content MD5 that Azure keeps, in hex; None where it has none, or may not be asked.
+
+        Raises FileNotFoundError.
+        """
+        return self._stated("md5")
 
 
 @register_client_class("az")

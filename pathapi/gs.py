@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Final, Self, TypeGuard
 from pathapi.backend import Backend
 from pathapi.backends.gs import GSConnection
 from pathapi.client import Client
-from pathapi.exceptions import CloudPathFileNotFoundError
 from pathapi.lexical import LexicalPath
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
@@ -45,14 +44,12 @@ class GSPath(CloudPath):
 
     @property
     def md5(self) -> str | None:
-        """The MD5 that Google states, in base64; None for an object that was composed. Raises FileNotFoundError."""
-        info = self._head()
-        if info is not None and not info.checksums:
-            info = self.client.backend(self.bucket).head(self.key)  # from an entry, which keeps no checksums
-        if info is None:
-            raise CloudPathFileNotFoundError(f"{self} does not exist")
-        stated = {checksum.kind: checksum.value for checksum in info.checksums}
-        return base64.b64encode(bytes.fromhex(stated["md5"])).decode() if "md5" in stated else None
+        """The MD5 that Google states, in base64; None for a composed object, or where it may not be asked.
+
+        Raises FileNotFoundError.
+        """
+        stated = self._stated("md5")
+        return None if stated is None else base64.b64encode(bytes.fromhex(stated)).decode()
 
 
 @register_client_class("gs")

@@ -9,6 +9,7 @@ import pytest
 from pathapi import AzureBlobPath, CloudPath
 from pathapi.exceptions import InvalidUriError
 from pathapi.testing import EditSuite, Ground, ReadSuite, WriteSuite
+from tests.bench.proxy import Proxy
 from tests.pathapi.azure_fixtures import MakeAzureClient, azure_ground, make_azure_client, prefix
 from tests.pathapi.backends.grounds import AzureGround
 
@@ -64,6 +65,27 @@ def test_etag_and_md5_are_told(
     assert path.etag == azure_ground.client.get_blob_client(path.blob).get_blob_properties().etag.strip('"')
     with pytest.raises(FileNotFoundError):
         _ = (path.parent / "missing").md5
+
+
+def test_the_md5_is_asked_for_where_the_entry_alone_is_fresh_and_may_be_asked_for(
+    make_azure_client: MakeAzureClient,
+    azure_ground: AzureGround,
+    azure_proxy: Proxy,
+    shared_container: str,
+    prefix: str,
+) -> None:
+    azure_ground.plant("a", b"0123456789")
+    uri = f"az://{shared_container}/{prefix}a"
+    for freshness in (60, "immutable", "offline"):
+        path = make_azure_client(freshness=freshness).AzureBlobPath(uri)
+        if freshness != "offline":
+            path.read_bytes()
+        azure_proxy.reset()
+        assert path.md5 == (None if freshness == "offline" else "781e5e245d69b566979b86e28d23f2c7")
+        assert azure_proxy.count() == azure_proxy.count("HEAD") == (freshness != "offline")
+    azure_ground.remove("a")
+    with pytest.raises(FileNotFoundError):
+        _ = make_azure_client(freshness="immutable").AzureBlobPath(uri).md5
 
 
 def test_a_name_that_would_become_another_on_its_way_is_refused(

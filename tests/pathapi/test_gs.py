@@ -99,13 +99,21 @@ def test_a_path_has_cloudpathlibs_pieces(root: GSPath, ground: GCSGround) -> Non
             question()
 
 
-def test_the_md5_is_asked_for_where_the_entry_alone_is_fresh(
-    root: GSPath, ground: GCSGround, make_gs: MakeClient
+def test_the_md5_is_asked_for_where_the_entry_alone_is_fresh_and_may_be_asked_for(
+    root: GSPath, ground: GCSGround, gcs_proxy: Proxy, make_gs: MakeClient
 ) -> None:
     ground.plant("a", b"content")
-    path = make_gs(freshness="immutable").GSPath(str(root / "a"))
-    assert path.read_bytes() == b"content"
-    assert path.md5 == base64.b64encode(hashlib.md5(b"content").digest()).decode()
+    stated = base64.b64encode(hashlib.md5(b"content").digest()).decode()
+    for freshness in (60, "immutable", "offline"):
+        path = make_gs(freshness=freshness, endpoint_url=gcs_proxy.endpoint).GSPath(str(root / "a"))
+        if freshness != "offline":
+            assert path.read_bytes() == b"content"
+        gcs_proxy.reset()
+        assert path.md5 == (None if freshness == "offline" else stated)
+        assert gcs_proxy.count() == (freshness != "offline")
+    ground.remove("a")
+    with pytest.raises(FileNotFoundError):
+        _ = make_gs(freshness="immutable", endpoint_url=gcs_proxy.endpoint).GSPath(str(root / "a")).md5
 
 
 @pytest.mark.parametrize("scheme", ["gs", "GS", "gcs", "GCS"])
