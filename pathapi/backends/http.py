@@ -165,7 +165,7 @@ class HttpBackend:
         body = self.read(source, expect=expect)
         assert body is not None
         try:
-            spooled, size = spool(_Reading(body))
+            spooled, size = spool(_Reading(body), self._host.meaning_for(source))
         finally:
             body.close()
         with spooled:
@@ -289,13 +289,10 @@ class HttpBackend:
         size = length_of(answer.headers)
         if size is None:
             try:
-                stream, size = spool(answer.response)
-            except Exception as error:
+                stream, size = spool(answer.response, self._host.meaning_for(key))
+            except BaseException:
                 answer.response.close()
-                meant = self._host.meaning_for(key)(error)
-                if meant is error:
-                    raise
-                raise meant from error
+                raise
             answer.drop()
         info = info_of(key, answer.headers, size)
         if not start:

@@ -102,11 +102,14 @@ class Nothing:
         pass
 
 
-def spool(stream: Any) -> tuple[Any, int]:
-    """All that *stream* has, and how long that is: for a body whose length the server does not tell."""
+def spool(stream: Any, meaning: Callable[[Exception], Exception]) -> tuple[Any, int]:
+    """All that *stream* has, and how long that is: for a body whose length the server does not tell.
+
+    *meaning* says what an error of the stream's means; one of the temporary file's is raised as it is.
+    """
     spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (closed by the body's user)
     try:
-        while data := stream.read(_PIECE):
+        while data := _read_piece(stream, meaning):
             spooled.write(data)
         size = spooled.tell()
         spooled.seek(0)
@@ -114,3 +117,13 @@ def spool(stream: Any) -> tuple[Any, int]:
         spooled.close()
         raise
     return spooled, size
+
+
+def _read_piece(stream: Any, meaning: Callable[[Exception], Exception]) -> Any:
+    try:
+        return stream.read(_PIECE)
+    except Exception as error:
+        meant = meaning(error)
+        if meant is error:
+            raise
+        raise meant from error

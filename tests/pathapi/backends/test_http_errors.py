@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import socket
@@ -17,6 +18,7 @@ import pytest
 
 from casstore import Validator
 from pathapi.backend import ABSENT
+from pathapi.backends import http_body
 from pathapi.backends.http import HttpBackend, HttpConnection
 from pathapi.backends.http_errors import BY_STATUS, HttpStatusError
 from pathapi.exceptions import (
@@ -314,6 +316,41 @@ def test_a_body_that_is_longer_than_announced_is_not_taken(server: HttpOrigin, p
     proxy.add(Fault(Surplus(5), kind="GET"))
     assert read(backend, "d/a") == b"x" * 300_000
     assert read(backend, "d/a") == b"x" * 300_000, "what is left on the connection begins no answer"
+
+
+class _Full:
+    """A temporary file on a full disk, or one whose writer is interrupted."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.is_closed = False
+
+    def write(self, data: bytes) -> int:
+        raise self.error
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_an_error_of_our_own_disk_is_not_told_as_the_servers(
+    server: HttpOrigin, backend: HttpBackend, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    server.habits.length = "chunked"
+    server.plant("a", b"x" * 3_000_000)
+    full, answers, send = _Full(error), list[Any](), backend._host.send
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        answers.append(send(*arguments, **options))
+        return answers[-1]
+
+    monkeypatch.setattr(http_body.tempfile, "SpooledTemporaryFile", lambda _: full)
+    monkeypatch.setattr(backend._host, "send", noted)
+    for work in (lambda: backend.read("a"), lambda: backend.copy("a", "b")):
+        with pytest.raises(type(error)) as caught:
+            work()
+        assert caught.value is error
+        assert full.is_closed and answers[-1].response.closed
 
 
 def test_a_stall_is_an_error(server: HttpOrigin, proxy: Proxy) -> None:
