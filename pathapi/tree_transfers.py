@@ -153,17 +153,17 @@ def copy_tree(root: MovingPath, target: MovingPath, order: Order) -> None:
     one is inside the other, so that what is copied would be copied again.
     """
     prefix, to = root._listing_prefix, target._listing_prefix  # noqa: SLF001 (one of us)
-    on_server = root._shares_a_server(target)  # noqa: SLF001
-    if on_server and to == prefix:
+    on_server, is_one_bucket = root._shares_a_server(target), _is_one_bucket(root, target)  # noqa: SLF001
+    if is_one_bucket and to == prefix:
         return
-    if on_server and to.startswith(prefix):
+    if is_one_bucket and to.startswith(prefix):
         raise InvalidConfigurationException(
             f"{root.uri.shown} cannot be copied or moved into itself, to {target.uri.shown}"
         )
     leaves: Iterable[Leaf] = leaves_of(root, order.missing)
     if order.ignore is not None:
         leaves = leave_out(root, list(leaves), order.ignore)
-    if on_server and prefix.startswith(to):
+    if is_one_bucket and prefix.startswith(to):
         leaves = list(leaves)
         _require_apart(leaves, target)
     there = _There(target, order.force)
@@ -177,6 +177,11 @@ def copy_tree(root: MovingPath, target: MovingPath, order: Order) -> None:
         return _copy_through(leaf, at._target(), there, moves=order.moves)  # noqa: SLF001
 
     Crew(one, _size_of, order.tell).run(leaves, first_alone=not order.moves)
+
+
+def _is_one_bucket(one: MovingPath, other: MovingPath) -> bool:
+    """Whether both are in it, by whatever client: the server need not be asked by the same one to hold the same."""
+    return one.client.origin == other.client.origin and one.uri.filed.bucket == other.uri.filed.bucket
 
 
 def _require_apart(leaves: Iterable[Leaf], target: MovingPath) -> None:
