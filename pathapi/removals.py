@@ -156,7 +156,7 @@ class _Removal:
 def _pending_below(root: MovingPath) -> dict[str, Exception]:
     """Keys below *root* of which this machine has what the cloud has not, and why they cannot be deleted."""
     client, uri = root.client, root.uri
-    cache, base = client.cache, f"{uri.provider}://{uri.bucket}/"
+    cache, base = client.cache, f"{uri.provider}://{uri.filed.bucket}/"
     below = base + root._listing_prefix  # noqa: SLF001 (one of us)
     strays.settle()
     for entry in cache.entries(below):

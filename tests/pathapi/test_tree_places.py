@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from pathapi import S3Path
-from pathapi.exceptions import InvalidConfigurationException
+from pathapi import HttpClient, HttpPath, S3Path
+from pathapi.exceptions import CloudPathPermissionError, InvalidConfigurationException, PendingWriteError
+from tests.bench.http_origin import HttpOrigin
 from tests.pathapi.backends.grounds import S3Ground
 from tests.pathapi.conftest import MakeClient
+
+Make = Callable[..., HttpPath]
+
+
+@pytest.fixture
+def server() -> Iterator[HttpOrigin]:
+    with HttpOrigin() as server:
+        yield server
+
+
+@pytest.fixture
+def make(server: HttpOrigin, tmp_path: Path) -> Iterator[Make]:
+    """Paths on `server`, each with a client of its own and all with one store."""
+    made: list[HttpClient] = []
+
+    def make(name: str, login: str = "", **habits: Any) -> HttpPath:
+        made.append(HttpClient(**{"local_cache_dir": tmp_path / "store", **habits}))
+        return made[-1].HttpPath(f"http://{login}{server.host}/{name}")
+
+    yield make
+    for client in made:
+        client.cache.close()
+        client.connection.close()
+    gc.collect()
+
 
 # --- by a second client ---------------------------------------------------------------------------------------------
 
@@ -36,3 +67,24 @@ def test_a_tree_moves_up_by_a_second_client_unless_it_would_meet_itself(
     with pytest.raises(InvalidConfigurationException, match="another directory"):
         make_client().S3Path(root + "e/").move(make_client().S3Path(root))
     assert (ground.content(at + "e/e/e/x"), ground.content(at + "e/e/x")) == (b"e/x", b"x")
+
+
+# --- by a URL with a login ------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_removed_by_a_url_with_a_login_where_writes_wait_for_the_cloud(
+    server: HttpOrigin, make: Make
+) -> None:
+    server.plant("d/one", b"old")
+    directory = make("d/", login="user:word@")
+    server.script(403, method="PUT", times=None)
+    with pytest.raises(CloudPathPermissionError):
+        (directory / "one").write_bytes(b"mine")
+    with pytest.raises(PendingWriteError, match="d/one is not"):
+        directory.rmtree()
+    with pytest.raises(PendingWriteError, match="d/one is not"):
+        make("d/").rmtree()
+    assert server.content("d/one") == b"old"
+    (directory / "one").drop()
+    directory.rmtree()
+    assert server.content("d/one") is None
