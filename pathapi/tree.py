@@ -50,8 +50,12 @@ class ListingPath(AskingPath):
         return child
 
     def _as_listed(self) -> Freshness:
-        """What takes the listing's word, although it may be minutes old when its last objects have their turn."""
+        """What takes the listing's word, although it may be minutes old when its last objects have their turn; the
+        policy where that word is no more than a name.
+        """
         listed = self._listed
+        if listed is not None and listed.info is not None and listed.info.is_named_only:
+            return self.client.policy.of(self._text)
         age = 0 if listed is None else self.client.now().wall_ns - listed.moment.wall_ns
         return Freshness(max(int(SECONDS * 1e9), age + 10**9))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pathapi import HttpClient, HttpPath, S3Path
+from pathapi import HttpClient, HttpPath, S3Path, prefetch
 from pathapi.exceptions import CloudPathPermissionError, InvalidConfigurationException, PendingWriteError
 from tests.bench.http_origin import HttpOrigin
 from tests.pathapi.backends.grounds import S3Ground
@@ -88,3 +88,20 @@ def test_nothing_is_removed_by_a_url_with_a_login_where_writes_wait_for_the_clou
     (directory / "one").drop()
     directory.rmtree()
     assert server.content("d/one") is None
+
+
+# --- by index pages, which know names alone -------------------------------------------------------------------------
+
+
+def test_a_page_that_names_an_object_does_not_vouch_for_what_is_held(
+    server: HttpOrigin, make: Make, tmp_path: Path
+) -> None:
+    server.plant("d/one", b"old")
+    directory = make("d/")
+    directory.download_to(tmp_path / "to")
+    server.plant("d/one", b"newer")
+    server.kinds()
+    directory.download_to(tmp_path / "to")
+    assert (tmp_path / "to/one").read_bytes() == b"newer"
+    prefetch(make("d/"))
+    assert server.kinds() == {"LIST": 2, "GET": 2}, "one of them unchanged"
