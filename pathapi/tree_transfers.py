@@ -137,8 +137,11 @@ class _There:
                 return act(Base(ABSENT), None)
             except OverwriteNewerCloudError:
                 known = self.look()
-        there = (self.look() if known is None else known).get(name)
-        return act(Base(ABSENT if there is None else there.validator, guessed=True), there)
+        there, is_guess = (self.look() if known is None else known).get(name), True
+        if there is not None and there.is_named_only:
+            # An index page says of what version it is as little as how large.
+            there, is_guess = head_or_none(self._root.client.backend(self._root.uri.bucket), there.key), False
+        return act(Base(ABSENT if there is None else there.validator, guessed=is_guess), there)
 
 
 def _forced_of(target: Target, over: Base) -> Target | None:

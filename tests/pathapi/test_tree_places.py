@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from pathapi import HttpClient, HttpPath, S3Path, prefetch
-from pathapi.exceptions import CloudPathPermissionError, InvalidConfigurationException, PendingWriteError
+from pathapi.exceptions import (
+    CloudPathPermissionError,
+    InvalidConfigurationException,
+    OverwriteNewerCloudError,
+    PendingWriteError,
+)
+from pathapi.testing import interpose
 from tests.bench.http_origin import HttpOrigin
 from tests.pathapi.backends.grounds import S3Ground
 from tests.pathapi.conftest import MakeClient
@@ -105,3 +111,52 @@ def test_a_page_that_names_an_object_does_not_vouch_for_what_is_held(
     assert (tmp_path / "to/one").read_bytes() == b"newer"
     prefetch(make("d/"))
     assert server.kinds() == {"LIST": 2, "GET": 2}, "one of them unchanged"
+
+
+def make_local(directory: Path, **files: bytes) -> Path:
+    directory.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+    return directory
+
+
+def test_a_second_upload_replaces_what_the_first_has_made(server: HttpOrigin, make: Make, tmp_path: Path) -> None:
+    directory, source = make("d/"), make_local(tmp_path / "source", one=b"1", two=b"2", three=b"3")
+    directory.upload_from(source)
+    make_local(source, one=b"new 1", two=b"new", more=b"more")
+    server.kinds()
+    directory.upload_from(source)
+    kinds = server.kinds()
+    assert (kinds.pop("LIST"), kinds) == (1, {"PUT": 3, "HEAD": kinds["HEAD"]}), "three is there with the same bytes"
+    make("d/").upload_from(source)
+    assert {name: server.content(f"d/{name}") for name in ("one", "two", "three", "more")} == {
+        "one": b"new 1",
+        "two": b"new",
+        "three": b"3",
+        "more": b"more",
+    }
+
+
+@pytest.mark.parametrize("in_one_client", [True, False])
+def test_a_second_copy_replaces_what_the_first_has_made(server: HttpOrigin, make: Make, *, in_one_client: bool) -> None:
+    for name in ("one", "two"):
+        server.plant(f"d/{name}", name.encode())
+    source = make("d/")
+    target = source.client.CloudPath(f"http://{server.host}/e/") if in_one_client else make("e/")
+    source.copytree(target)
+    server.plant("d/one", b"newer")
+    source.copytree(target)
+    assert (server.content("e/one"), server.content("e/two")) == (b"newer", b"two")
+
+
+def test_a_second_upload_replaces_nothing_that_somebody_writes_meanwhile(
+    server: HttpOrigin, make: Make, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        server.plant(f"d/{name}", b"theirs")
+    directory, source = make("d/"), make_local(tmp_path / "source", one=b"1", two=b"2")
+    backend = interpose(directory.client, server.host)
+    backend.after["head"] = lambda: server.plant("d/two", b"newer")
+    with pytest.raises(OverwriteNewerCloudError, match="d/two"):
+        directory.upload_from(source)
+    assert server.content("d/two") == b"newer"
