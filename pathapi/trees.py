@@ -115,9 +115,6 @@ class TreePath(MovingPath):
         """
         from pathapi.tree_transfers import Order
 
-        listed = self._recall()
-        if listed is not None and listed.info is not None:
-            raise self._not_a_directory()
         target = self._any_path(destination)
         try:
             self._bring_tree(target, Order(False, force_overwrite_to_cloud, ignore, progress))

@@ -388,6 +388,16 @@ def test_files_and_directories_are_told_apart(root: S3Path, ground: S3Ground, at
     assert planted(ground, at) == {"file": b"f"} | {f"dir/{name}": data for name, data in TREE.items()}
 
 
+def test_an_object_that_is_a_directory_too_is_copied_as_one_once_its_parent_was_listed(
+    root: S3Path, ground: S3Ground, at: str
+) -> None:
+    ground.plant(at + "both", b"an object")
+    plant(ground, at + "both/")
+    assert len(list(root.iterdir())) == 2
+    (root / "both").copytree(root / "to")
+    assert planted(ground, at + "to/") == TREE
+
+
 def test_a_local_directory_or_pipe_where_a_file_is_to_be_is_an_error(
     root: S3Path, ground: S3Ground, at: str, tmp_path: Path
 ) -> None:
