@@ -7,7 +7,6 @@ once its copy is good.
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 import threading
@@ -18,9 +17,9 @@ from casstore import make_directories, same_bytes
 from pathapi.asking import forced
 from pathapi.backend import ABSENT, ObjectInfo, head_or_none
 from pathapi.crew import Crew
+from pathapi.delivering import stage
 from pathapi.exceptions import (
     CloudPathFileExistsError,
-    CloudPathNotImplementedError,
     InvalidConfigurationException,
     OverwriteNewerCloudError,
     VersionMismatchError,
@@ -29,7 +28,7 @@ from pathapi.leaves import Ignore, Leaf, check_names, leave_out, leaves_of
 from pathapi.moves import ASK_FROM, MovingPath
 from pathapi.moving import copy, copy_through, delete_moved, locked, rename
 from pathapi.progress import Tell
-from pathapi.uploading import Base, Target, has_stated_bytes
+from pathapi.uploading import Base, Target, has_stated_bytes, send, warn_of_conditions
 from pathapi.uploads import files_below, has_arrived, upload_file
 
 
@@ -207,28 +206,33 @@ def _mark(leaf: Leaf, target: Target | None, *, moves: bool) -> bool:
     source, was_there = leaf.path._target(), False  # noqa: SLF001 (one of us)
     if target is not None:
         with locked(target):
-            was_there = head_or_none(target.backend, target.object_key) is not None
-            if not was_there:
-                _write_marker(target)
+            was_there = _has_marker(target) or not _make_marker(target)
     if moves:
         with locked(source):
             delete_moved(source, str(target or "its directory"), leaf.info.validator)
     return was_there
 
 
-def _write_marker(target: Target) -> None:
-    backend, key, mode = target.backend, target.object_key, target.client.conditional_writes
+def _has_marker(target: Target) -> bool:
+    """Asked for only where no condition tells it."""
+    return target.client.conditional_writes == "off" and head_or_none(target.backend, target.object_key) is not None
+
+
+def _make_marker(target: Target) -> bool:
+    """Whether there was nothing of that name yet."""
+    cache = target.client.cache
+    staging = stage(cache)
     try:
-        backend.write(key, io.BytesIO(), 0, expect=None if mode == "off" else ABSENT)
+        sent = send(target, staging, Base(ABSENT))
     except VersionMismatchError:
-        pass  # there is one by now
-    except CloudPathNotImplementedError:
-        if mode == "require":
-            raise
-        backend.write(key, io.BytesIO(), 0)
+        return False
     finally:
+        staging.close()
         target.forget_listed()
-        target.client.cache.record_delete(target.key)
+        cache.record_delete(target.key)
+    if sent.unconditional:
+        warn_of_conditions(target)
+    return True
 
 
 def _copy_on_server(leaf: Leaf, target: Target, there: _There, *, moves: bool) -> bool:
