@@ -104,7 +104,7 @@ class MovingPath(WritingPath):
         if isinstance(target, os.PathLike):
             return Path(target)
         if not isinstance(target, str):
-            raise AnyPathTypeError(f"a target is a str or a path, not {type(target).__name__}")
+            raise AnyPathTypeError(f"a source or a target is a str or a path, not {type(target).__name__}")
         if "://" not in target:
             return Path(target)
         path_class = implementation_registry.path_class(target)

@@ -211,19 +211,18 @@ class TreePath(MovingPath):
     def upload_from(
         self, source: AnyTarget, force_overwrite_to_cloud: bool | None = None, *, progress: Tell | None = None
     ) -> Self:
-        """Upload a file, or all files below a directory; the path of what was uploaded.
+        """Upload a file, or all files below a directory; the path of what was uploaded. From a cloud, `copy` to here.
 
         A file goes below a path that ends with a slash or is a "directory", under its own name. Its bytes are those of
         one moment: one that changes meanwhile is an error. What is there in the cloud is replaced only if nobody
         changes it meanwhile. Of a directory, files whose bytes the cloud has are not sent: the first that is there
         already has the target listed, once. Raises FileNotFoundError, `StaleReadError`, `OverwriteNewerCloudError`.
         """
-        if isinstance(source, MovingPath):
-            assert isinstance(source, TreePath)
-            uploaded: Self = source.copy(self, force_overwrite_to_cloud=force_overwrite_to_cloud, progress=progress)
+        local = self._any_path(source)
+        if isinstance(local, MovingPath):
+            assert isinstance(local, TreePath)
+            uploaded: Self = local.copy(self, force_overwrite_to_cloud=force_overwrite_to_cloud, progress=progress)
             return uploaded
-        local = self._any_path(os.fspath(source))
-        assert not isinstance(local, MovingPath)
         if local.is_dir():
             from pathapi.tree_transfers import Order, upload
 

@@ -308,6 +308,21 @@ def test_objects_that_mark_directories_become_directories(
     assert (tmp_path / "moved" / "empty").is_dir()
 
 
+def test_an_upload_takes_a_uri_as_its_source(
+    root: S3Path, ground: S3Ground, at: str, files: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (files / "one").write_bytes(b"1")
+    (files / "d/two").write_bytes(b"2")
+    monkeypatch.setitem(pathapi.client._default_clients, FileClient, files.client)
+    assert (root / "up").upload_from(str(files)) == root / "up"
+    assert (root / "one").upload_from(f"{files}/one") == root / "one"
+    assert (root / "two").upload_from(f"{root}/up/d/two") == root / "two"
+    assert planted(ground, at) == {"up/one": b"1", "up/d/two": b"2", "one": b"1", "two": b"2"}
+    for source in (3, None, b"bytes"):
+        with pytest.raises(TypeError):
+            root.upload_from(source)  # type: ignore[arg-type]
+
+
 def test_odd_keys_arrive_as_themselves(root: S3Path, ground: S3Ground, at: str, tmp_path: Path) -> None:
     tree = {"a space": b"1", "50%": b"2", "ümläut/日本語": b"3", "#?&": b"4", ".hidden/..twodots": b"5", "-rf": b"6"}
     plant(ground, at + "from/", tree)
