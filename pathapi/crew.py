@@ -1,7 +1,8 @@
 """Threads that do the objects of a tree, a few at a time.
 
 What is to be done comes from an iterator (a listing, a directory), no faster than it gets done, so that memory is
-bounded. After the first failure nothing more begins; what is under way ends, and then it is raised.
+bounded. After the first failure nothing more begins; what is under way ends, and then it is raised. An interrupt does
+not wait for that: what is under way is given up at its next piece, and lets go of its locks.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from dataclasses import replace
 from typing import Final, Generic, Protocol, TypeVar
 
 from pathapi.progress import TELL_SECONDS, Progress, Tell
+from pathapi.stopping import GivenUp, heed
 
 THREADS: Final = 8
 """Objects of one tree that are under way at a time."""
 
 PATIENCE: Final = 2.0
-"""Seconds that an interrupt waits for what is under way: small objects end in that, large ones are given up."""
+"""Seconds that an interrupt waits for what is under way, which ends at its next piece; a silent server takes longer."""
 
 Item = TypeVar("Item")
 
@@ -66,6 +68,8 @@ class Crew(Generic[Item]):
         self._progress = Progress()
         self._failure: BaseException | None = None
         self._is_stopping = False
+        self._first_done = threading.Event()
+        self._interrupted = threading.Event()
         self._told = 0.0
 
     def run(self, items: Iterable[Item], *, first_alone: bool = False) -> Progress:
@@ -81,14 +85,13 @@ class Crew(Generic[Item]):
                 with self._mutex:
                     self._progress.total_files += self._count_of(item)
                     self._progress.total_bytes += self._size_of(item)
-                if first_alone:
-                    first_alone = False
-                    self._do(item)
-                    continue
                 if len(workers) < self._threads:
                     workers.append(threading.Thread(target=self._drain, name="pathapi-tree", daemon=True))
                     workers[-1].start()
                 self._put(item)
+                if first_alone:
+                    while not self._first_done.wait(TELL_SECONDS):
+                        self._report()
             self._progress.is_listing = False
             for _ in workers:
                 self._put(None)
@@ -97,14 +100,22 @@ class Crew(Generic[Item]):
                     worker.join(TELL_SECONDS)
                     self._report()
         except BaseException as error:
-            self._stop(workers, None if isinstance(error, Exception) else PATIENCE)
+            is_interrupt = not isinstance(error, Exception)
+            if is_interrupt:
+                self._interrupted.set()
+            self._stop(workers, PATIENCE if is_interrupt else None)
+            if not is_interrupt:
+                self._raise_failure()  # which came before this
             raise
+        self._raise_failure()
+        self._report(is_last=True)
+        return self._progress
+
+    def _raise_failure(self) -> None:
         if self._failure is not None:
             if self._progress.total_files > 1:
                 self._failure.add_note("what was under way beside it has ended; the same call again goes on from there")
             raise self._failure
-        self._report(is_last=True)
-        return self._progress
 
     def _stop(self, workers: list[threading.Thread], patience: float | None) -> None:
         self._is_stopping = True
@@ -141,9 +152,15 @@ class Crew(Generic[Item]):
         self._tell(state)
 
     def _drain(self) -> None:
+        heed(self._interrupted)
         while (item := self._work.get()) is not None:
-            if not self._is_stopping:
-                self._do(item)
+            try:
+                if not self._is_stopping:
+                    self._do(item)
+            except GivenUp:
+                pass  # `run` has raised the interrupt
+            finally:
+                self._first_done.set()
 
     def _do(self, item: Item) -> None:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from casstore import Fill, Staging
 from pathapi.backend import Backend, Body, ObjectInfo
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
+from pathapi.stopping import Stop
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -52,8 +53,9 @@ def read_whole(body: Body) -> bytes:
 
 
 def _stream(body: Body, fill: Fill) -> None:
-    buffer = memoryview(bytearray(_PIECE))
+    buffer, stop = memoryview(bytearray(_PIECE)), Stop()
     while True:
+        stop.check()
         try:
             count = body.readinto(buffer)
         except CloudUnavailableError as error:
@@ -86,6 +88,7 @@ class _Parts:
         self._left = 0
         self._active = 0
         self._failure: BaseException | None = None
+        self._stop = Stop()
 
     def run(self, first: Body) -> None:
         """Ends once no thread writes any more: the staging file's descriptor may be another file's after that."""
@@ -171,6 +174,7 @@ class _Parts:
     def _copy(self, body: Body, offset: int) -> int:
         buffer = memoryview(bytearray(_PIECE))
         while self._failure is None and (count := body.readinto(buffer)):
+            self._stop.check()
             self._fill.write_at(buffer[:count], offset)
             offset += count
             self._received += count

@@ -22,6 +22,7 @@ from pathapi.exceptions import (
     CloudUnavailableError,
     VersionMismatchError,
 )
+from pathapi.stopping import Stop
 
 if TYPE_CHECKING:
     from pathapi.client import Client
@@ -184,9 +185,11 @@ class _Source:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._at = 0
+        self._stop = Stop()
 
     def read(self, size: int = -1) -> bytes:
         """Up to *size* bytes, all of them unless the file ends."""
+        self._stop.check()
         if size < 0:
             size = max(0, os.fstat(self._descriptor).st_size - self._at)
         pieces = []

@@ -46,7 +46,7 @@ LAYERS = {
         __main__
     """,
     "pathapi": """
-        exceptions progress redaction
+        exceptions progress redaction stopping
         bars crew enums uri
         backend backends.__init__ registry
         globbing backends.file_writes backends.azure_errors backends.gs_errors backends.s3_errors
