@@ -63,6 +63,8 @@ class Killer:
                 break
             self._batch(count)
             self._check()
+            if self.report.violations:
+                self.report.kept = self._run.keep()
         self.report.counts.update(self._run.tally.totals())
         self.report.counts["kept promises"] = self._writes.kept
         return self.report
@@ -138,7 +140,6 @@ class Killer:
         for what in ("entries", "blobs", "views", "leases", "pending"):
             report.counts[f"checked {what}"] += getattr(checked, what)
         if report.violations:
-            report.kept = self._run.keep()
             return
         excludes = locks_exclude(self._run.scratch)
         settles = excludes and self._random.random() < 0.5
@@ -147,8 +148,8 @@ class Killer:
         report.violations += self._writes.check()
         report.counts["settled"] += settles
         if report.violations:
-            report.kept = self._run.keep()
-        elif self._random.random() < 0.15:
+            return
+        if self._random.random() < 0.15:
             # The next workers make the store anew, all at once.
             self._writes.forget()
             shutil.rmtree(self._run.store)

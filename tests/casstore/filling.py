@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -55,6 +56,9 @@ def fork(work: Callable[[], object]) -> int:
 
 def _work_and_exit(work: Callable[[], object]) -> NoReturn:
     status = 1
+    # Where it hangs is said before the test's own time is over. (faulthandler's watch would hang after a fork itself.)
+    signal.signal(signal.SIGALRM, lambda _, frame: traceback.print_stack(frame))
+    signal.alarm(100)
     try:
         work()
         status = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import socket
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.testing import in_forked_child, keys, opened, read, write
+from tests.casstore.filling import fork, status_of
 
 UNHOLDABLE = ("", "/a", "a/", "a//b", "..", "../a", "a/../b", "a/./b", "a\0b", ".casstore-0123456789abcdef")
 
@@ -239,20 +239,18 @@ def test_a_file_that_loses_its_name_while_it_is_read_gives_the_old_bytes(
         body.close()
 
 
+@pytest.mark.needs_locks
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
 def test_processes_that_count_under_a_condition_lose_no_step(backend: FileBackend) -> None:
     write(backend, "n", b"0")
-    children = []
-    for _ in range(4):
-        pid = os.fork()
-        if not pid:
-            signal.alarm(30)
-            for _ in range(25):
-                add_one(backend)
-            os._exit(0)
-        children.append(pid)
-    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
-    assert read(backend, "n") == b"100"
+
+    def count() -> None:
+        for _ in range(10):
+            add_one(backend)
+
+    children = [fork(count) for _ in range(4)]
+    assert [status_of(child) for child in children] == [0] * 4
+    assert read(backend, "n") == b"40"
 
 
 def add_one(backend: FileBackend) -> None:

@@ -18,7 +18,6 @@ import pytest
 
 from casstore import Validator
 from pathapi.backend import ABSENT
-from pathapi.backends import http_body
 from pathapi.backends.http import HttpBackend, HttpConnection
 from pathapi.backends.http_errors import BY_STATUS, HttpStatusError
 from pathapi.exceptions import (
@@ -344,7 +343,7 @@ def test_an_error_of_our_own_disk_is_not_told_as_the_servers(
         answers.append(send(*arguments, **options))
         return answers[-1]
 
-    monkeypatch.setattr(http_body.tempfile, "SpooledTemporaryFile", lambda _: full)
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile", lambda _: full)
     monkeypatch.setattr(backend._host, "send", noted)
     for work in (lambda: backend.read("a"), lambda: backend.copy("a", "b")):
         with pytest.raises(type(error)) as caught:

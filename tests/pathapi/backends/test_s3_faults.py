@@ -253,7 +253,7 @@ def test_the_parts_of_an_upload_travel_side_by_side(seaweed: S3Server, proxy: Pr
     both = threading.Barrier(2, timeout=30)
     proxy.add(Fault(Call(both.wait), match=lambda record: "partNumber=1" in record.query))
     proxy.add(Fault(Call(both.wait), match=lambda record: "partNumber=2" in record.query))
-    write(backend, "parts", b"x" * (11 << 20), ABSENT)
+    write(backend, "side-by-side", b"x" * (11 << 20), ABSENT)
     assert not both.broken
 
 
