@@ -57,6 +57,8 @@ class _Made:
 _living: weakref.WeakSet[_Made] = weakref.WeakSet()
 _wrapped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 """The boto3 session around a botocore session of the user's: a second one around the same makes no S3 client."""
+_loaders: dict[str | None, Any] = {}
+"""What reads and keeps the API's models, by where they are looked for beside botocore's own."""
 
 
 def _reset_after_fork() -> None:
@@ -208,11 +210,9 @@ class S3Connection:
             core = botocore.session.Session(profile=self.profile_name)
             # The default parser tries every format there is, which takes a sixth of the time of a small GET.
             core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_timestamp)
-            for earlier in self._made.inherited:
-                if isinstance(earlier, boto3.Session):
-                    # The parent's API models: parsing them again takes 100 ms. They are plain data.
-                    loader = earlier._session.get_component("data_loader")  # noqa: SLF001 (boto3 has no face for it)
-                    core.register_component("data_loader", loader)
+            # The API's models take 60 ms to parse. They are plain data, the same wherever they are read from one place.
+            place = core.get_config_variable("data_path")
+            core.register_component("data_loader", _loaders.setdefault(place, core.get_component("data_loader")))
         session = boto3.Session(
             aws_access_key_id=self.aws_access_key_id,
             aws_secret_access_key=self.aws_secret_access_key,

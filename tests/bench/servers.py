@@ -35,6 +35,8 @@ _PORTS: Final = range(20_000, 32_000)
 
 _SEAWEED_PORTS: Final = ("master", "volume", "filer", "s3", "admin")
 
+_loaders: list[Any] = []
+
 
 class ServerStartError(RuntimeError):
     """A server did not come up; the message ends with the tail of its log."""
@@ -62,7 +64,9 @@ class S3Server:
 
         retries = {"total_max_attempts": 1 if endpoint else 4, "mode": "standard"}
         options: dict[str, Any] = {"retries": retries, "s3": {"addressing_style": "path"}, **config}
-        return boto3.session.Session().client(
+        session = boto3.session.Session()
+        _share_models(session)
+        return session.client(
             "s3",
             endpoint_url=endpoint or self.endpoint,
             aws_access_key_id=self.access_key,
@@ -79,6 +83,13 @@ class S3Server:
         name = f"{stem}-{uuid.uuid4().hex[:12]}"
         (client or self.client()).create_bucket(Bucket=name)
         return name
+
+
+def _share_models(session: Any) -> None:
+    """Parse the API's models once: 60 ms of each new client."""
+    if not _loaders:
+        _loaders.append(session._session.get_component("data_loader"))
+    session._session.register_component("data_loader", _loaders[0])
 
 
 def external_s3() -> S3Server | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from pathapi.backends.s3 import S3Backend
 from pathapi.backends.s3_connection import S3Connection, origin_of
@@ -208,3 +209,25 @@ def test_a_session_of_the_users_own_is_used_and_its_client_settings_win(kind: st
         assert not hasattr(os, "fork") or in_forked_child(
             lambda made=connection: made.client.meta.config.read_timeout == 7  # type: ignore[misc]
         )
+
+
+def test_clients_share_the_models_of_the_api_unless_they_are_told_to_look_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def connection() -> S3Connection:
+        return S3Connection(aws_access_key_id="key", aws_secret_access_key="secret", region="us-east-1")
+
+    _ = connection().client
+    parsed: list[str] = []
+    load = JSONFileLoader.load_file
+
+    def noted(self: Any, path: str) -> Any:
+        parsed.append(path)
+        return load(self, path)
+
+    monkeypatch.setattr(JSONFileLoader, "load_file", noted)
+    _ = connection().client
+    assert not parsed
+    monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))
+    _ = connection().client
+    assert parsed
