@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -29,6 +31,10 @@ os.environ.setdefault("CASSTORE_MIN_FREE", "0")
 if os.environ.get(nolocks.VARIABLE):
     nolocks.install()
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in a shell's background. Children would ignore it as well, and some are there to be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the tests marked slow too")
@@ -42,6 +48,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs locks, and this is the run without them"))
         if "needs_root" in item.keywords and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _old_objects_are_not_looked_at_again() -> None:
+    """Many tests collect the garbage, to see what is left open; with the SDKs' models of APIs that took 0.3 s each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
