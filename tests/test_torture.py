@@ -37,6 +37,16 @@ def torture(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return said
 
 
+LOST = ["was said to be pending", "has been dealt with already"]
+"""What a record that goes too early is found by: nothing is there to be checked, or nothing is there to be pushed."""
+
+
+def is_found(finding: list[str], said: dict[str, Any]) -> bool:
+    """Whether one of the violations is one of these."""
+    assert said["violations"], "nothing was found"
+    return any(text in violation for text in finding for violation in said["violations"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_workers_leave_a_store_that_keeps_its_promises(tmp_path: Path) -> None:
@@ -61,11 +71,13 @@ def test_kills_find_a_check_that_is_not_made_inside_the_transaction(tmp_path: Pa
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("control", "finding"),
-    [("pending-unrecorded", "did not say where its bytes are"), ("discard-early", "was said to be pending")],
+    [("pending-unrecorded", ["did not say where its bytes are"]), ("discard-early", LOST)],
 )
-def test_kills_find_writes_that_are_not_kept_while_they_are_sent(tmp_path: Path, control: str, finding: str) -> None:
+def test_kills_find_writes_that_are_not_kept_while_they_are_sent(
+    tmp_path: Path, control: str, finding: list[str]
+) -> None:
     said = torture(tmp_path, "kill", "--kills", "400", "--control", control)
-    assert any(finding in violation for violation in said["violations"]), said["violations"]
+    assert is_found(finding, said), said["violations"]
 
 
 @pytest.mark.slow
@@ -85,18 +97,18 @@ def test_power_cuts_leave_no_wrong_bytes_to_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("control", "finding"),
     [
-        ("place-unchecked", "is none of versions"),
-        ("synced-unsynced", "(place 0)"),
-        ("pending-unsynced", "pending"),  # an empty record, or bytes of another digest, or neither: chance decides
-        ("discard-early", "was said to be pending"),
-        ("save-unsynced", "was said to be pending"),
+        ("place-unchecked", ["is none of versions"]),
+        ("synced-unsynced", ["(place 0)"]),
+        ("pending-unsynced", ["pending"]),  # an empty record, or bytes of another digest, or neither: chance decides
+        ("discard-early", LOST),
+        ("save-unsynced", ["was said to be pending"]),
     ],
 )
 def test_cuts_find_bytes_that_are_trusted_although_nobody_synced_them(
-    tmp_path: Path, control: str, finding: str
+    tmp_path: Path, control: str, finding: list[str]
 ) -> None:
     said = torture(tmp_path, "cut", "--cuts", "300", "--control", control)
-    assert any(finding in violation for violation in said["violations"]), said["violations"]
+    assert is_found(finding, said), said["violations"]
 
 
 @pytest.mark.slow
