@@ -16,6 +16,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+EXTRAS = "s3,gs,azure"
+"""For the group dev. One set for all scripts, or each would make the environment anew for its own."""
 _STAMP = "made-from"
 
 
@@ -98,13 +100,13 @@ def _make(directory: Path, python: Path, group: str, extras: str) -> None:
 
 
 def _install_node_programs(directory: Path) -> None:
-    """Where that cannot be, it is said, and the tests that need them are skipped (and fail where ``CI`` is set)."""
+    """Where that cannot be, it is said; tests that need them are skipped then (and fail where ``CI`` is set)."""
     wanted = {name: version for name, version in node_programs().items() if _node_version(directory, name) != version}
     if not wanted:
         return
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        print("There is no Node.js (node and npm) here: the tests of Azure cannot run.", file=sys.stderr, flush=True)
+        print("There is no Node.js (node and npm) here: what needs Azurite cannot run.", file=sys.stderr, flush=True)
         return
     programs = [f"{name}@{version}" for name, version in wanted.items()]
     print(f"Installing {', '.join(programs)} from npm (once; a minute or two) ...", file=sys.stderr, flush=True)
@@ -112,7 +114,7 @@ def _install_node_programs(directory: Path) -> None:
     (directory / "package.json").write_text("{}\n", encoding="utf-8")
     quiet = ["--no-audit", "--no-fund", "--no-package-lock", "--omit=dev", "--loglevel=error"]
     if subprocess.run([npm, "install", "--prefix", str(directory), *quiet, *programs], stdout=2).returncode != 0:
-        print("npm failed, see above: the tests of Azure cannot run.", file=sys.stderr, flush=True)
+        print("npm failed, see above: what needs Azurite cannot run.", file=sys.stderr, flush=True)
 
 
 def _node_version(directory: Path, name: str) -> str | None:

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.azure_servers import NoAzuriteError, find_azurite
+
 ROOT = Path(__file__).parents[1]
+CLOUDS = ("s3", "gs", "az", "http")
 
 Run = Callable[..., "subprocess.Popen[str]"]
 
@@ -45,9 +48,12 @@ def demo(tmp_path: Path) -> Run:
                 **os.environ,
                 "PYTHONPATH": f"{ROOT / 'scripts'}{os.pathsep}{ROOT}",
                 "TMPDIR": str(tmp_path / "tmp"),
-                # Neither may get into the demonstration's own store.
+                # None of these may get into the demonstration's own store.
                 "CASSTORE_OFFLINE": "1",
                 "AWS_PROFILE": "nobody",
+                "AZURE_STORAGE_CONNECTION_STRING": "nowhere",
+                "GOOGLE_APPLICATION_CREDENTIALS": "/nowhere",
+                "STORAGE_EMULATOR_HOST": "http://127.0.0.1:1",
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -62,16 +68,56 @@ def left_behind(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def living_of_session(session: int) -> list[str]:
-    """Command lines of processes that a demonstration started and that still run (Linux)."""
+def living_of(directory: Path) -> list[str]:
+    """Command lines of the processes that still run with *directory* in their environment: a demonstration hands its
+    temporary directory to all that it starts, in whatever session (Linux).
+    """
     found = []
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if process.name.isdigit():
-                state, _, _, of_session = (process / "stat").read_text().rpartition(")")[2].split()[:4]
-                if int(of_session) == session and state != "Z":
-                    found.append((process / "cmdline").read_text().replace("\0", " "))
+            if process.name.isdigit() and os.fsencode(directory) in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text().replace("\0", " "))
     return found
+
+
+def skip_without(cloud: str) -> None:
+    if cloud == "az":
+        try:
+            find_azurite()
+        except NoAzuriteError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(str(error))
+
+
+@pytest.mark.needs_locks
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_every_figure_means_the_same_on_every_cloud(demo: Run, dataset: Path, tmp_path: Path, cloud: str) -> None:
+    """What a listing's checksums save is the one difference: an HTTP server sends every object once."""
+    skip_without(cloud)
+    process = demo("--cloud", cloud, "--dataset", str(dataset), "--workers", "2", "--json")
+    out, err = process.communicate(timeout=110)
+    assert process.returncode in (0, 1), err
+    figures = json.loads(out)
+    assert figures["cloud"] == cloud
+    # A tiny dataset on a busy machine says nothing about speed; everything else must hold.
+    assert [name for name in figures["missed"] if not name.startswith("ratio")] == []
+    first, always = figures["epoch_1"]["traffic"], figures["epoch_2_always"]["traffic"]
+    assert first["body_bytes"] == figures["logical_bytes" if cloud == "http" else "distinct_bytes"]
+    assert figures["stored_bytes"] == figures["distinct_bytes"]
+    # One page each of the root, v1/ and v2/ with seven directories, and "added in v2/" with the one of its one file.
+    assert first["lists"] == 2 * (19 if cloud == "http" else 1)
+    assert always["gets"] == always["not_modified"] == 2 * figures["objects"]
+    assert figures["mismatched_bytes"] == 0
+    assert left_behind(tmp_path / "tmp") == []
+
+
+def test_a_cloud_without_a_server_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """By the script itself, which would take minutes to make an environment first."""
+    arguments = [str(ROOT / "scripts" / "demo"), "--cloud", "gs", "--no-server"]
+    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert "--cloud gs is a server, and --no-server wants none" in done.stderr
 
 
 @pytest.mark.slow
@@ -110,25 +156,31 @@ def test_the_demonstration_runs_without_a_server_and_says_what_to_type_next(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for leftover processes in /proc")
-@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    ("cloud", "start_method"),
+    [("s3", "fork"), ("s3", "spawn"), ("s3", "forkserver"), ("gs", "fork"), ("az", "spawn"), ("http", "forkserver")],
+)
 def test_control_c_ends_the_demonstration_without_traceback_or_leftovers(
-    demo: Run, dataset: Path, tmp_path: Path, start_method: str
+    demo: Run, dataset: Path, tmp_path: Path, cloud: str, start_method: str
 ) -> None:
     """The signal goes to the whole process group, as a terminal sends it, while workers read."""
-    process = demo("--dataset", str(dataset), "--workers", "4", "--start-method", start_method)
+    skip_without(cloud)
+    options = ("--cloud", cloud, "--workers", "4", "--start-method", start_method)
+    process = demo("--dataset", str(dataset), *options)
     store = None
     deadline = time.monotonic() + 60
     while store is None and time.monotonic() < deadline:
         time.sleep(0.05)
         store = next((tmp_path / "tmp").glob("casstore-demo-*/store/blobs/*/*"), None)
     assert store is not None, "no worker stored anything"
+    assert any("tests.bench.proxy" in command for command in living_of(tmp_path))  # what has a session of its own
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.rstrip().endswith("interrupted") and "Traceback" not in err
     # What multiprocessing itself started (tracker, fork server) ends when it notices.
     deadline = time.monotonic() + 30
-    while living_of_session(process.pid) and time.monotonic() < deadline:
+    while living_of(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert living_of_session(process.pid) == []
+    assert living_of(tmp_path) == []
     assert left_behind(tmp_path / "tmp") == []

@@ -16,9 +16,9 @@ from rich.console import Console
 
 import casstore
 from demonstration import report, workers
-from demonstration.bucket import FileBucket, S3Bucket, Traffic, proxied_server
+from demonstration.bucket import Bucket, FileBucket, Traffic, served
 from demonstration.dataset import Dataset, plant
-from demonstration.options import FILES, START_METHODS, Options, parse
+from demonstration.options import CLOUDS, FILES, START_METHODS, Options, parse
 from demonstration.surroundings import bar, prepare, shown
 from demonstration.workers import Task, WorkerError, Workers, chosen
 
@@ -49,10 +49,9 @@ def main(options: Options) -> int:
         if not options.keep:
             shutil.rmtree(directory, ignore_errors=True)
     if options.json:
-        print(report.as_json(figures, options.start_method))
+        print(report.as_json(figures, options.cloud, options.start_method))
     else:
-        place = "SeaweedFS" if options.server else "a file:// bucket"
-        report.show(figures, f"{options.workers} processes ({options.start_method}) read from {place}")
+        report.show(figures, f"{options.workers} processes ({options.start_method}) read from {figures.place}")
         _say_what_next(options, directory)
     return 0 if report.is_met(figures) else 1
 
@@ -64,12 +63,11 @@ class _Demonstration:
 
     def run(self) -> report.Figures:
         dataset = self._plant()
-        if not self._options.server:
+        if self._options.cloud == "file":
             return self._read(dataset, FileBucket(dataset))
         with contextlib.ExitStack() as stack:
-            with Console(stderr=True).status("starting SeaweedFS and the proxy"):
-                server, proxy = stack.enter_context(proxied_server())
-                bucket = S3Bucket(server, proxy, dataset)
+            with Console(stderr=True).status(f"starting {CLOUDS[self._options.cloud]} and the proxy"):
+                bucket = stack.enter_context(served(self._options.cloud, dataset))
             with bar("upload") as tell:
                 bucket.upload(tell)
             return self._read(dataset, bucket)
@@ -81,14 +79,14 @@ class _Demonstration:
         with bar("choose files") as tell:
             return plant(source, self._dataset_directory, most_files=files, is_default=given is None, tell=tell)
 
-    def _read(self, dataset: Dataset, bucket: FileBucket | S3Bucket) -> report.Figures:
+    def _read(self, dataset: Dataset, bucket: Bucket) -> report.Figures:
         always, immutable = bucket.client(self._store, "always"), bucket.client(self._store, "immutable")
         # The parent uses client and store first, as a training script does: what fork then hands down must do no harm.
         next(iter(always.CloudPath(bucket.uri).iterdir()))
         always.cache.usage()
         bucket.traffic()
         options = self._options
-        with workers.started(options.workers, options.start_method, bucket.uri, always, immutable, dataset) as started:
+        with workers.started(options.workers, options.start_method, bucket, always, immutable, dataset) as started:
             readings = _Readings(started, dataset, options.workers, bucket.traffic)
             readings.run("list", Task("list"), take=False)
             first_seconds, first = readings.run("epoch 1", Task("always", epoch=1))
@@ -97,6 +95,9 @@ class _Demonstration:
             requests = bucket.traffic()
         return report.Figures(
             dataset,
+            bucket.place,
+            bucket.note,
+            bucket.states_checksums,
             options.workers,
             _stored_bytes(casstore.open(self._store)),
             first,
@@ -155,18 +156,21 @@ def _stored_bytes(cache: casstore.Cache) -> int:
 
 
 def _say_what_next(options: Options, directory: Path) -> None:
-    command, again = shown(Path(sys.executable).with_name("casstore")), shown(_SCRIPT)
+    command, script = shown(Path(sys.executable).with_name("casstore")), shown(_SCRIPT)
     if options.keep:
         print(f"\nThe store and the dataset stay in {directory}. See what the store holds:\n")
         print(f"    CASSTORE_DIR={directory}/store {command} du")
         print(f"    CASSTORE_DIR={directory}/store {command} ls | head")
         print(f"    rm -rf {directory}")
         return
-    other = next(method for method in START_METHODS[1:] if method != options.start_method)
+    place = {"s3": "", "file": " --no-server"}.get(options.cloud, f" --cloud {options.cloud}")
+    method = next(method for method in START_METHODS[1:] if method != options.start_method)
+    cloud = next(cloud for cloud in list(CLOUDS)[1:] if cloud != options.cloud)
     suggestions = {
-        f"{again} --keep": "leave the store for you to look at",
-        f"{again} --start-method {other}": "processes made another way",
-        f"{again} --dataset DIR": "your own files",
+        f"{script}{place} --keep": "leave the store for you to look at",
+        f"{script}{place} --start-method {method}": "processes made another way",
+        f"{script} --cloud {cloud}": "another cloud",
+        f"{script}{place} --dataset DIR": "your own files",
         f"{command} --help": "the command line of the store",
     }
     width = max(map(len, suggestions))

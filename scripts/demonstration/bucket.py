@@ -1,4 +1,4 @@
-"""Where the workers read: a bucket on a SeaweedFS behind a counting proxy, or a directory tree as a bucket."""
+"""Where the workers read: a bucket on a server behind a counting proxy, or a directory tree as a bucket."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from demonstration.dataset import Dataset
-from pathapi import FileClient, S3Client
+from demonstration.grounds import STARTED, UPLOADS, Ground
+from pathapi import FileClient
 from tests.bench.proxy import RemoteProxy, proxy_process
 from tests.bench.records import Record
-from tests.bench.servers import S3Server, s3_server
-
-_UPLOADS = 8
-"""Parallel PUTs; two cores are busy with four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +21,7 @@ class Traffic:
     """What the proxy saw of one phase. *extra_bytes* are body bytes that were sent for an object beyond its size.
 
     *refusals* are requests among the others that the server answered with an error of its own (5xx) or not at all, and
-    that boto3 therefore sent again: SeaweedFS does that now and then on a busy machine.
+    that were therefore sent again: SeaweedFS does that now and then on a busy machine.
     """
 
     lists: int
@@ -47,10 +44,12 @@ class Traffic:
         sent: Counter[str] = Counter()
         not_modified = refusals = 0
         for record in records:
-            kinds[record.kind] += 1
+            # An index page has a key; no object of a dataset ends with a slash.
+            is_page = record.kind == "GET" and record.path.endswith("/")
+            kinds["LIST" if is_page else record.kind] += 1
             not_modified += record.status == 304
             refusals += record.status == 0 or record.status >= 500
-            if record.kind == "GET" and record.status in (200, 206):
+            if record.kind == "GET" and not is_page and record.status in (200, 206):
                 sent[record.key] += record.body_bytes
         extra = sum(max(0, count - sizes.get(key, 0)) for key, count in sent.items())
         others = kinds.total() - kinds["LIST"] - kinds["GET"] - kinds["HEAD"]
@@ -60,8 +59,16 @@ class Traffic:
 class Bucket(Protocol):
     """A bucket that holds the dataset."""
 
+    place: str
+    """What it is on, for the table's title."""
+    note: str
     uri: str
     """Of the bucket's root, with a slash at its end."""
+    states_checksums: bool
+
+    def uri_of(self, key: str) -> str:
+        """Of an object, as a listing gives it."""
+        ...
 
     def client(self, store: str, freshness: str) -> Any:
         """A client that reads it through the store in that directory."""
@@ -72,25 +79,20 @@ class Bucket(Protocol):
         ...
 
 
-class S3Bucket:
-    """On an S3 server, behind a proxy."""
+class ServedBucket:
+    """On a server, behind a proxy."""
 
-    def __init__(self, server: S3Server, proxy: RemoteProxy, dataset: Dataset) -> None:
-        self._server, self._proxy, self._dataset = server, proxy, dataset
-        self._name = server.new_bucket("demo")
+    def __init__(self, ground: Ground, proxy: RemoteProxy, dataset: Dataset) -> None:
+        self._ground, self._proxy, self._dataset = ground, proxy, dataset
         self._sizes = {item.key: item.size for item in dataset.objects}
-        self.uri = f"s3://{self._name}/"
+        self.place, self.note, self.states_checksums = ground.server, ground.note, ground.states_checksums
+        self.uri = ground.root(proxy.endpoint)
 
-    def client(self, store: str, freshness: str) -> S3Client:
-        return S3Client(
-            self._server.access_key,
-            self._server.secret_key,
-            endpoint_url=self._proxy.endpoint,
-            addressing_style="path",
-            region=self._server.region,
-            local_cache_dir=store,
-            freshness=freshness,
-        )
+    def uri_of(self, key: str) -> str:
+        return self.uri + self._ground.spelled(key)
+
+    def client(self, store: str, freshness: str) -> Any:
+        return self._ground.client(self._proxy.endpoint, local_cache_dir=store, freshness=freshness)
 
     def traffic(self) -> Traffic:
         found = Traffic.of(self._proxy.records, self._sizes)
@@ -98,13 +100,15 @@ class S3Bucket:
         return found
 
     def upload(self, tell: Callable[[int, int], None]) -> None:
-        """Put the dataset there with plain boto3, past the proxy: nothing of ours has a hand in what is the truth."""
-        client = self._server.client(max_pool_connections=_UPLOADS)
+        """Put the dataset there. Raises UploadError."""
 
         def put(key: str) -> None:
-            client.put_object(Bucket=self._name, Key=key, Body=(self._dataset.directory / key).read_bytes())
+            try:
+                self._ground.plant(key, (self._dataset.directory / key).read_bytes())
+            except Exception as error:
+                raise UploadError(f"{self.place} did not take {key}: {error}") from error
 
-        with ThreadPoolExecutor(_UPLOADS) as pool:
+        with ThreadPoolExecutor(UPLOADS) as pool:
             try:
                 for number, _ in enumerate(pool.map(put, self._sizes)):
                     tell(number + 1, len(self._sizes))
@@ -113,11 +117,22 @@ class S3Bucket:
                 raise
 
 
+class UploadError(RuntimeError):
+    """The server did not take an object of the dataset."""
+
+
 class FileBucket:
     """The dataset's own directory, by ``file://``."""
 
+    place = "a file:// bucket"
+    note = ""
+    states_checksums = True
+
     def __init__(self, dataset: Dataset) -> None:
         self.uri = f"file://{dataset.directory}/"
+
+    def uri_of(self, key: str) -> str:
+        return self.uri + key
 
     def client(self, store: str, freshness: str) -> FileClient:
         return FileClient(local_cache_dir=store, freshness=freshness)
@@ -127,7 +142,7 @@ class FileBucket:
 
 
 @contextlib.contextmanager
-def proxied_server() -> Iterator[tuple[S3Server, RemoteProxy]]:
-    """An S3 server, ours or the one that the environment names, and a proxy process in front of it."""
-    with s3_server() as server, proxy_process(server.endpoint) as proxy:
-        yield server, proxy
+def served(cloud: str, dataset: Dataset) -> Iterator[ServedBucket]:
+    """A bucket on a server of *cloud*, ours or the one that the environment names, behind a proxy process."""
+    with STARTED[cloud]() as ground, proxy_process(ground.endpoint, gcs_rules=not ground.follows_rules) as proxy:
+        yield ServedBucket(ground, proxy, dataset)

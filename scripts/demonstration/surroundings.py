@@ -14,14 +14,14 @@ from typing import Final, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-_FOREIGN: Final = ("AWS_", "CASSTORE_", "CLOUDPATHLIB_")
-_SERVER: Final = "CASSTORE_TEST_S3_"
+_FOREIGN: Final = ("AWS_", "AZURE_", "CASSTORE_", "CLOUDPATHLIB_", "GOOGLE_", "STORAGE_EMULATOR_")
+_SERVERS: Final = ("CASSTORE_TEST_S3_", "CASSTORE_TEST_GCS_", "CASSTORE_TEST_AZURE_", "CASSTORE_TEST_AZURITE")
 
 
 def prepare() -> None:
     """Keep what is set for the user's real clouds and stores out, and let signals end this program tidily."""
     for name in list(os.environ):
-        if name.startswith(_FOREIGN) and not name.startswith(_SERVER):
+        if name.startswith(_FOREIGN) and not name.startswith(_SERVERS):
             del os.environ[name]
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     signal.signal(signal.SIGTERM, _leave)

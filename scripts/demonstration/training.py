@@ -16,7 +16,7 @@ from typing import Final
 from rich.console import Console
 
 from demonstration import evictions, training_report
-from demonstration.bucket import FileBucket, S3Bucket, Traffic, proxied_server
+from demonstration.bucket import Bucket, FileBucket, Traffic, served
 from demonstration.dataset import Dataset, plant
 from demonstration.loaders import Loader, LoaderError, loader_of
 from demonstration.samples import CachedFiles
@@ -83,8 +83,7 @@ class _Training:
             return self._read_by_all_methods(dataset, FileBucket(dataset))
         with contextlib.ExitStack() as stack:
             with Console(stderr=True).status("starting SeaweedFS and the proxy"):
-                server, proxy = stack.enter_context(proxied_server())
-                bucket = S3Bucket(server, proxy, dataset)
+                bucket = stack.enter_context(served("s3", dataset))
             with bar("upload") as tell:
                 bucket.upload(tell)
             return self._read_by_all_methods(dataset, bucket)
@@ -96,7 +95,7 @@ class _Training:
         with bar("choose files") as tell:
             return plant(source, self._directory / "dataset", most_files=files, is_default=given is None, tell=tell)
 
-    def _read_by_all_methods(self, dataset: Dataset, bucket: FileBucket | S3Bucket) -> list[Reading]:
+    def _read_by_all_methods(self, dataset: Dataset, bucket: Bucket) -> list[Reading]:
         readings = []
         for start_method in self._options.start_methods:
             faulthandler.dump_traceback_later(_HANGS, exit=True)
@@ -104,7 +103,7 @@ class _Training:
         faulthandler.cancel_dump_traceback_later()
         return readings
 
-    def _read(self, dataset: Dataset, bucket: FileBucket | S3Bucket, start_method: str) -> Reading:
+    def _read(self, dataset: Dataset, bucket: Bucket, start_method: str) -> Reading:
         store = str(self._directory / f"store-{start_method}")
         budget = dataset.distinct_bytes // SHARE
         client = bucket.client(store, "immutable")

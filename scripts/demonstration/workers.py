@@ -16,6 +16,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from demonstration.bucket import Bucket
 from demonstration.dataset import LARGE, Dataset, Planted
 from demonstration.surroundings import children_ignore_interrupts
 
@@ -54,11 +55,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker is given: *always* and *immutable* are clients, made in the parent; *number* is its own."""
+    """What a worker is given: *always* and *immutable* are clients, made in the parent; *number* is its own; *root* is
+    the bucket's URI, *uris* those of its objects, by key.
+    """
 
     number: int
     parent: int
-    uri: str
+    root: str
+    uris: dict[str, str]
     always: Any
     immutable: Any
     dataset: Dataset
@@ -111,16 +115,19 @@ class Workers:
 
 
 @contextlib.contextmanager
-def started(count: int, method: str, uri: str, always: Any, immutable: Any, dataset: Dataset) -> Iterator[Workers]:
+def started(
+    count: int, method: str, bucket: Bucket, always: Any, immutable: Any, dataset: Dataset
+) -> Iterator[Workers]:
     """*count* processes, made by *method*; all are gone at the end, whatever happens."""
     context: Any = multiprocessing.get_context(method)
     progress = context.RawArray("Q", count)
+    uris = {item.key: bucket.uri_of(item.key) for item in dataset.objects}
     processes, pipes = [], []
     try:
         with children_ignore_interrupts():
             for number in range(count):
                 pipe, theirs = context.Pipe()
-                job = Job(number, os.getpid(), uri, always, immutable, dataset)
+                job = Job(number, os.getpid(), bucket.uri, uris, always, immutable, dataset)
                 arguments = (job, theirs, progress)
                 process = context.Process(target=_serve, args=arguments, name=f"worker {number}", daemon=True)
                 process.start()
@@ -182,11 +189,10 @@ class _Worker:
     def _list(self) -> Done:
         job = self._job
         began = time.monotonic()
-        root = job.always.CloudPath(job.uri)
-        self._listed = {str(path)[len(job.uri) :]: path for path in root.rglob("*") if path.is_file()}
+        root = job.always.CloudPath(job.root)
+        self._listed = {str(path): path for path in root.rglob("*") if path.is_file()}
         ended = time.monotonic()
-        if self._listed.keys() != self._truth.keys():
-            differing = sorted(self._listed.keys() ^ self._truth.keys())
+        if differing := sorted(self._listed.keys() ^ set(job.uris.values())):
             raise ValueError(f"the listing is wrong about {len(differing)} objects: {differing[:3]}")
         self._progress[job.number] = len(self._listed)
         return Done(began, ended)
@@ -195,8 +201,8 @@ class _Worker:
         if source == "plain":
             return str(self._job.dataset.directory / key)
         if source == "immutable":
-            return self._job.immutable.CloudPath(self._job.uri + key)
-        return self._listed[key]
+            return self._job.immutable.CloudPath(self._job.uris[key])
+        return self._listed[self._job.uris[key]]
 
     def _read(self, work: Work, opener: Callable[[Any], Any]) -> list[tuple[int, bytes]]:
         """Read and compare all; the numbers and the bytes of those that are wrong."""

@@ -75,7 +75,7 @@ def azurite(*arguments: str) -> Iterator[AzureServer]:
     if external and not arguments:
         yield _external(external)
         return
-    command = _find_azurite()
+    command = find_azurite()
     for attempt in range(_TRIES):
         directory = Path(tempfile.mkdtemp(prefix="casstore-azurite-"))
         (port,) = free_ports(1)
@@ -103,7 +103,8 @@ def _external(text: str) -> AzureServer:
     return AzureServer(endpoint, account, settings["accountkey"], "external")
 
 
-def _find_azurite() -> Sequence[str]:
+def find_azurite() -> Sequence[str]:
+    """What starts it. Raises NoAzuriteError."""
     given = os.environ.get(_PROGRAM_VARIABLE)
     if given:
         return [given]
@@ -113,7 +114,7 @@ def _find_azurite() -> Sequence[str]:
     on_path = shutil.which("azurite-blob")
     if on_path is None:
         raise NoAzuriteError(
-            "no Azurite: install Node.js 20 (with npm) and run scripts/test again, or name an `azurite-blob` by "
+            "no Azurite: install Node.js 20 (with npm) and start this script again, or name an `azurite-blob` by "
             f"{_PROGRAM_VARIABLE}"
         )
     return [on_path]

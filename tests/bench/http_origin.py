@@ -7,18 +7,21 @@
         ... server.url + "/d/a.txt"
         assert server.count("GET") == 1
 
-A key is the path of a URL, escapes and all: ``a%20b`` and ``a b`` are one object.
+A key is the path of a URL, escapes and all: ``a%20b`` and ``a b`` are one object. `http_process` is one in a process of
+its own.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import itertools
 import ssl
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate, parsedate_to_datetime
 from html import escape
@@ -26,13 +29,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import quote, unquote
 
-_SAFE = "!$&'()*+,;=:@-._~"
+from tests.bench.own_process import own_process, serve
+
+SAFE = "!$&'()*+,;=:@-._~"
+"""What index pages do not escape in a name."""
 
 
 def canonical(key: str) -> str:
     """One text for one object, as index pages write it."""
     path = key.partition("#")[0].partition("?")[0]
-    return "/".join(quote(unquote(name, errors="surrogatepass"), safe=_SAFE) for name in path.split("/"))
+    return "/".join(quote(unquote(name, errors="surrogatepass"), safe=SAFE) for name in path.split("/"))
 
 
 @dataclass
@@ -198,14 +204,10 @@ class _Handler(BaseHTTPRequestHandler):
             found = origin.objects.get(key)
             below = (
                 sorted({name[len(key) :] for name in origin.objects if name.startswith(key)})
-                if key[-1:]
-                in (
-                    "",
-                    "/",
-                )
+                if key[-1:] in ("", "/")
                 else []
             )
-            is_folder = any(name.startswith(key + "/") for name in origin.objects)
+            is_folder = found is None and any(name.startswith(key + "/") for name in origin.objects)
         if found is not None:
             self._send_object(found)
         elif key[-1:] in ("", "/") and (below or not key):
@@ -380,3 +382,15 @@ def _index(path: str, names: list[str]) -> tuple[str, str]:
     # A name with a colon would be read as a scheme.
     links += [f'<a href="{escape("./" + name if ":" in name else name)}">{escape(unquote(name))}</a>' for name in names]
     return "text/html;charset=utf-8", f"<html><body><h1>Index of {path}</h1>{'<br>'.join(links)}</body></html>"
+
+
+@contextlib.contextmanager
+def http_process() -> Iterator[str]:
+    """The URL of a server without objects, to which they are PUT; see `own_process`."""
+    with own_process("tests.bench.http_origin") as url:
+        yield url
+
+
+if __name__ == "__main__":
+    with HttpOrigin() as origin:
+        serve(origin.url, int(sys.argv[2]))

@@ -23,21 +23,19 @@ import dataclasses
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from tests.bench.exchange import Connection
 from tests.bench.faults import Cut, Fault, Script
+from tests.bench.gcs_rules import GCSRules
 from tests.bench.http1 import Head, ProtocolError, Wire, request_framing
+from tests.bench.own_process import own_process, serve
 from tests.bench.records import Counts, Record
 
 __all__ = ["Counts", "Fault", "Proxy", "Record", "RemoteProxy", "proxy_process"]
@@ -211,38 +209,24 @@ class RemoteProxy:
 
 
 @contextlib.contextmanager
-def proxy_process(upstream: str) -> Iterator[RemoteProxy]:
-    """A proxy whose work does not compete with this process for the interpreter; ends with this process."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.proxy", "--upstream", upstream, "--owner", str(os.getpid())],
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    try:
-        endpoint = process.stdout.readline().strip()
-        if not endpoint:
-            raise RuntimeError("the proxy did not start; its error is above")
+def proxy_process(upstream: str, *, gcs_rules: bool = False) -> Iterator[RemoteProxy]:
+    """A proxy in a process of its own (see `own_process`), with *gcs_rules* with those of `tests.bench.gcs_rules`."""
+    arguments = ["--upstream", upstream, *(["--gcs-rules"] if gcs_rules else [])]
+    with own_process("tests.bench.proxy", *arguments) as endpoint:
         yield RemoteProxy(endpoint)
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.proxy", description="A counting reverse HTTP proxy.")
     parser.add_argument("--upstream", required=True, metavar="URL", help="the server behind")
     parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1; a free one unless given")
+    parser.add_argument("--gcs-rules", action="store_true", help="answer conditions as Google does")
     parser.add_argument("--owner", type=int, metavar="PID", help="end when this is no longer the parent process")
     options = parser.parse_args()
     with Proxy(options.upstream, port=options.port) as proxy:
-        print(proxy.endpoint, flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            while options.owner is None or os.getppid() == options.owner:
-                time.sleep(0.2)
+        if options.gcs_rules:
+            proxy.add(Fault(GCSRules(options.upstream), times=None))
+        serve(proxy.endpoint, options.owner)
 
 
 if __name__ == "__main__":

