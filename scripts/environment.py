@@ -21,7 +21,7 @@ EXTRAS = "s3,gs,azure"
 _STAMP = "made-from"
 
 
-def ensure(group: str = "dev", extras: str = "", *, with_node: bool = False) -> Path:
+def ensure(group: str = "dev", extras: str = EXTRAS, *, with_node: bool = False) -> Path:
     """The Python of an environment that holds this checkout (editable) and a dependency group of pyproject.toml.
 
     ``.venv`` for the group ``dev``, ``.venv-GROUP`` for another. *extras* is a comma-separated list of the project's

@@ -27,7 +27,7 @@ def find_python(options: Options) -> Path:
     without a word. Raises SkippedError.
     """
     if options.loader != "torch":
-        return ensure("dev", EXTRAS)
+        return ensure()
     if options.python is not None:
         _check_imports(options.python)
         return options.python
@@ -64,7 +64,7 @@ def _check_imports(python: Path) -> None:
 
 def _plan() -> list[str]:
     """The parts of CUDA that pip would bring with torch: gigabytes."""
-    pip = [str(ensure("dev", EXTRAS)), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    pip = [str(ensure()), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     tried = subprocess.run(
         [*pip, "--dry-run", "--ignore-installed", "--report", "-", *requirements(GROUP)], capture_output=True, text=True
     )
