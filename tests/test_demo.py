@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def demo(tmp_path: Path) -> Run:
     """Starts the demonstration with this Python and a temporary directory of its own."""
     (tmp_path / "tmp").mkdir()
 
-    def run(*arguments: str) -> subprocess.Popen[str]:
+    def run(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "demonstration", *arguments],
             cwd=tmp_path,
@@ -55,8 +56,7 @@ def demo(tmp_path: Path) -> Run:
                 "GOOGLE_APPLICATION_CREDENTIALS": "/nowhere",
                 "STORAGE_EMULATOR_HOST": "http://127.0.0.1:1",
             },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
             text=True,
             start_new_session=True,
         )
@@ -118,6 +118,26 @@ def test_a_cloud_without_a_server_is_refused_before_anything_is_made(tmp_path: P
     done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
     assert "--cloud gs is a server, and --no-server wants none" in done.stderr
+
+
+def test_control_c_while_it_starts_waits_until_it_can_be_told(demo: Run, tmp_path: Path) -> None:
+    """The script hands the demonstration a SIGINT that is blocked: what it imports would print a traceback."""
+    process = demo(preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}))
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "\ninterrupted\n")
+    assert left_behind(tmp_path / "tmp") == []
+
+
+def test_a_reader_of_the_output_may_leave(demo: Run, dataset: Path) -> None:
+    """As `head` does: no traceback, and the exit status still says whether the targets were met."""
+    ours, theirs = os.pipe()
+    process = demo("--no-server", "--dataset", str(dataset), "--files", "20", "--workers", "2", "--json", stdout=theirs)
+    os.close(theirs)
+    os.close(ours)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 1), err
+    assert "BrokenPipeError" not in err and "Traceback" not in err
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from demonstration import report, workers
 from demonstration.bucket import Bucket, FileBucket, Traffic, served
 from demonstration.dataset import Dataset, plant
 from demonstration.options import CLOUDS, FILES, START_METHODS, Options, parse
-from demonstration.surroundings import bar, prepare, shown
+from demonstration.surroundings import bar, prepare, readers_may_leave, shown
 from demonstration.workers import Task, WorkerError, Workers, chosen
 
 ROUNDS: Final = {"all": 3, "small": 3, "large": 5}
@@ -32,9 +32,9 @@ _SCRIPT: Final = Path(__file__).parents[1] / "demo"
 
 def main(options: Options) -> int:
     """The exit status: 0 if every target is met."""
-    prepare()
     directory = Path(tempfile.mkdtemp(prefix="casstore-demo-"))
     try:
+        prepare()
         figures = _Demonstration(options, directory).run()
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -48,11 +48,12 @@ def main(options: Options) -> int:
     finally:
         if not options.keep:
             shutil.rmtree(directory, ignore_errors=True)
-    if options.json:
-        print(report.as_json(figures, options.cloud, options.start_method))
-    else:
-        report.show(figures, f"{options.workers} processes ({options.start_method}) read from {figures.place}")
-        _say_what_next(options, directory)
+    with readers_may_leave():
+        if options.json:
+            print(report.as_json(figures, options.cloud, options.start_method))
+        else:
+            report.show(figures, f"{options.workers} processes ({options.start_method}) read from {figures.place}")
+            _say_what_next(options, directory)
     return 0 if report.is_met(figures) else 1
 
 

@@ -19,13 +19,17 @@ _SERVERS: Final = ("CASSTORE_TEST_S3_", "CASSTORE_TEST_GCS_", "CASSTORE_TEST_AZU
 
 
 def prepare() -> None:
-    """Keep what is set for the user's real clouds and stores out, and let signals end this program tidily."""
+    """Keep what is set for the user's real clouds and stores out, and let signals end this program tidily.
+
+    Raises KeyboardInterrupt where Ctrl-C came while this program started.
+    """
     for name in list(os.environ):
         if name.startswith(_FOREIGN) and not name.startswith(_SERVERS):
             del os.environ[name]
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:
@@ -69,9 +73,27 @@ def bar(name: str, console: Console | None = None) -> Iterator[Callable[[int, in
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+@contextlib.contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """To print in: a reader of standard output that has seen enough, as `head` has, is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Or Python would flush it once more at its exit, and complain.
+        with open(os.devnull, "wb") as nobody:
+            os.dup2(nobody.fileno(), sys.stdout.fileno())
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # The original exits with 1, which here says that a target was missed.
+        raise BrokenPipeError
+
+
 def wide_console() -> Console:
     """For a table on standard output: into a file or a pipe goes the whole of it."""
-    console = Console()
+    console = _Console()
     if not console.is_terminal:
         console.width = 120
     return console

@@ -20,7 +20,7 @@ from demonstration.bucket import Bucket, FileBucket, Traffic, served
 from demonstration.dataset import Dataset, plant
 from demonstration.loaders import Loader, LoaderError, loader_of
 from demonstration.samples import CachedFiles
-from demonstration.surroundings import bar, prepare, stderr_into
+from demonstration.surroundings import bar, prepare, readers_may_leave, stderr_into
 from demonstration.training_options import FILES, Options, parse
 from demonstration.training_report import Reading
 
@@ -50,12 +50,13 @@ def main(options: Options) -> int:
     finally:
         if not options.keep:
             shutil.rmtree(directory, ignore_errors=True)
-    if options.json:
-        print(training_report.as_json(readings))
-    else:
-        training_report.show(readings, _title(options))
-        if options.keep:
-            print(f"\nThe stores and the dataset stay in {directory}.")
+    with readers_may_leave():
+        if options.json:
+            print(training_report.as_json(readings))
+        else:
+            training_report.show(readings, _title(options))
+            if options.keep:
+                print(f"\nThe stores and the dataset stay in {directory}.")
     return 0 if all(reading.is_met for reading in readings) else 1
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.rule import Rule
 
 from demonstration import writers, writes_report
-from demonstration.surroundings import bar, prepare, shown
+from demonstration.surroundings import bar, prepare, readers_may_leave, shown
 from demonstration.writers import LOG, PLAIN, Writer, WriterError
 from demonstration.writes_options import Options, parse
 from pathapi import S3Client
@@ -53,11 +53,12 @@ def main(options: Options) -> int:
     finally:
         if not options.keep:
             shutil.rmtree(directory, ignore_errors=True)
-    if options.json:
-        print(writes_report.as_json(figures))
-    else:
-        writes_report.show(figures, f"{options.processes} processes write; two are killed, and the network fails")
-        _say_what_next(options, directory)
+    with readers_may_leave():
+        if options.json:
+            print(writes_report.as_json(figures))
+        else:
+            writes_report.show(figures, f"{options.processes} processes write; two are killed, and the network fails")
+            _say_what_next(options, directory)
     return 1 if figures.missed else 0
 
 
