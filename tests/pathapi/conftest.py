@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import casstore
 from pathapi import GSClient, S3Client
 from tests.bench.proxy import Proxy
 from tests.bench.servers import GCSServer, S3Server
+from tests.pathapi import kills
 from tests.pathapi.backends.grounds import S3Ground
 
 pytest.register_assert_rewrite("pathapi.testing")
@@ -84,3 +86,48 @@ def at(request: pytest.FixtureRequest) -> str:
 def cache(client: S3Client) -> casstore.Cache:
     """The store of `client`."""
     return client.cache
+
+
+# --- processes that are killed ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def steady_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `kills.make_steps_steady`."""
+    kills.make_steps_steady(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def warm_session(seaweed: S3Server) -> Any:
+    """A boto3 session that has made a client: in a forked child the next one then takes 10 ms, and not 200."""
+    import boto3
+
+    session = boto3.session.Session(seaweed.access_key, seaweed.secret_key, region_name=seaweed.region)
+    session.client("s3", endpoint_url=seaweed.endpoint).close()
+    return session
+
+
+@pytest.fixture
+def s3_place(seaweed: S3Server, shared_bucket: str, warm_session: Any) -> Callable[[Path], kills.Place]:
+    """Makes objects and stores of their own in one bucket of a real server."""
+    ground = S3Ground(seaweed.client(), shared_bucket)
+    clients: dict[tuple[int, Path, str], S3Client] = {}
+
+    def client(local_cache_dir: Path, freshness: str) -> S3Client:
+        # One per process: making it takes longer than all that it is then asked for.
+        name = os.getpid(), local_cache_dir, freshness
+        if name not in clients:
+            clients[name] = S3Client(
+                boto3_session=warm_session,
+                region=seaweed.region,
+                endpoint_url=seaweed.endpoint,
+                local_cache_dir=local_cache_dir,
+                freshness=freshness,
+            )
+        return clients[name]
+
+    def place(directory: Path) -> kills.Place:
+        prefix = f"{directory.parent.name}/{directory.name}/"
+        return kills.Place(ground, prefix, f"s3://{shared_bucket}/{prefix}", directory, client)
+
+    return place
