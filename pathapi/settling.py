@@ -215,7 +215,9 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
                 raise
             finally:
                 target.forget_listed()
-            settle_arrived(target, staging, noted, sent.info, moment, write, overrules=force)
+            # What the write itself was forced over stands in the way no more, either.
+            overrules = base.condition is Condition.ANY
+            settle_arrived(target, staging, noted, sent.info, moment, write, overrules=overrules)
             if write.source is not None:
                 cache.pushed(write.source, write.digest, sent.info.validator)
             _forget_same(target, write)

@@ -363,6 +363,24 @@ class WriteSuite:
         assert path.read_bytes() == b"mine"
         assert path.pending == []
 
+    def test_a_forced_write_that_is_pushed_later_sets_aside_what_it_was_forced_over(
+        self, path: Any, ground: Ground
+    ) -> None:
+        self.put(ground, b"old")
+        wire = interpose(path.client, path.uri.bucket)
+
+        def fail() -> None:
+            raise CloudUnavailableError("the network is away")
+
+        wire.before.update(write=fail, read=fail)
+        for data, force in ((b"mine", False), (b"forced", True)):
+            with pytest.raises(CloudUnavailableError):
+                path.write_bytes(data, force_overwrite_to_cloud=force)
+        wire.before.clear()
+        path.push(path.pending[-1])
+        assert self.now(ground) == path.read_bytes() == b"forced"
+        assert [write.state for write in path.pending] == [PendingState.INCOMPLETE]
+
     @pytest.mark.parametrize("held", [b"old", None], ids=["held", "unknown"])
     def test_what_is_written_offline_waits_for_the_network(
         self, make: Any, ground: Ground, at: str, monkeypatch: pytest.MonkeyPatch, held: bytes | None
