@@ -1,7 +1,7 @@
 """Kills a process at every step of what it does: before and after each call that changes anything, by name.
 
 One run records the names (``before link data #1``, ``after commit #2``); then, for each of them, another child does the
-same and is killed right there. Only for children that end by it: what is wrapped stays wrapped.
+same, stands still right there, and is killed. Only for children that end by it: what is wrapped stays wrapped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.casstore.filling import fork, status_of
+from tests.casstore.filling import fork
 
 _CALLS: Final = (
     "link",
@@ -89,7 +89,7 @@ class Steps:
             self._seen[name] += 1
             self._write(self._log, f"at {name} #{self._seen[name]}\n".encode())
             if self._count == self._last:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGSTOP)  # the parent looks, and then kills
                 signal.pause()
             self._count += 1
 
@@ -164,16 +164,28 @@ def _thing(what: Any) -> str:
     return "object" if path.rpartition("/")[2].partition(".")[0] == "object" else "other"
 
 
-def crash(work: Callable[[Steps], object], log: Path, last: int | None) -> Run:
-    """Run *work* in a forked child up to its point number *last*, or, with None, to its end."""
+def crash(
+    work: Callable[[Steps], object], log: Path, last: int | None, look: Callable[[], object] | None = None
+) -> Run:
+    """Run *work* in a forked child up to its point number *last*, or, with None, to its end. Before it is killed there,
+    it stands still while the caller takes a *look*.
+    """
 
     def child() -> None:
         work(Steps(log, last))
 
-    status = status_of(fork(child))
+    pid = fork(child)
+    status = os.waitpid(pid, os.WUNTRACED)[1]
+    if os.WIFSTOPPED(status):
+        try:
+            if look is not None:
+                look()
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
     lines = log.read_text().splitlines() if log.exists() else []
     return Run(
         [line.removeprefix("at ") for line in lines if line.startswith("at ")],
         [line.removeprefix("said ") for line in lines if line.startswith("said ")],
-        status,
+        os.waitstatus_to_exitcode(status),
     )

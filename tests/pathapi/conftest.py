@@ -109,7 +109,10 @@ def warm_session(seaweed: S3Server) -> Any:
 
 @pytest.fixture
 def s3_place(seaweed: S3Server, shared_bucket: str, warm_session: Any) -> Callable[[Path], kills.Place]:
-    """Makes objects and stores of their own in one bucket of a real server."""
+    """Makes objects and stores of their own in one bucket of a real server; what is larger goes in parts of 5 MiB."""
+    from boto3.s3.transfer import TransferConfig
+
+    config = TransferConfig(multipart_threshold=kills.PART, multipart_chunksize=kills.PART, max_concurrency=1)
     ground = S3Ground(seaweed.client(), shared_bucket)
     clients: dict[tuple[int, Path, str], S3Client] = {}
 
@@ -121,6 +124,7 @@ def s3_place(seaweed: S3Server, shared_bucket: str, warm_session: Any) -> Callab
                 boto3_session=warm_session,
                 region=seaweed.region,
                 endpoint_url=seaweed.endpoint,
+                boto3_transfer_config=config,
                 local_cache_dir=local_cache_dir,
                 freshness=freshness,
             )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import filelock  # noqa: F401 (here, and not in each of the children)
 import lmdb
@@ -36,6 +36,8 @@ from tests.bench.crashing import Run, Steps, crash
 from tests.casstore.filling import forked
 from tests.pathapi.backends.grounds import FileGround
 
+PART = 5 << 20
+"""The least that S3 takes for a part that is not the last."""
 RECORDED = "after link record #1"
 """The point from which the bytes of a write may not be lost any more."""
 
@@ -99,7 +101,7 @@ def file_place(directory: Path) -> Place:
 # --- what ------------------------------------------------------------------------------------------------------------
 
 
-class Scene(Protocol):
+class Scene:
     """What is done to the objects of a place, and what is promised of it."""
 
     def plant(self, place: Place) -> None:
@@ -110,9 +112,14 @@ class Scene(Protocol):
 
     def act(self, place: Place, path: Any, steps: Steps) -> None:
         """In the child; says to *steps* what it was told is done."""
+        raise NotImplementedError
+
+    def watch(self, place: Place) -> None:
+        """In another child, while the one that is about to be killed stands still; raises AssertionError."""
 
     def check(self, kill: Kill) -> None:
         """In another child, after a kill; raises AssertionError."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -210,8 +217,14 @@ Breaks = Callable[[], None]
 """What takes a protection away, for a negative control."""
 
 
-def play(scene: Scene, place: Place, last: int | None, breaks: Breaks | None = None) -> Run:
-    """In a child that dies at point number *last*."""
+def play(
+    scene: Scene,
+    place: Place,
+    last: int | None,
+    breaks: Breaks | None = None,
+    look: Callable[[], object] | None = None,
+) -> Run:
+    """In a child that stands still at point number *last*, for a *look*, and then dies there."""
 
     def work(steps: Steps) -> None:
         path = place.path()
@@ -226,7 +239,7 @@ def play(scene: Scene, place: Place, last: int | None, breaks: Breaks | None = N
         steps.say("closed")
 
     place.directory.mkdir(parents=True, exist_ok=True)
-    return crash(work, place.directory / "log", last)
+    return crash(work, place.directory / "log", last, look)
 
 
 def _wrap(steps: Steps, backend: type) -> None:
@@ -264,8 +277,18 @@ def enumerate_kills(
     for place in places.values():
         scene.plant(place)
     place.ground.settle()
+    watches = type(scene).watch is not Scene.watch
     for number, place in places.items():
-        run = play(scene, place, number, breaks)
+        point = whole.points[number]
+        seen: list[int] = []
+        # In its transaction everybody waits for it who has something to note.
+        is_watched = watches and not point.startswith(("after begin", "before commit"))
+        look = partial(_look, seen, scene, place) if is_watched else None
+        run = play(scene, place, number, breaks, look)
         assert run.points == whole.points[: number + 1], "not the same steps"
         assert run.status == -9
-        yield whole.points[number], forked(partial(scene.check, Kill(place, run, number, whole.points)))
+        yield point, max(0, *seen, forked(partial(scene.check, Kill(place, run, number, whole.points))))
+
+
+def _look(seen: list[int], scene: Scene, place: Place) -> None:
+    seen.append(forked(partial(scene.watch, place)))

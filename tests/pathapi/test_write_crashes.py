@@ -26,9 +26,11 @@ from pathapi.exceptions import (
 )
 from tests.bench.crashing import Steps
 from tests.pathapi.kills import (
+    PART,
     RECORDED,
     Kill,
     Place,
+    Scene,
     enumerate_kills,
     file_place,
     leave_pending,
@@ -40,6 +42,7 @@ from tests.pathapi.kills import (
 pytestmark = [pytest.mark.needs_locks, pytest.mark.timeout(300), pytest.mark.usefixtures("steady_steps")]
 
 OLD, NEW, MORE, THEIRS = b"old " * 500, b"new " * 700, b"more" * 300, b"someone else's"
+LARGE = b"%09d\n" * (PART // 10 + 100) % tuple(range(PART // 10 + 100))
 REFUSED = "refused"
 
 
@@ -49,7 +52,7 @@ Act = Callable[[Place, Any, Steps], None]
 
 
 @dataclass(frozen=True)
-class Writing:
+class Writing(Scene):
     """An object with *old* content is to get *new* one by *does*, which says to `Steps` what it was told is done.
 
     *starts_pending*: the bytes are pending already when it begins. *others* is what somebody else wrote meanwhile.
@@ -77,6 +80,16 @@ class Writing:
 
     def check(self, kill: Kill) -> None:
         check(self, kill)
+
+
+class WritingInParts(Writing):
+    """While the parts are on their way, and until the request that joins them, everybody reads the old version."""
+
+    def watch(self, place: Place) -> None:
+        cloud = place.content()
+        assert cloud in (self.old, self.new), "a mixture in the cloud"
+        assert read(place.path("immutable")) in (self.old, cloud)
+        assert read(place.path()) == cloud
 
 
 def _write(mode: str, data: bytes) -> Act:
@@ -220,6 +233,20 @@ def test_a_write_to_s3_that_is_killed_anywhere_is_in_the_cloud_or_pending_once_i
     found = list(enumerate_kills(SCENES[name], s3_place, tmp_path, every=every))
     assert [point for point, status in found if status] == []
     assert len(found) * every > 30
+
+
+IN_PARTS = "before upload #1", "after unlink record #1"
+
+
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_upload_in_parts_that_is_killed_anywhere_is_in_the_cloud_or_pending(
+    s3_place: Callable[[Path], Place], tmp_path: Path, every: int
+) -> None:
+    scene = WritingInParts(OLD, LARGE, _write("wb", LARGE))
+    found = list(enumerate_kills(scene, s3_place, tmp_path, every=every, window=IN_PARTS))
+    assert [point for point, status in found if status] == []
+    points = {point for point, _ in found}
+    assert every > 1 or {"after UploadPart #2", "before CompleteMultipartUpload #1"} <= points
 
 
 # --- negative controls -----------------------------------------------------------------------------------------------
