@@ -99,14 +99,15 @@ def settle_arrived(
             # The pending write stays, so that whoever uses the URI next finds out and tries again.
             error.add_note(f"the cloud has what was written to {target.uri}; only the store could not note it")
             raise error from error.__cause__
-    if write is not None:
-        pending.discard(write)
+    # First the others, then this one: a process that is killed in between has said all that it takes to go on.
     if overrules and cache.unfit is None and pending.has(target.key):
         for other in pending.of(target.key):
             if other.blocks:
                 # Not worth an error of a write that has arrived: what stays in the way says so itself.
                 with contextlib.suppress(OSError):
                     pending.mark(other, PendingState.INCOMPLETE, why=f"{other.why}; then the URI was overwritten")
+    if write is not None:
+        pending.discard(write)
     return entry
 
 
