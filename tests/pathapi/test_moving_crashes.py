@@ -4,62 +4,162 @@ store tells the truth about both.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from casstore import Cache, Key, WriteLock
+from casstore import Key, WriteLock
 from pathapi import S3Client, S3Path
-from pathapi.exceptions import CloudPathFileNotFoundError
-from pathapi.file import FileClient
+from pathapi.backends.file import FileBackend
+from tests.bench.crashing import Steps
 from tests.bench.faults import Call, Fault, Reset
 from tests.bench.proxy import Proxy
 from tests.casstore.filling import fork, status_of
 from tests.pathapi.backends.grounds import S3Ground
+from tests.pathapi.kills import Kill, Place, Scene, enumerate_kills, file_place, read
 
-DATA = os.urandom(50_000)
-STEPS = ["write_locks.take", "note", "record_copy", "record_delete", "after record_copy", "after record_delete"]
-
-
-def killed(work: Callable[[], object]) -> bool:
-    """Whether *work*, in a forked child, was killed before it ended."""
-    return status_of(fork(work)) == -signal.SIGKILL
+DATA, OLD = os.urandom(50_000), b"old"
+DONE = "done"
 
 
-def die_at(cache: Cache, step: str) -> None:
-    """Kill this process before, or after, it takes a step in its store."""
-    owner: Any = cache
-    *within, name = step.removeprefix("after ").split(".")
-    for part in within:
-        owner = getattr(owner, part)
-    do = getattr(owner, name)
-
-    def die(*arguments: Any, **named: Any) -> Any:
-        if step.startswith("after "):
-            do(*arguments, **named)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    setattr(owner, name, die)
+# --- at every step of the process ------------------------------------------------------------------------------------
 
 
-def content(path: Any) -> bytes | None:
-    """What reading through the store gives."""
-    try:
-        data: bytes = path.read_bytes()
-    except CloudPathFileNotFoundError:
-        return None
-    return data
+@dataclass(frozen=True)
+class Renaming(Scene):
+    """Source and target; the store holds both, and other bytes are at the target."""
+
+    way: str = "rename"
+
+    def plant(self, place: Place) -> None:
+        place.ground.plant(place.prefix + "target", OLD)
+        place.ground.plant(place.prefix + "source", DATA)
+
+    def prepare(self, place: Place, path: Any) -> None:
+        assert [(path.parent / name).read_bytes() for name in ("source", "target")] == [DATA, OLD]
+
+    def act(self, place: Place, path: Any, steps: Steps) -> None:
+        getattr(path.parent / "source", self.way)(path.parent / "target")
+        steps.say(DONE)
+
+    def check(self, kill: Kill) -> None:
+        place = kill.place
+        there = [place.content("source"), place.content("target")]
+        assert DATA in there, "the only copy is lost"
+        assert there[1] in (OLD, DATA), "the target was missing"
+        assert DONE not in kill.run.said or there == [None, DATA]
+        assert read(place.path("immutable", "source")) in (DATA, None)
+        assert read(place.path("immutable", "target")) in (OLD, DATA)
+        root = place.path().parent
+        source, target = root / "source", root / "target"
+        assert [read(source), read(target)] == there
+        # And whoever comes next brings it to its end.
+        if there[0] is not None:
+            getattr(source, self.way)(target)
+        assert [place.content("source"), place.content("target")] == [None, DATA]
+        assert [read(source), read(target)] == [None, DATA]
+        kill.check_store()
+
+
+@dataclass(frozen=True)
+class MovingHome(Renaming):
+    """A move to a file of this machine, which is there: it is the old one or whole."""
+
+    @staticmethod
+    def file(place: Place) -> Path:
+        return place.directory / "home" / "file"
+
+    def prepare(self, place: Place, path: Any) -> None:
+        super().prepare(place, path)
+        self.file(place).parent.mkdir()
+        self.file(place).write_bytes(OLD)
+
+    def act(self, place: Place, path: Any, steps: Steps) -> None:
+        (path.parent / "source").move(self.file(place))
+        steps.say(DONE)
+
+    def check(self, kill: Kill) -> None:
+        place = kill.place
+        there, here = place.content("source"), self.file(place).read_bytes()
+        assert DATA in (there, here), "the only copy is lost"
+        assert there in (DATA, None)
+        assert here in (OLD, DATA), "half a file"
+        assert DONE not in kill.run.said or (there, here) == (None, DATA)
+        source = place.path(name="source")
+        assert read(source) == there
+        if there is not None:
+            source.move(self.file(place))
+        assert self.file(place).read_bytes() == DATA
+        assert read(source) is place.content("source") is None
+        assert place.content("target") == OLD
+        kill.check_store()
+
+
+SCENES: dict[str, Scene] = {"rename": Renaming(), "move": Renaming("move"), "move home": MovingHome()}
+
+
+def check_kills(scene: Scene, make: Callable[[Path], Place], directory: Path, *, is_full: bool) -> None:
+    """All points with --full, else every fourth."""
+    every = 1 if is_full else 4
+    found = list(enumerate_kills(scene, make, directory, every=every))
+    assert [point for point, status in found if status] == []
+    assert len(found) * every > 20
+
+
+@pytest.mark.usefixtures("steady_steps")
+@pytest.mark.needs_locks
+@pytest.mark.parametrize("name", SCENES)
+def test_a_kill_at_any_step_loses_nothing(
+    s3_place: Callable[[Path], Place], tmp_path: Path, name: str, request: pytest.FixtureRequest
+) -> None:
+    check_kills(SCENES[name], s3_place, tmp_path, is_full=request.config.getoption("--full"))
+
+
+@pytest.mark.usefixtures("steady_steps")
+@pytest.mark.needs_locks
+@pytest.mark.parametrize("name", ["rename", "move home"])
+def test_a_kill_at_any_step_in_a_file_bucket_loses_nothing(
+    tmp_path: Path, name: str, request: pytest.FixtureRequest
+) -> None:
+    check_kills(SCENES[name], file_place, tmp_path, is_full=request.config.getoption("--full"))
+
+
+@pytest.mark.usefixtures("steady_steps")
+@pytest.mark.needs_locks
+def test_where_the_source_goes_first_the_same_enumeration_finds_a_loss(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The negative control."""
+
+    def delete_first() -> None:
+        def copy_late(self: FileBackend, source: str, target: str, **options: Any) -> Any:
+            data, body = bytearray(len(DATA)), self.read(source, 0, None)
+            assert body is not None
+            body.readinto(memoryview(data))
+            body.close()
+            self.delete([source])
+            return self.write(target, io.BytesIO(data), len(data))
+
+        setattr(FileBackend, "copy", copy_late)  # noqa: B010 (for mypy it is a method)
+
+    assert any(status for _, status in enumerate_kills(Renaming(), file_place, tmp_path, delete_first))
+    assert "the only copy is lost" in capfd.readouterr().err
+
+
+# --- at every request ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def moved(client: S3Client, ground: S3Ground, at: str) -> tuple[S3Path, S3Path]:
     """Source and target; the store holds both, and other bytes are at the target."""
     root = client.S3Path(f"s3://{ground.bucket}/{at}")
-    ground.plant(at + "target", b"old")
+    ground.plant(at + "target", OLD)
     ground.plant(at + "source", DATA)
     for name in ("source", "target"):
         (root / name).read_bytes()
@@ -70,29 +170,14 @@ def moved(client: S3Client, ground: S3Ground, at: str) -> tuple[S3Path, S3Path]:
 def check(moved: tuple[S3Path, S3Path], ground: S3Ground) -> None:
     there = [ground.content(path.key) for path in moved]
     assert DATA in there, "the only copy is lost"
-    assert there[1] in (b"old", DATA), "the target was missing"
-    assert [content(path) for path in moved] == there
+    assert there[1] in (OLD, DATA), "the target was missing"
+    assert [read(path) for path in moved] == there
     # And whoever comes next brings it to its end.
     source, target = moved
     if there[0] is not None:
         source.rename(target)
     assert [ground.content(path.key) for path in moved] == [None, DATA]
-    assert content(target) == DATA
-
-
-@pytest.mark.parametrize("way", [S3Path.rename, S3Path.move])
-@pytest.mark.parametrize("step", STEPS)
-def test_a_kill_at_a_step_in_the_store_loses_nothing(
-    moved: tuple[S3Path, S3Path], ground: S3Ground, step: str, way: Callable[[S3Path, S3Path], object]
-) -> None:
-    source, target = moved
-
-    def work() -> None:
-        die_at(source.client.cache, step)
-        way(source, target)
-
-    assert killed(work)
-    check(moved, ground)
+    assert read(target) == DATA
 
 
 @pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
@@ -125,46 +210,6 @@ def test_a_kill_at_a_request_loses_nothing(
     os.close(write)
     proxy.clear_faults()
     check(moved, ground)
-
-
-@pytest.mark.parametrize("step", ["record_delete", "after record_delete"])
-def test_a_kill_in_a_move_to_this_machine_loses_nothing(
-    moved: tuple[S3Path, S3Path], ground: S3Ground, tmp_path: Path, step: str
-) -> None:
-    source, _ = moved
-    (tmp_path / "file").write_bytes(b"old")
-
-    def work() -> None:
-        die_at(source.client.cache, step)
-        source.move(tmp_path / "file")
-
-    assert killed(work)
-    assert (tmp_path / "file").read_bytes() == DATA
-    assert content(source) == ground.content(source.key)
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_a_kill_in_a_rename_of_a_file_bucket_loses_nothing(tmp_path: Path, step: str) -> None:
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    client = FileClient(local_cache_dir=tmp_path / "store")
-    root = client.FilePath(f"file://{tree}")
-    (root / "source").write_bytes(DATA)
-    (root / "target").write_bytes(b"old")
-    client.cache.flush()
-
-    def work() -> None:
-        die_at(client.cache, step)
-        (root / "source").rename(root / "target")
-
-    # What was written a moment ago may change without a trace: its entry is not taken for the copy.
-    is_step = "record_copy" not in step
-    assert killed(work) is is_step
-    there = [(tree / name).read_bytes() if (tree / name).exists() else None for name in ("source", "target")]
-    assert DATA in there
-    assert there[1] in (b"old", DATA)
-    assert [content(root / name) for name in ("source", "target")] == there
-    client.cache.close()
 
 
 def test_whoever_changes_two_objects_locks_them_in_one_order(
