@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from casstore import LockTimeoutError, ReentrantWriteError
 from casstore.layout import Layout
 from casstore.locks import ByteLocks
-from casstore.write_locks import WriteLocks
+from casstore.write_locks import WriteLock, WriteLocks
 from tests.casstore.filling import fork, forked, key_of, status_of
 
 KEY, OTHER = key_of("k"), key_of("other")
@@ -29,26 +29,39 @@ def layout(tmp_path: Path) -> Layout:
 
 
 @pytest.mark.needs_locks
-def test_one_that_writes_in_a_loop_does_not_starve_another(layout: Layout) -> None:
-    """The other gets its turn about every second time: a count, whatever the machine's speed."""
-    turns = Path(layout.root) / "turns"
-    turns.touch()
+@pytest.mark.parametrize("queues", [True, False], ids=["in a queue", "by polling alone"])
+def test_one_that_writes_in_a_loop_does_not_starve_another(layout: Layout, queues: bool) -> None:
+    """Whoever waits goes before whoever has just had it. Without the queue (the negative control) he does not."""
+    context = multiprocessing.get_context("fork")
+    waits, is_asked = context.Event(), context.Event()
 
-    barrier = multiprocessing.get_context("fork").Barrier(2)
+    def take(meanwhile: Callable[[], object] | None = None, timeout: float = 60) -> WriteLock:
+        return WriteLocks(layout, 60, ByteLocks(layout) if queues else None).take(KEY, timeout, meanwhile)
 
-    def work() -> None:
-        locks = WriteLocks(layout, 60, ByteLocks(layout))
-        locks.take(OTHER, 60).release()  # what is loaded at the first use
-        barrier.wait(60)
-        for _ in range(60):
-            with locks.take(KEY), turns.open("a") as file:
-                file.write(f"{os.getpid()}\n")
-                time.sleep(0.001)
+    def wait_for_it() -> None:
+        looks = 0
 
-    assert [status_of(pid) for pid in [fork(work) for _ in range(2)]] == [0, 0]
-    who = turns.read_text().split()
-    changes = sum(one != other for one, other in itertools.pairwise(who))
-    assert changes > 20, f"{changes} changes of hands in {len(who)} turns"
+        def stand_still_while_waiting() -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 2:  # the first look has found it taken
+                waits.set()
+                assert is_asked.wait(60)
+
+        take(stand_still_while_waiting).release()
+
+    lock = take()
+    other = fork(wait_for_it)
+    assert waits.wait(60)
+    lock.release()
+    if queues:
+        with pytest.raises(LockTimeoutError):
+            take(timeout=0)
+    else:
+        take(timeout=0).release()
+    is_asked.set()
+    assert status_of(other) == 0
+    take().release()
 
 
 @pytest.fixture
