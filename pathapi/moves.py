@@ -124,8 +124,6 @@ class MovingPath(WritingPath):
         if not target.uri.key or target.uri.key.endswith("/"):
             target = self._below(target)
             assert isinstance(target, MovingPath)
-        if target == self:
-            self.client.backend(self.uri.bucket).head(self.uri.key)  # nothing to do, if it is an object
         self._transfer(target, force, moves=moves)
         return target
 
@@ -135,6 +133,7 @@ class MovingPath(WritingPath):
 
         source, to = self._target(), target._target()
         if source.key == to.key:
+            source.backend.head(source.object_key)  # nothing to do, if it is an object
             return
         over = target._over(force)
         if self._shares_a_server(target):

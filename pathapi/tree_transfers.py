@@ -157,6 +157,7 @@ def copy_tree(root: MovingPath, target: MovingPath, order: Order) -> None:
     prefix, to = root._listing_prefix, target._listing_prefix  # noqa: SLF001 (one of us)
     on_server, is_one_bucket = root._shares_a_server(target), _is_one_bucket(root, target)  # noqa: SLF001
     if is_one_bucket and to == prefix:
+        next(leaves_of(root, order.missing))  # nothing to do, if there is anything
         return
     if is_one_bucket and to.startswith(prefix):
         raise InvalidConfigurationException(

@@ -485,8 +485,9 @@ def test_what_is_neither_an_object_nor_a_directory_is_file_not_found(
 def test_a_directory_cannot_be_renamed(root: S3Path, ground: S3Ground, at: str) -> None:
     ground.plant(at + "dir/x", b"x")
     for _ in range(2):
-        with pytest.raises(CloudPathIsADirectoryError, match="move"):
-            (root / "dir").rename(root / "target")
+        for target in ("target", "dir"):
+            with pytest.raises(CloudPathIsADirectoryError, match="move"):
+                (root / "dir").rename(root / target)
         list(root.iterdir())
     assert ground.content(at + "target/x") is None
     with pytest.raises(CloudPathIsADirectoryError):
@@ -502,6 +503,20 @@ def test_a_rename_wants_a_path_of_its_kind(source: S3Path, files: FilePath, tmp_
         source.rename(str(source) + "/")
     assert source.rename(source) == source
     assert source.copy(source) == source
+    assert source.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("way", [S3Path.rename, S3Path.copy, S3Path.move])
+@pytest.mark.parametrize("scheme", ["s3", "S3"])
+def test_what_is_missing_is_file_not_found_though_it_would_go_onto_itself(
+    source: S3Path, root: S3Path, way: Callable[..., Any], scheme: str
+) -> None:
+    def spelled(path: S3Path) -> S3Path:
+        return type(root)(str(path).replace("s3", scheme, 1), client=root.client)
+
+    with pytest.raises(FileNotFoundError, match="missing"):
+        way(root / "missing", spelled(root / "missing"))
+    assert way(source, spelled(source)) == spelled(source)
     assert source.read_bytes() == DATA
 
 
