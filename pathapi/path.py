@@ -80,7 +80,8 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
         `OverwriteNewerLocalError` where such bytes wait for a decision; `OverwriteNewerCloudError` at close;
         `casstore.LockTimeoutError`, which names the other writer, and `casstore.ReentrantWriteError`.
         """
-        if mode in _READ_MODES or mode == "r":
+        is_binary = mode in _READ_MODES and encoding is None and errors is None and newline is None
+        if is_binary or (mode == "r" and buffering != 0):
             client = self._client
             descriptor, looked = self._open_pending() if read_pending else None, False
             is_plain = descriptor is None and freshness is None and verify is None and not force_overwrite_from_cloud

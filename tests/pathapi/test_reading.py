@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,26 @@ class TestS3(ReadSuite):
     @pytest.fixture
     def at(self, shared_bucket: str, prefix: str) -> str:
         return f"s3://{shared_bucket}/{prefix}"
+
+
+@pytest.mark.parametrize("mode", ["r", "rt", "rb", "br", "r+", "r+b", "w", "wb", "a", "ab", "", "rr", "rw", "rbt", "q"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"buffering": 0}, {"encoding": "utf-8"}, {"errors": "strict"}, {"newline": ""}],
+    ids=lambda options: next(iter(options), "plain"),
+)
+def test_open_refuses_what_the_built_in_refuses(tmp_path: Path, mode: str, options: dict[str, Any]) -> None:
+    (tmp_path / "file").write_bytes(b"text")
+
+    def refuses(opening: Callable[..., Any]) -> bool:
+        try:
+            opening(mode, **options).close()
+        except ValueError:
+            return True
+        return False
+
+    ours = FileClient(local_cache_dir=tmp_path / "store").CloudPath(f"file://{tmp_path}/file")
+    assert refuses(ours.open) == refuses((tmp_path / "file").open)
 
 
 def test_an_image_library_opens_one_path_and_the_tree_shows_that_file_alone(tmp_path: Path) -> None:
