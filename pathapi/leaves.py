@@ -81,8 +81,8 @@ def check_names(leaves: Iterable[Leaf]) -> None:
     """Raise CloudPathLocalPathTraversalError, which names the key, unless every object can be a file, or for a marker a
     directory, of its own below one directory.
     """
-    files: dict[str, str] = {}
-    directories: dict[str, str] = {}
+    files: dict[str, Leaf] = {}
+    directories: dict[str, Leaf] = {}
     for leaf in leaves:
         parts = leaf.name.split("/")
         if leaf.is_marker:
@@ -95,20 +95,21 @@ def check_names(leaves: Iterable[Leaf]) -> None:
         above = ""
         for part in parts if leaf.is_marker else parts[:-1]:
             above += _folded(part) + "/"
-            directories.setdefault(above, leaf.path.uri.shown)
+            directories.setdefault(above, leaf)
         if not leaf.is_marker:
             name = _folded(leaf.name) + "/"
             if name in files:
-                raise _two(files[name], leaf.path.uri.shown, "files of one name here")
-            files[name] = leaf.path.uri.shown
-    for name, uri in files.items():
+                raise _two(files[name], leaf, "files of one name here")
+            files[name] = leaf
+    for name, leaf in files.items():
         if name in directories:
-            raise _two(uri, directories[name], "a file and a directory of one name")
+            raise _two(leaf, directories[name], "a file and a directory of one name")
 
 
-def _two(one: str, other: str, what: str) -> CloudPathLocalPathTraversalError:
+def _two(one: Leaf, other: Leaf, what: str) -> CloudPathLocalPathTraversalError:
     return CloudPathLocalPathTraversalError(
-        f"{one} and {other} would be {what}; nothing was downloaded. Download them by themselves"
+        f"{one.path.uri.shown} and {other.path.uri.shown} would be {what}; nothing was downloaded. "
+        "Download them by themselves"
     )
 
 
