@@ -57,11 +57,16 @@ _UNKNOWN_BY_HEAD: Final = frozenset((405, 501))
 
 
 class HttpBackend:
-    """One host; see `pathapi.backend.Backend`. *host* may begin with a login, which is told to nobody else."""
+    """One host; see `pathapi.backend.Backend`. *host* may begin with a login, which is told to nobody else, nor to a
+    pickle.
+    """
 
     def __init__(self, connection: HttpConnection, scheme: str, host: str) -> None:
         self.connection = connection
         self._host = HttpHost(connection, scheme, host)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HttpBackend, (self.connection, self._host.scheme, self._host.name)
 
     @property
     def origin(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import inspect
 import logging
@@ -211,6 +212,22 @@ def test_a_pickle_carries_settings_and_no_secrets(make: Callable[..., HttpClient
     assert told.stdout.decode() == "http://h/a {'User-Agent': 'mine/1'} None 3 own.pem True\n"
     copied = pickle.loads(pickle.dumps(client.connection))
     assert isinstance(copied, HttpConnection) and copied.auth is None
+
+
+def test_a_pickled_backend_asks_the_same_host_without_the_login(
+    make: Callable[..., HttpClient], server: HttpOrigin
+) -> None:
+    server.plant("a", b"aa")
+    backend = make().backend(f"me:{MARK}@{server.host}")
+    pickled = pickle.dumps(backend)
+    assert MARK.encode() not in pickled
+    assert base64.b64encode(f"me:{MARK}".encode()) not in pickled
+    copied: Any = pickle.loads(pickled)
+    assert (copied.origin, copied.bucket, copied.head("a").size) == ("http", server.host, 2)
+    server.habits = Habits(user=("me", MARK))
+    assert backend.head("a").size == 2
+    with pytest.raises(PermissionError):
+        copied.head("a")
 
 
 def found_in_files(root: str) -> list[str]:
