@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from pathapi.backend import Backend
-from pathapi.backends.azure import AzureConnection
+from pathapi.backends.azure import AzureBackend, AzureConnection
 from pathapi.client import Client
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
@@ -99,8 +99,6 @@ class AzureBlobClient(Client[AzureBlobPath]):
         return self.connection.origin
 
     def _make_backend(self, bucket: str) -> Backend:
-        from pathapi.backends.azure import AzureBackend
-
         return AzureBackend(self.connection, bucket)
 
     def _settings(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import re
 from typing import Any, ClassVar, Final, Self, TypeGuard
 
 from pathapi.backend import Backend
-from pathapi.backends.gs import GSConnection
+from pathapi.backends.gs import GSBackend, GSConnection
 from pathapi.client import Client
 from pathapi.lexical import LexicalPath
 from pathapi.path import CloudPath
@@ -108,8 +108,6 @@ class GSClient(Client[GSPath]):
         return self.connection.origin
 
     def _make_backend(self, bucket: str) -> Backend:
-        from pathapi.backends.gs import GSBackend
-
         return GSBackend(self.connection, bucket)
 
     def _settings(self) -> dict[str, Any]:

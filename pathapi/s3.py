@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from pathapi.backend import Backend
-from pathapi.backends.s3 import S3Connection
+from pathapi.backends.s3 import S3Backend, S3Connection
 from pathapi.client import Client
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
@@ -89,8 +89,6 @@ class S3Client(Client[S3Path]):
         return self.connection.origin
 
     def _make_backend(self, bucket: str) -> Backend:
-        from pathapi.backends.s3 import S3Backend
-
         return S3Backend(self.connection, bucket)
 
     def _settings(self) -> dict[str, Any]:

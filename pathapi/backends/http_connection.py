@@ -180,7 +180,6 @@ class HttpConnection:
         """
         began = time.monotonic()
         is_repeatable = method != "POST"
-        wait = 0.0
         for attempt in range(1, self.tries + 1):
             answer: Answer | None = None
             failure: Exception | None = None
