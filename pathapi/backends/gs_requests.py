@@ -110,7 +110,10 @@ class Requests:
         except CloudPathException:
             raise
         except Exception as error:
-            raise self.meaning(error, key, operation) from error
+            meant = self.meaning(error, key, operation)
+            if meant is error:
+                raise
+            raise meant from error
 
     def send(
         self,

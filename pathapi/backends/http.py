@@ -221,6 +221,8 @@ class HttpBackend:
             content = answer.response.read()
         except Exception as error:
             meant = self._host.meaning_for(key)(error)
+            if meant is error:
+                raise
             raise meant from error
         return answer.response, content
 

@@ -124,7 +124,10 @@ def _names_in(host: HttpHost, folder: str) -> Iterator[str]:
         data = answer.response.read(MAX_PAGE + 1, decode_content=True)
     except Exception as error:
         answer.response.close()
-        raise host.meaning_for(folder)(error) from error
+        meant = host.meaning_for(folder)(error)
+        if meant is error:
+            raise
+        raise meant from error
     if len(data) > MAX_PAGE:
         answer.response.close()
         raise CloudPathNotImplementedError(f"{host.uri(folder)} is no page of links: it has over {MAX_PAGE} bytes")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import gc
 import io
+import signal
 import socket
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.testing import drain, opened, read, write
-from tests.bench.faults import FlipByte, Reset, SetHeader, Stall, Surplus, Truncate
+from tests.bench.faults import Action, FlipByte, Reset, SetHeader, Stall, Surplus, Truncate
+from tests.bench.http1 import Head
 from tests.bench.http_origin import Habits, HttpOrigin
 from tests.bench.proxy import Fault, Proxy
 
@@ -518,3 +521,42 @@ def test_threads_share_connections(server: HttpOrigin, backend: HttpBackend) -> 
     for thread in threads:
         thread.join()
     assert server.count("GET") == 160
+
+
+class _AlarmError(Exception):
+    """What a handler of a signal raises, in the middle of whatever runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Alarm(Action):
+    """A signal to the main thread in the middle of a body: when more of it has gone than sockets hold."""
+
+    def respond(self, response: Head, stop: threading.Event) -> None:
+        response.set("Content-Length", str(64 << 20))
+
+    def body(self, chunks: Iterator[bytes], stop: threading.Event) -> Iterator[bytes]:
+        yield b" " * (32 << 20)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        stop.wait()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda backend: backend.request("GET", "d/", {}, None), lambda backend: list(backend.list("d/"))],
+    ids=["request", "list"],
+)
+def test_an_error_that_is_nothing_of_the_networks_is_raised_as_it_is_and_not_as_its_own_cause(
+    server: HttpOrigin, proxy: Proxy, ask: Callable[[HttpBackend], object]
+) -> None:
+    def sound(*_: object) -> None:
+        raise _AlarmError
+
+    server.plant("d/a", b"a")
+    proxy.add(Fault(_Alarm()))
+    before = signal.signal(signal.SIGUSR1, sound)
+    try:
+        with pytest.raises(_AlarmError) as caught:
+            ask(backend_of(proxy.endpoint.removeprefix("http://")))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert caught.value.__cause__ is None
