@@ -32,7 +32,7 @@ from urllib.parse import quote, unquote
 from tests.bench.own_process import own_process, serve
 
 SAFE = "!$&'()*+,;=:@-._~"
-"""What index pages do not escape in a name."""
+"""What a piece of a path holds unescaped, slashes aside (RFC 3986)."""
 
 
 def canonical(key: str) -> str:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pathapi import AzureBlobClient, FileClient, GSClient, S3Client
+from pathapi import AzureBlobClient, FileClient, GSClient, HttpClient, S3Client
 from pathapi.backends.file_status import problem_of
 from tests.bench.azure_servers import AzureServer
+from tests.bench.http_origin import SAFE, HttpOrigin
 from tests.bench.servers import GCSServer, S3Server
 
-Root = Callable[[], Any]
-"""Gives an empty "directory" of its own at each call."""
+
+@dataclass(frozen=True)
+class Root:
+    """*make* gives an empty "directory" of its own at each call; *spell* writes a key as the place's URIs do."""
+
+    make: Callable[[], Any]
+    spell: Callable[[str], str] = str
+
 
 _PARTS = st.text(
     st.one_of(
@@ -46,7 +55,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def on_files(_: pytest.FixtureRequest, store: Path) -> Root:
     client = FileClient(local_cache_dir=store)
-    return lambda: client.CloudPath(f"file://{store.parent}/{uuid.uuid4().hex}")
+    return Root(lambda: client.CloudPath(f"file://{store.parent}/{uuid.uuid4().hex}"))
 
 
 def _on_s3(server: S3Server, bucket: str, store: Path) -> Root:
@@ -57,7 +66,7 @@ def _on_s3(server: S3Server, bucket: str, store: Path) -> Root:
         endpoint_url=server.endpoint,
         local_cache_dir=store,
     )
-    return lambda: client.CloudPath(f"s3://{bucket}/{uuid.uuid4().hex}")
+    return Root(lambda: client.CloudPath(f"s3://{bucket}/{uuid.uuid4().hex}"))
 
 
 def on_seaweed(request: pytest.FixtureRequest, store: Path) -> Root:
@@ -73,19 +82,28 @@ def on_gcs(request: pytest.FixtureRequest, store: Path) -> Root:
     server: GCSServer = request.getfixturevalue("gcs")
     client = GSClient(endpoint_url=server.endpoint, local_cache_dir=store)
     bucket = request.getfixturevalue("gcs_bucket")
-    return lambda: client.CloudPath(f"gs://{bucket}/{uuid.uuid4().hex}")
+    return Root(lambda: client.CloudPath(f"gs://{bucket}/{uuid.uuid4().hex}"))
 
 
 def on_azurite(request: pytest.FixtureRequest, store: Path) -> Root:
     server: AzureServer = request.getfixturevalue("azurite")
     client = AzureBlobClient(connection_string=server.connection_string(), local_cache_dir=store)
     container = request.getfixturevalue("shared_container")
-    return lambda: client.CloudPath(f"az://{container}/{uuid.uuid4().hex}")
+    return Root(lambda: client.CloudPath(f"az://{container}/{uuid.uuid4().hex}"))
 
 
-@pytest.fixture(
-    scope="module", params=[on_files, on_seaweed, on_moto, on_gcs, on_azurite], ids=lambda place: place.__name__
-)
+def on_http(request: pytest.FixtureRequest, store: Path) -> Root:
+    server = HttpOrigin()
+    request.addfinalizer(server.close)
+    client = HttpClient(local_cache_dir=store)
+    # A key is a piece of a URL as written: whatever else a name holds is escaped there, and in the links of a page.
+    return Root(lambda: client.CloudPath(f"{server.url}/{uuid.uuid4().hex}"), lambda key: quote(key, safe=f"/{SAFE}"))
+
+
+PLACES = [on_files, on_seaweed, on_moto, on_gcs, on_azurite, on_http]
+
+
+@pytest.fixture(scope="module", params=PLACES, ids=lambda place: place.__name__)
 def root(request: pytest.FixtureRequest, store: Path) -> Root:
     return request.param(request, store)  # type: ignore[no-any-return]
 
@@ -102,9 +120,10 @@ def _clashes(held: dict[str, bytes], key: str) -> bool:
 )
 @given(doings=DOINGS)
 def test_paths_agree_with_a_dictionary_whatever_is_done(root: Root, doings: list[tuple[str, str, str, bytes]]) -> None:
-    top = root()
+    top = root.make()
     base = str(top) + "/"
     held: dict[str, bytes] = {}
+    doings = [(what, root.spell(key), root.spell(other), data) for what, key, other, data in doings]
 
     def at(key: str) -> Any:
         return top.client.CloudPath(base + key)
