@@ -1,14 +1,16 @@
-"""Local changes, the same on every backend: `EditSuite`, bound to files and to a real S3 server."""
+"""Local changes, the same on every backend: `EditSuite`, bound to files, to a real S3 server and to plain HTTP."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pathapi import FileClient
+from pathapi import FileClient, HttpClient
 from pathapi.testing import EditSuite, Ground
+from tests.bench.http_origin import HttpOrigin
 from tests.bench.servers import S3Server
 from tests.pathapi.backends.grounds import FileGround, PrefixedGround, S3Ground
 from tests.pathapi.conftest import MakeClient
@@ -50,3 +52,20 @@ class TestS3(EditSuite):
     @pytest.fixture
     def at(self, shared_bucket: str, prefix: str) -> str:
         return f"s3://{shared_bucket}/{prefix}"
+
+
+class TestHttp(EditSuite):
+    """A server that keeps to the conditions of a PUT and of a DELETE."""
+
+    @pytest.fixture
+    def ground(self) -> Iterator[HttpOrigin]:
+        with HttpOrigin() as server:
+            yield server
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Any:
+        return lambda **habits: HttpClient(**{"local_cache_dir": tmp_path / "store", **habits})
+
+    @pytest.fixture
+    def at(self, ground: HttpOrigin) -> str:
+        return ground.url + "/"

@@ -1,14 +1,16 @@
-"""Writing, the same on every backend: `WriteSuite`, bound to files and to a real S3 server."""
+"""Writing, the same on every backend: `WriteSuite`, bound to files, to a real S3 server and to plain HTTP."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pathapi import FileClient
+from pathapi import FileClient, HttpClient
 from pathapi.testing import Ground, WriteSuite
+from tests.bench.http_origin import HttpOrigin
 from tests.bench.servers import S3Server
 from tests.pathapi.backends.grounds import FileGround, PrefixedGround, S3Ground
 from tests.pathapi.conftest import MakeClient
@@ -45,3 +47,20 @@ class TestS3(WriteSuite):
     @pytest.fixture
     def at(self, shared_bucket: str, prefix: str) -> str:
         return f"s3://{shared_bucket}/{prefix}"
+
+
+class TestHttp(WriteSuite):
+    """A server that keeps to the conditions of a PUT and of a DELETE."""
+
+    @pytest.fixture
+    def ground(self) -> Iterator[HttpOrigin]:
+        with HttpOrigin() as server:
+            yield server
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Any:
+        return lambda **habits: HttpClient(**{"local_cache_dir": tmp_path / "store", **habits})
+
+    @pytest.fixture
+    def at(self, ground: HttpOrigin) -> str:
+        return ground.url + "/"
