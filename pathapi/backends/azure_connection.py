@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import random
-import threading
-import weakref
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from pathapi.backends.forks import Made
 from pathapi.exceptions import (
     InvalidConfigurationException,
     MissingCredentialsError,
@@ -48,34 +47,16 @@ class Login(Enum):
     """Look for one where a client without arguments would: what a pickle carries in a secret's place."""
 
 
-class _Made:
-    """What was made of the settings so far; emptied in a forked child, which must not share sockets."""
-
+class _Made(Made):
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        super().__init__()
         self.service: Any = None
         self.data_lake: Any = None
         self.account: _Account | None = None
-        self.inherited: list[object] = []
-        _living.add(self)
 
-    def reset_after_fork(self) -> None:
-        self.lock = threading.Lock()
-        # Kept, not dropped: closing a TLS socket here would speak on the parent's connection.
-        self.inherited += [self.service, self.data_lake]
-        self.service = self.data_lake = None
-
-
-_living: weakref.WeakSet[_Made] = weakref.WeakSet()
-
-
-def _reset_after_fork() -> None:
-    for made in list(_living):
-        made.reset_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+    def let_go(self) -> list[object]:
+        made, self.service, self.data_lake = [self.service, self.data_lake], None, None
+        return made
 
 
 @dataclass(frozen=True, slots=True)

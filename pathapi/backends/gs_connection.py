@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import pickle
-import threading
 import warnings
-import weakref
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from pathapi.backends.forks import Made
 from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
 from pathapi.redaction import is_spawning, redacted, scrub, without_user
 
@@ -24,32 +23,14 @@ TIMEOUT: Final = (10.0, 60.0)
 _TOKENS: Final = ("token", "_token", "_refresh_token", "_client_secret", "_id_token")
 
 
-class _Made:
-    """What was made of the settings so far; emptied in a forked child, which must not share sockets."""
-
+class _Made(Made):
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        super().__init__()
         self.client: Any = None
-        self.inherited: list[object] = []
-        _living.add(self)
 
-    def reset_after_fork(self) -> None:
-        self.lock = threading.Lock()
-        # Kept, not dropped: closing a TLS socket here would speak on the parent's connection.
-        self.inherited.append(self.client)
-        self.client = None
-
-
-_living: weakref.WeakSet[_Made] = weakref.WeakSet()
-
-
-def _reset_after_fork() -> None:
-    for made in list(_living):
-        made.reset_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+    def let_go(self) -> list[object]:
+        made, self.client = [self.client], None
+        return made
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
-import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urljoin, urlsplit
 
+from pathapi.backends.forks import Made
 from pathapi.backends.http_answers import parse_time
 from pathapi.backends.http_errors import RETRIED, is_known
 from pathapi.backends.http_logins import MAY_TRAVEL, PLAIN_HEADERS, Login, login_of, merged, require_lines
@@ -36,32 +34,15 @@ _DRAINED: Final = 1 << 16
 """Bytes of an unwanted body that are read so that its connection can serve again."""
 
 
-class _Made:
-    """The connections so far; forgotten in a forked child, which must not share sockets."""
-
+class _Made(Made):
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        super().__init__()
         self.pools: dict[str | None, Any] = {}
-        self.inherited: list[object] = []
-        _living.add(self)
 
-    def reset_after_fork(self) -> None:
-        self.lock = threading.Lock()
-        # Kept, not dropped: closing a TLS socket here would speak on the parent's connection.
-        self.inherited.append(self.pools)
+    def let_go(self) -> list[object]:
+        made: list[object] = [self.pools]
         self.pools = {}
-
-
-_living: weakref.WeakSet[_Made] = weakref.WeakSet()
-
-
-def _reset_after_fork() -> None:
-    for made in list(_living):
-        made.reset_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+        return made
 
 
 @dataclass(frozen=True, slots=True)

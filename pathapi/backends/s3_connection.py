@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from pathapi.backends.forks import Made
 from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
 from pathapi.redaction import is_spawning, redacted, scrub, without_user
 
@@ -36,38 +36,22 @@ _OTHER_BYTES: Final = frozenset(
 """Arguments that make the answer one about another object than the URI names, or about a part of it."""
 
 
-class _Made:
-    """What was made of the settings so far; emptied in a forked child, which must not share sockets."""
-
+class _Made(Made):
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        super().__init__()
         self.client: Any = None
         self.session: Any = None
         self.origin: str | None = None
-        self.inherited: list[object] = []
-        _living.add(self)
 
-    def reset_after_fork(self) -> None:
-        self.lock = threading.Lock()
-        # Kept, not dropped: closing a TLS socket here would speak on the parent's connection.
-        self.inherited += [self.client, self.session]
-        self.client = self.session = None
+    def let_go(self) -> list[object]:
+        made, self.client, self.session = [self.client, self.session], None, None
+        return made
 
 
-_living: weakref.WeakSet[_Made] = weakref.WeakSet()
 _wrapped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 """The boto3 session around a botocore session of the user's: a second one around the same makes no S3 client."""
 _loaders: dict[str | None, Any] = {}
 """What reads and keeps the API's models, by where they are looked for beside botocore's own."""
-
-
-def _reset_after_fork() -> None:
-    for made in list(_living):
-        made.reset_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
