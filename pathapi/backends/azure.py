@@ -15,7 +15,7 @@ from casstore import Validator
 from pathapi.backend import Absent, ObjectInfo, Prefix, require_gone
 from pathapi.backends.azure_answers import (
     AzureBody,
-    Nothing,
+    NoAnswer,
     info_of_headers,
     info_of_properties,
     info_of_result,
@@ -265,7 +265,7 @@ class AzureBackend(AzureRequests):
         return self._nothing(self._head(key, conditions))
 
     def _nothing(self, info: ObjectInfo) -> AzureBody:
-        return AzureBody(Nothing(), info, 0, self._reader(info.key), uri=self._uri(info.key))
+        return AzureBody(NoAnswer(), info, 0, self._reader(info.key), uri=self._uri(info.key))
 
     def _reader(self, key: str) -> Callable[[Exception], Exception]:
         def meaning(error: Exception) -> Exception:

@@ -7,17 +7,16 @@ import binascii
 import contextlib
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from casstore import Validator, new_hasher
-from pathapi.backend import Checksum, ObjectInfo
+from pathapi.backend import Checksum, Nothing, ObjectInfo
+from pathapi.backends.headers import nanoseconds_of, parse_date
 from pathapi.exceptions import ChecksumMismatchError, CloudUnavailableError, TruncatedBodyError
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+|-1)/(\d+)")
 """Azurite answers ``bytes=0-`` of an empty object with ``bytes 0--1/0``, where Azure answers 416."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _FOLDER: Final = "hdi_isfolder"
 """Metadata of the empty blobs that stand for directories where an account has a hierarchical namespace."""
 _PIECE: Final = 1 << 20
@@ -104,27 +103,6 @@ def is_folder(metadata: Mapping[str, str] | None) -> bool:
         return False
     said = metadata.get(_FOLDER) or metadata.get(_FOLDER.capitalize()) or metadata.get(f"x-ms-meta-{_FOLDER}")
     return said is not None and said.lower() == "true"
-
-
-def nanoseconds_of(moment: datetime) -> int:
-    """Since the epoch; exact, where `datetime.timestamp` rounds."""
-    since = moment - _EPOCH
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
-
-
-def parse_date(text: str) -> datetime | None:
-    """A ``Last-Modified``; None where it is no date."""
-    with contextlib.suppress(ValueError):
-        return datetime(
-            int(text[12:16]),
-            _MONTHS.index(text[8:11]) + 1,
-            int(text[5:7]),
-            int(text[17:19]),
-            int(text[20:22]),
-            int(text[23:25]),
-            tzinfo=UTC,
-        )
-    return None
 
 
 def placed(headers: Mapping[str, str], status: int, start: int, end: int | None) -> tuple[int, int, int]:
@@ -241,17 +219,8 @@ class AzureBody:
         raise meant from error
 
 
-class Nothing:
+class NoAnswer(Nothing):
     """The response of a body that holds nothing."""
 
     def __init__(self) -> None:
         self.raw = self
-
-    def read(self, amount: int | None = None) -> bytes:
-        return b""
-
-    def readinto(self, buffer: memoryview) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass

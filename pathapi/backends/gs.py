@@ -15,12 +15,13 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import urlencode
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix, require_gone
-from pathapi.backends.gs_answers import FIELDS, GSBody, Nothing, info_of, info_of_media, placed, range_of, says_empty
+from pathapi.backend import Absent, Nothing, ObjectInfo, Prefix, require_gone
+from pathapi.backends.gs_answers import FIELDS, GSBody, info_of, info_of_media, placed, says_empty
 from pathapi.backends.gs_connection import GSConnection
 from pathapi.backends.gs_errors import Refusal, says_no_object, should_retry
 from pathapi.backends.gs_requests import Reply, Requests, batch_of_deletes
 from pathapi.backends.gs_uploads import upload
+from pathapi.backends.headers import range_of
 from pathapi.exceptions import (
     BucketNotFoundError,
     ChecksumMismatchError,

@@ -7,18 +7,18 @@ import binascii
 import contextlib
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from casstore import Validator, new_hasher
 from pathapi.backend import Checksum, ObjectInfo
+from pathapi.backends.headers import nanoseconds_of, range_of
 from pathapi.exceptions import ChecksumMismatchError, CloudUnavailableError, TruncatedBodyError
 
 FIELDS: Final = "name,generation,size,etag,updated,md5Hash,crc32c,contentType"
 """What is asked of an object's metadata."""
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def info_of(key: str, resource: Mapping[str, Any]) -> ObjectInfo:
@@ -60,7 +60,7 @@ def _nanoseconds_of(text: str | None) -> int | None:
     if not text:
         return None
     with contextlib.suppress(ValueError):
-        return _since_epoch(datetime.fromisoformat(text))
+        return nanoseconds_of(datetime.fromisoformat(text))
     return None
 
 
@@ -68,13 +68,8 @@ def _nanoseconds_of_date(text: str | None) -> int | None:
     if not text:
         return None
     with contextlib.suppress(ValueError):
-        return _since_epoch(parsedate_to_datetime(text))
+        return nanoseconds_of(parsedate_to_datetime(text))
     return None
-
-
-def _since_epoch(moment: datetime) -> int:
-    since = moment - _EPOCH
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
 
 
 def _checksums_of(stated: Mapping[str, str | None]) -> tuple[Checksum, ...]:
@@ -87,13 +82,6 @@ def _checksums_of(stated: Mapping[str, str | None]) -> tuple[Checksum, ...]:
 
 
 # --- ranges ---------------------------------------------------------------------------------------------------------
-
-
-def range_of(start: int, end: int | None) -> str | None:
-    """The ``Range`` header of ``[start, end)``; None for the whole object."""
-    if end is None:
-        return f"bytes={start}-" if start else None
-    return f"bytes={start}-{end - 1}"
 
 
 def says_empty(headers: Mapping[str, str]) -> bool:
@@ -270,13 +258,3 @@ class GSBody:
             raise ChecksumMismatchError(
                 f"the bytes received of {self._uri} do not have the {self._hashing.kind} that the server states"
             )
-
-
-class Nothing:
-    """The stream of a body that holds nothing."""
-
-    def read(self, amount: int | None = None) -> bytes:
-        return b""
-
-    def close(self) -> None:
-        pass

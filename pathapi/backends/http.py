@@ -20,21 +20,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix, delete_each
+from pathapi.backend import Absent, Nothing, ObjectInfo, Prefix, delete_each
+from pathapi.backends.headers import format_etag, parse_etag, range_of
 from pathapi.backends.http_answers import (
     can_pin,
     conditions_to_read,
     confirms,
-    format_etag,
     info_of,
     length_of,
-    parse_etag,
     placed,
-    range_of,
     size_if_unsatisfiable,
     validator_of,
 )
-from pathapi.backends.http_body import HttpBody, Nothing, spool
+from pathapi.backends.http_body import HttpBody, spool
 from pathapi.backends.http_connection import Answer, HttpConnection
 from pathapi.backends.http_errors import HttpStatusError
 from pathapi.backends.http_host import HttpHost

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from casstore import Validator
 from pathapi.backend import ObjectInfo
+from pathapi.backends.headers import format_etag, parse_etag, range_of
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 
 SECOND_NS: Final = 10**9
@@ -25,24 +26,6 @@ def target_of(key: str) -> str:
     """*key* as a request names it: what no URL may hold is escaped, escapes stay, the fragment is not sent."""
     text = _NO_ESCAPE.sub("%25", key.partition("#")[0])
     return "/" + quote(text, safe=_SAFE, errors="surrogatepass")
-
-
-def parse_etag(text: str | None) -> tuple[str | None, bool]:
-    """An ETag without quotes and weak prefix, and whether it had that prefix; None for an empty one."""
-    if text is None:
-        return None, False
-    weak = text.startswith("W/")
-    bare = text[2:] if weak else text
-    if len(bare) >= 2 and bare[0] == bare[-1] == '"':
-        bare = bare[1:-1]
-    return bare or None, weak and bool(bare)
-
-
-def format_etag(validator: Validator) -> str | None:
-    """The inverse of `parse_etag`, for a condition."""
-    if validator.etag is None:
-        return None
-    return f'{"W/" if validator.weak else ""}"{validator.etag}"'
 
 
 def parse_time(text: str | None) -> int | None:
@@ -113,13 +96,6 @@ def confirms(headers: Mapping[str, str], unless: Validator) -> bool | None:
         return etag is None or etag == unless.etag
     modified = parse_time(headers.get("Last-Modified"))
     return None if modified is None else modified == unless.mtime_ns
-
-
-def range_of(start: int, end: int | None) -> str | None:
-    """The ``Range`` header of ``[start, end)``; None for the whole object."""
-    if end is None:
-        return f"bytes={start}-" if start else None
-    return f"bytes={start}-{end - 1}"
 
 
 def length_of(headers: Mapping[str, str]) -> int | None:

@@ -92,16 +92,6 @@ class HttpBody:
             raise TruncatedBodyError(f"{self._uri} is longer than announced")
 
 
-class Nothing:
-    """The stream of a body that holds nothing."""
-
-    def read(self, amount: int = -1) -> bytes:
-        return b""
-
-    def close(self) -> None:
-        pass
-
-
 def spool(stream: Any, meaning: Callable[[Exception], Exception]) -> tuple[Any, int]:
     """All that *stream* has, and how long that is: for a body whose length the server does not tell.
 

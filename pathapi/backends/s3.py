@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix, require_gone
-from pathapi.backends.s3_answers import S3Body, format_etag, info_of, placed, range_of, says_empty
+from pathapi.backend import Absent, Nothing, ObjectInfo, Prefix, require_gone
+from pathapi.backends.headers import format_etag, range_of
+from pathapi.backends.s3_answers import S3Body, info_of, placed, says_empty
 from pathapi.backends.s3_connection import S3Connection
 from pathapi.backends.s3_deletes import CONFLICT_TRIES, delete_many, pause
 from pathapi.backends.s3_errors import answer_of, retries_of, translate
@@ -216,7 +217,7 @@ class S3Backend:
                 # cut below.
                 if not start and not conditions and says_empty(error.__cause__ or error):
                     info = ObjectInfo(key, Validator(0))
-                    return S3Body(_Nothing(), info, 0, self._reader(key), uri=self._uri(key))
+                    return S3Body(Nothing(), info, 0, self._reader(key), uri=self._uri(key))
                 if not start:
                     ranged = {}
                     continue
@@ -247,7 +248,7 @@ class S3Backend:
     def _read_nothing(self, key: str, conditions: Mapping[str, Any]) -> S3Body:
         answer = self._call("HeadObject", key, **conditions)
         info = info_of(key, answer, int(answer["ContentLength"]))
-        return S3Body(_Nothing(), info, 0, self._reader(key), uri=self._uri(key))
+        return S3Body(Nothing(), info, 0, self._reader(key), uri=self._uri(key))
 
     def _reader(self, key: str) -> Callable[[Exception], Exception]:
         def meaning(error: Exception) -> Exception:
@@ -328,19 +329,6 @@ class S3Backend:
             "endpoint": endpoint,
             "is_signed": not self.connection.no_sign_request,
         }
-
-
-class _Nothing:
-    """The stream of a body that holds nothing."""
-
-    def read(self, amount: int | None = None) -> bytes:
-        return b""
-
-    def readinto(self, buffer: memoryview) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
 
 
 _METHODS: Final = {

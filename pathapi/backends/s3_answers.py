@@ -7,40 +7,21 @@ import binascii
 import contextlib
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from casstore import Validator
 from pathapi.backend import Checksum, ObjectInfo
+from pathapi.backends.headers import nanoseconds_of, parse_etag, range_of
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 
 _MD5: Final = re.compile(r"[0-9a-fA-F]{32}")
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STATED: Final = (
     ("ChecksumSHA256", "sha256"),
     ("ChecksumSHA1", "sha1"),
     ("ChecksumCRC64NVME", "crc64nvme"),
     ("ChecksumCRC32C", "crc32c"),
 )
-
-
-def parse_etag(text: str | None) -> tuple[str | None, bool]:
-    """An ETag without quotes and weak prefix, and whether it had that prefix; None for an empty one."""
-    if text is None:
-        return None, False
-    weak = text.startswith("W/")
-    bare = text[2:] if weak else text
-    if len(bare) >= 2 and bare[0] == bare[-1] == '"':
-        bare = bare[1:-1]
-    return bare or None, weak and bool(bare)
-
-
-def format_etag(validator: Validator) -> str | None:
-    """The inverse of `parse_etag`, for a condition."""
-    if validator.etag is None:
-        return None
-    return f'{"W/" if validator.weak else ""}"{validator.etag}"'
 
 
 def info_of(key: str, answer: Mapping[str, Any], size: int, *, is_whole: bool = True) -> ObjectInfo:
@@ -59,12 +40,6 @@ def info_of(key: str, answer: Mapping[str, Any], size: int, *, is_whole: bool = 
         mtime_ns=None if modified is None else nanoseconds_of(modified),
     )
     return ObjectInfo(key, validator, _checksums_of(answer, etag, is_whole=is_whole), answer.get("ContentType"))
-
-
-def nanoseconds_of(moment: datetime) -> int:
-    """Since the epoch; exact, where `datetime.timestamp` rounds."""
-    since = moment - _EPOCH
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
 
 
 def parse_content_range(text: str | None) -> tuple[int, int, int] | None:
@@ -194,13 +169,6 @@ def says_empty(error: BaseException) -> bool:
     return bool(headers.get("content-range") == "bytes */0") or bool(
         answer.get("Error", {}).get("ActualObjectSize") == "0"
     )
-
-
-def range_of(start: int, end: int | None) -> str | None:
-    """The ``Range`` header of ``[start, end)``; None for the whole object."""
-    if end is None:
-        return f"bytes={start}-" if start else None
-    return f"bytes={start}-{end - 1}"
 
 
 def placed(answer: Mapping[str, Any], status: int, start: int, end: int | None) -> tuple[int, int, int]:

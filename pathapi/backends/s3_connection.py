@@ -12,11 +12,12 @@ import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pathapi.backends.forks import Made
+from pathapi.backends.headers import parse_date
 from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
 from pathapi.redaction import is_spawning, redacted, scrub, without_user
 
@@ -277,23 +278,12 @@ def origin_of(endpoint: str, region: str = "") -> str:
 def _parse_timestamp(value: Any) -> datetime:
     """S3's times: ``Last-Modified`` of a header, ISO 8601 of a listing; anything else as botocore reads it."""
     if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            if value.endswith(" GMT"):
-                return datetime(
-                    int(value[12:16]),
-                    _MONTHS.index(value[8:11]) + 1,
-                    int(value[5:7]),
-                    int(value[17:19]),
-                    int(value[20:22]),
-                    int(value[23:25]),
-                    tzinfo=UTC,
-                )
-            if value.endswith("Z"):
+        if value.endswith(" GMT") and (moment := parse_date(value)) is not None:
+            return moment
+        if value.endswith("Z"):
+            with contextlib.suppress(ValueError):
                 return datetime.fromisoformat(value)
     import botocore.utils
 
     parsed: datetime = botocore.utils.parse_timestamp(value)
     return parsed
-
-
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

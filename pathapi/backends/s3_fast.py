@@ -18,7 +18,8 @@ import sys
 from typing import Any, Final
 
 from casstore import Validator, new_hasher
-from pathapi.backends.s3_answers import format_etag, info_of
+from pathapi.backends.headers import format_etag
+from pathapi.backends.s3_answers import info_of
 from pathapi.backends.s3_connection import S3Connection
 from pathapi.exceptions import (
     ChecksumMismatchError,

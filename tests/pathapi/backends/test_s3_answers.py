@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from casstore import Validator
 from pathapi.backend import Checksum
-from pathapi.backends.s3_answers import format_etag, info_of, nanoseconds_of, parse_content_range, parse_etag, placed
+from pathapi.backends.headers import format_etag, nanoseconds_of, parse_etag
+from pathapi.backends.s3_answers import info_of, parse_content_range, placed
 from pathapi.backends.s3_connection import _parse_timestamp
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 
