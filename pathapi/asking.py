@@ -143,6 +143,15 @@ class AskingPath(LexicalPath):
         except CloudPathFileNotFoundError as error:
             raise self._explain_missing(error) from error
 
+    def _open_identified(self, freshness: FreshnessArg, *, settles: bool = True) -> Stored:
+        """The object as some version. An empty one may come without; asked again as what is held, it comes with one."""
+        reader = self.client.reader
+        stored = reader.open(self._ask(freshness, None, None, settles=settles))
+        if stored.validator is None or stored.validator.identifies:
+            return stored
+        os.close(stored.descriptor)
+        return reader.open(self._ask(ALWAYS, None, None, settles=settles))
+
     def _hold(self) -> Claim | None:
         """What keeps the entry where the client's mode lets it go: held by a file, or by this path."""
         client = self.client

@@ -28,6 +28,10 @@ class Checksum:
     value: str
 
 
+COMPARABLE: Final = frozenset(("md5", "etag-md5", "sha1", "sha256"))
+"""Kinds of checksums that held bytes can be compared with: those that `casstore.new_hasher` makes."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """What one response said of one object; *validator* carries ETag, version, size and mtime.

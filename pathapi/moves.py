@@ -177,13 +177,8 @@ class MovingPath(WritingPath):
     @contextmanager
     def _open_version(self, freshness: FreshnessArg = None, *, moves: bool) -> Iterator[Stored]:
         """One version's bytes; what *moves* is asked for now, whatever the policy."""
-        reader = self.client.reader
-        stored = reader.open(self._ask(ALWAYS if moves else freshness, None, None))
+        stored = self._open_identified(ALWAYS) if moves else self.client.reader.open(self._ask(freshness, None, None))
         try:
-            if moves and stored.validator is not None and not stored.validator.identifies:
-                # An empty object may come without a version; asked again as what is held, it comes with one.
-                os.close(stored.descriptor)
-                stored = reader.open(self._ask(ALWAYS, None, None))
             yield stored
         finally:
             os.close(stored.descriptor)
@@ -191,13 +186,13 @@ class MovingPath(WritingPath):
     # --- from this machine --------------------------------------------------------------------------------------------
 
     def _upload(self, path: str, force: bool | None) -> None:
-        from pathapi.moving import locked
+        from pathapi.moving import forced_of, locked
         from pathapi.uploading import Base
         from pathapi.uploads import upload_file
 
         at = self._target()
         over = self._over(force)
-        with locked(at, forced=at if over.expect is None else None):
+        with locked(at, forced=forced_of(at, over)):
             if over.guessed and over.expect is ABSENT and os.stat(path).st_size >= ASK_FROM:
                 there = head_or_none(at.backend, self.uri.key)
                 over = Base(ABSENT if there is None else there.validator)

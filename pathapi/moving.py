@@ -62,7 +62,8 @@ def locked(*changes: Target, forced: Target | None = None) -> Iterator[None]:
         yield
 
 
-def _forced(target: Target, over: Base) -> Target | None:
+def forced_of(target: Target, over: Base) -> Target | None:
+    """*target*, if it is to be overwritten whatever it is: what `locked` wants to know."""
     return target if over.expect is None else None
 
 
@@ -158,7 +159,7 @@ def _copy(source: Target, target: Target, seen: Seen, over: Base) -> tuple[Objec
             return backend.copy(source.object_key, target_key, expect=seen.version, over=expect), seen
         except VersionMismatchError as error:
             now = head_or_none(backend, target_key) if expect is not None else None
-            if attempt and now is not None and _agree(now, seen.info):
+            if attempt and now is not None and agree(now, seen.info):
                 return now, seen  # done, and the answer lost
             state = ABSENT if now is None else now.validator
             if expect is None or _is_same(state, expect):
@@ -189,7 +190,7 @@ def _is_same(one: Validator | Absent, other: Validator | Absent) -> bool:
     return one.same_version(other)
 
 
-def _agree(one: ObjectInfo, other: ObjectInfo) -> bool:
+def agree(one: ObjectInfo, other: ObjectInfo) -> bool:
     """Whether what the provider states of both says that they are the same bytes."""
     stated = {checksum.kind: checksum.value for checksum in other.checksums}
     return one.size == other.size and any(stated.get(item.kind) == item.value for item in one.checksums)
@@ -197,7 +198,7 @@ def _agree(one: ObjectInfo, other: ObjectInfo) -> bool:
 
 def _require_good(target: Target, copied: ObjectInfo, source: ObjectInfo) -> None:
     """Raise unless the copy is known to be whole: by a checksum, else by the size that the server states of it."""
-    if _agree(copied, source):
+    if agree(copied, source):
         return
     stated = {checksum.kind: checksum.value for checksum in source.checksums if checksum.kind != "etag-md5"}
     if any(stated.get(item.kind, item.value) != item.value for item in copied.checksums):
@@ -235,7 +236,7 @@ def upload(target: Target, source: int, base: Base, check: Callable[[], object] 
 
 def copy(source: Target, target: Target, listed: ObjectInfo | None, over: Base) -> None:
     """Copy on the server; *listed* is what a listing said of the source. Raises as `copy_on_server` does."""
-    with locked(target, forced=_forced(target, over)):
+    with locked(target, forced=forced_of(target, over)):
         copy_on_server(source, target, see(source, listed), over)
 
 
@@ -245,7 +246,7 @@ def rename(source: Target, target: Target, listed: ObjectInfo | None, over: Base
     Raises CloudPathFileNotFoundError, and OverwriteNewerCloudError where the target was changed meanwhile (nothing is
     done then) or the source was (it stays then, beside the copy of the version before).
     """
-    with locked(source, target, forced=_forced(target, over)):
+    with locked(source, target, forced=forced_of(target, over)):
         twin = _twin(source, target)
         seen = see(source, listed if twin is None else None)
         _require_two(source, target, twin, seen.version)
@@ -260,10 +261,10 @@ def copy_through(source: Target, target: Target, stored: Stored, over: Base, *, 
     version = stored.validator
     assert version is not None
     if not moves:
-        with locked(target, forced=_forced(target, over)):
+        with locked(target, forced=forced_of(target, over)):
             upload(target, stored.descriptor, over)
         return
-    with locked(source, target, forced=_forced(target, over)):
+    with locked(source, target, forced=forced_of(target, over)):
         twin = _twin(source, target)
         _require_two(source, target, twin, version)
         upload(target, stored.descriptor, twin or over)

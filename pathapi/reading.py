@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final, cast
 
 from casstore import Cache, Digest, Entry, Fill, Flight, Key, Moment, Noted, Stated, Stored, Validator, without_storing
-from pathapi.backend import Backend, Body, ObjectInfo
+from pathapi.backend import COMPARABLE, Backend, Body, ObjectInfo
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathException,
@@ -44,8 +44,6 @@ UNREAD_FROM: Final = 8 << 20
 
 _REFRESH_NS: Final = 60 * 10**9
 """How old a validation must be before a 304 under ``always`` is worth writing down."""
-
-_LINKABLE: Final = frozenset(("md5", "etag-md5", "sha1", "sha256"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +373,7 @@ class Reader:
         if info is None or not info.size or self._dedup == "off" or key.origin.startswith("http"):
             return []
         scope = key.origin if self._dedup == "origin" else ""
-        return [Stated(scope, c.kind, c.value, info.size) for c in info.checksums if c.kind in _LINKABLE]
+        return [Stated(scope, c.kind, c.value, info.size) for c in info.checksums if c.kind in COMPARABLE]
 
 
 def _is_unchanged(one: Validator, other: Validator) -> bool:

@@ -26,7 +26,7 @@ from pathapi.exceptions import (
 )
 from pathapi.leaves import Ignore, Leaf, check_names, leave_out, leaves_of
 from pathapi.moves import ASK_FROM, MovingPath
-from pathapi.moving import copy, copy_through, delete_moved, locked, rename
+from pathapi.moving import agree, copy, copy_through, delete_moved, forced_of, locked, rename
 from pathapi.progress import Tell
 from pathapi.uploading import Base, Target, has_stated_bytes, send, warn_of_conditions
 from pathapi.uploads import files_below, has_arrived, upload_file
@@ -143,10 +143,6 @@ class _There:
         return act(Base(ABSENT if there is None else there.validator, guessed=is_guess), there)
 
 
-def _forced_of(target: Target, over: Base) -> Target | None:
-    return target if over.expect is None else None
-
-
 # --- inside a cloud, and from one to another --------------------------------------------------------------------------
 
 
@@ -240,17 +236,12 @@ def _copy_on_server(leaf: Leaf, target: Target, there: _There, *, moves: bool) -
     source = leaf.path._target()  # noqa: SLF001 (one of us)
 
     def act(over: Base, known: ObjectInfo | None) -> bool:
-        if known is not None and not moves and _is_copy(known, leaf.info):
+        if known is not None and not moves and agree(known, leaf.info):
             return True
         (rename if moves else copy)(source, target, None if leaf.info.is_named_only else leaf.info, over)
         return False
 
     return there.put(leaf.name, act)
-
-
-def _is_copy(one: ObjectInfo, other: ObjectInfo) -> bool:
-    stated = {checksum.kind: checksum.value for checksum in other.checksums}
-    return one.size == other.size and any(stated.get(item.kind) == item.value for item in one.checksums)
 
 
 def _copy_through(leaf: Leaf, target: Target, there: _There, *, moves: bool) -> bool:
@@ -284,7 +275,7 @@ def upload(root: MovingPath, directory: str, order: Order) -> None:
         at = root._at_key(prefix + file.name)._target()  # noqa: SLF001
 
         def act(over: Base, known: ObjectInfo | None) -> bool:
-            with locked(at, forced=_forced_of(at, over)):
+            with locked(at, forced=forced_of(at, over)):
                 if known is not None and has_arrived(at, file.path, known):
                     return True
                 upload_file(at, file.path, over)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from casstore import Condition, Entry, Key, PendingWrite, Staging, Validator, new_hasher
-from pathapi.backend import ABSENT, Absent, Backend, ObjectInfo, head_or_none
+from pathapi.backend import ABSENT, COMPARABLE, Absent, Backend, ObjectInfo, head_or_none
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pathapi.client import Client
 
 _PIECE: Final = 1 << 20
-_COMPARABLE: Final = frozenset(("md5", "etag-md5", "sha1", "sha256"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +245,7 @@ def find_arrived(target: Target, staging: Staging) -> ObjectInfo | None:
 def has_stated_bytes(info: ObjectInfo, descriptor: int) -> bool:
     """Whether an open file has a hash that the provider states of the object; False where it states none of all."""
     for checksum in info.checksums:
-        if checksum.kind in _COMPARABLE:
+        if checksum.kind in COMPARABLE:
             hasher, offset = new_hasher(checksum.kind.removeprefix("etag-")), 0
             while piece := os.pread(descriptor, _PIECE, offset):
                 hasher.update(piece)

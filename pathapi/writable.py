@@ -102,18 +102,12 @@ class WritingPath(ListingPath):
 
     def _start_content(self, kind: str, freshness: FreshnessArg) -> Stored | None:
         """What is added to: its version is the base."""
-        reader = self.client.reader
         try:
-            stored = reader.open(self._ask(freshness, None, None, settles=False))
-            if stored.validator is not None and not stored.validator.identifies:
-                # An empty object may come without a version; asked again as what is held, it comes with one.
-                os.close(stored.descriptor)
-                stored = reader.open(self._ask(ALWAYS, None, None, settles=False))
+            return self._open_identified(freshness, settles=False)
         except CloudPathFileNotFoundError as error:
             if kind == "r":
                 raise self._explain_missing(error) from error
             return None
-        return stored
 
     @staticmethod
     def _start_with(upload: Upload, stored: Stored) -> None:
