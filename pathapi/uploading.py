@@ -174,8 +174,8 @@ def _write(target: Target, staging: Staging, expect: Validator | Absent | None) 
     guess = target.client.content_type_method
     content_type = guess(target.object_key)[0] if guess is not None else None
     # A position of its own: the staging file's may be shared with whoever wrote it.
-    with _Source(staging.descriptor) as source:
-        return target.backend.write(target.object_key, source, staging.size, expect=expect, content_type=content_type)
+    source: Any = _Source(staging.descriptor)
+    return target.backend.write(target.object_key, source, staging.size, expect=expect, content_type=content_type)
 
 
 class _Source:
@@ -207,12 +207,6 @@ class _Source:
     def tell(self) -> int:
         """Where the next read begins."""
         return self._at
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
 
 
 def find_arrived(target: Target, staging: Staging) -> ObjectInfo | None:
