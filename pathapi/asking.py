@@ -9,13 +9,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from casstore import Key, Stored
-from pathapi.backend import ObjectInfo, head_or_none
+from pathapi.backend import HasUrls, ObjectInfo, head_or_none
 from pathapi.claims import Claim
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
     CloudPathIsADirectoryError,
+    CloudPathNotImplementedError,
+    InvalidUriError,
     NoStatError,
 )
 from pathapi.freshness import ALWAYS, Freshness
@@ -254,6 +256,23 @@ class AskingPath(LexicalPath):
         if info is None:
             raise CloudPathFileNotFoundError(f"{self._shown} does not exist")
         return info.validator.etag or ""
+
+    def as_url(self, presign: bool = False, expire_seconds: int = 3600) -> str:
+        """The object's ``https://`` URL at the client's endpoint; with *presign*, one by which whoever has it may GET
+        the object for *expire_seconds*. Nobody looks whether there is such an object.
+
+        Raises `MissingCredentialsError` where there is nothing to sign with, `CloudPathNotImplementedError` where the
+        cloud has no signed URLs, `InvalidConfigurationException` for a time that it takes no signature for.
+        """
+        uri = self.uri
+        if not uri.bucket and self.cloud_prefix != "file://":
+            raise InvalidUriError(f"{self._shown} names no bucket")
+        if presign and not uri.key:
+            raise CloudPathIsADirectoryError(f"{self._shown} is a bucket, not an object")
+        backend: object = self.client.backend(uri.bucket)
+        if not isinstance(backend, HasUrls):
+            raise CloudPathNotImplementedError(f"{self._shown}: its backend knows no URLs")
+        return backend.signed_url(uri.key, expire_seconds) if presign else backend.url(uri.key)
 
 
 def _telling(listed: Listed | None) -> Listed | None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol, runtime_checkable
 
 from casstore import Validator
-from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
+from pathapi.exceptions import CloudPathFileNotFoundError, InvalidConfigurationException, VersionMismatchError
+
+WEEK: Final = 604_800
+"""Seconds that a signed URL holds at most, by the rules of S3 and of Google."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,33 @@ class Backend(Protocol):
         the ones that were left alone.
         """
         ...
+
+
+@runtime_checkable
+class HasUrls(Protocol):
+    """What a backend may have beside the six calls: URLs of its objects, for programs that know no cloud."""
+
+    def url(self, key: str) -> str:
+        """Where the object is asked for by HTTP, quoted, without any login; sends nothing. The bucket's for no key."""
+        ...
+
+    def signed_url(self, key: str, seconds: int) -> str:
+        """A URL by which whoever has it may GET the object for so long. It is a secret, and in no message.
+
+        Raises InvalidConfigurationException for a time that cannot be, before anything else; `MissingCredentialsError`
+        where there is nothing to sign with, `CloudPathNotImplementedError` where no signature would do.
+        """
+        ...
+
+
+def check_expiry(seconds: object, most: int | None = None) -> None:
+    """Raise InvalidConfigurationException unless *seconds* is a time for which a URL can be signed."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds <= 0:
+        raise InvalidConfigurationException(f"expire_seconds is a positive whole number, not {seconds!r}")
+    if most is not None and seconds > most:
+        raise InvalidConfigurationException(
+            f"expire_seconds={seconds} is too long: a URL of this cloud is signed for {most} seconds at most"
+        )
 
 
 def head_or_none(backend: Backend, key: str) -> ObjectInfo | None:

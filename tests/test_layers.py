@@ -50,11 +50,12 @@ LAYERS = {
         bars crew enums uri
         backend backends.__init__ registry
         globbing backends.file_writes backends.forks backends.headers
-        backends.azure_errors backends.gs_errors backends.s3_errors
+        backends.s3_urls backends.azure_errors backends.gs_errors backends.s3_errors
         backends.file_status backends.azure_answers backends.gs_answers backends.gs_connection
         backends.s3_answers backends.s3_connection backends.s3_deletes backends.s3_parts
         backends.file_body backends.azure_blocks backends.azure_connection backends.gs_requests backends.s3_fast
-        backends.azure_requests backends.gs_uploads
+        backends.azure_requests backends.gs_uploads backends.gs_urls
+        backends.azure_urls
         backends.http_answers backends.http_body backends.http_errors backends.http_logins
         backends.http_connection
         backends.http_host

@@ -25,7 +25,8 @@ from pathapi.backends.azure_answers import (
 from pathapi.backends.azure_blocks import THRESHOLD, upload_in_blocks
 from pathapi.backends.azure_connection import AzureConnection, Login
 from pathapi.backends.azure_errors import answer_of, translate, translate_answer
-from pathapi.backends.azure_requests import Answered, AzureRequests, condition_of
+from pathapi.backends.azure_requests import Answered, condition_of
+from pathapi.backends.azure_urls import AzureUrls
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
@@ -47,7 +48,7 @@ _COPY_POLLS: Final = (0.1, 5.0)
 """Seconds between two looks at a copy: at first, and at most."""
 
 
-class AzureBackend(AzureRequests):
+class AzureBackend(AzureUrls):
     """One container; see `pathapi.backend.Backend`."""
 
     def head(self, key: str) -> ObjectInfo:

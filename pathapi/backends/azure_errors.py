@@ -186,6 +186,7 @@ PERMISSIONS: Final = {
     "Put Block": "to write blobs (Storage Blob Data Contributor; a SAS with w)",
     "Put Block List": "to write blobs (Storage Blob Data Contributor; a SAS with w)",
     "Copy Blob": "to read the source and write the target (Storage Blob Data Contributor; a SAS with r and w)",
+    "Get User Delegation Key": "to sign URLs (Storage Blob Delegator, or Storage Blob Data Reader)",
     "Delete Blob": "to delete blobs (Storage Blob Data Contributor; a SAS with d)",
 }
 

@@ -25,6 +25,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Final
+from urllib.parse import quote
 
 from casstore import Validator
 from pathapi.backend import Absent, ObjectInfo, Prefix, delete_each
@@ -54,6 +55,7 @@ from pathapi.exceptions import (
     CloudPathFileNotFoundError,
     CloudPathIsADirectoryError,
     CloudPathNotADirectoryError,
+    CloudPathNotImplementedError,
     CloudPathPermissionError,
     InvalidUriError,
     TruncatedBodyError,
@@ -193,6 +195,12 @@ class FileBackend:
                 raise translated(error, uri) from error
             if expect is not None:
                 raise mismatch(uri, expect) from error
+
+    def url(self, key: str) -> str:
+        return f"file:///{quote(os.fsencode(self._base.lstrip('/') + key), safe='/~:')}"
+
+    def signed_url(self, key: str, seconds: int) -> str:
+        raise CloudPathNotImplementedError(f"{self._uri(key)}: files have no signed URLs; as_url() names the file")
 
     # --- keys and paths --------------------------------------------------------------------------------------------
 

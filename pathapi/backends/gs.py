@@ -21,6 +21,7 @@ from pathapi.backends.gs_connection import GSConnection
 from pathapi.backends.gs_errors import Refusal, says_no_object, should_retry
 from pathapi.backends.gs_requests import Reply, Requests, batch_of_deletes
 from pathapi.backends.gs_uploads import upload
+from pathapi.backends.gs_urls import signed_url_of, url_of
 from pathapi.backends.headers import range_of
 from pathapi.exceptions import (
     BucketNotFoundError,
@@ -189,6 +190,12 @@ class GSBackend:
         for begin in range(0, len(keys), BATCH):
             refused += self._delete_batch(keys[begin : begin + BATCH], versions or {})
         require_gone(self, refused)
+
+    def url(self, key: str) -> str:
+        return url_of(self._requests, key)
+
+    def signed_url(self, key: str, seconds: int) -> str:
+        return signed_url_of(self._requests, key, seconds)
 
     def _delete(self, key: str, expect: Validator | None) -> None:
         conditions = self._conditions(key, expect)

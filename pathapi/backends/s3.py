@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, Nothing, ObjectInfo, Prefix, require_gone
+from pathapi.backend import WEEK, Absent, Nothing, ObjectInfo, Prefix, check_expiry, require_gone
 from pathapi.backends.headers import format_etag, range_of
 from pathapi.backends.s3_answers import S3Body, info_of, placed, says_empty
 from pathapi.backends.s3_connection import S3Connection
@@ -20,10 +20,12 @@ from pathapi.backends.s3_deletes import CONFLICT_TRIES, delete_many, pause
 from pathapi.backends.s3_errors import answer_of, retries_of, translate
 from pathapi.backends.s3_fast import FastBody, FastReads, fast_reads
 from pathapi.backends.s3_parts import copy_in_parts, part_size_of, threshold_of, upload_in_parts
+from pathapi.backends.s3_urls import signed_url_of, url_of
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
     CloudPathNotImplementedError,
+    MissingCredentialsError,
     TruncatedBodyError,
     VersionMismatchError,
 )
@@ -194,6 +196,26 @@ class S3Backend:
         conditions = {key: self._write_conditions(key, (versions or {}).get(key)) for key in keys}
         refused = delete_many(self._call, self._where, keys, conditions)
         require_gone(self, refused)
+
+    def url(self, key: str) -> str:
+        return self._tell(key, lambda: url_of(self.connection.unsigned, self._bucket, key, self._uri(key)))
+
+    def signed_url(self, key: str, seconds: int) -> str:
+        check_expiry(seconds, WEEK)
+        uri, extra = self._uri(key), self._extra_of("GetObject")
+        if self.connection.no_sign_request:
+            raise MissingCredentialsError(f"no URL of {uri} can be signed under no_sign_request=True: log in instead")
+        client = self.connection.client
+        return self._tell(key, lambda: signed_url_of(client, self._bucket, key, uri, seconds, extra))
+
+    def _tell(self, key: str, make: Callable[[], str]) -> str:
+        try:
+            return make()
+        except Exception as error:
+            meant = self._reader(key)(error)
+            if meant is error:
+                raise
+            raise meant from error
 
     def _fast_reads(self) -> FastReads | None:
         if not self._looked_for_fast:

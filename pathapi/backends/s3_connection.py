@@ -11,13 +11,14 @@ import functools
 import os
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pathapi.backends.forks import Made
 from pathapi.backends.headers import parse_date
+from pathapi.backends.s3_urls import prepare_urls
 from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
 from pathapi.redaction import is_spawning, redacted, scrub, without_user
 
@@ -42,10 +43,12 @@ class _Made(Made):
         super().__init__()
         self.client: Any = None
         self.session: Any = None
+        self.unsigned: Any = None
         self.origin: str | None = None
 
     def let_go(self) -> list[object]:
-        made, self.client, self.session = [self.client, self.session], None, None
+        made = [self.client, self.session, self.unsigned]
+        self.client = self.session = self.unsigned = None
         return made
 
 
@@ -129,6 +132,16 @@ class S3Connection:
         """The boto3 session behind `client`."""
         session = self._made.session
         return session if session is not None else self._make()[0]
+
+    @property
+    def unsigned(self) -> Any:
+        """A client of the same settings that signs nothing: what it makes are plain URLs, and needs no credentials."""
+        if self.no_sign_request:
+            return self.client
+        if self._made.unsigned is None:
+            like = replace(self, no_sign_request=True, boto3_session=self.session)
+            self._made.unsigned = like.client
+        return self._made.unsigned
 
     @property
     def origin(self) -> str:
@@ -231,7 +244,10 @@ class S3Connection:
         client = make(endpoint_url=self.endpoint_url)
         # One that came from the environment or a file: botocore quotes it in its errors.
         endpoint = checked_endpoint(client.meta.endpoint_url)
-        return client if endpoint == client.meta.endpoint_url else make(endpoint_url=endpoint)
+        if endpoint != client.meta.endpoint_url:
+            client = make(endpoint_url=endpoint)
+        prepare_urls(client)
+        return client
 
 
 def checked_endpoint(endpoint: str) -> str:

@@ -70,7 +70,10 @@ class AzureServer:
 
 @contextlib.contextmanager
 def azurite(*arguments: str) -> Iterator[AzureServer]:
-    """An Azurite that keeps everything in memory, or the server that the environment names. Raises ServerStartError."""
+    """An Azurite that keeps everything in memory, or the server that the environment names. Raises ServerStartError.
+
+    With *arguments* always one of our own; ``--cert`` (and ``--key``) make it speak TLS.
+    """
     external = os.environ.get(_EXTERNAL_VARIABLE)
     if external and not arguments:
         yield _external(external)
@@ -80,7 +83,8 @@ def azurite(*arguments: str) -> Iterator[AzureServer]:
         directory = Path(tempfile.mkdtemp(prefix="casstore-azurite-"))
         (port,) = free_ports(1)
         process = _supervise(directory, [*command, *_options(port), *arguments], _environment(directory), leftovers=[])
-        server = AzureServer(f"http://127.0.0.1:{port}", ACCOUNT, KEY, "azurite")
+        scheme = "https" if "--cert" in arguments else "http"
+        server = AzureServer(f"{scheme}://127.0.0.1:{port}", ACCOUNT, KEY, "azurite")
         try:
             _await_answer(server, process, directory)
         except BaseException as error:
