@@ -191,14 +191,16 @@ class AskingPath(LexicalPath):
                 return None if entry is None else ObjectInfo(uri.key, entry.validator)
         return head_or_none(client.backend(uri.bucket), uri.key)
 
-    def _stated(self, kind: str) -> str | None:
+    def _stated(self, kind: str, *, by_listing: bool = True) -> str | None:
         """The object's checksum of that kind as the cloud states it, in hex; None where it states none, or may not be
-        asked. Raises FileNotFoundError.
+        asked. What a listing says of it counts where *by_listing*. Raises FileNotFoundError.
         """
         client, uri = self.client, self.uri
-        policy, info = client.policy.of(self._text), self._head()
-        if info is not None and not info.checksums and policy.asks and policy is not ALWAYS:
-            info = head_or_none(client.backend(uri.bucket), uri.key)  # it was an entry, which keeps no checksums
+        policy = client.policy.of(self._text)
+        info = self._head() if by_listing or not policy.asks else None
+        is_entry = info is not None and not info.checksums and policy is not ALWAYS  # which keeps no checksums
+        if policy.asks and (is_entry or not by_listing) and uri.key:
+            info = head_or_none(client.backend(uri.bucket), uri.key)
         if info is None:
             raise CloudPathFileNotFoundError(f"{self._shown} does not exist")
         return next((checksum.value for checksum in info.checksums if checksum.kind == kind), None)

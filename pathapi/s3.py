@@ -13,6 +13,9 @@ from pathapi.registry import register_client_class, register_path_class
 _SECRETS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 _PLAIN = ("no_sign_request", "profile_name", "endpoint_url", "addressing_style", "region", "boto3_transfer_config")
 
+_DIRECTORY_BUCKET = "--x-s3"
+"""The end of the names of S3 Express's buckets, whose ETags are drawn."""
+
 
 @register_path_class("s3")
 class S3Path(CloudPath):
@@ -20,6 +23,16 @@ class S3Path(CloudPath):
 
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "s3://"
+
+    @property
+    def md5(self) -> str | None:
+        """The MD5 of the object's bytes, in hex, where its ETag is that: of what was uploaded in one part, and is not
+        encrypted by KMS or a customer's key. None elsewhere, and where S3 may not be asked.
+
+        One HEAD, for a listing does not tell how an object is encrypted. Raises FileNotFoundError.
+        """
+        stated = self._stated("etag-md5", by_listing=False)
+        return None if self.uri.bucket.endswith(_DIRECTORY_BUCKET) else stated
 
 
 @register_client_class("s3")
