@@ -335,8 +335,10 @@ class S3Backend:
         known = self._extra.get(operation)
         if known is None:
             members = self.connection.client.meta.service_model.operation_model(operation).input_shape.members
-            known = {name: value for name, value in self.connection.extra_args.items() if name in members}
-            self._extra[operation] = known
+            # What is read of a source is opened by the same key, unless that has one of its own.
+            keys = {name: value for name, value in self.connection.extra_args.items() if "SSECustomer" in name}
+            given = {f"CopySource{name}": value for name, value in keys.items()} | dict(self.connection.extra_args)
+            known = self._extra[operation] = {name: value for name, value in given.items() if name in members}
         return known
 
     def _uri(self, key: str) -> str:
