@@ -53,7 +53,8 @@ class AzureBlobClient(Client[AzureBlobPath]):
     (an account key, a SAS, a token credential of azure-identity); alone it reads public containers. A
     *blob_service_client* or *data_lake_client* of your own is used as it is. Without any of them:
     ``AZURE_STORAGE_CONNECTION_STRING``, then ``AZURE_STORAGE_ACCOUNT_URL`` with azure-identity's default credentials.
-    The rest is `pathapi.client.Client`'s.
+    *standard_blob_tier* (``Cool``, or the SDK's `StandardBlobTier`) is that of every blob that is written or copied;
+    else the account's. The rest is `pathapi.client.Client`'s.
     """
 
     path_class: ClassVar[type] = AzureBlobPath
@@ -68,6 +69,8 @@ class AzureBlobClient(Client[AzureBlobPath]):
         file_cache_mode: Any = None,
         local_cache_dir: Any = None,
         content_type_method: Any = Client.__init__.__defaults__[2],  # type: ignore[index]
+        *,
+        standard_blob_tier: Any = None,
         **habits: Any,
     ) -> None:
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **habits)
@@ -77,6 +80,7 @@ class AzureBlobClient(Client[AzureBlobPath]):
             connection_string=connection_string,
             blob_service_client=blob_service_client,
             data_lake_client=data_lake_client,
+            standard_blob_tier=getattr(standard_blob_tier, "value", standard_blob_tier),
         )
 
     def AzureBlobPath(self, cloud_path: str | AzureBlobPath, *parts: str) -> AzureBlobPath:  # noqa: N802 (as users know it)
@@ -99,10 +103,12 @@ class AzureBlobClient(Client[AzureBlobPath]):
         return self.connection.origin
 
     def _make_backend(self, bucket: str) -> Backend:
+        self.connection.tier  # noqa: B018 (one that does not exist is told before anything is written)
         return AzureBackend(self.connection, bucket)
 
     def _settings(self) -> dict[str, Any]:
-        return self.connection.plain_settings()
+        tier = self.connection.standard_blob_tier
+        return self.connection.plain_settings() | ({"standard_blob_tier": tier} if tier else {})
 
     def _secrets(self) -> dict[str, Any]:
         return self.connection.secrets()

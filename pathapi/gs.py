@@ -59,7 +59,8 @@ class GSClient(Client[GSPath]):
     Without arguments, credentials are what google-auth finds (``GOOGLE_APPLICATION_CREDENTIALS``, gcloud's, the
     machine's); where it finds none, requests are anonymous, as public buckets allow. *endpoint_url* (else
     ``STORAGE_EMULATOR_HOST``) names another server of the protocol; it gets only credentials that are given here.
-    *timeout* and *retry* apply to every request. *download_chunks_concurrently_kwargs* is taken for cloudpathlib's
+    *timeout* and *retry* apply to every request. *storage_class* (``NEARLINE``) is that of every object that is written
+    or copied; else the bucket's. *download_chunks_concurrently_kwargs* is taken for cloudpathlib's
     sake: large objects are read in parallel parts anyway. The rest is `pathapi.client.Client`'s.
     """
 
@@ -79,6 +80,7 @@ class GSClient(Client[GSPath]):
         retry: Any = None,
         *,
         endpoint_url: str | None = None,
+        storage_class: str | None = None,
         **habits: Any,
     ) -> None:
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **habits)
@@ -91,6 +93,7 @@ class GSClient(Client[GSPath]):
             endpoint_url=endpoint_url,
             timeout=timeout,
             retry=retry,
+            storage_class=storage_class,
         )
 
     def GSPath(self, cloud_path: str | GSPath, *parts: str) -> GSPath:  # noqa: N802 (the name users know)
@@ -116,6 +119,7 @@ class GSClient(Client[GSPath]):
             "application_credentials": connection.application_credentials,
             "project": connection.project,
             "endpoint_url": connection.endpoint_url,
+            "storage_class": connection.storage_class,
             "timeout": connection.timeout,
             "retry": connection.plain_retry,
             "download_chunks_concurrently_kwargs": self.download_chunks_concurrently_kwargs,

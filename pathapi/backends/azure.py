@@ -96,8 +96,9 @@ class AzureBackend(AzureUrls):
         conditions = self._write_conditions(key, expect)
 
         def call(operation: str, method: str, *arguments: Any, md5: bytes | None = None, **options: Any) -> Any:
-            if "content_type" in options:
+            if "content_type" in options:  # of the two that make the blob
                 options["content_settings"] = self._settings(options.pop("content_type"), md5)
+                options |= self._tiered()
             return self._call(operation, key, getattr(self._blob(key), method), *arguments, expect=expect, **options)
 
         if size < THRESHOLD:
@@ -163,7 +164,8 @@ class AzureBackend(AzureUrls):
         # account this one is done when it answers, but for rare cases.
         blob = self._blob(target)
         try:
-            answer = self._call("Copy Blob", source, blob.start_copy_from_url, self._blob(source).url, **conditions)
+            options = {**conditions, **self._tiered()}
+            answer = self._call("Copy Blob", source, blob.start_copy_from_url, self._blob(source).url, **options)
         except CloudPathFileNotFoundError as error:
             if not isinstance(over, Validator) or type(error) is not CloudPathFileNotFoundError:
                 raise

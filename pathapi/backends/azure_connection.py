@@ -28,6 +28,7 @@ _LONGEST_BACKOFF: Final = 8.0
 """Seconds; the SDK's own begin at 15."""
 _CONNECTION_STRING: Final = "AZURE_STORAGE_CONNECTION_STRING"
 _ACCOUNT_URL: Final = "AZURE_STORAGE_ACCOUNT_URL"
+_NEEDS: Final = "az:// needs azure-storage-blob: pip install 'casstore[azure]'"
 _HELP: Final = (
     "give the client a connection_string, or an account_url and a credential (an account_url alone reads public "
     f"containers), or set {_CONNECTION_STRING}, or {_ACCOUNT_URL} with azure-identity installed"
@@ -79,7 +80,8 @@ class AzureConnection:
     A pickle carries the account, and no secret unless it is for a child that multiprocessing is starting: what it gives
     back looks for credentials in the environment. Of several arguments the first wins: *blob_service_client*,
     *data_lake_client*, *connection_string*, *account_url* (alone, or with a SAS in it, or with *credential*: an account
-    key, a SAS, a token credential). Without any, the environment. Timeouts in seconds.
+    key, a SAS, a token credential). Without any, the environment. *standard_blob_tier* is that of every blob that is
+    made, else the account's. Timeouts in seconds.
     """
 
     account_url: str | None = field(default=None, repr=False)
@@ -89,6 +91,7 @@ class AzureConnection:
     data_lake_client: Any = field(default=None, repr=False)
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
+    standard_blob_tier: str | None = None
     _made: _Made = field(default_factory=_Made, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,6 +132,21 @@ class AzureConnection:
     def service_client(self) -> Any:
         """The SDK's `BlobServiceClient`, made once per process."""
         return self._made.service or self._make()
+
+    @property
+    def tier(self) -> Any:
+        """*standard_blob_tier* as the SDK has it, or None. Raises InvalidConfigurationException where it knows none."""
+        if self.standard_blob_tier is None:
+            return None
+        try:
+            from azure.storage.blob import StandardBlobTier
+        except ImportError as error:
+            raise MissingDependenciesError(_NEEDS) from error
+        for tier in StandardBlobTier:
+            if tier.value.lower() == self.standard_blob_tier.lower():
+                return tier
+        known = ", ".join(repr(tier.value) for tier in StandardBlobTier)
+        raise InvalidConfigurationException(f"standard_blob_tier is one of {known}, not {self.standard_blob_tier!r}")
 
     @property
     def data_lake(self) -> Any:
@@ -217,7 +235,7 @@ class AzureConnection:
             import requests
             from azure.core.pipeline.transport import RequestsTransport
         except ImportError as error:
-            raise MissingDependenciesError("az:// needs azure-storage-blob: pip install 'casstore[azure]'") from error
+            raise MissingDependenciesError(_NEEDS) from error
 
         class Retry(sdk.ExponentialRetry):
             """The SDK's, with waits of our own."""

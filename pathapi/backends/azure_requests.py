@@ -50,6 +50,11 @@ class AzureRequests:
 
         return ContentSettings(content_type=content_type, content_md5=None if md5 is None else bytearray(md5))
 
+    def _tiered(self) -> dict[str, Any]:
+        """What a request that makes a blob says of its tier."""
+        tier = self.connection.tier
+        return {} if tier is None else {"standard_blob_tier": tier}
+
     def _container(self) -> Any:
         service, made = self.connection.service_client, self._made
         if made is None or made[0] is not service:

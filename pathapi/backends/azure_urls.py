@@ -31,9 +31,9 @@ class AzureUrls(AzureRequests):
             expiry = datetime.now(UTC) + timedelta(seconds=seconds)
         except OverflowError as error:
             raise InvalidConfigurationException(f"expire_seconds={seconds} is beyond what a date can say") from error
+        service = self.connection.service_client
         from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
-        service = self.connection.service_client
         login = service.credential
         if getattr(login, "account_key", None):
             key_arguments = {"account_name": login.account_name, "account_key": login.account_key}

@@ -7,6 +7,7 @@ that ignores one on a read is noticed by the generation that its answer carries.
 from __future__ import annotations
 
 import heapq
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,15 @@ BATCH: Final = 100
 """Objects that one request deletes at most (Google's limit for a batch)."""
 _BATCH_TRIES: Final = 4
 _EMPTY_TRIES: Final = 3
+_KEPT_BY_COPY: Final = (
+    "contentType",
+    "contentEncoding",
+    "contentDisposition",
+    "contentLanguage",
+    "cacheControl",
+    "customTime",
+    "metadata",
+)
 
 
 class GSBackend:
@@ -168,12 +178,29 @@ class GSBackend:
             query["ifSourceGenerationMatch"] = expect.version
         path = self._requests.path("o", source, "rewriteTo", "b", self._bucket, "o", target)
         with self._explaining(source):
+            described = self._described_anew(source, query)
             while True:  # one round, but for large objects that change their place or class
-                reply = self._requests.call("copy", source, "POST", path, query)
+                reply = self._requests.call("copy", source, "POST", path, query, **described)
                 answer = self._requests.json(reply, source)
                 if answer.get("done", True):
                     return info_of(target, answer["resource"])
                 query["rewriteToken"] = answer["rewriteToken"]
+
+    def _described_anew(self, source: str, query: dict[str, Any]) -> dict[str, Any]:
+        """What goes with a copy that changes the class: a copy that states anything must state all that is to stay.
+
+        Binds *query* to the version that this was read of.
+        """
+        storage_class = self.connection.storage_class
+        if storage_class is None:
+            return {}
+        asked = {"fields": f"generation,{','.join(_KEPT_BY_COPY)}", "projection": "noAcl"}
+        reply = self._requests.call("copy", source, "GET", self._requests.path("o", source), asked)
+        found = self._requests.json(reply, source)
+        if query.setdefault("ifSourceGenerationMatch", found["generation"]) != found["generation"]:
+            raise VersionMismatchError(f"{self._uri(source)} is not, or no longer, the version asked for")
+        stated = {name: found[name] for name in _KEPT_BY_COPY if name in found} | {"storageClass": storage_class}
+        return {"data": json.dumps(stated).encode(), "headers": {"Content-Type": "application/json; charset=UTF-8"}}
 
     def delete(
         self,

@@ -44,7 +44,8 @@ class GSConnection:
     and the endpoint. Without any, Google's own endpoints get the credentials that google-auth finds, and are asked
     without where it finds none; any other endpoint is asked without: a token for Google's services would be its
     operator's to use. *timeout* is in seconds, or a pair: to connect, and between two bytes. *retry* is a
-    `google.api_core.retry.Retry` in place of ours.
+    `google.api_core.retry.Retry` in place of ours. *storage_class* is that of every object that is made, else the
+    bucket's.
     """
 
     application_credentials: str | os.PathLike[str] | None = None
@@ -54,6 +55,7 @@ class GSConnection:
     endpoint_url: str | None = field(default=None, repr=False)
     timeout: float | tuple[float, float] | None = None
     retry: Any = field(default=None, repr=False)
+    storage_class: str | None = None
     _made: _Made = field(default_factory=_Made, init=False, repr=False)
 
     def __post_init__(self) -> None:

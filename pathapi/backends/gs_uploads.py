@@ -44,6 +44,8 @@ def upload(
     resource: dict[str, Any] = {"name": key}
     if content_type is not None:
         resource["contentType"] = content_type
+    if requests.connection.storage_class is not None:
+        resource["storageClass"] = requests.connection.storage_class
     if size < THRESHOLD:
         data = _read(requests, key, source, size)
         if computes_crc32c():
