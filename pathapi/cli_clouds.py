@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -11,6 +12,7 @@ import click
 
 from casstore import Cache, Entry
 from pathapi import bars
+from pathapi.backends.azure import Login
 from pathapi.client import Client
 from pathapi.exceptions import (
     CloudPathException,
@@ -23,10 +25,20 @@ from pathapi.path import CloudPath
 from pathapi.progress import Progress
 from pathapi.registry import implementation_registry
 
-_S3_OPTIONS: Final = ("endpoint_url", "profile_name", "no_sign_request")
+_OPTIONS_OF: Final = {
+    "s3://": ("endpoint_url", "profile_name", "no_sign_request"),
+    "gs://": ("endpoint_url", "application_credentials", "no_sign_request"),
+    "az://": ("account_url", "no_sign_request"),
+}
+"""Which clouds' clients know which of the options; the names are the arguments'."""
+_SPELT: Final = {"profile_name": "--profile", "application_credentials": "--credentials"}
 _USAGE: Final = (InvalidPrefixError, InvalidUriError, InvalidConfigurationException)
 _OPTIONS: Final = {
     "no_sign_request=True": "--no-sign-request",
+    "give the client a connection_string, or an account_url and a credential (an account_url alone reads public "
+    "containers), or set": "give --account-url (with --no-sign-request for a public container), or set",
+    "or give the client credentials that have": "or give --credentials of an account that has",
+    "give the client a credential or a connection string, or set": "set",
     "freshness='offline'": "--freshness offline",
     "push() (`casstore push`; force_overwrite_to_cloud=True, `--force`, ": "`casstore push` (`--force` ",
     "push() uploads them (with force_overwrite_to_cloud=True ": "`casstore push` uploads them (with `--force` ",
@@ -91,7 +103,8 @@ class Clients:
 
     def __init__(self, shell: Shell, options: dict[str, Any], directory: str | None = None) -> None:
         self._habits = {"local_cache_dir": directory or shell.directory, "freshness": options.get("freshness")}
-        self._s3 = {name: options[name] for name in _S3_OPTIONS if options[name]}
+        known = {name for names in _OPTIONS_OF.values() for name in names}
+        self._given = {name: value for name, value in options.items() if name in known and value}
         self._made: dict[type, Client[Any]] = {}
 
     def path(self, uri: str) -> CloudPath:
@@ -100,26 +113,54 @@ class Clients:
         client = self._made.get(cls)
         if client is None:
             made = implementation_registry.client_class(cls)
-            client = self._made[cls] = made(**self._habits, **(self._s3 if cls.cloud_prefix == "s3://" else {}))
+            client = self._made[cls] = made(**self._habits, **self._arguments(cls.cloud_prefix))
             client.origin  # noqa: B018 (a malformed endpoint is wrong usage, and known here)
         path: CloudPath = cls(uri, client=client)
         return path
 
     def paths(self, uris: Sequence[str]) -> list[CloudPath]:
         """Raises also click.UsageError for options that none of *uris* takes."""
-        paths = [self.path(uri) for uri in dict.fromkeys(uris)]
-        if self._s3 and not any(path.cloud_prefix == "s3://" for path in paths):
-            option = next(iter(self._s3)).removesuffix("_name").replace("_", "-")
-            raise click.UsageError(f"--{option} is for s3:// URIs, and there is none")
-        return paths
+        prefixes = {implementation_registry.path_class(uri).cloud_prefix for uri in uris}
+        for name in self._given:
+            takers = [prefix for prefix, names in _OPTIONS_OF.items() if name in names]
+            if not prefixes.intersection(takers):
+                some = f"{', '.join(takers[:-1])} and {takers[-1]}" if len(takers) > 1 else takers[0]
+                raise click.UsageError(f"{_spelt(name)} is for {some} URIs, and there is none")
+        if "endpoint_url" in self._given and prefixes >= {"s3://", "gs://"}:
+            raise click.UsageError("--endpoint-url is one server's, and these URIs are of two clouds; get them apart")
+        return [self.path(uri) for uri in dict.fromkeys(uris)]
+
+    def _arguments(self, prefix: str) -> dict[str, Any]:
+        found = {name: self._given[name] for name in _OPTIONS_OF.get(prefix, ()) if name in self._given}
+        if prefix == "az://":
+            # Its client takes an account's URL alone for an anonymous one; here that has an option of its own.
+            is_anonymous = found.pop("no_sign_request", False)
+            found.setdefault("account_url", os.environ.get("AZURE_STORAGE_ACCOUNT_URL") if is_anonymous else None)
+            if is_anonymous and not found["account_url"]:
+                raise click.UsageError("--no-sign-request of az:// URIs needs --account-url")
+            if found["account_url"] and not is_anonymous and "?" not in found["account_url"]:
+                found["credential"] = Login.ENVIRONMENT
+        return found
 
 
 def cloud_command(call: Callable[..., int]) -> Callable[..., int]:
     """The options that say how to reach a cloud, and errors in the shell's manner. The command's own come below it."""
 
-    @click.option("--endpoint-url", metavar="URL", help="An S3 server other than Amazon's.")
-    @click.option("--profile", "profile_name", metavar="NAME", help="A profile of the AWS configuration files.")
-    @click.option("--no-sign-request", is_flag=True, help="Use a public bucket without credentials.")
+    @click.option("--endpoint-url", metavar="URL", help="For s3:// or gs://, another server than theirs.")
+    @click.option("--profile", "profile_name", metavar="NAME", help="For s3://, a profile of the AWS configuration.")
+    @click.option(
+        "--credentials",
+        "application_credentials",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        help="For gs://, a file of Google's credentials.",
+    )
+    @click.option(
+        "--account-url",
+        metavar="URL",
+        help="For az://, the account: https://ACCOUNT.blob.core.windows.net, with the environment's credentials.",
+    )
+    @click.option("--no-sign-request", is_flag=True, help="Use a public bucket or container without credentials.")
     @functools.wraps(call)
     def wrapped(shell: Shell, /, **options: Any) -> int:
         try:
@@ -130,6 +171,10 @@ def cloud_command(call: Callable[..., int]) -> Callable[..., int]:
             raise click.ClickException(in_the_shell(shell, error)) from error
 
     return click.pass_obj(wrapped)
+
+
+def _spelt(name: str) -> str:
+    return _SPELT.get(name) or f"--{name.replace('_', '-')}"
 
 
 def in_the_shell(shell: Shell, error: Exception) -> str:

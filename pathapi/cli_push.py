@@ -178,14 +178,18 @@ def _server(origin: str) -> str:
     """The origin as the user knows it: ``s3@host:port`` is the endpoint ``host:port``."""
     provider, _, place = origin.partition("@")
     if not place:
-        return {"s3": "Amazon S3", "file": "this machine's files"}.get(provider, provider)
-    return place if ":" in place else origin
+        known = {"s3": "Amazon S3", "gs": "Google Cloud Storage", "file": "this machine's files"}
+        return known.get(provider, provider)
+    return place if ":" in place or provider == "azure" else origin
 
 
 def _option(origin: str) -> str:
     provider, _, place = origin.partition("@")
-    if provider != "s3":
+    if provider == "azure":
+        return f"give --account-url {'http' if ':' in place else 'https'}://{place}"
+    if provider not in ("s3", "gs"):
         return "push it with path.push() of a client that reaches it"
     if ":" in place:
         return f"give --endpoint-url with the URL of {place}, such as http://{place}"
-    return "leave out --endpoint-url, and see that neither AWS_ENDPOINT_URL nor the profile names one"
+    named = "neither AWS_ENDPOINT_URL nor the profile names" if provider == "s3" else "no STORAGE_EMULATOR_HOST names"
+    return f"leave out --endpoint-url, and see that {named} one"

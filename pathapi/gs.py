@@ -57,7 +57,8 @@ class GSClient(Client[GSPath]):
     """Google Cloud Storage by google-cloud-storage, which is imported by the first request.
 
     Without arguments, credentials are what google-auth finds (``GOOGLE_APPLICATION_CREDENTIALS``, gcloud's, the
-    machine's); where it finds none, requests are anonymous, as public buckets allow. *endpoint_url* (else
+    machine's); where it finds none, requests are anonymous, as public buckets allow. *no_sign_request* makes them so
+    without looking for any. *endpoint_url* (else
     ``STORAGE_EMULATOR_HOST``) names another server of the protocol; it gets only credentials that are given here.
     *timeout* and *retry* apply to every request. *storage_class* (``NEARLINE``) is that of every object that is written
     or copied; else the bucket's. *download_chunks_concurrently_kwargs* is taken for cloudpathlib's
@@ -81,6 +82,7 @@ class GSClient(Client[GSPath]):
         *,
         endpoint_url: str | None = None,
         storage_class: str | None = None,
+        no_sign_request: bool = False,
         **habits: Any,
     ) -> None:
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **habits)
@@ -94,6 +96,7 @@ class GSClient(Client[GSPath]):
             timeout=timeout,
             retry=retry,
             storage_class=storage_class,
+            no_sign_request=no_sign_request,
         )
 
     def GSPath(self, cloud_path: str | GSPath, *parts: str) -> GSPath:  # noqa: N802 (the name users know)
@@ -120,6 +123,7 @@ class GSClient(Client[GSPath]):
             "project": connection.project,
             "endpoint_url": connection.endpoint_url,
             "storage_class": connection.storage_class,
+            "no_sign_request": connection.no_sign_request,
             "timeout": connection.timeout,
             "retry": connection.plain_retry,
             "download_chunks_concurrently_kwargs": self.download_chunks_concurrently_kwargs,

@@ -43,9 +43,9 @@ class GSConnection:
     *application_credentials* is a file's path; *credentials* an object of google-auth's; *storage_client* brings both
     and the endpoint. Without any, Google's own endpoints get the credentials that google-auth finds, and are asked
     without where it finds none; any other endpoint is asked without: a token for Google's services would be its
-    operator's to use. *timeout* is in seconds, or a pair: to connect, and between two bytes. *retry* is a
-    `google.api_core.retry.Retry` in place of ours. *storage_class* is that of every object that is made, else the
-    bucket's.
+    operator's to use. *no_sign_request* looks for none and sends none. *timeout* is in seconds, or a pair: to connect,
+    and between two bytes. *retry* is a `google.api_core.retry.Retry` in place of ours. *storage_class* is that of every
+    object that is made, else the bucket's.
     """
 
     application_credentials: str | os.PathLike[str] | None = None
@@ -56,6 +56,7 @@ class GSConnection:
     timeout: float | tuple[float, float] | None = None
     retry: Any = field(default=None, repr=False)
     storage_class: str | None = None
+    no_sign_request: bool = False
     _made: _Made = field(default_factory=_Made, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -191,6 +192,8 @@ class GSConnection:
         import google.auth.exceptions
         from google.auth.credentials import AnonymousCredentials
 
+        if self.no_sign_request:
+            return AnonymousCredentials(), None
         if (given := self.given_credentials) is not None:
             return given, getattr(self.storage_client, "project", None)
         if self.application_credentials is not None:
