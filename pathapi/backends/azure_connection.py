@@ -54,6 +54,7 @@ class _Made(Made):
         self.service: Any = None
         self.data_lake: Any = None
         self.account: _Account | None = None
+        self.origin: str | None = None
 
     def let_go(self) -> list[object]:
         made, self.service, self.data_lake = [self.service, self.data_lake], None, None
@@ -126,7 +127,9 @@ class AzureConnection:
     @property
     def origin(self) -> str:
         """``azure@`` and the account's host, for other endpoints host, port and account; see `Backend.origin`."""
-        return origin_of(self.account.url)
+        if self._made.origin is None:
+            self._made.origin = origin_of(self.account.url)
+        return self._made.origin
 
     @property
     def service_client(self) -> Any:

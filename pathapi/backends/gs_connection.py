@@ -27,6 +27,7 @@ class _Made(Made):
     def __init__(self) -> None:
         super().__init__()
         self.client: Any = None
+        self.origin: str | None = None
 
     def let_go(self) -> list[object]:
         made, self.client = [self.client], None
@@ -100,7 +101,9 @@ class GSConnection:
     @property
     def origin(self) -> str:
         """``gs`` for Google's own, ``gs@host:port`` elsewhere; see `pathapi.backend.Backend.origin`."""
-        return origin_of(self.endpoint_url) if self.endpoint_url else "gs"
+        if self._made.origin is None:
+            self._made.origin = origin_of(self.endpoint_url) if self.endpoint_url else "gs"
+        return self._made.origin
 
     @property
     def client(self) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import casstore
-from pathapi import CloudPath, FileClient, FilePath, S3Client, S3Path
+from pathapi import AzureBlobClient, CloudPath, FileClient, FilePath, GSClient, S3Client, S3Path
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import ClientMismatchError, InvalidConfigurationException
 from tests.bench.proxy import Proxy
@@ -238,3 +238,16 @@ def test_at_exit_nothing_is_left_of_what_was_to_go(bucket: Bucket, mode: str) ->
     command = [sys.executable, "-c", code, mode, str(bucket.directory)]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "1\n"
     assert bucket.held([]) == []
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        S3Client(endpoint_url="http://127.0.0.1:1"),
+        GSClient(endpoint_url="http://127.0.0.1:1"),
+        AzureBlobClient(account_url="http://127.0.0.1:1/account"),
+    ],
+    ids=lambda client: type(client).__name__,
+)
+def test_an_origin_is_worked_out_once_for_all_paths(client: Any) -> None:
+    assert client.origin is client.origin
