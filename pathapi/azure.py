@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pathapi.backend import Backend
 from pathapi.backends.azure import AzureBackend, AzureConnection
-from pathapi.client import Client
+from pathapi.client import Client, guess_type
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
@@ -68,7 +68,7 @@ class AzureBlobClient(Client[AzureBlobPath]):
         data_lake_client: Any = None,
         file_cache_mode: Any = None,
         local_cache_dir: Any = None,
-        content_type_method: Any = Client.__init__.__defaults__[2],  # type: ignore[index]
+        content_type_method: Any = guess_type,
         *,
         standard_blob_tier: Any = None,
         **habits: Any,

@@ -33,7 +33,8 @@ _VIEW_MODES = ("auto", "copy", "link")
 _CONDITIONS = ("auto", "require", "off")
 
 
-def _guess_type(name: str) -> tuple[str | None, str | None]:
+def guess_type(name: str) -> tuple[str | None, str | None]:
+    """The content type that a name's ending stands for, and its encoding: what clients say of what they write."""
     # Imported here: only writers need it, and loading its tables takes longer than a read.
     import mimetypes
 
@@ -58,7 +59,7 @@ class Client(Generic[PathT]):
         self,
         file_cache_mode: str | FileCacheMode | None = None,
         local_cache_dir: str | os.PathLike[str] | None = None,
-        content_type_method: ContentType | None = _guess_type,
+        content_type_method: ContentType | None = guess_type,
         *,
         freshness: str | float | timedelta | Freshness | Mapping[str, Any] | None = None,
         verify: bool | None = None,
@@ -241,7 +242,7 @@ class Client(Generic[PathT]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         arguments = {name: value for name, value in self._configuration.items() if value is not None}
-        if arguments.get("content_type_method") is _guess_type:
+        if arguments.get("content_type_method") is guess_type:
             del arguments["content_type_method"]
         arguments |= {name: value for name, value in self._settings().items() if value is not None}
         secrets = {}

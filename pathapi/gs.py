@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Self, TypeGuard
 
 from pathapi.backend import Backend
 from pathapi.backends.gs import GSBackend, GSConnection
-from pathapi.client import Client
+from pathapi.client import Client, guess_type
 from pathapi.lexical import LexicalPath
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
@@ -75,7 +75,7 @@ class GSClient(Client[GSPath]):
         storage_client: Any = None,
         file_cache_mode: Any = None,
         local_cache_dir: Any = None,
-        content_type_method: Any = Client.__init__.__defaults__[2],  # type: ignore[index]
+        content_type_method: Any = guess_type,
         download_chunks_concurrently_kwargs: dict[str, Any] | None = None,
         timeout: float | tuple[float, float] | None = None,
         retry: Any = None,

@@ -9,7 +9,7 @@ from urllib.parse import ParseResult, urlparse
 
 from pathapi.backend import Backend, ObjectInfo
 from pathapi.backends.http import HttpBackend, HttpConnection
-from pathapi.client import Client
+from pathapi.client import Client, guess_type
 from pathapi.exceptions import CloudPathNotImplementedError, InvalidConfigurationException
 from pathapi.listings import NameListings
 from pathapi.path import CloudPath
@@ -173,7 +173,7 @@ class HttpClient(Client[HttpPath]):
         self,
         file_cache_mode: Any = None,
         local_cache_dir: Any = None,
-        content_type_method: Any = Client.__init__.__defaults__[2],  # type: ignore[index]
+        content_type_method: Any = guess_type,
         auth: Any = None,
         custom_list_page_parser: Callable[[str], Iterable[str]] | None = None,
         custom_dir_matcher: Callable[[str], bool] | None = None,

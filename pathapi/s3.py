@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pathapi.backend import Backend
 from pathapi.backends.s3 import S3Backend, S3Connection
-from pathapi.client import Client
+from pathapi.client import Client, guess_type
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
@@ -60,7 +60,7 @@ class S3Client(Client[S3Path]):
         endpoint_url: str | None = None,
         addressing_style: str | None = None,
         boto3_transfer_config: Any = None,
-        content_type_method: Any = Client.__init__.__defaults__[2],  # type: ignore[index]
+        content_type_method: Any = guess_type,
         extra_args: dict[str, Any] | None = None,
         *,
         region: str | None = None,
