@@ -40,6 +40,7 @@ from casstore.write_locks import WriteLock
 
 if TYPE_CHECKING:
     from casstore.collector import Freed, Removed
+    from casstore.figures import size_text
     from casstore.findings import Checked, Leftovers, Problem, ProblemKind, Verified
     from casstore.pending import Condition, Pending, PendingState, PendingWrite
     from casstore.plans import Plan
@@ -98,6 +99,7 @@ __all__ = [
     "full_disk",
     "make_directories",
     "same_bytes",
+    "size_text",
     "open",
     "without_storing",
 ]
@@ -107,12 +109,13 @@ _LATER = {
     **dict.fromkeys(("Checked", "Leftovers", "Problem", "ProblemKind", "Verified"), "findings"),
     **dict.fromkeys(("Condition", "Pending", "PendingState", "PendingWrite"), "pending"),
     "Plan": "plans",
+    "size_text": "figures",
 }
 
 
 def __getattr__(name: str) -> object:
     if name in _LATER:
-        # Few processes verify, collect or write, and making these classes takes milliseconds.
+        # Few processes verify, collect, write or draw, and making these classes takes milliseconds.
         from importlib import import_module
 
         return getattr(import_module(f"casstore.{_LATER[name]}"), name)

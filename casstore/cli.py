@@ -17,9 +17,10 @@ import click
 
 import casstore
 from casstore.cli_gc import gc
-from casstore.cli_output import Column, Shell, age_text, describe, drop_stdout, prepare_streams, say, size_text
+from casstore.cli_output import Column, Shell, age_text, describe, drop_stdout, prepare_streams, say
 from casstore.cli_pending import drop, pending_command
 from casstore.cli_verify import verify
+from casstore.figures import size_text
 
 if TYPE_CHECKING:
     from casstore import Usage

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from casstore.cli_output import Shell, age_text, size_text
+from casstore.cli_output import Shell, age_text
+from casstore.figures import size_text
 from casstore.plans import hour_of
 from casstore.settings import parse_size
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import casstore
+from casstore.figures import size_text
 
 if TYPE_CHECKING:
     from casstore import Cache, Entry
 
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _AGES: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 _WIDEST: Final = 100_000
 """Columns where no terminal limits them: a line of a file or a pipe is never broken or cut."""
@@ -131,14 +131,6 @@ def describe(error: BaseException) -> str:
 def say(message: str) -> None:
     """A line on stderr."""
     print(f"casstore: {shown(message)}", file=sys.stderr, flush=True)  # noqa: T201 (the command's own voice)
-
-
-def size_text(count: int) -> str:
-    """*count* bytes in the largest unit that leaves one digit before the point: ``0 B``, ``1.5 MiB``, ``12 GiB``."""
-    value, unit = float(count), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.0f} {_UNITS[unit]}" if unit == 0 or value >= 9.95 else f"{value:.1f} {_UNITS[unit]}"
 
 
 def age_text(seconds: float) -> str:

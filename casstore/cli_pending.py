@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from casstore.cli_output import Shell, age_text, size_text
+from casstore.cli_output import Shell, age_text
+from casstore.figures import size_text
 
 if TYPE_CHECKING:
     from casstore.cache import Cache

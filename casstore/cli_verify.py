@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from casstore.cli_output import Column, Shell, size_text
+from casstore.cli_output import Column, Shell
+from casstore.figures import size_text
 
 if TYPE_CHECKING:
     from casstore.findings import Checked, Leftovers, Problem, Verified

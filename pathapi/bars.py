@@ -13,7 +13,6 @@ from pathapi.progress import Progress
 _TITLE_CELLS: Final = 40
 _FIGURES_CELLS: Final = 64
 """What the bar needs beside its title: objects, bytes, rate and time left, and a few cells of bar."""
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 @contextlib.contextmanager
@@ -36,7 +35,9 @@ def progress_bar(
     from rich.console import Console
     from rich.table import Column
 
-    shown = size or _size_text
+    from casstore import size_text
+
+    shown = size or size_text
 
     def column(field: str, **options: Any) -> bars.TextColumn:
         return bars.TextColumn(f"{{task.fields[{field}]}}", markup=False, table_column=Column(no_wrap=True, **options))
@@ -69,10 +70,3 @@ def progress_bar(
             )
 
         yield show
-
-
-def _size_text(count: int) -> str:
-    value, unit = float(count), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.0f} {_UNITS[unit]}" if unit == 0 or value >= 9.95 else f"{value:.1f} {_UNITS[unit]}"

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # From the lowest rank to the highest. Modules of one line do not import each other.
 LAYERS = {
     "casstore": """
-        errors
+        errors figures
         digest exits
         records layout files pages
         locks blobs settings

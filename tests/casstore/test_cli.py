@@ -20,7 +20,8 @@ import pytest
 import casstore
 from casstore import Cache
 from casstore.cli import command, run
-from casstore.cli_output import age_text, shown, size_text
+from casstore.cli_output import age_text, shown
+from casstore.figures import size_text
 from tests.casstore.filling import fill, key_of
 
 EVIL = "\x1b]0;owned\x07\x1b[31m\n\r\u202etxt\\"
