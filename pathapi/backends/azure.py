@@ -15,7 +15,9 @@ from casstore import Validator
 from pathapi.backend import Absent, ObjectInfo, Prefix, require_gone
 from pathapi.backends.azure_answers import (
     AzureBody,
+    BatchAnswer,
     NoAnswer,
+    answers_of_batch,
     info_of_headers,
     info_of_properties,
     info_of_result,
@@ -319,12 +321,17 @@ class AzureBackend(AzureUrls):
         refused: list[str] = []
         for key in keys:
             self._check(key)
+        answers: list[BatchAnswer] = []
+
+        def take(response: Any) -> None:
+            # The SDK pairs answers with requests by their order, which Azure does not promise.
+            answers[:] = answers_of_batch(response.http_response)
+
+        def ask(**_: Any) -> None:
+            list(self._container().delete_blobs(*named, raise_on_any_failure=False, raw_response_hook=take))
+
         try:
-            parts = self._call(
-                "Delete Blob",
-                keys[0],
-                lambda **_: list(self._container().delete_blobs(*named, raise_on_any_failure=False)),
-            )
+            self._call("Delete Blob", keys[0], ask)
         except CloudPathNotImplementedError:
             for key in keys:
                 try:
@@ -332,20 +339,22 @@ class AzureBackend(AzureUrls):
                 except VersionMismatchError:
                     refused.append(key)
             return refused
-        failed: list[CloudPathException] = []
-        for key, part in zip(keys, parts, strict=False):
-            if part.status_code >= 300:
-                code = str(part.headers.get("x-ms-error-code") or "")
-                error = translate_answer(code, part.status_code, "", operation="Delete Blob", **self._where(key))
+        failed: dict[int, CloudPathException] = {}
+        for answer in answers:
+            key = keys[answer.number] if 0 <= answer.number < len(keys) else keys[0]
+            if answer.status >= 300:
+                error = translate_answer(answer.code, answer.status, "", operation="Delete Blob", **self._where(key))
                 if isinstance(error, VersionMismatchError):
                     refused.append(key)
                 elif type(error) is not CloudPathFileNotFoundError:
-                    failed.append(error)
-        if len(parts) != len(keys):
-            failed.append(CloudUnavailableError(f"{len(keys) - len(parts)} deletes were not answered; try again"))
+                    failed[answer.number] = error
+        if unanswered := set(range(len(keys))).difference(answer.number for answer in answers):
+            silence = CloudUnavailableError(f"{len(unanswered)} deletes were not answered; try again")
+            failed |= dict.fromkeys(unanswered, silence)
         if failed:
-            failed[0].add_note(f"{len(failed)} of {len(keys)} objects were not deleted")
-            raise failed[0]
+            error = next(iter(failed.values()))
+            error.add_note(f"{len(failed.keys() - {-1})} of {len(keys)} objects were not deleted")
+            raise error
         return refused
 
     # --- requests --------------------------------------------------------------------------------------------------

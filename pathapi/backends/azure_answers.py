@@ -7,6 +7,7 @@ import binascii
 import contextlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -95,6 +96,35 @@ def _checksums(md5: str | bytes | None, blob_type: str | None) -> tuple[Checksum
         if len(digest) == 16:
             return (Checksum("md5", digest.hex()),)
     return ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """What one part of an answer to a batch says of the request with that *number*; -1 where it names none, and speaks
+    of the whole.
+    """
+
+    number: int
+    status: int
+    code: str
+
+
+def answers_of_batch(response: Any) -> list[BatchAnswer]:
+    """Those in the answer to a batch, in the order in which they came; none where it is no such answer."""
+    boundary = _BOUNDARY.search(response.content_type or "")
+    found = []
+    for part in response.body().split(b"--" + boundary[1].encode()) if boundary is not None else ():
+        number, status, code = (pattern.search(part) for pattern in (_CONTENT_ID, _STATUS, _ERROR_CODE))
+        if status is not None:
+            shown = "" if code is None else code[1].decode("ascii", "replace")
+            found.append(BatchAnswer(-1 if number is None else int(number[1]), int(status[1]), shown))
+    return found
+
+
+_BOUNDARY: Final = re.compile(r'multipart/mixed;.*boundary="?([^";]+)', re.IGNORECASE)
+_CONTENT_ID: Final = re.compile(rb"^content-id:\s*(\d+)", re.IGNORECASE | re.MULTILINE)
+_STATUS: Final = re.compile(rb"^HTTP/[\d.]+ (\d{3})", re.MULTILINE)
+_ERROR_CODE: Final = re.compile(rb"^x-ms-error-code:\s*(\w+)", re.IGNORECASE | re.MULTILINE)
 
 
 def is_folder(metadata: Mapping[str, str] | None) -> bool:

@@ -527,17 +527,6 @@ def test_a_server_without_batches_is_asked_one_by_one(
     assert list(backend.list("batch/")) == []
 
 
-def test_a_batch_that_is_not_answered_for_every_object_is_an_error(
-    backend: AzureBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from azure.storage.blob import ContainerClient
-
-    whole = ContainerClient.delete_blobs
-    monkeypatch.setattr(ContainerClient, "delete_blobs", lambda *names, **options: list(whole(*names, **options))[:1])
-    with pytest.raises(CloudUnavailableError, match="1 deletes were not answered"):
-        backend.delete(["unanswered/1", "unanswered/2"])
-
-
 def test_more_deletes_than_one_batch_takes_are_several(
     backend: AzureBackend, ground: AzureGround, azure_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
