@@ -92,7 +92,13 @@ def cache(client: S3Client) -> casstore.Cache:
 
 
 @pytest.fixture
-def steady_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `kills.leave_unsynced`."""
+    kills.leave_unsynced(monkeypatch)
+
+
+@pytest.fixture
+def steady_steps(unsynced: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """See `kills.make_steps_steady`."""
     kills.make_steps_steady(monkeypatch)
 

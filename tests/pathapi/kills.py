@@ -42,17 +42,21 @@ RECORDED = "after link record #1"
 """The point from which the bytes of a write may not be lost any more."""
 
 
+def leave_unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes by the hundred may be killed, and none of them loses its power: nothing waits for the disk."""
+    monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 def make_steps_steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of processes: none of them loses its power, and that locks exclude is known. One thread in each: what it
-    learned by the way is committed at once, so that the steps are always the same.
+    """That locks exclude is known. One thread in each process: what it learned by the way is committed at once, so that
+    the steps are always the same.
     """
 
     def commit_at_once(self: Committer, item: Any) -> None:
         self._commit([item])
 
     monkeypatch.setattr(Committer, "submit", commit_at_once)
-    monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(pending, "locks_exclude", lambda directory: True)
     monkeypatch.setattr(reaper, "locks_exclude", lambda directory: True)
     monkeypatch.setattr(reaper, "DEBRIS_SECONDS", -1.0)

@@ -21,6 +21,8 @@ from tests.casstore.filling import fork, status_of
 from tests.pathapi.backends.grounds import S3Ground
 from tests.pathapi.conftest import MakeClient
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 NAME = "lines.txt"
 
 
@@ -101,11 +103,14 @@ def check(ground: S3Ground, at: str, writers: int, count: int) -> None:
         ), "each writer's lines are in its order"
 
 
-COUNTS = [25, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+@pytest.fixture
+def count(request: pytest.FixtureRequest) -> int:
+    """Lines of each writer."""
+    return 100 if request.config.getoption("--full") else 25
 
 
 @pytest.mark.needs_locks
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.timeout(600)
 def test_8_processes_of_one_machine_append_without_a_conflict_and_lose_no_line(
     stores: Callable[..., S3Path], ground: S3Ground, at: str, tmp_path: Path, count: int
 ) -> None:
@@ -114,7 +119,7 @@ def test_8_processes_of_one_machine_append_without_a_conflict_and_lose_no_line(
 
 
 @pytest.mark.needs_locks
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.timeout(600)
 def test_8_processes_of_two_machines_lose_no_line_without_an_error(
     stores: Callable[..., S3Path], ground: S3Ground, at: str, tmp_path: Path, count: int
 ) -> None:

@@ -220,28 +220,24 @@ def test_a_write_that_is_killed_anywhere_is_in_the_cloud_or_pending_once_it_was_
     assert len(found) * every > 15
 
 
-@pytest.mark.parametrize(
-    ("name", "every"),
-    [
-        ("a", 7),
-        *(pytest.param(name, 1, marks=[pytest.mark.slow, pytest.mark.timeout(600)]) for name in ("a", "w, refused")),
-    ],
-)
+@pytest.mark.parametrize("name", ["a", pytest.param("w, refused", marks=pytest.mark.slow)])
 def test_a_write_to_s3_that_is_killed_anywhere_is_in_the_cloud_or_pending_once_it_was_recorded(
-    s3_place: Callable[[Path], Place], tmp_path: Path, name: str, every: int
+    s3_place: Callable[[Path], Place], tmp_path: Path, name: str, request: pytest.FixtureRequest
 ) -> None:
+    every = 1 if request.config.getoption("--full") else 7
     found = list(enumerate_kills(SCENES[name], s3_place, tmp_path, every=every))
     assert [point for point, status in found if status] == []
     assert len(found) * every > 30
 
 
-IN_PARTS = "before upload #1", "after unlink record #1"
+IN_PARTS = "before upload #1", "after upload #1"
+"""What comes after is the same for every upload."""
 
 
-@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_upload_in_parts_that_is_killed_anywhere_is_in_the_cloud_or_pending(
-    s3_place: Callable[[Path], Place], tmp_path: Path, every: int
+    s3_place: Callable[[Path], Place], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    every = 1 if request.config.getoption("--full") else 3
     scene = WritingInParts(OLD, LARGE, _write("wb", LARGE))
     found = list(enumerate_kills(scene, s3_place, tmp_path, every=every, window=IN_PARTS))
     assert [point for point, status in found if status] == []
