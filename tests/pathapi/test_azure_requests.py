@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 
@@ -14,31 +13,11 @@ from pathapi.transfer import PART
 from tests.bench.proxy import Proxy
 from tests.pathapi.azure_fixtures import MakeAzureClient, azure_ground, make_azure_client, prefix
 from tests.pathapi.backends.grounds import AzureGround
+from tests.pathapi.wires import Wire
 
 __all__ = ["azure_ground", "make_azure_client", "prefix"]
 
 DATA = os.urandom(50_000)
-
-
-class Wire:
-    """Counts what crosses the proxy between two looks."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self.proxy = proxy
-        proxy.reset()
-
-    def __call__(self) -> dict[str, int]:
-        """Requests by kind since the last look."""
-        kinds = self.proxy.counts.kinds
-        self.proxy.reset()
-        return kinds
-
-    def statuses(self) -> dict[str, int]:
-        return self.proxy.counts.statuses
-
-    def query(self) -> dict[str, list[str]]:
-        """The query of the last request."""
-        return parse_qs(self.proxy.records[-1].query)
 
 
 @pytest.fixture

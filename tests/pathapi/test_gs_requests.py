@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -17,6 +18,7 @@ from tests.bench.proxy import Fault, Proxy
 from tests.bench.servers import GCSServer
 from tests.pathapi.backends.grounds import GCSGround
 from tests.pathapi.conftest import MakeGSClient
+from tests.pathapi.wires import kinds_of
 
 DATA = os.urandom(50_000)
 
@@ -50,14 +52,7 @@ def path(root: GSPath, ground: GCSGround) -> GSPath:
 
 @pytest.fixture
 def wire(gcs_proxy: Proxy) -> Callable[[], dict[str, int]]:
-    """Requests by kind since the last look."""
-
-    def look() -> dict[str, int]:
-        kinds = gcs_proxy.counts.kinds
-        gcs_proxy.reset()
-        return kinds
-
-    return look
+    return partial(kinds_of, gcs_proxy)
 
 
 @pytest.mark.parametrize("question", [GSPath.exists, GSPath.is_file, GSPath.stat], ids=lambda one: one.__name__)

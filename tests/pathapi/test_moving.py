@@ -23,6 +23,7 @@ from tests.bench.faults import Answer, Call, Fault, Reset
 from tests.bench.proxy import Proxy
 from tests.pathapi.backends.grounds import S3Ground
 from tests.pathapi.conftest import MakeClient
+from tests.pathapi.wires import kinds_of
 
 DATA = os.urandom(50_000)
 
@@ -47,12 +48,6 @@ def files(tmp_path: Path) -> Any:
     (tmp_path / "tree").mkdir()
     yield client.FilePath(f"file://{tmp_path}/tree")
     client.cache.close()
-
-
-def kinds_of(proxy: Proxy) -> dict[str, int]:
-    kinds = proxy.counts.kinds
-    proxy.reset()
-    return kinds
 
 
 def is_served_without_a_body(path: S3Path, proxy: Proxy, data: bytes) -> bool:

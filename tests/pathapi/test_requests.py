@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 
@@ -19,34 +18,9 @@ from tests.bench.faults import Answer
 from tests.bench.proxy import Fault, Proxy
 from tests.pathapi.backends.grounds import S3Ground
 from tests.pathapi.conftest import MakeClient
+from tests.pathapi.wires import Wire
 
 DATA = os.urandom(50_000)
-
-
-class Wire:
-    """Counts what crosses the proxy between two looks."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self._proxy = proxy
-        proxy.reset()
-
-    def __call__(self) -> dict[str, int]:
-        """Requests by kind since the last look."""
-        kinds = self._proxy.counts.kinds
-        self._proxy.reset()
-        return kinds
-
-    def statuses(self) -> dict[str, int]:
-        return self._proxy.counts.statuses
-
-    def conditions(self) -> list[bool]:
-        """Of each write since the last look: whether it was bound to a version, or to there being none."""
-        records = (record for record in self._proxy.records if record.kind in ("PUT", "DELETE"))
-        return [bool(record.if_match or record.if_none_match) for record in records]
-
-    def query(self) -> dict[str, list[str]]:
-        """The query of the last request."""
-        return parse_qs(self._proxy.records[-1].query)
 
 
 @pytest.fixture

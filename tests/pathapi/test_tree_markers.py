@@ -11,6 +11,7 @@ from tests.bench.faults import Answer, Fault, Reset
 from tests.bench.proxy import Proxy
 from tests.pathapi.backends.grounds import S3Ground
 from tests.pathapi.conftest import MakeClient
+from tests.pathapi.wires import kinds_of
 
 
 @pytest.fixture
@@ -26,12 +27,6 @@ def version_of(path: S3Path, ground: S3Ground, key: str, plant: bytes | None = N
     if plant is not None:
         ground.plant(key, plant)
     return path.client.backend(ground.bucket).head(key).validator
-
-
-def kinds_of(proxy: Proxy) -> dict[str, int]:
-    kinds = proxy.counts.kinds
-    proxy.reset()
-    return kinds
 
 
 def test_a_marker_is_one_request_whether_there_is_one_or_not(

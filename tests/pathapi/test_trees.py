@@ -34,6 +34,7 @@ from tests.bench.faults import Answer, Call, Fault, Stall
 from tests.bench.proxy import Proxy
 from tests.pathapi.backends.grounds import S3Ground
 from tests.pathapi.conftest import MakeClient
+from tests.pathapi.wires import kinds_of
 
 TREE = {f"{'ab'[n % 2]}/{'deep/er/' if n % 3 else ''}{n}": b"%d" % n * (n + 1) for n in range(12)}
 
@@ -75,12 +76,6 @@ def make_local(directory: Path, tree: dict[str, bytes] | None = None) -> Path:
 
 def local(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
-
-
-def kinds_of(proxy: Proxy) -> dict[str, int]:
-    kinds = proxy.counts.kinds
-    proxy.reset()
-    return kinds
 
 
 # --- what it costs --------------------------------------------------------------------------------------------------

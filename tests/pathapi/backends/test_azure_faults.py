@@ -46,11 +46,8 @@ from tests.bench.faults import (
 )
 from tests.bench.http1 import Head
 from tests.bench.proxy import Proxy
+from tests.pathapi.backends.faulty import DATA, RANGE, WHOLE, both_ways
 from tests.pathapi.backends.grounds import AzureGround, azure_connection_to
-
-DATA = os.urandom(300_000)
-WHOLE = (0, None)
-RANGE = (1_000, 200_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +99,6 @@ def by_signature(azurite: AzureServer, azure_proxy: Proxy, ground: AzureGround) 
     return AzureBackend(
         AzureConnection(account_url=azurite.account_url(azure_proxy.endpoint), credential=signature), ground.bucket
     )
-
-
-def both_ways(backend: AzureBackend, start: int, end: int | None) -> list[Callable[[], bytes]]:
-    return [lambda: read(backend, "big", start, end), lambda: drain(opened(backend, "big", start, end))]
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

@@ -47,11 +47,8 @@ from tests.bench.faults import (
 from tests.bench.gcs_rules import DropParameter, Refuse, RefuseInBatch
 from tests.bench.proxy import Proxy
 from tests.bench.servers import GCSServer
+from tests.pathapi.backends.faulty import DATA, RANGE, WHOLE, both_ways
 from tests.pathapi.backends.grounds import GCSGround, gs_connection_to
-
-DATA = os.urandom(300_000)
-WHOLE = (0, None)
-RANGE = (1_000, 200_000)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +76,6 @@ def logged_in(gcs: GCSServer, gcs_proxy: Proxy, ground: GCSGround) -> Iterator[G
     connection = gs_connection_to(gcs, gcs_proxy.endpoint, credentials=Credentials("a-token-of-google"))
     yield GSBackend(connection, ground.bucket)
     connection.client.close()
-
-
-def both_ways(backend: GSBackend, start: int, end: int | None) -> list[Callable[[], bytes]]:
-    return [lambda: read(backend, "big", start, end), lambda: drain(opened(backend, "big", start, end))]
 
 
 def every_call(backend: GSBackend) -> list[Callable[[], Any]]:

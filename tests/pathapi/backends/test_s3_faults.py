@@ -7,7 +7,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -42,11 +42,8 @@ from tests.bench.faults import (
 )
 from tests.bench.proxy import Proxy
 from tests.bench.servers import S3Server
+from tests.pathapi.backends.faulty import DATA, RANGE, WHOLE, both_ways
 from tests.pathapi.backends.grounds import S3Ground, connection_to
-
-DATA = os.urandom(300_000)
-WHOLE = (0, None)
-RANGE = (1_000, 200_000)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +61,6 @@ def backend(seaweed: S3Server, proxy: Proxy, ground: S3Ground, request: pytest.F
     connection = connection_to(seaweed, proxy.endpoint, read_timeout=2.0 if stalls else 30.0, connect_timeout=30.0)
     yield S3Backend(connection, ground.bucket)
     connection.client.close()
-
-
-def both_ways(backend: S3Backend, start: int, end: int | None) -> list[Callable[[], bytes]]:
-    return [lambda: read(backend, "big", start, end), lambda: drain(opened(backend, "big", start, end))]
 
 
 @pytest.mark.parametrize(("start", "end"), [WHOLE, RANGE])
