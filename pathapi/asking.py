@@ -54,9 +54,9 @@ class AskingPath(LexicalPath):
 
     def _derive(self, uri_text: str) -> Self:
         path = super()._derive(uri_text)
-        path._key = None  # noqa: SLF001 (one of us)
-        path._listed = None  # noqa: SLF001
-        path._claim = None  # noqa: SLF001
+        path._key = None
+        path._listed = None
+        path._claim = None
         return path
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -41,12 +41,12 @@ class Leaf:
 
 def leaves_of(root: MovingPath, missing: Exception | None = None) -> Iterator[Leaf]:
     """All objects below *root*. Raises CloudPathNotExistsError, because of *missing*, where there are none."""
-    prefix = root._listing_prefix  # noqa: SLF001 (one of us)
+    prefix = root._listing_prefix
     is_empty = True
-    for item, listed in root._list(prefix, delimited=False):  # noqa: SLF001
+    for item, listed in root._list(prefix, delimited=False):
         if isinstance(item, ObjectInfo):
             is_empty = False
-            yield Leaf(item.key[len(prefix) :], item, root._child(item.key, listed))  # noqa: SLF001
+            yield Leaf(item.key[len(prefix) :], item, root._child(item.key, listed))
     if is_empty:
         raise CloudPathNotExistsError(f"{root.uri.shown} does not exist, nor anything below it") from missing
 
@@ -62,8 +62,8 @@ def leave_out(root: MovingPath, leaves: Sequence[Leaf], ignore: Ignore) -> list[
     out: set[str] = set()
     for above in sorted(names, key=lambda name: name.count("/")):
         if not _is_within(above, out):
-            at = root if not above else root._at_prefix(root._listing_prefix + above)  # noqa: SLF001
-            for name in ignore(at._no_prefix_no_drive, list(names[above])):  # noqa: SLF001
+            at = root if not above else root._at_prefix(root._listing_prefix + above)
+            for name in ignore(at._no_prefix_no_drive, list(names[above])):
                 out.add(above + name)
     return [leaf for leaf in leaves if not _is_within(leaf.name, out)]
 

@@ -52,7 +52,7 @@ class LexicalPath:
         self._parsed = Uri.parse(given, schemes=(self._scheme(),))
         self._text = str(given)
         self._names = None
-        inherited = cloud_path._client if isinstance(cloud_path, LexicalPath) else None  # noqa: SLF001 - this very class
+        inherited = cloud_path._client if isinstance(cloud_path, LexicalPath) else None
         self._client = inherited if client is None else client
 
     def _derive(self, uri_text: str) -> Self:

@@ -115,7 +115,7 @@ class MovingPath(WritingPath):
         target = self._any_path(directory)
         if not isinstance(target, MovingPath):
             return target / self._local_name()
-        return target._at_key(target._listing_prefix + self.name)  # noqa: SLF001 (one of us)
+        return target._at_key(target._listing_prefix + self.name)
 
     def _bring(self, target: MovingPath | Path, force: bool | None, *, moves: bool) -> MovingPath | Path:
         """The object, to where *target* says. Raises CloudPathFileNotFoundError itself where there is none."""

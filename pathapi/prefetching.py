@@ -162,15 +162,15 @@ class _Prefetch:
         for root in self._roots:
             found = False
             if not str(root).endswith("/") and root.key:
-                info = root._head()  # noqa: SLF001 (the same package's own question)
+                info = root._head()
                 if info is not None:
                     yield root, info.size
                     found = True
-            for item, listed in root._list(root._listing_prefix, delimited=False):  # noqa: SLF001
+            for item, listed in root._list(root._listing_prefix, delimited=False):
                 # An empty object of a directory's name only marks it.
                 if isinstance(item, ObjectInfo) and (item.size or not item.key.endswith("/")):
                     found = True
-                    yield root._child(item.key, listed), item.size  # noqa: SLF001
+                    yield root._child(item.key, listed), item.size
             if not found:
                 error = FileNotFoundError(f"there is nothing at or below {root.uri.shown}")
                 self._errors.append((root.uri.canonical, error))
@@ -198,9 +198,9 @@ class _Prefetch:
 
     def _have(self, path: CloudPath) -> tuple[PrefetchedObject, int]:
         """Bring one object in; also its size in bytes."""
-        entry = path.client.cache.held(path._store_key())  # noqa: SLF001
-        freshness = path._as_listed() if self._recursive else None  # noqa: SLF001
-        stored = path._open_stored(freshness, None, None, must_store=True)  # noqa: SLF001
+        entry = path.client.cache.held(path._store_key())
+        freshness = path._as_listed() if self._recursive else None
+        stored = path._open_stored(freshness, None, None, must_store=True)
         os.close(stored.descriptor)
         was_held = entry is not None and stored.entry is not None and stored.entry.same_content(entry)
         return PrefetchedObject(path, stored.entry, was_held), stored.size

@@ -136,7 +136,7 @@ class Reader:
             uncached = without_storing(failure, self._cache.root)
         if uncached is None or uncached is self._cache or ask.must_store:
             raise failure
-        stored = Reader(uncached, "off")._read_stored(ask, data, looked=True)  # noqa: SLF001 (one of us)
+        stored = Reader(uncached, "off")._read_stored(ask, data, looked=True)
         uncached.warn()
         return stored
 

@@ -70,13 +70,13 @@ def remove_tree(root: MovingPath, tell: Tell | None, *, ignore_errors: bool) -> 
 
 def remove_empty(root: MovingPath) -> None:
     """Nothing where there is nothing below *root*, but for an object that marks it: `pathapi.trees.TreePath.rmdir`."""
-    prefix = root._listing_prefix  # noqa: SLF001 (one of us)
+    prefix = root._listing_prefix
     found = list(root.client.backend(root.uri.bucket).list(prefix, limit=2))
     markers = [item for item in found if isinstance(item, ObjectInfo) and item.key == prefix and not item.size]
     if len(found) > len(markers):
         raise DirectoryNotEmptyError(f"{root.uri.shown} is not empty; rmtree() deletes what is below, too")
     for marker in markers:
-        at = root._at_key(marker.key)._target()  # noqa: SLF001
+        at = root._at_key(marker.key)._target()
         with locked(at):
             try:
                 delete(at, marker.validator)
@@ -103,7 +103,7 @@ class _Removal:
 
     def batches(self) -> Iterator[list[ObjectInfo]]:
         batch: list[ObjectInfo] = []
-        for item in self._client.backend(self._bucket).list(self._root._listing_prefix):  # noqa: SLF001 (one of us)
+        for item in self._client.backend(self._bucket).list(self._root._listing_prefix):
             if isinstance(item, ObjectInfo) and item.key not in self._kept:
                 batch.append(item)
                 if len(batch) == BATCH:
@@ -150,14 +150,14 @@ class _Removal:
         return versions
 
     def _target(self, key: str) -> Target:
-        return self._root._at_key(key)._target()  # noqa: SLF001 (one of us)
+        return self._root._at_key(key)._target()
 
 
 def _pending_below(root: MovingPath) -> dict[str, Exception]:
     """Keys below *root* of which this machine has what the cloud has not, and why they cannot be deleted."""
     client, uri = root.client, root.uri
     cache, base = client.cache, f"{uri.provider}://{uri.filed.bucket}/"
-    below = base + root._listing_prefix  # noqa: SLF001 (one of us)
+    below = base + root._listing_prefix
     strays.settle()
     for entry in cache.entries(below):
         if entry.key.origin == client.origin:
@@ -178,7 +178,7 @@ def _pending_below(root: MovingPath) -> dict[str, Exception]:
 
 def _refusal(root: MovingPath, waiting: dict[str, Exception]) -> PendingWriteError:
     first = next(iter(waiting.values()))
-    uris = _some([root._at_key(key).uri.canonical for key in waiting])  # noqa: SLF001 (one of us)
+    uris = _some([root._at_key(key).uri.canonical for key in waiting])
     error = PendingWriteError(f"{uris} not what the cloud has; nothing below {root.uri.shown} was deleted. {first}")
     error.__cause__ = first
     return error

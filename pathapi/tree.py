@@ -46,7 +46,7 @@ class ListingPath(AskingPath):
         child = (
             self._at_prefix(key) if key.endswith("/") and (listed is None or listed.info is None) else self._at_key(key)
         )
-        child._listed = listed  # noqa: SLF001 (one of us)
+        child._listed = listed
         return child
 
     def _as_listed(self) -> Freshness:

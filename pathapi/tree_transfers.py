@@ -72,7 +72,7 @@ def _download_leaf(leaf: Leaf, target: str, *, moves: bool) -> bool:
     if leaf.is_marker:
         make_directories(target.rstrip(os.sep) or os.sep, durable=moves)
         if moves:
-            source = leaf.path._target()  # noqa: SLF001 (one of us)
+            source = leaf.path._target()
             with locked(source):
                 delete_moved(source, target, leaf.info.validator)
         return False
@@ -82,10 +82,10 @@ def _download_leaf(leaf: Leaf, target: str, *, moves: bool) -> bool:
         is_of_size = there is not None and os.fstat(there).st_size == leaf.info.size
         if there is not None and is_of_size and not moves and has_stated_bytes(leaf.info, there):
             return True
-        with leaf.path._open_version(leaf.path._as_listed(), moves=moves) as stored:  # noqa: SLF001
+        with leaf.path._open_version(leaf.path._as_listed(), moves=moves) as stored:
             if there is not None and is_of_size and not moves and same_bytes(there, stored.descriptor):
                 return True
-            leaf.path._copy_out(stored, target, moves=moves)  # noqa: SLF001
+            leaf.path._copy_out(stored, target, moves=moves)
             return False
     finally:
         if there is not None:
@@ -119,7 +119,7 @@ class _There:
     def look(self) -> dict[str, ObjectInfo]:
         with self._mutex:
             if self._known is None:
-                prefix = self._root._listing_prefix  # noqa: SLF001 (one of us)
+                prefix = self._root._listing_prefix
                 items = self._root.client.backend(self._root.uri.bucket).list(prefix)
                 self._known = {item.key[len(prefix) :]: item for item in items if isinstance(item, ObjectInfo)}
             return self._known
@@ -150,8 +150,8 @@ def copy_tree(root: MovingPath, target: MovingPath, order: Order) -> None:
     """All objects below *root* to below *target*. Raises CloudPathNotExistsError; InvalidConfigurationException where
     one is inside the other, so that what is copied would be copied again.
     """
-    prefix, to = root._listing_prefix, target._listing_prefix  # noqa: SLF001 (one of us)
-    on_server, is_one_bucket = root._shares_a_server(target), _is_one_bucket(root, target)  # noqa: SLF001
+    prefix, to = root._listing_prefix, target._listing_prefix
+    on_server, is_one_bucket = root._shares_a_server(target), _is_one_bucket(root, target)
     if is_one_bucket and to == prefix:
         next(leaves_of(root, order.missing))  # nothing to do, if there is anything
         return
@@ -168,12 +168,12 @@ def copy_tree(root: MovingPath, target: MovingPath, order: Order) -> None:
     there = _There(target, order.force)
 
     def one(leaf: Leaf) -> bool:
-        at = target._at_key(to + leaf.name)  # noqa: SLF001
+        at = target._at_key(to + leaf.name)
         if leaf.is_marker:
-            return _mark(leaf, at._target() if on_server and at.uri.key else None, moves=order.moves)  # noqa: SLF001
+            return _mark(leaf, at._target() if on_server and at.uri.key else None, moves=order.moves)
         if on_server:
-            return _copy_on_server(leaf, at._target(), there, moves=order.moves)  # noqa: SLF001
-        return _copy_through(leaf, at._target(), there, moves=order.moves)  # noqa: SLF001
+            return _copy_on_server(leaf, at._target(), there, moves=order.moves)
+        return _copy_through(leaf, at._target(), there, moves=order.moves)
 
     Crew(one, _size_of, order.tell).run(leaves, first_alone=not order.moves)
 
@@ -184,11 +184,11 @@ def _is_one_bucket(one: MovingPath, other: MovingPath) -> bool:
 
 
 def _require_apart(leaves: Iterable[Leaf], target: MovingPath) -> None:
-    prefix = target._listing_prefix  # noqa: SLF001 (one of us)
+    prefix = target._listing_prefix
     keys = {leaf.path.uri.key for leaf in leaves}
     for leaf in leaves:
         if prefix + leaf.name in keys:
-            over = target._at_key(prefix + leaf.name).uri.shown  # noqa: SLF001
+            over = target._at_key(prefix + leaf.name).uri.shown
             raise InvalidConfigurationException(
                 f"{leaf.path.uri.shown} would overwrite {over}, which is to be copied or moved itself; nothing was "
                 "done. Go by way of another directory"
@@ -200,7 +200,7 @@ def _mark(leaf: Leaf, target: Target | None, *, moves: bool) -> bool:
 
     To another cloud, whose directories may need none, nothing is made.
     """
-    source, was_there = leaf.path._target(), False  # noqa: SLF001 (one of us)
+    source, was_there = leaf.path._target(), False
     if target is not None:
         with locked(target):
             was_there = _has_marker(target) or not _make_marker(target)
@@ -233,7 +233,7 @@ def _make_marker(target: Target) -> bool:
 
 
 def _copy_on_server(leaf: Leaf, target: Target, there: _There, *, moves: bool) -> bool:
-    source = leaf.path._target()  # noqa: SLF001 (one of us)
+    source = leaf.path._target()
 
     def act(over: Base, known: ObjectInfo | None) -> bool:
         if known is not None and not moves and agree(known, leaf.info):
@@ -245,13 +245,13 @@ def _copy_on_server(leaf: Leaf, target: Target, there: _There, *, moves: bool) -
 
 
 def _copy_through(leaf: Leaf, target: Target, there: _There, *, moves: bool) -> bool:
-    with leaf.path._open_version(leaf.path._as_listed(), moves=moves) as stored:  # noqa: SLF001 (one of us)
+    with leaf.path._open_version(leaf.path._as_listed(), moves=moves) as stored:
 
         def act(over: Base, known: ObjectInfo | None) -> bool:
             is_like = known is not None and not moves and known.size == stored.size
             if known is not None and is_like and has_stated_bytes(known, stored.descriptor):
                 return True
-            copy_through(leaf.path._target(), target, stored, over, moves=moves)  # noqa: SLF001
+            copy_through(leaf.path._target(), target, stored, over, moves=moves)
             return False
 
         return there.put(leaf.name, act, looks=stored.size >= ASK_FROM)
@@ -269,10 +269,10 @@ class _File:
 
 def upload(root: MovingPath, directory: str, order: Order) -> None:
     """All files below *directory* to below *root*; those that the cloud has already are not sent."""
-    prefix, there = root._listing_prefix, _There(root, order.force)  # noqa: SLF001 (one of us)
+    prefix, there = root._listing_prefix, _There(root, order.force)
 
     def one(file: _File) -> bool:
-        at = root._at_key(prefix + file.name)._target()  # noqa: SLF001
+        at = root._at_key(prefix + file.name)._target()
 
         def act(over: Base, known: ObjectInfo | None) -> bool:
             with locked(at, forced=forced_of(at, over)):

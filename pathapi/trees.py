@@ -157,7 +157,7 @@ class TreePath(MovingPath):
         if not isinstance(target, MovingPath):
             download(self, os.fspath(target), order)
             return
-        if target.uri.key and not target.uri.key.endswith("/") and target._head() is not None:  # noqa: SLF001 (one of us)
+        if target.uri.key and not target.uri.key.endswith("/") and target._head() is not None:
             raise CloudPathFileExistsError(
                 f"{target.uri.shown} is an object, where the directory {self._shown} was to go"
             )
@@ -231,7 +231,7 @@ class TreePath(MovingPath):
         target = self
         if not self.uri.key or self.uri.key.endswith("/") or self.is_dir():
             target = self._at_key(self._listing_prefix + local.name)
-        target._one(lambda: target._upload(os.fspath(local), force_overwrite_to_cloud), progress)  # noqa: SLF001 (one of us)
+        target._one(lambda: target._upload(os.fspath(local), force_overwrite_to_cloud), progress)
         return target
 
     # --- deleting -----------------------------------------------------------------------------------------------------

@@ -310,7 +310,7 @@ class CloudTextWriter(io.TextIOWrapper):
 
     def __init__(self, buffer: CloudBufferedWriter | CloudBufferedRandom, *arguments: Any, **options: Any) -> None:
         super().__init__(buffer, *arguments, **options)
-        buffer._text = weakref.ref(self)  # noqa: SLF001 (the two are one file)
+        buffer._text = weakref.ref(self)
         buffer.is_whole = False
 
     def detach(self) -> Any:
