@@ -33,6 +33,7 @@ def dataset(tmp_path: Path) -> Path:
         path.write_bytes(f"content {number % 50}\n".encode() * 500 * (number % 50))
     (directory / "große + 100%#.bin").write_bytes(bytes(range(256)) * 1200)
     (directory / "large.bin").write_bytes(os.urandom(9 << 20))
+    (directory / "left\\out.bin").write_bytes(b"no two clouds agree on such a key")
     return directory
 
 

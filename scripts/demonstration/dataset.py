@@ -104,7 +104,8 @@ def _walk(source: Path) -> list[tuple[str, int]]:
             path = Path(at, name)
             if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK) and path.suffix != ".pyc":
                 relative = path.relative_to(source).as_posix()
-                if relative.isprintable():  # A key is text; a file name may be anything.
+                # A file name may be anything; a key is text, and to Azure and SeaweedFS a backslash is a slash.
+                if relative.isprintable() and "\\" not in relative:
                     found.append((relative, path.stat().st_size))
     return found
 
