@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import pickle
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -266,3 +268,22 @@ def test_a_bucket_is_no_object_to_sign_for(make_client: MakeClient) -> None:
         make_client().S3Path("s3://bucket/").as_url(presign=True)
     with pytest.raises(InvalidUriError):
         make_client().S3Path("s3://").as_url()
+
+
+def test_a_signed_url_is_returned_and_kept_nowhere(
+    make_client: MakeClient,
+    make_azure_client: MakeAzureClient,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.WARNING, logger="botocore")  # whose debug log is its own
+    for path in (make_client().S3Path("s3://bucket/key"), make_azure_client().AzureBlobPath("az://container/blob")):
+        query = parse_qs(urlsplit(path.as_url(presign=True)).query)
+        (signature,) = query.get("X-Amz-Signature") or query["sig"]
+        path.client.cache.flush()
+        held = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+        shown = f"{caplog.text}{capfd.readouterr()}{path!r}{path.client!r}{pickle.dumps(path)!r}"
+        assert signature not in shown
+        assert signature.encode() not in held
