@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -277,11 +278,10 @@ def test_a_signed_url_is_returned_and_kept_nowhere(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.WARNING, logger="botocore")  # whose debug log is its own
+    caplog.set_level(logging.DEBUG)  # the last one is the handler's, too
     for path in (make_client().S3Path("s3://bucket/key"), make_azure_client().AzureBlobPath("az://container/blob")):
-        query = parse_qs(urlsplit(path.as_url(presign=True)).query)
-        (signature,) = query.get("X-Amz-Signature") or query["sig"]
+        signature = re.findall("(?:X-Amz-Signature|sig)=([^&]+)", path.as_url(presign=True))[0]
         path.client.cache.flush()
         held = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
         shown = f"{caplog.text}{capfd.readouterr()}{path!r}{path.client!r}{pickle.dumps(path)!r}"
