@@ -106,7 +106,7 @@ def check(ground: S3Ground, at: str, writers: int, count: int) -> None:
 @pytest.fixture
 def count(request: pytest.FixtureRequest) -> int:
     """Lines of each writer."""
-    return 100 if request.config.getoption("--full") else 25
+    return 200 if request.config.getoption("--full") else 25
 
 
 @pytest.mark.needs_locks
