@@ -21,6 +21,7 @@ from casstore.errors import (
     IndexUnavailableError,
     LockTimeoutError,
     NotAStoreError,
+    NotHeldError,
     PendingDamagedError,
     ReentrantWriteError,
     StillBeingWrittenError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from casstore.figures import size_text
     from casstore.findings import Checked, Leftovers, Problem, ProblemKind, Verified
     from casstore.pending import Condition, Pending, PendingState, PendingWrite
+    from casstore.pins import Pin
     from casstore.plans import Plan
     from casstore.uncached import Uncached as Uncached  # few processes ever load it
 
@@ -69,11 +71,13 @@ __all__ = [
     "LockTimeoutError",
     "Moment",
     "NotAStoreError",
+    "NotHeldError",
     "Noted",
     "Pending",
     "PendingDamagedError",
     "PendingState",
     "PendingWrite",
+    "Pin",
     "Plan",
     "Problem",
     "ProblemKind",
@@ -108,6 +112,7 @@ _LATER = {
     **dict.fromkeys(("Freed", "Removed"), "collector"),
     **dict.fromkeys(("Checked", "Leftovers", "Problem", "ProblemKind", "Verified"), "findings"),
     **dict.fromkeys(("Condition", "Pending", "PendingState", "PendingWrite"), "pending"),
+    "Pin": "pins",
     "Plan": "plans",
     "size_text": "figures",
 }

@@ -16,7 +16,8 @@ from casstore.blobs import OPEN_FLAGS, Added, Blobs, Inode, Staging
 from casstore.checks import Checks
 from casstore.committer import Committer
 from casstore.digest import Digest, digest_mtime
-from casstore.errors import CasstoreError, IndexUnavailableError, LockTimeoutError
+from casstore.errors import CasstoreError, IndexUnavailableError
+from casstore.evictions import Evicting
 from casstore.exits import at_exit
 from casstore.fills import Fill, add_blob
 from casstore.flights import Flight, Flights
@@ -48,10 +49,8 @@ from casstore.turns import Turns
 from casstore.write_locks import WriteLocks
 
 if TYPE_CHECKING:
-    from casstore.collector import Freed, Removed
     from casstore.findings import Checked, Verified
     from casstore.pending import Pending
-    from casstore.plans import Plan
 
 EXIT_SECONDS: Final = 10.0
 """How long the exit of a process may wait for its last commits."""
@@ -87,7 +86,7 @@ class Underway:
     expected: int
 
 
-class Cache(LocalFiles):
+class Cache(LocalFiles, Evicting):
     """One store in this process; thread-safe, survives forks. Get one from `casstore.open`."""
 
     unfit: OSError | None = None
@@ -169,13 +168,16 @@ class Cache(LocalFiles):
 
     def stat(self, uri: str, origin: str | None = None) -> Entry | None:
         """The entry of *uri*, of *origin* where several endpoints have one; None where it is not held."""
+        return next((entry for entry in self.entries_of(uri) if origin in (None, entry.key.origin)), None)
+
+    def entries_of(self, uri: str) -> Iterator[Entry]:
+        """The entries of this very URI: one for each origin that it is held from."""
         self.committer.flush()
-        # Only the rows of this very URI, however many begin with it; a long one's are cut, and are compared.
+        # Only the rows of this URI, however many begin with it; a long one's are cut, and are compared.
         for row, record in self.index.scan(entry_prefix(uri + "\0")):
             entry = unpack_entry(row, record)
-            if entry is not None and entry.uri == uri and origin in (None, entry.key.origin):
-                return entry
-        return None
+            if entry is not None and entry.uri == uri:
+                yield entry
 
     def usage(self, prefix: str = "") -> Usage:
         """How much lies below *prefix*, before and after deduplication."""
@@ -444,65 +446,6 @@ class Cache(LocalFiles):
                     drop_entry(txn, entry)
 
         self.index.write(forget)
-
-    # --- evicting ----------------------------------------------------------------------------------------------------
-
-    def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> Freed:
-        """Drop the entries below *prefix* that *choose* picks, and the blobs that nobody uses then.
-
-        Views handed out keep their bytes.
-        """
-        from casstore.collector import evict  # most processes take nothing away
-
-        return evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
-
-    def plan(self, max_size: int | None = None, min_free: int | None = None, *, at_least: int = 0) -> Plan:
-        """What has to go so that the blobs take *max_size* bytes at most and *min_free* bytes of the disk are free.
-
-        Without a number, what the store is set to; *at_least* so many bytes go in any case. Least recently used first.
-        Reads only.
-        """
-        from casstore.plans import budget_of, make_plan
-
-        self.committer.flush()
-        return make_plan(self.index, self.layout, budget_of(self.settings, self.root, max_size, min_free), at_least)
-
-    def execute(self, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
-        """Carry out *plan*, and take away what dead processes left; what came back into use since the plan stays.
-
-        *on_removed* is told of each blob. Views handed out keep their bytes. Waits for another collector; raises
-        LockTimeoutError where that does not end.
-        """
-        with self._turns.take(self.settings.lock_timeout) as is_ours:
-            if not is_ours:
-                waited = f"(waited {self.settings.lock_timeout:g} s)"
-                raise LockTimeoutError(f"another process collects in {self.root} and does not end {waited}")
-            return self.collect(plan, on_removed)
-
-    def collect(
-        self, plan: Plan, on_removed: Callable[[Removed], object] | None = None, *, reaps: bool = True
-    ) -> Freed:
-        """`execute` for whoever has the turn; without *reaps*, what dead processes left stays."""
-        from casstore.collector import collect
-
-        with self._mutex:
-            own = None if self._lease is None else self._lease.name
-        return collect(self.index, self.layout, self.blobs, plan, on_removed, own=own, reaps=reaps)
-
-    def mark_synced(self) -> int:
-        """Have everything on the store's file system written to the disk, and note of which entries that is true now;
-        how many. Spares hashing their blobs after the next boot. May take as long as the disk is behind.
-        """
-        from casstore.syncs import mark_synced
-
-        self.committer.flush()
-        return mark_synced(self.index, self.layout, self.blobs, self.place)
-
-    def uris_of(self, digest: bytes) -> tuple[str, ...]:
-        """The URIs whose entries use the blob of *digest* (the bare hash) now."""
-        from casstore.plans import uris_of
-
-        return uris_of(self.index, digest)
 
     # --- verifying ---------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ import casstore
 from casstore.cli_gc import gc
 from casstore.cli_output import Column, Shell, age_text, describe, drop_stdout, prepare_streams, say
 from casstore.cli_pending import drop, pending_command
+from casstore.cli_pins import pin, unpin
 from casstore.cli_verify import verify
 from casstore.figures import size_text
 
@@ -157,7 +158,7 @@ def _fact(name: str, value: object) -> str:
     return str(value)
 
 
-for _command in (gc, verify, pending_command, drop):
+for _command in (gc, verify, pending_command, drop, pin, unpin):
     command.add_command(_command)
 
 

@@ -132,11 +132,14 @@ class _Report:
         else:
             self._shell.line(f"freed {size_text(done)}: {freed.blobs:,} blobs, {freed.entries:,} entries")
             self._show_reaped(freed.reaped)
-        for blob in held[:_SHOWN_HELD]:
+        # Where the budget is met, pins cost nothing.
+        told = [blob for blob in held if short or not blob.is_pinned]
+        for blob in told[:_SHOWN_HELD]:
             uris = ", ".join(self._cache.uris_of(blob.digest)) or "(no entry)"
-            self._shell.line(f"stays    {size_text(blob.size):>9}        {uris}: linked from {', '.join(blob.holders)}")
-        if len(held) > _SHOWN_HELD:
-            self._shell.line(f"stay     {len(held) - _SHOWN_HELD:,} more blobs that have other links")
+            why = "pinned" if blob.is_pinned else f"linked from {', '.join(blob.holders)}"
+            self._shell.line(f"stays    {size_text(blob.size):>9}        {uris}: {why}")
+        if len(told) > _SHOWN_HELD:
+            self._shell.line(f"stay     {len(told) - _SHOWN_HELD:,} more blobs that are pinned or have other links")
         if short:
             self._shell.error(f"{size_text(short)} more should go: {_why_short(freed, held)}")
 
@@ -180,6 +183,7 @@ class _Report:
                     "bytes": blob.size,
                     "uris": list(uris_of(blob.digest)),
                     "linked_from": list(blob.holders),
+                    "is_pinned": blob.is_pinned,
                 }
                 for blob in held
             ],
@@ -189,9 +193,10 @@ class _Report:
 
 def _why_short(freed: Freed | None, held: Sequence[Held]) -> str:
     reasons = []
-    if held:
-        size = sum(blob.size for blob in held)
-        reasons.append(f"{size_text(size)} in {len(held):,} blobs are linked from elsewhere")
+    for is_pinned, what in ((True, "are pinned"), (False, "are linked from elsewhere")):
+        sizes = [blob.size for blob in held if blob.is_pinned is is_pinned]
+        if sizes:
+            reasons.append(f"{size_text(sum(sizes))} in {len(sizes):,} blobs {what}")
     if freed is not None and freed.kept:
         reasons.append(f"{freed.kept:,} blobs came back into use meanwhile")
     if freed is not None and freed.is_stale:

@@ -18,8 +18,9 @@ from casstore.errors import IndexDamagedError, IndexUnavailableError, StoreFullE
 from casstore.index import Index, Txn
 from casstore.items import current_entry, drop_entry
 from casstore.layout import Layout
+from casstore.pins import is_pinned
 from casstore.plans import Doomed, Held, Plan, fold, make_plan, users_of
-from casstore.records import Entry, blob_row, user_prefix
+from casstore.records import Entry, blob_row, row_name, user_prefix
 
 if TYPE_CHECKING:
     from casstore.reaper import Reaped
@@ -59,22 +60,22 @@ class Removed:
 
 
 def evict(index: Index, layout: Layout, doomed: Sequence[Entry]) -> Freed:
-    """Drop those of *doomed* that still stand as they were seen, then sweep their blobs."""
+    """Drop those of *doomed* that still stand as they were seen and are not pinned, then sweep their blobs."""
     dropped = 0
     for start in range(0, len(doomed), _EVICT_BATCH):
         batch = doomed[start : start + _EVICT_BATCH]
-        dropped += index.write(lambda txn, batch=batch: _drop(txn, batch))  # type: ignore[misc]
+        dropped += index.write(lambda txn, batch=batch: _drop(txn, layout, batch))  # type: ignore[misc]
     digests = list({entry.digest.value: None for entry in doomed})
     swept = sweep(index, layout, digests)
     sizes = [size for size in swept.values() if size is not None]
     return Freed(dropped, len(sizes), sum(sizes))
 
 
-def _drop(txn: Txn, doomed: Sequence[Entry]) -> int:
+def _drop(txn: Txn, layout: Layout, doomed: Sequence[Entry]) -> int:
     dropped = 0
     for entry in doomed:
         current = current_entry(txn, entry.key)
-        if current is not None and current.same_content(entry):
+        if current is not None and current.same_content(entry) and not is_pinned(layout, row_name(entry.key.row)):
             drop_entry(txn, current)
             dropped += 1
     return dropped
@@ -160,6 +161,9 @@ def _drop_users(
         for blob in batch:
             users = users_of(txn, blob.digest)
             if fold(users) != blob.users or not _is_file_as_planned(layout, blob):
+                continue
+            # Pins get their names in such a transaction, too: this one finds the pin, or that one no entry.
+            if any(is_pinned(layout, user.name) for user in users):
                 continue
             for user in users:
                 txn.delete(user.row)

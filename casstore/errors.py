@@ -47,6 +47,10 @@ class StoreFullError(CasstoreError, OSError):
     """The disk or the quota is full; the store is as it was before."""
 
 
+class NotHeldError(CasstoreError, FileNotFoundError):
+    """The store has no entry, or no pin, of what was named; nothing was changed."""
+
+
 class LockTimeoutError(CasstoreError, TimeoutError):
     """Somebody else held the lock for the whole time allowed; the message says who."""
 

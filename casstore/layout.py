@@ -13,7 +13,7 @@
       locks/collector             held while somebody collects
       locks/write/<uri hash>      one file per URI being written
       pending/<uri hash>/         <lease>-<random>.data and .json: writes that the cloud does not have
-      pins/                       what is never evicted
+      pins/<uri hash>             one small file per URI that is never evicted
       trash/ quarantine/          on the way out; found bad
 
 Paths are plain strings: the warm path builds one per open.
@@ -148,6 +148,10 @@ class Layout:
     def pins(self) -> str:
         """Holds a small file for each pin."""
         return self.root + "/pins"
+
+    def pin(self, name: str) -> str:
+        """Says that the URI of hash *name* is never evicted."""
+        return f"{self.root}/pins/{name}"
 
     @property
     def trash(self) -> str:

@@ -19,6 +19,7 @@ from typing import Final
 
 from casstore.index import Index, Txn
 from casstore.layout import Layout, LeaseLayout
+from casstore.pins import pinned_names
 from casstore.records import (
     BLOB,
     ENTRY,
@@ -26,8 +27,10 @@ from casstore.records import (
     Key,
     peek_row,
     row_checksum,
+    row_name,
     unpack_blob,
     unpack_entry,
+    user_name,
     user_prefix,
     user_row,
 )
@@ -72,11 +75,15 @@ class Doomed:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A blob whose turn it was and that would free nothing: it has other links. *holders* names them."""
+    """A blob whose turn it was and that stays: it is pinned, or has other links and would free nothing.
+
+    *holders* names those links; of a pin there are none.
+    """
 
     digest: bytes
     size: int
     holders: tuple[str, ...]
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +156,15 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
     wanted = _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack)
     doomed: list[Doomed] = []
     linked: list[tuple[Doomed, os.stat_result]] = []
+    pinned: list[Held] = []
     for blob in survey.in_order():
         if wanted <= 0 and blob.size:
             break
         if not blob.size:
             doomed.append(blob)  # a row without a file and without users: nothing to lose
+            continue
+        if survey.is_pinned(blob.digest):
+            pinned.append(Held(blob.digest, blob.size, (), is_pinned=True))
             continue
         try:
             status = os.lstat(layout.blob(blob.digest))
@@ -165,7 +176,7 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
         elif status.st_size:
             doomed.append(seen)
             wanted -= status.st_size
-    held = _name_holders(layout, linked)
+    held = (*_name_holders(layout, linked), *pinned)
     asked = max(0, over, lack)
     return Plan(budget, survey.generation, survey.stored, survey.blobs, free, asked, tuple(doomed), held, at_least)
 
@@ -189,6 +200,8 @@ class _Survey:
         self._has_users = bytearray(len(self._digests))
         self._is_there = bytearray(len(self._digests))
         self._strays: list[Doomed] = []
+        self._pins = pinned_names(layout)
+        self._pinned: set[bytes] = set()
         unknown = self._add_users(index)
         self._add_files(unknown)
 
@@ -199,6 +212,8 @@ class _Survey:
             entry = peek_row(row, record)
             if entry is None:
                 continue
+            if self._pins and row_name(row) in self._pins:
+                self._pinned.add(entry.digest)
             used = use_tag(entry.used_hour, entry.validated_ns // 1_000_000)
             number = self._number(entry.digest)
             if number < 0:
@@ -209,6 +224,10 @@ class _Survey:
                 self._users[number] ^= row_checksum(record)
                 self._has_users[number] = 1
         return unknown
+
+    def is_pinned(self, digest: bytes) -> bool:
+        """Whether one of a blob's users is."""
+        return digest in self._pinned
 
     def _number(self, digest: bytes) -> int:
         number = bisect_left(self._digests, digest)
@@ -319,6 +338,11 @@ class User:
     row: bytes
     entry: Entry | None
     checksum: int
+
+    @property
+    def name(self) -> bytes:
+        """The bytes of the `Key.name` of that entry."""
+        return user_name(self.row)
 
 
 def users_of(txn: Txn, digest: bytes) -> list[User]:

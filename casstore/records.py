@@ -93,6 +93,11 @@ def _whole_of(entry: Entry) -> bytes:
     return entry.key.whole
 
 
+def row_name(row: bytes) -> bytes:
+    """The bytes of `Key.name`, of the key whose row this is."""
+    return row[-_HASH:] if len(row) == _LONGEST_KEY else name_hash(row[1:])
+
+
 def entry_prefix(uri_prefix: str) -> bytes:
     """What the rows of all URIs that start with *uri_prefix* start with, up to the length of a row's key."""
     return (ENTRY + uri_prefix.encode("utf-8", "surrogatepass"))[: _LONGEST_KEY - _HASH]
@@ -329,6 +334,11 @@ def unpack_blob(row: bytes, record: bytes) -> BlobRecord | None:
 def user_row(digest: bytes, key: Key) -> bytes:
     """The key of the row that says: this URI uses that blob."""
     return USER + digest + name_hash(key.whole)
+
+
+def user_name(row: bytes) -> bytes:
+    """The bytes of the `Key.name` of the URI whose `user_row` this is."""
+    return row[-_HASH:]
 
 
 def user_prefix(digest: bytes) -> bytes:

@@ -8,6 +8,7 @@ from typing import Final, TypedDict
 
 from casstore.cache import Cache, Usage
 from casstore.pending import PendingWrite
+from casstore.pins import Pin
 from casstore.records import Entry
 
 INTERRUPTED: Final = "interrupted: it is not known whether it arrived; push finds out"
@@ -86,6 +87,28 @@ def pending_facts(cache: Cache, write: PendingWrite) -> PendingFacts:
         "path": cache.pending.path(write),
         "source": write.source,
         "blocks": write.blocks,
+    }
+
+
+class PinFacts(TypedDict):
+    """A pin in types that JSON has. *size* is that of the entry, None where nothing is held just now."""
+
+    uri: str
+    origin: str
+    since: str
+    is_held: bool
+    size: int | None
+
+
+def pin_facts(cache: Cache, pin: Pin) -> PinFacts:
+    """*pin* for a script."""
+    entry = cache.held(pin.key)
+    return {
+        "uri": pin.uri,
+        "origin": pin.key.origin,
+        "since": _iso(pin.since_ns / 1e9),
+        "is_held": entry is not None,
+        "size": None if entry is None else entry.size,
     }
 
 

@@ -118,6 +118,10 @@ class Uncached(Cache):
         """Nothing is held."""
         return None
 
+    def entries_of(self, uri: str) -> Iterator[Entry]:
+        """None."""
+        return iter(())
+
     def open_fresh(self, key: Key, max_age_ns: int | None) -> int | None:
         """Nothing is held."""
         return None
@@ -143,6 +147,14 @@ class Uncached(Cache):
 
     def quarantine(self, digest: Digest, reason: str) -> None:
         """Nothing is held."""
+
+    def pin(self, *names: str) -> NoReturn:
+        """Raises the error that says why there is no store."""
+        raise self.unfit
+
+    def unpin(self, *names: str) -> NoReturn:
+        """Raises the error that says why there is no store."""
+        raise self.unfit
 
     def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> Freed:
         """Nothing is held."""

@@ -29,19 +29,20 @@ LAYERS = {
         drafts
         leases
         items
+        pins
         committer flights plans turns write_locks
         findings
         row_checks
         blob_checks
         collector fills syncs verification statements tripwire
         checks
-        trims local_files
+        evictions trims local_files
         cache
         uncached
         processes reports
         __init__
         cli_output
-        cli_gc cli_pending cli_verify
+        cli_gc cli_pending cli_pins cli_verify
         cli
         __main__
     """,

@@ -1,0 +1,164 @@
+"""What a store takes away, and what it must not: evicting, plans and pins, for people and programs."""
+
+from __future__ import annotations
+
+import abc
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from casstore.blobs import Blobs
+from casstore.committer import Committer
+from casstore.errors import LockTimeoutError
+from casstore.index import Index
+from casstore.layout import Layout
+from casstore.leases import Lease
+from casstore.records import Entry
+from casstore.settings import Settings
+from casstore.turns import Turns
+
+if TYPE_CHECKING:
+    from casstore.collector import Freed, Removed
+    from casstore.pins import Pin, Pins
+    from casstore.plans import Plan
+
+
+class Evicting(abc.ABC):
+    """`casstore.cache.Cache` as far as taking away goes."""
+
+    layout: Layout
+    settings: Settings
+    index: Index
+    blobs: Blobs
+    committer: Committer
+    place: int
+    _turns: Turns
+    _mutex: threading.Lock
+    _lease: Lease | None
+
+    @property
+    @abc.abstractmethod
+    def root(self) -> str:
+        """The store's directory."""
+
+    @abc.abstractmethod
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """All entries whose URI starts with *prefix*."""
+
+    @abc.abstractmethod
+    def entries_of(self, uri: str) -> Iterator[Entry]:
+        """The entries of this very URI."""
+
+    # --- evicting ----------------------------------------------------------------------------------------------------
+
+    def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> Freed:
+        """Drop the entries below *prefix* that *choose* picks, and the blobs that nobody uses then.
+
+        Views handed out keep their bytes.
+        """
+        from casstore.collector import evict  # most processes take nothing away
+
+        return evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
+
+    def plan(self, max_size: int | None = None, min_free: int | None = None, *, at_least: int = 0) -> Plan:
+        """What has to go so that the blobs take *max_size* bytes at most and *min_free* bytes of the disk are free.
+
+        Without a number, what the store is set to; *at_least* so many bytes go in any case. Least recently used first.
+        Reads only.
+        """
+        from casstore.plans import budget_of, make_plan
+
+        self.committer.flush()
+        return make_plan(self.index, self.layout, budget_of(self.settings, self.root, max_size, min_free), at_least)
+
+    def execute(self, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
+        """Carry out *plan*, and take away what dead processes left; what came back into use since the plan stays.
+
+        *on_removed* is told of each blob. Views handed out keep their bytes. Waits for another collector; raises
+        LockTimeoutError where that does not end.
+        """
+        with self._turns.take(self.settings.lock_timeout) as is_ours:
+            if not is_ours:
+                waited = f"(waited {self.settings.lock_timeout:g} s)"
+                raise LockTimeoutError(f"another process collects in {self.root} and does not end {waited}")
+            return self.collect(plan, on_removed)
+
+    def collect(
+        self, plan: Plan, on_removed: Callable[[Removed], object] | None = None, *, reaps: bool = True
+    ) -> Freed:
+        """`execute` for whoever has the turn; without *reaps*, what dead processes left stays."""
+        from casstore.collector import collect
+
+        with self._mutex:
+            own = None if self._lease is None else self._lease.name
+        return collect(self.index, self.layout, self.blobs, plan, on_removed, own=own, reaps=reaps)
+
+    def mark_synced(self) -> int:
+        """Have everything on the store's file system written to the disk, and note of which entries that is true now;
+        how many. Spares hashing their blobs after the next boot. May take as long as the disk is behind.
+        """
+        from casstore.syncs import mark_synced
+
+        self.committer.flush()
+        return mark_synced(self.index, self.layout, self.blobs, self.place)
+
+    def uris_of(self, digest: bytes) -> tuple[str, ...]:
+        """The URIs whose entries use the blob of *digest* (the bare hash) now."""
+        from casstore.plans import uris_of
+
+        return uris_of(self.index, digest)
+
+    # --- pins --------------------------------------------------------------------------------------------------------
+
+    def pin(self, *names: str) -> list[Pin]:
+        """Never evict the entries of these URIs, nor of those held now below these prefixes (which end in a slash).
+
+        The claim is on the URI: it holds for what takes the entry's place, and until `unpin`. On the disk on return.
+        Raises NotHeldError where nothing is held of a name; nothing is pinned then.
+        """
+        from casstore.pins import is_prefix, not_held
+
+        self.committer.flush()
+        wanted = {}
+        for name in names:
+            entries = self.entries(name) if is_prefix(name) else self.entries_of(name)
+            wanted[name] = [entry.key for entry in entries]
+            if not wanted[name]:
+                raise not_held(name)
+        pins = self._pins().add(list(dict.fromkeys(key for keys in wanted.values() for key in keys)))
+        pinned = {pin.key for pin in pins}
+        for name, keys in wanted.items():
+            if pinned.isdisjoint(keys):
+                raise not_held(name)  # it was evicted in this very moment; what the other names say is pinned
+        return pins
+
+    def unpin(self, *names: str) -> list[Pin]:
+        """Give up the claims on these URIs, and on those below these prefixes, held or not; which they were.
+
+        Raises NotHeldError where nothing is pinned of a name; no claim is given up then.
+        """
+        from casstore.pins import is_prefix, not_pinned
+
+        pins = list(self.pins())
+        found = []
+        for name in names:
+            those = [pin for pin in pins if pin.uri == name or (is_prefix(name) and pin.uri.startswith(name))]
+            if not those:
+                raise not_pinned(name)
+            found += those
+        found = list(dict.fromkeys(found))
+        self._pins().remove(found)
+        return found
+
+    def pins(self, prefix: str = "") -> Iterator[Pin]:
+        """The pins whose URI starts with *prefix* (a string, not a path), in URI order, held or not."""
+        return self._pins().all(prefix)
+
+    def unreadable_pins(self) -> list[str]:
+        """Paths of pins that hold although nobody can tell of what: damage, or a newer format."""
+        return self._pins().unreadable()
+
+    def _pins(self) -> Pins:
+        from casstore.pins import Pins  # readers meet none
+
+        return Pins(self.layout, self.index)
