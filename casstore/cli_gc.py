@@ -12,17 +12,19 @@ import click
 
 from casstore.cli_output import Shell, age_text
 from casstore.figures import size_text
-from casstore.plans import hour_of
-from casstore.settings import parse_size
+from casstore.plans import Why
+from casstore.rules import NONE, parse_age, parse_size
+from casstore.surveys import hour_of
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.collector import Freed, Removed
-    from casstore.plans import Doomed, Held, Plan
+    from casstore.plans import Budget, Doomed, Held, Plan
     from casstore.reaper import Reaped
 
 _OVER_BUDGET: Final = 1
 _SHOWN_HELD: Final = 20
+_WHY: Final = {Why.AGE: ": unused for too long", Why.RULE: ": its rule has no more room"}
 
 
 class Size(click.ParamType[int]):
@@ -38,34 +40,60 @@ class Size(click.ParamType[int]):
             self.fail(f"{value!r} {error}", param, ctx)
 
 
+class Age(click.ParamType[int]):
+    """Seconds, as `parse_age` reads them."""
+
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See `parse_age`."""
+        try:
+            age = None if value == NONE else parse_age(value)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}", param, ctx)
+        if age is None:
+            self.fail("name an age; without this option, what the store is set to holds", param, ctx)
+        return age
+
+
 @click.command()
 @click.option("--max-size", type=Size(), metavar="SIZE", help="Bytes that the blobs may take: 10GB, 500MiB, 0.")
 @click.option("--min-free", type=Size(), metavar="SIZE", help="Bytes of the disk that are to be free.")
+@click.option("--max-age", type=Age(), metavar="AGE", help="How long ago the last use may be: 12h, 30d, 2w.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
-def gc(shell: Shell, max_size: int | None, min_free: int | None, dry_run: bool, yes: bool, as_json: bool) -> int:
+def gc(
+    shell: Shell,
+    max_size: int | None,
+    min_free: int | None,
+    max_age: int | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
     """Remove what was used least recently until the store is within its budget, and what dead processes left.
 
-    Without a size, the budget is what the store is set to. What processes have open, and the local paths that they were
-    given, stay readable. Status 1 where the budget could not be met; it says what holds the rest.
+    Without a size or an age, the budget is what the store is set to; its rules by prefix hold in any case. What
+    processes have open, and the local paths that they were given, stay readable. Status 1 where a size could not be
+    met; it says what holds the rest.
     """
     if not (dry_run or yes or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask at: say --yes to remove, or --dry-run to see what would go")
     cache = shell.open_cache()
-    plan = cache.plan(max_size, min_free)
+    plan = cache.plan(max_size, min_free, max_age)
     report = _Report(shell, cache, plan, as_json=as_json)
     report.show_plan(lists=dry_run or not yes)
     if dry_run:
         report.end(None)
-        return _OVER_BUDGET if plan.short(plan.frees) else 0
+        return _OVER_BUDGET if plan.short(plan.frees) or plan.overdue else 0
     if not yes and plan.doomed:
         click.confirm(f"Remove {size_text(plan.frees)} in {len(plan.doomed):,} blobs?", abort=True, err=True)
     freed = cache.execute(plan, report.removed)
     cache.mark_synced()
     report.end(freed)
-    return _OVER_BUDGET if freed.short else 0
+    return _OVER_BUDGET if freed.short or freed.overdue else 0
 
 
 class _Report:
@@ -90,27 +118,28 @@ class _Report:
         limit = "no limit" if plan.budget.max_size is None else f"at most {size_text(plan.budget.max_size)}"
         shell.line(
             f"{size_text(plan.stored)} in {plan.blobs:,} blobs ({limit}); {size_text(plan.free)} of the disk are free "
-            f"(at least {size_text(plan.budget.min_free)})"
+            f"(at least {size_text(plan.budget.min_free)}){_rules_text(plan.budget)}"
         )
         if lists:
             for blob in plan.doomed:
-                self._show_removal("goes", blob.size, self._cache.uris_of(blob.digest), _last_used(blob))
+                uris = self._cache.uris_of(blob.digest)
+                self._show_removal("goes", blob.size, uris, _last_used(blob), _WHY.get(blob.why, ""))
 
     def removed(self, removed: Removed) -> None:
         """One blob went."""
         self._gone += 1
         if self._as_json:
-            self._removals.append(_removal(removed.digest, removed.uris, removed.bytes))
+            self._removals.append(_removal(removed.digest, removed.uris, removed.bytes, removed.why))
         elif not self._lists:
             self._clear_bar()
-            self._show_removal("removed", removed.bytes, removed.uris)
+            self._show_removal("removed", removed.bytes, removed.uris, why=_WHY.get(removed.why, ""))
         if self._has_bar and self._gone % 64 == 0:
             sys.stderr.write(f"\r{self._gone:,} of {len(self._plan.doomed):,} blobs removed\x1b[K")
             sys.stderr.flush()
 
-    def _show_removal(self, verb: str, size: int, uris: tuple[str, ...], used: str = "") -> None:
+    def _show_removal(self, verb: str, size: int, uris: tuple[str, ...], used: str = "", why: str = "") -> None:
         for uri in uris or ("(no entry)",):
-            self._shell.line(f"{verb:<8} {size_text(size):>9}  {used:>4}  {uri}")
+            self._shell.line(f"{verb:<8} {size_text(size):>9}  {used:>4}  {uri}{why}")
             size = 0  # the bytes go once
 
     def _clear_bar(self) -> None:
@@ -124,8 +153,9 @@ class _Report:
         plan = self._plan
         done = plan.frees if freed is None else freed.bytes
         short, held = (plan.short(done), plan.held) if freed is None else (freed.short, freed.held)
+        overdue = plan.overdue if freed is None else freed.overdue
         if self._as_json:
-            self._shell.json_document(self._facts(freed, short, held))
+            self._shell.json_document(self._facts(freed, short, overdue, held))
             return
         if freed is None:
             self._shell.line(f"would free {size_text(done)} in {len(plan.doomed):,} blobs")
@@ -133,7 +163,7 @@ class _Report:
             self._shell.line(f"freed {size_text(done)}: {freed.blobs:,} blobs, {freed.entries:,} entries")
             self._show_reaped(freed.reaped)
         # Where the budget is met, pins cost nothing.
-        told = [blob for blob in held if short or not blob.is_pinned]
+        told = [blob for blob in held if short or overdue or not blob.is_pinned]
         for blob in told[:_SHOWN_HELD]:
             uris = ", ".join(self._cache.uris_of(blob.digest)) or "(no entry)"
             why = "pinned" if blob.is_pinned else f"linked from {', '.join(blob.holders)}"
@@ -142,6 +172,8 @@ class _Report:
             self._shell.line(f"stay     {len(told) - _SHOWN_HELD:,} more blobs that are pinned or have other links")
         if short:
             self._shell.error(f"{size_text(short)} more should go: {_why_short(freed, held)}")
+        if overdue:
+            self._shell.error(f"{size_text(overdue)} more should go by the rules: {_why_short(freed, held)}")
 
     def _show_reaped(self, reaped: Reaped | None) -> None:
         if reaped is None:
@@ -158,10 +190,10 @@ class _Report:
                 edited = f": {', '.join(kept.edited)}" if kept.edited else ""
                 self._shell.line(f"stays    lease {kept.name}: {kept.reason}{edited}")
 
-    def _facts(self, freed: Freed | None, short: int, held: Sequence[Held]) -> dict[str, Any]:
+    def _facts(self, freed: Freed | None, short: int, overdue: int, held: Sequence[Held]) -> dict[str, Any]:
         plan, uris_of = self._plan, self._cache.uris_of
         removals = (
-            [_removal(blob.digest, uris_of(blob.digest), blob.size) for blob in plan.doomed]
+            [_removal(blob.digest, uris_of(blob.digest), blob.size, blob.why) for blob in plan.doomed]
             if freed is None
             else self._removals
         )
@@ -169,12 +201,14 @@ class _Report:
             "dry_run": freed is None,
             "max_size": plan.budget.max_size,
             "min_free": plan.budget.min_free,
+            "max_age": plan.budget.max_age,
             "stored_bytes": plan.stored,
             "free_bytes": plan.free,
             "asked_bytes": plan.asked,
             "freed_bytes": plan.frees if freed is None else freed.bytes,
             "short_bytes": short,
-            "within_budget": not short,
+            "overdue_bytes": overdue,
+            "within_budget": not (short or overdue),
             "kept_blobs": 0 if freed is None else freed.kept,
             "removed": removals,
             "held": [
@@ -189,6 +223,11 @@ class _Report:
             ],
             "reaped": None if freed is None or freed.reaped is None else _reaped(freed.reaped),
         }
+
+
+def _rules_text(budget: Budget) -> str:
+    age = "" if budget.max_age is None else f"; nothing unused for longer than {age_text(budget.max_age)}"
+    return age + (f"; {len(budget.rules)} rules by prefix" if budget.rules else "")
 
 
 def _why_short(freed: Freed | None, held: Sequence[Held]) -> str:
@@ -212,8 +251,8 @@ def _reaped(reaped: Reaped) -> dict[str, Any]:
     return {**dataclasses.asdict(dataclasses.replace(reaped, recorded=())), "recorded": recorded}
 
 
-def _removal(digest: bytes, uris: tuple[str, ...], size: int) -> dict[str, Any]:
-    return {"digest": digest.hex(), "bytes": size, "uris": list(uris)}
+def _removal(digest: bytes, uris: tuple[str, ...], size: int, why: Why) -> dict[str, Any]:
+    return {"digest": digest.hex(), "bytes": size, "uris": list(uris), "why": why.value}
 
 
 def _last_used(blob: Doomed) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from casstore.cli_output import Shell, age_text, size_text
+from casstore.cli_output import Shell, age_text
 from casstore.errors import NotHeldError
+from casstore.figures import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

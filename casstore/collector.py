@@ -19,7 +19,7 @@ from casstore.index import Index, Txn
 from casstore.items import current_entry, drop_entry
 from casstore.layout import Layout
 from casstore.pins import is_pinned
-from casstore.plans import Doomed, Held, Plan, fold, make_plan, users_of
+from casstore.plans import Doomed, Held, Plan, Why, fold, make_plan, users_of
 from casstore.records import Entry, blob_row, row_name, user_prefix
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Freed:
 
     *kept* blobs of a plan stayed, having come back into use. With *is_stale* the index was replaced meanwhile, and what
     was left of the plan was not carried out. Of a collection, *short* is by how many bytes the budget is still missed,
-    *held* the blobs that could not go for it, and *reaped* what dead processes had left.
+    *overdue* by how many the sizes of rules are, *held* the blobs that could not go for it, and *reaped* what dead
+    processes had left.
     """
 
     entries: int
@@ -46,6 +47,7 @@ class Freed:
     kept: int = 0
     is_stale: bool = False
     short: int = 0
+    overdue: int = 0
     held: Sequence[Held] = ()
     reaped: Reaped | None = None
 
@@ -57,6 +59,7 @@ class Removed:
     digest: bytes
     uris: tuple[str, ...]
     bytes: int
+    why: Why = Why.SIZE
 
 
 def evict(index: Index, layout: Layout, doomed: Sequence[Entry]) -> Freed:
@@ -102,7 +105,8 @@ def collect(
     index.check_readers()
     freed = execute(index, layout, plan, on_removed)
     short, held = plan.short(freed.bytes, 0 if reaped is None else reaped.bytes), plan.held
-    if short and (freed.is_stale or (plan.held and reaped is not None and reaped.leases)):
+    was_freed = plan.held and reaped is not None and reaped.leases
+    if (short or plan.overdue) and (freed.is_stale or was_freed):
         plan = make_plan(index, layout, plan.budget)
         more = execute(index, layout, plan, on_removed)
         short, held = plan.short(more.bytes), plan.held
@@ -113,7 +117,7 @@ def collect(
             freed.kept + more.kept,
             more.is_stale,
         )
-    return replace(freed, short=short, held=held, reaped=reaped)
+    return replace(freed, short=short, overdue=plan.overdue, held=held, reaped=reaped)
 
 
 def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
@@ -139,8 +143,9 @@ def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Remo
         start, step = start + len(batch), min(2 * step, SWEEP_BATCH)
         swept = sweep(index, layout, list(dropped), _Planned(batch).is_doomed)
         kept += len(batch) - len(swept)
+        reasons = {blob.digest: blob.why for blob in batch}
         for digest, uris in dropped.items():
-            removed = Removed(digest, uris, swept.get(digest) or 0)
+            removed = Removed(digest, uris, swept.get(digest) or 0, reasons[digest])
             entries, blobs, size = entries + len(uris), blobs + (removed.bytes > 0), size + removed.bytes
             if on_removed is not None and (removed.uris or removed.bytes):
                 on_removed(removed)

@@ -60,16 +60,25 @@ class Evicting(abc.ABC):
 
         return evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
 
-    def plan(self, max_size: int | None = None, min_free: int | None = None, *, at_least: int = 0) -> Plan:
-        """What has to go so that the blobs take *max_size* bytes at most and *min_free* bytes of the disk are free.
+    def plan(
+        self,
+        max_size: int | None = None,
+        min_free: int | None = None,
+        max_age: int | None = None,
+        *,
+        at_least: int = 0,
+    ) -> Plan:
+        """What has to go so that the blobs take *max_size* bytes at most, *min_free* bytes of the disk are free, and
+        nothing is held that was not used for *max_age* seconds.
 
-        Without a number, what the store is set to; *at_least* so many bytes go in any case. Least recently used first.
-        Reads only.
+        Without a number, what the store is set to; its rules hold in any case, and *at_least* so many bytes go. Least
+        recently used first. Reads only.
         """
         from casstore.plans import budget_of, make_plan
 
         self.committer.flush()
-        return make_plan(self.index, self.layout, budget_of(self.settings, self.root, max_size, min_free), at_least)
+        budget = budget_of(self.settings, self.root, max_size, min_free, max_age)
+        return make_plan(self.index, self.layout, budget, at_least)
 
     def execute(self, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
         """Carry out *plan*, and take away what dead processes left; what came back into use since the plan stays.

@@ -11,49 +11,65 @@ import contextlib
 import json
 import os
 import time
-from array import array
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from casstore.index import Index, Txn
 from casstore.layout import Layout, LeaseLayout
-from casstore.pins import pinned_names
 from casstore.records import (
     BLOB,
-    ENTRY,
     Entry,
     Key,
-    peek_row,
     row_checksum,
-    row_name,
     unpack_blob,
     unpack_entry,
     user_name,
     user_prefix,
     user_row,
 )
+from casstore.rules import Rule
 from casstore.settings import Settings
+from casstore.surveys import MIXED, Survey
 
 _SLACK: Final = 100
 """A hundredth more goes than has to, so that the next fill does not ask again."""
 
-_IN_FLIGHT_SECONDS: Final = 60
-"""How long a file without a row counts as just used. Taking one that is in flight is safe, and costs a copy."""
-
-_HOUR: Final = 3600
-_MILLISECOND_BITS: Final = 42
-"""Of the 64 of a `use_tag`: enough until 2109, and the rest for hours until 2446."""
 _ALL_USERS: Final = 1 << 62
+
+
+_STAYS, _GOES = 1, 2
+
+
+class Why(StrEnum):
+    """For what a blob goes."""
+
+    SIZE = "size"
+    """`Budget.max_size` or `min_free`."""
+    AGE = "age"
+    """None of its users was used within the `max_age` that holds for it."""
+    RULE = "rule"
+    """The `max_size` of the rule of all its users."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the store may take: *max_size* bytes of blobs at most (None: any), *min_free* bytes of disk left free."""
+    """What the store may take: *max_size* bytes of blobs at most (None: any), *min_free* bytes of disk left free.
+
+    What was not used for *max_age* seconds goes in any case (None: nothing does). *rules* hold for URIs by prefix: of
+    several the one with the longest.
+    """
 
     max_size: int | None
     min_free: int
+    max_age: int | None = None
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether anything goes although there is room."""
+        return self.max_age is not None or bool(self.rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,7 @@ class Doomed:
     users: int
     inode: int
     ctime_ns: int
+    why: Why = Why.SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +107,7 @@ class Held:
 class Plan:
     """What a collection will do. *stored* bytes lie in *blobs* files, the disk has *free* bytes left, *asked* bytes are
     to go for the *budget*, and *at_least* so many whatever it says; *doomed* are the blobs that do go, in this order,
-    *held* those that cannot.
+    *held* those that cannot. By *overdue* bytes the sizes of rules are missed even so.
     """
 
     budget: Budget
@@ -102,6 +119,7 @@ class Plan:
     doomed: Sequence[Doomed]
     held: Sequence[Held]
     at_least: int = 0
+    overdue: int = 0
 
     @property
     def frees(self) -> int:
@@ -115,22 +133,20 @@ class Plan:
         return max(0, over, lack)
 
 
-def budget_of(settings: Settings, root: str, max_size: int | None = None, min_free: int | None = None) -> Budget:
+def budget_of(
+    settings: Settings,
+    root: str,
+    max_size: int | None = None,
+    min_free: int | None = None,
+    max_age: int | None = None,
+) -> Budget:
     """The budget as asked for, else as the store is set."""
     return Budget(
         settings.max_size if max_size is None else max_size,
         settings.keep_free(os.statvfs(root)) if min_free is None else min_free,
+        settings.max_age if max_age is None else max_age,
+        settings.rules,
     )
-
-
-def use_tag(hour: int, validated_ms: int) -> int:
-    """A number that orders by last use: by the hour, and within it by the last validation in milliseconds."""
-    return min(hour, (1 << 22) - 1) << _MILLISECOND_BITS | max(0, min(validated_ms, (1 << _MILLISECOND_BITS) - 1))
-
-
-def hour_of(tag: int) -> int:
-    """The hour of last use in a `use_tag`, since the epoch; 0 where it is not known."""
-    return tag >> _MILLISECOND_BITS
 
 
 def free_bytes(root: str) -> int:
@@ -148,142 +164,109 @@ def _wanted_bytes(limit: int, over: int, reserve: int, lack: int) -> int:
 
 
 def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -> Plan:
-    """See what there is and choose what goes. One reads-only pass over the rows and the names in ``blobs/``."""
-    survey = _Survey(index, layout)
+    """See what there is and choose what goes. One reads-only pass over the rows and the names in ``blobs/``.
+
+    What its age or the size of a rule takes goes first, and counts for the sizes of all.
+    """
+    survey = Survey(index, layout, budget.max_age, budget.rules)
     free = free_bytes(layout.root)
     over = 0 if budget.max_size is None else survey.stored - budget.max_size
     lack = max(budget.min_free - free, at_least)
-    wanted = _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack)
-    doomed: list[Doomed] = []
-    linked: list[tuple[Doomed, os.stat_result]] = []
-    pinned: list[Held] = []
-    for blob in survey.in_order():
-        if wanted <= 0 and blob.size:
-            break
-        if not blob.size:
-            doomed.append(blob)  # a row without a file and without users: nothing to lose
-            continue
-        if survey.is_pinned(blob.digest):
-            pinned.append(Held(blob.digest, blob.size, (), is_pinned=True))
-            continue
-        try:
-            status = os.lstat(layout.blob(blob.digest))
-        except FileNotFoundError:
-            continue  # taken by another collector
-        seen = Doomed(blob.digest, status.st_size, blob.used, blob.users, status.st_ino, status.st_ctime_ns)
-        if status.st_nlink > 1:
-            linked.append((seen, status))
-        elif status.st_size:
-            doomed.append(seen)
-            wanted -= status.st_size
-    held = (*_name_holders(layout, linked), *pinned)
+    order = sorted(survey.numbers(), key=survey.uses.__getitem__)
+    choice = _Choice(layout, survey)
+    overdue = choice.by_rules(order, budget) if budget.has_rules else 0
+    choice.by_size(order, _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack) - choice.freed)
     asked = max(0, over, lack)
-    return Plan(budget, survey.generation, survey.stored, survey.blobs, free, asked, tuple(doomed), held, at_least)
+    return Plan(
+        budget,
+        survey.generation,
+        survey.stored,
+        survey.blobs,
+        free,
+        asked,
+        tuple(choice.doomed),
+        choice.held(),
+        at_least,
+        overdue,
+    )
 
 
-class _Survey:
-    """Rows and names, side by side in arrays sorted by digest: a million blobs are some 150 MB."""
+class _Choice:
+    """What goes of a survey, blob by blob."""
 
-    def __init__(self, index: Index, layout: Layout) -> None:
+    def __init__(self, layout: Layout, survey: Survey) -> None:
         self._layout = layout
-        self.generation = index.read(lambda _: index.generation)
-        self.stored = self.blobs = 0
-        self._digests: list[bytes] = []
-        self._sizes = array("Q")
-        for row, record in index.scan(BLOB):
-            known = unpack_blob(row, record)
-            if known is not None:  # else its file is one without a row
-                self._digests.append(row[1:])
-                self._sizes.append(known.size)
-        self._uses = array("Q", bytes(8 * len(self._digests)))
-        self._users = array("Q", bytes(8 * len(self._digests)))
-        self._has_users = bytearray(len(self._digests))
-        self._is_there = bytearray(len(self._digests))
-        self._strays: list[Doomed] = []
-        self._pins = pinned_names(layout)
-        self._pinned: set[bytes] = set()
-        unknown = self._add_users(index)
-        self._add_files(unknown)
+        self._survey = survey
+        self._looked = bytearray(len(survey.digests))
+        self._linked: list[tuple[Doomed, os.stat_result]] = []
+        self._pinned: list[Held] = []
+        # Rows without a file and without users: nothing to lose.
+        self.doomed = [Doomed(survey.digests[number], 0, 0, 0, 0, 0) for number in survey.gone]
+        self.freed = 0
 
-    def _add_users(self, index: Index) -> dict[bytes, list[int]]:
-        """Uses by entry; those of blobs without a row (a damaged one) come back apart."""
-        unknown: dict[bytes, list[int]] = {}
-        for row, record in index.scan(ENTRY):
-            entry = peek_row(row, record)
-            if entry is None:
-                continue
-            if self._pins and row_name(row) in self._pins:
-                self._pinned.add(entry.digest)
-            used = use_tag(entry.used_hour, entry.validated_ns // 1_000_000)
-            number = self._number(entry.digest)
-            if number < 0:
-                found = unknown.setdefault(entry.digest, [0, 0])
-                found[0], found[1] = max(found[0], used), found[1] ^ row_checksum(record)
-            else:
-                self._uses[number] = max(self._uses[number], used)
-                self._users[number] ^= row_checksum(record)
-                self._has_users[number] = 1
-        return unknown
+    def held(self) -> tuple[Held, ...]:
+        """Whose turn it was and who stays."""
+        return (*_name_holders(self._layout, self._linked), *self._pinned)
 
-    def is_pinned(self, digest: bytes) -> bool:
-        """Whether one of a blob's users is."""
-        return digest in self._pinned
+    def by_rules(self, order: Sequence[int], budget: Budget) -> int:
+        """Take what is past its age, and what a rule's size has no room for; by how many bytes those are missed."""
+        survey, now = self._survey, time.time()
+        if survey.due:
+            for number in order:
+                if survey.due[number] < now and not survey.is_pinned(number):
+                    self._take(number, Why.AGE)
+        return self._by_rule_sizes(order, budget)
 
-    def _number(self, digest: bytes) -> int:
-        number = bisect_left(self._digests, digest)
-        return number if number < len(self._digests) and self._digests[number] == digest else -1
+    def _by_rule_sizes(self, order: Sequence[int], budget: Budget) -> int:
+        rules = self._survey.rules
+        sizes = [0] * (MIXED + 1)
+        for number in order:
+            if self._looked[number] != _GOES:
+                sizes[rules[number]] += self._survey.sizes[number]
+        missed, wanted = [0] * (MIXED + 1), [0] * (MIXED + 1)
+        for rule, limit in enumerate((rule.max_size for rule in budget.rules), 1):
+            if limit is not None and sizes[rule] > limit:
+                missed[rule] = sizes[rule] - limit
+                wanted[rule] = _wanted_bytes(limit, missed[rule], 0, 0)
+        for number in order if any(wanted) else ():
+            rule = rules[number]
+            if wanted[rule] > 0 and not self._looked[number]:
+                freed = self._take(number, Why.RULE)
+                wanted[rule] -= freed
+                missed[rule] -= freed
+        return sum(max(0, over) for over in missed)
 
-    def _add_files(self, unknown: dict[bytes, list[int]]) -> None:
-        now = time.time()
-        for digest, file in _files_in(self._layout.blobs):
-            number = self._number(digest)
-            if number >= 0:
-                self._is_there[number] = 1
-                self.stored += self._sizes[number]
-                self.blobs += 1
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                status = file.stat(follow_symlinks=False)
-                self.stored += status.st_size
-                self.blobs += 1
-                # Orphans in the order in which they got their names; what may be in flight, among the just used.
-                age = now - status.st_ctime
-                hour = 0 if age > _IN_FLIGHT_SECONDS else int(now) // _HOUR
-                used = use_tag(hour, status.st_ctime_ns // 1_000_000)
-                use, users = unknown.get(digest, (used, 0))
-                self._strays.append(Doomed(digest, status.st_size, use, users, status.st_ino, status.st_ctime_ns))
+    def by_size(self, order: Iterable[int], wanted: int) -> None:
+        """Take what comes first, until *wanted* bytes are found."""
+        for number in order:
+            if wanted <= 0:
+                break
+            if not self._looked[number]:
+                wanted -= self._take(number, Why.SIZE)
 
-    def in_order(self) -> Iterator[Doomed]:
-        """All blobs, those to go first first; rows without a file and without users before them, with size 0."""
-        numbers = range(len(self._digests))
-        for number in numbers:
-            if not self._is_there[number] and not self._has_users[number]:
-                yield Doomed(self._digests[number], 0, 0, 0, 0, 0)
-        uses = self._uses
-        rows = iter(sorted((n for n in numbers if self._is_there[n] and self._sizes[n]), key=uses.__getitem__))
-        strays = iter(sorted((stray for stray in self._strays if stray.size), key=lambda stray: stray.used))
-        row, stray = next(rows, None), next(strays, None)
-        while row is not None or stray is not None:
-            if row is not None and (stray is None or uses[row] <= stray.used):
-                yield Doomed(self._digests[row], self._sizes[row], uses[row], self._users[row], 0, 0)
-                row = next(rows, None)
-            elif stray is not None:
-                yield stray
-                stray = next(strays, None)
-
-
-def _files_in(blobs: str) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
-    with os.scandir(blobs) as shards:
-        names = [shard.name for shard in shards]
-    for name in names:
+    def _take(self, number: int, why: Why) -> int:
+        """The bytes that this frees: 0 for what stays."""
+        survey = self._survey
+        digest = survey.digests[number]
+        self._looked[number] = _STAYS
+        if survey.is_pinned(number):
+            self._pinned.append(Held(digest, survey.sizes[number], (), is_pinned=True))
+            return 0
         try:
-            with os.scandir(f"{blobs}/{name}") as files:
-                for file in files:
-                    # What has no blob's name is not ours to take.
-                    with contextlib.suppress(ValueError):
-                        yield bytes.fromhex(name + file.name), file
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+            status = os.lstat(self._layout.blob(digest))
+        except FileNotFoundError:
+            return 0  # taken by another collector
+        seen = Doomed(
+            digest, status.st_size, survey.uses[number], survey.users[number], status.st_ino, status.st_ctime_ns, why
+        )
+        if status.st_nlink > 1:
+            self._linked.append((seen, status))
+            return 0
+        if status.st_size:
+            self._looked[number] = _GOES
+            self.doomed.append(seen)
+            self.freed += status.st_size
+        return status.st_size
 
 
 def stored_bytes(index: Index) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from casstore.errors import StoreFormatError
 from casstore.layout import Layout
+
+if TYPE_CHECKING:
+    from casstore.rules import Rule
 
 MOST_MIN_FREE: Final = 10 << 30
 """Bytes of free disk that the default `Settings.min_free` asks for at most, however large the disk is."""
@@ -16,8 +19,8 @@ MOST_MIN_FREE: Final = 10 << 30
 _MIN_FREE_PART: Final = 20
 """The default is this part of the disk, where that is less: a twentieth, 5 %."""
 
-_UNITS: Final = ("", "k", "m", "g", "t", "p")
-_SIZES: Final = frozenset(("max_size", "min_free"))
+_OF_RULES: Final = {"max_size": "parse_size", "min_free": "parse_size", "max_age": "parse_age", "rules": "parse_rules"}
+"""Settings, and what in `casstore.rules` reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Settings:
     offline: bool = False
     max_size: int | None = None
     min_free: int | None = None
+    max_age: int | None = None
+    rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
         _choose("views", self.views, ("auto", "copy", "link"))
@@ -49,26 +54,6 @@ class Settings:
         if self.min_free is not None:
             return self.min_free
         return min(MOST_MIN_FREE, space.f_blocks * space.f_frsize // _MIN_FREE_PART)
-
-
-def parse_size(text: object) -> int:
-    """Bytes: a whole number, or a number and a unit. ``kB`` counts by 1000, ``KiB`` and ``K`` by 1024, case is free.
-
-    Raises ValueError.
-    """
-    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
-        return text
-    # Imported here: few processes are given a size, and every one that opens a store would pay.
-    import re
-
-    found = re.fullmatch(r"\s*(\d+)(?:\.(\d+))?\s*(?:([kmgtp])(i?b)?|b)?\s*", str(text).lower(), re.ASCII)
-    if found is None or isinstance(text, bool):
-        raise ValueError("must be a size: bytes, or a number with a unit such as 500MiB or 10GB")
-    whole, fraction, unit, suffix = found.groups()
-    scale: int = (1000 if suffix == "b" else 1024) ** _UNITS.index(unit or "")
-    if fraction and not unit:
-        raise ValueError("must be a whole number of bytes, or have a unit such as MiB")
-    return int(whole) * scale + (int(fraction) * scale // 10 ** len(fraction) if fraction else 0)
 
 
 def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -97,17 +82,25 @@ def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
     for name in known:
         variable = f"CASSTORE_{name.upper()}"
         where, value = layout.config, found.get(name)
-        if environment.get(variable):
+        if environment.get(variable) and name != "rules":
             where, value = variable, environment[variable]
         if value is not None:
             try:
-                changed: dict[str, Any] = {
-                    name: parse_size(value) if name in _SIZES else _convert(value, type(getattr(settings, name)))
-                }
+                changed: dict[str, Any] = {name: _read(name, value, type(getattr(settings, name)))}
                 settings = replace(settings, **changed)
             except (TypeError, ValueError) as error:
-                raise StoreFormatError(f"{where}: {name} = {value!r}: {error}") from error
+                said = name if name == "rules" else f"{name} = {value!r}"
+                raise StoreFormatError(f"{where}: {said}: {error}") from error
     return settings
+
+
+def _read(name: str, value: object, kind: type) -> object:
+    if name not in _OF_RULES:
+        return _convert(value, kind)
+    # Imported here: few stores have any of these, and every process that opens one would pay.
+    from casstore import rules
+
+    return getattr(rules, _OF_RULES[name])(value)
 
 
 def _convert(value: object, kind: type) -> object:

@@ -29,6 +29,9 @@ LOOK_BYTES: Final = 64 << 20
 _SUM_SECONDS: Final = 60.0
 """How old a sum may be, whatever the guess says: it does not see what others fill while they make room elsewhere."""
 
+RULE_SECONDS: Final = 600.0
+"""How old the last look at ages and rules may be when something is filled: it takes a plan."""
+
 REAP_SECONDS: Final = 60.0
 """How long a process trims without looking again for what dead ones left."""
 
@@ -57,6 +60,8 @@ class Trims:
         self._filled_since = 0
         self._free_then = 0
         self._summed = 0.0
+        self._has_rules = cache.settings.max_age is not None or bool(cache.settings.rules)
+        self._ruled = -RULE_SECONDS
         self._is_full = False
         self._reaped = -REAP_SECONDS
         self._said = False
@@ -101,7 +106,8 @@ class Trims:
                 return  # the store was removed: the next fill makes it anew
             free = space.f_bavail * space.f_frsize
             self._step = self._next_step(free)
-            if self._is_full or free < cache.settings.keep_free(space) or self._may_be_over(free, now):
+            is_lacking = self._is_full or free < cache.settings.keep_free(space)
+            if is_lacking or self._may_be_over(free, now) or self._is_rule_due(now):
                 self._start()
 
     def _guess(self, free: int) -> int:
@@ -117,6 +123,9 @@ class Trims:
         if self._limit is None:
             return False
         return self._stored is None or self._guess(free) > self._limit or now - self._summed > _SUM_SECONDS
+
+    def _is_rule_due(self, now: float) -> bool:
+        return self._has_rules and now - self._ruled > RULE_SECONDS
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="casstore-trim", daemon=True)
@@ -165,8 +174,11 @@ class Trims:
         cache.committer.flush()
         free = self._sum()
         over = self._limit is not None and self._guess(free) > self._limit
-        if not over and not self._is_full and free >= cache.settings.keep_free(os.statvfs(cache.root)):
+        is_due = self._is_rule_due(time.monotonic())
+        lacks = free < cache.settings.keep_free(os.statvfs(cache.root))
+        if not (over or is_due or lacks or self._is_full):
             return
+        self._ruled = time.monotonic()
         with self._turns.take(0) as is_ours:
             if is_ours:  # else another process is doing just this
                 plan = cache.plan()
@@ -256,11 +268,12 @@ class Trims:
         logger = logging.getLogger(__name__)
         logger.log(
             level,
-            "%s: to stay within its budget (max_size %s, min_free %s), the store removed what was used least recently: "
-            "%s bytes, %s entries (%s); `casstore gc --help` says more",
+            "%s: to stay within its budget (max_size %s, min_free %s%s), the store removed what was used least "
+            "recently: %s bytes, %s entries (%s); `casstore gc --help` says more",
             self._cache.root,
             "none" if plan.budget.max_size is None else plan.budget.max_size,
             plan.budget.min_free,
+            ", ages and rules" if plan.budget.has_rules else "",
             freed.bytes,
             freed.entries,
             shown or "none",

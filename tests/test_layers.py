@@ -21,7 +21,8 @@ LAYERS = {
         errors figures
         digest exits
         records layout files pages
-        locks blobs settings
+        locks blobs rules
+        settings
         store
         index views pending
         edits
@@ -30,7 +31,8 @@ LAYERS = {
         leases
         items
         pins
-        committer flights plans turns write_locks
+        committer flights surveys turns write_locks
+        plans
         findings
         row_checks
         blob_checks

@@ -72,10 +72,12 @@ def test_gc_in_json_is_one_document_with_every_uri(filled: Cache, capsys: pytest
         "dry_run": False,
         "max_size": 2500,
         "min_free": 0,
+        "max_age": None,
         "stored_bytes": 3000,
         "asked_bytes": 500,
         "freed_bytes": 1000,
         "short_bytes": 0,
+        "overdue_bytes": 0,
         "within_budget": True,
         "kept_blobs": 0,
         "held": [],
@@ -210,3 +212,39 @@ def test_edits_of_the_dead_are_shown(filled: Cache, as_json: bool, capsys: pytes
     else:
         (line,) = (line for line in out.splitlines() if line.startswith("pending"))
         assert "s3://bucket/b: its local copy was changed outside the API" in line
+
+
+# --- ages and rules --------------------------------------------------------------------------------------------------
+
+
+def test_max_age_removes_what_was_not_used_for_longer_and_says_why(
+    filled: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(filled, key_of("new"), b"new")
+    assert _gc(filled, "--max-age", "30d", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "nothing unused for longer than 30d" in out
+    assert sum(line.endswith(": unused for too long") for line in out.splitlines()) == 4
+    assert _gc(filled, "--max-age", "30d", "--yes") == 0
+    assert [entry.uri for entry in filled.entries()] == ["s3://bucket/new"]
+
+
+@pytest.mark.parametrize("age", ["soon", "-1", "1.5d", "none"])
+def test_what_is_no_age_is_wrong_usage(filled: Cache, age: str) -> None:
+    assert _gc(filled, "--max-age", age, "--yes") == 2
+
+
+def test_a_rule_that_cannot_be_kept_is_an_error_that_says_what_holds_it(
+    filled: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(filled.layout.config, "w") as file:
+        file.write('[[rules]]\nprefix = "s3://bucket/a"\nmax_size = 100\n')
+    filled.pin("s3://bucket/a")
+    command = [sys.executable, "-m", "casstore", "--dir", filled.root, "gc", "--yes"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, stored(filled)) == (1, 3000)
+    assert "900 B more should go by the rules: 1.0 KiB in 1 blobs are pinned" in done.stderr
+    filled.unpin("s3://bucket/a")
+    done = subprocess.run([*command, "--json"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["overdue_bytes"], report["freed_bytes"]) == (0, 0, 1000)

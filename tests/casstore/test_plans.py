@@ -7,9 +7,10 @@ import os
 import pytest
 
 import casstore
-from casstore import plans
-from casstore.plans import Plan, hour_of, use_tag
+from casstore import plans, surveys
+from casstore.plans import Plan
 from casstore.records import BLOB
+from casstore.surveys import hour_of, use_tag
 from tests.casstore.collecting import HOUR, add_orphan, tree_of, used_at
 from tests.casstore.filling import fill, key_of
 
@@ -74,7 +75,7 @@ def test_files_without_a_row_go_oldest_first_and_one_that_may_be_in_flight_last(
     _fill_aged(cache, a=1)
     orphans = [add_orphan(cache, name * 1000).value for name in (b"z", b"y")]
     assert [blob.digest for blob in cache.plan(max_size=0, min_free=0).doomed][1:] == orphans
-    monkeypatch.setattr(plans, "_IN_FLIGHT_SECONDS", -1)  # as if they were a day old
+    monkeypatch.setattr(surveys, "_IN_FLIGHT_SECONDS", -1)  # as if they were a day old
     assert [blob.digest for blob in cache.plan(max_size=0, min_free=0).doomed][:2] == orphans
     assert [blob.digest for blob in cache.plan(max_size=2000, min_free=0).doomed] == orphans
 

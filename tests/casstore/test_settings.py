@@ -9,7 +9,8 @@ import pytest
 
 from casstore.errors import StoreFormatError
 from casstore.layout import Layout
-from casstore.settings import Settings, load_settings, parse_size
+from casstore.rules import Rule, parse_age, parse_size
+from casstore.settings import Settings, load_settings
 from casstore.store import open_root
 
 
@@ -49,6 +50,18 @@ def test_settings_come_from_the_file_and_the_environment_wins(root: Path) -> Non
         ("max_size = -1", "max_size"),
         ("max_size = true", "max_size"),
         ("min_free = 1.5", "min_free"),
+        ('max_age = "soon"', "max_age"),
+        ("max_age = -1", "max_age"),
+        ("rules = 1", r"config.toml: rules: must be written as \[\[rules\]\]"),
+        ("[[rules]]\nmax_age = 1", "rule 1: prefix"),
+        ('[[rules]]\nprefix = "bucket/tmp/"\nmax_age = 1', "rule 1: prefix.*'bucket/tmp/'"),
+        ('[[rules]]\nprefix = "s3://b/"', r"rule 1 \(s3://b/\): it limits nothing"),
+        ('[[rules]]\nprefix = "s3://b/"\nmax_agee = 1', r"rule 1 \(s3://b/\): unknown key 'max_agee'"),
+        ('[[rules]]\nprefix = "s3://b/"\nmax_age = "x"', r"config.toml: rules: rule 1 \(s3://b/\): max_age = 'x'"),
+        ('[[rules]]\nprefix = "s3://b/"\nmax_age = 1\nmax_size = "x"', r"rule 1 \(s3://b/\): max_size = 'x'"),
+        ('[[rules]]\nprefix = "s3://b/"\nmax_age = 1\n' * 2, "rule 2: there are two"),
+        (f'[[rules]]\nprefix = "s3://{"b" * 400}"\nmax_age = 1', "rule 1: prefix may have 400 bytes"),
+        ("".join(f'[[rules]]\nprefix = "s3://b{n}/"\nmax_age = 1\n' for n in range(251)), "250 of them at most"),
     ],
 )
 def test_a_bad_setting_is_an_error_that_names_it(root: Path, text: str, named: str) -> None:
@@ -96,6 +109,45 @@ def test_budgets_come_from_the_file_and_the_environment(root: Path) -> None:
     (root / "config.toml").write_text('max_size = "10GB"\nmin_free = 4096\n')
     settings = load_settings(Layout(root), {"CASSTORE_MIN_FREE": "0"})
     assert (settings.max_size, settings.min_free) == (10**10, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "age"),
+    [
+        ("90", 90),
+        (90, 90),
+        ("90s", 90),
+        ("45m", 2700),
+        ("12h", 43200),
+        ("30D", 2592000),
+        (" 2 w ", 1209600),
+        ("none", None),
+    ],
+)
+def test_ages_are_seconds_or_have_a_unit(text: object, age: int | None) -> None:
+    assert parse_age(text) == age
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.5h", "1y", "1 2", "d", True, -1, 1.5])
+def test_what_is_no_age_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        parse_age(text)
+
+
+def test_ages_and_rules_come_from_the_file_and_the_environment_wins(root: Path) -> None:
+    open_root(root, None, {})
+    (root / "config.toml").write_text(
+        'max_age = "30d"\n[[rules]]\nprefix = "s3://b/tmp/"\nmax_age = "2h"\nmax_size = "5kB"\n'
+        '[[rules]]\nprefix = "s3://b/keep/"\nmax_age = "none"\n[[rules]]\nprefix = "gs://"\nmax_size = 1\n'
+    )
+    settings = load_settings(Layout(root), {"CASSTORE_MAX_AGE": "1w", "CASSTORE_RULES": "ignored"})
+    assert settings.max_age == 604800
+    assert settings.rules == (
+        Rule("s3://b/tmp/", 7200, 5000, has_age=True),
+        Rule("s3://b/keep/", None, None, has_age=True),
+        Rule("gs://", None, 1, has_age=False),
+    )
+    assert load_settings(Layout(root), {"CASSTORE_MAX_AGE": "none"}).max_age is None
 
 
 def test_by_default_a_twentieth_of_the_disk_stays_free_and_10_gib_at_most() -> None:
