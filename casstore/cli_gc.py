@@ -75,9 +75,10 @@ def gc(
 ) -> int:
     """Remove what was used least recently until the store is within its budget, and what dead processes left.
 
-    Without a size or an age, the budget is what the store is set to; its rules by prefix hold in any case. What
-    processes have open, and the local paths that they were given, stay readable. Status 1 where a size could not be
-    met; it says what holds the rest.
+    By the policy ``adaptive``, the default, in another order where that one is known to do badly. Without a size or an
+    age, the budget is what the store is set to; its rules by prefix hold in any case. What processes have open, and the
+    local paths that they were given, stay readable. Status 1 where a size could not be met; it says what holds the
+    rest.
     """
     if not (dry_run or yes or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask at: say --yes to remove, or --dry-run to see what would go")

@@ -20,6 +20,7 @@ from casstore.items import current_entry, drop_entry
 from casstore.layout import Layout
 from casstore.pins import is_pinned
 from casstore.plans import Doomed, Held, Plan, Why, fold, make_plan, users_of
+from casstore.policies import note_evictions
 from casstore.records import Entry, blob_row, row_name, user_prefix
 
 if TYPE_CHECKING:
@@ -126,17 +127,17 @@ def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Remo
     Raises StoreFullError where the disk is so full that not even one blob's rows can be dropped.
     """
     entries = blobs = size = kept = 0
-    start, step = 0, SWEEP_BATCH
+    start, step, learns = 0, SWEEP_BATCH, True
     while start < len(plan.doomed):
         batch = plan.doomed[start : start + step]
         try:
-            dropped = _drop_users(index, layout, plan.generation, batch)
+            dropped = _drop_users(index, layout, plan, batch, learns=learns)
         except (StoreFullError, IndexUnavailableError):
             # On a full disk (where LMDB may say that it failed, and not why) a commit finds no pages; the fewer rows it
             # touches, the fewer it takes, and what the first blobs free serves the rest.
             if step == 1:
                 raise
-            step = 1
+            step, learns = 1, False
             continue
         if dropped is None:
             return Freed(entries, blobs, size, kept, is_stale=True)
@@ -153,14 +154,14 @@ def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Remo
 
 
 def _drop_users(
-    index: Index, layout: Layout, generation: int, batch: Sequence[Doomed]
+    index: Index, layout: Layout, plan: Plan, batch: Sequence[Doomed], *, learns: bool
 ) -> dict[bytes, tuple[str, ...]] | None:
     """Drop the entries of those blobs of *batch* that are as they were planned; their URIs by digest. All users of a
-    blob go, or none. None where the plan is of an index that has been replaced.
+    blob go, or none. With *learns* it is noted by which way they went. None where the index has been replaced.
     """
 
     def drop(txn: Txn) -> dict[bytes, tuple[str, ...]] | None:
-        if index.generation != generation:
+        if index.generation != plan.generation:
             return None
         dropped = {}
         for blob in batch:
@@ -175,6 +176,8 @@ def _drop_users(
                 if user.entry is not None:
                     txn.delete(user.entry.key.row)
             dropped[blob.digest] = tuple(user.entry.uri for user in users if user.entry is not None)
+        if learns:
+            note_evictions(txn, ((blob.digest, blob.way) for blob in batch if dropped.get(blob.digest)), plan.blobs)
         return dropped
 
     return index.write(drop)

@@ -24,6 +24,7 @@ from casstore.records import (
     StatedRecord,
     blob_row,
     count_row,
+    ghost_row,
     pack_blob,
     pack_count,
     pack_entry,
@@ -159,9 +160,10 @@ class Publication:
     _synced: bool = False
 
     def rows(self) -> Sequence[bytes]:
-        """Entry, blob and count of writes."""
-        key = self.entry.key
-        return key.row, blob_row(self.entry.digest.value), count_row(key)
+        """Entry, blob, count of writes, and whether a new blob was evicted before."""
+        key, digest = self.entry.key, self.entry.digest.value
+        rows = (key.row, blob_row(digest), count_row(key))
+        return (*rows, ghost_row(digest)) if self.added.is_new else rows
 
     def apply(self, txn: Txn, blobs: Blobs, generation: int) -> bool:
         """Put the rows if the blob is there and nothing came between."""
@@ -191,8 +193,18 @@ class Publication:
         put_entry(txn, entry, current, BlobRecord(self.added.size, place))
         for stated, proved in self.stated:
             txn.put(stated.row, pack_stated(stated.row, StatedRecord(entry.digest, proved)))
+        if self.added.is_new:
+            self._note_return(txn)
         self.applied = True
         return True
+
+    def _note_return(self, txn: Txn) -> None:
+        digest = self.entry.digest.value
+        ghost = txn.get(ghost_row(digest))
+        if ghost is not None:
+            from casstore.policies import note_return  # where nothing was ever evicted, nothing is learned
+
+            note_return(txn, digest, ghost)
 
     def _is_to_be_synced(self, txn: Txn) -> bool:
         """Whether others used a file of this name before, which may have been synced and whose rows say so.

@@ -11,13 +11,16 @@ import contextlib
 import json
 import os
 import time
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import Final
 
 from casstore.index import Index, Txn
 from casstore.layout import Layout, LeaseLayout
+from casstore.policies import ADAPTIVE, NO_WAY, in_turn, read_scores
 from casstore.records import (
     BLOB,
     Entry,
@@ -31,7 +34,7 @@ from casstore.records import (
 )
 from casstore.rules import Rule
 from casstore.settings import Settings
-from casstore.surveys import MIXED, Survey
+from casstore.surveys import FIRST_USE, MIXED, Survey
 
 _SLACK: Final = 100
 """A hundredth more goes than has to, so that the next fill does not ask again."""
@@ -58,13 +61,14 @@ class Budget:
     """What the store may take: *max_size* bytes of blobs at most (None: any), *min_free* bytes of disk left free.
 
     What was not used for *max_age* seconds goes in any case (None: nothing does). *rules* hold for URIs by prefix: of
-    several the one with the longest.
+    several the one with the longest. *policy* says in which order blobs make way (`casstore.policies`).
     """
 
     max_size: int | None
     min_free: int
     max_age: int | None = None
     rules: tuple[Rule, ...] = ()
+    policy: str = ADAPTIVE
 
     @property
     def has_rules(self) -> bool:
@@ -77,8 +81,8 @@ class Doomed:
     """A blob that is to go, as it was seen.
 
     *size* in bytes is what that frees; 0 where only a row without a file goes. *used* orders by last use, see
-    `use_tag`. *users* is a checksum over the entries that use it, which changes
-    with any of them. *inode* and *ctime_ns* are those of the file: a link made since changes the second.
+    `casstore.surveys.use_tag`. *users* is a checksum over the entries that use it, which changes with any of them.
+    *inode* and *ctime_ns* are those of the file: a link made since changes the second. *way* is the policy's.
     """
 
     digest: bytes
@@ -88,6 +92,7 @@ class Doomed:
     inode: int
     ctime_ns: int
     why: Why = Why.SIZE
+    way: int = NO_WAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,7 @@ def budget_of(
         settings.keep_free(os.statvfs(root)) if min_free is None else min_free,
         settings.max_age if max_age is None else max_age,
         settings.rules,
+        settings.policy,
     )
 
 
@@ -169,13 +175,16 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
     What its age or the size of a rule takes goes first, and counts for the sizes of all.
     """
     survey = Survey(index, layout, budget.max_age, budget.rules)
+    scores = index.read(read_scores)
     free = free_bytes(layout.root)
     over = 0 if budget.max_size is None else survey.stored - budget.max_size
     lack = max(budget.min_free - free, at_least)
     order = sorted(survey.numbers(), key=survey.uses.__getitem__)
     choice = _Choice(layout, survey)
     overdue = choice.by_rules(order, budget) if budget.has_rules else 0
-    choice.by_size(order, _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack) - choice.freed)
+    front = bisect_left(order, FIRST_USE, key=survey.uses.__getitem__)
+    turns = chain(((number, NO_WAY) for number in order[:front]), in_turn(order[front:], budget.policy, scores))
+    choice.by_size(turns, _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack) - choice.freed)
     asked = max(0, over, lack)
     return Plan(
         budget,
@@ -236,15 +245,15 @@ class _Choice:
                 missed[rule] -= freed
         return sum(max(0, over) for over in missed)
 
-    def by_size(self, order: Iterable[int], wanted: int) -> None:
-        """Take what comes first, until *wanted* bytes are found."""
-        for number in order:
+    def by_size(self, turns: Iterable[tuple[int, int]], wanted: int) -> None:
+        """Take what comes first, each by its way, until *wanted* bytes are found."""
+        for number, way in turns:
             if wanted <= 0:
                 break
             if not self._looked[number]:
-                wanted -= self._take(number, Why.SIZE)
+                wanted -= self._take(number, Why.SIZE, way)
 
-    def _take(self, number: int, why: Why) -> int:
+    def _take(self, number: int, why: Why, way: int = NO_WAY) -> int:
         """The bytes that this frees: 0 for what stays."""
         survey = self._survey
         digest = survey.digests[number]
@@ -257,7 +266,14 @@ class _Choice:
         except FileNotFoundError:
             return 0  # taken by another collector
         seen = Doomed(
-            digest, status.st_size, survey.uses[number], survey.users[number], status.st_ino, status.st_ctime_ns, why
+            digest,
+            status.st_size,
+            survey.uses[number],
+            survey.users[number],
+            status.st_ino,
+            status.st_ctime_ns,
+            why,
+            way,
         )
         if status.st_nlink > 1:
             self._linked.append((seen, status))

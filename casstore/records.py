@@ -7,6 +7,8 @@ Keys of the one LMDB database; the first byte says what the row is:
     U <hash> <16: hash of E key>  -> the E key: who uses a blob
     C <16: hash of a checksum>    -> checksum record: the blob of bytes for which a provider stated that checksum
     N <2: stripe>                 -> how often a URI of this stripe was written locally
+    P                             -> how the ways of choosing what goes did lately (`casstore.policies`)
+    P <2: start of a hash>        -> a blob that was evicted, and by which way
 
 LMDB takes keys of at most 511 bytes. A longer E key is cut and ends in a hash; its record holds the whole key.
 
@@ -28,6 +30,7 @@ BLOB: Final = b"B"
 USER: Final = b"U"
 CHECKSUM: Final = b"C"
 COUNT: Final = b"N"
+POLICY: Final = b"P"
 
 STRIPES: Final = 4096
 """How many counts of local writes there are; two URIs that share one only repeat a download now and then."""
@@ -206,11 +209,13 @@ _VERSION: Final = 1
 _WEAK, _RACY, _ETAG, _GENERATION, _MTIME = 1, 2, 4, 8, 16
 
 
-def _seal(row: bytes, value: bytes) -> bytes:
+def seal(row: bytes, value: bytes) -> bytes:
+    """*value*, which begins with its version, as the record of *row*."""
     return value + _SUM.pack(record_checksum(row + value))
 
 
-def _unseal(row: bytes, record: bytes) -> bytes | None:
+def unseal(row: bytes, record: bytes) -> bytes | None:
+    """The inverse; None where it is damaged."""
     value = record[:-8]
     if len(record) < 8 or record[-8:] != _SUM.pack(record_checksum(row + value)) or value[:1] != b"\1":
         return None
@@ -246,7 +251,7 @@ def pack_entry(entry: Entry) -> bytes:
         len(version),
         len(whole),
     )
-    return _seal(entry.key.row, b"".join((head, entry.digest.value, etag, version, whole)))
+    return seal(entry.key.row, b"".join((head, entry.digest.value, etag, version, whole)))
 
 
 def peek_entry(key: Key, record: bytes) -> Held | None:
@@ -279,7 +284,7 @@ def row_checksum(record: bytes) -> int:
 
 def unpack_entry(row: bytes, record: bytes, key: Key | None = None) -> Entry | None:
     """The entry of a record; None where it is damaged, or not *key*'s where that is given."""
-    value = _unseal(row, record)
+    value = unseal(row, record)
     if value is None:
         return None
     fields = _HEAD.unpack_from(value)
@@ -322,13 +327,18 @@ def blob_row(digest: bytes) -> bytes:
 
 def pack_blob(row: bytes, record: BlobRecord) -> bytes:
     """The record for `blob_row`."""
-    return _seal(row, _BLOB.pack(_VERSION, record.size, record.place))
+    return seal(row, _BLOB.pack(_VERSION, record.size, record.place))
 
 
 def unpack_blob(row: bytes, record: bytes) -> BlobRecord | None:
     """The inverse; None where it is damaged."""
-    value = _unseal(row, record)
+    value = unseal(row, record)
     return None if value is None else BlobRecord(*_BLOB.unpack(value)[1:])
+
+
+def ghost_row(digest: bytes) -> bytes:
+    """The key of the row that may say that a blob was evicted; others have the same, and the latest has it."""
+    return POLICY + digest[:2]
 
 
 def user_row(digest: bytes, key: Key) -> bytes:
@@ -379,12 +389,12 @@ class StatedRecord:
 
 def pack_stated(row: bytes, record: StatedRecord) -> bytes:
     """The record for `Stated.row`."""
-    return _seal(row, _STATED.pack(_VERSION, record.proved, record.digest.number) + record.digest.value)
+    return seal(row, _STATED.pack(_VERSION, record.proved, record.digest.number) + record.digest.value)
 
 
 def unpack_stated(row: bytes, record: bytes) -> StatedRecord | None:
     """The inverse; None where it is damaged."""
-    value = _unseal(row, record)
+    value = unseal(row, record)
     if value is None:
         return None
     _, proved, number = _STATED.unpack_from(value)
@@ -402,10 +412,10 @@ def count_row(key: Key) -> bytes:
 
 def pack_count(row: bytes, count: int) -> bytes:
     """The record for `count_row`."""
-    return _seal(row, _COUNT.pack(_VERSION, count))
+    return seal(row, _COUNT.pack(_VERSION, count))
 
 
 def unpack_count(row: bytes, record: bytes | None) -> int:
     """The inverse; 0 where there is none or it is damaged."""
-    value = None if record is None else _unseal(row, record)
+    value = None if record is None else unseal(row, record)
     return 0 if value is None else int(_COUNT.unpack(value)[1])

@@ -25,6 +25,7 @@ from casstore.records import (
     CHECKSUM,
     COUNT,
     ENTRY,
+    POLICY,
     USER,
     BlobRecord,
     Entry,
@@ -34,6 +35,7 @@ from casstore.records import (
     unpack_count,
     unpack_entry,
     unpack_stated,
+    unseal,
     user_prefix,
     user_row,
 )
@@ -209,6 +211,9 @@ class RowChecks:
             elif kind == CHECKSUM:
                 if _decoded(lambda row=row, record=record: unpack_stated(row, record)) is None:  # type: ignore[misc]
                     page.faults.append(self._bad(row, "what a provider stated"))
+            elif kind == POLICY:
+                if unseal(row, record) is None:
+                    page.faults.append(self._bad(row, "what was evicted, and how that did"))
             elif kind != COUNT or not unpack_count(row, record):
                 page.faults.append(self._bad(row, "a count of local writes" if kind == COUNT else "of no known kind"))
         self._compare(txn, page)

@@ -42,10 +42,12 @@ class Settings:
     min_free: int | None = None
     max_age: int | None = None
     rules: tuple[Rule, ...] = ()
+    policy: str = "adaptive"
 
     def __post_init__(self) -> None:
         _choose("views", self.views, ("auto", "copy", "link"))
         _choose("verify", self.verify, ("never", "always"))
+        _choose("policy", self.policy, ("adaptive", "lru"))
         if not self.lock_timeout > 0:
             raise StoreFormatError(f"lock_timeout must be a positive number of seconds, not {self.lock_timeout!r}")
 

@@ -32,6 +32,9 @@ _HOUR: Final = 3600
 _MILLISECOND_BITS: Final = 42
 """Of the 64 of a `use_tag`: enough until 2109, and the rest for hours until 2446."""
 
+FIRST_USE: Final = 1 << _MILLISECOND_BITS
+"""The lowest `use_tag` of a known hour: what is below was never used, or nobody knows."""
+
 
 def use_tag(hour: int, validated_ms: int) -> int:
     """A number that orders by last use: by the hour, and within it by the last validation in milliseconds."""

@@ -268,8 +268,8 @@ class Trims:
         logger = logging.getLogger(__name__)
         logger.log(
             level,
-            "%s: to stay within its budget (max_size %s, min_free %s%s), the store removed what was used least "
-            "recently: %s bytes, %s entries (%s); `casstore gc --help` says more",
+            "%s: to stay within its budget (max_size %s, min_free %s%s), the store removed "
+            "%s bytes, %s entries (%s); `casstore gc --help` says more",
             self._cache.root,
             "none" if plan.budget.max_size is None else plan.budget.max_size,
             plan.budget.min_free,

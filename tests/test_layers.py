@@ -25,7 +25,7 @@ LAYERS = {
         settings
         store
         index views pending
-        edits
+        edits policies
         reaper watch
         drafts
         leases

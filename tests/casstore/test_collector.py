@@ -16,6 +16,7 @@ from casstore import Cache, Digest, Entry, Validator, collector, files
 from casstore.collector import sweep
 from casstore.errors import StoreFullError
 from casstore.items import put_entry
+from casstore.plans import Plan
 from tests.casstore.collecting import HOUR, add_orphan, dangling, stored, used_at
 from tests.casstore.filling import fill, fork, key_of, read, status_of
 
@@ -304,11 +305,11 @@ def test_where_a_commit_finds_no_room_blobs_go_one_at_a_time(cache: Cache, monke
         fill(cache, key_of(str(number)), b"%d" % number * 1000)
     original, sizes = collector._drop_users, []
 
-    def drop_few(index: object, layout: object, generation: int, batch: list[object]) -> object:
+    def drop_few(index: object, layout: object, plan: Plan, batch: list[object], **options: bool) -> object:
         sizes.append(len(batch))
         if len(batch) > 1:
             raise StoreFullError(28, "no room for the index")
-        return original(index, layout, generation, batch)  # type: ignore[arg-type]
+        return original(index, layout, plan, batch, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(collector, "_drop_users", drop_few)
     assert cache.execute(cache.plan(max_size=0, min_free=0)).blobs == 5

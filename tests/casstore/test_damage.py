@@ -109,7 +109,7 @@ def test_without_the_records_checksum_a_flipped_byte_is_an_answer(
     filled: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = filled.held(KEY)
-    monkeypatch.setattr(records, "_unseal", lambda row, record: record[:-8])
+    monkeypatch.setattr(records, "unseal", lambda row, record: record[:-8])
     seen = set()
     for _ in _flip_each(filled, KEY.row):
         with contextlib.suppress(KeyError, ValueError, UnicodeDecodeError):

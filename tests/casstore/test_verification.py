@@ -263,7 +263,7 @@ def _move_row(cache: Cache) -> None:
     record = cache.index.get(key_of("c" * 600).row)
     assert record is not None
     row = key_of("c" * 601).row
-    _put(cache, row, records._seal(row, record[:-8]))
+    _put(cache, row, records.seal(row, record[:-8]))
 
 
 def _drop_blob_row(cache: Cache) -> None:

@@ -1,0 +1,151 @@
+"""In which order blobs make way for others: by last use, and, where that does badly, the other way round.
+
+``lru`` takes what was used longest ago. That is right for most work, and the worst there is for passes over a dataset
+that is larger than the store: it takes everything just before its turn comes. There, what was used a moment ago is used
+last of all, and taking that (but for the very newest) keeps as much as can be kept.
+
+``adaptive``, the default, finds out which of the two is right now. It notes what it took by which *way*. Who takes a
+blob that is then downloaded again is blamed, the more so the sooner that is; the way with less blame for what it took
+goes on, and every twentieth blob goes by the other one, so that it is known how that would do. It costs a row per blob
+evicted and nothing per use: the table of them has a fixed size, and the latest with one place in it stays. The idea is
+LeCaR's (Vietri and others, HotStorage 2018): two experts, and regret for what they evicted.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from casstore.index import Txn
+from casstore.records import POLICY, ghost_row, seal, unseal
+
+LRU: Final = "lru"
+ADAPTIVE: Final = "adaptive"
+
+OLDEST, NEWEST, NO_WAY = 0, 1, 2
+"""Ways: what was used longest ago; what was used last; one that nobody is to learn from."""
+
+_NEW_PART: Final = 20
+"""This part of all, the newest, is not taken by the way `NEWEST`: others who work beside us may be about to use it."""
+
+_MEMORY: Final = 2
+"""What was learned fades to a third while so many times the store's blobs are evicted."""
+
+_TRY_EVERY: Final = 20
+"""One of so many goes by the way that is not the best."""
+
+_TRIED: Final = 2
+"""So many must have gone by the way `NEWEST` before it can be the best."""
+
+_FADING: Final = 2.0
+"""Blame for what comes back after as many evictions as the store has blobs is e to the minus this: a seventh."""
+
+_SCORES: Final = struct.Struct("<BQQdddd")
+_GHOST: Final = struct.Struct("<B6sBQ")
+_VERSION: Final = 1
+
+
+@dataclass(slots=True)
+class Scores:
+    """How the two ways did lately. *evictions* so far, of a store that had *blobs* when it was last planned for.
+
+    *taken* and *blame* are by way, and fade as the store's content is replaced.
+    """
+
+    evictions: int = 0
+    blobs: int = 0
+    taken: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    blame: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+    def best(self) -> int:
+        """The way with less blame for what it took; in doubt `OLDEST`."""
+        if self.taken[NEWEST] < _TRIED:
+            return OLDEST
+        oldest, newest = ((self.blame[way] + 0.5) / (self.taken[way] + 1) for way in (OLDEST, NEWEST))
+        return OLDEST if oldest <= newest else NEWEST
+
+    def took(self, way: int) -> int:
+        """One was evicted that way; its number, for `came_back`."""
+        fading = math.exp(-1 / (_MEMORY * max(1, self.blobs)))
+        for of in (self.taken, self.blame):
+            of[:] = [value * fading for value in of]
+        self.evictions += 1
+        self.taken[way] += 1
+        return self.evictions
+
+    def came_back(self, way: int, number: int) -> None:
+        """The blob that went that way as that *number* was downloaded again."""
+        self.blame[way] += math.exp(-_FADING * (self.evictions - number) / max(1, self.blobs))
+
+    def pack(self) -> bytes:
+        """Its record, under the key `POLICY`."""
+        return seal(POLICY, _SCORES.pack(_VERSION, self.evictions, self.blobs, *self.taken, *self.blame))
+
+    @classmethod
+    def unpack(cls, record: bytes | None) -> Scores:
+        """The inverse; fresh ones where there is none or it is damaged."""
+        value = None if record is None else unseal(POLICY, record)
+        if value is None:
+            return cls()
+        _, evictions, blobs, *parts = _SCORES.unpack(value)
+        return cls(evictions, blobs, parts[:2], parts[2:])
+
+
+def in_turn(order: Sequence[int], policy: str, scores: Scores) -> Iterator[tuple[int, int]]:
+    """The members of *order*, which go from the one used longest ago to the newest, as they are to go, each with its
+    way.
+    """
+    if policy == LRU:
+        yield from ((member, NO_WAY) for member in order)
+        return
+    best = scores.best()
+    bottom, top = 0, len(order) - max(1, len(order) // _NEW_PART)
+    new = top
+    number = scores.evictions
+    while bottom < top:
+        number += 1
+        way = best if number % _TRY_EVERY else 1 - best
+        if way == OLDEST:
+            yield order[bottom], way
+            bottom += 1
+        else:
+            top -= 1
+            yield order[top], way
+    yield from ((member, OLDEST) for member in order[new:])
+
+
+def read_scores(txn: Txn) -> Scores:
+    """As this transaction sees them."""
+    return Scores.unpack(txn.get(POLICY))
+
+
+def note_evictions(txn: Txn, evicted: Iterable[tuple[bytes, int]], blobs: int) -> None:
+    """These blobs went, each by its way, of a store of so many *blobs*."""
+    scores = read_scores(txn)
+    scores.blobs = blobs
+    before = scores.evictions
+    for digest, way in evicted:
+        if way != NO_WAY:
+            row = ghost_row(digest)
+            txn.put(row, seal(row, _GHOST.pack(_VERSION, digest[2:8], way, scores.took(way))))
+    if scores.evictions != before:
+        txn.put(POLICY, scores.pack())
+
+
+def note_return(txn: Txn, digest: bytes, record: bytes) -> None:
+    """A blob was downloaded, and *record* is what its `ghost_row` says, which may be of another one."""
+    row = ghost_row(digest)
+    value = unseal(row, record)
+    if value is None:
+        txn.delete(row)
+        return
+    _, tag, way, number = _GHOST.unpack(value)
+    if tag != digest[2:8]:
+        return
+    scores = read_scores(txn)
+    scores.came_back(way, number)
+    txn.delete(row)
+    txn.put(POLICY, scores.pack())
