@@ -5,17 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+import lmdb
 import pytest
 
 import casstore
-from benchmarks.policies import PATTERNS, belady_hits, store_hits
+from benchmarks.policies import PATTERNS, belady_hits, random_epochs, store_hits
 from casstore import Cache, collector
 from casstore.errors import StoreFullError
 from casstore.policies import ADAPTIVE, LRU, NEWEST, NO_WAY, OLDEST, Scores, in_turn, read_scores
 from casstore.records import POLICY, ghost_row
 from tests.casstore.collecting import HOUR, stored, used_at
-from tests.casstore.filling import fill, key_of
+from tests.casstore.filling import eventually, fill, key_of, read
 
 
 def _learned(*, better: int) -> Scores:
@@ -164,3 +166,35 @@ def test_the_default_reaches_nine_tenths_of_the_optimum_in_random_epochs_and_har
     assert part("epochs over 1.5x", ADAPTIVE, partial(belady_hits, blobs=300)) > 0.9
     assert part("epochs over 1.5x", LRU, partial(belady_hits, blobs=300)) < 0.7
     assert part("window of 0.5x", ADAPTIVE, partial(store_hits, blobs=300, policy=LRU, per_hour=per_hour)) > 0.97
+
+
+def _hits_of_a_store(root: Path, trace: list[int]) -> float:
+    cache = casstore.open(root)
+    hits = 0
+    for item in trace:
+        data = read(cache, key_of(str(item)))
+        if data is not None:
+            assert data == _bytes_of(item)
+            hits += 1
+            continue
+        fill(cache, key_of(str(item)), _bytes_of(item))
+        eventually(lambda: cache.trims._thread is None)
+    assert stored(cache) <= 100_000
+    return hits / len(trace)
+
+
+def _bytes_of(item: int) -> bytes:
+    return (b"%d," % item * 1000)[:1000]
+
+
+@pytest.mark.parametrize(("policy", "epochs", "is_enough"), [(None, 16, True), ("lru", 6, False)])
+def test_a_real_store_reaches_nine_tenths_of_the_optimum_in_random_epochs_over_one_and_a_half_times_its_budget(
+    root: Path, monkeypatch: pytest.MonkeyPatch, policy: str | None, epochs: int, *, is_enough: bool
+) -> None:
+    monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))  # thousands of commits, and no power cut
+    monkeypatch.setenv("CASSTORE_MAX_SIZE", "100000")
+    if policy is not None:
+        monkeypatch.setenv("CASSTORE_POLICY", policy)
+    trace = random_epochs(150, epochs, random.Random(1))
+    part = _hits_of_a_store(root, trace) / belady_hits(trace, 100)
+    assert (part >= 0.9) is is_enough, part
