@@ -105,6 +105,12 @@ def test_a_size_of_a_rule_takes_what_was_used_longest_ago_below_its_prefix(cache
     assert read(cache, key_of("old")) is not None
 
 
+def test_what_goes_by_age_counts_for_the_size_of_its_rule(cache: Cache) -> None:
+    _fill(cache, t_a=50, t_b=3, t_c=2)
+    rule = Rule("s3://bucket/t/", 24 * 3600, 2000, has_age=True)
+    assert _going(cache, _plan(cache, rule)) == {"t/a": Why.AGE}
+
+
 def test_a_size_counts_what_the_rule_alone_uses(cache: Cache) -> None:
     for name in ("t/a", "elsewhere"):
         used_at(cache, fill(cache, key_of(name), b"x" * 1000), NOW - 5)
