@@ -40,7 +40,7 @@ from casstore.write_locks import WriteLock
 
 if TYPE_CHECKING:
     from casstore.collector import Freed, Removed
-    from casstore.findings import Checked, Leftovers, Problem, ProblemKind, Verified
+    from casstore.findings import Checked, Leftovers, Mended, Problem, ProblemKind, Repair, Verified
     from casstore.pending import Condition, Pending, PendingState, PendingWrite
     from casstore.plans import Plan
     from casstore.uncached import Uncached as Uncached  # few processes ever load it
@@ -66,6 +66,7 @@ __all__ = [
     "Key",
     "Leftovers",
     "LockTimeoutError",
+    "Mended",
     "Moment",
     "NotAStoreError",
     "Noted",
@@ -78,6 +79,7 @@ __all__ = [
     "ProblemKind",
     "ReentrantWriteError",
     "Removed",
+    "Repair",
     "Staging",
     "Stated",
     "StillBeingWrittenError",
@@ -104,7 +106,7 @@ __all__ = [
 
 _LATER = {
     **dict.fromkeys(("Freed", "Removed"), "collector"),
-    **dict.fromkeys(("Checked", "Leftovers", "Problem", "ProblemKind", "Verified"), "findings"),
+    **dict.fromkeys(("Checked", "Leftovers", "Mended", "Problem", "ProblemKind", "Repair", "Verified"), "findings"),
     **dict.fromkeys(("Condition", "Pending", "PendingState", "PendingWrite"), "pending"),
     "Plan": "plans",
 }

@@ -48,10 +48,13 @@ from casstore.turns import Turns
 from casstore.write_locks import WriteLocks
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from casstore.collector import Freed, Removed
-    from casstore.findings import Checked, Verified
+    from casstore.findings import Checked, Mender, Verified
     from casstore.pending import Pending
     from casstore.plans import Plan
+    from casstore.reaper import Reaped
 
 EXIT_SECONDS: Final = 10.0
 """How long the exit of a process may wait for its last commits."""
@@ -297,9 +300,11 @@ class Cache(LocalFiles):
         current = None if record is None else unpack_entry(entry.key.row, record, entry.key)
         return current is not None and current.digest == entry.digest
 
-    def quarantine(self, digest: Digest, reason: str) -> None:
-        """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again."""
-        self.checks.quarantine(digest, reason)
+    def quarantine(self, digest: Digest, reason: str, met: int | None = None) -> None:
+        """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again. *met* is
+        the file that was found wrong, open; where another has its name by now, that stays.
+        """
+        self.checks.quarantine(digest, reason, met)
 
     def refresh(self, entry: Entry, validated: Moment) -> None:
         """The cloud said at *validated* that *entry* is still right; queued, never waited for."""
@@ -346,8 +351,10 @@ class Cache(LocalFiles):
         found = self.statements.find(stated)
         if found is None or self.settings.verify != "always" or self.blobs.verify(found[1], found[0]):
             return found
-        os.close(found[1])
-        self.quarantine(found[0], "its bytes are not those of its name")
+        try:
+            self.quarantine(found[0], "its bytes are not those of its name", found[1])
+        finally:
+            os.close(found[1])
         return None
 
     def is_stated(self, stated: Iterable[Stated]) -> bool:
@@ -506,8 +513,19 @@ class Cache(LocalFiles):
 
     # --- verifying ---------------------------------------------------------------------------------------------------
 
-    def verify(self, progress: Callable[[Checked], None] | None = None) -> Verified:
+    def verify(
+        self,
+        progress: Callable[[Checked], None] | None = None,
+        *,
+        sample: float | None = None,
+        newest: int | timedelta | None = None,
+        repair: bool = False,
+    ) -> Verified:
         """Hash every blob again, hold every row against a file and every file against a row; changes nothing.
+
+        With *sample*, a part between 0 and 1, only that part of the blobs is hashed, taken at random; with *newest*,
+        only the so many that were stored last, or those stored within that time. With *repair*, what is wrong is put
+        right or taken away, and what dead processes left is reaped; the result says what was done.
 
         It may take as long as reading the whole store does, and runs beside whoever uses the store; what this process
         has not committed yet is not looked at. *progress* is called often, in this thread. Damage is in the result;
@@ -516,9 +534,29 @@ class Cache(LocalFiles):
         if self.unfit is not None:
             raise self.unfit
         # Imported here: few processes ever verify.
-        from casstore.verification import verify
+        from casstore.samples import Sample
+        from casstore.verification import Verification
 
-        return verify(self.layout, self.index, self.algorithm, self.store_id, progress)
+        chosen = Sample(sample, newest)
+        mender = self._mender() if repair else None
+        verification = Verification(self.layout, self.index, self.algorithm, chosen, mender, progress)
+        verification.run(self.store_id)
+        return verification.result(self._reap() if repair else None)
+
+    def _mender(self) -> Mender:
+        from casstore.repairs import Repairs
+
+        self.committer.flush()
+        return Repairs(self.layout, self.index, self.blobs, self.checks, self.algorithm, self.place)
+
+    def _reap(self) -> Reaped | None:
+        """Take away what dead processes left, unless a collector is doing that just now."""
+        from casstore.reaper import reap
+
+        with self._mutex:
+            own = None if self._lease is None else self._lease.name
+        with self._turns.take(0) as is_ours:
+            return reap(self.layout, self.index, self.blobs, own=own) if is_ours else None
 
     # --- the process -------------------------------------------------------------------------------------------------
 

@@ -242,7 +242,7 @@ def add_blob(cache: Cache, staging: Staging, digest: Digest) -> Added:
             raise
         except BlobDamagedError:
             try:
-                cache.quarantine(digest, "its bytes were wrong when the same bytes came again")
+                cache.checks.quarantine_if_wrong(digest, "its bytes were wrong when the same bytes came again")
             except StillBeingWrittenError as error:
                 raise CollisionError(
                     errno.EEXIST, "somebody is writing to the blob of this digest", str(digest)

@@ -551,6 +551,16 @@ class Index:
             if files.create_synced(self._layout.successor(number), str(following).encode()) and say:
                 self._unsaid.append(f"the index was damaged and was replaced by an empty one ({why}); blobs are kept")
 
+    def replace_damaged(self) -> int:
+        """Make an empty generation after one that is damaged anywhere, and mend the hint; the live one's number."""
+        number = self.newest()
+        if number and self._is_damaged(number):
+            with self._opening:
+                self._close()
+                self._supersede(number, "its pages contradict each other")
+        self.close()
+        return self.read(lambda _: self.generation)
+
     def _stat_current(self) -> _Seen | None:
         try:
             status = os.stat(self._layout.current)

@@ -141,7 +141,7 @@ class Uncached(Cache):
     def refresh(self, entry: Entry, validated: Moment) -> None:
         """Nothing is held."""
 
-    def quarantine(self, digest: Digest, reason: str) -> None:
+    def quarantine(self, digest: Digest, reason: str, met: int | None = None) -> None:
         """Nothing is held."""
 
     def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> Freed:

@@ -30,17 +30,18 @@ LAYERS = {
         leases
         items
         committer flights plans turns write_locks
-        findings
+        findings samples
         row_checks
         blob_checks
         collector fills syncs verification statements tripwire
         checks
-        trims local_files
+        repairs trims local_files
         cache
         uncached
         processes reports
         __init__
         cli_output
+        cli_reaped
         cli_gc cli_pending cli_verify
         cli
         __main__
