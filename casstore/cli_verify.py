@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from casstore.cli_joins import Extended, part_of
 from casstore.cli_output import Column, Shell, size_text
 from casstore.cli_reaped import reaped_facts, show_reaped
 
@@ -54,28 +55,35 @@ class _Newest(click.ParamType["int | timedelta"]):
         return timedelta(seconds=count * _SECONDS[unit]) if unit else count
 
 
-@click.command()
+@click.command(cls=Extended)
 @click.option("--sample", type=_Part(), metavar="PART", help="Hash only this part of the blobs, at random: 5%.")
 @click.option(
     "--newest", type=_Newest(), metavar="N|TIME", help="Hash only what was stored last: 1000 blobs, or those of 24h."
 )
 @click.option("--repair", is_flag=True, help="Put right, drop or quarantine what is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@click.pass_obj
-def verify(shell: Shell, sample: float | None, newest: int | timedelta | None, repair: bool, as_json: bool) -> int:
+@click.pass_context
+def verify(
+    ctx: click.Context, sample: float | None, newest: int | timedelta | None, repair: bool, as_json: bool
+) -> int:
     """Hash every blob again, hold every row of the index against a file and every file against a row.
 
     Changes nothing without --repair, and may run while the store is in use. The status is 1 if anything is wrong and
     was not repaired.
     """
+    shell: Shell = ctx.obj
     cache = shell.open_cache()
+    # First, since it may find that it was not asked rightly.
+    part = part_of(ctx)
     with _bar(shell) as progress:
         verified = cache.verify(progress, sample=sample, newest=newest, repair=repair)
     if as_json:
-        shell.json_document({"root": cache.root, **_facts(verified)})
+        shell.json_document({"root": cache.root, **_facts(verified), **({} if part is None else part.facts)})
     else:
         _print(shell, verified)
-    return 1 if verified.left else 0
+        if part is not None:
+            part.show(shell)
+    return 1 if verified.left or (part is not None and part.is_wrong) else 0
 
 
 def _facts(verified: Verified) -> dict[str, Any]:

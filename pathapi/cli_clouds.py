@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import click
 
@@ -38,6 +38,9 @@ _OPTIONS: Final = {
     "are pending, name one: ": "are pending, choose one by --name: ",
 }
 """How the shell says what messages say in Python."""
+
+
+Result = TypeVar("Result")
 
 
 class Shell(Protocol):
@@ -114,14 +117,14 @@ class Clients:
         return paths
 
 
-def cloud_command(call: Callable[..., int]) -> Callable[..., int]:
+def cloud_command(call: Callable[..., Result]) -> Callable[..., Result]:
     """The options that say how to reach a cloud, and errors in the shell's manner. The command's own come below it."""
 
     @click.option("--endpoint-url", metavar="URL", help="An S3 server other than Amazon's.")
     @click.option("--profile", "profile_name", metavar="NAME", help="A profile of the AWS configuration files.")
     @click.option("--no-sign-request", is_flag=True, help="Use a public bucket without credentials.")
     @functools.wraps(call)
-    def wrapped(shell: Shell, /, **options: Any) -> int:
+    def wrapped(shell: Shell, /, **options: Any) -> Result:
         try:
             return call(shell, **options)
         except _USAGE as error:

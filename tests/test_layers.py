@@ -41,7 +41,7 @@ LAYERS = {
         processes reports
         __init__
         cli_output
-        cli_reaped
+        cli_joins cli_reaped
         cli_gc cli_pending cli_verify
         cli
         __main__
@@ -77,13 +77,13 @@ LAYERS = {
         removals tree_transfers
         trees
         path
-        azure file gs s3 prefetching
+        azure comparing file gs s3 prefetching
         http
         __init__
         testing.grounds testing.interposed
         testing.backends testing.edits testing.reads testing.writes
         testing.__init__ cli_clouds
-        cli_push
+        cli_push cli_remote
         cli
     """,
 }
