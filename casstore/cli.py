@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 import casstore
+from casstore.cli_doctor import doctor
 from casstore.cli_gc import gc
 from casstore.cli_joins import Commands
 from casstore.cli_output import Column, Shell, age_text, describe, drop_stdout, prepare_streams, say, size_text
@@ -134,7 +135,7 @@ def _fact(name: str, value: object) -> str:
     return str(value)
 
 
-for _command in (gc, verify, pending_command, drop):
+for _command in (doctor, gc, verify, pending_command, drop):
     command.add_command(_command)
 
 

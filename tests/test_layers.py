@@ -39,10 +39,11 @@ LAYERS = {
         cache
         uncached
         processes reports
+        doctor
         __init__
         cli_output
         cli_joins cli_reaped
-        cli_gc cli_pending cli_verify
+        cli_doctor cli_gc cli_pending cli_verify
         cli
         __main__
     """,
@@ -83,7 +84,7 @@ LAYERS = {
         testing.grounds testing.interposed
         testing.backends testing.edits testing.reads testing.writes
         testing.__init__ cli_clouds
-        cli_push cli_remote
+        cli_doctor cli_push cli_remote
         cli
     """,
 }
