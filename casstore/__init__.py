@@ -36,6 +36,7 @@ from casstore.flights import Flight
 from casstore.items import Noted
 from casstore.processes import open, without_storing
 from casstore.records import Entry, Key, Moment, Stated, Validator
+from casstore.tallies import Statistics
 from casstore.write_locks import WriteLock
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ __all__ = [
     "Removed",
     "Repair",
     "Staging",
+    "Statistics",
     "Stated",
     "StillBeingWrittenError",
     "StoreFormatError",

@@ -6,7 +6,6 @@ import errno
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -43,6 +42,7 @@ from casstore.records import (
 from casstore.settings import Settings
 from casstore.statements import Statements
 from casstore.store import Root, open_root
+from casstore.tallies import Statistics, Tally, statistics_facts
 from casstore.trims import Trims
 from casstore.turns import Turns
 from casstore.write_locks import WriteLocks
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 
 EXIT_SECONDS: Final = 10.0
 """How long the exit of a process may wait for its last commits."""
+
+_TALLY_SECONDS: Final = 1.0
+"""How long it may wait for others who add their counts to those of the store."""
 
 _HOUR_NS: Final = 3600 * 10**9
 _NEW_NS: Final = 2 * 10**9
@@ -132,7 +135,7 @@ class Cache(LocalFiles):
         self._written: dict[bytes, int] = {}
         self._recent: dict[Key, Entry] = {}
         self._recent_inodes: dict[Key, Inode] = {}
-        self._counts: Counter[str] = Counter()
+        self.tally = Tally(self.layout, lambda: self.flights.waits)
         self._exits = False
         self.fills: set[Fill] = set()
         self.trims = Trims(self, self._turns)
@@ -196,7 +199,13 @@ class Cache(LocalFiles):
 
     def counts(self) -> dict[str, int]:
         """What this process counted: hits, misses, collisions, damaged blobs, waits for other downloads."""
-        return {**self._counts, "waits": self.flights.waits}
+        return self.tally.counts()
+
+    def stats(self) -> Statistics:
+        """What all processes of this store counted; what others counted in the last seconds may be missing, and what
+        a killed one had not yet written down is.
+        """
+        return self.tally.statistics()
 
     def underway(self) -> Underway:
         """How far this process's downloads are, for whoever shows progress; large ones only."""
@@ -205,7 +214,14 @@ class Cache(LocalFiles):
 
     def count(self, what: str) -> None:
         """Count one."""
-        self._counts[what] += 1
+        self.tally.add(what)
+
+    def hit(self, size: int) -> None:
+        """Count an object of *size* bytes that was served from the store, by another way than `open_fresh`."""
+        self.tally.hits += 1
+        self.tally.disk_bytes += size
+        if not self._exits:
+            self._register_exit()
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -255,12 +271,18 @@ class Cache(LocalFiles):
             return None
         if now // _HOUR_NS != held.used_hour:
             self._used(key, record, now)
+        tally = self.tally
+        tally.hits += 1
+        tally.disk_bytes += held.size
+        if not self._exits:
+            self._register_exit()
         return descriptor
 
     def _used(self, key: Key, record: bytes, now: int) -> None:
         entry = unpack_entry(key.row, record, key)
         if entry is not None:
             self.committer.submit(Refresh(entry, used_hour=now // _HOUR_NS))
+            self.tally.flush_if_due()
 
     def held(self, key: Key) -> Entry | None:
         """The entry of *key* as this process knows it: what it has just filled and not yet committed included."""
@@ -363,7 +385,7 @@ class Cache(LocalFiles):
 
     def remember_recent(self, entry: Entry, inode: Inode) -> None:
         """Filled and not yet committed: this process sees it already. *inode* is its blob."""
-        self.count("misses")
+        self.tally.flush_if_due()
         with self._recent_mutex:
             # A result of a request from before a local write: the index will refuse it, and so does this.
             if self._written.get(count_row(entry.key), -1) < entry.validated.boot_ns:
@@ -461,7 +483,16 @@ class Cache(LocalFiles):
         """
         from casstore.collector import evict  # most processes take nothing away
 
-        return evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
+        freed = evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
+        return self._count_evicted(freed)
+
+    def _count_evicted(self, freed: Freed) -> Freed:
+        for what, count in (("entries", freed.entries), ("blobs", freed.blobs), ("bytes", freed.bytes)):
+            self.tally.add(f"evicted_{what}", count)
+        self.tally.flush_if_due()
+        if not self._exits:
+            self._register_exit()
+        return freed
 
     def plan(self, max_size: int | None = None, min_free: int | None = None, *, at_least: int = 0) -> Plan:
         """What has to go so that the blobs take *max_size* bytes at most and *min_free* bytes of the disk are free.
@@ -494,7 +525,7 @@ class Cache(LocalFiles):
 
         with self._mutex:
             own = None if self._lease is None else self._lease.name
-        return collect(self.index, self.layout, self.blobs, plan, on_removed, own=own, reaps=reaps)
+        return self._count_evicted(collect(self.index, self.layout, self.blobs, plan, on_removed, own=own, reaps=reaps))
 
     def mark_synced(self) -> int:
         """Have everything on the store's file system written to the disk, and note of which entries that is true now;
@@ -586,6 +617,7 @@ class Cache(LocalFiles):
             "pending_writes": sum(1 for _ in self.pending.all()),
             "views": self.settings.views,
             "verify": self.settings.verify,
+            "statistics": statistics_facts(self.stats()),
         }
 
     def flush(self) -> None:
@@ -600,6 +632,7 @@ class Cache(LocalFiles):
             lease, self._lease = self._lease, None
         if lease is not None:
             lease.close()
+        self.tally.flush(_TALLY_SECONDS)
         self.index.close()
 
     def restore(self) -> None:

@@ -20,6 +20,7 @@ from casstore.cli_gc import gc
 from casstore.cli_joins import Commands
 from casstore.cli_output import Column, Shell, age_text, describe, drop_stdout, prepare_streams, say, size_text
 from casstore.cli_pending import drop, pending_command
+from casstore.cli_stats import count_text, stats
 from casstore.cli_verify import verify
 
 if TYPE_CHECKING:
@@ -124,9 +125,11 @@ def info(shell: Shell, as_json: bool) -> None:
     if as_json:
         shell.json_document(facts)
         return
-    shell.table(
-        [Column("FACT"), Column("VALUE")], [[name.replace("_", " "), _fact(name, facts[name])] for name in facts]
-    )
+    counted = facts.pop("statistics")
+    assert isinstance(counted, dict)
+    rows = [[name.replace("_", " "), _fact(name, facts[name])] for name in facts]
+    rows += [[name.replace("_", " "), count_text(name, counted[name])] for name in counted]
+    shell.table([Column("FACT"), Column("VALUE")], rows)
 
 
 def _fact(name: str, value: object) -> str:
@@ -135,7 +138,7 @@ def _fact(name: str, value: object) -> str:
     return str(value)
 
 
-for _command in (doctor, gc, verify, pending_command, drop):
+for _command in (doctor, gc, stats, verify, pending_command, drop):
     command.add_command(_command)
 
 

@@ -22,6 +22,7 @@ LAYERS = {
         digest exits
         records layout files pages
         locks blobs settings
+        tallies
         store
         index views pending
         edits
@@ -43,7 +44,7 @@ LAYERS = {
         __init__
         cli_output
         cli_joins cli_reaped
-        cli_doctor cli_gc cli_pending cli_verify
+        cli_doctor cli_gc cli_pending cli_stats cli_verify
         cli
         __main__
     """,
@@ -132,7 +133,17 @@ LAZY |= {"urllib3", "obstore"}
 NAMING_AND_DURABILITY = {"rename", "renames", "replace", "link", "fsync", "fdatasync"}
 NAMING_OWNERS = ("casstore.files", "pathapi.backends.file*")  # a `file` bucket is a cloud with its own rules
 
-ON_DISK_NAMES = {"CACHEDIR.TAG", "store.json", "config.toml", "index-v1", "CURRENT", "NEXT", "data.mdb", "lock.mdb"}
+ON_DISK_NAMES = {
+    "CACHEDIR.TAG",
+    "store.json",
+    "config.toml",
+    "statistics.json",
+    "index-v1",
+    "CURRENT",
+    "NEXT",
+    "data.mdb",
+    "lock.mdb",
+}
 
 
 @dataclass(frozen=True, slots=True)
