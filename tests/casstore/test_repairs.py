@@ -248,6 +248,39 @@ def test_a_repair_that_fails_is_said_and_the_others_are_made(filled: Cache, monk
     assert read(filled, key_of("b")) is None
 
 
+@pytest.mark.parametrize("at", ["before the rows go", "before the file is moved", "after the file is moved"])
+def test_a_repair_that_is_killed_leaves_no_entry_without_its_blob_and_the_next_one_finishes(
+    filled: Cache, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    change(blob_of(filled), lambda path: path.write_bytes(b"wrong"))
+    digest = entry_of(filled).digest
+    filled.close()
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def rename_and_die(source: str, target: str) -> None:
+        os.rename(source, target)
+        die()
+
+    def repair() -> None:
+        if at == "before the rows go":
+            monkeypatch.setattr(Repairs, "_dropping", die)
+        else:
+            monkeypatch.setattr(files, "rename", die if at == "before the file is moved" else rename_and_die)
+        filled.verify(repair=True)
+
+    assert forked(repair) == -signal.SIGKILL
+    assert dangling(filled) == []
+    assert (filled.held(key_of("a")) is None) == (at != "before the rows go")
+    _repair(filled)
+    assert filled.verify().is_sound
+    assert not os.path.exists(filled.layout.blob(digest.value))
+    assert [Path(filled.layout.quarantined(name)).read_bytes() for name in os.listdir(filled.layout.quarantine)].count(
+        b"wrong"
+    ) == 1
+
+
 # --- a part ----------------------------------------------------------------------------------------------------------
 
 
