@@ -37,12 +37,13 @@ from casstore.flights import Flight
 from casstore.items import Noted
 from casstore.processes import open, without_storing
 from casstore.records import Entry, Key, Moment, Stated, Validator
+from casstore.tallies import Statistics
 from casstore.write_locks import WriteLock
 
 if TYPE_CHECKING:
     from casstore.collector import Freed, Removed
     from casstore.figures import size_text
-    from casstore.findings import Checked, Leftovers, Problem, ProblemKind, Verified
+    from casstore.findings import Checked, Leftovers, Mended, Problem, ProblemKind, Repair, Verified
     from casstore.pending import Condition, Pending, PendingState, PendingWrite
     from casstore.pins import Pin
     from casstore.plans import Plan
@@ -69,6 +70,7 @@ __all__ = [
     "Key",
     "Leftovers",
     "LockTimeoutError",
+    "Mended",
     "Moment",
     "NotAStoreError",
     "NotHeldError",
@@ -83,7 +85,9 @@ __all__ = [
     "ProblemKind",
     "ReentrantWriteError",
     "Removed",
+    "Repair",
     "Staging",
+    "Statistics",
     "Stated",
     "StillBeingWrittenError",
     "StoreFormatError",
@@ -110,7 +114,7 @@ __all__ = [
 
 _LATER = {
     **dict.fromkeys(("Freed", "Removed"), "collector"),
-    **dict.fromkeys(("Checked", "Leftovers", "Problem", "ProblemKind", "Verified"), "findings"),
+    **dict.fromkeys(("Checked", "Leftovers", "Mended", "Problem", "ProblemKind", "Repair", "Verified"), "findings"),
     **dict.fromkeys(("Condition", "Pending", "PendingState", "PendingWrite"), "pending"),
     "Pin": "pins",
     "Plan": "plans",

@@ -1,10 +1,13 @@
-"""The files in ``blobs/``, every one hashed and held against its row. Changes nothing, follows no symbolic link.
+"""The files in ``blobs/``, every one or a sample hashed and held against its row. Follows no symbolic link.
+
+Changes nothing, but for what a `Mender` does about the problems found.
 
 A few threads hash, since hashing gives up the interpreter's lock; one thread walks, asks the index and judges.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -12,16 +15,17 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from itertools import islice
 from typing import Final
 
 from casstore.digest import Digest, new_hasher
-from casstore.findings import Findings, Problem, ProblemKind, Tell
+from casstore.findings import Findings, Mender, Problem, ProblemKind, Tell
 from casstore.layout import Layout
 from casstore.records import blob_row, unpack_blob
 from casstore.row_checks import OURS, RowChecks, reason
+from casstore.samples import Sample
 
 THREADS: Final = min(4, os.cpu_count() or 1)
 
@@ -73,8 +77,18 @@ class _Blob:
 class BlobChecks:
     """One look at all blobs. The counts are of what was seen so far."""
 
-    def __init__(self, layout: Layout, algorithm: str, rows: RowChecks, findings: Findings) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        algorithm: str,
+        rows: RowChecks,
+        findings: Findings,
+        sample: Sample,
+        mender: Mender | None = None,
+    ) -> None:
         self._layout = layout
+        self._sample = sample
+        self._mender = mender
         self._algorithm = algorithm
         self._rows = rows
         self._findings = findings
@@ -85,9 +99,12 @@ class BlobChecks:
         """Bytes that the threads have read; a file that is being hashed counts as far as it is."""
         self.files = self.bytes = 0
         self.unknown = self.unknown_bytes = 0
+        self.skipped = self.skipped_bytes = 0
+        self.adopted = self.adopted_bytes = 0
 
     def check(self, tell: Tell) -> None:
         """Look at every file below ``blobs/``."""
+        self._sample.look(self._layout.blobs)
         pool = ThreadPoolExecutor(THREADS, "casstore-verify")
         try:
             self._check(pool, tell)
@@ -103,12 +120,21 @@ class BlobChecks:
             # After the files were listed: a file without a row is one that nobody has committed yet.
             records = self._rows.records([digest.value for _, digest in batch]) or {}
             for path, digest in batch:
+                if not self._sample.takes(path):
+                    self._skip(path, digest, records.get(digest.value))
+                    continue
                 result = pool.submit(self._examine, path, digest)
                 ahead.append(_Blob(path, digest, records.get(digest.value), result))
                 if len(ahead) > _AHEAD:
                     self._judge(ahead.popleft(), tell)
         while ahead:
             self._judge(ahead.popleft(), tell)
+
+    def _skip(self, path: str, digest: Digest, record: bytes | None) -> None:
+        known = None if record is None else unpack_blob(blob_row(digest.value), record)
+        with contextlib.suppress(OSError):  # gone since
+            self.skipped_bytes += os.lstat(path).st_size if known is None else known.size
+            self.skipped += 1
 
     # --- finding files -----------------------------------------------------------------------------------------------
 
@@ -247,7 +273,12 @@ class BlobChecks:
     def _compare(self, blob: _Blob, size: int) -> None:
         """Hold right bytes against the row."""
         if blob.record is None:
-            if self._rows.is_readable:
+            if not self._rows.is_readable:
+                return
+            if self._mender is not None and self._mender.adopt(blob.digest, size):
+                self.adopted += 1
+                self.adopted_bytes += size
+            else:
                 self.unknown += 1
                 self.unknown_bytes += size
             return
@@ -277,4 +308,7 @@ class BlobChecks:
         uri: str | None = None,
         origin: str | None = None,
     ) -> None:
-        self._findings.add(Problem(kind, path, detail, digest, uri, origin))
+        problem = Problem(kind, path, detail, digest, uri, origin)
+        if self._mender is not None and digest is not None:
+            problem = replace(problem, repair=self._mender.mend_blob(digest))
+        self._findings.add(problem)

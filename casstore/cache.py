@@ -6,7 +6,6 @@ import errno
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -44,16 +43,23 @@ from casstore.records import (
 from casstore.settings import Settings
 from casstore.statements import Statements
 from casstore.store import Root, open_root
+from casstore.tallies import Statistics, Tally, statistics_facts
 from casstore.trims import Trims
 from casstore.turns import Turns
 from casstore.write_locks import WriteLocks
 
 if TYPE_CHECKING:
-    from casstore.findings import Checked, Verified
+    from datetime import timedelta
+
+    from casstore.findings import Checked, Mender, Verified
     from casstore.pending import Pending
+    from casstore.reaper import Reaped
 
 EXIT_SECONDS: Final = 10.0
 """How long the exit of a process may wait for its last commits."""
+
+_TALLY_SECONDS: Final = 1.0
+"""How long it may wait for others who add their counts to those of the store."""
 
 _HOUR_NS: Final = 3600 * 10**9
 _NEW_NS: Final = 2 * 10**9
@@ -128,7 +134,7 @@ class Cache(LocalFiles, Evicting):
         self._written: dict[bytes, int] = {}
         self._recent: dict[Key, Entry] = {}
         self._recent_inodes: dict[Key, Inode] = {}
-        self._counts: Counter[str] = Counter()
+        self.tally = Tally(self.layout, lambda: self.flights.waits)
         self._exits = False
         self.fills: set[Fill] = set()
         self.trims = Trims(self, self._turns)
@@ -195,7 +201,13 @@ class Cache(LocalFiles, Evicting):
 
     def counts(self) -> dict[str, int]:
         """What this process counted: hits, misses, collisions, damaged blobs, waits for other downloads."""
-        return {**self._counts, "waits": self.flights.waits}
+        return self.tally.counts()
+
+    def stats(self) -> Statistics:
+        """What all processes of this store counted; what others counted in the last seconds may be missing, and what
+        a killed one had not yet written down is.
+        """
+        return self.tally.statistics()
 
     def underway(self) -> Underway:
         """How far this process's downloads are, for whoever shows progress; large ones only."""
@@ -204,7 +216,14 @@ class Cache(LocalFiles, Evicting):
 
     def count(self, what: str) -> None:
         """Count one."""
-        self._counts[what] += 1
+        self.tally.add(what)
+
+    def hit(self, size: int) -> None:
+        """Count an object of *size* bytes that was served from the store, by another way than `open_fresh`."""
+        self.tally.hits += 1
+        self.tally.disk_bytes += size
+        if not self._exits:
+            self._register_exit()
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -254,12 +273,18 @@ class Cache(LocalFiles, Evicting):
             return None
         if now // _HOUR_NS != held.used_hour:
             self._used(key, record, now)
+        tally = self.tally
+        tally.hits += 1
+        tally.disk_bytes += held.size
+        if not self._exits:
+            self._register_exit()
         return descriptor
 
     def _used(self, key: Key, record: bytes, now: int) -> None:
         entry = unpack_entry(key.row, record, key)
         if entry is not None:
             self.committer.submit(Refresh(entry, used_hour=now // _HOUR_NS))
+            self.tally.flush_if_due()
 
     def held(self, key: Key) -> Entry | None:
         """The entry of *key* as this process knows it: what it has just filled and not yet committed included."""
@@ -299,9 +324,11 @@ class Cache(LocalFiles, Evicting):
         current = None if record is None else unpack_entry(entry.key.row, record, entry.key)
         return current is not None and current.digest == entry.digest
 
-    def quarantine(self, digest: Digest, reason: str) -> None:
-        """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again."""
-        self.checks.quarantine(digest, reason)
+    def quarantine(self, digest: Digest, reason: str, met: int | None = None) -> None:
+        """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again. *met* is
+        the file that was found wrong, open; where another has its name by now, that stays.
+        """
+        self.checks.quarantine(digest, reason, met)
 
     def refresh(self, entry: Entry, validated: Moment) -> None:
         """The cloud said at *validated* that *entry* is still right; queued, never waited for."""
@@ -348,8 +375,10 @@ class Cache(LocalFiles, Evicting):
         found = self.statements.find(stated)
         if found is None or self.settings.verify != "always" or self.blobs.verify(found[1], found[0]):
             return found
-        os.close(found[1])
-        self.quarantine(found[0], "its bytes are not those of its name")
+        try:
+            self.quarantine(found[0], "its bytes are not those of its name", found[1])
+        finally:
+            os.close(found[1])
         return None
 
     def is_stated(self, stated: Iterable[Stated]) -> bool:
@@ -358,7 +387,7 @@ class Cache(LocalFiles, Evicting):
 
     def remember_recent(self, entry: Entry, inode: Inode) -> None:
         """Filled and not yet committed: this process sees it already. *inode* is its blob."""
-        self.count("misses")
+        self.tally.flush_if_due()
         with self._recent_mutex:
             # A result of a request from before a local write: the index will refuse it, and so does this.
             if self._written.get(count_row(entry.key), -1) < entry.validated.boot_ns:
@@ -449,8 +478,19 @@ class Cache(LocalFiles, Evicting):
 
     # --- verifying ---------------------------------------------------------------------------------------------------
 
-    def verify(self, progress: Callable[[Checked], None] | None = None) -> Verified:
+    def verify(
+        self,
+        progress: Callable[[Checked], None] | None = None,
+        *,
+        sample: float | None = None,
+        newest: int | timedelta | None = None,
+        repair: bool = False,
+    ) -> Verified:
         """Hash every blob again, hold every row against a file and every file against a row; changes nothing.
+
+        With *sample*, a part between 0 and 1, only that part of the blobs is hashed, taken at random; with *newest*,
+        only the so many that were stored last, or those stored within that time. With *repair*, what is wrong is put
+        right or taken away, and what dead processes left is reaped; the result says what was done.
 
         It may take as long as reading the whole store does, and runs beside whoever uses the store; what this process
         has not committed yet is not looked at. *progress* is called often, in this thread. Damage is in the result;
@@ -459,9 +499,29 @@ class Cache(LocalFiles, Evicting):
         if self.unfit is not None:
             raise self.unfit
         # Imported here: few processes ever verify.
-        from casstore.verification import verify
+        from casstore.samples import Sample
+        from casstore.verification import Verification
 
-        return verify(self.layout, self.index, self.algorithm, self.store_id, progress)
+        chosen = Sample(sample, newest)
+        mender = self._mender() if repair else None
+        verification = Verification(self.layout, self.index, self.algorithm, chosen, mender, progress)
+        verification.run(self.store_id)
+        return verification.result(self._reap() if repair else None)
+
+    def _mender(self) -> Mender:
+        from casstore.repairs import Repairs
+
+        self.committer.flush()
+        return Repairs(self.layout, self.index, self.blobs, self.checks, self.algorithm, self.place)
+
+    def _reap(self) -> Reaped | None:
+        """Take away what dead processes left, unless a collector is doing that just now."""
+        from casstore.reaper import reap
+
+        with self._mutex:
+            own = None if self._lease is None else self._lease.name
+        with self._turns.take(0) as is_ours:
+            return reap(self.layout, self.index, self.blobs, own=own) if is_ours else None
 
     # --- the process -------------------------------------------------------------------------------------------------
 
@@ -491,6 +551,7 @@ class Cache(LocalFiles, Evicting):
             "pending_writes": sum(1 for _ in self.pending.all()),
             "views": self.settings.views,
             "verify": self.settings.verify,
+            "statistics": statistics_facts(self.stats()),
         }
 
     def flush(self) -> None:
@@ -505,6 +566,7 @@ class Cache(LocalFiles, Evicting):
             lease, self._lease = self._lease, None
         if lease is not None:
             lease.close()
+        self.tally.flush(_TALLY_SECONDS)
         self.index.close()
 
     def restore(self) -> None:

@@ -63,7 +63,7 @@ class Checks:
             return descriptor
         try:
             if not self._blobs.verify(descriptor, entry.digest):
-                self.quarantine(entry.digest, "its bytes are not those of its name")
+                self.quarantine(entry.digest, "its bytes are not those of its name", descriptor)
                 os.close(descriptor)
                 return None
             if is_unsure:
@@ -93,8 +93,10 @@ class Checks:
             self.quarantine(entry.digest, "what had its name was no file to read")
             return None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            self.quarantine(entry.digest, "what had its name was no file")
+            try:
+                self.quarantine(entry.digest, "what had its name was no file", descriptor)
+            finally:
+                os.close(descriptor)
             return None
         try:
             staging = self._stage()
@@ -103,54 +105,84 @@ class Checks:
             raise
         try:
             inode = Inode.of(os.fstat(descriptor))
-            if not self._copy(descriptor, staging, entry):
+            if not self._copy(descriptor, staging, entry.digest):
                 # While somebody writes to it, its name stays, and readers do without the store.
                 with contextlib.suppress(StillBeingWrittenError):
-                    self.quarantine(entry.digest, "its size or mtime was changed, and its bytes are wrong")
+                    self.quarantine(entry.digest, "its size or mtime was changed, and its bytes are wrong", descriptor)
                 return None
             if staging.size != entry.size:
                 return None  # the entry is wrong, not the blob
-            self._replace(path, inode, staging, entry)
+            self._replace(path, inode, staging, entry.digest)
             return files.reopen(staging.descriptor)
         finally:
             os.close(descriptor)
             staging.close()
 
     @staticmethod
-    def _copy(source: int, staging: Staging, entry: Entry) -> bool:
+    def _copy(source: int, staging: Staging, digest: Digest) -> bool:
         try:
             files.copy_bytes(source, staging.descriptor)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
             return False
-        return staging.rehash() == entry.digest
+        return staging.rehash() == digest
 
-    def _replace(self, path: str, inode: Inode, staging: Staging, entry: Entry) -> None:
+    def renew(self, digest: Digest, descriptor: int) -> bool:
+        """Put an untouched copy in the place of an open blob that was touched; False where its bytes are wrong."""
+        staging = self._stage()
+        try:
+            if not self._copy(descriptor, staging, digest):
+                return False
+            self._replace(self._layout.blob(digest.value), Inode.of(os.fstat(descriptor)), staging, digest)
+            return True
+        finally:
+            staging.close()
+
+    def _replace(self, path: str, inode: Inode, staging: Staging, digest: Digest) -> None:
         # The mtime of an inode that somebody may hold open is never set: the copy takes its place. It is synced, since
         # rows may say so of the file that it replaces.
-        staging.seal(entry.digest)
+        staging.seal(digest)
         files.sync(staging.descriptor)
         temporary = self._layout.trashed(os.urandom(8).hex())
         staging.link(temporary)
         try:
             # Inside a write transaction, like whoever publishes or sweeps it.
             with self._index.writing():
-                if self._blobs.inode(entry.digest) == inode:
+                if self._blobs.inode(digest) == inode:
                     files.rename(temporary, path)
         except FileNotFoundError:
             pass  # somebody emptied the trash: whoever opens the blob next tries again
         finally:
             files.unlink_quietly(temporary)
 
-    def quarantine(self, digest: Digest, reason: str) -> None:
+    def quarantine_if_wrong(self, digest: Digest, reason: str) -> None:
+        """`quarantine` for whoever has closed what he met: another file may have the name by now."""
+        try:
+            descriptor = self._blobs.open_any(digest.value)
+        except FileNotFoundError:
+            return
+        except BlobTrippedError:
+            self.quarantine(digest, reason)
+            return
+        try:
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            if not is_file or not self._blobs.verify(descriptor, digest):
+                self.quarantine(digest, reason, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def quarantine(self, digest: Digest, reason: str, met: int | None = None) -> None:
         """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again.
 
-        Where somebody wrote the bytes through a view, they become local edits first. Raises StillBeingWrittenError
-        where he is at it, StoreFullError.
+        *met* is the file that was found wrong, open, so that no other has its inode; nothing happens where the name
+        means another file by now. Where somebody wrote the bytes through a view, they become local edits first. Raises
+        StillBeingWrittenError where he is at it, StoreFullError.
         """
         inode = self._blobs.inode(digest)
-        if inode is not None and self._keep_edits(digest):
+        if met is not None and inode != Inode.of(os.fstat(met)):
+            return
+        if inode is not None and self.keep_edits(digest):
             self._count("edited_blobs")
             self._remove(digest, inode)
             return
@@ -165,7 +197,8 @@ class Checks:
                 txn.delete(blob_row(digest.value))
                 files.rename(self._layout.blob(digest.value), target)
 
-    def _keep_edits(self, digest: Digest) -> bool:
+    def keep_edits(self, digest: Digest) -> bool:
+        """Make local edits of a blob's wrong bytes, where somebody wrote them through a view: `Tripwire.keep_edits`."""
         from casstore.tripwire import Tripwire  # few processes ever need it
 
         return Tripwire(self._layout, self._index, self._stage, self._owner).keep_edits(digest)

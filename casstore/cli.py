@@ -1,7 +1,6 @@
 """The command ``casstore``: what the store holds. Each command is a thin caller of `casstore.open`.
 
-Other packages add commands through the entry-point group ``casstore.commands``: each entry is a sequence of
-`click.Command`, which find a `casstore.cli_output.Shell` in ``ctx.obj``. They are imported only when they are needed.
+Other packages add commands (`casstore.cli_joins`), which find a `casstore.cli_output.Shell` in ``ctx.obj``.
 """
 
 from __future__ import annotations
@@ -16,32 +15,26 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 import casstore
+from casstore.cli_doctor import doctor
 from casstore.cli_gc import gc
+from casstore.cli_joins import Commands
 from casstore.cli_output import Column, Shell, age_text, describe, drop_stdout, prepare_streams, say
 from casstore.cli_pending import drop, pending_command
 from casstore.cli_pins import pin, unpin
+from casstore.cli_stats import count_text, stats
 from casstore.cli_verify import verify
 from casstore.figures import size_text
 
 if TYPE_CHECKING:
     from casstore import Usage
 
-GROUP: Final = "casstore.commands"
 _INTERRUPTED: Final = 130
 _PIPE_CLOSED: Final = 141
 """128 and the number of the signal, as shells report programs that die of it."""
 
 
-class _Commands(click.Group):
-    """Commands of this module, and those that other packages bring."""
-
-    _joined: dict[str, click.Command] | None = None
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *self._join()})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name) or self._join().get(cmd_name)
+class _Commands(Commands):
+    """All commands, and the status of a reader who went away."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -52,19 +45,6 @@ class _Commands(click.Group):
             drop_stdout()
             raise click.exceptions.Exit(_PIPE_CLOSED) from None
         return result
-
-    def _join(self) -> dict[str, click.Command]:
-        if self._joined is None:
-            # Imported here: `casstore ls` needs neither the search nor what it finds.
-            from importlib.metadata import entry_points
-
-            self._joined = {}
-            for point in entry_points(group=GROUP):
-                try:
-                    self._joined |= {command.name or point.name: command for command in point.load()}
-                except Exception as error:  # noqa: BLE001 (somebody else's code, without which the rest works)
-                    say(f"warning: the commands of {point.value} cannot be loaded: {error!r}")
-        return self._joined
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -147,9 +127,11 @@ def info(shell: Shell, as_json: bool) -> None:
     if as_json:
         shell.json_document(facts)
         return
-    shell.table(
-        [Column("FACT"), Column("VALUE")], [[name.replace("_", " "), _fact(name, facts[name])] for name in facts]
-    )
+    counted = facts.pop("statistics")
+    assert isinstance(counted, dict)
+    rows = [[name.replace("_", " "), _fact(name, facts[name])] for name in facts]
+    rows += [[name.replace("_", " "), count_text(name, counted[name])] for name in counted]
+    shell.table([Column("FACT"), Column("VALUE")], rows)
 
 
 def _fact(name: str, value: object) -> str:
@@ -158,7 +140,7 @@ def _fact(name: str, value: object) -> str:
     return str(value)
 
 
-for _command in (gc, verify, pending_command, drop, pin, unpin):
+for _command in (doctor, gc, stats, verify, pending_command, drop, pin, unpin):
     command.add_command(_command)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from casstore.cli_output import Shell, age_text
+from casstore.cli_reaped import reaped_facts, show_reaped
 from casstore.figures import size_text
 from casstore.plans import Why
 from casstore.rules import NONE, parse_age, parse_size
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.collector import Freed, Removed
     from casstore.plans import Budget, Doomed, Held, Plan
-    from casstore.reaper import Reaped
 
 _OVER_BUDGET: Final = 1
 _SHOWN_HELD: Final = 20
@@ -162,7 +161,8 @@ class _Report:
             self._shell.line(f"would free {size_text(done)} in {len(plan.doomed):,} blobs")
         else:
             self._shell.line(f"freed {size_text(done)}: {freed.blobs:,} blobs, {freed.entries:,} entries")
-            self._show_reaped(freed.reaped)
+            if freed.reaped is not None:
+                show_reaped(self._shell, freed.reaped)
         # Where the budget is met, pins cost nothing.
         told = [blob for blob in held if short or overdue or not blob.is_pinned]
         for blob in told[:_SHOWN_HELD]:
@@ -175,21 +175,6 @@ class _Report:
             self._shell.error(f"{size_text(short)} more should go: {_why_short(freed, held)}")
         if overdue:
             self._shell.error(f"{size_text(overdue)} more should go by the rules: {_why_short(freed, held)}")
-
-    def _show_reaped(self, reaped: Reaped | None) -> None:
-        if reaped is None:
-            return
-        if reaped.leases or reaped.bytes or reaped.generations:
-            self._shell.line(
-                f"freed {size_text(reaped.bytes)} that dead processes had left ({reaped.leases:,} leases, "
-                f"{reaped.generations:,} generations of the index)"
-            )
-        for write in reaped.recorded:
-            self._shell.line(f"pending  {size_text(write.size):>9}        {write.uri}: {write.why}")
-        for kept in reaped.kept:
-            if not kept.is_alive or not reaped.locks_exclude:
-                edited = f": {', '.join(kept.edited)}" if kept.edited else ""
-                self._shell.line(f"stays    lease {kept.name}: {kept.reason}{edited}")
 
     def _facts(self, freed: Freed | None, short: int, overdue: int, held: Sequence[Held]) -> dict[str, Any]:
         plan, uris_of = self._plan, self._cache.uris_of
@@ -222,7 +207,7 @@ class _Report:
                 }
                 for blob in held
             ],
-            "reaped": None if freed is None or freed.reaped is None else _reaped(freed.reaped),
+            "reaped": None if freed is None or freed.reaped is None else reaped_facts(freed.reaped),
         }
 
 
@@ -242,14 +227,6 @@ def _why_short(freed: Freed | None, held: Sequence[Held]) -> str:
     if freed is not None and freed.is_stale:
         reasons.append("the index was replaced meanwhile: run it again")
     return "; ".join(reasons) or "the rest of the disk is not the store's"
-
-
-def _reaped(reaped: Reaped) -> dict[str, Any]:
-    recorded = [
-        {"uri": write.uri, "name": write.name, "state": write.state.value, "bytes": write.size, "why": write.why}
-        for write in reaped.recorded
-    ]
-    return {**dataclasses.asdict(dataclasses.replace(reaped, recorded=())), "recorded": recorded}
 
 
 def _removal(digest: bytes, uris: tuple[str, ...], size: int, why: Why) -> dict[str, Any]:

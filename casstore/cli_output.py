@@ -59,6 +59,10 @@ class Shell:
         """*value* on stdout, indented, in ASCII."""
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
+    def text(self, text: str) -> None:
+        """Lines of a format of their own on stdout, as they are."""
+        sys.stdout.write(text)
+
     def line(self, text: str) -> None:
         """A line of data for people, its control characters escaped."""
         sys.stdout.write(shown(text) + "\n")

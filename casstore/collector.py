@@ -212,15 +212,17 @@ def sweep(
     layout: Layout,
     digests: Sequence[bytes],
     is_doomed: Callable[[bytes, os.stat_result], bool] | None = None,
+    keep_at: str | None = None,
 ) -> dict[bytes, int | None]:
     """Take away those blobs that no entry uses, if *is_doomed* of their file; what came back into use stays.
 
-    The bytes freed, by digest; None for a row that had no file.
+    With *keep_at*, the path for the one of *digests*, it is kept there. The bytes freed, by digest; None for a row that
+    had no file.
     """
     freed: dict[bytes, int | None] = {}
     for start in range(0, len(digests), SWEEP_BATCH):
         batch = digests[start : start + SWEEP_BATCH]
-        freed |= _sweep_batch(index, layout, batch, is_doomed)
+        freed |= _sweep_batch(index, layout, batch, is_doomed, keep_at)
     return freed
 
 
@@ -229,6 +231,7 @@ def _sweep_batch(
     layout: Layout,
     digests: Sequence[bytes],
     is_doomed: Callable[[bytes, os.stat_result], bool] | None,
+    keep_at: str | None = None,
 ) -> dict[bytes, int | None]:
     trash: dict[str, str] = {}
 
@@ -245,9 +248,10 @@ def _sweep_batch(
                 freed[digest] = None
                 continue
             if is_doomed is None or is_doomed(digest, status):
-                target = layout.trashed(os.urandom(8).hex())
+                target = keep_at or layout.trashed(os.urandom(8).hex())
                 files.rename(path, target)
-                trash[target] = path
+                if keep_at is None:
+                    trash[target] = path
                 txn.delete(blob_row(digest))
                 freed[digest] = status.st_size
         return freed

@@ -15,6 +15,7 @@ from casstore.layout import Layout
 from casstore.leases import Lease
 from casstore.records import Entry
 from casstore.settings import Settings
+from casstore.tallies import Tally
 from casstore.turns import Turns
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Evicting(abc.ABC):
     blobs: Blobs
     committer: Committer
     place: int
+    tally: Tally
+    _exits: bool
     _turns: Turns
     _mutex: threading.Lock
     _lease: Lease | None
@@ -40,6 +43,10 @@ class Evicting(abc.ABC):
     @abc.abstractmethod
     def root(self) -> str:
         """The store's directory."""
+
+    @abc.abstractmethod
+    def _register_exit(self) -> None:
+        """See to it that what is counted is written down when the process ends."""
 
     @abc.abstractmethod
     def entries(self, prefix: str = "") -> Iterator[Entry]:
@@ -58,7 +65,16 @@ class Evicting(abc.ABC):
         """
         from casstore.collector import evict  # most processes take nothing away
 
-        return evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
+        freed = evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
+        return self._count_evicted(freed)
+
+    def _count_evicted(self, freed: Freed) -> Freed:
+        for what, count in (("entries", freed.entries), ("blobs", freed.blobs), ("bytes", freed.bytes)):
+            self.tally.add(f"evicted_{what}", count)
+        self.tally.flush_if_due()
+        if not self._exits:
+            self._register_exit()
+        return freed
 
     def plan(
         self,
@@ -100,7 +116,7 @@ class Evicting(abc.ABC):
 
         with self._mutex:
             own = None if self._lease is None else self._lease.name
-        return collect(self.index, self.layout, self.blobs, plan, on_removed, own=own, reaps=reaps)
+        return self._count_evicted(collect(self.index, self.layout, self.blobs, plan, on_removed, own=own, reaps=reaps))
 
     def mark_synced(self) -> int:
         """Have everything on the store's file system written to the disk, and note of which entries that is true now;

@@ -245,22 +245,32 @@ def create_synced(path: str, data: bytes, mode: int = 0o600, *, first: Callable[
     return True
 
 
+def replace(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Make *path* hold these bytes, the old ones or the new ones at any moment; after a power cut perhaps neither."""
+    _replace(path, data, mode, durable=False)
+
+
 def replace_synced(path: str, data: bytes, mode: int = 0o600) -> None:
     """Make *path* hold these bytes, the old ones or the new ones at any moment, synced."""
+    _replace(path, data, mode, durable=True)
+    sync_directory(os.path.dirname(path))
+
+
+def _replace(path: str, data: bytes, mode: int, *, durable: bool) -> None:
     directory = os.path.dirname(path)
     descriptor, temporary = open_named(directory)
     try:
         try:
             write_all(descriptor, data)
             os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.rename(temporary, path)
     except BaseException:
         unlink_quietly(temporary)
         raise
-    sync_directory(directory)
 
 
 def clone(source: int, target: int) -> bool:

@@ -148,6 +148,8 @@ class Fill:
         except CollisionError:
             cache.count("collisions")
             added = None
+        cache.count("misses")
+        cache.tally.add("cloud_bytes", size)
         if added is None:
             descriptor = files.reopen(staging.descriptor) if reading else -1
             self.abandon()
@@ -158,6 +160,9 @@ class Fill:
         self._enqueue(entry, added, staging, stated)
         if added.is_new:
             cache.trims.filled(size)
+        else:
+            cache.count("shared")
+            cache.tally.add("shared_bytes", size)
         return Stored(descriptor, size, entry)
 
     def link(self, digest: Digest, descriptor: int, validator: Validator, moment: Moment | None = None) -> Entry:
@@ -169,6 +174,8 @@ class Fill:
         status = os.fstat(descriptor)
         added = Added(digest, status.st_size, Inode.of(status), is_new=False)
         entry = Entry(self.key, digest, validator, moment or self.noted.moment, self._cache.place, self._cache.hour())
+        self._cache.count("linked")
+        self._cache.tally.add("linked_bytes", status.st_size)
         # Whoever lent it may close it before the commit, and its inode's number could be another file's then.
         self._enqueue(entry, added, None, (), os.dup(descriptor))
         return entry
@@ -242,7 +249,7 @@ def add_blob(cache: Cache, staging: Staging, digest: Digest) -> Added:
             raise
         except BlobDamagedError:
             try:
-                cache.quarantine(digest, "its bytes were wrong when the same bytes came again")
+                cache.checks.quarantine_if_wrong(digest, "its bytes were wrong when the same bytes came again")
             except StillBeingWrittenError as error:
                 raise CollisionError(
                     errno.EEXIST, "somebody is writing to the blob of this digest", str(digest)

@@ -115,7 +115,7 @@ class Flights:
                 if lock is not None or stall.is_over():
                     boarded = True
                     return Flight(self, name, done, lock)
-                self.waits += 1
+                self.waits += pause == POLL_FIRST
                 time.sleep(pause)
                 pause = min(pause * 2, POLL_LAST)
         finally:

@@ -81,6 +81,18 @@ class _Files:
         return now is not None and (self.data, self.lock) == (now.data, now.lock) and now.size >= self.size
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How full an index is: *rows* in *used* bytes of a map of *map_size*, and read transactions of all processes."""
+
+    generation: int
+    rows: int
+    used: int
+    map_size: int
+    readers: int
+    most_readers: int
+
+
 class Txn:
     """A transaction as its users see it: get, put, delete, scan.
 
@@ -551,6 +563,16 @@ class Index:
             if files.create_synced(self._layout.successor(number), str(following).encode()) and say:
                 self._unsaid.append(f"the index was damaged and was replaced by an empty one ({why}); blobs are kept")
 
+    def replace_damaged(self) -> int:
+        """Make an empty generation after one that is damaged anywhere, and mend the hint; the live one's number."""
+        number = self.newest()
+        if number and self._is_damaged(number):
+            with self._opening:
+                self._close()
+                self._supersede(number, "its pages contradict each other")
+        self.close()
+        return self.read(lambda _: self.generation)
+
     def _stat_current(self) -> _Seen | None:
         try:
             status = os.stat(self._layout.current)
@@ -622,6 +644,23 @@ class Index:
         with self._entered() as env:
             info, stat = env.info(), env.stat()
             return int(stat["entries"]), (int(info["last_pgno"]) + 1) * int(stat["psize"])
+
+    def health(self) -> Health:
+        """How full it is, every page looked at; raises what `inspect` does, and replaces nothing."""
+        number = self.newest()
+        if number and self._is_damaged(number):
+            raise IndexDamagedError(errno.EIO, "its pages contradict each other", self._layout.index_file(number))
+        self.inspect(Txn.count)
+        with self._entered(self._open_unchanged) as env:
+            info, stat = env.info(), env.stat()
+            return Health(
+                self.generation,
+                int(stat["entries"]),
+                (int(info["last_pgno"]) + 1) * int(stat["psize"]),
+                int(info["map_size"]),
+                int(info["num_readers"]),
+                int(info["max_readers"]),
+            )
 
 
 def _open_environment(path: str) -> lmdb.Environment:

@@ -4,6 +4,7 @@
       CACHEDIR.TAG                backup tools skip the store
       store.json                  format, digest algorithm, store id; written last, by link
       config.toml                 settings of this store, where somebody wrote one
+      statistics.json             what processes counted; may be lost
       index-v1/CURRENT            number of the live generation; a hint
       index-v1/<n>/               an LMDB environment; NEXT in it names its successor
       blobs/ab/cdef...            one immutable file per digest, mode 0444, an mtime that follows from the digest
@@ -11,6 +12,7 @@
                                   views/<n>/, outbox/<n>/, edits/<random>/
       locks/fill                  byte ranges of it are the fill locks and the index writers' queue
       locks/collector             held while somebody collects
+      locks/statistics            held while somebody adds to the counts
       locks/write/<uri hash>      one file per URI being written
       pending/<uri hash>/         <lease>-<random>.data and .json: writes that the cloud does not have
       pins/<uri hash>             one small file per URI that is never evicted
@@ -59,6 +61,16 @@ class Layout:
     def config(self) -> str:
         """The store's settings, where there are any."""
         return self.root + "/config.toml"
+
+    @property
+    def statistics(self) -> str:
+        """What the processes of this store counted."""
+        return self.root + "/statistics.json"
+
+    @property
+    def statistics_lock(self) -> str:
+        """Held by the one process that adds to it."""
+        return self.root + "/locks/statistics"
 
     @property
     def index(self) -> str:

@@ -1,4 +1,6 @@
-"""The rows of an index, held against each other and against the blobs they name. Changes nothing.
+"""The rows of an index, held against each other and against the blobs they name.
+
+Changes nothing, but for what a `Mender` does about the problems found.
 
 Rows are compared with rows inside one transaction, so that no commit comes between. A row and a file cannot be seen at
 one moment: what looks wrong between them is looked at again, in an order that no live store passes for damage.
@@ -11,13 +13,13 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from casstore import pages
 from casstore.digest import Digest, name_hash
 from casstore.errors import CasstoreError, IndexDamagedError
-from casstore.findings import Findings, Problem, ProblemKind, Tell
+from casstore.findings import Findings, Mender, Problem, ProblemKind, Tell
 from casstore.index import PAGE_ROWS, Index, Txn
 from casstore.layout import Layout
 from casstore.records import (
@@ -54,6 +56,10 @@ def reason(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
+Row = tuple[bytes, bytes]
+"""A key and the record that was seen there."""
+
+
 @dataclass(slots=True)
 class _Seen:
     """An entry as one transaction saw it, and whether its blob had a row."""
@@ -71,25 +77,30 @@ class _Page:
     last: bytes = b""
     rows: int = 0
     blobs: list[BlobRecord] = field(default_factory=list)
-    unused: list[tuple[bytes, BlobRecord]] = field(default_factory=list)
+    unused: list[tuple[Row, BlobRecord]] = field(default_factory=list)
     entries: list[_Seen] = field(default_factory=list)
-    faults: list[Problem] = field(default_factory=list)
+    faults: list[tuple[Problem, Row]] = field(default_factory=list)
+    widows: list[Row] = field(default_factory=list)
+    """Of entries that do not decode: no problems of their own, and to go with them."""
 
 
 class RowChecks:
     """One look at all rows, a page at a time; used by one thread. The counts are of what was seen so far."""
 
-    def __init__(self, layout: Layout, index: Index, algorithm: str, findings: Findings) -> None:
+    def __init__(
+        self, layout: Layout, index: Index, algorithm: str, findings: Findings, mender: Mender | None = None
+    ) -> None:
         self._layout = layout
         self._index = index
         self._algorithm = algorithm
         self._findings = findings
+        self._mender = mender
         self.generation = 0
         self.is_absent = False
         self.is_readable = False
         self.rows = self.entries = 0
         self.blobs = self.bytes = 0
-        self.unused = self.unused_bytes = self.stale = 0
+        self.unused = self.unused_bytes = self.stale = self.dropped = 0
 
     def check(self, tell: Tell) -> None:
         """Look at every row. A damaged index is one problem, and stays as it is."""
@@ -184,17 +195,35 @@ class RowChecks:
         self.entries += len(page.entries)
         self.blobs += len(page.blobs)
         self.bytes += sum(blob.size for blob in page.blobs)
-        for fault in page.faults:
-            self._findings.add(fault)
-        for seen in page.entries:
-            self._check_file(seen)
+        # First, since looking for files may find the index damaged.
+        self._settle(page.faults)
+        if self._mender is not None:
+            self._mender.mend_rows(page.widows)
+        missing = [fault for seen in page.entries if (fault := self._check_file(seen)) is not None]
+        stale: list[Row] = []
         for row, blob in page.unused:
-            if os.path.lexists(self._layout.blob(row[1:])):
+            if os.path.lexists(self._layout.blob(row[0][1:])):
                 self.unused += 1
                 self.unused_bytes += blob.size
             else:
-                self.stale += 1  # between the two steps of a sweep, or killed there
+                stale.append(row)  # between the two steps of a sweep, or killed there
+        self._settle(missing, stale)
         return page.last + b"\0" if page.rows == PAGE_ROWS else None
+
+    def _settle(self, faults: Sequence[tuple[Problem, Row]], stale: Sequence[Row] = ()) -> None:
+        """Report a page's problems, mended where that was asked for; one problem of a row is enough to mend it."""
+        if self._mender is None:
+            self.stale += len(stale)
+            for problem, _ in faults:
+                self._findings.add(problem)
+            return
+        rows = dict(row for _, row in faults)
+        repairs = dict(zip(rows, self._mender.mend_rows(list(rows.items())), strict=True))
+        for problem, (row, _) in faults:
+            self._findings.add(replace(problem, repair=repairs[row]))
+        done = sum(repair.is_done for repair in self._mender.mend_rows(stale))
+        self.dropped += done
+        self.stale += len(stale) - done
 
     def _look(self, txn: Txn, start: bytes) -> _Page:
         """What one transaction says of the rows from *start* on, and of those that go with them."""
@@ -210,53 +239,50 @@ class RowChecks:
                 self._look_at_user(txn, row, record, page)
             elif kind == CHECKSUM:
                 if _decoded(lambda row=row, record=record: unpack_stated(row, record)) is None:  # type: ignore[misc]
-                    page.faults.append(self._bad(row, "what a provider stated"))
+                    page.faults.append((self._bad(row, "what a provider stated"), (row, record)))
             elif kind == POLICY:
                 if unseal(row, record) is None:
-                    page.faults.append(self._bad(row, "what was evicted, and how that did"))
+                    page.faults.append((self._bad(row, "what was evicted, and how that did"), (row, record)))
             elif kind != COUNT or not unpack_count(row, record):
-                page.faults.append(self._bad(row, "a count of local writes" if kind == COUNT else "of no known kind"))
+                what = "a count of local writes" if kind == COUNT else "of no known kind"
+                page.faults.append((self._bad(row, what), (row, record)))
         self._compare(txn, page)
         return page
 
     def _look_at_entry(self, row: bytes, record: bytes, page: _Page) -> None:
-        entry = self._entry(row, record)
+        entry = entry_in(self._algorithm, row, record)
         if entry is not None:
             page.entries.append(_Seen(row, record, entry))
             return
         fault = self._bad(row, "an entry")
-        key = _decoded(lambda: Key.parse(row[1:]))
-        if key is not None and key.row == row:
-            fault = Problem(fault.kind, fault.path, fault.detail, None, key.uri, key.origin)
-        page.faults.append(fault)
-
-    def _entry(self, row: bytes, record: bytes) -> Entry | None:
-        entry = _decoded(lambda: unpack_entry(row, record))
-        is_right = entry is not None and entry.key.row == row and entry.digest.algorithm == self._algorithm
-        return entry if is_right else None
+        key = key_in(row)
+        if key is not None:
+            fault = replace(fault, uri=key.uri, origin=key.origin)
+        page.faults.append((fault, (row, record)))
 
     def _look_at_blob(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
         blob = _decoded(lambda: unpack_blob(row, record))
         digest = self._digest(row[1:])
         if blob is None or digest is None:
-            page.faults.append(self._bad(row, "a blob"))
+            page.faults.append((self._bad(row, "a blob"), (row, record)))
             return
         page.blobs.append(blob)
         if not txn.has(user_prefix(digest.value)):
-            page.unused.append((row, blob))
+            page.unused.append(((row, record), blob))
 
     def _look_at_user(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
-        key = _decoded(lambda: Key.parse(record))
+        key = user_in(row, record)
         digest = self._digest(row[1:-16])
-        if key is None or digest is None or row[-16:] != name_hash(record):
-            page.faults.append(self._bad(row, "a user of a blob"))
+        if key is None or digest is None:
+            page.faults.append((self._bad(row, "a user of a blob"), (row, record)))
             return
         found = txn.get(key.row)
-        entry = None if found is None else self._entry(key.row, found)
-        # An entry that does not decode is a problem of its own.
+        entry = None if found is None else entry_in(self._algorithm, key.row, found)
+        if found is not None and entry is None:
+            page.widows.append((row, record))
         if found is None or (entry is not None and (entry.key != key or entry.digest != digest)):
             detail = "it counts as in use by an entry that does not name it"
-            page.faults.append(self._disagreement(digest, key, detail))
+            page.faults.append((self._disagreement(digest, key, detail), (row, record)))
 
     def _compare(self, txn: Txn, page: _Page) -> None:
         """Hold a page's entries against the rows of their blobs and of their use."""
@@ -269,18 +295,18 @@ class RowChecks:
             entry = seen.entry
             if txn.get(user_row(entry.digest.value, entry.key)) != entry.key.whole:
                 detail = "no row says that this entry uses its blob: a collection would take it away"
-                page.faults.append(self._disagreement(entry.digest, entry.key, detail))
+                page.faults.append((self._disagreement(entry.digest, entry.key, detail), (seen.row, seen.record)))
             row = blob_row(entry.digest.value)
             record = txn.get(row)
             seen.has_blob_row = record is not None
             blob = None if record is None else _decoded(lambda row=row, record=record: unpack_blob(row, record))  # type: ignore[misc]
             if blob is not None and blob.size != entry.size:
                 detail = f"the entry says {entry.size:,} bytes, the row of its blob {blob.size:,}"
-                page.faults.append(self._disagreement(entry.digest, entry.key, detail))
+                page.faults.append((self._disagreement(entry.digest, entry.key, detail), (seen.row, seen.record)))
 
     # --- rows and files ----------------------------------------------------------------------------------------------
 
-    def _check_file(self, seen: _Seen) -> None:
+    def _check_file(self, seen: _Seen) -> tuple[Problem, Row] | None:
         """Whether an entry's blob is there, and has a row.
 
         A file that is missing is damage only if the entry was the same before and after it was looked for. A sweep
@@ -292,21 +318,19 @@ class RowChecks:
             try:
                 is_there = self._is_there(path)
             except OSError as error:
-                self._add(ProblemKind.UNREADABLE, path, reason(error), seen.entry)
-                return
+                return self._fault(ProblemKind.UNREADABLE, path, reason(error), seen)
             if is_there and seen.has_blob_row:
-                return
+                return None
             now = self._index.inspect(lambda txn, seen=seen: self._look_again(txn, seen))  # type: ignore[misc]
             if now is None:
-                return
+                return None
             if now.record == seen.record and now.has_blob_row == seen.has_blob_row:
                 if is_there:
                     detail = "its blob has no row: it is not counted, and never collected"
-                    self._add(ProblemKind.ROWS_DISAGREE, path, detail, seen.entry)
-                else:
-                    self._add(ProblemKind.MISSING_BLOB, path, "reading it is a miss", seen.entry)
-                return
+                    return self._fault(ProblemKind.ROWS_DISAGREE, path, detail, seen)
+                return self._fault(ProblemKind.MISSING_BLOB, path, "reading it is a miss", seen)
             seen = now
+        return None
 
     @staticmethod
     def _is_there(path: str) -> bool:
@@ -318,15 +342,17 @@ class RowChecks:
 
     def _look_again(self, txn: Txn, seen: _Seen) -> _Seen | None:
         record = txn.get(seen.row)
-        entry = None if record is None else self._entry(seen.row, record)
+        entry = None if record is None else entry_in(self._algorithm, seen.row, record)
         if record is None or entry is None:
             return None
         return _Seen(seen.row, record, entry, txn.get(blob_row(entry.digest.value)) is not None)
 
     # --- problems ----------------------------------------------------------------------------------------------------
 
-    def _add(self, kind: ProblemKind, path: str, detail: str, entry: Entry) -> None:
-        self._findings.add(Problem(kind, path, detail, entry.digest, entry.uri, entry.key.origin))
+    @staticmethod
+    def _fault(kind: ProblemKind, path: str, detail: str, seen: _Seen) -> tuple[Problem, Row]:
+        entry = seen.entry
+        return Problem(kind, path, detail, entry.digest, entry.uri, entry.key.origin), (seen.row, seen.record)
 
     def _bad(self, row: bytes, what: str) -> Problem:
         detail = f"the row {row[:24].hex()}{'...' if len(row) > 24 else ''} ({what}) does not decode"
@@ -337,6 +363,24 @@ class RowChecks:
 
     def _digest(self, value: bytes) -> Digest | None:
         return _decoded(lambda: Digest(self._algorithm, value))
+
+
+def entry_in(algorithm: str, row: bytes, record: bytes) -> Entry | None:
+    """The entry in a row, if it is one of this row and of a store with that algorithm."""
+    entry = _decoded(lambda: unpack_entry(row, record))
+    return entry if entry is not None and entry.key.row == row and entry.digest.algorithm == algorithm else None
+
+
+def key_in(row: bytes) -> Key | None:
+    """Whose entry a row is, whatever its record says; None where the row was cut."""
+    key = _decoded(lambda: Key.parse(row[1:]))
+    return key if key is not None and key.row == row else None
+
+
+def user_in(row: bytes, record: bytes) -> Key | None:
+    """The entry that a user's row means; None where it does not decode."""
+    key = _decoded(lambda: Key.parse(record))
+    return key if key is not None and row[-16:] == name_hash(record) else None
 
 
 def _decoded(decode: Callable[[], Value]) -> Value | None:

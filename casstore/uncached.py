@@ -29,6 +29,7 @@ from casstore.pending import Pending, PendingWrite
 from casstore.records import Entry, Key, Moment, Stated, Validator
 from casstore.settings import Settings, load_settings
 from casstore.store import Root
+from casstore.tallies import Tally
 from casstore.write_locks import WriteLocks
 
 MOST_IN_MEMORY: Final = 256 << 20
@@ -80,6 +81,7 @@ class Uncached(Cache):
         super()._begin_process()
         self.flights = _NoFlights(self.layout, self._locks, self.settings.lock_timeout)
         self.write_locks = WriteLocks(None, self.settings.lock_timeout)
+        self.tally = Tally(None, lambda: 0)
 
     @property
     def root(self) -> str:
@@ -145,7 +147,7 @@ class Uncached(Cache):
     def refresh(self, entry: Entry, validated: Moment) -> None:
         """Nothing is held."""
 
-    def quarantine(self, digest: Digest, reason: str) -> None:
+    def quarantine(self, digest: Digest, reason: str, met: int | None = None) -> None:
         """Nothing is held."""
 
     def pin(self, *names: str) -> NoReturn:

@@ -14,7 +14,9 @@ import click
 
 from casstore import Cache, copy_out
 from pathapi.cli_clouds import Clients, Shell, cloud_command, error_facts, progress_bar, report_errors
+from pathapi.cli_doctor import doctor_part
 from pathapi.cli_push import push_command
+from pathapi.cli_remote import verify_part
 from pathapi.exceptions import CloudPathException
 from pathapi.path import CloudPath
 from pathapi.prefetching import THREADS, Prefetched, PrefetchedObject, prefetch
@@ -166,5 +168,5 @@ def prefetch_command(shell: Shell, /, uris: tuple[str, ...], as_json: bool, thre
     return report_errors(shell, errors)
 
 
-commands: Final[Sequence[click.Command]] = (get, prefetch_command, push_command)
-"""What joins the command ``casstore``."""
+commands: Final[Sequence[click.Command]] = (get, prefetch_command, push_command, verify_part, doctor_part)
+"""What joins the command ``casstore``; ``verify`` and ``doctor`` extend its own."""

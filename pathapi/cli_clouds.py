@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import click
 
@@ -50,6 +50,9 @@ _OPTIONS: Final = {
     "are pending, name one: ": "are pending, choose one by --name: ",
 }
 """How the shell says what messages say in Python."""
+
+
+Result = TypeVar("Result")
 
 
 class Shell(Protocol):
@@ -143,7 +146,7 @@ class Clients:
         return found
 
 
-def cloud_command(call: Callable[..., int]) -> Callable[..., int]:
+def cloud_command(call: Callable[..., Result]) -> Callable[..., Result]:
     """The options that say how to reach a cloud, and errors in the shell's manner. The command's own come below it."""
 
     @click.option("--endpoint-url", metavar="URL", help="For s3:// or gs://, another server than theirs.")
@@ -162,7 +165,7 @@ def cloud_command(call: Callable[..., int]) -> Callable[..., int]:
     )
     @click.option("--no-sign-request", is_flag=True, help="Use a public bucket or container without credentials.")
     @functools.wraps(call)
-    def wrapped(shell: Shell, /, **options: Any) -> int:
+    def wrapped(shell: Shell, /, **options: Any) -> Result:
         try:
             return call(shell, **options)
         except _USAGE as error:

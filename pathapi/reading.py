@@ -182,7 +182,7 @@ class Reader:
         if not looked or ask.listed is not None or not ask.freshness.asks:
             held = None if ask.force else self._held(ask)
             if held is not None:
-                return self._answer(ask, held, began, data)
+                return self._serve(ask, held, began, data)
         if not ask.freshness.asks:
             why = self._cache.unfit or self._cache.root
             raise NotCachedError(f"{ask.key.uri} is not in the store, and the policy is offline: {why}")
@@ -200,6 +200,12 @@ class Reader:
         if descriptor is None and ask.settle is not None and self._cache.pending.has(ask.key):
             ask.settle()  # looking at the blob has shown that somebody wrote to it through a local copy
         return None if descriptor is None else Stored(descriptor, entry.size, entry)
+
+    def _serve(self, ask: Ask, held: Stored, began: Moment, data: list[bytes] | None) -> Stored | None:
+        answer = self._answer(ask, held, began, data)
+        if answer is held:
+            self._cache.hit(held.size)
+        return answer
 
     def _answer(self, ask: Ask, held: Stored, began: Moment, data: list[bytes] | None) -> Stored | None:
         """Serve what is held, after asking about it where the policy wants that."""
@@ -250,6 +256,7 @@ class Reader:
             if isinstance(got, Flight):
                 got.release()
                 return None
+            self._cache.hit(got.size)
             return got
         finally:
             if not keep:
@@ -319,7 +326,7 @@ class Reader:
                 flights = []
                 if isinstance(got, _Linkable):
                     return self._link(ask, got, data)
-                return self._answer(ask, got, began, data)
+                return self._serve(ask, got, began, data)
             # What was noted in the first flight still serves if there was no second one to wait for.
             with self._cache.begin(ask.key, flights, noted if len(names) == 1 else None) as fill:
                 flights = []

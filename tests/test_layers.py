@@ -23,6 +23,7 @@ LAYERS = {
         records layout files pages
         locks blobs rules
         settings
+        tallies
         store
         index views pending
         edits policies
@@ -33,18 +34,20 @@ LAYERS = {
         pins
         committer flights surveys turns write_locks
         plans
-        findings
+        findings samples
         row_checks
         blob_checks
         collector fills syncs verification statements tripwire
         checks
-        evictions trims local_files
+        repairs evictions trims local_files
         cache
         uncached
         processes reports
+        doctor
         __init__
         cli_output
-        cli_gc cli_pending cli_pins cli_verify
+        cli_joins cli_reaped
+        cli_doctor cli_gc cli_pending cli_pins cli_stats cli_verify
         cli
         __main__
     """,
@@ -81,13 +84,13 @@ LAYERS = {
         removals tree_transfers
         trees
         path
-        azure file gs s3 prefetching
+        azure comparing file gs s3 prefetching
         http
         __init__
         testing.grounds testing.interposed
         testing.backends testing.edits testing.reads testing.writes
         testing.__init__ cli_clouds
-        cli_push
+        cli_doctor cli_push cli_remote
         cli
     """,
 }
@@ -135,7 +138,17 @@ LAZY |= {"urllib3", "obstore"}
 NAMING_AND_DURABILITY = {"rename", "renames", "replace", "link", "fsync", "fdatasync"}
 NAMING_OWNERS = ("casstore.files", "pathapi.backends.file*")  # a `file` bucket is a cloud with its own rules
 
-ON_DISK_NAMES = {"CACHEDIR.TAG", "store.json", "config.toml", "index-v1", "CURRENT", "NEXT", "data.mdb", "lock.mdb"}
+ON_DISK_NAMES = {
+    "CACHEDIR.TAG",
+    "store.json",
+    "config.toml",
+    "statistics.json",
+    "index-v1",
+    "CURRENT",
+    "NEXT",
+    "data.mdb",
+    "lock.mdb",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,11 @@ from tortures.rows import EntryRow, Rows, read_rows
 from tortures.waiting import all_waiting
 
 _PLACES: Final = re.compile(
-    r"CACHEDIR\.TAG|store\.json|config\.toml|[0-9a-f]{16}"
+    r"CACHEDIR\.TAG|store\.json|config\.toml|statistics\.json|[0-9a-f]{16}"
     r"|index-v1(/CURRENT|/[0-9a-f]{16}|/\d+(/(data\.mdb|lock\.mdb|NEXT|[0-9a-f]{16}))?)?"
     r"|blobs(/[0-9a-f]{2}(/[0-9a-f]{30})?)?"
     r"|leases(/(\.new-)?[0-9a-f]{16}(/.*)?)?"
-    r"|locks(/fill|/write(/[0-9a-f]{32})?|/collector|/[0-9a-f]{16})?"
+    r"|locks(/fill|/write(/[0-9a-f]{32})?|/collector|/statistics|/[0-9a-f]{16})?"
     r"|pending(/[0-9a-f]{32}(/[0-9a-f]{16}(-[0-9a-f]{16}\.(data|json))?)?)?"
     r"|pins|trash(/[0-9a-f]{16}(/.*)?)?"
     r"|quarantine(/[0-9a-f]{32}-[0-9a-f]{8}(\.txt)?|/[0-9a-f]{16})?"

@@ -94,6 +94,7 @@ def test_json_says_all_of_it_in_one_document(filled: Cache, capsys: pytest.Captu
     assert json.loads(captured.out) == {
         "root": filled.root,
         "is_sound": False,
+        "left": 1,
         "blobs": 1,
         "bytes": 5000,
         "entries": 2,
@@ -107,6 +108,7 @@ def test_json_says_all_of_it_in_one_document(filled: Cache, capsys: pytest.Captu
                 "digest": str(entry.digest),
                 "path": path,
                 "detail": "reading it is a miss",
+                "repair": None,
             }
         ],
         "leftovers": {
@@ -121,7 +123,64 @@ def test_json_says_all_of_it_in_one_document(filled: Cache, capsys: pytest.Captu
             "quarantine_bytes": 0,
             "leases": 0,
         },
+        "skipped": 0,
+        "skipped_bytes": 0,
+        "mended": None,
     }
+
+
+def test_a_repair_says_what_it_did_to_which_entries_and_the_status_is_0(
+    filled: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(filled, key_of("a2"), b"alpha" * 1000)
+    _blob(filled, "a").chmod(0o644)
+    os.truncate(_blob(filled, "a"), 3)
+    assert run(["--dir", filled.root, "verify", "--repair"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["PROBLEM", "WHERE", "WHAT", "REPAIR"]
+    assert "the blob was quarantined (s3://bucket/a, s3://bucket/a2): " in lines[1]
+    assert "repaired: 1 problems mended" in lines
+    assert run(["--dir", filled.root, "verify"]) == 0
+
+
+def test_what_cannot_be_repaired_is_said_and_the_status_is_1(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(filled.layout.blobs, "README").write_text("x")
+    assert run(["--dir", filled.root, "verify", "--repair"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "none: look at it yourself" in lines[1]
+    assert "repaired: 1 left" in lines
+    assert run(["--dir", filled.root, "verify", "--repair", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["left"], found["problems"][0]["repair"], found["mended"]["problems"]) == (1, None, 0)
+
+
+def test_a_repair_in_json_has_the_uris_and_where_the_blob_is(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    _blob(filled, "a").chmod(0o644)
+    os.truncate(_blob(filled, "a"), 3)
+    assert run(["--dir", filled.root, "verify", "--repair", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    repair = found["problems"][0]["repair"]
+    assert (found["wrong"], found["left"], repair["uris"], repair["is_done"]) == (1, 0, ["s3://bucket/a"], True)
+    assert os.path.getsize(repair["path"]) == 3
+    assert found["mended"]["reaped"]["kept"] == []
+
+
+def test_a_sample_says_what_was_not_looked_at(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--dir", filled.root, "verify", "--newest", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] in ("not looked at: 1 blobs of 4 B", "not looked at: 1 blobs of 4.9 KiB")
+    assert run(["--dir", filled.root, "verify", "--newest", "24h", "--sample", "100%"]) == 0
+    assert "not looked at" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--sample", "0"], ["--sample", "105%"], ["--sample", "x%"], ["--newest", "0"], ["--newest", "5y"]]
+)
+def test_a_part_that_is_none_is_wrong_usage(
+    filled: Cache, capsys: pytest.CaptureFixture[str], wrong: list[str]
+) -> None:
+    assert run(["--dir", filled.root, "verify", *wrong]) == 2
+    assert wrong[1] in capsys.readouterr().err
 
 
 def test_a_damaged_marker_is_a_clear_error_and_status_1(filled: Cache) -> None:
@@ -154,7 +213,7 @@ def test_wrong_usage_is_status_2_and_an_interrupt_130(
 ) -> None:
     assert run(["--dir", filled.root, "verify", "extra"]) == 2
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Cache, "verify", interrupt)

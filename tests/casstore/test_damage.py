@@ -23,6 +23,7 @@ import pytest
 
 import casstore
 from casstore import Stated, Validator, index, pages, records
+from casstore.blobs import Blobs
 from casstore.errors import CasstoreError
 from casstore.index import Index
 from casstore.layout import Layout
@@ -432,3 +433,34 @@ def test_a_store_that_is_removed_again_and_again_harms_no_worker(root: Path) -> 
     fill(cache, KEY, b"bytes")
     fill(cache, KEY, b"bytes")
     assert read(cache, KEY) == b"bytes"
+
+
+# --- between a look and its consequence -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("meets", [pytest.param(True, id="a reader"), pytest.param(False, id="a fill")])
+def test_right_bytes_that_took_the_name_since_wrong_ones_were_met_are_not_quarantined(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch, meets: bool
+) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    path = Path(cache.blob_path(entry))
+    right = path.with_name("right")
+    shutil.copy2(path, right)
+    path.unlink()
+    path.write_bytes(b"wrong")
+    os.utime(path, (entry.digest.mtime, entry.digest.mtime))
+    verify = Blobs.verify
+
+    def verify_and_fetch(self: Blobs, descriptor: int, digest: casstore.Digest) -> bool:
+        found = verify(self, descriptor, digest)
+        if right.exists():
+            right.replace(path)  # as whoever fetches it again does, in another process
+        return found
+
+    monkeypatch.setattr(Blobs, "verify", verify_and_fetch)
+    if meets:
+        assert cache.open_entry(entry, verify=True) is None
+    else:
+        fill(cache, OTHER, b"bytes")
+    assert path.read_bytes() == b"bytes"
+    assert os.listdir(cache.layout.quarantine) == []

@@ -6,12 +6,10 @@ import errno
 import hashlib
 import os
 import random
-import shutil
 import signal
 import stat
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +18,37 @@ import pytest
 import casstore
 from casstore import (
     Cache,
-    Entry,
     ProblemKind,
-    Stated,
     Validator,
     Verified,
     blob_checks,
     collector,
     files,
     findings,
-    records,
 )
 from casstore.index import Index, Txn
 from casstore.locks import ByteLocks
-from casstore.records import BlobRecord, blob_row, count_row, pack_blob, pack_entry, user_row
+from casstore.records import BlobRecord, blob_row, pack_blob, user_row
 from casstore.row_checks import RowChecks
 from casstore.uncached import Uncached
+from tests.casstore.damaging import (
+    DAMAGE,
+    blob_of,
+    change,
+    cut_index,
+    edit,
+    entry_of,
+    fill_variously,
+    flip_entry,
+    remove_a_shared_one,
+    touch,
+)
 from tests.casstore.filling import fill, fork, forked, key_of, run, status_of
-
-STATED = Stated("s3", "md5", "0123456789abcdef", 9)
 
 
 @pytest.fixture
 def filled(cache: Cache) -> Cache:
-    """Five entries of four contents, one of them with a long key; a statement of a provider; a count of writes."""
-    for name, data in {"a": b"alpha", "b": b"beta" * 1000, "b2": b"beta" * 1000, "c" * 600: b"long"}.items():
-        fill(cache, key_of(name), data)
-    fill(cache, key_of("e"), b"", stated=(STATED,))
-    cache.record_delete(key_of("nothing"))
-    cache.index.close()
-    return cache
-
-
-def _entry(cache: Cache, name: str = "a") -> Entry:
-    entry = cache.held(key_of(name))
-    assert entry is not None
-    return entry
-
-
-def _blob(cache: Cache, name: str = "a") -> Path:
-    return Path(cache.blob_path(_entry(cache, name)))
+    return fill_variously(cache)
 
 
 def _kinds(verified: Verified) -> list[str]:
@@ -90,300 +79,7 @@ def _tree(root: str) -> dict[str, object]:
     return found
 
 
-def _put(cache: Cache, row: bytes, record: bytes | None) -> None:
-    with cache.index.writing() as txn:
-        if record is None:
-            txn.delete(row)
-        else:
-            txn.put(row, record)
-
-
-def _flip(cache: Cache, row: bytes, at: int = -12) -> None:
-    record = cache.index.get(row)
-    assert record is not None
-    changed = bytearray(record)
-    changed[at] ^= 1
-    _put(cache, row, bytes(changed))
-
-
 # --- damage, each kind once ------------------------------------------------------------------------------------------
-
-
-def _remove(cache: Cache) -> None:
-    _blob(cache).unlink()
-
-
-def _remove_a_shared_one(cache: Cache) -> None:
-    _blob(cache, "b").unlink()
-
-
-def _remove_a_shard(cache: Cache) -> None:
-    shutil.rmtree(_blob(cache).parent)
-
-
-def _change(path: Path, change: Callable[[Path], object]) -> None:
-    path.chmod(0o644)  # for whom mode 0444 stops
-    change(path)
-    path.chmod(0o444)
-
-
-def _edit(cache: Cache) -> None:
-    path = _blob(cache)
-    status = path.stat()
-    _change(path, lambda path: path.write_bytes(b"ALPHA"))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _truncate(cache: Cache) -> None:
-    _change(_blob(cache, "b"), lambda path: os.truncate(path, 7))
-
-
-def _extend(cache: Cache) -> None:
-    _change(_blob(cache, "b"), lambda path: path.write_bytes(path.read_bytes() + b"more"))
-
-
-def _empty_one_gets_bytes(cache: Cache) -> None:
-    _change(_blob(cache, "e"), lambda path: path.write_bytes(b"more"))
-
-
-def _change_mode(cache: Cache) -> None:
-    _blob(cache).chmod(0o644)
-
-
-def _touch(cache: Cache) -> None:
-    os.utime(_blob(cache))
-
-
-def _replace_by_symlink(cache: Cache) -> None:
-    # The bytes behind it are right: only following it would find nothing wrong.
-    path = _blob(cache)
-    target = Path(cache.root).with_name("elsewhere")
-    shutil.copy2(path, target)
-    path.unlink()
-    path.symlink_to(target)
-
-
-def _replace_by_directory(cache: Cache) -> None:
-    path = _blob(cache)
-    path.unlink()
-    path.mkdir()
-
-
-def _replace_by_pipe(cache: Cache) -> None:
-    path = _blob(cache)
-    path.unlink()
-    os.mkfifo(path, 0o444)
-
-
-def _replace_by_socket(cache: Cache) -> None:
-    path = _blob(cache)
-    path.unlink()
-    os.mknod(path, stat.S_IFSOCK | 0o444)
-
-
-def _add_foreign_name(cache: Cache) -> None:
-    _blob(cache).with_name("README").write_text("x")
-
-
-def _add_upper_case_name(cache: Cache) -> None:
-    path = _blob(cache)
-    os.link(path, path.with_name("A" * len(path.name)))
-
-
-def _add_foreign_directory(cache: Cache) -> None:
-    os.mkdir(f"{cache.layout.blobs}/abc")
-
-
-def _add_upper_case_directory(cache: Cache) -> None:
-    os.mkdir(f"{cache.layout.blobs}/FF")
-
-
-def _free_shard(cache: Cache) -> str:
-    return next(path for byte in range(256) if not os.path.lexists(path := cache.layout.shard(bytes([byte]))))
-
-
-def _put_a_file_for_a_shard(cache: Cache) -> None:
-    Path(_free_shard(cache)).write_text("x")
-
-
-def _link_a_shard(cache: Cache) -> None:
-    shard = _blob(cache).parent
-    moved = Path(cache.root).with_name("moved")
-    shard.rename(moved)
-    shard.symlink_to(moved)
-
-
-def _link_all_blobs(cache: Cache) -> None:
-    moved = Path(cache.root).with_name("moved")
-    Path(cache.layout.blobs).rename(moved)
-    Path(cache.layout.blobs).symlink_to(moved)
-
-
-def _flip_entry(cache: Cache) -> None:
-    _flip(cache, key_of("a").row)
-
-
-def _flip_long_entry(cache: Cache) -> None:
-    _flip(cache, key_of("c" * 600).row)
-
-
-def _cut_entry(cache: Cache) -> None:
-    _put(cache, key_of("a").row, b"\1")
-
-
-def _flip_blob_row(cache: Cache) -> None:
-    _flip(cache, blob_row(_entry(cache).digest.value))
-
-
-def _flip_user_row(cache: Cache) -> None:
-    _flip(cache, user_row(_entry(cache).digest.value, key_of("a")))
-
-
-def _flip_stated_row(cache: Cache) -> None:
-    _flip(cache, STATED.row)
-
-
-def _flip_count_row(cache: Cache) -> None:
-    _flip(cache, count_row(key_of("nothing")))
-
-
-def _add_unknown_row(cache: Cache) -> None:
-    _put(cache, b"Zebra", b"stripes")
-
-
-def _add_entry_of_another_algorithm(cache: Cache) -> None:
-    digest = casstore.Digest("sha256", bytes(32))
-    entry = replace(_entry(cache), digest=digest)
-    _put(cache, entry.key.row, pack_entry(entry))
-    _put(cache, user_row(_entry(cache).digest.value, entry.key), None)
-
-
-def _move_row(cache: Cache) -> None:
-    # A checksum that is right, and a key that is not the one inside.
-    record = cache.index.get(key_of("c" * 600).row)
-    assert record is not None
-    row = key_of("c" * 601).row
-    _put(cache, row, records.seal(row, record[:-8]))
-
-
-def _drop_blob_row(cache: Cache) -> None:
-    _put(cache, blob_row(_entry(cache).digest.value), None)
-
-
-def _drop_user_row(cache: Cache) -> None:
-    _put(cache, user_row(_entry(cache).digest.value, key_of("a")), None)
-
-
-def _drop_entry(cache: Cache) -> None:
-    _put(cache, key_of("a").row, None)
-
-
-def _move_entry(cache: Cache) -> None:
-    # To another blob, and the rows that say who uses which are as before.
-    entry = replace(_entry(cache, "b"), key=key_of("a"))
-    _put(cache, entry.key.row, pack_entry(entry))
-
-
-def _resize_entry(cache: Cache) -> None:
-    entry = _entry(cache)
-    _put(cache, entry.key.row, pack_entry(replace(entry, validator=Validator(4711, "e1"))))
-
-
-def _resize_blob_row(cache: Cache) -> None:
-    row = blob_row(_entry(cache).digest.value)
-    _put(cache, row, pack_blob(row, BlobRecord(4711, 0)))
-
-
-def _cut_index(cache: Cache) -> None:
-    os.truncate(cache.layout.index_file(1), 3 * 4096)
-
-
-def _zero_index(cache: Cache) -> None:
-    with open(cache.layout.index_file(1), "r+b") as file:
-        file.write(bytes(8192))
-
-
-def _empty_index(cache: Cache) -> None:
-    os.truncate(cache.layout.index_file(1), 0)
-
-
-def _remove_index(cache: Cache) -> None:
-    shutil.rmtree(cache.layout.generation(1))
-
-
-def _remove_all_of_index(cache: Cache) -> None:
-    shutil.rmtree(cache.layout.index)
-
-
-def _garble_current(cache: Cache) -> None:
-    Path(cache.layout.current).write_text("one")
-
-
-def _mislead_current(cache: Cache) -> None:
-    Path(cache.layout.current).write_text("4711")
-
-
-def _remove_marker(cache: Cache) -> None:
-    os.unlink(cache.layout.store)
-
-
-def _garble_marker(cache: Cache) -> None:
-    Path(cache.layout.store).write_text("{")
-
-
-def _swap_marker(cache: Cache) -> None:
-    path = Path(cache.layout.store)
-    path.write_text(path.read_text().replace(cache.store_id, "f" * 32))
-
-
-DAMAGE: dict[Callable[[Cache], None], list[ProblemKind]] = {
-    _remove: [ProblemKind.MISSING_BLOB],
-    _remove_a_shared_one: [ProblemKind.MISSING_BLOB] * 2,
-    _remove_a_shard: [ProblemKind.MISSING_BLOB],
-    _edit: [ProblemKind.WRONG_BYTES],
-    _truncate: [ProblemKind.WRONG_BYTES],
-    _extend: [ProblemKind.WRONG_BYTES],
-    _empty_one_gets_bytes: [ProblemKind.WRONG_BYTES],
-    _change_mode: [ProblemKind.TOUCHED_BLOB],
-    _touch: [ProblemKind.TOUCHED_BLOB],
-    _replace_by_symlink: [ProblemKind.WRONG_TYPE],
-    _replace_by_directory: [ProblemKind.WRONG_TYPE],
-    _replace_by_pipe: [ProblemKind.WRONG_TYPE],
-    _replace_by_socket: [ProblemKind.WRONG_TYPE],
-    _add_foreign_name: [ProblemKind.FOREIGN_NAME],
-    _add_upper_case_name: [ProblemKind.FOREIGN_NAME],
-    _add_foreign_directory: [ProblemKind.FOREIGN_NAME],
-    _add_upper_case_directory: [ProblemKind.FOREIGN_NAME],
-    _put_a_file_for_a_shard: [ProblemKind.WRONG_TYPE],
-    _link_a_shard: [ProblemKind.WRONG_TYPE],
-    _link_all_blobs: [ProblemKind.WRONG_TYPE],
-    _flip_entry: [ProblemKind.BAD_RECORD],
-    _flip_long_entry: [ProblemKind.BAD_RECORD],
-    _cut_entry: [ProblemKind.BAD_RECORD],
-    _flip_blob_row: [ProblemKind.BAD_RECORD],
-    _flip_user_row: [ProblemKind.BAD_RECORD, ProblemKind.ROWS_DISAGREE],
-    _flip_stated_row: [ProblemKind.BAD_RECORD],
-    _flip_count_row: [ProblemKind.BAD_RECORD],
-    _add_unknown_row: [ProblemKind.BAD_RECORD],
-    _add_entry_of_another_algorithm: [ProblemKind.BAD_RECORD],
-    _move_row: [ProblemKind.BAD_RECORD],
-    _drop_blob_row: [ProblemKind.ROWS_DISAGREE],
-    _drop_user_row: [ProblemKind.ROWS_DISAGREE],
-    _drop_entry: [ProblemKind.ROWS_DISAGREE],
-    _move_entry: [ProblemKind.ROWS_DISAGREE] * 2,
-    _resize_entry: [ProblemKind.ROWS_DISAGREE],
-    _resize_blob_row: [ProblemKind.ROWS_DISAGREE] * 2,
-    _cut_index: [ProblemKind.DAMAGED_INDEX],
-    _zero_index: [ProblemKind.DAMAGED_INDEX],
-    _empty_index: [ProblemKind.DAMAGED_INDEX],
-    _remove_index: [ProblemKind.DAMAGED_INDEX],
-    _remove_all_of_index: [ProblemKind.DAMAGED_INDEX],
-    _garble_current: [ProblemKind.DAMAGED_INDEX],
-    _mislead_current: [ProblemKind.DAMAGED_INDEX],
-    _remove_marker: [ProblemKind.DAMAGED_MARKER],
-    _garble_marker: [ProblemKind.DAMAGED_MARKER],
-    _swap_marker: [ProblemKind.DAMAGED_MARKER],
-}
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__.strip("_"))
@@ -416,17 +112,17 @@ def test_an_empty_store_is_sound_before_and_after_it_has_an_index(cache: Cache) 
 
 def test_damage_of_an_index_that_is_open_is_seen_too_and_blobs_are_looked_at_all_the_same(filled: Cache) -> None:
     assert filled.held(key_of("a")) is not None
-    _edit(filled)
-    _cut_index(filled)
+    edit(filled)
+    cut_index(filled)
     verified = filled.verify()
     assert _kinds(verified) == [ProblemKind.DAMAGED_INDEX, ProblemKind.WRONG_BYTES]
     assert (verified.blobs, verified.entries, verified.leftovers.unknown) == (4, 0, 0)
 
 
 def test_a_problem_says_which_file_digest_and_entry_it_is_about(filled: Cache) -> None:
-    entry = _entry(filled, "b")
+    entry = entry_of(filled, "b")
     path = filled.blob_path(entry)
-    _change(Path(path), lambda path: os.truncate(path, 0))
+    change(Path(path), lambda path: os.truncate(path, 0))
     (problem,) = filled.verify().problems
     assert (problem.path, problem.digest) == (path, entry.digest)
     assert problem.uri in ("s3://bucket/b", "s3://bucket/b2")
@@ -445,7 +141,7 @@ def test_of_many_problems_the_first_are_kept_and_all_are_counted(
 ) -> None:
     monkeypatch.setattr(findings, "MOST_PROBLEMS", 2)
     for name in ("a", "b", "e"):
-        _blob(filled, name).unlink()
+        blob_of(filled, name).unlink()
     verified = filled.verify()
     assert (verified.wrong, len(verified.problems)) == (4, 2)
 
@@ -458,8 +154,8 @@ def test_rows_and_files_are_all_looked_at_where_they_take_many_pages(
     monkeypatch.setattr(blob_checks, "_AHEAD", 1)
     verified = filled.verify()
     assert (verified.blobs, verified.entries, verified.wrong) == (4, 5, 0)
-    _edit(filled)
-    _flip_entry(filled)
+    edit(filled)
+    flip_entry(filled)
     assert _kinds(filled.verify()) == [ProblemKind.BAD_RECORD, ProblemKind.WRONG_BYTES]
 
 
@@ -500,7 +196,7 @@ def _failing(call: Callable[..., Any], error: int, path: str | None = None) -> C
 def test_what_cannot_be_read_is_a_problem_and_the_rest_is_looked_at(
     filled: Cache, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
-    path = filled.blob_path(_entry(filled))
+    path = filled.blob_path(entry_of(filled))
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", _failing(os.open, error, path))
         verified = filled.verify()
@@ -527,7 +223,7 @@ def test_what_cannot_be_read_is_a_problem_and_the_rest_is_looked_at(
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_directory_without_permission_is_a_problem(filled: Cache) -> None:
-    shard = _blob(filled).parent
+    shard = blob_of(filled).parent
     shard.chmod(0)
     try:
         assert set(_kinds(filled.verify())) == {ProblemKind.UNREADABLE}
@@ -539,7 +235,7 @@ def test_a_directory_without_permission_is_a_problem(filled: Cache) -> None:
 def test_what_this_process_lacks_is_an_error_and_says_nothing_of_the_store(
     filled: Cache, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
-    path = filled.blob_path(_entry(filled))
+    path = filled.blob_path(entry_of(filled))
     for name, at in (("open", path), ("scandir", os.path.dirname(path))):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, _failing(getattr(os, name), error, at))
@@ -583,7 +279,7 @@ def test_blobs_that_nobody_committed_or_uses_and_what_is_on_its_way_out_are_left
     filled.blobs.add(staging, staging.digest())  # a fill that was killed before its commit, or is just before it
     staging.close()
     with filled.index.writing() as txn:
-        entry = _entry(filled)
+        entry = entry_of(filled)
         txn.delete(entry.key.row)
         txn.delete(user_row(entry.digest.value, entry.key))
         gone = blob_row(b"g" * 16)
@@ -718,7 +414,7 @@ def test_what_takes_a_blobs_name_after_it_was_listed_is_not_followed_and_not_wai
             make(path)
         return real(self, path, digest)
 
-    entry = _entry(filled)
+    entry = entry_of(filled)
     monkeypatch.setattr(blob_checks.BlobChecks, "_examine", replace_and_examine)
     assert _kinds(filled.verify()) == [ProblemKind.WRONG_TYPE]
 
@@ -783,8 +479,8 @@ def _work(cache: Cache, seed: int) -> None:
 def test_beside_processes_that_fill_evict_and_are_killed_only_what_is_damaged_is_reported(
     filled: Cache, rounds: int
 ) -> None:
-    _touch(filled)
-    _remove_a_shared_one(filled)
+    touch(filled)
+    remove_a_shared_one(filled)
     planted = [ProblemKind.MISSING_BLOB, ProblemKind.MISSING_BLOB, ProblemKind.TOUCHED_BLOB]
     chance = random.Random(rounds)
     filled.close()

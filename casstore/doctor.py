@@ -1,0 +1,246 @@
+"""Whether this machine and this directory are fit for a store, and what to do about each thing that is not.
+
+It makes no store; what it tries, it tries with files of its own in the store's directory, or in the nearest one that
+exists, and removes them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from casstore import files
+from casstore.cache import Cache
+from casstore.errors import CasstoreError, IndexDamagedError
+from casstore.index import MAX_READERS
+from casstore.layout import Layout
+from casstore.locks import locks_exclude
+from casstore.processes import open as open_cache
+from casstore.settings import Settings, load_settings
+from casstore.store import default_root
+
+_PROBE: Final = b"casstore doctor\n"
+_REQUIREMENT: Final = re.compile(
+    r"(?P<name>[\w.-]+)(\[[^]]*\])?\s*(>=\s*(?P<least>[\w.]+))?[^;]*(;.*extra\s*==\s*['\"](?P<extra>\w+)['\"])?"
+)
+_MANY_READERS: Final = MAX_READERS * 9 // 10
+
+
+class State(StrEnum):
+    """How it stands. The values are words for people and scripts."""
+
+    GOOD = "good"
+    NOTE = "note"
+    """It works without, less well or less fast."""
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: what was found, and what to do about it, if anything."""
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine(root: str | os.PathLike[str] | None = None) -> Iterator[Check]:
+    """Look at everything, one thing at a time; *root* is the store's directory, without it the default one."""
+    directory = default_root(os.environ)[0] if root is None else os.fspath(root)
+    layout = Layout(os.path.expanduser(directory))
+    place = layout.root
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    cache, check = _open(layout, place)
+    yield check
+    mount = _mount(place)
+    yield mount
+    if not os.access(place, os.W_OK):
+        yield Check("directory", State.WRONG, f"{place} cannot be written to", "name another (--dir, CASSTORE_DIR)")
+    else:
+        yield from _try_files(place)
+        yield _locks(place)
+    yield _space(layout, place, cache)
+    if cache is not None:
+        yield _index(cache)
+        yield _pending(cache)
+    yield from _requirements()
+
+
+def _open(layout: Layout, place: str) -> tuple[Cache | None, Check]:
+    if not os.path.lexists(layout.store):
+        found = f"there is none in {layout.root} yet, and none was made; the rest was tried in {place}"
+        return None, Check("store", State.NOTE, found, "the first use makes it")
+    try:
+        return (cache := open_cache(layout.root, create=False)), Check("store", State.GOOD, cache.root)
+    except (CasstoreError, OSError) as error:
+        return None, Check("store", State.WRONG, str(error), "see the message; `--dir` or CASSTORE_DIR name another")
+
+
+def _mount(place: str) -> Check:
+    mount = files.mount_of(place)
+    if mount.is_shared or mount.is_linkless:
+        what = "has no hard links" if mount.is_linkless else "may be used by other machines: an index is not safe there"
+        advice = "name a directory on a local disk (--dir, CASSTORE_DIR)"
+        return Check("file system", State.WRONG, f"{mount.kind} {what}", advice)
+    return Check("file system", State.GOOD, mount.kind)
+
+
+def _try_files(place: str) -> Iterator[Check]:
+    try:
+        descriptor, path = files.open_named(place)
+    except OSError as error:
+        yield Check("directory", State.WRONG, f"{place}: {error.strerror}", "name another (--dir, CASSTORE_DIR)")
+        return
+    try:
+        files.write_all(descriptor, _PROBE)
+        yield _links(path)
+        yield _reflinks(descriptor, place)
+        yield _unnamed(place)
+    except OSError as error:
+        yield Check("directory", State.WRONG, f"{place}: {error.strerror}", "make room, or name another (--dir)")
+    finally:
+        os.close(descriptor)
+        files.unlink_quietly(path)
+
+
+def _links(path: str) -> Check:
+    other = f"{path}.link"
+    try:
+        files.link(path, other)
+    except OSError as error:
+        advice = "name a directory on a file system that has them (--dir, CASSTORE_DIR)"
+        return Check("hard links", State.WRONG, f"none: {error.strerror}", advice)
+    files.unlink_quietly(other)
+    return Check("hard links", State.GOOD, "work")
+
+
+def _reflinks(source: int, place: str) -> Check:
+    descriptor, path = files.open_named(place)
+    try:
+        if files.clone(source, descriptor):
+            return Check(
+                "reflinks", State.GOOD, "work: local paths cost no copy, and nobody writes into a blob by them"
+            )
+    finally:
+        os.close(descriptor)
+        files.unlink_quietly(path)
+    advice = 'for local paths that may be written to, use XFS, Btrfs or bcachefs, or set views = "copy"'
+    return Check("reflinks", State.NOTE, "none: local paths are hard links, or copies for root", advice)
+
+
+def _unnamed(place: str) -> Check:
+    descriptor = files.open_unnamed(place)
+    if descriptor is None:
+        found = (
+            "none (O_TMPFILE, and /proc to name them): downloads under way have names, and a killed one leaves a file"
+        )
+        return Check("unnamed files", State.NOTE, found, "`casstore gc` removes what was left")
+    os.close(descriptor)
+    return Check("unnamed files", State.GOOD, "work")
+
+
+def _locks(place: str) -> Check:
+    if locks_exclude(place):
+        return Check("file locks", State.GOOD, "exclude a second process")
+    return Check(
+        "file locks",
+        State.WRONG,
+        "do not exclude a second process: every process may download the same, and nobody can be told to be dead",
+        "name a directory on a local disk (--dir, CASSTORE_DIR)",
+    )
+
+
+def _space(layout: Layout, place: str, cache: Cache | None) -> Check:
+    try:
+        settings: Settings = load_settings(layout, os.environ) if cache is None else cache.settings
+    except CasstoreError as error:
+        return Check("free space", State.WRONG, str(error), "mend the setting")
+    space = os.statvfs(place)
+    free, least = space.f_bavail * space.f_frsize, settings.keep_free(space)
+    found = f"{free:,} bytes, and {least:,} are to stay free"
+    if free < least:
+        return Check("free space", State.WRONG, found, "`casstore gc`, delete other things, or lower min_free")
+    if space.f_files and not space.f_favail:
+        return Check("free space", State.WRONG, "no inodes are left", "delete files, or name another directory")
+    return Check("free space", State.GOOD, found)
+
+
+def _index(cache: Cache) -> Check:
+    try:
+        health = cache.index.health()
+    except FileNotFoundError:
+        return Check("index", State.NOTE, "there is none yet", "the first use makes it")
+    except IndexDamagedError as error:
+        advice = "`casstore verify --repair` begins a new one, and keeps the blobs"
+        return Check("index", State.WRONG, error.strerror or str(error), advice)
+    except (CasstoreError, OSError) as error:
+        return Check("index", State.WRONG, str(error), "see the message")
+    found = (
+        f"generation {health.generation}: {health.rows:,} rows in {health.used:,} of {health.map_size:,} bytes, "
+        f"{health.readers:,} of {health.most_readers:,} readers"
+    )
+    if health.readers >= _MANY_READERS:
+        return Check("index", State.WRONG, found, "`casstore gc` frees those of dead processes")
+    if health.used > health.map_size * 9 // 10:
+        return Check("index", State.WRONG, found, "raise the limit of address space (ulimit -v)")
+    return Check("index", State.GOOD, found)
+
+
+def _pending(cache: Cache) -> Check:
+    count = sum(1 for _ in cache.pending.all())
+    if not count:
+        return Check("pending writes", State.GOOD, "none")
+    return Check("pending writes", State.NOTE, f"{count:,} are not in the cloud", "`casstore pending` lists them")
+
+
+# --- what is installed ------------------------------------------------------------------------------------------------
+
+
+def _requirements() -> Iterator[Check]:
+    """The Python and the packages that this distribution names, as its metadata say; extras may be missing."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    yield Check("python", State.GOOD, sys.version.split()[0])
+    try:
+        lines = requires("casstore") or []
+    except PackageNotFoundError:
+        yield Check("packages", State.NOTE, "casstore is not installed, only imported: what it needs is not known")
+        return
+    seen: set[str] = set()
+    for line in lines:
+        found = _REQUIREMENT.match(line)
+        if found is None or found["name"] == "casstore" or found["name"] in seen:
+            continue
+        seen.add(found["name"])
+        yield _requirement(found["name"], found["least"], found["extra"])
+
+
+def _requirement(name: str, least: str | None, extra: str | None) -> Check:
+    from importlib.metadata import PackageNotFoundError, version
+
+    install = f"pip install 'casstore{f'[{extra}]' if extra else ''}'"
+    try:
+        installed = version(name)
+    except PackageNotFoundError:
+        state = State.NOTE if extra else State.WRONG
+        return Check(name, state, "not installed" + (f": the extra {extra} has it" if extra else ""), install)
+    if least is not None and _numbers(installed) < _numbers(least):
+        return Check(name, State.WRONG, f"{installed} is older than {least}", install)
+    return Check(name, State.GOOD, installed)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    numbers = []
+    for part in version.split("."):
+        digits = re.match(r"\d+", part)
+        if digits is None:
+            break
+        numbers.append(int(digits[0]))
+    return tuple(numbers)
