@@ -130,7 +130,8 @@ def test_failing_system_calls_find_an_index_that_is_mapped_unseen(tmp_path: Path
 _DAMAGE = """
 import json, os, sys
 from pathlib import Path
-import lmdb
+import lmdb, xxhash
+import casstore
 from tortures.checker import Checker
 from tortures.ledger import Ledger, LedgerClient
 
@@ -163,8 +164,12 @@ for work in (fill, fail_to_write):
     if pid == 0:
         work()
     os.waitpid(pid, 0)
+if damage.startswith("eviction"):
+    cache = casstore.open(root)
+    cache.execute(cache.plan(max_size=0))
+    cache.close()
 (record,) = root.glob("pending/*/*.json")
-blob = min(root.glob("blobs/*/*"))
+blob = min(root.glob("blobs/*/*"), default=None)
 if damage == "byte":
     blob.chmod(0o600)
     blob.write_bytes(bytes([blob.read_bytes()[0] ^ 1]) + blob.read_bytes()[1:])
@@ -199,6 +204,15 @@ elif damage in ("record", "user"):
         key, value = cursor.item()
         txn.put(key, value[:-9] + bytes([value[-9] ^ 1]) + value[-8:]) if damage == "record" else txn.delete(key)
     environment.close()
+elif damage == "eviction to come":
+    environment = lmdb.open(str(root / "index-v1" / "1"), map_size=1 << 30, lib_version=0)
+    with environment.begin(write=True) as txn:
+        cursor = txn.cursor()
+        assert cursor.set_range(b"P\\0")
+        key, value = cursor.item()
+        value = value[:8] + (99).to_bytes(8, "little")
+        txn.put(key, value + xxhash.xxh3_64_intdigest(key + value).to_bytes(8, "little"))
+    environment.close()
 (here / "scratch").mkdir()
 print(json.dumps(Checker(str(root), ledgers, str(here / "scratch")).check().violations))
 """
@@ -221,6 +235,8 @@ print(json.dumps(Checker(str(root), ledgers, str(here / "scratch")).check().viol
         ("pending record", "is no record"),
         ("pending elsewhere", "lies elsewhere"),
         ("half", None),
+        ("eviction", None),
+        ("eviction to come", "is of eviction 99 of 2"),
     ],
 )
 def test_the_checker_finds_what_is_planted(tmp_path: Path, damage: str, finding: str | None) -> None:

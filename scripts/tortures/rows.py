@@ -17,6 +17,8 @@ import xxhash
 
 _HEAD: Final = struct.Struct("<BBBQqQIqQqQHHH")
 _BLOB: Final = struct.Struct("<BQQ")
+_SCORES: Final = struct.Struct("<BQQdddd")
+_GHOST: Final = struct.Struct("<B6sBQ")
 _LENGTHS: Final = {1: 16, 2: 32, 3: 32}
 _HAS_ETAG, _HAS_VERSION = 4, 8
 
@@ -52,6 +54,9 @@ class Rows:
     blobs: dict[bytes, BlobRow] = field(default_factory=dict)
     users: dict[bytes, bytes] = field(default_factory=dict)
     stated: dict[bytes, bytes] = field(default_factory=dict)
+    evictions: int = 0
+    evicted: dict[bytes, int] = field(default_factory=dict)
+    """Which eviction it was that a row remembers."""
     damaged: list[str] = field(default_factory=list)
     generation: int = 0
 
@@ -75,6 +80,9 @@ def read_rows(root: str, scratch: str) -> Rows:
     try:
         with environment.begin() as txn:
             _sort(rows, ((bytes(row), bytes(record)) for row, record in txn.cursor()))
+        for row, number in rows.evicted.items():
+            if not 0 < number <= rows.evictions:
+                rows.damaged.append(f"row {row!r} is of eviction {number} of {rows.evictions}")
     except (lmdb.Error, struct.error, ValueError, KeyError) as error:
         rows.damaged.append(f"the index cannot be read: {error!r}")
     finally:
@@ -112,6 +120,10 @@ def _sort(rows: Rows, pairs: Iterable[tuple[bytes, bytes]]) -> None:
             rows.blobs[row[1:]] = BlobRow(*_BLOB.unpack(value)[1:])
         elif kind == b"C":
             rows.stated[row] = value[3:]
+        elif row == b"P":
+            rows.evictions = _SCORES.unpack(value)[1]
+        elif kind == b"P" and len(row) == 3:
+            rows.evicted[row] = _GHOST.unpack(value)[3]
         elif kind != b"N":
             rows.damaged.append(f"row {row[:60]!r} is of no known kind")
 
