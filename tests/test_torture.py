@@ -247,3 +247,33 @@ def test_the_checker_finds_what_is_planted(tmp_path: Path, damage: str, finding:
         assert violations == []
     else:
         assert any(finding in violation for violation in violations), violations
+
+
+_EDIT = """
+import os, sys
+from pathlib import Path
+import casstore
+from tortures.run import Run
+from tortures.writing import Writer
+
+run = Run(Path(sys.argv[1]), sys.argv[1] + "/store")
+run.ledgers["ledger@one"].put("data/0", b"first")
+pid = os.fork()
+if pid == 0:
+    writer = Writer(run, "1")
+    path = writer._path("ledger@one", "data/0")
+    local = path.fspath
+    os.replace = lambda *_: os._exit(0)  # a kill
+    writer.edited("ledger@one", "data/0", path, local)
+    os._exit(1)
+assert os.waitpid(pid, 0)[1] == 0
+(lease,) = os.listdir(run.store + "/leases")
+cache = casstore.open(run.store)
+cache.execute(cache.plan())
+assert not os.path.exists(run.store + "/leases/" + lease)
+"""
+
+
+def test_a_worker_that_is_killed_while_it_edits_leaves_nothing_that_keeps_its_lease(tmp_path: Path) -> None:
+    done = _run(tmp_path, "-c", _EDIT, str(tmp_path))
+    assert done.returncode == 0, done.stderr

@@ -131,6 +131,13 @@ class Run:
         """Where that pending write is moved: beside the store, on the disk that loses its power."""
         return f"{os.path.dirname(self.store)}/saved/{name}"
 
+    @property
+    def made(self) -> str:
+        """Where this process makes a file that is to be renamed into the store. Not there: what a kill leaves beside a
+        local copy is a user's file, and keeps its lease for ever.
+        """
+        return f"{os.path.dirname(self.store)}/made-{os.getpid()}"
+
     def keep(self) -> str:
         """A copy of the store as it is now, for whoever looks for the reason; its path."""
         target = str(self.directory / "kept")

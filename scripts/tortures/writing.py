@@ -168,9 +168,9 @@ class Writer:
     def edited(self, origin: str, key: str, path: Any, local: str) -> None:
         """By rename: in place, root could write into a blob that others are reading."""
         data = os.urandom(16) + self.new_content()
-        with open(f"{local}.edited", "wb") as file:
+        with open(self._run.made, "wb") as file:
             file.write(data)
-        os.replace(f"{local}.edited", local)
+        os.replace(self._run.made, local)
         try:
             path.read_bytes()
         except REFUSALS:
