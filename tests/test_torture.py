@@ -249,6 +249,100 @@ def test_the_checker_finds_what_is_planted(tmp_path: Path, damage: str, finding:
         assert any(finding in violation for violation in violations), violations
 
 
+_WAITING = """
+import json, os, sys, warnings
+from pathlib import Path
+import pathapi.delivering, pathapi.exceptions, pathapi.settling
+from tortures.ledger import Ledger, LedgerClient
+from tortures.truth import read_all
+
+here, state, weakness = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+root, ledger = here / "store", Ledger(str(here / "one"))
+ledger.put("data/0", b"first")
+path = LedgerClient(ledger, "one", local_cache_dir=root, views="copy").CloudPath("ledger://bucket/data/0")
+
+def in_child(work):
+    pid = os.fork()
+    if pid == 0:
+        work()
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+def fail_to_write():
+    file = path.open("wb")
+    file.write(b"unsent")
+    ledger.absence = 1.0
+    try:
+        file.close()
+    except ConnectionError:
+        os._exit(0)
+
+def edit():
+    local = Path(path.fspath)
+    (here / "made").write_bytes(b"edited")
+    os.replace(here / "made", local)
+    try:
+        path.read_bytes()
+    except pathapi.exceptions.OverwriteNewerLocalError:
+        os._exit(0)
+
+def die_in(name):
+    setattr(pathapi.delivering, name, lambda *_, **__: os._exit(0))  # where a kill may hit
+    path.write_bytes(b"forced", force_overwrite_to_cloud=True)
+
+def read_by_force():
+    assert path.read_bytes(force_overwrite_from_cloud=True) == b"first"
+    os._exit(0)
+
+def settle_loosely(target, staging, noted, info, moment, write, *, overrules):
+    pending = target.client.cache.pending
+    for one in pending.of(target.key):
+        pending.discard(one)
+
+def check_loudly(target, *, force, asks):
+    warnings.warn("something is strange")
+    return check(target, force=force, asks=asks)
+
+in_child(edit if state == "edit taken back" else fail_to_write)
+if state == "edit taken back":
+    in_child(read_by_force)
+else:
+    in_child(lambda: die_in("settle_arrived" if state == "forced and arrived" else "send"))
+check = pathapi.settling.check_readable
+if weakness == "nobody looks":
+    pathapi.settling.check_readable = lambda *_, **__: None
+elif weakness == "the others are discarded":
+    pathapi.settling.settle_arrived = settle_loosely
+elif weakness == "more is said":
+    pathapi.settling.check_readable = check_loudly
+print(json.dumps(list(read_all(str(root), {"ledger@one": ledger}, is_strict=True))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "weakness", "finding"),
+    [
+        ("forced and arrived", "none", None),
+        ("forced and arrived", "nobody looks", "was not refused"),
+        ("forced and arrived", "the others are discarded", "was not refused"),
+        ("forced and not sent", "none", None),
+        ("forced and not sent", "nobody looks", "was not refused"),
+        ("edit taken back", "none", None),
+        ("edit taken back", "more is said", "something is strange"),
+    ],
+)
+def test_a_reader_is_judged_by_what_was_forced_and_what_was_set_aside(
+    tmp_path: Path, state: str, weakness: str, finding: str | None
+) -> None:
+    done = _run(tmp_path, "-c", _WAITING, str(tmp_path), state, weakness)
+    assert done.returncode == 0, done.stderr
+    violations = json.loads(done.stdout)
+    if finding is None:
+        assert violations == []
+    else:
+        assert any(finding in violation for violation in violations), violations
+
+
 _EDIT = """
 import os, sys
 from pathlib import Path

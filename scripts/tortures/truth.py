@@ -174,14 +174,15 @@ def read_all(root: str, ledgers: Mapping[str, Ledger], *, is_strict: bool, locks
     them is pending; to be called in a process of its own. Without *locks_exclude*, nobody can be told to be dead.
     """
     said: list[str] = []
+    told: set[str] = set()
     warnings.showwarning = lambda message, *_: said.append(str(message))
     for origin, ledger in ledgers.items():
         client = LedgerClient(ledger, origin.partition("@")[2], local_cache_dir=root)
         for key in ledger.keys():  # noqa: SIM118 (no mapping)
             path, number = client.CloudPath(f"ledger://bucket/{key}"), ledger.latest(key)
             # What was deleted in the bucket may still be read offline, as it last was.
-            after = 1 if ledger.content(key, number) is None else number
-            for way, least in (("offline", 1), ("always", number), ("offline", after)):
+            oldest = 1 if ledger.content(key, number) is None else number
+            for way, least in (("offline", 1), ("always", number), ("offline", oldest)):
                 before = waiting_of(root, str(path), origin)
                 is_refused = is_held = False
                 found: bytes | None = None
@@ -193,11 +194,14 @@ def read_all(root: str, ledgers: Mapping[str, Ledger], *, is_strict: bool, locks
                     pass
                 except NotCachedError:
                     is_held = True
+                after = waiting_of(root, str(path), origin)
+                told.update(_told_of(write) for write in (*before, *after) if _is_aside(write))
                 yield from _judge_refusal(
                     f"{path} of {origin} read {way}",
                     is_refused=is_refused,
                     before=before,
-                    after=waiting_of(root, str(path), origin),
+                    after=after,
+                    is_overruled=way == "always" and _are_overruled(before, after, found),
                     locks_exclude=locks_exclude,
                 )
                 if is_refused or is_held:
@@ -207,15 +211,42 @@ def read_all(root: str, ledgers: Mapping[str, Ledger], *, is_strict: bool, locks
     cache = casstore.open(root)
     cache.close()
     counts = {name: count for name, count in cache.counts().items() if name.startswith("damaged") and count}
+    said = [message for message in said if message not in told]
     if is_strict and (counts or said):
         yield f"nothing damages this store, and a fresh process counted {counts} and said {said}"
 
 
+def _is_aside(write: Waiting) -> bool:
+    """Whether it is a local file that is in nobody's way: whoever reads the URI is told of that, once."""
+    return write.state == "incomplete" and write.source is not None
+
+
+def _told_of(write: Waiting) -> str:
+    return f"{write.uri}: {write.why} ({write.source}); push() uploads it, drop() discards it"
+
+
+def _are_overruled(before: list[Waiting], after: list[Waiting], found: bytes | None) -> bool:
+    """Whether an interrupted write that was forced over all the others has been found to have arrived: then it is
+    settled, and they, each of them still there, are set aside.
+    """
+    left = {write.name: write.state for write in after}
+    return any(
+        (write.state, write.condition, write.data) == ("uploading", "any", found) and write.name not in left
+        for write in before
+    ) and all(left.get(write.name) == "incomplete" for write in before if write.blocks)
+
+
 def _judge_refusal(
-    what: str, *, is_refused: bool, before: list[Waiting], after: list[Waiting], locks_exclude: bool
+    what: str,
+    *,
+    is_refused: bool,
+    before: list[Waiting],
+    after: list[Waiting],
+    is_overruled: bool,
+    locks_exclude: bool,
 ) -> Iterator[str]:
     """Refused is what has a failed write or an edit, nothing else: what became of an interrupted upload is found out,
-    or, offline, cannot be.
+    or, offline, cannot be. Not refused either is what *is_overruled*.
     """
     is_unknown = any(write.state == "uploading" for write in before)
     states = sorted(write.state for write in before)
@@ -223,7 +254,7 @@ def _judge_refusal(
         yield f"{what} was refused, and what is pending is {states}"
     elif is_refused and what.endswith("always") and not any(write.blocks for write in after):
         yield f"{what} was refused, and afterwards nothing stands in the way any more"
-    elif not is_refused and any(write.blocks for write in before):
+    elif not is_refused and any(write.blocks for write in before) and not is_overruled:
         yield f"{what} was not refused, and what is pending is {states}"
     elif not is_refused and is_unknown and locks_exclude and not what.endswith("always"):
         yield f"{what} was not refused, although nobody knows what became of an upload"

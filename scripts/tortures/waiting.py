@@ -21,7 +21,9 @@ _STATES: Final = ("uploading", "failed", "edit", "incomplete")
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One complete record and its bytes. *condition* and *base* (an ETag) are what its upload depends on."""
+    """One complete record and its bytes. *condition* and *base* (an ETag) are what its upload depends on; *source* is
+    the local file that the bytes were in, where they were in one.
+    """
 
     name: str
     origin: str
@@ -29,6 +31,8 @@ class Waiting:
     state: str
     condition: str
     base: str | None
+    why: str
+    source: str | None
     data: bytes
 
     @property
@@ -80,6 +84,8 @@ def _in(root: str, directory: str, problems: list[str]) -> Iterator[Waiting]:
                 record["state"],
                 record["condition"],
                 None if record["base"] is None else record["base"]["etag"],
+                record["why"],
+                record["source"],
                 data,
             )
         except FileNotFoundError:
