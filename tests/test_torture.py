@@ -81,6 +81,13 @@ def test_kills_find_writes_that_are_not_kept_while_they_are_sent(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_kills_find_edits_that_nobody_looks_for(tmp_path: Path) -> None:
+    said = torture(tmp_path, "kill", "--kills", "400", "--control", "edits-unseen")
+    assert is_found(["was edited at"], said), said["violations"]
+
+
+@pytest.mark.slow
 @pytest.mark.needs_root
 @pytest.mark.timeout(300)
 def test_power_cuts_leave_no_wrong_bytes_to_be_read(tmp_path: Path) -> None:
@@ -371,3 +378,69 @@ assert not os.path.exists(run.store + "/leases/" + lease)
 def test_a_worker_that_is_killed_while_it_edits_leaves_nothing_that_keeps_its_lease(tmp_path: Path) -> None:
     done = _run(tmp_path, "-c", _EDIT, str(tmp_path))
     assert done.returncode == 0, done.stderr
+
+
+_DECISION = """
+import json, os, sys
+from pathlib import Path
+import casstore
+from tortures.ledger import LedgerClient
+from tortures.run import Run
+from tortures.writing import Writer
+
+run, decision = Run(Path(sys.argv[1]), sys.argv[1] + "/store"), sys.argv[2]
+run.ledgers["ledger@one"].put("data/0", b"first")
+path = LedgerClient(run.ledgers["ledger@one"], "one", local_cache_dir=run.store).CloudPath("ledger://bucket/data/0")
+local = path.fspath
+notice = casstore.Cache.notice
+
+def decide():
+    user = Writer(run, "somebody else")
+    run.ledgers["ledger@one"].absence = 0.0
+    if decision == "overruled":
+        user._write("ledger@one", "data/0", "wb", b"forced", "", force=True)
+    elif decision == "lost":
+        next(Path(run.store).glob("pending/*/*.json")).unlink()
+    else:
+        (write,) = user._cache().pending.all()
+        user._decide(write, {"pushed": user._push, "dropped": user._drop, "saved": user._save}[decision])
+    os._exit(0)
+
+def notice_and_wait(cache, key):
+    casstore.Cache.notice = notice
+    found = [] if decision == "unseen" else notice(cache, key)
+    if decision not in ("none", "unseen"):
+        pid = os.fork()
+        if pid == 0:
+            decide()
+        os.waitpid(pid, 0)
+    return found
+
+casstore.Cache.notice = notice_and_wait
+editor = Writer(run, "the editor")
+run.ledgers["ledger@one"].absence = 0.0
+editor.edited("ledger@one", "data/0", path, local)
+print(json.dumps({"violations": run.violations(), "said": [line[0] for line in run.said()]}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("decision", "said", "finding"),
+    [
+        ("none", ["pending"], None),
+        ("pushed", ["done"], None),
+        ("dropped", ["dropping", "dropped"], None),
+        ("saved", ["saving", "dropped"], None),
+        ("overruled", ["done", "pending"], None),
+        ("lost", [], "the edit is nowhere"),
+        ("unseen", [], "the edit is nowhere"),
+    ],
+)
+def test_an_edit_may_go_unrefused_only_where_somebody_else_has_just_decided_about_it(
+    tmp_path: Path, decision: str, said: list[str], finding: str | None
+) -> None:
+    done = _run(tmp_path, "-c", _DECISION, str(tmp_path), decision)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["said"] == said
+    assert [finding in violation for violation in found["violations"]] == ([] if finding is None else [True])

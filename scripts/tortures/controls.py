@@ -14,6 +14,7 @@ import casstore.pages
 import casstore.pending
 import casstore.processes
 import casstore.store
+import casstore.watch
 import pathapi.delivering
 import pathapi.settling
 from casstore.blobs import Added, Blobs, Inode
@@ -136,6 +137,11 @@ def _save_unsynced() -> None:
     _replace(casstore.pending, "files", _Hasty(**{**vars(casstore.files), "copy_out": _Hasty.copy_out}))
 
 
+def _edits_unseen() -> None:
+    """A use of a URI does not look at the local copies that were handed out of it."""
+    _replace(casstore.watch.Watch, "is_changed", lambda *_: False)
+
+
 _CONTROLS: Final[dict[str, Callable[[], None]]] = {
     "publish-unchecked": _publish_unchecked,
     "sweep-unchecked": _sweep_unchecked,
@@ -146,6 +152,7 @@ _CONTROLS: Final[dict[str, Callable[[], None]]] = {
     "pending-unrecorded": _pending_unrecorded,
     "discard-early": _discard_early,
     "save-unsynced": _save_unsynced,
+    "edits-unseen": _edits_unseen,
 }
 
 NAMES: Final = tuple(_CONTROLS)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 CONTROLS: Final = {
-    "kill": ("publish-unchecked", "sweep-unchecked", "pending-unrecorded", "discard-early"),
+    "kill": ("publish-unchecked", "sweep-unchecked", "pending-unrecorded", "discard-early", "edits-unseen"),
     "cut": (
         *("place-unchecked", "synced-unsynced", "pending-unsynced", "pending-unrecorded", "discard-early"),
-        "save-unsynced",
+        *("save-unsynced", "edits-unseen"),
     ),
     "syscalls": ("index-unchecked",),
 }

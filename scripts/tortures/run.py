@@ -123,6 +123,14 @@ class Run:
         """That pending write is about to be moved to `saved`."""
         self._append("said", ["saving", name])
 
+    def deciding(self, origin: str, key: str, digest: str) -> None:
+        """A user is about to push, discard or move what is pending with the bytes of *digest*."""
+        self._append("decided", [origin, key, digest])
+
+    def is_decided(self, origin: str, key: str, digest: str) -> bool:
+        """Whether some user was about to."""
+        return [origin, key, digest] in self._lines("decided")
+
     def said(self) -> list[list[str]]:
         """All of it so far."""
         return [line for line in self._lines("said") if isinstance(line, list)]

@@ -10,7 +10,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import xxhash
@@ -27,7 +27,7 @@ from pathapi.exceptions import (
 )
 from tortures.ledger import LedgerClient
 from tortures.run import Run
-from tortures.waiting import directory_of
+from tortures.waiting import directory_of, waiting_of
 
 KEYS: Final = tuple(f"data/{number}" for number in range(24))
 """Objects that everybody overwrites and deletes."""
@@ -171,18 +171,25 @@ class Writer:
         with open(self._run.made, "wb") as file:
             file.write(data)
         os.replace(self._run.made, local)
+        outcome, is_refused = "gave no error", False
         try:
             path.read_bytes()
         except REFUSALS:
-            known = {write.digest.value: write for write in path.pending}
-            write = known.get(xxhash.xxh3_128_digest(data))
-            if write is not None:
-                self._run.promise(origin, key, _digest(data), write.name)
-                self._count("edits")
+            outcome, is_refused = "was refused", True
         except (CloudPathFileNotFoundError, CloudUnavailableError, StaleReadError) as error:
-            self._run.violate(f"{path} of {origin} was edited at {local}, and reading it gave {error!r}")
-        else:
-            self._run.violate(f"{path} of {origin} was edited at {local}, and reading it gave no error")
+            outcome = f"gave {error!r}"
+        # Looked at from outside: `path.pending` would make the record that the read may have failed to make.
+        waiting = waiting_of(self._run.store, str(path), origin)
+        write = next((write for write in waiting if write.data == data), None)
+        if write is not None:
+            self._run.promise(origin, key, _digest(data), write.name)
+            self._count("edits")
+            if is_refused or write.state == "incomplete":  # which somebody's force has made it
+                return
+        # As soon as the record is there, others may push it or discard it: before the read looks at what is pending.
+        if not self._run.is_decided(origin, key, f"xxh3-128:{xxhash.xxh3_128_hexdigest(data)}"):
+            outcome += ": the edit is " + ("nowhere" if write is None else write.state)
+            self._run.violate(f"{path} of {origin} was edited at {local}, and reading it {outcome}")
 
     def hear(self) -> None:
         """Have what the API says of files that were left to be collected taken for a promise."""
@@ -245,9 +252,14 @@ class Writer:
         way = self._random.choice((self._push, self._push, self._push, self._drop, self._save))
         if write.state is casstore.PendingState.UPLOADING:
             way = self._push  # whose process lives, nobody may discard
+        self._decide(write, way)
+
+    def _decide(self, write: casstore.PendingWrite, way: Callable[[str, str, casstore.PendingWrite], None]) -> None:
+        origin, key = write.key.origin, write.uri.split("/", 3)[3]
+        self._run.deciding(origin, key, str(write.digest))
         # Somebody has dealt with it since; where locks do not exclude, in the midst of this.
         with contextlib.suppress(FileNotFoundError):
-            way(write.key.origin, write.uri.split("/", 3)[3], write)
+            way(origin, key, write)
 
     def _push(self, origin: str, key: str, write: casstore.PendingWrite) -> None:
         try:
