@@ -145,7 +145,9 @@ def note_return(txn: Txn, digest: bytes, record: bytes) -> None:
     _, tag, way, number = _GHOST.unpack(value)
     if tag != digest[2:8]:
         return
-    scores = read_scores(txn)
-    scores.came_back(way, number)
     txn.delete(row)
-    txn.put(POLICY, scores.pack())
+    scores = read_scores(txn)
+    # An eviction that is still to come was counted by scores that were damaged since, and nobody knows how long ago.
+    if number <= scores.evictions:
+        scores.came_back(way, number)
+        txn.put(POLICY, scores.pack())

@@ -136,6 +136,22 @@ def test_a_damaged_note_is_dropped_and_verified_as_damage(cache: Cache) -> None:
     assert cache.verify().is_sound
 
 
+def test_what_came_back_is_filled_although_the_scores_that_counted_it_were_damaged(cache: Cache) -> None:
+    counted = Scores(evictions=10_000)
+    cache.index.write(lambda txn: txn.put(POLICY, counted.pack()))
+    entry = used_at(cache, fill(cache, key_of("a"), b"a"), HOUR)
+    cache.execute(cache.plan(max_size=0, min_free=0))
+    record = cache.index.get(POLICY)
+    assert record is not None and Scores.unpack(record).evictions == 10_001
+    cache.index.write(lambda txn: txn.put(POLICY, record[:-1] + bytes([record[-1] ^ 1])))
+    fill(cache, key_of("a"), b"a")
+    cache.flush()
+    held = cache.held(key_of("a"))
+    assert held is not None and held.digest == entry.digest
+    assert cache.index.read(read_scores) == Scores()
+    assert cache.index.get(ghost_row(entry.digest.value)) is None
+
+
 def test_on_a_full_disk_nothing_is_noted_that_would_need_room(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         used_at(cache, fill(cache, key_of(name), name.encode()), HOUR)
