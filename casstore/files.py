@@ -241,7 +241,9 @@ def create_synced(path: str, data: bytes, mode: int = 0o600, *, first: Callable[
     finally:
         os.close(descriptor)
         unlink_quietly(temporary)
-    sync_directory(directory)
+    # Where it is gone, somebody has removed what has just got its name, and there is nothing left to be synced.
+    with contextlib.suppress(FileNotFoundError):
+        sync_directory(directory)
     return True
 
 

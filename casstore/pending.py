@@ -267,14 +267,15 @@ class Pending:
         directory = self._layout.pending(write.key.name)
         path = self._layout.pending_record(write.key.name, write.name)
         for attempt in range(100):
-            os.makedirs(directory, 0o700, exist_ok=True)
             try:
+                os.makedirs(directory, 0o700, exist_ok=True)
                 # The data gets its name last but one, when a full disk has had its say: an unnamed file that loses its
                 # only name could not be given another.
                 files.create_synced(path, write.encode(), first=lambda: staging.link(self.path(write)))
                 break
-            except FileNotFoundError:
-                # Whoever discarded the last one of this URI has just removed the directory.
+            except (FileNotFoundError, FileExistsError):
+                # Whoever discarded the last one of this URI has just removed the directory; FileExistsError says that
+                # it was there for mkdir, and no more when makedirs looked at what was there.
                 if attempt == 99:
                     raise
         files.sync_directory(self._layout.pending(""))

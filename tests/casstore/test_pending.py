@@ -173,6 +173,51 @@ def test_a_directory_that_goes_away_meanwhile_is_made_again(
     assert len(cache.pending.of(KEY)) == 1
 
 
+def test_a_directory_that_goes_away_while_it_is_looked_at_is_made_again(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, mkdir, lost = cache.layout.pending(KEY.name), os.mkdir, []
+
+    def fail_and_lose(path: Any, *arguments: Any, **options: Any) -> None:
+        try:
+            mkdir(path, *arguments, **options)
+        except FileExistsError:
+            os.rmdir(directory)  # as whoever discards the last record does
+            lost.append(path)
+            raise
+
+    os.makedirs(directory)
+    staging = staged(cache, b"mine")
+    lease = cache.lease.name
+    monkeypatch.setattr(os, "mkdir", fail_and_lose)
+    cache.pending.record(KEY, staging, PendingState.FAILED, Condition.ABSENT, None, lease=lease, why="")
+    staging.close()
+    assert lost == [directory]
+    assert len(cache.pending.of(KEY)) == 1
+
+
+def test_what_others_discard_while_it_is_being_recorded_does_not_come_back(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync_directory = casstore.files.sync_directory
+    discarded: list[casstore.PendingWrite] = []
+
+    def lose_and_sync(path: str) -> None:
+        if not discarded:
+            (write,) = cache.pending.of(KEY)
+            discarded.append(write)
+            cache.pending.discard(write)
+        sync_directory(path)
+
+    staging = staged(cache, b"mine")
+    lease = cache.lease.name
+    monkeypatch.setattr(casstore.files, "sync_directory", lose_and_sync)
+    write = cache.pending.record(KEY, staging, PendingState.EDIT, Condition.ABSENT, None, lease=lease, why="")
+    staging.close()
+    assert discarded == [write]
+    assert cache.pending.of(KEY) == []
+
+
 @pytest.mark.needs_locks
 def test_an_upload_is_interrupted_once_its_process_is_proved_dead(root: Path, cache: casstore.Cache) -> None:
     def work() -> None:
