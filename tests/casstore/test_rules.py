@@ -14,13 +14,16 @@ from casstore.rules import Matcher, Rule
 from tests.casstore.collecting import HOUR, add_orphan, dangling, stored, used_at
 from tests.casstore.filling import eventually, fill, key_of, read
 
-NOW = int(time.time()) // 3600
+
+def this_hour() -> int:
+    """Since the epoch; asked at each use, for a long run passes from one to the next."""
+    return int(time.time()) // 3600
 
 
 def _fill(cache: Cache, **ages: int) -> None:
     """Objects of 1000 bytes, last used so many hours ago; a ``_`` in a name stands for a slash."""
     for name, age in ages.items():
-        used_at(cache, fill(cache, key_of(name.replace("_", "/")), (name.encode() * 1000)[:1000]), NOW - age)
+        used_at(cache, fill(cache, key_of(name.replace("_", "/")), (name.encode() * 1000)[:1000]), this_hour() - age)
 
 
 def _plan(cache: Cache, *rules: Rule, max_age: int | None = None, max_size: int | None = None) -> Plan:
@@ -56,7 +59,7 @@ def test_the_hour_of_the_last_use_counts_to_its_end(cache: Cache) -> None:
 
 def test_a_blob_is_as_old_as_its_newest_user(cache: Cache) -> None:
     for name, age in {"old": 50, "new": 1}.items():
-        used_at(cache, fill(cache, key_of(name), b"x" * 1000), NOW - age)
+        used_at(cache, fill(cache, key_of(name), b"x" * 1000), this_hour() - age)
     assert _going(cache, _plan(cache, max_age=24 * 3600)) == {}
     assert set(_going(cache, _plan(cache, max_age=0))) == {"old", "new"}
 
@@ -113,7 +116,7 @@ def test_what_goes_by_age_counts_for_the_size_of_its_rule(cache: Cache) -> None:
 
 def test_a_size_counts_what_the_rule_alone_uses(cache: Cache) -> None:
     for name in ("t/a", "elsewhere"):
-        used_at(cache, fill(cache, key_of(name), b"x" * 1000), NOW - 5)
+        used_at(cache, fill(cache, key_of(name), b"x" * 1000), this_hour() - 5)
     _fill(cache, t_b=1)
     assert _going(cache, _plan(cache, _size("t/", 1000))) == {}
 
