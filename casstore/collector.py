@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from casstore import files
@@ -68,7 +69,7 @@ def evict(index: Index, layout: Layout, doomed: Sequence[Entry]) -> Freed:
     dropped = 0
     for start in range(0, len(doomed), _EVICT_BATCH):
         batch = doomed[start : start + _EVICT_BATCH]
-        dropped += index.write(lambda txn, batch=batch: _drop(txn, layout, batch))  # type: ignore[misc]
+        dropped += index.write(partial(_drop, layout=layout, doomed=batch))
     digests = list({entry.digest.value: None for entry in doomed})
     swept = sweep(index, layout, digests)
     sizes = [size for size in swept.values() if size is not None]

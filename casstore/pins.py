@@ -20,6 +20,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from casstore import files
@@ -169,9 +170,14 @@ class Pins:
         """Give these claims up; gone from the disk on return. One that is not there is no error."""
         for start in range(0, len(pins), BATCH):
             paths = [self._layout.pin(pin.key.name) for pin in pins[start : start + BATCH]]
-            self._index.write(lambda _, paths=paths: list(map(files.unlink_quietly, paths)))  # type: ignore[misc]
+            self._index.write(partial(_unlink, paths=paths))
         if pins:
             files.sync_directory(self._layout.pins)
+
+
+def _unlink(_: Txn, paths: Sequence[str]) -> None:
+    for path in paths:
+        files.unlink_quietly(path)
 
 
 def is_prefix(name: str) -> bool:

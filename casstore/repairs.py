@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from casstore import files
@@ -65,10 +66,13 @@ class Repairs:
         for start in range(0, len(rows), SWEEP_BATCH):
             batch = rows[start : start + SWEEP_BATCH]
             try:
-                done += self._index.write(lambda txn, batch=batch: [self._mend_row(txn, *row) for row in batch])  # type: ignore[misc]
+                done += self._index.write(partial(self._mend_batch, batch=batch))
             except (CasstoreError, OSError) as error:
                 done += [_failed(error)] * len(batch)
         return done
+
+    def _mend_batch(self, txn: Txn, batch: Sequence[Row]) -> list[Repair]:
+        return [self._mend_row(txn, *row) for row in batch]
 
     def _mend_row(self, txn: Txn, row: bytes, record: bytes) -> Repair:
         if not _is_as_seen(txn, row, record):

@@ -14,6 +14,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, TypeVar
 
 from casstore import pages
@@ -238,7 +239,7 @@ class RowChecks:
             elif kind == USER:
                 self._look_at_user(txn, row, record, page)
             elif kind == CHECKSUM:
-                if _decoded(lambda row=row, record=record: unpack_stated(row, record)) is None:  # type: ignore[misc]
+                if _decoded(partial(unpack_stated, row, record)) is None:
                     page.faults.append((self._bad(row, "what a provider stated"), (row, record)))
             elif kind == POLICY:
                 if unseal(row, record) is None:
@@ -299,7 +300,7 @@ class RowChecks:
             row = blob_row(entry.digest.value)
             record = txn.get(row)
             seen.has_blob_row = record is not None
-            blob = None if record is None else _decoded(lambda row=row, record=record: unpack_blob(row, record))  # type: ignore[misc]
+            blob = None if record is None else _decoded(partial(unpack_blob, row, record))
             if blob is not None and blob.size != entry.size:
                 detail = f"the entry says {entry.size:,} bytes, the row of its blob {blob.size:,}"
                 page.faults.append((self._disagreement(entry.digest, entry.key, detail), (seen.row, seen.record)))
@@ -321,7 +322,7 @@ class RowChecks:
                 return self._fault(ProblemKind.UNREADABLE, path, reason(error), seen)
             if is_there and seen.has_blob_row:
                 return None
-            now = self._index.inspect(lambda txn, seen=seen: self._look_again(txn, seen))  # type: ignore[misc]
+            now = self._index.inspect(partial(self._look_again, seen=seen))
             if now is None:
                 return None
             if now.record == seen.record and now.has_blob_row == seen.has_blob_row:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -59,7 +60,7 @@ def mark_synced(index: Index, layout: Layout, blobs: Blobs, place: int) -> int:
             break
         for start in range(0, len(noted), _BATCH):
             batch = noted[start : start + _BATCH]
-            turned += index.write(lambda txn, batch=batch: _turn(txn, blobs, batch))  # type: ignore[misc]
+            turned += index.write(partial(_turn, blobs=blobs, noted=batch))
     return turned
 
 

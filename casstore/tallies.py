@@ -102,7 +102,7 @@ class Tally:
         return {**self._counts, "hits": self.hits, "disk_bytes": self.disk_bytes, "waits": self._waits()}
 
     def statistics(self) -> Statistics:
-        """Of all processes: what they have added, and what this one has not added yet."""
+        """Of all processes: what they have added, and what this one has not added yet. Raises OSError."""
         since, counts = (0, Counter[str]()) if self._layout is None else _read(self._layout)
         counts.update(self._new())
         return Statistics(since, **{name: counts[name] for name in NAMES})
@@ -155,10 +155,12 @@ def _wait_for_turn(layout: Layout, deadline: float) -> int | None:
 
 
 def _read(layout: Layout) -> tuple[int, Counter[str]]:
-    """When the counting began, and the counts; nothing where the file is not there or is damaged."""
+    """When the counting began, and the counts; nothing where the file is not there or is damaged. Raises OSError where
+    that cannot be told.
+    """
     try:
         with open(layout.statistics, "rb") as file:
             said = json.loads(file.read(_LARGEST))
         return int(said["since"]), Counter({str(name): int(count) for name, count in said["counts"].items()})
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError, AttributeError):
         return 0, Counter()

@@ -103,7 +103,7 @@ class AzureBlobClient(Client[AzureBlobPath]):
         return self.connection.origin
 
     def _make_backend(self, bucket: str) -> Backend:
-        self.connection.tier  # noqa: B018 (one that does not exist is told before anything is written)
+        self.connection.sdk_tier()  # one that does not exist is told before anything is written
         return AzureBackend(self.connection, bucket)
 
     def _settings(self) -> dict[str, Any]:

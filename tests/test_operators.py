@@ -128,6 +128,16 @@ def test_a_budget_that_cannot_be_met_is_status_1(run: Run, store: Cache) -> None
     assert "5 bytes more should go" in done.stderr
 
 
+def test_a_rule_that_cannot_be_kept_is_status_1_and_an_age_can_be_given(run: Run, store: Cache) -> None:
+    store.pin("s3://bucket/other")
+    Path(store.layout.config).write_text('[[rules]]\nprefix = "s3://bucket/o"\nmax_size = 0\n')
+    for arguments in ((), ("--dry-run",)):
+        assert run("collect_garbage", "--min-free", "0", *arguments).returncode == 1
+    assert "5 bytes more should go" in run("collect_garbage", "--min-free", "0").stderr
+    done = run("collect_garbage", "--quiet", "--min-free", "0", "--max-age", "999999999")
+    assert "0 bytes freed" in done.stdout
+
+
 @pytest.mark.needs_locks
 def test_while_another_process_collects_it_is_left_to_that(run: Run, store: Cache) -> None:
     with store._turns.take(0) as is_ours:

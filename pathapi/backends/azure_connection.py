@@ -136,8 +136,7 @@ class AzureConnection:
         """The SDK's `BlobServiceClient`, made once per process."""
         return self._made.service or self._make()
 
-    @property
-    def tier(self) -> Any:
+    def sdk_tier(self) -> Any:
         """*standard_blob_tier* as the SDK has it, or None. Raises InvalidConfigurationException where it knows none."""
         if self.standard_blob_tier is None:
             return None

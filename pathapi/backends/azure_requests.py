@@ -52,7 +52,7 @@ class AzureRequests:
 
     def _tiered(self) -> dict[str, Any]:
         """What a request that makes a blob says of its tier."""
-        tier = self.connection.tier
+        tier = self.connection.sdk_tier()
         return {} if tier is None else {"standard_blob_tier": tier}
 
     def _container(self) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import threading
 import weakref
 
 
-class Made:
+class Made(abc.ABC):
     """What was made of the settings so far, under *lock*; emptied in a forked child, which must not share sockets.
 
     *inherited* is what the parent had made, and empty in a process that was not forked.
@@ -18,9 +19,9 @@ class Made:
         self.inherited: list[object] = []
         _living.add(self)
 
+    @abc.abstractmethod
     def let_go(self) -> list[object]:
         """Everything that may hold sockets, to be held no more."""
-        raise NotImplementedError
 
     def reset_after_fork(self) -> None:
         """For the child, before it does anything else."""

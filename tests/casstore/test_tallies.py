@@ -138,6 +138,18 @@ def test_a_damaged_file_of_counts_is_begun_anew(cache: Cache, damage: bytes) -> 
     assert _total(cache).misses == 1
 
 
+def test_counts_that_cannot_be_read_just_now_are_not_begun_anew(cache: Cache) -> None:
+    fill(cache, key_of("a"), b"alpha")
+    cache.tally.flush()
+    kept = Path(cache.layout.statistics).rename(f"{cache.root}/kept")
+    os.symlink("statistics.json", cache.layout.statistics)  # a loop: an error that even root meets
+    fill(cache, key_of("b"), b"beta")
+    cache.tally.flush()
+    kept.replace(cache.layout.statistics)
+    cache.tally.flush()
+    assert _total(cache).misses == 2
+
+
 def test_a_place_that_is_no_store_any_more_gets_no_file(cache: Cache) -> None:
     fill(cache, key_of("a"), b"alpha")
     os.unlink(cache.layout.store)

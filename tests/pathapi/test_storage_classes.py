@@ -129,7 +129,7 @@ def test_a_tier_may_be_the_sdks_own(make_azure_client: MakeAzureClient) -> None:
     from azure.storage.blob import StandardBlobTier
 
     client = make_azure_client(standard_blob_tier=StandardBlobTier.COLD)
-    assert client.connection.tier is StandardBlobTier.COLD
+    assert client.connection.sdk_tier() is StandardBlobTier.COLD
     _, (cls, arguments, *_) = client.__reduce__()
     assert (cls, arguments["standard_blob_tier"]) == (AzureBlobClient, "Cold")
     assert pickle.loads(pickle.dumps(client.connection)).standard_blob_tier == "Cold"
