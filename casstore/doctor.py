@@ -7,12 +7,11 @@ exists, and removes them.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from casstore import files
 from casstore.cache import Cache
@@ -24,10 +23,10 @@ from casstore.processes import open as open_cache
 from casstore.settings import Settings, load_settings
 from casstore.store import default_root
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 _PROBE: Final = b"casstore doctor\n"
-_REQUIREMENT: Final = re.compile(
-    r"(?P<name>[\w.-]+)(\[[^]]*\])?\s*(>=\s*(?P<least>[\w.]+))?[^;]*(;.*extra\s*==\s*['\"](?P<extra>\w+)['\"])?"
-)
 _MANY_READERS: Final = MAX_READERS * 9 // 10
 
 
@@ -205,42 +204,36 @@ def _pending(cache: Cache) -> Check:
 
 def _requirements() -> Iterator[Check]:
     """The Python and the packages that this distribution names, as its metadata say; extras may be missing."""
-    from importlib.metadata import PackageNotFoundError, requires
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    from packaging.requirements import Requirement
 
     yield Check("python", State.GOOD, sys.version.split()[0])
     try:
-        lines = requires("casstore") or []
+        about = metadata("casstore")
     except PackageNotFoundError:
         yield Check("packages", State.NOTE, "casstore is not installed, only imported: what it needs is not known")
         return
+    extras = ["", *(about.get_all("Provides-Extra") or ())]
     seen: set[str] = set()
-    for line in lines:
-        found = _REQUIREMENT.match(line)
-        if found is None or found["name"] == "casstore" or found["name"] in seen:
-            continue
-        seen.add(found["name"])
-        yield _requirement(found["name"], found["least"], found["extra"])
+    for requirement in map(Requirement, about.get_all("Requires-Dist") or ()):
+        marker = requirement.marker
+        extra = next((name for name in extras if marker is None or marker.evaluate({"extra": name})), None)
+        # Extras name extras of ours, and what has no extra that would bring it is for another platform.
+        if extra is not None and requirement.name not in {"casstore", *seen}:
+            seen.add(requirement.name)
+            yield _requirement(requirement, extra)
 
 
-def _requirement(name: str, least: str | None, extra: str | None) -> Check:
+def _requirement(requirement: Requirement, extra: str) -> Check:
     from importlib.metadata import PackageNotFoundError, version
 
-    install = f"pip install 'casstore{f'[{extra}]' if extra else ''}'"
+    name, install = requirement.name, f"pip install 'casstore{f'[{extra}]' if extra else ''}'"
     try:
         installed = version(name)
     except PackageNotFoundError:
         state = State.NOTE if extra else State.WRONG
         return Check(name, state, "not installed" + (f": the extra {extra} has it" if extra else ""), install)
-    if least is not None and _numbers(installed) < _numbers(least):
-        return Check(name, State.WRONG, f"{installed} is older than {least}", install)
+    if not requirement.specifier.contains(installed, prereleases=True):
+        return Check(name, State.WRONG, f"{installed}, and {requirement.specifier} is needed", install)
     return Check(name, State.GOOD, installed)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    numbers = []
-    for part in version.split("."):
-        digits = re.match(r"\d+", part)
-        if digits is None:
-            break
-        numbers.append(int(digits[0]))
-    return tuple(numbers)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -133,26 +134,42 @@ def test_pending_writes_are_a_note(filled: Cache) -> None:
     assert (check.state, check.found) == (State.NOTE, "1 are not in the cloud")
 
 
+def _need(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    about = Message()
+    about["Provides-Extra"] = "odd"
+    for line in lines:
+        about["Requires-Dist"] = line
+    monkeypatch.setattr("importlib.metadata.metadata", lambda _: about)
+
+
 @pytest.mark.parametrize(
-    ("lines", "name", "state"),
+    ("line", "name", "state"),
     [
-        (["xxhash>=3.1"], "xxhash", State.GOOD),
-        (["xxhash>=999.1"], "xxhash", State.WRONG),
-        (["no-such-package>=1"], "no-such-package", State.WRONG),
-        (["no-such-package>=1; extra == 'odd'"], "no-such-package", State.NOTE),
+        ("xxhash>=3.1", "xxhash", State.GOOD),
+        ("xxhash>=999.1", "xxhash", State.WRONG),
+        ("xxhash!=3.0,>=3.1; python_version >= '3.11'", "xxhash", State.GOOD),
+        ("no-such-package>=1", "no-such-package", State.WRONG),
+        ("no-such-package>=1; extra == 'odd'", "no-such-package", State.NOTE),
     ],
 )
 def test_packages_are_held_against_what_the_distribution_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], name: str, state: State
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, name: str, state: State
 ) -> None:
-    monkeypatch.setattr("importlib.metadata.requires", lambda _: lines)
+    _need(monkeypatch, line)
     assert _checks(tmp_path)[name].state is state
+
+
+def test_what_another_platform_needs_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _need(monkeypatch, "no-such-package>=1; sys_platform == 'nowhere'", "casstore[odd]; extra == 'odd'", "xxhash>=3.1")
+    found = _checks(tmp_path)
+    assert "xxhash" in found
+    assert {"no-such-package", "casstore"}.isdisjoint(found)
 
 
 def test_the_extra_that_is_missing_is_named_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.metadata.requires", lambda _: ["no-such-package>=1; extra == 'odd'"])
+    _need(monkeypatch, "no-such-package>=1; extra == 'odd'")
     check = _checks(tmp_path)["no-such-package"]
     assert (check.found, check.advice) == (
         "not installed: the extra odd has it",
