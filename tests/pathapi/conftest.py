@@ -54,6 +54,24 @@ def make_client(seaweed: S3Server, proxy: Proxy, tmp_path: Path) -> Iterator[Mak
 
 
 @pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Of a command that is run: a store of the test's own, and no cloud."""
+    clouds = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_", "CASSTORE_", "CLOUDPATHLIB_")
+    own = {"CASSTORE_DIR": str(tmp_path / "store"), "CASSTORE_MIN_FREE": "0", "HOME": str(tmp_path / "home")}
+    return {name: value for name, value in os.environ.items() if not name.startswith(clouds)} | own
+
+
+@pytest.fixture
+def s3_environment(environment: dict[str, str], seaweed: S3Server) -> dict[str, str]:
+    """The same with the keys of `seaweed`, and no endpoint."""
+    return environment | {
+        "AWS_ACCESS_KEY_ID": seaweed.access_key,
+        "AWS_SECRET_ACCESS_KEY": seaweed.secret_key,
+        "AWS_DEFAULT_REGION": seaweed.region,
+    }
+
+
+@pytest.fixture
 def make_gs(gcs: GCSServer, tmp_path: Path) -> Iterator[MakeGSClient]:
     """Clients of `gcs`; all of one test share a store unless told otherwise."""
     made: list[GSClient] = []

@@ -30,15 +30,6 @@ Casstore = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    """Of the command: a store of the test's own, and no cloud."""
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "CASSTORE_", "CLOUDPATHLIB_")):
-            monkeypatch.delenv(name)
-    return {**os.environ, "CASSTORE_DIR": str(tmp_path / "store"), "HOME": str(tmp_path / "home")}
-
-
-@pytest.fixture
 def casstore_command(environment: dict[str, str]) -> Casstore:
     def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run([*_COMMAND, *arguments], env=environment, capture_output=True, **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,14 +19,6 @@ from tests.pathapi.backends.grounds import AzureGround
 __all__ = ["azure_ground", "prefix"]
 
 Casstore = Callable[..., subprocess.CompletedProcess[bytes]]
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Of the command: a store of the test's own, and no cloud."""
-    clouds = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_", "CASSTORE_", "CLOUDPATHLIB_")
-    own = {"CASSTORE_DIR": str(tmp_path / "store"), "CASSTORE_MIN_FREE": "0", "HOME": str(tmp_path / "home")}
-    return {name: value for name, value in os.environ.items() if not name.startswith(clouds)} | own
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,26 +12,14 @@ import pytest
 
 from tests.bench.faults import Answer, DropRequestHeader, Fault
 from tests.bench.proxy import Proxy
-from tests.bench.servers import S3Server
 from tests.pathapi.backends.grounds import S3Ground
 
 Doctor = Callable[..., tuple[int, dict[str, tuple[str, str]]]]
 
 
 @pytest.fixture
-def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seaweed: S3Server, proxy: Proxy) -> Doctor:
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "CASSTORE_", "CLOUDPATHLIB_")):
-            monkeypatch.delenv(name)
-    environment = {
-        **os.environ,
-        "CASSTORE_DIR": str(tmp_path / "store"),
-        "HOME": str(tmp_path / "home"),
-        "AWS_ACCESS_KEY_ID": seaweed.access_key,
-        "AWS_SECRET_ACCESS_KEY": seaweed.secret_key,
-        "AWS_DEFAULT_REGION": seaweed.region,
-        "AWS_MAX_ATTEMPTS": "1",
-    }
+def doctor(s3_environment: dict[str, str], tmp_path: Path, proxy: Proxy) -> Doctor:
+    environment = s3_environment | {"AWS_MAX_ATTEMPTS": "1"}
 
     def call(*arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
         """The status; state and finding of each check of a URI."""

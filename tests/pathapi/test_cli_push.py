@@ -29,25 +29,9 @@ Push = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seaweed: S3Server) -> dict[str, str]:
-    """Of the command: the test's store, the server's keys, and no endpoint."""
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "CASSTORE_", "CLOUDPATHLIB_")):
-            monkeypatch.delenv(name)
-    return {
-        **os.environ,
-        "CASSTORE_DIR": str(tmp_path / "store"),
-        "HOME": str(tmp_path / "home"),
-        "AWS_ACCESS_KEY_ID": seaweed.access_key,
-        "AWS_SECRET_ACCESS_KEY": seaweed.secret_key,
-        "AWS_DEFAULT_REGION": seaweed.region,
-    }
-
-
-@pytest.fixture
-def push(environment: dict[str, str]) -> Push:
+def push(s3_environment: dict[str, str]) -> Push:
     def call(*arguments: str, command: str = "push") -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*_COMMAND, command, *arguments], env=environment, capture_output=True, text=True)
+        return subprocess.run([*_COMMAND, command, *arguments], env=s3_environment, capture_output=True, text=True)
 
     return call
 
@@ -195,12 +179,12 @@ def test_push_makes_no_store(push: Push, tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-def test_a_bar_is_shown_where_stderr_is_a_terminal(environment: dict[str, str], files: Path, store: Cache) -> None:
+def test_a_bar_is_shown_where_stderr_is_a_terminal(s3_environment: dict[str, str], files: Path, store: Cache) -> None:
     for name in "ab":
         _pend(store, files / name)
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        [*_COMMAND, "push", "--all"], env={**environment, "TERM": "xterm"}, stdout=subprocess.PIPE, stderr=child
+        [*_COMMAND, "push", "--all"], env={**s3_environment, "TERM": "xterm"}, stdout=subprocess.PIPE, stderr=child
     )
     os.close(child)
     out, _ = process.communicate()
@@ -234,7 +218,7 @@ def test_what_the_network_kept_back_is_pushed_when_it_is_there_again(
 
 
 def test_a_write_of_another_origin_is_not_sent_to_this_one(
-    push: Push, environment: dict[str, str], store: Cache, ground: S3Ground, proxy: Proxy, seaweed: S3Server, at: str
+    push: Push, s3_environment: dict[str, str], store: Cache, ground: S3Ground, proxy: Proxy, seaweed: S3Server, at: str
 ) -> None:
     uri, place = f"s3://{ground.bucket}/{at}k", proxy.endpoint.removeprefix("http://")
     ours = pend(store, data=b"ours", key=Key(uri, f"s3@{place}"))

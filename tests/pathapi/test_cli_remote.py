@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,29 +12,16 @@ from typing import Any
 import pytest
 
 from tests.bench.proxy import Proxy
-from tests.bench.servers import S3Server
 from tests.pathapi.backends.grounds import S3Ground
 
 Casstore = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seaweed: S3Server) -> Casstore:
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "CASSTORE_", "CLOUDPATHLIB_")):
-            monkeypatch.delenv(name)
-    environment = {
-        **os.environ,
-        "CASSTORE_DIR": str(tmp_path / "store"),
-        "HOME": str(tmp_path / "home"),
-        "AWS_ACCESS_KEY_ID": seaweed.access_key,
-        "AWS_SECRET_ACCESS_KEY": seaweed.secret_key,
-        "AWS_DEFAULT_REGION": seaweed.region,
-    }
-
+def command(s3_environment: dict[str, str]) -> Casstore:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         run = [sys.executable, "-m", "casstore", *arguments]
-        return subprocess.run(run, env=environment, capture_output=True, text=True, timeout=100)
+        return subprocess.run(run, env=s3_environment, capture_output=True, text=True, timeout=100)
 
     return call
 
