@@ -12,7 +12,7 @@ It knows no cloud: `pathapi` fills it.
 from typing import TYPE_CHECKING
 
 from casstore.blobs import BlobTrippedError, CollisionError, Staging
-from casstore.cache import Cache, Usage
+from casstore.cache import Cache
 from casstore.digest import ALGORITHMS, Digest, new_hasher
 from casstore.errors import (
     BlobDamagedError,
@@ -34,6 +34,7 @@ from casstore.exits import at_exit
 from casstore.files import boot_clock_ns, copy_out, full_disk, make_directories, same_bytes
 from casstore.fills import Fill, Stored
 from casstore.flights import Flight
+from casstore.inspecting import Usage
 from casstore.items import Noted
 from casstore.processes import open, without_storing
 from casstore.records import Entry, Key, Moment, Stated, Validator

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -15,45 +15,30 @@ from casstore.blobs import OPEN_FLAGS, Added, Blobs, Inode, Staging
 from casstore.checks import Checks
 from casstore.committer import Committer
 from casstore.digest import Digest, digest_mtime
-from casstore.errors import CasstoreError, IndexUnavailableError
+from casstore.errors import IndexUnavailableError
 from casstore.evictions import Evicting
 from casstore.exits import at_exit
 from casstore.fills import Fill, add_blob
 from casstore.flights import Flight, Flights
-from casstore.index import Index, Txn
-from casstore.items import Noted, Publication, Refresh, current_entry, drop_entry, note, raise_count
+from casstore.index import Index
+from casstore.inspecting import Inspecting
+from casstore.items import Noted, Publication, Refresh, note
 from casstore.layout import Layout
 from casstore.leases import Lease
 from casstore.local_files import LocalFiles
 from casstore.locks import ByteLocks
-from casstore.records import (
-    BLOB,
-    Entry,
-    Key,
-    Moment,
-    Stated,
-    Validator,
-    count_row,
-    entry_prefix,
-    in_uri_order,
-    peek_entry,
-    unpack_blob,
-    unpack_entry,
-)
+from casstore.recording import Recording
+from casstore.records import Entry, Key, Moment, Stated, count_row, peek_entry, unpack_entry
 from casstore.settings import Settings
 from casstore.statements import Statements
 from casstore.store import Root, open_root
-from casstore.tallies import Statistics, Tally, statistics_facts
+from casstore.tallies import Tally
 from casstore.trims import Trims
 from casstore.turns import Turns
 from casstore.write_locks import WriteLocks
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
-    from casstore.findings import Checked, Mender, Verified
     from casstore.pending import Pending
-    from casstore.reaper import Reaped
 
 EXIT_SECONDS: Final = 10.0
 """How long the exit of a process may wait for its last commits."""
@@ -70,21 +55,6 @@ _OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What entries add up to: *entries* rows of *logical_bytes*, kept as *blobs* files of *stored_bytes*."""
-
-    entries: int
-    logical_bytes: int
-    blobs: int
-    stored_bytes: int
-
-    @property
-    def ratio(self) -> float:
-        """Stored over logical bytes; 1.0 for nothing at all."""
-        return self.stored_bytes / self.logical_bytes if self.logical_bytes else 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class Underway:
     """Bytes of the downloads that this process has begun and not finished: *received* of *expected*."""
 
@@ -92,7 +62,7 @@ class Underway:
     expected: int
 
 
-class Cache(LocalFiles, Evicting):
+class Cache(LocalFiles, Recording, Inspecting, Evicting):
     """One store in this process; thread-safe, survives forks. Get one from `casstore.open`."""
 
     unfit: OSError | None = None
@@ -163,51 +133,11 @@ class Cache(LocalFiles, Evicting):
             self.restore()
             return Lease(self.layout, self.settings.views, self.blobs)
 
-    # --- inspecting --------------------------------------------------------------------------------------------------
-
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
-        """All entries whose URI starts with *prefix* (a string, not a path), in URI order; not one snapshot."""
-        self.committer.flush()
-        rows = self.index.scan(entry_prefix(prefix))
-        entries = (entry for row, record in rows if (entry := unpack_entry(row, record)) is not None)
-        yield from in_uri_order(entry for entry in entries if entry.uri.startswith(prefix))
-
-    def stat(self, uri: str, origin: str | None = None) -> Entry | None:
-        """The entry of *uri*, of *origin* where several endpoints have one; None where it is not held."""
-        return next((entry for entry in self.entries_of(uri) if origin in (None, entry.key.origin)), None)
-
-    def entries_of(self, uri: str) -> Iterator[Entry]:
-        """The entries of this very URI: one for each origin that it is held from."""
-        self.committer.flush()
-        # Only the rows of this URI, however many begin with it; a long one's are cut, and are compared.
-        for row, record in self.index.scan(entry_prefix(uri + "\0")):
-            entry = unpack_entry(row, record)
-            if entry is not None and entry.uri == uri:
-                yield entry
-
-    def usage(self, prefix: str = "") -> Usage:
-        """How much lies below *prefix*, before and after deduplication."""
-        entries = logical = 0
-        blobs: dict[bytes, int] = {}
-        for entry in self.entries(prefix):
-            entries += 1
-            logical += entry.size
-            blobs[entry.digest.value] = entry.size
-        return Usage(entries, logical, len(blobs), sum(blobs.values()))
-
-    def blob_path(self, entry: Entry) -> str:
-        """Where an entry's bytes lie now; eviction may take the path away at any time: use `view` to hand one out."""
-        return self.layout.blob(entry.digest.value)
+    # --- counting ----------------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
         """What this process counted: hits, misses, collisions, damaged blobs, waits for other downloads."""
         return self.tally.counts()
-
-    def stats(self) -> Statistics:
-        """What all processes of this store counted; what others counted in the last seconds may be missing, and what
-        a killed one had not yet written down is.
-        """
-        return self.tally.statistics()
 
     def underway(self) -> Underway:
         """How far this process's downloads are, for whoever shows progress; large ones only."""
@@ -401,6 +331,9 @@ class Cache(LocalFiles, Evicting):
                 del self._recent[publication.entry.key]
                 del self._recent_inodes[publication.entry.key]
 
+    def _add_blob(self, staging: Staging, digest: Digest) -> Added:
+        return add_blob(self, staging, digest)
+
     def _forget_older(self, key: Key) -> None:
         """Nothing that was asked before now is to be seen of *key* any more."""
         with self._recent_mutex:
@@ -408,151 +341,7 @@ class Cache(LocalFiles, Evicting):
             self._recent.pop(key, None)
             self._recent_inodes.pop(key, None)
 
-    # --- local writes ------------------------------------------------------------------------------------------------
-
-    def record_write(
-        self, noted: Noted, staging: Staging, validator: Validator, moment: Moment, stated: Sequence[Stated] = ()
-    ) -> Entry | None:
-        """The cloud has accepted *staging*'s bytes as the new version: make them the entry, committed on return.
-
-        *noted* is what this write started from, *moment* when its request was sent. Takes *staging* over. None where
-        the bytes could not be stored; the object is then read again like any other.
-        """
-        digest = staging.digest()
-        try:
-            added = add_blob(self, staging, digest) if self.trims.admits(staging.size) else None
-        except (CasstoreError, OSError):
-            added = None
-        if added is None:
-            staging.close()
-            self.record_delete(noted.key)
-            return None
-        entry = Entry(noted.key, digest, validator, moment, self.place, self.hour())
-        done: list[Publication] = []
-        publication = Publication(
-            noted, entry, added, staging, [(item, False) for item in stated], base_moved=True, on_done=done.append
-        )
-        self._forget_older(noted.key)
-        self.committer.submit(publication)
-        self.committer.flush()
-        if added.is_new:
-            self.trims.filled(added.size)
-        if publication.error is not None:
-            raise publication.error
-        return entry if publication.applied else None
-
-    def record_copy(
-        self, noted: Noted, digest: Digest, descriptor: int, validator: Validator, moment: Moment
-    ) -> Entry | None:
-        """The cloud now holds, under *noted*'s key, the bytes of a held blob: make it the entry, committed on return.
-
-        *descriptor* is that blob, open; it stays the caller's. *noted* is of before the copy was asked for, *moment*
-        when it was. None, and no entry, where the blob was evicted meanwhile or somebody else knows better.
-        """
-        status = os.fstat(descriptor)
-        added = Added(digest, status.st_size, Inode.of(status), is_new=False)
-        entry = Entry(noted.key, digest, validator, moment, self.place, self.hour())
-        publication = Publication(noted, entry, added, None, base_moved=True, held=os.dup(descriptor))
-        self._forget_older(noted.key)
-        self.committer.submit(publication)
-        self.committer.flush()
-        if publication.applied and publication.error is None:
-            return entry
-        # What was held of the key is of before the copy.
-        self.record_delete(noted.key)
-        return None
-
-    def record_delete(self, *keys: Key) -> None:
-        """The objects were deleted, or are about to be replaced, by this machine: forget the entries, in one commit."""
-        for key in keys:
-            self._forget_older(key)
-
-        def forget(txn: Txn) -> None:
-            for key in keys:
-                raise_count(txn, key)
-                entry = current_entry(txn, key)
-                if entry is not None:
-                    drop_entry(txn, entry)
-
-        self.index.write(forget)
-
-    # --- verifying ---------------------------------------------------------------------------------------------------
-
-    def verify(
-        self,
-        progress: Callable[[Checked], None] | None = None,
-        *,
-        sample: float | None = None,
-        newest: int | timedelta | None = None,
-        repair: bool = False,
-    ) -> Verified:
-        """Hash every blob again, hold every row against a file and every file against a row; changes nothing.
-
-        With *sample*, a part between 0 and 1, only that part of the blobs is hashed, taken at random; with *newest*,
-        only the so many that were stored last, or those stored within that time. With *repair*, what is wrong is put
-        right or taken away, and what dead processes left is reaped; the result says what was done.
-
-        It may take as long as reading the whole store does, and runs beside whoever uses the store; what this process
-        has not committed yet is not looked at. *progress* is called often, in this thread. Damage is in the result;
-        raises OSError only for what says nothing of the store (too many open files, no memory).
-        """
-        if self.unfit is not None:
-            raise self.unfit
-        # Imported here: few processes ever verify.
-        from casstore.samples import Sample
-        from casstore.verification import Verification
-
-        chosen = Sample(sample, newest)
-        mender = self._mender() if repair else None
-        verification = Verification(self.layout, self.index, self.algorithm, chosen, mender, progress)
-        verification.run(self.store_id)
-        return verification.result(self._reap() if repair else None)
-
-    def _mender(self) -> Mender:
-        from casstore.repairs import Repairs
-
-        self.committer.flush()
-        return Repairs(self.layout, self.index, self.blobs, self.checks, self.algorithm, self.place)
-
-    def _reap(self) -> Reaped | None:
-        """Take away what dead processes left, unless a collector is doing that just now."""
-        from casstore.reaper import reap
-
-        with self._mutex:
-            own = None if self._lease is None else self._lease.name
-        with self._turns.take(0) as is_ours:
-            return reap(self.layout, self.index, self.blobs, own=own) if is_ours else None
-
     # --- the process -------------------------------------------------------------------------------------------------
-
-    def info(self) -> dict[str, object]:
-        """Facts about the store for people and scripts: where, which format, how full."""
-        rows, index_bytes = self.index.usage()
-        usage = self.usage()
-        blobs = blob_bytes = 0
-        for row, record in self.index.scan(BLOB):
-            known = unpack_blob(row, record)
-            if known is not None:
-                blobs, blob_bytes = blobs + 1, blob_bytes + known.size
-        space = os.statvfs(self.root)
-        return {
-            "root": self.root,
-            "store_id": self.store_id,
-            "digest": self.algorithm,
-            "file_system": files.mount_of(self.root).kind,
-            "entries": usage.entries,
-            "logical_bytes": usage.logical_bytes,
-            "blobs": blobs,
-            "stored_bytes": blob_bytes,
-            "index_rows": rows,
-            "index_bytes": index_bytes,
-            "index_generation": self.index.generation,
-            "free_bytes": space.f_bavail * space.f_frsize,
-            "pending_writes": sum(1 for _ in self.pending.all()),
-            "views": self.settings.views,
-            "verify": self.settings.verify,
-            "statistics": statistics_facts(self.stats()),
-        }
 
     def flush(self) -> None:
         """Wait until what this process has filled is committed."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypedDict
 
-from casstore.cache import Cache, Usage
+from casstore.cache import Cache
+from casstore.inspecting import Usage
 from casstore.pending import PendingWrite
 from casstore.pins import Pin
 from casstore.records import Entry

@@ -40,6 +40,7 @@ LAYERS = {
         collector fills syncs verification statements tripwire
         checks
         repairs evictions trims local_files
+        inspecting recording
         cache
         uncached
         processes reports
