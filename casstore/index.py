@@ -9,9 +9,8 @@ clears the parent's. So every call goes through a gate, which is a count and a f
 the forking thread waits until the count is 0 and closes the environment; both sides open it again on next use. Calls do
 not exclude each other, and nothing inside the gate logs, imports, calls user code or takes another lock.
 
-**Generations.** A damaged or vanished index is replaced, never repaired in place: an empty generation n+1 is made, and
-its name is linked as ``<n>/NEXT``; the first link wins and losers adopt it. CURRENT is a hint that is repaired from
-that. A read looks at CURRENT if its last look is over a second old, a commit before and after.
+**Generations.** A damaged or vanished index is replaced by an empty one (`casstore.generations`). A read looks at
+CURRENT if its last look is over a second old, a commit before and after.
 """
 
 from __future__ import annotations
@@ -28,8 +27,9 @@ from typing import Final, TypeVar, cast
 
 import lmdb
 
-from casstore import files, pages
+from casstore import pages
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
+from casstore.generations import OF_THE_PROCESS, Generations, IndexFiles, Seen
 from casstore.layout import Layout
 from casstore.locks import ByteLocks, one_at_a_time
 
@@ -48,7 +48,6 @@ WRITER_TIMEOUT: Final = 60.0
 PAGE_ROWS: Final = 1000
 """Rows that a scan reads in one transaction: long ones would pin pages that writers free."""
 
-_OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
 _CUT_SHORT: Final = 1 << 20
@@ -58,27 +57,6 @@ _OPENING_SECONDS: Final = 1.0
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What CURRENT looked like."""
-
-    inode: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """Which files an environment is made of, and how long the data file was."""
-
-    data: tuple[int, int]
-    lock: tuple[int, int]
-    size: int
-
-    def are_still(self, now: _Files | None) -> bool:
-        """Whether they are the same files; LMDB never makes one shorter."""
-        return now is not None and (self.data, self.lock) == (now.data, now.lock) and now.size >= self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +157,7 @@ class Index:
         self._layout = layout
         self._locks = locks
         self._on_replaced = on_replaced
-        self._on_vanished = on_vanished
+        self.generations = Generations(layout, on_vanished)
         self._unsaid: deque[str] = deque()
         self._inside: deque[None] = deque()
         self._closing = False
@@ -187,8 +165,8 @@ class Index:
         self._pid = os.getpid()
         self._opening = threading.Lock()
         self._writer = threading.Lock()
-        self._seen: _Seen | None = None
-        self._files: _Files | None = None
+        self._seen: Seen | None = None
+        self._files: IndexFiles | None = None
         self._looked = 0.0
         self.generation = 0
 
@@ -319,14 +297,14 @@ class Index:
         space = os.statvfs(self._layout.index)
         return space.f_bavail * space.f_frsize < _CUT_SHORT
 
-    def _is_left_behind(self, generation: int, known: _Files | None, seen: _Seen | None) -> bool:
+    def _is_left_behind(self, generation: int, known: IndexFiles | None, seen: Seen | None) -> bool:
         """After a commit: whether it went into files that others do not read any more, or never did."""
         if os.path.lexists(self._layout.successor(generation)):
             return True
         # A superseded generation may have been removed meanwhile, with its NEXT.
-        if known is not None and not known.are_still(self._stat_files(generation)):
+        if known is not None and not known.are_still(self.generations.files_of(generation)):
             return True
-        return self._stat_current() != seen and self.newest() != generation
+        return self.generations.look_at_hint() != seen and self.generations.newest() != generation
 
     def write(self, work: Callable[[Txn], Result], timeout: float = WRITER_TIMEOUT) -> Result:
         """What *work* gives in one write transaction, done again if the index was replaced meanwhile."""
@@ -432,11 +410,11 @@ class Index:
             missing = 0
             for _ in range(20):
                 # Before following NEXT: whoever replaces CURRENT meanwhile is noticed at the next look.
-                seen = self._stat_current()
-                number = self._live_generation()
+                seen = self.generations.look_at_hint()
+                number = self.generations.live()
                 path = self._layout.generation(number)
                 if number == self.generation and self._files is not None:
-                    now = self._stat_files(number)
+                    now = self.generations.files_of(number)
                     if not self._files.are_still(now):
                         # Others may have the old files open, and two data files with one lock file, or the other way
                         # round, exclude nobody: everybody goes on to a new pair.
@@ -458,7 +436,7 @@ class Index:
                     continue
                 env.reader_check()
                 self.generation = number
-                self._files = self._stat_files(number)
+                self._files = self.generations.files_of(number)
                 self._seen = seen
                 self._looked = time.monotonic()
                 self._env = env
@@ -470,8 +448,8 @@ class Index:
         with self._opening:
             if self._env is not None:
                 return self._env
-            seen = self._stat_current()
-            number = self.newest()
+            seen = self.generations.look_at_hint()
+            number = self.generations.newest()
             file = self._layout.index_file(number)
             if os.stat(file).st_size == 0:
                 raise FileNotFoundError(errno.ENOENT, "there is no index yet", file)  # LMDB would fill it
@@ -481,112 +459,26 @@ class Index:
             except (*_DAMAGE, pages.UnsoundError) as error:
                 raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", file) from error
             self.generation = number
-            self._files = self._stat_files(number)
+            self._files = self.generations.files_of(number)
             self._seen = seen
             self._looked = time.monotonic()
             self._env = env
             return env
 
-    def newest(self) -> int:
-        """The number of the live generation, found without mending anything; 0 where there is none."""
-        number = self._hinted()
-        while number and (following := self._following(number)) is not None:
-            number = following
-        return number
-
-    def _live_generation(self) -> int:
-        """Follow NEXT from the hint to the newest; make the first where there is none."""
-        if not os.path.isdir(self._layout.index):
-            self._on_vanished()
-        number = self._hinted()
-        if not number:
-            os.makedirs(self._layout.generation(1), 0o700, exist_ok=True)
-            number = 1
-        while (following := self._following(number)) is not None:
-            number = following
-        if number != self._said():
-            files.replace_synced(self._layout.current, str(number).encode())
-        return number
-
-    def _said(self) -> int:
-        """What CURRENT says; 0 for nothing of use."""
-        try:
-            with open(self._layout.current, encoding="ascii") as file:
-                return int(file.read())
-        except ValueError:
-            return 0
-        except OSError as error:
-            if error.errno in _OF_THE_PROCESS:
-                raise  # what it says is not known: another generation than the live one must not be taken for it
-            return 0
-
-    def _hinted(self) -> int:
-        """What CURRENT says, or the newest there is where it says nothing of use; 0 for none."""
-        number = self._said()
-        if not number or not os.path.isdir(self._layout.generation(number)):
-            numbers = self._generations()
-            # One without a data file may have been made by somebody who never came to name it as the next.
-            used = [number for number in numbers if os.path.exists(self._layout.index_file(number))]
-            number = max(used or numbers, default=0)
-        return number
-
-    def _generations(self) -> list[int]:
-        with contextlib.suppress(FileNotFoundError):
-            # A temporary name has 16 digits, which may all be decimal ones.
-            return [int(name) for name in os.listdir(self._layout.index) if name.isdecimal() and len(name) < 16]
-        return []
-
-    def superseded(self) -> list[int]:
-        """Numbers of the generations that nobody opens any more: those before the one that CURRENT names.
-
-        None of them where CURRENT names no generation that is there: a damaged hint must not take the live one away.
-        """
-        number = self._said()
-        if not os.path.isdir(self._layout.generation(number)):
-            return []
-        return sorted(older for older in self._generations() if older < number)
-
-    def _following(self, number: int) -> int | None:
-        try:
-            with open(self._layout.successor(number), encoding="ascii") as file:
-                return max(int(file.read()), number + 1)
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            return number + 1  # its bytes are damaged; what it says is known
-
     def _supersede(self, number: int, why: str, *, say: bool = True) -> None:
-        """Make an empty generation after *number* unless somebody has; the old files stay, for whoever still reads."""
-        following = number + 1
-        with contextlib.suppress(FileNotFoundError):  # the whole store went away: the next look makes it anew
-            os.makedirs(self._layout.generation(following), 0o700, exist_ok=True)
-            if files.create_synced(self._layout.successor(number), str(following).encode()) and say:
-                self._unsaid.append(f"the index was damaged and was replaced by an empty one ({why}); blobs are kept")
+        """Make an empty generation after *number* unless somebody has."""
+        if self.generations.supersede(number) and say:
+            self._unsaid.append(f"the index was damaged and was replaced by an empty one ({why}); blobs are kept")
 
     def replace_damaged(self) -> int:
         """Make an empty generation after one that is damaged anywhere, and mend the hint; the live one's number."""
-        number = self.newest()
-        if number and self._is_damaged(number):
+        number = self.generations.newest()
+        if number and self.generations.is_damaged(number):
             with self._opening:
                 self._close()
                 self._supersede(number, "its pages contradict each other")
         self.close()
         return self.read(lambda _: self.generation)
-
-    def _stat_current(self) -> _Seen | None:
-        try:
-            status = os.stat(self._layout.current)
-        except FileNotFoundError:
-            return None
-        return _Seen(status.st_ino, status.st_mtime_ns)
-
-    def _stat_files(self, number: int) -> _Files | None:
-        """None where one of them is gone. The lock file is never opened: closing it would drop LMDB's locks."""
-        try:
-            data, lock = os.stat(self._layout.index_file(number)), os.stat(self._layout.index_lock(number))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return _Files((data.st_dev, data.st_ino), (lock.st_dev, lock.st_ino), data.st_size)
 
     def _look(self, *, force: bool = False) -> None:
         """Close the environment if CURRENT names another generation than it did, or its files are not what they were.
@@ -595,11 +487,11 @@ class Index:
         """
         if self._env is None:
             return
-        seen = self._stat_current()
+        seen = self.generations.look_at_hint()
         self._looked = time.monotonic()
         superseded = force and os.path.lexists(self._layout.successor(self.generation))
         known = self._files
-        now = self._stat_files(self.generation)
+        now = self.generations.files_of(self.generation)
         if seen != self._seen or superseded or (known is not None and not known.are_still(now)):
             with self._opening:
                 self._close()
@@ -615,7 +507,7 @@ class Index:
         elif isinstance(error, lmdb.PanicError | lmdb.MapResizedError):
             # The environment is of no use any more, but the file is intact; another process mapped more of it.
             self.close()
-        elif isinstance(error, _DAMAGE) or self._is_damaged(number):
+        elif isinstance(error, _DAMAGE) or self.generations.is_damaged(number):
             with self._opening:
                 if self.generation == number:
                     self._close()
@@ -623,16 +515,6 @@ class Index:
             self._say()
         else:
             raise IndexUnavailableError(errno.EIO, f"the index failed: {error}", self._layout.index) from error
-
-    def _is_damaged(self, number: int) -> bool:
-        """After an error that may come of damage as well as of the disk or of ourselves: all pages are looked at."""
-        try:
-            pages.check(self._layout.index_file(number), whole=True)
-        except pages.UnsoundError:
-            return True
-        except OSError:
-            pass
-        return False
 
     def check_readers(self) -> int:
         """Free the reader slots of dead processes, which keep pages from being used again; how many there were."""
@@ -647,8 +529,8 @@ class Index:
 
     def health(self) -> Health:
         """How full it is, every page looked at; raises what `inspect` does, and replaces nothing."""
-        number = self.newest()
-        if number and self._is_damaged(number):
+        number = self.generations.newest()
+        if number and self.generations.is_damaged(number):
             raise IndexDamagedError(errno.EIO, "its pages contradict each other", self._layout.index_file(number))
         self.inspect(Txn.count)
         with self._entered(self._open_unchanged) as env:
@@ -703,7 +585,7 @@ def _open_alone(path: str) -> lmdb.Environment:
         except lmdb.Error as error:
             if not os.path.isdir(path):
                 raise FileNotFoundError(errno.ENOENT, "the index went away", path) from error
-            for number in _OF_THE_PROCESS:
+            for number in OF_THE_PROCESS:
                 # LMDB gives the text alone. It says nothing of the index, nor of the place.
                 if os.strerror(number) in str(error):
                     raise OSError(number, f"the index cannot be opened now: {error}", path) from error

@@ -205,7 +205,7 @@ def _remove_superseded(layout: Layout, index: Index) -> list[int]:
     generation anew under an old number: see `Index`. The directory goes as a whole, for two processes that have one
     data file and two lock files would destroy it under each other.
     """
-    sizes = [_discard(layout, layout.generation(number)) for number in index.superseded()]
+    sizes = [_discard(layout, layout.generation(number)) for number in index.generations.superseded()]
     return [size for size in sizes if size is not None]
 
 

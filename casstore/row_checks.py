@@ -117,7 +117,7 @@ class RowChecks:
     def find(self) -> bool:
         """Whether there is an index, be it damaged."""
         with self._reporting():
-            self.generation = self._index.newest()
+            self.generation = self._index.generations.newest()
             try:
                 status = os.stat(self._layout.index_file(self.generation), follow_symlinks=False)
             except FileNotFoundError:

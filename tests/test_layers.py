@@ -25,6 +25,7 @@ LAYERS = {
         settings
         tallies
         store
+        generations
         index views pending
         edits policies
         reaper watch

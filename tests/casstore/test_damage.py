@@ -25,6 +25,7 @@ import casstore
 from casstore import Stated, Validator, index, pages, records
 from casstore.blobs import Blobs
 from casstore.errors import CasstoreError
+from casstore.generations import IndexFiles
 from casstore.index import Index
 from casstore.layout import Layout
 from casstore.locks import ByteLocks
@@ -296,7 +297,7 @@ def test_files_replaced_under_an_open_index_are_noticed_before_a_commit(tmp_path
 def test_without_the_look_at_files_commits_go_into_a_file_that_nobody_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index._Files, "are_still", lambda self, now: True)
+    monkeypatch.setattr(IndexFiles, "are_still", lambda self, now: True)
     layout = _layout_at(tmp_path / "store")
     assert not _is_found_by_others(layout, REPLACED["data removed"])
 

@@ -15,6 +15,7 @@ import pytest
 
 import casstore
 from casstore import Condition, PendingState, Validator, files, leases, locks, reaper, views
+from casstore.generations import Generations
 from casstore.index import Index
 from casstore.layout import LeaseLayout
 from casstore.leases import Lease
@@ -438,7 +439,7 @@ def _supersede(cache: casstore.Cache) -> None:
     """As another process does that finds the index damaged."""
     other = Index(cache.layout, ByteLocks(cache.layout), print)
     with other._opening:
-        other._supersede(other.newest(), "a test")
+        other._supersede(other.generations.newest(), "a test")
     other.get(b"E")
     other.close()
 
@@ -532,16 +533,16 @@ def test_a_process_that_lags_behind_makes_no_old_generation_anew(
     cache.index.close()
     assert forked(lambda: _supersede(cache)) == 0
     index = Index(cache.layout, ByteLocks(cache.layout), print)
-    real = Index._hinted
+    real = Generations._hinted
 
-    def late(index: Index) -> int:
+    def late(_: Generations) -> int:
         """Read before the generation went, and used after."""
-        monkeypatch.setattr(Index, "_hinted", real)
+        monkeypatch.setattr(Generations, "_hinted", real)
         number = 1
         assert reap(cache.layout, index, cache.blobs).generations == 1
         return number
 
-    monkeypatch.setattr(Index, "_hinted", late)
+    monkeypatch.setattr(Generations, "_hinted", late)
     assert index.get(b"E") is None
     assert index.generation == 2
     index.close()
