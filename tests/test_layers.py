@@ -90,7 +90,9 @@ LAYERS = {
         http
         __init__
         testing.grounds testing.interposed
-        testing.backends testing.edits testing.reads testing.writes
+        testing.copies testing.paths
+        testing.backends testing.edits testing.reads testing.unfinished
+        testing.writes
         testing.__init__ cli_clouds
         cli_doctor cli_push cli_remote
         cli

@@ -16,6 +16,7 @@ import pytest
 from casstore import PendingState
 from pathapi.exceptions import OverwriteNewerCloudError, OverwriteNewerLocalError, PendingWriteError
 from pathapi.testing.grounds import Ground, in_forked_child
+from pathapi.testing.paths import PathSuite
 
 
 def in_place(view: Path) -> None:
@@ -48,22 +49,8 @@ _WAYS_ON: tuple[Callable[[Any, Path], object], ...] = (
 )
 
 
-class EditSuite:
-    """Local changes, for paths of any backend. Inherit and give three fixtures: `ground`, `make` (makes clients of one
-    store from `Client`'s own arguments) and `at` (the URI of the ground's root, with its slash).
-    """
-
-    @pytest.fixture
-    def ground(self) -> Ground:
-        raise NotImplementedError("the class that inherits EditSuite gives the fixture `ground`")
-
-    @pytest.fixture
-    def make(self) -> Callable[..., Any]:
-        raise NotImplementedError("the class that inherits EditSuite gives the fixture `make`")
-
-    @pytest.fixture
-    def at(self) -> str:
-        raise NotImplementedError("the class that inherits EditSuite gives the fixture `at`")
+class EditSuite(PathSuite):
+    """Local changes, for paths of any backend."""
 
     @pytest.fixture
     def path(self, make: Any, at: str, ground: Ground) -> Any:

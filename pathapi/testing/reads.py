@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -19,25 +18,11 @@ from pathapi.testing.grounds import (
     count_descriptors,
     in_forked_child,
 )
+from pathapi.testing.paths import PathSuite
 
 
-class ReadSuite:
-    """What reading through the store means, for paths of any backend. Inherit and give three fixtures: `ground`,
-    `make` (makes clients of one store from `Client`'s own arguments) and `at` (the URI of the ground's root, with its
-    slash).
-    """
-
-    @pytest.fixture
-    def ground(self) -> Ground:
-        raise NotImplementedError("the class that inherits ReadSuite gives the fixture `ground`")
-
-    @pytest.fixture
-    def make(self) -> Callable[..., Any]:
-        raise NotImplementedError("the class that inherits ReadSuite gives the fixture `make`")
-
-    @pytest.fixture
-    def at(self) -> str:
-        raise NotImplementedError("the class that inherits ReadSuite gives the fixture `at`")
+class ReadSuite(PathSuite):
+    """What reading through the store means, for paths of any backend."""
 
     def put(self, ground: Ground, key: str, data: bytes) -> None:
         """Plant, and wait until a validator tells this version from the next."""
