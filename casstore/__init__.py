@@ -31,11 +31,12 @@ from casstore.errors import (
     StoreUnavailableError,
 )
 from casstore.exits import at_exit
-from casstore.files import boot_clock_ns, copy_out, full_disk, make_directories, same_bytes
+from casstore.files import copy_out, full_disk, make_directories, same_bytes
 from casstore.fills import Fill, Stored
 from casstore.flights import Flight
 from casstore.inspecting import Usage
 from casstore.items import Noted
+from casstore.machine import boot_clock_ns
 from casstore.processes import open, without_storing
 from casstore.records import Entry, Key, Moment, Stated, Validator
 from casstore.tallies import Statistics

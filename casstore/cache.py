@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from casstore import files
+from casstore import machine
 from casstore.blobs import OPEN_FLAGS, Added, Blobs, Inode, Staging
 from casstore.checks import Checks
 from casstore.committer import Committer
@@ -159,7 +159,7 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
 
     def now(self) -> Moment:
         """This moment, by both clocks."""
-        return Moment(time.time_ns(), files.boot_clock_ns(), self._boot)
+        return Moment(time.time_ns(), machine.boot_clock_ns(), self._boot)
 
     @staticmethod
     def hour() -> int:
@@ -337,7 +337,7 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
     def _forget_older(self, key: Key) -> None:
         """Nothing that was asked before now is to be seen of *key* any more."""
         with self._recent_mutex:
-            self._written[count_row(key)] = files.boot_clock_ns()
+            self._written[count_row(key)] = machine.boot_clock_ns()
             self._recent.pop(key, None)
             self._recent_inodes.pop(key, None)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from casstore import files
+from casstore import files, machine
 from casstore.cache import Cache
 from casstore.errors import CasstoreError, IndexDamagedError
 from casstore.index import MAX_READERS
@@ -83,7 +83,7 @@ def _open(layout: Layout, place: str) -> tuple[Cache | None, Check]:
 
 
 def _mount(place: str) -> Check:
-    mount = files.mount_of(place)
+    mount = machine.mount_of(place)
     if mount.is_shared or mount.is_linkless:
         what = "has no hard links" if mount.is_linkless else "may be used by other machines: an index is not safe there"
         advice = "name a directory on a local disk (--dir, CASSTORE_DIR)"

@@ -12,9 +12,7 @@ import fcntl
 import functools
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from casstore.errors import StoreFullError, StoreReadOnlyError
@@ -22,19 +20,12 @@ from casstore.errors import StoreFullError, StoreReadOnlyError
 _FICLONE: Final = 0x40049409
 """``FICLONE`` of linux/fs.h: share all extents of one file with another."""
 
-_REMOTE: Final = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "lustre", "gpfs", "ceph", "9p", "afs", "beegfs", "orangefs")
-    + ("ocfs2", "gfs2", "glusterfs", "virtiofs")
-)
-"""File systems on which LMDB's shared memory or locks are not what they are on a local disk (lmdb.h, Caveats)."""
-
 _NO_UNNAMED: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT))
 _NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW, errno.ENOTSOCK, errno.EOPNOTSUPP))
 FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """No room: the disk's, the quota's, and the process's own limit for a file (``ulimit -f``)."""
 _TMP_NAMES: Final = ("TMPDIR", "TEMP", "TMP")
 _TMP_DIRECTORIES: Final = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 (compared with, not written to)
-_LINKLESS: Final = frozenset(("vfat", "msdos", "exfat"))
 _NO_PROC: Final = frozenset((errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR))
 
 
@@ -377,62 +368,3 @@ def same_bytes(one: int, other: int) -> bool:
         if not left:
             return True
         offset += len(left)
-
-
-def boot_clock_ns() -> int:
-    """Nanoseconds since boot, suspended time included: the same clock for every process of this boot."""
-    return time.clock_gettime_ns(_BOOT_CLOCK)
-
-
-_BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def boot_id() -> bytes:
-    """What tells this boot from every other; empty where the platform does not say."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return file.read().strip()
-    except OSError as error:
-        if error.errno not in _NO_PROC:
-            raise  # too many open files, say: a wrong answer would outlast it
-        return b""
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """What a path lies on: the kernel's number for the mount, and the file system's type (``ext4``)."""
-
-    number: int
-    kind: str
-
-    @property
-    def is_linkless(self) -> bool:
-        """Whether no file can have a second name there."""
-        return self.kind in _LINKLESS
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether other machines may use it, or a program in user space serves it: no place for LMDB."""
-        return self.kind in _REMOTE or self.kind.startswith("fuse")
-
-
-def mount_of(path: str) -> Mount:
-    """The mount that *path*, which exists, lies on. Kind is ``unknown`` where there is no ``/proc``."""
-    if not sys.platform.startswith("linux"):
-        return Mount(os.stat(path).st_dev, "unknown")
-    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-            number = next((int(line[7:]) for line in file if line.startswith(b"mnt_id:")), 0)
-        with open("/proc/self/mountinfo", "rb") as file:
-            for line in file:
-                if line.startswith(b"%d " % number):
-                    _, _, rest = line.partition(b" - ")
-                    return Mount(number, rest.split(b" ", 1)[0].decode("ascii", "replace"))
-    except OSError as error:
-        if error.errno not in _NO_PROC:
-            raise  # not to be taken for a local disk because files cannot be opened just now
-        return Mount(os.stat(path).st_dev, "unknown")
-    finally:
-        os.close(descriptor)
-    return Mount(number, "unknown")

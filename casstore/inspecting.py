@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from casstore import files
+from casstore import machine
 from casstore.blobs import Blobs
 from casstore.checks import Checks
 from casstore.committer import Committer
@@ -128,7 +128,7 @@ class Inspecting(abc.ABC):
             "root": self.root,
             "store_id": self.store_id,
             "digest": self.algorithm,
-            "file_system": files.mount_of(self.root).kind,
+            "file_system": machine.mount_of(self.root).kind,
             "entries": usage.entries,
             "logical_bytes": usage.logical_bytes,
             "blobs": blobs,

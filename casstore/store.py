@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from casstore import files
+from casstore import files, machine
 from casstore.digest import ALGORITHMS, name_hash
 from casstore.errors import (
     NotAStoreError,
@@ -113,7 +113,7 @@ def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], c
     if description is None:
         description = _create(layout, algorithm or environment.get("CASSTORE_DIGEST") or ALGORITHMS[0], create=create)
     _check_owner(layout)
-    mount = files.mount_of(layout.root)
+    mount = machine.mount_of(layout.root)
     _check_mount(layout, mount)
     _complete(layout)
     stored = description["digest"]
@@ -122,7 +122,7 @@ def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], c
             f"the store at {layout.root} names its blobs by {stored}, not {algorithm}: open it without naming an "
             "algorithm, or choose another directory"
         )
-    boot = files.boot_id()
+    boot = machine.boot_id()
     return Root(
         layout,
         stored,
@@ -196,7 +196,7 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
     existing = layout.root
     while not os.path.exists(existing) and existing != os.path.dirname(existing):  # nor may "/" be looked at
         existing = os.path.dirname(existing)
-    _check_mount(layout, files.mount_of(existing))
+    _check_mount(layout, machine.mount_of(existing))
     description = {"format": FORMAT, "digest": algorithm, "id": os.urandom(16).hex()}
     try:
         os.makedirs(layout.root, 0o700, exist_ok=True)
@@ -268,7 +268,7 @@ def _check_private(path: str) -> None:
         )
 
 
-def _check_mount(layout: Layout, mount: files.Mount) -> None:
+def _check_mount(layout: Layout, mount: machine.Mount) -> None:
     if mount.is_linkless:
         raise StoreUnavailableError(
             errno.ENOTSUP, f"a {mount.kind} file system has no hard links, which a store needs: {_WAY_OUT}", layout.root

@@ -20,7 +20,7 @@ LAYERS = {
     "casstore": """
         errors figures
         digest exits
-        records layout files pages
+        records layout files machine pages
         locks blobs rules
         settings
         tallies

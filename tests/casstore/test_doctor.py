@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from casstore import Cache, doctor, files
+from casstore import Cache, doctor, files, machine
 from casstore.cli import run
 from casstore.doctor import Check, State
 from tests.bench import nolocks
@@ -105,7 +105,7 @@ def test_locks_that_do_not_exclude_are_wrong(filled: Cache) -> None:
 def test_a_file_system_that_is_no_place_for_a_store_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(files, "mount_of", lambda path: files.Mount(1, kind))
+    monkeypatch.setattr(machine, "mount_of", lambda path: machine.Mount(1, kind))
     check = _checks(tmp_path)["file system"]
     assert (check.state, kind in check.found) == (State.WRONG, True)
 

@@ -136,16 +136,3 @@ def test_a_write_that_a_limit_cuts_short_is_a_full_disk(tmp_path: Path) -> None:
             files.write_all(descriptor, b"x" * 2000)
 
     assert forked(work) == 0
-
-
-def test_network_file_systems_are_told_by_their_kind() -> None:
-    for kind in ("nfs4", "cifs", "lustre", "fuse.sshfs", "fuse", "fuseblk"):
-        assert files.Mount(1, kind).is_shared
-    for kind in ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "unknown"):
-        assert not files.Mount(1, kind).is_shared
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/mountinfo"), reason="Linux only")
-def test_a_mount_is_found_by_path() -> None:
-    assert files.mount_of("/proc").kind == "proc"
-    assert files.mount_of("/proc").number != files.mount_of("/").number

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore import StoreFullError, StoreReadOnlyError, StoreUnavailableError, files, processes
+from casstore import StoreFullError, StoreReadOnlyError, StoreUnavailableError, files, machine, processes
 from casstore.layout import LONGEST_ROOT
 from casstore.store import open_root
 from tests.casstore.filling import fill, forked, key_of, read
@@ -101,7 +101,7 @@ def test_a_file_system_without_hard_links_is_refused(root: Path, number: int, mo
 def test_a_kind_of_file_system_that_has_no_hard_links_is_refused_before_anything_is_made(
     root: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "mount_of", lambda _: files.Mount(1, kind))
+    monkeypatch.setattr(machine, "mount_of", lambda _: machine.Mount(1, kind))
     with pytest.raises(StoreUnavailableError, match=rf"{kind}.*no hard links.*{WAY_OUT}"):
         casstore.open(root)
     assert not root.exists()
@@ -244,9 +244,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_where_neither_default_serves_the_error_names_both(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home.parent / "tmp" / f"casstore-{os.geteuid()}").touch()
-    mount_of = files.mount_of
+    mount_of = machine.mount_of
     monkeypatch.setattr(
-        files, "mount_of", lambda path: mount_of(path) if "/tmp/casstore" in path else files.Mount(1, "nfs4")
+        machine, "mount_of", lambda path: mount_of(path) if "/tmp/casstore" in path else machine.Mount(1, "nfs4")
     )
     with pytest.raises(StoreUnavailableError, match=r"nfs4.*nor can the temporary directory serve.*somebody else"):
         open_root(None, None, {})
@@ -280,6 +280,6 @@ def test_a_home_that_became_read_only_gives_way_to_the_temporary_directory(home:
 
 def test_a_store_whose_directory_was_moved_to_a_network_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert forked(lambda: casstore.open(root).close()) == 0
-    monkeypatch.setattr(files, "mount_of", lambda _: files.Mount(1, "nfs4"))
+    monkeypatch.setattr(machine, "mount_of", lambda _: machine.Mount(1, "nfs4"))
     with pytest.raises(StoreUnavailableError, match=rf"nfs4.*{WAY_OUT}.*{root}"):
         casstore.open(root, or_uncached=True)

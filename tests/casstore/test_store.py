@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import NotAStoreError, StoreFormatError, StoreUnavailableError, files
+from casstore import NotAStoreError, StoreFormatError, StoreUnavailableError, machine
 from casstore.store import open_root
 from tests.casstore.filling import fork, status_of
 
@@ -64,11 +64,11 @@ def test_several_processes_may_complete_a_store_at_once(root: Path, monkeypatch:
 def test_a_root_of_which_nothing_may_be_looked_at_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even of ``/``: the search for a directory that exists ends there."""
 
-    def refuse(path: str) -> files.Mount:
+    def refuse(path: str) -> machine.Mount:
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
     monkeypatch.setattr(os.path, "exists", lambda path: False)
-    monkeypatch.setattr(files, "mount_of", refuse)
+    monkeypatch.setattr(machine, "mount_of", refuse)
     with pytest.raises(PermissionError, match="'/'"):
         open_root(root, None, {})
 
@@ -126,7 +126,7 @@ def test_a_store_keeps_the_digest_it_was_made_with(root: Path, algorithm: str) -
 def test_a_network_file_system_is_refused_before_anything_is_made(
     root: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "mount_of", lambda _: files.Mount(1, kind))
+    monkeypatch.setattr(machine, "mount_of", lambda _: machine.Mount(1, kind))
     with pytest.raises(StoreUnavailableError, match=kind):
         open_root(root, None, {})
     assert not root.exists()
@@ -155,11 +155,11 @@ def test_an_unfit_default_gives_way_with_one_warning(tmp_path: Path, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    mount_of = files.mount_of
+    mount_of = machine.mount_of
     # The default lies in `home`, which does not exist yet: its parent is asked.
     fallback = str(tmp_path / "tmp")
     monkeypatch.setattr(
-        files, "mount_of", lambda path: mount_of(path) if path.startswith(fallback) else files.Mount(1, "nfs4")
+        machine, "mount_of", lambda path: mount_of(path) if path.startswith(fallback) else machine.Mount(1, "nfs4")
     )
     with pytest.warns(UserWarning, match="CASSTORE_DIR") as caught:
         cache = casstore.open()
@@ -181,9 +181,9 @@ def test_a_fallback_that_somebody_else_may_have_made_is_refused(
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
     name = tmp_path / "tmp" / f"casstore-{os.geteuid()}"
-    mount_of = files.mount_of
+    mount_of = machine.mount_of
     monkeypatch.setattr(
-        files, "mount_of", lambda path: mount_of(path) if "/tmp/casstore" in path else files.Mount(1, "nfs4")
+        machine, "mount_of", lambda path: mount_of(path) if "/tmp/casstore" in path else machine.Mount(1, "nfs4")
     )
     if kind == "link":
         (tmp_path / "target").mkdir()

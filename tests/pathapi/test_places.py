@@ -24,7 +24,16 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore import Cache, StoreFullError, StoreReadOnlyError, StoreUnavailableError, files, processes, uncached
+from casstore import (
+    Cache,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    files,
+    machine,
+    processes,
+    uncached,
+)
 from pathapi import FileClient, FilePath, prefetch, reading, transfer
 from pathapi.exceptions import NotCachedError, OverwriteNewerCloudError, PendingWriteError
 from tests.casstore.filling import REPOSITORY, alone, eventually, fork, fork_without_hooks, forked, run, status_of
@@ -120,7 +129,7 @@ def let_others_in(path: Path) -> None:
 
 
 def network_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "mount_of", lambda _: files.Mount(1, "nfs4"))
+    monkeypatch.setattr(machine, "mount_of", lambda _: machine.Mount(1, "nfs4"))
 
 
 # --- no store at all -------------------------------------------------------------------------------------------------
@@ -215,10 +224,10 @@ def test_a_change_between_reading_and_writing_is_a_conflict_without_a_store_too(
 def test_local_paths_without_a_store_go_at_exit_but_for_edited_ones(bucket: Path, tmp_path: Path) -> None:
     code = """
 import os, sys, warnings
-from casstore import files
+from casstore import machine
 from pathapi import FileClient
 warnings.simplefilter("ignore")
-files.mount_of = lambda _: files.Mount(1, "nfs4")
+machine.mount_of = lambda _: machine.Mount(1, "nfs4")
 client = FileClient()
 path = client.CloudPath(f"file://{sys.argv[1]}/small")
 view = path.fspath
@@ -265,7 +274,7 @@ def test_a_prefetch_without_a_store_fails_instead_of_downloading_for_nothing(
 def test_a_named_place_that_is_none_is_refused_not_passed_by(
     bucket: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "mount_of", lambda _: files.Mount(1, kind))
+    monkeypatch.setattr(machine, "mount_of", lambda _: machine.Mount(1, kind))
     client = FileClient(local_cache_dir=tmp_path / "store")
     for _ in range(2):
         with pytest.raises(StoreUnavailableError, match=rf"{kind}.*local_cache_dir.*{tmp_path}"):

@@ -1,0 +1,28 @@
+"""What the kernel says of mounts and of this boot."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from casstore import machine
+
+
+def test_network_file_systems_are_told_by_their_kind() -> None:
+    for kind in ("nfs4", "cifs", "lustre", "fuse.sshfs", "fuse", "fuseblk"):
+        assert machine.Mount(1, kind).is_shared
+    for kind in ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "unknown"):
+        assert not machine.Mount(1, kind).is_shared
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mountinfo"), reason="Linux only")
+def test_a_mount_is_found_by_path() -> None:
+    assert machine.mount_of("/proc").kind == "proc"
+    assert machine.mount_of("/proc").number != machine.mount_of("/").number
+
+
+def test_the_boot_clock_goes_on_and_a_boot_has_one_name() -> None:
+    before = machine.boot_clock_ns()
+    assert machine.boot_clock_ns() >= before > 0
+    assert machine.boot_id() == machine.boot_id()
