@@ -38,7 +38,13 @@ from casstore.inspecting import Usage
 from casstore.items import Noted
 from casstore.machine import boot_clock_ns
 from casstore.processes import open, without_storing
-from casstore.records import Entry, Key, Moment, Stated, Validator
+from casstore.records import (
+    Entry,
+    Key,
+    Moment,
+    Validator,
+)
+from casstore.stated import Stated
 from casstore.tallies import Statistics
 from casstore.write_locks import WriteLock
 

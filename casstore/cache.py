@@ -28,8 +28,16 @@ from casstore.leases import Lease
 from casstore.local_files import LocalFiles
 from casstore.locks import ByteLocks
 from casstore.recording import Recording
-from casstore.records import Entry, Key, Moment, Stated, count_row, peek_entry, unpack_entry
+from casstore.records import (
+    Entry,
+    Key,
+    Moment,
+    count_row,
+    peek_entry,
+    unpack_entry,
+)
 from casstore.settings import Settings
+from casstore.stated import Stated
 from casstore.statements import Statements
 from casstore.store import Root, open_root
 from casstore.tallies import Tally

@@ -17,7 +17,16 @@ from casstore.errors import BlobDamagedError, StillBeingWrittenError, StoreFullE
 from casstore.flights import Flight
 from casstore.index import Txn
 from casstore.items import Noted, Publication, current_entry
-from casstore.records import Entry, Key, Moment, Stated, Validator, blob_row, unpack_blob, user_prefix
+from casstore.records import (
+    Entry,
+    Key,
+    Moment,
+    Validator,
+    blob_row,
+    unpack_blob,
+    user_prefix,
+)
+from casstore.stated import Stated
 
 if TYPE_CHECKING:
     from casstore.cache import Cache

@@ -20,21 +20,19 @@ from casstore.records import (
     Entry,
     Key,
     Moment,
-    Stated,
-    StatedRecord,
     blob_row,
     count_row,
     ghost_row,
     pack_blob,
     pack_count,
     pack_entry,
-    pack_stated,
     unpack_blob,
     unpack_count,
     unpack_entry,
     user_prefix,
     user_row,
 )
+from casstore.stated import Stated, StatedRecord, pack_stated
 
 
 class Releasable(Protocol):

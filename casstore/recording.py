@@ -12,7 +12,13 @@ from casstore.digest import Digest
 from casstore.errors import CasstoreError
 from casstore.index import Index, Txn
 from casstore.items import Noted, Publication, current_entry, drop_entry, raise_count
-from casstore.records import Entry, Key, Moment, Stated, Validator
+from casstore.records import (
+    Entry,
+    Key,
+    Moment,
+    Validator,
+)
+from casstore.stated import Stated
 from casstore.trims import Trims
 
 

@@ -37,11 +37,11 @@ from casstore.records import (
     unpack_blob,
     unpack_count,
     unpack_entry,
-    unpack_stated,
     unseal,
     user_prefix,
     user_row,
 )
+from casstore.stated import unpack_stated
 
 OURS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECHILD, errno.EBUSY))
 """Errors that say something of this process or machine and nothing of the store."""

@@ -11,7 +11,11 @@ from casstore.committer import Committer
 from casstore.digest import Digest
 from casstore.index import Index
 from casstore.items import Proof
-from casstore.records import Stated, StatedRecord, blob_row, unpack_blob, unpack_stated
+from casstore.records import (
+    blob_row,
+    unpack_blob,
+)
+from casstore.stated import Stated, StatedRecord, unpack_stated
 
 PROVABLE: Final = {"md5": "md5", "etag-md5": "md5", "sha1": "sha1", "sha256": "sha256"}
 """Kinds of stated checksums that can be computed again, and how; others never link."""

@@ -26,8 +26,14 @@ from casstore.items import Noted
 from casstore.layout import Layout
 from casstore.leases import Lease
 from casstore.pending import Pending, PendingWrite
-from casstore.records import Entry, Key, Moment, Stated, Validator
+from casstore.records import (
+    Entry,
+    Key,
+    Moment,
+    Validator,
+)
 from casstore.settings import Settings, load_settings
+from casstore.stated import Stated
 from casstore.store import Root
 from casstore.tallies import Tally
 from casstore.write_locks import WriteLocks

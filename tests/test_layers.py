@@ -21,6 +21,7 @@ LAYERS = {
         errors figures
         digest exits
         records layout files machine pages
+        stated
         locks blobs rules
         settings
         tallies

@@ -14,8 +14,6 @@ from casstore.records import (
     Entry,
     Key,
     Moment,
-    Stated,
-    StatedRecord,
     Validator,
     blob_row,
     count_row,
@@ -23,15 +21,14 @@ from casstore.records import (
     pack_blob,
     pack_count,
     pack_entry,
-    pack_stated,
     peek_entry,
     unpack_blob,
     unpack_count,
     unpack_entry,
-    unpack_stated,
     user_prefix,
     user_row,
 )
+from casstore.stated import Stated, StatedRecord, pack_stated, unpack_stated
 
 LONGEST_ROW = 511
 
