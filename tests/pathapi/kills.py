@@ -7,6 +7,7 @@ found by the scene itself: see `tests.bench.crashing`. All that one kill needs a
 
 from __future__ import annotations
 
+import mimetypes  # noqa: F401 (here, and not in each of the children)
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,12 +15,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import filelock  # noqa: F401 (here, and not in each of the children)
+import filelock  # noqa: F401 (as above)
 import lmdb
 import pytest
 
 import casstore
-from casstore import Cache, PendingState, PendingWrite, drafts, pending, reaper, verification  # noqa: F401 (as above)
+from casstore import Cache, PendingState, PendingWrite, collector, drafts, pending, plans, reaper, verification  # noqa: F401 (as above)
 from casstore.blobs import Staging
 from casstore.committer import Committer
 from casstore.index import Index
