@@ -6,6 +6,7 @@ And the same race with one protection taken away, where it must find out.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,27 @@ from casstore import Cache
 from casstore.records import BLOB, ENTRY, USER, unpack_entry
 from tests.bench import nolocks
 from tests.casstore.collecting import stored
+from tests.casstore.filling import run
 from tests.casstore.racing import BUDGET, LOST_PATH, WRONG_READ, Count, Race
 
 DANGLING = 5
 """Of the kinds of violations: an entry whose blob has no file."""
 
 _ALL_ROWS = 1 << 20
+
+_LEAVES_A_SLOT = """
+import os, signal, sys, casstore
+casstore.open(sys.argv[1]).index.read(lambda _: os.kill(os.getpid(), signal.SIGKILL))
+"""
+_LEAVES_TRASH = """
+import os, signal, sys, casstore
+from casstore import files
+from tests.casstore.filling import fill, key_of
+cache = casstore.open(sys.argv[1])
+fill(cache, key_of("last"), b"bytes")
+files.unlink_quietly = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+cache.evict(lambda _: True)
+"""
 
 
 def _look(cache: Cache) -> list[int]:
@@ -87,6 +103,8 @@ def test_a_race_of_fills_reads_and_collections_loses_nothing_and_leaves_nothing(
     print({count.name.lower(): race.board.total(count) for count in Count})
     # Each reader does both in turn.
     assert race.board.total(Count.PATHS) >= race.board.total(Count.READS) - race.readers
+    for code in (_LEAVES_A_SLOT, _LEAVES_TRASH):  # which in a race one may, and mostly does not
+        assert run(code, cache.root).returncode == -signal.SIGKILL
     _collect(cache, BUDGET)
     assert (_look(cache), _leaks(cache), cache.verify().problems) == ([], [], ())
     assert stored(cache) <= BUDGET
@@ -102,10 +120,10 @@ def test_a_race_of_fills_reads_and_collections_loses_nothing_and_leaves_nothing(
     [
         ("mark and sweep", DANGLING),
         ("grace", DANGLING),
-        ("sweep unchecked", DANGLING),
-        ("publish unchecked", DANGLING),
         ("bare path", LOST_PATH),
-        ("mixed up", WRONG_READ),
+        pytest.param("sweep unchecked", DANGLING, marks=pytest.mark.slow),
+        pytest.param("publish unchecked", DANGLING, marks=pytest.mark.slow),
+        pytest.param("mixed up", WRONG_READ, marks=pytest.mark.slow),
     ],
 )
 def test_without_a_protection_the_race_finds_out(cache: Cache, tmp_path: Path, control: str, violation: int) -> None:
