@@ -25,7 +25,6 @@ from typing import IO, Final, Self
 import casstore
 from casstore import Cache, Entry, Key, Stated, Validator, collector, new_hasher
 from casstore.blobs import Added, Blobs, Inode
-from casstore.collector import Freed
 from casstore.digest import Digest
 from casstore.index import Txn
 from casstore.items import Publication
@@ -278,17 +277,20 @@ class _Collector(_Process):
         if self.control in _NAIVE:
             removed = _collect_naively(self.cache, self.chance, _NAIVE[self.control])
         else:
-            removed = self.chance.choice((self._trim, self._trim, self._evict))().blobs
+            ways: list[Callable[[], int]] = [
+                self._trim,
+                self._trim,
+                lambda: self.cache.evict(lambda _: self.chance.random() < 0.5).blobs,
+            ]
+            removed = self.chance.choice(ways)()
         self.count(Count.COLLECTIONS)
         self.count(Count.REMOVED, removed)
 
-    def _trim(self) -> Freed:
+    def _trim(self) -> int:
         plan = self.cache.plan(max_size=BUDGET, min_free=0)
         # Reaping starts a process each time.
-        return self.cache.execute(plan) if self.chance.random() < 0.1 else self.cache.collect(plan, reaps=False)
-
-    def _evict(self) -> Freed:
-        return self.cache.evict(lambda _: self.chance.random() < 0.5)
+        freed = self.cache.execute(plan) if self.chance.random() < 0.1 else self.cache.collect(plan, reaps=False)
+        return freed.blobs
 
 
 # --- what is wrong on purpose ----------------------------------------------------------------------------------------
