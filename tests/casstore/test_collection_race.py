@@ -18,7 +18,8 @@ from casstore.records import BLOB, ENTRY, USER, unpack_entry
 from tests.bench import nolocks
 from tests.casstore.collecting import stored
 from tests.casstore.filling import run
-from tests.casstore.racing import BUDGET, LOST_PATH, WRONG_READ, Count, Race
+from tests.casstore.racers import BUDGET, LOST_PATH, WRONG_READ, Count
+from tests.casstore.racing import Race
 
 DANGLING = 5
 """Of the kinds of violations: an entry whose blob has no file."""
