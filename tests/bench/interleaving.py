@@ -1,9 +1,9 @@
-"""Runs a few threads one step at a time, in every order that a bound on preemptions leaves.
+"""Runs a few threads one step at a time, in every order, or in every one that a bound on preemptions leaves.
 
-A step ends where a wrapped function is called (`Points.wrap`): there the thread stops, and a scheduler says who goes
-on. So a run is a list of choices and can be had again, and all lists can be gone through: those in which everybody runs
-to his end, those with one interruption, and so on (most races need one or two). What a lock would make a thread wait
-for is told to the scheduler (`Points.wrap_lock`), which lets nobody run into a lock that is taken.
+A step ends at a point, where a wrapped function is called (`Points.wrap`): there the thread stops, and a scheduler says
+who goes on. So a run is a list of choices and can be had again, and all lists can be gone through: those in which
+everybody runs to his end, those with one interruption, and so on (most races need one or two). What a lock would make a
+thread wait for is told to the scheduler (`Points.wrap_lock`), which lets nobody run into a lock that is taken.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +22,20 @@ PATIENCE = 60.0
 """Seconds without a step after which a run counts as hung; a bound, no claim."""
 
 
+def _taken() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @dataclass
 class _Actor:
     number: int
     work: Callable[[], object]
-    go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    go: threading.Lock = field(default_factory=_taken)
     at: str = "the start"
     wants: str | None = None
+    locked: Counter[str] = field(default_factory=Counter)
     is_done: bool = False
     error: BaseException | None = None
 
@@ -46,104 +54,189 @@ class Step:
         return self.chosen != self.current and self.current in self.able
 
 
+class _Run:
+    """Whose turn it is. Whoever stops says himself who is next, so that no thread but that one's is woken."""
+
+    def __init__(
+        self,
+        works: Sequence[Callable[[], object]],
+        choices: Sequence[int],
+        owners: dict[str, int],
+        look: Callable[[], object] | None,
+    ) -> None:
+        self.actors = [_Actor(number, work) for number, work in enumerate(works)]
+        self.steps: list[Step] = []
+        self.ended = _taken()
+        self.failure: BaseException | None = None
+        self._choices = choices
+        self._owners = owners
+        self._look = look
+        self._current = 0
+
+    def go_on(self) -> _Actor | None:
+        """Who goes next; None at the end, of which `ended` tells."""
+        able = tuple(a.number for a in self.actors if not a.is_done and a.wants not in self._owners)
+        if self.failure is None and self._look is not None:
+            try:
+                self._look()
+            except BaseException as error:  # noqa: BLE001 - raised by `run`: whoever stops here may be about to catch it
+                self.failure = error
+        chosen = self._choose(able)
+        if chosen is None:
+            self.ended.release()
+            return None
+        actor = self.actors[chosen]
+        self.steps.append(Step(able, chosen, self._current, actor.at))
+        self._current = chosen
+        if actor.wants is not None:
+            self._owners[actor.wants] = chosen
+        return actor
+
+    def _choose(self, able: tuple[int, ...]) -> int | None:
+        number = len(self.steps)
+        if able and number < len(self._choices):
+            if self._choices[number] in able:
+                return self._choices[number]
+            self.failure = AssertionError(f"the same choices led elsewhere: {self._choices} after {self.steps}")
+        if self._current in able:
+            return self._current
+        if able:
+            return able[0]
+        if not self.is_over:
+            self.failure = AssertionError(f"a deadlock: {[(actor.at, actor.wants) for actor in self.actors]}")
+        return None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all have come to their ends."""
+        return all(actor.is_done for actor in self.actors)
+
+
 class Points:
     """Where threads stop. Threads that are not of a run pass."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._monkeypatch = monkeypatch
-        self._local = threading.local()
-        self._stopped = threading.Semaphore(0)
-        self._owners: dict[str, int] = {}
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        stops: Sequence[Collection[str]] | None = None,
+        look: Callable[[], object] | None = None,
+    ) -> None:
+        """With *stops*, the points at which each of those who run stops; he passes all others, but for locks.
 
-    def wrap(self, owner: Any, name: str, *, after: bool = False) -> None:
-        """Stop before, or *after*, each call of ``owner.name``."""
+        *look* is called before the first step and after each, while nobody moves. It must change nothing.
+        """
+        self._monkeypatch = monkeypatch
+        self._stops = stops
+        self._look = look
+        self._local = threading.local()
+        self._owners: dict[str, int] = {}
+        self._run: _Run | None = None
+
+    def wrap(self, owner: Any, name: str, *, after: bool = False, point: str | None = None) -> None:
+        """Stop before, or *after*, each call of ``owner.name``; *point* is what that is called."""
         real = getattr(owner, name)
+        point = point or (f"after {name}" if after else name)
 
         def stop_and_call(*arguments: Any, **options: Any) -> Any:
             if not after:
-                self._stop(name)
+                self._come_to(point)
             result = real(*arguments, **options)
             if after:
-                self._stop(f"after {name}")
+                self._come_to(point)
             return result
 
         self._monkeypatch.setattr(owner, name, stop_and_call)
 
-    def wrap_lock(self, owner: Any, name: str) -> None:
-        """``owner.name`` gives a context manager that one thread at a time may be in; stop before and after it."""
+    def wrap_lock(self, owner: Any, name: str, point: Callable[[int, int], str] | None = None) -> None:
+        """``owner.name`` gives a context manager that one thread at a time may be in; stop before and after it.
+
+        With *point*, only before; it says what that is called, by who comes there and how often he has been there.
+        """
         real = getattr(owner, name)
 
         @contextlib.contextmanager
         def stop_and_enter(*arguments: Any, **options: Any) -> Iterator[Any]:
-            actor = getattr(self._local, "actor", None)
-            self._stop(name, wants=name)
+            actor: _Actor | None = getattr(self._local, "actor", None)
+            if actor is not None:
+                at = name if point is None else point(actor.number, actor.locked[name])
+                actor.locked[name] += 1
+                self._stop(actor, at, wants=name)
             try:
                 with real(*arguments, **options) as entered:
                     yield entered
             finally:
                 if actor is not None:
                     del self._owners[name]
-            self._stop(f"after {name}")
+            if point is None:
+                self._come_to(f"after {name}")
 
         self._monkeypatch.setattr(owner, name, stop_and_enter)
 
-    def _stop(self, name: str, wants: str | None = None) -> None:
+    def _come_to(self, point: str) -> None:
         actor: _Actor | None = getattr(self._local, "actor", None)
-        if actor is None:
-            return
-        actor.at, actor.wants = name, wants
-        self._stopped.release()
-        actor.go.acquire()
+        if actor is not None and (self._stops is None or point in self._stops[actor.number]):
+            self._stop(actor, point)
+
+    def _stop(self, actor: _Actor, point: str, wants: str | None = None) -> None:
+        actor.at, actor.wants = point, wants
+        assert self._run is not None
+        following = self._run.go_on()
+        if following is not actor:
+            if following is not None:
+                following.go.release()
+            actor.go.acquire()
+
+    def _look_around(self) -> None:
+        actor, self._local.actor = getattr(self._local, "actor", None), None
+        try:
+            if self._look is not None:
+                self._look()
+        finally:
+            self._local.actor = actor
 
     def run(self, works: Sequence[Callable[[], object]], choices: Sequence[int]) -> list[Step]:
         """Run all of *works* to their ends: by *choices* first, then without preemption. Raises what they raised."""
-        actors = [_Actor(number, work) for number, work in enumerate(works)]
-        threads = [threading.Thread(target=self._act, args=(actor,), daemon=True) for actor in actors]
+        run = self._run = _Run(works, choices, self._owners, None if self._look is None else self._look_around)
+        threads = [threading.Thread(target=self._act, args=(actor, run), daemon=True) for actor in run.actors]
         for thread in threads:
             thread.start()
-        for _ in actors:
-            self._wait()
-        steps: list[Step] = []
-        current = 0
-        while any(not actor.is_done for actor in actors):
-            able = tuple(a.number for a in actors if not a.is_done and a.wants not in self._owners)
-            assert able, f"a deadlock: {[(actor.at, actor.wants) for actor in actors]}"
-            default = current if current in able else able[0]
-            chosen = choices[len(steps)] if len(steps) < len(choices) else default
-            actor = actors[chosen]
-            steps.append(Step(able, chosen, current, actor.at))
-            current = chosen
-            if actor.wants is not None:
-                self._owners[actor.wants] = chosen
-            actor.go.release()
-            self._wait()
-        for thread in threads:
-            thread.join()
-        for actor in actors:
+        first = run.go_on()
+        if first is not None:
+            first.go.release()
+        count = -1
+        while not run.ended.acquire(timeout=PATIENCE):
+            assert count != len(run.steps), "a thread neither stops nor ends"
+            count = len(run.steps)
+        if run.is_over:
+            for thread in threads:
+                thread.join()
+        if run.failure is not None:
+            raise run.failure
+        for actor in run.actors:
             if actor.error is not None:
                 raise actor.error
-        return steps
+        return run.steps
 
-    def _wait(self) -> None:
-        assert self._stopped.acquire(timeout=PATIENCE), "a thread neither stops nor ends"
-
-    def _act(self, actor: _Actor) -> None:
+    def _act(self, actor: _Actor, run: _Run) -> None:
         self._local.actor = actor
+        actor.go.acquire()
         try:
-            self._stop("the start")
             actor.work()
         except BaseException as error:  # noqa: BLE001 - raised by `run`
             actor.error = error
         finally:
             actor.is_done = True
-            self._stopped.release()
+            following = run.go_on()
+            if following is not None:
+                following.go.release()
 
 
 def explore(
-    run: Callable[[Sequence[int]], list[Step]], preemptions: int, most: int | None = None, seed: int = 0
+    run: Callable[[Sequence[int]], list[Step]], preemptions: int | None = None, most: int | None = None, seed: int = 0
 ) -> Iterator[list[Step]]:
-    """Call *run* with every list of choices of at most so many *preemptions*; with *most*, with that many of them,
-    taken at random by *seed*.
+    """Call *run* with every list of choices, or with every one of at most so many *preemptions*; with *most*, with that
+    many of them, taken at random by *seed*.
     """
     chance = random.Random(seed)
     left: list[tuple[int, ...]] = [()]
@@ -159,6 +252,23 @@ def explore(
                 before = tuple(earlier.chosen for earlier in steps[:number])
                 for other in step.able:
                     is_preemption = other != step.current and step.current in step.able
-                    if other != step.chosen and made + is_preemption <= preemptions:
+                    is_within = preemptions is None or made + is_preemption <= preemptions
+                    if other != step.chosen and is_within:
                         left.append((*before, other))
             made += step.is_preemption
+
+
+def unplayed(runs: Iterable[Sequence[Step]]) -> set[tuple[int, ...]]:
+    """What is missing from *runs* to be every order that there is: at each step of each, whoever could have gone on
+    must have done so in a run with the same beginning.
+    """
+    begun: set[tuple[int, ...]] = set()
+    due: set[tuple[int, ...]] = {()}
+    for steps in runs:
+        before: tuple[int, ...] = ()
+        begun.add(before)
+        for step in steps:
+            due.update((*before, other) for other in step.able)
+            before = (*before, step.chosen)
+            begun.add(before)
+    return due - begun

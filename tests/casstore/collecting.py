@@ -26,20 +26,20 @@ def add_orphan(cache: Cache, data: bytes) -> Digest:
     digest = staging.digest()
     cache.blobs.add(staging, digest)
     staging.close()
-    _pass_tick(cache.layout.blob(digest.value))
+    pass_tick(cache.layout.blob(digest.value))
     return digest
 
 
-def _pass_tick(path: str) -> None:
-    """Wait until a change made now gets another time than that of *path*: clocks of file systems go by some 4 ms."""
+def pass_tick(path: str, unit_ns: int = 1_000_000) -> None:
+    """Wait until a change made now gets a later time than *path* has, in units of so many ns. Clocks of file systems go
+    by some 4 ms.
+    """
+    changed = os.lstat(path).st_ctime_ns // unit_ns
     probe = f"{path}.probe"
-    changed = os.lstat(path).st_ctime_ns // 1_000_000
-    while True:
-        with open(probe, "w"):
-            later = os.lstat(probe).st_ctime_ns // 1_000_000 > changed
-        os.unlink(probe)
-        if later:
-            return
+    with open(probe, "w") as file:
+        while os.fstat(file.fileno()).st_ctime_ns // unit_ns <= changed:
+            os.fchmod(file.fileno(), 0o600)
+    os.unlink(probe)
 
 
 def tree_of(root: str) -> dict[str, tuple[int, int, int]]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import lmdb
 import pytest
 
 import casstore
@@ -17,6 +16,7 @@ from casstore import Cache, NotHeldError, collector, files
 from casstore.cli import run
 from casstore.index import Index
 from tests.bench.interleaving import Points, Step, explore
+from tests.casstore import playing
 from tests.casstore.collecting import HOUR, dangling, stored, used_at
 from tests.casstore.filling import eventually, fill, fork, key_of, read, status_of
 
@@ -218,8 +218,7 @@ class _Stage:
     """A store in which somebody pins while somebody evicts, step by step."""
 
     def __init__(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-        # Many commits, and no power cut.
-        monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))
+        playing.hurry(monkeypatch)
         cache.close()
         self.cache = cache
         self.points = Points(monkeypatch)
@@ -264,7 +263,7 @@ def test_a_pin_against_an_eviction_in_any_order_is_refused_or_holds(
 def test_without_the_look_inside_the_transaction_the_same_orders_lose_a_pin(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(collector, "is_pinned", lambda layout, name: False)
+    playing.skip_look_at_pins(monkeypatch)
     stage = _Stage(cache, monkeypatch)
     evict = partial(_empty, cache) if how == "a plan" else partial(cache.evict, lambda _: True)
     with pytest.raises(AssertionError, match="what was pinned was evicted"):
