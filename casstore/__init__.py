@@ -49,6 +49,7 @@ from casstore.tallies import Statistics
 from casstore.write_locks import WriteLock
 
 if TYPE_CHECKING:
+    from casstore.clearing import Cleared, InUse
     from casstore.collector import Freed, Removed
     from casstore.figures import size_text
     from casstore.findings import Checked, Leftovers, Mended, Problem, ProblemKind, Repair, Verified
@@ -66,6 +67,7 @@ __all__ = [
     "Cache",
     "CasstoreError",
     "Checked",
+    "Cleared",
     "CollisionError",
     "Condition",
     "Digest",
@@ -75,6 +77,7 @@ __all__ = [
     "Freed",
     "IndexDamagedError",
     "IndexUnavailableError",
+    "InUse",
     "Key",
     "Leftovers",
     "LockTimeoutError",
@@ -121,6 +124,7 @@ __all__ = [
 ]
 
 _LATER = {
+    **dict.fromkeys(("Cleared", "InUse"), "clearing"),
     **dict.fromkeys(("Freed", "Removed"), "collector"),
     **dict.fromkeys(("Checked", "Leftovers", "Mended", "Problem", "ProblemKind", "Repair", "Verified"), "findings"),
     **dict.fromkeys(("Condition", "Pending", "PendingState", "PendingWrite"), "pending"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 import casstore
+from casstore.cli_clear import clear
 from casstore.cli_doctor import doctor
 from casstore.cli_gc import gc
 from casstore.cli_joins import Commands
@@ -140,7 +141,7 @@ def _fact(name: str, value: object) -> str:
     return str(value)
 
 
-for _command in (doctor, gc, stats, verify, pending_command, drop, pin, unpin):
+for _command in (clear, doctor, gc, stats, verify, pending_command, drop, pin, unpin):
     command.add_command(_command)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from casstore.cli_output import Shell, age_text
+from casstore.cli_output import Shell, age_text, shows_progress
 from casstore.cli_reaped import reaped_facts, show_reaped
 from casstore.figures import size_text
 from casstore.plans import Why
@@ -107,7 +107,7 @@ class _Report:
         self._lists = False
         self._removals: list[dict[str, Any]] = []
         self._gone = 0
-        self._has_bar = sys.stderr.isatty()
+        self._has_bar = shows_progress()
 
     def show_plan(self, *, lists: bool) -> None:
         """The budget and what stays whatever is done; with *lists*, every blob that goes and whose it is."""

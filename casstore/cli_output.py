@@ -160,6 +160,12 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     say(f"warning: {message}")
 
 
+def shows_progress() -> bool:
+    """Whether bars are wanted: stderr is a terminal that can draw them, and nobody said no."""
+    is_unwanted = os.environ.get("CASSTORE_DISABLE_PROGRESS") or os.environ.get("TERM") == "dumb"
+    return sys.stderr.isatty() and not is_unwanted
+
+
 def drop_stdout() -> None:
     """Nobody reads stdout any more: let what is still buffered go nowhere, without an error at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from casstore.cli_joins import Extended, part_of
-from casstore.cli_output import Column, Shell
+from casstore.cli_output import Column, Shell, shows_progress
 from casstore.cli_reaped import reaped_facts, show_reaped
 from casstore.figures import size_text
 
@@ -171,7 +169,7 @@ def _leftovers_text(left: Leftovers) -> list[str]:
 @contextlib.contextmanager
 def _bar(shell: Shell) -> Iterator[Callable[[Checked], None] | None]:
     """A progress bar on stderr while the block runs; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty() or os.environ.get("CASSTORE_DISABLE_PROGRESS") or os.environ.get("TERM") == "dumb":
+    if not shows_progress():
         yield None
         return
     from rich import progress as bars

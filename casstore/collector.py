@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -56,7 +57,9 @@ class Freed:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """One blob that is gone, and who used it. *bytes* is 0 where it came back into use after its entries had gone."""
+    """One blob that is gone, and who used it. *bytes* is 0 where it came back into use after its entries had gone, or
+    where others use it, or links hold its bytes.
+    """
 
     digest: bytes
     uris: tuple[str, ...]
@@ -245,6 +248,11 @@ def _sweep_batch(
             try:
                 status = os.lstat(path)
             except FileNotFoundError:
+                txn.delete(blob_row(digest))
+                freed[digest] = None
+                continue
+            if not stat.S_ISREG(status.st_mode) and keep_at is None:
+                # Somebody put it in the place of a blob: it is his.
                 txn.delete(blob_row(digest))
                 freed[digest] = None
                 continue

@@ -62,6 +62,8 @@ _ALGORITHMS: Final = {
 _BY_NUMBER: Final = {algorithm.number: name for name, algorithm in _ALGORITHMS.items()}
 ALGORITHMS: Final = tuple(_ALGORITHMS)
 """Names that a store can be created with; the first is the default."""
+LENGTHS: Final = frozenset(algorithm.length for algorithm in _ALGORITHMS.values())
+"""How many bytes their hashes have."""
 
 
 @dataclass(frozen=True, slots=True)

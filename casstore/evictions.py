@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from casstore.tallies import Tally
 from casstore.turns import Turns
 
 if TYPE_CHECKING:
+    from casstore.clearing import Cleared
     from casstore.collector import Freed, Removed
     from casstore.pins import Pin, Pins
     from casstore.plans import Plan
@@ -28,6 +30,7 @@ class Evicting(abc.ABC):
     """`casstore.cache.Cache` as far as taking away goes."""
 
     layout: Layout
+    store_id: str
     settings: Settings
     index: Index
     blobs: Blobs
@@ -66,15 +69,15 @@ class Evicting(abc.ABC):
         from casstore.collector import evict  # most processes take nothing away
 
         freed = evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
-        return self._count_evicted(freed)
+        self._count_evicted(freed)
+        return freed
 
-    def _count_evicted(self, freed: Freed) -> Freed:
+    def _count_evicted(self, freed: Freed | Cleared) -> None:
         for what, count in (("entries", freed.entries), ("blobs", freed.blobs), ("bytes", freed.bytes)):
             self.tally.add(f"evicted_{what}", count)
         self.tally.flush_if_due()
         if not self._exits:
             self._register_exit()
-        return freed
 
     def plan(
         self,
@@ -102,11 +105,17 @@ class Evicting(abc.ABC):
         *on_removed* is told of each blob. Views handed out keep their bytes. Waits for another collector; raises
         LockTimeoutError where that does not end.
         """
+        with self._turn():
+            return self.collect(plan, on_removed)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Be the one collector for the block."""
         with self._turns.take(self.settings.lock_timeout) as is_ours:
             if not is_ours:
                 waited = f"(waited {self.settings.lock_timeout:g} s)"
                 raise LockTimeoutError(f"another process collects in {self.root} and does not end {waited}")
-            return self.collect(plan, on_removed)
+            yield
 
     def collect(
         self, plan: Plan, on_removed: Callable[[Removed], object] | None = None, *, reaps: bool = True
@@ -114,9 +123,42 @@ class Evicting(abc.ABC):
         """`execute` for whoever has the turn; without *reaps*, what dead processes left stays."""
         from casstore.collector import collect
 
+        freed = collect(self.index, self.layout, self.blobs, plan, on_removed, own=self._own(), reaps=reaps)
+        self._count_evicted(freed)
+        return freed
+
+    def _own(self) -> str | None:
+        """The name of this process's lease, if it has one."""
         with self._mutex:
-            own = None if self._lease is None else self._lease.name
-        return self._count_evicted(collect(self.index, self.layout, self.blobs, plan, on_removed, own=own, reaps=reaps))
+            return None if self._lease is None else self._lease.name
+
+    # --- clearing ----------------------------------------------------------------------------------------------------
+
+    def clear(
+        self, prefix: str = "", on_removed: Callable[[Removed], object] | None = None, *, dry_run: bool = False
+    ) -> Cleared:
+        """Drop all entries whose URI starts with *prefix* (a string, not a path; without one, all there are), but for
+        those that are pinned or of which something is pending, and their blobs; what went, and what stays.
+
+        Without a prefix, blobs that no entry uses and what is in quarantine go, too; and what dead processes left goes
+        in any case, with their edits kept as pending writes. Pins, pending writes and local edits stay whatever is
+        said. Views handed out keep their bytes; what is filled meanwhile stays, or goes. *on_removed* is told of each
+        blob. With *dry_run*, nothing changes: it says what would be done.
+
+        Waits for another collector; raises LockTimeoutError where that does not end, NotAStoreError where the store's
+        marker is gone or another store's, StoreFullError.
+        """
+        from casstore.clearing import clear, look
+        from casstore.store import check_marker
+
+        check_marker(self.layout, self.store_id)
+        self.committer.flush()
+        if dry_run:
+            return look(self.index, self.layout, prefix, on_removed)
+        with self._turn():
+            cleared = clear(self.index, self.layout, self.blobs, prefix, on_removed, own=self._own())
+        self._count_evicted(cleared)
+        return cleared
 
     def mark_synced(self) -> int:
         """Have everything on the store's file system written to the disk, and note of which entries that is true now;

@@ -24,8 +24,9 @@ Paths are plain strings: the warm path builds one per open.
 from __future__ import annotations
 
 import os
+import re
 
-from casstore.digest import name_hash_hex
+from casstore.digest import LENGTHS, name_hash_hex
 
 FORMAT = 1
 """The version that ``store.json`` names; a higher one is refused."""
@@ -35,6 +36,8 @@ CACHEDIR_TAG = (
     b"# This directory is a cache made by casstore. For information about cache directory tags, see:\n"
     b"#\thttps://bford.info/cachedir/\n"
 )
+
+_BLOB_NAME = re.compile(r"[0-9a-f]{2}/(?:[0-9a-f]{2})+")
 
 
 class Layout:
@@ -111,6 +114,14 @@ class Layout:
         """The file that holds the bytes of *digest* (the bare hash)."""
         name = digest.hex()
         return f"{self._blob_prefix}{name[:2]}/{name[2:]}"
+
+    @staticmethod
+    def digest_at(shard: str, name: str) -> bytes | None:
+        """The bare hash whose `blob` is ``<shard>/<name>``; None for what no blob of any algorithm is named."""
+        if _BLOB_NAME.fullmatch(f"{shard}/{name}") is None:
+            return None
+        digest = bytes.fromhex(shard + name)
+        return digest if len(digest) in LENGTHS else None
 
     @property
     def leases(self) -> str:

@@ -54,6 +54,8 @@ class Why(StrEnum):
     """None of its users was used within the `max_age` that holds for it."""
     RULE = "rule"
     """The `max_size` of the rule of all its users."""
+    CLEARED = "cleared"
+    """Somebody asked for it by name (`casstore.clearing`)."""
 
 
 @dataclass(frozen=True, slots=True)

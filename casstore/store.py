@@ -168,6 +168,16 @@ def _read_marker(layout: Layout) -> dict[str, str] | None:
     return {"digest": algorithm, "id": identity}
 
 
+def check_marker(layout: Layout, store_id: str) -> None:
+    """Raises NotAStoreError unless the store of this id lies there still: nothing else is ours to clear."""
+    found = _read_marker(layout)
+    if found is None or found["id"] != store_id:
+        what = "the marker is gone" if found is None else "another store's marker is there"
+        raise NotAStoreError(
+            errno.ENOENT, f"{what}, so that nobody can tell whose files these are: nothing was cleared", layout.store
+        )
+
+
 def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
     if algorithm not in ALGORITHMS:
         raise StoreFormatError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(ALGORITHMS)}")

@@ -25,7 +25,7 @@ NEVER: Final = (1 << 64) - 1
 MIXED: Final = 255
 """The rule of a blob whose users are under different ones: none holds for its size."""
 
-_IN_FLIGHT_SECONDS: Final = 60
+IN_FLIGHT_SECONDS: Final = 60
 """How long a file without a row counts as just used. Taking one that is in flight is safe, and costs a copy."""
 
 _HOUR: Final = 3600
@@ -129,7 +129,7 @@ class Survey:
 
     def _add_files(self) -> None:
         now = time.time()
-        for digest, file in _files_in(self._layout.blobs):
+        for digest, file in _files_in(self._layout):
             number = self._number(digest)
             if number >= 0:
                 self._is_there[number] = 1
@@ -157,21 +157,27 @@ class Survey:
         if users:
             return
         # Orphans in the order in which they got their names; what may be in flight, among the just used.
-        hour = 0 if now - status.st_ctime > _IN_FLIGHT_SECONDS else int(now) // _HOUR
+        hour = 0 if now - status.st_ctime > IN_FLIGHT_SECONDS else int(now) // _HOUR
         self.uses[number] = use_tag(hour, status.st_ctime_ns // 1_000_000)
         if self._has_ages:
             self.due[number] = NEVER if self._ages[0] is None else int(status.st_ctime) + self._ages[0]
 
 
-def _files_in(blobs: str) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
-    with os.scandir(blobs) as shards:
+def _files_in(layout: Layout) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
+    with os.scandir(layout.blobs) as shards:
         names = [shard.name for shard in shards]
     for name in names:
         try:
-            with os.scandir(f"{blobs}/{name}") as files:
+            with os.scandir(f"{layout.blobs}/{name}") as files:
                 for file in files:
-                    # What has no blob's name is not ours to take.
-                    with contextlib.suppress(ValueError):
-                        yield bytes.fromhex(name + file.name), file
+                    digest = layout.digest_at(name, file.name)
+                    # What has no blob's name, or is no file, is not ours to take.
+                    if digest is not None and file.is_file(follow_symlinks=False):
+                        yield digest, file
         except (FileNotFoundError, NotADirectoryError):
             continue
+
+
+def blob_files(layout: Layout) -> Iterator[bytes]:
+    """The digests that the files in ``blobs/`` are named by."""
+    return (digest for digest, _ in _files_in(layout))

@@ -17,7 +17,7 @@ from typing import Final, NoReturn, TypeVar
 from casstore import files
 from casstore.blobs import Staging
 from casstore.cache import Cache
-from casstore.collector import Freed
+from casstore.collector import Freed, Removed
 from casstore.digest import ALGORITHMS, Digest
 from casstore.errors import IndexUnavailableError, StoreFullError, StoreUnavailableError
 from casstore.fills import Fill, Stored
@@ -161,6 +161,12 @@ class Uncached(Cache):
         raise self.unfit
 
     def unpin(self, *names: str) -> NoReturn:
+        """Raises the error that says why there is no store."""
+        raise self.unfit
+
+    def clear(
+        self, prefix: str = "", on_removed: Callable[[Removed], object] | None = None, *, dry_run: bool = False
+    ) -> NoReturn:
         """Raises the error that says why there is no store."""
         raise self.unfit
 

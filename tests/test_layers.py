@@ -40,7 +40,7 @@ LAYERS = {
         row_checks
         blob_checks
         collector fills syncs verification statements tripwire
-        checks
+        checks clearing
         repairs evictions trims local_files
         inspecting recording
         cache
@@ -50,7 +50,7 @@ LAYERS = {
         __init__
         cli_output
         cli_joins cli_reaped
-        cli_doctor cli_gc cli_pending cli_pins cli_stats cli_verify
+        cli_clear cli_doctor cli_gc cli_pending cli_pins cli_stats cli_verify
         cli
         __main__
     """,

@@ -10,7 +10,7 @@ import lmdb
 import pytest
 
 from casstore import cache as caches
-from casstore import collector, files, items
+from casstore import clearing, collector, files, items
 from casstore import digest as digests
 from casstore.committer import Committer
 
@@ -66,8 +66,9 @@ def skip_check_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def skip_look_at_pins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An eviction goes by the pins that there were when it was planned."""
-    monkeypatch.setattr(collector, "is_pinned", lambda layout, name: False)
+    """What is evicted or cleared goes by the pins that there were before."""
+    for module in (collector, clearing):
+        monkeypatch.setattr(module, "is_pinned", lambda layout, name: False)
 
 
 def skip_look_at_what_was_opened(monkeypatch: pytest.MonkeyPatch) -> None:

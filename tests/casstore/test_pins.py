@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Cache, NotHeldError, collector, files
+from casstore import Cache, NotHeldError, clearing, collector, files
 from casstore.cli import run
 from casstore.index import Index
 from tests.bench.interleaving import Points, Step, explore
@@ -247,25 +247,33 @@ class _Stage:
         return steps
 
 
-@pytest.mark.parametrize("how", ["a plan", "by hand"])
+_WAYS: dict[str, Callable[[Cache], object]] = {
+    "a plan": _empty,
+    "by hand": lambda cache: cache.evict(lambda _: True),
+    # Without reaping, which starts a process each time.
+    "clearing": lambda cache: clearing._Doing(cache.index, cache.layout, "", None).run(None),
+}
+
+
+@pytest.mark.parametrize("how", _WAYS)
 def test_a_pin_against_an_eviction_in_any_order_is_refused_or_holds(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     stage = _Stage(cache, monkeypatch)
-    evict = partial(_empty, cache) if how == "a plan" else partial(cache.evict, lambda _: True)
+    evict = partial(_WAYS[how], cache)
     outcomes = set()
     for _ in explore(partial(stage.play, evict), preemptions=2, most=150):
         outcomes.add(bool(_uris(cache)))
     assert outcomes == {True, False}  # each of the two was first at times
 
 
-@pytest.mark.parametrize("how", ["a plan", "by hand"])
+@pytest.mark.parametrize("how", _WAYS)
 def test_without_the_look_inside_the_transaction_the_same_orders_lose_a_pin(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     playing.skip_look_at_pins(monkeypatch)
     stage = _Stage(cache, monkeypatch)
-    evict = partial(_empty, cache) if how == "a plan" else partial(cache.evict, lambda _: True)
+    evict = partial(_WAYS[how], cache)
     with pytest.raises(AssertionError, match="what was pinned was evicted"):
         list(explore(partial(stage.play, evict), preemptions=2, most=150))
 

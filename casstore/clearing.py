@@ -1,0 +1,408 @@
+"""Clearing: all goes that can be fetched again. What cannot stays: pins, pending writes and local edits.
+
+    what dead processes left    first, by the reaper: edits become pending writes
+    entries                     in batches: rows are dropped in a write transaction, then their blobs are swept
+    other blobs                 what no entry uses, whether or not it has a row; not what may be a publication in flight
+    quarantine/                 blobs that were found bad, and the reasons; edits were kept before anything came here
+
+The last two only where everything is cleared, and no prefix is named. Pins and pending writes are looked for inside the
+transaction that drops an entry. An entry of whose URI something is pending stays: it is what a `drop` goes back to.
+
+A local path is a link or a copy of its own, so it keeps its bytes whatever goes; it is told what holds room for that.
+Killed at any point, a clearing leaves blobs without users, never an entry without its blob; the next one finds them.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from casstore import files
+from casstore.collector import Removed, sweep
+from casstore.errors import IndexUnavailableError, StoreFullError
+from casstore.index import Index, Txn
+from casstore.items import drop_entry
+from casstore.layout import Layout, LeaseLayout
+from casstore.pending import Pending
+from casstore.pins import Pins, is_pinned
+from casstore.plans import User, Why, users_of
+from casstore.records import BLOB, Entry, blob_row, entry_prefix, row_name, unpack_entry, user_prefix
+from casstore.surveys import IN_FLIGHT_SECONDS, blob_files
+from casstore.views import read_list, survey
+
+if TYPE_CHECKING:
+    from casstore.blobs import Blobs
+    from casstore.pending import PendingWrite
+    from casstore.pins import Pin
+    from casstore.reaper import Reaped
+
+BATCH: Final = 500
+"""Rows that one write transaction drops: writers wait some 20 ms for it."""
+
+_BAD: Final = re.compile(r"[0-9a-f]{32,64}-[0-9a-f]{8}")
+"""What a blob is called in quarantine. Anything else there is somebody's who put it there, or in a blob's place."""
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """A file of *size* bytes that outlives a clearing: *path* was handed out to a process, for an object of *uris*.
+
+    Where *path* is None, links outside of the store hold a blob. With *is_changed* the bytes are somebody's own: an
+    edit, or a file that a tool made, which becomes a pending write when its process ends, or looks.
+    """
+
+    uris: tuple[str, ...]
+    path: str | None
+    size: int
+    is_changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """What a clearing took away, or would if it is a dry run: *entries* rows, *blobs* files, which gave *bytes* back,
+    and *bad* files of *bad_bytes* from quarantine. *reaped* is what dead processes had left; None of a dry run.
+
+    What stays: *pins*, held or not; *pending* writes and local edits, with the entries of both; files *in_use*;
+    *unreadable* paths of pins and pending writes, which hold although nobody can tell of what; and *young* blobs of
+    *young_bytes* without a row, which may be downloads that are just now becoming entries.
+    """
+
+    entries: int
+    blobs: int
+    bytes: int
+    bad: int
+    bad_bytes: int
+    pins: tuple[Pin, ...]
+    pending: tuple[PendingWrite, ...]
+    in_use: tuple[InUse, ...]
+    unreadable: tuple[str, ...]
+    young: int
+    young_bytes: int
+    reaped: Reaped | None
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there was nothing that could go."""
+        return not (self.entries or self.blobs or self.bad)
+
+
+def clear(
+    index: Index,
+    layout: Layout,
+    blobs: Blobs,
+    prefix: str,
+    on_removed: Callable[[Removed], object] | None,
+    *,
+    own: str | None,
+) -> Cleared:
+    """Clear what is below *prefix* (a string, "" for everything); *own* is the name of this process's lease.
+
+    Raises StoreFullError where the disk is so full that not even one row can be dropped.
+    """
+    from casstore.reaper import reap  # it loads shutil, and a dry run reaps nothing
+
+    reaped = reap(layout, index, blobs, own=own)
+    index.check_readers()
+    return _Doing(index, layout, prefix, on_removed).run(reaped)
+
+
+def look(index: Index, layout: Layout, prefix: str, on_removed: Callable[[Removed], object] | None) -> Cleared:
+    """What `clear` would do now. Reads only."""
+    return _Looking(index, layout, prefix, on_removed).run(None)
+
+
+class _Clearing(abc.ABC):
+    """One pass over entries, blobs and quarantine, and what it adds up to."""
+
+    def __init__(
+        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[Removed], object] | None
+    ) -> None:
+        self._index, self._layout, self._prefix = index, layout, prefix
+        self._on_removed = on_removed
+        self._entries = self._blobs = self._bytes = 0
+        self._bad = self._bad_bytes = 0
+        self._young: dict[bytes, int] = {}
+        self._linked: dict[tuple[int, int], InUse] = {}
+
+    def run(self, reaped: Reaped | None) -> Cleared:
+        rows = (row for row, _ in self._index.scan(entry_prefix(self._prefix)))
+        for batch in _batches(rows):
+            self._take_entries(batch)
+        if not self._prefix:
+            self._take_blobs()
+            for path, status in _bad_files(self._layout):
+                self._take_bad(path)
+                self._bad += 1
+                self._bad_bytes += status.st_size if status.st_nlink == 1 else 0
+        pins, pending = Pins(self._layout, self._index), Pending(self._layout)
+        return Cleared(
+            self._entries,
+            self._blobs,
+            self._bytes,
+            self._bad,
+            self._bad_bytes,
+            tuple(pins.all(self._prefix)),
+            tuple(write for write in pending.all() if write.uri.startswith(self._prefix)),
+            self._in_use(pending),
+            (*pins.unreadable(), *pending.unreadable()),
+            len(self._young),
+            sum(self._young.values()),
+            reaped,
+        )
+
+    @abc.abstractmethod
+    def _take_entries(self, rows: Sequence[bytes]) -> None:
+        """Those of these entries that can go, and their blobs."""
+
+    @abc.abstractmethod
+    def _take_unused(self, digests: Sequence[bytes], *, have_rows: bool) -> None:
+        """Those of these blobs that no entry uses."""
+
+    @abc.abstractmethod
+    def _take_bad(self, path: str) -> None:
+        """A file in quarantine, and its reason."""
+
+    def _take_blobs(self) -> None:
+        """By their rows, and then the files without one: an index that was replaced does not know them."""
+        for batch in _batches(row[1:] for row, _ in self._index.scan(BLOB)):
+            self._take_unused(batch, have_rows=True)
+        for batch in _batches(blob_files(self._layout)):
+            self._take_unused(batch, have_rows=False)
+
+    def _going(self, txn: Txn, row: bytes) -> Entry | None:
+        """The entry of this row, if it can go."""
+        record = txn.get(row)
+        entry = None if record is None else unpack_entry(row, record)
+        if entry is None or not entry.uri.startswith(self._prefix) or _is_kept(self._layout, row_name(row)):
+            return None
+        return entry
+
+    def _goes(self, user: User) -> bool:
+        """Whether this user of a blob does not keep it. Rows of users that say nothing go with everything else."""
+        if _is_kept(self._layout, user.name):
+            return False
+        return not self._prefix if user.entry is None else user.entry.uri.startswith(self._prefix)
+
+    def _note(self, digest: bytes, uris: Sequence[str], status: os.stat_result | None) -> None:
+        """Count, and tell of, one blob whose entries of *uris* go; with *status* its file goes, too."""
+        size = 0
+        if status is not None:
+            self._blobs += 1
+            if status.st_nlink == 1:
+                size = status.st_size
+            else:
+                self._linked[status.st_dev, status.st_ino] = InUse(tuple(uris), None, status.st_size)
+        self._entries += len(uris)
+        self._bytes += size
+        if self._on_removed is not None and (uris or size):
+            self._on_removed(Removed(digest, tuple(uris), size, Why.CLEARED))
+
+    def _is_young(self, digest: bytes, status: os.stat_result) -> bool:
+        """Whether a file without a row may be one that is about to get it. Taking it is safe, and costs a copy."""
+        if not 0 <= time.time() - status.st_ctime <= IN_FLIGHT_SECONDS:
+            return False
+        self._young[digest] = status.st_size
+        return True
+
+    def _in_use(self, pending: Pending) -> tuple[InUse, ...]:
+        """What processes were given, and links to blobs that nobody in the store knows of."""
+        found, known = [], set()
+        for path, uri, is_changed in _handed_out(self._layout):
+            with contextlib.suppress(OSError):
+                status = os.lstat(path)
+                known.add((status.st_dev, status.st_ino))
+                if (uri or "").startswith(self._prefix):
+                    found.append(InUse((uri,) if uri else (), path, status.st_size, is_changed))
+        for write in pending.all():
+            with contextlib.suppress(OSError):
+                status = os.lstat(pending.path(write))
+                known.add((status.st_dev, status.st_ino))
+        return (*found, *(linked for inode, linked in self._linked.items() if inode not in known))
+
+
+class _Doing(_Clearing):
+    """The pass that takes away."""
+
+    def __init__(
+        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[Removed], object] | None
+    ) -> None:
+        super().__init__(index, layout, prefix, on_removed)
+        self._step = BATCH
+        self._statuses: dict[bytes, os.stat_result] = {}
+
+    def _take_entries(self, rows: Sequence[bytes]) -> None:
+        start = 0
+        while start < len(rows):
+            batch = rows[start : start + self._step]
+            try:
+                dropped = self._index.write(partial(self._drop, rows=batch))
+            except (StoreFullError, IndexUnavailableError):
+                # As in `collector.execute`: on a full disk the fewer rows a commit touches, the fewer pages it takes.
+                if self._step == 1:
+                    raise
+                self._step = 1
+                continue
+            start, self._step = start + len(batch), min(2 * self._step, BATCH)
+            self._sweep(dropped, self._take)
+
+    def _drop(self, txn: Txn, rows: Sequence[bytes]) -> dict[bytes, list[str]]:
+        """Drop those of these entries that can go; their URIs by digest."""
+        txn.prefetch(rows)
+        dropped: dict[bytes, list[str]] = {}
+        for row in rows:
+            entry = self._going(txn, row)
+            if entry is not None:
+                drop_entry(txn, entry)
+                dropped.setdefault(entry.digest.value, []).append(entry.uri)
+            elif not self._prefix and self._is_damaged(txn, row):
+                txn.delete(row)  # a miss, and nobody can tell of what: its blob is found by what else says of it
+        return dropped
+
+    def _is_damaged(self, txn: Txn, row: bytes) -> bool:
+        record = txn.get(row)
+        return record is not None and unpack_entry(row, record) is None and not _is_kept(self._layout, row_name(row))
+
+    def _take(self, digest: bytes, status: os.stat_result) -> bool:
+        self._statuses[digest] = status
+        return True
+
+    def _take_if_old(self, digest: bytes, status: os.stat_result) -> bool:
+        return not self._is_young(digest, status) and self._take(digest, status)
+
+    def _sweep(self, uris: dict[bytes, list[str]], takes: Callable[[bytes, os.stat_result], bool]) -> None:
+        swept = sweep(self._index, self._layout, list(uris), takes)
+        for digest, those in uris.items():
+            self._note(digest, those, self._statuses.get(digest) if swept.get(digest) is not None else None)
+        self._statuses.clear()
+
+    def _take_unused(self, digests: Sequence[bytes], *, have_rows: bool) -> None:
+        unused = self._index.read(lambda txn: [digest for digest in digests if self._is_unused(txn, digest)])
+        if not unused:
+            return
+        rowless = self._index.write(partial(self._drop_users, digests=unused))
+        chosen = [digest for digest in unused if (digest not in rowless) == have_rows]
+        self._sweep({digest: [] for digest in chosen}, self._take if have_rows else self._take_if_old)
+
+    def _is_unused(self, txn: Txn, digest: bytes) -> bool:
+        return all(user.entry is None and self._goes(user) for user in users_of(txn, digest))
+
+    def _drop_users(self, txn: Txn, digests: Sequence[bytes]) -> set[bytes]:
+        """Drop the rows of users that are none, which would hold a blob for ever; which blobs have no row."""
+        for digest in digests:
+            if txn.has(user_prefix(digest)) and self._is_unused(txn, digest):
+                for user in users_of(txn, digest):
+                    txn.delete(user.row)
+        return {digest for digest in digests if txn.get(blob_row(digest)) is None}
+
+    def _take_bad(self, path: str) -> None:
+        # The reason last: without its blob it is debris, which the reaper knows.
+        files.unlink_quietly(path)
+        files.unlink_quietly(f"{path}.txt")
+
+
+class _Looking(_Clearing):
+    """The dry run."""
+
+    def __init__(
+        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[Removed], object] | None
+    ) -> None:
+        super().__init__(index, layout, prefix, on_removed)
+        self._shared: set[bytes] = set()
+
+    def _take_entries(self, rows: Sequence[bytes]) -> None:
+        uris, freed = self._index.read(partial(self._look, rows=rows))
+        for digest, those in uris.items():
+            self._note(digest, those, self._status(digest) if digest in freed else None)
+
+    def _look(self, txn: Txn, rows: Sequence[bytes]) -> tuple[dict[bytes, list[str]], set[bytes]]:
+        """The URIs that go, by digest; and the blobs that go with these."""
+        txn.prefetch(rows)
+        uris: dict[bytes, list[str]] = {}
+        for row in rows:
+            entry = self._going(txn, row)
+            if entry is not None:
+                uris.setdefault(entry.digest.value, []).append(entry.uri)
+        return uris, {digest for digest in uris if self._is_free(txn, digest)}
+
+    def _is_free(self, txn: Txn, digest: bytes) -> bool:
+        """Whether all users of a blob go, if it is asked for the first time of one that has several."""
+        prefix = user_prefix(digest)
+        if len(txn.scan(prefix, prefix, 2)) < 2:
+            return True
+        if digest in self._shared:
+            return False
+        self._shared.add(digest)
+        return all(self._goes(user) for user in users_of(txn, digest))
+
+    def _take_unused(self, digests: Sequence[bytes], *, have_rows: bool) -> None:
+        def unused(txn: Txn) -> list[bytes]:
+            free = (digest for digest in digests if not txn.has(user_prefix(digest)))
+            return [digest for digest in free if (txn.get(blob_row(digest)) is not None) == have_rows]
+
+        for digest in self._index.read(unused):
+            status = self._status(digest)
+            if status is not None and (have_rows or not self._is_young(digest, status)):
+                self._note(digest, (), status)
+
+    def _status(self, digest: bytes) -> os.stat_result | None:
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(self._layout.blob(digest))
+            return status if stat.S_ISREG(status.st_mode) else None
+        return None
+
+    def _take_bad(self, path: str) -> None:
+        """It would go."""
+
+
+def _batches(items: Iterable[bytes]) -> Iterator[list[bytes]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
+def _is_kept(layout: Layout, name: bytes) -> bool:
+    """Whether the URI of this hash is pinned, or something is pending of it, readable or not.
+
+    Asked inside the transaction that would drop its entry. Raises OSError where that cannot be told: nothing goes then.
+    """
+    return is_pinned(layout, name) or _is_pending(layout, name)
+
+
+def _is_pending(layout: Layout, name: bytes) -> bool:
+    try:
+        return bool(os.listdir(layout.pending(name.hex())))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _bad_files(layout: Layout) -> Iterator[tuple[str, os.stat_result]]:
+    with contextlib.suppress(FileNotFoundError):
+        for name in sorted(os.listdir(layout.quarantine)):
+            with contextlib.suppress(FileNotFoundError):
+                path = layout.quarantined(name)
+                status = os.lstat(path)
+                if _BAD.fullmatch(name) and stat.S_ISREG(status.st_mode):
+                    yield path, status
+
+
+def _handed_out(layout: Layout) -> Iterator[tuple[str, str | None, bool]]:
+    """Every file in a lease that is not the store's own: path, URI (None where nobody handed it out), and whether its
+    bytes are somebody's own.
+    """
+    for name in sorted(os.listdir(layout.leases)):
+        lease = LeaseLayout(layout.lease(name))
+        with contextlib.suppress(OSError):  # gone since, or no lease
+            changed = {found.path: found for found in survey(lease).found}
+            for inside, handed in read_list(lease).handed.items():
+                path = f"{lease.path}/{inside}"
+                yield path, handed[-1].key.uri, changed.pop(path, None) is not None
+            yield from ((path, None, True) for path in changed)
