@@ -30,12 +30,12 @@ from casstore import files
 from casstore.collector import Removed, sweep
 from casstore.errors import IndexUnavailableError, StoreFullError
 from casstore.index import Index, Txn
-from casstore.items import drop_entry
+from casstore.items import current_entry, drop_entry
 from casstore.layout import Layout, LeaseLayout
 from casstore.pending import Pending
 from casstore.pins import Pins, is_pinned
 from casstore.plans import User, Why, users_of
-from casstore.records import BLOB, Entry, blob_row, entry_prefix, row_name, unpack_entry, user_prefix
+from casstore.records import BLOB, Entry, Key, blob_row, entry_prefix, row_name, unpack_entry, user_prefix
 from casstore.surveys import IN_FLIGHT_SECONDS, blob_files
 from casstore.views import read_list, survey
 
@@ -71,9 +71,9 @@ class Cleared:
     """What a clearing took away, or would if it is a dry run: *entries* rows, *blobs* files, which gave *bytes* back,
     and *bad* files of *bad_bytes* from quarantine. *reaped* is what dead processes had left; None of a dry run.
 
-    What stays: *pins*, held or not; *pending* writes and local edits, with the entries of both; files *in_use*;
-    *unreadable* paths of pins and pending writes, which hold although nobody can tell of what; and *young* blobs of
-    *young_bytes* without a row, which may be downloads that are just now becoming entries.
+    What stays: *pins*, held or not, with their entries; *pending* writes and local edits, and *bases*, the entries of
+    those; files *in_use*; *unreadable* paths of pins and pending writes, which hold although nobody can tell of what;
+    and *young* blobs of *young_bytes* without a row, which may be downloads that are just now becoming entries.
     """
 
     entries: int
@@ -83,6 +83,7 @@ class Cleared:
     bad_bytes: int
     pins: tuple[Pin, ...]
     pending: tuple[PendingWrite, ...]
+    bases: tuple[Entry, ...]
     in_use: tuple[InUse, ...]
     unreadable: tuple[str, ...]
     young: int
@@ -144,6 +145,7 @@ class _Clearing(abc.ABC):
                 self._bad += 1
                 self._bad_bytes += status.st_size if status.st_nlink == 1 else 0
         pins, pending = Pins(self._layout, self._index), Pending(self._layout)
+        writes = tuple(write for write in pending.all() if write.uri.startswith(self._prefix))
         return Cleared(
             self._entries,
             self._blobs,
@@ -151,7 +153,8 @@ class _Clearing(abc.ABC):
             self._bad,
             self._bad_bytes,
             tuple(pins.all(self._prefix)),
-            tuple(write for write in pending.all() if write.uri.startswith(self._prefix)),
+            writes,
+            self._index.read(partial(_entries_of, keys=list(dict.fromkeys(write.key for write in writes)))),
             self._in_use(pending),
             (*pins.unreadable(), *pending.unreadable()),
             len(self._young),
@@ -361,6 +364,11 @@ class _Looking(_Clearing):
 
     def _take_bad(self, path: str) -> None:
         """It would go."""
+
+
+def _entries_of(txn: Txn, keys: Sequence[Key]) -> tuple[Entry, ...]:
+    found = (current_entry(txn, key) for key in keys)
+    return tuple(entry for entry in found if entry is not None)
 
 
 def _batches(items: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -19,17 +18,16 @@ if TYPE_CHECKING:
     from casstore.collector import Removed
 
 _SHOWN: Final = 20
-"""Things that stay, of each kind, that are named; the commands that list all of them are named below."""
+"""Things that stay, of each kind, that are named."""
 
-_PINS: Final = "pinned, and never goes: `casstore unpin URI` gives that up, `casstore pin` lists all"
-_PENDING: Final = (
-    "not in the cloud, and never goes: `casstore push` uploads it, `casstore drop` discards it, `casstore pending` "
-    "lists all"
-)
-_IN_USE: Final = "handed out: goes when the process that has it ends, or its link does"
-_CHANGED: Final = "changed or made by its user, and never goes: it becomes a pending write"
-_OUTSIDE: Final = "linked from outside of the store"
-_UNREADABLE: Final = "cannot be read, so it is not known of what it is; it holds. Remove it to be rid of it"
+_WAYS_ON: Final = {
+    "pins": "`casstore unpin URI` gives a pin up (`casstore pin` lists them)",
+    "pending": "`casstore push` uploads what is pending, `casstore drop` discards it (`casstore pending` lists it)",
+    "in_use": "local paths go when the processes end that have them; what was changed in them becomes a pending write",
+    "unreadable": "what cannot be read holds until somebody removes it",
+    "young": "what may be a download just now is an entry in a minute, or can go",
+}
+"""By field of `Cleared`: how what stays for it goes."""
 
 
 @click.command()
@@ -49,26 +47,23 @@ def clear(shell: Shell, prefix: str | None, dry_run: bool, yes: bool, as_json: b
     if not (dry_run or yes or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask at: say --yes to clear, or --dry-run to see what would go")
     cache = shell.open_cache()
-    report = _Report(shell, cache, prefix or "", as_json=as_json)
-    if dry_run:
-        report.end(cache.clear(prefix or "", report.removed, dry_run=True), is_dry_run=True)
-        return 0
-    if not yes:
+    report = _Report(shell, cache, prefix or "", as_json=as_json, is_dry_run=dry_run)
+    if not (dry_run or yes):
         report.ask(cache.clear(prefix or "", dry_run=True))
-    report.end(cache.clear(prefix or "", report.removed), is_dry_run=False)
+    report.end(cache.clear(prefix or "", report.removed, dry_run=dry_run))
     return 0
 
 
 class _Report:
     """What is said of one clearing, to people or as JSON."""
 
-    def __init__(self, shell: Shell, cache: Cache, prefix: str, *, as_json: bool) -> None:
+    def __init__(self, shell: Shell, cache: Cache, prefix: str, *, as_json: bool, is_dry_run: bool) -> None:
         self._shell, self._cache, self._prefix = shell, cache, prefix
-        self._as_json = as_json
-        self._removals: list[dict[str, Any]] = []
-        self._gone = self._freed = 0
+        self._as_json, self._is_dry_run = as_json, is_dry_run
+        self._facts_of: list[dict[str, Any]] = []
+        self._removals = self._gone = self._freed = 0
         self._of = ""
-        self._verb = "removed"
+        self._verb = "goes" if is_dry_run else "removed"
         self._has_bar = shows_progress()
 
     def ask(self, cleared: Cleared) -> None:
@@ -87,18 +82,19 @@ class _Report:
 
     def removed(self, removed: Removed) -> None:
         """One blob went, or entries of one that stays for others."""
+        self._removals += 1
         self._gone += len(removed.uris)
         self._freed += removed.bytes
         if self._as_json:
             digest, uris = removed.digest.hex(), list(removed.uris)
-            self._removals.append({"digest": digest, "bytes": removed.bytes, "uris": uris})
+            self._facts_of.append({"digest": digest, "bytes": removed.bytes, "uris": uris})
         else:
             self._clear_bar()
             size = removed.bytes
             for uri in removed.uris or ("(no entry)",):
-                self._shell.line(f"{self._verb:<8} {size_text(size):>9}  {uri}")
+                self._show(self._verb, size, uri)
                 size = 0  # the bytes go once
-        if self._has_bar:
+        if self._has_bar and self._removals % 64 == 0:
             sys.stderr.write(f"\r{self._gone:,}{self._of} entries, {size_text(self._freed)}\x1b[K")
             sys.stderr.flush()
 
@@ -107,15 +103,18 @@ class _Report:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
-    def end(self, cleared: Cleared, *, is_dry_run: bool) -> None:
+    def _show(self, verb: str, size: int | None, text: str) -> None:
+        self._shell.line(f"{verb:<8} {'' if size is None else size_text(size):>9}  {text}")
+
+    def end(self, cleared: Cleared) -> None:
         """The sums, and all that stays."""
         self._clear_bar()
         if self._as_json:
-            self._shell.json_document(self._facts(cleared, is_dry_run=is_dry_run))
+            self._shell.json_document(self._facts(cleared))
             return
-        verb = "would free" if is_dry_run else "freed"
         self._shell.line(
-            f"{verb} {size_text(cleared.bytes)}: {cleared.blobs:,} blobs, {cleared.entries:,} entries"
+            f"{'would free' if self._is_dry_run else 'freed'} {size_text(cleared.bytes)}: "
+            f"{cleared.blobs:,} blobs, {cleared.entries:,} entries"
             + (f"; {size_text(cleared.bad_bytes)}: {cleared.bad:,} files in quarantine" if cleared.bad else "")
         )
         if cleared.reaped is not None:
@@ -125,48 +124,44 @@ class _Report:
     def _show_kept(self, cleared: Cleared) -> None:
         from casstore.reports import pending_facts, pin_facts
 
-        pins = [pin_facts(self._cache, pin) for pin in cleared.pins[:_SHOWN]]
-        self._show(
-            [(fact["size"], fact["uri"]) for fact in pins],
-            len(cleared.pins),
-            _PINS,
-        )
-        writes = [pending_facts(self._cache, write) for write in cleared.pending[:_SHOWN]]
-        self._show([(f["size"], f"{f['uri']}: {f['why']}") for f in writes], len(cleared.pending), _PENDING)
-        for files, why in _in_use_by_kind(cleared.in_use):
-            self._show([(file.size, _file_text(file)) for file in files[:_SHOWN]], len(files), why)
-        self._show([(None, path) for path in cleared.unreadable[:_SHOWN]], len(cleared.unreadable), _UNREADABLE)
+        for fact in [pin_facts(self._cache, pin) for pin in cleared.pins[:_SHOWN]]:
+            self._show("stays", fact["size"], f"{fact['uri']}: pinned")
+        for write in [pending_facts(self._cache, write) for write in cleared.pending[:_SHOWN]]:
+            self._show("stays", write["size"], f"{write['uri']}: pending: {write['why']}")
+        for entry in cleared.bases[:_SHOWN]:
+            self._show("stays", entry.size, f"{entry.uri}: held, since something is pending of it")
+        for file in cleared.in_use[:_SHOWN]:
+            self._show("stays", file.size, _file_text(file))
+        for path in cleared.unreadable[:_SHOWN]:
+            self._show("stays", None, f"{path}: cannot be read, so that nobody can tell what it is of")
         if cleared.young:
-            self._shell.line(
-                f"stays    {size_text(cleared.young_bytes):>9}  {cleared.young:,} blobs that may be downloads just now"
-                ": in a minute they are entries, or can go"
-            )
+            self._show("stays", cleared.young_bytes, f"{cleared.young:,} blobs that may be downloads just now")
+        kinds = (cleared.pins, cleared.pending, cleared.bases, cleared.in_use, cleared.unreadable)
+        more = sum(max(0, len(things) - _SHOWN) for things in kinds)
+        if more:
+            self._shell.line(f"stay     {more:,} more like these")
         if _kept_text(cleared) == _NOTHING:
-            self._shell.line(f"stays    {_NOTHING}")
+            self._shell.line(f"stays    {_NOTHING}{f' below {self._prefix}' if self._prefix else ''}")
+        for kind, way in _WAYS_ON.items():
+            if getattr(cleared, kind):
+                self._shell.line(f"         {way}")
 
-    def _show(self, things: Sequence[tuple[int | None, str]], count: int, why: str) -> None:
-        for size, text in things:
-            self._shell.line(f"stays    {'' if size is None else size_text(size):>9}  {text}")
-        if count > len(things):
-            self._shell.line(f"stay     {count - len(things):,} more like these")
-        if count:
-            self._shell.line(f"         {'':>9}  {why}")
-
-    def _facts(self, cleared: Cleared, *, is_dry_run: bool) -> dict[str, Any]:
+    def _facts(self, cleared: Cleared) -> dict[str, Any]:
         from casstore.reports import pending_facts, pin_facts
 
         return {
-            "dry_run": is_dry_run,
+            "dry_run": self._is_dry_run,
             "prefix": self._prefix,
             "entries": cleared.entries,
             "blobs": cleared.blobs,
             "freed_bytes": cleared.bytes,
             "quarantined": cleared.bad,
             "quarantined_bytes": cleared.bad_bytes,
-            "removed": self._removals,
+            "removed": self._facts_of,
             "kept": {
                 "pins": [pin_facts(self._cache, pin) for pin in cleared.pins],
                 "pending": [pending_facts(self._cache, write) for write in cleared.pending],
+                "bases": [self._shell.facts(self._cache, entry) for entry in cleared.bases],
                 "in_use": [dataclasses.asdict(file) for file in cleared.in_use],
                 "unreadable": list(cleared.unreadable),
                 "young_blobs": cleared.young,
@@ -191,13 +186,7 @@ def _kept_text(cleared: Cleared) -> str:
     return ", ".join(f"{count:,} {what}" for count, what in counts if count) or _NOTHING
 
 
-def _in_use_by_kind(in_use: Sequence[InUse]) -> Sequence[tuple[list[InUse], str]]:
-    return (
-        ([file for file in in_use if file.is_changed], _CHANGED),
-        ([file for file in in_use if not file.is_changed and file.path is not None], _IN_USE),
-        ([file for file in in_use if not file.is_changed and file.path is None], _OUTSIDE),
-    )
-
-
 def _file_text(file: InUse) -> str:
-    return ": ".join(part for part in (", ".join(file.uris), file.path) if part)
+    why = "changed or made by its user" if file.is_changed else "in use"
+    uris = f"{', '.join(file.uris)}: " if file.uris else ""
+    return f"{uris}{why}: {file.path or 'links outside of the store'}"

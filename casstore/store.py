@@ -190,7 +190,8 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
     except OSError as error:
         raise _unfit(layout, error) from error
     # The marker counts as ours: another creator may have finished since we looked for it.
-    ours = {os.path.basename(path) for path in (*layout.directories(), layout.tag, layout.config, layout.store)}
+    files_of_ours = (layout.tag, layout.config, layout.statistics, layout.store)
+    ours = {os.path.basename(path) for path in (*layout.directories(), *files_of_ours)}
     foreign = sorted(name for name in present - ours if not _is_debris(name))
     if foreign:
         raise NotAStoreError(

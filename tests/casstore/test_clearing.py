@@ -25,7 +25,7 @@ from tests.casstore.waiting import interrupt, pend
 pytestmark = pytest.mark.filterwarnings("ignore:.*not uploaded:UserWarning")
 
 A, B, C = "s3://bucket/a", "s3://bucket/b", "s3://bucket/d/c"
-NOTHING = Cleared(0, 0, 0, 0, 0, (), (), (), (), 0, 0, None)
+NOTHING = Cleared(0, 0, 0, 0, 0, (), (), (), (), (), 0, 0, None)
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_where_it_cannot_be_told_what_is_pinned_nothing_goes(filled: Cache, monk
 def test_pending_writes_and_the_entries_that_they_are_of_stay(filled: Cache, state: casstore.PendingState) -> None:
     write = pend(filled, "a", state=state)
     cleared = filled.clear()
-    assert (cleared.pending, cleared.entries) == ((write,), 2)
+    assert (cleared.pending, [entry.uri for entry in cleared.bases], cleared.entries) == ((write,), [A], 2)
     assert Path(filled.pending.path(write)).read_bytes() == b"mine"
     # What a drop goes back to.
     assert (filled.drop(write), read(filled, key_of("a"))) == (True, b"a" * 1000)

@@ -42,6 +42,8 @@ def test_a_half_made_store_is_completed(root: Path) -> None:
     open_root(root, None, {})
     (root / "store.json").unlink()
     (root / "0123456789abcdef").touch()  # a killed creator's temporary file
+    for name in ("config.toml", "statistics.json"):
+        (root / name).touch()  # of before the marker was lost
     assert open_root(root, None, {}).store_id
 
 
