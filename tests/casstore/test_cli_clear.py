@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from casstore import Cache, PendingState, processes
+from casstore import Cache, PendingState, Validator, processes
 from casstore.cli import run
 from tests.casstore.collecting import stored, tree_of
 from tests.casstore.filling import REPOSITORY, fill, forked, key_of, read
@@ -289,3 +289,31 @@ def test_a_store_that_is_read_only_is_an_error_that_says_so(
     assert captured.out == ""
     assert f"cannot write to the store ({os.strerror(errno.EROFS)})" in captured.err
     assert stored(filled) == 3000
+
+
+@pytest.mark.parametrize("disabled", ["", "1"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["clear", "--yes"], "64 entries, 64 KiB"), (["gc", "--max-size", "0", "--yes"], "64 of 64 blobs removed")],
+)
+def test_progress_is_drawn_on_a_terminal_and_can_be_switched_off(
+    cache: Cache, arguments: list[str], said: str, disabled: str
+) -> None:
+    for number in range(64):
+        with cache.begin(key_of(str(number))) as filling:
+            filling.write(b"%02d" % number * 512)
+            os.close(filling.publish(Validator(1024, "e1")).descriptor)
+    cache.close()
+    parent, child = pty.openpty()
+    try:
+        command = [sys.executable, "-m", "casstore", "--dir", cache.root, *arguments]
+        environment = {**os.environ, "TERM": "xterm", "CASSTORE_DISABLE_PROGRESS": disabled}
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=child, timeout=60
+        )
+        os.write(child, b"end")  # so that there is something to read
+        drawn = os.read(parent, 100_000).decode()
+    finally:
+        os.close(parent)
+        os.close(child)
+    assert (done.returncode, said in drawn, drawn == "end") == (0, not disabled, bool(disabled))

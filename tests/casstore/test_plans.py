@@ -75,7 +75,7 @@ def test_files_without_a_row_go_oldest_first_and_one_that_may_be_in_flight_last(
     _fill_aged(cache, a=1)
     orphans = [add_orphan(cache, name * 1000).value for name in (b"z", b"y")]
     assert [blob.digest for blob in cache.plan(max_size=0, min_free=0).doomed][1:] == orphans
-    monkeypatch.setattr(surveys, "_IN_FLIGHT_SECONDS", -1)  # as if they were a day old
+    monkeypatch.setattr(surveys, "IN_FLIGHT_SECONDS", -1)  # as if they were a day old
     assert [blob.digest for blob in cache.plan(max_size=0, min_free=0).doomed][:2] == orphans
     assert [blob.digest for blob in cache.plan(max_size=2000, min_free=0).doomed] == orphans
 
