@@ -29,6 +29,8 @@ from casstore.figures import size_text
 if TYPE_CHECKING:
     from casstore import Usage
 
+_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
+
 _INTERRUPTED: Final = 130
 _PIPE_CLOSED: Final = 141
 """128 and the number of the signal, as shells report programs that die of it."""
@@ -128,17 +130,34 @@ def info(shell: Shell, as_json: bool) -> None:
     if as_json:
         shell.json_document(facts)
         return
-    counted = facts.pop("statistics")
+    counted, rules = facts.pop("statistics"), facts.pop("rules")
     assert isinstance(counted, dict)
+    assert isinstance(rules, list)
     rows = [[name.replace("_", " "), _fact(name, facts[name])] for name in facts]
+    rows += [[f"rule for {rule['prefix']}", _rule_text(rule)] for rule in rules]
     rows += [[name.replace("_", " "), count_text(name, counted[name])] for name in counted]
     shell.table([Column("FACT"), Column("VALUE")], rows)
 
 
 def _fact(name: str, value: object) -> str:
+    if value is None:
+        return "no limit"
     if isinstance(value, int) and not isinstance(value, bool):
-        return f"{size_text(value)} ({value:,} bytes)" if name.endswith("_bytes") else f"{value:,}"
+        if name == "max_age":
+            return _duration(value)
+        is_size = name.endswith("_bytes") or name in ("max_size", "min_free")
+        return f"{size_text(value)} ({value:,} bytes)" if is_size else f"{value:,}"
     return str(value)
+
+
+def _rule_text(rule: dict[str, Any]) -> str:
+    return f"max size {_fact('max_size', rule['max_size'])}, max age {_fact('max_age', rule['max_age'])}"
+
+
+def _duration(seconds: int) -> str:
+    """In the largest unit that says it exactly, as it can be set."""
+    exact = (f"{seconds // length}{unit}" for length, unit in _UNITS if seconds and seconds % length == 0)
+    return next(exact, f"{seconds}s")
 
 
 for _command in (clear, doctor, gc, stats, verify, pending_command, drop, pin, unpin):

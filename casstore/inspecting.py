@@ -14,6 +14,7 @@ from casstore.blobs import Blobs
 from casstore.checks import Checks
 from casstore.committer import Committer
 from casstore.index import Index
+from casstore.items import current_entry
 from casstore.layout import Layout
 from casstore.leases import Lease
 from casstore.records import BLOB, Entry, entry_prefix, in_uri_order, unpack_blob, unpack_entry
@@ -115,7 +116,10 @@ class Inspecting(abc.ABC):
         return self.tally.statistics()
 
     def info(self) -> dict[str, object]:
-        """Facts about the store for people and scripts: where, which format, how full."""
+        """Facts about the store for people and scripts: where, how full, how it is set, what is kept for its users.
+
+        None is no limit; sizes are in bytes, ages in seconds. *pinned_bytes* are those of blobs that pins hold now.
+        """
         rows, index_bytes = self.index.usage()
         usage = self.usage()
         blobs = blob_bytes = 0
@@ -137,10 +141,46 @@ class Inspecting(abc.ABC):
             "index_bytes": index_bytes,
             "index_generation": self.index.generation,
             "free_bytes": space.f_bavail * space.f_frsize,
-            "pending_writes": sum(1 for _ in self.pending.all()),
+            **self._budget_facts(space),
+            **self._kept_facts(),
             "views": self.settings.views,
             "verify": self.settings.verify,
             "statistics": statistics_facts(self.stats()),
+        }
+
+    def _budget_facts(self, space: os.statvfs_result) -> dict[str, object]:
+        settings = self.settings
+        rules = [
+            {
+                "prefix": rule.prefix,
+                "max_size": rule.max_size,
+                "max_age": rule.max_age if rule.has_age else settings.max_age,
+            }
+            for rule in settings.rules
+        ]
+        return {
+            "policy": settings.policy,
+            "max_size": settings.max_size,
+            "min_free": settings.keep_free(space),
+            "max_age": settings.max_age,
+            "rules": rules,
+        }
+
+    def _kept_facts(self) -> dict[str, object]:
+        from casstore.pending import PendingState
+        from casstore.pins import Pins
+
+        pins = Pins(self.layout, self.index)
+        keys = [pin.key for pin in pins.all()]
+        entries = self.index.read(lambda txn: [current_entry(txn, key) for key in keys])
+        pinned = {entry.digest: entry.size for entry in entries if entry is not None}
+        writes = list(self.pending.all())
+        return {
+            "pins": len(keys) + len(pins.unreadable()),
+            "pinned_bytes": sum(pinned.values()),
+            "pending_writes": len(writes) + len(self.pending.unreadable()),
+            "pending_edits": sum(write.state is PendingState.EDIT for write in writes),
+            "pending_bytes": sum(write.size for write in writes),
         }
 
     # --- verifying ---------------------------------------------------------------------------------------------------

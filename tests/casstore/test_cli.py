@@ -23,6 +23,7 @@ from casstore.cli import command, run
 from casstore.cli_output import age_text, shown
 from casstore.figures import size_text
 from tests.casstore.filling import fill, key_of
+from tests.casstore.waiting import pend
 
 EVIL = "\x1b]0;owned\x07\x1b[31m\n\r\u202etxt\\"
 
@@ -171,6 +172,63 @@ def test_info_says_what_the_cache_says_of_itself(filled: Cache, capsys: pytest.C
     lines = _lines(capsys, filled, "info")
     assert any(line.split(maxsplit=1)[-1] == filled.root for line in lines)
     assert any(line.endswith("(10,003 bytes)") for line in lines)
+
+
+def test_info_says_how_the_store_is_set_and_what_is_kept_in_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root.mkdir()
+    (root / "config.toml").write_text(
+        """
+        policy = "lru"
+        max_size = "5GB"
+        min_free = 0
+        max_age = "36h"
+
+        [[rules]]
+        prefix = "s3://bucket/tmp/"
+        max_age = "12h"
+        max_size = "1MiB"
+
+        [[rules]]
+        prefix = "s3://bucket/models/"
+        max_age = "none"
+
+        [[rules]]
+        prefix = "s3://bucket/raw/"
+        max_size = 90
+        """
+    )
+    cache = casstore.open(root)
+    for name in ("a", "b", "gone"):
+        fill(cache, key_of(name), b"x" * 3000)
+    cache.pin("s3://bucket/a", "s3://bucket/b", "s3://bucket/gone")
+    cache.record_delete(key_of("gone"))
+    pend(cache, "w", b"written")
+    pend(cache, "e", b"edited", state=casstore.PendingState.EDIT)
+    facts = _document(capsys, cache, "info", "--json")
+    names = ["policy", "max_size", "min_free", "max_age"]
+    assert [facts[name] for name in names] == ["lru", 5 * 10**9, int(os.environ["CASSTORE_MIN_FREE"]), 36 * 3600]
+    assert facts["rules"] == [
+        {"prefix": "s3://bucket/tmp/", "max_size": 1 << 20, "max_age": 12 * 3600},
+        {"prefix": "s3://bucket/models/", "max_size": None, "max_age": None},
+        {"prefix": "s3://bucket/raw/", "max_size": 90, "max_age": 36 * 3600},
+    ]
+    kept = ["pins", "pinned_bytes", "pending_writes", "pending_edits", "pending_bytes"]
+    assert [facts[name] for name in kept] == [3, 3000, 2, 1, 13]
+    shown = dict(re.split(r"  +", line, maxsplit=1) for line in _lines(capsys, cache, "info"))
+    assert (shown["policy"], shown["max size"], shown["max age"]) == ("lru", "4.7 GiB (5,000,000,000 bytes)", "36h")
+    assert shown["rule for s3://bucket/models/"] == "max size no limit, max age no limit"
+    assert shown["rule for s3://bucket/tmp/"] == "max size 1.0 MiB (1,048,576 bytes), max age 12h"
+    assert (shown["pins"], shown["pending writes"], shown["pending edits"]) == ("3", "2", "1")
+
+
+def test_info_counts_pins_and_writes_that_cannot_be_read(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    filled.pin("s3://bucket/labels.txt")
+    Path(filled.layout.pin(key_of("labels.txt").name)).write_text("damaged")
+    write = pend(filled, "w")
+    Path(filled.layout.pending_record(key_of("w").name, write.name)).write_text("damaged")
+    facts = _document(capsys, filled, "info", "--json")
+    assert (facts["pins"], facts["pinned_bytes"], facts["pending_writes"]) == (1, 0, 1)
+    assert (facts["max_size"], facts["max_age"], facts["rules"], facts["policy"]) == (None, None, [], "adaptive")
 
 
 @pytest.mark.parametrize("name", ["ls", "du", "info"])
