@@ -212,7 +212,11 @@ class Client(Generic[PathT]):
             warnings.warn(message, stacklevel=4)
 
     def clear_cache(self) -> None:
-        """Drop the entries of this client's origin; bytes that others use stay."""
+        """Drop the entries of this client's origin, but for pinned ones; bytes that others use stay.
+
+        What waits for the cloud and what was changed locally stays, and so do local paths that were handed out. `cache`
+        has `clear`, which empties the whole store.
+        """
         origin = self.origin
         self.cache.evict(lambda entry: entry.key.origin == origin)
 

@@ -279,7 +279,9 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
             self.client.release_view(path)
 
     def clear_cache(self) -> None:
-        """Drop the entry, or the entries below; views that were handed out stay."""
+        """Drop the entry, or the entries below, but for pinned ones; local paths that were handed out stay, and what
+        was written and waits for the cloud does.
+        """
         client = self.client
         origin, uri = client.origin, self.uri.canonical
         below = uri if uri.endswith("/") else uri + "/"

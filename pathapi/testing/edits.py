@@ -172,6 +172,19 @@ class EditSuite(PathSuite):
         # Not before: two views that are links of one blob are one file.
         assert Path(twin.fspath).read_bytes() == b"theirs" == ground.content("d/twin.txt")
 
+    def test_an_edit_survives_clearing_and_collecting(self, path: Any, ground: Ground, edited: bytes) -> None:
+        cache = path.client.cache
+        path.clear_cache()
+        path.client.clear_cache()
+        assert [file.is_changed for file in cache.clear().in_use] == [True]
+        cache.execute(cache.plan(max_size=0))
+        with pytest.raises(OverwriteNewerLocalError):
+            path.read_bytes()
+        assert [write.state for write in cache.clear().pending] == [PendingState.EDIT]
+        path.push()
+        assert ground.content("d/a.txt") == edited
+        assert path.read_bytes() == edited
+
     def test_another_process_learns_of_it_when_this_one_has_looked(self, path: Any, edited: bytes) -> None:
         with pytest.raises(OverwriteNewerLocalError):
             path.read_bytes()

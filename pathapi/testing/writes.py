@@ -296,6 +296,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         cache = path.client.cache
         path.clear_cache()
         path.client.clear_cache()
+        assert [write.uri for write in cache.clear(str(path)).pending] == [str(path)]
         cache.execute(cache.plan(max_size=0))
         assert path.read_bytes(read_pending=True) == b"mine"
         path.push(force_overwrite_to_cloud=True)
