@@ -155,7 +155,7 @@ class _Clearing(abc.ABC):
             tuple(pins.all(self._prefix)),
             writes,
             self._index.read(partial(_entries_of, keys=list(dict.fromkeys(write.key for write in writes)))),
-            self._in_use(pending),
+            self._in_use(),
             (*pins.unreadable(), *pending.unreadable()),
             len(self._young),
             sum(self._young.values()),
@@ -216,7 +216,7 @@ class _Clearing(abc.ABC):
         self._young[digest] = status.st_size
         return True
 
-    def _in_use(self, pending: Pending) -> tuple[InUse, ...]:
+    def _in_use(self) -> tuple[InUse, ...]:
         """What processes were given, and links to blobs that nobody in the store knows of."""
         found, known = [], set()
         for path, uri, is_changed in _handed_out(self._layout):
@@ -225,10 +225,6 @@ class _Clearing(abc.ABC):
                 known.add((status.st_dev, status.st_ino))
                 if (uri or "").startswith(self._prefix):
                     found.append(InUse((uri,) if uri else (), path, status.st_size, is_changed))
-        for write in pending.all():
-            with contextlib.suppress(OSError):
-                status = os.lstat(pending.path(write))
-                known.add((status.st_dev, status.st_ino))
         return (*found, *(linked for inode, linked in self._linked.items() if inode not in known))
 
 

@@ -15,6 +15,7 @@ import casstore
 from casstore import Cache, NotAStoreError, StoreReadOnlyError, clearing, collector
 from casstore.clearing import Cleared, InUse
 from casstore.errors import StoreFullError
+from casstore.items import Item
 from casstore.locks import hold_for_life
 from casstore.records import USER
 from casstore.uncached import Uncached
@@ -87,6 +88,15 @@ def test_below_a_prefix_only_its_entries_go_and_the_blobs_that_nobody_else_uses(
     assert {uri: removed.bytes for removed in told for uri in removed.uris}["s3://bucket/d/shared"] == 0
     assert (_uris(filled), dangling(filled)) == ([A, B], [])
     assert os.path.exists(filled.layout.blob(orphan.value))
+
+
+def test_a_prefix_that_is_longer_than_the_rows_keys_takes_no_more_than_what_begins_so(cache: Cache) -> None:
+    long = "x" * 600
+    for name in (f"{long}/a", f"{long}/b", f"{long}y", long[:550]):
+        fill(cache, key_of(name), name.encode())
+    assert cache.clear(f"s3://bucket/{long}/", dry_run=True).entries == 2
+    assert cache.clear(f"s3://bucket/{long}/").entries == 2
+    assert sorted(_uris(cache)) == sorted(f"s3://bucket/{name}" for name in (f"{long}y", long[:550]))
 
 
 def test_entries_of_one_blob_in_many_batches_let_it_go_with_the_last(
@@ -346,7 +356,7 @@ def test_foreign_files_stay_wherever_they_lie(filled: Cache) -> None:
     (shard / ("cd" * 15)).symlink_to(foreign[0])
     filled.clear()
     filled.execute(filled.plan(max_size=0, min_free=0))
-    assert _uris(filled) == []
+    assert (_uris(filled), filled.plan(max_size=0, min_free=0).stored) == ([], 0)
     assert [path for path in foreign if not path.exists()] == []
     assert (shard / ("cd" * 15)).is_symlink()
 
@@ -461,11 +471,21 @@ def test_without_the_sweeps_check_in_its_transaction_an_entry_filled_beside_a_cl
     assert dangling(cache) == [B]
 
 
-def test_what_was_filled_and_not_yet_committed_goes_too(cache: Cache) -> None:
+def test_what_was_filled_and_not_yet_committed_goes_too(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit, flush = cache.committer.submit, cache.committer.flush
+    waiting: list[Item] = []
+
+    def flush_now(*arguments: float) -> None:
+        while waiting:
+            submit(waiting.pop())
+        flush(*arguments)
+
+    monkeypatch.setattr(cache.committer, "submit", waiting.append)
+    monkeypatch.setattr(cache.committer, "flush", flush_now)
     with cache.begin(key_of("a")) as filling:
         filling.write(b"recent")
         os.close(filling.publish(casstore.Validator(6, "e1")).descriptor)
-    assert cache.clear().entries == 1
+    assert (cache.clear(dry_run=True).entries, cache.clear().entries) == (1, 1)
     assert (read(cache, key_of("a")), stored(cache)) == (None, 0)
 
 

@@ -1,4 +1,4 @@
-"""Clearing under the API: the next read downloads, and nothing is lost that a user wrote, changed, pinned or has open."""
+"""Clearing under the API: the next read downloads, and nothing goes that a user wrote, changed, pinned or has open."""
 
 from __future__ import annotations
 
