@@ -49,10 +49,11 @@ from casstore.tallies import Statistics
 from casstore.write_locks import WriteLock
 
 if TYPE_CHECKING:
-    from casstore.clearing import Cleared, InUse
+    from casstore.clearing import Cleared
     from casstore.collector import Freed, Removed
     from casstore.figures import size_text
     from casstore.findings import Checked, Leftovers, Mended, Problem, ProblemKind, Repair, Verified
+    from casstore.handouts import InUse
     from casstore.pending import Condition, Pending, PendingState, PendingWrite
     from casstore.pins import Pin
     from casstore.plans import Plan
@@ -124,10 +125,11 @@ __all__ = [
 ]
 
 _LATER = {
-    **dict.fromkeys(("Cleared", "InUse"), "clearing"),
+    "Cleared": "clearing",
     **dict.fromkeys(("Freed", "Removed"), "collector"),
     **dict.fromkeys(("Checked", "Leftovers", "Mended", "Problem", "ProblemKind", "Repair", "Verified"), "findings"),
     **dict.fromkeys(("Condition", "Pending", "PendingState", "PendingWrite"), "pending"),
+    "InUse": "handouts",
     "Pin": "pins",
     "Plan": "plans",
     "size_text": "figures",

@@ -27,20 +27,20 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from casstore import files
+from casstore.blobs import Blobs, Inode
 from casstore.collector import Removed, sweep
 from casstore.errors import IndexUnavailableError, StoreFullError
+from casstore.handouts import InUse, files_in_use
 from casstore.index import Index, Txn
 from casstore.items import current_entry, drop_entry
-from casstore.layout import Layout, LeaseLayout
+from casstore.layout import Layout
 from casstore.pending import Pending
-from casstore.pins import Pins, is_pinned
+from casstore.pins import Pins, is_pinned, pinned_names
 from casstore.plans import User, Why, users_of
 from casstore.records import BLOB, Entry, Key, blob_row, entry_prefix, row_name, unpack_entry, user_prefix
 from casstore.surveys import IN_FLIGHT_SECONDS, blob_files
-from casstore.views import read_list, survey
 
 if TYPE_CHECKING:
-    from casstore.blobs import Blobs
     from casstore.pending import PendingWrite
     from casstore.pins import Pin
     from casstore.reaper import Reaped
@@ -48,22 +48,9 @@ if TYPE_CHECKING:
 BATCH: Final = 500
 """Rows that one write transaction drops: writers wait some 20 ms for it."""
 
+_HASH: Final = re.compile(r"[0-9a-f]{32}")
 _BAD: Final = re.compile(r"[0-9a-f]{32,64}-[0-9a-f]{8}")
 """What a blob is called in quarantine. Anything else there is somebody's who put it there, or in a blob's place."""
-
-
-@dataclass(frozen=True, slots=True)
-class InUse:
-    """A file of *size* bytes that outlives a clearing: *path* was handed out to a process, for an object of *uris*.
-
-    Where *path* is None, links outside of the store hold a blob. With *is_changed* the bytes are somebody's own: an
-    edit, or a file that a tool made, which becomes a pending write when its process ends, or looks.
-    """
-
-    uris: tuple[str, ...]
-    path: str | None
-    size: int
-    is_changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +119,7 @@ class _Clearing(abc.ABC):
         self._entries = self._blobs = self._bytes = 0
         self._bad = self._bad_bytes = 0
         self._young: dict[bytes, int] = {}
-        self._linked: dict[tuple[int, int], InUse] = {}
+        self._linked: dict[Inode, InUse] = {}
 
     def run(self, reaped: Reaped | None) -> Cleared:
         rows = (row for row, _ in self._index.scan(entry_prefix(self._prefix)))
@@ -155,12 +142,16 @@ class _Clearing(abc.ABC):
             tuple(pins.all(self._prefix)),
             writes,
             self._index.read(partial(_entries_of, keys=list(dict.fromkeys(write.key for write in writes)))),
-            self._in_use(),
+            files_in_use(self._layout, self._prefix, self._linked),
             (*pins.unreadable(), *pending.unreadable()),
             len(self._young),
             sum(self._young.values()),
             reaped,
         )
+
+    @abc.abstractmethod
+    def _is_kept(self, name: bytes) -> bool:
+        """Whether the URI of this hash is pinned, or something is pending of it, readable or not."""
 
     @abc.abstractmethod
     def _take_entries(self, rows: Sequence[bytes]) -> None:
@@ -185,13 +176,13 @@ class _Clearing(abc.ABC):
         """The entry of this row, if it can go."""
         record = txn.get(row)
         entry = None if record is None else unpack_entry(row, record)
-        if entry is None or not entry.uri.startswith(self._prefix) or _is_kept(self._layout, row_name(row)):
+        if entry is None or not entry.uri.startswith(self._prefix) or self._is_kept(row_name(row)):
             return None
         return entry
 
     def _goes(self, user: User) -> bool:
         """Whether this user of a blob does not keep it. Rows of users that say nothing go with everything else."""
-        if _is_kept(self._layout, user.name):
+        if self._is_kept(user.name):
             return False
         return not self._prefix if user.entry is None else user.entry.uri.startswith(self._prefix)
 
@@ -203,7 +194,7 @@ class _Clearing(abc.ABC):
             if status.st_nlink == 1:
                 size = status.st_size
             else:
-                self._linked[status.st_dev, status.st_ino] = InUse(tuple(uris), None, status.st_size)
+                self._linked[Inode.of(status)] = InUse(tuple(uris), None, status.st_size)
         self._entries += len(uris)
         self._bytes += size
         if self._on_removed is not None and (uris or size):
@@ -216,17 +207,6 @@ class _Clearing(abc.ABC):
         self._young[digest] = status.st_size
         return True
 
-    def _in_use(self) -> tuple[InUse, ...]:
-        """What processes were given, and links to blobs that nobody in the store knows of."""
-        found, known = [], set()
-        for path, uri, is_changed in _handed_out(self._layout):
-            with contextlib.suppress(OSError):
-                status = os.lstat(path)
-                known.add((status.st_dev, status.st_ino))
-                if (uri or "").startswith(self._prefix):
-                    found.append(InUse((uri,) if uri else (), path, status.st_size, is_changed))
-        return (*found, *(linked for inode, linked in self._linked.items() if inode not in known))
-
 
 class _Doing(_Clearing):
     """The pass that takes away."""
@@ -237,6 +217,11 @@ class _Doing(_Clearing):
         super().__init__(index, layout, prefix, on_removed)
         self._step = BATCH
         self._statuses: dict[bytes, os.stat_result] = {}
+
+    def _is_kept(self, name: bytes) -> bool:
+        # Asked inside the transaction that drops the entry, like `is_pinned`. An error says that it cannot be told, and
+        # then nothing goes.
+        return is_pinned(self._layout, name) or _is_pending(self._layout, name.hex())
 
     def _take_entries(self, rows: Sequence[bytes]) -> None:
         start = 0
@@ -268,7 +253,7 @@ class _Doing(_Clearing):
 
     def _is_damaged(self, txn: Txn, row: bytes) -> bool:
         record = txn.get(row)
-        return record is not None and unpack_entry(row, record) is None and not _is_kept(self._layout, row_name(row))
+        return record is not None and unpack_entry(row, record) is None and not self._is_kept(row_name(row))
 
     def _take(self, digest: bytes, status: os.stat_result) -> bool:
         self._statuses[digest] = status
@@ -316,6 +301,12 @@ class _Looking(_Clearing):
     ) -> None:
         super().__init__(index, layout, prefix, on_removed)
         self._shared: set[bytes] = set()
+        # At once: nothing goes by it, and two looks for each of a million entries take half of the time.
+        pending = (name for name in _names(layout.pending("")) if _is_pending(layout, name))
+        self._kept = pinned_names(layout).union(bytes.fromhex(name) for name in pending if _HASH.fullmatch(name))
+
+    def _is_kept(self, name: bytes) -> bool:
+        return name in self._kept
 
     def _take_entries(self, rows: Sequence[bytes]) -> None:
         uris, freed = self._index.read(partial(self._look, rows=rows))
@@ -373,40 +364,21 @@ def _batches(items: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _is_kept(layout: Layout, name: bytes) -> bool:
-    """Whether the URI of this hash is pinned, or something is pending of it, readable or not.
-
-    Asked inside the transaction that would drop its entry. Raises OSError where that cannot be told: nothing goes then.
-    """
-    return is_pinned(layout, name) or _is_pending(layout, name)
+def _is_pending(layout: Layout, name: str) -> bool:
+    return bool(_names(layout.pending(name)))
 
 
-def _is_pending(layout: Layout, name: bytes) -> bool:
+def _names(directory: str) -> list[str]:
     try:
-        return bool(os.listdir(layout.pending(name.hex())))
+        return os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return []
 
 
 def _bad_files(layout: Layout) -> Iterator[tuple[str, os.stat_result]]:
-    with contextlib.suppress(FileNotFoundError):
-        for name in sorted(os.listdir(layout.quarantine)):
-            with contextlib.suppress(FileNotFoundError):
-                path = layout.quarantined(name)
-                status = os.lstat(path)
-                if _BAD.fullmatch(name) and stat.S_ISREG(status.st_mode):
-                    yield path, status
-
-
-def _handed_out(layout: Layout) -> Iterator[tuple[str, str | None, bool]]:
-    """Every file in a lease that is not the store's own: path, URI (None where nobody handed it out), and whether its
-    bytes are somebody's own.
-    """
-    for name in sorted(os.listdir(layout.leases)):
-        lease = LeaseLayout(layout.lease(name))
-        with contextlib.suppress(OSError):  # gone since, or no lease
-            changed = {found.path: found for found in survey(lease).found}
-            for inside, handed in read_list(lease).handed.items():
-                path = f"{lease.path}/{inside}"
-                yield path, handed[-1].key.uri, changed.pop(path, None) is not None
-            yield from ((path, None, True) for path in changed)
+    for name in sorted(_names(layout.quarantine)):
+        with contextlib.suppress(FileNotFoundError):
+            path = layout.quarantined(name)
+            status = os.lstat(path)
+            if _BAD.fullmatch(name) and stat.S_ISREG(status.st_mode):
+                yield path, status

@@ -14,8 +14,9 @@ from casstore.figures import size_text
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
-    from casstore.clearing import Cleared, InUse
+    from casstore.clearing import Cleared
     from casstore.collector import Removed
+    from casstore.handouts import InUse
 
 _SHOWN: Final = 20
 """Things that stay, of each kind, that are named."""

@@ -28,7 +28,7 @@ LAYERS = {
         store
         generations
         index views pending
-        edits policies
+        edits handouts policies
         reaper watch
         drafts
         leases

@@ -13,8 +13,9 @@ import pytest
 
 import casstore
 from casstore import Cache, NotAStoreError, StoreReadOnlyError, clearing, collector
-from casstore.clearing import Cleared, InUse
+from casstore.clearing import Cleared
 from casstore.errors import StoreFullError
+from casstore.handouts import InUse
 from casstore.items import Item
 from casstore.locks import hold_for_life
 from casstore.records import USER
