@@ -1,5 +1,5 @@
 """`kill -9` at every step of what takes away: no entry without its blob, nothing lost that cannot be fetched again, and
-the next collection finishes.
+the next collection, or clearing, finishes.
 
 The steps are found by a run that nobody kills: see `tests.bench.crashing`. Protections have their negative controls.
 """
@@ -17,7 +17,7 @@ import lmdb
 import pytest
 
 import casstore
-from casstore import Cache, PendingState, collector, files, reaper
+from casstore import Cache, PendingState, clearing, collector, files, reaper
 from casstore.collector import Freed
 from casstore.edits import Recorder
 from casstore.index import Index
@@ -47,6 +47,8 @@ def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(reaper, "locks_exclude", lambda directory: True)
+    # Nothing is on its way here, however young it is.
+    monkeypatch.setattr(clearing, "IN_FLIGHT_SECONDS", -1)
 
 
 # --- a store with one of everything ----------------------------------------------------------------------------------
@@ -87,6 +89,10 @@ def _repair(cache: Cache) -> object:
     return cache.verify(repair=True)
 
 
+def _clear(cache: Cache) -> object:
+    return cache.clear()
+
+
 def _steps_of(act: Act, root: Path, last: int | None, breaks: Callable[[], None] | None) -> list[str]:
     def work(steps: Steps) -> None:
         cache = casstore.open(root)
@@ -115,29 +121,31 @@ def _kills(
         _furnish(root)
         # Random names give directories another order: what has been done by the same point may differ.
         assert _steps_of(act, root, number, breaks)[-1:]
-        yield points[number], forked(lambda root=root: _look(root))  # type: ignore[misc]
+        yield points[number], forked(lambda root=root: _look(root, _clear if act is _clear else _collect))  # type: ignore[misc]
 
 
-def _look(root: Path) -> None:
-    """What must hold after a kill, in a process of its own; raises AssertionError."""
+def _look(root: Path, finish: Act) -> None:
+    """What must hold after a kill, and after *finish*, in a process of its own; raises AssertionError."""
     cache = casstore.open(root)
     assert dangling(cache) == [], "an entry has no blob"
     for name, data in CONTENTS.items():
         if name != "wrong":
             assert read(cache, key_of(name)) in (data, None), "a reader got wrong bytes"
     assert read(cache, key_of("pinned")) == CONTENTS["pinned"], "a pinned entry is gone"
-    _collect(cache)
+    finish(cache)
     kept = [(uri.rpartition("/")[2], state, data) for uri, state, data in held(cache)]
     assert set(kept) == {TOLD, *LOST}, "something that cannot be fetched again was lost"
     assert len(kept) == 3, "and is there once"
-    assert stored(cache) <= len(CONTENTS["pinned"])
-    assert [entry.uri for entry in cache.entries()] == [key_of("pinned").uri]
+    # A clearing leaves the version that an edit started from, unless it was gone before.
+    left = {entry.uri.rpartition("/")[2]: entry.size for entry in cache.entries()}
+    assert set(left) - ({"edited"} if finish is _clear else set()) == {"pinned"}
+    assert stored(cache) <= sum(left.values())
     assert os.listdir(cache.layout.trash) == []
     assert set(os.listdir(cache.layout.leases)) <= {cache.lease.name}
     assert cache.verify().is_sound
 
 
-@pytest.mark.parametrize("act", [_collect, _evict, _repair])
+@pytest.mark.parametrize("act", [_collect, _evict, _repair, _clear])
 def test_what_is_killed_while_it_takes_away_leaves_a_sound_store_and_the_next_collection_finishes(
     tmp_path: Path, act: Act, request: pytest.FixtureRequest
 ) -> None:
@@ -166,6 +174,19 @@ def _sweep_before_the_rows_go() -> None:
         return drop_users(index, layout, plan, batch, learns=learns)
 
     _put(collector, _is_file_as_planned=lambda layout, blob: True, _drop_users=sweep_first)
+
+
+def _sweep_before_the_rows_of_a_clearing_go() -> None:
+    drop = clearing._Doing._drop
+
+    def sweep_first(self: Any, txn: Any, rows: Any) -> Any:
+        for row in rows:
+            entry = self._going(txn, row)
+            if entry is not None and os.path.exists(self._layout.blob(entry.digest.value)):
+                files.rename(self._layout.blob(entry.digest.value), self._layout.trashed(os.urandom(8).hex()))
+        return drop(self, txn, rows)
+
+    _put(clearing._Doing, _drop=sweep_first)
 
 
 def _record_edits_after_their_lease_has_gone() -> None:
@@ -199,6 +220,8 @@ def _pass_pins_by() -> None:
         (_sweep_before_the_rows_go, _collect, "an entry has no blob"),
         (_record_edits_after_their_lease_has_gone, _collect, "something that cannot be fetched again was lost"),
         (_pass_pins_by, _evict, "a pinned entry is gone"),
+        (_record_edits_after_their_lease_has_gone, _clear, "something that cannot be fetched again was lost"),
+        (_sweep_before_the_rows_of_a_clearing_go, _clear, "an entry has no blob"),
     ],
 )
 def test_without_a_protection_the_same_kills_find_a_loss(
