@@ -193,7 +193,11 @@ class Worker(Writer):
 
     def collect(self) -> None:
         cache = self._cache()
-        cache.execute(cache.plan(max_size=self._random.choice((0, 200_000, 1_000_000))))
+        size = self._random.choice((0, 200_000, 1_000_000, None))
+        if size is None:
+            cache.clear()
+        else:
+            cache.execute(cache.plan(max_size=size))
         self._count("collections")
 
     def churn(self) -> None:
