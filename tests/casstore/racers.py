@@ -268,7 +268,7 @@ def _expected(group: int, entry: Entry) -> bytes:
 
 
 class _Collector(_Process):
-    """Collects down to a budget that is always passed, and evicts at times what nobody asked it to."""
+    """Collects down to a budget that is always passed; at times it evicts, or clears, what nobody asked it to."""
 
     def turn(self) -> None:
         if self.control in _NAIVE:
@@ -278,6 +278,7 @@ class _Collector(_Process):
                 self._trim,
                 self._trim,
                 lambda: self.cache.evict(lambda _: self.chance.random() < 0.5).blobs,
+                lambda: self.cache.clear().blobs,
             ]
             removed = self.chance.choice(ways)()
         self.count(Count.COLLECTIONS)

@@ -171,6 +171,7 @@ def _replace(bench: Bench) -> None:
 TAKING_AWAY: Final[dict[str, Callable[[Bench], object]]] = {
     "gc": Bench.collect,
     "evict": _evict,
+    "clear": lambda bench: bench.command("clear"),
     "fills beyond the budget": _fill_beyond_the_budget,
     "another version": _replace,
     "gc again": Bench.collect,
