@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from casstore import files
 from casstore.blobs import Blobs
 from casstore.committer import Committer
 from casstore.errors import LockTimeoutError
@@ -65,7 +66,8 @@ class Evicting(abc.ABC):
         """
         from casstore.collector import evict  # most processes take nothing away
 
-        freed = evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
+        with files.full_disk(self.root):
+            freed = evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
         return self._count_evicted(freed)
 
     def _count_evicted(self, freed: Freed) -> Freed:
@@ -102,7 +104,7 @@ class Evicting(abc.ABC):
         *on_removed* is told of each blob. Views handed out keep their bytes. Waits for another collector; raises
         LockTimeoutError where that does not end.
         """
-        with self._turns.take(self.settings.lock_timeout) as is_ours:
+        with files.full_disk(self.root), self._turns.take(self.settings.lock_timeout) as is_ours:
             if not is_ours:
                 waited = f"(waited {self.settings.lock_timeout:g} s)"
                 raise LockTimeoutError(f"another process collects in {self.root} and does not end {waited}")

@@ -36,6 +36,8 @@ def full_disk(root: str) -> Iterator[None]:
     """
     try:
         yield
+    except (StoreFullError, StoreReadOnlyError):
+        raise  # it says more of it
     except OSError as error:
         if error.errno in FULL:
             raise StoreFullError(
@@ -44,13 +46,18 @@ def full_disk(root: str) -> Iterator[None]:
                 root,
             ) from error
         if error.errno == errno.EROFS:
-            raise StoreReadOnlyError(
-                error.errno,
-                "the file system has become read-only: look at the system's log, or name another directory "
-                "(CASSTORE_DIR, local_cache_dir)",
-                root,
-            ) from error
+            raise read_only(root) from error
         raise
+
+
+def read_only(root: str) -> StoreReadOnlyError:
+    """The error for a store whose file system was written to and cannot be any more."""
+    return StoreReadOnlyError(
+        errno.EROFS,
+        "the file system has become read-only: look at the system's log, or name another directory "
+        "(CASSTORE_DIR, local_cache_dir)",
+        root,
+    )
 
 
 def open_unnamed(directory: str, mode: int = 0o444) -> int | None:

@@ -27,7 +27,7 @@ from typing import Final, TypeVar, cast
 
 import lmdb
 
-from casstore import pages
+from casstore import files, pages
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
 from casstore.generations import OF_THE_PROCESS, Generations, IndexFiles, Seen
 from casstore.layout import Layout
@@ -264,7 +264,8 @@ class Index:
             raise LockTimeoutError(message)
         writer = self._writer
         try:
-            turn = self._locks.wait_for_writer(timeout)
+            with files.full_disk(self._layout.root):
+                turn = self._locks.wait_for_writer(timeout)
             try:
                 self._look(force=True)
                 with self._entered() as env:
@@ -281,6 +282,8 @@ class Index:
             except lmdb.Error as error:
                 if self._was_cut_short(error):
                     raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
+                if os.strerror(errno.EROFS) in str(error):
+                    raise files.read_only(self._layout.root) from error
                 self._recover(error)
                 raise IndexDamagedError(
                     errno.EIO, f"the index failed in a commit: {error}", self._layout.index
@@ -423,7 +426,8 @@ class Index:
                         continue
                 try:
                     pages.check(self._layout.index_file(number))
-                    env = _open_environment(path)
+                    with files.full_disk(self._layout.root):
+                        env = _open_environment(path)
                 except (*_DAMAGE, pages.UnsoundError) as error:
                     self._supersede(number, str(error), say=not isinstance(error, pages.UnfinishedError))
                     continue
@@ -455,7 +459,8 @@ class Index:
                 raise FileNotFoundError(errno.ENOENT, "there is no index yet", file)  # LMDB would fill it
             try:
                 pages.check(file)
-                env = _open_environment(self._layout.generation(number))
+                with files.full_disk(self._layout.root):
+                    env = _open_environment(self._layout.generation(number))
             except (*_DAMAGE, pages.UnsoundError) as error:
                 raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", file) from error
             self.generation = number
@@ -585,7 +590,7 @@ def _open_alone(path: str) -> lmdb.Environment:
         except lmdb.Error as error:
             if not os.path.isdir(path):
                 raise FileNotFoundError(errno.ENOENT, "the index went away", path) from error
-            for number in OF_THE_PROCESS:
+            for number in (*OF_THE_PROCESS, errno.EROFS):
                 # LMDB gives the text alone. It says nothing of the index, nor of the place.
                 if os.strerror(number) in str(error):
                     raise OSError(number, f"the index cannot be opened now: {error}", path) from error
