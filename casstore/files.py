@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from casstore.errors import StoreFullError, StoreReadOnlyError
+from casstore.errors import CasstoreError, StoreFullError, StoreReadOnlyError
 
 _FICLONE: Final = 0x40049409
 """``FICLONE`` of linux/fs.h: share all extents of one file with another."""
@@ -36,7 +36,7 @@ def full_disk(root: str) -> Iterator[None]:
     """
     try:
         yield
-    except (StoreFullError, StoreReadOnlyError):
+    except CasstoreError:
         raise  # it says more of it
     except OSError as error:
         if error.errno in FULL:
