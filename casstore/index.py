@@ -52,6 +52,12 @@ _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
 _CUT_SHORT: Final = 1 << 20
 """Bytes: more than one commit of ours writes at a time."""
+_RESERVE: Final = 64 << 10
+"""Bytes: some four commits of one blob each."""
+_RESERVING: Final = 2
+"""Transactions that making the reserve takes."""
+_RESERVE_ROW: Final = b"\0"
+"""Of no kind, and gone again before anybody else has it open."""
 _OPENING_SECONDS: Final = 1.0
 """How long to wait for others who are opening it: a stopped one must not stop all."""
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
@@ -427,7 +433,7 @@ class Index:
                 try:
                     pages.check(self._layout.index_file(number))
                     with files.full_disk(self._layout.root):
-                        env = _open_environment(path)
+                        env = _open_environment(path, reserves=True)
                 except (*_DAMAGE, pages.UnsoundError) as error:
                     self._supersede(number, str(error), say=not isinstance(error, pages.UnfinishedError))
                     continue
@@ -550,11 +556,28 @@ class Index:
             )
 
 
-def _open_environment(path: str) -> lmdb.Environment:
+def _open_environment(path: str, *, reserves: bool = False) -> lmdb.Environment:
     # The first to open it resets its lock file, and then puts the number of the last transaction there. Were it killed
     # in between while another waits, that one would count from 0 again, and commit over what is newest.
     with one_at_a_time(path, _OPENING_SECONDS):
-        return _open_alone(path)
+        env = _open_alone(path)
+        if reserves and int(env.info()["last_txnid"]) < _RESERVING:
+            _reserve(env)
+        return env
+
+
+def _reserve(env: lmdb.Environment) -> None:
+    """Give a new index pages that its commits can use again.
+
+    Deleting takes new pages, too, and on a full disk there are only those that earlier commits have left. The first
+    ones would find none, and nothing could be taken away. Where somebody is killed in between, the next one repeats it.
+    """
+    # Where there is no room, whoever commits says so.
+    with contextlib.suppress(lmdb.Error):
+        with env.begin(write=True) as txn:
+            txn.put(_RESERVE_ROW, bytes(_RESERVE))
+        with env.begin(write=True) as txn:
+            txn.delete(_RESERVE_ROW)
 
 
 def _open_alone(path: str) -> lmdb.Environment:
