@@ -562,25 +562,28 @@ def _open_environment(path: str, *, reserves: bool = False) -> lmdb.Environment:
     with one_at_a_time(path, _OPENING_SECONDS):
         env = _open_alone(path)
         if reserves and int(env.info()["last_txnid"]) < _RESERVING:
-            _reserve(env)
+            env.close()
+            _reserve(path)
+            env = _open_alone(path)
         return env
 
 
-def _reserve(env: lmdb.Environment) -> None:
+def _reserve(path: str) -> None:
     """Give a new index pages that its commits can use again.
 
     Deleting takes new pages, too, and on a full disk there are only those that earlier commits have left. The first
     ones would find none, and nothing could be taken away. Where somebody is killed in between, the next one repeats it.
     """
-    # Where there is no room, whoever commits says so.
-    with contextlib.suppress(lmdb.Error):
+    # Unsynced: there is nothing in it yet, and the first commit syncs the whole file.
+    with _open_alone(path, sync=False) as env, contextlib.suppress(lmdb.Error):
+        # Where there is no room, whoever commits says so.
         with env.begin(write=True) as txn:
             txn.put(_RESERVE_ROW, bytes(_RESERVE))
         with env.begin(write=True) as txn:
             txn.delete(_RESERVE_ROW)
 
 
-def _open_alone(path: str) -> lmdb.Environment:
+def _open_alone(path: str, *, sync: bool = True) -> lmdb.Environment:
     for size in MAP_SIZES:
         try:
             return lmdb.open(
@@ -589,6 +592,7 @@ def _open_alone(path: str) -> lmdb.Environment:
                 subdir=True,
                 create=False,  # the directory: whoever believes in an old generation must not make it anew
                 mode=0o600,
+                sync=sync,
                 max_readers=MAX_READERS,
                 max_spare_txns=0,
                 max_dbs=0,
