@@ -12,6 +12,7 @@ import fcntl
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -21,6 +22,7 @@ _FICLONE: Final = 0x40049409
 """``FICLONE`` of linux/fs.h: share all extents of one file with another."""
 
 _NO_UNNAMED: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT))
+_PAUSES: Final = (0.001, 0.01)
 _NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW, errno.ENOTSOCK, errno.EOPNOTSUPP))
 FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """No room: the disk's, the quota's, and the process's own limit for a file (``ulimit -f``)."""
@@ -69,8 +71,18 @@ def open_unnamed(directory: str, mode: int = 0o444) -> int | None:
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None or not _has_proc():
         return None
+    flag |= os.O_RDWR | os.O_CLOEXEC
+    for pause in _PAUSES:
+        # ext4 calls it so, too, that a directory is just being removed: a moment later its name is gone, or another's.
+        with contextlib.suppress(PermissionError):
+            return _open_unnamed(directory, flag, mode)
+        time.sleep(pause)
+    return _open_unnamed(directory, flag, mode)
+
+
+def _open_unnamed(directory: str, flags: int, mode: int) -> int | None:
     try:
-        return os.open(directory, flag | os.O_RDWR | os.O_CLOEXEC, mode)
+        return os.open(directory, flags, mode)
     except OSError as error:
         if error.errno in _NO_UNNAMED and os.path.isdir(directory):
             return None
