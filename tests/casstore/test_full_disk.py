@@ -163,7 +163,7 @@ def test_with_any_number_of_pages_left_nothing_is_lost_and_the_next_one_finishes
         _finish(cache)
 
     with _template(tmp_path) as root:
-        for left in range(16):
+        for left in range(12):
             with small_disk(tmp_path / "disk", "1m") as disk:
                 assert forked(partial(work, disk, root, left)) == 0
 
