@@ -56,8 +56,8 @@ _RESERVE: Final = 64 << 10
 """Bytes: some four commits of one blob each."""
 _RESERVING: Final = 2
 """Transactions that making the reserve takes."""
-_RESERVE_ROW: Final = b"\0"
-"""Of no kind, and gone again before anybody else has it open."""
+RESERVE_ROW: Final = b"R"
+"""There only while the reserve is made, and for good where that was cut off; it is nobody's."""
 _OPENING_SECONDS: Final = 1.0
 """How long to wait for others who are opening it: a stopped one must not stop all."""
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
@@ -572,15 +572,16 @@ def _reserve(path: str) -> None:
     """Give a new index pages that its commits can use again.
 
     Deleting takes new pages, too, and on a full disk there are only those that earlier commits have left. The first
-    ones would find none, and nothing could be taken away. Where somebody is killed in between, the next one repeats it.
+    ones would find none, and nothing could be taken away. Where somebody is killed in between, the next one repeats it;
+    where it fails in between, the row may stay, which harms nobody.
     """
     # Unsynced: there is nothing in it yet, and the first commit syncs the whole file.
     with _open_alone(path, sync=False) as env, contextlib.suppress(lmdb.Error):
         # Where there is no room, whoever commits says so.
         with env.begin(write=True) as txn:
-            txn.put(_RESERVE_ROW, bytes(_RESERVE))
+            txn.put(RESERVE_ROW, bytes(_RESERVE))
         with env.begin(write=True) as txn:
-            txn.delete(_RESERVE_ROW)
+            txn.delete(RESERVE_ROW)
 
 
 def _open_alone(path: str, *, sync: bool = True) -> lmdb.Environment:

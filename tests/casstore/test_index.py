@@ -18,7 +18,7 @@ import pytest
 from casstore import index as indexes
 from casstore import pages
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
-from casstore.index import Index, Txn
+from casstore.index import RESERVE_ROW, Index, Txn
 from casstore.layout import Layout
 from casstore.locks import ByteLocks, one_at_a_time
 from tests.casstore.filling import alone, eventually, fork, fork_without_hooks, forked, run, status_of
@@ -586,6 +586,18 @@ def test_one_process_at_a_time_is_inside_the_opening_of_lmdb(
     monkeypatch.undo()
     with one_at_a_time(layout.generation(1), 0):
         index.get(b"Bx")  # after some patience it does without
+
+
+def test_a_reserve_whose_making_was_cut_off_is_made_by_the_next_and_nothing_of_it_is_seen(
+    layout: Layout, make: Callable[[], Index]
+) -> None:
+    os.makedirs(layout.generation(1))
+    with lmdb.open(layout.generation(1), lib_version=0) as env, env.begin(write=True) as txn:
+        txn.put(RESERVE_ROW, b"half of it")
+    index = make()
+    assert index.get(RESERVE_ROW) is None
+    rows, size = index.usage()
+    assert rows == 0 and size > 64 << 10
 
 
 def test_an_index_whose_making_was_cut_off_is_replaced_without_a_word(
