@@ -15,7 +15,7 @@ from casstore.blobs import OPEN_FLAGS, Added, Blobs, Inode, Staging
 from casstore.checks import Checks
 from casstore.committer import Committer
 from casstore.digest import Digest, digest_mtime
-from casstore.errors import IndexUnavailableError
+from casstore.errors import IndexUnavailableError, StoreReadOnlyError
 from casstore.evictions import Evicting
 from casstore.exits import at_exit
 from casstore.fills import Fill, add_blob
@@ -185,7 +185,7 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         now = time.time_ns()
         try:
             record = self.index.get(key.row)
-        except IndexUnavailableError:
+        except (IndexUnavailableError, StoreReadOnlyError):
             return None  # `held` says it again, to whoever can do without the index
         if record is None:
             return None

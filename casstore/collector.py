@@ -101,8 +101,8 @@ def collect(
 ) -> Freed:
     """Reap what dead processes left, if *reaps*, and carry out *plan*; *own* is the name of this process's lease.
 
-    Where that is not enough, because what was linked from dead leases can go now or because the index was replaced, a
-    second plan for the same budget is made and carried out.
+    Where that is not enough, because what was linked from what the dead left can go now or because the index was
+    replaced, a second plan for the same budget is made and carried out.
     """
     from casstore.reaper import reap  # it loads shutil, and readers collect nothing
 
@@ -110,8 +110,7 @@ def collect(
     index.check_readers()
     freed = execute(index, layout, plan, on_removed)
     short, held = plan.short(freed.bytes, 0 if reaped is None else reaped.bytes), plan.held
-    was_freed = plan.held and reaped is not None and reaped.leases
-    if (short or plan.overdue) and (freed.is_stale or was_freed):
+    if (short or plan.overdue) and (freed.is_stale or (reaped is not None and _is_free(layout, plan.held))):
         plan = make_plan(index, layout, plan.budget)
         more = execute(index, layout, plan, on_removed)
         short, held = plan.short(more.bytes), plan.held
@@ -123,6 +122,17 @@ def collect(
             more.is_stale,
         )
     return replace(freed, short=short, overdue=plan.overdue, held=held, reaped=reaped)
+
+
+def _is_free(layout: Layout, held: Sequence[Held]) -> bool:
+    """Whether a blob that had other links has none now: they went with a lease, or with what a killed reaper had left
+    of one in the trash.
+    """
+    for blob in held:
+        with contextlib.suppress(FileNotFoundError):
+            if not blob.is_pinned and os.lstat(layout.blob(blob.digest)).st_nlink == 1:
+                return True
+    return False
 
 
 def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:

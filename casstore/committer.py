@@ -16,7 +16,13 @@ from collections.abc import Callable
 from typing import Final
 
 from casstore.blobs import Blobs
-from casstore.errors import CasstoreError, IndexDamagedError, IndexUnavailableError, StoreFullError
+from casstore.errors import (
+    CasstoreError,
+    IndexDamagedError,
+    IndexUnavailableError,
+    StoreFullError,
+    StoreReadOnlyError,
+)
 from casstore.index import Index
 from casstore.items import Item, Publication
 
@@ -29,6 +35,8 @@ MOST_HELD: Final = 64
 MOST_LEARNED: Final = 8192
 """Items without: last uses, validations, proofs. Some 4 MB; more of them in one window are lost, and learned again."""
 _TRIES: Final = 5
+_OF_THE_STORE: Final = (StoreFullError, StoreReadOnlyError, IndexUnavailableError, TimeoutError)
+"""What every item of a batch would meet."""
 
 
 def _log_exception(message: str) -> None:
@@ -189,7 +197,7 @@ class Committer:
         except IndexDamagedError:
             return batch
         except Exception as error:  # noqa: BLE001 - one bad item must not take the others down
-            if len(batch) > 1 and not isinstance(error, StoreFullError | TimeoutError | IndexUnavailableError):
+            if len(batch) > 1 and not isinstance(error, _OF_THE_STORE):
                 for item in batch:
                     self._commit([item])
             else:

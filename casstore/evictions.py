@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from casstore import files
 from casstore.blobs import Blobs
 from casstore.committer import Committer
 from casstore.errors import LockTimeoutError
@@ -68,7 +69,8 @@ class Evicting(abc.ABC):
         """
         from casstore.collector import evict  # most processes take nothing away
 
-        freed = evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
+        with files.full_disk(self.root):
+            freed = evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
         self._count_evicted(freed)
         return freed
 
@@ -111,7 +113,7 @@ class Evicting(abc.ABC):
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         """Be the one collector for the block."""
-        with self._turns.take(self.settings.lock_timeout) as is_ours:
+        with files.full_disk(self.root), self._turns.take(self.settings.lock_timeout) as is_ours:
             if not is_ours:
                 waited = f"(waited {self.settings.lock_timeout:g} s)"
                 raise LockTimeoutError(f"another process collects in {self.root} and does not end {waited}")

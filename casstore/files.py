@@ -12,15 +12,17 @@ import fcntl
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from casstore.errors import StoreFullError, StoreReadOnlyError
+from casstore.errors import CasstoreError, StoreFullError, StoreReadOnlyError
 
 _FICLONE: Final = 0x40049409
 """``FICLONE`` of linux/fs.h: share all extents of one file with another."""
 
 _NO_UNNAMED: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT))
+_PAUSES: Final = (0.001, 0.01)
 _NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW, errno.ENOTSOCK, errno.EOPNOTSUPP))
 FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """No room: the disk's, the quota's, and the process's own limit for a file (``ulimit -f``)."""
@@ -36,6 +38,8 @@ def full_disk(root: str) -> Iterator[None]:
     """
     try:
         yield
+    except CasstoreError:
+        raise  # it says more of it
     except OSError as error:
         if error.errno in FULL:
             raise StoreFullError(
@@ -44,13 +48,18 @@ def full_disk(root: str) -> Iterator[None]:
                 root,
             ) from error
         if error.errno == errno.EROFS:
-            raise StoreReadOnlyError(
-                error.errno,
-                "the file system has become read-only: look at the system's log, or name another directory "
-                "(CASSTORE_DIR, local_cache_dir)",
-                root,
-            ) from error
+            raise read_only(root) from error
         raise
+
+
+def read_only(root: str) -> StoreReadOnlyError:
+    """The error for a store whose file system was written to and cannot be any more."""
+    return StoreReadOnlyError(
+        errno.EROFS,
+        "the file system has become read-only: look at the system's log, or name another directory "
+        "(CASSTORE_DIR, local_cache_dir)",
+        root,
+    )
 
 
 def open_unnamed(directory: str, mode: int = 0o444) -> int | None:
@@ -62,8 +71,18 @@ def open_unnamed(directory: str, mode: int = 0o444) -> int | None:
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None or not _has_proc():
         return None
+    flag |= os.O_RDWR | os.O_CLOEXEC
+    for pause in _PAUSES:
+        # ext4 calls it so, too, that a directory is just being removed: a moment later its name is gone, or another's.
+        with contextlib.suppress(PermissionError):
+            return _open_unnamed(directory, flag, mode)
+        time.sleep(pause)
+    return _open_unnamed(directory, flag, mode)
+
+
+def _open_unnamed(directory: str, flags: int, mode: int) -> int | None:
     try:
-        return os.open(directory, flag | os.O_RDWR | os.O_CLOEXEC, mode)
+        return os.open(directory, flags, mode)
     except OSError as error:
         if error.errno in _NO_UNNAMED and os.path.isdir(directory):
             return None

@@ -27,7 +27,7 @@ from typing import Final, TypeVar, cast
 
 import lmdb
 
-from casstore import pages
+from casstore import files, pages
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
 from casstore.generations import OF_THE_PROCESS, Generations, IndexFiles, Seen
 from casstore.layout import Layout
@@ -52,6 +52,12 @@ _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
 _CUT_SHORT: Final = 1 << 20
 """Bytes: more than one commit of ours writes at a time."""
+_RESERVE: Final = 64 << 10
+"""Bytes: some four commits of one blob each."""
+_RESERVING: Final = 2
+"""Transactions that making the reserve takes."""
+RESERVE_ROW: Final = b"R"
+"""There only while the reserve is made, and for good where that was cut off; it is nobody's."""
 _OPENING_SECONDS: Final = 1.0
 """How long to wait for others who are opening it: a stopped one must not stop all."""
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
@@ -264,7 +270,8 @@ class Index:
             raise LockTimeoutError(message)
         writer = self._writer
         try:
-            turn = self._locks.wait_for_writer(timeout)
+            with files.full_disk(self._layout.root):
+                turn = self._locks.wait_for_writer(timeout)
             try:
                 self._look(force=True)
                 with self._entered() as env:
@@ -281,6 +288,8 @@ class Index:
             except lmdb.Error as error:
                 if self._was_cut_short(error):
                     raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
+                if os.strerror(errno.EROFS) in str(error):
+                    raise files.read_only(self._layout.root) from error
                 self._recover(error)
                 raise IndexDamagedError(
                     errno.EIO, f"the index failed in a commit: {error}", self._layout.index
@@ -423,7 +432,8 @@ class Index:
                         continue
                 try:
                     pages.check(self._layout.index_file(number))
-                    env = _open_environment(path)
+                    with files.full_disk(self._layout.root):
+                        env = _open_environment(path, reserves=True)
                 except (*_DAMAGE, pages.UnsoundError) as error:
                     self._supersede(number, str(error), say=not isinstance(error, pages.UnfinishedError))
                     continue
@@ -455,7 +465,8 @@ class Index:
                 raise FileNotFoundError(errno.ENOENT, "there is no index yet", file)  # LMDB would fill it
             try:
                 pages.check(file)
-                env = _open_environment(self._layout.generation(number))
+                with files.full_disk(self._layout.root):
+                    env = _open_environment(self._layout.generation(number))
             except (*_DAMAGE, pages.UnsoundError) as error:
                 raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", file) from error
             self.generation = number
@@ -545,14 +556,35 @@ class Index:
             )
 
 
-def _open_environment(path: str) -> lmdb.Environment:
+def _open_environment(path: str, *, reserves: bool = False) -> lmdb.Environment:
     # The first to open it resets its lock file, and then puts the number of the last transaction there. Were it killed
     # in between while another waits, that one would count from 0 again, and commit over what is newest.
     with one_at_a_time(path, _OPENING_SECONDS):
-        return _open_alone(path)
+        env = _open_alone(path)
+        if reserves and int(env.info()["last_txnid"]) < _RESERVING:
+            env.close()
+            _reserve(path)
+            env = _open_alone(path)
+        return env
 
 
-def _open_alone(path: str) -> lmdb.Environment:
+def _reserve(path: str) -> None:
+    """Give a new index pages that its commits can use again.
+
+    Deleting takes new pages, too, and on a full disk there are only those that earlier commits have left. The first
+    ones would find none, and nothing could be taken away. Where somebody is killed in between, the next one repeats it;
+    where it fails in between, the row may stay, which harms nobody.
+    """
+    # Unsynced: there is nothing in it yet, and the first commit syncs the whole file.
+    with _open_alone(path, sync=False) as env, contextlib.suppress(lmdb.Error):
+        # Where there is no room, whoever commits says so.
+        with env.begin(write=True) as txn:
+            txn.put(RESERVE_ROW, bytes(_RESERVE))
+        with env.begin(write=True) as txn:
+            txn.delete(RESERVE_ROW)
+
+
+def _open_alone(path: str, *, sync: bool = True) -> lmdb.Environment:
     for size in MAP_SIZES:
         try:
             return lmdb.open(
@@ -561,6 +593,7 @@ def _open_alone(path: str) -> lmdb.Environment:
                 subdir=True,
                 create=False,  # the directory: whoever believes in an old generation must not make it anew
                 mode=0o600,
+                sync=sync,
                 max_readers=MAX_READERS,
                 max_spare_txns=0,
                 max_dbs=0,
@@ -585,7 +618,7 @@ def _open_alone(path: str) -> lmdb.Environment:
         except lmdb.Error as error:
             if not os.path.isdir(path):
                 raise FileNotFoundError(errno.ENOENT, "the index went away", path) from error
-            for number in OF_THE_PROCESS:
+            for number in (*OF_THE_PROCESS, errno.EROFS):
                 # LMDB gives the text alone. It says nothing of the index, nor of the place.
                 if os.strerror(number) in str(error):
                     raise OSError(number, f"the index cannot be opened now: {error}", path) from error

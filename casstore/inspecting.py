@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from casstore import machine
+from casstore import files, machine
 from casstore.blobs import Blobs
 from casstore.checks import Checks
 from casstore.committer import Committer
@@ -227,5 +227,5 @@ class Inspecting(abc.ABC):
 
         with self._mutex:
             own = None if self._lease is None else self._lease.name
-        with self._turns.take(0) as is_ours:
+        with files.full_disk(self.root), self._turns.take(0) as is_ours:
             return reap(self.layout, self.index, self.blobs, own=own) if is_ours else None

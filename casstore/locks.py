@@ -84,9 +84,16 @@ class ByteLocks:
         deadline = time.monotonic() + timeout
         first = self._wait(_QUEUE_BYTE, timeout, deadline)
         try:
-            return self._wait(_WRITER_BYTE, timeout, deadline)
-        finally:
+            second = self._wait(_WRITER_BYTE, timeout, deadline)
+        except BaseException:
             first.release()
+            raise
+        try:
+            first.release()
+        except BaseException:
+            second.release()  # nobody gets it, to release it later
+            raise
+        return second
 
     def _wait(self, byte: int, timeout: float, deadline: float) -> ByteLock:
         lock = self._try(byte)
@@ -137,7 +144,12 @@ class ByteLocks:
 
     def _unlock(self, byte: int) -> None:
         if _HAS_BYTE_LOCKS:
-            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
+            free = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0)
+            try:
+                fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, free)
+            except OSError:
+                # Once more: it would keep all others out for as long as this process lives.
+                fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, free)
             return
         number = _file_of(byte)
         file = self._files[number]

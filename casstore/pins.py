@@ -170,7 +170,8 @@ class Pins:
         """Give these claims up; gone from the disk on return. One that is not there is no error."""
         for start in range(0, len(pins), BATCH):
             paths = [self._layout.pin(pin.key.name) for pin in pins[start : start + BATCH]]
-            self._index.write(partial(_unlink, paths=paths))
+            with files.full_disk(self._layout.root):
+                self._index.write(partial(_unlink, paths=paths))
         if pins:
             files.sync_directory(self._layout.pins)
 

@@ -9,6 +9,7 @@ Keys of the one LMDB database; the first byte says what the row is:
     N <2: stripe>                 -> how often a URI of this stripe was written locally
     P                             -> how the ways of choosing what goes did lately (`casstore.policies`)
     P <2: start of a hash>        -> a blob that was evicted, and by which way
+    R                             -> room that a new index begins with, while it is made (`casstore.index`)
 
 LMDB takes keys of at most 511 bytes. A longer E key is cut and ends in a hash; its record holds the whole key.
 

@@ -21,7 +21,7 @@ from casstore import pages
 from casstore.digest import Digest, name_hash
 from casstore.errors import CasstoreError, IndexDamagedError
 from casstore.findings import Findings, Mender, Problem, ProblemKind, Tell
-from casstore.index import PAGE_ROWS, Index, Txn
+from casstore.index import PAGE_ROWS, RESERVE_ROW, Index, Txn
 from casstore.layout import Layout
 from casstore.records import (
     BLOB,
@@ -244,7 +244,7 @@ class RowChecks:
             elif kind == POLICY:
                 if unseal(row, record) is None:
                     page.faults.append((self._bad(row, "what was evicted, and how that did"), (row, record)))
-            elif kind != COUNT or not unpack_count(row, record):
+            elif row != RESERVE_ROW and (kind != COUNT or not unpack_count(row, record)):
                 what = "a count of local writes" if kind == COUNT else "of no known kind"
                 page.faults.append((self._bad(row, what), (row, record)))
         self._compare(txn, page)

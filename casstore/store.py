@@ -6,13 +6,15 @@ not ours is never touched: a directory that holds files and no marker is refused
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from casstore import files, machine
 from casstore.digest import ALGORITHMS, name_hash
@@ -27,6 +29,10 @@ from casstore.layout import CACHEDIR_TAG, FORMAT, LONGEST_ROOT, Layout
 from casstore.settings import Settings, load_settings
 
 _WAY_OUT = "name a directory that you can write to (CASSTORE_DIR, local_cache_dir)"
+_TRIES = 5
+
+Result = TypeVar("Result")
+
 _READ_ONLY = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
 _OF_THE_PROCESS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR))
 """Errors that come and go, and say nothing of the place."""
@@ -209,25 +215,40 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
         existing = os.path.dirname(existing)
     _check_mount(layout, machine.mount_of(existing))
     description = {"format": FORMAT, "digest": algorithm, "id": os.urandom(16).hex()}
-    try:
-        os.makedirs(layout.root, 0o700, exist_ok=True)
-        for directory in layout.directories()[1:]:
-            os.makedirs(directory, 0o700, exist_ok=True)
+
+    def make() -> dict[str, str]:
+        _make_directories(layout)
         files.create_synced(layout.tag, CACHEDIR_TAG, 0o644)
         files.create_synced(layout.store, json.dumps(description).encode() + b"\n", 0o644)
+        found = _read_marker(layout)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), layout.store)
+        return found
+
+    try:
+        return _persistently(make)
     except OSError as error:
         raise _unfit(layout, error) from error
-    found = _read_marker(layout)
-    assert found is not None
-    return found
+
+
+def _make_directories(layout: Layout) -> None:
+    for directory in layout.directories():
+        if not os.path.isdir(directory):
+            os.makedirs(directory, 0o700, exist_ok=True)  # others may do the same just now
+
+
+def _persistently(make: Callable[[], Result]) -> Result:
+    """What *make* gives, tried again where somebody is removing the store at the same time."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return make()
+    return make()
 
 
 def _complete(layout: Layout) -> None:
     """Make the directories that somebody removed; StoreReadOnlyError where this user cannot write."""
     try:
-        for directory in layout.directories():
-            if not os.path.isdir(directory):
-                os.makedirs(directory, 0o700, exist_ok=True)  # others may do the same just now
+        _persistently(lambda: _make_directories(layout))
         if not os.access(layout.index, os.W_OK):
             raise PermissionError(errno.EROFS, "read-only")
     except OSError as error:

@@ -121,16 +121,38 @@ def test_cuts_find_bytes_that_are_trusted_although_nobody_synced_them(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_failing_system_calls_do_no_harm(tmp_path: Path) -> None:
-    said = torture(tmp_path, "syscalls", "--points", "80")
+    programs = "create,fill,read,write,append,refuse,push,drop,gc,verify,mend"
+    said = torture(tmp_path, "syscalls", "--points", "80", "--only", programs)
     assert said["violations"] == []
     assert said["counts"]["points"] == 80 and said["counts"]["refused"] and said["counts"]["killed"]
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.slow
+@pytest.mark.needs_locks
+@pytest.mark.timeout(300)
+def test_failing_system_calls_of_collections_and_verifications_leave_work_that_the_next_one_finishes(
+    tmp_path: Path,
+) -> None:
+    programs = "collect,inspect,sample,repair,reindex"
+    said = torture(tmp_path, "syscalls", "--points", "12", "--only", programs, "--ways", "EIO,EMFILE+,ENOSPC,KILL")
+    assert said["violations"] == []
+    assert said["counts"]["points"] == 12 and said["counts"]["succeeded"] and said["counts"]["killed"]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.needs_locks
+@pytest.mark.timeout(300)
+def test_failing_system_calls_find_a_collection_that_looks_at_no_pins(tmp_path: Path) -> None:
+    said = torture(tmp_path, "syscalls", "--points", "1", "--only", "collect", "--control", "pins-unseen")
+    assert is_found(["the entry that is pinned is gone"], said), said["violations"]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_failing_system_calls_find_an_index_that_is_mapped_unseen(tmp_path: Path) -> None:
-    said = torture(tmp_path, "syscalls", "--points", "1", "--control", "index-unchecked")
+    said = torture(tmp_path, "syscalls", "--points", "1", "--only", "mend", "--control", "index-unchecked")
     assert any("mend, undisturbed: it ended with -7" in violation for violation in said["violations"])
 
 

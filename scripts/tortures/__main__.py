@@ -63,7 +63,7 @@ def _torture(options: Options, run: Run) -> Report:
         return Cutter(run, options.seed, options.control).run(options.count, options.seconds)
     from tortures.syscalls import Failer
 
-    return Failer(run, options.seed, options.control).run(options.count, options.seconds)
+    return Failer(run, options).run(options.count, options.seconds)
 
 
 if __name__ == "__main__":

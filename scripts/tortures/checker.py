@@ -27,7 +27,7 @@ _PLACES: Final = re.compile(
     r"|leases(/(\.new-)?[0-9a-f]{16}(/.*)?)?"
     r"|locks(/fill|/write(/[0-9a-f]{32})?|/collector|/statistics|/[0-9a-f]{16})?"
     r"|pending(/[0-9a-f]{32}(/[0-9a-f]{16}(-[0-9a-f]{16}\.(data|json))?)?)?"
-    r"|pins|trash(/[0-9a-f]{16}(/.*)?)?"
+    r"|pins(/[0-9a-f]{32}|/[0-9a-f]{16})?|trash(/[0-9a-f]{16}(/.*)?)?"
     r"|quarantine(/[0-9a-f]{32}-[0-9a-f]{8}(\.txt)?|/[0-9a-f]{16})?"
 )
 """Every name that the documentation allows below the root; names of 16 digits are files on their way to their own."""

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import casstore.cache
+import casstore.collector
 import casstore.files
 import casstore.pages
 import casstore.pending
 import casstore.processes
 import casstore.store
+import casstore.surveys
 import casstore.watch
 import pathapi.delivering
 import pathapi.settling
@@ -72,6 +74,12 @@ def _every_place_is(place: int) -> None:
 def _map_unchecked() -> None:
     """The index's file is mapped without a look at its size."""
     _replace(casstore.pages, "check", lambda *_, **__: None)
+
+
+def _pins_unseen() -> None:
+    """Whoever takes away does not look at pins."""
+    _replace(casstore.collector, "is_pinned", lambda *_: False)
+    _replace(casstore.surveys, "pinned_names", lambda _: frozenset())
 
 
 class _Unsynced:
@@ -147,6 +155,7 @@ _CONTROLS: Final[dict[str, Callable[[], None]]] = {
     "sweep-unchecked": _sweep_unchecked,
     "place-unchecked": lambda: _every_place_is(1),
     "index-unchecked": _map_unchecked,
+    "pins-unseen": _pins_unseen,
     "synced-unsynced": lambda: _every_place_is(0),
     "pending-unsynced": _pending_unsynced,
     "pending-unrecorded": _pending_unrecorded,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,16 +13,30 @@ CONTROLS: Final = {
         *("place-unchecked", "synced-unsynced", "pending-unsynced", "pending-unrecorded", "discard-early"),
         *("save-unsynced", "edits-unseen"),
     ),
-    "syscalls": ("index-unchecked",),
+    "syscalls": ("index-unchecked", "pins-unseen"),
 }
 """By rig: protections that can be taken away, to see that the rig notices."""
+
+PROGRAMS: Final = (
+    *("create", "fill", "read", "write", "append", "refuse", "push", "drop", "gc", "verify", "mend"),
+    *("collect", "inspect", "sample", "repair", "reindex"),
+)
+"""Whose system calls can fail."""
+
+_ERRORS: Final = ("EIO", "ENOSPC", "EMFILE", "EACCES", "EAGAIN")
+
+WAYS: Final = (*_ERRORS, *(f"{error}+" for error in _ERRORS), "EINTR", "KILL")
+"""How they can; with a plus, that call and all that follow."""
 
 _UNITS: Final = {"kill": "kills", "cut": "cuts", "syscalls": "points"}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """*count* of kills, cuts or points; *seconds* to begin new ones in; None for no limit of that kind."""
+    """*count* of kills, cuts or points; *seconds* to begin new ones in; None for no limit of that kind.
+
+    *only* these programs are made to fail, in these *ways*.
+    """
 
     rig: str
     count: int | None
@@ -31,6 +45,8 @@ class Options:
     control: str | None
     directory: str | None
     as_json: bool
+    only: tuple[str, ...] = PROGRAMS
+    ways: tuple[str, ...] = WAYS
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -61,10 +77,34 @@ def parse(arguments: Sequence[str]) -> Options:
         rig.add_argument("--control", choices=CONTROLS[name], help="take this protection away")
         rig.add_argument("--dir", dest="directory", metavar="DIR", help="work below DIR, not the temporary directory")
         rig.add_argument("--json", dest="as_json", action="store_true", help="print the summary as JSON")
-        rig.set_defaults(default=default)
+        rig.set_defaults(default=default, only=PROGRAMS, ways=WAYS)
+    said = f"only these programs, of {', '.join(PROGRAMS)}"
+    rigs.choices["syscalls"].add_argument("--only", type=_several(PROGRAMS), metavar="NAME,...", help=said)
+    said = f"only in these ways, of {', '.join(WAYS)}"
+    rigs.choices["syscalls"].add_argument("--ways", type=_several(WAYS), metavar="WAY,...", help=said)
     given = parser.parse_args(arguments)
     count = given.count if given.count is not None or given.seconds is not None else given.default
-    return Options(given.rig, count, given.seconds, given.seed, given.control, given.directory, given.as_json)
+    return Options(
+        given.rig,
+        count,
+        given.seconds,
+        given.seed,
+        given.control,
+        given.directory,
+        given.as_json,
+        given.only,
+        given.ways,
+    )
+
+
+def _several(names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def several(text: str) -> tuple[str, ...]:
+        chosen = tuple(dict.fromkeys(text.split(",")))
+        if not set(chosen) <= set(names):
+            raise argparse.ArgumentTypeError(f"{text!r} names something else than {', '.join(names)}")
+        return chosen
+
+    return several
 
 
 def _count(text: str) -> int:

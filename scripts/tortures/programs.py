@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import casstore
@@ -31,6 +31,12 @@ class Program:
     *made* is what the bucket must have where *run* ends well, and may have where it does not: then it is still pending,
     if a `close` had raised before or says that it is kept. *waits* says that `NEW` is pending at first, *keeps* that it
     must be in the end, too. Calls that it *spares* are not made to fail.
+
+    The bucket holds *objects* at first. What *arrange* does to the copy beforehand, it does in a process that dies, so
+    that it can leave a lease. The bytes *kept* are a user's: they must be pending in the end, or where he left them.
+    *judge* looks at the store then, given a directory to work in; *finish* is done by another process and says what is
+    wrong even so. A store that *is_damaged* is checked after that only. Where nothing
+    *changes*, nothing may have.
     """
 
     name: str
@@ -40,6 +46,13 @@ class Program:
     waits: bool = False
     keeps: bool = False
     spares: tuple[str, ...] = ()
+    objects: Mapping[str, bytes] = field(default_factory=lambda: {KEY: OLD})
+    arrange: Callable[[str, SharedLedger], None] | None = None
+    kept: tuple[bytes, ...] = ()
+    judge: Callable[[str, str], Iterator[str]] | None = None
+    finish: Callable[[str], Iterator[str]] | None = None
+    is_damaged: bool = False
+    changes: bool = True
 
 
 def _path(root: str, ledger: SharedLedger, freshness: str = "always") -> Any:

@@ -259,6 +259,18 @@ def test_what_a_dead_process_had_linked_goes_in_the_same_collection(cache: Cache
     assert (freed.bytes, freed.short, freed.reaped.leases) == (1000, 0, 1)
 
 
+@pytest.mark.needs_locks
+def test_what_a_killed_collector_had_moved_to_the_trash_holds_nothing(cache: Cache) -> None:
+    entry = fill(cache, key_of("a"), b"a" * 1000)
+    lease = cache.layout.trashed("0" * 16)
+    os.mkdir(lease)
+    os.link(cache.blob_path(entry), f"{lease}/its view")
+    plan = cache.plan(max_size=0, min_free=0)
+    assert (len(plan.doomed), len(plan.held)) == (0, 1)
+    freed = cache.execute(plan)
+    assert (freed.bytes, freed.short, freed.held) == (1000, 0, ())
+
+
 # --- the index is replaced, the disk is full -------------------------------------------------------------------------
 
 

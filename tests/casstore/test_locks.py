@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -176,6 +177,31 @@ def test_a_writers_turn_that_does_not_come_is_an_error(layout: Layout, kind: str
         ByteLocks(layout).wait_for_writer(0.05)
     turn.release()
     ByteLocks(layout).wait_for_writer(0.05).release()
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_lock_that_cannot_be_freed_keeps_nobody_waiting_for_ever(
+    layout: Layout, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not locks._HAS_BYTE_LOCKS:
+        pytest.skip("no open-file-description locks here")
+    ours, real, left = ByteLocks(layout), fcntl.fcntl, [errno.EIO] * failures
+
+    def fail_to_unlock(descriptor: int, command: int, argument: bytes) -> object:
+        if locks._FLOCK.unpack(argument)[0] == fcntl.F_UNLCK and left:
+            raise OSError(left.pop(), "for a test")
+        return real(descriptor, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", fail_to_unlock)
+    if failures == 1:
+        ours.wait_for_writer(0.0).release()
+        ByteLocks(layout).wait_for_writer(0.0).release()
+    else:
+        # The other of a writer's two locks must not be held by nobody.
+        with pytest.raises(OSError, match="for a test"):
+            ours.wait_for_writer(0.0)
+    ours.wait_for_writer(0.0).release()
+    ByteLocks(layout).wait_for_writer(0.0).release()
 
 
 def test_a_writer_comes_after_those_that_wait_already(layout: Layout, kind: str) -> None:

@@ -26,7 +26,7 @@ from casstore import (
     files,
     findings,
 )
-from casstore.index import Index, Txn
+from casstore.index import RESERVE_ROW, Index, Txn
 from casstore.locks import ByteLocks
 from casstore.records import BlobRecord, blob_row, pack_blob, user_row
 from casstore.row_checks import RowChecks
@@ -108,6 +108,13 @@ def test_an_empty_store_is_sound_before_and_after_it_has_an_index(cache: Cache) 
     assert not os.listdir(cache.layout.index)
     assert cache.held(key_of("a")) is None
     assert cache.verify().is_sound
+
+
+def test_what_a_new_index_begins_with_is_no_damage_where_it_stayed(filled: Cache) -> None:
+    with filled.index.writing() as txn:
+        txn.put(RESERVE_ROW, bytes(64 << 10))
+    assert filled.verify().is_sound
+    assert filled.verify(repair=True).is_sound
 
 
 def test_damage_of_an_index_that_is_open_is_seen_too_and_blobs_are_looked_at_all_the_same(filled: Cache) -> None:

@@ -37,6 +37,7 @@ from casstore import (
 from pathapi import FileClient, FilePath, prefetch, reading, transfer
 from pathapi.exceptions import NotCachedError, OverwriteNewerCloudError, PendingWriteError
 from tests.casstore.filling import REPOSITORY, alone, eventually, fork, fork_without_hooks, forked, run, status_of
+from tests.casstore.limits import is_about_descriptors
 from tests.casstore.mounts import become_nobody, breakable_disk, fill_up, small_disk
 
 PART = 1 << 18
@@ -662,16 +663,6 @@ def test_a_limit_on_the_size_of_files_is_like_a_full_disk(bucket: Path, tmp_path
 # --- too many open files ---------------------------------------------------------------------------------------------
 
 
-def _is_about_descriptors(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            return True
-        if "Too many open files" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def test_too_many_open_files_end_in_the_bytes_or_in_that_error_and_in_no_verdict(bucket: Path, tmp_path: Path) -> None:
     root = tmp_path / "store"
     held = FileClient(local_cache_dir=root, freshness="immutable").CloudPath(f"file://{bucket}/small")
@@ -697,7 +688,7 @@ def test_too_many_open_files_end_in_the_bytes_or_in_that_error_and_in_no_verdict
                             assert file.read() == data
                         outcomes["right"] += 1
                     except (OSError, RuntimeError) as error:
-                        outcomes["error" if _is_about_descriptors(error) else repr(error)] += 1
+                        outcomes["error" if is_about_descriptors(error) else repr(error)] += 1
                 client.cache.flush()
             finally:
                 for descriptor in taken:
