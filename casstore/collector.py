@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from casstore import files
 from casstore.blobs import Blobs
+from casstore.doomed import Doomed, Why
 from casstore.errors import IndexDamagedError, IndexUnavailableError, StoreFullError
 from casstore.index import Index, Txn
 from casstore.items import current_entry, drop_entry
 from casstore.layout import Layout
 from casstore.pins import is_pinned
-from casstore.plans import Doomed, Held, Plan, Why, fold, make_plan, users_of
+from casstore.plans import Held, Plan, fold, make_plan, users_of
 from casstore.policies import note_evictions
 from casstore.records import Entry, blob_row, row_name, user_prefix
 

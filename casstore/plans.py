@@ -14,10 +14,10 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import chain
 from typing import Final
 
+from casstore.doomed import Doomed, DoomedBlobs, Why
 from casstore.index import Index, Txn
 from casstore.layout import Layout, LeaseLayout
 from casstore.policies import ADAPTIVE, NO_WAY, in_turn, read_scores
@@ -25,8 +25,8 @@ from casstore.records import (
     BLOB,
     Entry,
     Key,
+    peek_blob,
     row_checksum,
-    unpack_blob,
     unpack_entry,
     user_name,
     user_prefix,
@@ -41,19 +41,7 @@ _SLACK: Final = 100
 
 _ALL_USERS: Final = 1 << 62
 
-
 _STAYS, _GOES = 1, 2
-
-
-class Why(StrEnum):
-    """For what a blob goes."""
-
-    SIZE = "size"
-    """`Budget.max_size` or `min_free`."""
-    AGE = "age"
-    """None of its users was used within the `max_age` that holds for it."""
-    RULE = "rule"
-    """The `max_size` of the rule of all its users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +62,6 @@ class Budget:
     def has_rules(self) -> bool:
         """Whether anything goes although there is room."""
         return self.max_age is not None or bool(self.rules)
-
-
-@dataclass(frozen=True, slots=True)
-class Doomed:
-    """A blob that is to go, as it was seen.
-
-    *size* in bytes is what that frees; 0 where only a row without a file goes. *used* orders by last use, see
-    `casstore.surveys.use_tag`. *users* is a checksum over the entries that use it, which changes with any of them.
-    *inode* and *ctime_ns* are those of the file: a link made since changes the second. *way* is the policy's.
-    """
-
-    digest: bytes
-    size: int
-    used: int
-    users: int
-    inode: int
-    ctime_ns: int
-    why: Why = Why.SIZE
-    way: int = NO_WAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +90,7 @@ class Plan:
     blobs: int
     free: int
     asked: int
-    doomed: Sequence[Doomed]
+    doomed: DoomedBlobs
     held: Sequence[Held]
     at_least: int = 0
     overdue: int = 0
@@ -129,7 +98,7 @@ class Plan:
     @property
     def frees(self) -> int:
         """Bytes that it frees if nothing comes back into use."""
-        return sum(blob.size for blob in self.doomed)
+        return self.doomed.bytes
 
     def short(self, freed: int, beside: int = 0) -> int:
         """Bytes that still have to go once blobs of *freed* bytes have, and *beside* bytes that were no blobs."""
@@ -184,7 +153,7 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
     overdue = choice.by_rules(order, budget) if budget.has_rules else 0
     front = bisect_left(order, FIRST_USE, key=survey.uses.__getitem__)
     turns = chain(((number, NO_WAY) for number in order[:front]), in_turn(order[front:], budget.policy, scores))
-    choice.by_size(turns, _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack) - choice.freed)
+    choice.by_size(turns, _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack) - choice.doomed.bytes)
     asked = max(0, over, lack)
     return Plan(
         budget,
@@ -193,7 +162,7 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
         survey.blobs,
         free,
         asked,
-        tuple(choice.doomed),
+        choice.doomed,
         choice.held(),
         at_least,
         overdue,
@@ -210,8 +179,9 @@ class _Choice:
         self._linked: list[tuple[Doomed, os.stat_result]] = []
         self._pinned: list[Held] = []
         # Rows without a file and without users: nothing to lose.
-        self.doomed = [Doomed(survey.digests[number], 0, 0, 0, 0, 0) for number in survey.gone]
-        self.freed = 0
+        self.doomed = DoomedBlobs()
+        for number in survey.gone:
+            self.doomed.add(Doomed(survey.digests[number], 0, 0, 0, 0, 0))
 
     def held(self) -> tuple[Held, ...]:
         """Whose turn it was and who stays."""
@@ -280,18 +250,13 @@ class _Choice:
             return 0
         if status.st_size:
             self._looked[number] = _GOES
-            self.doomed.append(seen)
-            self.freed += status.st_size
+            self.doomed.add(seen)
         return status.st_size
 
 
 def stored_bytes(index: Index) -> int:
     """What the rows say that the blobs take. Cheaper than a plan, and blind to files without a row."""
-    size = 0
-    for row, record in index.scan(BLOB):
-        known = unpack_blob(row, record)
-        size += 0 if known is None else known.size
-    return size
+    return sum(peek_blob(row, record) or 0 for row, record in index.scan(BLOB))
 
 
 def _name_holders(layout: Layout, linked: Sequence[tuple[Doomed, os.stat_result]]) -> tuple[Held, ...]:
