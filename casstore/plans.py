@@ -26,6 +26,7 @@ from casstore.records import (
     Entry,
     Key,
     peek_blob,
+    peek_entry,
     row_checksum,
     unpack_entry,
     user_name,
@@ -296,17 +297,22 @@ def _is_file(path: str, device: int, inode: int) -> bool:
 class User:
     """One row that says that an entry uses a blob.
 
-    *entry* is None where that entry is gone, damaged or uses another; *checksum* is that of its record, else 0.
+    *key* and *record* are that entry's; without them it is gone, damaged or uses another blob.
     """
 
     row: bytes
-    entry: Entry | None
-    checksum: int
+    key: Key | None = None
+    record: bytes = b""
 
     @property
     def name(self) -> bytes:
         """The bytes of the `Key.name` of that entry."""
         return user_name(self.row)
+
+    @property
+    def entry(self) -> Entry | None:
+        """That entry."""
+        return None if self.key is None else unpack_entry(self.key.row, self.record, self.key)
 
 
 def users_of(txn: Txn, digest: bytes) -> list[User]:
@@ -320,21 +326,21 @@ def _user(txn: Txn, digest: bytes, row: bytes, whole: bytes) -> User:
     with contextlib.suppress(ValueError):
         key = Key.parse(whole)
         record = txn.get(key.row) if user_row(digest, key) == row else None
-        entry = None if record is None else unpack_entry(key.row, record, key)
-        if record is not None and entry is not None and entry.digest.value == digest:
-            return User(row, entry, row_checksum(record))
-    return User(row, None, 0)
+        held = None if record is None else peek_entry(key, record)
+        if record is not None and held is not None and held.digest == digest:
+            return User(row, key, record)
+    return User(row)
 
 
 def fold(users: Iterable[User]) -> int:
     """The checksum over *users* that `Doomed.users` is."""
     folded = 0
     for user in users:
-        folded ^= user.checksum
+        folded ^= row_checksum(user.record)
     return folded
 
 
 def uris_of(index: Index, digest: bytes) -> tuple[str, ...]:
     """The URIs that use a blob now."""
     users = index.read(lambda txn: users_of(txn, digest))
-    return tuple(user.entry.uri for user in users if user.entry is not None)
+    return tuple(user.key.uri for user in users if user.key is not None)
