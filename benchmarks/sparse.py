@@ -24,8 +24,9 @@ PER_PREFIX: Final = 1000
 
 _ORIGIN: Final = "s3|bench"
 _ROWS: Final = 20_000
-_FIRST_HOUR: Final = 480_000
-_HOURS: Final = 1000
+FIRST_HOUR: Final = 480_000
+HOURS: Final = 1000
+"""Hours of last use, since the epoch: as many entries were used last in each."""
 
 
 def prefix_of(number: int) -> str:
@@ -48,6 +49,11 @@ def size_of(number: int) -> int:
     return 4096 + number * 7919 % 200_000
 
 
+def hour_of(number: int) -> int:
+    """When its entry was used last; in an order of its own, too."""
+    return FIRST_HOUR + int.from_bytes(name_hash(b"use %d" % number)[:4], "big") % HOURS
+
+
 def build(root: Path, entries: int) -> casstore.Cache:
     """The store below *root* with *entries* entries, of which those that are missing are made."""
     cache = casstore.open(root)
@@ -64,16 +70,14 @@ def build(root: Path, entries: int) -> casstore.Cache:
     return cache
 
 
-def add_strays(root: Path, count: int, seed: int) -> list[str]:
-    """Files beside the blobs, in the same directories, that no row names; their paths."""
-    return _make(root, (name_hash(b"stray %d %d" % (seed, number)).hex() for number in range(count)))
-
-
-def _make(root: Path, names: Iterable[str]) -> list[str]:
-    paths = [f"{root}/blobs/{name[:2]}/{name[2:]}" for name in names]
-    for path in paths:
-        _add_file(path, 65536, 10**9)
-    return paths
+def add_unused(cache: casstore.Cache, count: int, seed: int, *, rows: bool) -> list[bytes]:
+    """Blobs beside the others that no entry uses, with *rows* or without; their digests, in no order."""
+    digests = [name_hash(b"unused %d %d" % (seed, number)) for number in range(count)]
+    for digest in digests:
+        _add_file(cache.layout.blob(digest), size_of(0), casstore.Digest("xxh3-128", digest).mtime)
+    if rows:
+        _put_rows(cache, (_blob_row(digest, 0) for digest in sorted(digests)))
+    return digests
 
 
 def _split(count: int, parts: int) -> Iterator[tuple[int, int]]:
@@ -115,7 +119,7 @@ def _put_rows(cache: casstore.Cache, rows: Iterable[tuple[bytes, bytes]]) -> Non
 
 def _entry_row(cache: casstore.Cache, number: int) -> tuple[bytes, bytes]:
     key = casstore.Key(uri_of(number), _ORIGIN)
-    hour = _FIRST_HOUR + int.from_bytes(name_hash(b"use %d" % number)[:4], "big") % _HOURS
+    hour = hour_of(number)
     moment = casstore.Moment(hour * 3600 * 10**9 + number * 10**6, 10**9, 1)
     validator = casstore.Validator(size_of(number), "0123456789abcdef0123456789abcdef", mtime_ns=10**18)
     return key.row, pack_entry(casstore.Entry(key, digest_of(number), validator, moment, cache.place, hour))
