@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from casstore.reaper import Reaped
 
 FIRST_BATCH: Final = 64
-LEAST_BATCH: Final = 16
+LEAST_BATCH: Final = 32
 MOST_BATCH: Final = 512
 """Blobs that one write transaction is about: to begin with, and at least and at most whatever a clock says."""
 

@@ -56,12 +56,21 @@ class DoomedBlobs(Sequence[Doomed]):
         self._packed = bytearray()
         self.bytes = 0
 
-    def add(self, blob: Doomed) -> None:
-        """The next one to go."""
-        self._digests.append(blob.digest)
-        why = _NUMBER_OF[blob.why]
-        self._packed += _NUMBERS.pack(blob.size, blob.used, blob.users, blob.inode, blob.ctime_ns, why, blob.way)
-        self.bytes += blob.size
+    def add(
+        self,
+        digest: bytes,
+        size: int = 0,
+        used: int = 0,
+        users: int = 0,
+        inode: int = 0,
+        ctime_ns: int = 0,
+        why: Why = Why.SIZE,
+        way: int = NO_WAY,
+    ) -> None:
+        """The next one to go: the fields of `Doomed`, which is not made here, since that takes as long as all else."""
+        self._digests.append(digest)
+        self._packed += _NUMBERS.pack(size, used, users, inode, ctime_ns, _NUMBER_OF[why], way)
+        self.bytes += size
 
     def __len__(self) -> int:
         return len(self._digests)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
-from casstore.doomed import Doomed, DoomedBlobs, Why
+from casstore.doomed import DoomedBlobs, Why
 from casstore.index import Index, Txn
 from casstore.layout import Layout, LeaseLayout
 from casstore.policies import ADAPTIVE, NO_WAY, in_turn, read_scores
@@ -177,12 +177,12 @@ class _Choice:
         self._layout = layout
         self._survey = survey
         self._looked = bytearray(len(survey.digests))
-        self._linked: list[tuple[Doomed, os.stat_result]] = []
+        self._linked: list[tuple[bytes, os.stat_result]] = []
         self._pinned: list[Held] = []
         # Rows without a file and without users: nothing to lose.
         self.doomed = DoomedBlobs()
         for number in survey.gone:
-            self.doomed.add(Doomed(survey.digests[number], 0, 0, 0, 0, 0))
+            self.doomed.add(survey.digests[number])
 
     def held(self) -> tuple[Held, ...]:
         """Whose turn it was and who stays."""
@@ -236,23 +236,15 @@ class _Choice:
             status = os.lstat(self._layout.blob(digest))
         except FileNotFoundError:
             return 0  # taken by another collector
-        seen = Doomed(
-            digest,
-            status.st_size,
-            survey.uses[number],
-            survey.users[number],
-            status.st_ino,
-            status.st_ctime_ns,
-            why,
-            way,
-        )
+        size = status.st_size
         if status.st_nlink > 1:
-            self._linked.append((seen, status))
+            self._linked.append((digest, status))
             return 0
-        if status.st_size:
+        if size:
             self._looked[number] = _GOES
-            self.doomed.add(seen)
-        return status.st_size
+            used, users = survey.uses[number], survey.users[number]
+            self.doomed.add(digest, size, used, users, status.st_ino, status.st_ctime_ns, why, way)
+        return size
 
 
 def stored_bytes(index: Index) -> int:
@@ -260,7 +252,7 @@ def stored_bytes(index: Index) -> int:
     return sum(peek_blob(row, record) or 0 for row, record in index.scan(BLOB))
 
 
-def _name_holders(layout: Layout, linked: Sequence[tuple[Doomed, os.stat_result]]) -> tuple[Held, ...]:
+def _name_holders(layout: Layout, linked: Sequence[tuple[bytes, os.stat_result]]) -> tuple[Held, ...]:
     if not linked:
         return ()
     names: dict[tuple[int, int], list[str]] = {(status.st_dev, status.st_ino): [] for _, status in linked}
@@ -269,8 +261,8 @@ def _name_holders(layout: Layout, linked: Sequence[tuple[Doomed, os.stat_result]
         if found is not None and path not in found and _is_file(path, device, inode):
             found.append(path)
     return tuple(
-        Held(blob.digest, blob.size, tuple(names[status.st_dev, status.st_ino]) or ("links outside of the store",))
-        for blob, status in linked
+        Held(digest, status.st_size, tuple(names[status.st_dev, status.st_ino]) or ("links outside of the store",))
+        for digest, status in linked
     )
 
 

@@ -269,20 +269,21 @@ def peek_entry(key: Key, record: bytes) -> Held | None:
     return Held(value[start:end], fields[3], fields[4], fields[5], fields[6])
 
 
-def peek_use(row: bytes, record: bytes) -> tuple[bytes, int, int, int] | None:
-    """Digest, `Entry.validated` in ns, `Entry.used_hour` and `row_checksum`, for whoever goes through all rows and has
-    no key to compare; None where the record is damaged.
+def uses(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes, int, int, int]]:
+    """Of the rows of all entries: row, digest, `Entry.validated` in ns, `Entry.used_hour`, `row_checksum`; those whose
+    record is damaged are left out.
 
-    A bare tuple, since making anything else takes longer than all the rest of this.
+    Bare tuples, since making anything else takes longer than all the rest of this.
     """
-    value = record[:-8]
-    if len(value) < _HEAD.size:
-        return None
-    (checksum,) = _SUM.unpack_from(record, len(value))
-    version, algorithm, validated_ns, used_hour = _USE.unpack_from(value)
-    if checksum != record_checksum(row + value) or version != _VERSION:
-        return None
-    return value[_HEAD.size : _HEAD.size + algorithm_length(algorithm)], validated_ns, used_hour, checksum
+    for row, record in rows:
+        value = record[:-8]
+        if len(value) < _HEAD.size:
+            continue
+        (checksum,) = _SUM.unpack_from(record, len(value))
+        version, algorithm, validated_ns, used_hour = _USE.unpack_from(value)
+        if checksum == record_checksum(row + value) and version == _VERSION:
+            digest = value[_HEAD.size : _HEAD.size + algorithm_length(algorithm)]
+            yield row, digest, validated_ns, used_hour, checksum
 
 
 def row_checksum(record: bytes) -> int:

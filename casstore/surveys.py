@@ -22,7 +22,7 @@ from casstore.digest import DIGEST_LENGTHS
 from casstore.index import Index
 from casstore.layout import Layout
 from casstore.pins import pinned_names
-from casstore.records import BLOB, ENTRY, peek_blob, peek_use, row_name
+from casstore.records import BLOB, ENTRY, peek_blob, row_name, uses
 from casstore.rules import Matcher, Rule
 
 NEVER: Final = (1 << 64) - 1
@@ -120,11 +120,7 @@ class Survey:
         by_byte = [bytearray() for _ in range(256)]
         is_plain = not (self._pins or self._has_rules or self._has_ages)
         due = rule = 0
-        for row, record in index.scan(ENTRY):
-            use = peek_use(row, record)
-            if use is None:
-                continue
-            digest, validated_ns, hour, checksum = use
+        for row, digest, validated_ns, hour, checksum in uses(index.scan(ENTRY)):
             if not is_plain:
                 if self._pins and row_name(row) in self._pins:
                     self._pinned.add(digest)
@@ -160,13 +156,13 @@ class Survey:
                 self._date_stray(number, status)
 
     def _add_users(self, numbers: dict[bytes, int], packed: bytearray) -> None:
-        uses, users, has_users, rules, dues = self.uses, self.users, self._has_users, self.rules, self.due
+        newest, users, has_users, rules, dues = self.uses, self.users, self._has_users, self.rules, self.due
         for digest, used, checksum, due, rule in _USER.iter_unpack(packed):
             number = numbers.get(digest)
             if number is None:
                 continue  # neither a row nor a file
-            if used > uses[number]:
-                uses[number] = used
+            if used > newest[number]:
+                newest[number] = used
             users[number] ^= checksum
             if dues and due > dues[number]:
                 dues[number] = due

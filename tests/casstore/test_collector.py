@@ -357,14 +357,10 @@ def test_a_batch_grows_while_there_is_time_and_is_never_without_bounds() -> None
         with pace.measured(pace.count):
             pass
         counts.append(pace.count)
-    assert counts[-1] <= collector.MOST_BATCH
-    for _ in range(7):
+    assert max(counts) <= collector.MOST_BATCH
+    for _ in range(8):
         with pace.measured(pace.count):
             time.sleep(2 * collector._BATCH_SECONDS)
-    assert pace.count < counts[-1]
-    for _ in range(7):
-        with pace.measured(pace.count):
-            time.sleep(20 * collector._BATCH_SECONDS)
     assert pace.count == collector.LEAST_BATCH
 
 
