@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -186,11 +187,20 @@ def test_a_damaged_entry_does_not_keep_its_blob(cache: casstore.Cache) -> None:
     assert cache.execute(plan).bytes == 1000
 
 
-def test_a_blob_whose_row_is_damaged_is_still_as_used_as_its_entries(cache: casstore.Cache) -> None:
+@pytest.mark.parametrize("damage", [lambda _: b"damaged", lambda record: record[:1] + b"\xff" + record[2:]])
+def test_a_blob_whose_row_is_damaged_is_still_as_used_as_its_entries(
+    cache: casstore.Cache, damage: Callable[[bytes], bytes]
+) -> None:
     entry = used_at(cache, fill(cache, key_of("a"), b"a" * 1000), HOUR + 2)
     _fill_aged(cache, b=1, c=3)
-    cache.index.write(lambda txn: txn.put(blob_row(entry.digest.value), b"damaged"))
-    assert _uris(cache, cache.plan(max_size=0, min_free=0)) == [("s3://bucket/b",), (entry.uri,), ("s3://bucket/c",)]
+    row = blob_row(entry.digest.value)
+    record = cache.index.get(row)
+    assert record is not None
+    damaged = damage(record)
+    cache.index.write(lambda txn: txn.put(row, damaged))
+    plan = cache.plan(max_size=0, min_free=0)
+    assert _uris(cache, plan) == [("s3://bucket/b",), (entry.uri,), ("s3://bucket/c",)]
+    assert plan.stored == 3000
 
 
 def test_uses_are_ordered_by_hour_and_then_by_validation() -> None:
