@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import resource
 import shutil
 import subprocess
@@ -269,7 +268,6 @@ def main() -> None:
     try:
         cache = sparse.build(root, args.entries)
         print(f"{args.entries:,} entries and blobs after {time.perf_counter() - start:.0f} s", file=sys.stderr)
-        random.seed(1)
         if "plan" in chosen:
             plans(cache, args.entries, args.rounds, as_json=args.json)
         if "ls" in chosen:
