@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FIRST_BATCH: Final = 64
 LEAST_BATCH: Final = 32
-MOST_BATCH: Final = 512
+MOST_BATCH: Final = 256
 """Blobs that one write transaction is about: to begin with, and at least and at most whatever a clock says."""
 
 _BATCH_SECONDS: Final = 0.020
