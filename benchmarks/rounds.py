@@ -33,11 +33,11 @@ class Contestant:
     seconds: list[float] = field(default_factory=list)
 
 
-def options(description: str, **defaults: int) -> argparse.Namespace:
-    """The command line of a benchmark: sizes as given, and ``--rounds``, ``--json``."""
+def options(description: str, **defaults: int | str) -> argparse.Namespace:
+    """The command line of a benchmark: sizes and names as given, and ``--rounds``, ``--json``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name, value in defaults.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
     return parser.parse_args()
 
@@ -45,6 +45,12 @@ def options(description: str, **defaults: int) -> argparse.Namespace:
 def compete(title: str, contestants: Sequence[Contestant], rounds: int, *, unit: float = 1.0, unit_name: str = "s",
             as_json: bool = False) -> None:  # fmt: skip
     """Run all contestants *rounds* times and print the table; times are multiplied by *unit* for display."""
+    race(contestants, rounds)
+    report(title, contestants, unit=unit, unit_name=unit_name, as_json=as_json)
+
+
+def race(contestants: Sequence[Contestant], rounds: int) -> None:
+    """Run all contestants *rounds* times."""
     root = Path(tempfile.mkdtemp(prefix="casstore-bench-"))
     try:
         for number in range(rounds):
@@ -57,6 +63,12 @@ def compete(title: str, contestants: Sequence[Contestant], rounds: int, *, unit:
     finally:
         # At the end only: ext4 creates files several times slower right after thousands were deleted.
         shutil.rmtree(root, ignore_errors=True)
+
+
+def report(title: str, contestants: Sequence[Contestant], *, unit: float = 1.0, unit_name: str = "s",
+           as_json: bool = False) -> None:  # fmt: skip
+    """Print the table of what was measured; times are multiplied by *unit* for display."""
+    rounds = max(len(contestant.seconds) for contestant in contestants)
     figures = [_figures(contestant, contestants, unit) for contestant in contestants]
     if as_json:
         print(json.dumps({"title": title, "rounds": rounds, "unit": unit_name, "figures": figures}, indent=2))
@@ -81,9 +93,8 @@ def _figures(contestant: Contestant, contestants: Sequence[Contestant], unit: fl
             "ratio": statistics.median(ratios),
             "ratio_min": ratios[0],
             "ratio_max": ratios[-1],
-            "budget": contestant.budget,
         }
-    return found
+    return found | {"budget": contestant.budget}
 
 
 def _print_table(title: str, figures: Sequence[dict[str, object]], rounds: int, unit_name: str) -> None:

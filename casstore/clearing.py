@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 from casstore import files
 from casstore.blobs import Blobs, Inode
 from casstore.collector import Removed, sweep
+from casstore.doomed import Why
 from casstore.errors import IndexUnavailableError, StoreFullError
 from casstore.handouts import InUse, files_in_use
 from casstore.index import Index, Txn
@@ -36,9 +37,9 @@ from casstore.items import current_entry, drop_entry
 from casstore.layout import Layout
 from casstore.pending import Pending
 from casstore.pins import Pins, is_pinned, pinned_names
-from casstore.plans import User, Why, users_of
+from casstore.plans import User, users_of
 from casstore.records import BLOB, Entry, Key, blob_row, entry_prefix, row_name, unpack_entry, user_prefix
-from casstore.surveys import IN_FLIGHT_SECONDS, blob_files
+from casstore.surveys import IN_FLIGHT_SECONDS
 
 if TYPE_CHECKING:
     from casstore.pending import PendingWrite
@@ -169,7 +170,7 @@ class _Clearing(abc.ABC):
         """By their rows, and then the files without one: an index that was replaced does not know them."""
         for batch in _batches(row[1:] for row, _ in self._index.scan(BLOB)):
             self._take_unused(batch, have_rows=True)
-        for batch in _batches(blob_files(self._layout)):
+        for batch in _batches(_blobs_by_name(self._layout)):
             self._take_unused(batch, have_rows=False)
 
     def _going(self, txn: Txn, row: bytes) -> Entry | None:
@@ -373,6 +374,15 @@ def _names(directory: str) -> list[str]:
         return os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _blobs_by_name(layout: Layout) -> Iterator[bytes]:
+    """The digests that the files in ``blobs/`` are named by."""
+    for shard in _names(layout.blobs):
+        for name in _names(f"{layout.blobs}/{shard}"):
+            digest = layout.digest_at(shard, name)
+            if digest is not None:
+                yield digest
 
 
 def _bad_files(layout: Layout) -> Iterator[tuple[str, os.stat_result]]:

@@ -11,15 +11,16 @@ import click
 
 from casstore.cli_output import Shell, age_text, shows_progress
 from casstore.cli_reaped import reaped_facts, show_reaped
+from casstore.doomed import Why
 from casstore.figures import size_text
-from casstore.plans import Why
 from casstore.rules import NONE, parse_age, parse_size
 from casstore.surveys import hour_of
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.collector import Freed, Removed
-    from casstore.plans import Budget, Doomed, Held, Plan
+    from casstore.doomed import Doomed
+    from casstore.plans import Budget, Held, Plan
 
 _OVER_BUDGET: Final = 1
 _SHOWN_HELD: Final = 20

@@ -9,29 +9,36 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from casstore import files
 from casstore.blobs import Blobs
+from casstore.doomed import Doomed, Why
 from casstore.errors import IndexDamagedError, IndexUnavailableError, StoreFullError
 from casstore.index import Index, Txn
 from casstore.items import current_entry, drop_entry
 from casstore.layout import Layout
 from casstore.pins import is_pinned
-from casstore.plans import Doomed, Held, Plan, Why, fold, make_plan, users_of
+from casstore.plans import Held, Plan, fold, make_plan, users_of
 from casstore.policies import note_evictions
 from casstore.records import Entry, blob_row, row_name, user_prefix
 
 if TYPE_CHECKING:
     from casstore.reaper import Reaped
 
-SWEEP_BATCH: Final = 64
-"""Blobs that one write transaction takes away: writers wait some 20 ms for it."""
+FIRST_BATCH: Final = 64
+LEAST_BATCH: Final = 32
+MOST_BATCH: Final = 256
+"""Blobs that one write transaction is about: to begin with, and at least and at most whatever a clock says."""
 
-_EVICT_BATCH: Final = 1000
+_BATCH_SECONDS: Final = 0.020
+"""What is done in one takes so long; a writer that comes meanwhile waits for that and for the commit."""
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +74,54 @@ class Removed:
     why: Why = Why.SIZE
 
 
+class Pace:
+    """How many blobs the next write transaction is to be about, by how long what was done in the last one took.
+
+    A commit takes its time however little there is to it, so few large ones are quicker; but writers wait for each.
+    """
+
+    def __init__(self) -> None:
+        self.count = FIRST_BATCH
+
+    @contextlib.contextmanager
+    def measured(self, count: int) -> Iterator[None]:
+        """The block is what is done about *count* blobs."""
+        start = time.monotonic()
+        yield
+        seconds = max(time.monotonic() - start, 1e-6)
+        fitting = int(count * _BATCH_SECONDS / seconds)
+        # One that was held up by something else says little, and so does the short one at the end.
+        fitting = min(max(fitting, self.count // 2), self.count * 2)
+        self.count = min(max(fitting, LEAST_BATCH), MOST_BATCH)
+
+    def batches(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """All *items*, so many at a time as `count` says then."""
+        start = 0
+        while start < len(items):
+            batch = items[start : start + self.count]
+            start += len(batch)
+            yield batch
+
+
 def evict(index: Index, layout: Layout, doomed: Sequence[Entry]) -> Freed:
     """Drop those of *doomed* that still stand as they were seen and are not pinned, then sweep their blobs."""
-    dropped = 0
-    for start in range(0, len(doomed), _EVICT_BATCH):
-        batch = doomed[start : start + _EVICT_BATCH]
-        dropped += index.write(partial(_drop, layout=layout, doomed=batch))
+    dropped, pace = 0, Pace()
+    for batch in pace.batches(doomed):
+        dropped += index.write(partial(_drop, layout=layout, doomed=batch, pace=pace))
     digests = list({entry.digest.value: None for entry in doomed})
     swept = sweep(index, layout, digests)
     sizes = [size for size in swept.values() if size is not None]
     return Freed(dropped, len(sizes), sum(sizes))
 
 
-def _drop(txn: Txn, layout: Layout, doomed: Sequence[Entry]) -> int:
+def _drop(txn: Txn, layout: Layout, doomed: Sequence[Entry], pace: Pace) -> int:
     dropped = 0
-    for entry in doomed:
-        current = current_entry(txn, entry.key)
-        if current is not None and current.same_content(entry) and not is_pinned(layout, row_name(entry.key.row)):
-            drop_entry(txn, current)
-            dropped += 1
+    with pace.measured(len(doomed)):
+        for entry in doomed:
+            current = current_entry(txn, entry.key)
+            if current is not None and current.same_content(entry) and not is_pinned(layout, row_name(entry.key.row)):
+                drop_entry(txn, current)
+                dropped += 1
     return dropped
 
 
@@ -141,11 +177,12 @@ def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Remo
     Raises StoreFullError where the disk is so full that not even one blob's rows can be dropped.
     """
     entries = blobs = size = kept = 0
-    start, step, learns = 0, SWEEP_BATCH, True
+    dropping, sweeping = Pace(), Pace()
+    start, step, learns = 0, dropping.count, True
     while start < len(plan.doomed):
         batch = plan.doomed[start : start + step]
         try:
-            dropped = _drop_users(index, layout, plan, batch, learns=learns)
+            dropped = _drop_users(index, layout, plan, batch, dropping, learns=learns)
         except (StoreFullError, IndexUnavailableError):
             # On a full disk (where LMDB may say that it failed, and not why) a commit finds no pages; the fewer rows it
             # touches, the fewer it takes, and what the first blobs free serves the rest.
@@ -155,8 +192,8 @@ def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Remo
             continue
         if dropped is None:
             return Freed(entries, blobs, size, kept, is_stale=True)
-        start, step = start + len(batch), min(2 * step, SWEEP_BATCH)
-        swept = sweep(index, layout, list(dropped), _Planned(batch).is_doomed)
+        start, step = start + len(batch), min(2 * step, dropping.count)
+        swept = sweep(index, layout, list(dropped), _Planned(batch).is_doomed, pace=sweeping)
         kept += len(batch) - len(swept)
         reasons = {blob.digest: blob.why for blob in batch}
         for digest, uris in dropped.items():
@@ -168,7 +205,7 @@ def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Remo
 
 
 def _drop_users(
-    index: Index, layout: Layout, plan: Plan, batch: Sequence[Doomed], *, learns: bool
+    index: Index, layout: Layout, plan: Plan, batch: Sequence[Doomed], pace: Pace, *, learns: bool
 ) -> dict[bytes, tuple[str, ...]] | None:
     """Drop the entries of those blobs of *batch* that are as they were planned; their URIs by digest. All users of a
     blob go, or none. With *learns* it is noted by which way they went. None where the index has been replaced.
@@ -177,24 +214,27 @@ def _drop_users(
     def drop(txn: Txn) -> dict[bytes, tuple[str, ...]] | None:
         if index.generation != plan.generation:
             return None
-        dropped = {}
-        for blob in batch:
-            users = users_of(txn, blob.digest)
-            if fold(users) != blob.users or not _is_file_as_planned(layout, blob):
-                continue
-            # Pins get their names in such a transaction, too: this one finds the pin, or that one no entry.
-            if any(is_pinned(layout, user.name) for user in users):
-                continue
-            for user in users:
-                txn.delete(user.row)
-                if user.entry is not None:
-                    txn.delete(user.entry.key.row)
-            dropped[blob.digest] = tuple(user.entry.uri for user in users if user.entry is not None)
-        if learns:
-            note_evictions(txn, ((blob.digest, blob.way) for blob in batch if dropped.get(blob.digest)), plan.blobs)
+        with pace.measured(len(batch)):
+            dropped = {blob.digest: uris for blob in batch if (uris := _drop_users_of(txn, layout, blob)) is not None}
+            if learns:
+                note_evictions(txn, ((blob.digest, blob.way) for blob in batch if dropped.get(blob.digest)), plan.blobs)
         return dropped
 
     return index.write(drop)
+
+
+def _drop_users_of(txn: Txn, layout: Layout, blob: Doomed) -> tuple[str, ...] | None:
+    users = users_of(txn, blob.digest)
+    if fold(users) != blob.users or not _is_file_as_planned(layout, blob):
+        return None
+    # Pins get their names in such a transaction, too: this one finds the pin, or that one no entry.
+    if any(is_pinned(layout, user.name) for user in users):
+        return None
+    for user in users:
+        txn.delete(user.row)
+        if user.key is not None:
+            txn.delete(user.key.row)
+    return tuple(user.key.uri for user in users if user.key is not None)
 
 
 def _is_file_as_planned(layout: Layout, blob: Doomed) -> bool:
@@ -227,16 +267,17 @@ def sweep(
     digests: Sequence[bytes],
     is_doomed: Callable[[bytes, os.stat_result], bool] | None = None,
     keep_at: str | None = None,
+    pace: Pace | None = None,
 ) -> dict[bytes, int | None]:
     """Take away those blobs that no entry uses, if *is_doomed* of their file; what came back into use stays.
 
     With *keep_at*, the path for the one of *digests*, it is kept there. The bytes freed, by digest; None for a row that
     had no file.
     """
+    pace = pace or Pace()
     freed: dict[bytes, int | None] = {}
-    for start in range(0, len(digests), SWEEP_BATCH):
-        batch = digests[start : start + SWEEP_BATCH]
-        freed |= _sweep_batch(index, layout, batch, is_doomed, keep_at)
+    for batch in pace.batches(digests):
+        freed |= _sweep_batch(index, layout, batch, is_doomed, keep_at, pace)
     return freed
 
 
@@ -245,7 +286,8 @@ def _sweep_batch(
     layout: Layout,
     digests: Sequence[bytes],
     is_doomed: Callable[[bytes, os.stat_result], bool] | None,
-    keep_at: str | None = None,
+    keep_at: str | None,
+    pace: Pace,
 ) -> dict[bytes, int | None]:
     trash: dict[str, str] = {}
 
@@ -278,7 +320,7 @@ def _sweep_batch(
     # A writer publishes inside its own write transaction and checks there that its blob is the one it linked. This one
     # re-checks use and takes the file away inside its transaction. One of the two runs first; either is right.
     try:
-        with index.writing() as txn:
+        with index.writing() as txn, pace.measured(len(digests)):
             freed = take(txn)
     except BaseException as error:
         # Nothing of the transaction counts. Where the index was replaced meanwhile, whoever writes to the new one may

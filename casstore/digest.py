@@ -60,9 +60,10 @@ _ALGORITHMS: Final = {
     "blake3": _Algorithm(3, 32, _new_blake3, is_cryptographic=True),
 }
 _BY_NUMBER: Final = {algorithm.number: name for name, algorithm in _ALGORITHMS.items()}
+_LENGTHS: Final = {algorithm.number: algorithm.length for algorithm in _ALGORITHMS.values()}
 ALGORITHMS: Final = tuple(_ALGORITHMS)
 """Names that a store can be created with; the first is the default."""
-LENGTHS: Final = frozenset(algorithm.length for algorithm in _ALGORITHMS.values())
+LENGTHS: Final = frozenset(_LENGTHS.values())
 """How many bytes their hashes have."""
 
 
@@ -117,7 +118,7 @@ def algorithm_of(number: int) -> str:
 
 def algorithm_length(number: int) -> int:
     """How many bytes a hash of this algorithm has. Raises KeyError."""
-    return _ALGORITHMS[_BY_NUMBER[number]].length
+    return _LENGTHS[number]
 
 
 def new_hasher(algorithm: str) -> Hasher:

@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, TypeVar, cast
 
 import lmdb
@@ -135,10 +136,10 @@ class Txn:
         rows: list[tuple[bytes, bytes]] = []
         cursor = self._txn.cursor()
         if cursor.set_range(start):
-            for row, record in cast("Iterator[tuple[bytes, bytes]]", cursor):
-                if len(rows) >= limit or not row.startswith(prefix):
+            for pair in islice(cast("Iterator[tuple[bytes, bytes]]", cursor), limit):
+                if not pair[0].startswith(prefix):
                     break
-                rows.append((row, record))
+                rows.append(pair)
         if rows and rows[-1][0] < start:
             # Whoever goes on behind the last row would never come to an end.
             raise lmdb.CorruptedError("rows are out of order")

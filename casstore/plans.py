@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import chain
 from typing import Final
 
+from casstore.doomed import DoomedBlobs, Why
 from casstore.index import Index, Txn
 from casstore.layout import Layout, LeaseLayout
 from casstore.policies import ADAPTIVE, NO_WAY, in_turn, read_scores
@@ -25,8 +26,9 @@ from casstore.records import (
     BLOB,
     Entry,
     Key,
+    peek_blob,
+    peek_entry,
     row_checksum,
-    unpack_blob,
     unpack_entry,
     user_name,
     user_prefix,
@@ -41,21 +43,7 @@ _SLACK: Final = 100
 
 _ALL_USERS: Final = 1 << 62
 
-
 _STAYS, _GOES = 1, 2
-
-
-class Why(StrEnum):
-    """For what a blob goes."""
-
-    SIZE = "size"
-    """`Budget.max_size` or `min_free`."""
-    AGE = "age"
-    """None of its users was used within the `max_age` that holds for it."""
-    RULE = "rule"
-    """The `max_size` of the rule of all its users."""
-    CLEARED = "cleared"
-    """Somebody asked for it by name (`casstore.clearing`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +64,6 @@ class Budget:
     def has_rules(self) -> bool:
         """Whether anything goes although there is room."""
         return self.max_age is not None or bool(self.rules)
-
-
-@dataclass(frozen=True, slots=True)
-class Doomed:
-    """A blob that is to go, as it was seen.
-
-    *size* in bytes is what that frees; 0 where only a row without a file goes. *used* orders by last use, see
-    `casstore.surveys.use_tag`. *users* is a checksum over the entries that use it, which changes with any of them.
-    *inode* and *ctime_ns* are those of the file: a link made since changes the second. *way* is the policy's.
-    """
-
-    digest: bytes
-    size: int
-    used: int
-    users: int
-    inode: int
-    ctime_ns: int
-    why: Why = Why.SIZE
-    way: int = NO_WAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +92,7 @@ class Plan:
     blobs: int
     free: int
     asked: int
-    doomed: Sequence[Doomed]
+    doomed: DoomedBlobs
     held: Sequence[Held]
     at_least: int = 0
     overdue: int = 0
@@ -131,7 +100,7 @@ class Plan:
     @property
     def frees(self) -> int:
         """Bytes that it frees if nothing comes back into use."""
-        return sum(blob.size for blob in self.doomed)
+        return self.doomed.bytes
 
     def short(self, freed: int, beside: int = 0) -> int:
         """Bytes that still have to go once blobs of *freed* bytes have, and *beside* bytes that were no blobs."""
@@ -186,7 +155,7 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
     overdue = choice.by_rules(order, budget) if budget.has_rules else 0
     front = bisect_left(order, FIRST_USE, key=survey.uses.__getitem__)
     turns = chain(((number, NO_WAY) for number in order[:front]), in_turn(order[front:], budget.policy, scores))
-    choice.by_size(turns, _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack) - choice.freed)
+    choice.by_size(turns, _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack) - choice.doomed.bytes)
     asked = max(0, over, lack)
     return Plan(
         budget,
@@ -195,7 +164,7 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
         survey.blobs,
         free,
         asked,
-        tuple(choice.doomed),
+        choice.doomed,
         choice.held(),
         at_least,
         overdue,
@@ -209,11 +178,12 @@ class _Choice:
         self._layout = layout
         self._survey = survey
         self._looked = bytearray(len(survey.digests))
-        self._linked: list[tuple[Doomed, os.stat_result]] = []
+        self._linked: list[tuple[bytes, os.stat_result]] = []
         self._pinned: list[Held] = []
         # Rows without a file and without users: nothing to lose.
-        self.doomed = [Doomed(survey.digests[number], 0, 0, 0, 0, 0) for number in survey.gone]
-        self.freed = 0
+        self.doomed = DoomedBlobs()
+        for number in survey.gone:
+            self.doomed.add(survey.digests[number])
 
     def held(self) -> tuple[Held, ...]:
         """Whose turn it was and who stays."""
@@ -267,36 +237,25 @@ class _Choice:
             status = os.lstat(self._layout.blob(digest))
         except FileNotFoundError:
             return 0  # taken by another collector
-        seen = Doomed(
-            digest,
-            status.st_size,
-            survey.uses[number],
-            survey.users[number],
-            status.st_ino,
-            status.st_ctime_ns,
-            why,
-            way,
-        )
+        if not stat.S_ISREG(status.st_mode):
+            return 0  # somebody put it there: it is his
+        size = status.st_size
         if status.st_nlink > 1:
-            self._linked.append((seen, status))
+            self._linked.append((digest, status))
             return 0
-        if status.st_size:
+        if size:
             self._looked[number] = _GOES
-            self.doomed.append(seen)
-            self.freed += status.st_size
-        return status.st_size
+            used, users = survey.uses[number], survey.users[number]
+            self.doomed.add(digest, size, used, users, status.st_ino, status.st_ctime_ns, why, way)
+        return size
 
 
 def stored_bytes(index: Index) -> int:
     """What the rows say that the blobs take. Cheaper than a plan, and blind to files without a row."""
-    size = 0
-    for row, record in index.scan(BLOB):
-        known = unpack_blob(row, record)
-        size += 0 if known is None else known.size
-    return size
+    return sum(peek_blob(row, record) or 0 for row, record in index.scan(BLOB))
 
 
-def _name_holders(layout: Layout, linked: Sequence[tuple[Doomed, os.stat_result]]) -> tuple[Held, ...]:
+def _name_holders(layout: Layout, linked: Sequence[tuple[bytes, os.stat_result]]) -> tuple[Held, ...]:
     if not linked:
         return ()
     names: dict[tuple[int, int], list[str]] = {(status.st_dev, status.st_ino): [] for _, status in linked}
@@ -305,8 +264,8 @@ def _name_holders(layout: Layout, linked: Sequence[tuple[Doomed, os.stat_result]
         if found is not None and path not in found and _is_file(path, device, inode):
             found.append(path)
     return tuple(
-        Held(blob.digest, blob.size, tuple(names[status.st_dev, status.st_ino]) or ("links outside of the store",))
-        for blob, status in linked
+        Held(digest, status.st_size, tuple(names[status.st_dev, status.st_ino]) or ("links outside of the store",))
+        for digest, status in linked
     )
 
 
@@ -333,17 +292,22 @@ def _is_file(path: str, device: int, inode: int) -> bool:
 class User:
     """One row that says that an entry uses a blob.
 
-    *entry* is None where that entry is gone, damaged or uses another; *checksum* is that of its record, else 0.
+    *key* and *record* are that entry's; without them it is gone, damaged or uses another blob.
     """
 
     row: bytes
-    entry: Entry | None
-    checksum: int
+    key: Key | None = None
+    record: bytes = b""
 
     @property
     def name(self) -> bytes:
         """The bytes of the `Key.name` of that entry."""
         return user_name(self.row)
+
+    @property
+    def entry(self) -> Entry | None:
+        """That entry."""
+        return None if self.key is None else unpack_entry(self.key.row, self.record, self.key)
 
 
 def users_of(txn: Txn, digest: bytes) -> list[User]:
@@ -357,21 +321,21 @@ def _user(txn: Txn, digest: bytes, row: bytes, whole: bytes) -> User:
     with contextlib.suppress(ValueError):
         key = Key.parse(whole)
         record = txn.get(key.row) if user_row(digest, key) == row else None
-        entry = None if record is None else unpack_entry(key.row, record, key)
-        if record is not None and entry is not None and entry.digest.value == digest:
-            return User(row, entry, row_checksum(record))
-    return User(row, None, 0)
+        held = None if record is None else peek_entry(key, record)
+        if record is not None and held is not None and held.digest == digest:
+            return User(row, key, record)
+    return User(row)
 
 
 def fold(users: Iterable[User]) -> int:
     """The checksum over *users* that `Doomed.users` is."""
     folded = 0
     for user in users:
-        folded ^= user.checksum
+        folded ^= row_checksum(user.record)
     return folded
 
 
 def uris_of(index: Index, digest: bytes) -> tuple[str, ...]:
     """The URIs that use a blob now."""
     users = index.read(lambda txn: users_of(txn, digest))
-    return tuple(user.entry.uri for user in users if user.entry is not None)
+    return tuple(user.key.uri for user in users if user.key is not None)

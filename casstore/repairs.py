@@ -18,7 +18,7 @@ from typing import Final
 from casstore import files
 from casstore.blobs import Blobs, BlobTrippedError, Inode
 from casstore.checks import Checks
-from casstore.collector import SWEEP_BATCH, sweep
+from casstore.collector import FIRST_BATCH, sweep
 from casstore.digest import Digest
 from casstore.errors import CasstoreError
 from casstore.findings import Repair
@@ -63,8 +63,8 @@ class Repairs:
     def mend_rows(self, rows: Sequence[Row]) -> list[Repair]:
         """Put right, or drop, rows that were seen with these records."""
         done: list[Repair] = []
-        for start in range(0, len(rows), SWEEP_BATCH):
-            batch = rows[start : start + SWEEP_BATCH]
+        for start in range(0, len(rows), FIRST_BATCH):
+            batch = rows[start : start + FIRST_BATCH]
             try:
                 done += self._index.write(partial(self._mend_batch, batch=batch))
             except (CasstoreError, OSError) as error:
@@ -184,7 +184,7 @@ class Repairs:
 
     def _uris(self, digest: Digest) -> tuple[str, ...]:
         users = self._index.read(lambda txn: users_of(txn, digest.value))
-        return tuple(user.entry.uri for user in users if user.entry is not None)
+        return tuple(user.key.uri for user in users if user.key is not None)
 
     def _take_away(self, digest: Digest, inode: Inode, why: str) -> Repair:
         """Drop the entries of a damaged blob, and commit; then move the file. Edits made through a view are kept."""
@@ -218,9 +218,9 @@ class Repairs:
             uris = []
             for user in users_of(txn, digest.value):
                 txn.delete(user.row)
-                if user.entry is not None:
-                    txn.delete(user.entry.key.row)
-                    uris.append(user.entry.uri)
+                if user.key is not None:
+                    txn.delete(user.key.row)
+                    uris.append(user.key.uri)
             # Without it nobody takes the name for that of bytes that were checked.
             txn.delete(blob_row(digest.value))
             return uris

@@ -1,22 +1,28 @@
 """What a plan goes by: every blob with its size, last use, users and rule, seen in one pass over rows and names.
 
-Side by side in arrays, those with rows sorted by digest: a million blobs are some 150 MB. Files without a row follow.
+Side by side in arrays, those with rows sorted by digest: a million blobs are some 100 MB. Files without a row follow.
+
+Entries come in the order of their URIs, and their blobs lie anywhere: what is looked up all over a table of a million
+costs several times what is looked up in a small one. So entries are put aside by the first byte of the digest, packed,
+and then rows, names and users of one byte after the other are brought together.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
+import stat
+import struct
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import compress
 from typing import Final
 
 from casstore.index import Index
 from casstore.layout import Layout
 from casstore.pins import pinned_names
-from casstore.records import BLOB, ENTRY, Held, peek_row, row_checksum, row_name, unpack_blob
+from casstore.records import BLOB, ENTRY, peek_blob, row_name, uses
 from casstore.rules import Matcher, Rule
 
 NEVER: Final = (1 << 64) - 1
@@ -30,15 +36,24 @@ IN_FLIGHT_SECONDS: Final = 60
 
 _HOUR: Final = 3600
 _MILLISECOND_BITS: Final = 42
-"""Of the 64 of a `use_tag`: enough until 2109, and the rest for hours until 2446."""
+"""Of the 64 of a `use_tag`: enough until 2109."""
+_HOUR_BITS: Final = 64 - _MILLISECOND_BITS
+"""Enough until 2448."""
 
 FIRST_USE: Final = 1 << _MILLISECOND_BITS
 """The lowest `use_tag` of a known hour: what is below was never used, or nobody knows."""
 
 
+_USER: Final = struct.Struct("<33pQQQB")
+"""An entry, packed: digest (with its length), `use_tag`, checksum, due, rule."""
+
+
 def use_tag(hour: int, validated_ms: int) -> int:
     """A number that orders by last use: by the hour, and within it by the last validation in milliseconds."""
-    return min(hour, (1 << 22) - 1) << _MILLISECOND_BITS | max(0, min(validated_ms, (1 << _MILLISECOND_BITS) - 1))
+    if hour >> _HOUR_BITS or validated_ms >> _MILLISECOND_BITS:  # too large, or a clock before 1970
+        hour = min(hour, (1 << _HOUR_BITS) - 1)
+        validated_ms = max(0, min(validated_ms, (1 << _MILLISECOND_BITS) - 1))
+    return hour << _MILLISECOND_BITS | validated_ms
 
 
 def hour_of(tag: int) -> int:
@@ -60,29 +75,30 @@ class Survey:
         self._ages = [max_age, *(rule.max_age if rule.has_age else max_age for rule in rules)]
         self._has_ages = any(age is not None for age in self._ages)
         self._has_rules = bool(rules)
+        self._now = time.time()
         self.generation = index.read(lambda _: index.generation)
-        self.stored = self.blobs = 0
         self.digests: list[bytes] = []
         self.sizes = array("Q")
-        for row, record in index.scan(BLOB):
-            known = unpack_blob(row, record)
-            if known is not None:  # else its file is one without a row
-                self.digests.append(row[1:])
-                self.sizes.append(known.size)
-        self._rows = len(self.digests)
-        self.uses = array("Q", bytes(8 * self._rows))
-        self.users = array("Q", bytes(8 * self._rows))
-        self.due = array("Q", bytes(8 * self._rows if self._has_ages else 0))
-        self.rules = bytearray(self._rows)
-        self._has_users = bytearray(self._rows)
-        self._is_there = bytearray(self._rows)
+        self._add_rows(index)
+        rows = len(self.digests)
+        self.uses = array("Q", bytes(8 * rows))
+        self.users = array("Q", bytes(8 * rows))
+        self.due = array("Q", bytes(8 * rows if self._has_ages else 0))
+        self.rules = bytearray(rows)
+        self._has_users = bytearray(rows)
+        self._is_there = bytearray(rows)
         self._pins = pinned_names(layout)
         self._pinned: set[bytes] = set()
-        self._unknown: dict[bytes, list[tuple[Held, int, int, int]]] = {}
-        self._add_users(index)
-        self._add_files()
-        unused = (number for number in range(self._rows) if not self._has_users[number])
-        self.gone = [number for number in unused if not self._is_there[number]]
+        # Rows before entries before files: what is filled meanwhile is a file without a row.
+        users = self._users_by_byte(index)
+        ends = [bisect_left(self.digests, bytes([byte + 1]), hi=rows) for byte in range(255)] + [rows]
+        for byte, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            self._add_files(byte, start, end, users[byte])
+            users[byte].clear()
+        self.blobs = sum(self._is_there)
+        self.stored = sum(compress(self.sizes, self._is_there))
+        is_gone = (not (used or there) for used, there in zip(self._has_users, self._is_there, strict=True))
+        self.gone = list(compress(range(len(self.digests)), is_gone))
 
     def is_pinned(self, number: int) -> bool:
         """Whether one of a blob's users is."""
@@ -90,94 +106,98 @@ class Survey:
 
     def numbers(self) -> list[int]:
         """The blobs that there are, with something in them: of rows in the order of their digests, then the others."""
-        rows = (number for number in range(self._rows) if self._is_there[number] and self.sizes[number])
-        strays = (number for number in range(self._rows, len(self.digests)) if self.sizes[number])
-        return [*rows, *strays]
+        return [number for number in compress(range(len(self.digests)), self._is_there) if self.sizes[number]]
 
-    def _add_users(self, index: Index) -> None:
-        """Uses by entry; those of blobs without a row (a damaged one) are kept apart until their file is seen."""
-        for row, record in index.scan(ENTRY):
-            entry = peek_row(row, record)
-            if entry is None:
-                continue
-            if self._pins and row_name(row) in self._pins:
-                self._pinned.add(entry.digest)
-            rule = self._matcher.number(row) if self._has_rules else 0
-            age = self._ages[rule]
-            # It was used until the end of that hour, for all one knows.
-            due = NEVER if age is None else (entry.used_hour + 1) * _HOUR + age
-            number = self._number(entry.digest)
-            if number < 0:
-                self._unknown.setdefault(entry.digest, []).append((entry, row_checksum(record), due, rule))
-            else:
-                self._add_user(number, entry, row_checksum(record), due, rule)
+    def _add_rows(self, index: Index) -> None:
+        for row, record in index.scan(BLOB):
+            size = peek_blob(row, record)
+            if size is not None:  # else its file is one without a row
+                self.digests.append(row[1:])
+                self.sizes.append(size)
 
-    def _add_user(self, number: int, entry: Held, checksum: int, due: int, rule: int) -> None:
-        used = use_tag(entry.used_hour, entry.validated_ns // 1_000_000)
-        self.uses[number] = max(self.uses[number], used)
-        self.users[number] ^= checksum
-        if self._has_ages:
-            self.due[number] = max(self.due[number], due)
-        if self._has_users[number] and rule != self.rules[number]:
-            rule = MIXED
-        self.rules[number] = rule
-        self._has_users[number] = 1
+    def _users_by_byte(self, index: Index) -> list[bytearray]:
+        """Every entry as a `_USER`, by the first byte of its digest."""
+        by_byte = [bytearray() for _ in range(256)]
+        is_plain = not (self._pins or self._has_rules or self._has_ages)
+        due = rule = 0
+        for row, digest, validated_ns, hour, checksum in uses(index.scan(ENTRY)):
+            if not is_plain:
+                if self._pins and row_name(row) in self._pins:
+                    self._pinned.add(digest)
+                rule = self._matcher.number(row)
+                age = self._ages[rule]
+                # It was used until the end of that hour, for all one knows.
+                due = NEVER if age is None else (hour + 1) * _HOUR + age
+            by_byte[digest[0]] += _USER.pack(digest, use_tag(hour, validated_ns // 1_000_000), checksum, due, rule)
+        return by_byte
 
-    def _number(self, digest: bytes) -> int:
-        number = bisect_left(self.digests, digest, hi=self._rows)
-        return number if number < self._rows and self.digests[number] == digest else -1
+    def _add_files(self, byte: int, start: int, end: int, users: bytearray) -> None:
+        """See which of the blobs from *start* to *end*, all that have a row and begin with *byte*, are there, and which
+        have none; and who uses them.
+        """
+        directory = self._layout.shard(bytes([byte]))
+        known = [digest.hex()[2:] for digest in self.digests[start:end]]
+        names = _names_in(directory)
+        self._is_there[start:end] = bytes(map(names.__contains__, known))
+        numbers = dict(zip(self.digests[start:end], range(start, end), strict=True))
+        strays = {}
+        for name in names.difference(known):
+            digest = self._layout.digest_at(f"{byte:02x}", name)
+            status = None if digest is None else _status_of_file(f"{directory}/{name}")
+            if digest is not None and status is not None:
+                numbers[digest] = number = self._add_stray(digest, status.st_size)
+                strays[number] = status
+        self._add_users(numbers, users)
+        for number, status in strays.items():
+            if not self._has_users[number]:
+                self._date_stray(number, status)
 
-    def _add_files(self) -> None:
-        now = time.time()
-        for digest, file in _files_in(self._layout):
-            number = self._number(digest)
-            if number >= 0:
-                self._is_there[number] = 1
-                self.stored += self.sizes[number]
-                self.blobs += 1
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                self._add_stray(digest, file.stat(follow_symlinks=False), now)
+    def _add_users(self, numbers: dict[bytes, int], packed: bytearray) -> None:
+        newest, users, has_users, rules, dues = self.uses, self.users, self._has_users, self.rules, self.due
+        for digest, used, checksum, due, rule in _USER.iter_unpack(packed):
+            number = numbers.get(digest)
+            if number is None:
+                continue  # neither a row nor a file
+            if used > newest[number]:
+                newest[number] = used
+            users[number] ^= checksum
+            if dues and due > dues[number]:
+                dues[number] = due
+            if rule != rules[number]:
+                rules[number] = MIXED if has_users[number] else rule
+            has_users[number] = 1
 
-    def _add_stray(self, digest: bytes, status: os.stat_result, now: float) -> None:
-        self.stored += status.st_size
-        self.blobs += 1
-        number = len(self.digests)
+    def _add_stray(self, digest: bytes, size: int) -> int:
         self.digests.append(digest)
-        self.sizes.append(status.st_size)
+        self.sizes.append(size)
         self.uses.append(0)
         self.users.append(0)
         self.rules.append(0)
         self._has_users.append(0)
+        self._is_there.append(1)
         if self._has_ages:
             self.due.append(0)
-        users = self._unknown.get(digest, ())
-        for user in users:
-            self._add_user(number, *user)
-        if users:
-            return
-        # Orphans in the order in which they got their names; what may be in flight, among the just used.
-        hour = 0 if now - status.st_ctime > IN_FLIGHT_SECONDS else int(now) // _HOUR
+        return len(self.digests) - 1
+
+    def _date_stray(self, number: int, status: os.stat_result) -> None:
+        """Orphans go in the order in which they got their names; what may be in flight, among the just used."""
+        hour = 0 if self._now - status.st_ctime > IN_FLIGHT_SECONDS else int(self._now) // _HOUR
         self.uses[number] = use_tag(hour, status.st_ctime_ns // 1_000_000)
         if self._has_ages:
             self.due[number] = NEVER if self._ages[0] is None else int(status.st_ctime) + self._ages[0]
 
 
-def _files_in(layout: Layout) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
-    with os.scandir(layout.blobs) as shards:
-        names = [shard.name for shard in shards]
-    for name in names:
-        try:
-            with os.scandir(f"{layout.blobs}/{name}") as files:
-                for file in files:
-                    digest = layout.digest_at(name, file.name)
-                    # What has no blob's name, or is no file, is not ours to take.
-                    if digest is not None and file.is_file(follow_symlinks=False):
-                        yield digest, file
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+def _names_in(directory: str) -> set[str]:
+    try:
+        return set(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
-def blob_files(layout: Layout) -> Iterator[bytes]:
-    """The digests that the files in ``blobs/`` are named by."""
-    return (digest for digest, _ in _files_in(layout))
+def _status_of_file(path: str) -> os.stat_result | None:
+    """None for what is gone, or no file: what somebody put there is not ours to take."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None

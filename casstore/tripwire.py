@@ -67,8 +67,9 @@ class Tripwire:
         if is_known:
             return
         for user in self._index.read(lambda txn: users_of(txn, digest.value)):
-            if user.entry is not None:
-                recorder.record_bytes(user.entry.key, user.entry.validator, descriptor)
+            entry = user.entry
+            if entry is not None:
+                recorder.record_bytes(entry.key, entry.validator, descriptor)
 
     def _views_of(self, inode: Inode) -> Iterator[tuple[LeaseLayout, Found]]:
         """The views, of any lease, that are that very file."""

@@ -34,7 +34,7 @@ LAYERS = {
         leases
         items
         pins
-        committer flights surveys turns write_locks
+        committer doomed flights surveys turns write_locks
         plans
         findings samples
         row_checks

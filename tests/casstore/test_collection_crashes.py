@@ -168,10 +168,10 @@ def _put(owner: object, **functions: object) -> None:
 def _sweep_before_the_rows_go() -> None:
     drop_users = collector._drop_users
 
-    def sweep_first(index: Any, layout: Layout, plan: Any, batch: Any, *, learns: bool) -> Any:
+    def sweep_first(index: Any, layout: Layout, plan: Any, batch: Any, pace: Any, *, learns: bool) -> Any:
         for blob in batch:
             files.rename(layout.blob(blob.digest), layout.trashed(blob.digest.hex()))
-        return drop_users(index, layout, plan, batch, learns=learns)
+        return drop_users(index, layout, plan, batch, pace, learns=learns)
 
     _put(collector, _is_file_as_planned=lambda layout, blob: True, _drop_users=sweep_first)
 

@@ -13,10 +13,12 @@ import pytest
 
 import casstore
 from casstore import Cache, Digest, Entry, Validator, collector, files
-from casstore.collector import sweep
+from casstore.collector import Freed, sweep
 from casstore.errors import StoreFullError
+from casstore.index import Txn
 from casstore.items import put_entry
 from casstore.plans import Plan
+from casstore.records import BLOB, ENTRY
 from tests.casstore.collecting import HOUR, add_orphan, dangling, stored, used_at
 from tests.casstore.filling import fill, fork, key_of, read, status_of
 
@@ -317,15 +319,61 @@ def test_where_a_commit_finds_no_room_blobs_go_one_at_a_time(cache: Cache, monke
         fill(cache, key_of(str(number)), b"%d" % number * 1000)
     original, sizes = collector._drop_users, []
 
-    def drop_few(index: object, layout: object, plan: Plan, batch: list[object], **options: bool) -> object:
+    def drop_few(
+        index: object, layout: object, plan: Plan, batch: list[object], pace: object, **options: bool
+    ) -> object:
         sizes.append(len(batch))
         if len(batch) > 1:
             raise StoreFullError(28, "no room for the index")
-        return original(index, layout, plan, batch, **options)  # type: ignore[arg-type]
+        return original(index, layout, plan, batch, pace, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(collector, "_drop_users", drop_few)
     assert cache.execute(cache.plan(max_size=0, min_free=0)).blobs == 5
     assert sizes == [5, 1, 2, 1, 2, 1, 2, 1, 1]
+
+
+# --- how long writers wait -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize(
+    "take", [lambda cache: cache.execute(cache.plan(max_size=0, min_free=0)), lambda cache: cache.evict(lambda _: True)]
+)
+def test_no_write_transaction_is_about_more_than_so_many_blobs(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, take: Callable[[Cache], Freed], most: int
+) -> None:
+    for number in range(10):
+        fill(cache, key_of(str(number)), b"%d" % number * 1000)
+    monkeypatch.setattr(collector, "FIRST_BATCH", 1)
+    monkeypatch.setattr(collector, "LEAST_BATCH", 1)
+    monkeypatch.setattr(collector, "MOST_BATCH", most)
+    deleted: dict[Txn, list[bytes]] = {}
+    original = Txn.delete
+
+    def delete(txn: Txn, row: bytes) -> None:
+        deleted.setdefault(txn, []).append(row[:1])
+        original(txn, row)
+
+    monkeypatch.setattr(Txn, "delete", delete)
+    assert take(cache).blobs == 10
+    for kind in (ENTRY, BLOB):
+        counts = [kinds.count(kind) for kinds in deleted.values()]
+        assert sum(counts) == 10
+        assert max(counts) <= most
+
+
+def test_a_batch_grows_while_there_is_time_and_is_never_without_bounds() -> None:
+    pace = collector.Pace()
+    counts = []
+    for _ in range(6):
+        with pace.measured(pace.count):
+            pass
+        counts.append(pace.count)
+    assert max(counts) <= collector.MOST_BATCH
+    for _ in range(8):
+        with pace.measured(pace.count):
+            time.sleep(2 * collector._BATCH_SECONDS)
+    assert pace.count == collector.LEAST_BATCH
 
 
 # --- with other processes --------------------------------------------------------------------------------------------

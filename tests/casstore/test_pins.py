@@ -360,7 +360,7 @@ def test_a_collector_killed_between_its_two_transactions_has_not_touched_what_is
     filled.pin(A)
 
     def collect_and_die() -> None:
-        monkeypatch.setattr(collector, "sweep", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(collector, "sweep", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
         _empty(filled)
 
     assert status_of(fork(collect_and_die)) == -signal.SIGKILL

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 
 import casstore
 from casstore import plans, surveys
+from casstore.doomed import Doomed, Why
 from casstore.plans import Plan
-from casstore.records import BLOB
+from casstore.policies import OLDEST
+from casstore.records import BLOB, blob_row, pack_entry, row_checksum
 from casstore.surveys import hour_of, use_tag
 from tests.casstore.collecting import HOUR, add_orphan, tree_of, used_at
 from tests.casstore.filling import fill, key_of
@@ -19,10 +22,11 @@ def _uris(cache: casstore.Cache, plan: Plan) -> list[tuple[str, ...]]:
     return [cache.uris_of(blob.digest) for blob in plan.doomed]
 
 
-def _fill_aged(cache: casstore.Cache, **hours: int) -> None:
+def _fill_aged(cache: casstore.Cache, **hours: int) -> list[casstore.Entry]:
     """Objects of 1000 bytes, last used so many hours after `HOUR`."""
-    for name, hour in hours.items():
-        used_at(cache, fill(cache, key_of(name), name.encode() * 1000), HOUR + hour)
+    return [
+        used_at(cache, fill(cache, key_of(name), name.encode() * 1000), HOUR + hour) for name, hour in hours.items()
+    ]
 
 
 def test_least_recently_used_goes_first_and_no_more_than_is_asked(cache: casstore.Cache) -> None:
@@ -34,8 +38,8 @@ def test_least_recently_used_goes_first_and_no_more_than_is_asked(cache: casstor
 
 def test_within_the_budget_nothing_goes(cache: casstore.Cache) -> None:
     _fill_aged(cache, a=1, b=2)
-    assert cache.plan(max_size=2000, min_free=0).doomed == ()
-    assert cache.plan(min_free=0).doomed == ()
+    assert not cache.plan(max_size=2000, min_free=0).doomed
+    assert not cache.plan(min_free=0).doomed
 
 
 def test_within_an_hour_the_last_validation_decides(cache: casstore.Cache) -> None:
@@ -82,8 +86,8 @@ def test_files_without_a_row_go_oldest_first_and_one_that_may_be_in_flight_last(
 
 def test_what_has_no_name_of_a_blob_is_no_business_of_the_collectors(cache: casstore.Cache) -> None:
     _fill_aged(cache, a=1)
-    for name in ("blobs/README", "blobs/aa/notes.txt"):
-        path = f"{cache.root}/{name}"
+    for name in ("README", "aa/notes.txt", "aa/beef", "aa/" + "F" * 30, "aa/" + "f" * 28 + " f", "aaff/" + "f" * 28):
+        path = f"{cache.layout.blobs}/{name}"
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w") as file:
             file.write("mine")
@@ -123,7 +127,7 @@ def test_an_entry_without_a_file_is_not_the_collectors_to_drop(cache: casstore.C
     entry = fill(cache, key_of("a"), b"bytes")
     os.unlink(cache.blob_path(entry))
     plan = cache.plan(max_size=0, min_free=0)
-    assert (plan.stored, plan.doomed) == (0, ())
+    assert (plan.stored, len(plan.doomed)) == (0, 0)
 
 
 def test_free_disk_is_asked_for_in_the_same_way(cache: casstore.Cache) -> None:
@@ -143,6 +147,27 @@ def test_so_much_goes_at_least_where_that_is_asked(cache: casstore.Cache) -> Non
     assert (plan.short(0), plan.short(1000)) == (500, 0)
 
 
+def test_what_is_to_go_is_a_sequence_whose_members_are_as_they_were_seen(cache: casstore.Cache) -> None:
+    entries = _fill_aged(cache, a=1, b=2, c=3)
+    doomed = cache.plan(max_size=0, min_free=0).doomed
+    assert [blob.digest for blob in doomed] == [entry.digest.value for entry in entries]
+    status = os.stat(cache.blob_path(entries[1]))
+    assert doomed[1] == Doomed(
+        entries[1].digest.value,
+        1000,
+        use_tag(entries[1].used_hour, entries[1].validated.wall_ns // 1_000_000),
+        row_checksum(pack_entry(entries[1])),
+        status.st_ino,
+        status.st_ctime_ns,
+        Why.SIZE,
+        OLDEST,
+    )
+    assert (list(doomed[1:]), doomed[-1]) == ([doomed[1], doomed[2]], doomed[2])
+    assert (len(doomed), doomed.bytes) == (3, 3000)
+    with pytest.raises(IndexError):
+        doomed[3]
+
+
 def test_planning_changes_nothing(cache: casstore.Cache) -> None:
     _fill_aged(cache, a=1, b=2)
     add_orphan(cache, b"orphan")
@@ -160,6 +185,22 @@ def test_a_damaged_entry_does_not_keep_its_blob(cache: casstore.Cache) -> None:
     plan = cache.plan(max_size=1100, min_free=0)
     assert [blob.digest for blob in plan.doomed] == [entry.digest.value]
     assert cache.execute(plan).bytes == 1000
+
+
+@pytest.mark.parametrize("damage", [lambda _: b"damaged", lambda record: record[:1] + b"\xff" + record[2:]])
+def test_a_blob_whose_row_is_damaged_is_still_as_used_as_its_entries(
+    cache: casstore.Cache, damage: Callable[[bytes], bytes]
+) -> None:
+    entry = used_at(cache, fill(cache, key_of("a"), b"a" * 1000), HOUR + 2)
+    _fill_aged(cache, b=1, c=3)
+    row = blob_row(entry.digest.value)
+    record = cache.index.get(row)
+    assert record is not None
+    damaged = damage(record)
+    cache.index.write(lambda txn: txn.put(row, damaged))
+    plan = cache.plan(max_size=0, min_free=0)
+    assert _uris(cache, plan) == [("s3://bucket/b",), (entry.uri,), ("s3://bucket/c",)]
+    assert plan.stored == 3000
 
 
 def test_uses_are_ordered_by_hour_and_then_by_validation() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 import casstore
 from casstore import Cache, trims
-from casstore.plans import Budget, Plan, Why, make_plan
+from casstore.doomed import Why
+from casstore.plans import Budget, Plan, make_plan
 from casstore.rules import Matcher, Rule
 from tests.casstore.collecting import HOUR, add_orphan, dangling, stored, used_at
 from tests.casstore.filling import eventually, fill, key_of, read
@@ -66,8 +67,8 @@ def test_a_blob_is_as_old_as_its_newest_user(cache: Cache) -> None:
 
 def test_an_age_takes_a_file_without_a_row_by_its_own_age(cache: Cache) -> None:
     add_orphan(cache, b"orphan")
-    assert _plan(cache, max_age=3600).doomed == ()
-    assert _plan(cache, _age("x", 0)).doomed == ()  # it is below no prefix
+    assert not _plan(cache, max_age=3600).doomed
+    assert not _plan(cache, _age("x", 0)).doomed  # it is below no prefix
     assert [blob.why for blob in _plan(cache, max_age=0).doomed] == [Why.AGE]
 
 
