@@ -25,6 +25,7 @@ from rounds import Contestant, options, race, report
 
 import casstore
 from casstore.collector import sweep
+from casstore.plans import Plan
 
 PLAN: Final = """
 import json, re, sys, threading, time
@@ -196,23 +197,30 @@ class Sweeps:
         assert len(freed) == self.count
         return seconds
 
-    def collect(self, _: Path | None = None) -> float:
+    def _plan(self) -> Plan:
         sparse.build(Path(self.cache.root), self.entries)
         numbers = sorted(range(self.entries), key=sparse.hour_of)[: self.count]
         going = sum(sparse.size_of(number) for number in numbers)
         plan = self.cache.plan(min_free=0, at_least=going * 100 // 101)
         os.sync()
+        return plan
+
+    def _execute(self, plan: Plan) -> float:
         start = time.perf_counter()
         freed = self.cache.execute(plan)
         self.took = time.perf_counter() - start
         assert freed.blobs == len(plan.doomed)
         return self.took * self.count / freed.blobs
 
+    def collect(self, _: Path) -> float:
+        return self._execute(self._plan())
+
     def collect_beside_writer(self, _: Path) -> float:
+        plan = self._plan()
         with self._writing(self.alone):
             time.sleep(max(2.0, min(20.0, self.took)))
         with self._writing(self.beside):
-            return self.collect()
+            return self._execute(plan)
 
     @contextlib.contextmanager
     def _writing(self, figures: list[list[float]]) -> Iterator[None]:

@@ -276,15 +276,15 @@ def uses(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes, in
 
     Bare tuples, since making anything else takes longer than all the rest of this.
     """
+    head, sum_of, use_of = _HEAD.size, _SUM.unpack_from, _USE.unpack_from  # looked up once, not a million times
     for row, record in rows:
         value = record[:-8]
-        if len(value) < _HEAD.size:
+        if len(value) < head:
             continue
-        (checksum,) = _SUM.unpack_from(record, len(value))
-        version, algorithm, validated_ns, used_hour = _USE.unpack_from(value)
+        (checksum,) = sum_of(record, len(value))
+        version, algorithm, validated_ns, used_hour = use_of(value)
         if checksum == record_checksum(row + value) and version == _VERSION:
-            digest = value[_HEAD.size : _HEAD.size + algorithm_length(algorithm)]
-            yield row, digest, validated_ns, used_hour, checksum
+            yield row, value[head : head + algorithm_length(algorithm)], validated_ns, used_hour, checksum
 
 
 def row_checksum(record: bytes) -> int:
