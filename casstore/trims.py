@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from casstore.errors import CasstoreError
@@ -62,7 +63,7 @@ class Trims:
         self._summed = 0.0
         self._has_rules = cache.settings.max_age is not None or bool(cache.settings.rules)
         self._ruled = -RULE_SECONDS
-        self._is_full = False
+        self._is_spent = self._is_full = False
         self._reaped = -REAP_SECONDS
         self._said = False
         self._said_full = False
@@ -216,7 +217,9 @@ class Trims:
         self._stored = plan.stored - freed.bytes
         self._free_then, self._filled_since = free_bytes(self._cache.root), 0
         # Only if all of the plan was carried out: what came back into use can go another time.
-        self._is_full = freed.bytes < plan.asked and not freed.kept and not freed.is_stale
+        self._is_spent = freed.bytes < plan.asked and not freed.kept and not freed.is_stale
+        # An object for which no room can be made says nothing of smaller ones.
+        self._is_full = self._is_spent and replace(plan, at_least=0).short(freed.bytes) > 0
         self._step = self._next_step(self._free_then)
 
     def make_room(self, needed: int) -> bool:
@@ -228,7 +231,7 @@ class Trims:
         with self._making:
             if self._made > since:
                 return True
-            if self._is_full and time.monotonic() - self._looked < self._gap:
+            if self._is_spent and time.monotonic() - self._looked < self._gap:
                 return False  # there was nothing to evict a moment ago
             began = time.monotonic()
             try:
