@@ -19,7 +19,7 @@ from casstore.cli_clear import clear
 from casstore.cli_doctor import doctor
 from casstore.cli_gc import gc
 from casstore.cli_joins import Commands
-from casstore.cli_output import Column, Shell, age_text, describe, drop_stdout, prepare_streams, say
+from casstore.cli_output import STOPPED, Column, Shell, age_text, describe, drop_stdout, prepare_streams, say
 from casstore.cli_pending import drop, pending_command
 from casstore.cli_pins import pin, unpin
 from casstore.cli_stats import count_text, stats
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 
-_INTERRUPTED: Final = 130
 _PIPE_CLOSED: Final = 141
 """128 and the number of the signal, as shells report programs that die of it."""
 
@@ -188,7 +187,7 @@ def run(arguments: list[str] | None = None) -> int:
         return _PIPE_CLOSED
     except click.Abort:
         say("interrupted")
-        return _INTERRUPTED
+        return STOPPED
     except (casstore.CasstoreError, OSError) as error:
         say(f"error: {describe(error)}")
         return 1
@@ -198,7 +197,7 @@ def run(arguments: list[str] | None = None) -> int:
 def main() -> NoReturn:
     """The entry point of the installed command."""
     status = run()
-    if status == _INTERRUPTED:
+    if status == STOPPED:
         # Threads may be in the middle of large downloads, and leaving as usual would wait for them. What is complete is
         # committed; the rest is what a killed process leaves.
         atexit._run_exitfuncs()  # noqa: SLF001

@@ -75,10 +75,8 @@ class _Report:
         bad = f" and {cleared.bad:,} files in quarantine" if cleared.bad else ""
         where = f" below {self._shell.shown(self._prefix)}" if self._prefix else ""
         self._of = f" of {cleared.entries:,}"
-        click.confirm(
-            f"Remove {cleared.entries:,} entries{where}, {cleared.blobs:,} blobs of {size_text(cleared.bytes)}{bad}?",
-            abort=True,
-            err=True,
+        self._shell.confirm(
+            f"Remove {cleared.entries:,} entries{where}, {cleared.blobs:,} blobs of {size_text(cleared.bytes)}{bad}?"
         )
 
     def removed(self, removed: Removed) -> None:

@@ -90,7 +90,7 @@ def gc(
         report.end(None)
         return _OVER_BUDGET if plan.short(plan.frees) or plan.overdue else 0
     if not yes and plan.doomed:
-        click.confirm(f"Remove {size_text(plan.frees)} in {len(plan.doomed):,} blobs?", abort=True, err=True)
+        shell.confirm(f"Remove {size_text(plan.frees)} in {len(plan.doomed):,} blobs?")
     freed = cache.execute(plan, report.removed)
     cache.mark_synced()
     report.end(freed)

@@ -13,11 +13,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+
 import casstore
 from casstore.figures import size_text
 
 if TYPE_CHECKING:
     from casstore import Cache, Entry
+
+STOPPED: Final = 130
+"""The status of a command that somebody stopped: by an interrupt, or by his answer."""
 
 _AGES: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 _WIDEST: Final = 100_000
@@ -100,6 +105,12 @@ class Shell:
     def note(self, message: str) -> None:
         """What people may want to know, and no script."""
         say(message)
+
+    def confirm(self, question: str) -> None:
+        """Ask at the terminal, on stderr; only a yes lets the command go on."""
+        if not click.confirm(question, err=True):
+            self.note("nothing was changed")
+            raise click.exceptions.Exit(STOPPED)
 
     def size(self, count: int) -> str:
         """*count* bytes for people: ``1.5 MiB``."""

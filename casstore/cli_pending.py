@@ -200,7 +200,7 @@ def _ask(shell: Shell, writes: Sequence[PendingWrite], *, lists: bool) -> None:
         sys.stdout.flush()
     what = "1 write" if len(writes) == 1 else f"{len(writes):,} writes"
     size = size_text(sum(write.size for write in writes))
-    click.confirm(f"Discard {what} of {size} for good? Nobody else has these bytes.", abort=True, err=True)
+    shell.confirm(f"Discard {what} of {size} for good? Nobody else has these bytes.")
 
 
 class _Dropping:

@@ -189,6 +189,7 @@ def test_at_a_terminal_it_says_on_stderr_what_goes_and_what_stays_and_asks(
     assert "Remove 2 entries, 1 blobs of 0 B? [y/N]" in done.stderr
     assert "stays: 1 pins, 2 pending writes and local edits, 1 local paths" in done.stderr
     assert (done.returncode, len(_uris(full))) == (status, left)
+    assert ("nothing was changed" in done.stderr) == (status == 130)
     if status == 0:
         assert json.loads(done.stdout)["entries"] == 2
     else:

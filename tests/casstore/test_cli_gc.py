@@ -184,6 +184,7 @@ def test_at_a_terminal_it_shows_what_goes_and_asks(filled: Cache, answer: bytes,
     assert "Remove 2.0 KiB in 2 blobs? [y/N]" in done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[1:4]] == ["goes"] * 3
     assert (done.returncode, stored(filled)) == (status, left)
+    assert ("nothing was changed" in done.stderr) == (status == 130)
 
 
 def test_a_directory_without_a_store_stays_without_one(

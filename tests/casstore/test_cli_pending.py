@@ -295,3 +295,4 @@ def test_at_a_terminal_it_shows_what_goes_and_asks(cache: Cache, answer: bytes, 
     assert [line.split()[0] for line in done.stdout.splitlines()[:2]] == ["goes", "goes"]
     assert "the network was away" in done.stdout
     assert (done.returncode, len(_names(cache))) == (status, left)
+    assert ("nothing was changed" in done.stderr) == (status == 130)
