@@ -134,7 +134,7 @@ def test_failing_system_calls_do_no_harm(tmp_path: Path) -> None:
 def test_failing_system_calls_of_collections_and_verifications_leave_work_that_the_next_one_finishes(
     tmp_path: Path,
 ) -> None:
-    programs = "collect,inspect,sample,repair,reindex"
+    programs = "collect,clear,inspect,sample,repair,reindex"
     said = torture(tmp_path, "syscalls", "--points", "12", "--only", programs, "--ways", "EIO,EMFILE+,ENOSPC,KILL")
     assert said["violations"] == []
     assert said["counts"]["points"] == 12 and said["counts"]["succeeded"] and said["counts"]["killed"]
@@ -144,8 +144,9 @@ def test_failing_system_calls_of_collections_and_verifications_leave_work_that_t
 @pytest.mark.slow
 @pytest.mark.needs_locks
 @pytest.mark.timeout(300)
-def test_failing_system_calls_find_a_collection_that_looks_at_no_pins(tmp_path: Path) -> None:
-    said = torture(tmp_path, "syscalls", "--points", "1", "--only", "collect", "--control", "pins-unseen")
+@pytest.mark.parametrize("program", ["collect", "clear"])
+def test_failing_system_calls_find_a_collection_or_clearing_that_looks_at_no_pins(tmp_path: Path, program: str) -> None:
+    said = torture(tmp_path, "syscalls", "--points", "1", "--only", program, "--control", "pins-unseen")
     assert is_found(["the entry that is pinned is gone"], said), said["violations"]
 
 

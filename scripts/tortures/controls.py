@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import casstore.cache
+import casstore.clearing
 import casstore.collector
 import casstore.files
 import casstore.pages
@@ -78,7 +79,8 @@ def _map_unchecked() -> None:
 
 def _pins_unseen() -> None:
     """Whoever takes away does not look at pins."""
-    _replace(casstore.collector, "is_pinned", lambda *_: False)
+    for module in (casstore.collector, casstore.clearing):
+        _replace(module, "is_pinned", lambda *_: False)
     _replace(casstore.surveys, "pinned_names", lambda _: frozenset())
 
 

@@ -19,7 +19,7 @@ CONTROLS: Final = {
 
 PROGRAMS: Final = (
     *("create", "fill", "read", "write", "append", "refuse", "push", "drop", "gc", "verify", "mend"),
-    *("collect", "inspect", "sample", "repair", "reindex"),
+    *("collect", "clear", "inspect", "sample", "repair", "reindex"),
 )
 """Whose system calls can fail."""
 

@@ -176,6 +176,13 @@ def _collect(root: str, _: SharedLedger) -> None:
         casstore.open(root).close()
 
 
+def _clear(root: str, _: SharedLedger) -> None:
+    try:
+        casstore.open(root).clear()
+    finally:
+        casstore.open(root).close()
+
+
 def _judge_pins(root: str, scratch: str) -> Iterator[str]:
     rows = read_rows(root, scratch)
     if not any(entry.uri == _BUCKET + _PINNED for entry in rows.entries):
@@ -365,17 +372,17 @@ _DAMAGED: Final[dict[str, Any]] = {
     "is_damaged": True,
 }
 
+_FURNISHED: Final[dict[str, Any]] = {
+    "objects": _objects("data/before", *_HELD),
+    "arrange": _leave_leases,
+    "kept": (NEW, EDITED, MADE),
+    "judge": _judge_pins,
+    "finish": _finish_collection,
+}
+
 SCENES: Final = (
-    Program(
-        "collect",
-        _prepare_collection,
-        _collect,
-        objects=_objects("data/before", *_HELD),
-        arrange=_leave_leases,
-        kept=(NEW, EDITED, MADE),
-        judge=_judge_pins,
-        finish=_finish_collection,
-    ),
+    Program("collect", _prepare_collection, _collect, **_FURNISHED),
+    Program("clear", _prepare_collection, _clear, **_FURNISHED),
     Program("inspect", _prepare_damage, _inspect, changes=False, **_DAMAGED),
     Program(
         "sample",
@@ -396,5 +403,5 @@ SCENES: Final = (
         is_damaged=True,
     ),
 )
-"""`collect` is a `gc` by age, rule and size; `inspect`, `sample` and `repair` find something of every kind wrong,
-`reindex` the index."""
+"""`collect` is a `gc` by age, rule and size, `clear` takes all that may go; `inspect`, `sample` and `repair` find
+something of every kind wrong, `reindex` the index."""
