@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from casstore import processes
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DIR", "DIGEST", "VIEWS", "VERIFY", "OFFLINE", "LOCK_TIMEOUT", "MAX_SIZE"):
         monkeypatch.delenv(f"CASSTORE_{name}", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _warnings_as_before() -> Iterator[None]:
+    """The command shows them its own way."""
+    before = warnings.showwarning
+    yield
+    warnings.showwarning = before
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import pty
 import re
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +24,6 @@ from tests.casstore.filling import fill, key_of
 from tests.casstore.waiting import pend
 
 EVIL = "\x1b]0;owned\x07\x1b[31m\n\r\u202etxt\\"
-
-
-@pytest.fixture(autouse=True)
-def _warnings_as_before() -> Iterator[None]:
-    before = warnings.showwarning
-    yield
-    warnings.showwarning = before
 
 
 @pytest.fixture

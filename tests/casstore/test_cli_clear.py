@@ -8,8 +8,6 @@ import os
 import pty
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +15,11 @@ import pytest
 from casstore import Cache, PendingState, Validator, processes
 from casstore.cli import run
 from tests.casstore.collecting import stored, tree_of
+from tests.casstore.commanding import at_a_terminal
 from tests.casstore.filling import REPOSITORY, fill, forked, key_of, read
 from tests.casstore.waiting import pend
 
 A, B, C = "s3://bucket/a", "s3://bucket/b", "s3://bucket/d/c"
-
-
-@pytest.fixture(autouse=True)
-def _warnings_as_before() -> Iterator[None]:
-    before = warnings.showwarning
-    yield
-    warnings.showwarning = before
 
 
 @pytest.fixture
@@ -169,23 +161,11 @@ def test_wrong_usage_is_status_2_and_removes_nothing(filled: Cache, arguments: l
     assert stored(filled) == 3000
 
 
-def _at_a_terminal(cache: Cache, answer: bytes, *arguments: str) -> subprocess.CompletedProcess[str]:
-    parent, child = pty.openpty()
-    try:
-        os.write(parent, answer)
-        return subprocess.run(
-            _command(cache, *arguments), cwd=REPOSITORY, stdin=child, capture_output=True, text=True, timeout=60
-        )
-    finally:
-        os.close(parent)
-        os.close(child)
-
-
 @pytest.mark.parametrize(("answer", "status", "left"), [(b"y\n", 0, 2), (b"n\n", 130, 4), (b"\n", 130, 4)])
 def test_at_a_terminal_it_says_on_stderr_what_goes_and_what_stays_and_asks(
     full: Cache, answer: bytes, status: int, left: int
 ) -> None:
-    done = _at_a_terminal(full, answer, "--json")
+    done = at_a_terminal(answer, "--dir", full.root, "clear", "--json")
     assert "Remove 2 entries, 1 blobs of 0 B? [y/N]" in done.stderr
     assert "stays: 1 pins, 2 pending writes and local edits, 1 local paths" in done.stderr
     assert (done.returncode, len(_uris(full))) == (status, left)
@@ -197,7 +177,7 @@ def test_at_a_terminal_it_says_on_stderr_what_goes_and_what_stays_and_asks(
 
 
 def test_where_nothing_could_go_it_does_not_ask(cache: Cache) -> None:
-    done = _at_a_terminal(cache, b"", "s3://bucket/none")
+    done = at_a_terminal(b"", "--dir", cache.root, "clear", "s3://bucket/none")
     assert (done.returncode, "[y/N]" in done.stderr) == (0, False)
     assert "stays    nothing" in done.stdout
 

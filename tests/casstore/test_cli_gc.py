@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,14 +13,8 @@ import pytest
 from casstore import Cache
 from casstore.cli import run
 from tests.casstore.collecting import HOUR, stored, tree_of, used_at
+from tests.casstore.commanding import at_a_terminal
 from tests.casstore.filling import REPOSITORY, fill, forked, key_of
-
-
-@pytest.fixture(autouse=True)
-def _warnings_as_before() -> Iterator[None]:
-    before = warnings.showwarning
-    yield
-    warnings.showwarning = before
 
 
 @pytest.fixture
@@ -167,20 +158,7 @@ def test_wrong_usage_is_status_2_and_removes_nothing(filled: Cache, arguments: l
 
 @pytest.mark.parametrize(("answer", "status", "left"), [(b"y\n", 0, 1000), (b"n\n", 130, 3000)])
 def test_at_a_terminal_it_shows_what_goes_and_asks(filled: Cache, answer: bytes, status: int, left: int) -> None:
-    parent, child = pty.openpty()
-    try:
-        os.write(parent, answer)
-        done = subprocess.run(
-            [sys.executable, "-m", "casstore", "--dir", filled.root, "gc", "--max-size", "1100", "--min-free", "0"],
-            cwd=REPOSITORY,
-            stdin=child,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    finally:
-        os.close(parent)
-        os.close(child)
+    done = at_a_terminal(answer, "--dir", filled.root, "gc", "--max-size", "1100", "--min-free", "0")
     assert "Remove 2.0 KiB in 2 blobs? [y/N]" in done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[1:4]] == ["goes"] * 3
     assert (done.returncode, stored(filled)) == (status, left)

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from casstore import Cache, PendingState
 from casstore.cli import run
+from tests.casstore.commanding import at_a_terminal
 from tests.casstore.filling import REPOSITORY, key_of
 from tests.casstore.waiting import interrupt, pend
 
 EVIL = "\x1b]0;owned\x07\n\r\u202etxt\\"
-
-
-@pytest.fixture(autouse=True)
-def _warnings_as_before() -> Iterator[None]:
-    before = warnings.showwarning
-    yield
-    warnings.showwarning = before
 
 
 def _names(cache: Cache) -> list[str]:
@@ -277,20 +268,7 @@ def test_wrong_usage_is_status_2_and_discards_nothing(cache: Cache, arguments: l
 @pytest.mark.parametrize(("answer", "status", "left"), [(b"y\n", 0, 0), (b"n\n", 130, 2)])
 def test_at_a_terminal_it_shows_what_goes_and_asks(cache: Cache, answer: bytes, status: int, left: int) -> None:
     pend(cache, "a", b"x" * 1024), pend(cache, "b", b"y" * 1024)
-    parent, child = pty.openpty()
-    try:
-        os.write(parent, answer)
-        done = subprocess.run(
-            [sys.executable, "-m", "casstore", "--dir", cache.root, "drop", "s3://bucket/a", "s3://bucket/b"],
-            cwd=REPOSITORY,
-            stdin=child,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    finally:
-        os.close(parent)
-        os.close(child)
+    done = at_a_terminal(answer, "--dir", cache.root, "drop", "s3://bucket/a", "s3://bucket/b")
     assert "Discard 2 writes of 2.0 KiB for good? Nobody else has these bytes. [y/N]" in done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[:2]] == ["goes", "goes"]
     assert "the network was away" in done.stdout

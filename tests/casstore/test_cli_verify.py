@@ -7,8 +7,6 @@ import os
 import pty
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +16,6 @@ from casstore.cli import run
 from tests.casstore.filling import REPOSITORY, fill, key_of
 
 EVIL = "\x1b]0;owned\x07\x1b[31m\n\r\u202etxt\\[red]"
-
-
-@pytest.fixture(autouse=True)
-def _warnings_as_before() -> Iterator[None]:
-    before = warnings.showwarning
-    yield
-    warnings.showwarning = before
 
 
 @pytest.fixture
