@@ -91,9 +91,11 @@ class Survey:
         self._pinned: set[bytes] = set()
         # Rows before entries before files: what is filled meanwhile is a file without a row.
         users = self._users_by_byte(index)
+        shards = _names_in(layout.blobs)
         ends = [bisect_left(self.digests, bytes([byte + 1]), hi=rows) for byte in range(255)] + [rows]
         for byte, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            self._add_files(byte, start, end, users[byte])
+            if start < end or f"{byte:02x}" in shards:
+                self._add_files(byte, start, end, users[byte])
             users[byte].clear()
         self.blobs = sum(self._is_there)
         self.stored = sum(compress(self.sizes, self._is_there))
