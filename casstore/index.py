@@ -287,7 +287,7 @@ class Index:
             except (lmdb.MapFullError, lmdb.DiskError) as error:
                 raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
             except lmdb.Error as error:
-                if self._was_cut_short(error):
+                if self._found_no_room(error):
                     raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
                 if os.strerror(errno.EROFS) in str(error):
                     raise files.read_only(self._layout.root) from error
@@ -300,8 +300,12 @@ class Index:
         finally:
             writer.release()
 
-    def _was_cut_short(self, error: lmdb.Error) -> bool:
-        """Whether a commit that failed with EIO found a full disk: LMDB says so where some of its pages were taken."""
+    def _found_no_room(self, error: lmdb.Error) -> bool:
+        """Whether a commit failed for want of room: by LMDB's words, or since the disk is full now. It says EIO where
+        some of its pages were taken.
+        """
+        if any(os.strerror(number) in str(error) for number in files.FULL):
+            return True
         if os.strerror(errno.EIO) not in str(error):
             return False
         space = os.statvfs(self._layout.index)

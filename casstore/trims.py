@@ -36,6 +36,9 @@ RULE_SECONDS: Final = 600.0
 REAP_SECONDS: Final = 60.0
 """How long a process trims without looking again for what dead ones left."""
 
+_COMMIT_BYTES: Final = 64 << 10
+"""What the row of a blob may take beside it."""
+
 _COST: Final = 20
 """A look waits this many times as long as the last one took: trimming takes a twentieth of one processor at most."""
 
@@ -63,7 +66,7 @@ class Trims:
         self._summed = 0.0
         self._has_rules = cache.settings.max_age is not None or bool(cache.settings.rules)
         self._ruled = -RULE_SECONDS
-        self._is_spent = self._is_full = False
+        self._is_full = self._misses_budget = False
         self._reaped = -REAP_SECONDS
         self._said = False
         self._said_full = False
@@ -72,7 +75,7 @@ class Trims:
         """Whether a blob of *size* bytes is to be stored: no if it alone passes the budget, nor while nothing is left
         to evict. What is refused is streamed through; said once.
         """
-        if not self._is_full and (self._limit is None or size <= self._limit):
+        if (self._limit is None or size <= self._limit) and (not self._is_full or self._fits(size)):
             return True
         self._cache.count("streamed")
         if self._is_full:
@@ -82,6 +85,17 @@ class Trims:
             why = "the store is at its budget and nothing in it can go" if self._is_full else "larger than max_size"
             _log("%s: %s: such objects are read without being stored", self._cache.root, why)
         return False
+
+    def _fits(self, size: int) -> bool:
+        """Whether there is room although none could be made for something: that may have been larger, or went again."""
+        if self._misses_budget:
+            return False
+        try:
+            space = os.statvfs(self._cache.root)
+        except OSError:
+            return False  # the store was removed
+        free = space.f_bavail * space.f_frsize - self._cache.settings.keep_free(space)
+        return free > size + _COMMIT_BYTES
 
     def filled(self, size: int) -> None:
         """A new blob of *size* bytes was stored; looks whether that was too much where a look is due."""
@@ -217,9 +231,8 @@ class Trims:
         self._stored = plan.stored - freed.bytes
         self._free_then, self._filled_since = free_bytes(self._cache.root), 0
         # Only if all of the plan was carried out: what came back into use can go another time.
-        self._is_spent = freed.bytes < plan.asked and not freed.kept and not freed.is_stale
-        # An object for which no room can be made says nothing of smaller ones.
-        self._is_full = self._is_spent and replace(plan, at_least=0).short(freed.bytes) > 0
+        self._is_full = freed.bytes < plan.asked and not freed.kept and not freed.is_stale
+        self._misses_budget = replace(plan, at_least=0).short(freed.bytes) > 0
         self._step = self._next_step(self._free_then)
 
     def make_room(self, needed: int) -> bool:
@@ -231,7 +244,7 @@ class Trims:
         with self._making:
             if self._made > since:
                 return True
-            if self._is_spent and time.monotonic() - self._looked < self._gap:
+            if self._is_full and time.monotonic() - self._looked < self._gap:
                 return False  # there was nothing to evict a moment ago
             began = time.monotonic()
             try:
