@@ -308,6 +308,7 @@ class BackendSuite(CopyTests):
         assert keys(backend, at, limit=0) == []
         assert len(keys(backend, at, limit=99)) == 5
 
+    @pytest.mark.slow
     def test_a_listing_goes_on_past_its_first_page(self, backend: Backend, ground: Ground, at: str) -> None:
         names = [f"{at}many/{number:05}" for number in range(self.many)]
         with ThreadPoolExecutor(8) as pool:

@@ -100,6 +100,7 @@ def test_a_glob_lists_only_what_its_fixed_start_allows(
     assert wire() == {"LIST": 1}
 
 
+@pytest.mark.slow
 def test_2500_keys_are_three_requests(root: GSPath, ground: GCSGround, wire: Any) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda number: ground.plant(f"{number % 5}/{number:04}", b""), range(2_500)))

@@ -110,6 +110,7 @@ def test_a_glob_lists_only_what_its_fixed_start_allows(client: S3Client, ground:
     assert wire() == {"LIST": 1}
 
 
+@pytest.mark.slow
 def test_2500_keys_are_three_requests_however_they_are_listed(
     client: S3Client, ground: S3Ground, at: str, wire: Wire
 ) -> None:

@@ -217,6 +217,7 @@ def test_a_removal_of_ten_objects_is_two_requests(root: S3Path, ground: S3Ground
     assert kinds_of(proxy) == {"LIST": 1, "HEAD": 1}, "nothing is nothing"
 
 
+@pytest.mark.slow
 def test_2500_objects_are_removed_by_three_listings_and_three_requests(
     root: S3Path, ground: S3Ground, at: str, proxy: Proxy
 ) -> None:
