@@ -291,4 +291,11 @@ def forced(given: bool | None, which: str) -> bool:
     """What the call says, else what ``CLOUDPATHLIB_FORCE_OVERWRITE_*`` does."""
     if given is not None:
         return given
-    return os.environ.get(f"CLOUDPATHLIB_FORCE_OVERWRITE_{which}", "").lower() in ("1", "true")
+    variable = f"CLOUDPATHLIB_FORCE_OVERWRITE_{which}"
+    return _may_be_set(variable) and os.environ.get(variable, "").lower() in ("1", "true")
+
+
+def _may_be_set(variable: str) -> bool:
+    # `os.environ` takes 2 us to say that one is not there, a tenth of a warm open; the dictionary in it does not.
+    known = getattr(os.environ, "_data", None)
+    return known is None or variable.encode("ascii") in known or variable in known
