@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,3 +42,15 @@ def root(tmp_path: Path) -> Iterator[Path]:
 def cache(root: Path) -> casstore.Cache:
     """An empty store."""
     return casstore.open(root)
+
+
+@pytest.fixture
+def one_processor() -> Iterator[None]:
+    """For threads that take turns: on one processor each wakes the next, and does not wait until another is free."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    yield
+    os.sched_setaffinity(0, before)

@@ -23,6 +23,8 @@ from tests.bench.interleaving import Step, explore, unplayed
 from tests.casstore import playing
 from tests.casstore.collection_scenes import SCENES, Passing, Scene, Stage
 
+pytestmark = pytest.mark.usefixtures("one_processor")
+
 
 @pytest.fixture
 def stage(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scene], Stage]:

@@ -26,6 +26,8 @@ from tests.bench.interleaving import Points, Step, explore
 from tests.casstore import playing
 from tests.casstore.filling import fill, key_of, read
 
+pytestmark = pytest.mark.usefixtures("one_processor")
+
 A, B = b"the bytes of a", b"the bytes of b"
 OLD, ONE, TWO = key_of("old"), key_of("one"), key_of("two")
 
