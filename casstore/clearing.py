@@ -15,10 +15,8 @@ Killed at any point, a clearing leaves blobs without users, never an entry witho
 from __future__ import annotations
 
 import abc
-import contextlib
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,9 +26,8 @@ from typing import TYPE_CHECKING, Final
 
 from casstore import files
 from casstore.blobs import Blobs, Inode
-from casstore.collector import Removed, sweep
+from casstore.collector import Pace, Removed, sweep
 from casstore.doomed import Why
-from casstore.errors import IndexUnavailableError, StoreFullError
 from casstore.handouts import InUse, files_in_use
 from casstore.index import Index, Txn
 from casstore.items import current_entry, drop_entry
@@ -46,8 +43,8 @@ if TYPE_CHECKING:
     from casstore.pins import Pin
     from casstore.reaper import Reaped
 
-BATCH: Final = 500
-"""Rows that one write transaction drops: writers wait some 20 ms for it."""
+_PAGE: Final = 500
+"""Entries, or blobs, that are looked at together."""
 
 _HASH: Final = re.compile(r"[0-9a-f]{32}")
 _BAD: Final = re.compile(r"[0-9a-f]{32,64}-[0-9a-f]{8}")
@@ -216,7 +213,7 @@ class _Doing(_Clearing):
         self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[Removed], object] | None
     ) -> None:
         super().__init__(index, layout, prefix, on_removed)
-        self._step = BATCH
+        self._dropping, self._sweeping = Pace(), Pace()
         self._statuses: dict[bytes, os.stat_result] = {}
 
     def _is_kept(self, name: bytes) -> bool:
@@ -225,32 +222,26 @@ class _Doing(_Clearing):
         return is_pinned(self._layout, name) or _is_pending(self._layout, name.hex())
 
     def _take_entries(self, rows: Sequence[bytes]) -> None:
-        start = 0
-        while start < len(rows):
-            batch = rows[start : start + self._step]
-            try:
-                dropped = self._index.write(partial(self._drop, rows=batch))
-            except (StoreFullError, IndexUnavailableError):
-                # As in `collector.execute`: on a full disk the fewer rows a commit touches, the fewer pages it takes.
-                if self._step == 1:
-                    raise
-                self._step = 1
-                continue
-            start, self._step = start + len(batch), min(2 * self._step, BATCH)
+        for _, dropped in self._dropping.each(rows, self._drop):
             self._sweep(dropped, self._take)
 
-    def _drop(self, txn: Txn, rows: Sequence[bytes]) -> dict[bytes, list[str]]:
+    def _drop(self, rows: Sequence[bytes]) -> dict[bytes, list[str]]:
         """Drop those of these entries that can go; their URIs by digest."""
-        txn.prefetch(rows)
-        dropped: dict[bytes, list[str]] = {}
-        for row in rows:
-            entry = self._going(txn, row)
-            if entry is not None:
-                drop_entry(txn, entry)
-                dropped.setdefault(entry.digest.value, []).append(entry.uri)
-            elif not self._prefix and self._is_damaged(txn, row):
-                txn.delete(row)  # a miss, and nobody can tell of what: its blob is found by what else says of it
-        return dropped
+
+        def drop(txn: Txn) -> dict[bytes, list[str]]:
+            dropped: dict[bytes, list[str]] = {}
+            with self._dropping.measured(len(rows)):
+                txn.prefetch(rows)
+                for row in rows:
+                    entry = self._going(txn, row)
+                    if entry is not None:
+                        drop_entry(txn, entry)
+                        dropped.setdefault(entry.digest.value, []).append(entry.uri)
+                    elif not self._prefix and self._is_damaged(txn, row):
+                        txn.delete(row)  # a miss, and nobody can tell of what: its blob is found by its own row
+            return dropped
+
+        return self._index.write(drop)
 
     def _is_damaged(self, txn: Txn, row: bytes) -> bool:
         record = txn.get(row)
@@ -264,7 +255,7 @@ class _Doing(_Clearing):
         return not self._is_young(digest, status) and self._take(digest, status)
 
     def _sweep(self, uris: dict[bytes, list[str]], takes: Callable[[bytes, os.stat_result], bool]) -> None:
-        swept = sweep(self._index, self._layout, list(uris), takes)
+        swept = sweep(self._index, self._layout, list(uris), takes, pace=self._sweeping)
         for digest, those in uris.items():
             self._note(digest, those, self._statuses.get(digest) if swept.get(digest) is not None else None)
         self._statuses.clear()
@@ -273,20 +264,26 @@ class _Doing(_Clearing):
         unused = self._index.read(lambda txn: [digest for digest in digests if self._is_unused(txn, digest)])
         if not unused:
             return
-        rowless = self._index.write(partial(self._drop_users, digests=unused))
-        chosen = [digest for digest in unused if (digest not in rowless) == have_rows]
-        self._sweep({digest: [] for digest in chosen}, self._take if have_rows else self._take_if_old)
+        takes = self._take if have_rows else self._take_if_old
+        for batch, rowless in self._dropping.each(unused, self._drop_users):
+            chosen = [digest for digest in batch if (digest not in rowless) == have_rows]
+            self._sweep({digest: [] for digest in chosen}, takes)
 
     def _is_unused(self, txn: Txn, digest: bytes) -> bool:
         return all(user.entry is None and self._goes(user) for user in users_of(txn, digest))
 
-    def _drop_users(self, txn: Txn, digests: Sequence[bytes]) -> set[bytes]:
+    def _drop_users(self, digests: Sequence[bytes]) -> set[bytes]:
         """Drop the rows of users that are none, which would hold a blob for ever; which blobs have no row."""
-        for digest in digests:
-            if txn.has(user_prefix(digest)) and self._is_unused(txn, digest):
-                for user in users_of(txn, digest):
-                    txn.delete(user.row)
-        return {digest for digest in digests if txn.get(blob_row(digest)) is None}
+
+        def drop(txn: Txn) -> set[bytes]:
+            with self._dropping.measured(len(digests)):
+                for digest in digests:
+                    if txn.has(user_prefix(digest)) and self._is_unused(txn, digest):
+                        for user in users_of(txn, digest):
+                            txn.delete(user.row)
+                return {digest for digest in digests if txn.get(blob_row(digest)) is None}
+
+        return self._index.write(drop)
 
     def _take_bad(self, path: str) -> None:
         # The reason last: without its blob it is debris, which the reaper knows.
@@ -303,7 +300,7 @@ class _Looking(_Clearing):
         super().__init__(index, layout, prefix, on_removed)
         self._shared: set[bytes] = set()
         # At once: nothing goes by it, and two looks for each of a million entries take half of the time.
-        pending = (name for name in _names(layout.pending("")) if _is_pending(layout, name))
+        pending = (name for name in files.names_in(layout.pending("")) if _is_pending(layout, name))
         self._kept = pinned_names(layout).union(bytes.fromhex(name) for name in pending if _HASH.fullmatch(name))
 
     def _is_kept(self, name: bytes) -> bool:
@@ -345,10 +342,7 @@ class _Looking(_Clearing):
                 self._note(digest, (), status)
 
     def _status(self, digest: bytes) -> os.stat_result | None:
-        with contextlib.suppress(FileNotFoundError):
-            status = os.lstat(self._layout.blob(digest))
-            return status if stat.S_ISREG(status.st_mode) else None
-        return None
+        return files.status_of_file(self._layout.blob(digest))
 
     def _take_bad(self, path: str) -> None:
         """It would go."""
@@ -361,34 +355,26 @@ def _entries_of(txn: Txn, keys: Sequence[Key]) -> tuple[Entry, ...]:
 
 def _batches(items: Iterable[bytes]) -> Iterator[list[bytes]]:
     iterator = iter(items)
-    while batch := list(islice(iterator, BATCH)):
+    while batch := list(islice(iterator, _PAGE)):
         yield batch
 
 
 def _is_pending(layout: Layout, name: str) -> bool:
-    return bool(_names(layout.pending(name)))
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    return bool(files.names_in(layout.pending(name)))
 
 
 def _blobs_by_name(layout: Layout) -> Iterator[bytes]:
     """The digests that the files in ``blobs/`` are named by."""
-    for shard in _names(layout.blobs):
-        for name in _names(f"{layout.blobs}/{shard}"):
+    for shard in files.names_in(layout.blobs):
+        for name in files.names_in(f"{layout.blobs}/{shard}"):
             digest = layout.digest_at(shard, name)
             if digest is not None:
                 yield digest
 
 
 def _bad_files(layout: Layout) -> Iterator[tuple[str, os.stat_result]]:
-    for name in sorted(_names(layout.quarantine)):
-        with contextlib.suppress(FileNotFoundError):
-            path = layout.quarantined(name)
-            status = os.lstat(path)
-            if _BAD.fullmatch(name) and stat.S_ISREG(status.st_mode):
-                yield path, status
+    for name in sorted(files.names_in(layout.quarantine)):
+        path = layout.quarantined(name)
+        status = files.status_of_file(path) if _BAD.fullmatch(name) else None
+        if status is not None:
+            yield path, status

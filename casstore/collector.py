@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ _BATCH_SECONDS: Final = 0.020
 """What is done in one takes so long; a writer that comes meanwhile waits for that and for the commit."""
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,8 @@ class Pace:
 
     def __init__(self) -> None:
         self.count = FIRST_BATCH
+        self.lacks_room = False
+        """Whether a commit failed for want of it."""
 
     @contextlib.contextmanager
     def measured(self, count: int) -> Iterator[None]:
@@ -94,35 +96,53 @@ class Pace:
         fitting = min(max(fitting, self.count // 2), self.count * 2)
         self.count = min(max(fitting, LEAST_BATCH), MOST_BATCH)
 
-    def batches(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-        """All *items*, so many at a time as `count` says then."""
-        start = 0
+    def each(
+        self, items: Sequence[Item], work: Callable[[Sequence[Item]], Result]
+    ) -> Iterator[tuple[Sequence[Item], Result]]:
+        """*work*, a write transaction, for all *items*, so many at a time as `count` says then; each batch and what
+        that gave.
+
+        Raises StoreFullError where the disk has not even room for a commit about one.
+        """
+        start, step = 0, self.count
         while start < len(items):
-            batch = items[start : start + self.count]
-            start += len(batch)
-            yield batch
+            batch = items[start : start + step]
+            try:
+                result = work(batch)
+            except (StoreFullError, IndexUnavailableError):
+                # On a full disk (where LMDB may say that it failed, and not why) a commit finds no pages; the fewer
+                # rows it touches, the fewer it takes, and what the first blobs free serves the rest.
+                if step == 1:
+                    raise
+                step, self.lacks_room = 1, True
+                continue
+            start, step = start + len(batch), min(2 * step, self.count)
+            yield batch, result
 
 
 def evict(index: Index, layout: Layout, doomed: Sequence[Entry]) -> Freed:
     """Drop those of *doomed* that still stand as they were seen and are not pinned, then sweep their blobs."""
-    dropped, pace = 0, Pace()
-    for batch in pace.batches(doomed):
-        dropped += index.write(partial(_drop, layout=layout, doomed=batch, pace=pace))
+    pace = Pace()
+    drop = partial(_drop, index, layout, pace)
+    dropped = sum(count for _, count in pace.each(doomed, drop))
     digests = list({entry.digest.value: None for entry in doomed})
     swept = sweep(index, layout, digests)
     sizes = [size for size in swept.values() if size is not None]
     return Freed(dropped, len(sizes), sum(sizes))
 
 
-def _drop(txn: Txn, layout: Layout, doomed: Sequence[Entry], pace: Pace) -> int:
-    dropped = 0
-    with pace.measured(len(doomed)):
-        for entry in doomed:
-            current = current_entry(txn, entry.key)
-            if current is not None and current.same_content(entry) and not is_pinned(layout, row_name(entry.key.row)):
-                drop_entry(txn, current)
-                dropped += 1
-    return dropped
+def _drop(index: Index, layout: Layout, pace: Pace, doomed: Sequence[Entry]) -> int:
+    def drop(txn: Txn) -> int:
+        dropped = 0
+        with pace.measured(len(doomed)):
+            for entry in doomed:
+                now = current_entry(txn, entry.key)
+                if now is not None and now.same_content(entry) and not is_pinned(layout, row_name(entry.key.row)):
+                    drop_entry(txn, now)
+                    dropped += 1
+        return dropped
+
+    return index.write(drop)
 
 
 def collect(
@@ -178,21 +198,9 @@ def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Remo
     """
     entries = blobs = size = kept = 0
     dropping, sweeping = Pace(), Pace()
-    start, step, learns = 0, dropping.count, True
-    while start < len(plan.doomed):
-        batch = plan.doomed[start : start + step]
-        try:
-            dropped = _drop_users(index, layout, plan, batch, dropping, learns=learns)
-        except (StoreFullError, IndexUnavailableError):
-            # On a full disk (where LMDB may say that it failed, and not why) a commit finds no pages; the fewer rows it
-            # touches, the fewer it takes, and what the first blobs free serves the rest.
-            if step == 1:
-                raise
-            step, learns = 1, False
-            continue
+    for batch, dropped in dropping.each(plan.doomed, partial(_drop_users, index, layout, plan, dropping)):
         if dropped is None:
             return Freed(entries, blobs, size, kept, is_stale=True)
-        start, step = start + len(batch), min(2 * step, dropping.count)
         swept = sweep(index, layout, list(dropped), _Planned(batch).is_doomed, pace=sweeping)
         kept += len(batch) - len(swept)
         reasons = {blob.digest: blob.why for blob in batch}
@@ -205,10 +213,10 @@ def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Remo
 
 
 def _drop_users(
-    index: Index, layout: Layout, plan: Plan, batch: Sequence[Doomed], pace: Pace, *, learns: bool
+    index: Index, layout: Layout, plan: Plan, pace: Pace, batch: Sequence[Doomed]
 ) -> dict[bytes, tuple[str, ...]] | None:
     """Drop the entries of those blobs of *batch* that are as they were planned; their URIs by digest. All users of a
-    blob go, or none. With *learns* it is noted by which way they went. None where the index has been replaced.
+    blob go, or none. It is noted by which way they went, if there is room. None where the index has been replaced.
     """
 
     def drop(txn: Txn) -> dict[bytes, tuple[str, ...]] | None:
@@ -216,7 +224,7 @@ def _drop_users(
             return None
         with pace.measured(len(batch)):
             dropped = {blob.digest: uris for blob in batch if (uris := _drop_users_of(txn, layout, blob)) is not None}
-            if learns:
+            if not pace.lacks_room:
                 note_evictions(txn, ((blob.digest, blob.way) for blob in batch if dropped.get(blob.digest)), plan.blobs)
         return dropped
 
@@ -276,18 +284,18 @@ def sweep(
     """
     pace = pace or Pace()
     freed: dict[bytes, int | None] = {}
-    for batch in pace.batches(digests):
-        freed |= _sweep_batch(index, layout, batch, is_doomed, keep_at, pace)
+    for _, swept in pace.each(digests, partial(_sweep_batch, index, layout, pace, is_doomed, keep_at)):
+        freed |= swept
     return freed
 
 
 def _sweep_batch(
     index: Index,
     layout: Layout,
-    digests: Sequence[bytes],
+    pace: Pace,
     is_doomed: Callable[[bytes, os.stat_result], bool] | None,
     keep_at: str | None,
-    pace: Pace,
+    digests: Sequence[bytes],
 ) -> dict[bytes, int | None]:
     trash: dict[str, str] = {}
 
@@ -297,18 +305,12 @@ def _sweep_batch(
             if _is_in_use(txn, digest):
                 continue
             path = layout.blob(digest)
-            try:
-                status = os.lstat(path)
-            except FileNotFoundError:
+            # What somebody put in the place of a blob is his, unless it is to be kept elsewhere.
+            status = files.status_of_file(path) if keep_at is None else files.status_of(path)
+            if status is None:
                 txn.delete(blob_row(digest))
                 freed[digest] = None
-                continue
-            if not stat.S_ISREG(status.st_mode) and keep_at is None:
-                # Somebody put it in the place of a blob: it is his.
-                txn.delete(blob_row(digest))
-                freed[digest] = None
-                continue
-            if is_doomed is None or is_doomed(digest, status):
+            elif is_doomed is None or is_doomed(digest, status):
                 target = keep_at or layout.trashed(os.urandom(8).hex())
                 files.rename(path, target)
                 if keep_at is None:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import functools
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,28 @@ def read_only(root: str) -> StoreReadOnlyError:
         "(CASSTORE_DIR, local_cache_dir)",
         root,
     )
+
+
+def names_in(directory: str) -> list[str]:
+    """What lies in a directory; nothing where there is none."""
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def status_of(path: str) -> os.stat_result | None:
+    """Of whatever is there; None for what is gone."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def status_of_file(path: str) -> os.stat_result | None:
+    """Of a regular file; None for what is gone, or is something else, which somebody put there."""
+    status = status_of(path)
+    return status if status is not None and stat.S_ISREG(status.st_mode) else None
 
 
 def open_unnamed(directory: str, mode: int = 0o444) -> int | None:

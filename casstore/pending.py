@@ -159,13 +159,13 @@ class Pending:
 
     def all(self) -> Iterator[PendingWrite]:
         """Every one, URI by URI, oldest first."""
-        found = [write for name in sorted(_names(self._layout.pending(""))) for write in self._in(name)]
+        found = [write for name in sorted(files.names_in(self._layout.pending(""))) for write in self._in(name)]
         yield from sorted(found, key=lambda write: (write.uri, write.key.origin, write.created_ns))
 
     def unreadable(self) -> list[str]:
         """Paths of records that cannot be read although their bytes are there: a newer format, or damage."""
         found = []
-        for directory in _names(self._layout.pending("")):
+        for directory in files.names_in(self._layout.pending("")):
             for name in self._records(directory):
                 with contextlib.suppress(OSError):
                     try:
@@ -182,7 +182,7 @@ class Pending:
         return sorted(found, key=lambda write: (write.created_ns, write.name))
 
     def _records(self, directory: str) -> list[str]:
-        names = set(_names(self._layout.pending(directory)))
+        names = set(files.names_in(self._layout.pending(directory)))
         stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return [stem for stem in stems if _NAME.fullmatch(stem) and f"{stem}.data" in names]
 
@@ -367,9 +367,9 @@ class Pending:
         """Path, and the name of its lease, of what was never promised: data without JSON, JSON without data, and files
         on their way to their name (of no lease). It may be a record that is being made: ask whether the lease lives.
         """
-        for directory in _names(self._layout.pending("")):
+        for directory in files.names_in(self._layout.pending("")):
             path = self._layout.pending(directory)
-            names = set(_names(path))
+            names = set(files.names_in(path))
             for name in sorted(names):
                 stem, _, suffix = name.partition(".")
                 other = {"json": "data", "data": "json"}.get(suffix)
@@ -380,12 +380,5 @@ class Pending:
 
     def remove_empty_directories(self) -> None:
         """Those that a process was killed in before it could."""
-        for directory in _names(self._layout.pending("")):
+        for directory in files.names_in(self._layout.pending("")):
             self._remove_directory(directory)
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

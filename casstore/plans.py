@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
+from casstore import files
 from casstore.doomed import DoomedBlobs, Why
 from casstore.index import Index, Txn
 from casstore.layout import Layout, LeaseLayout
@@ -233,12 +233,9 @@ class _Choice:
         if survey.is_pinned(number):
             self._pinned.append(Held(digest, survey.sizes[number], (), is_pinned=True))
             return 0
-        try:
-            status = os.lstat(self._layout.blob(digest))
-        except FileNotFoundError:
+        status = files.status_of_file(self._layout.blob(digest))
+        if status is None:
             return 0  # taken by another collector
-        if not stat.S_ISREG(status.st_mode):
-            return 0  # somebody put it there: it is his
         size = status.st_size
         if status.st_nlink > 1:
             self._linked.append((digest, status))

@@ -165,7 +165,7 @@ def reap_lease(layout: Layout, name: str, blobs: Blobs | None) -> Outcome:
 def empty_trash(layout: Layout) -> int:
     """Remove what lies in the trash, as far as it can be; bytes of the disk that this gave back."""
     size = 0
-    for name in _names(layout.trash):
+    for name in files.names_in(layout.trash):
         size += _remove(layout.trashed(name))
     return size
 
@@ -222,7 +222,7 @@ def _discard(layout: Layout, path: str) -> int | None:
 def _remove_free_locks(layout: Layout) -> None:
     """Unlink the lock files of dead writers, each while it is held: a taker of an unlinked file starts again."""
     directory = layout.write_lock("")
-    for name in _names(directory):
+    for name in files.names_in(directory):
         with contextlib.suppress(OSError):
             descriptor = take_over(directory + name)
             if descriptor is not None:
@@ -283,19 +283,12 @@ def _remove_debris(layout: Layout) -> int:
 
 
 def _debris(layout: Layout) -> Iterator[str]:
-    generations = [f"{layout.index}/{name}" for name in _names(layout.index)]
+    generations = [f"{layout.index}/{name}" for name in files.names_in(layout.index)]
     for directory in (layout.root, layout.index, *generations, layout.locks, layout.pins, layout.quarantine):
-        for name in _names(directory):
+        for name in files.names_in(directory):
             if _RANDOM.fullmatch(name):
                 yield f"{directory}/{name}"
-    for name in _names(layout.quarantine):
+    for name in files.names_in(layout.quarantine):
         # The reason is written first, and the blob may never have come.
         if name.endswith(".txt") and not os.path.lexists(layout.quarantined(name.removesuffix(".txt"))):
             yield layout.quarantined(name)
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

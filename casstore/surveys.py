@@ -10,7 +10,6 @@ and then rows, names and users of one byte after the other are brought together.
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import time
 from array import array
@@ -19,6 +18,7 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import Final
 
+from casstore import files
 from casstore.index import Index
 from casstore.layout import Layout
 from casstore.pins import pinned_names
@@ -91,7 +91,7 @@ class Survey:
         self._pinned: set[bytes] = set()
         # Rows before entries before files: what is filled meanwhile is a file without a row.
         users = self._users_by_byte(index)
-        shards = _names_in(layout.blobs)
+        shards = set(files.names_in(layout.blobs))
         ends = [bisect_left(self.digests, bytes([byte + 1]), hi=rows) for byte in range(255)] + [rows]
         for byte, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             if start < end or f"{byte:02x}" in shards:
@@ -139,13 +139,13 @@ class Survey:
         """
         directory = self._layout.shard(bytes([byte]))
         known = [digest.hex()[2:] for digest in self.digests[start:end]]
-        names = _names_in(directory)
+        names = set(files.names_in(directory))
         self._is_there[start:end] = bytes(map(names.__contains__, known))
         numbers = dict(zip(self.digests[start:end], range(start, end), strict=True))
         strays = {}
         for name in names.difference(known):
             digest = self._layout.digest_at(f"{byte:02x}", name)
-            status = None if digest is None else _status_of_file(f"{directory}/{name}")
+            status = None if digest is None else files.status_of_file(f"{directory}/{name}")
             if digest is not None and status is not None:
                 numbers[digest] = number = self._add_stray(digest, status.st_size)
                 strays[number] = status
@@ -187,19 +187,3 @@ class Survey:
         self.uses[number] = use_tag(hour, status.st_ctime_ns // 1_000_000)
         if self._has_ages:
             self.due[number] = NEVER if self._ages[0] is None else int(status.st_ctime) + self._ages[0]
-
-
-def _names_in(directory: str) -> set[str]:
-    try:
-        return set(os.listdir(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
-
-
-def _status_of_file(path: str) -> os.stat_result | None:
-    """None for what is gone, or no file: what somebody put there is not ours to take."""
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None

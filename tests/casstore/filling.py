@@ -108,6 +108,12 @@ def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedP
     )
 
 
+def replace_in(owner: object, **functions: object) -> None:
+    """For a process that ends by it: nothing is put back."""
+    for name, function in functions.items():
+        setattr(owner, name, function)
+
+
 def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until *condition* holds; the time is a bound against hanging, not a claim."""
     deadline = time.monotonic() + seconds

@@ -7,6 +7,7 @@ since a process that is killed says nothing any more.
 
 from __future__ import annotations
 
+import abc
 import mmap
 import os
 import random
@@ -21,12 +22,12 @@ from typing import Final
 
 import casstore
 from casstore import Cache, Entry, Key, Stated, Validator, collector, new_hasher
-from casstore.blobs import Added, Blobs, Inode
-from casstore.digest import Digest
+from casstore.blobs import Blobs
 from casstore.index import Txn
 from casstore.items import Publication
 from casstore.records import blob_row
-from tests.casstore.filling import key_of
+from tests.casstore.collecting import Trusting
+from tests.casstore.filling import key_of, replace_in
 
 GROUPS, NAMES, SHARED, SIZE = 3, 6, 2, 8000
 """Objects come in groups; at a version, all those of a group have the same bytes. Mostly it is one of the first."""
@@ -117,7 +118,7 @@ class _Violation(SystemExit):
         super().__init__(status)
 
 
-class _Process:
+class _Process(abc.ABC):
     """What a filler, a reader and a collector have in common."""
 
     def __init__(self, directory: Path, row: int, control: str) -> None:
@@ -136,8 +137,9 @@ class _Process:
             self.turn()
             self.count(Count.TURNS)
 
+    @abc.abstractmethod
     def turn(self) -> None:
-        raise NotImplementedError
+        """What it does again and again."""
 
     def any_key(self) -> tuple[int, Key]:
         group = self.chance.randrange(GROUPS)
@@ -300,7 +302,7 @@ _NAIVE: Final = {"mark and sweep": 0, "grace": _GRACE_NS}
 def _collect_naively(cache: Cache, chance: random.Random, grace_ns: int) -> int:
     """See what is used, then take the rest away: what is younger than the grace excepted, and in no transaction."""
     doomed = [entry for entry in cache.entries() if chance.random() < 0.5]
-    cache.index.write(lambda txn: collector._drop(txn, cache.layout, doomed, collector.Pace()))
+    collector._drop(cache.index, cache.layout, collector.Pace(), doomed)
     used = {entry.digest.value for entry in cache.entries()}
     removed = 0
     for path in Path(cache.layout.blobs).glob("??/*"):
@@ -314,26 +316,16 @@ def _collect_naively(cache: Cache, chance: random.Random, grace_ns: int) -> int:
 
 
 def _sweep_unchecked() -> None:
-    collector._is_in_use = lambda txn, digest: False
-
-
-class _Trusted(Blobs):
-    """Says of every name that it is the file that was linked, without a look."""
-
-    def __init__(self, added: Added) -> None:
-        self._added = added
-
-    def inode(self, digest: Digest) -> Inode:
-        return self._added.inode
+    replace_in(collector, _is_in_use=lambda txn, digest: False)
 
 
 def _publish_unchecked() -> None:
     apply = Publication.apply
 
     def apply_unchecked(self: Publication, txn: Txn, blobs: Blobs, generation: int) -> bool:
-        return apply(self, txn, _Trusted(self.added), generation)
+        return apply(self, txn, Trusting(self.added), generation)
 
-    Publication.apply = apply_unchecked  # type: ignore[method-assign]
+    replace_in(Publication, apply=apply_unchecked)
 
 
 _PROTECTIONS: Final[dict[str, Callable[[], None]]] = {

@@ -7,7 +7,9 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from casstore import Cache, NotAStoreError, StoreReadOnlyError, clearing, collec
 from casstore.clearing import Cleared
 from casstore.errors import StoreFullError
 from casstore.handouts import InUse
+from casstore.index import Txn
 from casstore.items import Item
 from casstore.locks import hold_for_life
 from casstore.records import USER
@@ -103,7 +106,7 @@ def test_a_prefix_that_is_longer_than_the_rows_keys_takes_no_more_than_what_begi
 def test_entries_of_one_blob_in_many_batches_let_it_go_with_the_last(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clearing, "BATCH", 2)
+    monkeypatch.setattr(clearing, "_PAGE", 2)
     for number in range(7):
         fill(cache, key_of(str(number)), b"shared" if number % 2 else b"also shared")
     told: list[casstore.Removed] = []
@@ -135,11 +138,11 @@ def test_a_download_that_has_its_name_and_not_yet_its_row_loses_nothing(
     submit = cache.committer.submit
     cleared: list[Cleared] = []
 
-    def cleared_first(item: object) -> None:
+    def cleared_first(item: Any) -> None:
         monkeypatch.setattr(cache.committer, "submit", submit)
         cleared.append(cache.clear())
         assert stored(cache) == 0
-        submit(item)  # type: ignore[arg-type]
+        submit(item)
 
     monkeypatch.setattr(cache.committer, "submit", cleared_first)
     fill(cache, key_of("a"), b"in flight")
@@ -161,8 +164,8 @@ def test_damaged_rows_and_rows_of_users_that_are_none_hold_nothing(filled: Cache
     entry = filled.held(key_of("a"))
     assert entry is not None
 
-    def damage(txn: object) -> None:
-        txn.put(entry.key.row, b"\1damaged")  # type: ignore[attr-defined]
+    def damage(txn: Txn) -> None:
+        txn.put(entry.key.row, b"\1damaged")
 
     filled.index.write(damage)
     assert filled.clear().entries == 2
@@ -440,7 +443,7 @@ def test_fillers_beside_a_clearing_read_right_bytes_and_lose_no_entry(cache: Cac
         fill(cache, key_of(f"pinned-{number}"), b"pinned")
 
     clearer = fork(clear)
-    workers = [fork(lambda number=number: work(number)) for number in range(3)]  # type: ignore[misc]
+    workers = [fork(partial(work, number)) for number in range(3)]
     statuses = [status_of(pid) for pid in workers]
     (tmp_path / "done").touch()
     assert [*statuses, status_of(clearer)] == [0] * 4
@@ -458,9 +461,9 @@ def test_without_the_sweeps_check_in_its_transaction_an_entry_filled_beside_a_cl
     def filled_between(*arguments: object) -> object:
         if cache.held(key_of("b")) is None:
             fill(cache, key_of("b"), b"shared")
-        return sweep(*arguments)  # type: ignore[arg-type]
+        return sweep(*arguments)
 
-    sweep = collector._sweep_batch
+    sweep: Callable[..., object] = collector._sweep_batch
     monkeypatch.setattr(collector, "_sweep_batch", filled_between)
     fill(cache, key_of("a"), b"shared")
     cache.clear(A)
@@ -491,13 +494,14 @@ def test_what_was_filled_and_not_yet_committed_goes_too(cache: Cache, monkeypatc
 
 
 def test_where_a_commit_finds_no_room_entries_go_one_at_a_time(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, sizes = clearing._Doing._drop, []
+    original: Callable[..., object] = clearing._Doing._drop
+    sizes = []
 
-    def drop_few(self: object, txn: object, rows: list[bytes]) -> object:
+    def drop_few(self: object, rows: list[bytes]) -> object:
         sizes.append(len(rows))
         if len(rows) > 1:
             raise StoreFullError(28, "no room for the index")
-        return original(self, txn, rows)  # type: ignore[arg-type]
+        return original(self, rows)
 
     monkeypatch.setattr(clearing._Doing, "_drop", drop_few)
     assert filled.clear().entries == 3
@@ -537,7 +541,7 @@ def _kill_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, calls: i
 def test_a_clearing_killed_at_any_point_leaves_no_entry_without_its_blob_and_the_next_one_finishes(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, owner: str, name: str, calls: int
 ) -> None:
-    monkeypatch.setattr(clearing, "BATCH", 4)
+    monkeypatch.setattr(clearing, "_PAGE", 4)
     for number in range(20):
         fill(cache, key_of(f"{number:02}"), b"%d" % (number // 2) * 100)
     cache.pin("s3://bucket/07")

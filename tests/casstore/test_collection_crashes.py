@@ -26,7 +26,7 @@ from casstore.views import survey
 from tests.bench.crashing import Steps, crash
 from tests.casstore.collecting import add_orphan, dangling, stored
 from tests.casstore.damaging import change
-from tests.casstore.filling import fill, forked, key_of, read
+from tests.casstore.filling import fill, forked, key_of, read, replace_in
 from tests.casstore.test_edits import held, in_place, outbox_of, view_of
 from tests.casstore.test_pending import keep
 
@@ -121,7 +121,7 @@ def _kills(
         _furnish(root)
         # Random names give directories another order: what has been done by the same point may differ.
         assert _steps_of(act, root, number, breaks)[-1:]
-        yield points[number], forked(lambda root=root: _look(root, _clear if act is _clear else _collect))  # type: ignore[misc]
+        yield points[number], forked(partial(_look, root, _clear if act is _clear else _collect))
 
 
 def _look(root: Path, finish: Act) -> None:
@@ -159,34 +159,27 @@ def test_what_is_killed_while_it_takes_away_leaves_a_sound_store_and_the_next_co
 # --- negative controls -----------------------------------------------------------------------------------------------
 
 
-def _put(owner: object, **functions: object) -> None:
-    """In a child that ends by it: nothing is put back."""
-    for name, function in functions.items():
-        setattr(owner, name, function)
-
-
 def _sweep_before_the_rows_go() -> None:
     drop_users = collector._drop_users
 
-    def sweep_first(index: Any, layout: Layout, plan: Any, batch: Any, pace: Any, *, learns: bool) -> Any:
+    def sweep_first(index: Any, layout: Layout, plan: Any, pace: Any, batch: Any) -> Any:
         for blob in batch:
             files.rename(layout.blob(blob.digest), layout.trashed(blob.digest.hex()))
-        return drop_users(index, layout, plan, batch, pace, learns=learns)
+        return drop_users(index, layout, plan, pace, batch)
 
-    _put(collector, _is_file_as_planned=lambda layout, blob: True, _drop_users=sweep_first)
+    replace_in(collector, _is_file_as_planned=lambda layout, blob: True, _drop_users=sweep_first)
 
 
 def _sweep_before_the_rows_of_a_clearing_go() -> None:
     drop = clearing._Doing._drop
 
-    def sweep_first(self: Any, txn: Any, rows: Any) -> Any:
-        for row in rows:
-            entry = self._going(txn, row)
+    def sweep_first(self: Any, rows: Any) -> Any:
+        for entry in self._index.read(lambda txn: [self._going(txn, row) for row in rows]):
             if entry is not None and os.path.exists(self._layout.blob(entry.digest.value)):
                 files.rename(self._layout.blob(entry.digest.value), self._layout.trashed(os.urandom(8).hex()))
-        return drop(self, txn, rows)
+        return drop(self, rows)
 
-    _put(clearing._Doing, _drop=sweep_first)
+    replace_in(clearing._Doing, _drop=sweep_first)
 
 
 def _record_edits_after_their_lease_has_gone() -> None:
@@ -206,12 +199,12 @@ def _record_edits_after_their_lease_has_gone() -> None:
     def survey_once(lease: LeaseLayout) -> Any:
         return replace(survey(lease), found=()) if late else survey(lease)
 
-    _put(reaper, _discard=discard_and_record, survey=survey_once)
-    _put(Recorder, record=record_later)
+    replace_in(reaper, _discard=discard_and_record, survey=survey_once)
+    replace_in(Recorder, record=record_later)
 
 
 def _pass_pins_by() -> None:
-    _put(collector, is_pinned=lambda layout, name: False)
+    replace_in(collector, is_pinned=lambda layout, name: False)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,8 @@ def _hand_out_whatever_was_linked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _rename_after_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sweep(index: Index, layout: Layout, digests: Sequence[bytes], *_: object) -> dict[bytes, int | None]:
+    def sweep(index: Index, layout: Layout, *rest: Any) -> dict[bytes, int | None]:
+        digests: Sequence[bytes] = rest[-1]
         with index.writing() as txn:
             unused = [digest for digest in digests if not txn.has(user_prefix(digest))]
             for digest in unused:

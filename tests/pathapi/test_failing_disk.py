@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 import casstore
 from casstore.cli import run
 from pathapi import FileClient
-from tests.casstore.filling import eventually, fork, forked, status_of
+from tests.casstore.filling import eventually, fork, forked, replace_in, status_of
 from tests.casstore.mounts import breakable_disk, mounted
 
 NAMES = [f"object-{number}" for number in range(12)]
@@ -62,7 +63,7 @@ def _read(root: Path, bucket: Path, word: _Word, stop: Path) -> None:
     warnings.simplefilter("always")
     failed: list[str] = []
     handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: failed.append(record.getMessage())  # type: ignore[method-assign]
+    replace_in(handler, emit=lambda record: failed.append(record.getMessage()))
     logging.getLogger().addHandler(handler)
     client = FileClient(local_cache_dir=root)
     rounds = 0
@@ -124,7 +125,7 @@ def test_workers_beside_collectors_go_on_when_the_disk_of_the_store_turns_read_o
     with breakable_disk(tmp_path / "disk", tmp_path / "image") as (disk, trigger):
         root = disk / "store"
         assert forked(lambda: pin(root)) == 0
-        pids = [fork(lambda word=word: _read(root, bucket, word, stop)) for word in words[:2]]  # type: ignore[misc]
+        pids = [fork(partial(_read, root, bucket, word, stop)) for word in words[:2]]
         pids.append(fork(lambda: _collect(root, words[2], stop)))
         try:
             eventually(all_go_on(), 100)
