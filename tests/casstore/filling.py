@@ -46,6 +46,16 @@ def read(cache: Cache, key: Key) -> bytes | None:
         return file.read()
 
 
+def hand_out(cache: Cache, entry: Entry, mode: str) -> Path:
+    """A local path of the object, as a "copy" or a "link"."""
+    descriptor = cache.open_entry(entry)
+    assert descriptor is not None
+    try:
+        return Path(cache.view(entry, descriptor, "bucket", entry.uri.removeprefix("s3://bucket/"), mode))
+    finally:
+        os.close(descriptor)
+
+
 def fork(work: Callable[[], object]) -> int:
     """Run *work* in a forked child; the pid. Its status is 0 unless it raised."""
     pid = os.fork()

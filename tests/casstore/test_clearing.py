@@ -24,7 +24,7 @@ from casstore.locks import hold_for_life
 from casstore.records import USER
 from casstore.uncached import Uncached
 from tests.casstore.collecting import add_orphan, dangling, stored, tree_of
-from tests.casstore.filling import eventually, fill, fork, key_of, read, status_of
+from tests.casstore.filling import eventually, fill, fork, hand_out, key_of, read, status_of
 from tests.casstore.waiting import interrupt, pend
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not uploaded:UserWarning")
@@ -48,12 +48,7 @@ def _uris(cache: Cache) -> list[str]:
 def _view(cache: Cache, name: str, mode: str = "link") -> Path:
     entry = cache.held(key_of(name))
     assert entry is not None
-    descriptor = cache.open_entry(entry)
-    assert descriptor is not None
-    try:
-        return Path(cache.view(entry, descriptor, "bucket", name, mode))
-    finally:
-        os.close(descriptor)
+    return hand_out(cache, entry, mode)
 
 
 def _edit(path: Path) -> None:
@@ -311,6 +306,13 @@ def test_an_edit_of_this_very_process_is_noticed_after_a_clearing_as_before(fill
     assert filled.clear().in_use == (InUse((A,), str(path), 4, is_changed=True),)
     (write,) = filled.notice(key_of("a"))
     assert (write.state, Path(filled.pending.path(write)).read_bytes()) == ("edit", b"mine")
+
+
+def test_a_file_that_somebody_put_beside_a_local_path_is_named(filled: Cache) -> None:
+    beside = _view(filled, "a").with_name("beside")
+    beside.write_bytes(b"mine")
+    assert InUse((), str(beside), 4, is_changed=True) in filled.clear().in_use
+    assert beside.read_bytes() == b"mine"
 
 
 def test_a_link_outside_of_the_store_is_told_since_it_holds_the_bytes(filled: Cache, tmp_path: Path) -> None:

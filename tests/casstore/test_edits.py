@@ -18,7 +18,7 @@ from casstore.blobs import Staging
 from casstore.reaper import Reaped, reap
 from casstore.uncached import Uncached
 from casstore.views import read_list
-from tests.casstore.filling import eventually, fill, fork, forked, key_of, read, run, status_of
+from tests.casstore.filling import eventually, fill, fork, forked, hand_out, key_of, read, run, status_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not uploaded:UserWarning")
 
@@ -29,12 +29,7 @@ def view_of(
     cache: casstore.Cache, name: str = "k", mode: str = "copy", etag: str = "e1", data: bytes = b"bytes"
 ) -> Path:
     entry = fill(cache, key_of(name), data, etag)
-    descriptor = cache.open_entry(entry)
-    assert descriptor is not None
-    try:
-        return Path(cache.view(entry, descriptor, "bucket", name, mode))
-    finally:
-        os.close(descriptor)
+    return hand_out(cache, entry, mode)
 
 
 def outbox_of(cache: casstore.Cache, name: str = "k") -> Path:

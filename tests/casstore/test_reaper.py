@@ -21,7 +21,18 @@ from casstore.layout import LeaseLayout
 from casstore.leases import Lease
 from casstore.locks import ByteLocks, hold_for_life
 from casstore.reaper import Reaped, reap
-from tests.casstore.filling import alone, eventually, fill, fork, fork_without_hooks, forked, key_of, read, status_of
+from tests.casstore.filling import (
+    alone,
+    eventually,
+    fill,
+    fork,
+    fork_without_hooks,
+    forked,
+    hand_out,
+    key_of,
+    read,
+    status_of,
+)
 
 
 def _reap(cache: casstore.Cache) -> Reaped:
@@ -30,12 +41,7 @@ def _reap(cache: casstore.Cache) -> Reaped:
 
 def _view(cache: casstore.Cache, name: str = "k", mode: str = "copy") -> Path:
     entry = fill(cache, key_of(name), b"bytes of " + name.encode())
-    descriptor = cache.open_entry(entry)
-    assert descriptor is not None
-    try:
-        return Path(cache.view(entry, descriptor, "bucket", name, mode))
-    finally:
-        os.close(descriptor)
+    return hand_out(cache, entry, mode)
 
 
 def _edit(path: Path) -> None:

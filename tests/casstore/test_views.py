@@ -11,7 +11,7 @@ import pytest
 import casstore
 from casstore.layout import LeaseLayout
 from casstore.views import View, listed, survey
-from tests.casstore.filling import fill, key_of
+from tests.casstore.filling import fill, hand_out, key_of
 
 
 @pytest.fixture(params=["link", "copy"])
@@ -22,12 +22,7 @@ def path(request: pytest.FixtureRequest, cache: casstore.Cache) -> Path:
 
 def _view(cache: casstore.Cache, name: str, mode: str = "copy") -> Path:
     entry = fill(cache, key_of(name), b"bytes of " + name.encode())
-    descriptor = cache.open_entry(entry)
-    assert descriptor is not None
-    try:
-        return Path(cache.view(entry, descriptor, "bucket", name, mode))
-    finally:
-        os.close(descriptor)
+    return hand_out(cache, entry, mode)
 
 
 def _edited(cache: casstore.Cache) -> list[str]:
