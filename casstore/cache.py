@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -37,7 +37,6 @@ from casstore.records import (
     unpack_entry,
 )
 from casstore.settings import Settings
-from casstore.stated import Stated
 from casstore.statements import Statements
 from casstore.store import Root, open_root
 from casstore.tallies import Tally
@@ -307,21 +306,6 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         """`held` and `note` in one look at the index."""
         noted = self.note(key)
         return noted.entry, noted
-
-    def known(self, stated: Iterable[Stated]) -> tuple[Digest, int] | None:
-        """A blob that has the bytes a provider states, open; None where there is none: `Statements.find`."""
-        found = self.statements.find(stated)
-        if found is None or self.settings.verify != "always" or self.blobs.verify(found[1], found[0]):
-            return found
-        try:
-            self.quarantine(found[0], "its bytes are not those of its name", found[1])
-        finally:
-            os.close(found[1])
-        return None
-
-    def is_stated(self, stated: Iterable[Stated]) -> bool:
-        """Whether `known` may find something: a look at the index, nothing opened or hashed."""
-        return self.statements.any_recorded(stated)
 
     def remember_recent(self, entry: Entry, inode: Inode) -> None:
         """Filled and not yet committed: this process sees it already. *inode* is its blob."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from casstore import files
 from casstore.blobs import Inode
 from casstore.layout import Layout, LeaseLayout
 from casstore.views import read_list, survey
@@ -44,7 +45,7 @@ def _handed_out(layout: Layout) -> Iterator[tuple[str, str | None, bool]]:
     """Every file in a lease that is not the store's own: path, URI (None where nobody handed it out), and whether its
     bytes are somebody's own.
     """
-    for name in sorted(os.listdir(layout.leases)):
+    for name in sorted(files.names_in(layout.leases)):
         lease = LeaseLayout(layout.lease(name))
         with contextlib.suppress(OSError):  # gone since, or no lease
             changed = {file.path for file in survey(lease).found}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,15 @@ from casstore import files, machine
 from casstore.blobs import Blobs
 from casstore.checks import Checks
 from casstore.committer import Committer
+from casstore.digest import Digest
 from casstore.index import Index
 from casstore.items import current_entry
 from casstore.layout import Layout
 from casstore.leases import Lease
 from casstore.records import BLOB, Entry, entry_prefix, in_uri_order, unpack_blob, unpack_entry
 from casstore.settings import Settings
+from casstore.stated import Stated
+from casstore.statements import Statements
 from casstore.tallies import Statistics, Tally, statistics_facts
 from casstore.turns import Turns
 
@@ -58,6 +61,7 @@ class Inspecting(abc.ABC):
     blobs: Blobs
     checks: Checks
     committer: Committer
+    statements: Statements
     tally: Tally
     _turns: Turns
     _mutex: threading.Lock
@@ -67,6 +71,10 @@ class Inspecting(abc.ABC):
     @abc.abstractmethod
     def root(self) -> str:
         """The store's directory."""
+
+    @abc.abstractmethod
+    def quarantine(self, digest: Digest, reason: str, met: int | None = None) -> None:
+        """Take a blob whose bytes are wrong out of the store."""
 
     @property
     @abc.abstractmethod
@@ -182,6 +190,21 @@ class Inspecting(abc.ABC):
             "pending_edits": sum(write.state is PendingState.EDIT for write in writes),
             "pending_bytes": sum(write.size for write in writes),
         }
+
+    def known(self, stated: Iterable[Stated]) -> tuple[Digest, int] | None:
+        """A blob that has the bytes a provider states, open; None where there is none: `Statements.find`."""
+        found = self.statements.find(stated)
+        if found is None or self.settings.verify != "always" or self.blobs.verify(found[1], found[0]):
+            return found
+        try:
+            self.quarantine(found[0], "its bytes are not those of its name", found[1])
+        finally:
+            os.close(found[1])
+        return None
+
+    def is_stated(self, stated: Iterable[Stated]) -> bool:
+        """Whether `known` may find something: a look at the index, nothing opened or hashed."""
+        return self.statements.any_recorded(stated)
 
     # --- verifying ---------------------------------------------------------------------------------------------------
 
