@@ -24,8 +24,8 @@ import sparse
 from rounds import Contestant, options, race, report
 
 import casstore
-from casstore.collector import sweep
-from casstore.plans import Plan
+from casstore.eviction.collector import sweep
+from casstore.eviction.plan import Plan
 
 PLAN: Final = """
 import json, re, sys, threading, time

@@ -18,8 +18,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from casstore.policies import ADAPTIVE, LRU, NO_WAY, Scores, in_turn
-from casstore.surveys import use_tag
+from casstore.eviction.inventory import use_tag
+from casstore.eviction.policies import ADAPTIVE, LRU, in_turn
+from casstore.index.eviction_history import NO_WAY, Scores
 
 Trace = Sequence[int]
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 
 import casstore
-from casstore.digest import name_hash
-from casstore.records import BlobRecord, blob_row, pack_blob, pack_entry, user_row
+from casstore.format.digest import name_hash
+from casstore.format.keys import blob_row, user_row
+from casstore.format.records import BlobRecord, pack_blob, pack_entry
 
 PER_PREFIX: Final = 1000
 """Entries below one prefix that ends in a slash."""

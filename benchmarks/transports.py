@@ -66,7 +66,7 @@ def ours(server: S3Server, store: Path, *, fast: bool = False, **habits: Any) ->
 
 def boto3_client(server: S3Server) -> Any:
     """The bare transport: boto3 as `ours` configures it."""
-    from pathapi.backends.s3_connection import S3Connection
+    from pathapi.backends.s3.connection import S3Connection
 
     return S3Connection(
         aws_access_key_id=server.access_key,

@@ -55,8 +55,8 @@ def in_threads(opens: Sequence[Callable[[], Any]], repeat: int, threads: int) ->
 
 def fill_index(cache: casstore.Cache, entries: int, bucket: str, origin: str) -> None:
     """Rows for *entries* objects that share one blob: the depth of the tree is what a lookup pays for."""
-    from casstore.items import put_entry
-    from casstore.records import BlobRecord
+    from casstore.format.records import BlobRecord
+    from casstore.index.entries import put_entry
 
     with cache.begin(casstore.Key("s3://filler/blob", origin)) as fill:
         fill.write(b"x")

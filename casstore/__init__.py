@@ -11,9 +11,10 @@ It knows no cloud: `pathapi` fills it.
 
 from typing import TYPE_CHECKING
 
-from casstore.blobs import BlobTrippedError, CollisionError, Staging
+from casstore.blobs.blob_store import BlobTrippedError, CollisionError
+from casstore.blobs.staging import Staging
 from casstore.cache import Cache
-from casstore.digest import ALGORITHMS, Digest, new_hasher
+from casstore.counters import Statistics
 from casstore.errors import (
     BlobDamagedError,
     CasstoreError,
@@ -30,34 +31,33 @@ from casstore.errors import (
     StoreReadOnlyError,
     StoreUnavailableError,
 )
-from casstore.exits import at_exit
-from casstore.files import copy_out, full_disk, make_directories, same_bytes
-from casstore.fills import Fill, Stored
-from casstore.flights import Flight
-from casstore.inspecting import Usage
-from casstore.items import Noted
-from casstore.machine import boot_clock_ns
-from casstore.processes import open, without_storing
-from casstore.records import (
-    Entry,
-    Key,
-    Moment,
-    Validator,
-)
-from casstore.stated import Stated
-from casstore.tallies import Statistics
-from casstore.write_locks import WriteLock
+from casstore.exit_hooks import at_exit
+from casstore.format.checksums import Stated
+from casstore.format.digest import ALGORITHMS, Digest, new_hasher
+from casstore.format.keys import Key
+from casstore.format.records import Entry, Moment, Validator
+from casstore.fs.copying import copy_out, make_directories, same_bytes
+from casstore.fs.files import full_disk
+from casstore.fs.mounts import boot_clock_ns
+from casstore.index.entries import Noted
+from casstore.ingest.fill import Fill
+from casstore.locks.single_flight import Flight
+from casstore.locks.write_locks import WriteLock
+from casstore.opening import open, without_storing
+from casstore.reading.catalog import Usage
+from casstore.reading.open_blob import Stored
 
 if TYPE_CHECKING:
-    from casstore.clearing import Cleared
-    from casstore.collector import Freed, Removed
-    from casstore.figures import size_text
-    from casstore.findings import Checked, Leftovers, Mended, Problem, ProblemKind, Repair, Verified
-    from casstore.handouts import InUse
-    from casstore.pending import Condition, Pending, PendingState, PendingWrite
-    from casstore.pins import Pin
-    from casstore.plans import Plan
-    from casstore.uncached import Uncached as Uncached  # few processes ever load it
+    from casstore.config.units import size_text
+    from casstore.eviction.clear import Cleared
+    from casstore.eviction.collector import Freed, Removed
+    from casstore.eviction.pins import Pin
+    from casstore.eviction.plan import Plan
+    from casstore.leases.in_use import InUse
+    from casstore.pass_through import Uncached as Uncached  # few processes ever load it
+    from casstore.pending.records import Condition, PendingState, PendingWrite
+    from casstore.pending.store import Pending
+    from casstore.verify.report import Checked, Leftovers, Mended, Problem, ProblemKind, Repair, Verified
 
 __version__ = "0.1.0"
 
@@ -125,14 +125,17 @@ __all__ = [
 ]
 
 _LATER = {
-    "Cleared": "clearing",
-    **dict.fromkeys(("Freed", "Removed"), "collector"),
-    **dict.fromkeys(("Checked", "Leftovers", "Mended", "Problem", "ProblemKind", "Repair", "Verified"), "findings"),
-    **dict.fromkeys(("Condition", "Pending", "PendingState", "PendingWrite"), "pending"),
-    "InUse": "handouts",
-    "Pin": "pins",
-    "Plan": "plans",
-    "size_text": "figures",
+    "Cleared": "eviction.clear",
+    **dict.fromkeys(("Freed", "Removed"), "eviction.collector"),
+    **dict.fromkeys(
+        ("Checked", "Leftovers", "Mended", "Problem", "ProblemKind", "Repair", "Verified"), "verify.report"
+    ),
+    **dict.fromkeys(("Condition", "PendingState", "PendingWrite"), "pending.records"),
+    "Pending": "pending.store",
+    "InUse": "leases.in_use",
+    "Pin": "eviction.pins",
+    "Plan": "eviction.plan",
+    "size_text": "config.units",
 }
 
 

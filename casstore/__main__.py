@@ -1,6 +1,6 @@
 """``python -m casstore``."""
 
-from casstore.cli import main
+from casstore.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -10,42 +10,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from casstore import machine
-from casstore.blobs import OPEN_FLAGS, Added, Blobs, Inode, Staging
-from casstore.checks import Checks
-from casstore.committer import Committer
-from casstore.digest import Digest, digest_mtime
+from casstore.blobs.blob_store import OPEN_FLAGS, Blobs
+from casstore.blobs.staging import Added, Inode, Staging
+from casstore.clock import _HOUR_NS
+from casstore.config.settings import Settings
+from casstore.counters import Tally
 from casstore.errors import IndexUnavailableError, StoreReadOnlyError
-from casstore.evictions import Evicting
-from casstore.exits import at_exit
-from casstore.fills import Fill, add_blob
-from casstore.flights import Flight, Flights
-from casstore.index import Index
-from casstore.inspecting import Inspecting
-from casstore.items import Noted, Publication, Refresh, note
-from casstore.layout import Layout
-from casstore.leases import Lease
-from casstore.local_files import LocalFiles
-from casstore.locks import ByteLocks
-from casstore.recording import Recording
-from casstore.records import (
-    Entry,
-    Key,
-    Moment,
-    count_row,
-    peek_entry,
-    unpack_entry,
-)
-from casstore.settings import Settings
-from casstore.statements import Statements
-from casstore.store import Root, open_root
-from casstore.tallies import Tally
-from casstore.trims import Trims
-from casstore.turns import Turns
-from casstore.write_locks import WriteLocks
+from casstore.eviction.background import Trims
+from casstore.eviction.evictor import Evicting
+from casstore.exit_hooks import at_exit
+from casstore.format.digest import Digest, digest_mtime
+from casstore.format.keys import Key, count_row
+from casstore.format.layout import Layout
+from casstore.format.records import Entry, Moment, peek_entry, unpack_entry
+from casstore.fs import mounts as machine
+from casstore.index.committer import Committer
+from casstore.index.database import Index
+from casstore.index.entries import Noted, note
+from casstore.index.updates import Publication, Refresh
+from casstore.ingest.fill import Fill
+from casstore.ingest.publisher import Recording, add_blob
+from casstore.leases.lease import Lease
+from casstore.leases.local_files import LocalFiles
+from casstore.locks.byte_locks import ByteLocks
+from casstore.locks.collector_lock import Turns
+from casstore.locks.single_flight import Flight, Flights
+from casstore.locks.write_locks import WriteLocks
+from casstore.reading.blob_checker import Checks
+from casstore.reading.catalog import Inspecting
+from casstore.reading.dedup import Statements
+from casstore.root import Root, open_root
 
 if TYPE_CHECKING:
-    from casstore.pending import Pending
+    from casstore.pending.store import Pending
 
 EXIT_SECONDS: Final = 10.0
 """How long the exit of a process may wait for its last commits."""
@@ -53,7 +50,6 @@ EXIT_SECONDS: Final = 10.0
 _TALLY_SECONDS: Final = 1.0
 """How long it may wait for others who add their counts to those of the store."""
 
-_HOUR_NS: Final = 3600 * 10**9
 _NEW_NS: Final = 2 * 10**9
 """How long after a file was linked the warm path takes it for one that may have had its name for less than the look at
 the row took; far more than clocks of a file system lag behind.

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from casstore import files, machine
 from casstore.cache import Cache
+from casstore.config.settings import Settings, load_settings
 from casstore.errors import CasstoreError, IndexDamagedError
-from casstore.index import MAX_READERS
-from casstore.layout import Layout
-from casstore.locks import locks_exclude
-from casstore.processes import open as open_cache
-from casstore.settings import Settings, load_settings
-from casstore.store import default_root
+from casstore.format.layout import Layout
+from casstore.fs import copying, files
+from casstore.fs import mounts as machine
+from casstore.index.environment import MAX_READERS
+from casstore.locks.lock_files import locks_exclude
+from casstore.opening import open as open_cache
+from casstore.root import default_root
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -123,7 +124,7 @@ def _links(path: str) -> Check:
 def _reflinks(source: int, place: str) -> Check:
     descriptor, path = files.open_named(place)
     try:
-        if files.clone(source, descriptor):
+        if copying.clone(source, descriptor):
             return Check(
                 "reflinks", State.GOOD, "work: local paths cost no copy, and nobody writes into a blob by them"
             )

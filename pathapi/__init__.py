@@ -15,31 +15,31 @@ from pathapi.path import CloudPath
 from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
-    from pathapi.azure import AzureBlobClient, AzureBlobPath
-    from pathapi.bars import progress_bar
-    from pathapi.file import FileClient, FilePath
-    from pathapi.gs import GSClient, GSPath
-    from pathapi.http import HttpClient, HttpPath, HttpsClient, HttpsPath
-    from pathapi.prefetching import prefetch
-    from pathapi.progress import Progress
-    from pathapi.s3 import S3Client, S3Path
+    from pathapi.clouds.azure import AzureBlobClient, AzureBlobPath
+    from pathapi.clouds.file import FileClient, FilePath
+    from pathapi.clouds.gs import GSClient, GSPath
+    from pathapi.clouds.http import HttpClient, HttpPath, HttpsClient, HttpsPath
+    from pathapi.clouds.s3 import S3Client, S3Path
+    from pathapi.parallel.progress import Progress
+    from pathapi.parallel.progress_bar import progress_bar
+    from pathapi.prefetch import prefetch
 
 _LAZY = {
-    "AzureBlobClient": "pathapi.azure",
-    "AzureBlobPath": "pathapi.azure",
-    "FileClient": "pathapi.file",
-    "FilePath": "pathapi.file",
-    "GSClient": "pathapi.gs",
-    "GSPath": "pathapi.gs",
-    "HttpClient": "pathapi.http",
-    "HttpPath": "pathapi.http",
-    "HttpsClient": "pathapi.http",
-    "HttpsPath": "pathapi.http",
-    "S3Client": "pathapi.s3",
-    "S3Path": "pathapi.s3",
-    "Progress": "pathapi.progress",
-    "prefetch": "pathapi.prefetching",
-    "progress_bar": "pathapi.bars",
+    "AzureBlobClient": "pathapi.clouds.azure",
+    "AzureBlobPath": "pathapi.clouds.azure",
+    "FileClient": "pathapi.clouds.file",
+    "FilePath": "pathapi.clouds.file",
+    "GSClient": "pathapi.clouds.gs",
+    "GSPath": "pathapi.clouds.gs",
+    "HttpClient": "pathapi.clouds.http",
+    "HttpPath": "pathapi.clouds.http",
+    "HttpsClient": "pathapi.clouds.http",
+    "HttpsPath": "pathapi.clouds.http",
+    "S3Client": "pathapi.clouds.s3",
+    "S3Path": "pathapi.clouds.s3",
+    "Progress": "pathapi.parallel.progress",
+    "prefetch": "pathapi.prefetch",
+    "progress_bar": "pathapi.parallel.progress_bar",
 }
 
 __all__ = [

@@ -112,3 +112,15 @@ class FreshnessPolicy:
 
 def _is_offline() -> bool:
     return os.environ.get("CASSTORE_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
+from typing import TYPE_CHECKING
+
+from pathapi.freshness import ALWAYS, Freshness
+
+if TYPE_CHECKING:
+    pass
+
+
+FreshnessArg = str | float | timedelta | Freshness | None
+"""A policy for one call, as `pathapi.freshness` reads it; None for the client's."""

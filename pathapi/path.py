@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from casstore import Stored
-from pathapi.asking import FreshnessArg, forced
 from pathapi.backend import ObjectInfo, head_or_none
-from pathapi.claims import ClaimedFile
+from pathapi.client import forced
 from pathapi.exceptions import (
     AnyPathTypeError,
     CloudPathFileNotFoundError,
 )
-from pathapi.freshness import ALWAYS
+from pathapi.freshness import ALWAYS, FreshnessArg
+from pathapi.reading.entry_scopes import ClaimedFile
 from pathapi.registry import implementation_registry
-from pathapi.trees import TreePath
+from pathapi.transfer.tree_commands import TreePath
 
 _READ_MODES = frozenset(("rb", "br"))
 

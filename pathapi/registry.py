@@ -23,12 +23,12 @@ class CloudImplementation:
 
 
 _BUILT_IN: Final = {
-    "s3": "pathapi.s3",
-    "gs": "pathapi.gs",
-    "az": "pathapi.azure",
-    "http": "pathapi.http",
-    "https": "pathapi.http",
-    "file": "pathapi.file",
+    "s3": "pathapi.clouds.s3",
+    "gs": "pathapi.clouds.gs",
+    "az": "pathapi.clouds.azure",
+    "http": "pathapi.clouds.http",
+    "https": "pathapi.clouds.http",
+    "file": "pathapi.clouds.file",
 }
 
 

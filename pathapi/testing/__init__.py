@@ -16,9 +16,10 @@ What a test reads was planted by the `Ground`, and what it wrote is inspected by
 reading and writing share one mistake. Needs pytest.
 """
 
-from pathapi.testing.backends import BackendSuite
-from pathapi.testing.edits import EditSuite
-from pathapi.testing.grounds import (
+from pathapi.testing.backend_suite import BackendSuite
+from pathapi.testing.edit_suite import EditSuite
+from pathapi.testing.intercepting_backend import Interposed, interpose
+from pathapi.testing.raw_bucket import (
     Ground,
     count_descriptors,
     drain,
@@ -29,9 +30,8 @@ from pathapi.testing.grounds import (
     read,
     write,
 )
-from pathapi.testing.interposed import Interposed, interpose
-from pathapi.testing.reads import ReadSuite
-from pathapi.testing.writes import WriteSuite
+from pathapi.testing.read_suite import ReadSuite
+from pathapi.testing.write_suite import WriteSuite
 
 __all__ = [
     "BackendSuite",

@@ -9,23 +9,24 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import casstore.cache
-import casstore.clearing
-import casstore.collector
-import casstore.files
-import casstore.pages
-import casstore.pending
-import casstore.processes
-import casstore.store
-import casstore.surveys
-import casstore.watch
-import pathapi.delivering
-import pathapi.settling
-from casstore.blobs import Added, Blobs, Inode
-from casstore.digest import Digest
-from casstore.index import Txn
-from casstore.items import Publication
-from casstore.records import USER
-from pathapi.uploading import send
+import casstore.eviction.clear
+import casstore.eviction.collector
+import casstore.eviction.inventory
+import casstore.fs.files
+import casstore.index.page_check
+import casstore.leases.changes
+import casstore.opening
+import casstore.pending.store
+import casstore.root
+import pathapi.writing.commit
+import pathapi.writing.pending
+from casstore.blobs.blob_store import Blobs
+from casstore.blobs.staging import Added, Inode
+from casstore.format.digest import Digest
+from casstore.format.keys import USER
+from casstore.index.transactions import Txn
+from casstore.index.updates import Publication
+from pathapi.writing.conditional_put import send
 
 
 def _replace(owner: Any, name: str, value: Any) -> None:

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 import casstore
 from casstore import Cache, Entry, ProblemKind, Verified
-from casstore.items import drop_entry, put_entry
-from casstore.records import BlobRecord, blob_row, pack_blob, user_row
+from casstore.format.keys import blob_row, user_row
+from casstore.format.records import BlobRecord, pack_blob
+from casstore.index.entries import drop_entry, put_entry
 from pathapi.exceptions import CloudUnavailableError
 from tortures.ledger import LedgerClient
 from tortures.programs import KEY, NEW, OLD, Program, WrongBytesError

@@ -17,8 +17,8 @@ from typing import Any, Final
 import xxhash
 
 import casstore
-import pathapi.reading
-import pathapi.transfer
+import pathapi.reading.download
+import pathapi.reading.reader
 from pathapi.exceptions import CloudPathFileNotFoundError, CloudUnavailableError, NotCachedError, StaleReadError
 from tortures.run import Run
 from tortures.writing import KEYS, REFUSALS, Writer, content

@@ -193,7 +193,7 @@ class Writer:
 
     def hear(self) -> None:
         """Have what the API says of files that were left to be collected taken for a promise."""
-        logger = logging.getLogger("pathapi.strays")
+        logger = logging.getLogger("pathapi.writing.unclosed")
         logger.propagate = False
         logger.addHandler(_Listener(self))
 

@@ -47,6 +47,6 @@ def test_other_fcntl_calls_still_work(restored: None, tmp_path: Path) -> None:
 
 def test_the_lock_of_a_file_bucket_still_excludes(restored: None, tmp_path: Path) -> None:
     nolocks.install()
-    own = {"__name__": "pathapi.backends.file_writes"}
+    own = {"__name__": "pathapi.backends.file.atomic"}
     with pytest.raises(BlockingIOError):
         exec(TWO_HOLDERS.replace("sys.argv[1]", repr(str(tmp_path / "lock"))), own)

@@ -6,8 +6,9 @@ import os
 from dataclasses import replace
 
 from casstore import Cache, Digest, Entry
-from casstore.blobs import Added, Blobs, Inode
-from casstore.items import put_entry
+from casstore.blobs.blob_store import Blobs
+from casstore.blobs.staging import Added, Inode
+from casstore.index.entries import put_entry
 
 HOUR = 480_000
 """An hour of last use long ago."""

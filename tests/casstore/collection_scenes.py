@@ -21,11 +21,15 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Entry, Key, Moment, NotHeldError, Validator, collector, files, items, leases, pins
-from casstore.blobs import Blobs
-from casstore.index import Index
-from casstore.pins import Pins
-from casstore.records import BLOB, USER, user_row
+from casstore import Entry, Key, Moment, NotHeldError, Validator
+from casstore.blobs.blob_store import Blobs
+from casstore.eviction import collector, pins
+from casstore.eviction.pins import Pins
+from casstore.format.keys import BLOB, USER, user_row
+from casstore.fs import files
+from casstore.index import updates as items
+from casstore.index.database import Index
+from casstore.leases import lease as leases
 from tests.bench.interleaving import Points, Step
 from tests.casstore import playing
 from tests.casstore.collecting import HOUR, dangling, pass_tick

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import processes
+from casstore import opening as processes
 
 
 @pytest.fixture(autouse=True)

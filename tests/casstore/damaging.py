@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import casstore
-from casstore import Cache, Entry, ProblemKind, Stated, Validator, records
-from casstore.records import BlobRecord, blob_row, count_row, pack_blob, pack_entry, user_row
+from casstore import Cache, Entry, ProblemKind, Stated, Validator
+from casstore.format import records
+from casstore.format.keys import blob_row, count_row, user_row
+from casstore.format.records import BlobRecord, pack_blob, pack_entry
 from tests.casstore.filling import fill, key_of
 
 STATED = Stated("s3", "md5", "0123456789abcdef", 9)

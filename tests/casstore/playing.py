@@ -10,9 +10,12 @@ import lmdb
 import pytest
 
 from casstore import cache as caches
-from casstore import clearing, collector, files, items
-from casstore import digest as digests
-from casstore.committer import Committer
+from casstore.eviction import clear as clearing
+from casstore.eviction import collector
+from casstore.format import digest as digests
+from casstore.fs import files
+from casstore.index import updates as items
+from casstore.index.committer import Committer
 from tests.casstore.collecting import Trusting
 
 

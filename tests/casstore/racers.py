@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Final
 
 import casstore
-from casstore import Cache, Entry, Key, Stated, Validator, collector, new_hasher
-from casstore.blobs import Blobs
-from casstore.index import Txn
-from casstore.items import Publication
-from casstore.records import blob_row
+from casstore import Cache, Entry, Key, Stated, Validator, new_hasher
+from casstore.blobs.blob_store import Blobs
+from casstore.eviction import collector
+from casstore.format.keys import blob_row
+from casstore.index.transactions import Txn
+from casstore.index.updates import Publication
 from tests.casstore.collecting import Trusting
 from tests.casstore.filling import key_of, replace_in
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import digest as digests
-from casstore import files
-from casstore.blobs import Blobs, BlobTrippedError, CollisionError, Staging
+from casstore.blobs.blob_store import Blobs, BlobTrippedError, CollisionError
+from casstore.blobs.staging import Staging
 from casstore.errors import BlobDamagedError, StoreUnavailableError
-from casstore.layout import Layout
+from casstore.format import digest as digests
+from casstore.format.layout import Layout
+from casstore.fs import files
 from tests.casstore.filling import fill, key_of, read
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Moment, Stated, Validator, files, statements
-from casstore.blobs import hash_bytes_of
-from casstore.index import Index
-from casstore.items import Refresh
-from casstore.records import pack_entry
+from casstore import Moment, Stated, Validator
+from casstore.blobs.hashing import hash_bytes_of
+from casstore.format.records import pack_entry
+from casstore.fs import files
+from casstore.index.database import Index
+from casstore.index.updates import Refresh
+from casstore.reading import dedup as statements
 from tests.casstore.filling import fill, key_of, read
 
 KEY = key_of("k")
@@ -69,7 +71,7 @@ def test_the_hour_of_the_last_use_is_kept(cache: casstore.Cache) -> None:
 
 
 def test_what_was_filled_is_seen_before_it_is_committed(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    from casstore import committer
+    from casstore.index import committer
 
     monkeypatch.setattr(committer, "WINDOW_QUIET", 30.0)
     with cache.begin(KEY) as filling:

@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore import Cache, NotAStoreError, StoreReadOnlyError, clearing, collector
-from casstore.clearing import Cleared
+from casstore import Cache, NotAStoreError, StoreReadOnlyError
 from casstore.errors import StoreFullError
-from casstore.handouts import InUse
-from casstore.index import Txn
-from casstore.items import Item
-from casstore.locks import hold_for_life
-from casstore.records import USER
-from casstore.uncached import Uncached
+from casstore.eviction import clear as clearing
+from casstore.eviction import collector
+from casstore.eviction.clear import Cleared
+from casstore.format.keys import USER
+from casstore.index.transactions import Txn
+from casstore.index.updates import Item
+from casstore.leases.in_use import InUse
+from casstore.locks.lock_files import hold_for_life
+from casstore.pass_through import Uncached
 from tests.casstore.collecting import add_orphan, dangling, stored, tree_of
 from tests.casstore.filling import eventually, fill, fork, hand_out, key_of, read, status_of
 from tests.casstore.waiting import interrupt, pend
@@ -530,14 +532,14 @@ def _kill_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, calls: i
 @pytest.mark.parametrize(
     ("owner", "name", "calls"),
     [
-        ("casstore.clearing", "sweep", 0),  # the rows are dropped, and nothing is swept
-        ("casstore.clearing", "sweep", 3),
-        ("casstore.collector", "_sweep_batch", 2),
-        ("casstore.files", "rename", 1),  # inside the sweep's transaction
-        ("casstore.files", "rename", 2),
-        ("casstore.files", "unlink_quietly", 0),  # swept, and still in the trash
-        ("casstore.files", "unlink_quietly", 5),
-        ("casstore.clearing", "drop_entry", 5),  # inside the transaction that drops rows
+        ("casstore.eviction.clear", "sweep", 0),  # the rows are dropped, and nothing is swept
+        ("casstore.eviction.clear", "sweep", 3),
+        ("casstore.eviction.collector", "_sweep_batch", 2),
+        ("casstore.fs.files", "rename", 1),  # inside the sweep's transaction
+        ("casstore.fs.files", "rename", 2),
+        ("casstore.fs.files", "unlink_quietly", 0),  # swept, and still in the trash
+        ("casstore.fs.files", "unlink_quietly", 5),
+        ("casstore.eviction.clear", "drop_entry", 5),  # inside the transaction that drops rows
     ],
 )
 def test_a_clearing_killed_at_any_point_leaves_no_entry_without_its_blob_and_the_next_one_finishes(

@@ -17,9 +17,9 @@ import pytest
 
 import casstore
 from casstore import Cache
-from casstore.cli import command, run
-from casstore.cli_output import age_text, shown
-from casstore.figures import size_text
+from casstore.cli.main import command, run
+from casstore.cli.shell import age_text, shown
+from casstore.config.units import size_text
 from tests.casstore.filling import fill, key_of
 from tests.casstore.waiting import pend
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from casstore import Cache, PendingState, Validator, processes
-from casstore.cli import run
+from casstore import Cache, PendingState, Validator
+from casstore import opening as processes
+from casstore.cli.main import run
 from tests.casstore.collecting import stored, tree_of
 from tests.casstore.commanding import at_a_terminal
 from tests.casstore.filling import REPOSITORY, fill, forked, key_of, read

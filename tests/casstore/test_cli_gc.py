@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from casstore import Cache
-from casstore.cli import run
+from casstore.cli.main import run
 from tests.casstore.collecting import HOUR, stored, tree_of, used_at
 from tests.casstore.commanding import at_a_terminal
 from tests.casstore.filling import REPOSITORY, fill, forked, key_of

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from casstore import Cache, PendingState
-from casstore.cli import run
+from casstore.cli.main import run
 from tests.casstore.commanding import at_a_terminal
 from tests.casstore.filling import REPOSITORY, key_of
 from tests.casstore.waiting import interrupt, pend
@@ -179,7 +179,7 @@ def test_saving_moves_the_bytes_and_needs_no_question(
 ) -> None:
     pend(cache, data=b"precious"), pend(cache, data=b"precious", state=PendingState.INCOMPLETE)
     synced: list[str] = []
-    monkeypatch.setattr("casstore.files.sync", lambda _: synced.append(str(len(_names(cache)))))
+    monkeypatch.setattr("casstore.fs.files.sync", lambda _: synced.append(str(len(_names(cache)))))
     target = tmp_path / "saved.bin"
     target.write_bytes(b"before")
     lines = _lines(capsys, cache, "drop", "s3://bucket/k", "--save-to", str(target))

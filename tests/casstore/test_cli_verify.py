@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from casstore import Cache
-from casstore.cli import run
+from casstore.cli.main import run
 from tests.casstore.filling import REPOSITORY, fill, key_of
 
 EVIL = "\x1b]0;owned\x07\x1b[31m\n\r\u202etxt\\[red]"

@@ -17,12 +17,16 @@ import lmdb
 import pytest
 
 import casstore
-from casstore import Cache, PendingState, clearing, collector, files, reaper
-from casstore.collector import Freed
-from casstore.edits import Recorder
-from casstore.index import Index
-from casstore.layout import Layout, LeaseLayout
-from casstore.views import survey
+from casstore import Cache, PendingState
+from casstore.eviction import clear as clearing
+from casstore.eviction import collector
+from casstore.eviction.collector import Freed
+from casstore.format.layout import Layout, LeaseLayout
+from casstore.fs import files
+from casstore.index.database import Index
+from casstore.leases import reaper
+from casstore.leases.edits import Recorder
+from casstore.leases.scan import survey
 from tests.bench.crashing import Steps, crash
 from tests.casstore.collecting import add_orphan, dangling, stored
 from tests.casstore.damaging import change

@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
-from casstore import collector, files, items, pins, views
-from casstore.index import Index
-from casstore.layout import Layout
-from casstore.pins import Pins
-from casstore.records import blob_row, user_prefix
+from casstore.eviction import collector, pins
+from casstore.eviction.pins import Pins
+from casstore.format.keys import blob_row, user_prefix
+from casstore.format.layout import Layout
+from casstore.fs import files
+from casstore.index import updates as items
+from casstore.index.database import Index
+from casstore.leases import views
 from tests.bench.interleaving import Step, explore, unplayed
 from tests.casstore import playing
 from tests.casstore.collection_scenes import SCENES, Passing, Scene, Stage

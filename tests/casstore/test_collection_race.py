@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from casstore import Cache
-from casstore.records import BLOB, ENTRY, USER, unpack_entry
+from casstore.format.keys import BLOB, ENTRY, USER
+from casstore.format.records import unpack_entry
 from tests.bench import nolocks
 from tests.casstore.collecting import stored
 from tests.casstore.filling import run

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore import Cache, Digest, Entry, Validator, collector, files
-from casstore.collector import Freed, sweep
+from casstore import Cache, Digest, Entry, Validator
 from casstore.errors import StoreFullError
-from casstore.index import Txn
-from casstore.items import put_entry
-from casstore.records import BLOB, ENTRY
+from casstore.eviction import collector
+from casstore.eviction.collector import Freed, sweep
+from casstore.format.keys import BLOB, ENTRY
+from casstore.fs import files
+from casstore.index.entries import put_entry
+from casstore.index.transactions import Txn
 from tests.casstore.collecting import HOUR, add_orphan, dangling, stored, used_at
 from tests.casstore.filling import fill, fork, key_of, read, status_of
 

@@ -11,7 +11,7 @@ import pytest
 
 import casstore
 from casstore import Stated, Validator
-from casstore import digest as digests
+from casstore.format import digest as digests
 from tests.casstore.filling import fill, key_of, read
 
 ONE, TWO = key_of("one"), key_of("two")

@@ -16,11 +16,14 @@ from typing import cast
 import pytest
 
 import casstore
-from casstore import Validator, committer, files
-from casstore.blobs import Blobs
-from casstore.committer import MOST_HELD, MOST_LEARNED
-from casstore.index import Index, Txn
-from casstore.items import Publication, Refresh
+from casstore import Validator
+from casstore.blobs.blob_store import Blobs
+from casstore.fs import files
+from casstore.index import committer
+from casstore.index.committer import MOST_HELD, MOST_LEARNED
+from casstore.index.database import Index
+from casstore.index.transactions import Txn
+from casstore.index.updates import Publication, Refresh
 from tests.casstore.filling import (
     alone,
     eventually,

@@ -22,14 +22,18 @@ import lmdb
 import pytest
 
 import casstore
-from casstore import Stated, Validator, index, pages, records
-from casstore.blobs import Blobs
+from casstore import Stated, Validator
+from casstore.blobs.blob_store import Blobs
 from casstore.errors import CasstoreError
-from casstore.generations import IndexFiles
-from casstore.index import Index
-from casstore.layout import Layout
-from casstore.locks import ByteLocks
-from casstore.records import Entry, Key, Moment, blob_row, count_row, pack_entry, unpack_entry, user_row
+from casstore.format import records
+from casstore.format.keys import Key, blob_row, count_row, user_row
+from casstore.format.layout import Layout
+from casstore.format.records import Entry, Moment, pack_entry, unpack_entry
+from casstore.index import page_check as pages
+from casstore.index import transactions
+from casstore.index.database import Index
+from casstore.index.generations import IndexFiles
+from casstore.locks.byte_locks import ByteLocks
 from tests.casstore.filling import fill, fork, forked, key_of, read, status_of
 
 KEY, OTHER = key_of("k"), key_of("other")
@@ -172,7 +176,7 @@ class Planted:
                 entries = [known[1] for number, known in self.entries.items() if number % 9 == turn]
                 put = {entry.key.row: pack_entry(entry) for entry in entries}
 
-                def work(txn: index.Txn, put: dict[bytes, bytes] = put) -> None:
+                def work(txn: transactions.Txn, put: dict[bytes, bytes] = put) -> None:
                     for row, record in put.items():
                         txn.put(row, record)
 

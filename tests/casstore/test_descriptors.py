@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Cache, ProblemKind, reaper
+from casstore import Cache, ProblemKind
+from casstore.leases import reaper
 from tests.casstore.collecting import add_orphan, dangling
 from tests.casstore.filling import fill, fork, forked, key_of, read, status_of
 from tests.casstore.limits import is_about_descriptors, limit_descriptors, spare_descriptors

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casstore.digest import ALGORITHMS, Digest, algorithm_length, algorithm_of, digest_mtime, new_hasher
 from casstore.errors import CasstoreError
+from casstore.format.digest import ALGORITHMS, Digest, algorithm_length, algorithm_of, digest_mtime, new_hasher
 
 
 @given(st.sampled_from(ALGORITHMS), st.data())

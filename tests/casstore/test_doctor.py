@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from casstore import Cache, doctor, files, machine
-from casstore.cli import run
+from casstore import Cache, doctor
+from casstore.cli.main import run
 from casstore.doctor import Check, State
+from casstore.fs import files
+from casstore.fs import mounts as machine
 from tests.bench import nolocks
 from tests.casstore.damaging import fill_variously
 from tests.casstore.filling import REPOSITORY

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Condition, PendingState, PendingWrite, StillBeingWrittenError, Validator, edits, files
-from casstore.blobs import Staging
-from casstore.reaper import Reaped, reap
-from casstore.uncached import Uncached
-from casstore.views import read_list
+from casstore import Condition, PendingState, PendingWrite, StillBeingWrittenError, Validator
+from casstore.blobs.staging import Staging
+from casstore.fs import files
+from casstore.leases import edits
+from casstore.leases.reaper import Reaped, reap
+from casstore.leases.views import read_list
+from casstore.pass_through import Uncached
 from tests.casstore.filling import eventually, fill, fork, forked, hand_out, key_of, read, run, status_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not uploaded:UserWarning")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from casstore import files
 from casstore.errors import StoreFullError
+from casstore.fs import copying, files
 from tests.casstore.filling import forked
 
 
@@ -87,8 +87,8 @@ def test_a_failed_replacement_leaves_the_old_file_alone(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("other", [b"", b"a" * (1 << 20), b"a" * (2 << 20) + b"b", b"b" + b"a" * (2 << 20)])
 def test_bytes_are_compared_to_the_last(tmp_path: Path, other: bytes) -> None:
     one, two, three = (_unnamed(tmp_path, data) for data in (b"a" * ((2 << 20) + 1), other, other))
-    assert not files.same_bytes(one, two)
-    assert files.same_bytes(two, three)
+    assert not copying.same_bytes(one, two)
+    assert copying.same_bytes(two, three)
     for descriptor in (one, two, three):
         os.close(descriptor)
 
@@ -105,7 +105,7 @@ def test_a_copy_is_whole_and_moves_no_position(
     os.lseek(source, 5, os.SEEK_SET)
     if not has_sendfile:
         monkeypatch.setattr(os, "sendfile", refuse)
-    assert files.copy_bytes(source, target) == len(data)
+    assert copying.copy_bytes(source, target) == len(data)
     assert os.lseek(source, 0, os.SEEK_CUR) == 5
     assert os.pread(target, len(data) + 1, 0) == data
     os.close(source)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Flight, Validator, committer
+from casstore import Flight, Validator
+from casstore.index import committer
 from tests.casstore.filling import eventually, fill, fork, key_of, read, status_of
 
 pytestmark = pytest.mark.needs_locks

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Cache, PendingState, collector, files
-from casstore.cli import run
+from casstore import Cache, PendingState
+from casstore.cli.main import run
 from casstore.errors import StoreFullError
+from casstore.eviction import collector
+from casstore.fs import files
 from tests.casstore.collecting import HOUR, add_orphan, dangling, used_at
 from tests.casstore.filling import fill, fork, forked, key_of, read, status_of
 from tests.casstore.mounts import fill_up, small_disk

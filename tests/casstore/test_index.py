@@ -15,12 +15,15 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from casstore import index as indexes
-from casstore import pages
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
-from casstore.index import RESERVE_ROW, Index, Txn
-from casstore.layout import Layout
-from casstore.locks import ByteLocks, one_at_a_time
+from casstore.format.layout import Layout
+from casstore.index import database as indexes
+from casstore.index import page_check as pages
+from casstore.index.database import Index
+from casstore.index.environment import RESERVE_ROW
+from casstore.index.transactions import Txn
+from casstore.locks.byte_locks import ByteLocks
+from casstore.locks.lock_files import one_at_a_time
 from tests.casstore.filling import alone, eventually, fork, fork_without_hooks, forked, run, status_of
 from tests.casstore.mounts import fill_up, small_disk
 
@@ -429,7 +432,7 @@ import os, sys
 from casstore import index as indexes
 from casstore.layout import Layout
 from casstore.locks import ByteLocks
-indexes.MAX_READERS = 3
+environment.MAX_READERS = 3
 layout = Layout(sys.argv[1])
 indexes.Index(layout, ByteLocks(layout), print).read(lambda txn: os.kill(os.getpid(), 9))
 """

@@ -17,11 +17,14 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore import Validator, files, fills
+from casstore import Validator
 from casstore import cache as caches
-from casstore.blobs import Blobs, Staging
-from casstore.collector import evict
-from casstore.index import Index
+from casstore.blobs.blob_store import Blobs
+from casstore.blobs.staging import Staging
+from casstore.eviction.collector import evict
+from casstore.fs import files
+from casstore.index.database import Index
+from casstore.ingest import fill as fills
 from tests.bench.interleaving import Points, Step, explore
 from tests.casstore import playing
 from tests.casstore.filling import fill, key_of, read

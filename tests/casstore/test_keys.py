@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore import Cache, Key, Validator
-from casstore.digest import Digest, new_hasher
-from casstore.layout import Layout, LeaseLayout, component_name
-from casstore.leases import Lease
+from casstore.format.digest import Digest, new_hasher
+from casstore.format.layout import Layout, LeaseLayout, component_name
+from casstore.leases.lease import Lease
 from tests.casstore.filling import fill, read, run
 
 HOSTILE = [
@@ -232,7 +232,7 @@ def test_an_object_beside_a_prefix_of_its_name_moves_to_the_next_tree() -> None:
 def test_a_name_that_the_file_system_takes_for_another_moves_to_the_next_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     # What a file system without case does with "Case" beside "case": the second finds its name taken.
     folded = lambda component: component_name(component.casefold())  # noqa: E731
-    monkeypatch.setattr("casstore.layout.component_name", folded)
+    monkeypatch.setattr("casstore.format.layout.component_name", folded)
     with _lease() as lease:
         upper, lower = (_view(lease, ("s3", "b", name), name.encode()) for name in ("d/Case", "D/case"))
         assert upper != lower

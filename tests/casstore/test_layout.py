@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casstore.layout import Layout, component_name, view_path
+from casstore.format.layout import Layout, component_name, view_path
 
 pieces = st.sampled_from(
     ["..", ".", "", "/", "//", "a", "A", "%", "%2E", "%~", "\0", "\n", "\x7f", "é", "\udcff", "\udcc3\udca9", "~", " "]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import files
-from casstore.layout import LeaseLayout
+from casstore.format.layout import LeaseLayout
+from casstore.fs import files
 from tests.casstore.filling import fill, fork, forked, key_of, run, status_of
 
 

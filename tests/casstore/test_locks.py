@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from casstore import locks
 from casstore.errors import LockTimeoutError
-from casstore.layout import Layout
-from casstore.locks import ByteLocks, hold_for_life, locks_exclude, take_over
+from casstore.format.layout import Layout
+from casstore.locks import byte_locks as locks
+from casstore.locks.byte_locks import ByteLocks
+from casstore.locks.lock_files import hold_for_life, locks_exclude, take_over
 from tests.casstore.filling import alone, eventually, fork, fork_without_hooks, forked, status_of
 
 pytestmark = pytest.mark.needs_locks

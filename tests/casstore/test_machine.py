@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from casstore import machine
+from casstore.fs import mounts as machine
 
 
 def test_network_file_systems_are_told_by_their_kind() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from casstore import pages
-from casstore.pages import UnsoundError
+from casstore.index import page_check as pages
+from casstore.index.page_check import UnsoundError
 from tests.casstore.filling import fork, status_of
 
 

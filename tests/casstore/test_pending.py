@@ -12,7 +12,7 @@ import pytest
 
 import casstore
 from casstore import Condition, Pending, PendingDamagedError, PendingState, PendingWrite, Staging, Validator
-from casstore.leases import Lease
+from casstore.leases.lease import Lease
 from tests.casstore.filling import forked, key_of
 
 KEY, OTHER = key_of("k"), key_of("k", "s3@elsewhere")
@@ -144,10 +144,10 @@ def test_what_could_not_be_recorded_leaves_nothing(cache: casstore.Cache, monkey
 
     staging = staged(cache, b"mine")
     lease = cache.lease.name
-    for name in ("casstore.files.sync", "casstore.files.write_all", "casstore.files.sync_directory"):
+    for name in ("casstore.fs.files.sync", "casstore.fs.files.write_all", "casstore.fs.files.sync_directory"):
         with monkeypatch.context() as patched:
             patched.setattr(name, fail)
-            wanted = casstore.StoreUnavailableError if name == "casstore.files.sync" else casstore.StoreFullError
+            wanted = casstore.StoreUnavailableError if name == "casstore.fs.files.sync" else casstore.StoreFullError
             with pytest.raises(wanted):
                 cache.pending.record(KEY, staging, PendingState.UPLOADING, Condition.ABSENT, None, lease=lease, why="")
         assert os.listdir(cache.layout.pending("")) == []
@@ -237,7 +237,7 @@ def test_where_locks_do_not_exclude_nobody_is_dead(cache: casstore.Cache, monkey
     write = keep(cache, state=PendingState.UPLOADING, lease=dead.name)
     os.close(dead._descriptor)
     dead._descriptor = -1
-    monkeypatch.setattr("casstore.pending.locks_exclude", lambda _: False)
+    monkeypatch.setattr("casstore.pending.store.locks_exclude", lambda _: False)
     assert not cache.pending.is_interrupted(write)
 
 

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Cache, NotHeldError, clearing, collector, files
-from casstore.cli import run
-from casstore.index import Index
+from casstore import Cache, NotHeldError
+from casstore.cli.main import run
+from casstore.eviction import clear as clearing
+from casstore.eviction import collector
+from casstore.fs import files
+from casstore.index.database import Index
 from tests.bench.interleaving import Points, Step, explore
 from tests.casstore import playing
 from tests.casstore.collecting import HOUR, dangling, stored, used_at

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore import StoreFullError, StoreReadOnlyError, StoreUnavailableError, files, machine, processes
-from casstore.layout import LONGEST_ROOT
-from casstore.store import open_root
+from casstore import StoreFullError, StoreReadOnlyError, StoreUnavailableError
+from casstore import opening as processes
+from casstore.format.layout import LONGEST_ROOT
+from casstore.fs import files
+from casstore.fs import mounts as machine
+from casstore.root import open_root
 from tests.casstore.filling import fill, forked, key_of, read
 from tests.casstore.mounts import fill_up, mounted, small_disk
 

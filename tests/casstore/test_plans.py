@@ -8,12 +8,14 @@ from collections.abc import Callable
 import pytest
 
 import casstore
-from casstore import plans, surveys
-from casstore.doomed import Doomed, Why
-from casstore.plans import Plan
-from casstore.policies import OLDEST
-from casstore.records import BLOB, blob_row, pack_entry, row_checksum
-from casstore.surveys import hour_of, use_tag
+from casstore.eviction import budget
+from casstore.eviction import inventory as surveys
+from casstore.eviction.inventory import hour_of, use_tag
+from casstore.eviction.plan import Plan
+from casstore.eviction.victims import Doomed, Why
+from casstore.format.keys import BLOB, blob_row
+from casstore.format.records import pack_entry, row_checksum
+from casstore.index.eviction_history import OLDEST
 from tests.casstore.collecting import HOUR, add_orphan, tree_of, used_at
 from tests.casstore.filling import fill, key_of
 
@@ -132,7 +134,7 @@ def test_an_entry_without_a_file_is_not_the_collectors_to_drop(cache: casstore.C
 
 def test_free_disk_is_asked_for_in_the_same_way(cache: casstore.Cache) -> None:
     _fill_aged(cache, a=1, b=2)
-    free = plans.free_bytes(cache.root)
+    free = budget.free_bytes(cache.root)
     plan = cache.plan(min_free=2 * free)
     assert plan.asked == 2 * free - plan.free
     assert len(plan.doomed) == 2

@@ -12,10 +12,12 @@ import pytest
 
 import casstore
 from benchmarks.policies import PATTERNS, belady_hits, random_epochs, store_hits
-from casstore import Cache, collector
+from casstore import Cache
 from casstore.errors import StoreFullError
-from casstore.policies import ADAPTIVE, LRU, NEWEST, NO_WAY, OLDEST, Scores, in_turn, read_scores
-from casstore.records import POLICY, ghost_row
+from casstore.eviction import collector
+from casstore.eviction.policies import ADAPTIVE, LRU, in_turn
+from casstore.format.keys import POLICY, ghost_row
+from casstore.index.eviction_history import NEWEST, NO_WAY, OLDEST, Scores, read_scores
 from tests.casstore.collecting import HOUR, stored, used_at
 from tests.casstore.filling import eventually, fill, key_of, read
 

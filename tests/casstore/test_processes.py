@@ -17,7 +17,7 @@ from typing import cast
 import pytest
 
 import casstore
-from casstore.fills import Fill
+from casstore.ingest.fill import Fill
 from tests.casstore.filling import (
     REPOSITORY,
     alone,

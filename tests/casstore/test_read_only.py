@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Cache, ProblemKind, StoreReadOnlyError, collector, files, repairs
-from casstore.cli import run
+from casstore import Cache, ProblemKind, StoreReadOnlyError
+from casstore.cli.main import run
+from casstore.eviction import collector
+from casstore.fs import files
+from casstore.verify import repair as repairs
 from tests.casstore.collecting import HOUR, dangling, used_at
 from tests.casstore.filling import fill, forked, key_of, read
 from tests.casstore.mounts import breakable_disk, mounted, small_disk

@@ -14,13 +14,18 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Condition, PendingState, Validator, files, leases, locks, reaper, views
-from casstore.generations import Generations
-from casstore.index import Index
-from casstore.layout import LeaseLayout
-from casstore.leases import Lease
-from casstore.locks import ByteLocks, hold_for_life
-from casstore.reaper import Reaped, reap
+from casstore import Condition, PendingState, Validator
+from casstore.format.layout import LeaseLayout
+from casstore.fs import files
+from casstore.index.database import Index
+from casstore.index.generations import Generations
+from casstore.leases import lease as leases
+from casstore.leases import reaper, scan
+from casstore.leases.lease import Lease
+from casstore.leases.reaper import Reaped, reap
+from casstore.locks import lock_files
+from casstore.locks.byte_locks import ByteLocks
+from casstore.locks.lock_files import hold_for_life
 from tests.casstore.filling import (
     alone,
     eventually,
@@ -222,7 +227,7 @@ def test_a_lease_whose_lock_the_reaper_is_quicker_to_take_starts_again(
         if not taken:
             taken.append(None)
             (new,) = os.listdir(cache.layout.leases)
-            taken[0] = locks.take_over(LeaseLayout(cache.layout.lease(new)).lock)
+            taken[0] = lock_files.take_over(LeaseLayout(cache.layout.lease(new)).lock)
             if finishes:
                 files.rename(cache.layout.lease(new), cache.layout.trashed(new))
                 os.close(taken[0])  # type: ignore[arg-type]
@@ -348,7 +353,7 @@ def test_a_dead_lease_with_a_new_file_stays(cache: casstore.Cache, where: str) -
 def test_an_edit_between_the_looks_at_a_lease_saves_it(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     name = _leave(cache)
     (path,) = Path(cache.layout.lease(name)).rglob("k")
-    real = views.survey
+    real = scan.survey
     looks = []
 
     def survey(lease: LeaseLayout) -> object:
@@ -629,7 +634,7 @@ def test_the_trash_is_emptied_and_what_it_gave_back_is_counted(cache: casstore.C
 
 def test_the_proof_that_locks_exclude_leaves_nothing(cache: casstore.Cache) -> None:
     before = sorted(os.listdir(cache.layout.locks))
-    locks.locks_exclude(cache.layout.locks)
+    lock_files.locks_exclude(cache.layout.locks)
     assert sorted(os.listdir(cache.layout.locks)) == before
 
 

@@ -8,16 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casstore.digest import Digest
-from casstore.records import (
+from casstore.format.checksums import Stated, StatedRecord, pack_stated, unpack_stated
+from casstore.format.digest import Digest
+from casstore.format.keys import Key, blob_row, count_row, entry_prefix, user_prefix, user_row
+from casstore.format.records import (
     BlobRecord,
     Entry,
-    Key,
     Moment,
     Validator,
-    blob_row,
-    count_row,
-    entry_prefix,
     pack_blob,
     pack_count,
     pack_entry,
@@ -25,10 +23,7 @@ from casstore.records import (
     unpack_blob,
     unpack_count,
     unpack_entry,
-    user_prefix,
-    user_row,
 )
-from casstore.stated import Stated, StatedRecord, pack_stated, unpack_stated
 
 LONGEST_ROW = 511
 

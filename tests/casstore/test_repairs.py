@@ -13,12 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from casstore import BlobDamagedError, Cache, Mended, ProblemKind, Validator, Verified, files, repairs
-from casstore.checks import Checks
-from casstore.findings import Leftovers
-from casstore.records import BlobRecord, blob_row, pack_blob
-from casstore.repairs import Repairs
-from casstore.turns import Turns
+from casstore import BlobDamagedError, Cache, Mended, ProblemKind, Validator, Verified
+from casstore.format.keys import blob_row
+from casstore.format.records import BlobRecord, pack_blob
+from casstore.fs import files
+from casstore.locks.collector_lock import Turns
+from casstore.reading.blob_checker import Checks
+from casstore.verify import repair as repairs
+from casstore.verify.repair import Repairs
+from casstore.verify.report import Leftovers
 from tests.casstore import damaging
 from tests.casstore.collecting import add_orphan, dangling
 from tests.casstore.damaging import DAMAGE, blob_of, change, edit, entry_of, fill_variously, put

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Cache, trims
-from casstore.doomed import Why
-from casstore.plans import Budget, Plan, make_plan
-from casstore.rules import Matcher, Rule
+from casstore import Cache
+from casstore.config.rules import Matcher, Rule
+from casstore.eviction import background as trims
+from casstore.eviction.budget import Budget
+from casstore.eviction.plan import Plan, make_plan
+from casstore.eviction.victims import Why
 from tests.casstore.collecting import HOUR, add_orphan, dangling, stored, used_at
 from tests.casstore.filling import eventually, fill, key_of, read
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from casstore.config.rules import Rule
+from casstore.config.settings import Settings, load_settings
+from casstore.config.units import parse_age, parse_size
 from casstore.errors import StoreFormatError
-from casstore.layout import Layout
-from casstore.rules import Rule, parse_age, parse_size
-from casstore.settings import Settings, load_settings
-from casstore.store import open_root
+from casstore.format.layout import Layout
+from casstore.root import open_root
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import NotAStoreError, StoreFormatError, StoreUnavailableError, machine
-from casstore.store import open_root
+from casstore import NotAStoreError, StoreFormatError, StoreUnavailableError
+from casstore.fs import mounts as machine
+from casstore.root import open_root
 from tests.casstore.filling import fork, status_of
 
 

@@ -9,9 +9,11 @@ from dataclasses import replace
 import pytest
 
 import casstore
-from casstore import Cache, files
-from casstore.items import put_entry
-from casstore.records import blob_row, unpack_blob
+from casstore import Cache
+from casstore.format.keys import blob_row
+from casstore.format.records import unpack_blob
+from casstore.fs import files
+from casstore.index.entries import put_entry
 from tests.casstore.filling import fill, key_of
 
 

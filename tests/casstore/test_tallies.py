@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from casstore import Cache, Statistics, Validator, tallies
-from casstore.cli import run
-from casstore.locks import hold_for_life
-from casstore.tallies import NAMES
+from casstore import Cache, Statistics, Validator
+from casstore import counters as tallies
+from casstore.cli.main import run
+from casstore.counters import NAMES
+from casstore.locks.lock_files import hold_for_life
 from tests.casstore.filling import fill, fork, forked, key_of, read, status_of
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Cache, StoreFullError, Validator, collector, trims
-from casstore.collector import Freed
-from casstore.plans import Plan
+from casstore import Cache, StoreFullError, Validator
+from casstore.eviction import background as trims
+from casstore.eviction import collector
+from casstore.eviction.collector import Freed
+from casstore.eviction.plan import Plan
 from tests.casstore.collecting import HOUR, dangling, stored, used_at
 from tests.casstore.filling import eventually, fill, fork, key_of, read, status_of
 

@@ -9,7 +9,7 @@ import pytest
 
 import casstore
 from casstore import LockTimeoutError
-from casstore.turns import Turns
+from casstore.locks.collector_lock import Turns
 from tests.casstore.filling import eventually, fork, forked, status_of
 
 pytestmark = pytest.mark.needs_locks

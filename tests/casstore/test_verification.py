@@ -16,21 +16,19 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore import (
-    Cache,
-    ProblemKind,
-    Validator,
-    Verified,
-    blob_checks,
-    collector,
-    files,
-    findings,
-)
-from casstore.index import RESERVE_ROW, Index, Txn
-from casstore.locks import ByteLocks
-from casstore.records import BlobRecord, blob_row, pack_blob, user_row
-from casstore.row_checks import RowChecks
-from casstore.uncached import Uncached
+from casstore import Cache, ProblemKind, Validator, Verified
+from casstore.eviction import collector
+from casstore.format.keys import blob_row, user_row
+from casstore.format.records import BlobRecord, pack_blob
+from casstore.fs import files
+from casstore.index.database import Index
+from casstore.index.environment import RESERVE_ROW
+from casstore.index.transactions import Txn
+from casstore.locks.byte_locks import ByteLocks
+from casstore.pass_through import Uncached
+from casstore.verify import blob_checks
+from casstore.verify import report as findings
+from casstore.verify.index_checks import RowChecks
 from tests.casstore.damaging import (
     DAMAGE,
     blob_of,
@@ -156,7 +154,7 @@ def test_of_many_problems_the_first_are_kept_and_all_are_counted(
 def test_rows_and_files_are_all_looked_at_where_they_take_many_pages(
     filled: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("casstore.row_checks.PAGE_ROWS", 2)
+    monkeypatch.setattr("casstore.verify.index_checks.PAGE_ROWS", 2)
     monkeypatch.setattr(blob_checks, "_BATCH", 2)
     monkeypatch.setattr(blob_checks, "_AHEAD", 1)
     verified = filled.verify()
@@ -223,7 +221,7 @@ def test_what_cannot_be_read_is_a_problem_and_the_rest_is_looked_at(
         verified = filled.verify()
     assert (_kinds(verified), verified.blobs) == ([ProblemKind.UNREADABLE], 4)
     with monkeypatch.context() as patch:
-        patch.setattr("casstore.pages.check", _failing(print, error))
+        patch.setattr("casstore.index.page_check.check", _failing(print, error))
         verified = filled.verify()
     assert (_kinds(verified), verified.blobs) == ([ProblemKind.UNREADABLE], 4)
 
@@ -249,7 +247,7 @@ def test_what_this_process_lacks_is_an_error_and_says_nothing_of_the_store(
             with pytest.raises(OSError, match=os.strerror(error)):
                 filled.verify()
     with monkeypatch.context() as patch:
-        patch.setattr("casstore.pages.check", _failing(print, error))
+        patch.setattr("casstore.index.page_check.check", _failing(print, error))
         with pytest.raises(OSError, match=os.strerror(error)):
             filled.verify()
     assert filled.verify().is_sound

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.layout import LeaseLayout
-from casstore.views import View, listed, survey
+from casstore.format.layout import LeaseLayout
+from casstore.leases.scan import survey
+from casstore.leases.views import View, listed
 from tests.casstore.filling import fill, hand_out, key_of
 
 

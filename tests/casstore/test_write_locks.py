@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from casstore import LockTimeoutError, ReentrantWriteError
-from casstore.layout import Layout
-from casstore.locks import ByteLocks
-from casstore.write_locks import WriteLock, WriteLocks
+from casstore.format.layout import Layout
+from casstore.locks.byte_locks import ByteLocks
+from casstore.locks.write_locks import WriteLock, WriteLocks
 from tests.casstore.filling import fork, forked, key_of, status_of
 
 KEY, OTHER = key_of("k"), key_of("other")

@@ -20,19 +20,24 @@ import lmdb
 import pytest
 
 import casstore
-from casstore import Cache, PendingState, PendingWrite, collector, drafts, pending, plans, reaper, verification  # noqa: F401 (as above)
-from casstore.blobs import Staging
-from casstore.committer import Committer
-from casstore.index import Index
-from pathapi import FileClient, moving, settling, uploads, writing  # noqa: F401 (as above)
-from pathapi.backends.file import FileBackend
-from pathapi.backends.s3 import S3Backend
+from casstore import Cache, PendingState
+from casstore.blobs.staging import Staging
+from casstore.index.committer import Committer
+from casstore.index.database import Index
+from casstore.leases import reaper
+from casstore.pending import store as pending
+from casstore.verify import verifier as verification  # noqa: F401 (as above)
+from pathapi import FileClient
+from pathapi.backends.file.backend import FileBackend
+from pathapi.backends.s3.backend import S3Backend
 from pathapi.exceptions import (
     CloudPathFileNotFoundError,
     CloudUnavailableError,
     OverwriteNewerLocalError,
     PendingWriteError,
 )
+from pathapi.writing import pending as settling  # noqa: F401 (as above)
+from pathapi.writing import writer as writing
 from tests.bench.crashing import Run, Steps, crash
 from tests.casstore.filling import forked
 from tests.pathapi.backends.grounds import FileGround

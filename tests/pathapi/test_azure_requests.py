@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pathapi import AzureBlobClient, AzureBlobPath
-from pathapi.transfer import PART
+from pathapi.reading.download import PART
 from tests.bench.proxy import Proxy
 from tests.pathapi.azure_fixtures import MakeAzureClient, azure_ground, make_azure_client, prefix
 from tests.pathapi.backends.grounds import AzureGround

@@ -16,9 +16,9 @@ from urllib.parse import parse_qs, unquote
 
 import pytest
 
-from casstore.cli import run
+from casstore.cli.main import run
 from pathapi import AzureBlobClient, prefetch
-from pathapi.backends.azure_connection import AzureConnection
+from pathapi.backends.azure.connection import AzureConnection
 from tests.bench.azure_servers import AzureServer
 from tests.pathapi.azure_fixtures import MakeAzureClient, azure_ground, make_azure_client, prefix
 from tests.pathapi.backends.grounds import AzureGround

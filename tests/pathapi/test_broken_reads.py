@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from casstore import Cache
-from pathapi import S3Client, S3Path, reading, transfer
+from pathapi import S3Client, S3Path
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathFileNotFoundError,
@@ -20,6 +20,8 @@ from pathapi.exceptions import (
     StaleReadError,
     TruncatedBodyError,
 )
+from pathapi.reading import download as transfer
+from pathapi.reading import reader as reading
 from tests.bench.faults import (
     Action,
     Answer,

@@ -18,9 +18,10 @@ import botocore.retries.standard
 import pytest
 
 import casstore
-from casstore import Cache, PendingState, StoreFullError, index
-from pathapi import FileClient, S3Client, S3Path, delivering, uploading
-from pathapi.backends.file import FileBackend
+from casstore import Cache, PendingState, StoreFullError
+from casstore.index import database as index
+from pathapi import FileClient, S3Client, S3Path
+from pathapi.backends.file.backend import FileBackend
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileExistsError,
@@ -30,6 +31,8 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     PendingWriteError,
 )
+from pathapi.writing import commit as delivering
+from pathapi.writing import conditional_put as uploading
 from tests.bench.faults import Action, Answer, Call, Cut, Fault, Reset
 from tests.bench.http1 import Head
 from tests.bench.proxy import Proxy

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from casstore.cli import run
+from casstore.cli.main import run
 from pathapi import FileClient, S3Client
 from pathapi.exceptions import CloudUnavailableError, NotCachedError, OverwriteNewerLocalError, PendingWriteError
 from tests.bench.faults import Action, Cut, Fault

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-import pathapi.cli_clouds
-from casstore.cli_output import Shell
+import pathapi.cli.cloud_options
+from casstore.cli.shell import Shell
 from tests.bench.faults import Call, Stall
 from tests.bench.proxy import Fault, Proxy
 from tests.bench.servers import S3Server

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from pathapi import CloudPath, HttpClient
-from pathapi.backends import azure, azure_blocks, gs_uploads
+from pathapi.backends.azure import backend as azure
+from pathapi.backends.azure import multipart as azure_blocks
+from pathapi.backends.gs import uploads as gs_uploads
 from tests.bench.azure_servers import AzureServer
 from tests.bench.http_origin import HttpOrigin
 from tests.bench.servers import GCSServer, S3Server

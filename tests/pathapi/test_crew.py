@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pathapi import Progress, S3Client, S3Path
-from pathapi.crew import Crew
 from pathapi.exceptions import CloudUnavailableError
+from pathapi.parallel.worker_pool import Crew
 from tests.pathapi.backends.grounds import S3Ground
 
 PIECE = 1 << 16
@@ -113,7 +113,7 @@ def wait_for_the_crew() -> float:
 @pytest.fixture
 def path(client: S3Client, ground: S3Ground, at: str, monkeypatch: pytest.MonkeyPatch) -> S3Path:
     """The test's "directory"; interrupts wait for nothing."""
-    monkeypatch.setattr("pathapi.crew.PATIENCE", 0.0)
+    monkeypatch.setattr("pathapi.parallel.worker_pool.PATIENCE", 0.0)
     return client.S3Path(f"s3://{ground.bucket}/{at}")
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pathapi import AzureBlobClient, FileClient, GSClient, HttpClient, S3Client
-from pathapi.backends.file_status import problem_of
+from pathapi.backends.file.metadata import problem_of
 from tests.bench.azure_servers import AzureServer
 from tests.bench.http_origin import SAFE, HttpOrigin
 from tests.bench.servers import GCSServer, S3Server

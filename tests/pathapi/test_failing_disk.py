@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.cli import run
+from casstore.cli.main import run
 from pathapi import FileClient
 from tests.casstore.filling import eventually, fork, forked, replace_in, status_of
 from tests.casstore.mounts import breakable_disk, mounted

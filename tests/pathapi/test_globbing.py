@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from casstore import Validator
 from pathapi.backend import ObjectInfo, Prefix
 from pathapi.exceptions import CloudPathNotImplementedError
-from pathapi.globbing import Match, Visit, compile_component, compile_pattern, walk_levels, walk_tree
+from pathapi.metadata.globbing import Match, Visit, compile_component, compile_pattern, walk_levels, walk_tree
 
 
 class Listing:

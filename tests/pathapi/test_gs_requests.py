@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from pathapi import GSClient, GSPath
-from pathapi.transfer import PART
+from pathapi.reading.download import PART
 from tests.bench.faults import SetHeader
 from tests.bench.proxy import Fault, Proxy
 from tests.bench.servers import GCSServer

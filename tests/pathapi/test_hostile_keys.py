@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore.cli import run
+from casstore.cli.main import run
 from pathapi import CloudPath, FileClient, S3Client, prefetch
 from pathapi.client import Client
 from pathapi.exceptions import CloudPathFileNotFoundError, CloudPathIsADirectoryError, OverwriteNewerLocalError
@@ -270,7 +270,7 @@ def test_a_hostile_key_is_written_edited_and_deleted_as_itself(place: Place, nam
 @pytest.fixture
 def _listings_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a slow machine, too: of a child of an old listing only the name is known, which may be two things."""
-    monkeypatch.setattr("pathapi.listings._NS", 10**15)
+    monkeypatch.setattr("pathapi.reading.listing_cache._NS", 10**15)
 
 
 @pytest.mark.usefixtures("_listings_last")
@@ -307,7 +307,7 @@ def test_every_hostile_key_is_prefetched_and_shown(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "casstore-test-secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     # A file that was made a moment ago is never trusted; the planted ones do not change.
-    monkeypatch.setattr("pathapi.backends.file_status.RACY_NS", 0)
+    monkeypatch.setattr("pathapi.backends.file.metadata.RACY_NS", 0)
     done = prefetch(place.client.CloudPath(place.base))
     assert (done.files, done.errors) == (len(place.uris), [])
     place.cache.flush()

@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError
-from pathapi.lexical import LexicalPath
+from pathapi.pure_path import LexicalPath
 from pathapi.uri import Uri
 
 

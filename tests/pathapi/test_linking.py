@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from casstore import Stated
-from pathapi import S3Client, S3Path, prefetch, tree
-from pathapi.reading import UNREAD_FROM
-from pathapi.transfer import PART
+from pathapi import S3Client, S3Path, prefetch
+from pathapi.metadata import listing as tree
+from pathapi.reading.download import PART
+from pathapi.reading.reader import UNREAD_FROM
 from tests.bench.faults import Fault, SetHeader
 from tests.bench.proxy import Proxy
 from tests.bench.servers import S3Server

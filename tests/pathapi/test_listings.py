@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import pytest
 
 from casstore import Moment, Validator
-from pathapi import listings as module
 from pathapi.backend import ObjectInfo, Prefix
-from pathapi.listings import SECONDS, Listings
+from pathapi.reading import listing_cache as module
+from pathapi.reading.listing_cache import SECONDS, Listings
 
 
 class Clock:

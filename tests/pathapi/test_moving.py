@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pathapi import S3Client, S3Path
-from pathapi.backends.s3 import S3Backend
+from pathapi.backends.s3.backend import S3Backend
+from pathapi.clouds.file import FileClient, FilePath
 from pathapi.exceptions import (
     CloudPathFileExistsError,
     CloudPathIsADirectoryError,
@@ -18,7 +19,6 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     StaleReadError,
 )
-from pathapi.file import FileClient, FilePath
 from tests.bench.faults import Answer, Call, Fault, Reset
 from tests.bench.proxy import Proxy
 from tests.pathapi.backends.grounds import S3Ground

@@ -16,7 +16,7 @@ import pytest
 
 from casstore import Key, WriteLock
 from pathapi import S3Client, S3Path
-from pathapi.backends.file import FileBackend
+from pathapi.backends.file.backend import FileBackend
 from tests.bench.crashing import Steps
 from tests.bench.faults import Call, Fault, Reset
 from tests.bench.proxy import Proxy

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from casstore import Moment, Validator
-from pathapi import S3Client, S3Path, listings
+from pathapi import S3Client, S3Path
 from pathapi.backend import ObjectInfo
-from pathapi.listings import SECONDS, Listed, Listings
+from pathapi.reading import listing_cache as listings
+from pathapi.reading.listing_cache import SECONDS, Listed, Listings
 from tests.bench.proxy import Proxy
 from tests.pathapi.backends.grounds import S3Ground
 from tests.pathapi.conftest import MakeClient

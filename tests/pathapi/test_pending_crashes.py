@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from casstore import Cache, Pending, PendingState, PendingWrite, Staging
-from pathapi import delivering, settling
 from pathapi.exceptions import CloudPathFileNotFoundError, OverwriteNewerLocalError, PendingWriteError
+from pathapi.writing import commit as delivering
+from pathapi.writing import pending as settling
 from tests.bench.crashing import Steps
 from tests.pathapi.kills import RECORDED, Kill, Place, Scene, enumerate_kills, file_place, leave_pending, read
 

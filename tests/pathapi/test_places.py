@@ -24,18 +24,15 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore import (
-    Cache,
-    StoreFullError,
-    StoreReadOnlyError,
-    StoreUnavailableError,
-    files,
-    machine,
-    processes,
-    uncached,
-)
-from pathapi import FileClient, FilePath, prefetch, reading, transfer
+from casstore import Cache, StoreFullError, StoreReadOnlyError, StoreUnavailableError
+from casstore import opening as processes
+from casstore import pass_through as uncached
+from casstore.fs import files
+from casstore.fs import mounts as machine
+from pathapi import FileClient, FilePath, prefetch
 from pathapi.exceptions import NotCachedError, OverwriteNewerCloudError, PendingWriteError
+from pathapi.reading import download as transfer
+from pathapi.reading import reader as reading
 from tests.casstore.filling import REPOSITORY, alone, eventually, fork, fork_without_hooks, forked, run, status_of
 from tests.casstore.limits import is_about_descriptors
 from tests.casstore.mounts import become_nobody, breakable_disk, fill_up, small_disk

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pathapi import FileClient, FilePath
-from pathapi.prefetching import PrefetchedObject, prefetch
-from pathapi.progress import Progress
+from pathapi.parallel.progress import Progress
+from pathapi.prefetch import PrefetchedObject, prefetch
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from pathapi import S3Client, S3Path
 from pathapi.exceptions import OverwriteNewerCloudError
-from pathapi.transfer import PART
+from pathapi.reading.download import PART
 from tests.bench.faults import Answer
 from tests.bench.proxy import Fault, Proxy
 from tests.pathapi.backends.grounds import S3Ground

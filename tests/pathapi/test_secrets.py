@@ -23,10 +23,10 @@ import pytest
 
 import casstore
 from casstore import Key, Validator
-from casstore.cli import run
+from casstore.cli.main import run
 from pathapi import CloudPath, S3Client, prefetch
-from pathapi.backends.s3 import S3Backend
-from pathapi.backends.s3_connection import S3Connection
+from pathapi.backends.s3.backend import S3Backend
+from pathapi.backends.s3.connection import S3Connection
 from pathapi.exceptions import (
     CloudPathException,
     CloudUnavailableError,

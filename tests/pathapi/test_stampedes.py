@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pathapi import S3Client, S3Path
-from pathapi.transfer import PART
+from pathapi.reading.download import PART
 from tests.bench.faults import Call, Fault, Stall
 from tests.bench.proxy import Proxy
 from tests.casstore.filling import eventually

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from pathapi import AzureBlobClient, GSClient
-from pathapi.backends import azure, azure_blocks, gs_uploads
-from pathapi.backends.gs import GSBackend, GSConnection
+from pathapi.backends.azure import backend as azure
+from pathapi.backends.azure import multipart as azure_blocks
+from pathapi.backends.gs import uploads as gs_uploads
+from pathapi.backends.gs.backend import GSBackend, GSConnection
 from pathapi.exceptions import InvalidConfigurationException, VersionMismatchError
 from tests.bench.azure_servers import AzureServer
 from tests.bench.faults import Call

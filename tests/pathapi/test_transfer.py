@@ -11,7 +11,7 @@ import casstore
 from casstore import Key, Validator
 from pathapi.backend import ObjectInfo
 from pathapi.exceptions import TruncatedBodyError
-from pathapi.transfer import receive
+from pathapi.reading.download import receive
 
 
 class _Body:

@@ -28,8 +28,8 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     PendingWriteError,
 )
-from pathapi.leaves import Leaf, check_names
 from pathapi.testing import interpose
+from pathapi.transfer.tree_items import Leaf, check_names
 from tests.bench.faults import Answer, Call, Fault, Stall
 from tests.bench.proxy import Proxy
 from tests.pathapi.backends.grounds import S3Ground
@@ -144,7 +144,7 @@ def test_an_upload_holds_few_files_in_memory_and_none_of_their_names(
     root: S3Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, done = [], []
-    monkeypatch.setattr("pathapi.tree_transfers.upload_file", lambda target, path, base: done.append(path))
+    monkeypatch.setattr("pathapi.transfer.trees.upload_file", lambda target, path, base: done.append(path))
 
     def names(directory: str) -> Iterator[tuple[str, str]]:
         for number in range(500):
@@ -153,7 +153,7 @@ def test_an_upload_holds_few_files_in_memory_and_none_of_their_names(
             yield str(tmp_path / "file"), str(number)
 
     (tmp_path / "file").write_bytes(b"x")
-    monkeypatch.setattr("pathapi.tree_transfers.files_below", names)
+    monkeypatch.setattr("pathapi.transfer.trees.files_below", names)
     root.upload_from(tmp_path)
     assert len(done) == 500
 
@@ -596,7 +596,7 @@ def test_an_interrupt_ends_it_within_a_moment(
 def test_an_interrupt_waits_for_no_server(
     root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pathapi.crew.PATIENCE", 0.2)
+    monkeypatch.setattr("pathapi.parallel.worker_pool.PATIENCE", 0.2)
     plant(ground, at)
     proxy.add(Fault(Stall(30), kind="GET", times=None))
 

@@ -22,8 +22,9 @@ from typing import Any
 import lmdb
 import pytest
 
-from casstore import LockTimeoutError, PendingState, ReentrantWriteError, write_locks
-from casstore.write_locks import WriteLock, WriteLocks
+from casstore import LockTimeoutError, PendingState, ReentrantWriteError
+from casstore.locks import write_locks
+from casstore.locks.write_locks import WriteLock, WriteLocks
 from pathapi import FileClient, S3Client
 from pathapi.exceptions import (
     CloudPathFileExistsError,

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pathapi import CloudPath, GSClient, HttpsClient, S3Client
+from pathapi.clouds.file import FileClient
 from pathapi.exceptions import (
     CloudPathIsADirectoryError,
     CloudPathNotImplementedError,
@@ -22,7 +23,6 @@ from pathapi.exceptions import (
     InvalidUriError,
     MissingCredentialsError,
 )
-from pathapi.file import FileClient
 from tests.bench import servers
 from tests.bench.proxy import Proxy
 from tests.bench.servers import GCSServer, S3Server

@@ -16,7 +16,6 @@ import pytest
 
 import casstore
 from casstore.cache import Cache
-from pathapi import delivering, uploading
 from pathapi.exceptions import (
     CloudPathFileExistsError,
     CloudPathFileNotFoundError,
@@ -24,6 +23,8 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     PendingWriteError,
 )
+from pathapi.writing import commit as delivering
+from pathapi.writing import conditional_put as uploading
 from tests.bench.crashing import Steps
 from tests.pathapi.kills import (
     PART,

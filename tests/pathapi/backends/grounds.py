@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pathapi.backends.azure_connection import AzureConnection
-from pathapi.backends.file_status import RACY_NS
-from pathapi.backends.gs_connection import GSConnection
-from pathapi.backends.s3_connection import S3Connection
+from pathapi.backends.azure.connection import AzureConnection
+from pathapi.backends.file.metadata import RACY_NS
+from pathapi.backends.gs.connection import GSConnection
+from pathapi.backends.s3.connection import S3Connection
 from tests.bench.azure_servers import AzureServer
 from tests.bench.servers import GCSServer, S3Server
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pathapi.backends import azure
-from pathapi.backends.azure import AzureBackend, AzureConnection
+from pathapi.backends.azure import backend as azure
+from pathapi.backends.azure.backend import AzureBackend, AzureConnection
 from pathapi.testing import BackendSuite
 from tests.bench.azure_servers import AzureServer
 from tests.pathapi.backends.grounds import AzureGround, azure_connection_to

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from casstore import Validator
-from pathapi.backends.azure import AzureBackend
+from pathapi.backends.azure.backend import AzureBackend
 from pathapi.exceptions import CloudPathPermissionError, CloudUnavailableError, VersionMismatchError
 from tests.bench.azure_servers import AzureServer
 from tests.bench.faults import Action

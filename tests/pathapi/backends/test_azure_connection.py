@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pathapi.backends.azure import AzureBackend, AzureConnection
-from pathapi.backends.azure_connection import Login, origin_of
+from pathapi.backends.azure.backend import AzureBackend, AzureConnection
+from pathapi.backends.azure.connection import Login, origin_of
 from pathapi.exceptions import InvalidConfigurationException, MissingCredentialsError, MissingDependenciesError
 from pathapi.testing import in_forked_child, read
 from tests.bench.azure_servers import AzureServer

@@ -14,9 +14,9 @@ import requests
 import urllib3.exceptions
 
 from pathapi import exceptions
-from pathapi.backends.azure import AzureBackend
-from pathapi.backends.azure_connection import AzureConnection
-from pathapi.backends.azure_errors import BY_CODE, BY_EXCEPTION, BY_STATUS, translate
+from pathapi.backends.azure.backend import AzureBackend
+from pathapi.backends.azure.connection import AzureConnection
+from pathapi.backends.azure.errors import BY_CODE, BY_EXCEPTION, BY_STATUS, translate
 from pathapi.exceptions import CloudPathException, CloudPathPermissionError, InvalidUriError
 from tests.bench.azure_servers import AzureServer
 from tests.pathapi.backends.grounds import azure_connection_to
@@ -109,7 +109,7 @@ def test_a_name_that_no_object_can_have_is_an_invalid_uri(azurite: AzureServer, 
 
 
 def test_an_account_that_does_not_exist_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pathapi.backends.azure_connection._BACKOFF", 0.01)
+    monkeypatch.setattr("pathapi.backends.azure.connection._BACKOFF", 0.01)
     backend = AzureBackend(AzureConnection(account_url="https://nobody.blob.core.invalid"), "container")
     with pytest.raises(exceptions.CloudUnavailableError, match="name of the account"):
         backend.head("a")

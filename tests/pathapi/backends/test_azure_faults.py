@@ -17,8 +17,9 @@ import pytest
 
 from casstore import Validator
 from pathapi.backend import ABSENT
-from pathapi.backends import azure, azure_blocks
-from pathapi.backends.azure import AzureBackend, AzureConnection
+from pathapi.backends.azure import backend as azure
+from pathapi.backends.azure import multipart as azure_blocks
+from pathapi.backends.azure.backend import AzureBackend, AzureConnection
 from pathapi.exceptions import (
     BucketNotFoundError,
     ChecksumMismatchError,
@@ -268,7 +269,7 @@ def attempts(backend: AzureBackend) -> list[Callable[[], object]]:
 def test_a_server_that_does_not_recover_is_unavailable_and_nothing_is_absent(
     backend: AzureBackend, azure_proxy: Proxy, monkeypatch: pytest.MonkeyPatch, status: int, code: str, tries: int
 ) -> None:
-    monkeypatch.setattr("pathapi.backends.azure_connection._BACKOFF", 0.1)
+    monkeypatch.setattr("pathapi.backends.azure.connection._BACKOFF", 0.1)
     azure_proxy.add(Fault(Answer(status, code, (("x-ms-error-code", code),)), times=None))
     for attempt in attempts(backend):
         azure_proxy.reset()

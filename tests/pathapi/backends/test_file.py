@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pathapi.backends.file import FileBackend
+from pathapi.backends.file.backend import FileBackend
 from pathapi.testing import BackendSuite
 from tests.pathapi.backends.grounds import FileGround
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pathapi.backend import ABSENT
-from pathapi.backends import file_status
-from pathapi.backends.file import FileBackend
+from pathapi.backends.file import metadata as file_status
+from pathapi.backends.file.backend import FileBackend
 from pathapi.exceptions import (
     CloudPathFileNotFoundError,
     CloudPathIsADirectoryError,

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from pathapi.backends.gs import GSBackend
-from pathapi.backends.gs_connection import GSConnection, origin_of
+from pathapi.backends.gs.backend import GSBackend
+from pathapi.backends.gs.connection import GSConnection, origin_of
 from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
 from pathapi.testing import in_forked_child
 

@@ -16,9 +16,9 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.storage import exceptions as storage_exceptions
 
 from pathapi import exceptions
-from pathapi.backends.gs import GSBackend
-from pathapi.backends.gs_connection import GSConnection
-from pathapi.backends.gs_errors import (
+from pathapi.backends.gs.backend import GSBackend
+from pathapi.backends.gs.connection import GSConnection
+from pathapi.backends.gs.errors import (
     BY_EXCEPTION,
     BY_REASON,
     BY_STATUS,

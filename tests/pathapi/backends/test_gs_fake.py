@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pathapi.backends.gs import GSBackend
-from pathapi.backends.gs_connection import GSConnection
+from pathapi.backends.gs.backend import GSBackend
+from pathapi.backends.gs.connection import GSConnection
 from pathapi.testing import BackendSuite
 from tests.bench.servers import GCSServer
 from tests.pathapi.backends.grounds import GCSGround, gs_connection_to

@@ -18,8 +18,10 @@ import urllib3.connection
 
 from casstore import Validator
 from pathapi.backend import ABSENT
-from pathapi.backends import gs, gs_requests, gs_uploads
-from pathapi.backends.gs import GSBackend
+from pathapi.backends.gs import backend as gs
+from pathapi.backends.gs import requests as gs_requests
+from pathapi.backends.gs import uploads as gs_uploads
+from pathapi.backends.gs.backend import GSBackend
 from pathapi.exceptions import (
     BucketNotFoundError,
     ChecksumMismatchError,

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pathapi.backends.http import HttpBackend, HttpConnection
+from pathapi.backends.http.backend import HttpBackend, HttpConnection
 from pathapi.testing import BackendSuite
-from pathapi.testing.grounds import ODD_NAMES
+from pathapi.testing.raw_bucket import ODD_NAMES
 from tests.bench.http_origin import HttpOrigin, canonical
 
 _ONE_HOST = "plain HTTP knows no buckets: a host that does not answer may be down"

@@ -20,8 +20,8 @@ import pytest
 
 from casstore import Validator
 from pathapi.backend import ABSENT
-from pathapi.backends.http import HttpBackend, HttpConnection
-from pathapi.backends.http_errors import BY_STATUS, HttpStatusError
+from pathapi.backends.http.backend import HttpBackend, HttpConnection
+from pathapi.backends.http.errors import BY_STATUS, HttpStatusError
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,

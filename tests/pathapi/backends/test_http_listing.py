@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pathapi.backend import Prefix
-from pathapi.backends.http import HttpBackend, HttpConnection
+from pathapi.backends.http.backend import HttpBackend, HttpConnection
 from pathapi.exceptions import CloudPathNotImplementedError, TruncatedBodyError
 from pathapi.testing import keys
 from tests.bench.faults import Fault, Reset, Truncate

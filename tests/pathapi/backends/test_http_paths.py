@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 import pathapi
-from casstore.cli import run
+from casstore.cli.main import run
 from pathapi import CloudPath, HttpClient, HttpPath, HttpsClient, HttpsPath
-from pathapi.backends.http import HttpConnection
+from pathapi.backends.http.backend import HttpConnection
 from pathapi.exceptions import (
     ClientMismatchError,
     CloudPathException,

@@ -12,8 +12,8 @@ import pytest
 
 from pathapi import CloudPath, HttpClient, HttpPath, prefetch
 from pathapi.exceptions import OverwriteNewerCloudError, StaleReadError
+from pathapi.reading.download import PART
 from pathapi.testing import ReadSuite, in_forked_child
-from pathapi.transfer import PART
 from tests.bench.http_origin import Habits, HttpOrigin
 
 Make = Callable[..., HttpClient]

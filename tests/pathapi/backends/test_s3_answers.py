@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from casstore import Validator
 from pathapi.backend import Checksum
 from pathapi.backends.headers import format_etag, nanoseconds_of, parse_etag
-from pathapi.backends.s3_answers import info_of, parse_content_range, placed
-from pathapi.backends.s3_connection import _parse_timestamp
+from pathapi.backends.s3.connection import _parse_timestamp
+from pathapi.backends.s3.responses import info_of, parse_content_range, placed
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 
 opaque = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters='"'), min_size=1)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from botocore.loaders import JSONFileLoader
 
-from pathapi.backends.s3 import S3Backend
-from pathapi.backends.s3_connection import S3Connection, origin_of
+from pathapi.backends.s3.backend import S3Backend
+from pathapi.backends.s3.connection import S3Connection, origin_of
 from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
 from pathapi.testing import in_forked_child, read
 from tests.bench.proxy import Proxy

@@ -11,9 +11,9 @@ import pytest
 import urllib3.exceptions
 
 from pathapi import exceptions
-from pathapi.backends.s3 import S3Backend
-from pathapi.backends.s3_connection import S3Connection
-from pathapi.backends.s3_errors import BY_CODE, BY_EXCEPTION, BY_STATUS, translate
+from pathapi.backends.s3.backend import S3Backend
+from pathapi.backends.s3.connection import S3Connection
+from pathapi.backends.s3.errors import BY_CODE, BY_EXCEPTION, BY_STATUS, translate
 from pathapi.exceptions import (
     BucketNotFoundError,
     CloudPathException,

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pathapi.backends import s3
-from pathapi.backends.s3 import S3Backend
+from pathapi.backends.s3 import backend as s3
+from pathapi.backends.s3.backend import S3Backend
 from pathapi.exceptions import CloudPathNotImplementedError, InvalidConfigurationException
 from tests.bench.faults import Action
 from tests.bench.http1 import Head

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pathapi.backends import s3_fast
-from pathapi.backends.s3 import S3Backend
-from pathapi.backends.s3_connection import S3Connection
-from pathapi.backends.s3_fast import FastBody
+from pathapi.backends.s3 import obstore_reads as s3_fast
+from pathapi.backends.s3.backend import S3Backend
+from pathapi.backends.s3.connection import S3Connection
+from pathapi.backends.s3.obstore_reads import FastBody
 from pathapi.exceptions import ChecksumMismatchError, CloudPathFileNotFoundError
 from pathapi.testing import BackendSuite
 from tests.bench.servers import S3Server

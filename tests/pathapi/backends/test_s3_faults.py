@@ -14,8 +14,9 @@ import pytest
 
 from casstore import Validator
 from pathapi.backend import ABSENT
-from pathapi.backends import s3, s3_parts
-from pathapi.backends.s3 import S3Backend
+from pathapi.backends.s3 import backend as s3
+from pathapi.backends.s3 import multipart as s3_parts
+from pathapi.backends.s3.backend import S3Backend
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathException,

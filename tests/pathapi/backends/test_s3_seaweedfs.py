@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pathapi.backends.s3 import S3Backend
-from pathapi.backends.s3_connection import S3Connection
+from pathapi.backends.s3.backend import S3Backend
+from pathapi.backends.s3.connection import S3Connection
 from pathapi.testing import BackendSuite
 from tests.bench.servers import S3Server
 from tests.pathapi.backends.grounds import S3Ground, connection_to

@@ -1,0 +1,23 @@
+"""Carried out of casstore.blobs."""
+
+from __future__ import annotations
+
+import os
+
+from casstore.format.digest import Digest, new_hasher
+
+
+def hash_descriptor(descriptor: int, algorithm: str) -> Digest:
+    """The digest of an open file's bytes, from its start, leaving its position alone."""
+    return Digest(algorithm, hash_bytes_of(descriptor, algorithm))
+
+
+def hash_bytes_of(descriptor: int, algorithm: str) -> bytes:
+    """The bare hash, by any algorithm that `new_hasher` knows."""
+    hasher = new_hasher(algorithm)
+    buffer = memoryview(bytearray(1 << 20))
+    offset = 0
+    while count := os.preadv(descriptor, [buffer], offset):
+        hasher.update(buffer[:count])
+        offset += count
+    return hasher.digest()

@@ -1,0 +1,120 @@
+"""The settings of one store: ``config.toml`` in its directory, and the environment variables that override it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from casstore.errors import StoreFormatError
+from casstore.format.layout import Layout
+
+if TYPE_CHECKING:
+    from casstore.config.rules import Rule
+
+MOST_MIN_FREE: Final = 10 << 30
+"""Bytes of free disk that the default `Settings.min_free` asks for at most, however large the disk is."""
+
+_MIN_FREE_PART: Final = 20
+"""The default is this part of the disk, where that is less: a twentieth, 5 %."""
+
+_OF_RULES: Final = {"max_size": "parse_size", "min_free": "parse_size", "max_age": "parse_age", "rules": "parse_rules"}
+"""Settings, and what in `casstore.rules` reads them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one store: ``config.toml``, each overridden by ``CASSTORE_<NAME>`` in the environment.
+
+    *lock_timeout*: seconds that a reader waits for another process's download that stands still, and a writer for
+    another writer. *views*: ``auto``, ``copy`` or ``link`` (`casstore.leases.VIEW_MODES`). *verify*: ``never`` trusts
+    the tripwire (size and mtime), ``always`` hashes on every hit. *offline*: never ask a cloud. *max_size*: bytes that
+    the blobs may take, None for no limit. *min_free*: bytes of the disk that are to stay free, 0 for none; None stands
+    for the default, see `keep_free`.
+    """
+
+    lock_timeout: float = 60.0
+    views: str = "auto"
+    verify: str = "never"
+    offline: bool = False
+    max_size: int | None = None
+    min_free: int | None = None
+    max_age: int | None = None
+    rules: tuple[Rule, ...] = ()
+    policy: str = "adaptive"
+
+    def __post_init__(self) -> None:
+        _choose("views", self.views, ("auto", "copy", "link"))
+        _choose("verify", self.verify, ("never", "always"))
+        _choose("policy", self.policy, ("adaptive", "lru"))
+        if not self.lock_timeout > 0:
+            raise StoreFormatError(f"lock_timeout must be a positive number of seconds, not {self.lock_timeout!r}")
+
+    def keep_free(self, space: os.statvfs_result) -> int:
+        """Bytes of the disk *space* that are to stay free: as set, else the smaller of 10 GiB and 5 % of it."""
+        if self.min_free is not None:
+            return self.min_free
+        return min(MOST_MIN_FREE, space.f_blocks * space.f_frsize // _MIN_FREE_PART)
+
+
+def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise StoreFormatError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
+    """Read the store's settings. Raises StoreFormatError that names the file or variable and what is wrong in it."""
+    found: dict[str, Any] = {}
+    try:
+        with open(layout.config, "rb") as file:
+            # Imported here: few stores have settings of their own, and every process that opens one would pay.
+            import tomllib
+
+            found = tomllib.load(file)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
+        raise StoreFormatError(f"{layout.config} is not valid TOML: {error}") from error
+    known = {field.name: field for field in fields(Settings)}
+    unknown = sorted(found.keys() - known)
+    if unknown:
+        raise StoreFormatError(f"{layout.config}: unknown setting {unknown[0]!r}; there are: {', '.join(known)}")
+    settings = Settings()
+    for name in known:
+        variable = f"CASSTORE_{name.upper()}"
+        where, value = layout.config, found.get(name)
+        if environment.get(variable) and name != "rules":
+            where, value = variable, environment[variable]
+        if value is not None:
+            try:
+                changed: dict[str, Any] = {name: _read(name, value, type(getattr(settings, name)))}
+                settings = replace(settings, **changed)
+            except (TypeError, ValueError) as error:
+                said = name if name == "rules" else f"{name} = {value!r}"
+                raise StoreFormatError(f"{where}: {said}: {error}") from error
+    return settings
+
+
+def _read(name: str, value: object, kind: type) -> object:
+    if name not in _OF_RULES:
+        return _convert(value, kind)
+    # Imported here: few stores have any of these, and every process that opens one would pay.
+    from casstore.config import rules
+
+    return getattr(rules, _OF_RULES[name])(value)
+
+
+def _convert(value: object, kind: type) -> object:
+    if kind is bool:
+        text = str(value).lower()
+        if text in ("1", "true", "yes", "on"):
+            return True
+        if text in ("0", "false", "no", "off"):
+            return False
+        raise ValueError("must be true or false")
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind):
+        raise ValueError(f"must be {kind.__name__}")
+    return value

@@ -1,0 +1,59 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size_text(count: int) -> str:
+    """*count* bytes in the largest unit that leaves one digit before the point: ``0 B``, ``1.5 MiB``, ``12 GiB``."""
+    value, unit = float(count), 0
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.0f} {_UNITS[unit]}" if unit == 0 or value >= 9.95 else f"{value:.1f} {_UNITS[unit]}"
+
+
+import re
+
+NONE: Final = "none"
+"""In a setting or rule: no limit, where there would be one."""
+
+
+_PREFIXES: Final = ("", "k", "m", "g", "t", "p")
+
+
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def parse_size(text: object) -> int:
+    """Bytes: a whole number, or a number and a unit. ``kB`` counts by 1000, ``KiB`` and ``K`` by 1024, case is free.
+
+    Raises ValueError.
+    """
+    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
+        return text
+    found = re.fullmatch(r"\s*(\d+)(?:\.(\d+))?\s*(?:([kmgtp])(i?b)?|b)?\s*", str(text).lower(), re.ASCII)
+    if found is None or isinstance(text, bool):
+        raise ValueError("must be a size: bytes, or a number with a unit such as 500MiB or 10GB")
+    whole, fraction, unit, suffix = found.groups()
+    scale: int = (1000 if suffix == "b" else 1024) ** _PREFIXES.index(unit or "")
+    if fraction and not unit:
+        raise ValueError("must be a whole number of bytes, or have a unit such as MiB")
+    return int(whole) * scale + (int(fraction) * scale // 10 ** len(fraction) if fraction else 0)
+
+
+def parse_age(text: object) -> int | None:
+    """Seconds: a whole number, or one with a unit (``90s``, ``45m``, ``12h``, ``30d``, ``2w``); None for ``none``.
+
+    Raises ValueError.
+    """
+    if text == NONE:
+        return None
+    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
+        return text
+    found = re.fullmatch(r"\s*(\d+)\s*([smhdw]?)\s*", str(text).lower(), re.ASCII)
+    if found is None or isinstance(text, bool):
+        raise ValueError("must be an age: seconds, or a number with a unit such as 12h, 30d or 2w, or none")
+    return int(found[1]) * _SECONDS[found[2] or "s"]

@@ -1,0 +1,190 @@
+"""What a plan goes by: every blob with its size, last use, users and rule, seen in one pass over rows and names.
+
+Side by side in arrays, those with rows sorted by digest: a million blobs are some 100 MB. Files without a row follow.
+
+Entries come in the order of their URIs, and their blobs lie anywhere: what is looked up all over a table of a million
+costs several times what is looked up in a small one. So entries are put aside by the first byte of the digest, packed,
+and then rows, names and users of one byte after the other are brought together.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import compress
+from typing import Final
+
+from casstore.config.rules import Matcher, Rule
+from casstore.eviction.pins import pinned_names
+from casstore.format.keys import BLOB, ENTRY, row_name
+from casstore.format.layout import Layout
+from casstore.format.records import peek_blob, uses
+from casstore.fs import files
+from casstore.index.database import Index
+
+NEVER: Final = (1 << 64) - 1
+"""When something goes by its age that does not."""
+
+MIXED: Final = 255
+"""The rule of a blob whose users are under different ones: none holds for its size."""
+
+IN_FLIGHT_SECONDS: Final = 60
+"""How long a file without a row counts as just used. Taking one that is in flight is safe, and costs a copy."""
+
+_HOUR: Final = 3600
+_MILLISECOND_BITS: Final = 42
+"""Of the 64 of a `use_tag`: enough until 2109."""
+_HOUR_BITS: Final = 64 - _MILLISECOND_BITS
+"""Enough until 2448."""
+
+FIRST_USE: Final = 1 << _MILLISECOND_BITS
+"""The lowest `use_tag` of a known hour: what is below was never used, or nobody knows."""
+
+
+_USER: Final = struct.Struct("<33pQQQB")
+"""An entry, packed: digest (with its length), `use_tag`, checksum, due, rule."""
+
+
+def use_tag(hour: int, validated_ms: int) -> int:
+    """A number that orders by last use: by the hour, and within it by the last validation in milliseconds."""
+    if hour >> _HOUR_BITS or validated_ms >> _MILLISECOND_BITS:  # too large, or a clock before 1970
+        hour = min(hour, (1 << _HOUR_BITS) - 1)
+        validated_ms = max(0, min(validated_ms, (1 << _MILLISECOND_BITS) - 1))
+    return hour << _MILLISECOND_BITS | validated_ms
+
+
+def hour_of(tag: int) -> int:
+    """The hour of last use in a `use_tag`, since the epoch; 0 where it is not known."""
+    return tag >> _MILLISECOND_BITS
+
+
+class Survey:
+    """Blobs by number. *stored* bytes lie in *blobs* files; *gone* are rows without a file and without users.
+
+    Of each: *digests*, *sizes*, *uses* (`use_tag`), *users* (a checksum over the entries that use it), *rules* (counted
+    from 1; 0 for none, `MIXED`), and, where anything has a limit by age, *due*: seconds after the epoch at which all
+    its users have passed theirs.
+    """
+
+    def __init__(self, index: Index, layout: Layout, max_age: int | None, rules: Sequence[Rule]) -> None:
+        self._layout = layout
+        self._matcher = Matcher(rules)
+        self._ages = [max_age, *(rule.max_age if rule.has_age else max_age for rule in rules)]
+        self._has_ages = any(age is not None for age in self._ages)
+        self._has_rules = bool(rules)
+        self._now = time.time()
+        self.generation = index.read(lambda _: index.generation)
+        self.digests: list[bytes] = []
+        self.sizes = array("Q")
+        self._add_rows(index)
+        rows = len(self.digests)
+        self.uses = array("Q", bytes(8 * rows))
+        self.users = array("Q", bytes(8 * rows))
+        self.due = array("Q", bytes(8 * rows if self._has_ages else 0))
+        self.rules = bytearray(rows)
+        self._has_users = bytearray(rows)
+        self._is_there = bytearray(rows)
+        self._pins = pinned_names(layout)
+        self._pinned: set[bytes] = set()
+        # Rows before entries before files: what is filled meanwhile is a file without a row.
+        users = self._users_by_byte(index)
+        shards = set(files.names_in(layout.blobs))
+        ends = [bisect_left(self.digests, bytes([byte + 1]), hi=rows) for byte in range(255)] + [rows]
+        for byte, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            if start < end or f"{byte:02x}" in shards:
+                self._add_files(byte, start, end, users[byte])
+            users[byte].clear()
+        self.blobs = sum(self._is_there)
+        self.stored = sum(compress(self.sizes, self._is_there))
+        is_gone = (not (used or there) for used, there in zip(self._has_users, self._is_there, strict=True))
+        self.gone = list(compress(range(len(self.digests)), is_gone))
+
+    def is_pinned(self, number: int) -> bool:
+        """Whether one of a blob's users is."""
+        return self.digests[number] in self._pinned
+
+    def numbers(self) -> list[int]:
+        """The blobs that there are, with something in them: of rows in the order of their digests, then the others."""
+        return [number for number in compress(range(len(self.digests)), self._is_there) if self.sizes[number]]
+
+    def _add_rows(self, index: Index) -> None:
+        for row, record in index.scan(BLOB):
+            size = peek_blob(row, record)
+            if size is not None:  # else its file is one without a row
+                self.digests.append(row[1:])
+                self.sizes.append(size)
+
+    def _users_by_byte(self, index: Index) -> list[bytearray]:
+        """Every entry as a `_USER`, by the first byte of its digest."""
+        by_byte = [bytearray() for _ in range(256)]
+        is_plain = not (self._pins or self._has_rules or self._has_ages)
+        due = rule = 0
+        for row, digest, validated_ns, hour, checksum in uses(index.scan(ENTRY)):
+            if not is_plain:
+                if self._pins and row_name(row) in self._pins:
+                    self._pinned.add(digest)
+                rule = self._matcher.number(row)
+                age = self._ages[rule]
+                # It was used until the end of that hour, for all one knows.
+                due = NEVER if age is None else (hour + 1) * _HOUR + age
+            by_byte[digest[0]] += _USER.pack(digest, use_tag(hour, validated_ns // 1_000_000), checksum, due, rule)
+        return by_byte
+
+    def _add_files(self, byte: int, start: int, end: int, users: bytearray) -> None:
+        """See which of the blobs from *start* to *end*, all that have a row and begin with *byte*, are there, and which
+        have none; and who uses them.
+        """
+        directory = self._layout.shard(bytes([byte]))
+        known = [digest.hex()[2:] for digest in self.digests[start:end]]
+        names = set(files.names_in(directory))
+        self._is_there[start:end] = bytes(map(names.__contains__, known))
+        numbers = dict(zip(self.digests[start:end], range(start, end), strict=True))
+        strays = {}
+        for name in names.difference(known):
+            digest = self._layout.digest_at(f"{byte:02x}", name)
+            status = None if digest is None else files.status_of_file(f"{directory}/{name}")
+            if digest is not None and status is not None:
+                numbers[digest] = number = self._add_stray(digest, status.st_size)
+                strays[number] = status
+        self._add_users(numbers, users)
+        for number, status in strays.items():
+            if not self._has_users[number]:
+                self._date_stray(number, status)
+
+    def _add_users(self, numbers: dict[bytes, int], packed: bytearray) -> None:
+        newest, users, has_users, rules, dues = self.uses, self.users, self._has_users, self.rules, self.due
+        for digest, used, checksum, due, rule in _USER.iter_unpack(packed):
+            number = numbers.get(digest)
+            if number is None:
+                continue  # neither a row nor a file
+            if used > newest[number]:
+                newest[number] = used
+            users[number] ^= checksum
+            if dues and due > dues[number]:
+                dues[number] = due
+            if rule != rules[number]:
+                rules[number] = MIXED if has_users[number] else rule
+            has_users[number] = 1
+
+    def _add_stray(self, digest: bytes, size: int) -> int:
+        self.digests.append(digest)
+        self.sizes.append(size)
+        self.uses.append(0)
+        self.users.append(0)
+        self.rules.append(0)
+        self._has_users.append(0)
+        self._is_there.append(1)
+        if self._has_ages:
+            self.due.append(0)
+        return len(self.digests) - 1
+
+    def _date_stray(self, number: int, status: os.stat_result) -> None:
+        """Orphans go in the order in which they got their names; what may be in flight, among the just used."""
+        hour = 0 if self._now - status.st_ctime > IN_FLIGHT_SECONDS else int(self._now) // _HOUR
+        self.uses[number] = use_tag(hour, status.st_ctime_ns // 1_000_000)
+        if self._has_ages:
+            self.due[number] = NEVER if self._ages[0] is None else int(status.st_ctime) + self._ages[0]

@@ -1,0 +1,94 @@
+"""The blobs of a plan that are to go, and what for. A million of them in some 100 MB."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, overload
+
+from casstore.index.eviction_history import NO_WAY
+
+
+class Why(StrEnum):
+    """For what a blob goes."""
+
+    SIZE = "size"
+    """`Budget.max_size` or `min_free`."""
+    AGE = "age"
+    """None of its users was used within the `max_age` that holds for it."""
+    RULE = "rule"
+    """The `max_size` of the rule of all its users."""
+    CLEARED = "cleared"
+    """Somebody asked for it by name (`casstore.clearing`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """A blob that is to go, as it was seen.
+
+    *size* in bytes is what that frees; 0 where only a row without a file goes. *used* orders by last use, see
+    `casstore.surveys.use_tag`. *users* is a checksum over the entries that use it, which changes with any of them.
+    *inode* and *ctime_ns* are those of the file: a link made since changes the second. *way* is the policy's.
+    """
+
+    digest: bytes
+    size: int
+    used: int
+    users: int
+    inode: int
+    ctime_ns: int
+    why: Why = Why.SIZE
+    way: int = NO_WAY
+
+
+_NUMBERS: Final = struct.Struct("<QQQQqBB")
+_WHYS: Final = tuple(Why)
+_NUMBER_OF: Final = {why: number for number, why in enumerate(_WHYS)}
+
+
+class DoomedBlobs(Sequence[Doomed]):
+    """Blobs in the order in which they go, each made anew when it is asked for; *bytes* is their sum."""
+
+    __slots__ = ("_digests", "_packed", "bytes")
+
+    def __init__(self) -> None:
+        self._digests: list[bytes] = []
+        self._packed = bytearray()
+        self.bytes = 0
+
+    def add(
+        self,
+        digest: bytes,
+        size: int = 0,
+        used: int = 0,
+        users: int = 0,
+        inode: int = 0,
+        ctime_ns: int = 0,
+        why: Why = Why.SIZE,
+        way: int = NO_WAY,
+    ) -> None:
+        """The next one to go: the fields of `Doomed`, which is not made here, since that takes as long as all else."""
+        self._digests.append(digest)
+        self._packed += _NUMBERS.pack(size, used, users, inode, ctime_ns, _NUMBER_OF[why], way)
+        self.bytes += size
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    @overload
+    def __getitem__(self, index: int) -> Doomed: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Doomed]: ...
+    def __getitem__(self, index: int | slice) -> Doomed | Sequence[Doomed]:
+        if isinstance(index, slice):
+            return tuple(self._at(number) for number in range(*index.indices(len(self))))
+        return self._at(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[Doomed]:
+        return map(self._at, range(len(self)))
+
+    def _at(self, number: int) -> Doomed:
+        size, used, users, inode, ctime_ns, why, way = _NUMBERS.unpack_from(self._packed, number * _NUMBERS.size)
+        return Doomed(self._digests[number], size, used, users, inode, ctime_ns, _WHYS[why], way)

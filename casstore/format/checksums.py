@@ -1,0 +1,57 @@
+"""What providers state of bytes: rows that say which blob has the bytes of a checksum."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from casstore.format.digest import Digest, algorithm_of, name_hash
+from casstore.format.keys import CHECKSUM
+from casstore.format.records import seal, unseal
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A provider's statement about an object's bytes, as the index remembers it.
+
+    *scope* is an origin, or empty where statements of all origins count alike; *kind* and *value* as the backend gives
+    them; *size* in bytes.
+    """
+
+    scope: str
+    kind: str
+    value: str
+    size: int
+
+    @property
+    def row(self) -> bytes:
+        """The key of its row."""
+        text = f"{self.scope}\0{self.kind}\0{self.value}\0{self.size}"
+        return CHECKSUM + name_hash(text.encode("utf-8", "surrogatepass"))
+
+
+_STATED: Final = struct.Struct("<BBB")
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StatedRecord:
+    """The blob behind a statement; *proved* once hashing that blob gave the stated value."""
+
+    digest: Digest
+    proved: bool
+
+
+def pack_stated(row: bytes, record: StatedRecord) -> bytes:
+    """The record for `Stated.row`."""
+    return seal(row, _STATED.pack(_VERSION, record.proved, record.digest.number) + record.digest.value)
+
+
+def unpack_stated(row: bytes, record: bytes) -> StatedRecord | None:
+    """The inverse; None where it is damaged."""
+    value = unseal(row, record)
+    if value is None:
+        return None
+    _, proved, number = _STATED.unpack_from(value)
+    return StatedRecord(Digest(algorithm_of(number), value[_STATED.size :]), bool(proved))

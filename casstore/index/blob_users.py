@@ -1,0 +1,68 @@
+"""Carried out of casstore.plans."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from casstore.format.keys import Key, user_name, user_prefix, user_row
+from casstore.format.records import Entry, peek_entry, row_checksum, unpack_entry
+from casstore.index.database import Index
+from casstore.index.transactions import Txn
+
+_ALL_USERS: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One row that says that an entry uses a blob.
+
+    *key* and *record* are that entry's; without them it is gone, damaged or uses another blob.
+    """
+
+    row: bytes
+    key: Key | None = None
+    record: bytes = b""
+
+    @property
+    def name(self) -> bytes:
+        """The bytes of the `Key.name` of that entry."""
+        return user_name(self.row)
+
+    @property
+    def entry(self) -> Entry | None:
+        """That entry."""
+        return None if self.key is None else unpack_entry(self.key.row, self.record, self.key)
+
+
+def users_of(txn: Txn, digest: bytes) -> list[User]:
+    """Who uses a blob, as this transaction sees it."""
+    prefix = user_prefix(digest)
+    return [_user(txn, digest, row, whole) for row, whole in txn.scan(prefix, prefix, _ALL_USERS)]
+
+
+def _user(txn: Txn, digest: bytes, row: bytes, whole: bytes) -> User:
+    # A user's row has no checksum of its own, but its key has a hash of what it says.
+    with contextlib.suppress(ValueError):
+        key = Key.parse(whole)
+        record = txn.get(key.row) if user_row(digest, key) == row else None
+        held = None if record is None else peek_entry(key, record)
+        if record is not None and held is not None and held.digest == digest:
+            return User(row, key, record)
+    return User(row)
+
+
+def fold(users: Iterable[User]) -> int:
+    """The checksum over *users* that `Doomed.users` is."""
+    folded = 0
+    for user in users:
+        folded ^= row_checksum(user.record)
+    return folded
+
+
+def uris_of(index: Index, digest: bytes) -> tuple[str, ...]:
+    """The URIs that use a blob now."""
+    users = index.read(lambda txn: users_of(txn, digest))
+    return tuple(user.key.uri for user in users if user.key is not None)

@@ -1,0 +1,227 @@
+"""Group commit: what one process learns goes into the index together, with one sync per batch.
+
+Whoever fills the store may go on as soon as its blob is linked. The committer keeps the staging descriptor and the fill
+locks until the row is committed, so that whoever waits for the lock finds the row. One thread per process; it waits for
+no fill lock and holds `MOST_HELD` items at most. Reads queue here what they learn (last use, a 304), and run no write
+transaction of their own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from casstore.blobs.blob_store import Blobs
+from casstore.errors import (
+    CasstoreError,
+    IndexDamagedError,
+    IndexUnavailableError,
+    StoreFullError,
+    StoreReadOnlyError,
+)
+from casstore.index.database import Index
+from casstore.index.updates import Item, Publication
+
+WINDOW_WAITED: Final = 0.005
+"""Seconds that a batch is open while somebody waits for its commit."""
+WINDOW_QUIET: Final = 0.020
+"""Seconds that a batch is open while nobody does; shorter windows cost more wake-ups than they save waiting."""
+MOST_HELD: Final = 64
+"""Items with a staging descriptor or a lock that may wait for a commit; whoever brings one more waits for room."""
+MOST_LEARNED: Final = 8192
+"""Items without: last uses, validations, proofs. Some 4 MB; more of them in one window are lost, and learned again."""
+_TRIES: Final = 5
+_OF_THE_STORE: Final = (StoreFullError, StoreReadOnlyError, IndexUnavailableError, TimeoutError)
+"""What every item of a batch would meet."""
+
+
+def _log_exception(message: str) -> None:
+    """Say on the log what nobody waits to hear."""
+    import logging  # takes as long to load as the rest of this module
+
+    logging.getLogger(__name__).exception(message)  # noqa: LOG004 (called inside handlers only)
+
+
+class Committer:
+    """The queue and its thread, for one store in one process; `close` ends the thread, the next use starts another."""
+
+    def __init__(self, index: Index, blobs: Blobs, on_start: Callable[[], None]) -> None:
+        self._index = index
+        self._blobs = blobs
+        self._on_start = on_start
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+        self._items: list[Item] = []
+        self._batch: list[Item] = []
+        self._opened = 0.0
+        self._held = 0
+        self._waiters = 0
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    def submit(self, item: Item) -> None:
+        """Queue *item*; one with a staging file or locks waits for room while `MOST_HELD` of those are under way.
+
+        What was merely learned never waits, since readers bring it: beyond `MOST_LEARNED` it is lost.
+        """
+        if self._pid != os.getpid():
+            # A fork that ran no hooks: the thread, and maybe the owner of the lock below, are the parent's.
+            self._finish(item, IndexUnavailableError(errno.ECHILD, "forked without Python's fork hooks"))
+            return
+        holds = isinstance(item, Publication)
+        with self._changed:
+            while holds and self._held >= MOST_HELD:
+                self._wait()
+            if not holds and len(self._items) - self._held >= MOST_LEARNED:
+                return
+            if not self._items:
+                self._opened = time.monotonic()
+            self._items.append(item)
+            self._held += holds
+            if len(self._items) == 1 or self._held >= MOST_HELD:
+                self._changed.notify_all()
+            is_running = self._thread is not None or self._start()
+        if is_running:
+            self._on_start()
+        else:
+            # The interpreter is shutting down and starts no more threads.
+            self._run_batch()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything queued so far is committed or dropped; False after *timeout* seconds."""
+        if self._pid != os.getpid():
+            return False
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while self._items or self._batch:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._wait(left)
+        return True
+
+    def close(self, timeout: float) -> None:
+        """Drain, and wait for the thread to end, within *timeout* seconds."""
+        deadline = time.monotonic() + timeout
+        self.flush(timeout)
+        if self._pid == os.getpid():
+            with self._changed:
+                thread = self._thread
+                self._stopping = True
+                self._changed.notify_all()
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def forget(self) -> None:
+        """In a forked child: close the parent's staging descriptors; its items are the parent's to commit."""
+        for item in (*self._items, *self._batch):
+            if isinstance(item, Publication):
+                item.forget()
+
+    def _wait(self, timeout: float | None = None) -> None:
+        self._waiters += 1
+        self._changed.notify_all()
+        try:
+            self._changed.wait(timeout)
+        finally:
+            self._waiters -= 1
+
+    def _start(self) -> bool:
+        self._stopping = False
+        thread = threading.Thread(target=self._run, name="casstore-committer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
+        return True
+
+    def _run(self) -> None:
+        while self._is_batch_ready():
+            self._run_batch()
+
+    def _run_batch(self) -> None:
+        with self._changed:
+            batch, self._items = self._items, []
+            self._batch = batch
+        try:
+            self._commit(batch)
+        except Exception as error:  # noqa: BLE001 - said in the log, and to each item
+            # Nobody may wait for a thread that died; what is finished already takes a second time in good part.
+            _log_exception("a commit failed")
+            for item in batch:
+                self._finish(item, error)
+        finally:
+            with self._changed:
+                self._batch = []
+                self._held -= sum(isinstance(item, Publication) for item in batch)
+                self._changed.notify_all()
+
+    def _is_batch_ready(self) -> bool:
+        """Wait until a window has closed; False if the thread is to end."""
+        with self._changed:
+            while not self._items:
+                if self._stopping:
+                    self._thread = None
+                    return False
+                self._changed.wait()
+            while not self._stopping and self._held < MOST_HELD:
+                window = WINDOW_WAITED if self._waiters else WINDOW_QUIET
+                left = self._opened + window - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            return True
+
+    def _commit(self, batch: list[Item]) -> None:
+        for _ in range(_TRIES):
+            batch = self._try(batch)
+            if not batch:
+                return
+        for item in batch:
+            self._finish(item, CasstoreError("the index or the blob kept changing; the entry was not recorded"))
+
+    def _try(self, batch: list[Item]) -> list[Item]:
+        """One transaction over *batch*; what is to be tried again."""
+        again: list[Item] = []
+        applied: list[Item] = []
+        try:
+            with self._index.writing() as txn:
+                txn.prefetch([row for item in batch for row in item.rows()])
+                for item in batch:
+                    (applied if item.apply(txn, self._blobs, self._index.generation) else again).append(item)
+        except IndexDamagedError:
+            return batch
+        except Exception as error:  # noqa: BLE001 - one bad item must not take the others down
+            if len(batch) > 1 and not isinstance(error, _OF_THE_STORE):
+                for item in batch:
+                    self._commit([item])
+            else:
+                for item in batch:
+                    self._finish(item, error)
+            return []
+        for item in applied:
+            self._finish(item, None)
+        return [item for item in again if self._mended(item)]
+
+    def _mended(self, item: Item) -> bool:
+        try:
+            if item.mend(self._blobs):
+                return True
+            error: Exception = CasstoreError("the blob was evicted before its entry was recorded")
+        except Exception as raised:  # noqa: BLE001 - as in `_try`
+            error = raised
+        self._finish(item, error)
+        return False
+
+    @staticmethod
+    def _finish(item: Item, error: BaseException | None) -> None:
+        try:
+            item.finish(error)
+        except Exception:  # noqa: BLE001 - said in the log
+            # Its owner's affair; the others in the batch have locks to be released.
+            _log_exception("an item of a commit failed to finish")

@@ -1,0 +1,85 @@
+"""Telling the index which blobs have reached the disk, many at a time.
+
+Blobs are not synced one by one. Their rows name the boot and mount on which they were written, and on another one they
+are hashed before their first use. One `syncfs` spares that to all rows that were committed before it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Final
+
+from casstore.blobs.blob_store import Blobs
+from casstore.blobs.staging import Inode
+from casstore.format.digest import Digest
+from casstore.format.keys import ENTRY, blob_row
+from casstore.format.layout import Layout
+from casstore.format.records import BlobRecord, pack_blob, pack_entry, row_checksum, unpack_blob, unpack_entry
+from casstore.fs import files
+from casstore.index.database import Index
+from casstore.index.transactions import Txn
+
+_NOTED: Final = 8192
+"""Rows that one `syncfs` is for: some 3 MB."""
+
+_BATCH: Final = 256
+"""Rows that one write transaction turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """A row that is committed, as it was before the sync: its checksum, and the file of its blob."""
+
+    row: bytes
+    checksum: int
+    digest: Digest
+    inode: Inode
+    blob: bytes | None
+
+
+def mark_synced(index: Index, layout: Layout, blobs: Blobs, place: int) -> int:
+    """Have everything written, and turn the entries of *place*, this boot and mount, to synced; how many.
+
+    A row that changed meanwhile, or whose blob is another file by then, is left alone. So is all where the platform
+    cannot tell that a sync failed, or it did.
+    """
+    turned = 0
+    unsynced = _unsynced(index, blobs, place)
+    while noted := list(islice(unsynced, _NOTED)):
+        # Begun after the rows were read, and so after they were committed.
+        if not files.sync_file_system(layout.blobs):
+            break
+        for start in range(0, len(noted), _BATCH):
+            batch = noted[start : start + _BATCH]
+            turned += index.write(partial(_turn, blobs=blobs, noted=batch))
+    return turned
+
+
+def _unsynced(index: Index, blobs: Blobs, place: int) -> Iterator[_Noted]:
+    for row, record in index.scan(ENTRY):
+        entry = unpack_entry(row, record)
+        if entry is not None and entry.place == place:
+            inode = blobs.inode(entry.digest)
+            if inode is not None:
+                yield _Noted(row, row_checksum(record), entry.digest, inode, index.get(blob_row(entry.digest.value)))
+
+
+def _turn(txn: Txn, blobs: Blobs, noted: Sequence[_Noted]) -> int:
+    turned = 0
+    for seen in noted:
+        record = txn.get(seen.row)
+        if record is None or row_checksum(record) != seen.checksum or blobs.inode(seen.digest) != seen.inode:
+            continue
+        entry = unpack_entry(seen.row, record)
+        if entry is None:
+            continue
+        txn.put(seen.row, pack_entry(replace(entry, place=0)))
+        row = blob_row(seen.digest.value)
+        blob = None if seen.blob is None else unpack_blob(row, seen.blob)
+        if blob is not None and txn.get(row) == seen.blob:
+            txn.put(row, pack_blob(row, BlobRecord(blob.size, 0)))
+        turned += 1
+    return turned

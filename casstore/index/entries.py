@@ -1,0 +1,76 @@
+"""Carried out of casstore.items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from casstore.format.keys import Key, blob_row, count_row, user_row
+from casstore.format.records import (
+    BlobRecord,
+    Entry,
+    Moment,
+    pack_blob,
+    pack_count,
+    pack_entry,
+    unpack_count,
+    unpack_entry,
+)
+from casstore.index.database import Index
+from casstore.index.transactions import Txn
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the index said of a URI before a request was sent; a result applies only if nothing local came between.
+
+    *writes* is the stripe's count of local writes, *moment* the time just before the request.
+    """
+
+    key: Key
+    entry: Entry | None
+    writes: int
+    generation: int
+    moment: Moment
+
+
+def note(index: Index, key: Key, moment: Moment) -> Noted:
+    """Look at the index before asking the cloud."""
+    row = count_row(key)
+
+    def look(txn: Txn) -> tuple[bytes | None, bytes | None, int]:
+        txn.prefetch((key.row, row))
+        # The generation that this transaction reads: outside of it another may be open.
+        return txn.get(key.row), txn.get(row), index.generation
+
+    record, count, generation = index.read(look)
+    entry = None if record is None else unpack_entry(key.row, record, key)
+    return Noted(key, entry, unpack_count(row, count), generation, moment)
+
+
+def current_entry(txn: Txn, key: Key) -> Entry | None:
+    """The entry as it stands in this transaction."""
+    record = txn.get(key.row)
+    return None if record is None else unpack_entry(key.row, record, key)
+
+
+def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord | None) -> None:
+    """Set an entry and keep the rows that say who uses which blob in step."""
+    if previous is not None and previous.digest != entry.digest:
+        txn.delete(user_row(previous.digest.value, entry.key))
+    txn.put(entry.key.row, pack_entry(entry))
+    txn.put(user_row(entry.digest.value, entry.key), entry.key.whole)
+    if blob is not None:
+        row = blob_row(entry.digest.value)
+        txn.put(row, pack_blob(row, blob))
+
+
+def drop_entry(txn: Txn, entry: Entry) -> None:
+    """Forget an entry; its blob may be without users then."""
+    txn.delete(entry.key.row)
+    txn.delete(user_row(entry.digest.value, entry.key))
+
+
+def raise_count(txn: Txn, key: Key) -> None:
+    """Say that this URI was written locally: results of requests sent before no longer apply."""
+    row = count_row(key)
+    txn.put(row, pack_count(row, unpack_count(row, txn.get(row)) + 1))

@@ -1,0 +1,81 @@
+"""Carried out of casstore.index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import cast
+
+import lmdb
+
+
+class Txn:
+    """A transaction as its users see it: get, put, delete, scan.
+
+    Every call of LMDB gives up the interpreter's lock, and beside busy threads it takes long to come back. So rows that
+    are known to be needed are read in one call (`prefetch`), and what is put is written in one at the end (`flush`).
+    """
+
+    __slots__ = ("_cursor", "_known", "_puts", "_txn")
+
+    def __init__(self, txn: lmdb.Transaction) -> None:
+        self._txn = txn
+        self._known: dict[bytes, bytes | None] = {}
+        self._puts: dict[bytes, bytes] = {}
+        self._cursor: lmdb.Cursor | None = None
+
+    def get(self, row: bytes) -> bytes | None:
+        """The record, or None."""
+        if row in self._known:
+            return self._known[row]
+        return cast("bytes | None", self._txn.get(row))  # no buffers=True: never a memoryview
+
+    def prefetch(self, rows: Sequence[bytes]) -> None:
+        """Read all *rows*; `get` has them then."""
+        self._known.update(dict.fromkeys(rows))
+        self._known.update(cast("list[tuple[bytes, bytes]]", self._open_cursor().getmulti(rows)))
+
+    def put(self, row: bytes, record: bytes) -> None:
+        """Set the record, at `flush`; `get` has it at once."""
+        self._known[row] = self._puts[row] = record
+
+    def delete(self, row: bytes) -> None:
+        """Drop the row if it is there."""
+        self._puts.pop(row, None)
+        self._known[row] = None
+        self._txn.delete(row)
+
+    def flush(self) -> None:
+        """Write what was put. Called before the commit, and before a scan."""
+        if self._puts:
+            puts, self._puts = self._puts, {}
+            self._open_cursor().putmulti(list(puts.items()))
+
+    def has(self, prefix: bytes) -> bool:
+        """Whether a row that was there at the last `flush` begins with *prefix*."""
+        cursor = self._open_cursor()
+        return cursor.set_range(prefix) and cast("bytes", cursor.key()).startswith(prefix)
+
+    def _open_cursor(self) -> lmdb.Cursor:
+        if self._cursor is None:
+            self._cursor = self._txn.cursor()
+        return self._cursor
+
+    def scan(self, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to *limit* rows from *start* on that begin with *prefix*, in order."""
+        self.flush()
+        rows: list[tuple[bytes, bytes]] = []
+        cursor = self._txn.cursor()
+        if cursor.set_range(start):
+            for pair in islice(cast("Iterator[tuple[bytes, bytes]]", cursor), limit):
+                if not pair[0].startswith(prefix):
+                    break
+                rows.append(pair)
+        if rows and rows[-1][0] < start:
+            # Whoever goes on behind the last row would never come to an end.
+            raise lmdb.CorruptedError("rows are out of order")
+        return rows
+
+    def count(self) -> int:
+        """Rows of all kinds."""
+        return int(self._txn.stat()["entries"])

@@ -1,0 +1,272 @@
+"""What goes into the index: results of fills, and what reads learn; and the rules by which each applies.
+
+An item is applied inside a write transaction, mended outside one where its blob has gone meanwhile, and finished once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from casstore.blobs.blob_store import Blobs
+from casstore.blobs.staging import Added, Inode, Staging
+from casstore.format.checksums import Stated, StatedRecord, pack_stated
+from casstore.format.keys import blob_row, count_row, ghost_row, user_prefix
+from casstore.format.records import (
+    BlobRecord,
+    Entry,
+    Moment,
+    pack_blob,
+    pack_entry,
+    unpack_blob,
+    unpack_count,
+)
+from casstore.fs import files
+from casstore.index.entries import Noted, current_entry, drop_entry, put_entry, raise_count
+from casstore.index.transactions import Txn
+
+
+class Releasable(Protocol):
+    """A fill lock, as far as the committer cares."""
+
+    def release(self) -> None:
+        """Let others in."""
+        ...
+
+
+class Item(Protocol):
+    """Something to be put into the index."""
+
+    def rows(self) -> Sequence[bytes]:
+        """What `apply` will get, for all items of a batch to be read in one call."""
+        ...
+
+    def apply(self, txn: Txn, blobs: Blobs, generation: int) -> bool:
+        """Do it inside the transaction; False asks for `mend` and another try."""
+        ...
+
+    def mend(self, blobs: Blobs) -> bool:
+        """Outside the transaction, after `apply` said False; False gives up."""
+        ...
+
+    def finish(self, error: BaseException | None) -> None:
+        """The batch is committed, or the item is dropped because of *error*. Called once."""
+        ...
+
+
+def _same(one: Entry | None, other: Entry | None) -> bool:
+    return one is other or (one is not None and other is not None and one.same_content(other))
+
+
+def _still_as_noted(txn: Txn, noted: Noted, generation: int) -> bool:
+    if generation != noted.generation:
+        return False
+    row = count_row(noted.key)
+    if unpack_count(row, txn.get(row)) != noted.writes:
+        return False
+    current = current_entry(txn, noted.key)
+    # A local delete raises the count; a row that is gone without that was evicted, or its blob was lost.
+    return current is None or _same(current, noted.entry)
+
+
+@dataclass(slots=True)
+class Publication:
+    """A blob that has its name, to become a URI's entry.
+
+    *staging* is None where the blob was held already and nothing was received. With *base_moved*, the cloud now holds
+    these bytes because this machine has just put them there: the entry moves even though the count of writes is raised.
+    """
+
+    noted: Noted
+    entry: Entry
+    added: Added
+    staging: Staging | None
+    stated: Sequence[tuple[Stated, bool]] = ()
+    locks: Sequence[Releasable] = ()
+    base_moved: bool = False
+    on_done: Callable[[Publication], None] | None = None
+    held: int = -1
+    """Where nothing was received, the blob, open until the commit: as long as it is, no other file has its inode."""
+    applied: bool = False
+    error: BaseException | None = None
+    _synced: bool = False
+
+    def rows(self) -> Sequence[bytes]:
+        """Entry, blob, count of writes, and whether a new blob was evicted before."""
+        key, digest = self.entry.key, self.entry.digest.value
+        rows = (key.row, blob_row(digest), count_row(key))
+        return (*rows, ghost_row(digest)) if self.added.is_new else rows
+
+    def apply(self, txn: Txn, blobs: Blobs, generation: int) -> bool:
+        """Put the rows if the blob is there and nothing came between."""
+        self.applied = False
+        if blobs.inode(self.entry.digest) != self.added.inode:
+            return False
+        if self._is_to_be_synced(txn):
+            return False
+        current = current_entry(txn, self.entry.key)
+        if self.base_moved:
+            raise_count(txn, self.entry.key)
+            is_foreign = current is not None and not _same(current, self.noted.entry)
+            if is_foreign and current is not None and not current.validator.same_version(self.entry.validator):
+                # Somebody else's word on this URI, and another one than ours: nobody's.
+                drop_entry(txn, current)
+                return True
+        elif not _still_as_noted(txn, self.noted, generation):
+            return True
+        row = blob_row(self.entry.digest.value)
+        record = txn.get(row)
+        known = None if record is None else unpack_blob(row, record)
+        place = self.entry.place if known is None or known.place not in (0, self.entry.place) else known.place
+        if self.added.is_new:
+            # The row may be of a file that had this name before.
+            place = 0 if self._synced else self.entry.place
+        entry = self.entry if place == self.entry.place else replace(self.entry, place=place)
+        put_entry(txn, entry, current, BlobRecord(self.added.size, place))
+        for stated, proved in self.stated:
+            txn.put(stated.row, pack_stated(stated.row, StatedRecord(entry.digest, proved)))
+        if self.added.is_new:
+            self._note_return(txn)
+        self.applied = True
+        return True
+
+    def _note_return(self, txn: Txn) -> None:
+        digest = self.entry.digest.value
+        ghost = txn.get(ghost_row(digest))
+        if ghost is not None:
+            from casstore.index.eviction_history import (
+                note_return,  # where nothing was ever evicted, nothing is learned
+            )
+
+            note_return(txn, digest, ghost)
+
+    def _is_to_be_synced(self, txn: Txn) -> bool:
+        """Whether others used a file of this name before, which may have been synced and whose rows say so.
+
+        A blob that somebody removed or that was found damaged leaves its entries behind; they find this one now.
+        """
+        if not self.added.is_new or self._synced or self.staging is None:
+            return False
+        # Rows put in this very transaction are of this file: those of another did not pass the check of its inode.
+        return txn.has(user_prefix(self.entry.digest.value))
+
+    def mend(self, blobs: Blobs) -> bool:
+        """The blob was swept since it was linked: give the bytes a name again; or sync it, if that is what it lacks."""
+        if self.staging is None:
+            return False
+        if blobs.inode(self.entry.digest) == self.added.inode:
+            files.sync(self.staging.descriptor)
+            self._synced = True
+            return True
+        self._synced = False
+        with contextlib.suppress(FileNotFoundError):
+            self.added = blobs.add(self.staging, self.entry.digest)
+            return True
+        # An unnamed file that lost its only link cannot be linked again, so the bytes move to a new one.
+        fresh = blobs.stage()
+        try:
+            self.staging.copy_into(fresh)
+            self.added = blobs.add(fresh, self.entry.digest)
+        except BaseException:
+            fresh.close()
+            raise
+        self.staging.close()
+        self.staging = fresh
+        return True
+
+    def forget(self) -> None:
+        """In a forked child: give up the descriptors that it has inherited."""
+        if self.staging is not None:
+            self.staging.forget()
+        held, self.held = self.held, -1
+        if held >= 0:
+            os.close(held)
+
+    def finish(self, error: BaseException | None) -> None:
+        """Free the staging file and the fill locks."""
+        self.error = error
+        if self.staging is not None:
+            self.staging.close()
+        held, self.held = self.held, -1
+        if held >= 0:
+            os.close(held)
+        if self.on_done is not None:
+            self.on_done(self)
+        for lock in self.locks:
+            lock.release()
+
+
+def _is_later(one: Moment, other: Moment) -> bool:
+    """By the boot clock, else by wall time; any is later than one from the future, which a clock set back leaves."""
+    if one.boot == other.boot:
+        return one.boot_ns > other.boot_ns
+    return one.wall_ns > other.wall_ns or other.wall_ns > time.time_ns()
+
+
+@dataclass(slots=True)
+class Refresh:
+    """An entry was used, or validated, or its blob synced; touched only where the row still names the same content."""
+
+    entry: Entry
+    validated: Moment | None = None
+    used_hour: int | None = None
+    synced: Inode | None = None
+    """The file that is on the disk now, as long as it is the blob."""
+
+    def rows(self) -> Sequence[bytes]:
+        """The entry."""
+        return (self.entry.key.row,)
+
+    def apply(self, txn: Txn, blobs: Blobs, generation: int) -> bool:
+        """Bring the row up to date."""
+        current = current_entry(txn, self.entry.key)
+        if current is None or not current.same_content(self.entry):
+            return True
+        if self.validated is not None and _is_later(self.validated, current.validated):
+            current = replace(current, validated=self.validated)
+        if self.used_hour is not None:
+            current = replace(current, used_hour=max(current.used_hour, self.used_hour))
+        if self.synced is not None and blobs.inode(current.digest) == self.synced:
+            current = replace(current, place=0)
+            row = blob_row(current.digest.value)
+            txn.put(row, pack_blob(row, BlobRecord(current.size, 0)))
+        txn.put(current.key.row, pack_entry(current))
+        return True
+
+    def mend(self, blobs: Blobs) -> bool:
+        """Nothing to mend."""
+        return False
+
+    def finish(self, error: BaseException | None) -> None:
+        """Lost is lost: it will be learned again."""
+
+
+@dataclass(slots=True)
+class Proof:
+    """A statement of a provider was checked against the blob: remember that it holds, or forget it."""
+
+    stated: Stated
+    record: StatedRecord | None
+
+    def rows(self) -> Sequence[bytes]:
+        """None."""
+        return ()
+
+    def apply(self, txn: Txn, blobs: Blobs, generation: int) -> bool:
+        """Set or drop the row."""
+        if self.record is None:
+            txn.delete(self.stated.row)
+        else:
+            txn.put(self.stated.row, pack_stated(self.stated.row, self.record))
+        return True
+
+    def mend(self, blobs: Blobs) -> bool:
+        """Nothing to mend."""
+        return False
+
+    def finish(self, error: BaseException | None) -> None:
+        """Lost is lost: it will be proved again."""

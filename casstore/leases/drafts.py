@@ -1,0 +1,120 @@
+"""Drafts: local paths for bytes that the cloud does not have yet, made by tools (outbox) or in a block (edit)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from casstore.blobs.hashing import hash_descriptor
+from casstore.errors import StillBeingWrittenError
+from casstore.format.digest import Digest
+from casstore.format.keys import Key
+from casstore.format.layout import LeaseLayout, component_name, view_path
+from casstore.format.records import Validator
+from casstore.fs import files
+from casstore.leases.changes import Watch
+from casstore.leases.edits import steady
+from casstore.leases.views import Draft, FileState, Kind, Settled, append
+
+_BEFORE_NS = 10**9
+"""How much older than now a copy is made to look, so that no write to it can leave it the same mtime."""
+
+
+class Drafts:
+    """The drafts of one lease; its methods are called under the lease's lock."""
+
+    def __init__(self, lease: LeaseLayout, watch: Watch) -> None:
+        self._lease = lease
+        self._watch = watch
+        self._outbox: dict[Key, Draft] = {}
+        self._edits: dict[str, Draft] = {}
+
+    def outbox(self, key: Key, bucket: str, object_key: str) -> str:
+        """See `Lease.outbox`."""
+        known = self._outbox.get(key)
+        if known is None:
+            known = self._outbox[key] = Draft(key, self._free_path(key, bucket, object_key), Kind.OUTBOX)
+            append(self._lease, known.line())
+            self._watch.add(known)
+        else:
+            os.makedirs(os.path.dirname(known.path), 0o700, exist_ok=True)
+        return known.path
+
+    def _free_path(self, key: Key, bucket: str, object_key: str) -> str:
+        taken = {draft.path for draft in self._outbox.values()}
+        number = 0
+        while True:
+            tree = self._lease.outbox(number)
+            path = view_path(tree, key.origin, bucket, object_key)
+            number += 1
+            # Nothing may be there yet, and what is to be a file must not become a directory meanwhile.
+            if path in taken or os.path.lexists(path) or any(parent in taken for parent in _parents(tree, path)):
+                continue
+            with contextlib.suppress(FileExistsError, NotADirectoryError):
+                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+                return path
+
+    def edit(self, key: Key, object_key: str, validator: Validator | None, copy: str | None) -> str:
+        """See `Lease.edit`; *copy* is the path of a private file of this lease, which is taken over."""
+        directory = self._lease.edit(os.urandom(8).hex())
+        draft = Draft(key, f"{directory}/{component_name(object_key.rpartition('/')[2])}", Kind.EDIT, validator)
+        try:
+            os.makedirs(directory, 0o700)
+            append(self._lease, draft.line())
+            if copy is not None:
+                # Its state is listed before it has its name: half of a copy, or an untouched one, is nobody's work.
+                made = time.time_ns() - _BEFORE_NS
+                os.utime(copy, ns=(made, made))
+                append(self._lease, Settled(draft.path, FileState.of(os.stat(copy))).line())
+                files.link(copy, draft.path)
+        finally:
+            if copy is not None:
+                files.unlink_quietly(copy)
+        self._edits[draft.path] = draft
+        return draft.path
+
+    def release(self, path: str, digest: Digest | None) -> bool:
+        """See `Lease.release`."""
+        draft = self._edits.get(path) or next((d for d in self._outbox.values() if d.path == path), None)
+        if draft is None or (digest is not None and not _has_bytes(path, digest)):
+            return False
+        files.unlink_quietly(path)
+        if draft.kind is Kind.EDIT:
+            del self._edits[path]
+            with contextlib.suppress(OSError):  # what else lies there is a user's
+                os.rmdir(os.path.dirname(path))
+            return True
+        del self._outbox[draft.key]
+        self._watch.drop(path)
+        self._remove_parents(path)
+        return True
+
+    def _remove_parents(self, path: str) -> None:
+        needed = {parent for draft in self._outbox.values() for parent in _parents(self._lease.path, draft.path)}
+        with contextlib.suppress(OSError):
+            for parent in _parents(self._lease.path, path):
+                if parent in needed:
+                    return
+                os.rmdir(parent)
+
+
+def _parents(top: str, path: str) -> list[str]:
+    """The directories above *path* and below *top*, the deepest first."""
+    found = []
+    path = os.path.dirname(path)
+    while len(path) > len(top):
+        found.append(path)
+        path = os.path.dirname(path)
+    return found
+
+
+def _has_bytes(path: str, digest: Digest) -> bool:
+    """Whether nothing is at *path*, or those bytes are."""
+    try:
+        with steady(path) as (descriptor, _):
+            return hash_descriptor(descriptor, digest.algorithm) == digest
+    except FileNotFoundError:
+        return True
+    except StillBeingWrittenError:
+        return False

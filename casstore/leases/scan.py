@@ -1,0 +1,92 @@
+"""Carried out of casstore.views."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from casstore.format.digest import ALGORITHMS, MTIME_EPOCH
+from casstore.format.layout import LeaseLayout
+from casstore.leases.views import _NOT_A_USERS, Draft, FileState, Settled, View, _digest_of, read_list
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file at *path* whose bytes the store may have nowhere else: what is *handed* out there, if anything was, and
+    the state in which it was last *settled*.
+    """
+
+    path: str
+    handed: View | Draft | None
+    settled: Settled | None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What lies in a lease's trees: *found* are the files whose bytes the store may have nowhere else.
+
+    *seen* tells every file as it was; a second survey that sees the same found nothing changed in between.
+    """
+
+    found: tuple[Found, ...]
+    seen: frozenset[tuple[str, int, int, int]]
+
+    @property
+    def edited(self) -> tuple[str, ...]:
+        """The paths of *found*."""
+        return tuple(found.path for found in self.found)
+
+
+def survey(lease: LeaseLayout) -> Survey:
+    """Look at every file of a lease; one that is no view any more, or never was, is found unless it is settled.
+
+    A view is told by its inode, size and mtime, else by its bytes: a mere touch is no edit. Raises FileNotFoundError
+    where there is no such lease.
+    """
+    said = read_list(lease)
+    found: list[Found] = []
+    seen: set[tuple[str, int, int, int]] = set()
+    for path, status in _files_of(lease):
+        name = path[len(lease.path) + 1 :]
+        seen.add((name, status.st_ino, status.st_size, status.st_mtime_ns))
+        handed, settled = said.handed.get(name, []), said.settled.get(name)
+        if not stat.S_ISREG(status.st_mode) or not _is_known(path, status, handed, settled):
+            found.append(Found(path, handed[-1] if handed else None, settled))
+    return Survey(tuple(sorted(found, key=lambda file: file.path)), frozenset(seen))
+
+
+def _files_of(lease: LeaseLayout) -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(lease.path) as entries:
+        found = [entry for entry in entries if entry.name not in _NOT_A_USERS]
+    while found:
+        entry = found.pop()
+        with contextlib.suppress(FileNotFoundError):
+            if entry.is_dir(follow_symlinks=False):
+                with os.scandir(entry.path) as entries:
+                    found.extend(entries)
+            else:
+                yield entry.path, entry.stat(follow_symlinks=False)
+
+
+def _is_known(path: str, status: os.stat_result, handed: list[View | Draft], settled: Settled | None) -> bool:
+    state = FileState.of(status)
+    if settled is not None and settled.state == state:
+        return True
+    views = [view for view in handed if isinstance(view, View)]
+    if any(view.state == state for view in views):
+        return True
+    digests = {view.digest for view in views if view.size == state.size}
+    if settled is not None and settled.digest is not None and settled.state.size == state.size:
+        digests.add(settled.digest)
+    if any(digest == _digest_of(path, digest.algorithm) for digest in digests):
+        return True
+    # The list is not synced, and a power cut may have taken its end. But what the store makes carries an mtime that
+    # follows from its bytes, in whole seconds, and no edit does.
+    seconds, rest = divmod(status.st_mtime_ns, 1_000_000_000)
+    if rest or seconds < MTIME_EPOCH:
+        return False
+    found = (_digest_of(path, algorithm) for algorithm in ALGORITHMS)
+    return any(digest is not None and digest.mtime == seconds for digest in found)

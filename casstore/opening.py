@@ -1,0 +1,127 @@
+"""One `Cache` per root and process, and what forks do to it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+
+from casstore.cache import Cache
+from casstore.errors import StoreUnavailableError
+from casstore.root import open_root
+
+if TYPE_CHECKING:
+    from casstore.pass_through import Uncached
+
+_ANY_ROW: Final = b"\0"
+
+_caches: Final[dict[str, Cache]] = {}
+_mutex = threading.Lock()
+
+
+def open(
+    root: str | os.PathLike[str] | None = None,
+    *,
+    digest: str | None = None,
+    create: bool = True,
+    or_uncached: bool = False,
+) -> Cache:
+    """Open the store at *root*, or make one; without it ``CASSTORE_DIR``, else the user's cache directory.
+
+    *digest* names the hash that a **new** store calls its blobs by: ``xxh3-128`` (default), ``sha256`` or ``blake3``.
+    Without *create* the store must be there. Two calls with one directory give one `Cache`. Raises NotAStoreError for a
+    directory with somebody else's files (or with nothing, if it is not to be made), StoreFormatError for a damaged
+    marker or a newer format, StoreUnavailableError for a place that cannot serve,
+    StoreFullError.
+
+    With *or_uncached*, where no default place can serve, and where the store that is there cannot be written to, or its
+    index not be shared, or the disk is full: one warning, and a `Cache` that holds and keeps nothing (`Uncached`). A
+    named directory that is no place for a store is refused all the same.
+    """
+    if not or_uncached:
+        return _open(root, digest, create=create)
+    try:
+        cache = _open(root, digest, create=create)
+        cache.index.get(_ANY_ROW)  # opens it: whether it can be shared is known only then
+    except OSError as error:
+        named = root if root is not None else os.environ.get("CASSTORE_DIR")
+        if named and type(error) is StoreUnavailableError:
+            raise
+        uncached = without_storing(error, os.fspath(named or error.filename or ""))
+        if uncached is None:
+            raise
+        uncached.warn()
+        return uncached
+    return cache
+
+
+def without_storing(error: OSError, directory: str) -> Uncached | None:
+    """What reads instead of the store at *directory*, which failed with *error*; None where that is no reason to."""
+    # Imported here: few processes ever need it.
+    from casstore.pass_through import Uncached, is_unfit
+
+    if not is_unfit(error):
+        return None
+    name = f"uncached\0{directory}"
+    with _mutex:
+        known = _caches.get(name)
+        if not isinstance(known, Uncached):
+            known = _caches[name] = Uncached(directory, error)
+        return known
+
+
+def _open(root: str | os.PathLike[str] | None, digest: str | None, *, create: bool) -> Cache:
+    with _mutex:
+        asked = _name_of(root)
+        known = _caches.get(asked)
+        if known is not None and digest in (None, known.algorithm):
+            if not os.path.exists(known.layout.store):
+                known.restore()
+            return known
+        opened = open_root(root, digest, os.environ, create=create)
+        name = os.path.realpath(opened.layout.root)
+        cache = _caches.get(name)
+        if cache is None:
+            cache = Cache(opened)
+        elif cache.algorithm != opened.algorithm:
+            # Somebody put another store there; LMDB takes one environment per path and process.
+            cache.close()
+            cache = Cache(opened)
+        _caches[name] = _caches[asked] = cache
+        return cache
+
+
+def _name_of(root: str | os.PathLike[str] | None) -> str:
+    """What a cache is known by: its directory, or where the default comes from (which no path looks like)."""
+    path = root if root is not None else os.environ.get("CASSTORE_DIR")
+    if path:
+        return os.path.realpath(os.path.expanduser(os.fspath(path)))
+    return "\0".join(("default", *(os.environ.get(name, "") for name in ("HOME", "XDG_CACHE_HOME"))))
+
+
+def _all() -> list[Cache]:
+    """Each once: the default one is known by two names."""
+    return list({id(cache): cache for cache in _caches.values()}.values())
+
+
+def _before_fork() -> None:
+    _mutex.acquire()
+    for cache in _all():
+        cache.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for cache in _all():
+        cache.after_fork(in_child=False)
+    _mutex.release()
+
+
+def _after_fork_in_child() -> None:
+    global _mutex
+    _mutex = threading.Lock()
+    for cache in _all():
+        cache.after_fork(in_child=True)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

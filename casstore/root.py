@@ -1,0 +1,315 @@
+"""A root directory: made, recognised or refused.
+
+``store.json`` is written last and by link, so that of two creators one wins and a half-made store is completed. What is
+not ours is never touched: a directory that holds files and no marker is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from casstore.config.settings import Settings, load_settings
+from casstore.errors import (
+    NotAStoreError,
+    StoreFormatError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+)
+from casstore.format.digest import ALGORITHMS, name_hash
+from casstore.format.layout import CACHEDIR_TAG, FORMAT, LONGEST_ROOT, Layout
+from casstore.fs import files
+from casstore.fs import mounts as machine
+
+_WAY_OUT = "name a directory that you can write to (CASSTORE_DIR, local_cache_dir)"
+_TRIES = 5
+
+Result = TypeVar("Result")
+
+_READ_ONLY = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
+_OF_THE_PROCESS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR))
+"""Errors that come and go, and say nothing of the place."""
+_NO_LINKS = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS))
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A store that is there and usable: *store_id* is random, *place* a 64-bit tag of this boot and mount, *boot* of
+    this boot alone; neither is 0.
+    """
+
+    layout: Layout
+    algorithm: str
+    store_id: str
+    place: int
+    boot: int
+    settings: Settings
+
+
+def default_root(environment: Mapping[str, str]) -> tuple[str, bool]:
+    """Where the store is if nobody says, and whether somebody did: ``CASSTORE_DIR``, else the user's cache
+    directory.
+    """
+    named = environment.get("CASSTORE_DIR")
+    if named:
+        return named, True
+    # Imported here: only whoever takes the default needs it.
+    import platformdirs
+
+    return platformdirs.user_cache_dir("casstore", appauthor=False), False
+
+
+def open_root(
+    path: str | os.PathLike[str] | None, algorithm: str | None, environment: Mapping[str, str], *, create: bool = True
+) -> Root:
+    """Open the store at *path*, or make one there unless *create* is False; without *path*, the default one.
+
+    A named root that cannot serve is refused. An unfit default root gives way to a private directory under the system's
+    temporary directory, with one warning. Raises NotAStoreError, StoreFormatError, StoreUnavailableError (of these,
+    StoreReadOnlyError where there is a store that this user cannot write to) and StoreFullError; what was there is
+    unchanged then.
+    """
+    if path is not None:
+        return _open_at(os.fspath(path), algorithm, environment, create)
+    root, named = default_root(environment)
+    if named:
+        return _open_at(root, algorithm, environment, create)
+    try:
+        return _open_at(root, algorithm, environment, create)
+    except (StoreUnavailableError, StoreFullError) as error:
+        opened = _open_fallback(error, root, algorithm, environment, create=create)
+        message = f"{error}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory"
+        warnings.warn(message, stacklevel=4)
+        return opened
+
+
+def _open_fallback(
+    unfit: OSError, root: str, algorithm: str | None, environment: Mapping[str, str], *, create: bool
+) -> Root:
+    """A private store under the system's temporary directory; StoreUnavailableError that says why neither serves."""
+    try:
+        fallback = f"{files.temporary_directory()}/casstore-{os.geteuid()}"
+        _check_private(fallback)
+        return _open_at(fallback, algorithm, environment, create)
+    except (NotAStoreError, StoreUnavailableError, StoreFullError, FileNotFoundError) as error:
+        raise StoreUnavailableError(
+            unfit.errno, f"{unfit.strerror}; nor can the temporary directory serve: {error}", root
+        ) from error
+
+
+def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], create: bool) -> Root:
+    if algorithm is not None and algorithm not in ALGORITHMS:
+        raise StoreFormatError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(ALGORITHMS)}")
+    layout = Layout(os.path.expanduser(path))
+    if len(os.fsencode(layout.root)) > LONGEST_ROOT:
+        raise StoreUnavailableError(
+            errno.ENAMETOOLONG,
+            f"the path is longer than {LONGEST_ROOT} bytes, and what lies below needs room: name a directory with a "
+            "shorter one (CASSTORE_DIR, local_cache_dir)",
+            layout.root,
+        )
+    description = _read_marker(layout)
+    if description is None:
+        description = _create(layout, algorithm or environment.get("CASSTORE_DIGEST") or ALGORITHMS[0], create=create)
+    _check_owner(layout)
+    mount = machine.mount_of(layout.root)
+    _check_mount(layout, mount)
+    _complete(layout)
+    stored = description["digest"]
+    if algorithm is not None and algorithm != stored:
+        raise StoreFormatError(
+            f"the store at {layout.root} names its blobs by {stored}, not {algorithm}: open it without naming an "
+            "algorithm, or choose another directory"
+        )
+    boot = machine.boot_id()
+    return Root(
+        layout,
+        stored,
+        description["id"],
+        _tag(boot + b"\0" + str(mount.number).encode()),
+        _tag(boot),
+        load_settings(layout, environment),
+    )
+
+
+def _tag(what: bytes) -> int:
+    return int.from_bytes(name_hash(what)[:8], "big") | 1
+
+
+def _read_marker(layout: Layout) -> dict[str, str] | None:
+    """What ``store.json`` says; None where there is no store yet."""
+    try:
+        with open(layout.store, "rb") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise NotAStoreError(
+            errno.ENOTDIR,
+            "the cache directory is a file: name a directory (CASSTORE_DIR, local_cache_dir)",
+            layout.root,
+        ) from error
+    except OSError as error:
+        raise _unfit(layout, error) from error
+    way_out = "move it away (its blobs can be fetched again), or choose another directory"
+    try:
+        found = json.loads(text)
+        version, algorithm, identity = found["format"], found["digest"], found["id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreFormatError(f"{layout.store} is damaged: {way_out}") from error
+    if isinstance(version, int) and version > FORMAT:
+        raise StoreFormatError(
+            f"the store at {layout.root} has format {version}, newer than this casstore reads ({FORMAT}): "
+            "upgrade casstore, or choose another directory"
+        )
+    if version != FORMAT or algorithm not in ALGORITHMS or not isinstance(identity, str):
+        raise StoreFormatError(f"{layout.store} is damaged: {way_out}")
+    return {"digest": algorithm, "id": identity}
+
+
+def check_marker(layout: Layout, store_id: str) -> None:
+    """Raises NotAStoreError unless the store of this id lies there still: nothing else is ours to clear."""
+    found = _read_marker(layout)
+    if found is None or found["id"] != store_id:
+        what = "the marker is gone" if found is None else "another store's marker is there"
+        raise NotAStoreError(
+            errno.ENOENT, f"{what}, so that nobody can tell whose files these are: nothing was cleared", layout.store
+        )
+
+
+def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
+    if algorithm not in ALGORITHMS:
+        raise StoreFormatError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(ALGORITHMS)}")
+    try:
+        present = set(os.listdir(layout.root))
+    except FileNotFoundError:
+        present = set()
+    except NotADirectoryError as error:
+        raise NotAStoreError(errno.ENOTDIR, "the cache directory is a file: name a directory", layout.root) from error
+    except OSError as error:
+        raise _unfit(layout, error) from error
+    # The marker counts as ours: another creator may have finished since we looked for it.
+    files_of_ours = (layout.tag, layout.config, layout.statistics, layout.store)
+    ours = {os.path.basename(path) for path in (*layout.directories(), *files_of_ours)}
+    foreign = sorted(name for name in present - ours if not _is_debris(name))
+    if foreign:
+        raise NotAStoreError(
+            errno.ENOTEMPTY,
+            f"the directory holds somebody else's files ({foreign[0]!r}) and no store: name an empty or a new one",
+            layout.root,
+        )
+    _check_owner(layout)
+    if not create:
+        raise NotAStoreError(
+            errno.ENOENT, "there is no store here yet; the first object that is read makes one", layout.root
+        )
+    existing = layout.root
+    while not os.path.exists(existing) and existing != os.path.dirname(existing):  # nor may "/" be looked at
+        existing = os.path.dirname(existing)
+    _check_mount(layout, machine.mount_of(existing))
+    description = {"format": FORMAT, "digest": algorithm, "id": os.urandom(16).hex()}
+
+    def make() -> dict[str, str]:
+        _make_directories(layout)
+        files.create_synced(layout.tag, CACHEDIR_TAG, 0o644)
+        files.create_synced(layout.store, json.dumps(description).encode() + b"\n", 0o644)
+        found = _read_marker(layout)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), layout.store)
+        return found
+
+    try:
+        return _persistently(make)
+    except OSError as error:
+        raise _unfit(layout, error) from error
+
+
+def _make_directories(layout: Layout) -> None:
+    for directory in layout.directories():
+        if not os.path.isdir(directory):
+            os.makedirs(directory, 0o700, exist_ok=True)  # others may do the same just now
+
+
+def _persistently(make: Callable[[], Result]) -> Result:
+    """What *make* gives, tried again where somebody is removing the store at the same time."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return make()
+    return make()
+
+
+def _complete(layout: Layout) -> None:
+    """Make the directories that somebody removed; StoreReadOnlyError where this user cannot write."""
+    try:
+        _persistently(lambda: _make_directories(layout))
+        if not os.access(layout.index, os.W_OK):
+            raise PermissionError(errno.EROFS, "read-only")
+    except OSError as error:
+        if error.errno in _READ_ONLY:
+            message = f"this user cannot write to the store ({os.strerror(error.errno)}): {_WAY_OUT}"
+            raise StoreReadOnlyError(error.errno, message, layout.root) from error
+        raise _unfit(layout, error) from error
+
+
+def _is_debris(name: str) -> bool:
+    """A temporary file of a creator that was killed."""
+    return len(name) == 16 and all(c in "0123456789abcdef" for c in name)
+
+
+def _unfit(layout: Layout, error: OSError) -> OSError:
+    """What *error* says of the place; the same again where it says nothing of it."""
+    if error.errno in _OF_THE_PROCESS:
+        return OSError(error.errno, os.strerror(error.errno or 0), error.filename or layout.root)
+    what = "cannot make or use a store there"
+    if error.filename2 is not None and error.errno in _NO_LINKS:
+        what = "the file system has no hard links, which a store needs"
+    kind = StoreFullError if error.errno in files.FULL else StoreUnavailableError
+    return kind(error.errno, f"{what} ({os.strerror(error.errno or 0)}): {_WAY_OUT}", layout.root)
+
+
+def _check_owner(layout: Layout) -> None:
+    try:
+        status = os.stat(layout.root)
+    except FileNotFoundError:
+        return
+    if status.st_uid != os.geteuid():
+        raise StoreUnavailableError(
+            errno.EPERM,
+            f"the store belongs to another user (uid {status.st_uid}): name a directory of your own "
+            "(CASSTORE_DIR, local_cache_dir)",
+            layout.root,
+        )
+
+
+def _check_private(path: str) -> None:
+    """A name in a directory that everybody writes to: whatever has it must be ours alone."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StoreUnavailableError(
+            errno.EPERM, "somebody else may have made it: remove it, or set CASSTORE_DIR to a local directory", path
+        )
+
+
+def _check_mount(layout: Layout, mount: machine.Mount) -> None:
+    if mount.is_linkless:
+        raise StoreUnavailableError(
+            errno.ENOTSUP, f"a {mount.kind} file system has no hard links, which a store needs: {_WAY_OUT}", layout.root
+        )
+    if mount.is_shared:
+        raise StoreUnavailableError(
+            errno.ENOTSUP,
+            f"the directory is on a {mount.kind} file system, where an index is not safe: name a directory on a local "
+            "disk (CASSTORE_DIR, local_cache_dir)",
+            layout.root,
+        )

@@ -1,0 +1,349 @@
+"""A directory tree as a bucket: ``file:///data/a.txt`` is the object ``data/a.txt`` below the root ``/``.
+
+What a server would do, this does by itself: a version is told by inode, size and both times to the nanosecond; a
+conditional write compares and renames under a `flock` on the parent directory, which keeps out every other user of
+this backend (and nobody else: a program that writes in place is noticed by its times).
+
+How a tree is mapped to objects, where the two differ:
+
+* An object is a regular file; symbolic links are followed. FIFOs, sockets, devices and dangling links are no objects.
+* As in an object store, a directory is there only while there is an object below it. Deleting leaves directories
+  behind, invisible, since they may be somebody's; writing makes them as needed.
+* A link to a directory above itself would hold endlessly many keys: it can be read through, and is never listed.
+* A key that no file can have (``a//b``, ``a/``, ``..``, a NUL) does not exist, and cannot be written.
+* A new version is a new file: hard links to the old one keep the old bytes. Its mode is the old one's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import itertools
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import BinaryIO, Final
+from urllib.parse import quote
+
+from casstore import Validator
+from pathapi.backend import Absent, ObjectInfo, Prefix, delete_each
+from pathapi.backends.file.atomic import TEMPORARY, directory_locked, link_new, sync_directory, temporary_in, write_all
+from pathapi.backends.file.body import FileBody
+from pathapi.backends.file.metadata import (
+    ABSENT_ERRNOS,
+    identity,
+    info_of,
+    mismatch,
+    problem_of,
+    settled,
+    stat_object,
+    translated,
+    validator_of,
+)
+from pathapi.exceptions import (
+    BucketNotFoundError,
+    CloudPathException,
+    CloudPathFileNotFoundError,
+    CloudPathIsADirectoryError,
+    CloudPathNotADirectoryError,
+    CloudPathNotImplementedError,
+    CloudPathPermissionError,
+    InvalidUriError,
+    TruncatedBodyError,
+    VersionMismatchError,
+)
+
+_CHUNK: Final = 1 << 20
+_OPEN_FLAGS: Final = (
+    os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+)
+
+
+class FileBackend:
+    """The files below *root*; see `pathapi.backend.Backend`. It holds no descriptor between calls."""
+
+    origin: Final = "file"
+    bucket: Final = ""
+
+    def __init__(self, root: str = "/") -> None:
+        is_every_drive = os.name == "nt" and root == "/"
+        self._base = "" if is_every_drive else os.path.abspath(root).rstrip("/\\") + "/"
+
+    def head(self, key: str) -> ObjectInfo:
+        path, uri = self._path_of_existing(key), self._uri(key)
+        try:
+            return info_of(key, stat_object(path, uri))
+        except OSError as error:
+            raise self._missing_or(error, uri) from error
+
+    def read(
+        self,
+        key: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        expect: Validator | None = None,
+        unless: Validator | None = None,
+    ) -> FileBody | None:
+        path, uri = self._path_of_existing(key), self._uri(key)
+        try:
+            stat_object(path, uri)  # Opening a FIFO would wake its writer.
+            file = io.FileIO(os.open(path, _OPEN_FLAGS), "rb")
+        except OSError as error:
+            raise self._missing_or(error, uri) from error
+        try:
+            opened = settled(file.fileno(), uri)
+            info = info_of(key, opened)
+            if expect is not None and not expect.same_version(info.validator):
+                raise VersionMismatchError(f"{uri} is no longer the version that was asked for; look at it again")
+            # Under a racy validator the file may have changed and still look the same.
+            racy = unless is None or unless.racy or info.validator.racy
+            if unless is not None and not racy and unless.same_version(info.validator):
+                file.close()
+                return None
+            stop = info.size if end is None else min(end, info.size)
+            file.seek(start)
+            return FileBody(file, opened, info, uri, max(0, stop - start))
+        except BaseException:
+            file.close()
+            raise
+
+    def write(
+        self,
+        key: str,
+        source: BinaryIO,
+        size: int,
+        *,
+        expect: Validator | Absent | None = None,
+        content_type: str | None = None,
+    ) -> ObjectInfo:
+        def fill(descriptor: int) -> None:
+            left = size
+            while left:
+                chunk = source.read(min(left, _CHUNK))
+                if not chunk:
+                    raise TruncatedBodyError(f"the source of {self._uri(key)} ended {left} bytes early")
+                write_all(descriptor, chunk)
+                left -= len(chunk)
+
+        return self._publish(key, fill, expect)
+
+    def list(
+        self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
+    ) -> Iterator[ObjectInfo | Prefix]:
+        return itertools.islice(self._list(prefix, delimited=delimited), limit)
+
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        expect: Validator | None = None,
+        over: Validator | Absent | None = None,
+    ) -> ObjectInfo:
+        body = self.read(source, expect=expect)
+        assert body is not None, "only `unless` gives None"
+
+        def fill(descriptor: int) -> None:
+            view = memoryview(bytearray(_CHUNK))
+            while count := body.readinto(view):
+                write_all(descriptor, view[:count])
+
+        try:
+            return self._publish(target, fill, over)
+        finally:
+            body.close()
+
+    def delete(
+        self,
+        keys: Sequence[str],
+        *,
+        expect: Validator | None = None,
+        versions: Mapping[str, Validator] | None = None,
+    ) -> None:
+        if versions:
+            delete_each(self, keys, versions)
+            return
+        for key in keys:
+            self._delete(key, expect)
+
+    def _delete(self, key: str, expect: Validator | None) -> None:
+        uri = self._uri(key)
+        try:
+            path = self._path_of_existing(key)
+            with directory_locked(os.path.dirname(path)):
+                self._require_version(path, uri, expect)
+                stat_object(path, uri)
+                os.unlink(path)
+                sync_directory(os.path.dirname(path))
+        except CloudPathFileNotFoundError as error:
+            if expect is not None:
+                raise mismatch(uri, expect) from error
+        except OSError as error:
+            if isinstance(error, CloudPathException):
+                raise
+            if error.errno not in ABSENT_ERRNOS:
+                raise translated(error, uri) from error
+            if expect is not None:
+                raise mismatch(uri, expect) from error
+
+    def url(self, key: str) -> str:
+        return f"file:///{quote(os.fsencode(self._base.lstrip('/') + key), safe='/~:')}"
+
+    def signed_url(self, key: str, seconds: int) -> str:
+        raise CloudPathNotImplementedError(f"{self._uri(key)}: files have no signed URLs; as_url() names the file")
+
+    # --- keys and paths --------------------------------------------------------------------------------------------
+
+    def _uri(self, key: str) -> str:
+        text = self._base + key
+        return "file://" + ("" if text.startswith("/") else "/") + text.encode("utf-8", "backslashreplace").decode()
+
+    def _path_of_existing(self, key: str) -> str:
+        problem = problem_of(key)
+        if problem is not None:
+            raise CloudPathFileNotFoundError(f"{self._uri(key)!r} does not exist: {problem}")
+        return self._base + key
+
+    def _missing_or(self, error: OSError, uri: str) -> CloudPathException:
+        if isinstance(error, CloudPathException):
+            return error
+        if error.errno in ABSENT_ERRNOS and self._base and not os.path.isdir(self._base):
+            return BucketNotFoundError(f"{uri} does not exist, nor does the root directory {self._base}")
+        return translated(error, uri)
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def _publish(self, key: str, fill: Callable[[int], None], expect: Validator | Absent | None) -> ObjectInfo:
+        uri = self._uri(key)
+        problem = problem_of(key)
+        if problem is not None:
+            raise InvalidUriError(f"{uri!r} cannot be written: {problem}")
+        if self._base and not os.path.isdir(self._base):
+            raise BucketNotFoundError(f"{uri} cannot be written: there is no root directory {self._base}")
+        try:
+            # Through a link, like open("w"); so that the link stays one, and the lock is the real directory's.
+            path = os.path.realpath(self._base + key)
+            if os.path.isdir(path):
+                raise CloudPathIsADirectoryError(f"{uri} is a directory; an object cannot take its name")
+            directory = os.path.dirname(path)
+            os.makedirs(directory, exist_ok=True)
+            self._require_version(path, uri, expect)  # Before the bytes are copied for nothing.
+            with temporary_in(directory) as (descriptor, name):
+                fill(descriptor)
+                self._settle_and_link(descriptor, name, path, uri, expect)
+                return info_of(key, os.fstat(descriptor))
+        except (NotADirectoryError, FileExistsError) as error:
+            if isinstance(error, CloudPathException):
+                raise
+            message = f"{uri} cannot be written: a part of its path is a file, not a directory"
+            raise CloudPathNotADirectoryError(message) from error
+        except OSError as error:
+            if isinstance(error, CloudPathException):
+                raise
+            if error.errno == errno.ENAMETOOLONG:
+                raise InvalidUriError(f"{uri} cannot be written: the name is too long for this file system") from error
+            raise translated(error, uri) from error
+
+    def _settle_and_link(
+        self, descriptor: int, temporary: str, path: str, uri: str, expect: Validator | Absent | None
+    ) -> None:
+        directory = os.path.dirname(path)
+        # The kernel's own stamp is a tick coarse: two versions within one, in a reused inode, would look the same.
+        now = time.time_ns()
+        os.utime(descriptor if os.utime in os.supports_fd else temporary, ns=(now, now))
+        os.fsync(descriptor)
+        with directory_locked(directory):
+            self._require_version(path, uri, expect)
+            if isinstance(expect, Absent) and link_new(temporary, path, uri):
+                os.unlink(temporary)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
+                os.replace(temporary, path)
+            sync_directory(directory)
+
+    def _require_version(self, path: str, uri: str, expect: Validator | Absent | None) -> None:
+        if expect is None:
+            return
+        try:
+            current = validator_of(os.stat(path))
+        except FileNotFoundError as error:
+            if isinstance(expect, Absent):
+                return
+            raise mismatch(uri, expect) from error
+        if isinstance(expect, Absent) or not expect.same_version(current):
+            raise mismatch(uri, expect)
+
+    # --- listing ---------------------------------------------------------------------------------------------------
+
+    def _list(self, prefix: str, *, delimited: bool) -> Iterator[ObjectInfo | Prefix]:
+        folder, _, start = prefix.rpartition("/")
+        if (folder and problem_of(folder) is not None) or prefix.startswith("/") or "\0" in start:
+            return
+        above = folder + "/" if folder else ""
+        try:
+            ancestors = self._ancestors(folder)
+        except OSError as error:
+            if isinstance(reason := self._missing_or(error, self._uri(prefix)), BucketNotFoundError):
+                raise reason from error
+            if error.errno in ABSENT_ERRNOS:
+                return
+            raise reason from error
+        yield from self._walk(above, start, ancestors, delimited=delimited)
+
+    def _ancestors(self, folder: str) -> frozenset[tuple[int, int]]:
+        parts = folder.split("/") if folder else []
+        paths = [self._base + "/".join(parts[:depth]) for depth in range(len(parts) + 1)]
+        return frozenset(identity(os.stat(path)) for path in paths if path)
+
+    def _walk(
+        self, above: str, start: str, ancestors: frozenset[tuple[int, int]], *, delimited: bool
+    ) -> Iterator[ObjectInfo | Prefix]:
+        """What lies in the directory *above* under names that begin with *start*, in the order of the keys' bytes."""
+        for name, is_directory in self._names(above, start):
+            key = above + name
+            try:
+                status = os.stat(self._base + key)
+            except OSError as error:
+                if error.errno in ABSENT_ERRNOS:  # Deleted since, or a dangling link.
+                    continue
+                raise translated(error, self._uri(key)) from error
+            if stat.S_ISREG(status.st_mode) and not is_directory:
+                yield info_of(key, status)
+            elif stat.S_ISDIR(status.st_mode) and is_directory and identity(status) not in ancestors:
+                below = self._walk(key + "/", "", ancestors | {identity(status)}, delimited=False)
+                if not delimited:
+                    yield from below
+                elif self._holds_object(below):
+                    yield Prefix(key + "/")
+
+    def _holds_object(self, below: Iterator[ObjectInfo | Prefix]) -> bool:
+        try:
+            return next(below, None) is not None
+        except CloudPathPermissionError:
+            return True  # It cannot be told; hiding it would.
+
+    def _names(self, above: str, start: str) -> Sequence[tuple[str, bool]]:
+        try:
+            with os.scandir(self._base + above or ".") as entries:
+                found = [
+                    (entry.name, _leads_to_directory(entry))
+                    for entry in entries
+                    if entry.name.startswith(start) and not TEMPORARY.fullmatch(entry.name)
+                ]
+        except OSError as error:
+            if error.errno in ABSENT_ERRNOS:
+                return ()
+            raise translated(error, self._uri(above)) from error
+        # A directory sorts as its keys do: "a.txt" comes before "a/b", and "a0" after.
+        return sorted(found, key=lambda item: os.fsencode(item[0] + "/" * item[1]))
+
+
+def _leads_to_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A loop of links.
+        return False

@@ -1,0 +1,106 @@
+"""What the file system says of a file, in the words of `pathapi.backend`: validators, and errors by errno."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from typing import Final
+
+from casstore import Validator
+from pathapi.backend import Absent, ObjectInfo
+from pathapi.backends.file.atomic import TEMPORARY
+from pathapi.exceptions import (
+    CloudPathException,
+    CloudPathFileNotFoundError,
+    CloudPathIsADirectoryError,
+    CloudPathPermissionError,
+    CloudUnavailableError,
+    VersionMismatchError,
+)
+
+RACY_NS: Final = 20_000_000
+"""A file changed this recently can change again without a new time: a kernel tick is 1 to 10 ms. (Linux 6.13 and
+later stamp finer once somebody looked; nothing tells which file systems do.)"""
+TICK_NS: Final = 10_000_000
+"""The longest tick, HZ=100. A read waits it out, so that a change under its hands shows in the times."""
+ABSENT_ERRNOS: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+
+
+def problem_of(key: str) -> str | None:
+    """Why no file can have this key; None where one can."""
+    if "\0" in key:
+        return "a file name holds no NUL"
+    parts = key.split("/")
+    if "" in parts:
+        return "a file's path has no empty part, neither at its ends nor between two slashes"
+    if "." in parts or ".." in parts:
+        return "'.' and '..' are directories in a file's path"
+    if os.name == "nt" and "\\" in key:
+        return "a backslash separates directories here"
+    if any(TEMPORARY.fullmatch(part) for part in parts):
+        return "names of this form are unfinished writes"
+    return None
+
+
+def identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def stat_object(path: str, uri: str) -> os.stat_result:
+    status = os.stat(path)
+    _require_regular(status, uri)
+    return status
+
+
+def _require_regular(status: os.stat_result, uri: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise CloudPathFileNotFoundError(f"{uri} is a directory, not an object")
+    if not stat.S_ISREG(status.st_mode):
+        raise CloudPathFileNotFoundError(f"{uri} is no regular file, and only those are objects")
+
+
+def settled(descriptor: int, uri: str) -> os.stat_result:
+    """The status of an open file, taken when the next change to it will show in its times."""
+    status = os.fstat(descriptor)
+    _require_regular(status, uri)
+    age = time.time_ns() - status.st_ctime_ns
+    if 0 <= age < TICK_NS:
+        time.sleep((TICK_NS - age) / 1e9)
+        status = os.fstat(descriptor)
+    return status
+
+
+def validator_of(status: os.stat_result) -> Validator:
+    now = time.time_ns()
+    times = (status.st_mtime_ns, status.st_ctime_ns)
+    etag = f"{status.st_ino:x}-{status.st_size:x}-{times[0]:x}-{times[1]:x}"
+    racy = any(abs(now - moment) < RACY_NS for moment in times)
+    return Validator(size=status.st_size, etag=etag, mtime_ns=status.st_mtime_ns, granule_ns=1, racy=racy)
+
+
+def info_of(key: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key, validator_of(status))
+
+
+def mismatch(uri: str, expect: Validator | Absent) -> VersionMismatchError:
+    if isinstance(expect, Absent):
+        return VersionMismatchError(f"{uri} exists already; nothing was changed")
+    return VersionMismatchError(f"{uri} is not, or no longer, the version expected; nothing was changed")
+
+
+def translated(error: OSError, uri: str) -> CloudPathException:
+    """The one table from errno to what a backend may raise."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR | errno.ELOOP | errno.ENAMETOOLONG:
+            return CloudPathFileNotFoundError(f"{uri} does not exist ({reason})")
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return CloudPathPermissionError(f"no permission for {uri} ({reason}): look at its mode and above")
+        case errno.EISDIR:
+            return CloudPathIsADirectoryError(f"{uri} is a directory")
+        case errno.ENOSPC | errno.EDQUOT:
+            return CloudUnavailableError(f"{uri} was not written: its disk or quota is full ({reason})")
+        case _:
+            return CloudUnavailableError(f"the file system failed at {uri} ({reason}): look at its disk or mount")

@@ -1,0 +1,277 @@
+"""Requests to the JSON API over the SDK's session: sent again where that may help, their errors in our words.
+
+The SDK's own objects ask for metadata before or after the bytes, and keep the headers of an answer to themselves; its
+session logs in, its errors are the causes of ours, and its `Retry` says when to send again.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from pathapi.backends.gs.connection import TIMEOUT, GSConnection
+from pathapi.backends.gs.errors import Refusal, should_retry, translate
+from pathapi.exceptions import (
+    BucketNotFoundError,
+    CloudPathException,
+    CloudUnavailableError,
+    InvalidUriError,
+    VersionMismatchError,
+)
+from pathapi.redaction import redacted
+
+TRIES: Final = 5
+"""How often one request is sent at most."""
+_OK: Final = frozenset((200, 201, 204, 206))
+_LONGEST_EXPLANATION: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer; *tries* is how often the request was sent for it."""
+
+    response: Any
+    tries: int
+
+    @property
+    def status(self) -> int:
+        return int(self.response.status_code)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Without regard to case."""
+        headers: Mapping[str, str] = self.response.headers
+        return headers
+
+
+class Requests:
+    """Those about one bucket."""
+
+    def __init__(self, connection: GSConnection, bucket: str) -> None:
+        self.connection = connection
+        self.bucket = bucket
+
+    def uri(self, key: str) -> str:
+        """As users write it."""
+        return f"gs://{self.bucket}/{key}".encode("utf-8", "backslashreplace").decode()
+
+    def path(self, *parts: str) -> str:
+        """The path of the bucket's resource that *parts* name. Raises InvalidUriError."""
+        if not all(parts):
+            raise InvalidUriError(f"{self.uri('')} names no object: a key has at least one character")
+        try:
+            return "/".join(("/b", quote(self.bucket, safe="~"), *(quote(part, safe="~") for part in parts)))
+        except UnicodeEncodeError as error:
+            raise InvalidUriError(f"{self.uri(' '.join(parts))} is no text that UTF-8 can hold") from error
+
+    def call(
+        self,
+        operation: str,
+        key: str,
+        method: str,
+        path: str,
+        query: Mapping[str, Any],
+        *,
+        prefix: str = "",
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        accept: Collection[int] = (),
+        stream: bool = False,
+    ) -> Reply:
+        """One request to the API at *prefix* (``/download``, ``/upload``). *key* is what an error names, *accept* the
+        statuses that are answers beside 200 and the like.
+        """
+        given = {name: value for name, value in query.items() if value is not None} | {"prettyPrint": "false"}
+        try:
+            asked = urlencode(given)
+        except UnicodeEncodeError as error:
+            raise InvalidUriError(f"{self.uri(key)} is no text that UTF-8 can hold") from error
+        url = f"{self.base_url(key, operation)}{prefix}/storage/v1{path}?{asked}"
+        return self.send(operation, key, method, url, data=data, headers=headers, accept=accept, stream=stream)
+
+    def json(self, reply: Reply, key: str) -> dict[str, Any]:
+        """What the answer says. Raises CloudUnavailableError where it is no JSON."""
+        try:
+            found = reply.response.json()
+        except ValueError as error:
+            raise CloudUnavailableError(f"the answer for {self.uri(key)} is not Google Cloud Storage's") from error
+        return found if isinstance(found, dict) else {}
+
+    def base_url(self, key: str, operation: str) -> str:
+        """Where the API is; looking for credentials may go wrong here already."""
+        try:
+            return self.connection.base_url
+        except CloudPathException:
+            raise
+        except Exception as error:
+            meant = self.meaning(error, key, operation)
+            if meant is error:
+                raise
+            raise meant from error
+
+    def send(
+        self,
+        operation: str,
+        key: str,
+        method: str,
+        url: str,
+        *,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        accept: Collection[int] = (),
+        stream: bool = False,
+        again: bool = True,
+    ) -> Reply:
+        """One request to any URL of the service's, as `call`; once, where it must not be sent *again*."""
+        tries = 0
+        connection = self.connection
+        described = {"User-Agent": connection.user_agent, "Accept-Encoding": "gzip", **(headers or {})}
+
+        def attempt() -> Any:
+            nonlocal tries
+            tries += 1
+            response = connection.session.request(
+                method,
+                url,
+                data=data,
+                headers=dict(described),
+                timeout=connection.timeout or TIMEOUT,
+                stream=stream,
+                allow_redirects=False,
+            )
+            if response.status_code in _OK or response.status_code in accept:
+                return response
+            raise self._error_of(response, stream=stream)
+
+        try:
+            return Reply(self._retrying(attempt, lambda: tries) if again else attempt(), tries)
+        except CloudPathException:
+            raise
+        except Exception as error:
+            meant = self.meaning(error, key, operation)
+            if meant is error:
+                raise
+            if isinstance(meant, VersionMismatchError):
+                meant.after_retry = tries > 1
+            raise meant from error
+
+    def meaning(self, error: Exception, key: str, operation: str) -> Exception:
+        """*error* in our words; itself where it is neither the SDK's nor the network's."""
+        if isinstance(error, CloudPathException):
+            return error
+        self.connection.scrub(error)
+        origin = self.connection.origin
+        meant = translate(
+            error,
+            uri=self.uri(key),
+            bucket=self.bucket,
+            endpoint="Google Cloud Storage" if origin == "gs" else origin.removeprefix("gs@"),
+            operation=operation,
+            is_signed=self.connection.is_signed,
+        )
+        return error if meant is None else meant
+
+    def explain_missing(self, error: CloudPathException, key: str) -> CloudPathException:
+        """For a 404 that leaves open whether there is a bucket, which Google's do not: one more request."""
+        if not Refusal.of(error.__cause__ or error).leaves_open:
+            return error
+        try:
+            self.call("list", key, "GET", self.path("o"), {"maxResults": 1, "fields": "nextPageToken"})
+        except BucketNotFoundError as missing:
+            return missing
+        except CloudPathException:
+            pass
+        return error
+
+    def _retrying(self, attempt: Any, tries: Any) -> Any:
+        retry = self.connection.retry
+        if retry is None:
+            from google.api_core.retry import Retry
+
+            # The SDK's waits are random up to twice the one before; its own bound is time alone, two minutes.
+            retry = Retry(
+                predicate=lambda error: tries() < TRIES and should_retry(error),
+                initial=0.2,
+                maximum=10.0,
+                multiplier=2.0,
+                timeout=120.0,
+            )
+        return getattr(retry, "retry_policy", retry)(attempt)()
+
+    def _error_of(self, response: Any, *, stream: bool) -> Exception:
+        """The SDK's error for an answer, without the request: that holds a token, and its URL may sign."""
+        try:
+            text = response.raw.read(_LONGEST_EXPLANATION, decode_content=True) if stream else response.content
+        finally:
+            response.close()
+        return self._make_error(response.status_code, text)
+
+    def _make_error(self, status: int, text: bytes) -> Exception:
+        from google.api_core.exceptions import from_http_status
+
+        known = self.connection.known_secrets()
+        reason, message = (redacted(part, known) for part in _explanation(text))
+        error: Exception = from_http_status(status, message or reason, errors=[{"reason": reason, "message": message}])
+        return error
+
+    def batch_errors(self, reply: Reply) -> Iterator[tuple[int, Exception | None]]:
+        """Of each answer in a batch's its number and, where it is a failure, the SDK's error for it."""
+        boundary = re.search(r'boundary="?([^";]+)', reply.headers.get("content-type", ""))
+        if boundary is None:
+            return
+        for part in reply.response.content.split(b"--" + boundary[1].encode()):
+            number, status = _BATCH_ID.search(part), _BATCH_STATUS.search(part)
+            if number is not None and status is not None:
+                begin = part.find(b"{")
+                error = self._make_error(int(status[1]), part[begin:] if begin >= 0 else b"")
+                yield int(number[1]), None if int(status[1]) in _OK else error
+
+
+_BATCH_ID: Final = re.compile(rb"content-id:\s*<response-(\d+)>", re.IGNORECASE)
+_BATCH_STATUS: Final = re.compile(rb"HTTP/[\d.]+ (\d{3})")
+
+
+def _explanation(text: bytes) -> tuple[str, str]:
+    """Reason and message of an error's body, which is JSON, or plain text where bytes were asked for."""
+    plain = text.decode("utf-8", "replace").strip()
+    try:
+        told = json.loads(plain)["error"]
+        first: dict[str, Any] = next(iter(told.get("errors") or ()), {})
+        return str(first.get("reason", "")), str(told.get("message", ""))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "", "" if plain.startswith("<") else plain[:500]
+
+
+# --- bodies of requests ---------------------------------------------------------------------------------------------
+
+
+def multipart_upload(resource: Mapping[str, Any], data: bytes) -> tuple[bytes, str]:
+    """An object's metadata and bytes in one body, and that body's content type."""
+    boundary = f"casstore-{os.urandom(16).hex()}"  # not to be guessed by who writes the data
+    content_type = str(resource.get("contentType", "application/octet-stream"))
+    head = (
+        f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(dict(resource))}\r\n"
+        f"--{boundary}\r\nContent-Type: {content_type}\r\n\r\n"
+    )
+    body = b"".join((head.encode(), data, f"\r\n--{boundary}--\r\n".encode()))
+    return body, f'multipart/related; boundary="{boundary}"'
+
+
+def batch_of_deletes(paths: Sequence[str]) -> tuple[bytes, str]:
+    """One body that deletes the objects at *paths* of the API, and its content type."""
+    parts = [
+        f"--batch\r\nContent-Type: application/http\r\nContent-ID: <{number}>\r\n\r\nDELETE {path} HTTP/1.1\r\n\r\n\r\n"
+        for number, path in enumerate(paths)
+    ]
+    return ("".join(parts) + "--batch--\r\n").encode(), 'multipart/mixed; boundary="batch"'
+
+
+def as_base64(hexadecimal: str) -> str:
+    """A checksum as Google writes it."""
+    return base64.b64encode(bytes.fromhex(hexadecimal)).decode()

@@ -1,0 +1,118 @@
+"""Requests to one host, and what its answers mean; messages show neither logins nor queries, which may sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
+
+from casstore import Validator
+from pathapi.backend import Absent
+from pathapi.backends.http.auth import login_in
+from pathapi.backends.http.connection import Answer, HttpConnection, SendError
+from pathapi.backends.http.errors import RETRIED, HttpStatusError, translate_exception, translate_status
+from pathapi.backends.http.responses import target_of
+from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, VersionMismatchError
+from pathapi.uri import Uri
+
+
+class HttpHost:
+    """One host of one scheme. *host* may begin with a login, which is told to nobody else."""
+
+    def __init__(self, connection: HttpConnection, scheme: str, host: str) -> None:
+        self.connection = connection
+        self.scheme = scheme
+        user, _, self.name = host.rpartition("@")
+        self._login = login_in(user)
+
+    def send(
+        self,
+        method: str,
+        key: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        expect: Validator | Absent | None = None,
+        source: BinaryIO | None = None,
+        size: int = 0,
+    ) -> Answer:
+        # A 409 to a conditional write is no decision: another write of it was in progress.
+        retried = RETRIED if expect is None else RETRIED | {409}
+        try:
+            return self.connection.send(
+                method,
+                self.url(key),
+                headers or {},
+                login=self._login,
+                source=source,
+                size=size,
+                retried=retried,
+            )
+        except SendError as failure:
+            meant = translate_exception(
+                failure.cause, uri=self.uri(key), host=self.name, tried=failure.tried, has_answer=False
+            )
+            assert meant is not None
+            raise meant from failure.cause
+
+    def require(
+        self,
+        answer: Answer,
+        key: str,
+        method: str,
+        expect: Validator | Absent | None = None,
+        successes: frozenset[int] = frozenset((200, 203, 206)),
+        *,
+        is_page: bool = False,
+    ) -> None:
+        """Raise what a status means that is none of *successes*; a page where an object was asked for is none."""
+        status = answer.status
+        if status in successes:
+            if is_page or not self._leads_to_page(answer, key):
+                return
+            answer.drop()
+            cause = HttpStatusError(301, "led to the same name with a slash")
+            raise CloudPathFileNotFoundError(f"{self.uri(key)} is a directory, not an object") from cause
+        answer.drop()
+        if status == 404 and isinstance(expect, Validator):
+            status = 412  # a condition on what is gone
+        meant = translate_status(
+            status,
+            method=method,
+            uri=self.uri(key),
+            host=self.name,
+            tried=answer.tried,
+            allow=answer.headers.get("Allow"),
+            has_login=self.connection.has_login or self._login is not None,
+        )
+        if isinstance(meant, VersionMismatchError):
+            meant.after_retry = answer.tries > 1
+        raise meant from HttpStatusError(answer.status, answer.response.reason or "")
+
+    def _leads_to_page(self, answer: Answer, key: str) -> bool:
+        """Whether redirects ended at the same name with a slash, which is how servers say "directory"."""
+        asked = self.url(key)
+        if answer.url == asked:
+            return False
+        path = answer.url.partition("?")[0]
+        return path.rpartition("/")[0].endswith("/" + asked.partition("?")[0].rpartition("/")[2]) and (
+            path.endswith("/") and self.connection.is_directory(answer.url)
+        )
+
+    def require_object(self, key: str) -> None:
+        if not key or self.connection.is_directory(self.url(key)):
+            raise CloudPathFileNotFoundError(f"{self.uri(key)} is a directory: list it, or say custom_dir_matcher=")
+
+    def meaning_for(self, key: str) -> Callable[[Exception], Exception]:
+        def meaning(error: Exception) -> Exception:
+            if isinstance(error, CloudPathException):
+                return error
+            self.connection.scrub(error)
+            return translate_exception(error, uri=self.uri(key), host=self.name) or error
+
+        return meaning
+
+    def url(self, key: str) -> str:
+        return f"{self.scheme}://{self.name}{target_of(key)}"
+
+    def uri(self, key: str) -> str:
+        """For messages."""
+        return Uri(self.scheme, self.name, key).shown.encode("utf-8", "backslashreplace").decode()

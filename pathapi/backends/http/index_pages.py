@@ -1,0 +1,135 @@
+"""Index pages: the "directory" listings that web servers make of links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from html.parser import HTMLParser
+from typing import Final
+from urllib.parse import urljoin
+
+from casstore import Validator
+from pathapi.backend import ObjectInfo, Prefix
+from pathapi.backends.http.host import HttpHost
+from pathapi.exceptions import CloudPathNotImplementedError
+
+MAX_PAGE: Final = 64 << 20
+"""Bytes of one page; a longer one is no index."""
+MAX_DEPTH: Final = 64
+"""Directories within directories: a link to a directory above itself has no end otherwise."""
+
+_CHARSET: Final = re.compile(r"charset=\"?([\w.:-]+)", re.IGNORECASE)
+_MARKUP: Final = ("text/html", "application/xhtml+xml")
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.base: str | None = None
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("a", "base"):
+            href = dict(attrs).get("href")
+            if href and tag == "a":
+                self.found.append(href.strip())
+            elif href and self.base is None:
+                self.base = href.strip()
+
+
+def links_of(html: str) -> Iterable[str]:
+    """Where the page's links lead, as it says it."""
+    parser = _Links()
+    parser.feed(html)
+    parser.close()
+    return parser.found if parser.base is None else [urljoin(parser.base, link) for link in parser.found]
+
+
+def is_markup(content_type: str | None) -> bool:
+    """Whether a page can be one of links."""
+    return content_type is None or content_type.partition(";")[0].strip().lower() in _MARKUP
+
+
+def text_of(data: bytes, content_type: str | None) -> str:
+    """A page's text; what cannot be decoded is replaced."""
+    found = _CHARSET.search(content_type or "")
+    try:
+        return data.decode(found[1] if found else "utf-8", "replace")
+    except LookupError:
+        return data.decode("utf-8", "replace")
+
+
+def names_below(page: str, links: Iterable[str]) -> Iterator[str]:
+    """What *links* on the page at *page* name below it, relative to it; once each, in no order.
+
+    Links up, elsewhere, to the page itself and to other orders of it (``?C=N;O=D``) name nothing below.
+    """
+    folder = page.partition("#")[0].partition("?")[0]
+    folder = folder[: folder.rfind("/") + 1]
+    seen = set()
+    for link in links:
+        target = urljoin(folder, str(link)).partition("#")[0]
+        name = target[len(folder) :] if target.startswith(folder) else ""
+        if name and not name.startswith(("?", "/")) and name not in seen:
+            seen.add(name)
+            yield name
+
+
+def walk(
+    host: HttpHost, folder: str, start: str = "", depth: int = 0, *, delimited: bool
+) -> Iterator[ObjectInfo | Prefix]:
+    """What is below the index page *folder* and begins with *start* there, in the order of the keys' bytes.
+
+    One request for each page. Raises CloudPathNotImplementedError for a page that is none of links.
+    """
+    if depth > MAX_DEPTH:
+        raise CloudPathNotImplementedError(f"{host.uri(folder)} is {depth} directories deep: its links have no end")
+    objects, folders = set[str](), set[str]()
+    for name in _names_in(host, folder):
+        first, slash, _ = name.partition("?")[0].partition("/")
+        if slash or host.connection.is_directory(host.url(folder + name)):
+            folders.add(first + "/")
+        else:
+            objects.add(name)
+    for name in sorted(objects | folders, key=lambda name: name.encode("utf-8", "surrogatepass")):
+        if not name.startswith(start):
+            continue
+        if name not in folders:
+            yield ObjectInfo(folder + name, Validator(0), is_named_only=True)
+        elif delimited:
+            yield Prefix(folder + name)
+        else:
+            yield from walk(host, folder + name, depth=depth + 1, delimited=False)
+
+
+def _names_in(host: HttpHost, folder: str) -> Iterator[str]:
+    answer = host.send("GET", folder)
+    if answer.status in (404, 410):
+        answer.drop()
+        return iter(())
+    host.require(answer, folder, "GET", is_page=True)
+    kind, parse = answer.headers.get("Content-Type"), host.connection.list_page_parser
+    if parse is None and not is_markup(kind):
+        answer.drop()
+        raise CloudPathNotImplementedError(
+            f"{host.uri(folder)} is no page of links ({kind}); custom_list_page_parser= can read other pages"
+        )
+    encoded = {name.strip() for name in answer.headers.get("Content-Encoding", "").lower().split(",")}
+    unknown = encoded - {"", "identity", *answer.response.CONTENT_DECODERS}
+    if unknown:
+        answer.drop()
+        raise CloudPathNotImplementedError(f"{host.uri(folder)} is encoded in a way unknown here: {', '.join(unknown)}")
+    try:
+        # Decoding, it reads to the end, where it looks at the length: else a page that is cut off were a short one.
+        data = answer.response.read(MAX_PAGE + 1, decode_content=True)
+    except Exception as error:
+        answer.response.close()
+        meant = host.meaning_for(folder)(error)
+        if meant is error:
+            raise
+        raise meant from error
+    if len(data) > MAX_PAGE:
+        answer.response.close()
+        raise CloudPathNotImplementedError(f"{host.uri(folder)} is no page of links: it has over {MAX_PAGE} bytes")
+    answer.response.release_conn()
+    return names_below(answer.url, (parse or links_of)(text_of(data, kind)))

@@ -1,0 +1,172 @@
+"""The commands that need a cloud. They join ``casstore`` through its entry points; ``get`` and ``prefetch`` are here.
+
+Each is a thin caller of `pathapi.prefetch`. What they print with comes from ``casstore``, as ``ctx.obj``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import click
+
+from casstore import Cache, copy_out
+from pathapi.cli.cloud_options import Clients, Shell, cloud_command, error_facts, progress_bar, report_errors
+from pathapi.cli.doctor import doctor_part
+from pathapi.cli.push import push_command
+from pathapi.cli.verify_remote import verify_part
+from pathapi.exceptions import CloudPathException
+from pathapi.path import CloudPath
+from pathapi.prefetch import THREADS, Prefetched, PrefetchedObject, prefetch
+
+_DIGITS: Final = 12
+
+
+def _filling(call: Callable[..., int]) -> Callable[..., int]:
+    """The options of what fills the store, beside those of `cloud_command`."""
+    freshness = click.option(
+        "--freshness",
+        metavar="POLICY",
+        help="When to ask about what is held: always, immutable, offline, or an age in seconds.  "
+        "[default: $CASSTORE_FRESHNESS, else always]",
+    )
+    threads = click.option(
+        "--threads", type=click.IntRange(1, 256), default=THREADS, show_default=True, help="Objects at a time."
+    )
+    return cloud_command(freshness(threads(call)))
+
+
+@click.command()
+@click.argument("uris", nargs=-1, required=True, metavar="URI...")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    help="Also copy the bytes to this file, into this directory, or to stdout (-). A file is replaced as a whole.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, as objects arrive.")
+@_filling
+def get(shell: Shell, /, uris: tuple[str, ...], output: str | None, as_json: bool, threads: int, **options: Any) -> int:
+    """Have these objects in the store, and say what is held where.
+
+    An object whose copy is still right is not downloaded again. Objects that fail do not stop the others; the status
+    is then 1.
+    """
+    paths = Clients(shell, options).paths(uris)
+    targets = _targets(paths, output)
+    # A store that cannot be used is one error, not one for each object.
+    cache = paths[0].client.cache
+    quiet = output == "-"
+
+    def arrived(item: PrefetchedObject) -> None:
+        if as_json and not quiet:
+            shell.json_line(_facts(shell, cache, item))
+        else:
+            lines[str(item.path)] = _line(shell, item)
+
+    lines: dict[str, str] = {}
+    with progress_bar(shell, "Getting") as progress:
+        done = prefetch(paths, threads=threads, progress=progress, recursive=False, on_object=arrived)
+    failed = {uri for uri, _ in done.errors}
+    for path in paths:
+        if path.uri.canonical in failed:
+            continue
+        if targets:
+            _copy(path, targets[path])
+        if not as_json and not quiet:
+            shell.line(lines[str(path)])
+    for uri, error in done.errors:
+        if as_json and not quiet:
+            shell.json_line({"uri": uri, **error_facts(shell, error)})
+    return report_errors(shell, done.errors)
+
+
+def _targets(paths: Sequence[CloudPath], output: str | None) -> dict[CloudPath, str]:
+    """Where each object's bytes go; all that can be refused is refused before anything is fetched."""
+    if output is None:
+        return {}
+    if output == "-" or not (os.path.isdir(output) or output.endswith("/")):
+        if len(paths) > 1:
+            raise click.UsageError(f"-o {output} takes one URI, not {len(paths)}; name an existing directory for more")
+        if output != "-" and not os.path.isdir(os.path.dirname(output) or "."):
+            raise click.UsageError(f"-o {output}: there is no such directory")
+        return {paths[0]: output}
+    if not os.path.isdir(output):
+        raise click.UsageError(f"-o {output}: there is no such directory")
+    targets: dict[CloudPath, str] = {}
+    for path in paths:
+        name = "" if path.key.endswith("/") else path.name
+        if name in ("", ".", ".."):
+            raise click.UsageError(f"{path.uri.shown} ends in no name for a file; give one with -o")
+        target = os.path.join(output, name)
+        if target in targets.values():
+            raise click.UsageError(f"two of the objects are named {name}; get them into different directories")
+        targets[path] = target
+    return targets
+
+
+def _copy(path: CloudPath, target: str) -> None:
+    # Checked a moment ago; if it was evicted since, it is fetched again.
+    with path.open("rb", freshness="immutable") as file:
+        if target != "-":
+            copy_out(file.fileno(), target)
+            return
+        out = sys.stdout.buffer
+        while data := file.read(1 << 20):
+            out.write(data)
+        out.flush()
+
+
+def _facts(shell: Shell, cache: Cache, item: PrefetchedObject) -> dict[str, Any]:
+    if item.entry is None:
+        return {"uri": item.path.uri.canonical, "path": None, "was_held": False}
+    return {**shell.facts(cache, item.entry), "was_held": item.was_held}
+
+
+def _line(shell: Shell, item: PrefetchedObject) -> str:
+    if item.entry is None:
+        return f"{'':>9}  {'streamed':<8}  {'':{_DIGITS}}  {item.path.uri.canonical}"
+    state = "held" if item.was_held else "fetched"
+    digest = item.entry.digest.value.hex()[:_DIGITS]
+    return f"{shell.size(item.entry.size):>9}  {state:<8}  {digest}  {item.path.uri.canonical}"
+
+
+@click.command("prefetch")
+@click.argument("uris", nargs=-1, required=True, metavar="URI-OR-PREFIX...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@_filling
+def prefetch_command(shell: Shell, /, uris: tuple[str, ...], as_json: bool, threads: int, **options: Any) -> int:
+    """Have these objects, and all below these prefixes, in the store.
+
+    What the listing shows to be held already is not downloaded again, under whatever name it is held.
+    """
+    paths = Clients(shell, options).paths(uris)
+    paths[0].client.cache  # noqa: B018 (a store that cannot be used is one error, not one for each prefix)
+    files = size = held = 0
+    errors: list[tuple[str, Exception]] = []
+    for path in paths:
+        with progress_bar(shell, path.uri.canonical) as progress:
+            try:
+                done = prefetch(path, threads=threads, progress=progress)
+            except (CloudPathException, OSError) as error:
+                done = Prefetched(0, 0, 0, [(path.uri.canonical, error)])
+        files, size, held = files + done.files, size + done.bytes, held + done.held
+        errors += done.errors
+    if as_json:
+        shell.json_document(
+            {
+                "files": files,
+                "bytes": size,
+                "held": held,
+                "errors": [{"uri": uri, **error_facts(shell, error)} for uri, error in errors],
+            }
+        )
+    else:
+        shell.line(f"{files:,} objects of {shell.size(size)} are in the store, {held:,} were held before")
+    return report_errors(shell, errors)
+
+
+commands: Final[Sequence[click.Command]] = (get, prefetch_command, push_command, verify_part, doctor_part)
+"""What joins the command ``casstore``; ``verify`` and ``doctor`` extend its own."""

@@ -1,0 +1,114 @@
+"""Azure Blob Storage: `AzureBlobPath` and `AzureBlobClient`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pathapi.backend import Backend
+from pathapi.backends.azure.backend import AzureBackend, AzureConnection
+from pathapi.client import Client, guess_type
+from pathapi.path import CloudPath
+from pathapi.registry import register_client_class, register_path_class
+
+_ALIAS = "azure://"
+
+
+@register_path_class("az")
+class AzureBlobPath(CloudPath):
+    """A blob or prefix of Azure Blob Storage; ``container`` and ``blob`` are its pieces."""
+
+    __slots__ = ()
+    cloud_prefix: ClassVar[str] = "az://"
+
+    def __init__(self, cloud_path: Any, *parts: str, client: Any = None) -> None:
+        """As `CloudPath`; ``azure://`` is written ``az://`` from then on."""
+        if isinstance(cloud_path, str) and cloud_path[: len(_ALIAS)].lower() == _ALIAS:
+            cloud_path = self.cloud_prefix + cloud_path[len(_ALIAS) :]
+        super().__init__(cloud_path, *parts, client=client)
+
+    @property
+    def container(self) -> str:
+        """The container's name."""
+        return self.uri.bucket
+
+    @property
+    def blob(self) -> str:
+        """The blob's name in its container, untouched."""
+        return self.uri.key
+
+    @property
+    def md5(self) -> str | None:
+        """The content MD5 that Azure keeps, in hex; None where it has none, or may not be asked.
+
+        Raises FileNotFoundError.
+        """
+        return self._stated("md5")
+
+
+@register_client_class("az")
+class AzureBlobClient(Client[AzureBlobPath]):
+    """Azure Blob Storage by azure-storage-blob, which is imported by the first request.
+
+    *connection_string* has everything in it. *account_url* names the account, with a SAS in it or beside a *credential*
+    (an account key, a SAS, a token credential of azure-identity); alone it reads public containers. A
+    *blob_service_client* or *data_lake_client* of your own is used as it is. Without any of them:
+    ``AZURE_STORAGE_CONNECTION_STRING``, then ``AZURE_STORAGE_ACCOUNT_URL`` with azure-identity's default credentials.
+    *standard_blob_tier* (``Cool``, or the SDK's `StandardBlobTier`) is that of every blob that is written or copied;
+    else the account's. The rest is `pathapi.client.Client`'s.
+    """
+
+    path_class: ClassVar[type] = AzureBlobPath
+
+    def __init__(
+        self,
+        account_url: str | None = None,
+        credential: Any = None,
+        connection_string: str | None = None,
+        blob_service_client: Any = None,
+        data_lake_client: Any = None,
+        file_cache_mode: Any = None,
+        local_cache_dir: Any = None,
+        content_type_method: Any = guess_type,
+        *,
+        standard_blob_tier: Any = None,
+        **habits: Any,
+    ) -> None:
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **habits)
+        self.connection = AzureConnection(
+            account_url=account_url,
+            credential=credential,
+            connection_string=connection_string,
+            blob_service_client=blob_service_client,
+            data_lake_client=data_lake_client,
+            standard_blob_tier=getattr(standard_blob_tier, "value", standard_blob_tier),
+        )
+
+    def AzureBlobPath(self, cloud_path: str | AzureBlobPath, *parts: str) -> AzureBlobPath:  # noqa: N802 (as users know it)
+        """A path that uses this client."""
+        return self.CloudPath(cloud_path, *parts)
+
+    @property
+    def service_client(self) -> Any:
+        """The SDK's `BlobServiceClient`."""
+        return self.connection.service_client
+
+    @property
+    def data_lake_client(self) -> Any:
+        """The SDK's `DataLakeServiceClient`; needs azure-storage-file-datalake."""
+        return self.connection.data_lake
+
+    @property
+    def origin(self) -> str:
+        """``azure@ACCOUNT.blob.core.windows.net``; other endpoints with port and account."""
+        return self.connection.origin
+
+    def _make_backend(self, bucket: str) -> Backend:
+        self.connection.sdk_tier()  # one that does not exist is told before anything is written
+        return AzureBackend(self.connection, bucket)
+
+    def _settings(self) -> dict[str, Any]:
+        tier = self.connection.standard_blob_tier
+        return self.connection.plain_settings() | ({"standard_blob_tier": tier} if tier else {})
+
+    def _secrets(self) -> dict[str, Any]:
+        return self.connection.secrets()

@@ -1,0 +1,134 @@
+"""Google Cloud Storage: `GSPath` and `GSClient`."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from typing import Any, ClassVar, Final, Self, TypeGuard
+
+from pathapi.backend import Backend
+from pathapi.backends.gs.backend import GSBackend, GSConnection
+from pathapi.client import Client, guess_type
+from pathapi.path import CloudPath
+from pathapi.pure_path import LexicalPath
+from pathapi.registry import register_client_class, register_path_class
+
+_ALIAS: Final = re.compile(r"^gcs(?=://)", re.IGNORECASE)
+
+
+@register_path_class("gs")
+class GSPath(CloudPath):
+    """An object or prefix of Google Cloud Storage; ``bucket`` and ``blob`` are its pieces.
+
+    ``gcs://`` is taken for ``gs://``, which it is from then on.
+    """
+
+    __slots__ = ()
+    cloud_prefix: ClassVar[str] = "gs://"
+
+    def __init__(self, cloud_path: str | LexicalPath, *parts: str, client: Any = None) -> None:
+        if isinstance(cloud_path, str):
+            cloud_path = _ALIAS.sub("gs", cloud_path)
+        super().__init__(cloud_path, *parts, client=client)
+
+    @classmethod
+    def is_valid_cloudpath(cls, path: object, raise_on_error: bool = False) -> TypeGuard[Self]:
+        """Whether *path* starts with ``gs://`` or ``gcs://``, in whatever case; nothing else is checked."""
+        return super().is_valid_cloudpath(_ALIAS.sub("gs", str(path)), raise_on_error)
+
+    @property
+    def blob(self) -> str:
+        """The object's name in the bucket, untouched."""
+        return self.key
+
+    @property
+    def md5(self) -> str | None:
+        """The MD5 that Google states, in base64; None for a composed object, or where it may not be asked.
+
+        Raises FileNotFoundError.
+        """
+        stated = self._stated("md5")
+        return None if stated is None else base64.b64encode(bytes.fromhex(stated)).decode()
+
+
+@register_client_class("gs")
+class GSClient(Client[GSPath]):
+    """Google Cloud Storage by google-cloud-storage, which is imported by the first request.
+
+    Without arguments, credentials are what google-auth finds (``GOOGLE_APPLICATION_CREDENTIALS``, gcloud's, the
+    machine's); where it finds none, requests are anonymous, as public buckets allow. *no_sign_request* makes them so
+    without looking for any. *endpoint_url* (else
+    ``STORAGE_EMULATOR_HOST``) names another server of the protocol; it gets only credentials that are given here.
+    *timeout* and *retry* apply to every request. *storage_class* (``NEARLINE``) is that of every object that is written
+    or copied; else the bucket's. *download_chunks_concurrently_kwargs* is taken for cloudpathlib's
+    sake: large objects are read in parallel parts anyway. The rest is `pathapi.client.Client`'s.
+    """
+
+    path_class: ClassVar[type] = GSPath
+
+    def __init__(
+        self,
+        application_credentials: str | os.PathLike[str] | None = None,
+        credentials: Any = None,
+        project: str | None = None,
+        storage_client: Any = None,
+        file_cache_mode: Any = None,
+        local_cache_dir: Any = None,
+        content_type_method: Any = guess_type,
+        download_chunks_concurrently_kwargs: dict[str, Any] | None = None,
+        timeout: float | tuple[float, float] | None = None,
+        retry: Any = None,
+        *,
+        endpoint_url: str | None = None,
+        storage_class: str | None = None,
+        no_sign_request: bool = False,
+        **habits: Any,
+    ) -> None:
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **habits)
+        self.download_chunks_concurrently_kwargs = download_chunks_concurrently_kwargs
+        self.connection = GSConnection(
+            application_credentials=application_credentials,
+            credentials=credentials,
+            project=project,
+            storage_client=storage_client,
+            endpoint_url=endpoint_url,
+            timeout=timeout,
+            retry=retry,
+            storage_class=storage_class,
+            no_sign_request=no_sign_request,
+        )
+
+    def GSPath(self, cloud_path: str | GSPath, *parts: str) -> GSPath:  # noqa: N802 (the name users know)
+        """A path that uses this client."""
+        return self.CloudPath(cloud_path, *parts)
+
+    @property
+    def client(self) -> Any:
+        """The client of google-cloud-storage."""
+        return self.connection.client
+
+    @property
+    def origin(self) -> str:
+        """``gs`` for Google's own, ``gs@host:port`` elsewhere."""
+        return self.connection.origin
+
+    def _make_backend(self, bucket: str) -> Backend:
+        return GSBackend(self.connection, bucket)
+
+    def _settings(self) -> dict[str, Any]:
+        connection = self.connection
+        plain = {
+            "application_credentials": connection.application_credentials,
+            "project": connection.project,
+            "endpoint_url": connection.endpoint_url,
+            "storage_class": connection.storage_class,
+            "no_sign_request": connection.no_sign_request,
+            "timeout": connection.timeout,
+            "retry": connection.plain_retry,
+            "download_chunks_concurrently_kwargs": self.download_chunks_concurrently_kwargs,
+        }
+        return {name: value for name, value in plain.items() if value}
+
+    def _secrets(self) -> dict[str, Any]:
+        return {"credentials": self.connection.spawnable_credentials}

@@ -1,0 +1,296 @@
+"""HTTP(S): `HttpPath`, `HttpsPath` and their clients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Self
+from urllib.parse import ParseResult, urlparse
+
+from pathapi.backend import Backend, ObjectInfo
+from pathapi.backends.http.backend import HttpBackend, HttpConnection
+from pathapi.client import Client, guess_type
+from pathapi.exceptions import CloudPathNotImplementedError, InvalidConfigurationException
+from pathapi.path import CloudPath
+from pathapi.reading.listing_cache import NameListings
+from pathapi.redaction import MASK, unsigned
+from pathapi.registry import implementation_registry, register_client_class, register_path_class
+from pathapi.uri import Uri
+
+Response = tuple[Any, bytes]
+"""urllib3's response, with ``status`` and ``headers``, and the whole body."""
+
+
+@register_path_class("http")
+class HttpPath(CloudPath):
+    """What a URL names. One that ends with a slash is a "directory", an index page of links; see `HttpClient`.
+
+    A query belongs to what is asked for and to the identity of the object (without its signature, if it signs), and
+    not to `name`, `parent` and other paths made from this one.
+    """
+
+    __slots__ = ()
+    cloud_prefix: ClassVar[str] = "http://"
+
+    def __init__(self, cloud_path: str | CloudPath, *parts: str, client: Any = None) -> None:
+        super().__init__(cloud_path, *parts, client=client)
+        if client is not None and client.scheme != self._scheme():
+            implementation_registry.refuse_client(type(self), client)
+
+    # --- the URL ------------------------------------------------------------------------------------------------------
+
+    @property
+    def parsed_url(self) -> ParseResult:
+        """The URL in pieces."""
+        return urlparse(self._text)
+
+    @property
+    def anchor(self) -> str:
+        """``http://host/``, without a login."""
+        return f"{self.cloud_prefix}{self.uri.bucket.rpartition('@')[2]}/"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """``("http://host/", "directory", "name")``."""
+        return (self.anchor, *self._split()[1:])
+
+    @property
+    def name(self) -> str:
+        """The last part of the path, without a query; ``""`` at the host."""
+        return self._split()[-1] if len(self._split()) > 1 else ""
+
+    def as_url(self, presign: bool = False, expire_seconds: int = 3600) -> str:
+        """The URL itself. Raises CloudPathNotImplementedError for *presign*."""
+        if presign:
+            raise CloudPathNotImplementedError("nobody can sign a URL of a plain HTTP server")
+        return self._text
+
+    def __repr__(self) -> str:
+        shown = unsigned(self._text)
+        if shown != self._text:
+            shown += ("&" if "?" in shown else "?") + MASK
+        return f"{type(self).__name__}('{shown}')"
+
+    def joinpath(self, *pathsegments: str | os.PathLike[str]) -> Self:
+        """As `CloudPath.joinpath`; a slash at the end stays, since it makes a "directory"."""
+        joined = super().joinpath(*pathsegments)
+        is_directory = pathsegments and str(pathsegments[-1]).endswith("/") and not str(joined).endswith("/")
+        return self._derive(f"{joined}/") if is_directory else joined
+
+    def with_segments(self, *pathsegments: str | os.PathLike[str]) -> Self:
+        """A path on the same host; nothing is resolved."""
+        text = "/".join(str(segment) for segment in pathsegments).removeprefix("/")
+        return self._derive(f"{self.cloud_prefix}{self.uri.bucket}/{text}")
+
+    def _split(self) -> tuple[str, ...]:
+        if self._names is None:
+            key = _path_of(self.uri.key).removesuffix("/")
+            self._names = (self.uri.bucket, *(key.split("/") if key else ())) if self.uri.bucket else ()
+        return self._names
+
+    def _from_names(self, names: Any) -> Self:
+        return self._derive(f"{self.cloud_prefix}{names[0]}/") if len(names) == 1 else super()._from_names(names)
+
+    def _at_prefix(self, prefix: str) -> Self:
+        return self._at_key(prefix)
+
+    @property
+    def _listing_prefix(self) -> str:
+        path = _path_of(self.uri.key)
+        return path if not path or path.endswith("/") else path + "/"
+
+    # --- questions ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_page(self) -> bool:
+        client: Any = self.client
+        return not self.uri.key or client.dir_matcher(self._text)
+
+    def _head(self) -> ObjectInfo | None:
+        return None if self._is_page else super()._head()
+
+    def _has_children(self) -> bool:
+        """Of a "directory", whether there is a page; else whether one more slash leads to one with links below."""
+        if self._is_page and self.client.policy.of(self._text).asks:
+            backend: Any = self.client.backend(self.uri.bucket)
+            return bool(backend.has_page(self.uri.key))
+        try:
+            return super()._has_children()
+        except CloudPathNotImplementedError:
+            return False
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def get(self, **options: Any) -> Response:
+        """A GET, past the store; see `HttpClient.request`."""
+        return self._request("GET", options)
+
+    def put(self, **options: Any) -> Response:
+        """A PUT, without conditions; see `HttpClient.request`."""
+        return self._request("PUT", options)
+
+    def post(self, **options: Any) -> Response:
+        """A POST; see `HttpClient.request`."""
+        return self._request("POST", options)
+
+    def delete(self, **options: Any) -> Response:
+        """A DELETE, without conditions; see `HttpClient.request`."""
+        return self._request("DELETE", options)
+
+    def head(self, **options: Any) -> Response:
+        """A HEAD; see `HttpClient.request`."""
+        return self._request("HEAD", options)
+
+    def _request(self, method: str, options: Mapping[str, Any]) -> Response:
+        client: Any = self.client
+        response: Response = client.request(self, method, **options)
+        return response
+
+
+@register_path_class("https")
+class HttpsPath(HttpPath):
+    """`HttpPath` over TLS."""
+
+    __slots__ = ()
+    cloud_prefix: ClassVar[str] = "https://"
+
+
+@register_client_class("http")
+class HttpClient(Client[HttpPath]):
+    """HTTP servers by urllib3, which is imported by the first request.
+
+    *auth* is (user, password), or a handler of `urllib.request`. *headers* go with every request to the host that a
+    path names, and those that may log in to no other host that it redirects to. *custom_list_page_parser* takes an
+    index page's text and gives its links; *custom_dir_matcher* tells whether a URL is a "directory", in place of the
+    slash at its end. *write_file_http_method* writes: ``PUT``, or ``POST``. *ca_certs* is a file of certificates to
+    trust in place of the system's. *timeout* is the patience with a silent server, in seconds.
+    """
+
+    path_class: ClassVar[type] = HttpPath
+    scheme: ClassVar[str] = "http"
+
+    def __init__(
+        self,
+        file_cache_mode: Any = None,
+        local_cache_dir: Any = None,
+        content_type_method: Any = guess_type,
+        auth: Any = None,
+        custom_list_page_parser: Callable[[str], Iterable[str]] | None = None,
+        custom_dir_matcher: Callable[[str], bool] | None = None,
+        write_file_http_method: str = "PUT",
+        *,
+        headers: Mapping[str, str] | None = None,
+        ca_certs: str | os.PathLike[str] | None = None,
+        timeout: float = 60.0,
+        **habits: Any,
+    ) -> None:
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **habits)
+        for name in headers or {}:
+            if name.lower() in _OTHER_BYTES:
+                raise InvalidConfigurationException(
+                    f"headers= cannot hold {name}: the entries of a URL are what the URL names"
+                )
+        self.listings = NameListings()
+        self.auth = auth
+        self.connection = HttpConnection(
+            auth=auth,
+            headers=dict(headers or {}),
+            ca_certs=None if ca_certs is None else os.fspath(ca_certs),
+            write_method=write_file_http_method.upper(),
+            list_page_parser=custom_list_page_parser,
+            dir_matcher=custom_dir_matcher,
+            read_timeout=timeout,
+        )
+
+    def HttpPath(self, cloud_path: str | HttpPath, *parts: str) -> HttpPath:  # noqa: N802 (the name users know)
+        """A path that uses this client."""
+        return self.CloudPath(cloud_path, *parts)
+
+    @property
+    def origin(self) -> str:
+        """The scheme: the URI itself names the host."""
+        return self.scheme
+
+    @property
+    def dir_matcher(self) -> Callable[[str], bool]:
+        """Whether a URL is a "directory"."""
+        return self.connection.is_directory
+
+    @property
+    def custom_list_page_parser(self) -> Callable[[str], Iterable[str]] | None:
+        """As given."""
+        return self.connection.list_page_parser
+
+    @property
+    def write_file_http_method(self) -> str:
+        """As given."""
+        return self.connection.write_method
+
+    @property
+    def opener(self) -> Any:
+        """An opener of `urllib.request` with *auth*, for programs that want one; nothing here uses it."""
+        from urllib.request import build_opener
+
+        return build_opener() if not hasattr(self.auth, "add_parent") else build_opener(self.auth)
+
+    def request(
+        self, url: CloudPath, method: str, *, data: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """One request past the store, and all of its answer: (response, body).
+
+        What is held of *url* is dropped after a method that may have changed it. Raises what every other request does:
+        FileNotFoundError, PermissionError, `CloudUnavailableError`.
+        """
+        backend: Any = self.backend(url.uri.bucket)
+        try:
+            response: Response = backend.request(method.upper(), url.uri.key, dict(headers or {}), data)
+        finally:
+            if method.upper() not in _SAFE:
+                self.listings.forget(url.uri.bucket, url.uri.key)
+                url.clear_cache()
+        return response
+
+    def _make_backend(self, bucket: str) -> Backend:
+        return HttpBackend(self.connection, self.scheme, bucket)
+
+    def local_name(self, uri: Uri) -> str:
+        """Without the query: programs tell a file's kind by how its name ends."""
+        return _path_of(uri.key) or uri.filed.key
+
+    def _settings(self) -> dict[str, Any]:
+        connection = self.connection
+        return {
+            "custom_list_page_parser": connection.list_page_parser,
+            "custom_dir_matcher": connection.dir_matcher,
+            "write_file_http_method": connection.write_method if connection.write_method != "PUT" else None,
+            "headers": connection.plain_headers or None,
+            "ca_certs": connection.ca_certs,
+            "timeout": connection.read_timeout if connection.read_timeout != 60.0 else None,
+        }
+
+    def _secrets(self) -> dict[str, Any]:
+        return {"auth": self.auth, "headers": dict(self.connection.headers) or None}
+
+
+@register_client_class("https")
+class HttpsClient(HttpClient):
+    """`HttpClient` for ``https://``."""
+
+    path_class: ClassVar[type] = HttpsPath
+    scheme: ClassVar[str] = "https"
+
+    def HttpsPath(self, cloud_path: str | HttpsPath, *parts: str) -> HttpPath:  # noqa: N802 (the name users know)
+        """A path that uses this client."""
+        return self.CloudPath(cloud_path, *parts)
+
+
+_SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
+_OTHER_BYTES = frozenset(
+    ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "accept-encoding")
+)
+"""Headers that make the answer one about another object than the URL names, or about a part of it."""
+
+
+def _path_of(key: str) -> str:
+    """A key without query and fragment."""
+    return key.partition("#")[0].partition("?")[0]

@@ -1,0 +1,116 @@
+"""S3: `S3Path` and `S3Client`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pathapi.backend import Backend
+from pathapi.backends.s3.backend import S3Backend, S3Connection
+from pathapi.client import Client, guess_type
+from pathapi.path import CloudPath
+from pathapi.registry import register_client_class, register_path_class
+
+_SECRETS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+_PLAIN = ("no_sign_request", "profile_name", "endpoint_url", "addressing_style", "region", "boto3_transfer_config")
+
+_DIRECTORY_BUCKET = "--x-s3"
+"""The end of the names of S3 Express's buckets, whose ETags are drawn."""
+
+
+@register_path_class("s3")
+class S3Path(CloudPath):
+    """An object or prefix of S3, or of what speaks its protocol; ``bucket`` and ``key`` are its pieces."""
+
+    __slots__ = ()
+    cloud_prefix: ClassVar[str] = "s3://"
+
+    @property
+    def md5(self) -> str | None:
+        """The MD5 of the object's bytes, in hex, where its ETag is that: of what was uploaded in one part, and is not
+        encrypted by KMS or a customer's key. None elsewhere, and where S3 may not be asked.
+
+        One HEAD, for a listing does not tell how an object is encrypted. Raises FileNotFoundError.
+        """
+        stated = self._stated("etag-md5", by_listing=False)
+        return None if self.uri.bucket.endswith(_DIRECTORY_BUCKET) else stated
+
+
+@register_client_class("s3")
+class S3Client(Client[S3Path]):
+    """S3 by boto3, which is imported by the first request.
+
+    Without arguments, credentials, region and endpoint come from where boto3 takes them (environment, profiles,
+    instance roles). *no_sign_request* reads public buckets without any. *endpoint_url* names another server of the
+    protocol. The rest is boto3's own, or `pathapi.client.Client`'s.
+    """
+
+    path_class: ClassVar[type] = S3Path
+
+    def __init__(
+        self,
+        aws_access_key_id: str | None = None,
+        aws_secret_access_key: str | None = None,
+        aws_session_token: str | None = None,
+        no_sign_request: bool = False,
+        botocore_session: Any = None,
+        profile_name: str | None = None,
+        boto3_session: Any = None,
+        file_cache_mode: Any = None,
+        local_cache_dir: Any = None,
+        endpoint_url: str | None = None,
+        addressing_style: str | None = None,
+        boto3_transfer_config: Any = None,
+        content_type_method: Any = guess_type,
+        extra_args: dict[str, Any] | None = None,
+        *,
+        region: str | None = None,
+        **habits: Any,
+    ) -> None:
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **habits)
+        self.connection = S3Connection(
+            aws_access_key_id=aws_access_key_id,
+            aws_secret_access_key=aws_secret_access_key,
+            aws_session_token=aws_session_token,
+            no_sign_request=no_sign_request,
+            botocore_session=botocore_session,
+            profile_name=profile_name,
+            boto3_session=boto3_session,
+            endpoint_url=endpoint_url,
+            addressing_style=addressing_style,
+            region=region,
+            boto3_transfer_config=boto3_transfer_config,
+            extra_args=extra_args or {},
+        )
+
+    def S3Path(self, cloud_path: str | S3Path, *parts: str) -> S3Path:  # noqa: N802 (the name users know)
+        """A path that uses this client."""
+        return self.CloudPath(cloud_path, *parts)
+
+    @property
+    def client(self) -> Any:
+        """The boto3 client."""
+        return self.connection.client
+
+    @property
+    def sess(self) -> Any:
+        """The boto3 session."""
+        return self.connection.session
+
+    @property
+    def origin(self) -> str:
+        """``s3`` for Amazon's own, ``s3@host:port`` elsewhere."""
+        return self.connection.origin
+
+    def _make_backend(self, bucket: str) -> Backend:
+        return S3Backend(self.connection, bucket)
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {name: getattr(self.connection, name) for name in _PLAIN if getattr(self.connection, name)}
+        plain = self.connection.plain_extra_args
+        return settings | ({"extra_args": plain} if plain else {})
+
+    def _secrets(self) -> dict[str, Any]:
+        secrets = {name: getattr(self.connection, name) for name in _SECRETS}
+        if self.connection.extra_args:
+            secrets["extra_args"] = dict(self.connection.extra_args)
+        return secrets

@@ -1,0 +1,72 @@
+"""A bar that draws `pathapi.progress.Progress` on a terminal or in a notebook."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from pathapi.parallel.progress import Progress
+
+_TITLE_CELLS: Final = 40
+_FIGURES_CELLS: Final = 64
+"""What the bar needs beside its title: objects, bytes, rate and time left, and a few cells of bar."""
+
+
+@contextlib.contextmanager
+def progress_bar(
+    title: str = "", *, size: Callable[[int], str] | None = None
+) -> Iterator[Callable[[Progress], None] | None]:
+    """A progress bar while the block runs: on stderr where that is a terminal, and in a notebook; nothing elsewhere.
+
+        with pathapi.progress_bar("photos") as progress:
+            path.download_to("photos", progress=progress)
+
+    Nothing either where ``CASSTORE_DISABLE_PROGRESS`` is set.
+    """
+    in_notebook = "ipykernel" in sys.modules
+    is_silent = os.environ.get("CASSTORE_DISABLE_PROGRESS") or os.environ.get("TERM") == "dumb"
+    if is_silent or not (in_notebook or sys.stderr.isatty()):
+        yield None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+    from rich.table import Column
+
+    from casstore import size_text
+
+    shown = size or size_text
+
+    def column(field: str, **options: Any) -> bars.TextColumn:
+        return bars.TextColumn(f"{{task.fields[{field}]}}", markup=False, table_column=Column(no_wrap=True, **options))
+
+    console = Console() if in_notebook else Console(stderr=True)
+    columns = (
+        column("title", max_width=max(8, min(_TITLE_CELLS, console.width - _FIGURES_CELLS)), overflow="ellipsis"),
+        bars.BarColumn(bar_width=None),
+        column("objects"),
+        column("size"),
+        column("rate", justify="right"),
+        bars.TimeRemainingColumn(),
+    )
+    # At a terminal, lines come above the bar. Elsewhere stdout is data, and the bar's console is stderr.
+    is_shown = in_notebook or sys.stdout.isatty()
+    with bars.Progress(*columns, console=console, transient=True, redirect_stdout=is_shown) as bar:
+        task = bar.add_task("", total=None, title=title, objects="", size="", rate="")
+
+        def show(now: Progress) -> None:
+            have = now.bytes + now.underway
+            total = None if now.is_listing or not now.total_bytes else now.total_bytes
+            speed = bar.tasks[0].speed
+            bar.update(
+                task,
+                completed=have,
+                total=total,
+                objects=f"{now.files:,}/{now.total_files:,}{'+' if now.is_listing else ''} objects",
+                size=shown(have) if total is None else f"{shown(have)} of {shown(total)}",
+                rate=f"{shown(int(speed))}/s" if speed else "",
+            )
+
+        yield show

@@ -1,0 +1,398 @@
+"""Everything about a cloud path that needs no network: names, parents, joins, comparison.
+
+A path is its text. The text is split at slashes and nothing in it is interpreted, so that every legal key keeps a path
+of its own: in ``s3://b/a//c`` the middle name is empty, in ``s3://b/a/../c`` it is ``..``. One slash at the end belongs
+to no name, as in `pathlib`. Only what a user *joins* is read as a path: ``p / "x/../y"`` is ``p / "y"``.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import PurePath, PurePosixPath
+from types import ModuleType
+from typing import Any, ClassVar, NoReturn, Self, TypeGuard
+
+from pathapi.exceptions import InvalidPrefixError, InvalidUriError
+from pathapi.metadata.globbing import compile_component, compile_parts, split_pattern
+from pathapi.uri import Uri
+
+
+class LexicalPath:
+    """The pure half of a cloud path. A subclass says its `cloud_prefix` and makes related paths in `_derive`.
+
+    Equality is equality of text and type: ``s3://b/d`` and ``s3://b/d/`` differ, and so do ``S3://b/k`` and
+    ``s3://b/k`` although both are one entry of the store (see `Uri.canonical`).
+    """
+
+    __slots__ = ("__weakref__", "_client", "_names", "_parsed", "_text")
+
+    cloud_prefix: ClassVar[str]
+    """Scheme and ``://``, in the case that derived paths are written in."""
+
+    _client: Any
+    """None until somebody needs the default client; passed on to every path made from this one."""
+    _text: str
+    _parsed: Uri | None
+    _names: tuple[str, ...] | None
+
+    def __init__(self, cloud_path: str | LexicalPath, *parts: str, client: Any = None) -> None:
+        """Take *cloud_path* as it is; *parts* are appended with single slashes between and are not resolved.
+
+        Raises `InvalidPrefixError` where it does not start with `cloud_prefix`, `InvalidUriError` where the rest cannot
+        name anything, `AnyPathTypeError` where it is no text.
+        """
+        given = str(cloud_path) if isinstance(cloud_path, LexicalPath | os.PathLike) else cloud_path
+        self._check_prefix(given)
+        if parts:
+            start = given if len(given) > len(self.cloud_prefix) else self._root_text
+            given = (start if start.endswith("/") else start + "/") + "/".join(part.strip("/") for part in parts)
+        self._parsed = Uri.parse(given, schemes=(self._scheme(),))
+        self._text = str(given)
+        self._names = None
+        inherited = cloud_path._client if isinstance(cloud_path, LexicalPath) else None
+        self._client = inherited if client is None else client
+
+    def _derive(self, uri_text: str) -> Self:
+        """A path of the same type and client at *uri_text*, which is valid already; runs no ``__init__``."""
+        path = object.__new__(type(self))
+        path._client = self._client
+        path._text = uri_text
+        path._parsed = None
+        path._names = None
+        return path
+
+    def _at_key(self, key: str) -> Self:
+        """The object *key* of the same bucket, as a listing names it."""
+        uri = self.uri
+        return self._derive(f"{self._root_text}{uri.bucket}/{key}" if uri.bucket else f"{self._root_text}{key}")
+
+    def _at_prefix(self, prefix: str) -> Self:
+        """The "directory" *prefix* of the same bucket (``""`` or ending with ``/``), written as users write it.
+
+        The slash at the end is left off unless it is the only sign of an unnamed directory (``a//``).
+        """
+        if prefix in ("", "/") or prefix.endswith("//"):
+            return self._at_key(prefix) if prefix else self._derive(self._root_text + self.uri.bucket)
+        return self._at_key(prefix[:-1])
+
+    @classmethod
+    def from_uri(cls, uri: str) -> Self:
+        """The same as calling the class."""
+        return cls(uri)
+
+    @classmethod
+    def is_valid_cloudpath(cls, path: object, raise_on_error: bool = False) -> TypeGuard[Self]:
+        """Whether *path*, taken as text, starts with this class's prefix in whatever case; nothing else is checked."""
+        valid = str(path).lower().startswith(cls.cloud_prefix.lower())
+        if raise_on_error and not valid:
+            cls._check_prefix(str(path))
+        return valid
+
+    # --- the text and its pieces ------------------------------------------------------------------------------------
+
+    @property
+    def uri(self) -> Uri:
+        """The text taken apart."""
+        parsed = self._parsed
+        if parsed is None:
+            parsed = self._parsed = Uri.parse(self._text, schemes=(self._scheme(),))
+        return parsed
+
+    @property
+    def bucket(self) -> str:
+        """Bucket, container or host; empty at ``s3://`` and for ``file://``."""
+        return self.uri.bucket
+
+    @property
+    def key(self) -> str:
+        """The object's name in the bucket, untouched."""
+        return self.uri.key
+
+    @property
+    def _listing_prefix(self) -> str:
+        """What the keys below this path, seen as a directory, begin with: ``""`` or something ending with ``/``."""
+        key = self.uri.key
+        return key if not key or key.endswith("/") else key + "/"
+
+    @property
+    def _shown(self) -> str:
+        """The text as a message may show it."""
+        return self.uri.shown
+
+    @property
+    def _no_prefix(self) -> str:
+        return self._text[len(self.cloud_prefix) :]
+
+    @property
+    def _no_prefix_no_drive(self) -> str:
+        return self._text[len(self.cloud_prefix) + len(self.drive) :]
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}('{self._text}')"
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._text == other._text
+
+    def __lt__(self, other: object) -> bool:
+        return NotImplemented if not isinstance(other, type(self)) else self._split() < other._split()
+
+    def __le__(self, other: object) -> bool:
+        return NotImplemented if not isinstance(other, type(self)) else self._split() <= other._split()
+
+    def __gt__(self, other: object) -> bool:
+        return NotImplemented if not isinstance(other, type(self)) else self._split() > other._split()
+
+    def __ge__(self, other: object) -> bool:
+        return NotImplemented if not isinstance(other, type(self)) else self._split() >= other._split()
+
+    def as_uri(self) -> str:
+        """The text."""
+        return self._text
+
+    @property
+    def anchor(self) -> str:
+        """`cloud_prefix`."""
+        return self.cloud_prefix
+
+    @property
+    def drive(self) -> str:
+        """`bucket`."""
+        return self.uri.bucket
+
+    @property
+    def parser(self) -> ModuleType:
+        """`posixpath`, on every version of Python."""
+        return posixpath
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """``("s3://", "bucket", "a", "b.txt")``. An access point's ARN is one part, the bucket."""
+        return (self.anchor, *self._split())
+
+    @property
+    def name(self) -> str:
+        """The last part; of a bucket, the bucket; ``""`` at ``s3://``."""
+        names = self._split()
+        return names[-1] if names else ""
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def suffixes(self) -> list[str]:
+        return PurePosixPath(self.name).suffixes
+
+    # --- related paths ----------------------------------------------------------------------------------------------
+
+    @property
+    def parent(self) -> Self:
+        """The "directory" that this path is in; ``s3://`` is its own parent."""
+        return self._from_names(self._split()[:-1])
+
+    @property
+    def parents(self) -> tuple[Self, ...]:
+        """From the nearest; the last is the bucket (for ``file``, the root)."""
+        names = self._split()
+        first = 1 if self.uri.bucket else 0
+        return tuple(self._from_names(names[:count]) for count in range(len(names) - 1, first - 1, -1))
+
+    def joinpath(self, *pathsegments: str | os.PathLike[str]) -> Self:
+        """Append what *pathsegments* say: ``..`` goes up, ``.`` and empty names vanish.
+
+        A segment that starts with ``/`` starts again at the bucket's name, as `pathlib` starts again at the root.
+        Raises TypeError for another cloud path, `InvalidUriError` for a NUL.
+        """
+        names = list(self._split())
+        for segment in pathsegments:
+            text = _read_segment(segment)
+            if text.startswith("/"):
+                names.clear()
+            _resolve_onto(names, text.split("/"))
+        return self._from_names(names)
+
+    def __truediv__(self, other: str | PurePosixPath) -> Self:
+        if not isinstance(other, str | PurePosixPath):
+            return NotImplemented
+        return self.joinpath(other)
+
+    def __rtruediv__(self, other: object) -> NoReturn:
+        raise ValueError(f"{self._shown} is absolute and cannot be joined to another path; make a new path instead")
+
+    def with_segments(self, *pathsegments: str | os.PathLike[str]) -> Self:
+        """A path of the same type and client from names, the first of which is the bucket; nothing is resolved."""
+        text = "/".join(_read_segment(segment) for segment in pathsegments).removeprefix("/")
+        if text.lower().startswith(self.cloud_prefix):
+            text = text[len(self.cloud_prefix) :].removeprefix("/")
+        return self._derive(self._root_text + text)
+
+    def with_name(self, name: str) -> Self:
+        """Raises ValueError where there is no name to replace, or *name* is none."""
+        names = list(self._split()[:-1])
+        if not self.name:
+            raise ValueError(f"{self!r} has an empty name")
+        _resolve_onto(names, [_read_segment(PurePosixPath("x").with_name(name).name)])
+        return self._from_names(names)
+
+    def with_stem(self, stem: str) -> Self:
+        """Raises ValueError as `with_name` does."""
+        return self.with_name(PurePosixPath(self.name).with_stem(stem).name)
+
+    def with_suffix(self, suffix: str) -> Self:
+        """Raises ValueError for a suffix without a dot before it, or with a slash in it."""
+        return self.with_name(PurePosixPath(self.name).with_suffix(suffix).name)
+
+    def absolute(self) -> Self:
+        """The path itself."""
+        return self
+
+    def resolve(self, strict: bool = False) -> Self:
+        """The path itself: a key that holds ``..`` is another object than the one that it seems to lead to."""
+        return self
+
+    # --- questions --------------------------------------------------------------------------------------------------
+
+    def is_absolute(self) -> bool:
+        return True
+
+    def is_junction(self) -> bool:
+        return False
+
+    def samefile(self, other_path: object) -> bool:
+        """The same as ``==``."""
+        return self == other_path
+
+    def relative_to(self, other: LexicalPath, walk_up: bool = False) -> PurePosixPath:
+        """What leads from *other* to here. Raises ValueError where nothing does, or *other* is of another cloud.
+
+        A `PurePosixPath` cannot hold empty names and ``.``: below ``s3://b``, ``a//c`` and ``a/c`` give one answer. A
+        key with ``..`` gives an answer that climbs. Code that makes local files from keys must not rely on it.
+        """
+        if not isinstance(other, LexicalPath):
+            raise ValueError(f"{self._shown} is a cloud path, but {other} is not")
+        if self.anchor != other.anchor:
+            raise ValueError(f"{self._shown} is a {self.anchor} path, but {other._shown} is a {other.anchor} path")
+        names, base = self._split(), other._split()
+        common = len(base)
+        if names[:common] != base:
+            if not walk_up:
+                raise ValueError(f"{self._shown!r} is not in the subpath of {other._shown!r}")
+            common = next(at for at, name in enumerate(base) if names[at : at + 1] != (name,))
+            if ".." in base[common:]:
+                raise ValueError(f"'..' in {other._shown!r} cannot be walked")
+        return PurePosixPath(*[".."] * (len(base) - common), *names[common:])
+
+    def is_relative_to(self, other: LexicalPath) -> bool:
+        """Whether `relative_to` has an answer without walking up."""
+        try:
+            self.relative_to(other)
+        except ValueError:
+            return False
+        return True
+
+    def match(self, path_pattern: str, case_sensitive: bool | None = None) -> bool:
+        """Whether *path_pattern* matches from the right; ``**`` is ``*``.
+
+        This path's own prefix and bucket are taken off the pattern first. A pattern that starts with ``/`` must match
+        the whole, bucket included. Raises ValueError for an empty pattern.
+        """
+        own = f"{self.cloud_prefix}{self.drive}/"
+        pattern = PurePosixPath(path_pattern.removeprefix(own))
+        wanted = [part for part in pattern.parts if part != pattern.anchor]
+        if not pattern.parts:
+            raise ValueError("empty pattern")
+        names = self._split()
+        if len(names) < len(wanted) or (pattern.anchor and len(names) > len(wanted)):
+            return False
+        sensitive = case_sensitive is not False
+        tail = names[len(names) - len(wanted) :]
+        return all(compile_component(part, sensitive)(name) for part, name in zip(wanted, tail, strict=True))
+
+    def full_match(self, pattern: str, case_sensitive: bool | None = None) -> bool:
+        """Whether *pattern* matches the whole; ``**`` stands for any number of names.
+
+        ``s3://bucket/...`` is compared with the whole URI, ``/...`` with the key. Any other pattern can match only if
+        it starts with ``**``, because every cloud path is absolute.
+        """
+        names = self._split()
+        if pattern.startswith(self.cloud_prefix):
+            parts = split_pattern(pattern[len(self.cloud_prefix) :])
+        else:
+            parts = split_pattern(pattern)
+            names = names[1:] if self.uri.bucket else names
+            if not pattern.startswith("/") and parts[:1] != ("**",):
+                return False
+        subject = "".join(f"{name}/" for name in names)
+        return compile_parts(parts, case_sensitive is not False, itself=False).match(subject) is not None
+
+    # --- how ----------------------------------------------------------------------------------------------------------
+
+    def _split(self) -> tuple[str, ...]:
+        """Bucket, if there is one, and the key's names."""
+        names = self._names
+        if names is None:
+            uri = self.uri
+            key = tuple(uri.key.removesuffix("/").split("/")) if uri.key else ()
+            names = self._names = (uri.bucket, *key) if uri.bucket else key
+        return names
+
+    def _from_names(self, names: Sequence[str]) -> Self:
+        # An unnamed directory ("a//") shows only by the slash that other directories are written without.
+        end = "/" if names and not names[-1] else ""
+        return self._derive(f"{self._root_text}{'/'.join(names)}{end}")
+
+    @property
+    def _root_text(self) -> str:
+        return _root(self.cloud_prefix)
+
+    @classmethod
+    def _scheme(cls) -> str:
+        return cls.cloud_prefix.partition("://")[0].lower()
+
+    @classmethod
+    def _check_prefix(cls, text: object) -> None:
+        if isinstance(text, str) and text.lower().startswith(cls.cloud_prefix.lower()):
+            return
+        # Says more than the line after it where the text is no URI at all.
+        uri = Uri.parse(text)  # type: ignore[arg-type]
+        raise InvalidPrefixError(f"{uri.scheme}://... is no {cls.__name__}, which starts with {cls.cloud_prefix}")
+
+
+@lru_cache(maxsize=64)
+def _root(cloud_prefix: str) -> str:
+    """What every path of the scheme starts with: ``s3://``, ``file:///``."""
+    return str(Uri(cloud_prefix.partition("://")[0], "", ""))
+
+
+def _read_segment(segment: str | os.PathLike[str]) -> str:
+    if isinstance(segment, LexicalPath):
+        raise TypeError(f"{segment} is a whole URI and cannot be joined to another path")
+    text = segment.as_posix() if isinstance(segment, PurePath) else os.fspath(segment)
+    if not isinstance(text, str):
+        raise TypeError(f"a path is joined with str, not {type(text).__name__}")
+    if "\0" in text:
+        raise InvalidUriError(f"{text!r}: no cloud takes a NUL character in a name")
+    return text
+
+
+def _resolve_onto(names: list[str], more: Iterable[str]) -> None:
+    for name in more:
+        if name == "..":
+            del names[-1:]
+        elif name not in ("", "."):
+            names.append(name)

@@ -1,0 +1,259 @@
+"""Writes that come to no good end: no network, another writer, a file never closed; a part of `WriteSuite`."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from casstore import PendingState, ReentrantWriteError
+from pathapi.exceptions import (
+    CloudUnavailableError,
+    PendingWriteError,
+)
+from pathapi.testing.intercepting_backend import interpose
+from pathapi.testing.path_suite import WritingSuite
+from pathapi.testing.raw_bucket import Ground, in_forked_child
+
+_PATIENCE = 30.0
+"""Seconds that a test waits for a thread; a bound against hanging."""
+
+
+def _eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+class UnfinishedWrites(WritingSuite):
+    """What becomes of what was written."""
+
+    # --- no network --------------------------------------------------------------------------------------------------
+
+    def test_without_a_network_the_bytes_are_kept_and_uploaded_later(self, path: Any, ground: Ground) -> None:
+        self.put(ground, b"old")
+        wire = interpose(path.client, path.uri.bucket)
+
+        def fail() -> None:
+            raise CloudUnavailableError("the network is away")
+
+        file = path.open("wb")
+        file.write(b"mine")
+        wire.before.update(write=fail, head=fail, read=fail)
+        with pytest.raises(CloudUnavailableError, match=r"the network is away.*The bytes are kept at"):
+            file.close()
+        with pytest.raises(PendingWriteError, match="the network is away"):
+            path.read_bytes()
+        with pytest.raises(CloudUnavailableError):
+            path.push()
+        wire.before.clear()
+        path.push()
+        assert self.now(ground) == b"mine"
+        assert path.read_bytes() == b"mine"
+        assert path.pending == []
+
+    def test_a_forced_write_that_is_pushed_later_sets_aside_what_it_was_forced_over(
+        self, path: Any, ground: Ground
+    ) -> None:
+        self.put(ground, b"old")
+        wire = interpose(path.client, path.uri.bucket)
+
+        def fail() -> None:
+            raise CloudUnavailableError("the network is away")
+
+        wire.before.update(write=fail, read=fail)
+        for data, force in ((b"mine", False), (b"forced", True)):
+            with pytest.raises(CloudUnavailableError):
+                path.write_bytes(data, force_overwrite_to_cloud=force)
+        wire.before.clear()
+        path.push(path.pending[-1])
+        assert self.now(ground) == path.read_bytes() == b"forced"
+        assert [write.state for write in path.pending] == [PendingState.INCOMPLETE]
+
+    @pytest.mark.parametrize("held", [b"old", None], ids=["held", "unknown"])
+    def test_what_is_written_offline_waits_for_the_network(
+        self, make: Any, ground: Ground, at: str, monkeypatch: pytest.MonkeyPatch, held: bytes | None
+    ) -> None:
+        if held is not None:
+            self.put(ground, held)
+            make().CloudPath(at + "d/a.txt").read_bytes()
+        with monkeypatch.context() as offline:
+            offline.setenv("CASSTORE_OFFLINE", "1")
+            path = make().CloudPath(at + "d/a.txt")
+            wire = interpose(path.client, path.uri.bucket)
+            with pytest.raises(CloudUnavailableError, match=r"the policy is offline.*kept at"):
+                path.write_bytes(b"mine")
+            assert not wire.calls
+            assert path.read_bytes(read_pending=True) == b"mine"
+        make().CloudPath(at + "d/a.txt").push()
+        assert self.now(ground) == b"mine"
+
+    def test_a_lost_answer_is_no_conflict_and_no_failure(self, path: Any, ground: Ground) -> None:
+        wire = interpose(path.client, path.uri.bucket)
+
+        def lose() -> None:
+            raise CloudUnavailableError("the answer was lost")
+
+        wire.after["write"] = lose
+        path.write_bytes(b"mine")
+        assert self.now(ground) == b"mine"
+        assert path.pending == []
+        assert path.read_bytes() == b"mine"
+
+    def test_a_push_of_what_had_arrived_after_all_succeeds(self, path: Any, ground: Ground) -> None:
+        wire = interpose(path.client, path.uri.bucket)
+
+        def lose() -> None:
+            wire.before["head"] = lose
+            raise CloudUnavailableError("the answer was lost")
+
+        wire.after["write"] = lose
+        with pytest.raises(CloudUnavailableError, match="kept at"):
+            path.write_bytes(b"mine")
+        wire.before.clear()
+        wire.after.clear()
+        path.push()
+        assert self.now(ground) == b"mine"
+        assert path.pending == []
+
+    def test_an_interrupted_upload_keeps_its_bytes(self, path: Any, ground: Ground) -> None:
+        wire = interpose(path.client, path.uri.bucket)
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        wire.before["write"] = interrupt
+        with pytest.raises(KeyboardInterrupt) as caught:
+            path.write_bytes(b"mine")
+        assert "kept at" in "".join(caught.value.__notes__)
+        wire.before.clear()
+        path.push()
+        assert self.now(ground) == b"mine"
+
+    # --- one writer at a time ----------------------------------------------------------------------------------------
+
+    def test_opening_twice_in_one_thread_is_an_error_and_no_deadlock(self, path: Any, ground: Ground) -> None:
+        with path.open("w") as file:
+            with pytest.raises(ReentrantWriteError, match=r"a\.txt is open for writing already in this thread"):
+                path.open("w")
+            file.write("the first goes on")
+        assert self.now(ground) == b"the first goes on"
+
+    def test_the_next_writer_waits_for_the_one_before(self, path: Any, ground: Ground) -> None:
+        done: list[bytes] = []
+
+        def append() -> None:
+            with path.open("ab") as file:
+                file.write(b"second")
+            done.append(b"second")
+
+        with path.open("ab") as file:
+            thread = threading.Thread(target=append)
+            thread.start()
+            file.write(b"first ")
+        thread.join(_PATIENCE)
+        assert done and self.now(ground) == b"first second"
+
+    def test_readers_do_not_wait_for_a_writer(self, path: Any, ground: Ground) -> None:
+        self.put(ground, b"old")
+        with path.open("wb") as file:
+            file.write(b"new")
+            file.flush()
+            assert path.read_bytes() == b"old"
+            assert in_forked_child(lambda: path.read_bytes() == b"old")
+        assert path.read_bytes() == b"new"
+
+    # --- files left open ---------------------------------------------------------------------------------------------
+
+    @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.parametrize("mode", ["wb", "w", "r+b", "a"])
+    def test_a_file_that_is_collected_unclosed_is_set_aside(self, path: Any, ground: Ground, mode: str) -> None:
+        self.put(ground, b"old")
+
+        def forget() -> None:
+            path.open(mode).write(b"mine" if "b" in mode else "mine")
+            gc.collect()
+
+        with pytest.warns(ResourceWarning, match=r"a\.txt was opened for writing and never closed"):
+            forget()
+        _eventually(lambda: path.pending)
+        (write,) = path.pending
+        assert write.state is PendingState.INCOMPLETE
+        assert path.read_bytes(read_pending=True) == (b"oldmine" if mode == "a" else b"mine")
+        assert path.read_bytes() == b"old"
+        path.push()
+        assert self.now(ground) == (b"oldmine" if mode == "a" else b"mine")
+
+    @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+    def test_a_file_in_a_cycle_loses_nothing(self, path: Any, ground: Ground) -> None:
+        cycle: list[Any] = [path.open("w")]
+        cycle.append(cycle)
+        cycle[0].write("mine")
+        del cycle
+        gc.collect()
+        _eventually(lambda: path.pending)
+        assert path.read_bytes(read_pending=True) == b"mine"
+        assert self.now(ground) is None
+
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")
+    def test_a_finaliser_waits_for_nobody(self, path: Any, ground: Ground) -> None:
+        """It may run in the middle of what holds a lock."""
+        file = path.open("wb")
+        file.write(b"mine")
+        with path.client.cache.write_locks._mutex:  # noqa: SLF001 (any lock that setting it aside needs)
+            del file
+            gc.collect()
+        _eventually(lambda: path.pending)
+
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")
+    def test_a_file_that_is_finalised_before_the_text_above_it_waits_for_that(self, path: Any, ground: Ground) -> None:
+        """As in a cycle, where the order is anybody's guess and another thread may run between the two."""
+        text = path.open("w")
+        text.write("mine")
+        text.buffer.__del__()
+        for _ in range(20):
+            assert path.pending == []
+            time.sleep(0.005)
+        text.__del__()
+        _eventually(lambda: path.pending)
+        assert path.read_bytes(read_pending=True) == b"mine"
+
+    def test_at_a_prompt_a_failed_cell_can_be_run_again(
+        self, path: Any, ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+        left = path.open("w")
+        left.write("half")
+        with path.open("w") as file:
+            file.write("whole")
+        assert self.now(ground) == b"whole"
+        (write,) = path.pending
+        assert (write.state, path.read_bytes(read_pending=True)) == (PendingState.INCOMPLETE, b"half")
+        left.close()
+        assert self.now(ground) == b"whole"
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+    def test_a_forked_child_has_nothing_of_its_parents_file(self, path: Any, ground: Ground) -> None:
+        file = path.open("wb")
+        file.write(b"from the parent")
+
+        def meddle() -> bool:
+            file.write(b"from the child")
+            file.flush()
+            file.seek(0)
+            file.truncate(0)
+            file.close()
+            return bool(file.closed)
+
+        assert in_forked_child(meddle)
+        file.write(b", all of it")
+        file.close()
+        assert self.now(ground) == b"from the parent, all of it"
+        assert path.pending == []

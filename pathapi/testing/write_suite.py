@@ -1,0 +1,331 @@
+"""`WriteSuite`: what writing through the path API promises."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casstore import Condition, PendingState
+from pathapi.exceptions import (
+    OverwriteNewerCloudError,
+    PendingWriteError,
+)
+from pathapi.testing.intercepting_backend import interpose
+from pathapi.testing.path_suite import WritingSuite
+from pathapi.testing.raw_bucket import Ground, count_descriptors
+from pathapi.testing.unfinished_writes import UnfinishedWrites
+
+_FORMS = {
+    # mode: what is written, and what the object holds then if it held b"old\n" before (None: an error)
+    "w": (b"new\n", b"new\n"),
+    "a": (b"new\n", b"old\nnew\n"),
+    "r+": (b"n", b"nld\n"),
+    "w+": (b"new\n", b"new\n"),
+    "a+": (b"new\n", b"old\nnew\n"),
+    "x": (b"new\n", None),
+    "x+": (b"new\n", None),
+}
+
+
+class WriteSuite(UnfinishedWrites, WritingSuite):
+    """What writing means, for paths of any backend."""
+
+    # --- content -----------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("is_text", [False, True], ids=["binary", "text"])
+    @pytest.mark.parametrize("mode", _FORMS)
+    def test_every_mode_makes_the_content_that_it_should(
+        self, path: Any, ground: Ground, mode: str, is_text: bool
+    ) -> None:
+        data, over_old = _FORMS[mode]
+        written: Any = data.decode() if is_text else data
+        whole = mode if is_text else f"{mode}b"
+        if mode.startswith("r"):
+            with pytest.raises(FileNotFoundError):
+                path.open(whole)
+        else:
+            with path.open(whole) as file:
+                assert file.name == str(path)
+                file.write(written)
+            assert self.now(ground) == data
+        self.put(ground, b"old\n")
+        if over_old is None:
+            with pytest.raises(FileExistsError), path.open(whole) as file:
+                file.write(written)
+            assert self.now(ground) == b"old\n"
+            return
+        with path.open(whole) as file:
+            file.write(written)
+        assert self.now(ground) == over_old
+        assert path.read_bytes() == over_old
+        assert path.pending == []
+
+    def test_a_file_can_be_read_back_while_it_is_written(self, path: Any, ground: Ground) -> None:
+        self.put(ground, b"0123456789")
+        with path.open("r+b") as file:
+            assert file.read(3) == b"012"
+            file.seek(5)
+            file.write(b"X")
+            file.truncate(8)
+            file.seek(0)
+            assert file.read() == b"01234X67"
+            assert self.now(ground) == b"0123456789", "nobody sees it before close"
+        assert self.now(ground) == b"01234X67"
+
+    def test_the_short_ways_write_and_count(self, path: Any, ground: Ground) -> None:
+        assert path.write_bytes(memoryview(b"abc")) == 3
+        assert self.now(ground) == b"abc"
+        assert path.write_text("zwölf\n", encoding="latin-1") == 6
+        assert self.now(ground) == b"zw\xf6lf\n"
+        path.with_name("empty").touch()
+        path.touch()
+        assert ground.content("d/empty") == b""
+        assert self.now(ground) == b"zw\xf6lf\n"
+        with pytest.raises(FileExistsError):
+            path.touch(exist_ok=False)
+        assert path.pending == []
+
+    def test_an_exception_inside_the_block_uploads_nothing(self, path: Any, ground: Ground) -> None:
+        self.put(ground, b"old\n")
+
+        def fail(mode: str) -> None:
+            with path.open(mode) as file:
+                file.write("x" if "b" not in mode else b"x")
+                raise ZeroDivisionError
+
+        for mode in ("w", "a", "r+", "wb", "w+b"):
+            with pytest.raises(ZeroDivisionError):
+                fail(mode)
+            assert self.now(ground) == b"old\n"
+        assert path.pending == []
+        path.write_bytes(b"and the lock is free")
+
+    def test_what_was_written_is_held_without_a_second_copy_or_a_download(self, path: Any, ground: Ground) -> None:
+        data = os.urandom(200_000)
+        path.write_bytes(data)
+        wire = interpose(path.client, path.uri.bucket)
+        assert path.read_bytes(freshness="immutable") == data
+        (entry,) = path.client.cache.entries(str(path))
+        assert os.stat(path.client.cache.blob_path(entry)).st_nlink == 1
+        assert not wire.calls
+
+    @pytest.mark.parametrize("mode", ["wb", "ab", "r+b"])
+    def test_an_unchanged_object_is_not_uploaded(self, path: Any, ground: Ground, mode: str) -> None:
+        self.put(ground, b"the same")
+        assert path.read_bytes() == b"the same"
+        wire = interpose(path.client, path.uri.bucket)
+        with path.open(mode) as file:
+            file.write(b"the same" if mode == "wb" else b"")
+        assert wire.calls["write"] == 0
+        assert self.now(ground) == b"the same"
+
+    def test_unchanged_is_uploaded_where_the_cloud_was_not_asked(self, path: Any, ground: Ground) -> None:
+        """What is held may be old: only the cloud's word of just now makes an upload needless."""
+        self.put(ground, b"the same")
+        path.read_bytes()
+        wire = interpose(path.client, path.uri.bucket)
+        with path.open("wb", freshness="immutable") as file:
+            file.write(b"the same")
+        assert wire.calls["write"] == 1
+        path.write_bytes(b"the same", force_overwrite_to_cloud=True)
+        assert wire.calls["write"] == 2
+
+    def test_unchanged_is_uploaded_where_the_held_bytes_are_not_what_their_digest_says(
+        self, path: Any, ground: Ground
+    ) -> None:
+        self.put(ground, b"the same")
+        path.read_bytes()
+        cache = path.client.cache
+        cache.flush()
+        (entry,) = cache.entries(str(path))
+        blob, status = cache.blob_path(entry), os.stat(cache.blob_path(entry))
+        os.chmod(blob, 0o644)
+        Path(blob).write_bytes(b"THE SAME")
+        os.utime(blob, ns=(status.st_atime_ns, status.st_mtime_ns))
+        wire = interpose(path.client, path.uri.bucket)
+        path.write_bytes(b"the same")
+        assert wire.calls["write"] == 1
+
+    # --- conflicts ---------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("before", [b"seen", None], ids=["present", "absent"])
+    def test_a_version_that_was_not_seen_is_never_overwritten(
+        self, path: Any, ground: Ground, before: bytes | None
+    ) -> None:
+        if before is not None:
+            self.put(ground, before)
+        self.fail_at_close(path, ground)
+        assert self.now(ground) == b"theirs"
+        (write,) = path.pending
+        assert (write.state, write.size, write.uri) == (PendingState.FAILED, 4, str(path))
+        assert write.condition is (Condition.ABSENT if before is None else Condition.MATCH)
+        assert Path(path.client.cache.pending.path(write)).read_bytes() == b"mine"
+
+    def test_what_comes_after_the_opening_is_not_overwritten_because_a_listing_did_not_have_it(
+        self, path: Any, ground: Ground
+    ) -> None:
+        list(path.parent.iterdir())
+        self.fail_at_close(path, ground)
+        assert self.now(ground) == b"theirs"
+        (write,) = path.pending
+        assert write.state is PendingState.FAILED
+
+    def test_one_call_asks_for_the_version_of_what_a_listing_did_not_have(self, path: Any, ground: Ground) -> None:
+        list(path.parent.iterdir())
+        self.put(ground, b"theirs")
+        path.write_bytes(b"mine")
+        assert self.now(ground) == b"mine"
+        assert path.pending == []
+
+    def test_a_refused_write_stands_in_the_way_until_somebody_decides(self, path: Any, ground: Ground) -> None:
+        self.fail_at_close(path, ground)
+        for use in (path.read_bytes, path.read_text, path.open, lambda: path.fspath, lambda: path.write_bytes(b"x")):
+            with pytest.raises(PendingWriteError, match="somebody else had changed the object") as caught:
+                use()
+            for way in ("push()", "force_overwrite_to_cloud", "force_overwrite_from_cloud", "save_pending", "drop()"):
+                assert way in str(caught.value)
+        assert path.read_bytes(read_pending=True) == b"mine"
+        assert path.read_text(read_pending=True) == "mine"
+        with path.open("rb", read_pending=True) as file:
+            assert (file.read(), file.name) == (b"mine", str(path))
+        with pytest.raises(OverwriteNewerCloudError):
+            path.push()
+        assert self.now(ground) == b"theirs"
+        assert len(path.pending) == 1
+
+    @pytest.mark.parametrize("other_name", ["0.txt", "b.txt"])  # locked before it, and after it
+    def test_a_refused_write_stands_in_the_way_of_whatever_would_change_the_object(
+        self, path: Any, ground: Ground, tmp_path: Path, other_name: str
+    ) -> None:
+        other = path.parent / other_name
+        self.fail_at_close(path, ground)
+        ground.plant(f"d/{other_name}", b"other")
+        ground.settle()
+        (tmp_path / "local").write_bytes(b"local")
+        for change in (
+            path.unlink,
+            path.touch,
+            lambda: path.rename(str(path) + "2"),
+            lambda: other.rename(path),
+            lambda: other.copy(path, force_overwrite_to_cloud=False),
+            lambda: path.upload_from(tmp_path / "local"),
+            lambda: path.edit().__enter__(),
+        ):
+            with pytest.raises(PendingWriteError, match="somebody else had changed the object"):
+                change()
+            assert (self.now(ground), ground.content(f"d/{other_name}")) == (b"theirs", b"other")
+        assert len(path.pending) == 1
+
+    def test_the_refused_write_is_uploaded_over_the_other_by_force(self, path: Any, ground: Ground) -> None:
+        self.fail_at_close(path, ground)
+        path.push(force_overwrite_to_cloud=True)
+        assert self.now(ground) == b"mine"
+        assert path.pending == []
+        assert path.read_bytes() == b"mine"
+
+    def test_the_refused_write_is_saved_elsewhere(self, path: Any, ground: Ground, tmp_path: Path) -> None:
+        self.fail_at_close(path, ground)
+        path.save_pending(tmp_path / "mine.txt")
+        assert (tmp_path / "mine.txt").read_bytes() == b"mine"
+        assert path.pending == []
+        assert path.read_bytes() == b"theirs"
+
+    def test_the_refused_write_is_discarded(self, path: Any, ground: Ground) -> None:
+        self.fail_at_close(path, ground)
+        assert [write.size for write in path.drop()] == [4]
+        assert path.pending == []
+        assert path.read_bytes() == b"theirs"
+        with pytest.raises(FileNotFoundError, match="nothing is pending"):
+            path.push()
+
+    def test_taking_the_clouds_version_sets_the_refused_write_aside(self, path: Any, ground: Ground) -> None:
+        self.fail_at_close(path, ground)
+        assert path.read_bytes(force_overwrite_from_cloud=True) == b"theirs"
+        assert path.read_text() == "theirs"
+        (write,) = path.pending
+        assert write.state is PendingState.INCOMPLETE
+
+    def test_a_forced_write_sets_the_refused_one_aside(
+        self, path: Any, ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.fail_at_close(path, ground)
+        monkeypatch.setenv("CLOUDPATHLIB_FORCE_OVERWRITE_TO_CLOUD", "true")
+        path.write_bytes(b"a third")
+        assert self.now(ground) == b"a third"
+        assert [write.state for write in path.pending] == [PendingState.INCOMPLETE]
+        assert path.read_bytes() == b"a third"
+
+    def test_a_force_overwrites_what_nobody_here_has_seen(self, path: Any, ground: Ground) -> None:
+        with path.open("wb", force_overwrite_to_cloud=True) as file:
+            self.put(ground, b"theirs")
+            file.write(b"mine")
+        assert self.now(ground) == b"mine"
+
+    def test_a_refused_creation_keeps_its_bytes_and_blocks_nothing(self, path: Any, ground: Ground) -> None:
+        self.put(ground, b"theirs")
+        for _ in range(3):
+            with pytest.raises(FileExistsError, match="exists already"), path.open("xb") as file:
+                file.write(b"mine")
+        with pytest.raises(FileExistsError), path.open("xb"):
+            pass
+        (write,) = path.pending
+        assert (write.state, write.size) == (PendingState.INCOMPLETE, 4)
+        assert path.read_bytes() == b"theirs"
+        with path.open("ab") as file:
+            file.write(b"!")
+        assert self.now(ground) == b"theirs!"
+
+    def test_what_went_away_meanwhile_is_not_made_again_unasked(self, path: Any, ground: Ground) -> None:
+        self.put(ground, b"seen")
+        file = path.open("ab")
+        file.write(b" and mine")
+        ground.remove("d/a.txt")
+        with pytest.raises(OverwriteNewerCloudError):
+            file.close()
+        assert self.now(ground) is None
+        path.push(force_overwrite_to_cloud=True)
+        assert self.now(ground) == b"seen and mine"
+
+    # --- the rest ----------------------------------------------------------------------------------------------------
+
+    def test_what_is_pending_survives_clearing_and_collecting(self, path: Any, ground: Ground) -> None:
+        self.fail_at_close(path, ground)
+        cache = path.client.cache
+        path.clear_cache()
+        path.client.clear_cache()
+        assert [write.uri for write in cache.clear(str(path)).pending] == [str(path)]
+        cache.execute(cache.plan(max_size=0))
+        assert path.read_bytes(read_pending=True) == b"mine"
+        path.push(force_overwrite_to_cloud=True)
+        assert self.now(ground) == b"mine"
+
+    def test_a_name_that_no_object_can_have_is_refused_before_anything(self, make: Any, at: str) -> None:
+        for name in ("", "d/"):
+            with pytest.raises(IsADirectoryError):
+                make().CloudPath(at + name).write_bytes(b"")
+
+    def test_an_unknown_encoding_leaves_nothing_locked(self, path: Any, ground: Ground) -> None:
+        with pytest.raises(LookupError):
+            path.open("w", encoding="klingon")
+        path.write_text("fine")
+        assert self.now(ground) == b"fine"
+
+    def test_writing_leaves_no_descriptor_open(self, path: Any, ground: Ground) -> None:
+        def use() -> None:
+            path.write_bytes(os.urandom(1000))
+            with path.open("a") as text:
+                text.write("more")
+            with pytest.raises(FileExistsError):
+                path.open("xb").close()
+            with pytest.raises(ZeroDivisionError), path.open("w"):
+                raise ZeroDivisionError
+            path.client.cache.flush()
+
+        use()
+        before = count_descriptors()
+        for _ in range(5):
+            use()
+        assert count_descriptors() <= before

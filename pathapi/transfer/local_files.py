@@ -1,0 +1,80 @@
+"""Files of this machine on their way into a cloud."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from casstore import same_bytes
+from pathapi.backend import ObjectInfo
+from pathapi.exceptions import StaleReadError
+from pathapi.location import Target
+from pathapi.transfer.objects import upload
+from pathapi.writing.conditional_put import Base, has_stated_bytes
+
+_OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def upload_file(target: Target, path: str, base: Base) -> None:
+    """Upload the file at *path* as it was at one moment; for whoever has the target's write lock.
+
+    Raises StaleReadError where somebody wrote to it meanwhile, and what writing does.
+    """
+    descriptor = os.open(path, _OPEN_FLAGS)  # not blocking: a pipe would wait for its writer
+    try:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            raise ValueError(f"{path} is no regular file; only those and directories are uploaded")
+
+        def check() -> None:
+            after = os.fstat(descriptor)
+            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise StaleReadError(f"{path} is still being written; nothing was uploaded, try again when it is done")
+
+        upload(target, descriptor, base, check)
+    finally:
+        os.close(descriptor)
+
+
+def has_arrived(target: Target, path: str, there: ObjectInfo) -> bool:
+    """Whether the object that is *there* has the bytes of the file at *path*: by what the store holds of that very
+    version, else by a hash that the provider states. Reads nothing from the cloud.
+    """
+    descriptor = os.open(path, _OPEN_FLAGS)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != there.size:
+            return False
+        cache = target.client.cache
+        entry = cache.held(target.key)
+        if entry is not None and entry.validator.same_version(there.validator):
+            held = None if entry.validator.racy or there.validator.racy else cache.open_entry(entry)
+            if held is not None:
+                try:
+                    return same_bytes(descriptor, held)
+                finally:
+                    os.close(held)
+        return has_stated_bytes(there, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def files_below(directory: str) -> Iterator[tuple[str, str]]:
+    """The regular files below *directory*, links followed, as paths and as names from there with slashes."""
+    yield from _files_below(directory, "", frozenset())
+
+
+def _files_below(directory: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    status = os.stat(directory)
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return  # a link to a directory above itself
+    with os.scandir(directory) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files_below(entry.path, f"{prefix}{entry.name}/", above | {identity})
+        elif entry.is_file():
+            yield entry.path, prefix + entry.name

@@ -1,0 +1,309 @@
+"""Changing what is at a URI other than by writing a file: copying, renaming, deleting; one object at a time.
+
+    write locks of what changes -> the version of the source -> copy, if the target is as known
+        -> target's entry -> delete, if the source still is that version -> the source's entry goes
+
+A crash between any two steps leaves the bytes at the source, at the target, or at both; never at neither. An entry of
+before the crash is old, not wrong: the freshness policy decides about it as about any other.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from casstore import Entry, Stored, Validator, full_disk
+from pathapi.backend import ABSENT, Absent, ObjectInfo, head_or_none
+from pathapi.exceptions import (
+    ChecksumMismatchError,
+    CloudPathFileExistsError,
+    CloudPathNotImplementedError,
+    CloudUnavailableError,
+    OverwriteNewerCloudError,
+    VersionMismatchError,
+)
+from pathapi.location import Target
+from pathapi.writing.commit import deliver, stage
+from pathapi.writing.conditional_put import Base, warn_of_conditions
+from pathapi.writing.pending import lock_for_change
+
+TRIES: Final = 4
+"""Copies that are asked for before objects that keep changing are an error."""
+
+_SLASHES: Final = re.compile(r"[/\\]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A version of the source; *guessed* says that only a listing knows it, and is looked up if the cloud disagrees."""
+
+    info: ObjectInfo
+    guessed: bool = False
+
+    @property
+    def version(self) -> Validator:
+        """For a condition."""
+        return self.info.validator
+
+
+@contextmanager
+def locked(*changes: Target, forced: Target | None = None) -> Iterator[None]:
+    """Hold the write locks of several URIs, taken in one order by everybody, so that nobody waits in a circle; *forced*
+    is the one of them that is overwritten by force.
+    """
+    in_order = {(at.client.cache.root, at.key.whole): at for at in changes}
+    with ExitStack() as stack:
+        for _, at in sorted(in_order.items()):
+            stack.enter_context(lock_for_change(at, force=at is forced))
+        yield
+
+
+def forced_of(target: Target, over: Base) -> Target | None:
+    """*target*, if it is to be overwritten whatever it is: what `locked` wants to know."""
+    return target if over.expect is None else None
+
+
+def see(source: Target, listed: ObjectInfo | None) -> Seen:
+    """The version of the source: what a listing said, else one HEAD. Raises CloudPathFileNotFoundError."""
+    return Seen(source.backend.head(source.object_key)) if listed is None else Seen(listed, guessed=True)
+
+
+# --- deleting ---------------------------------------------------------------------------------------------------------
+
+
+def delete(at: Target, version: Validator) -> None:
+    """Delete the object if it still is *version*, and then its entry; for whoever has its write lock.
+
+    An object that is gone already is no error: this request may have been sent twice, its first answer lost. Raises
+    VersionMismatchError where it is another one by now, which stays.
+    """
+    try:
+        _delete(at, version)
+    finally:
+        at.forget_listed()
+        at.client.cache.record_delete(at.key)
+
+
+def _delete(at: Target, version: Validator) -> None:
+    client, key = at.client, at.object_key
+    try:
+        at.backend.delete([key], expect=None if client.conditional_writes == "off" else version)
+    except VersionMismatchError:
+        if head_or_none(at.backend, key) is not None:
+            raise
+    except CloudPathNotImplementedError as error:
+        if client.conditional_writes == "require":
+            raise
+        now = head_or_none(at.backend, key)
+        if now is None:
+            return
+        if not now.validator.same_version(version):
+            raise VersionMismatchError(f"{at} is not the version that was seen; it was not deleted") from error
+        warn_of_conditions(at)
+        at.backend.delete([key])
+
+
+# --- copying on the server --------------------------------------------------------------------------------------------
+
+
+def copy_on_server(source: Target, target: Target, seen: Seen, over: Base) -> tuple[ObjectInfo, Seen]:
+    """Copy inside one bucket, over what *over* says is at the target, and make it the entry; what the target is now,
+    and which version of the source that is. For whoever has the target's write lock.
+
+    An *over* that is guessed is looked up once, if the cloud disagrees. Raises OverwriteNewerCloudError where somebody
+    else changes the target after that: it is left alone.
+    """
+    cache = target.client.cache
+    noted, moment = cache.note(target.key), cache.now()
+    try:
+        info, seen = _copy(source, target, seen, over)
+    except CloudUnavailableError:
+        cache.record_delete(target.key)  # nobody knows which one it is now
+        raise
+    finally:
+        target.forget_listed()
+    held = _open_held(source, seen.version)
+    if held is None:
+        # What may be held of the target is the version of before.
+        cache.record_delete(target.key)
+    else:
+        entry, descriptor = held
+        try:
+            cache.record_copy(noted, entry.digest, descriptor, info.validator, moment)
+        finally:
+            os.close(descriptor)
+    return info, seen
+
+
+def _open_held(source: Target, version: Validator) -> tuple[Entry, int] | None:
+    """The entry and the open blob of that very version of the source, if the store has it."""
+    cache = source.client.cache
+    entry = cache.held(source.key)
+    if entry is None or not entry.validator.same_version(version) or entry.validator.racy or version.racy:
+        return None
+    descriptor = cache.open_entry(entry)
+    return None if descriptor is None else (entry, descriptor)
+
+
+def _copy(source: Target, target: Target, seen: Seen, over: Base) -> tuple[ObjectInfo, Seen]:
+    backend, target_key = source.backend, target.object_key
+    expect, guessed = over.expect, over.guessed
+    if source.client.conditional_writes == "off":
+        expect = None
+    for attempt in range(TRIES):
+        try:
+            return backend.copy(source.object_key, target_key, expect=seen.version, over=expect), seen
+        except VersionMismatchError as error:
+            now = head_or_none(backend, target_key) if expect is not None else None
+            if attempt and now is not None and agree(now, seen.info):
+                return now, seen  # done, and the answer lost
+            state = ABSENT if now is None else now.validator
+            if expect is None or _is_same(state, expect):
+                # So it was the source.
+                seen = Seen(backend.head(source.object_key))
+            elif guessed:
+                expect, guessed = state, False
+                seen = Seen(backend.head(source.object_key)) if seen.guessed else seen
+            else:
+                raise OverwriteNewerCloudError(
+                    f"{target} was changed by somebody else while {source} was being copied there; nothing was "
+                    "changed. Look at it and try again, or pass force_overwrite_to_cloud=True"
+                ) from error
+        except CloudPathNotImplementedError as error:
+            if expect is None or source.client.conditional_writes == "require":
+                raise
+            now = head_or_none(backend, target_key)
+            if not guessed and not _is_same(ABSENT if now is None else now.validator, expect):
+                raise OverwriteNewerCloudError(f"{target} was changed by somebody else; nothing was changed") from error
+            warn_of_conditions(source)
+            expect = None
+    raise OverwriteNewerCloudError(f"{source} changed {TRIES} times while it was copied; nothing was changed")
+
+
+def _is_same(one: Validator | Absent, other: Validator | Absent) -> bool:
+    if isinstance(one, Absent) or isinstance(other, Absent):
+        return one is other
+    return one.same_version(other)
+
+
+def agree(one: ObjectInfo, other: ObjectInfo) -> bool:
+    """Whether what the provider states of both says that they are the same bytes."""
+    stated = {checksum.kind: checksum.value for checksum in other.checksums}
+    return one.size == other.size and any(stated.get(item.kind) == item.value for item in one.checksums)
+
+
+def _require_good(target: Target, copied: ObjectInfo, source: ObjectInfo) -> None:
+    """Raise unless the copy is known to be whole: by a checksum, else by the size that the server states of it."""
+    if agree(copied, source):
+        return
+    stated = {checksum.kind: checksum.value for checksum in source.checksums if checksum.kind != "etag-md5"}
+    if any(stated.get(item.kind, item.value) != item.value for item in copied.checksums):
+        raise ChecksumMismatchError(f"the copy at {target} has another checksum than the original, which was kept")
+    # The answer to a copy does not say the size.
+    if target.backend.head(target.object_key).size != source.size:
+        raise ChecksumMismatchError(f"the copy at {target} has another size than the original, which was kept")
+
+
+# --- copying through this machine -------------------------------------------------------------------------------------
+
+
+def upload(target: Target, source: int, base: Base, check: Callable[[], object] | None = None) -> None:
+    """Upload a private copy of the open file *source* under the rules of writing, and make it the entry.
+
+    *check* is called once the copy is made, and may raise. For whoever has the target's write lock. What fails leaves
+    nothing pending: the bytes are still where they came from.
+    """
+    cache = target.client.cache
+    noted, staging = cache.note(target.key), stage(cache)
+    try:
+        with full_disk(cache.root):
+            staging.take(source)
+        if check is not None:
+            check()
+        staging.rehash()
+        deliver(target, staging, base, noted, is_elsewhere=True)
+    except BaseException:
+        staging.close()
+        raise
+
+
+# --- moving -----------------------------------------------------------------------------------------------------------
+
+
+def copy(source: Target, target: Target, listed: ObjectInfo | None, over: Base) -> None:
+    """Copy on the server; *listed* is what a listing said of the source. Raises as `copy_on_server` does."""
+    with locked(target, forced=forced_of(target, over)):
+        copy_on_server(source, target, see(source, listed), over)
+
+
+def rename(source: Target, target: Target, listed: ObjectInfo | None, over: Base) -> None:
+    """Copy on the server, then delete the very version that was copied; the target is never missing.
+
+    Raises CloudPathFileNotFoundError, and OverwriteNewerCloudError where the target was changed meanwhile (nothing is
+    done then) or the source was (it stays then, beside the copy of the version before).
+    """
+    with locked(source, target, forced=forced_of(target, over)):
+        twin = _twin(source, target)
+        seen = see(source, listed if twin is None else None)
+        _require_two(source, target, twin, seen.version)
+        copied, seen = copy_on_server(source, target, seen, twin or over)
+        _require_two(source, target, twin, seen.version)
+        _require_good(target, copied, seen.info)
+        delete_moved(source, str(target), seen.version)
+
+
+def copy_through(source: Target, target: Target, stored: Stored, over: Base, *, moves: bool) -> None:
+    """Upload what was read of the source, and, if it *moves*, delete the version that was read."""
+    version = stored.validator
+    assert version is not None
+    if not moves:
+        with locked(target, forced=forced_of(target, over)):
+            upload(target, stored.descriptor, over)
+        return
+    with locked(source, target, forced=forced_of(target, over)):
+        twin = _twin(source, target)
+        _require_two(source, target, twin, version)
+        upload(target, stored.descriptor, twin or over)
+        delete_moved(source, str(target), version)
+
+
+def delete_moved(source: Target, target: str, version: Validator) -> None:
+    """Delete the source of a copy that is known good. Raises OverwriteNewerCloudError where it is newer than that."""
+    try:
+        delete(source, version)
+    except VersionMismatchError as error:
+        raise OverwriteNewerCloudError(
+            f"{source} was changed by somebody else after it was copied: {target} has the version of before, and "
+            f"{source} was left alone, with the new one"
+        ) from error
+
+
+def _twin(source: Target, target: Target) -> Base | None:
+    """What is at a target that may be the source under another name; None where it cannot be.
+
+    Some servers take ``a//b`` for ``a/b``, a backslash for a slash, or one case for the other; and one server may have
+    two endpoints. Deleting the source of such a copy would delete the only one.
+    """
+    if _plain(source) != _plain(target):
+        return None
+    there = head_or_none(target.backend, target.object_key)
+    # Not guessed: the copy that succeeds has met both versions in one moment, so that comparing them is enough.
+    return Base(ABSENT if there is None else there.validator)
+
+
+def _require_two(source: Target, target: Target, twin: Base | None, version: Validator) -> None:
+    if twin is not None and isinstance(twin.expect, Validator) and twin.expect.same_version(version):
+        raise CloudPathFileExistsError(
+            f"{target} exists with the very version of {source}: the server may take both names for one object, so "
+            "nothing was moved. Delete one of them with unlink() if they are two"
+        )
+
+
+def _plain(at: Target) -> tuple[str, str]:
+    name = _SLASHES.sub("/", unicodedata.normalize("NFC", f"{at.bucket}/{at.object_key}")).strip("/").casefold()
+    return at.uri.partition("://")[0], name

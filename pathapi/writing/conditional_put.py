@@ -1,0 +1,222 @@
+"""One conditional upload: what it starts from, how it is sent, and what a refusal or a lost answer means.
+
+The condition is the version that was seen, or absence. A refusal is a conflict, unless it may be the answer to our own
+upload: the SDK had sent it before and lost the first answer, or an earlier push had. Then the object is read back, and
+if it has these very bytes, they arrived.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from casstore import Condition, Entry, PendingWrite, Staging, Validator, new_hasher
+from pathapi.backend import ABSENT, COMPARABLE, Absent, ObjectInfo, head_or_none
+from pathapi.exceptions import (
+    CloudPathException,
+    CloudPathFileNotFoundError,
+    CloudPathNotImplementedError,
+    CloudPathPermissionError,
+    CloudUnavailableError,
+    VersionMismatchError,
+)
+from pathapi.location import Target
+from pathapi.parallel.cancellation import Stop
+
+if TYPE_CHECKING:
+    pass
+
+_PIECE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a write starts from. *expect* None overwrites whatever is there; *guessed* says that the absence is known
+    only from a listing, and is asked about once if the cloud says otherwise.
+
+    *entry* is what the store holds of that very version, if the cloud was asked about it in this very open.
+    """
+
+    expect: Validator | Absent | None
+    guessed: bool = False
+    exclusive: bool = False
+    entry: Entry | None = None
+
+    @property
+    def condition(self) -> Condition:
+        """As a pending write records it."""
+        if self.expect is None:
+            return Condition.ANY
+        return Condition.ABSENT if isinstance(self.expect, Absent) else Condition.MATCH
+
+    @property
+    def version(self) -> Validator | None:
+        """The version seen, where there was one."""
+        return self.expect if isinstance(self.expect, Validator) else None
+
+    @classmethod
+    def of(cls, write: PendingWrite, *, force: bool) -> Base:
+        """What a pending write started from: never what is there now."""
+        if force or write.condition is Condition.ANY:
+            return cls(None)
+        if write.condition is Condition.ABSENT:
+            return cls(ABSENT, exclusive=write.exclusive)
+        return cls(write.base)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the object is after an upload. *unconditional* says that the server could not be held to the condition: to
+    be told, by `warn_of_conditions`, once everything else is done.
+    """
+
+    info: ObjectInfo
+    unconditional: bool = False
+
+
+def send(target: Target, staging: Staging, base: Base, *, again: bool = False) -> Sent:
+    """Upload *staging*'s bytes under *base*'s condition; what the object is then.
+
+    *again* says that they were sent before, and that nobody knows what became of that. Raises VersionMismatchError for
+    a conflict (the object is somebody else's) and whatever else `Backend.write` does.
+    """
+    try:
+        return _send(target, staging, base)
+    except VersionMismatchError as error:
+        if not (again or error.after_retry):
+            raise
+        info = find_arrived(target, staging)
+        if info is None:
+            raise
+        return Sent(info)
+    except CloudUnavailableError as error:
+        info = None
+        with suppress(CloudPathException):  # no network: it stays unknown
+            info = find_arrived(target, staging)
+        if info is None:
+            raise error from error.__cause__
+        return Sent(info)
+
+
+def _send(target: Target, staging: Staging, base: Base) -> Sent:
+    expect = None if target.client.conditional_writes == "off" else base.expect
+    try:
+        return Sent(_write(target, staging, expect))
+    except VersionMismatchError:
+        if not base.guessed:
+            raise
+        # The listing did not have it, and now it is there: ask once, and go by that.
+        seen = head_or_none(target.backend, target.object_key)
+        return Sent(_write(target, staging, ABSENT if seen is None else seen.validator))
+    except (CloudPathNotImplementedError, CloudPathPermissionError) as error:
+        if expect is None or target.client.conditional_writes == "require":
+            raise
+        return _send_unconditionally(target, staging, expect, error)
+
+
+def _send_unconditionally(
+    target: Target, staging: Staging, expect: Validator | Absent, error: CloudPathException
+) -> Sent:
+    """The server, or the role, cannot do conditions, or nothing at all: a HEAD just before is the best there is."""
+    backend = target.backend
+    try:
+        seen = head_or_none(backend, target.object_key)
+    except CloudPathPermissionError:
+        raise error from error.__cause__
+    matches = seen is None if isinstance(expect, Absent) else seen is not None and seen.validator.same_version(expect)
+    if not matches:
+        raise VersionMismatchError(f"{target.uri} is not the version that was seen; nothing was changed") from error
+    try:
+        return Sent(_write(target, staging, None), unconditional=True)
+    except CloudPathPermissionError:
+        raise error from error.__cause__  # it was not the condition
+
+
+def warn_of_conditions(target: Target) -> None:
+    """Say, once per origin, that the server cannot do conditions."""
+    origin = target.backend.origin
+    target.client.warn_once(
+        f"conditions {origin}",
+        f"{origin} cannot write conditionally: what somebody else writes in the same moment may be lost "
+        "(conditional_writes='require' makes this an error)",
+    )
+
+
+def _write(target: Target, staging: Staging, expect: Validator | Absent | None) -> ObjectInfo:
+    guess = target.client.content_type_method
+    content_type = guess(target.object_key)[0] if guess is not None else None
+    # A position of its own: the staging file's may be shared with whoever wrote it.
+    source: Any = _Source(staging.descriptor)
+    return target.backend.write(target.object_key, source, staging.size, expect=expect, content_type=content_type)
+
+
+class _Source:
+    """A staging file as a backend reads it: seekable, by `os.pread`, so that nobody else's position moves."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._at = 0
+        self._stop = Stop()
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to *size* bytes, all of them unless the file ends."""
+        self._stop.check()
+        if size < 0:
+            size = max(0, os.fstat(self._descriptor).st_size - self._at)
+        pieces = []
+        while size > 0 and (piece := os.pread(self._descriptor, size, self._at)):
+            pieces.append(piece)
+            self._at += len(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As files do."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence)
+        self._at = (os.fstat(self._descriptor).st_size if start is None else start) + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._at
+
+
+def find_arrived(target: Target, staging: Staging) -> ObjectInfo | None:
+    """What the object is, if it has exactly *staging*'s bytes; None for other bytes or none.
+
+    By a checksum that the provider states of it, where that agrees; else all of it is read and compared.
+    """
+    backend = target.backend
+    info = head_or_none(backend, target.object_key)
+    if info is None or info.size != staging.size:
+        return None
+    if has_stated_bytes(info, staging.descriptor):
+        return info
+    try:
+        body = backend.read(target.object_key, 0, None, expect=info.validator if info.validator.identifies else None)
+    except (VersionMismatchError, CloudPathFileNotFoundError):
+        return None
+    assert body is not None
+    try:
+        buffer, offset = memoryview(bytearray(_PIECE)), 0
+        while count := body.readinto(buffer):
+            if os.pread(staging.descriptor, count, offset) != buffer[:count]:
+                return None
+            offset += count
+        return info if offset == staging.size else None
+    finally:
+        body.close()
+
+
+def has_stated_bytes(info: ObjectInfo, descriptor: int) -> bool:
+    """Whether an open file has a hash that the provider states of the object; False where it states none of all."""
+    for checksum in info.checksums:
+        if checksum.kind in COMPARABLE:
+            hasher, offset = new_hasher(checksum.kind.removeprefix("etag-")), 0
+            while piece := os.pread(descriptor, _PIECE, offset):
+                hasher.update(piece)
+                offset += len(piece)
+            return hasher.digest().hex() == checksum.value
+    return False

@@ -1,0 +1,265 @@
+"""What is pending of a URI, and what becomes of it: looked at before every use, uploaded, saved elsewhere, discarded.
+
+Reading and writing look first. What failed, or was changed behind the API's back, raises and names the ways on; what
+was on its way when its process died is looked for in the cloud, once. Whoever changes something has the write lock.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from casstore import Condition, LockTimeoutError, PendingState, PendingWrite, WriteLock
+from pathapi.exceptions import (
+    CloudPathException,
+    CloudPathFileNotFoundError,
+    OverwriteNewerLocalError,
+    PendingWriteError,
+)
+from pathapi.location import Target
+from pathapi.writing import unclosed as strays
+from pathapi.writing.commit import explain, mark_failed, settle_arrived, why_failed
+from pathapi.writing.conditional_put import Base, find_arrived, send, warn_of_conditions
+
+_said: Final[set[str]] = set()
+
+
+def lock_for_change(target: Target, *, force: bool = False) -> WriteLock:
+    """The URI's write lock, once nothing that is pending of it stands in the way; with *force*, whatever does.
+
+    Raises PendingWriteError, OverwriteNewerLocalError, LockTimeoutError, ReentrantWriteError.
+    """
+    cache = target.client.cache
+    lock = cache.write_locks.take(target.key, meanwhile=strays.settle)
+    try:
+        cache.notice(target.key)
+        if cache.pending.has(target.key):
+            for write in cache.pending.of(target.key):
+                if cache.unfit is None:
+                    _recover(target, write)
+            # Looked at anew: what has arrived after all may have been forced over the others.
+            for write in cache.pending.of(target.key):
+                if write.blocks and not force:
+                    raise refusal(target, write)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def check_readable(target: Target, *, force: bool, asks: bool) -> None:
+    """Raise where what the cloud or the store has is not what this machine's user wrote last.
+
+    With *force*, the cloud's version is wanted: what stands in the way is set aside. Without *asks*, the cloud is not
+    asked what became of an interrupted upload. Waits for nobody.
+    """
+    cache = target.client.cache
+    cache.notice(target.key)
+    for write in cache.pending.of(target.key):
+        if cache.unfit is None and _is_interrupted(target, write):
+            if not asks:
+                raise refusal(target, write)
+            # Where somebody else has the lock, he deals with it: until then, the old version.
+            with suppress(LockTimeoutError), cache.write_locks.take(target.key, 0):
+                _recover(target, write)
+    # Looked at anew, as in `lock_for_change`.
+    for write in cache.pending.of(target.key):
+        if write.blocks:
+            if not force:
+                raise refusal(target, write)
+            if cache.unfit is None:
+                _said.add(write.name)
+                with suppress(FileNotFoundError):
+                    why = f"{write.why}; then the cloud's version was taken"
+                    cache.pending.mark(write, PendingState.INCOMPLETE, why=why)
+        elif write.state is PendingState.INCOMPLETE and write.source is not None and write.name not in _said:
+            _said.add(write.name)
+            warnings.warn(
+                f"{target.uri}: {write.why} ({write.source}); push() uploads it, drop() discards it", stacklevel=5
+            )
+
+
+def _is_interrupted(target: Target, write: PendingWrite) -> bool:
+    """Whether nobody is uploading *write*, although its record says so."""
+    if write.state is not PendingState.UPLOADING:
+        return False
+    cache = target.client.cache
+    if write.lease == cache.lease.name:
+        return not cache.write_locks.holds(target.key)
+    return cache.pending.is_interrupted(write)
+
+
+def _recover(target: Target, write: PendingWrite) -> PendingWrite | None:
+    """With the write lock held: find out what became of an interrupted upload. The record as it is then; None where
+    there is none any more, because the cloud has the bytes.
+
+    Raises PendingWriteError where the cloud cannot be asked.
+    """
+    if write.state is not PendingState.UPLOADING:
+        return write
+    cache = target.client.cache
+    # With the lock, and of this process: the upload has ended, and could not say how.
+    if write.lease != cache.lease.name and not cache.pending.is_interrupted(write):
+        return write
+    try:
+        staging = cache.pending.adopt(write)
+    except FileNotFoundError:
+        return None
+    try:
+        noted, moment = cache.note(target.key), cache.now()
+        try:
+            info = find_arrived(target, staging)
+        except CloudPathException as error:
+            raise refusal(target, write) from error
+        if info is not None:
+            overrules = write.condition is Condition.ANY
+            settle_arrived(target, staging, noted, info, moment, write, overrules=overrules)
+            target.forget_listed()
+            return None
+    finally:
+        staging.close()
+    why = "its process ended before the cloud had answered, and the cloud does not have the bytes"
+    with suppress(FileNotFoundError):
+        return cache.pending.mark(write, PendingState.FAILED, why=why)
+    return None
+
+
+def refusal(target: Target, write: PendingWrite) -> PendingWriteError | OverwriteNewerLocalError:
+    """The error that names *write*, where its bytes are, and the ways on."""
+    where = f"The bytes are at {target.client.cache.pending.path(write)}."
+    ways = (
+        "Keep yours: push() uploads them (with force_overwrite_to_cloud=True over whatever is there). Take the "
+        "cloud's: read with force_overwrite_from_cloud=True, or drop(). Keep both: save_pending(PATH). At the shell: "
+        "casstore pending, push, drop"
+    )
+    if write.state is PendingState.EDIT:
+        return OverwriteNewerLocalError(f"{target.uri}: {write.why} ({write.source}). {where} {ways}")
+    if write.state is PendingState.UPLOADING:
+        return PendingWriteError(
+            f"{target.uri}: the process that uploaded a write of it has ended, and the cloud cannot be asked whether "
+            f"it arrived. {where} {ways}"
+        )
+    return PendingWriteError(f"{target.uri}: an earlier write has not reached the cloud: {write.why}. {where} {ways}")
+
+
+def pending_of(target: Target) -> list[PendingWrite]:
+    """What is pending of the URI now, this process's local copies included; oldest first.
+
+    Raises the store's own error where it cannot be opened: nobody knows, then, and "nothing" would be a lie.
+    """
+    cache = target.client.cache
+    if cache.unfit is not None:
+        raise cache.unfit
+    strays.settle()
+    cache.notice(target.key)
+    return cache.pending.of(target.key)
+
+
+def open_pending(target: Target) -> int | None:
+    """A descriptor of the bytes that were written last and are pending; None where nothing is."""
+    for write in reversed(pending_of(target)):
+        with suppress(FileNotFoundError):
+            return target.client.cache.pending.open(write)
+    return None
+
+
+def choose(target: Target, which: PendingWrite | None) -> PendingWrite:
+    """The one pending write of the URI that is meant.
+
+    Raises CloudPathFileNotFoundError where there is none, PendingWriteError where there are several and none is named.
+    """
+    writes = pending_of(target)
+    if which is not None:
+        for write in writes:
+            if write.name == which.name:
+                return write
+        raise CloudPathFileNotFoundError(f"that pending write of {target.uri} has been dealt with already")
+    if not writes:
+        raise CloudPathFileNotFoundError(f"nothing is pending of {target.uri}")
+    chosen = [write for write in writes if write.state is not PendingState.INCOMPLETE] or writes
+    if len({write.digest for write in chosen}) > 1:
+        listed = "; ".join(f"{write.name}: {write.size} bytes, {write.why}" for write in chosen)
+        raise PendingWriteError(f"{len(chosen)} different writes of {target.uri} are pending, name one: {listed}")
+    return chosen[-1]
+
+
+def push(target: Target, which: PendingWrite | None = None, *, force: bool = False) -> PendingWrite:
+    """Upload a pending write, under the condition that it started from, or with *force* over whatever is there; which.
+
+    Raises OverwriteNewerCloudError where the object is another version by now: the write stays pending.
+    PendingWriteError where it is being uploaded by another process.
+    """
+    cache = target.client.cache
+    with cache.write_locks.take(target.key, meanwhile=strays.settle):
+        write: PendingWrite | None = choose(target, which)
+        assert write is not None
+        was = write
+        if write.state is PendingState.UPLOADING:
+            write = _recover(target, write)
+            if write is None:
+                return was  # it had arrived
+            if write.state is PendingState.UPLOADING:
+                raise PendingWriteError(f"{target.uri} is being uploaded by another process just now")
+        staging = cache.pending.adopt(write)
+        try:
+            base = Base.of(write, force=force)
+            state = write.state
+            write = cache.pending.mark(write, PendingState.UPLOADING, lease=cache.lease.name)
+            noted, moment = cache.note(target.key), cache.now()
+            try:
+                # An earlier try may have arrived after all.
+                sent = send(target, staging, base, again=was.state is not PendingState.EDIT)
+            except BaseException as error:
+                explain(target, base, mark_failed(target, write, state, why_failed(error)), error)
+                raise
+            finally:
+                target.forget_listed()
+            # What the write itself was forced over stands in the way no more, either.
+            overrules = base.condition is Condition.ANY
+            settle_arrived(target, staging, noted, sent.info, moment, write, overrules=overrules)
+            if write.source is not None:
+                cache.pushed(write.source, write.digest, sent.info.validator)
+            _forget_same(target, write)
+            if sent.unconditional:
+                warn_of_conditions(target)
+            return was
+        finally:
+            staging.close()
+
+
+def _forget_same(target: Target, pushed: PendingWrite) -> None:
+    """The cloud has these bytes: what else is pending with the same ones is done with."""
+    pending = target.client.cache.pending
+    for other in pending.of(target.key):
+        if other.digest == pushed.digest and other.state is not PendingState.UPLOADING:
+            pending.discard(other)
+
+
+def drop(target: Target, which: PendingWrite | None = None) -> list[PendingWrite]:
+    """Discard a pending write, or all of the URI's; what was discarded."""
+    cache = target.client.cache
+    with cache.write_locks.take(target.key, meanwhile=strays.settle):
+        writes: Sequence[PendingWrite] = pending_of(target) if which is None else [choose(target, which)]
+        for write in writes:
+            _discard(target, write)
+        return list(writes)
+
+
+def save(target: Target, destination: str, which: PendingWrite | None = None) -> PendingWrite:
+    """Copy a pending write's bytes to the local file *destination*, replaced as a whole; then it is pending no more."""
+    cache = target.client.cache
+    with cache.write_locks.take(target.key, meanwhile=strays.settle):
+        write = choose(target, which)
+        cache.pending.save(write, destination)
+        if write.source is not None:
+            cache.release(write.source, write.digest)
+        return write
+
+
+def _discard(target: Target, write: PendingWrite) -> None:
+    cache = target.client.cache
+    cache.pending.discard(write)
+    if write.source is not None:
+        cache.release(write.source, write.digest)  # what a tool has put into the outbox
