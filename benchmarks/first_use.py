@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rounds import Contestant, compete, options
+from harness.rounds import Contestant, compete, options
 
 PROGRAM = """
 import sys, time

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import transports
-from rounds import Contestant, compete, options
+from harness import contestants as transports
+from harness.rounds import Contestant, compete, options
 
-from tests.bench.proxy import proxy_process
-from tests.bench.servers import S3Server, s3_server
+from tests.harness.proxy import proxy_process
+from tests.harness.servers import S3Server, s3_server
 
 
 def work(

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import transports
-from rounds import Contestant, compete, options
+from harness import contestants as transports
+from harness.rounds import Contestant, compete, options
 
 import casstore
-from tests.bench.servers import s3_server
+from tests.harness.servers import s3_server
 
 
 def percentile(opens: Sequence[Callable[[], Any]], repeat: int) -> float:

@@ -1,4 +1,4 @@
-"""Carried out of casstore.cache."""
+"""This moment, by the wall clock and by the boot clock."""
 
 from __future__ import annotations
 

@@ -311,13 +311,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_mutex)
 
 
-import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathapi.client import Client
-
-
 def forced(given: bool | None, which: str) -> bool:
     """What the call says, else what ``CLOUDPATHLIB_FORCE_OVERWRITE_*`` does."""
     if given is not None:

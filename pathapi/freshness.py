@@ -13,10 +13,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from casstore import Entry, Moment
 from pathapi.exceptions import InvalidConfigurationException
+
+if TYPE_CHECKING:
+    pass
 
 FreshnessLike = "str | float | timedelta | Freshness"
 
@@ -112,14 +115,6 @@ class FreshnessPolicy:
 
 def _is_offline() -> bool:
     return os.environ.get("CASSTORE_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-
-
-from typing import TYPE_CHECKING
-
-from pathapi.freshness import ALWAYS, Freshness
-
-if TYPE_CHECKING:
-    pass
 
 
 FreshnessArg = str | float | timedelta | Freshness | None

@@ -1,4 +1,4 @@
-"""Carried out of pathapi.uploading."""
+"""A client and one of its keys: what every operation takes."""
 
 from __future__ import annotations
 

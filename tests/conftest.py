@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
-from tests.bench import azure_servers, nolocks, servers
-from tests.bench.azure_servers import AzureServer
-from tests.bench.gcs_rules import GCSRules
-from tests.bench.proxy import Fault, Proxy
-from tests.bench.servers import GCSServer, S3Server
+from tests.harness import azure_servers, nolocks, servers
+from tests.harness.azure_servers import AzureServer
+from tests.harness.gcs_conditions import GCSRules
+from tests.harness.proxy import Fault, Proxy
+from tests.harness.servers import GCSServer, S3Server
 
 settings.register_profile("default", deadline=None)
 # The same examples each time where nobody is there to look at a new failure.

@@ -1,4 +1,4 @@
-"""Carried out of casstore.blobs."""
+"""Hash a file's bytes without moving its offset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carried out of casstore.blobs."""
+"""Staging: a private file that becomes a blob, and the inode that it became."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carried out of casstore.plans."""
+"""What a store may hold: its budget, and what it holds now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carried out of casstore.records."""
+"""Keys of the index: one byte says the kind of a row, the rest names it."""
 
 from __future__ import annotations
 

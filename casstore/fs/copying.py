@@ -1,4 +1,4 @@
-"""Carried out of casstore.files."""
+"""Copy a file's bytes: as a reflink where the file system can, else by the kernel, else by hand."""
 
 from __future__ import annotations
 

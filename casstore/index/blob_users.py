@@ -1,4 +1,4 @@
-"""Carried out of casstore.plans."""
+"""The entries that use a blob."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carried out of casstore.items."""
+"""Read and change the row of one entry inside a transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carried out of casstore.index."""
+"""Open an LMDB environment: map size, reader slots, and pages in reserve for a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carried out of casstore.policies."""
+"""The history of evictions: rows of evicted blobs, and the score of each eviction order."""
 
 from __future__ import annotations
 

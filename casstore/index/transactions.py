@@ -1,4 +1,4 @@
-"""Carried out of casstore.index."""
+"""One transaction of the index: the calls on LMDB that the rest of the package uses."""
 
 from __future__ import annotations
 

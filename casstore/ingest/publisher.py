@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import abc
+import errno
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
+from casstore.blobs.blob_store import Blobs, CollisionError
 from casstore.blobs.staging import Added, Inode, Staging
-from casstore.errors import CasstoreError
+from casstore.errors import BlobDamagedError, CasstoreError, StillBeingWrittenError, StoreFullError
 from casstore.eviction.background import Trims
 from casstore.format.checksums import Stated
 from casstore.format.digest import Digest
-from casstore.format.keys import Key
-from casstore.format.records import Entry, Moment, Validator
+from casstore.format.keys import Key, blob_row, user_prefix
+from casstore.format.records import Entry, Moment, Validator, unpack_blob
 from casstore.index.committer import Committer
 from casstore.index.database import Index
 from casstore.index.entries import Noted, current_entry, drop_entry, raise_count
 from casstore.index.transactions import Txn
 from casstore.index.updates import Publication
+
+if TYPE_CHECKING:
+    from casstore.cache import Cache
 
 
 class Recording(abc.ABC):
@@ -106,18 +112,6 @@ class Recording(abc.ABC):
                     drop_entry(txn, entry)
 
         self.index.write(forget)
-
-
-import errno
-from typing import TYPE_CHECKING, Final
-
-from casstore.blobs.blob_store import Blobs, CollisionError
-from casstore.errors import BlobDamagedError, StillBeingWrittenError, StoreFullError
-from casstore.format.keys import blob_row, user_prefix
-from casstore.format.records import unpack_blob
-
-if TYPE_CHECKING:
-    from casstore.cache import Cache
 
 
 _MOST_USERS: Final = 10_000

@@ -1,4 +1,4 @@
-"""Carried out of casstore.views."""
+"""Scan a lease's directory: compare its files with the list that the lease keeps."""
 
 from __future__ import annotations
 

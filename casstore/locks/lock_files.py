@@ -1,4 +1,4 @@
-"""Carried out of casstore.locks."""
+"""Lock files: locks that live as long as their process, and proof that locks exclude."""
 
 from __future__ import annotations
 

@@ -8,15 +8,15 @@ of one name give two downloads of the same bytes and nothing worse.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 from casstore.format.digest import name_hash_hex
-from casstore.format.layout import Layout
-
-pass
+from casstore.format.layout import Layout, LeaseLayout
 from casstore.locks.byte_locks import ByteLock, ByteLocks
 from casstore.locks.lock_files import POLL_FIRST, POLL_LAST
 
@@ -171,16 +171,6 @@ class _Stall:
         if said != self._said:
             self._said, self._deadline = said, now + self._timeout
         return now > self._deadline
-
-
-import contextlib
-import os
-from typing import TYPE_CHECKING
-
-from casstore.format.layout import LeaseLayout
-
-if TYPE_CHECKING:
-    pass
 
 
 def progress_of(layout: Layout, name: str) -> str:

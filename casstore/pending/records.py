@@ -1,4 +1,4 @@
-"""Carried out of casstore.pending."""
+"""The record of a pending write: a small JSON file beside its bytes."""
 
 from __future__ import annotations
 

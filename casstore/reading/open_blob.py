@@ -1,14 +1,10 @@
-"""Carried out of casstore.fills."""
+"""A blob that is open for reading, with its entry."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from casstore.format.records import Entry, Validator
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from casstore import at_exit
 
@@ -130,13 +130,6 @@ def _forget_in_child() -> None:
 _HAS_FORK: Final = hasattr(os, "register_at_fork")
 if _HAS_FORK:
     os.register_at_fork(after_in_child=_forget_in_child)
-
-
-import os
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    pass
 
 
 class WritableFile(Protocol):

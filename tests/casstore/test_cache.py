@@ -20,7 +20,7 @@ from casstore.fs import files
 from casstore.index.database import Index
 from casstore.index.updates import Refresh
 from casstore.reading import dedup as statements
-from tests.casstore.filling import fill, key_of, read
+from tests.casstore.support.fill import fill, key_of, read
 
 KEY = key_of("k")
 HOUR = 3600 * 10**9

@@ -13,9 +13,9 @@ import pytest
 import casstore
 from casstore import Cache, ProblemKind
 from casstore.leases import reaper
-from tests.casstore.collecting import add_orphan, dangling
-from tests.casstore.filling import fill, fork, forked, key_of, read, status_of
-from tests.casstore.limits import is_about_descriptors, limit_descriptors, spare_descriptors
+from tests.casstore.support.fill import fill, fork, forked, key_of, read, status_of
+from tests.casstore.support.limits import is_about_descriptors, limit_descriptors, spare_descriptors
+from tests.casstore.support.stores import add_orphan, dangling
 
 ENOUGH = 20
 """Spare descriptors that suffice for anything here."""

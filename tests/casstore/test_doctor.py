@@ -18,12 +18,12 @@ from casstore.cli.main import run
 from casstore.doctor import Check, State
 from casstore.fs import files
 from casstore.fs import mounts as machine
-from tests.bench import nolocks
-from tests.casstore.damaging import fill_variously
-from tests.casstore.filling import REPOSITORY
-from tests.casstore.mounts import small_disk
-from tests.casstore.test_verification import _tree
-from tests.casstore.waiting import pend
+from tests.casstore.support.damage import fill_variously
+from tests.casstore.support.fill import REPOSITORY
+from tests.casstore.support.mounts import small_disk
+from tests.casstore.support.pending_writes import pend
+from tests.casstore.verify.test_verifier import _tree
+from tests.harness import nolocks
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from casstore.cli.main import run
 from casstore.eviction import collector
 from casstore.fs import files
 from casstore.verify import repair as repairs
-from tests.casstore.collecting import HOUR, dangling, used_at
-from tests.casstore.filling import fill, forked, key_of, read
-from tests.casstore.mounts import breakable_disk, mounted, small_disk
+from tests.casstore.support.fill import fill, forked, key_of, read
+from tests.casstore.support.mounts import breakable_disk, mounted, small_disk
+from tests.casstore.support.stores import HOUR, dangling, used_at
 
 pytestmark = pytest.mark.needs_root
 

@@ -12,10 +12,10 @@ import pytest
 
 import casstore
 from pathapi import GSClient, S3Client
-from tests.bench.proxy import Proxy
-from tests.bench.servers import GCSServer, S3Server
-from tests.pathapi import kills
-from tests.pathapi.backends.grounds import S3Ground
+from tests.harness.proxy import Proxy
+from tests.harness.servers import GCSServer, S3Server
+from tests.pathapi.support import kill_points as kills
+from tests.pathapi.support.raw_buckets import S3Ground
 
 pytest.register_assert_rewrite("pathapi.testing")
 

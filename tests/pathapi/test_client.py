@@ -17,8 +17,8 @@ import casstore
 from pathapi import AzureBlobClient, CloudPath, FileClient, FilePath, GSClient, S3Client, S3Path
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import ClientMismatchError, InvalidConfigurationException
-from tests.bench.proxy import Proxy
-from tests.pathapi.backends.grounds import S3Ground
+from tests.harness.proxy import Proxy
+from tests.pathapi.support.raw_buckets import S3Ground
 
 KEY, SECRET, TOKEN = "AKIA-THE-KEY-ID", "THE-SECRET-ACCESS-KEY", "THE-SESSION-TOKEN"
 

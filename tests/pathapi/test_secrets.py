@@ -32,8 +32,8 @@ from pathapi.exceptions import (
     CloudUnavailableError,
     InvalidConfigurationException,
 )
-from tests.bench.proxy import Proxy
-from tests.pathapi.backends.grounds import S3Ground
+from tests.harness.proxy import Proxy
+from tests.pathapi.support.raw_buckets import S3Ground
 
 MARK = "PLANTED0SECRET"
 KEYS = {

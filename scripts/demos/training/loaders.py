@@ -1,0 +1,140 @@
+"""What feeds a training loop: torch's DataLoader, or a process pool of the standard library where there is no torch."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import random
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from demos.reading.readers import die_with_parent
+from demos.shared.terminal import children_ignore_interrupts
+from demos.training.samples import CachedFiles, Sample
+
+BATCH: Final = 16
+STALL: Final = 120.0
+"""Seconds without a batch after which a loader is taken to hang; eight workers that each import torch need some ten."""
+
+Loader = Callable[[CachedFiles, int, str, int], Iterator[list[Sample]]]
+"""Gives the samples of one epoch, in batches: (dataset, workers, start method, epoch). The workers are new each time
+and gone at the end. Raises LoaderError.
+"""
+
+
+class LoaderError(Exception):
+    """Workers hung, or died otherwise than at their end."""
+
+
+def loader_of(name: str) -> Loader:
+    """``torch`` or ``plain``; raises ImportError where there is no torch."""
+    if name == "plain":
+        return plain_batches
+    importlib.import_module("torch.utils.data")
+    return torch_batches
+
+
+# --- torch ------------------------------------------------------------------------------------------------------------
+
+
+def torch_batches(dataset: CachedFiles, workers: int, start_method: str, epoch: int) -> Iterator[list[Sample]]:
+    """Batches of a DataLoader, each of which goes through a step of training first."""
+    # By name: torch is in no environment that types are checked in.
+    torch: Any = importlib.import_module("torch")
+    data: Any = importlib.import_module("torch.utils.data")
+    # That eight are too many for two cores is the point: they are to get into each other's way.
+    warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+    loader = data.DataLoader(
+        replace(dataset, transform=histogram),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=workers,
+        collate_fn=collate,
+        multiprocessing_context=start_method,
+        timeout=STALL,
+        generator=torch.Generator().manual_seed(epoch),
+    )
+    model = torch.nn.Linear(256, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with children_ignore_interrupts():
+        batches = iter(loader)
+    # It tells nobody how they ended, and ends by force those that take longer than five seconds.
+    processes = list(batches._workers)  # noqa: SLF001
+    try:
+        for features, samples in batches:
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(model(features).sum(dim=1), features[:, 0]).backward()
+            optimizer.step()
+            yield samples
+    except RuntimeError as error:
+        raise LoaderError(f"the DataLoader: {error}") from error
+    finally:
+        batches._shutdown_workers()  # noqa: SLF001
+    _check_ends(processes)
+
+
+def histogram(data: bytes) -> Any:
+    """How often each byte occurs, as a tensor of 256 shares."""
+    torch: Any = importlib.import_module("torch")
+    if not data:
+        return torch.zeros(256)
+    return torch.bincount(torch.frombuffer(bytearray(data), dtype=torch.uint8), minlength=256) / len(data)
+
+
+def collate(samples: list[Sample]) -> tuple[Any, list[Sample]]:
+    """A batch: one tensor, which travels by shared memory, and what is to be counted."""
+    torch: Any = importlib.import_module("torch")
+    rows = [torch.zeros(256) if sample.features is None else sample.features for sample in samples]
+    return torch.stack(rows), [replace(sample, features=None) for sample in samples]
+
+
+# --- the standard library ---------------------------------------------------------------------------------------------
+
+
+def plain_batches(dataset: CachedFiles, workers: int, start_method: str, epoch: int) -> Iterator[list[Sample]]:
+    """The same batches by a pool."""
+    context = multiprocessing.get_context(start_method)
+    numbers = list(range(len(dataset)))
+    random.Random(epoch).shuffle(numbers)
+    batches = [numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH)]
+    with children_ignore_interrupts():
+        pool = context.Pool(workers, _begin, (dataset,))
+    processes = list(pool._pool)  # type: ignore[attr-defined]  # noqa: SLF001
+    try:
+        results = pool.imap_unordered(_take, batches)
+        for _ in batches:
+            try:
+                samples = results.next(STALL)
+            except multiprocessing.TimeoutError:
+                raise LoaderError(f"no batch came for {STALL:.0f} seconds") from None
+            yield samples
+        pool.close()
+        pool.join()
+    finally:
+        pool.terminate()
+    _check_ends(processes)
+
+
+_dataset: CachedFiles | None = None
+"""Of this worker."""
+
+
+def _begin(dataset: CachedFiles) -> None:
+    global _dataset
+    _dataset = dataset
+    threading.Thread(target=die_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _take(numbers: list[int]) -> list[Sample]:
+    assert _dataset is not None
+    return _dataset.__getitems__(numbers)
+
+
+def _check_ends(processes: list[Any]) -> None:
+    ends = [process.exitcode for process in processes if process.exitcode != 0]
+    if ends:
+        raise LoaderError(f"{len(ends)} workers did not end well: exit codes {ends}")

@@ -1,0 +1,79 @@
+"""The dataset that a training loop reads: map-style, as torch has it, and each sample compared with the truth."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from demos.shared.dataset import Dataset
+
+BY_PATH: Final = 8
+"""Every so many samples are read as libraries do that want a path: `fspath`, then the built-in ``open``."""
+_PIECE: Final = 1 << 16
+"""Bytes read at a time, so that a file is open for a while and may be evicted meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What became of one read. *failure* is a traceback; *features* is what a transform made of the bytes."""
+
+    number: int
+    size: int = 0
+    wrong_bytes: int = 0
+    failure: str = ""
+    features: Any = None
+
+
+@dataclass
+class CachedFiles:
+    """All objects of a bucket through the store: anything with these two methods is a dataset to torch's DataLoader.
+
+    Travels to workers of any start method, with its client. A sample that cannot be read is no exception but says so:
+    the epoch is to go on, and to count. *transform* makes features of bytes, in the worker.
+    """
+
+    client: Any
+    uri: str
+    truth: Dataset
+    transform: Callable[[bytes], Any] | None = None
+    _handed: list[tuple[str, int]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.truth.objects)
+
+    def __getitem__(self, number: int) -> Sample:
+        try:
+            return self._read(number)
+        except Exception:  # noqa: BLE001 - told in the table
+            return Sample(number, failure=f"{self.truth.objects[number].key}: {traceback.format_exc()}")
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Sample]:
+        """A whole batch; the DataLoader asks for this where there is it."""
+        return [self[number] for number in numbers]
+
+    def _read(self, number: int) -> Sample:
+        path = self.client.CloudPath(self.uri + self.truth.objects[number].key)
+        wrong = 0
+        if number % BY_PATH == 0:
+            local = path.fspath
+            data = Path(local).read_bytes()
+            # A path that was handed out names the same bytes for as long as this process lives, whatever was evicted.
+            for earlier, of in self._handed[-1:]:
+                wrong += self._count_wrong(of, Path(earlier).read_bytes())
+            self._handed.append((local, number))
+        else:
+            with path.open("rb") as file:
+                data = b"".join(iter(partial(file.read, _PIECE), b""))
+        wrong += self._count_wrong(number, data)
+        return Sample(number, len(data), wrong, features=self.transform and self.transform(data))
+
+    def _count_wrong(self, number: int, data: bytes) -> int:
+        expected = Path(self.truth.directory, self.truth.objects[number].key).read_bytes()
+        if data == expected:
+            return 0
+        differing = sum(ours != theirs for ours, theirs in zip(data, expected, strict=False))
+        return differing + abs(len(data) - len(expected))

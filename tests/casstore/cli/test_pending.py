@@ -1,0 +1,276 @@
+"""``casstore pending`` and ``casstore drop``: what they say of pending writes, and what they do to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from casstore import Cache, PendingState
+from casstore.cli.main import run
+from tests.casstore.support.command import at_a_terminal
+from tests.casstore.support.fill import REPOSITORY, key_of
+from tests.casstore.support.pending_writes import interrupt, pend
+
+EVIL = "\x1b]0;owned\x07\n\r\u202etxt\\"
+
+
+def _names(cache: Cache) -> list[str]:
+    return [write.name for write in cache.pending.all()]
+
+
+def _lines(capsys: pytest.CaptureFixture[str], cache: Cache, *arguments: str) -> list[str]:
+    assert run(["--dir", cache.root, *arguments]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out.splitlines()
+
+
+# --- pending ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_is_listed_with_its_reason_its_bytes_and_the_ways_on(
+    cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = pend(cache, "a b", b"x" * 2048)
+    lines = _lines(capsys, cache, "pending")
+    assert lines[0].split() == ["SIZE", "AGE", "STATE", "URI"]
+    assert lines[1].split(maxsplit=4) == ["2.0", "KiB", "now", "failed", "s3://bucket/a b"]
+    assert [line.strip() for line in lines[2:4]] == [
+        "the network was away",
+        f"the bytes: {cache.pending.path(write)}",
+    ]
+    commands = [line.split("#")[0].strip() for line in lines[6:]]
+    assert commands == [
+        "casstore push 's3://bucket/a b'",
+        "casstore push --force 's3://bucket/a b'",
+        "casstore drop --save-to PATH 's3://bucket/a b'",
+        "casstore drop 's3://bucket/a b'",
+    ]
+
+
+def test_each_state_says_how_to_go_on_once(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        pend(cache, f"failed-{number}")
+    pend(cache, "edit", state=PendingState.EDIT, source="/view/edit", why="it was changed")
+    pend(cache, "open", state=PendingState.INCOMPLETE, why="never closed")
+    text = "\n".join(_lines(capsys, cache, "pending"))
+    assert text.count("casstore push --force URI") == 1
+    assert text.count("casstore push --force") == 2, "what is incomplete is not to overwrite anything"
+    assert "casstore push s3://bucket/open" in text
+    assert "it came from /view/edit" in text
+
+
+@pytest.mark.needs_locks
+def test_an_interrupted_upload_is_said_to_be_one(root: Path, cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupt(root, "theirs")
+    pend(cache, "mine", state=PendingState.UPLOADING)
+    lines = _lines(capsys, cache, "pending")
+    states = {line.split()[-1]: line.split()[3] for line in lines if line.split()[-1:] and "  s3://" in line}
+    assert states == {"s3://bucket/mine": "uploading", "s3://bucket/theirs": "interrupted"}
+    assert any("it is not known whether it arrived; push finds out" in line for line in lines)
+    facts = {fact["uri"]: fact for fact in map(json.loads, _lines(capsys, cache, "pending", "--json"))}
+    assert [facts[f"s3://bucket/{name}"]["interrupted"] for name in ("mine", "theirs")] == [False, True]
+
+
+def test_pending_in_json_is_one_object_per_write_with_all_of_it(
+    cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = pend(cache, "k", state=PendingState.EDIT, source="/somewhere")
+    pend(cache, "other")
+    (line,) = _lines(capsys, cache, "pending", "s3://bucket/k", "--json")
+    fact = json.loads(line)
+    assert fact.pop("created").startswith("20") and line.count('Z"') == 1
+    assert Path(fact["path"]).read_bytes() == b"mine"
+    assert fact == {
+        "uri": "s3://bucket/k",
+        "origin": "s3",
+        "name": write.name,
+        "state": "edit",
+        "interrupted": False,
+        "size": 4,
+        "why": "the network was away",
+        "digest": str(write.digest),
+        "path": cache.pending.path(write),
+        "source": "/somewhere",
+        "blocks": True,
+    }
+
+
+def test_no_key_and_no_reason_can_move_the_cursor_and_the_way_on_can_be_typed(
+    cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = pend(cache, EVIL, why=f"the server said {EVIL}")
+    lines = _lines(capsys, cache, "pending")
+    assert all(line.isprintable() for line in lines)
+    assert lines[1].endswith(r"s3://bucket/\x1b]0;owned\x07\n\r\u202etxt\\")
+    assert any(line.split("#")[0].strip() == f"casstore push --name {write.name}" for line in lines)
+    (line,) = _lines(capsys, cache, "pending", "--json")
+    assert json.loads(line)["uri"] == f"s3://bucket/{EVIL}"
+
+
+def test_several_writes_of_one_uri_are_told_apart_by_name(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = pend(cache, data=b"one"), pend(cache, data=b"four", state=PendingState.INCOMPLETE)
+    text = "\n".join(_lines(capsys, cache, "pending"))
+    assert f"casstore push --name {one.name}" in text
+    assert f"--name {two.name}  # incomplete, 4 B, s3://bucket/k" in text
+
+
+def test_a_record_that_cannot_be_read_is_said_and_does_not_hide_the_others(
+    cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = pend(cache, "damaged")
+    pend(cache, "good")
+    path = cache.layout.pending_record(write.key.name, write.name)
+    Path(path).write_text('{"format": 99}')
+    assert run(["--dir", cache.root, "pending"]) == 0
+    out, err = capsys.readouterr()
+    assert "s3://bucket/good" in out
+    assert path in err and f"{path.removesuffix('.json')}.data" in err
+
+
+def test_nothing_pending_is_said_to_people_and_no_line_to_scripts(
+    cache: Cache, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _lines(capsys, cache, "pending") == ["nothing is pending"]
+    assert _lines(capsys, cache, "pending", "--json") == []
+    assert run(["--dir", f"{root}-none", "pending"]) == 1
+    assert not Path(f"{root}-none").exists()
+
+
+# --- drop -------------------------------------------------------------------------------------------------------------
+
+
+def test_drop_discards_what_is_pending_of_the_uri_and_nothing_else(
+    cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pend(cache, data=b"one"), pend(cache, data=b"two")
+    kept = pend(cache, "k2")
+    lines = _lines(capsys, cache, "drop", "s3://bucket/k", "--yes")
+    assert [line.split()[0] for line in lines] == ["discarded", "discarded"]
+    assert _names(cache) == [kept.name]
+    assert not cache.pending.has(key_of("k"))
+
+
+def test_a_name_picks_one_of_several(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, three = pend(cache, data=b"one"), pend(cache, data=b"two"), pend(cache, EVIL)
+    (line,) = _lines(capsys, cache, "drop", "s3://bucket/k", "--name", one.name, "--yes", "--json")
+    dropped = json.loads(line)
+    assert (dropped["name"], dropped["saved_to"]) == (one.name, None)
+    assert _names(cache) == [three.name, two.name]
+    _lines(capsys, cache, "drop", "--name", three.name, "--yes")
+    assert _names(cache) == [two.name]
+
+
+def test_drop_all_discards_everything(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "abc":
+        pend(cache, name)
+    assert len(_lines(capsys, cache, "drop", "--all", "--yes")) == 3
+    assert _names(cache) == []
+    assert _lines(capsys, cache, "drop", "--all", "--yes") == []
+
+
+def test_saving_moves_the_bytes_and_needs_no_question(
+    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pend(cache, data=b"precious"), pend(cache, data=b"precious", state=PendingState.INCOMPLETE)
+    synced: list[str] = []
+    monkeypatch.setattr("casstore.fs.files.sync", lambda _: synced.append(str(len(_names(cache)))))
+    target = tmp_path / "saved.bin"
+    target.write_bytes(b"before")
+    lines = _lines(capsys, cache, "drop", "s3://bucket/k", "--save-to", str(target))
+    assert lines[0].endswith(f"s3://bucket/k is now {target}")
+    assert target.read_bytes() == b"precious"
+    assert _names(cache) == []
+    assert synced == ["2", "1"], "each was on the disk there before it was forgotten here"
+
+
+def test_what_cannot_be_saved_stays_pending(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write = pend(cache)
+    os.mkfifo(tmp_path / "pipe")
+    for target in (tmp_path, tmp_path / "pipe", tmp_path / "none" / "file", cache.pending.path(write), "/dev/null"):
+        assert run(["--dir", cache.root, "drop", write.uri, "--save-to", str(target)]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and f"is still pending: {target}: " in err
+        assert _names(cache) == [write.name]
+        assert Path(cache.pending.path(write)).read_bytes() == b"mine"
+
+
+def test_two_different_writes_do_not_fit_into_one_file(
+    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = pend(cache, data=b"one"), pend(cache, data=b"two")
+    target = tmp_path / "saved"
+    assert run(["--dir", cache.root, "drop", one.uri, "--save-to", str(target)]) == 2
+    err = capsys.readouterr().err
+    assert one.name in err and two.name in err and not target.exists()
+    _lines(capsys, cache, "drop", one.uri, "--name", two.name, "--save-to", str(target))
+    assert target.read_bytes() == b"two"
+    assert _names(cache) == [one.name]
+
+
+def test_a_uri_of_which_nothing_is_pending_fails_and_the_others_are_dropped(
+    cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = pend(cache)
+    assert run(["--dir", cache.root, "drop", "s3://bucket/none", write.uri, "--yes"]) == 1
+    err = capsys.readouterr().err
+    assert "nothing is pending of s3://bucket/none; casstore pending lists what is" in err
+    assert _names(cache) == []
+    assert run(["--dir", cache.root, "drop", "--name", write.name, "--yes"]) == 1
+
+
+@pytest.mark.needs_locks
+def test_what_is_being_written_is_not_dropped_under_its_writer(
+    cache: Cache, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = pend(cache, state=PendingState.UPLOADING)
+    with cache.write_locks.take(write.key):
+        environment = {**os.environ, "CASSTORE_LOCK_TIMEOUT": "0.2"}
+        command = [sys.executable, "-m", "casstore", "--dir", cache.root, "drop", write.uri, "--yes"]
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"is being written by process {os.getpid()}" in done.stderr
+    assert _names(cache) == [write.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--all"),
+        (["--all", "s3://bucket/k", "--yes"], "--all"),
+        (["--all", "--save-to", "x"], "--all"),
+        (["s3://bucket/k"], "--yes"),
+        (["s3://bucket/k", "s3://bucket/l", "--save-to", "x"], "one URI"),
+        (["s3://bucket/k", "s3://bucket/l", "--name", "x", "--yes"], "one URI"),
+        (["s3://bucket/k", "--save-to", ""], "--save-to"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_discards_nothing(cache: Cache, arguments: list[str], said: str) -> None:
+    write = pend(cache)
+    done = subprocess.run(
+        [sys.executable, "-m", "casstore", "--dir", cache.root, "drop", *arguments],
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert said in done.stderr and done.stdout == ""
+    assert _names(cache) == [write.name]
+
+
+@pytest.mark.parametrize(("answer", "status", "left"), [(b"y\n", 0, 0), (b"n\n", 130, 2)])
+def test_at_a_terminal_it_shows_what_goes_and_asks(cache: Cache, answer: bytes, status: int, left: int) -> None:
+    pend(cache, "a", b"x" * 1024), pend(cache, "b", b"y" * 1024)
+    done = at_a_terminal(answer, "--dir", cache.root, "drop", "s3://bucket/a", "s3://bucket/b")
+    assert "Discard 2 writes of 2.0 KiB for good? Nobody else has these bytes. [y/N]" in done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[:2]] == ["goes", "goes"]
+    assert "the network was away" in done.stdout
+    assert (done.returncode, len(_names(cache))) == (status, left)
+    assert ("nothing was changed" in done.stderr) == (status == 130)

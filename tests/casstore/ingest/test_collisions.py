@@ -1,0 +1,115 @@
+"""Collisions and poisoning: one digest for two contents, wrong bytes under a blob's name, lies of a provider."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import casstore
+from casstore import Stated, Validator
+from casstore.format import digest as digests
+from tests.casstore.support.fill import fill, key_of, read
+
+ONE, TWO = key_of("one"), key_of("two")
+STATED = Stated("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
+
+
+class _TwoBits:
+    """A hash with four values: the length and the first byte, by their lowest bits."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        self._data += bytes(data)
+
+    def digest(self) -> bytes:
+        return bytes([len(self._data) % 2 * 2 + (self._data[:1] or b"\0")[0] % 2]) * 16
+
+
+@pytest.fixture
+def weak(root: Path, monkeypatch: pytest.MonkeyPatch) -> casstore.Cache:
+    """A store whose digest has two bits."""
+    known = digests._ALGORITHMS["xxh3-128"]
+    monkeypatch.setitem(digests._ALGORITHMS, "xxh3-128", replace(known, new=_TwoBits))
+    return casstore.open(root)
+
+
+def _publish(cache: casstore.Cache, key: casstore.Key, data: bytes) -> casstore.Stored:
+    with cache.begin(key) as filling:
+        filling.write(data)
+        stored = filling.publish(Validator(len(data), "e"))
+    cache.flush()
+    return stored
+
+
+def _rot(path: str) -> None:
+    """Wrong bytes that keep size and mtime."""
+    status = os.stat(path)
+    os.chmod(path, 0o600)
+    Path(path).write_bytes(b"x" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_of_many_contents_under_four_digests_each_reads_its_own_or_nothing(weak: casstore.Cache) -> None:
+    data = {key_of(f"{number}"): b"%c" % number * (number % 5 + 1) for number in range(60)}
+    for _ in range(2):
+        for key, content in data.items():
+            os.close(_publish(weak, key, content).descriptor)
+        held = {key: read(weak, key) for key in data}
+        assert all(found in (None, data[key]) for key, found in held.items())
+        assert sum(found is not None for found in held.values()) >= 4
+        weak.evict(lambda entry: entry.uri.endswith(("1", "2", "3")))
+
+
+def test_a_blob_that_was_lost_leaves_no_entry_to_a_newcomer_that_collides(weak: casstore.Cache) -> None:
+    entry = fill(weak, ONE, b"a first")
+    os.unlink(weak.blob_path(entry))
+    fill(weak, TWO, b"a third")
+    assert (read(weak, ONE), read(weak, TWO)) == (None, b"a third")
+
+
+def test_a_blob_that_was_lost_keeps_its_entries_under_a_digest_that_does_not_collide(root: Path) -> None:
+    cache = casstore.open(root, digest="sha256")
+    entry = fill(cache, ONE, b"bytes")
+    os.unlink(cache.blob_path(entry))
+    fill(cache, TWO, b"bytes")
+    assert (read(cache, ONE), read(cache, TWO)) == (b"bytes", b"bytes")
+
+
+@pytest.mark.parametrize("digest", ["xxh3-128", "sha256"])
+@pytest.mark.parametrize("how", ["read", "statement", "the same bytes again"])
+def test_verify_always_serves_nothing_unverified(
+    root: Path, monkeypatch: pytest.MonkeyPatch, digest: str, how: str
+) -> None:
+    monkeypatch.setenv("CASSTORE_VERIFY", "always")
+    cache = casstore.open(root, digest=digest)
+    entry = fill(cache, ONE, b"bytes", "e", (STATED,))
+    found = cache.known([STATED])  # proved now, so that it is believed next time
+    assert found is not None
+    os.close(found[1])
+    cache.flush()
+    _rot(cache.blob_path(entry))
+    if how == "read":
+        assert read(cache, ONE) is None
+    elif how == "statement":
+        assert cache.known([STATED]) is None
+    else:
+        with open(_publish(cache, TWO, b"bytes").descriptor, "rb") as file:
+            assert file.read() == b"bytes"
+    assert cache.counts()["damaged_blobs"] == 1
+    assert len(os.listdir(cache.layout.quarantine)) == 2
+    fill(cache, ONE, b"bytes", "e2")
+    assert read(cache, ONE) == b"bytes"
+
+
+def test_a_provider_that_states_a_wrong_checksum_links_nothing(cache: casstore.Cache) -> None:
+    lie = replace(STATED, value=hashlib.md5(b"others").hexdigest())
+    fill(cache, ONE, b"bytes", "e", (lie,))
+    assert cache.known([lie]) is None
+    cache.flush()
+    assert not cache.is_stated([lie])

@@ -1,0 +1,306 @@
+"""Locks exclude, are freed by death, and belong to the process that took them."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from casstore.errors import LockTimeoutError
+from casstore.format.layout import Layout
+from casstore.locks import byte_locks as locks
+from casstore.locks.byte_locks import ByteLocks
+from casstore.locks.lock_files import hold_for_life, locks_exclude, take_over
+from tests.casstore.support.fill import alone, eventually, fork, fork_without_hooks, forked, status_of
+
+pytestmark = pytest.mark.needs_locks
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path)
+    os.makedirs(layout.write_lock(""))
+    return layout
+
+
+@pytest.fixture(params=["bytes", "files"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Locks on byte ranges, and the fallback of platforms without."""
+    if request.param == "files":
+        monkeypatch.setattr(locks, "_HAS_BYTE_LOCKS", False)
+    elif not locks._HAS_BYTE_LOCKS:
+        pytest.skip("no open-file-description locks here")
+    return str(request.param)
+
+
+def _is_free_elsewhere(layout: Layout, name: bytes) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if ByteLocks(layout).try_name(name) is not None else 1)
+    return status_of(pid) == 0
+
+
+def test_a_name_is_held_by_one_process(layout: Layout, kind: str) -> None:
+    lock = ByteLocks(layout).try_name(b"name")
+    assert lock is not None
+    assert not _is_free_elsewhere(layout, b"name")
+    assert _is_free_elsewhere(layout, b"other")
+    lock.release()
+    assert _is_free_elsewhere(layout, b"name")
+
+
+def test_a_name_is_held_by_one_thread(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+    got = []
+    barrier = threading.Barrier(8)
+
+    def work() -> None:
+        barrier.wait()
+        got.append(ours.try_name(b"name"))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(lock is not None for lock in got) == 1
+
+
+def test_a_killed_holder_frees_its_lock(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+
+    def hold() -> None:
+        assert ByteLocks(layout).try_name(b"name")
+        (Path(layout.root) / "held").touch()
+        time.sleep(60)
+
+    pid = fork(hold)
+    eventually((Path(layout.root) / "held").exists)
+    assert ours.try_name(b"name") is None
+    os.kill(pid, signal.SIGKILL)
+    assert status_of(pid) == -signal.SIGKILL
+    assert ours.try_name(b"name") is not None
+
+
+def test_a_forked_child_neither_has_nor_frees_its_parents_locks(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+    lock = ours.try_name(b"name")
+    assert lock is not None
+
+    def work() -> None:
+        ours.forget()
+        assert ours.try_name(b"name") is None
+        lock.release()
+        assert ours.try_name(b"name") is None
+
+    assert forked(work) == 0
+    assert not _is_free_elsewhere(layout, b"name")
+
+
+def test_a_child_of_a_fork_without_hooks_neither_has_nor_frees_its_parents_locks(layout: Layout, kind: str) -> None:
+    def parent() -> None:
+        ours = ByteLocks(layout)
+        lock = ours.try_name(b"name")
+        assert lock is not None
+
+        def child() -> None:
+            lock.release()
+            assert ours.try_name(b"name") is None
+
+        assert status_of(fork_without_hooks(child)) == 0
+        assert not _is_free_elsewhere(layout, b"name")
+
+    assert alone(parent) == 0
+
+
+def test_a_child_of_a_fork_without_hooks_excludes_its_parent(layout: Layout, kind: str) -> None:
+    held = Path(layout.root) / "held"
+
+    def parent() -> None:
+        ours = ByteLocks(layout)
+        assert ours.try_name(b"name") is not None  # the file is open from here on
+
+        def child() -> None:
+            assert ours.try_name(b"other") is not None
+            held.touch()
+            time.sleep(60)
+
+        pid = fork_without_hooks(child)
+        try:
+            eventually(held.exists)
+            assert ours.try_name(b"other") is None
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            status_of(pid)
+        assert ours.try_name(b"other") is not None
+
+    assert alone(parent) == 0
+
+
+def test_a_second_release_does_not_free_the_next_holders_lock(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+    first = ours.try_name(b"name")
+    assert first is not None
+    first.release()
+    assert ours.try_name(b"name") is not None
+    first.release()
+    assert ours.try_name(b"name") is None
+    assert not _is_free_elsewhere(layout, b"name")
+
+
+def test_names_that_share_a_fallback_file_do_not_wait_for_each_other_in_one_process(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_HAS_BYTE_LOCKS", False)
+    monkeypatch.setattr(locks, "_FALLBACK_FILES", 1)
+    ours = ByteLocks(layout)
+    one, other = ours.try_name(b"one"), ours.try_name(b"other")
+    assert one is not None
+    assert other is not None
+    turn = ours.wait_for_writer(0.0)
+    turn.release()
+    one.release()
+    assert not _is_free_elsewhere(layout, b"third")
+    other.release()
+    assert _is_free_elsewhere(layout, b"third")
+
+
+def test_a_writers_turn_that_does_not_come_is_an_error(layout: Layout, kind: str) -> None:
+    turn = ByteLocks(layout).wait_for_writer(0.0)
+    with pytest.raises(LockTimeoutError, match="another process"):
+        ByteLocks(layout).wait_for_writer(0.05)
+    turn.release()
+    ByteLocks(layout).wait_for_writer(0.05).release()
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_lock_that_cannot_be_freed_keeps_nobody_waiting_for_ever(
+    layout: Layout, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not locks._HAS_BYTE_LOCKS:
+        pytest.skip("no open-file-description locks here")
+    ours, real, left = ByteLocks(layout), fcntl.fcntl, [errno.EIO] * failures
+
+    def fail_to_unlock(descriptor: int, command: int, argument: bytes) -> object:
+        if locks._FLOCK.unpack(argument)[0] == fcntl.F_UNLCK and left:
+            raise OSError(left.pop(), "for a test")
+        return real(descriptor, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", fail_to_unlock)
+    if failures == 1:
+        ours.wait_for_writer(0.0).release()
+        ByteLocks(layout).wait_for_writer(0.0).release()
+    else:
+        # The other of a writer's two locks must not be held by nobody.
+        with pytest.raises(OSError, match="for a test"):
+            ours.wait_for_writer(0.0)
+    ours.wait_for_writer(0.0).release()
+    ByteLocks(layout).wait_for_writer(0.0).release()
+
+
+def test_a_writer_comes_after_those_that_wait_already(layout: Layout, kind: str) -> None:
+    waiting = ByteLocks(layout)._try(locks._QUEUE_BYTE)
+    assert waiting is not None
+    with pytest.raises(LockTimeoutError):
+        ByteLocks(layout).wait_for_writer(0.0)
+    waiting.release()
+    ByteLocks(layout).wait_for_writer(0.0).release()
+
+
+def test_a_busy_writer_lets_others_in(layout: Layout, kind: str) -> None:
+    ours = ByteLocks(layout)
+
+    def write_all_the_time() -> None:
+        theirs = ByteLocks(layout)
+        (Path(layout.root) / "writing").touch()
+        while not (Path(layout.root) / "enough").exists():
+            turn = theirs.wait_for_writer(60)
+            time.sleep(0.002)
+            turn.release()
+
+    pid = fork(write_all_the_time)
+    eventually((Path(layout.root) / "writing").exists)
+    for _ in range(50):
+        ours.wait_for_writer(60).release()
+    (Path(layout.root) / "enough").touch()
+    assert status_of(pid) == 0
+
+
+def test_a_lost_lock_directory_is_made_again(tmp_path: Path, kind: str) -> None:
+    assert ByteLocks(Layout(tmp_path / "gone")).try_name(b"name") is not None
+
+
+def test_a_lock_for_life_is_held_until_the_process_is_dead(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+
+    def hold() -> None:
+        hold_for_life(path)
+        (tmp_path / "held").touch()
+        time.sleep(60)
+
+    pid = fork(hold)
+    eventually((tmp_path / "held").exists)
+    with pytest.raises(BlockingIOError):
+        hold_for_life(path)
+    os.kill(pid, signal.SIGKILL)
+    status_of(pid)
+    os.close(hold_for_life(path))
+
+
+def test_a_lock_is_taken_over_from_the_dead_and_not_from_the_living(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    holder = hold_for_life(path)
+    assert take_over(path) is None
+    os.close(holder)
+    taken = take_over(path)
+    assert taken is not None
+    assert take_over(path) is None
+    assert not os.get_inheritable(taken)
+    os.close(taken)
+
+
+@pytest.mark.parametrize("by", ["another", "nothing"])
+def test_a_lock_file_that_is_replaced_while_its_lock_is_taken_proves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    path = tmp_path / "lock"
+    os.close(hold_for_life(str(path)))
+    real = fcntl.flock
+
+    def replaced(descriptor: int, operation: int) -> None:
+        path.unlink()
+        if by == "another":
+            path.touch()
+        real(descriptor, operation)
+
+    before = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr(fcntl, "flock", replaced)
+    with pytest.raises(FileNotFoundError):
+        take_over(str(path))
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_no_link_is_taken_for_a_lock_file(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").touch()
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        take_over(str(tmp_path / "lock"))
+
+
+def test_that_locks_exclude_is_found_out_with_a_second_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locks_exclude(str(tmp_path))
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    assert not locks_exclude(str(tmp_path))
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert not locks_exclude(str(tmp_path))
+    monkeypatch.undo()
+    assert not locks_exclude(str(tmp_path / "gone"))

@@ -1,0 +1,192 @@
+"""Single flight: one download however many ask, and never a wait for somebody who is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import casstore
+from casstore import Flight, Validator
+from casstore.index import committer
+from tests.casstore.support.fill import eventually, fill, fork, key_of, read, status_of
+
+pytestmark = pytest.mark.needs_locks
+
+KEY = key_of("k")
+
+
+def _get(cache: casstore.Cache, log: Path) -> bytes:
+    """What a reader does: look, board, look again, download."""
+
+    def look() -> bytes | None:
+        return read(cache, KEY)
+
+    got = look() or cache.flights.board(KEY.row, look)
+    if isinstance(got, bytes):
+        return got
+    assert isinstance(got, Flight)
+    with cache.begin(KEY, [got]) as filling:
+        with open(log, "a") as file:
+            file.write("download\n")
+        time.sleep(0.02)
+        filling.write(b"bytes")
+        os.close(filling.publish(Validator(5, "e")).descriptor)
+    return b"bytes"
+
+
+def test_many_threads_and_processes_make_one_download(cache: casstore.Cache, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def work() -> None:
+        got: list[bytes] = []
+        threads = [threading.Thread(target=lambda: got.append(_get(cache, log))) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert got == [b"bytes"] * 6
+        cache.flush()
+
+    pids = [fork(work) for _ in range(4)]
+    work()
+    assert [status_of(pid) for pid in pids] == [0] * 4
+    assert log.read_text() == "download\n"
+
+
+def test_when_the_holder_is_killed_the_next_one_flies(cache: casstore.Cache, tmp_path: Path) -> None:
+    def hold() -> None:
+        assert isinstance(cache.flights.board(KEY.row, lambda: None), Flight)
+        (tmp_path / "held").touch()
+        time.sleep(60)
+
+    pid = fork(hold)
+    eventually((tmp_path / "held").exists)
+    got: list[object] = []
+    thread = threading.Thread(target=lambda: got.append(cache.flights.board(KEY.row, lambda: None)))
+    thread.start()
+    eventually(lambda: cache.flights.waits)
+    assert got == []
+    os.kill(pid, signal.SIGKILL)
+    status_of(pid)
+    thread.join()
+    assert isinstance(got[0], Flight)
+    got[0].release()
+
+
+@pytest.mark.parametrize("holder", ["thread", "process"])
+def test_a_holder_that_stands_still_is_passed_by(
+    root: Path, tmp_path: Path, holder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CASSTORE_LOCK_TIMEOUT", "0.05")
+    cache = casstore.open(root)
+
+    def hold() -> None:
+        assert isinstance(cache.flights.board(KEY.row, lambda: None), Flight)
+        (tmp_path / "held").touch()
+        time.sleep(60)
+
+    if holder == "thread":
+        hold_flight = cache.flights.board(KEY.row, lambda: None)
+        pid = 0
+    else:
+        hold_flight = None
+        pid = fork(hold)
+        eventually((tmp_path / "held").exists)
+    flight = cache.flights.board(KEY.row, lambda: None)
+    assert isinstance(flight, Flight)
+    flight.release()
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+        status_of(pid)
+    elif isinstance(hold_flight, Flight):
+        # The one who was passed by still has the flight.
+        assert cache.flights.try_board(KEY.row) is None
+        hold_flight.release()
+    assert isinstance(cache.flights.try_board(KEY.row), Flight)
+
+
+def test_progress_keeps_waiters_patient(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASSTORE_LOCK_TIMEOUT", "0.3")
+    cache = casstore.open(root)
+    flight = cache.flights.board(KEY.row, lambda: None)
+    assert isinstance(flight, Flight)
+    began, count = time.monotonic(), itertools.count(1)
+
+    def look() -> str | None:
+        # Each look finds the download further on, so that no pause of this machine looks like one that stands still.
+        cache.lease.report_progress(flight.progress_name, next(count))
+        return "result" if time.monotonic() - began > 1.5 else None
+
+    assert cache.flights.board(KEY.row, look) == "result"
+    flight.release()
+
+
+def test_a_result_is_seen_by_threads_before_it_is_committed(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer, "WINDOW_QUIET", 30.0)
+    flight = cache.flights.board(KEY.row, lambda: None)
+    assert isinstance(flight, Flight)
+    with cache.begin(KEY, [flight]) as filling:
+        filling.write(b"bytes")
+        os.close(filling.publish(Validator(5, "e")).descriptor)
+    entry = cache.flights.board(KEY.row, lambda: cache.held(KEY))
+    assert isinstance(entry, casstore.Entry)
+    assert cache.index.get(KEY.row) is None
+    cache.flush()
+
+
+def test_a_follower_that_can_use_no_result_gets_its_turn_without_spinning(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a policy that always asks, a result from before the call is none."""
+    monkeypatch.setattr(committer, "WINDOW_QUIET", 0.3)
+    flight = cache.flights.board(KEY.row, lambda: None)
+    assert isinstance(flight, Flight)
+    with cache.begin(KEY, [flight]) as filling:
+        filling.write(b"bytes")
+        os.close(filling.publish(Validator(5, "e")).descriptor)
+    looks = []
+    second = cache.flights.board(KEY.row, lambda: looks.append(1))
+    assert isinstance(second, Flight)
+    second.release()
+    assert len(looks) < 100
+
+
+def test_a_failed_download_hands_the_flight_on(cache: casstore.Cache) -> None:
+    flight = cache.flights.board(KEY.row, lambda: None)
+    assert isinstance(flight, Flight)
+    with contextlib.suppress(ConnectionError), cache.begin(KEY, [flight]) as filling:
+        filling.write(b"half")
+        raise ConnectionError
+    assert isinstance(cache.flights.try_board(KEY.row), Flight)
+
+
+def test_a_look_that_raises_leaves_the_flight_to_others(cache: casstore.Cache) -> None:
+    def look() -> None:
+        raise ValueError("bad look")
+
+    with pytest.raises(ValueError, match="bad look"):
+        cache.flights.board(KEY.row, look)
+    assert isinstance(cache.flights.try_board(KEY.row), Flight)
+
+
+def test_a_forked_child_starts_without_its_parents_flights(cache: casstore.Cache) -> None:
+    flight = cache.flights.try_board(KEY.row)
+    assert flight is not None
+
+    def work() -> None:
+        assert cache.flights.try_board(KEY.row) is None  # another process has it: the parent
+        flight.release()
+        assert cache.flights.try_board(KEY.row) is None
+        fill(cache, key_of("other"), b"bytes")
+
+    assert status_of(fork(work)) == 0
+    assert cache.flights.try_board(KEY.row) is None

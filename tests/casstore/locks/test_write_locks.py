@@ -1,0 +1,217 @@
+"""One writer of a URI at a time, and errors instead of deadlocks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from casstore import LockTimeoutError, ReentrantWriteError
+from casstore.format.layout import Layout
+from casstore.locks.byte_locks import ByteLocks
+from casstore.locks.write_locks import WriteLock, WriteLocks
+from tests.casstore.support.fill import fork, forked, key_of, status_of
+
+KEY, OTHER = key_of("k"), key_of("other")
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path)
+    os.makedirs(layout.write_lock(""))
+    return layout
+
+
+@pytest.mark.needs_locks
+@pytest.mark.parametrize("queues", [True, False], ids=["in a queue", "by polling alone"])
+def test_one_that_writes_in_a_loop_does_not_starve_another(layout: Layout, queues: bool) -> None:
+    """Whoever waits goes before whoever has just had it. Without the queue (the negative control) he does not."""
+    context = multiprocessing.get_context("fork")
+    waits, is_asked = context.Event(), context.Event()
+
+    def take(meanwhile: Callable[[], object] | None = None, timeout: float = 60) -> WriteLock:
+        return WriteLocks(layout, 60, ByteLocks(layout) if queues else None).take(KEY, timeout, meanwhile)
+
+    def wait_for_it() -> None:
+        looks = 0
+
+        def stand_still_while_waiting() -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 2:  # the first look has found it taken
+                waits.set()
+                assert is_asked.wait(60)
+
+        take(stand_still_while_waiting).release()
+
+    lock = take()
+    other = fork(wait_for_it)
+    assert waits.wait(60)
+    lock.release()
+    if queues:
+        with pytest.raises(LockTimeoutError):
+            take(timeout=0)
+    else:
+        take(timeout=0).release()
+    is_asked.set()
+    assert status_of(other) == 0
+    take().release()
+
+
+@pytest.fixture
+def locks(layout: Layout) -> WriteLocks:
+    return WriteLocks(layout, 60)
+
+
+@pytest.mark.needs_locks
+def test_writers_of_one_uri_take_turns_and_lose_no_line(layout: Layout) -> None:
+    target = Path(layout.root) / "lines"
+    target.write_text("")
+
+    def work() -> None:
+        locks = WriteLocks(layout, 60)
+        for _ in range(20):
+            with locks.take(KEY):
+                text = target.read_text()
+                time.sleep(0.0002)
+                target.write_text(text + f"{os.getpid()}\n")
+
+    assert [status_of(pid) for pid in [fork(work) for _ in range(4)]] == [0] * 4
+    assert len(target.read_text().splitlines()) == 80
+    assert os.listdir(layout.write_lock("")) == []
+
+
+def test_threads_take_turns(locks: WriteLocks) -> None:
+    inside: list[int] = []
+
+    def work() -> None:
+        for _ in range(20):
+            with locks.take(KEY):
+                inside.append(1)
+                assert len(inside) == 1
+                time.sleep(0.0001)
+                inside.clear()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inside == []
+
+
+@pytest.mark.needs_locks
+def test_a_writer_that_waits_too_long_is_told_who_holds_it(locks: WriteLocks, layout: Layout) -> None:
+    me, program = os.getpid(), sys.argv[0]
+    with locks.take(KEY):
+
+        def work() -> None:
+            with pytest.raises(LockTimeoutError) as caught:
+                WriteLocks(layout, 0.05).take(KEY)
+            assert f"s3://bucket/k is being written by process {me} ({program}) since" in str(caught.value)
+
+        assert forked(work) == 0
+    with locks.take(KEY):
+        pass
+
+
+def test_another_thread_that_waits_too_long_is_told_where_it_is_held(locks: WriteLocks) -> None:
+    errors: list[str] = []
+
+    def work() -> None:
+        with pytest.raises(LockTimeoutError) as caught:
+            locks.take(KEY, 0.05)
+        errors.append(str(caught.value))
+
+    with locks.take(KEY):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert __file__ in errors[0] and "another thread of this process" in errors[0]
+
+
+def test_a_thread_that_asks_again_gets_an_error_at_once(locks: WriteLocks) -> None:
+    with (
+        locks.take(KEY),
+        locks.take(OTHER),
+        pytest.raises(ReentrantWriteError, match=r"open for writing already in this thread, since .*test_write_l"),
+    ):
+        locks.take(KEY)
+    with locks.take(KEY):
+        pass
+
+
+def test_at_a_prompt_a_forgotten_file_gives_way_to_the_next(locks: WriteLocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook cell that failed left its file open; running it again must not wait for it."""
+    forgotten = locks.take(KEY)
+    forgotten.give_way = forgotten.release
+    with pytest.raises(ReentrantWriteError):
+        locks.take(KEY)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with locks.take(KEY) as mine:
+        assert mine is not forgotten
+        forgotten.release()
+        with pytest.raises(ReentrantWriteError):
+            locks.take(KEY)
+
+
+def test_a_thread_waits_for_what_became_of_a_file_that_it_lost(locks: WriteLocks) -> None:
+    """The finaliser ran in this thread, and another one is keeping the bytes: no reason for an error."""
+    lost = locks.take(KEY)
+    lost.is_ending = True
+    threading.Timer(0.05, lost.release).start()
+    with locks.take(KEY) as mine:
+        assert mine is not lost
+
+
+@pytest.mark.needs_locks
+def test_two_processes_that_want_what_the_other_has_do_not_wait_for_ever(layout: Layout) -> None:
+    """Each takes two locks, in opposite orders: one of them gives up, and the other goes on."""
+    barrier_one, barrier_two = os.pipe(), os.pipe()
+
+    def work(first: object, second: object, mine: int, theirs: int, patience: float) -> None:
+        locks = WriteLocks(layout, patience)
+        with locks.take(first):  # type: ignore[arg-type]
+            os.write(mine, b"x")
+            os.read(theirs, 1)
+            with locks.take(second):  # type: ignore[arg-type]
+                pass
+
+    one = fork(lambda: work(KEY, OTHER, barrier_one[1], barrier_two[0], 0.2))
+    two = fork(lambda: work(OTHER, KEY, barrier_two[1], barrier_one[0], 60))
+    assert (status_of(one), status_of(two)) == (1, 0)
+
+
+def test_a_killed_writer_keeps_nobody_out(locks: WriteLocks, layout: Layout) -> None:
+    def work() -> None:
+        WriteLocks(layout, 60).take(KEY)
+        os.kill(os.getpid(), 9)
+
+    assert forked(work) == -9
+    with locks.take(KEY, 5):
+        pass
+
+
+@pytest.mark.needs_locks
+def test_a_forked_child_neither_has_its_parents_lock_nor_frees_it(locks: WriteLocks, layout: Layout) -> None:
+    with locks.take(KEY) as lock:
+
+        def work() -> None:
+            lock.release()
+            with pytest.raises(LockTimeoutError):
+                WriteLocks(layout, 0.05).take(KEY)
+
+        assert forked(work) == 0
+        assert os.path.exists(layout.write_lock(KEY.name))
+
+
+def test_the_directory_of_the_locks_is_made_where_somebody_removed_it(locks: WriteLocks, layout: Layout) -> None:
+    os.rmdir(layout.write_lock(""))
+    with locks.take(KEY):
+        pass

@@ -1,0 +1,281 @@
+"""One cache per directory and process; every way to start a process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.context
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+import casstore
+from casstore.ingest.fill import Fill
+from tests.casstore.support.fill import (
+    REPOSITORY,
+    alone,
+    eventually,
+    fill,
+    fork,
+    fork_without_hooks,
+    forked,
+    key_of,
+    read,
+    run,
+    status_of,
+)
+
+
+def test_one_directory_is_one_cache_however_it_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = casstore.open(root)
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CASSTORE_DIR", str(root))
+    assert casstore.open(str(root)) is casstore.open("store") is casstore.open(tmp_path / "link") is cache
+    assert casstore.open() is cache
+    with pytest.raises(casstore.StoreFormatError):
+        casstore.open(root, digest="sha256")
+
+
+def test_many_threads_open_one_cache(root: Path) -> None:
+    caches: list[casstore.Cache] = []
+    threads = [threading.Thread(target=lambda: caches.append(casstore.open(root))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(cache) for cache in caches}) == 1
+
+
+def test_another_store_that_took_the_directory_is_opened_as_what_it_is(root: Path) -> None:
+    fill(casstore.open(root), key_of("k"), b"bytes")
+    shutil.rmtree(root)
+    assert run("import sys, casstore; casstore.open(sys.argv[1], digest='sha256')", str(root)).returncode == 0
+    cache = casstore.open(root, digest="sha256")
+    assert cache.algorithm == "sha256"
+    assert fill(cache, key_of("k"), b"bytes").digest.algorithm == "sha256"
+    assert read(cache, key_of("k")) == b"bytes"
+
+
+def _read_and_fill(root: str, name: str) -> None:
+    cache = casstore.open(root)
+    assert read(cache, key_of("parent")) == b"parent"
+    fill(cache, key_of(name), name.encode())
+    descriptor = cache.open_entry(cache.stat(f"s3://bucket/{name}"))  # type: ignore[arg-type]
+    assert descriptor is not None
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_of_multiprocessing_share_the_store(cache: casstore.Cache, method: str) -> None:
+    fill(cache, key_of("parent"), b"parent")
+    context = cast("multiprocessing.context.SpawnContext", multiprocessing.get_context(method))
+    children = [context.Process(target=_read_and_fill, args=(cache.root, f"{method}{n}")) for n in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    assert cache.usage().entries == 3
+    assert len(os.listdir(cache.layout.leases)) <= 1
+
+
+def test_a_grandchild_shares_the_store(cache: casstore.Cache) -> None:
+    fill(cache, key_of("parent"), b"parent")
+
+    def child() -> None:
+        _read_and_fill(cache.root, "child")
+        assert status_of(fork(lambda: _read_and_fill(cache.root, "grandchild"))) == 0
+
+    assert status_of(fork(child)) == 0
+    assert cache.usage().entries == 3
+
+
+def test_forks_while_threads_fill_lose_nothing_on_either_side(cache: casstore.Cache) -> None:
+    fill(cache, key_of("parent"), b"parent")
+    stop = threading.Event()
+    wrong: list[BaseException] = []
+
+    def work(name: str) -> None:
+        try:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                fill(cache, key_of(name), b"%d" % number, f"e{number}")
+                assert read(cache, key_of(name)) == b"%d" % number
+        except BaseException as error:  # noqa: BLE001 - the test shows it
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    statuses = [status_of(fork(lambda n=n: _read_and_fill(cache.root, f"child{n}"))) for n in range(20)]  # type: ignore[misc]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert statuses == [0] * 20
+    assert wrong == []
+    assert cache.usage().entries == 1 + 4 + 20
+
+
+def test_programs_that_are_started_share_the_store(cache: casstore.Cache) -> None:
+    fill(cache, key_of("parent"), b"parent")
+    code = """
+import sys
+from tests.casstore.test_opening import _read_and_fill
+_read_and_fill(sys.argv[1], sys.argv[2])
+"""
+    for name in ("one", "two"):
+        done = run(code, cache.root, name)
+        assert done.returncode == 0, done.stderr
+    assert cache.usage().entries == 3
+
+
+def test_many_processes_make_open_and_fill_one_store_at_once(root: Path, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    def work(number: int) -> None:
+        eventually(go.exists)
+        cache = casstore.open(root)
+        (tmp_path / f"id{number}").write_text(cache.store_id)
+        fill(cache, key_of(f"k{number}"), b"%d" % number)
+        fill(cache, key_of("shared"), b"shared")
+        for name, data in ((f"k{number}", b"%d" % number), ("shared", b"shared")):
+            assert read(cache, key_of(name)) == data
+        cache.close()
+
+    pids = [fork(lambda number=number: work(number)) for number in range(32)]  # type: ignore[misc]
+    go.touch()
+    assert [status_of(pid) for pid in pids] == [0] * 32
+    cache = casstore.open(root)
+    assert {path.read_text() for path in tmp_path.glob("id*")} == {cache.store_id}
+    assert cache.usage().entries == 33
+    assert all(read(cache, key_of(f"k{number}")) == b"%d" % number for number in range(32))
+    assert [name for name in os.listdir(cache.layout.index) if name.isdecimal()] == ["1"]
+
+
+def test_a_writer_that_is_killed_in_a_transaction_leaves_nothing_and_stops_nobody(
+    cache: casstore.Cache, tmp_path: Path
+) -> None:
+    fill(cache, key_of("k"), b"bytes")
+    inside = tmp_path / "inside"
+
+    def write() -> None:
+        with cache.index.writing() as txn:
+            txn.delete(key_of("k").row)
+            txn.put(b"Ehalf", b"record")
+            txn.flush()
+            inside.touch()
+            time.sleep(600)
+
+    pid = fork(write)
+    eventually(inside.exists)
+    os.kill(pid, signal.SIGKILL)
+    assert status_of(pid) == -signal.SIGKILL
+    fill(cache, key_of("next"), b"next")
+    assert read(cache, key_of("k")) == b"bytes"
+    assert cache.index.get(b"Ehalf") is None
+
+
+def test_a_fork_without_hooks_gets_an_error_and_harms_nobody(cache: casstore.Cache) -> None:
+    def parent() -> None:
+        entry = fill(cache, key_of("k"), b"bytes")
+        path = cache.view(entry, cache.open_entry(entry) or -1, "bucket", "k")
+
+        def child() -> None:
+            with pytest.raises(casstore.IndexUnavailableError, match="forked without Python's fork hooks"):
+                cache.held(key_of("k"))
+            with pytest.raises(casstore.IndexUnavailableError, match="forked without Python's fork hooks"):
+                cache.begin(key_of("other"))
+            cache.close()
+
+        assert status_of(fork_without_hooks(child)) == 0
+        assert Path(path).read_bytes() == b"bytes"
+        assert read(cache, key_of("k")) == b"bytes"
+        fill(cache, key_of("other"), b"other")
+
+    assert alone(parent) == 0
+
+
+def test_a_forked_child_has_nothing_of_its_parents_unfinished_download(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meddle() -> None:
+        filling.write(b"child")
+
+    def fail() -> None:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            meddle()
+
+    with cache.begin(key_of("k")) as filling:
+        filling.write(b"by")
+        assert forked(fail) == 0
+        filling.write(b"tes")
+        os.close(filling.publish(casstore.Validator(5, "e1")).descriptor)
+    cache.flush()
+    assert read(cache, key_of("k")) == b"bytes"
+    # What it is for: a descriptor that both have is one file, and one position in it.
+    monkeypatch.setattr(Fill, "forget", lambda _: None)
+    with cache.begin(key_of("control")) as filling:
+        filling.write(b"by")
+        assert forked(meddle) == 0
+        filling.write(b"tes")
+        assert os.pread(filling.staging.descriptor, 100, 0) == b"bychildtes"
+
+
+_ONE_PID = """
+import os, sys, time, casstore
+from tests.casstore.support.fill import eventually, fill, key_of, read
+cache = casstore.open(sys.argv[1])
+assert os.getpid() == int(sys.argv[2]), os.getpid()
+if sys.argv[3] == "first":
+    fill(cache, key_of("k"), b"bytes")
+    assert read(cache, key_of("k")) == b"bytes"
+    print("inside", flush=True)
+    sys.stdin.readline()
+    fill(cache, key_of("k"), b"later", "e2")
+    assert read(cache, key_of("k")) == b"later"
+else:
+    try:
+        cache.held(key_of("k"))
+    except casstore.IndexUnavailableError as error:
+        print(error)
+"""
+
+
+def _in_its_own_namespace(root: Path, role: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["unshare", "-p", "-f", "--mount-proc", sys.executable, "-c", _ONE_PID, str(root), "1", role],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.needs_root
+def test_two_processes_with_one_pid_in_two_namespaces_are_told_the_cause_and_the_two_ways_out(root: Path) -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-p", "-f", "--mount-proc", "true"], check=False).returncode:
+        pytest.skip("no PID namespaces here")
+    with _in_its_own_namespace(root, "first") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "inside\n"
+        said, stderr = _in_its_own_namespace(root, "second").communicate(timeout=60)
+        assert "PID namespace" in said, stderr
+        assert "a store each (CASSTORE_DIR)" in said
+        # And the first is none the worse for it.
+        _, stderr = first.communicate("go on\n", timeout=60)
+        assert first.returncode == 0, stderr
+    assert read(casstore.open(root), key_of("k")) == b"later"

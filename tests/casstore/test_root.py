@@ -1,0 +1,200 @@
+"""Roots: made once by many, recognised, refused with nothing changed; and settings."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+import casstore
+from casstore import NotAStoreError, StoreFormatError, StoreUnavailableError
+from casstore.fs import mounts as machine
+from casstore.root import open_root
+from tests.casstore.support.fill import fork, status_of
+
+
+def _tree(path: Path) -> dict[str, bytes | None]:
+    return {
+        str(name.relative_to(path)): name.read_bytes() if name.is_file() else None for name in sorted(path.rglob("*"))
+    }
+
+
+def test_many_creators_make_one_store(root: Path, tmp_path: Path) -> None:
+    def work(number: int) -> None:
+        (tmp_path / f"id{number}").write_text(open_root(root, None, {}).store_id)
+
+    pids = [fork(lambda number=number: work(number)) for number in range(6)]  # type: ignore[misc]
+    assert [status_of(pid) for pid in pids] == [0] * 6
+    assert len({(tmp_path / f"id{number}").read_text() for number in range(6)}) == 1
+
+
+def test_a_new_store_is_private_and_marked(root: Path) -> None:
+    opened = open_root(root, None, {})
+    assert os.stat(root).st_mode & 0o777 == 0o700
+    assert (root / "CACHEDIR.TAG").read_bytes().startswith(b"Signature: 8a477f597d28d172789f06886806bc55")
+    assert json.loads((root / "store.json").read_text()) == {"format": 1, "digest": "xxh3-128", "id": opened.store_id}
+
+
+def test_a_half_made_store_is_completed(root: Path) -> None:
+    open_root(root, None, {})
+    (root / "store.json").unlink()
+    (root / "0123456789abcdef").touch()  # a killed creator's temporary file
+    for name in ("config.toml", "statistics.json"):
+        (root / name).touch()  # of before the marker was lost
+    assert open_root(root, None, {}).store_id
+
+
+def test_several_processes_may_complete_a_store_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each directory that is missing is made by another process in the very moment in which this one makes it."""
+    open_root(root, None, {})
+    (root / "leases").rmdir()
+    (root / "pins").rmdir()
+    make = os.mkdir
+
+    def make_twice(path: str, mode: int = 0o777) -> None:
+        make(path, mode)
+        make(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", make_twice)
+    open_root(root, None, {})
+    assert (root / "leases").is_dir() and (root / "pins").is_dir()
+
+
+def test_a_root_of_which_nothing_may_be_looked_at_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even of ``/``: the search for a directory that exists ends there."""
+
+    def refuse(path: str) -> machine.Mount:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    monkeypatch.setattr(machine, "mount_of", refuse)
+    with pytest.raises(PermissionError, match="'/'"):
+        open_root(root, None, {})
+
+
+def test_somebody_elses_files_are_refused_and_untouched(root: Path) -> None:
+    root.mkdir()
+    (root / "thesis.tex").write_text("precious")
+    (root / "blobs").mkdir()
+    before = _tree(root)
+    with pytest.raises(NotAStoreError, match=r"thesis\.tex"):
+        open_root(root, None, {})
+    assert _tree(root) == before
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_in_place_of_the_directory_is_refused(root: Path, below: str) -> None:
+    root.write_text("a file")
+    with pytest.raises((NotAStoreError, StoreUnavailableError)):
+        open_root(root / below, None, {})
+    assert root.read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "digest": "crc", "id": "x"}', "\0\0", '{"format": "x"}'],
+)
+def test_a_damaged_marker_is_an_error_and_nothing_is_changed(root: Path, text: str) -> None:
+    open_root(root, None, {})
+    (root / "store.json").write_text(text)
+    before = _tree(root)
+    with pytest.raises(StoreFormatError, match="damaged"):
+        open_root(root, None, {})
+    assert _tree(root) == before
+
+
+def test_a_newer_format_is_refused_with_the_way_out(root: Path) -> None:
+    open_root(root, None, {})
+    (root / "store.json").write_text('{"format": 2, "digest": "sha3", "id": "x"}')
+    with pytest.raises(StoreFormatError, match="upgrade"):
+        open_root(root, None, {})
+
+
+@pytest.mark.parametrize("algorithm", casstore.ALGORITHMS)
+def test_a_store_keeps_the_digest_it_was_made_with(root: Path, algorithm: str) -> None:
+    assert open_root(root, algorithm, {}).algorithm == algorithm
+    assert open_root(root, None, {"CASSTORE_DIGEST": "sha256"}).algorithm == algorithm
+    other = next(name for name in casstore.ALGORITHMS if name != algorithm)
+    with pytest.raises(StoreFormatError, match=algorithm):
+        open_root(root, other, {})
+    with pytest.raises(StoreFormatError, match="unknown"):
+        open_root(root, "md5", {})
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "lustre", "fuse.s3fs"])
+def test_a_network_file_system_is_refused_before_anything_is_made(
+    root: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "mount_of", lambda _: machine.Mount(1, kind))
+    with pytest.raises(StoreUnavailableError, match=kind):
+        open_root(root, None, {})
+    assert not root.exists()
+
+
+def test_a_root_of_another_user_is_refused_and_untouched(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root.mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(StoreUnavailableError, match="another user"):
+        open_root(root, None, {})
+    assert _tree(root) == {}
+
+
+def test_a_root_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    def refuse(path: str, *arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    with pytest.raises(StoreUnavailableError, match="CASSTORE_DIR"):
+        open_root(root, None, {})
+
+
+def test_an_unfit_default_gives_way_with_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    mount_of = machine.mount_of
+    # The default lies in `home`, which does not exist yet: its parent is asked.
+    fallback = str(tmp_path / "tmp")
+    monkeypatch.setattr(
+        machine, "mount_of", lambda path: mount_of(path) if path.startswith(fallback) else machine.Mount(1, "nfs4")
+    )
+    with pytest.warns(UserWarning, match="CASSTORE_DIR") as caught:
+        cache = casstore.open()
+    assert len(caught) == 1
+    assert cache.root.startswith(fallback)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert casstore.open() is cache
+    cache.close()
+
+
+@pytest.mark.parametrize("kind", ["link", "open", "file"])
+def test_a_fallback_that_somebody_else_may_have_made_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    name = tmp_path / "tmp" / f"casstore-{os.geteuid()}"
+    mount_of = machine.mount_of
+    monkeypatch.setattr(
+        machine, "mount_of", lambda path: mount_of(path) if "/tmp/casstore" in path else machine.Mount(1, "nfs4")
+    )
+    if kind == "link":
+        (tmp_path / "target").mkdir()
+        name.symlink_to(tmp_path / "target")
+    elif kind == "open":
+        name.mkdir()
+        name.chmod(0o777)
+    else:
+        name.touch()
+    with pytest.raises(StoreUnavailableError, match="somebody else"):
+        open_root(None, None, {})

@@ -1,0 +1,284 @@
+"""What is particular to a directory tree: links, special files, names, in-place writers, other processes."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from pathapi.backend import ABSENT
+from pathapi.backends.file import metadata as file_status
+from pathapi.backends.file.backend import FileBackend
+from pathapi.exceptions import (
+    CloudPathFileNotFoundError,
+    CloudPathIsADirectoryError,
+    CloudPathNotADirectoryError,
+    CloudPathPermissionError,
+    InvalidUriError,
+    TruncatedBodyError,
+    VersionMismatchError,
+)
+from pathapi.testing import in_forked_child, keys, opened, read, write
+from tests.casstore.support.fill import fork, status_of
+
+UNHOLDABLE = ("", "/a", "a/", "a//b", "..", "../a", "a/../b", "a/./b", "a\0b", ".casstore-0123456789abcdef")
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> FileBackend:
+    return FileBackend(str(tmp_path))
+
+
+def wait_until_settled() -> None:
+    time.sleep(2 * file_status.RACY_NS / 1e9)
+
+
+@pytest.mark.parametrize("key", UNHOLDABLE)
+def test_a_key_that_no_file_can_have_does_not_exist_and_changes_nothing(tmp_path: Path, key: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "a").write_bytes(b"outside")
+    (root / "b").write_bytes(b"inside")
+    backend = FileBackend(str(root))
+    with pytest.raises(CloudPathFileNotFoundError):
+        backend.read(key)
+    with pytest.raises(CloudPathFileNotFoundError):
+        backend.head(key)
+    with pytest.raises(InvalidUriError):
+        write(backend, key, b"mine")
+    with pytest.raises(InvalidUriError):
+        backend.copy("b", key)
+    backend.delete([key])
+    assert sorted(os.listdir(tmp_path)) == ["a", "root"]
+    assert os.listdir(root) == ["b"]
+    assert (tmp_path / "a").read_bytes() == b"outside"
+
+
+@pytest.mark.parametrize("prefix", ["../", "..", "a/../", "/", "//", "a//", "./", "a\0"])
+def test_a_prefix_never_leads_out_of_the_root(tmp_path: Path, prefix: str) -> None:
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    (tmp_path / "outside").write_bytes(b"")
+    assert keys(FileBackend(str(tmp_path / "root")), prefix) == []
+
+
+def test_names_that_are_not_utf8_round_trip(backend: FileBackend, tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        Path(os.fsdecode(raw)).write_bytes(b"latin")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (key,) = keys(backend, "")
+    assert read(backend, key) == b"latin"
+    write(backend, key, b"again")
+    assert Path(os.fsdecode(raw)).read_bytes() == b"again"
+    with pytest.raises(CloudPathFileNotFoundError) as caught:
+        backend.read(key + "x")
+    str(caught.value).encode()  # A message can be printed.
+
+
+def test_links_are_followed_and_loops_end(backend: FileBackend, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a").write_bytes(b"a")
+    (tmp_path / "real" / "up").symlink_to("..")
+    (tmp_path / "real" / "self").symlink_to("self")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "file").symlink_to("real/a")
+    (tmp_path / "dir").symlink_to("real")
+    assert keys(backend, "") == ["dir/a", "file", "real/a"]
+    assert keys(backend, "", delimited=True) == ["dir/", "file", "real/"]
+    assert keys(backend, "real/", delimited=True) == ["real/a"]
+    assert read(backend, "real/up/file") == b"a"
+    with pytest.raises(CloudPathFileNotFoundError):
+        backend.read("real/self")
+    with pytest.raises(CloudPathFileNotFoundError):
+        backend.read("dangling")
+
+
+def test_writing_through_a_link_keeps_the_link(backend: FileBackend, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"first")
+    (tmp_path / "link").symlink_to("a")
+    write(backend, "link", b"second")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "a").read_bytes() == b"second"
+    backend.delete(["link"])
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "a").read_bytes() == b"second"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this platform")
+def test_special_files_are_no_objects_and_block_nobody(backend: FileBackend, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "socket"))
+        assert keys(backend, "") == []
+        for key in ("fifo", "socket"):
+            with pytest.raises(CloudPathFileNotFoundError):
+                backend.read(key)
+
+
+def test_an_object_cannot_take_the_name_of_a_directory_nor_lie_below_a_file(
+    backend: FileBackend, tmp_path: Path
+) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    for expect in (None, ABSENT):
+        with pytest.raises(CloudPathIsADirectoryError):
+            write(backend, "dir", b"", expect)
+        with pytest.raises(CloudPathNotADirectoryError):
+            write(backend, "file/below", b"", expect)
+    with pytest.raises(InvalidUriError):
+        write(backend, "x" * 256, b"")
+    assert sorted(os.listdir(tmp_path)) == ["dir", "file"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_a_refused_file_is_a_permission_error_and_not_absent(backend: FileBackend, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    (tmp_path / "closed" / "a").write_bytes(b"a")
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "a").chmod(0)
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+
+    def check() -> bool:
+        os.setuid(65534)
+        with pytest.raises(CloudPathPermissionError):
+            backend.read("a")
+        with pytest.raises(CloudPathPermissionError):
+            backend.read("closed/a")
+        with pytest.raises(CloudPathPermissionError):
+            list(backend.list())
+        with pytest.raises(CloudPathPermissionError):
+            write(backend, "b", b"")
+        # It cannot be told whether anything lies below; to hide it would say no.
+        return keys(backend, "", delimited=True) == ["a", "closed/"]
+
+    assert in_forked_child(check)
+
+
+def test_a_version_just_written_may_change_unseen_and_is_always_sent(backend: FileBackend, tmp_path: Path) -> None:
+    wait_until_settled()
+    fresh = write(backend, "a", b"first").validator
+    assert fresh.racy
+    wait_until_settled()
+    assert read(backend, "a", unless=fresh) == b"first"
+    settled = backend.head("a").validator
+    assert not settled.racy
+    assert backend.read("a", unless=settled) is None
+
+
+def test_a_change_in_place_that_restores_size_and_mtime_is_another_version(
+    backend: FileBackend, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"first")
+    wait_until_settled()
+    version = backend.head("a").validator
+    before = path.stat()
+    path.write_bytes(b"other")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert read(backend, "a", unless=version) == b"other"
+    with pytest.raises(VersionMismatchError):
+        backend.read("a", expect=version)
+
+
+def test_rapid_replacements_of_equal_size_are_different_versions(backend: FileBackend) -> None:
+    seen = set()
+    for number in range(50):
+        before = time.time_ns()
+        validator = write(backend, "a", b"%04d" % number).validator
+        # The kernel's own stamp is that of the last tick, and an inode may come back within one.
+        assert validator.mtime_ns is not None
+        assert before <= validator.mtime_ns <= time.time_ns()
+        seen.add(validator.etag)
+    assert len(seen) == 50
+
+
+@pytest.mark.parametrize("change", ["in place", "append", "truncate"])
+def test_a_file_that_changes_while_it_is_read_gives_an_error_and_no_mixture(
+    backend: FileBackend, tmp_path: Path, change: str
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"1" * 100_000)
+    body = opened(backend, "a")
+    buffer = memoryview(bytearray(60_000))
+    try:
+        assert body.readinto(buffer) == 60_000
+        with path.open("r+b") as file:
+            if change == "truncate":
+                file.truncate(70_000)
+            else:
+                file.seek(0, os.SEEK_END if change == "append" else os.SEEK_SET)
+                file.write(b"2" * 100_000)
+        with pytest.raises((VersionMismatchError, TruncatedBodyError)):
+            body.read()
+    finally:
+        body.close()
+
+
+@pytest.mark.parametrize("change", ["replace", "delete"])
+def test_a_file_that_loses_its_name_while_it_is_read_gives_the_old_bytes(
+    backend: FileBackend, tmp_path: Path, change: str
+) -> None:
+    write(backend, "a", b"1" * 100_000)
+    body = opened(backend, "a")
+    try:
+        found = bytearray(100_000)
+        assert body.readinto(memoryview(found)[:60_000]) == 60_000
+        if change == "replace":
+            write(backend, "a", b"2" * 100_000)
+        else:
+            backend.delete(["a"])
+        assert body.readinto(memoryview(found)[60_000:]) == 40_000
+        assert bytes(found) == b"1" * 100_000
+    finally:
+        body.close()
+
+
+@pytest.mark.needs_locks
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+def test_processes_that_count_under_a_condition_lose_no_step(backend: FileBackend) -> None:
+    write(backend, "n", b"0")
+
+    def count() -> None:
+        for _ in range(10):
+            add_one(backend)
+
+    children = [fork(count) for _ in range(4)]
+    assert [status_of(child) for child in children] == [0] * 4
+    assert read(backend, "n") == b"40"
+
+
+def add_one(backend: FileBackend) -> None:
+    while True:
+        body = opened(backend, "n")
+        try:
+            number = int(body.read())
+        finally:
+            body.close()
+        try:
+            write(backend, "n", str(number + 1).encode(), body.info.validator)
+        except VersionMismatchError:
+            continue
+        return
+
+
+def test_a_source_that_ends_early_writes_nothing(backend: FileBackend, tmp_path: Path) -> None:
+    write(backend, "a", b"first")
+    with pytest.raises(TruncatedBodyError):
+        backend.write("a", io.BytesIO(b"sho"), 5)
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_unfinished_writes_are_hidden_and_modes_are_kept(backend: FileBackend, tmp_path: Path) -> None:
+    (tmp_path / ".casstore-0123456789abcdef").write_bytes(b"debris of a killed process")
+    (tmp_path / "a").write_bytes(b"first")
+    (tmp_path / "a").chmod(0o640)
+    write(backend, "a", b"second")
+    assert keys(backend, "") == ["a"]
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640

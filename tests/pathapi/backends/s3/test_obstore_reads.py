@@ -1,0 +1,140 @@
+"""Reads by obstore, behind the backend `s3`: the same contract, and the cases that are left to boto3."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from typing import Any
+
+import pytest
+
+from pathapi.backends.s3 import obstore_reads as s3_fast
+from pathapi.backends.s3.backend import S3Backend
+from pathapi.backends.s3.connection import S3Connection
+from pathapi.backends.s3.obstore_reads import FastBody
+from pathapi.exceptions import ChecksumMismatchError, CloudPathFileNotFoundError
+from pathapi.testing import BackendSuite
+from tests.harness.servers import S3Server
+from tests.pathapi.backends.s3.test_seaweedfs import TestSeaweedFS as _OnBoto3
+from tests.pathapi.support.raw_buckets import S3Ground, connection_to
+
+pytest.importorskip("obstore")
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CASSTORE_FAST", raising=False)
+
+
+@pytest.fixture(scope="module")
+def connection(seaweed: S3Server) -> S3Connection:
+    return connection_to(seaweed)
+
+
+@pytest.fixture(scope="module")
+def raw(seaweed: S3Server) -> Any:
+    return seaweed.client(max_pool_connections=32)
+
+
+@pytest.fixture
+def backend(connection: S3Connection, shared_bucket: str) -> S3Backend:
+    return S3Backend(connection, shared_bucket)
+
+
+class TestFastSeaweedFS(BackendSuite):
+    defects = _OnBoto3.defects
+    unusable_names = _OnBoto3.unusable_names
+
+    @pytest.fixture
+    def ground(self, raw: Any, shared_bucket: str) -> S3Ground:
+        return S3Ground(raw, shared_bucket)
+
+    @pytest.fixture
+    def backend(self, connection: S3Connection, shared_bucket: str) -> S3Backend:
+        return S3Backend(connection, shared_bucket)
+
+    @pytest.fixture
+    def nowhere(self, connection: S3Connection) -> S3Backend:
+        return S3Backend(connection, "no-such-bucket-here")
+
+
+def _planted(raw: Any, bucket: str, data: bytes) -> str:
+    key = f"fast/{uuid.uuid4().hex}"
+    raw.put_object(Bucket=bucket, Key=key, Body=data)
+    return key
+
+
+def test_an_ordinary_read_is_obstores(raw: Any, shared_bucket: str, backend: S3Backend) -> None:
+    body = backend.read(_planted(raw, shared_bucket, b"abc" * 1000))
+    assert isinstance(body, FastBody)
+    assert body.read() == b"abc" * 1000
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["at once", "in pieces"])
+def test_bytes_without_the_md5_of_their_etag_are_refused_and_boto3_takes_over(
+    raw: Any, shared_bucket: str, backend: S3Backend, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    key = _planted(raw, shared_bucket, b"abc" * 1000)
+    body = backend.read(key)
+    assert isinstance(body, FastBody)
+    monkeypatch.setattr(body, "_md5", "0" * 32)
+    with pytest.raises(ChecksumMismatchError):
+        body.read() if whole else body.readinto(memoryview(bytearray(4096)))
+    again = backend.read(key)
+    assert again is not None
+    assert not isinstance(again, FastBody)
+    assert again.read() == b"abc" * 1000
+
+
+def test_an_object_whose_etag_states_no_md5_is_left_to_boto3(raw: Any, shared_bucket: str, backend: S3Backend) -> None:
+    key = f"fast/{uuid.uuid4().hex}"
+    upload = raw.create_multipart_upload(Bucket=shared_bucket, Key=key)["UploadId"]
+    part = raw.upload_part(Bucket=shared_bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 5000)
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    raw.complete_multipart_upload(Bucket=shared_bucket, Key=key, UploadId=upload, MultipartUpload=parts)
+    body = backend.read(key)
+    assert body is not None
+    assert not isinstance(body, FastBody)
+    assert body.read() == b"x" * 5000
+
+
+def test_a_missing_object_is_explained_by_boto3(backend: S3Backend) -> None:
+    with pytest.raises(CloudPathFileNotFoundError):
+        backend.read("fast/nothing-here")
+
+
+@pytest.mark.parametrize("key", ["a//b", "/a", "a/", "a/./b", "../a", "line\nbreak"])
+def test_a_key_that_obstore_reads_otherwise_is_left_to_boto3(backend: S3Backend, key: str) -> None:
+    backend._fast_reads()
+    assert backend._fast is not None
+    assert not backend._fast.suits(key)
+
+
+def test_a_child_forked_after_obstore_was_loaded_reads_by_boto3(
+    raw: Any, shared_bucket: str, backend: S3Backend
+) -> None:
+    key = _planted(raw, shared_bucket, b"inherited")
+    assert isinstance(backend.read(key), FastBody)
+    assert "obstore" in sys.modules
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            body = backend.read(key)
+            assert body is not None
+            os.write(writer, type(body).__name__.encode() + b" " + body.read())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        assert pipe.read() == b"S3Body inherited"
+    os.waitpid(child, 0)
+    assert s3_fast._usable
+
+
+def test_the_environment_switches_it_off(
+    connection: S3Connection, shared_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CASSTORE_FAST", "0")
+    assert s3_fast.fast_reads(connection, shared_bucket) is None

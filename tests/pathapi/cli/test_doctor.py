@@ -1,0 +1,105 @@
+"""``casstore doctor URI``: whether a cloud can be reached and holds to conditions, at a real server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness.faults import Answer, DropRequestHeader, Fault
+from tests.harness.proxy import Proxy
+from tests.pathapi.support.raw_buckets import S3Ground
+
+Doctor = Callable[..., tuple[int, dict[str, tuple[str, str]]]]
+
+
+@pytest.fixture
+def doctor(s3_environment: dict[str, str], tmp_path: Path, proxy: Proxy) -> Doctor:
+    environment = s3_environment | {"AWS_MAX_ATTEMPTS": "1"}
+
+    def call(*arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
+        """The status; state and finding of each check of a URI."""
+        run = [sys.executable, "-m", "casstore", "doctor", "--json", "--endpoint-url", proxy.endpoint, *arguments]
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=100)
+        assert done.stderr == ""
+        assert not (tmp_path / "store").exists()
+        checks = json.loads(done.stdout)["checks"]
+        found = {check["name"]: (check["state"], check["found"]) for check in checks if "://" in check["name"]}
+        return done.returncode, {name.rpartition(" ")[0]: check for name, check in found.items()}
+
+    return call
+
+
+@pytest.fixture
+def uri(ground: S3Ground) -> str:
+    return f"s3://{ground.bucket}/doctor/"
+
+
+def _keys(ground: S3Ground) -> list[str]:
+    listed = ground.client.list_objects_v2(Bucket=ground.bucket, Prefix="doctor/")
+    return [found["Key"] for found in listed.get("Contents", ())]
+
+
+def _states(found: dict[str, tuple[str, str]]) -> dict[str, str]:
+    return {name: state for name, (state, _) in found.items()}
+
+
+@pytest.mark.needs_locks
+def test_a_server_that_holds_to_conditions_is_good_and_nothing_is_left_there(
+    doctor: Doctor, uri: str, ground: S3Ground, proxy: Proxy
+) -> None:
+    status, found = doctor(uri, "--write")
+    assert (status, _states(found)) == (0, {"reach": "good", "conditional writes": "good", "delete": "good"})
+    assert _keys(ground) == []
+    assert all("doctor/casstore-doctor-" in record.key for record in proxy.records if record.kind == "PUT")
+
+
+@pytest.mark.needs_locks
+def test_without_write_nothing_is_written(doctor: Doctor, uri: str, proxy: Proxy) -> None:
+    status, found = doctor(uri)
+    assert (status, _states(found)) == (0, {"reach": "good", "conditional writes": "note"})
+    assert proxy.count("PUT") == 0
+
+
+@pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
+def test_a_server_that_ignores_conditions_is_wrong_and_nothing_is_left_there(
+    doctor: Doctor, uri: str, ground: S3Ground, proxy: Proxy, header: str
+) -> None:
+    proxy.add(Fault(DropRequestHeader(header), kind="PUT", times=None))
+    status, found = doctor(uri, "--write")
+    assert (status, found["conditional writes"][0]) == (1, "wrong")
+    assert "was overwritten" in found["conditional writes"][1]
+    assert _keys(ground) == []
+
+
+@pytest.mark.needs_locks
+def test_a_server_that_has_no_conditions_is_a_note(doctor: Doctor, uri: str, proxy: Proxy) -> None:
+    proxy.add(Fault(Answer(501, "NotImplemented"), kind="PUT", times=None))
+    status, found = doctor(uri, "--write")
+    assert (status, found["conditional writes"][0]) == (0, "note")
+
+
+def test_a_permission_that_is_missing_is_wrong(doctor: Doctor, uri: str, proxy: Proxy) -> None:
+    proxy.add(Fault(Answer(403, "AccessDenied"), kind="PUT", times=None))
+    status, found = doctor(uri, "--write")
+    assert (status, found["conditional writes"][0]) == (1, "wrong")
+
+
+def test_an_object_that_cannot_be_deleted_is_named(doctor: Doctor, uri: str, ground: S3Ground, proxy: Proxy) -> None:
+    proxy.add(Fault(Answer(403, "AccessDenied"), kind="DELETE", times=None))
+    status, found = doctor(uri, "--write")
+    (left,) = _keys(ground)
+    assert (status, found["delete"]) == (1, ("wrong", f"{left} may still be there"))
+    ground.remove(left)
+
+
+def test_a_bucket_or_a_server_that_is_not_there_is_wrong(doctor: Doctor, proxy: Proxy, uri: str) -> None:
+    status, found = doctor("s3://no-such-bucket-here/x/", "--write")
+    assert (status, _states(found)) == (1, {"reach": "wrong"})
+    proxy.close()
+    status, found = doctor(uri)
+    assert (status, _states(found)) == (1, {"reach": "wrong"})

@@ -1,0 +1,74 @@
+"""What is `S3Path`'s own: the MD5 that an ETag is, or is not."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from pathapi import S3Client
+from tests.harness.proxy import Proxy
+from tests.harness.servers import S3Server
+from tests.pathapi.conftest import MakeClient
+from tests.pathapi.support.raw_buckets import S3Ground
+
+DATA = b"content"
+MD5 = hashlib.md5(DATA).hexdigest()
+
+
+def test_the_md5_is_told_of_what_came_in_one_part(
+    make_client: MakeClient, proxy: Proxy, ground: S3Ground, at: str
+) -> None:
+    ground.plant(f"{at}a", DATA)
+    path = make_client().S3Path(f"s3://{ground.bucket}/{at}a")
+    assert path.md5 == MD5
+    assert proxy.count() == proxy.count("HEAD") == 1
+    (child,) = path.parent.iterdir()
+    assert child.md5 == MD5
+    with pytest.raises(FileNotFoundError):
+        _ = (path.parent / "missing").md5
+
+
+def test_what_came_in_several_parts_has_no_md5(
+    make_client: MakeClient, seaweed: S3Server, ground: S3Ground, at: str
+) -> None:
+    raw, where = seaweed.client(), {"Bucket": ground.bucket, "Key": f"{at}a"}
+    upload = raw.create_multipart_upload(**where)["UploadId"]
+    part = raw.upload_part(**where, UploadId=upload, PartNumber=1, Body=DATA)
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    raw.complete_multipart_upload(**where, UploadId=upload, MultipartUpload=parts)
+    path = make_client().S3Path(f"s3://{ground.bucket}/{at}a")
+    assert path.md5 is None
+    assert path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("freshness", ["immutable", "offline"])
+def test_the_md5_of_what_is_held_is_asked_for_where_it_may_be(
+    make_client: MakeClient, ground: S3Ground, at: str, freshness: str
+) -> None:
+    ground.plant(f"{at}a", DATA)
+    path = make_client(freshness=freshness).S3Path(f"s3://{ground.bucket}/{at}a")
+    assert make_client().S3Path(str(path)).read_bytes() == DATA
+    assert path.md5 == (None if freshness == "offline" else MD5)
+
+
+def test_an_etag_under_kms_is_no_md5_though_a_listing_shows_it_as_one(moto: S3Server, tmp_path: Any) -> None:
+    bucket = moto.new_bucket()
+    moto.client().put_object(Bucket=bucket, Key="d/a", Body=DATA, ServerSideEncryption="aws:kms")
+    client = S3Client("a", "b", region=moto.region, endpoint_url=moto.endpoint, local_cache_dir=tmp_path / "store")
+    (path,) = client.S3Path(f"s3://{bucket}/d").iterdir()
+    assert path.md5 is None
+    client.cache.close()
+
+
+def test_an_etag_of_a_directory_bucket_is_no_md5(
+    make_client: MakeClient, seaweed: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_S3_DISABLE_EXPRESS_SESSION_AUTH", "true")  # SeaweedFS has no such buckets, but the name
+    bucket, raw = f"{seaweed.new_bucket()}--x-s3", seaweed.client()
+    raw.create_bucket(Bucket=bucket)
+    raw.put_object(Bucket=bucket, Key="a", Body=DATA)
+    path = make_client().S3Path(f"s3://{bucket}/a")
+    assert path.etag == MD5
+    assert path.md5 is None

@@ -1,0 +1,66 @@
+"""Writing, the same on every backend: `WriteSuite`, bound to files, to a real S3 server and to plain HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pathapi import FileClient, HttpClient
+from pathapi.testing import Ground, WriteSuite
+from tests.harness.http_server import HttpOrigin
+from tests.harness.servers import S3Server
+from tests.pathapi.conftest import MakeClient
+from tests.pathapi.support.raw_buckets import FileGround, PrefixedGround, S3Ground
+
+
+class TestFiles(WriteSuite):
+    @pytest.fixture
+    def ground(self, tmp_path: Path) -> Ground:
+        return FileGround(tmp_path / "bucket")
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Any:
+        (tmp_path / "bucket").mkdir()
+        return lambda **habits: FileClient(**{"local_cache_dir": tmp_path / "store", **habits})
+
+    @pytest.fixture
+    def at(self, tmp_path: Path) -> str:
+        return f"file://{tmp_path}/bucket/"
+
+
+class TestS3(WriteSuite):
+    @pytest.fixture
+    def prefix(self, request: pytest.FixtureRequest) -> str:
+        return f"{id(request.node):x}/"
+
+    @pytest.fixture
+    def ground(self, seaweed: S3Server, shared_bucket: str, prefix: str) -> Ground:
+        return PrefixedGround(S3Ground(seaweed.client(), shared_bucket), prefix)
+
+    @pytest.fixture
+    def make(self, make_client: MakeClient) -> MakeClient:
+        return make_client
+
+    @pytest.fixture
+    def at(self, shared_bucket: str, prefix: str) -> str:
+        return f"s3://{shared_bucket}/{prefix}"
+
+
+class TestHttp(WriteSuite):
+    """A server that keeps to the conditions of a PUT and of a DELETE."""
+
+    @pytest.fixture
+    def ground(self) -> Iterator[HttpOrigin]:
+        with HttpOrigin() as server:
+            yield server
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Any:
+        return lambda **habits: HttpClient(**{"local_cache_dir": tmp_path / "store", **habits})
+
+    @pytest.fixture
+    def at(self, ground: HttpOrigin) -> str:
+        return ground.url + "/"
