@@ -18,9 +18,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from casstore.eviction.inventory import use_tag
-from casstore.eviction.policies import ADAPTIVE, LRU, in_turn
-from casstore.index.eviction_history import NO_WAY, Scores
+from casstore.eviction.inventory import recency_key
+from casstore.eviction.policies import ADAPTIVE, LRU, eviction_order
+from casstore.index.eviction_history import NO_EXPERT, Scores
 
 Trace = Sequence[int]
 
@@ -88,19 +88,21 @@ def store_hits(trace: Trace, blobs: int, policy: str, per_hour: int) -> float:
         hour = 1 + now // per_hour
         if item in entries:
             hits += 1
-            entries[item] = use_tag(hour, filled[item])  # written at the first use in an hour only, and the same then
+            entries[item] = recency_key(
+                hour, filled[item]
+            )  # written at the first use in an hour only, and the same then
             continue
-        entries[item], filled[item] = use_tag(hour, now), now
+        entries[item], filled[item] = recency_key(hour, now), now
         if item in ghosts:
-            scores.came_back(*ghosts.pop(item))
+            scores.record_return(*ghosts.pop(item))
         if len(entries) > blobs:
             scores.blobs = len(entries)
             order = sorted(entries, key=entries.__getitem__)
-            ways = in_turn(order, policy, scores)
+            ways = eviction_order(order, policy, scores)
             for victim, way in [next(ways) for _ in range(1 + blobs // 100)]:
                 del entries[victim]
-                if way != NO_WAY:
-                    ghosts[victim] = way, scores.took(way)
+                if way != NO_EXPERT:
+                    ghosts[victim] = way, scores.record_eviction(way)
     return hits / len(trace)
 
 

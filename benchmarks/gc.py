@@ -210,7 +210,7 @@ class Sweeps:
         start = time.perf_counter()
         freed = self.cache.execute(plan)
         self.took = time.perf_counter() - start
-        assert freed.blobs == len(plan.doomed)
+        assert freed.blobs == len(plan.victims)
         return self.took * self.count / freed.blobs
 
     def collect(self, _: Path) -> float:

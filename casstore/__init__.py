@@ -11,7 +11,7 @@ It knows no cloud: `pathapi` fills it.
 
 from typing import TYPE_CHECKING
 
-from casstore.blobs.blob_store import BlobTrippedError, CollisionError
+from casstore.blobs.blob_store import BlobModifiedError, CollisionError
 from casstore.blobs.staging import Staging
 from casstore.cache import Cache
 from casstore.counters import Statistics
@@ -32,61 +32,69 @@ from casstore.errors import (
     StoreUnavailableError,
 )
 from casstore.exit_hooks import at_exit
-from casstore.format.checksums import Stated
+from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import ALGORITHMS, Digest, new_hasher
 from casstore.format.keys import Key
 from casstore.format.records import Entry, Moment, Validator
 from casstore.fs.copying import copy_out, make_directories, same_bytes
 from casstore.fs.files import full_disk
 from casstore.fs.mounts import boot_clock_ns
-from casstore.index.entries import Noted
+from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
 from casstore.locks.single_flight import Flight
 from casstore.locks.write_locks import WriteLock
-from casstore.opening import open, without_storing
+from casstore.opening import open, pass_through_for
 from casstore.reading.catalog import Usage
 from casstore.reading.open_blob import Stored
 
 if TYPE_CHECKING:
-    from casstore.config.units import size_text
-    from casstore.eviction.clear import Cleared
-    from casstore.eviction.collector import Freed, Removed
+    from casstore.config.units import format_size
+    from casstore.eviction.clear import ClearResult
+    from casstore.eviction.collector import CollectResult, RemovedBlob
     from casstore.eviction.pins import Pin
     from casstore.eviction.plan import Plan
     from casstore.leases.in_use import InUse
-    from casstore.pass_through import Uncached as Uncached  # few processes ever load it
+    from casstore.pass_through import PassThroughCache as PassThroughCache  # few processes ever load it
     from casstore.pending.records import Condition, PendingState, PendingWrite
     from casstore.pending.store import Pending
-    from casstore.verify.report import Checked, Leftovers, Mended, Problem, ProblemKind, Repair, Verified
+    from casstore.verify.report import (
+        Leftovers,
+        Problem,
+        ProblemKind,
+        Repair,
+        RepairSummary,
+        VerifyProgress,
+        VerifyReport,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ALGORITHMS",
     "BlobDamagedError",
-    "BlobTrippedError",
+    "BlobModifiedError",
     "Cache",
     "CasstoreError",
-    "Checked",
-    "Cleared",
+    "VerifyProgress",
+    "ClearResult",
     "CollisionError",
     "Condition",
     "Digest",
     "Entry",
     "Fill",
     "Flight",
-    "Freed",
+    "CollectResult",
     "IndexDamagedError",
     "IndexUnavailableError",
     "InUse",
     "Key",
     "Leftovers",
     "LockTimeoutError",
-    "Mended",
+    "RepairSummary",
     "Moment",
     "NotAStoreError",
     "NotHeldError",
-    "Noted",
+    "IndexSnapshot",
     "Pending",
     "PendingDamagedError",
     "PendingState",
@@ -96,11 +104,11 @@ __all__ = [
     "Problem",
     "ProblemKind",
     "ReentrantWriteError",
-    "Removed",
+    "RemovedBlob",
     "Repair",
     "Staging",
     "Statistics",
-    "Stated",
+    "ProviderChecksum",
     "StillBeingWrittenError",
     "StoreFormatError",
     "StoreFullError",
@@ -109,7 +117,7 @@ __all__ = [
     "Stored",
     "Usage",
     "Validator",
-    "Verified",
+    "VerifyReport",
     "WriteLock",
     "__version__",
     "at_exit",
@@ -119,27 +127,46 @@ __all__ = [
     "full_disk",
     "make_directories",
     "same_bytes",
-    "size_text",
+    "format_size",
     "open",
-    "without_storing",
+    "pass_through_for",
 ]
 
 _LATER = {
-    "Cleared": "eviction.clear",
-    **dict.fromkeys(("Freed", "Removed"), "eviction.collector"),
+    "ClearResult": "eviction.clear",
+    **dict.fromkeys(("CollectResult", "RemovedBlob"), "eviction.collector"),
     **dict.fromkeys(
-        ("Checked", "Leftovers", "Mended", "Problem", "ProblemKind", "Repair", "Verified"), "verify.report"
+        ("Leftovers", "Problem", "ProblemKind", "Repair", "RepairSummary", "VerifyProgress", "VerifyReport"),
+        "verify.report",
     ),
     **dict.fromkeys(("Condition", "PendingState", "PendingWrite"), "pending.records"),
     "Pending": "pending.store",
     "InUse": "leases.in_use",
     "Pin": "eviction.pins",
     "Plan": "eviction.plan",
-    "size_text": "config.units",
+    "format_size": "config.units",
+}
+
+# Names of before, which code that uses the store may still import.
+_FORMER = {
+    "BlobTrippedError": "BlobModifiedError",
+    "Checked": "VerifyProgress",
+    "Cleared": "ClearResult",
+    "Freed": "CollectResult",
+    "Mended": "RepairSummary",
+    "Noted": "IndexSnapshot",
+    "Removed": "RemovedBlob",
+    "Stated": "ProviderChecksum",
+    "Verified": "VerifyReport",
+    "size_text": "format_size",
+    "without_storing": "pass_through_for",
 }
 
 
 def __getattr__(name: str) -> object:
+    name = _FORMER.get(name, name)
+    if name in globals():
+        return globals()[name]
     if name in _LATER:
         # Few processes verify, collect, write or draw, and making these classes takes milliseconds.
         from importlib import import_module

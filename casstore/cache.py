@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from casstore.blobs.blob_store import OPEN_FLAGS, Blobs
+from casstore.blobs.blob_store import OPEN_FLAGS, BlobStore
 from casstore.blobs.staging import Added, Inode, Staging
 from casstore.clock import _HOUR_NS
 from casstore.config.settings import Settings
-from casstore.counters import Tally
+from casstore.counters import Counters
 from casstore.errors import IndexUnavailableError, StoreReadOnlyError
-from casstore.eviction.background import Trims
+from casstore.eviction.background import BackgroundEvictor
 from casstore.eviction.evictor import Evicting
 from casstore.exit_hooks import at_exit
 from casstore.format.digest import Digest, digest_mtime
@@ -26,19 +26,19 @@ from casstore.format.records import Entry, Moment, peek_entry, unpack_entry
 from casstore.fs import mounts as machine
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.index.entries import Noted, note
-from casstore.index.updates import Publication, Refresh
+from casstore.index.entries import IndexSnapshot, snapshot
+from casstore.index.updates import PublishEntry, TouchEntry
 from casstore.ingest.fill import Fill
 from casstore.ingest.publisher import Recording, add_blob
 from casstore.leases.lease import Lease
 from casstore.leases.local_files import LocalFiles
 from casstore.locks.byte_locks import ByteLocks
-from casstore.locks.collector_lock import Turns
-from casstore.locks.single_flight import Flight, Flights
+from casstore.locks.collector_lock import CollectorLock
+from casstore.locks.single_flight import Flight, SingleFlight
 from casstore.locks.write_locks import WriteLocks
-from casstore.reading.blob_checker import Checks
+from casstore.reading.blob_checker import BlobChecker
 from casstore.reading.catalog import Inspecting
-from casstore.reading.dedup import Statements
+from casstore.reading.dedup import ChecksumDedup
 from casstore.root import Root, open_root
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ _OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 @dataclass(frozen=True, slots=True)
-class Underway:
+class DownloadProgress:
     """Bytes of the downloads that this process has begun and not finished: *received* of *expected*."""
 
     received: int
@@ -68,7 +68,7 @@ class Underway:
 class Cache(LocalFiles, Recording, Inspecting, Evicting):
     """One store in this process; thread-safe, survives forks. Get one from `casstore.open`."""
 
-    unfit: OSError | None = None
+    unavailable: OSError | None = None
     """Why nothing is held and kept; None for a store (`casstore.uncached`)."""
 
     def __init__(self, root: Root) -> None:
@@ -76,22 +76,22 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         self.settings: Settings = root.settings
         self.algorithm = root.algorithm
         self.store_id = root.store_id
-        self.place = root.place
+        self.place = root.boot_mount
         self._boot = root.boot
         self._locks = ByteLocks(root.layout)
-        self.index = Index(root.layout, self._locks, self._say, self.restore)
-        self.blobs = Blobs(root.layout, root.algorithm)
-        self._turns = Turns(root.layout)
+        self.index = Index(root.layout, self._locks, self._say, self.recreate)
+        self.blobs = BlobStore(root.layout, root.algorithm)
+        self._turns = CollectorLock(root.layout)
         self._pending: Pending | None = None
         self._begin_process()
 
     def _begin_process(self) -> None:
         """What a process has for itself; made anew in a forked child."""
-        self.flights = Flights(self.layout, self._locks, self.settings.lock_timeout)
+        self.flights = SingleFlight(self.layout, self._locks, self.settings.lock_timeout)
         self.write_locks = WriteLocks(self.layout, self.settings.lock_timeout, self._locks)
         self.committer = Committer(self.index, self.blobs, self._register_exit)
-        self.statements = Statements(self.index, self.blobs, self.committer, self.place)
-        self.checks = Checks(
+        self.statements = ChecksumDedup(self.index, self.blobs, self.committer, self.place)
+        self.checks = BlobChecker(
             self.layout,
             self.index,
             self.blobs,
@@ -107,10 +107,10 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         self._written: dict[bytes, int] = {}
         self._recent: dict[Key, Entry] = {}
         self._recent_inodes: dict[Key, Inode] = {}
-        self.tally = Tally(self.layout, lambda: self.flights.waits)
+        self.tally = Counters(self.layout, lambda: self.flights.waits)
         self._exits = False
         self.fills: set[Fill] = set()
-        self.trims = Trims(self, self._turns)
+        self.trims = BackgroundEvictor(self, self._turns)
 
     @property
     def root(self) -> str:
@@ -133,7 +133,7 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         try:
             return Lease(self.layout, self.settings.views, self.blobs)
         except FileNotFoundError:
-            self.restore()
+            self.recreate()
             return Lease(self.layout, self.settings.views, self.blobs)
 
     # --- counting ----------------------------------------------------------------------------------------------------
@@ -142,16 +142,16 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         """What this process counted: hits, misses, collisions, damaged blobs, waits for other downloads."""
         return self.tally.counts()
 
-    def underway(self) -> Underway:
+    def underway(self) -> DownloadProgress:
         """How far this process's downloads are, for whoever shows progress; large ones only."""
         fills = list(self.fills)  # in one step, while others come and go
-        return Underway(sum(fill.received for fill in fills), sum(fill.expected for fill in fills))
+        return DownloadProgress(sum(fill.received for fill in fills), sum(fill.expected for fill in fills))
 
     def count(self, what: str) -> None:
         """Count one."""
-        self.tally.add(what)
+        self.tally.increment(what)
 
-    def hit(self, size: int) -> None:
+    def count_hit(self, size: int) -> None:
         """Count an object of *size* bytes that was served from the store, by another way than `open_fresh`."""
         self.tally.hits += 1
         self.tally.disk_bytes += size
@@ -165,7 +165,7 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         return Moment(time.time_ns(), machine.boot_clock_ns(), self._boot)
 
     @staticmethod
-    def hour() -> int:
+    def current_hour() -> int:
         """Hours since the epoch: how coarsely last use is kept."""
         return time.time_ns() // _HOUR_NS
 
@@ -179,13 +179,13 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
             return None
         now = time.time_ns()
         try:
-            record = self.index.get(key.row)
+            record = self.index.get(key.row_key)
         except (IndexUnavailableError, StoreReadOnlyError):
             return None  # `held` says it again, to whoever can do without the index
         if record is None:
             return None
         held = peek_entry(key, record)
-        if held is None or (held.place and held.place != self.place):
+        if held is None or (held.written_on and held.written_on != self.place):
             return None
         # A validation in the future says that a clock was set; it proves nothing.
         if max_age_ns is not None and not 0 <= now - held.validated_ns <= max_age_ns:
@@ -201,10 +201,10 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
             os.close(descriptor)
             return None
         # Between the two looks the blob may have been evicted, and its name given to other bytes of the same digest.
-        if status.st_ctime_ns > now - _NEW_NS and self.index.get(key.row) != record:
+        if status.st_ctime_ns > now - _NEW_NS and self.index.get(key.row_key) != record:
             os.close(descriptor)
             return None
-        if now // _HOUR_NS != held.used_hour:
+        if now // _HOUR_NS != held.last_used_hour:
             self._used(key, record, now)
         tally = self.tally
         tally.hits += 1
@@ -214,20 +214,20 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         return descriptor
 
     def _used(self, key: Key, record: bytes, now: int) -> None:
-        entry = unpack_entry(key.row, record, key)
+        entry = unpack_entry(key.row_key, record, key)
         if entry is not None:
-            self.committer.submit(Refresh(entry, used_hour=now // _HOUR_NS))
+            self.committer.submit(TouchEntry(entry, used_hour=now // _HOUR_NS))
             self.tally.flush_if_due()
 
-    def held(self, key: Key) -> Entry | None:
+    def lookup(self, key: Key) -> Entry | None:
         """The entry of *key* as this process knows it: what it has just filled and not yet committed included."""
         recent = self._recent.get(key)
         if recent is not None:
             return recent
-        record = self.index.get(key.row)
+        record = self.index.get(key.row_key)
         if record is None:
             return None
-        entry = unpack_entry(key.row, record, key)
+        entry = unpack_entry(key.row_key, record, key)
         if entry is None:
             self.count("damaged_rows")
         return entry
@@ -253,22 +253,22 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
             inode = self._recent_inodes[entry.key] if self._recent.get(entry.key) is entry else None
         if inode is not None:
             return Inode.of(os.fstat(descriptor)) == inode
-        record = self.index.get(entry.key.row)
-        current = None if record is None else unpack_entry(entry.key.row, record, entry.key)
+        record = self.index.get(entry.key.row_key)
+        current = None if record is None else unpack_entry(entry.key.row_key, record, entry.key)
         return current is not None and current.digest == entry.digest
 
-    def quarantine(self, digest: Digest, reason: str, met: int | None = None) -> None:
+    def quarantine(self, digest: Digest, reason: str, open_fd: int | None = None) -> None:
         """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again. *met* is
         the file that was found wrong, open; where another has its name by now, that stays.
         """
-        self.checks.quarantine(digest, reason, met)
+        self.checks.quarantine(digest, reason, open_fd)
 
     def refresh(self, entry: Entry, validated: Moment) -> None:
         """The cloud said at *validated* that *entry* is still right; queued, never waited for."""
         self.count("revalidated")
         recent = self._recent.get(entry.key)
         if recent is None:
-            self.committer.submit(Refresh(entry, validated=validated, used_hour=self.hour()))
+            self.committer.submit(TouchEntry(entry, validated=validated, used_hour=self.current_hour()))
 
     # --- filling -----------------------------------------------------------------------------------------------------
 
@@ -277,30 +277,30 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         try:
             return self.blobs.stage(self._staging_directory)
         except FileNotFoundError:
-            self.restore()
+            self.recreate()
             return self.blobs.stage(self._staging_directory)
 
     def _staging_directory(self) -> str:
         return self.lease.paths.staging
 
-    def note(self, key: Key) -> Noted:
+    def snapshot(self, key: Key) -> IndexSnapshot:
         """What the index says of *key* now, or will once this process's own results are committed; to be asked before
         the request whose result shall apply.
         """
         recent = self._recent.get(key)  # first: what is committed meanwhile is found in the index
-        noted = note(self.index, key, self.now())
+        noted = snapshot(self.index, key, self.now())
         return noted if recent is None else replace(noted, entry=recent)
 
-    def begin(self, key: Key, flights: Sequence[Flight] = (), noted: Noted | None = None) -> Fill:
+    def begin(self, key: Key, flights: Sequence[Flight] = (), snapshot: IndexSnapshot | None = None) -> Fill:
         """A fill, to be made just before its request is sent; *flights* are released when it ends.
 
-        *noted* is what `note` said of the key a moment ago, if it was asked.
+        *noted* is what `snapshot` said of the key a moment ago, if it was asked.
         """
-        return Fill(self, noted or self.note(key), flights)
+        return Fill(self, snapshot or self.snapshot(key), flights)
 
-    def held_or_noted(self, key: Key) -> tuple[Entry | None, Noted]:
-        """`held` and `note` in one look at the index."""
-        noted = self.note(key)
+    def lookup_or_snapshot(self, key: Key) -> tuple[Entry | None, IndexSnapshot]:
+        """`held` and `snapshot` in one look at the index."""
+        noted = self.snapshot(key)
         return noted.entry, noted
 
     def remember_recent(self, entry: Entry, inode: Inode) -> None:
@@ -312,7 +312,7 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
                 self._recent[entry.key] = entry
                 self._recent_inodes[entry.key] = inode
 
-    def forget_recent(self, publication: Publication) -> None:
+    def forget_recent(self, publication: PublishEntry) -> None:
         """Committed or dropped: the index knows better now."""
         with self._recent_mutex:
             if self._recent.get(publication.entry.key) is publication.entry:
@@ -346,7 +346,7 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         self.tally.flush(_TALLY_SECONDS)
         self.index.close()
 
-    def restore(self) -> None:
+    def recreate(self) -> None:
         """Somebody removed the store's directory while it is in use: make it anew, empty, and go on with it.
 
         Raises what `casstore.open` raises where that is not possible, and StoreFormatError where a store with another
@@ -375,11 +375,11 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         """Both sides open the index again on next use; a child begins with nothing of its parent's but the store."""
         if in_child:
             try:
-                self.committer.forget()
+                self.committer.after_fork_in_child()
                 for fill in list(self.fills):
-                    fill.forget()
-                self._locks.forget()
-                self._turns.forget()
+                    fill.after_fork_in_child()
+                self._locks.after_fork_in_child()
+                self._turns.after_fork_in_child()
             finally:
                 self._begin_process()
                 self.index.after_fork(in_child=True)

@@ -20,7 +20,7 @@ from typing import Final
 
 from casstore.format.layout import Layout
 from casstore.fs import files
-from casstore.locks.lock_files import POLL_LAST, hold_for_life
+from casstore.locks.lock_files import POLL_LAST, create_locked
 
 FLUSH_SECONDS: Final = 5.0
 """How long what was counted stays in memory while the process fills."""
@@ -76,7 +76,7 @@ def statistics_facts(statistics: Statistics) -> dict[str, object]:
 NAMES: Final = tuple(field.name for field in fields(Statistics) if field.name != "since_ns")
 
 
-class Tally:
+class Counters:
     """What one process counted of one store; thread-safe, as far as counts need be. A forked child begins its own.
 
     *hits* and *disk_bytes* are plain numbers, since the warm path raises them. Without *layout* nothing is written.
@@ -93,7 +93,7 @@ class Tally:
         self._mutex = threading.Lock()
         self.hits = self.disk_bytes = 0
 
-    def add(self, what: str, count: int = 1) -> None:
+    def increment(self, what: str, count: int = 1) -> None:
         """Count."""
         self._counts[what] += count
 
@@ -115,14 +115,14 @@ class Tally:
         if time.monotonic() >= self._due:
             self.flush()
 
-    def flush(self, patience: float = 0.0) -> None:
+    def flush(self, timeout: float = 0.0) -> None:
         """Add what is new to the store's file; while another process is at it, for *patience* seconds, or next time."""
-        if self._layout is None or not self._mutex.acquire(blocking=patience > 0):
+        if self._layout is None or not self._mutex.acquire(blocking=timeout > 0):
             return
         try:
             self._due = time.monotonic() + FLUSH_SECONDS
             with contextlib.suppress(OSError):  # a full disk, a store that was removed: they are counts
-                self._add_to_file(self._layout, time.monotonic() + patience)
+                self._add_to_file(self._layout, time.monotonic() + timeout)
         finally:
             self._mutex.release()
 
@@ -132,7 +132,7 @@ class Tally:
         # Where somebody removed the store, or put something else there, nothing is ours to write.
         if not new or not os.path.exists(layout.store):
             return
-        descriptor = _wait_for_turn(layout, deadline)
+        descriptor = _acquire_lock(layout, deadline)
         if descriptor is None:
             return
         try:
@@ -145,10 +145,10 @@ class Tally:
             os.close(descriptor)
 
 
-def _wait_for_turn(layout: Layout, deadline: float) -> int | None:
+def _acquire_lock(layout: Layout, deadline: float) -> int | None:
     while True:
         with contextlib.suppress(BlockingIOError):
-            return hold_for_life(layout.statistics_lock)
+            return create_locked(layout.statistics_lock)
         if time.monotonic() >= deadline:
             return None
         time.sleep(POLL_LAST)

@@ -20,7 +20,7 @@ from casstore.format.layout import Layout
 from casstore.fs import copying, files
 from casstore.fs import mounts as machine
 from casstore.index.environment import MAX_READERS
-from casstore.locks.lock_files import locks_exclude
+from casstore.locks.lock_files import locks_are_exclusive
 from casstore.opening import open as open_cache
 from casstore.root import default_root
 
@@ -147,7 +147,7 @@ def _unnamed(place: str) -> Check:
 
 
 def _locks(place: str) -> Check:
-    if locks_exclude(place):
+    if locks_are_exclusive(place):
         return Check("file locks", State.GOOD, "exclude a second process")
     return Check(
         "file locks",

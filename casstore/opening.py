@@ -11,7 +11,7 @@ from casstore.errors import StoreUnavailableError
 from casstore.root import open_root
 
 if TYPE_CHECKING:
-    from casstore.pass_through import Uncached
+    from casstore.pass_through import PassThroughCache
 
 _ANY_ROW: Final = b"\0"
 
@@ -35,8 +35,8 @@ def open(
     StoreFullError.
 
     With *or_uncached*, where no default place can serve, and where the store that is there cannot be written to, or its
-    index not be shared, or the disk is full: one warning, and a `Cache` that holds and keeps nothing (`Uncached`). A
-    named directory that is no place for a store is refused all the same.
+    index not be shared, or the disk is full: one warning, and a `Cache` that holds and keeps nothing
+    (`PassThroughCache`). A named directory that is no place for a store is refused all the same.
     """
     if not or_uncached:
         return _open(root, digest, create=create)
@@ -47,7 +47,7 @@ def open(
         named = root if root is not None else os.environ.get("CASSTORE_DIR")
         if named and type(error) is StoreUnavailableError:
             raise
-        uncached = without_storing(error, os.fspath(named or error.filename or ""))
+        uncached = pass_through_for(error, os.fspath(named or error.filename or ""))
         if uncached is None:
             raise
         uncached.warn()
@@ -55,18 +55,18 @@ def open(
     return cache
 
 
-def without_storing(error: OSError, directory: str) -> Uncached | None:
+def pass_through_for(error: OSError, directory: str) -> PassThroughCache | None:
     """What reads instead of the store at *directory*, which failed with *error*; None where that is no reason to."""
     # Imported here: few processes ever need it.
-    from casstore.pass_through import Uncached, is_unfit
+    from casstore.pass_through import PassThroughCache, should_bypass
 
-    if not is_unfit(error):
+    if not should_bypass(error):
         return None
     name = f"uncached\0{directory}"
     with _mutex:
         known = _caches.get(name)
-        if not isinstance(known, Uncached):
-            known = _caches[name] = Uncached(directory, error)
+        if not isinstance(known, PassThroughCache):
+            known = _caches[name] = PassThroughCache(directory, error)
         return known
 
 
@@ -76,7 +76,7 @@ def _open(root: str | os.PathLike[str] | None, digest: str | None, *, create: bo
         known = _caches.get(asked)
         if known is not None and digest in (None, known.algorithm):
             if not os.path.exists(known.layout.store):
-                known.restore()
+                known.recreate()
             return known
         opened = open_root(root, digest, os.environ, create=create)
         name = os.path.realpath(opened.layout.root)

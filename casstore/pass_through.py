@@ -17,19 +17,19 @@ from typing import Final, NoReturn, TypeVar
 from casstore.blobs.staging import Staging
 from casstore.cache import Cache
 from casstore.config.settings import Settings, load_settings
-from casstore.counters import Tally
+from casstore.counters import Counters
 from casstore.errors import IndexUnavailableError, StoreFullError, StoreUnavailableError
-from casstore.eviction.collector import Freed, Removed
-from casstore.format.checksums import Stated
+from casstore.eviction.collector import CollectResult, RemovedBlob
+from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import ALGORITHMS, Digest
 from casstore.format.keys import Key
 from casstore.format.layout import Layout
 from casstore.format.records import Entry, Moment, Validator
 from casstore.fs import copying, files
-from casstore.index.entries import Noted
+from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
 from casstore.leases.lease import Lease
-from casstore.locks.single_flight import Flight, Flights
+from casstore.locks.single_flight import Flight, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.pending.records import PendingWrite
 from casstore.pending.store import Pending
@@ -49,7 +49,7 @@ Found = TypeVar("Found")
 _warned: Final[set[str]] = set()
 
 
-def is_unfit(error: OSError) -> bool:
+def should_bypass(error: OSError) -> bool:
     """Whether *error* says of the store that it cannot take, or give, what a read needs: then the read can do without.
 
     Not so for what says something of the process (too many open files, a fork that ran no hooks) or of the store's
@@ -60,18 +60,18 @@ def is_unfit(error: OSError) -> bool:
     return isinstance(error, StoreUnavailableError | StoreFullError) or error.errno in _UNFIT
 
 
-class Uncached(Cache):
+class PassThroughCache(Cache):
     """What stands in for the store at *directory*, which *unfit* keeps from serving; thread-safe, survives forks."""
 
-    unfit: OSError
+    unavailable: OSError
 
     def __init__(self, directory: str, unfit: OSError) -> None:
-        self.unfit = unfit
+        self.unavailable = unfit
         self._directory = directory
         self._private: list[str] = []
         super().__init__(Root(Layout(_NOWHERE), ALGORITHMS[0], "", 1, 1, _settings(directory)))
         # What waits there for a decision stands in the way all the same.
-        self._pending = _OnlyRead(Layout(directory or _NOWHERE), unfit)
+        self._pending = ReadOnlyPending(Layout(directory or _NOWHERE), unfit)
 
     def warn(self) -> None:
         """Say, once per directory and process, that reads keep nothing, why, and what to do."""
@@ -79,13 +79,13 @@ class Uncached(Cache):
             _warned.add(self._directory)
             import warnings
 
-            warnings.warn(f"reads go by without being stored: {self.unfit}", stacklevel=4)
+            warnings.warn(f"reads go by without being stored: {self.unavailable}", stacklevel=4)
 
     def _begin_process(self) -> None:
         super()._begin_process()
         self.flights = _NoFlights(self.layout, self._locks, self.settings.lock_timeout)
         self.write_locks = WriteLocks(None, self.settings.lock_timeout)
-        self.tally = Tally(None, lambda: 0)
+        self.tally = Counters(None, lambda: 0)
 
     @property
     def root(self) -> str:
@@ -112,7 +112,9 @@ class Uncached(Cache):
 
     def restore(self) -> NoReturn:
         """There is no store to be made anew: says why."""
-        raise StoreUnavailableError(self.unfit.errno, self.unfit.strerror, self._directory) from self.unfit
+        raise StoreUnavailableError(
+            self.unavailable.errno, self.unavailable.strerror, self._directory
+        ) from self.unavailable
 
     # --- holds nothing -----------------------------------------------------------------------------------------------
 
@@ -140,11 +142,11 @@ class Uncached(Cache):
         """Nothing is held."""
         return None
 
-    def known(self, stated: Iterable[Stated]) -> tuple[Digest, int] | None:
+    def known(self, stated: Iterable[ProviderChecksum]) -> tuple[Digest, int] | None:
         """Nothing is held."""
         return None
 
-    def is_stated(self, stated: Iterable[Stated]) -> bool:
+    def is_stated(self, stated: Iterable[ProviderChecksum]) -> bool:
         """Nothing is held."""
         return False
 
@@ -156,45 +158,50 @@ class Uncached(Cache):
 
     def pin(self, *names: str) -> NoReturn:
         """Raises the error that says why there is no store."""
-        raise self.unfit
+        raise self.unavailable
 
     def unpin(self, *names: str) -> NoReturn:
         """Raises the error that says why there is no store."""
-        raise self.unfit
+        raise self.unavailable
 
     def clear(
-        self, prefix: str = "", on_removed: Callable[[Removed], object] | None = None, *, dry_run: bool = False
+        self, prefix: str = "", on_removed: Callable[[RemovedBlob], object] | None = None, *, dry_run: bool = False
     ) -> NoReturn:
         """Raises the error that says why there is no store."""
-        raise self.unfit
+        raise self.unavailable
 
-    def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> Freed:
+    def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> CollectResult:
         """Nothing is held."""
-        return Freed(0, 0, 0)
+        return CollectResult(0, 0, 0)
 
     # --- keeps nothing -----------------------------------------------------------------------------------------------
 
-    def note(self, key: Key) -> Noted:
+    def note(self, key: Key) -> IndexSnapshot:
         """That nothing is held."""
-        return Noted(key, None, 0, 0, self.now())
+        return IndexSnapshot(key, None, 0, 0, self.now())
 
     def stage(self) -> Staging:
         """A private file without a name, in the temporary directory or else in memory."""
         return Staging(_open_private(), None, self.algorithm)
 
-    def begin(self, key: Key, flights: Sequence[Flight] = (), noted: Noted | None = None) -> Fill:
+    def begin(self, key: Key, flights: Sequence[Flight] = (), noted: IndexSnapshot | None = None) -> Fill:
         """A fill whose bytes go to its reader alone."""
-        return _PassingFill(self, noted or self.note(key), flights)
+        return PassThroughFill(self, noted or self.note(key), flights)
 
     def record_write(
-        self, noted: Noted, staging: Staging, validator: Validator, moment: Moment, stated: Sequence[Stated] = ()
+        self,
+        noted: IndexSnapshot,
+        staging: Staging,
+        validator: Validator,
+        moment: Moment,
+        stated: Sequence[ProviderChecksum] = (),
     ) -> Entry | None:
         """The cloud has them; nothing else is to be kept."""
         staging.close()
         return None
 
     def record_copy(
-        self, noted: Noted, digest: Digest, descriptor: int, validator: Validator, moment: Moment
+        self, noted: IndexSnapshot, digest: Digest, descriptor: int, validator: Validator, moment: Moment
     ) -> Entry | None:
         """Nothing is to be kept."""
         return None
@@ -250,7 +257,7 @@ def _open_private() -> int:
         return files.open_memory()
 
 
-class _OnlyRead(Pending):
+class ReadOnlyPending(Pending):
     """What is pending where no store can serve: to be looked at, nothing more."""
 
     __slots__ = ("_unfit",)
@@ -272,7 +279,7 @@ class _OnlyRead(Pending):
         raise self._unfit
 
 
-class _NoFlights(Flights):
+class _NoFlights(SingleFlight):
     """Nobody waits for anybody: what one reader receives is of no use to another."""
 
     def board(self, name: bytes, look: Callable[[], Found | None]) -> Flight | Found:
@@ -286,7 +293,7 @@ class _NoFlights(Flights):
         return Flight(self, name, threading.Event(), None)
 
 
-class _PassingFill(Fill):
+class PassThroughFill(Fill):
     """A download that its reader gets and nobody keeps; to memory where the temporary directory is full."""
 
     @property
@@ -356,7 +363,7 @@ class _PassingFill(Fill):
             self._cache.root,
         )
 
-    def publish(self, validator: Validator, stated: Sequence[Stated] = (), *, reading: bool = True) -> Stored:
+    def publish(self, validator: Validator, stated: Sequence[ProviderChecksum] = (), *, reading: bool = True) -> Stored:
         staging, descriptor = self.staging, -1
         self._cache.count("uncached")
         if reading:

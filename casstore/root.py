@@ -49,7 +49,7 @@ class Root:
     layout: Layout
     algorithm: str
     store_id: str
-    place: int
+    boot_mount: int
     boot: int
     settings: Settings
 

@@ -82,7 +82,7 @@ class Client(Generic[PathT]):
         self._root = None if local_cache_dir is None else os.fspath(local_cache_dir)
         self._cache: Cache | None = None
         self._reader: Reader | None = None
-        self._aside: casstore.Uncached | None = None
+        self._aside: casstore.PassThroughCache | None = None
         self.claims: Claims | None = None
         self._backends: dict[str, Backend] = {}
         self._warned: set[str] = set()
@@ -171,7 +171,7 @@ class Client(Generic[PathT]):
         try:
             return self.cache.view_stored(stored, key, bucket, name, self.views)
         except OSError as error:
-            uncached = casstore.without_storing(error, self.cache.root)
+            uncached = casstore.pass_through_for(error, self.cache.root)
             if uncached is None or uncached is self.cache:
                 raise
             path = uncached.view_stored(stored, key, bucket, name, self.views)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Location:
     """Where bytes go: *object_key* of *bucket*, by *client*."""
 
     client: Client[Any]

@@ -198,7 +198,7 @@ class _Prefetch:
 
     def _have(self, path: CloudPath) -> tuple[PrefetchedObject, int]:
         """Bring one object in; also its size in bytes."""
-        entry = path.client.cache.held(path._store_key())
+        entry = path.client.cache.lookup(path._store_key())
         freshness = path._as_listed() if self._recursive else None
         stored = path._open_stored(freshness, None, None, must_store=True)
         os.close(stored.descriptor)

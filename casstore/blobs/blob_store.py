@@ -27,7 +27,7 @@ _NO_FILE: Final = frozenset((errno.ELOOP, errno.ENXIO))
 """What opening gives for a symbolic link and for a socket."""
 
 
-class BlobTrippedError(BlobDamagedError):
+class BlobModifiedError(BlobDamagedError):
     """A blob's size or mtime is not what its name and its entry say: somebody touched or changed it."""
 
 
@@ -35,7 +35,7 @@ class CollisionError(BlobDamagedError):
     """Two different contents have one digest, and both are right; the newcomer cannot be stored."""
 
 
-class Blobs:
+class BlobStore:
     """The files under ``blobs/`` of one store. Knows no index: what may be trusted about a taken name, callers say."""
 
     __slots__ = ("_algorithm", "_gives_mode", "_layout")
@@ -72,7 +72,7 @@ class Blobs:
         one that is there is wrong; the caller has it taken away and tries again.
         """
         target = self._layout.blob(digest.value)
-        staging.seal(digest)
+        staging.finalize(digest)
         has_shard = False
         for _ in range(100):
             with files.full_disk(self._layout.root):
@@ -98,7 +98,7 @@ class Blobs:
             except BaseException:
                 os.close(held)
                 raise
-            staging.hold(held)
+            staging.keep_open(held)
             return added
         raise OSError(errno.EAGAIN, "a blob's name came and went a hundred times", target)
 
@@ -141,7 +141,7 @@ class Blobs:
         is_as_made = status.st_size == size and status.st_mtime_ns == digest_mtime(digest) * 1_000_000_000
         if not is_as_made or not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
-            raise BlobTrippedError(errno.EIO, "a blob was touched since it was made", self._layout.blob(digest))
+            raise BlobModifiedError(errno.EIO, "a blob was touched since it was made", self._layout.blob(digest))
         return descriptor
 
     def open_any(self, digest: bytes) -> int:
@@ -154,7 +154,7 @@ class Blobs:
             return os.open(path, OPEN_FLAGS)
         except OSError as error:
             if error.errno in _NO_FILE or _is_locked_away(path, error):
-                raise BlobTrippedError(errno.EIO, "what has a blob's name is no file to read", path) from error
+                raise BlobModifiedError(errno.EIO, "what has a blob's name is no file to read", path) from error
             raise
 
     def verify(self, descriptor: int, digest: Digest) -> bool:

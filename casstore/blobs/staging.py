@@ -52,7 +52,7 @@ class Staging:
         self.size += len(data)
         self.hashed = self.size
 
-    def take(self, source: int) -> None:
+    def copy_from(self, source: int) -> None:
         """Begin with a copy of another open file's bytes, shared where the file system can; then go to its start."""
         if not copying.clone(source, self.descriptor):
             copying.copy_bytes(source, self.descriptor)
@@ -91,7 +91,7 @@ class Staging:
         """Of all bytes hashed so far."""
         return Digest(self.algorithm, self._hasher.digest())
 
-    def seal(self, digest: Digest) -> None:
+    def finalize(self, digest: Digest) -> None:
         """Give the file the mode and the mtime of a blob."""
         if not self._has_mode:
             os.fchmod(self.descriptor, 0o444)
@@ -104,7 +104,7 @@ class Staging:
         else:
             files.link(self._path, target)
 
-    def hold(self, met: int) -> None:
+    def keep_open(self, met: int) -> None:
         """Keep the file that these bytes were found equal to open, until `close`: else its inode's number could become
         another file's before the index is asked whether the name still means that file. Takes *met* over.
         """
@@ -117,13 +117,13 @@ class Staging:
         copying.copy_bytes(self.descriptor, other.descriptor)
         other.rehash()
 
-    def forget(self) -> None:
+    def close_in_child(self) -> None:
         """In a forked child: give up the inherited descriptor; a name is the parent's to remove."""
         descriptor, self.descriptor = self.descriptor, -1
         self._path = None
         if descriptor >= 0:
             os.close(descriptor)
-        self.hold(-1)
+        self.keep_open(-1)
 
     def close(self) -> None:
         """Give up the descriptor and the private name; a name in the store stays."""
@@ -134,7 +134,7 @@ class Staging:
             os.close(descriptor)
             if self._path is not None and not self._keeps_name:
                 files.unlink_quietly(self._path)
-        self.hold(-1)
+        self.keep_open(-1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ import click
 
 from casstore.cli.reaped import reaped_facts, show_reaped
 from casstore.cli.shell import Shell, shows_progress
-from casstore.config.units import size_text
+from casstore.config.units import format_size
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
-    from casstore.eviction.clear import Cleared
-    from casstore.eviction.collector import Removed
+    from casstore.eviction.clear import ClearResult
+    from casstore.eviction.collector import RemovedBlob
     from casstore.leases.in_use import InUse
 
 _SHOWN: Final = 20
@@ -28,7 +28,7 @@ _WAYS_ON: Final = {
     "unreadable": "what cannot be read holds until somebody removes it",
     "young": "what may be a download just now is an entry in a minute, or can go",
 }
-"""By field of `Cleared`: how what stays for it goes."""
+"""By field of `ClearResult`: how what stays for it goes."""
 
 
 @click.command()
@@ -67,7 +67,7 @@ class _Report:
         self._verb = "goes" if is_dry_run else "removed"
         self._has_bar = shows_progress()
 
-    def ask(self, cleared: Cleared) -> None:
+    def ask(self, cleared: ClearResult) -> None:
         """Say in short what would go and what stays, and ask; all of it on stderr."""
         self._shell.note(f"stays: {_kept_text(cleared)}")
         if cleared.is_nothing:
@@ -76,10 +76,10 @@ class _Report:
         where = f" below {self._shell.shown(self._prefix)}" if self._prefix else ""
         self._of = f" of {cleared.entries:,}"
         self._shell.confirm(
-            f"Remove {cleared.entries:,} entries{where}, {cleared.blobs:,} blobs of {size_text(cleared.bytes)}{bad}?"
+            f"Remove {cleared.entries:,} entries{where}, {cleared.blobs:,} blobs of {format_size(cleared.bytes)}{bad}?"
         )
 
-    def removed(self, removed: Removed) -> None:
+    def removed(self, removed: RemovedBlob) -> None:
         """One blob went, or entries of one that stays for others."""
         self._removals += 1
         self._gone += len(removed.uris)
@@ -94,7 +94,7 @@ class _Report:
                 self._show(self._verb, size, uri)
                 size = 0  # the bytes go once
         if self._has_bar and self._removals % 64 == 0:
-            sys.stderr.write(f"\r{self._gone:,}{self._of} entries, {size_text(self._freed)}\x1b[K")
+            sys.stderr.write(f"\r{self._gone:,}{self._of} entries, {format_size(self._freed)}\x1b[K")
             sys.stderr.flush()
 
     def _clear_bar(self) -> None:
@@ -103,24 +103,24 @@ class _Report:
             sys.stderr.flush()
 
     def _show(self, verb: str, size: int | None, text: str) -> None:
-        self._shell.line(f"{verb:<8} {'' if size is None else size_text(size):>9}  {text}")
+        self._shell.line(f"{verb:<8} {'' if size is None else format_size(size):>9}  {text}")
 
-    def end(self, cleared: Cleared) -> None:
+    def end(self, cleared: ClearResult) -> None:
         """The sums, and all that stays."""
         self._clear_bar()
         if self._as_json:
             self._shell.json_document(self._facts(cleared))
             return
         self._shell.line(
-            f"{'would free' if self._is_dry_run else 'freed'} {size_text(cleared.bytes)}: "
+            f"{'would free' if self._is_dry_run else 'freed'} {format_size(cleared.bytes)}: "
             f"{cleared.blobs:,} blobs, {cleared.entries:,} entries"
-            + (f"; {size_text(cleared.bad_bytes)}: {cleared.bad:,} files in quarantine" if cleared.bad else "")
+            + (f"; {format_size(cleared.bad_bytes)}: {cleared.bad:,} files in quarantine" if cleared.bad else "")
         )
         if cleared.reaped is not None:
             show_reaped(self._shell, cleared.reaped)
         self._show_kept(cleared)
 
-    def _show_kept(self, cleared: Cleared) -> None:
+    def _show_kept(self, cleared: ClearResult) -> None:
         from casstore.cli.facts import pending_facts, pin_facts
 
         for fact in [pin_facts(self._cache, pin) for pin in cleared.pins[:_SHOWN]]:
@@ -145,7 +145,7 @@ class _Report:
             if getattr(cleared, kind):
                 self._shell.line(f"         {way}")
 
-    def _facts(self, cleared: Cleared) -> dict[str, Any]:
+    def _facts(self, cleared: ClearResult) -> dict[str, Any]:
         from casstore.cli.facts import pending_facts, pin_facts
 
         return {
@@ -173,7 +173,7 @@ class _Report:
 _NOTHING: Final = "nothing: no pins, no pending writes, no local paths"
 
 
-def _kept_text(cleared: Cleared) -> str:
+def _kept_text(cleared: ClearResult) -> str:
     """In short, what stays."""
     counts = [
         (len(cleared.pins), "pins"),

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import click
 
-from casstore.cli.plugins import Extended, part_of
+from casstore.cli.plugins import ExtensibleCommand, extension_report
 from casstore.cli.shell import Column, Shell
 
 
-@click.command(cls=Extended)
+@click.command(cls=ExtensibleCommand)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> int:
@@ -21,7 +21,7 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     from casstore.doctor import examine
 
     shell: Shell = ctx.obj
-    part = part_of(ctx)
+    part = extension_report(ctx)
     checks = [
         {"name": check.name, "state": check.state.value, "found": check.found, "advice": check.advice}
         for check in examine(shell.directory)

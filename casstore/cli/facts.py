@@ -46,7 +46,7 @@ def entry_facts(cache: Cache, entry: Entry) -> EntryFacts:
         "version": validator.version,
         "modified": None if validator.mtime_ns is None else _iso(validator.mtime_ns / 1e9),
         "validated": _iso(entry.validated.wall_ns / 1e9),
-        "last_used": _iso(entry.used_hour * 3600),
+        "last_used": _iso(entry.last_used_hour * 3600),
         "path": cache.blob_path(entry),
     }
 
@@ -103,7 +103,7 @@ class PinFacts(TypedDict):
 
 def pin_facts(cache: Cache, pin: Pin) -> PinFacts:
     """*pin* for a script."""
-    entry = cache.held(pin.key)
+    entry = cache.lookup(pin.key)
     return {
         "uri": pin.uri,
         "origin": pin.key.origin,

@@ -11,20 +11,20 @@ import click
 
 from casstore.cli.reaped import reaped_facts, show_reaped
 from casstore.cli.shell import Shell, age_text, shows_progress
-from casstore.config.units import NONE, parse_age, parse_size, size_text
+from casstore.config.units import NONE, format_size, parse_age, parse_size
 from casstore.eviction.inventory import hour_of
-from casstore.eviction.victims import Why
+from casstore.eviction.victims import Reason
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.eviction.budget import Budget
-    from casstore.eviction.collector import Freed, Removed
-    from casstore.eviction.plan import Held, Plan
-    from casstore.eviction.victims import Doomed
+    from casstore.eviction.collector import CollectResult, RemovedBlob
+    from casstore.eviction.plan import Plan, Retained
+    from casstore.eviction.victims import Victim
 
 _OVER_BUDGET: Final = 1
 _SHOWN_HELD: Final = 20
-_WHY: Final = {Why.AGE: ": unused for too long", Why.RULE: ": its rule has no more room"}
+_WHY: Final = {Reason.AGE: ": unused for too long", Reason.RULE: ": its rule has no more room"}
 
 
 class Size(click.ParamType[int]):
@@ -88,13 +88,13 @@ def gc(
     report.show_plan(lists=dry_run or not yes)
     if dry_run:
         report.end(None)
-        return _OVER_BUDGET if plan.short(plan.frees) or plan.overdue else 0
-    if not yes and plan.doomed:
-        shell.confirm(f"Remove {size_text(plan.frees)} in {len(plan.doomed):,} blobs?")
+        return _OVER_BUDGET if plan.shortfall(plan.reclaimable_bytes) or plan.rule_overrun else 0
+    if not yes and plan.victims:
+        shell.confirm(f"Remove {format_size(plan.reclaimable_bytes)} in {len(plan.victims):,} blobs?")
     freed = cache.execute(plan, report.removed)
     cache.mark_synced()
     report.end(freed)
-    return _OVER_BUDGET if freed.short or freed.overdue else 0
+    return _OVER_BUDGET if freed.shortfall or freed.rule_overrun else 0
 
 
 class _Report:
@@ -116,31 +116,31 @@ class _Report:
         plan, shell = self._plan, self._shell
         if self._as_json:
             return
-        limit = "no limit" if plan.budget.max_size is None else f"at most {size_text(plan.budget.max_size)}"
+        limit = "no limit" if plan.budget.max_size is None else f"at most {format_size(plan.budget.max_size)}"
         shell.line(
-            f"{size_text(plan.stored)} in {plan.blobs:,} blobs ({limit}); {size_text(plan.free)} of the disk are free "
-            f"(at least {size_text(plan.budget.min_free)}){_rules_text(plan.budget)}"
+            f"{format_size(plan.stored)} in {plan.blobs:,} blobs ({limit}); {format_size(plan.free)} of the disk are free "
+            f"(at least {format_size(plan.budget.min_free)}){_rules_text(plan.budget)}"
         )
         if lists:
-            for blob in plan.doomed:
+            for blob in plan.victims:
                 uris = self._cache.uris_of(blob.digest)
-                self._show_removal("goes", blob.size, uris, _last_used(blob), _WHY.get(blob.why, ""))
+                self._show_removal("goes", blob.size, uris, _last_used(blob), _WHY.get(blob.reason, ""))
 
-    def removed(self, removed: Removed) -> None:
+    def removed(self, removed: RemovedBlob) -> None:
         """One blob went."""
         self._gone += 1
         if self._as_json:
-            self._removals.append(_removal(removed.digest, removed.uris, removed.bytes, removed.why))
+            self._removals.append(_removal(removed.digest, removed.uris, removed.bytes, removed.reason))
         elif not self._lists:
             self._clear_bar()
-            self._show_removal("removed", removed.bytes, removed.uris, why=_WHY.get(removed.why, ""))
+            self._show_removal("removed", removed.bytes, removed.uris, why=_WHY.get(removed.reason, ""))
         if self._has_bar and self._gone % 64 == 0:
-            sys.stderr.write(f"\r{self._gone:,} of {len(self._plan.doomed):,} blobs removed\x1b[K")
+            sys.stderr.write(f"\r{self._gone:,} of {len(self._plan.victims):,} blobs removed\x1b[K")
             sys.stderr.flush()
 
     def _show_removal(self, verb: str, size: int, uris: tuple[str, ...], used: str = "", why: str = "") -> None:
         for uri in uris or ("(no entry)",):
-            self._shell.line(f"{verb:<8} {size_text(size):>9}  {used:>4}  {uri}{why}")
+            self._shell.line(f"{verb:<8} {format_size(size):>9}  {used:>4}  {uri}{why}")
             size = 0  # the bytes go once
 
     def _clear_bar(self) -> None:
@@ -148,20 +148,20 @@ class _Report:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
-    def end(self, freed: Freed | None) -> None:
+    def end(self, freed: CollectResult | None) -> None:
         """The sums, and what holds the rest where the budget is not met."""
         self._clear_bar()
         plan = self._plan
-        done = plan.frees if freed is None else freed.bytes
-        short, held = (plan.short(done), plan.held) if freed is None else (freed.short, freed.held)
-        overdue = plan.overdue if freed is None else freed.overdue
+        done = plan.reclaimable_bytes if freed is None else freed.bytes
+        short, held = (plan.shortfall(done), plan.retained) if freed is None else (freed.shortfall, freed.retained)
+        overdue = plan.rule_overrun if freed is None else freed.rule_overrun
         if self._as_json:
             self._shell.json_document(self._facts(freed, short, overdue, held))
             return
         if freed is None:
-            self._shell.line(f"would free {size_text(done)} in {len(plan.doomed):,} blobs")
+            self._shell.line(f"would free {format_size(done)} in {len(plan.victims):,} blobs")
         else:
-            self._shell.line(f"freed {size_text(done)}: {freed.blobs:,} blobs, {freed.entries:,} entries")
+            self._shell.line(f"freed {format_size(done)}: {freed.blobs:,} blobs, {freed.entries:,} entries")
             if freed.reaped is not None:
                 show_reaped(self._shell, freed.reaped)
         # Where the budget is met, pins cost nothing.
@@ -169,18 +169,18 @@ class _Report:
         for blob in told[:_SHOWN_HELD]:
             uris = ", ".join(self._cache.uris_of(blob.digest)) or "(no entry)"
             why = "pinned" if blob.is_pinned else f"linked from {', '.join(blob.holders)}"
-            self._shell.line(f"stays    {size_text(blob.size):>9}        {uris}: {why}")
+            self._shell.line(f"stays    {format_size(blob.size):>9}        {uris}: {why}")
         if len(told) > _SHOWN_HELD:
             self._shell.line(f"stay     {len(told) - _SHOWN_HELD:,} more blobs that are pinned or have other links")
         if short:
-            self._shell.error(f"{size_text(short)} more should go: {_why_short(freed, held)}")
+            self._shell.error(f"{format_size(short)} more should go: {_why_short(freed, held)}")
         if overdue:
-            self._shell.error(f"{size_text(overdue)} more should go by the rules: {_why_short(freed, held)}")
+            self._shell.error(f"{format_size(overdue)} more should go by the rules: {_why_short(freed, held)}")
 
-    def _facts(self, freed: Freed | None, short: int, overdue: int, held: Sequence[Held]) -> dict[str, Any]:
+    def _facts(self, freed: CollectResult | None, short: int, overdue: int, held: Sequence[Retained]) -> dict[str, Any]:
         plan, uris_of = self._plan, self._cache.uris_of
         removals = (
-            [_removal(blob.digest, uris_of(blob.digest), blob.size, blob.why) for blob in plan.doomed]
+            [_removal(blob.digest, uris_of(blob.digest), blob.size, blob.reason) for blob in plan.victims]
             if freed is None
             else self._removals
         )
@@ -191,12 +191,12 @@ class _Report:
             "max_age": plan.budget.max_age,
             "stored_bytes": plan.stored,
             "free_bytes": plan.free,
-            "asked_bytes": plan.asked,
-            "freed_bytes": plan.frees if freed is None else freed.bytes,
+            "asked_bytes": plan.requested_bytes,
+            "freed_bytes": plan.reclaimable_bytes if freed is None else freed.bytes,
             "short_bytes": short,
             "overdue_bytes": overdue,
             "within_budget": not (short or overdue),
-            "kept_blobs": 0 if freed is None else freed.kept,
+            "kept_blobs": 0 if freed is None else freed.still_in_use,
             "removed": removals,
             "held": [
                 {
@@ -217,23 +217,23 @@ def _rules_text(budget: Budget) -> str:
     return age + (f"; {len(budget.rules)} rules by prefix" if budget.rules else "")
 
 
-def _why_short(freed: Freed | None, held: Sequence[Held]) -> str:
+def _why_short(freed: CollectResult | None, held: Sequence[Retained]) -> str:
     reasons = []
     for is_pinned, what in ((True, "are pinned"), (False, "are linked from elsewhere")):
         sizes = [blob.size for blob in held if blob.is_pinned is is_pinned]
         if sizes:
-            reasons.append(f"{size_text(sum(sizes))} in {len(sizes):,} blobs {what}")
-    if freed is not None and freed.kept:
-        reasons.append(f"{freed.kept:,} blobs came back into use meanwhile")
+            reasons.append(f"{format_size(sum(sizes))} in {len(sizes):,} blobs {what}")
+    if freed is not None and freed.still_in_use:
+        reasons.append(f"{freed.still_in_use:,} blobs came back into use meanwhile")
     if freed is not None and freed.is_stale:
         reasons.append("the index was replaced meanwhile: run it again")
     return "; ".join(reasons) or "the rest of the disk is not the store's"
 
 
-def _removal(digest: bytes, uris: tuple[str, ...], size: int, why: Why) -> dict[str, Any]:
+def _removal(digest: bytes, uris: tuple[str, ...], size: int, why: Reason) -> dict[str, Any]:
     return {"digest": digest.hex(), "bytes": size, "uris": list(uris), "why": why.value}
 
 
-def _last_used(blob: Doomed) -> str:
+def _last_used(blob: Victim) -> str:
     hour = hour_of(blob.used)
     return age_text(max(0.0, time.time() - hour * 3600)) if hour else ""

@@ -20,11 +20,11 @@ from casstore.cli.doctor import doctor
 from casstore.cli.gc import gc
 from casstore.cli.pending import drop, pending_command
 from casstore.cli.pins import pin, unpin
-from casstore.cli.plugins import Commands
+from casstore.cli.plugins import PluginGroup
 from casstore.cli.shell import STOPPED, Column, Shell, age_text, describe, drop_stdout, prepare_streams, say
 from casstore.cli.stats import count_text, stats
 from casstore.cli.verify import verify
-from casstore.config.units import size_text
+from casstore.config.units import format_size
 
 if TYPE_CHECKING:
     from casstore import Usage
@@ -35,7 +35,7 @@ _PIPE_CLOSED: Final = 141
 """128 and the number of the signal, as shells report programs that die of it."""
 
 
-class _Commands(Commands):
+class _Commands(PluginGroup):
     """All commands, and the status of a reader who went away."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -81,7 +81,7 @@ def ls(shell: Shell, prefix: str, as_json: bool) -> None:
             shell.json_line(shell.facts(cache, entry))
         else:
             age = age_text(now - entry.validated.wall_ns / 1e9)
-            shell.line(f"{size_text(entry.size):>9}  {age:>7}  {entry.digest.value.hex()[:12]}  {entry.uri}")
+            shell.line(f"{format_size(entry.size):>9}  {age:>7}  {entry.digest.value.hex()[:12]}  {entry.uri}")
 
 
 @command.command()
@@ -117,7 +117,7 @@ def _usage_facts(usage: Usage) -> dict[str, Any]:
 
 def _usage_row(usage: Usage, name: str) -> list[str]:
     ratio = f"{usage.ratio:.0%}" if usage.logical_bytes else "-"
-    return [f"{usage.entries:,}", size_text(usage.logical_bytes), size_text(usage.stored_bytes), ratio, name]
+    return [f"{usage.entries:,}", format_size(usage.logical_bytes), format_size(usage.stored_bytes), ratio, name]
 
 
 @command.command()
@@ -145,7 +145,7 @@ def _fact(name: str, value: object) -> str:
         if name == "max_age":
             return _duration(value)
         is_size = name.endswith("_bytes") or name in ("max_size", "min_free")
-        return f"{size_text(value)} ({value:,} bytes)" if is_size else f"{value:,}"
+        return f"{format_size(value)} ({value:,} bytes)" if is_size else f"{value:,}"
     return str(value)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from casstore.cli.shell import Shell, age_text
-from casstore.config.units import size_text
+from casstore.config.units import format_size
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
@@ -79,7 +79,7 @@ def _show(shell: Shell, facts: Sequence[PendingFacts], ages: Sequence[float]) ->
         return
     shell.line(f"{'SIZE':>9}  {'AGE':>5}  {'STATE':<11}  URI")
     for fact, age in zip(facts, ages, strict=True):
-        shell.line(f"{size_text(fact['size']):>9}  {age_text(age):>5}  {_state(fact):<11}  {fact['uri']}")
+        shell.line(f"{format_size(fact['size']):>9}  {age_text(age):>5}  {_state(fact):<11}  {fact['uri']}")
         shell.line(f"{_INDENT}{fact['why']}")
         if fact["source"] is not None:
             shell.line(f"{_INDENT}it came from {fact['source']}")
@@ -107,7 +107,7 @@ def _show_names(shell: Shell, facts: Sequence[PendingFacts]) -> None:
     shell.line("")
     shell.line("by name, since the URI alone does not say which:")
     for fact in named:
-        shell.line(f"    --name {fact['name']}  # {_state(fact)}, {size_text(fact['size'])}, {fact['uri']}")
+        shell.line(f"    --name {fact['name']}  # {_state(fact)}, {format_size(fact['size'])}, {fact['uri']}")
 
 
 def _state(fact: PendingFacts) -> str:
@@ -196,10 +196,10 @@ def _check_one(writes: Sequence[PendingWrite], save_to: str) -> None:
 def _ask(shell: Shell, writes: Sequence[PendingWrite], *, lists: bool) -> None:
     if lists:
         for write in writes:
-            shell.line(f"{'goes':<9} {size_text(write.size):>9}  {write.uri}: {write.why}")
+            shell.line(f"{'goes':<9} {format_size(write.size):>9}  {write.uri}: {write.why}")
         sys.stdout.flush()
     what = "1 write" if len(writes) == 1 else f"{len(writes):,} writes"
-    size = size_text(sum(write.size for write in writes))
+    size = format_size(sum(write.size for write in writes))
     shell.confirm(f"Discard {what} of {size} for good? Nobody else has these bytes.")
 
 
@@ -224,7 +224,7 @@ class _Dropping:
         from casstore.cli.facts import pending_facts
 
         facts = pending_facts(self._cache, write)
-        if not self._cache.drop(write, save_to):
+        if not self._cache.discard_pending(write, save_to):
             self._shell.note(f"{write.uri}: somebody has dealt with it meanwhile")
             return
         saved = None if save_to is None else os.path.abspath(save_to)
@@ -233,5 +233,5 @@ class _Dropping:
         else:
             where = "" if saved is None else f" is now {saved}"
             self._shell.line(
-                f"{'discarded' if saved is None else 'saved':<9} {size_text(write.size):>9}  {write.uri}{where}"
+                f"{'discarded' if saved is None else 'saved':<9} {format_size(write.size):>9}  {write.uri}{where}"
             )

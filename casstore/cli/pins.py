@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from casstore.cli.shell import Shell, age_text
-from casstore.config.units import size_text
+from casstore.config.units import format_size
 from casstore.errors import NotHeldError
 
 if TYPE_CHECKING:
@@ -82,6 +82,6 @@ class _Pinning:
             if self._as_json:
                 self._shell.json_line(facts)
                 continue
-            size = "not held" if facts["size"] is None else size_text(facts["size"])
+            size = "not held" if facts["size"] is None else format_size(facts["size"])
             lead = f"{verb:<8} " if verb else ""
             self._shell.line(f"{lead}{size:>9}  {age_text((now - one.since_ns) / 1e9):>4}  {one.uri}")

@@ -1,9 +1,9 @@
 """Commands of other packages: they join ``casstore`` through an entry-point group, or extend a command that is there.
 
 Each entry of the group ``casstore.commands`` is a sequence of `click.Command`. One whose name is taken extends the
-command of that name (an `Extended` one): its options are added, and its callback, which gets the shell and those
-options, gives a `Part` of the report, or None where it was not asked for one. So a check that needs a cloud is reported
-by the command that people know, and this package knows no cloud.
+command of that name (an `ExtensibleCommand` one): its options are added, and its callback, which gets the shell and
+those options, gives a `ReportSection` of the report, or None where it was not asked for one. So a check that needs a
+cloud is reported by the command that people know, and this package knows no cloud.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GROUP: Final = "casstore.commands"
 _PART: Final = "casstore.part"
 
 
-class Part(Protocol):
+class ReportSection(Protocol):
     """What an extension found: *facts* in types that JSON has, and whether anything is wrong."""
 
     facts: Mapping[str, Any]
@@ -32,7 +32,7 @@ class Part(Protocol):
         ...
 
 
-class Commands(click.Group):
+class PluginGroup(click.Group):
     """Commands of this package, and those that other packages bring, which are imported only when they are needed."""
 
     _joined: dict[str, click.Command] | None = None
@@ -60,12 +60,12 @@ class Commands(click.Group):
         return self._joined
 
 
-class Extended(click.Command):
-    """A command that another package may extend; its callback asks `part_of` for what that found."""
+class ExtensibleCommand(click.Command):
+    """A command that another package may extend; its callback asks `extension_report` for what that found."""
 
     def _extension(self, ctx: click.Context) -> click.Command | None:
         parent = None if ctx.parent is None else ctx.parent.command
-        return parent.joined().get(self.name or "") if isinstance(parent, Commands) else None
+        return parent.joined().get(self.name or "") if isinstance(parent, PluginGroup) else None
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Its own, then the extension's, then ``--help``."""
@@ -83,7 +83,7 @@ class Extended(click.Command):
         return super().invoke(ctx)
 
 
-def part_of(ctx: click.Context) -> Part | None:
+def extension_report(ctx: click.Context) -> ReportSection | None:
     """What the extension finds, now; None where there is none, or it was not asked for anything."""
     find = ctx.meta.get(_PART)
-    return None if find is None else cast("Part | None", find())
+    return None if find is None else cast("ReportSection | None", find())

@@ -6,28 +6,28 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from casstore.cli.shell import Shell
-from casstore.config.units import size_text
+from casstore.config.units import format_size
 
 if TYPE_CHECKING:
-    from casstore.leases.reaper import Reaped
+    from casstore.leases.reaper import ReapResult
 
 
-def show_reaped(shell: Shell, reaped: Reaped) -> None:
+def show_reaped(shell: Shell, reaped: ReapResult) -> None:
     """A line for what went, and one for each thing that stays."""
     if reaped.leases or reaped.bytes or reaped.generations:
         shell.line(
-            f"freed {size_text(reaped.bytes)} that dead processes had left ({reaped.leases:,} leases, "
+            f"freed {format_size(reaped.bytes)} that dead processes had left ({reaped.leases:,} leases, "
             f"{reaped.generations:,} generations of the index)"
         )
     for write in reaped.recorded:
-        shell.line(f"pending  {size_text(write.size):>9}        {write.uri}: {write.why}")
+        shell.line(f"pending  {format_size(write.size):>9}        {write.uri}: {write.why}")
     for kept in reaped.kept:
         if not kept.is_alive or not reaped.locks_exclude:
             edited = f": {', '.join(kept.edited)}" if kept.edited else ""
             shell.line(f"stays    lease {kept.name}: {kept.reason}{edited}")
 
 
-def reaped_facts(reaped: Reaped) -> dict[str, Any]:
+def reaped_facts(reaped: ReapResult) -> dict[str, Any]:
     """The same in types that JSON has."""
     recorded = [
         {"uri": write.uri, "name": write.name, "state": write.state.value, "bytes": write.size, "why": write.why}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import casstore
-from casstore.config.units import size_text
+from casstore.config.units import format_size
 
 if TYPE_CHECKING:
     from casstore import Cache, Entry
@@ -114,7 +114,7 @@ class Shell:
 
     def size(self, count: int) -> str:
         """*count* bytes for people: ``1.5 MiB``."""
-        return size_text(count)
+        return format_size(count)
 
     def shown(self, text: str) -> str:
         """*text* as a terminal may see it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from casstore.cli.shell import Column, Shell
-from casstore.config.units import size_text
+from casstore.config.units import format_size
 from casstore.counters import NAMES, statistics_facts
 from casstore.fs import files
 
@@ -76,7 +76,7 @@ def count_text(name: str, value: object) -> str:
     if isinstance(value, float):
         return f"{value:.1%}"
     if isinstance(value, int):
-        return size_text(value) if name.endswith("_bytes") else f"{value:,}"
+        return format_size(value) if name.endswith("_bytes") else f"{value:,}"
     return str(value)
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from casstore.cli.plugins import Extended, part_of
+from casstore.cli.plugins import ExtensibleCommand, extension_report
 from casstore.cli.reaped import reaped_facts, show_reaped
 from casstore.cli.shell import Column, Shell, shows_progress
-from casstore.config.units import size_text
+from casstore.config.units import format_size
 
 if TYPE_CHECKING:
-    from casstore.verify.report import Checked, Leftovers, Mended, Problem, Repair, Verified
+    from casstore.verify.report import Leftovers, Problem, Repair, RepairSummary, VerifyProgress, VerifyReport
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -54,7 +54,7 @@ class _Newest(click.ParamType["int | timedelta"]):
         return timedelta(seconds=count * _SECONDS[unit]) if unit else count
 
 
-@click.command(cls=Extended)
+@click.command(cls=ExtensibleCommand)
 @click.option("--sample", type=_Part(), metavar="PART", help="Hash only this part of the blobs, at random: 5%.")
 @click.option(
     "--newest", type=_Newest(), metavar="N|TIME", help="Hash only what was stored last: 1000 blobs, or those of 24h."
@@ -73,7 +73,7 @@ def verify(
     shell: Shell = ctx.obj
     cache = shell.open_cache()
     # First, since it may find that it was not asked rightly.
-    part = part_of(ctx)
+    part = extension_report(ctx)
     with _bar(shell) as progress:
         verified = cache.verify(progress, sample=sample, newest=newest, repair=repair)
     if as_json:
@@ -85,11 +85,11 @@ def verify(
     return 1 if verified.left or (part is not None and part.is_wrong) else 0
 
 
-def _facts(verified: Verified) -> dict[str, Any]:
+def _facts(verified: VerifyReport) -> dict[str, Any]:
     facts = {field.name: getattr(verified, field.name) for field in dataclasses.fields(verified)}
     facts["problems"] = [_problem_facts(problem) for problem in verified.problems]
     facts["leftovers"] = dataclasses.asdict(verified.leftovers)
-    facts["mended"] = None if verified.mended is None else _mended_facts(verified.mended)
+    facts["mended"] = None if verified.repairs is None else _mended_facts(verified.repairs)
     return {"is_sound": verified.is_sound, "left": verified.left, **facts}
 
 
@@ -105,16 +105,16 @@ def _problem_facts(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _mended_facts(mended: Mended) -> dict[str, Any]:
+def _mended_facts(mended: RepairSummary) -> dict[str, Any]:
     facts = {field.name: getattr(mended, field.name) for field in dataclasses.fields(mended)}
     return {**facts, "reaped": None if mended.reaped is None else reaped_facts(mended.reaped)}
 
 
-def _print(shell: Shell, verified: Verified) -> None:
+def _print(shell: Shell, verified: VerifyReport) -> None:
     if verified.problems:
         columns = [Column("PROBLEM"), Column("WHERE"), Column("WHAT")]
         rows = [[problem.kind.value, problem.uri or problem.path, problem.detail] for problem in verified.problems]
-        if verified.mended is not None:
+        if verified.repairs is not None:
             columns.append(Column("REPAIR"))
             for row, problem in zip(rows, verified.problems, strict=True):
                 row.append(_repair_text(problem.repair))
@@ -122,13 +122,13 @@ def _print(shell: Shell, verified: Verified) -> None:
         if verified.wrong > len(verified.problems):
             shell.line(f"and {verified.wrong - len(verified.problems):,} more")
     shell.line(
-        f"{verified.blobs:,} blobs of {size_text(verified.bytes)} hashed, {verified.entries:,} entries looked up: "
+        f"{verified.blobs:,} blobs of {format_size(verified.bytes)} hashed, {verified.entries:,} entries looked up: "
         + (f"{verified.wrong:,} wrong" if verified.wrong else "nothing is wrong")
     )
     if verified.skipped:
-        shell.line(f"not looked at: {verified.skipped:,} blobs of {size_text(verified.skipped_bytes)}")
-    if verified.mended is not None:
-        _print_mended(shell, verified.mended, verified.left)
+        shell.line(f"not looked at: {verified.skipped:,} blobs of {format_size(verified.skipped_bytes)}")
+    if verified.repairs is not None:
+        _print_mended(shell, verified.repairs, verified.left)
     leftovers = _leftovers_text(verified.leftovers)
     if leftovers:
         shell.line(f"left over, and no damage: {', '.join(leftovers)}")
@@ -141,11 +141,11 @@ def _repair_text(repair: Repair | None) -> str:
     return f"{repair.action}{uris}" + (f": {repair.path}" if repair.path else "")
 
 
-def _print_mended(shell: Shell, mended: Mended, left: int) -> None:
+def _print_mended(shell: Shell, mended: RepairSummary, left: int) -> None:
     done = [
         (mended.problems, f"{mended.problems:,} problems mended"),
         (left, f"{left:,} left"),
-        (mended.adopted, f"{mended.adopted:,} unknown blobs of {size_text(mended.adopted_bytes)} given a row"),
+        (mended.adopted, f"{mended.adopted:,} unknown blobs of {format_size(mended.adopted_bytes)} given a row"),
         (mended.stale_rows, f"{mended.stale_rows:,} rows of blobs that are gone dropped"),
     ]
     text = ", ".join(text for count, text in done if count)
@@ -157,17 +157,17 @@ def _print_mended(shell: Shell, mended: Mended, left: int) -> None:
 
 def _leftovers_text(left: Leftovers) -> list[str]:
     counts = [
-        (left.unknown, f"{left.unknown:,} unknown blobs of {size_text(left.unknown_bytes)}"),
-        (left.unused, f"{left.unused:,} unused blobs of {size_text(left.unused_bytes)}"),
+        (left.unknown, f"{left.unknown:,} unknown blobs of {format_size(left.unknown_bytes)}"),
+        (left.unused, f"{left.unused:,} unused blobs of {format_size(left.unused_bytes)}"),
         (left.stale_rows, f"{left.stale_rows:,} rows of blobs that are gone"),
-        (left.trash, f"{left.trash:,} files of {size_text(left.trash_bytes)} in the trash"),
-        (left.quarantine, f"{left.quarantine:,} files of {size_text(left.quarantine_bytes)} in quarantine"),
+        (left.trash, f"{left.trash:,} files of {format_size(left.trash_bytes)} in the trash"),
+        (left.quarantine, f"{left.quarantine:,} files of {format_size(left.quarantine_bytes)} in quarantine"),
     ]
     return [text for count, text in counts if count]
 
 
 @contextlib.contextmanager
-def _bar(shell: Shell) -> Iterator[Callable[[Checked], None] | None]:
+def _bar(shell: Shell) -> Iterator[Callable[[VerifyProgress], None] | None]:
     """A progress bar on stderr while the block runs; nothing where stderr is no terminal."""
     if not shows_progress():
         yield None
@@ -190,7 +190,7 @@ def _bar(shell: Shell) -> Iterator[Callable[[Checked], None] | None]:
         started = time.monotonic()
         task = bar.add_task("", total=None, files="", size="", rate="")
 
-        def show(now: Checked) -> None:
+        def show(now: VerifyProgress) -> None:
             # What is passed over counts for the time that is left, and not for the rate: a sample is spread evenly.
             done = now.bytes + now.skipped_bytes
             is_hashing = now.blobs or done

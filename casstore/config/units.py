@@ -8,7 +8,7 @@ from typing import Final
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def size_text(count: int) -> str:
+def format_size(count: int) -> str:
     """*count* bytes in the largest unit that leaves one digit before the point: ``0 B``, ``1.5 MiB``, ``12 GiB``."""
     value, unit = float(count), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from casstore.errors import CasstoreError
-from casstore.locks.collector_lock import Turns
+from casstore.locks.collector_lock import CollectorLock
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
-    from casstore.eviction.collector import Freed, Removed
+    from casstore.eviction.collector import CollectResult, RemovedBlob
     from casstore.eviction.plan import Plan
 
 LOOK_SECONDS: Final = 1.0
@@ -45,10 +45,10 @@ _COST: Final = 20
 _SHOWN_URIS: Final = 3
 
 
-class Trims:
+class BackgroundEvictor:
     """The budget of one store as one process keeps it; thread-safe. A forked child makes its own."""
 
-    def __init__(self, cache: Cache, turns: Turns) -> None:
+    def __init__(self, cache: Cache, turns: CollectorLock) -> None:
         self._cache = cache
         self._turns = turns
         self._limit = cache.settings.max_size
@@ -68,7 +68,7 @@ class Trims:
         self._ruled = -RULE_SECONDS
         self._is_full = self._misses_budget = False
         self._reaped = -REAP_SECONDS
-        self._said = False
+        self._warned = False
         self._said_full = False
 
     def admits(self, size: int) -> bool:
@@ -79,7 +79,7 @@ class Trims:
             return True
         self._cache.count("streamed")
         if self._is_full:
-            self._look_if_due()
+            self._check_if_due()
         if not self._said_full:
             self._said_full = True
             why = "the store is at its budget and nothing in it can go" if self._is_full else "larger than max_size"
@@ -97,16 +97,16 @@ class Trims:
         free = space.f_bavail * space.f_frsize - self._cache.settings.keep_free(space)
         return free > size + _COMMIT_BYTES
 
-    def filled(self, size: int) -> None:
+    def record_fill(self, size: int) -> None:
         """A new blob of *size* bytes was stored; looks whether that was too much where a look is due."""
         self._filled += size
-        self._look_if_due()
+        self._check_if_due()
 
-    def _look_if_due(self) -> None:
+    def _check_if_due(self) -> None:
         if self._filled >= self._step or time.monotonic() - self._looked >= self._gap:
-            self._look()
+            self._check_budget()
 
-    def _look(self) -> None:
+    def _check_budget(self) -> None:
         """See how full it is, and start the thread if something is to be done; returns at once."""
         with self._mutex:
             if self._thread is not None:
@@ -194,7 +194,7 @@ class Trims:
         if not (over or is_due or lacks or self._is_full):
             return
         self._ruled = time.monotonic()
-        with self._turns.take(0) as is_ours:
+        with self._turns.acquire(0) as is_ours:
             if is_ours:  # else another process is doing just this
                 plan = cache.plan()
                 self._after(plan, self._carry_out(plan))
@@ -210,29 +210,29 @@ class Trims:
             self._step = self._next_step(free)
         return free
 
-    def _carry_out(self, plan: Plan) -> Freed:
+    def _carry_out(self, plan: Plan) -> CollectResult:
         uris: list[str] = []
 
-        def note(removed: Removed) -> None:
+        def note(removed: RemovedBlob) -> None:
             uris.extend(removed.uris)
 
         # Reaping starts a process: not with each of many small trims, but before fills have to go by unstored.
         now = time.monotonic()
-        reaps = now - self._reaped > REAP_SECONDS or plan.short(plan.frees) > 0
+        reaps = now - self._reaped > REAP_SECONDS or plan.shortfall(plan.reclaimable_bytes) > 0
         freed = self._cache.collect(plan, note, reaps=reaps)
         self._reaped = now if reaps else self._reaped
         if freed.bytes:
-            self._say(plan, freed, uris)
+            self._log_trim(plan, freed, uris)
         return freed
 
-    def _after(self, plan: Plan, freed: Freed) -> None:
+    def _after(self, plan: Plan, freed: CollectResult) -> None:
         from casstore.eviction.budget import free_bytes
 
         self._stored = plan.stored - freed.bytes
         self._free_then, self._filled_since = free_bytes(self._cache.root), 0
         # Only if all of the plan was carried out: what came back into use can go another time.
-        self._is_full = freed.bytes < plan.asked and not freed.kept and not freed.is_stale
-        self._misses_budget = replace(plan, at_least=0).short(freed.bytes) > 0
+        self._is_full = freed.bytes < plan.requested_bytes and not freed.still_in_use and not freed.is_stale
+        self._misses_budget = replace(plan, at_least=0).shortfall(freed.bytes) > 0
         self._step = self._next_step(self._free_then)
 
     def make_room(self, needed: int) -> bool:
@@ -248,7 +248,7 @@ class Trims:
                 return False  # there was nothing to evict a moment ago
             began = time.monotonic()
             try:
-                with self._turns.take(self._cache.settings.lock_timeout) as is_ours:
+                with self._turns.acquire(self._cache.settings.lock_timeout) as is_ours:
                     if not is_ours:
                         return False
                     plan = self._cache.plan(at_least=needed)
@@ -266,7 +266,7 @@ class Trims:
         deadline = time.monotonic() + timeout
         self._join(deadline)
         if self._filled:
-            self._look()
+            self._check_budget()
         self._join(deadline)
 
     def _join(self, deadline: float) -> None:
@@ -274,13 +274,13 @@ class Trims:
         if thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _say(self, plan: Plan, freed: Freed, uris: list[str]) -> None:
+    def _log_trim(self, plan: Plan, freed: CollectResult, uris: list[str]) -> None:
         """The first time as a warning, so that it is seen without any configuration; then on the log."""
         import logging
 
         shown = ", ".join(uris[:_SHOWN_URIS]) + (f" and {len(uris) - _SHOWN_URIS:,} more" if uris[_SHOWN_URIS:] else "")
-        level = logging.INFO if self._said else logging.WARNING
-        self._said = True
+        level = logging.INFO if self._warned else logging.WARNING
+        self._warned = True
         logger = logging.getLogger(__name__)
         logger.log(
             level,

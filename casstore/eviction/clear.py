@@ -24,12 +24,12 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import Inode
-from casstore.eviction.collector import Pace, Removed, sweep
+from casstore.eviction.collector import BatchSizer, RemovedBlob, sweep
 from casstore.eviction.inventory import IN_FLIGHT_SECONDS
 from casstore.eviction.pins import Pins, is_pinned, pinned_names
-from casstore.eviction.victims import Why
+from casstore.eviction.victims import Reason
 from casstore.format.keys import BLOB, Key, blob_row, entry_prefix, row_name, user_prefix
 from casstore.format.layout import Layout
 from casstore.format.records import Entry, unpack_entry
@@ -43,7 +43,7 @@ from casstore.pending.store import Pending
 
 if TYPE_CHECKING:
     from casstore.eviction.pins import Pin
-    from casstore.leases.reaper import Reaped
+    from casstore.leases.reaper import ReapResult
     from casstore.pending.records import PendingWrite
 
 _PAGE: Final = 500
@@ -55,7 +55,7 @@ _BAD: Final = re.compile(r"[0-9a-f]{32,64}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
-class Cleared:
+class ClearResult:
     """What a clearing took away, or would if it is a dry run: *entries* rows, *blobs* files, which gave *bytes* back,
     and *bad* files of *bad_bytes* from quarantine. *reaped* is what dead processes had left; None of a dry run.
 
@@ -76,7 +76,7 @@ class Cleared:
     unreadable: tuple[str, ...]
     young: int
     young_bytes: int
-    reaped: Reaped | None
+    reaped: ReapResult | None
 
     @property
     def is_nothing(self) -> bool:
@@ -87,33 +87,33 @@ class Cleared:
 def clear(
     index: Index,
     layout: Layout,
-    blobs: Blobs,
+    blobs: BlobStore,
     prefix: str,
-    on_removed: Callable[[Removed], object] | None,
+    on_removed: Callable[[RemovedBlob], object] | None,
     *,
-    own: str | None,
-) -> Cleared:
+    own_lease: str | None,
+) -> ClearResult:
     """Clear what is below *prefix* (a string, "" for everything); *own* is the name of this process's lease.
 
     Raises StoreFullError where the disk is so full that not even one row can be dropped.
     """
     from casstore.leases.reaper import reap  # it loads shutil, and a dry run reaps nothing
 
-    reaped = reap(layout, index, blobs, own=own)
+    reaped = reap(layout, index, blobs, own_lease=own_lease)
     index.check_readers()
-    return _Doing(index, layout, prefix, on_removed).run(reaped)
+    return _ClearRun(index, layout, prefix, on_removed).run(reaped)
 
 
-def look(index: Index, layout: Layout, prefix: str, on_removed: Callable[[Removed], object] | None) -> Cleared:
+def look(index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None) -> ClearResult:
     """What `clear` would do now. Reads only."""
-    return _Looking(index, layout, prefix, on_removed).run(None)
+    return _ClearPreview(index, layout, prefix, on_removed).run(None)
 
 
 class _Clearing(abc.ABC):
     """One pass over entries, blobs and quarantine, and what it adds up to."""
 
     def __init__(
-        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[Removed], object] | None
+        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None
     ) -> None:
         self._index, self._layout, self._prefix = index, layout, prefix
         self._on_removed = on_removed
@@ -122,7 +122,7 @@ class _Clearing(abc.ABC):
         self._young: dict[bytes, int] = {}
         self._linked: dict[Inode, InUse] = {}
 
-    def run(self, reaped: Reaped | None) -> Cleared:
+    def run(self, reaped: ReapResult | None) -> ClearResult:
         rows = (row for row, _ in self._index.scan(entry_prefix(self._prefix)))
         for batch in _batches(rows):
             self._take_entries(batch)
@@ -134,7 +134,7 @@ class _Clearing(abc.ABC):
                 self._bad_bytes += status.st_size if status.st_nlink == 1 else 0
         pins, pending = Pins(self._layout, self._index), Pending(self._layout)
         writes = tuple(write for write in pending.all() if write.uri.startswith(self._prefix))
-        return Cleared(
+        return ClearResult(
             self._entries,
             self._blobs,
             self._bytes,
@@ -199,7 +199,7 @@ class _Clearing(abc.ABC):
         self._entries += len(uris)
         self._bytes += size
         if self._on_removed is not None and (uris or size):
-            self._on_removed(Removed(digest, tuple(uris), size, Why.CLEARED))
+            self._on_removed(RemovedBlob(digest, tuple(uris), size, Reason.CLEARED))
 
     def _is_young(self, digest: bytes, status: os.stat_result) -> bool:
         """Whether a file without a row may be one that is about to get it. Taking it is safe, and costs a copy."""
@@ -209,14 +209,14 @@ class _Clearing(abc.ABC):
         return True
 
 
-class _Doing(_Clearing):
+class _ClearRun(_Clearing):
     """The pass that takes away."""
 
     def __init__(
-        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[Removed], object] | None
+        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None
     ) -> None:
         super().__init__(index, layout, prefix, on_removed)
-        self._dropping, self._sweeping = Pace(), Pace()
+        self._dropping, self._sweeping = BatchSizer(), BatchSizer()
         self._statuses: dict[bytes, os.stat_result] = {}
 
     def _is_kept(self, name: bytes) -> bool:
@@ -225,7 +225,7 @@ class _Doing(_Clearing):
         return is_pinned(self._layout, name) or _is_pending(self._layout, name.hex())
 
     def _take_entries(self, rows: Sequence[bytes]) -> None:
-        for _, dropped in self._dropping.each(rows, self._drop):
+        for _, dropped in self._dropping.run_in_batches(rows, self._drop):
             self._sweep(dropped, self._take)
 
     def _drop(self, rows: Sequence[bytes]) -> dict[bytes, list[str]]:
@@ -233,7 +233,7 @@ class _Doing(_Clearing):
 
         def drop(txn: Txn) -> dict[bytes, list[str]]:
             dropped: dict[bytes, list[str]] = {}
-            with self._dropping.measured(len(rows)):
+            with self._dropping.timed(len(rows)):
                 txn.prefetch(rows)
                 for row in rows:
                     entry = self._going(txn, row)
@@ -257,8 +257,8 @@ class _Doing(_Clearing):
     def _take_if_old(self, digest: bytes, status: os.stat_result) -> bool:
         return not self._is_young(digest, status) and self._take(digest, status)
 
-    def _sweep(self, uris: dict[bytes, list[str]], takes: Callable[[bytes, os.stat_result], bool]) -> None:
-        swept = sweep(self._index, self._layout, list(uris), takes, pace=self._sweeping)
+    def _sweep(self, uris: dict[bytes, list[str]], predicate: Callable[[bytes, os.stat_result], bool]) -> None:
+        swept = sweep(self._index, self._layout, list(uris), predicate, pace=self._sweeping)
         for digest, those in uris.items():
             self._note(digest, those, self._statuses.get(digest) if swept.get(digest) is not None else None)
         self._statuses.clear()
@@ -268,7 +268,7 @@ class _Doing(_Clearing):
         if not unused:
             return
         takes = self._take if have_rows else self._take_if_old
-        for batch, rowless in self._dropping.each(unused, self._drop_users):
+        for batch, rowless in self._dropping.run_in_batches(unused, self._drop_users):
             chosen = [digest for digest in batch if (digest not in rowless) == have_rows]
             self._sweep({digest: [] for digest in chosen}, takes)
 
@@ -279,7 +279,7 @@ class _Doing(_Clearing):
         """Drop the rows of users that are none, which would hold a blob for ever; which blobs have no row."""
 
         def drop(txn: Txn) -> set[bytes]:
-            with self._dropping.measured(len(digests)):
+            with self._dropping.timed(len(digests)):
                 for digest in digests:
                     if txn.has(user_prefix(digest)) and self._is_unused(txn, digest):
                         for user in users_of(txn, digest):
@@ -294,11 +294,11 @@ class _Doing(_Clearing):
         files.unlink_quietly(f"{path}.txt")
 
 
-class _Looking(_Clearing):
+class _ClearPreview(_Clearing):
     """The dry run."""
 
     def __init__(
-        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[Removed], object] | None
+        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None
     ) -> None:
         super().__init__(index, layout, prefix, on_removed)
         self._shared: set[bytes] = set()

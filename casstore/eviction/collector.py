@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.errors import IndexDamagedError, IndexUnavailableError, StoreFullError
 from casstore.eviction.pins import is_pinned
-from casstore.eviction.plan import Held, Plan, make_plan
-from casstore.eviction.victims import Doomed, Why
+from casstore.eviction.plan import Plan, Retained, make_plan
+from casstore.eviction.victims import Reason, Victim
 from casstore.format.keys import blob_row, row_name, user_prefix
 from casstore.format.layout import Layout
 from casstore.format.records import Entry
@@ -30,7 +30,7 @@ from casstore.index.eviction_history import note_evictions
 from casstore.index.transactions import Txn
 
 if TYPE_CHECKING:
-    from casstore.leases.reaper import Reaped
+    from casstore.leases.reaper import ReapResult
 
 FIRST_BATCH: Final = 64
 LEAST_BATCH: Final = 32
@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Freed:
+class CollectResult:
     """What was taken away: *entries* rows, and *blobs* files of *bytes* that nobody else used.
 
     *kept* blobs of a plan stayed, having come back into use. With *is_stale* the index was replaced meanwhile, and what
@@ -57,16 +57,16 @@ class Freed:
     entries: int
     blobs: int
     bytes: int
-    kept: int = 0
+    still_in_use: int = 0
     is_stale: bool = False
-    short: int = 0
-    overdue: int = 0
-    held: Sequence[Held] = ()
-    reaped: Reaped | None = None
+    shortfall: int = 0
+    rule_overrun: int = 0
+    retained: Sequence[Retained] = ()
+    reaped: ReapResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class RemovedBlob:
     """One blob that is gone, and who used it. *bytes* is 0 where it came back into use after its entries had gone, or
     where others use it, or links hold its bytes.
     """
@@ -74,10 +74,10 @@ class Removed:
     digest: bytes
     uris: tuple[str, ...]
     bytes: int
-    why: Why = Why.SIZE
+    reason: Reason = Reason.SIZE
 
 
-class Pace:
+class BatchSizer:
     """How many blobs the next write transaction is to be about, by how long what was done in the last one took.
 
     A commit takes its time however little there is to it, so few large ones are quicker; but writers wait for each.
@@ -89,7 +89,7 @@ class Pace:
         """Whether a commit failed for want of it."""
 
     @contextlib.contextmanager
-    def measured(self, count: int) -> Iterator[None]:
+    def timed(self, count: int) -> Iterator[None]:
         """The block is what is done about *count* blobs."""
         start = time.monotonic()
         yield
@@ -99,7 +99,7 @@ class Pace:
         fitting = min(max(fitting, self.count // 2), self.count * 2)
         self.count = min(max(fitting, LEAST_BATCH), MOST_BATCH)
 
-    def each(
+    def run_in_batches(
         self, items: Sequence[Item], work: Callable[[Sequence[Item]], Result]
     ) -> Iterator[tuple[Sequence[Item], Result]]:
         """*work*, a write transaction, for all *items*, so many at a time as `count` says then; each batch and what
@@ -123,24 +123,24 @@ class Pace:
             yield batch, result
 
 
-def evict(index: Index, layout: Layout, doomed: Sequence[Entry]) -> Freed:
+def evict(index: Index, layout: Layout, doomed: Sequence[Entry]) -> CollectResult:
     """Drop those of *doomed* that still stand as they were seen and are not pinned, then sweep their blobs."""
-    pace = Pace()
+    pace = BatchSizer()
     drop = partial(_drop, index, layout, pace)
-    dropped = sum(count for _, count in pace.each(doomed, drop))
+    dropped = sum(count for _, count in pace.run_in_batches(doomed, drop))
     digests = list({entry.digest.value: None for entry in doomed})
     swept = sweep(index, layout, digests)
     sizes = [size for size in swept.values() if size is not None]
-    return Freed(dropped, len(sizes), sum(sizes))
+    return CollectResult(dropped, len(sizes), sum(sizes))
 
 
-def _drop(index: Index, layout: Layout, pace: Pace, doomed: Sequence[Entry]) -> int:
+def _drop(index: Index, layout: Layout, pace: BatchSizer, doomed: Sequence[Entry]) -> int:
     def drop(txn: Txn) -> int:
         dropped = 0
-        with pace.measured(len(doomed)):
+        with pace.timed(len(doomed)):
             for entry in doomed:
                 now = current_entry(txn, entry.key)
-                if now is not None and now.same_content(entry) and not is_pinned(layout, row_name(entry.key.row)):
+                if now is not None and now.same_content(entry) and not is_pinned(layout, row_name(entry.key.row_key)):
                     drop_entry(txn, now)
                     dropped += 1
         return dropped
@@ -151,13 +151,13 @@ def _drop(index: Index, layout: Layout, pace: Pace, doomed: Sequence[Entry]) -> 
 def collect(
     index: Index,
     layout: Layout,
-    blobs: Blobs,
+    blobs: BlobStore,
     plan: Plan,
-    on_removed: Callable[[Removed], object] | None = None,
+    on_removed: Callable[[RemovedBlob], object] | None = None,
     *,
-    own: str | None = None,
+    own_lease: str | None = None,
     reaps: bool = True,
-) -> Freed:
+) -> CollectResult:
     """Reap what dead processes left, if *reaps*, and carry out *plan*; *own* is the name of this process's lease.
 
     Where that is not enough, because what was linked from what the dead left can go now or because the index was
@@ -165,25 +165,25 @@ def collect(
     """
     from casstore.leases.reaper import reap  # it loads shutil, and readers collect nothing
 
-    reaped = reap(layout, index, blobs, own=own) if reaps else None
+    reaped = reap(layout, index, blobs, own_lease=own_lease) if reaps else None
     index.check_readers()
     freed = execute(index, layout, plan, on_removed)
-    short, held = plan.short(freed.bytes, 0 if reaped is None else reaped.bytes), plan.held
-    if (short or plan.overdue) and (freed.is_stale or (reaped is not None and _is_free(layout, plan.held))):
+    short, held = plan.shortfall(freed.bytes, 0 if reaped is None else reaped.bytes), plan.retained
+    if (short or plan.rule_overrun) and (freed.is_stale or (reaped is not None and _is_free(layout, plan.retained))):
         plan = make_plan(index, layout, plan.budget)
         more = execute(index, layout, plan, on_removed)
-        short, held = plan.short(more.bytes), plan.held
-        freed = Freed(
+        short, held = plan.shortfall(more.bytes), plan.retained
+        freed = CollectResult(
             freed.entries + more.entries,
             freed.blobs + more.blobs,
             freed.bytes + more.bytes,
-            freed.kept + more.kept,
+            freed.still_in_use + more.still_in_use,
             more.is_stale,
         )
-    return replace(freed, short=short, overdue=plan.overdue, held=held, reaped=reaped)
+    return replace(freed, shortfall=short, rule_overrun=plan.rule_overrun, retained=held, reaped=reaped)
 
 
-def _is_free(layout: Layout, held: Sequence[Held]) -> bool:
+def _is_free(layout: Layout, held: Sequence[Retained]) -> bool:
     """Whether a blob that had other links has none now: they went with a lease, or with what a killed reaper had left
     of one in the trash.
     """
@@ -194,29 +194,31 @@ def _is_free(layout: Layout, held: Sequence[Held]) -> bool:
     return False
 
 
-def execute(index: Index, layout: Layout, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
+def execute(
+    index: Index, layout: Layout, plan: Plan, on_removed: Callable[[RemovedBlob], object] | None = None
+) -> CollectResult:
     """Carry out *plan*; what came back into use since it was made stays. *on_removed* is told of each blob.
 
     Raises StoreFullError where the disk is so full that not even one blob's rows can be dropped.
     """
     entries = blobs = size = kept = 0
-    dropping, sweeping = Pace(), Pace()
-    for batch, dropped in dropping.each(plan.doomed, partial(_drop_users, index, layout, plan, dropping)):
+    dropping, sweeping = BatchSizer(), BatchSizer()
+    for batch, dropped in dropping.run_in_batches(plan.victims, partial(_drop_users, index, layout, plan, dropping)):
         if dropped is None:
-            return Freed(entries, blobs, size, kept, is_stale=True)
+            return CollectResult(entries, blobs, size, kept, is_stale=True)
         swept = sweep(index, layout, list(dropped), _Planned(batch).is_doomed, pace=sweeping)
         kept += len(batch) - len(swept)
-        reasons = {blob.digest: blob.why for blob in batch}
+        reasons = {blob.digest: blob.reason for blob in batch}
         for digest, uris in dropped.items():
-            removed = Removed(digest, uris, swept.get(digest) or 0, reasons[digest])
+            removed = RemovedBlob(digest, uris, swept.get(digest) or 0, reasons[digest])
             entries, blobs, size = entries + len(uris), blobs + (removed.bytes > 0), size + removed.bytes
             if on_removed is not None and (removed.uris or removed.bytes):
                 on_removed(removed)
-    return Freed(entries, blobs, size, kept)
+    return CollectResult(entries, blobs, size, kept)
 
 
 def _drop_users(
-    index: Index, layout: Layout, plan: Plan, pace: Pace, batch: Sequence[Doomed]
+    index: Index, layout: Layout, plan: Plan, pace: BatchSizer, batch: Sequence[Victim]
 ) -> dict[bytes, tuple[str, ...]] | None:
     """Drop the entries of those blobs of *batch* that are as they were planned; their URIs by digest. All users of a
     blob go, or none. It is noted by which way they went, if there is room. None where the index has been replaced.
@@ -225,16 +227,18 @@ def _drop_users(
     def drop(txn: Txn) -> dict[bytes, tuple[str, ...]] | None:
         if index.generation != plan.generation:
             return None
-        with pace.measured(len(batch)):
+        with pace.timed(len(batch)):
             dropped = {blob.digest: uris for blob in batch if (uris := _drop_users_of(txn, layout, blob)) is not None}
             if not pace.lacks_room:
-                note_evictions(txn, ((blob.digest, blob.way) for blob in batch if dropped.get(blob.digest)), plan.blobs)
+                note_evictions(
+                    txn, ((blob.digest, blob.expert) for blob in batch if dropped.get(blob.digest)), plan.blobs
+                )
         return dropped
 
     return index.write(drop)
 
 
-def _drop_users_of(txn: Txn, layout: Layout, blob: Doomed) -> tuple[str, ...] | None:
+def _drop_users_of(txn: Txn, layout: Layout, blob: Victim) -> tuple[str, ...] | None:
     users = users_of(txn, blob.digest)
     if fold(users) != blob.users or not _is_file_as_planned(layout, blob):
         return None
@@ -244,11 +248,11 @@ def _drop_users_of(txn: Txn, layout: Layout, blob: Doomed) -> tuple[str, ...] | 
     for user in users:
         txn.delete(user.row)
         if user.key is not None:
-            txn.delete(user.key.row)
+            txn.delete(user.key.row_key)
     return tuple(user.key.uri for user in users if user.key is not None)
 
 
-def _is_file_as_planned(layout: Layout, blob: Doomed) -> bool:
+def _is_file_as_planned(layout: Layout, blob: Victim) -> bool:
     try:
         status = os.lstat(layout.blob(blob.digest))
     except FileNotFoundError:
@@ -256,7 +260,7 @@ def _is_file_as_planned(layout: Layout, blob: Doomed) -> bool:
     return _is_as_planned(blob, status)
 
 
-def _is_as_planned(blob: Doomed, status: os.stat_result) -> bool:
+def _is_as_planned(blob: Victim, status: os.stat_result) -> bool:
     """Whether it is the file that was planned, and nobody linked it since: a publication, or a view of it."""
     return status.st_ino == blob.inode and status.st_ctime_ns == blob.ctime_ns
 
@@ -264,7 +268,7 @@ def _is_as_planned(blob: Doomed, status: os.stat_result) -> bool:
 class _Planned:
     """A batch of a plan, for `sweep` to ask."""
 
-    def __init__(self, batch: Sequence[Doomed]) -> None:
+    def __init__(self, batch: Sequence[Victim]) -> None:
         self._blobs = {blob.digest: blob for blob in batch}
 
     def is_doomed(self, digest: bytes, status: os.stat_result) -> bool:
@@ -277,17 +281,19 @@ def sweep(
     layout: Layout,
     digests: Sequence[bytes],
     is_doomed: Callable[[bytes, os.stat_result], bool] | None = None,
-    keep_at: str | None = None,
-    pace: Pace | None = None,
+    quarantine_path: str | None = None,
+    pace: BatchSizer | None = None,
 ) -> dict[bytes, int | None]:
     """Take away those blobs that no entry uses, if *is_doomed* of their file; what came back into use stays.
 
     With *keep_at*, the path for the one of *digests*, it is kept there. The bytes freed, by digest; None for a row that
     had no file.
     """
-    pace = pace or Pace()
+    pace = pace or BatchSizer()
     freed: dict[bytes, int | None] = {}
-    for _, swept in pace.each(digests, partial(_sweep_batch, index, layout, pace, is_doomed, keep_at)):
+    for _, swept in pace.run_in_batches(
+        digests, partial(_sweep_batch, index, layout, pace, is_doomed, quarantine_path)
+    ):
         freed |= swept
     return freed
 
@@ -295,9 +301,9 @@ def sweep(
 def _sweep_batch(
     index: Index,
     layout: Layout,
-    pace: Pace,
+    pace: BatchSizer,
     is_doomed: Callable[[bytes, os.stat_result], bool] | None,
-    keep_at: str | None,
+    quarantine_path: str | None,
     digests: Sequence[bytes],
 ) -> dict[bytes, int | None]:
     trash: dict[str, str] = {}
@@ -309,14 +315,14 @@ def _sweep_batch(
                 continue
             path = layout.blob(digest)
             # What somebody put in the place of a blob is his, unless it is to be kept elsewhere.
-            status = files.status_of_file(path) if keep_at is None else files.status_of(path)
+            status = files.status_of_file(path) if quarantine_path is None else files.status_of(path)
             if status is None:
                 txn.delete(blob_row(digest))
                 freed[digest] = None
             elif is_doomed is None or is_doomed(digest, status):
-                target = keep_at or layout.trashed(os.urandom(8).hex())
+                target = quarantine_path or layout.trashed(os.urandom(8).hex())
                 files.rename(path, target)
-                if keep_at is None:
+                if quarantine_path is None:
                     trash[target] = path
                 txn.delete(blob_row(digest))
                 freed[digest] = status.st_size
@@ -325,7 +331,7 @@ def _sweep_batch(
     # A writer publishes inside its own write transaction and checks there that its blob is the one it linked. This one
     # re-checks use and takes the file away inside its transaction. One of the two runs first; either is right.
     try:
-        with index.writing() as txn, pace.measured(len(digests)):
+        with index.writing() as txn, pace.timed(len(digests)):
             freed = take(txn)
     except BaseException as error:
         # Nothing of the transaction counts. Where the index was replaced meanwhile, whoever writes to the new one may

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.config.settings import Settings
-from casstore.counters import Tally
+from casstore.counters import Counters
 from casstore.errors import LockTimeoutError
 from casstore.format.layout import Layout
 from casstore.format.records import Entry
@@ -18,11 +18,11 @@ from casstore.fs import files
 from casstore.index.committer import Committer
 from casstore.index.database import Index
 from casstore.leases.lease import Lease
-from casstore.locks.collector_lock import Turns
+from casstore.locks.collector_lock import CollectorLock
 
 if TYPE_CHECKING:
-    from casstore.eviction.clear import Cleared
-    from casstore.eviction.collector import Freed, Removed
+    from casstore.eviction.clear import ClearResult
+    from casstore.eviction.collector import CollectResult, RemovedBlob
     from casstore.eviction.pins import Pin, Pins
     from casstore.eviction.plan import Plan
 
@@ -34,12 +34,12 @@ class Evicting(abc.ABC):
     store_id: str
     settings: Settings
     index: Index
-    blobs: Blobs
+    blobs: BlobStore
     committer: Committer
     place: int
-    tally: Tally
+    tally: Counters
     _exits: bool
-    _turns: Turns
+    _turns: CollectorLock
     _mutex: threading.Lock
     _lease: Lease | None
 
@@ -62,7 +62,7 @@ class Evicting(abc.ABC):
 
     # --- evicting ----------------------------------------------------------------------------------------------------
 
-    def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> Freed:
+    def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> CollectResult:
         """Drop the entries below *prefix* that *choose* picks, and the blobs that nobody uses then.
 
         Views handed out keep their bytes.
@@ -74,9 +74,9 @@ class Evicting(abc.ABC):
         self._count_evicted(freed)
         return freed
 
-    def _count_evicted(self, freed: Freed | Cleared) -> None:
+    def _count_evicted(self, freed: CollectResult | ClearResult) -> None:
         for what, count in (("entries", freed.entries), ("blobs", freed.blobs), ("bytes", freed.bytes)):
-            self.tally.add(f"evicted_{what}", count)
+            self.tally.increment(f"evicted_{what}", count)
         self.tally.flush_if_due()
         if not self._exits:
             self._register_exit()
@@ -102,7 +102,7 @@ class Evicting(abc.ABC):
         budget = budget_of(self.settings, self.root, max_size, min_free, max_age)
         return make_plan(self.index, self.layout, budget, at_least)
 
-    def execute(self, plan: Plan, on_removed: Callable[[Removed], object] | None = None) -> Freed:
+    def execute(self, plan: Plan, on_removed: Callable[[RemovedBlob], object] | None = None) -> CollectResult:
         """Carry out *plan*, and take away what dead processes left; what came back into use since the plan stays.
 
         *on_removed* is told of each blob. Views handed out keep their bytes. Waits for another collector; raises
@@ -114,19 +114,19 @@ class Evicting(abc.ABC):
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         """Be the one collector for the block."""
-        with files.full_disk(self.root), self._turns.take(self.settings.lock_timeout) as is_ours:
+        with files.full_disk(self.root), self._turns.acquire(self.settings.lock_timeout) as is_ours:
             if not is_ours:
                 waited = f"(waited {self.settings.lock_timeout:g} s)"
                 raise LockTimeoutError(f"another process collects in {self.root} and does not end {waited}")
             yield
 
     def collect(
-        self, plan: Plan, on_removed: Callable[[Removed], object] | None = None, *, reaps: bool = True
-    ) -> Freed:
+        self, plan: Plan, on_removed: Callable[[RemovedBlob], object] | None = None, *, reaps: bool = True
+    ) -> CollectResult:
         """`execute` for whoever has the turn; without *reaps*, what dead processes left stays."""
         from casstore.eviction.collector import collect
 
-        freed = collect(self.index, self.layout, self.blobs, plan, on_removed, own=self._own(), reaps=reaps)
+        freed = collect(self.index, self.layout, self.blobs, plan, on_removed, own_lease=self._own(), reaps=reaps)
         self._count_evicted(freed)
         return freed
 
@@ -138,8 +138,8 @@ class Evicting(abc.ABC):
     # --- clearing ----------------------------------------------------------------------------------------------------
 
     def clear(
-        self, prefix: str = "", on_removed: Callable[[Removed], object] | None = None, *, dry_run: bool = False
-    ) -> Cleared:
+        self, prefix: str = "", on_removed: Callable[[RemovedBlob], object] | None = None, *, dry_run: bool = False
+    ) -> ClearResult:
         """Drop all entries whose URI starts with *prefix* (a string, not a path; without one, all there are), but for
         those that are pinned or of which something is pending, and their blobs; what went, and what stays.
 
@@ -159,7 +159,7 @@ class Evicting(abc.ABC):
         if dry_run:
             return look(self.index, self.layout, prefix, on_removed)
         with self._turn():
-            cleared = clear(self.index, self.layout, self.blobs, prefix, on_removed, own=self._own())
+            cleared = clear(self.index, self.layout, self.blobs, prefix, on_removed, own_lease=self._own())
         self._count_evicted(cleared)
         return cleared
 

@@ -29,7 +29,7 @@ from casstore.index.database import Index
 NEVER: Final = (1 << 64) - 1
 """When something goes by its age that does not."""
 
-MIXED: Final = 255
+MIXED_RULES: Final = 255
 """The rule of a blob whose users are under different ones: none holds for its size."""
 
 IN_FLIGHT_SECONDS: Final = 60
@@ -37,19 +37,19 @@ IN_FLIGHT_SECONDS: Final = 60
 
 _HOUR: Final = 3600
 _MILLISECOND_BITS: Final = 42
-"""Of the 64 of a `use_tag`: enough until 2109."""
+"""Of the 64 of a `recency_key`: enough until 2109."""
 _HOUR_BITS: Final = 64 - _MILLISECOND_BITS
 """Enough until 2448."""
 
 FIRST_USE: Final = 1 << _MILLISECOND_BITS
-"""The lowest `use_tag` of a known hour: what is below was never used, or nobody knows."""
+"""The lowest `recency_key` of a known hour: what is below was never used, or nobody knows."""
 
 
 _USER: Final = struct.Struct("<33pQQQB")
-"""An entry, packed: digest (with its length), `use_tag`, checksum, due, rule."""
+"""An entry, packed: digest (with its length), `recency_key`, checksum, due, rule."""
 
 
-def use_tag(hour: int, validated_ms: int) -> int:
+def recency_key(hour: int, validated_ms: int) -> int:
     """A number that orders by last use: by the hour, and within it by the last validation in milliseconds."""
     if hour >> _HOUR_BITS or validated_ms >> _MILLISECOND_BITS:  # too large, or a clock before 1970
         hour = min(hour, (1 << _HOUR_BITS) - 1)
@@ -58,16 +58,16 @@ def use_tag(hour: int, validated_ms: int) -> int:
 
 
 def hour_of(tag: int) -> int:
-    """The hour of last use in a `use_tag`, since the epoch; 0 where it is not known."""
+    """The hour of last use in a `recency_key`, since the epoch; 0 where it is not known."""
     return tag >> _MILLISECOND_BITS
 
 
-class Survey:
+class Inventory:
     """Blobs by number. *stored* bytes lie in *blobs* files; *gone* are rows without a file and without users.
 
-    Of each: *digests*, *sizes*, *uses* (`use_tag`), *users* (a checksum over the entries that use it), *rules* (counted
-    from 1; 0 for none, `MIXED`), and, where anything has a limit by age, *due*: seconds after the epoch at which all
-    its users have passed theirs.
+    Of each: *digests*, *sizes*, *uses* (`recency_key`), *users* (a checksum over the entries that use it), *rules*
+    (counted from 1; 0 for none, `MIXED_RULES`), and, where anything has a limit by age, *due*: seconds after the epoch
+    at which all its users have passed theirs.
     """
 
     def __init__(self, index: Index, layout: Layout, max_age: int | None, rules: Sequence[Rule]) -> None:
@@ -101,7 +101,7 @@ class Survey:
         self.blobs = sum(self._is_there)
         self.stored = sum(compress(self.sizes, self._is_there))
         is_gone = (not (used or there) for used, there in zip(self._has_users, self._is_there, strict=True))
-        self.gone = list(compress(range(len(self.digests)), is_gone))
+        self.stale_rows = list(compress(range(len(self.digests)), is_gone))
 
     def is_pinned(self, number: int) -> bool:
         """Whether one of a blob's users is."""
@@ -131,7 +131,7 @@ class Survey:
                 age = self._ages[rule]
                 # It was used until the end of that hour, for all one knows.
                 due = NEVER if age is None else (hour + 1) * _HOUR + age
-            by_byte[digest[0]] += _USER.pack(digest, use_tag(hour, validated_ns // 1_000_000), checksum, due, rule)
+            by_byte[digest[0]] += _USER.pack(digest, recency_key(hour, validated_ns // 1_000_000), checksum, due, rule)
         return by_byte
 
     def _add_files(self, byte: int, start: int, end: int, users: bytearray) -> None:
@@ -148,12 +148,12 @@ class Survey:
             digest = self._layout.digest_at(f"{byte:02x}", name)
             status = None if digest is None else files.status_of_file(f"{directory}/{name}")
             if digest is not None and status is not None:
-                numbers[digest] = number = self._add_stray(digest, status.st_size)
+                numbers[digest] = number = self._add_unindexed(digest, status.st_size)
                 strays[number] = status
         self._add_users(numbers, users)
         for number, status in strays.items():
             if not self._has_users[number]:
-                self._date_stray(number, status)
+                self._date_unindexed(number, status)
 
     def _add_users(self, numbers: dict[bytes, int], packed: bytearray) -> None:
         newest, users, has_users, rules, dues = self.uses, self.users, self._has_users, self.rules, self.due
@@ -167,10 +167,10 @@ class Survey:
             if dues and due > dues[number]:
                 dues[number] = due
             if rule != rules[number]:
-                rules[number] = MIXED if has_users[number] else rule
+                rules[number] = MIXED_RULES if has_users[number] else rule
             has_users[number] = 1
 
-    def _add_stray(self, digest: bytes, size: int) -> int:
+    def _add_unindexed(self, digest: bytes, size: int) -> int:
         self.digests.append(digest)
         self.sizes.append(size)
         self.uses.append(0)
@@ -182,9 +182,9 @@ class Survey:
             self.due.append(0)
         return len(self.digests) - 1
 
-    def _date_stray(self, number: int, status: os.stat_result) -> None:
+    def _date_unindexed(self, number: int, status: os.stat_result) -> None:
         """Orphans go in the order in which they got their names; what may be in flight, among the just used."""
         hour = 0 if self._now - status.st_ctime > IN_FLIGHT_SECONDS else int(self._now) // _HOUR
-        self.uses[number] = use_tag(hour, status.st_ctime_ns // 1_000_000)
+        self.uses[number] = recency_key(hour, status.st_ctime_ns // 1_000_000)
         if self._has_ages:
             self.due[number] = NEVER if self._ages[0] is None else int(status.st_ctime) + self._ages[0]

@@ -18,13 +18,13 @@ from itertools import chain
 from typing import Final
 
 from casstore.eviction.budget import Budget, free_bytes
-from casstore.eviction.inventory import FIRST_USE, MIXED, Survey
-from casstore.eviction.policies import in_turn
-from casstore.eviction.victims import DoomedBlobs, Why
+from casstore.eviction.inventory import FIRST_USE, MIXED_RULES, Inventory
+from casstore.eviction.policies import eviction_order
+from casstore.eviction.victims import Reason, VictimList
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.fs import files
 from casstore.index.database import Index
-from casstore.index.eviction_history import NO_WAY, read_scores
+from casstore.index.eviction_history import NO_EXPERT, read_scores
 
 _SLACK: Final = 100
 """A hundredth more goes than has to, so that the next fill does not ask again."""
@@ -34,7 +34,7 @@ _STAYS, _GOES = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Retained:
     """A blob whose turn it was and that stays: it is pinned, or has other links and would free nothing.
 
     *holders* names those links; of a pin there are none.
@@ -58,18 +58,18 @@ class Plan:
     stored: int
     blobs: int
     free: int
-    asked: int
-    doomed: DoomedBlobs
-    held: Sequence[Held]
+    requested_bytes: int
+    victims: VictimList
+    retained: Sequence[Retained]
     at_least: int = 0
-    overdue: int = 0
+    rule_overrun: int = 0
 
     @property
-    def frees(self) -> int:
+    def reclaimable_bytes(self) -> int:
         """Bytes that it frees if nothing comes back into use."""
-        return self.doomed.bytes
+        return self.victims.bytes
 
-    def short(self, freed: int, beside: int = 0) -> int:
+    def shortfall(self, freed: int, beside: int = 0) -> int:
         """Bytes that still have to go once blobs of *freed* bytes have, and *beside* bytes that were no blobs."""
         over = 0 if self.budget.max_size is None else self.stored - freed - self.budget.max_size
         lack = max(self.budget.min_free - self.free, self.at_least) - freed - beside
@@ -89,7 +89,7 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
 
     What its age or the size of a rule takes goes first, and counts for the sizes of all.
     """
-    survey = Survey(index, layout, budget.max_age, budget.rules)
+    survey = Inventory(index, layout, budget.max_age, budget.rules)
     scores = index.read(read_scores)
     free = free_bytes(layout.root)
     over = 0 if budget.max_size is None else survey.stored - budget.max_size
@@ -98,7 +98,9 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
     choice = _Choice(layout, survey)
     overdue = choice.by_rules(order, budget) if budget.has_rules else 0
     front = bisect_left(order, FIRST_USE, key=survey.uses.__getitem__)
-    turns = chain(((number, NO_WAY) for number in order[:front]), in_turn(order[front:], budget.policy, scores))
+    turns = chain(
+        ((number, NO_EXPERT) for number in order[:front]), eviction_order(order[front:], budget.policy, scores)
+    )
     choice.by_size(turns, _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack) - choice.doomed.bytes)
     asked = max(0, over, lack)
     return Plan(
@@ -118,18 +120,18 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
 class _Choice:
     """What goes of a survey, blob by blob."""
 
-    def __init__(self, layout: Layout, survey: Survey) -> None:
+    def __init__(self, layout: Layout, survey: Inventory) -> None:
         self._layout = layout
         self._survey = survey
         self._looked = bytearray(len(survey.digests))
         self._linked: list[tuple[bytes, os.stat_result]] = []
-        self._pinned: list[Held] = []
+        self._pinned: list[Retained] = []
         # Rows without a file and without users: nothing to lose.
-        self.doomed = DoomedBlobs()
-        for number in survey.gone:
+        self.doomed = VictimList()
+        for number in survey.stale_rows:
             self.doomed.add(survey.digests[number])
 
-    def held(self) -> tuple[Held, ...]:
+    def held(self) -> tuple[Retained, ...]:
         """Whose turn it was and who stays."""
         return (*_name_holders(self._layout, self._linked), *self._pinned)
 
@@ -139,16 +141,16 @@ class _Choice:
         if survey.due:
             for number in order:
                 if survey.due[number] < now and not survey.is_pinned(number):
-                    self._take(number, Why.AGE)
+                    self._take(number, Reason.AGE)
         return self._by_rule_sizes(order, budget)
 
     def _by_rule_sizes(self, order: Sequence[int], budget: Budget) -> int:
         rules = self._survey.rules
-        sizes = [0] * (MIXED + 1)
+        sizes = [0] * (MIXED_RULES + 1)
         for number in order:
             if self._looked[number] != _GOES:
                 sizes[rules[number]] += self._survey.sizes[number]
-        missed, wanted = [0] * (MIXED + 1), [0] * (MIXED + 1)
+        missed, wanted = [0] * (MIXED_RULES + 1), [0] * (MIXED_RULES + 1)
         for rule, limit in enumerate((rule.max_size for rule in budget.rules), 1):
             if limit is not None and sizes[rule] > limit:
                 missed[rule] = sizes[rule] - limit
@@ -156,7 +158,7 @@ class _Choice:
         for number in order if any(wanted) else ():
             rule = rules[number]
             if wanted[rule] > 0 and not self._looked[number]:
-                freed = self._take(number, Why.RULE)
+                freed = self._take(number, Reason.RULE)
                 wanted[rule] -= freed
                 missed[rule] -= freed
         return sum(max(0, over) for over in missed)
@@ -167,15 +169,15 @@ class _Choice:
             if wanted <= 0:
                 break
             if not self._looked[number]:
-                wanted -= self._take(number, Why.SIZE, way)
+                wanted -= self._take(number, Reason.SIZE, way)
 
-    def _take(self, number: int, why: Why, way: int = NO_WAY) -> int:
+    def _take(self, number: int, why: Reason, way: int = NO_EXPERT) -> int:
         """The bytes that this frees: 0 for what stays."""
         survey = self._survey
         digest = survey.digests[number]
         self._looked[number] = _STAYS
         if survey.is_pinned(number):
-            self._pinned.append(Held(digest, survey.sizes[number], (), is_pinned=True))
+            self._pinned.append(Retained(digest, survey.sizes[number], (), is_pinned=True))
             return 0
         status = files.status_of_file(self._layout.blob(digest))
         if status is None:
@@ -191,7 +193,7 @@ class _Choice:
         return size
 
 
-def _name_holders(layout: Layout, linked: Sequence[tuple[bytes, os.stat_result]]) -> tuple[Held, ...]:
+def _name_holders(layout: Layout, linked: Sequence[tuple[bytes, os.stat_result]]) -> tuple[Retained, ...]:
     if not linked:
         return ()
     names: dict[tuple[int, int], list[str]] = {(status.st_dev, status.st_ino): [] for _, status in linked}
@@ -200,7 +202,7 @@ def _name_holders(layout: Layout, linked: Sequence[tuple[bytes, os.stat_result]]
         if found is not None and path not in found and _is_file(path, device, inode):
             found.append(path)
     return tuple(
-        Held(digest, status.st_size, tuple(names[status.st_dev, status.st_ino]) or ("links outside of the store",))
+        Retained(digest, status.st_size, tuple(names[status.st_dev, status.st_ino]) or ("links outside of the store",))
         for digest, status in linked
     )
 

@@ -16,26 +16,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from casstore.index.eviction_history import NO_WAY, OLDEST, Scores
+from casstore.index.eviction_history import LRU_EXPERT, NO_EXPERT, Scores
 
 LRU: Final = "lru"
 ADAPTIVE: Final = "adaptive"
 
 
 _NEW_PART: Final = 20
-"""This part of all, the newest, is not taken by the way `NEWEST`: others who work beside us may be about to use it."""
+"""This part of all, the newest, is not taken by the way `MRU_EXPERT`: others who work beside us may be about to use it.
+"""
 
 
 _TRY_EVERY: Final = 20
 """One of so many goes by the way that is not the best."""
 
 
-def in_turn(order: Sequence[int], policy: str, scores: Scores) -> Iterator[tuple[int, int]]:
+def eviction_order(order: Sequence[int], policy: str, scores: Scores) -> Iterator[tuple[int, int]]:
     """The members of *order*, which go from the one used longest ago to the newest, as they are to go, each with its
     way.
     """
     if policy == LRU:
-        yield from ((member, NO_WAY) for member in order)
+        yield from ((member, NO_EXPERT) for member in order)
         return
     best = scores.best()
     bottom, top = 0, len(order) - max(1, len(order) // _NEW_PART)
@@ -44,10 +45,10 @@ def in_turn(order: Sequence[int], policy: str, scores: Scores) -> Iterator[tuple
     while bottom < top:
         number += 1
         way = best if number % _TRY_EVERY else 1 - best
-        if way == OLDEST:
+        if way == LRU_EXPERT:
             yield order[bottom], way
             bottom += 1
         else:
             top -= 1
             yield order[top], way
-    yield from ((member, OLDEST) for member in order[new:])
+    yield from ((member, LRU_EXPERT) for member in order[new:])

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, overload
 
-from casstore.index.eviction_history import NO_WAY
+from casstore.index.eviction_history import NO_EXPERT
 
 
-class Why(StrEnum):
+class Reason(StrEnum):
     """For what a blob goes."""
 
     SIZE = "size"
@@ -25,7 +25,7 @@ class Why(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Doomed:
+class Victim:
     """A blob that is to go, as it was seen.
 
     *size* in bytes is what that frees; 0 where only a row without a file goes. *used* orders by last use, see
@@ -39,16 +39,16 @@ class Doomed:
     users: int
     inode: int
     ctime_ns: int
-    why: Why = Why.SIZE
-    way: int = NO_WAY
+    reason: Reason = Reason.SIZE
+    expert: int = NO_EXPERT
 
 
 _NUMBERS: Final = struct.Struct("<QQQQqBB")
-_WHYS: Final = tuple(Why)
+_WHYS: Final = tuple(Reason)
 _NUMBER_OF: Final = {why: number for number, why in enumerate(_WHYS)}
 
 
-class DoomedBlobs(Sequence[Doomed]):
+class VictimList(Sequence[Victim]):
     """Blobs in the order in which they go, each made anew when it is asked for; *bytes* is their sum."""
 
     __slots__ = ("_digests", "_packed", "bytes")
@@ -66,29 +66,29 @@ class DoomedBlobs(Sequence[Doomed]):
         users: int = 0,
         inode: int = 0,
         ctime_ns: int = 0,
-        why: Why = Why.SIZE,
-        way: int = NO_WAY,
+        reason: Reason = Reason.SIZE,
+        expert: int = NO_EXPERT,
     ) -> None:
-        """The next one to go: the fields of `Doomed`, which is not made here, since that takes as long as all else."""
+        """The next one to go: the fields of `Victim`, which is not made here, since that takes as long as all else."""
         self._digests.append(digest)
-        self._packed += _NUMBERS.pack(size, used, users, inode, ctime_ns, _NUMBER_OF[why], way)
+        self._packed += _NUMBERS.pack(size, used, users, inode, ctime_ns, _NUMBER_OF[reason], expert)
         self.bytes += size
 
     def __len__(self) -> int:
         return len(self._digests)
 
     @overload
-    def __getitem__(self, index: int) -> Doomed: ...
+    def __getitem__(self, index: int) -> Victim: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Doomed]: ...
-    def __getitem__(self, index: int | slice) -> Doomed | Sequence[Doomed]:
+    def __getitem__(self, index: slice) -> Sequence[Victim]: ...
+    def __getitem__(self, index: int | slice) -> Victim | Sequence[Victim]:
         if isinstance(index, slice):
             return tuple(self._at(number) for number in range(*index.indices(len(self))))
         return self._at(range(len(self))[index])
 
-    def __iter__(self) -> Iterator[Doomed]:
+    def __iter__(self) -> Iterator[Victim]:
         return map(self._at, range(len(self)))
 
-    def _at(self, number: int) -> Doomed:
+    def _at(self, number: int) -> Victim:
         size, used, users, inode, ctime_ns, why, way = _NUMBERS.unpack_from(self._packed, number * _NUMBERS.size)
-        return Doomed(self._digests[number], size, used, users, inode, ctime_ns, _WHYS[why], way)
+        return Victim(self._digests[number], size, used, users, inode, ctime_ns, _WHYS[why], way)

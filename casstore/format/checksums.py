@@ -8,11 +8,11 @@ from typing import Final
 
 from casstore.format.digest import Digest, algorithm_of, name_hash
 from casstore.format.keys import CHECKSUM
-from casstore.format.records import seal, unseal
+from casstore.format.records import append_checksum, strip_checksum
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class ProviderChecksum:
     """A provider's statement about an object's bytes, as the index remembers it.
 
     *scope* is an origin, or empty where statements of all origins count alike; *kind* and *value* as the backend gives
@@ -36,22 +36,22 @@ _VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class StatedRecord:
+class ChecksumRecord:
     """The blob behind a statement; *proved* once hashing that blob gave the stated value."""
 
     digest: Digest
     proved: bool
 
 
-def pack_stated(row: bytes, record: StatedRecord) -> bytes:
-    """The record for `Stated.row`."""
-    return seal(row, _STATED.pack(_VERSION, record.proved, record.digest.number) + record.digest.value)
+def pack_checksum(row: bytes, record: ChecksumRecord) -> bytes:
+    """The record for `ProviderChecksum.row`."""
+    return append_checksum(row, _STATED.pack(_VERSION, record.proved, record.digest.number) + record.digest.value)
 
 
-def unpack_stated(row: bytes, record: bytes) -> StatedRecord | None:
+def unpack_checksum(row: bytes, record: bytes) -> ChecksumRecord | None:
     """The inverse; None where it is damaged."""
-    value = unseal(row, record)
+    value = strip_checksum(row, record)
     if value is None:
         return None
     _, proved, number = _STATED.unpack_from(value)
-    return StatedRecord(Digest(algorithm_of(number), value[_STATED.size :]), bool(proved))
+    return ChecksumRecord(Digest(algorithm_of(number), value[_STATED.size :]), bool(proved))

@@ -44,8 +44,8 @@ class Key:
 
     uri: str
     origin: str
-    whole: bytes = field(init=False, repr=False, compare=False)
-    row: bytes = field(init=False, repr=False, compare=False)
+    encoded: bytes = field(init=False, repr=False, compare=False)
+    row_key: bytes = field(init=False, repr=False, compare=False)
     """The key of its row in the index."""
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class Key:
     @property
     def name(self) -> str:
         """32 hex digits that stand for it in file names and locks."""
-        return name_hash_hex(self.whole)
+        return name_hash_hex(self.encoded)
 
 
 def row_name(row: bytes) -> bytes:
@@ -93,7 +93,7 @@ def ghost_row(digest: bytes) -> bytes:
 
 def user_row(digest: bytes, key: Key) -> bytes:
     """The key of the row that says: this URI uses that blob."""
-    return USER + digest + name_hash(key.whole)
+    return USER + digest + name_hash(key.encoded)
 
 
 def user_name(row: bytes) -> bytes:
@@ -108,5 +108,5 @@ def user_prefix(digest: bytes) -> bytes:
 
 def count_row(key: Key) -> bytes:
     """The key of the write count that this URI shares with others."""
-    stripe = int.from_bytes(name_hash(key.whole)[:2], "big") % STRIPES
+    stripe = int.from_bytes(name_hash(key.encoded)[:2], "big") % STRIPES
     return COUNT + stripe.to_bytes(2, "big")

@@ -35,10 +35,10 @@ def in_uri_order(entries: Iterable[Entry]) -> Iterator[Entry]:
     """
     alike: list[Entry] = []
     for entry in entries:
-        if alike and alike[0].key.row[: _LONGEST_KEY - _HASH] != entry.key.row[: _LONGEST_KEY - _HASH]:
+        if alike and alike[0].key.row_key[: _LONGEST_KEY - _HASH] != entry.key.row_key[: _LONGEST_KEY - _HASH]:
             yield from sorted(alike, key=_whole_of)
             alike = []
-        if len(entry.key.row) < _LONGEST_KEY - _HASH:
+        if len(entry.key.row_key) < _LONGEST_KEY - _HASH:
             yield entry
         else:
             alike.append(entry)
@@ -46,7 +46,7 @@ def in_uri_order(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def _whole_of(entry: Entry) -> bytes:
-    return entry.key.whole
+    return entry.key.encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,8 @@ class Entry:
     digest: Digest
     validator: Validator
     validated: Moment
-    place: int = 0
-    used_hour: int = 0
+    written_on: int = 0
+    last_used_hour: int = 0
 
     @property
     def uri(self) -> str:
@@ -135,14 +135,14 @@ class Entry:
         return self.digest == other.digest and self.validator == other.validator
 
 
-class Held(NamedTuple):
+class PeekedEntry(NamedTuple):
     """What a warm open needs of an entry, without the cost of making one."""
 
     digest: bytes
     size: int
     validated_ns: int
-    place: int
-    used_hour: int
+    written_on: int
+    last_used_hour: int
 
 
 # version, flags, algorithm, size, validated_ns, place, used_hour, mtime_ns, granule_ns, boot_ns, boot, three lengths
@@ -154,12 +154,12 @@ _VERSION: Final = 1
 _WEAK, _RACY, _ETAG, _GENERATION, _MTIME = 1, 2, 4, 8, 16
 
 
-def seal(row: bytes, value: bytes) -> bytes:
+def append_checksum(row: bytes, value: bytes) -> bytes:
     """*value*, which begins with its version, as the record of *row*."""
     return value + _SUM.pack(record_checksum(row + value))
 
 
-def unseal(row: bytes, record: bytes) -> bytes | None:
+def strip_checksum(row: bytes, record: bytes) -> bytes | None:
     """The inverse; None where it is damaged."""
     value = record[:-8]
     if len(record) < 8 or record[-8:] != _SUM.pack(record_checksum(row + value)) or value[:1] != b"\1":
@@ -168,7 +168,7 @@ def unseal(row: bytes, record: bytes) -> bytes | None:
 
 
 def pack_entry(entry: Entry) -> bytes:
-    """The record of *entry*, for the row `Key.row`."""
+    """The record of *entry*, for the row `Key.row_key`."""
     v = entry.validator
     flags = (
         (_WEAK if v.weak else 0)
@@ -179,15 +179,15 @@ def pack_entry(entry: Entry) -> bytes:
     )
     etag = (v.etag or "").encode("utf-8", "surrogatepass")
     version = (v.version or "").encode("utf-8", "surrogatepass")
-    whole = entry.key.whole if len(entry.key.row) >= _LONGEST_KEY else b""
+    whole = entry.key.encoded if len(entry.key.row_key) >= _LONGEST_KEY else b""
     head = _HEAD.pack(
         _VERSION,
         flags,
         entry.digest.number,
         v.size,
         entry.validated.wall_ns,
-        entry.place,
-        entry.used_hour,
+        entry.written_on,
+        entry.last_used_hour,
         v.mtime_ns or 0,
         v.granule_ns,
         entry.validated.boot_ns,
@@ -196,25 +196,25 @@ def pack_entry(entry: Entry) -> bytes:
         len(version),
         len(whole),
     )
-    return seal(entry.key.row, b"".join((head, entry.digest.value, etag, version, whole)))
+    return append_checksum(entry.key.row_key, b"".join((head, entry.digest.value, etag, version, whole)))
 
 
-def peek_entry(key: Key, record: bytes) -> Held | None:
+def peek_entry(key: Key, record: bytes) -> PeekedEntry | None:
     """The few fields of a record that a warm open needs; None where it is damaged or another URI's."""
     value = record[:-8]
-    if record_checksum(key.row + value) != int.from_bytes(record[-8:], "little") or value[0] != _VERSION:
+    if record_checksum(key.row_key + value) != int.from_bytes(record[-8:], "little") or value[0] != _VERSION:
         return None
     fields = _HEAD.unpack_from(value)
     start = _HEAD.size
     end = start + algorithm_length(fields[2])
-    if fields[13] and value[end + fields[11] + fields[12] :] != key.whole:
+    if fields[13] and value[end + fields[11] + fields[12] :] != key.encoded:
         return None
-    return Held(value[start:end], fields[3], fields[4], fields[5], fields[6])
+    return PeekedEntry(value[start:end], fields[3], fields[4], fields[5], fields[6])
 
 
 def uses(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes, int, int, int]]:
-    """Of the rows of all entries: row, digest, `Entry.validated` in ns, `Entry.used_hour`, `row_checksum`; those whose
-    record is damaged are left out.
+    """Of the rows of all entries: row, digest, `Entry.validated` in ns, `Entry.last_used_hour`, `row_checksum`; those
+    whose record is damaged are left out.
 
     Bare tuples, since making anything else takes longer than all the rest of this.
     """
@@ -236,7 +236,7 @@ def row_checksum(record: bytes) -> int:
 
 def unpack_entry(row: bytes, record: bytes, key: Key | None = None) -> Entry | None:
     """The entry of a record; None where it is damaged, or not *key*'s where that is given."""
-    value = unseal(row, record)
+    value = strip_checksum(row, record)
     if value is None:
         return None
     fields = _HEAD.unpack_from(value)
@@ -247,7 +247,7 @@ def unpack_entry(row: bytes, record: bytes, key: Key | None = None) -> Entry | N
     etag = value[end : end + etag_len].decode("utf-8", "surrogatepass")
     version = value[end + etag_len : end + etag_len + version_len].decode("utf-8", "surrogatepass")
     whole = value[end + etag_len + version_len :] if whole_len else row[1:]
-    if key is not None and whole != key.whole:
+    if key is not None and whole != key.encoded:
         return None
     validator = Validator(
         size,
@@ -263,10 +263,10 @@ def unpack_entry(row: bytes, record: bytes, key: Key | None = None) -> Entry | N
 
 @dataclass(frozen=True, slots=True)
 class BlobRecord:
-    """What the index knows of a blob: *size* in bytes, and `Entry.place`'s tag."""
+    """What the index knows of a blob: *size* in bytes, and `Entry.written_on`'s tag."""
 
     size: int
-    place: int
+    written_on: int
 
 
 _BLOB: Final = struct.Struct("<BQQ")
@@ -276,12 +276,12 @@ _BLOB_SIZE: Final = struct.Struct("<BQ8xQ")
 
 def pack_blob(row: bytes, record: BlobRecord) -> bytes:
     """The record for `blob_row`."""
-    return seal(row, _BLOB.pack(_VERSION, record.size, record.place))
+    return append_checksum(row, _BLOB.pack(_VERSION, record.size, record.written_on))
 
 
 def unpack_blob(row: bytes, record: bytes) -> BlobRecord | None:
     """The inverse; None where it is damaged."""
-    value = unseal(row, record)
+    value = strip_checksum(row, record)
     return None if value is None else BlobRecord(*_BLOB.unpack(value)[1:])
 
 
@@ -298,10 +298,10 @@ _COUNT: Final = struct.Struct("<BQ")
 
 def pack_count(row: bytes, count: int) -> bytes:
     """The record for `count_row`."""
-    return seal(row, _COUNT.pack(_VERSION, count))
+    return append_checksum(row, _COUNT.pack(_VERSION, count))
 
 
 def unpack_count(row: bytes, record: bytes | None) -> int:
     """The inverse; 0 where there is none or it is damaged."""
-    value = None if record is None else unseal(row, record)
+    value = None if record is None else strip_checksum(row, record)
     return 0 if value is None else int(_COUNT.unpack(value)[1])

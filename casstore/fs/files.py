@@ -253,7 +253,9 @@ def pwrite_all(descriptor: int, data: bytes | bytearray | memoryview, offset: in
         offset += count
 
 
-def create_synced(path: str, data: bytes, mode: int = 0o600, *, first: Callable[[], object] | None = None) -> bool:
+def create_synced(
+    path: str, data: bytes, mode: int = 0o600, *, before_link: Callable[[], object] | None = None
+) -> bool:
     """Make *path* with these bytes, whole or not at all and synced; False where it exists already.
 
     *first* is called when nothing more than a name is lacking: what it names in the same directory is synced as well.
@@ -264,8 +266,8 @@ def create_synced(path: str, data: bytes, mode: int = 0o600, *, first: Callable[
         write_all(descriptor, data)
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
-        if first is not None:
-            first()
+        if before_link is not None:
+            before_link()
         try:
             os.link(temporary, path)
         except FileExistsError:

@@ -34,7 +34,7 @@ class User:
     @property
     def entry(self) -> Entry | None:
         """That entry."""
-        return None if self.key is None else unpack_entry(self.key.row, self.record, self.key)
+        return None if self.key is None else unpack_entry(self.key.row_key, self.record, self.key)
 
 
 def users_of(txn: Txn, digest: bytes) -> list[User]:
@@ -47,7 +47,7 @@ def _user(txn: Txn, digest: bytes, row: bytes, whole: bytes) -> User:
     # A user's row has no checksum of its own, but its key has a hash of what it says.
     with contextlib.suppress(ValueError):
         key = Key.parse(whole)
-        record = txn.get(key.row) if user_row(digest, key) == row else None
+        record = txn.get(key.row_key) if user_row(digest, key) == row else None
         held = None if record is None else peek_entry(key, record)
         if record is not None and held is not None and held.digest == digest:
             return User(row, key, record)
@@ -55,7 +55,7 @@ def _user(txn: Txn, digest: bytes, row: bytes, whole: bytes) -> User:
 
 
 def fold(users: Iterable[User]) -> int:
-    """The checksum over *users* that `Doomed.users` is."""
+    """The checksum over *users* that `Victim.users` is."""
     folded = 0
     for user in users:
         folded ^= row_checksum(user.record)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.errors import (
     CasstoreError,
     IndexDamagedError,
@@ -24,7 +24,7 @@ from casstore.errors import (
     StoreReadOnlyError,
 )
 from casstore.index.database import Index
-from casstore.index.updates import Item, Publication
+from casstore.index.updates import IndexUpdate, PublishEntry
 
 WINDOW_WAITED: Final = 0.005
 """Seconds that a batch is open while somebody waits for its commit."""
@@ -49,21 +49,21 @@ def _log_exception(message: str) -> None:
 class Committer:
     """The queue and its thread, for one store in one process; `close` ends the thread, the next use starts another."""
 
-    def __init__(self, index: Index, blobs: Blobs, on_start: Callable[[], None]) -> None:
+    def __init__(self, index: Index, blobs: BlobStore, on_start: Callable[[], None]) -> None:
         self._index = index
         self._blobs = blobs
         self._on_start = on_start
         self._pid = os.getpid()
         self._changed = threading.Condition()
-        self._items: list[Item] = []
-        self._batch: list[Item] = []
+        self._items: list[IndexUpdate] = []
+        self._batch: list[IndexUpdate] = []
         self._opened = 0.0
         self._held = 0
         self._waiters = 0
         self._thread: threading.Thread | None = None
         self._stopping = False
 
-    def submit(self, item: Item) -> None:
+    def submit(self, item: IndexUpdate) -> None:
         """Queue *item*; one with a staging file or locks waits for room while `MOST_HELD` of those are under way.
 
         What was merely learned never waits, since readers bring it: beyond `MOST_LEARNED` it is lost.
@@ -72,7 +72,7 @@ class Committer:
             # A fork that ran no hooks: the thread, and maybe the owner of the lock below, are the parent's.
             self._finish(item, IndexUnavailableError(errno.ECHILD, "forked without Python's fork hooks"))
             return
-        holds = isinstance(item, Publication)
+        holds = isinstance(item, PublishEntry)
         with self._changed:
             while holds and self._held >= MOST_HELD:
                 self._wait()
@@ -116,11 +116,11 @@ class Committer:
             if thread is not None and thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
 
-    def forget(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: close the parent's staging descriptors; its items are the parent's to commit."""
         for item in (*self._items, *self._batch):
-            if isinstance(item, Publication):
-                item.forget()
+            if isinstance(item, PublishEntry):
+                item.after_fork_in_child()
 
     def _wait(self, timeout: float | None = None) -> None:
         self._waiters += 1
@@ -158,7 +158,7 @@ class Committer:
         finally:
             with self._changed:
                 self._batch = []
-                self._held -= sum(isinstance(item, Publication) for item in batch)
+                self._held -= sum(isinstance(item, PublishEntry) for item in batch)
                 self._changed.notify_all()
 
     def _is_batch_ready(self) -> bool:
@@ -177,7 +177,7 @@ class Committer:
                 self._changed.wait(left)
             return True
 
-    def _commit(self, batch: list[Item]) -> None:
+    def _commit(self, batch: list[IndexUpdate]) -> None:
         for _ in range(_TRIES):
             batch = self._try(batch)
             if not batch:
@@ -185,10 +185,10 @@ class Committer:
         for item in batch:
             self._finish(item, CasstoreError("the index or the blob kept changing; the entry was not recorded"))
 
-    def _try(self, batch: list[Item]) -> list[Item]:
+    def _try(self, batch: list[IndexUpdate]) -> list[IndexUpdate]:
         """One transaction over *batch*; what is to be tried again."""
-        again: list[Item] = []
-        applied: list[Item] = []
+        again: list[IndexUpdate] = []
+        applied: list[IndexUpdate] = []
         try:
             with self._index.writing() as txn:
                 txn.prefetch([row for item in batch for row in item.rows()])
@@ -208,9 +208,9 @@ class Committer:
             self._finish(item, None)
         return [item for item in again if self._mended(item)]
 
-    def _mended(self, item: Item) -> bool:
+    def _mended(self, item: IndexUpdate) -> bool:
         try:
-            if item.mend(self._blobs):
+            if item.retry_outside(self._blobs):
                 return True
             error: Exception = CasstoreError("the blob was evicted before its entry was recorded")
         except Exception as raised:  # noqa: BLE001 - as in `_try`
@@ -219,9 +219,9 @@ class Committer:
         return False
 
     @staticmethod
-    def _finish(item: Item, error: BaseException | None) -> None:
+    def _finish(item: IndexUpdate, error: BaseException | None) -> None:
         try:
-            item.finish(error)
+            item.done(error)
         except Exception:  # noqa: BLE001 - said in the log
             # Its owner's affair; the others in the batch have locks to be released.
             _log_exception("an item of a commit failed to finish")

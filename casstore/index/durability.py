@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import Inode
 from casstore.format.digest import Digest
 from casstore.format.keys import ENTRY, blob_row
@@ -30,7 +30,7 @@ _BATCH: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class _Noted:
+class _UnsyncedBlob:
     """A row that is committed, as it was before the sync: its checksum, and the file of its blob."""
 
     row: bytes
@@ -40,7 +40,7 @@ class _Noted:
     blob: bytes | None
 
 
-def mark_synced(index: Index, layout: Layout, blobs: Blobs, place: int) -> int:
+def mark_synced(index: Index, layout: Layout, blobs: BlobStore, place: int) -> int:
     """Have everything written, and turn the entries of *place*, this boot and mount, to synced; how many.
 
     A row that changed meanwhile, or whose blob is another file by then, is left alone. So is all where the platform
@@ -58,16 +58,18 @@ def mark_synced(index: Index, layout: Layout, blobs: Blobs, place: int) -> int:
     return turned
 
 
-def _unsynced(index: Index, blobs: Blobs, place: int) -> Iterator[_Noted]:
+def _unsynced(index: Index, blobs: BlobStore, place: int) -> Iterator[_UnsyncedBlob]:
     for row, record in index.scan(ENTRY):
         entry = unpack_entry(row, record)
-        if entry is not None and entry.place == place:
+        if entry is not None and entry.written_on == place:
             inode = blobs.inode(entry.digest)
             if inode is not None:
-                yield _Noted(row, row_checksum(record), entry.digest, inode, index.get(blob_row(entry.digest.value)))
+                yield _UnsyncedBlob(
+                    row, row_checksum(record), entry.digest, inode, index.get(blob_row(entry.digest.value))
+                )
 
 
-def _turn(txn: Txn, blobs: Blobs, noted: Sequence[_Noted]) -> int:
+def _turn(txn: Txn, blobs: BlobStore, noted: Sequence[_UnsyncedBlob]) -> int:
     turned = 0
     for seen in noted:
         record = txn.get(seen.row)
@@ -76,7 +78,7 @@ def _turn(txn: Txn, blobs: Blobs, noted: Sequence[_Noted]) -> int:
         entry = unpack_entry(seen.row, record)
         if entry is None:
             continue
-        txn.put(seen.row, pack_entry(replace(entry, place=0)))
+        txn.put(seen.row, pack_entry(replace(entry, written_on=0)))
         row = blob_row(seen.digest.value)
         blob = None if seen.blob is None else unpack_blob(row, seen.blob)
         if blob is not None and txn.get(row) == seen.blob:

@@ -20,7 +20,7 @@ from casstore.index.transactions import Txn
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class IndexSnapshot:
     """What the index said of a URI before a request was sent; a result applies only if nothing local came between.
 
     *writes* is the stripe's count of local writes, *moment* the time just before the request.
@@ -33,32 +33,32 @@ class Noted:
     moment: Moment
 
 
-def note(index: Index, key: Key, moment: Moment) -> Noted:
+def snapshot(index: Index, key: Key, moment: Moment) -> IndexSnapshot:
     """Look at the index before asking the cloud."""
     row = count_row(key)
 
     def look(txn: Txn) -> tuple[bytes | None, bytes | None, int]:
-        txn.prefetch((key.row, row))
+        txn.prefetch((key.row_key, row))
         # The generation that this transaction reads: outside of it another may be open.
-        return txn.get(key.row), txn.get(row), index.generation
+        return txn.get(key.row_key), txn.get(row), index.generation
 
     record, count, generation = index.read(look)
-    entry = None if record is None else unpack_entry(key.row, record, key)
-    return Noted(key, entry, unpack_count(row, count), generation, moment)
+    entry = None if record is None else unpack_entry(key.row_key, record, key)
+    return IndexSnapshot(key, entry, unpack_count(row, count), generation, moment)
 
 
 def current_entry(txn: Txn, key: Key) -> Entry | None:
     """The entry as it stands in this transaction."""
-    record = txn.get(key.row)
-    return None if record is None else unpack_entry(key.row, record, key)
+    record = txn.get(key.row_key)
+    return None if record is None else unpack_entry(key.row_key, record, key)
 
 
 def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord | None) -> None:
     """Set an entry and keep the rows that say who uses which blob in step."""
     if previous is not None and previous.digest != entry.digest:
         txn.delete(user_row(previous.digest.value, entry.key))
-    txn.put(entry.key.row, pack_entry(entry))
-    txn.put(user_row(entry.digest.value, entry.key), entry.key.whole)
+    txn.put(entry.key.row_key, pack_entry(entry))
+    txn.put(user_row(entry.digest.value, entry.key), entry.key.encoded)
     if blob is not None:
         row = blob_row(entry.digest.value)
         txn.put(row, pack_blob(row, blob))
@@ -66,7 +66,7 @@ def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord |
 
 def drop_entry(txn: Txn, entry: Entry) -> None:
     """Forget an entry; its blob may be without users then."""
-    txn.delete(entry.key.row)
+    txn.delete(entry.key.row_key)
     txn.delete(user_row(entry.digest.value, entry.key))
 
 

@@ -11,7 +11,7 @@ import lmdb
 
 from casstore.errors import IndexUnavailableError, StoreFullError
 from casstore.index.generations import OF_THE_PROCESS
-from casstore.locks.lock_files import one_at_a_time
+from casstore.locks.lock_files import directory_lock
 
 MAP_SIZES: Final = (1 << 40, 1 << 36, 1 << 33, 1 << 30)
 """Bytes of address space tried in turn: files are sparse, address space may be limited (ulimit -v, containers)."""
@@ -43,7 +43,7 @@ _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError
 def _open_environment(path: str, *, reserves: bool = False) -> lmdb.Environment:
     # The first to open it resets its lock file, and then puts the number of the last transaction there. Were it killed
     # in between while another waits, that one would count from 0 again, and commit over what is newest.
-    with one_at_a_time(path, _OPENING_SECONDS):
+    with directory_lock(path, _OPENING_SECONDS):
         env = _open_alone(path)
         if reserves and int(env.info()["last_txnid"]) < _RESERVING:
             env.close()

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from casstore.format.keys import POLICY, ghost_row
-from casstore.format.records import seal, unseal
+from casstore.format.records import append_checksum, strip_checksum
 from casstore.index.transactions import Txn
 
-OLDEST, NEWEST, NO_WAY = 0, 1, 2
+LRU_EXPERT, MRU_EXPERT, NO_EXPERT = 0, 1, 2
 """Ways: what was used longest ago; what was used last; one that nobody is to learn from."""
 
 
@@ -21,7 +21,7 @@ _MEMORY: Final = 2
 
 
 _TRIED: Final = 2
-"""So many must have gone by the way `NEWEST` before it can be the best."""
+"""So many must have gone by the way `MRU_EXPERT` before it can be the best."""
 
 
 _FADING: Final = 2.0
@@ -47,36 +47,36 @@ class Scores:
     evictions: int = 0
     blobs: int = 0
     taken: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    blame: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    regret: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
     def best(self) -> int:
-        """The way with less blame for what it took; in doubt `OLDEST`."""
-        if self.taken[NEWEST] < _TRIED:
-            return OLDEST
-        oldest, newest = ((self.blame[way] + 0.5) / (self.taken[way] + 1) for way in (OLDEST, NEWEST))
-        return OLDEST if oldest <= newest else NEWEST
+        """The way with less blame for what it took; in doubt `LRU_EXPERT`."""
+        if self.taken[MRU_EXPERT] < _TRIED:
+            return LRU_EXPERT
+        oldest, newest = ((self.regret[way] + 0.5) / (self.taken[way] + 1) for way in (LRU_EXPERT, MRU_EXPERT))
+        return LRU_EXPERT if oldest <= newest else MRU_EXPERT
 
-    def took(self, way: int) -> int:
+    def record_eviction(self, expert: int) -> int:
         """One was evicted that way; its number, for `came_back`."""
         fading = math.exp(-1 / (_MEMORY * max(1, self.blobs)))
-        for of in (self.taken, self.blame):
+        for of in (self.taken, self.regret):
             of[:] = [value * fading for value in of]
         self.evictions += 1
-        self.taken[way] += 1
+        self.taken[expert] += 1
         return self.evictions
 
-    def came_back(self, way: int, number: int) -> None:
+    def record_return(self, expert: int, number: int) -> None:
         """The blob that went that way as that *number* was downloaded again."""
-        self.blame[way] += math.exp(-_FADING * (self.evictions - number) / max(1, self.blobs))
+        self.regret[expert] += math.exp(-_FADING * (self.evictions - number) / max(1, self.blobs))
 
     def pack(self) -> bytes:
         """Its record, under the key `POLICY`."""
-        return seal(POLICY, _SCORES.pack(_VERSION, self.evictions, self.blobs, *self.taken, *self.blame))
+        return append_checksum(POLICY, _SCORES.pack(_VERSION, self.evictions, self.blobs, *self.taken, *self.regret))
 
     @classmethod
     def unpack(cls, record: bytes | None) -> Scores:
         """The inverse; fresh ones where there is none or it is damaged."""
-        value = None if record is None else unseal(POLICY, record)
+        value = None if record is None else strip_checksum(POLICY, record)
         if value is None:
             return cls()
         _, evictions, blobs, *parts = _SCORES.unpack(value)
@@ -94,9 +94,9 @@ def note_evictions(txn: Txn, evicted: Iterable[tuple[bytes, int]], blobs: int) -
     scores.blobs = blobs
     before = scores.evictions
     for digest, way in evicted:
-        if way != NO_WAY:
+        if way != NO_EXPERT:
             row = ghost_row(digest)
-            txn.put(row, seal(row, _GHOST.pack(_VERSION, digest[2:8], way, scores.took(way))))
+            txn.put(row, append_checksum(row, _GHOST.pack(_VERSION, digest[2:8], way, scores.record_eviction(way))))
     if scores.evictions != before:
         txn.put(POLICY, scores.pack())
 
@@ -104,7 +104,7 @@ def note_evictions(txn: Txn, evicted: Iterable[tuple[bytes, int]], blobs: int) -
 def note_return(txn: Txn, digest: bytes, record: bytes) -> None:
     """A blob was downloaded, and *record* is what its `ghost_row` says, which may be of another one."""
     row = ghost_row(digest)
-    value = unseal(row, record)
+    value = strip_checksum(row, record)
     if value is None:
         txn.delete(row)
         return
@@ -115,5 +115,5 @@ def note_return(txn: Txn, digest: bytes, record: bytes) -> None:
     scores = read_scores(txn)
     # An eviction that is still to come was counted by scores that were damaged since, and nobody knows how long ago.
     if number <= scores.evictions:
-        scores.came_back(way, number)
+        scores.record_return(way, number)
         txn.put(POLICY, scores.pack())

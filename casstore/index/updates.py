@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import Added, Inode, Staging
-from casstore.format.checksums import Stated, StatedRecord, pack_stated
+from casstore.format.checksums import ChecksumRecord, ProviderChecksum, pack_checksum
 from casstore.format.keys import blob_row, count_row, ghost_row, user_prefix
 from casstore.format.records import (
     BlobRecord,
@@ -26,7 +26,7 @@ from casstore.format.records import (
     unpack_count,
 )
 from casstore.fs import files
-from casstore.index.entries import Noted, current_entry, drop_entry, put_entry, raise_count
+from casstore.index.entries import IndexSnapshot, current_entry, drop_entry, put_entry, raise_count
 from casstore.index.transactions import Txn
 
 
@@ -38,22 +38,22 @@ class Releasable(Protocol):
         ...
 
 
-class Item(Protocol):
+class IndexUpdate(Protocol):
     """Something to be put into the index."""
 
     def rows(self) -> Sequence[bytes]:
         """What `apply` will get, for all items of a batch to be read in one call."""
         ...
 
-    def apply(self, txn: Txn, blobs: Blobs, generation: int) -> bool:
+    def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
         """Do it inside the transaction; False asks for `mend` and another try."""
         ...
 
-    def mend(self, blobs: Blobs) -> bool:
+    def retry_outside(self, blobs: BlobStore) -> bool:
         """Outside the transaction, after `apply` said False; False gives up."""
         ...
 
-    def finish(self, error: BaseException | None) -> None:
+    def done(self, error: BaseException | None) -> None:
         """The batch is committed, or the item is dropped because of *error*. Called once."""
         ...
 
@@ -62,7 +62,7 @@ def _same(one: Entry | None, other: Entry | None) -> bool:
     return one is other or (one is not None and other is not None and one.same_content(other))
 
 
-def _still_as_noted(txn: Txn, noted: Noted, generation: int) -> bool:
+def _still_as_noted(txn: Txn, noted: IndexSnapshot, generation: int) -> bool:
     if generation != noted.generation:
         return False
     row = count_row(noted.key)
@@ -74,21 +74,21 @@ def _still_as_noted(txn: Txn, noted: Noted, generation: int) -> bool:
 
 
 @dataclass(slots=True)
-class Publication:
+class PublishEntry:
     """A blob that has its name, to become a URI's entry.
 
     *staging* is None where the blob was held already and nothing was received. With *base_moved*, the cloud now holds
     these bytes because this machine has just put them there: the entry moves even though the count of writes is raised.
     """
 
-    noted: Noted
+    noted: IndexSnapshot
     entry: Entry
     added: Added
     staging: Staging | None
-    stated: Sequence[tuple[Stated, bool]] = ()
+    stated: Sequence[tuple[ProviderChecksum, bool]] = ()
     locks: Sequence[Releasable] = ()
     base_moved: bool = False
-    on_done: Callable[[Publication], None] | None = None
+    on_done: Callable[[PublishEntry], None] | None = None
     held: int = -1
     """Where nothing was received, the blob, open until the commit: as long as it is, no other file has its inode."""
     applied: bool = False
@@ -98,10 +98,10 @@ class Publication:
     def rows(self) -> Sequence[bytes]:
         """Entry, blob, count of writes, and whether a new blob was evicted before."""
         key, digest = self.entry.key, self.entry.digest.value
-        rows = (key.row, blob_row(digest), count_row(key))
+        rows = (key.row_key, blob_row(digest), count_row(key))
         return (*rows, ghost_row(digest)) if self.added.is_new else rows
 
-    def apply(self, txn: Txn, blobs: Blobs, generation: int) -> bool:
+    def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
         """Put the rows if the blob is there and nothing came between."""
         self.applied = False
         if blobs.inode(self.entry.digest) != self.added.inode:
@@ -121,14 +121,18 @@ class Publication:
         row = blob_row(self.entry.digest.value)
         record = txn.get(row)
         known = None if record is None else unpack_blob(row, record)
-        place = self.entry.place if known is None or known.place not in (0, self.entry.place) else known.place
+        place = (
+            self.entry.written_on
+            if known is None or known.written_on not in (0, self.entry.written_on)
+            else known.written_on
+        )
         if self.added.is_new:
             # The row may be of a file that had this name before.
-            place = 0 if self._synced else self.entry.place
-        entry = self.entry if place == self.entry.place else replace(self.entry, place=place)
+            place = 0 if self._synced else self.entry.written_on
+        entry = self.entry if place == self.entry.written_on else replace(self.entry, written_on=place)
         put_entry(txn, entry, current, BlobRecord(self.added.size, place))
         for stated, proved in self.stated:
-            txn.put(stated.row, pack_stated(stated.row, StatedRecord(entry.digest, proved)))
+            txn.put(stated.row, pack_checksum(stated.row, ChecksumRecord(entry.digest, proved)))
         if self.added.is_new:
             self._note_return(txn)
         self.applied = True
@@ -154,7 +158,7 @@ class Publication:
         # Rows put in this very transaction are of this file: those of another did not pass the check of its inode.
         return txn.has(user_prefix(self.entry.digest.value))
 
-    def mend(self, blobs: Blobs) -> bool:
+    def retry_outside(self, blobs: BlobStore) -> bool:
         """The blob was swept since it was linked: give the bytes a name again; or sync it, if that is what it lacks."""
         if self.staging is None:
             return False
@@ -178,15 +182,15 @@ class Publication:
         self.staging = fresh
         return True
 
-    def forget(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: give up the descriptors that it has inherited."""
         if self.staging is not None:
-            self.staging.forget()
+            self.staging.close_in_child()
         held, self.held = self.held, -1
         if held >= 0:
             os.close(held)
 
-    def finish(self, error: BaseException | None) -> None:
+    def done(self, error: BaseException | None) -> None:
         """Free the staging file and the fill locks."""
         self.error = error
         if self.staging is not None:
@@ -208,7 +212,7 @@ def _is_later(one: Moment, other: Moment) -> bool:
 
 
 @dataclass(slots=True)
-class Refresh:
+class TouchEntry:
     """An entry was used, or validated, or its blob synced; touched only where the row still names the same content."""
 
     entry: Entry
@@ -219,9 +223,9 @@ class Refresh:
 
     def rows(self) -> Sequence[bytes]:
         """The entry."""
-        return (self.entry.key.row,)
+        return (self.entry.key.row_key,)
 
-    def apply(self, txn: Txn, blobs: Blobs, generation: int) -> bool:
+    def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
         """Bring the row up to date."""
         current = current_entry(txn, self.entry.key)
         if current is None or not current.same_content(self.entry):
@@ -229,44 +233,44 @@ class Refresh:
         if self.validated is not None and _is_later(self.validated, current.validated):
             current = replace(current, validated=self.validated)
         if self.used_hour is not None:
-            current = replace(current, used_hour=max(current.used_hour, self.used_hour))
+            current = replace(current, last_used_hour=max(current.last_used_hour, self.used_hour))
         if self.synced is not None and blobs.inode(current.digest) == self.synced:
-            current = replace(current, place=0)
+            current = replace(current, written_on=0)
             row = blob_row(current.digest.value)
             txn.put(row, pack_blob(row, BlobRecord(current.size, 0)))
-        txn.put(current.key.row, pack_entry(current))
+        txn.put(current.key.row_key, pack_entry(current))
         return True
 
-    def mend(self, blobs: Blobs) -> bool:
+    def retry_outside(self, blobs: BlobStore) -> bool:
         """Nothing to mend."""
         return False
 
-    def finish(self, error: BaseException | None) -> None:
+    def done(self, error: BaseException | None) -> None:
         """Lost is lost: it will be learned again."""
 
 
 @dataclass(slots=True)
-class Proof:
+class ChecksumVerdict:
     """A statement of a provider was checked against the blob: remember that it holds, or forget it."""
 
-    stated: Stated
-    record: StatedRecord | None
+    stated: ProviderChecksum
+    record: ChecksumRecord | None
 
     def rows(self) -> Sequence[bytes]:
         """None."""
         return ()
 
-    def apply(self, txn: Txn, blobs: Blobs, generation: int) -> bool:
+    def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
         """Set or drop the row."""
         if self.record is None:
             txn.delete(self.stated.row)
         else:
-            txn.put(self.stated.row, pack_stated(self.stated.row, self.record))
+            txn.put(self.stated.row, pack_checksum(self.stated.row, self.record))
         return True
 
-    def mend(self, blobs: Blobs) -> bool:
+    def retry_outside(self, blobs: BlobStore) -> bool:
         """Nothing to mend."""
         return False
 
-    def finish(self, error: BaseException | None) -> None:
+    def done(self, error: BaseException | None) -> None:
         """Lost is lost: it will be proved again."""

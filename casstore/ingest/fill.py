@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Self
 
 from casstore.blobs.blob_store import OPEN_FLAGS, CollisionError
 from casstore.blobs.staging import Added, Inode, Staging
-from casstore.format.checksums import Stated
+from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import Digest
 from casstore.format.keys import Key
 from casstore.format.records import Entry, Moment, Validator
 from casstore.fs import files
-from casstore.index.entries import Noted
-from casstore.index.updates import Publication
+from casstore.index.entries import IndexSnapshot
+from casstore.index.updates import PublishEntry
 from casstore.ingest.publisher import _NO_ROOM, add_blob
 from casstore.locks.single_flight import Flight
 from casstore.reading.open_blob import Stored
@@ -33,7 +33,7 @@ class Fill:
     Belongs to one thread, but for `Staging.write_at`. Use as a context manager: leaving it unfinished abandons it.
     """
 
-    def __init__(self, cache: Cache, noted: Noted, flights: Sequence[Flight] = ()) -> None:
+    def __init__(self, cache: Cache, noted: IndexSnapshot, flights: Sequence[Flight] = ()) -> None:
         self._cache = cache
         self._flights = list(flights)
         self._staging: Staging | None = None
@@ -110,7 +110,7 @@ class Fill:
                 for flight in self._flights:
                     self._cache.lease.report_progress(flight.progress_name, count)
 
-    def publish(self, validator: Validator, stated: Sequence[Stated] = (), *, reading: bool = True) -> Stored:
+    def publish(self, validator: Validator, stated: Sequence[ProviderChecksum] = (), *, reading: bool = True) -> Stored:
         """The bytes are complete and checked: link them, queue the entry, and open the blob for reading.
 
         Without *reading* nothing is opened, for a caller who has the bytes in hand: the descriptor is -1.
@@ -126,20 +126,20 @@ class Fill:
             cache.count("collisions")
             added = None
         cache.count("misses")
-        cache.tally.add("cloud_bytes", size)
+        cache.tally.increment("cloud_bytes", size)
         if added is None:
             descriptor = files.reopen(staging.descriptor) if reading else -1
             self.abandon()
             return Stored(descriptor, size, None, validator)
         descriptor = _open_added(cache, added, staging) if reading else -1
-        entry = Entry(self.key, digest, validator, self.noted.moment, cache.place, cache.hour())
+        entry = Entry(self.key, digest, validator, self.noted.moment, cache.place, cache.current_hour())
         self._staging = None
         self._enqueue(entry, added, staging, stated)
         if added.is_new:
-            cache.trims.filled(size)
+            cache.trims.record_fill(size)
         else:
             cache.count("shared")
-            cache.tally.add("shared_bytes", size)
+            cache.tally.increment("shared_bytes", size)
         return Stored(descriptor, size, entry)
 
     def link(self, digest: Digest, descriptor: int, validator: Validator, moment: Moment | None = None) -> Entry:
@@ -150,21 +150,23 @@ class Fill:
         """
         status = os.fstat(descriptor)
         added = Added(digest, status.st_size, Inode.of(status), is_new=False)
-        entry = Entry(self.key, digest, validator, moment or self.noted.moment, self._cache.place, self._cache.hour())
+        entry = Entry(
+            self.key, digest, validator, moment or self.noted.moment, self._cache.place, self._cache.current_hour()
+        )
         self._cache.count("linked")
-        self._cache.tally.add("linked_bytes", status.st_size)
+        self._cache.tally.increment("linked_bytes", status.st_size)
         # Whoever lent it may close it before the commit, and its inode's number could be another file's then.
         self._enqueue(entry, added, None, (), os.dup(descriptor))
         return entry
 
     def _enqueue(
-        self, entry: Entry, added: Added, staging: Staging | None, stated: Sequence[Stated], held: int = -1
+        self, entry: Entry, added: Added, staging: Staging | None, stated: Sequence[ProviderChecksum], held: int = -1
     ) -> None:
         cache, flights = self._cache, self._flights
         self._flights = []
         cache.fills.discard(self)
         self._end_progress(flights)
-        publication = Publication(
+        publication = PublishEntry(
             self.noted,
             entry,
             added,
@@ -176,7 +178,7 @@ class Fill:
         )
         cache.remember_recent(entry, added.inode)
         for flight in flights:
-            flight.announce()
+            flight.publish_result()
         cache.committer.submit(publication)
 
     def join(self, flight: Flight) -> None:
@@ -194,10 +196,10 @@ class Fill:
         for flight in flights:
             flight.release()
 
-    def forget(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: give up the inherited descriptor; the download is the parent's, and here it fails."""
         if self._staging is not None:
-            self._staging.forget()
+            self._staging.close_in_child()
 
     def _end_progress(self, flights: Sequence[Flight]) -> None:
         if self._has_progress:

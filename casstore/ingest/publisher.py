@@ -8,19 +8,19 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from casstore.blobs.blob_store import Blobs, CollisionError
+from casstore.blobs.blob_store import BlobStore, CollisionError
 from casstore.blobs.staging import Added, Inode, Staging
 from casstore.errors import BlobDamagedError, CasstoreError, StillBeingWrittenError, StoreFullError
-from casstore.eviction.background import Trims
-from casstore.format.checksums import Stated
+from casstore.eviction.background import BackgroundEvictor
+from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import Digest
 from casstore.format.keys import Key, blob_row, user_prefix
 from casstore.format.records import Entry, Moment, Validator, unpack_blob
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.index.entries import Noted, current_entry, drop_entry, raise_count
+from casstore.index.entries import IndexSnapshot, current_entry, drop_entry, raise_count
 from casstore.index.transactions import Txn
-from casstore.index.updates import Publication
+from casstore.index.updates import PublishEntry
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
@@ -32,11 +32,11 @@ class Recording(abc.ABC):
     index: Index
     committer: Committer
     place: int
-    trims: Trims
+    trims: BackgroundEvictor
 
     @staticmethod
     @abc.abstractmethod
-    def hour() -> int:
+    def current_hour() -> int:
         """Hours since the epoch."""
 
     @abc.abstractmethod
@@ -48,7 +48,12 @@ class Recording(abc.ABC):
         """Nothing that was asked before now is to be seen of *key* any more."""
 
     def record_write(
-        self, noted: Noted, staging: Staging, validator: Validator, moment: Moment, stated: Sequence[Stated] = ()
+        self,
+        noted: IndexSnapshot,
+        staging: Staging,
+        validator: Validator,
+        moment: Moment,
+        stated: Sequence[ProviderChecksum] = (),
     ) -> Entry | None:
         """The cloud has accepted *staging*'s bytes as the new version: make them the entry, committed on return.
 
@@ -64,22 +69,22 @@ class Recording(abc.ABC):
             staging.close()
             self.record_delete(noted.key)
             return None
-        entry = Entry(noted.key, digest, validator, moment, self.place, self.hour())
-        done: list[Publication] = []
-        publication = Publication(
+        entry = Entry(noted.key, digest, validator, moment, self.place, self.current_hour())
+        done: list[PublishEntry] = []
+        publication = PublishEntry(
             noted, entry, added, staging, [(item, False) for item in stated], base_moved=True, on_done=done.append
         )
         self._forget_older(noted.key)
         self.committer.submit(publication)
         self.committer.flush()
         if added.is_new:
-            self.trims.filled(added.size)
+            self.trims.record_fill(added.size)
         if publication.error is not None:
             raise publication.error
         return entry if publication.applied else None
 
     def record_copy(
-        self, noted: Noted, digest: Digest, descriptor: int, validator: Validator, moment: Moment
+        self, noted: IndexSnapshot, digest: Digest, descriptor: int, validator: Validator, moment: Moment
     ) -> Entry | None:
         """The cloud now holds, under *noted*'s key, the bytes of a held blob: make it the entry, committed on return.
 
@@ -88,8 +93,8 @@ class Recording(abc.ABC):
         """
         status = os.fstat(descriptor)
         added = Added(digest, status.st_size, Inode.of(status), is_new=False)
-        entry = Entry(noted.key, digest, validator, moment, self.place, self.hour())
-        publication = Publication(noted, entry, added, None, base_moved=True, held=os.dup(descriptor))
+        entry = Entry(noted.key, digest, validator, moment, self.place, self.current_hour())
+        publication = PublishEntry(noted, entry, added, None, base_moved=True, held=os.dup(descriptor))
         self._forget_older(noted.key)
         self.committer.submit(publication)
         self.committer.flush()
@@ -127,7 +132,7 @@ def add_blob(cache: Cache, staging: Staging, digest: Digest) -> Added:
 
     Raises CollisionError, StoreFullError.
     """
-    blobs: Blobs = cache.blobs
+    blobs: BlobStore = cache.blobs
     if not digest.is_cryptographic:
         _drop_orphans(cache, digest)
     for _ in range(3):
@@ -163,7 +168,7 @@ def _drop_orphans(cache: Cache, digest: Digest) -> None:
             for row, whole in txn.scan(prefix, prefix, _MOST_USERS):
                 entry = current_entry(txn, Key.parse(whole))
                 if entry is not None and entry.digest == digest:
-                    txn.delete(entry.key.row)
+                    txn.delete(entry.key.row_key)
                 txn.delete(row)
 
     while cache.index.read(is_orphaned):
@@ -177,4 +182,4 @@ def _is_trusted(cache: Cache, digest: Digest) -> bool:
     row = blob_row(digest.value)
     record = cache.index.get(row)
     known = None if record is None else unpack_blob(row, record)
-    return known is not None and known.place in (0, cache.place)
+    return known is not None and known.written_on in (0, cache.place)

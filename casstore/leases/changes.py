@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING
 
 from casstore.format.keys import Key
 from casstore.format.layout import LeaseLayout
-from casstore.leases.scan import Found
-from casstore.leases.views import Draft, FileState, View, name_in, read_list
+from casstore.leases.scan import UnrecordedFile
+from casstore.leases.views import DraftPath, FileState, View, name_in, read_list
 
 if TYPE_CHECKING:
-    from casstore.leases.edits import Recorder
+    from casstore.leases.edits import EditRecorder
     from casstore.pending.records import PendingWrite
 
 
-class Watch:
+class ChangeTracker:
     """The paths of one lease that are looked at when their object is used; thread-safe.
 
     *recorder* gives what makes the records; where it gives None, none is made.
     """
 
-    def __init__(self, lease: LeaseLayout, recorder: Callable[[], Recorder | None]) -> None:
+    def __init__(self, lease: LeaseLayout, recorder: Callable[[], EditRecorder | None]) -> None:
         self._lease = lease
         self._recorder = recorder
         self._mutex = threading.Lock()
         self._noticing = threading.Lock()
         # Tuples, replaced as a whole: `is_changed` reads them without a lock.
-        self._of: dict[Key, tuple[View | Draft, ...]] = {}
+        self._of: dict[Key, tuple[View | DraftPath, ...]] = {}
         self._keys: dict[str, Key] = {}
         self._seen: dict[str, FileState] = {}
 
-    def add(self, handed: View | Draft, state: FileState | None = None) -> None:
+    def add(self, handed: View | DraftPath, state: FileState | None = None) -> None:
         """Look after *handed* from now on; *state* is how its file was made, if it was."""
         with self._mutex:
             if state is None:
@@ -48,7 +48,7 @@ class Watch:
         with self._mutex:
             self._put(handed)
 
-    def _put(self, handed: View | Draft) -> None:
+    def _put(self, handed: View | DraftPath) -> None:
         others = (other for other in self._of.get(handed.key, ()) if other.path != handed.path)
         self._of[handed.key] = (*others, handed)
         self._keys[handed.path] = handed.key
@@ -70,26 +70,26 @@ class Watch:
         with self._mutex:
             return [handed for of_key in self._of.values() for handed in of_key if isinstance(handed, View)]
 
-    def is_changed(self, key: Key) -> bool:
+    def has_changes(self, key: Key) -> bool:
         """Whether a file of *key* is in another state than when it was made or last looked at: a stat of each, and no
         lock. One that is gone is not.
         """
         return any(self._state_of_changed(handed) is not None for handed in self._of.get(key, ()))
 
-    def _state_of_changed(self, handed: View | Draft) -> os.stat_result | None:
+    def _state_of_changed(self, handed: View | DraftPath) -> os.stat_result | None:
         try:
             status = os.stat(handed.path, follow_symlinks=False)
         except OSError:
             return None
         return None if FileState.of(status) == self._seen.get(handed.path) else status
 
-    def notice(self, key: Key) -> list[PendingWrite]:
+    def record_changes(self, key: Key) -> list[PendingWrite]:
         """Record what became of *key*'s files since they were last looked at: the new records.
 
         Every file gets its turn before the first error is raised: StillBeingWrittenError, StoreFullError, or that a
         file cannot be read.
         """
-        recorder = self._recorder() if self.is_changed(key) else None
+        recorder = self._recorder() if self.has_changes(key) else None
         if recorder is None:
             return []
         writes: list[PendingWrite] = []
@@ -99,9 +99,9 @@ class Watch:
             changed = [handed for handed in self._of.get(key, ()) if self._state_of_changed(handed) is not None]
             settled = read_list(self._lease).settled if changed else {}
             for handed in changed:
-                found = Found(handed.path, handed, settled.get(name_in(self._lease, handed.path)))
+                found = UnrecordedFile(handed.path, handed, settled.get(name_in(self._lease, handed.path)))
                 try:
-                    writes += self._notice(recorder, handed, found)
+                    writes += self._record_change(recorder, handed, found)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
@@ -110,21 +110,23 @@ class Watch:
             raise errors[0]
         return writes
 
-    def _notice(self, recorder: Recorder, handed: View | Draft, found: Found) -> list[PendingWrite]:
+    def _record_change(
+        self, recorder: EditRecorder, handed: View | DraftPath, found: UnrecordedFile
+    ) -> list[PendingWrite]:
         status = self._state_of_changed(handed)
         if status is None:
             return []
         if not stat.S_ISREG(status.st_mode):
             # Bytes that could be recorded there are none; the end of the process says that it is there.
-            self._see(handed.path, FileState.of(status))
+            self._remember(handed.path, FileState.of(status))
             return []
         looked = recorder.look(self._lease, found)
         if looked is None:
             return []
-        self._see(handed.path, looked.settled.state)
+        self._remember(handed.path, looked.settled.state)
         return [] if looked.write is None else [looked.write]
 
-    def _see(self, path: str, state: FileState) -> None:
+    def _remember(self, path: str, state: FileState) -> None:
         with self._mutex:
             if path in self._keys:
                 self._seen[path] = state

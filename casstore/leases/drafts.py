@@ -13,28 +13,28 @@ from casstore.format.keys import Key
 from casstore.format.layout import LeaseLayout, component_name, view_path
 from casstore.format.records import Validator
 from casstore.fs import files
-from casstore.leases.changes import Watch
-from casstore.leases.edits import steady
-from casstore.leases.views import Draft, FileState, Kind, Settled, append
+from casstore.leases.changes import ChangeTracker
+from casstore.leases.edits import stable_read
+from casstore.leases.views import DraftPath, FileState, PathKind, Reconciled, append
 
 _BEFORE_NS = 10**9
 """How much older than now a copy is made to look, so that no write to it can leave it the same mtime."""
 
 
-class Drafts:
+class DraftPaths:
     """The drafts of one lease; its methods are called under the lease's lock."""
 
-    def __init__(self, lease: LeaseLayout, watch: Watch) -> None:
+    def __init__(self, lease: LeaseLayout, watch: ChangeTracker) -> None:
         self._lease = lease
         self._watch = watch
-        self._outbox: dict[Key, Draft] = {}
-        self._edits: dict[str, Draft] = {}
+        self._outbox: dict[Key, DraftPath] = {}
+        self._edits: dict[str, DraftPath] = {}
 
     def outbox(self, key: Key, bucket: str, object_key: str) -> str:
         """See `Lease.outbox`."""
         known = self._outbox.get(key)
         if known is None:
-            known = self._outbox[key] = Draft(key, self._free_path(key, bucket, object_key), Kind.OUTBOX)
+            known = self._outbox[key] = DraftPath(key, self._free_path(key, bucket, object_key), PathKind.OUTBOX)
             append(self._lease, known.line())
             self._watch.add(known)
         else:
@@ -58,7 +58,7 @@ class Drafts:
     def edit(self, key: Key, object_key: str, validator: Validator | None, copy: str | None) -> str:
         """See `Lease.edit`; *copy* is the path of a private file of this lease, which is taken over."""
         directory = self._lease.edit(os.urandom(8).hex())
-        draft = Draft(key, f"{directory}/{component_name(object_key.rpartition('/')[2])}", Kind.EDIT, validator)
+        draft = DraftPath(key, f"{directory}/{component_name(object_key.rpartition('/')[2])}", PathKind.EDIT, validator)
         try:
             os.makedirs(directory, 0o700)
             append(self._lease, draft.line())
@@ -66,7 +66,7 @@ class Drafts:
                 # Its state is listed before it has its name: half of a copy, or an untouched one, is nobody's work.
                 made = time.time_ns() - _BEFORE_NS
                 os.utime(copy, ns=(made, made))
-                append(self._lease, Settled(draft.path, FileState.of(os.stat(copy))).line())
+                append(self._lease, Reconciled(draft.path, FileState.of(os.stat(copy))).line())
                 files.link(copy, draft.path)
         finally:
             if copy is not None:
@@ -80,7 +80,7 @@ class Drafts:
         if draft is None or (digest is not None and not _has_bytes(path, digest)):
             return False
         files.unlink_quietly(path)
-        if draft.kind is Kind.EDIT:
+        if draft.kind is PathKind.EDIT:
             del self._edits[path]
             with contextlib.suppress(OSError):  # what else lies there is a user's
                 os.rmdir(os.path.dirname(path))
@@ -112,7 +112,7 @@ def _parents(top: str, path: str) -> list[str]:
 def _has_bytes(path: str, digest: Digest) -> bool:
     """Whether nothing is at *path*, or those bytes are."""
     try:
-        with steady(path) as (descriptor, _):
+        with stable_read(path) as (descriptor, _):
             return hash_descriptor(descriptor, digest.algorithm) == digest
     except FileNotFoundError:
         return True

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from casstore.blobs.blob_store import OPEN_FLAGS, Blobs
+from casstore.blobs.blob_store import OPEN_FLAGS, BlobStore
 from casstore.blobs.hashing import hash_descriptor
 from casstore.blobs.staging import Staging
 from casstore.errors import CasstoreError, StillBeingWrittenError
@@ -26,13 +26,13 @@ from casstore.format.digest import Digest
 from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator
-from casstore.leases.scan import Found
-from casstore.leases.views import Draft, FileState, Kind, Settled, View, append, name_in
+from casstore.leases.scan import UnrecordedFile
+from casstore.leases.views import DraftPath, FileState, PathKind, Reconciled, View, append, name_in
 from casstore.pending.records import Condition, PendingState, PendingWrite
 from casstore.pending.store import Pending
 
-EDITED: Final = "its local copy was changed outside the API"
-LEFT: Final = "a file was put at its local path and never uploaded"
+REASON_EDITED: Final = "its local copy was changed outside the API"
+REASON_LEFT: Final = "a file was put at its local path and never uploaded"
 _UNFINISHED: Final = "an edit was never finished"
 
 _TICK_NS: Final = 20_000_000
@@ -43,7 +43,7 @@ _MAY_GO: Final = frozenset((PendingState.EDIT, PendingState.INCOMPLETE))
 
 
 @contextlib.contextmanager
-def steady(path: str) -> Iterator[tuple[int, FileState]]:
+def stable_read(path: str) -> Iterator[tuple[int, FileState]]:
     """The file at *path*, open for reading, and its state; at the end of the block it must be the same.
 
     Raises StillBeingWrittenError there, OSError for what is no regular file.
@@ -68,26 +68,26 @@ def steady(path: str) -> Iterator[tuple[int, FileState]]:
 
 
 def copy_privately(path: str, stage: Callable[[], Staging]) -> Staging:
-    """A staging file with the bytes of *path*, hashed from it; the caller's. Raises what `steady` does."""
+    """A staging file with the bytes of *path*, hashed from it; the caller's. Raises what `stable_read` does."""
     with contextlib.ExitStack() as undo:
         staging = stage()
         undo.callback(staging.close)
-        with steady(path) as (descriptor, _):
-            staging.take(descriptor)
+        with stable_read(path) as (descriptor, _):
+            staging.copy_from(descriptor)
             staging.rehash()
         undo.pop_all()
     return staging
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class RecordResult:
     """How a file is *settled* now, and the record that was made of it, if one was."""
 
-    settled: Settled
+    settled: Reconciled
     write: PendingWrite | None
 
 
-class Recorder:
+class EditRecorder:
     """Makes the records, in the name of the lease *owner*: of whoever is at work, or of the dead that is reaped."""
 
     __slots__ = ("_owner", "_pending", "_stage")
@@ -98,12 +98,12 @@ class Recorder:
         self._owner = owner
 
     @classmethod
-    def of_lease(cls, layout: Layout, blobs: Blobs, name: str) -> Recorder:
+    def of_lease(cls, layout: Layout, blobs: BlobStore, name: str) -> EditRecorder:
         """For whoever holds the lock of the lease *name*, in its name."""
         staging = LeaseLayout(layout.lease(name)).staging
         return cls(Pending(layout), lambda: blobs.stage(lambda: staging), name)
 
-    def record(self, lease: LeaseLayout, files: Iterable[Found]) -> tuple[PendingWrite, ...]:
+    def record(self, lease: LeaseLayout, files: Iterable[UnrecordedFile]) -> tuple[PendingWrite, ...]:
         """Records of those *files* that were handed out; what cannot be recorded now stays as it is."""
         writes = []
         for found in files:
@@ -113,10 +113,10 @@ class Recorder:
                     writes.append(looked.write)
         return tuple(writes)
 
-    def look(self, lease: LeaseLayout, found: Found) -> Looked | None:
+    def look(self, lease: LeaseLayout, found: UnrecordedFile) -> RecordResult | None:
         """See whether what lies at a path handed out has to be recorded, and do it; None for what nobody handed out.
 
-        Raises what `steady` and `Pending.record` do, FileNotFoundError where nothing is there.
+        Raises what `stable_read` and `Pending.record` do, FileNotFoundError where nothing is there.
         """
         handed, settled = found.handed, found.settled
         if handed is None:
@@ -126,38 +126,38 @@ class Recorder:
         before = [write for write in self._pending.of(handed.key) if (write.source or "").endswith(source)]
         write, staging = None, None
         try:
-            with steady(found.path) as (descriptor, state):
+            with stable_read(found.path) as (descriptor, state):
                 if settled is not None and settled.state == state:
-                    return Looked(settled, None)
+                    return RecordResult(settled, None)
                 digest = _known(descriptor, state.size, found)
                 if digest is None:
                     staging = self._stage()
-                    staging.take(descriptor)
+                    staging.copy_from(descriptor)
                     digest = staging.rehash()
             if staging is not None and not any(older.digest == digest for older in before):
-                write = self._only(self._keep(found.path, handed.key, staging, _fate(handed)))
+                write = self._only(self._keep(found.path, handed.key, staging, _classify(handed)))
         finally:
             if staging is not None:
                 staging.close()
-        settled = Settled(found.path, state, digest)
+        settled = Reconciled(found.path, state, digest)
         with contextlib.suppress(OSError):  # a second record, told by its bytes, is the worst that follows
             append(lease, settled.line())
         if staging is not None:
             self._discard_older(handed.key, before, digest)
-        return Looked(settled, write)
+        return RecordResult(settled, write)
 
     def record_bytes(self, key: Key, base: Validator | None, descriptor: int) -> None:
         """An edit of *key* that nobody can tell the path of: the bytes of an open file that has no other name left."""
         staging = self._stage()
         try:
             before = FileState.of(os.fstat(descriptor))
-            staging.take(descriptor)
+            staging.copy_from(descriptor)
             digest = staging.rehash()
             if FileState.of(os.fstat(descriptor)) != before:
                 raise StillBeingWrittenError(errno.EBUSY, f"the bytes held of {key.uri} are still being written")
             alike = (write for write in self._pending.of(key) if write.source is None and write.digest == digest)
             if not any(write.state is PendingState.EDIT for write in alike):
-                self._only(self._keep(None, key, staging, (PendingState.EDIT, base, EDITED)))
+                self._only(self._keep(None, key, staging, (PendingState.EDIT, base, REASON_EDITED)))
         finally:
             staging.close()
 
@@ -188,7 +188,7 @@ class Recorder:
                 self._pending.discard(write)
 
 
-def _known(descriptor: int, size: int, found: Found) -> Digest | None:
+def _known(descriptor: int, size: int, found: UnrecordedFile) -> Digest | None:
     """The digest of an open file of *size* bytes where it has bytes that need no record; None where it has others."""
     digests = []
     if isinstance(found.handed, View) and found.handed.size == size:
@@ -202,7 +202,7 @@ def _known(descriptor: int, size: int, found: Found) -> Digest | None:
     return None
 
 
-def _fate(handed: View | Draft) -> tuple[PendingState, Validator | None, str]:
-    if handed.kind is Kind.VIEW:
-        return PendingState.EDIT, handed.validator, EDITED
-    return PendingState.INCOMPLETE, handed.validator, LEFT if handed.kind is Kind.OUTBOX else _UNFINISHED
+def _classify(handed: View | DraftPath) -> tuple[PendingState, Validator | None, str]:
+    if handed.kind is PathKind.VIEW:
+        return PendingState.EDIT, handed.validator, REASON_EDITED
+    return PendingState.INCOMPLETE, handed.validator, REASON_LEFT if handed.kind is PathKind.OUTBOX else _UNFINISHED

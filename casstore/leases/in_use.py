@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from casstore.blobs.staging import Inode
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.fs import files
-from casstore.leases.scan import survey
+from casstore.leases.scan import scan_lease
 from casstore.leases.views import read_list
 
 
@@ -49,7 +49,7 @@ def _handed_out(layout: Layout) -> Iterator[tuple[str, str | None, bool]]:
     for name in sorted(files.names_in(layout.leases)):
         lease = LeaseLayout(layout.lease(name))
         with contextlib.suppress(OSError):  # gone since, or no lease
-            changed = {file.path for file in survey(lease).found}
+            changed = {file.path for file in scan_lease(lease).found}
             for inside, handed in read_list(lease).handed.items():
                 path = f"{lease.path}/{inside}"
                 yield path, handed[-1].key.uri, path in changed

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.hashing import hash_descriptor
 from casstore.blobs.staging import Inode
 from casstore.errors import StillBeingWrittenError
@@ -32,14 +32,14 @@ from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout, view_path
 from casstore.format.records import Validator
 from casstore.fs import copying, files
-from casstore.leases.changes import Watch
-from casstore.leases.scan import survey
+from casstore.leases.changes import ChangeTracker
+from casstore.leases.scan import scan_lease
 from casstore.leases.views import View, append
-from casstore.locks.lock_files import hold_for_life, locks_exclude
+from casstore.locks.lock_files import create_locked, locks_are_exclusive
 
 if TYPE_CHECKING:
-    from casstore.leases.drafts import Drafts
-    from casstore.leases.edits import Recorder
+    from casstore.leases.drafts import DraftPaths
+    from casstore.leases.edits import EditRecorder
     from casstore.pending.records import PendingWrite
 
 VIEW_MODES = ("auto", "copy", "link")
@@ -75,7 +75,7 @@ class Lease:
     Without *blobs*, nothing becomes a pending write: what was edited or made stays where it is.
     """
 
-    def __init__(self, layout: Layout, view_mode: str = "auto", blobs: Blobs | None = None) -> None:
+    def __init__(self, layout: Layout, view_mode: str = "auto", blobs: BlobStore | None = None) -> None:
         self._layout = layout
         self._blobs = blobs
         self._mutex = threading.Lock()
@@ -86,20 +86,20 @@ class Lease:
         self._forks = _forks  # before: a fork from now on gives the lease to a child
         self.name, self._descriptor = _take(layout)
         self.paths = LeaseLayout(layout.lease(self.name))
-        self.watch = Watch(self.paths, self._recorder)
-        self._made_drafts: Drafts | None = None
+        self.watch = ChangeTracker(self.paths, self._recorder)
+        self._made_drafts: DraftPaths | None = None
 
-    def _recorder(self) -> Recorder | None:
-        from casstore.leases.edits import Recorder  # few processes ever need one
+    def _recorder(self) -> EditRecorder | None:
+        from casstore.leases.edits import EditRecorder  # few processes ever need one
 
-        return None if self._blobs is None else Recorder.of_lease(self._layout, self._blobs, self.name)
+        return None if self._blobs is None else EditRecorder.of_lease(self._layout, self._blobs, self.name)
 
     @property
-    def _drafts(self) -> Drafts:
+    def _drafts(self) -> DraftPaths:
         if self._made_drafts is None:
-            from casstore.leases.drafts import Drafts  # as above
+            from casstore.leases.drafts import DraftPaths  # as above
 
-            self._made_drafts = Drafts(self.paths, self.watch)
+            self._made_drafts = DraftPaths(self.paths, self.watch)
         return self._made_drafts
 
     def tree(self) -> str:
@@ -265,10 +265,10 @@ class Lease:
             view = next((view for view in self.watch.views() if view.path == path), None)
             if view is None:
                 return
-            from casstore.leases.edits import steady  # as above
+            from casstore.leases.edits import stable_read  # as above
 
             try:
-                with steady(path) as (descriptor, state):
+                with stable_read(path) as (descriptor, state):
                     if hash_descriptor(descriptor, digest.algorithm) != digest:
                         return
             except (FileNotFoundError, StillBeingWrittenError):
@@ -334,10 +334,10 @@ class Lease:
         with contextlib.suppress(OSError):  # what cannot be removed now is the collector's
             # A lock that can be taken proves that nobody else has the lease. Where locks are for show, only a process
             # that never forked knows that.
-            if self._forks != _forks and not locks_exclude(self._layout.locks):
+            if self._forks != _forks and not locks_are_exclusive(self._layout.locks):
                 recorder = self._recorder()
                 if recorder is not None:
-                    _say_recorded(recorder.record(self.paths, survey(self.paths).found))
+                    _say_recorded(recorder.record(self.paths, scan_lease(self.paths).found))
                 return
             outcome = reap_lease(self._layout, self.name, self._blobs)
             _say_recorded(outcome.recorded)
@@ -378,7 +378,7 @@ def _take(layout: Layout) -> tuple[str, int]:
         os.mkdir(new, 0o700)
         descriptor = -1
         try:
-            descriptor = hold_for_life(LeaseLayout(new).lock)
+            descriptor = create_locked(LeaseLayout(new).lock)
             files.rename(new, layout.lease(name))
         except (FileNotFoundError, BlockingIOError):
             # Somebody reaped the directory before it had its lock, or is about to: has the lock himself.

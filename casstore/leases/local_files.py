@@ -66,21 +66,21 @@ class LocalFiles(abc.ABC):
 
     # --- local files that others change ------------------------------------------------------------------------------
 
-    def is_changed_locally(self, key: Key) -> bool:
+    def has_local_edits(self, key: Key) -> bool:
         """Whether `notice` has something to look at: one look into a table where this process has handed out no path of
         *key*, else a stat for each.
         """
         lease = self._lease
-        return lease is not None and lease.watch.is_changed(key)
+        return lease is not None and lease.watch.has_changes(key)
 
-    def notice(self, key: Key) -> list[PendingWrite]:
+    def record_changes(self, key: Key) -> list[PendingWrite]:
         """Make pending writes of what others did, since the last look, to the views and the outbox of *key* that this
         process handed out: those that are new. A touch is no change, nor are the same bytes once more.
 
         Raises StillBeingWrittenError, StoreFullError, OSError for a file that cannot be read.
         """
         lease = self._lease
-        return [] if lease is None else lease.watch.notice(key)
+        return [] if lease is None else lease.watch.record_changes(key)
 
     def outbox(self, key: Key, bucket: str, object_key: str) -> str:
         """A local path with the name of an object that does not exist, for a tool to make a file at: `Lease.outbox`."""
@@ -90,7 +90,7 @@ class LocalFiles(abc.ABC):
         """A local path of its own with the object's name, to be changed: `Lease.edit`."""
         return self.lease.edit(key, object_key, validator, source)
 
-    def pushed(self, path: str, digest: Digest, validator: Validator) -> None:
+    def mark_uploaded(self, path: str, digest: Digest, validator: Validator) -> None:
         """The cloud has, as *validator*, the bytes of *digest* that were found at a path of this process: what is there
         still, and is those bytes, is a view of that version now, or goes, if it was put into the outbox.
         """
@@ -98,7 +98,7 @@ class LocalFiles(abc.ABC):
         if lease is not None and not lease.release(path, digest):
             lease.rebase(path, digest, validator)
 
-    def release(self, path: str, digest: Digest | None = None) -> bool:
+    def release_path(self, path: str, digest: Digest | None = None) -> bool:
         """Give a path of `outbox` or `edit` back, with the file there, unless *digest* is not its bytes'."""
         return self.lease.release(path, digest)
 
@@ -126,15 +126,15 @@ class LocalFiles(abc.ABC):
         """Whether this machine may have bytes of *key* that the cloud has not: a pending write, or a local copy of
         this process that was changed. One failed ``access`` where there are none.
         """
-        return os.access(self.layout.pending(key.name), os.F_OK) or self.is_changed_locally(key)
+        return os.access(self.layout.pending(key.name), os.F_OK) or self.has_local_edits(key)
 
-    def drop(self, write: PendingWrite, save_to: str | None = None) -> bool:
+    def discard_pending(self, write: PendingWrite, save_to: str | None = None) -> bool:
         """Discard a pending write for good, or move its bytes to the local file *save_to*, replaced as a whole.
 
         False where somebody has dealt with it meanwhile. Raises LockTimeoutError where the URI is being written. What
         `Pending.save` raises leaves it pending.
         """
-        with self.write_locks.take(write.key):
+        with self.write_locks.acquire(write.key):
             current = next((found for found in self.pending.of(write.key) if found.name == write.name), None)
             if current is None:
                 return False

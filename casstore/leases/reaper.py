@@ -29,13 +29,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.fs import files
 from casstore.index.database import Index
-from casstore.leases.edits import Recorder
-from casstore.leases.scan import survey
-from casstore.locks.lock_files import locks_exclude, take_over
+from casstore.leases.edits import EditRecorder
+from casstore.leases.scan import scan_lease
+from casstore.locks.lock_files import locks_are_exclusive, try_lock_existing
 from casstore.pending.records import PendingWrite
 from casstore.pending.store import Pending
 
@@ -48,7 +48,7 @@ _LEASE: Final = re.compile(r"(\.new-)?[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RetainedLease:
     """A lease that stays, and why: its process lives, or *edited* files lie in it that could not be recorded and that
     nothing else may hold.
     """
@@ -64,7 +64,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Reaped:
+class ReapResult:
     """What was taken away: *leases* of dead processes, *generations* of the index, and *bytes* of the disk in all.
 
     *kept* are the leases that stay. Without *locks_exclude* nobody can be told to be dead, and all of them do.
@@ -74,38 +74,38 @@ class Reaped:
     leases: int
     bytes: int
     generations: int
-    kept: tuple[Kept, ...]
+    kept: tuple[RetainedLease, ...]
     locks_exclude: bool
     recorded: tuple[PendingWrite, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class LeaseOutcome:
     """What became of one lease: *bytes* given back, or why it was *kept*; neither where somebody else has taken it."""
 
     bytes: int | None = None
-    kept: Kept | None = None
+    kept: RetainedLease | None = None
     recorded: tuple[PendingWrite, ...] = ()
 
 
-def reap(layout: Layout, index: Index, blobs: Blobs, *, own: str | None = None) -> Reaped:
+def reap(layout: Layout, index: Index, blobs: BlobStore, *, own_lease: str | None = None) -> ReapResult:
     """Take away what dead processes left in the store; *own* is the name of this process's lease.
 
     Not for the path of a read: starts a process and looks at every view of a dead one. Raises OSError where the store
     cannot be written to.
     """
-    exclude = locks_exclude(layout.locks)
+    exclude = locks_are_exclusive(layout.locks)
     leases = size = 0
-    kept: list[Kept] = []
+    kept: list[RetainedLease] = []
     recorded: list[PendingWrite] = []
     if exclude:
         # Before the leases that tell whose they are.
         size += _remove_halves(layout)
     for name in _leases(layout):
-        if name == own:
+        if name == own_lease:
             continue
         if not exclude:
-            kept.append(Kept(name, "its process may be alive: locks do not exclude on this file system"))
+            kept.append(RetainedLease(name, "its process may be alive: locks do not exclude on this file system"))
             continue
         outcome = reap_lease(layout, name, blobs)
         recorded.extend(outcome.recorded)
@@ -117,7 +117,7 @@ def reap(layout: Layout, index: Index, blobs: Blobs, *, own: str | None = None) 
     if exclude:
         _remove_free_locks(layout)
     size += sum(generations) + _remove_debris(layout) + empty_trash(layout)
-    return Reaped(leases, size, len(generations), tuple(kept), exclude, tuple(recorded))
+    return ReapResult(leases, size, len(generations), tuple(kept), exclude, tuple(recorded))
 
 
 def _leases(layout: Layout) -> list[str]:
@@ -126,7 +126,7 @@ def _leases(layout: Layout) -> list[str]:
         return sorted(e.name for e in entries if _LEASE.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
 
 
-def reap_lease(layout: Layout, name: str, blobs: Blobs | None) -> Outcome:
+def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutcome:
     """Remove one lease if its process is dead, having recorded what was edited or made in it; it stays where a file
     cannot be recorded. Without *blobs*, none is.
 
@@ -134,31 +134,31 @@ def reap_lease(layout: Layout, name: str, blobs: Blobs | None) -> Outcome:
     """
     lease = LeaseLayout(layout.lease(name))
     try:
-        descriptor = take_over(lease.lock)
+        descriptor = try_lock_existing(lease.lock)
     except FileNotFoundError:
         if name.startswith("."):
             # Its lock was still to come. A creator that lives finds the directory gone, and starts again.
-            return Outcome(_discard(layout, lease.path))
+            return LeaseOutcome(_discard(layout, lease.path))
         if not os.path.isdir(lease.path):
-            return Outcome()
+            return LeaseOutcome()
         reason = "its lock file is missing, so that nobody can tell whether its process lives: remove it"
-        return Outcome(kept=Kept(name, reason))
+        return LeaseOutcome(kept=RetainedLease(name, reason))
     if descriptor is None:
-        return Outcome(kept=Kept(name, "its process is alive"))
+        return LeaseOutcome(kept=RetainedLease(name, "its process is alive"))
     recorded: tuple[PendingWrite, ...] = ()
     try:
-        first = survey(lease)
+        first = scan_lease(lease)
         if blobs is not None and first.found:
-            recorded = Recorder.of_lease(layout, blobs, name).record(lease, first.found)
-        second = survey(lease)
+            recorded = EditRecorder.of_lease(layout, blobs, name).record(lease, first.found)
+        second = scan_lease(lease)
         if second.found:
             reason = "files in it were edited, or made, and are nowhere else"
-            return Outcome(None, Kept(name, reason, second.edited), recorded)
+            return LeaseOutcome(None, RetainedLease(name, reason, second.edited), recorded)
         if first.seen != second.seen:
-            return Outcome(None, Kept(name, "somebody is changing files in it"), recorded)
-        return Outcome(_discard(layout, lease.path), None, recorded)
+            return LeaseOutcome(None, RetainedLease(name, "somebody is changing files in it"), recorded)
+        return LeaseOutcome(_discard(layout, lease.path), None, recorded)
     except FileNotFoundError:
-        return Outcome(recorded=recorded)
+        return LeaseOutcome(recorded=recorded)
     finally:
         os.close(descriptor)
 
@@ -225,7 +225,7 @@ def _remove_free_locks(layout: Layout) -> None:
     directory = layout.write_lock("")
     for name in files.names_in(directory):
         with contextlib.suppress(OSError):
-            descriptor = take_over(directory + name)
+            descriptor = try_lock_existing(directory + name)
             if descriptor is not None:
                 files.unlink_quietly(directory + name)
                 os.close(descriptor)
@@ -237,7 +237,7 @@ def _remove_halves(layout: Layout) -> int:
     pending = Pending(layout)
     deadline = time.time() - DEBRIS_SECONDS
     for path, lease in pending.debris():
-        with contextlib.suppress(OSError), _nobody(layout, lease) as is_dead:
+        with contextlib.suppress(OSError), _is_dead(layout, lease) as is_dead:
             # Nobody can complete it now; but that may have been done before the lock was taken.
             if lease and not _is_half(path):
                 continue
@@ -249,7 +249,7 @@ def _remove_halves(layout: Layout) -> int:
 
 
 @contextlib.contextmanager
-def _nobody(layout: Layout, lease: str) -> Iterator[bool]:
+def _is_dead(layout: Layout, lease: str) -> Iterator[bool]:
     """Whether the process of *lease* is dead, and kept so; False for a lease that is gone. Raises BlockingIOError where
     it lives, FileNotFoundError where nobody can tell.
     """
@@ -257,7 +257,7 @@ def _nobody(layout: Layout, lease: str) -> Iterator[bool]:
     if not lease or not os.path.isdir(path):
         yield False
         return
-    descriptor = take_over(LeaseLayout(path).lock)
+    descriptor = try_lock_existing(LeaseLayout(path).lock)
     if descriptor is None:
         raise BlockingIOError(errno.EAGAIN, "it is alive", path)
     try:

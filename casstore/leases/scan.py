@@ -10,28 +10,28 @@ from dataclasses import dataclass
 
 from casstore.format.digest import ALGORITHMS, MTIME_EPOCH
 from casstore.format.layout import LeaseLayout
-from casstore.leases.views import _NOT_A_USERS, Draft, FileState, Settled, View, _digest_of, read_list
+from casstore.leases.views import _NOT_A_USERS, DraftPath, FileState, Reconciled, View, _digest_of, read_list
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class UnrecordedFile:
     """A file at *path* whose bytes the store may have nowhere else: what is *handed* out there, if anything was, and
     the state in which it was last *settled*.
     """
 
     path: str
-    handed: View | Draft | None
-    settled: Settled | None
+    handed: View | DraftPath | None
+    settled: Reconciled | None
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class LeaseScan:
     """What lies in a lease's trees: *found* are the files whose bytes the store may have nowhere else.
 
     *seen* tells every file as it was; a second survey that sees the same found nothing changed in between.
     """
 
-    found: tuple[Found, ...]
+    found: tuple[UnrecordedFile, ...]
     seen: frozenset[tuple[str, int, int, int]]
 
     @property
@@ -40,22 +40,22 @@ class Survey:
         return tuple(found.path for found in self.found)
 
 
-def survey(lease: LeaseLayout) -> Survey:
+def scan_lease(lease: LeaseLayout) -> LeaseScan:
     """Look at every file of a lease; one that is no view any more, or never was, is found unless it is settled.
 
     A view is told by its inode, size and mtime, else by its bytes: a mere touch is no edit. Raises FileNotFoundError
     where there is no such lease.
     """
     said = read_list(lease)
-    found: list[Found] = []
+    found: list[UnrecordedFile] = []
     seen: set[tuple[str, int, int, int]] = set()
     for path, status in _files_of(lease):
         name = path[len(lease.path) + 1 :]
         seen.add((name, status.st_ino, status.st_size, status.st_mtime_ns))
         handed, settled = said.handed.get(name, []), said.settled.get(name)
         if not stat.S_ISREG(status.st_mode) or not _is_known(path, status, handed, settled):
-            found.append(Found(path, handed[-1] if handed else None, settled))
-    return Survey(tuple(sorted(found, key=lambda file: file.path)), frozenset(seen))
+            found.append(UnrecordedFile(path, handed[-1] if handed else None, settled))
+    return LeaseScan(tuple(sorted(found, key=lambda file: file.path)), frozenset(seen))
 
 
 def _files_of(lease: LeaseLayout) -> Iterator[tuple[str, os.stat_result]]:
@@ -71,7 +71,7 @@ def _files_of(lease: LeaseLayout) -> Iterator[tuple[str, os.stat_result]]:
                 yield entry.path, entry.stat(follow_symlinks=False)
 
 
-def _is_known(path: str, status: os.stat_result, handed: list[View | Draft], settled: Settled | None) -> bool:
+def _is_known(path: str, status: os.stat_result, handed: list[View | DraftPath], settled: Reconciled | None) -> bool:
     state = FileState.of(status)
     if settled is not None and settled.state == state:
         return True

@@ -20,7 +20,7 @@ from casstore.format.records import Validator
 from casstore.fs import files
 
 
-class Kind(StrEnum):
+class PathKind(StrEnum):
     """For what a local path was handed out."""
 
     VIEW = "view"
@@ -51,7 +51,7 @@ class View:
     describe. *validator* is the version of the object that they are, where that is known.
     """
 
-    kind: ClassVar[Kind] = Kind.VIEW
+    kind: ClassVar[PathKind] = PathKind.VIEW
 
     key: Key
     path: str
@@ -94,14 +94,14 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class DraftPath:
     """A path handed out for bytes that a user is to make or to change, of *kind* outbox or edit. *validator* is the
     version that he starts from; None for an object that does not exist.
     """
 
     key: Key
     path: str
-    kind: Kind
+    kind: PathKind
     validator: Validator | None = None
 
     def line(self) -> str:
@@ -110,7 +110,7 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Reconciled:
     """What lies at *path*, in that *state*, needs no record: there was one already, or it is as it was handed out.
 
     With *digest*, the same bytes need none in another state either: a touch makes no difference.
@@ -136,7 +136,7 @@ def _facts(state: FileState, digest: Digest | None) -> dict[str, Any]:
 
 
 def _line(
-    kind: Kind,
+    kind: PathKind,
     key: Key,
     path: str,
     validator: Validator | None,
@@ -150,19 +150,19 @@ def _line(
     return json.dumps(record) + "\n"
 
 
-def _parse(line: str) -> View | Draft | Settled | None:
+def _parse(line: str) -> View | DraftPath | Reconciled | None:
     try:
         record = json.loads(line)
         if "settled" in record:
             digest = None if record["digest"] is None else Digest.parse(record["digest"])
-            return Settled(str(record["settled"]), _state_in(record), digest)
+            return Reconciled(str(record["settled"]), _state_in(record), digest)
         key, path = Key(str(record["uri"]), str(record["origin"])), str(record["path"])
         # Lines of before views had a kind and a version are of views.
-        kind = Kind(record.get("kind", Kind.VIEW))
+        kind = PathKind(record.get("kind", PathKind.VIEW))
         facts = record.get("validator")
         validator = None if facts is None else Validator(**facts)
-        if kind is not Kind.VIEW:
-            return Draft(key, path, kind, validator)
+        if kind is not PathKind.VIEW:
+            return DraftPath(key, path, kind, validator)
         state = _state_in(record)
         return View(key, path, Digest.parse(record["digest"]), state.size, state.inode, state.mtime_ns, validator)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -188,20 +188,20 @@ def append(lease: LeaseLayout, line: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class LeaseManifest:
     """A lease's list, by path inside the lease: what was *handed* out there, oldest first, and how it is *settled*."""
 
-    handed: dict[str, list[View | Draft]]
-    settled: dict[str, Settled]
+    handed: dict[str, list[View | DraftPath]]
+    settled: dict[str, Reconciled]
 
 
-def read_list(lease: LeaseLayout) -> Listed:
+def read_list(lease: LeaseLayout) -> LeaseManifest:
     """What a lease's list says; of a path's states, only the last one counts."""
-    found = Listed({}, {})
+    found = LeaseManifest({}, {})
     with contextlib.suppress(FileNotFoundError), open(lease.views_list, encoding="utf-8", errors="replace") as file:
         for line in file:
             said = _parse(line)
-            if isinstance(said, Settled):
+            if isinstance(said, Reconciled):
                 found.settled[name_in(lease, said.path)] = said
             elif said is not None:
                 found.handed.setdefault(name_in(lease, said.path), []).append(said)

@@ -5,8 +5,8 @@ lock file per URI costs as much as the blob itself. The locks are open-file-desc
 descriptor, so closing another descriptor of the file does not drop them (as it would drop POSIX locks), and the kernel
 frees them when the process dies. Threads of one process share the descriptor and are told apart by a table.
 
-`hold_for_life` is the lock of a lease, and `take_over` tells that its holder is dead, where `locks_exclude`. Writers of
-one URI have `casstore.write_locks`.
+`create_locked` is the lock of a lease, and `try_lock_existing` tells that its holder is dead, where
+`locks_are_exclusive`. Writers of one URI have `casstore.write_locks`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class ByteLocks:
         if self._pid != os.getpid():
             # A fork that ran no hooks. The lock belongs to the open file, which the parent shares: taking it again
             # through the inherited descriptor would succeed whoever has it.
-            self.forget()
+            self.after_fork_in_child()
         with self._mutex:
             if byte in self._held or not self._lock(byte):
                 return None
@@ -175,7 +175,7 @@ class ByteLocks:
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
             return os.open(path, flags, 0o600)
 
-    def forget(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: let go of the parent's locks without freeing them: closing does that, unlocking frees."""
         self._mutex = threading.Lock()
         self._held = {}

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 
 from casstore.format.layout import Layout
-from casstore.locks.lock_files import POLL_LAST, hold_for_life
+from casstore.locks.lock_files import POLL_LAST, create_locked
 
 
-class Turns:
+class CollectorLock:
     """The collector's lock of one store in this process; thread-safe."""
 
     def __init__(self, layout: Layout) -> None:
@@ -19,7 +19,7 @@ class Turns:
         self._descriptors: set[int] = set()
 
     @contextlib.contextmanager
-    def take(self, timeout: float) -> Iterator[bool]:
+    def acquire(self, timeout: float) -> Iterator[bool]:
         """Hold the lock for the block; False where somebody else had it for *timeout* seconds."""
         descriptor = self._wait(time.monotonic() + timeout)
         if descriptor is None:
@@ -37,12 +37,12 @@ class Turns:
     def _wait(self, deadline: float) -> int | None:
         while True:
             with contextlib.suppress(BlockingIOError):
-                return hold_for_life(self._layout.collector_lock)
+                return create_locked(self._layout.collector_lock)
             if time.monotonic() >= deadline:
                 return None
             time.sleep(POLL_LAST)
 
-    def forget(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: let go of the parent's turn without ending it; closing does that."""
         descriptors, self._descriptors = self._descriptors, set()
         for descriptor in descriptors:

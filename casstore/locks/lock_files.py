@@ -24,7 +24,7 @@ POLL_LAST: Final = 0.010
 _BUSY: Final = frozenset((errno.EAGAIN, errno.EACCES))
 
 
-def hold_for_life(path: str) -> int:
+def create_locked(path: str) -> int:
     """Create *path* and lock it; the descriptor, to be kept open for as long as the process lives.
 
     Raw and close-on-exec: a forked child that still has it keeps the lease alive, which errs on the safe side. Nobody
@@ -40,14 +40,14 @@ def hold_for_life(path: str) -> int:
 
 
 @contextlib.contextmanager
-def one_at_a_time(directory: str, patience: float) -> Iterator[None]:
+def directory_lock(directory: str, timeout: float) -> Iterator[None]:
     """Have *directory*'s own lock in the block; or, after *patience* seconds or where it has none, not.
 
     Raises FileNotFoundError where there is no such directory.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,11 +61,11 @@ def one_at_a_time(directory: str, patience: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def take_over(path: str) -> int | None:
+def try_lock_existing(path: str) -> int | None:
     """The lock file of somebody who is dead, locked; None while anybody holds it. The descriptor is the caller's.
 
-    Proves a death only where `locks_exclude`. Raises FileNotFoundError where the file is gone, or is another one by the
-    time that it is locked.
+    Proves a death only where `locks_are_exclusive`. Raises FileNotFoundError where the file is gone, or is another one
+    by the time that it is locked.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -94,7 +94,7 @@ except BlockingIOError:
 _KEPT_OUT: Final = 100
 
 
-def locks_exclude(directory: str) -> bool:
+def locks_are_exclusive(directory: str) -> bool:
     """Whether a second process is kept out of a lock that this one holds on a file in *directory*.
 
     It is not on file systems where locks are for show, and then nobody can be told to be dead. Starts a process, some

@@ -34,7 +34,7 @@ class Flight:
 
     __slots__ = ("_done", "_flights", "_lock", "name")
 
-    def __init__(self, flights: Flights, name: bytes, done: threading.Event, lock: ByteLock | None) -> None:
+    def __init__(self, flights: SingleFlight, name: bytes, done: threading.Event, lock: ByteLock | None) -> None:
         self._flights = flights
         self._done = done
         self._lock = lock
@@ -45,19 +45,19 @@ class Flight:
         """Under which byte counts of it are reported."""
         return name_hash_hex(self.name)
 
-    def announce(self) -> None:
+    def publish_result(self) -> None:
         """The result can be seen inside this process: its other threads need not wait for the commit."""
         self._done.set()
 
     def release(self) -> None:
         """The result is committed, or there is none."""
-        self._flights.land(self.name, self._done)
+        self._flights.finish(self.name, self._done)
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
 
-class Flights:
+class SingleFlight:
     """The flights of one store in this process."""
 
     def __init__(self, layout: Layout, locks: ByteLocks, timeout: float) -> None:
@@ -68,7 +68,7 @@ class Flights:
         self._under_way: dict[bytes, threading.Event] = {}
         self.waits = 0
 
-    def board(self, name: bytes, look: Callable[[], Found | None]) -> Flight | Found:
+    def acquire(self, name: bytes, look: Callable[[], Found | None]) -> Flight | Found:
         """A flight, or what *look* finds meanwhile; *look* is called once more after the flight was won."""
         while True:
             with self._mutex:
@@ -76,11 +76,11 @@ class Flights:
                 mine = done is None
                 if done is None:
                     done = self._under_way[name] = threading.Event()
-            result = self._represent(name, done, look) if mine else self._follow(name, done, look)
+            result = self._contend(name, done, look) if mine else self._wait_for_thread(name, done, look)
             if result is not None:
                 return result
 
-    def try_board(self, name: bytes) -> Flight | None:
+    def try_acquire(self, name: bytes) -> Flight | None:
         """The flight if nobody else is downloading, without waiting."""
         done = threading.Event()
         with self._mutex:
@@ -94,10 +94,10 @@ class Flights:
             lock = self._locks.try_name(name)
         finally:
             if lock is None:
-                self.land(name, done)
+                self.finish(name, done)
         return None if lock is None else Flight(self, name, done, lock)
 
-    def _represent(self, name: bytes, done: threading.Event, look: Callable[[], Found | None]) -> Flight | Found:
+    def _contend(self, name: bytes, done: threading.Event, look: Callable[[], Found | None]) -> Flight | Found:
         """Contend with other processes, for all threads of this one."""
         boarded = False
         try:
@@ -122,9 +122,11 @@ class Flights:
                 pause = min(pause * 2, POLL_LAST)
         finally:
             if not boarded:
-                self.land(name, done)
+                self.finish(name, done)
 
-    def _follow(self, name: bytes, done: threading.Event, look: Callable[[], Found | None]) -> Flight | Found | None:
+    def _wait_for_thread(
+        self, name: bytes, done: threading.Event, look: Callable[[], Found | None]
+    ) -> Flight | Found | None:
         """Wait for another thread's flight; None when it has landed without a result."""
         self.waits += 1
         stall = _Stall(self._layout, name, self._timeout)
@@ -143,7 +145,7 @@ class Flights:
             else:
                 done.wait(_LOOK_AT_RESULT)
 
-    def land(self, name: bytes, done: threading.Event) -> None:
+    def finish(self, name: bytes, done: threading.Event) -> None:
         """The flight that *done* stands for is over; called by `Flight.release`."""
         with self._mutex:
             if self._under_way.get(name) is done:

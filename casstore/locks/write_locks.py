@@ -67,7 +67,7 @@ class WriteLocks:
         self._mutex = threading.Lock()
         self._held: dict[Key, WriteLock] = {}
 
-    def take(self, key: Key, timeout: float | None = None, meanwhile: Callable[[], object] | None = None) -> WriteLock:
+    def acquire(self, key: Key, timeout: float | None = None, on_poll: Callable[[], object] | None = None) -> WriteLock:
         """Wait for *key*'s lock; *meanwhile* is called between two looks.
 
         Raises LockTimeoutError, which names the holder, after *timeout* seconds (the store's ``lock_timeout``; 0 looks
@@ -79,11 +79,11 @@ class WriteLocks:
             deadline = time.monotonic() + patience
             pause = POLL_FIRST
             while True:
-                if meanwhile is not None:
-                    meanwhile()
+                if on_poll is not None:
+                    on_poll()
                 self._meet_own(key)
                 if self._queue is not None and turn is None:
-                    turn = self._queue.try_name(b"write\0" + key.whole)
+                    turn = self._queue.try_name(b"write\0" + key.encoded)
                 lock = self._try(key) if turn is not None or self._queue is None else None
                 if lock is not None:
                     return lock
@@ -95,9 +95,9 @@ class WriteLocks:
             if turn is not None:
                 turn.release()
 
-    def _too_late(self, key: Key, patience: float) -> LockTimeoutError:
+    def _too_late(self, key: Key, timeout: float) -> LockTimeoutError:
         return LockTimeoutError(
-            f"{key.uri} is being written by {self._holder_of(key)} (waited {patience:g} s); it is written by one at a "
+            f"{key.uri} is being written by {self._holder_of(key)} (waited {timeout:g} s); it is written by one at a "
             "time on a machine"
         )
 

@@ -30,7 +30,7 @@ from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator
 from casstore.fs import copying, files
-from casstore.locks.lock_files import locks_exclude, take_over
+from casstore.locks.lock_files import locks_are_exclusive, try_lock_existing
 from casstore.pending.records import Condition, PendingState, PendingWrite
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
@@ -106,7 +106,7 @@ class Pending:
             return False
         lock = LeaseLayout(self._layout.lease(write.lease)).lock
         try:
-            descriptor = take_over(lock)
+            descriptor = try_lock_existing(lock)
         except FileNotFoundError:
             return not os.path.isdir(self._layout.lease(write.lease))
         if descriptor is None:
@@ -116,7 +116,7 @@ class Pending:
 
     def _locks_exclude(self) -> bool:
         if self._exclude is None:
-            self._exclude = locks_exclude(self._layout.locks)
+            self._exclude = locks_are_exclusive(self._layout.locks)
         return self._exclude
 
     # --- changing ----------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Pending:
         write = PendingWrite(
             key, name, state, digest, staging.size, condition, base, lease, time.time_ns(), why, exclusive, source
         )
-        staging.seal(digest)
+        staging.finalize(digest)
         try:
             files.sync(staging.descriptor)
         except OSError as error:
@@ -170,7 +170,7 @@ class Pending:
                 os.makedirs(directory, 0o700, exist_ok=True)
                 # The data gets its name last but one, when a full disk has had its say: an unnamed file that loses its
                 # only name could not be given another.
-                files.create_synced(path, write.encode(), first=lambda: staging.link(self.path(write)))
+                files.create_synced(path, write.encode(), before_link=lambda: staging.link(self.path(write)))
                 break
             except (FileNotFoundError, FileExistsError):
                 # Whoever discarded the last one of this URI has just removed the directory; FileExistsError says that

@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from casstore.blobs.blob_store import Blobs, BlobTrippedError
+from casstore.blobs.blob_store import BlobModifiedError, BlobStore
 from casstore.blobs.staging import Inode, Staging
 from casstore.errors import StillBeingWrittenError
 from casstore.format.digest import Digest
@@ -22,10 +22,10 @@ from casstore.format.records import Entry
 from casstore.fs import copying, files
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.index.updates import Refresh
+from casstore.index.updates import TouchEntry
 
 
-class Checks:
+class BlobChecker:
     """The checking side of one store in this process; thread-safe. *stage* makes a staging file, *count* counts,
     *owner* tells the name of this process's lease.
     """
@@ -36,7 +36,7 @@ class Checks:
         self,
         layout: Layout,
         index: Index,
-        blobs: Blobs,
+        blobs: BlobStore,
         committer: Committer,
         place: int,
         stage: Callable[[], Staging],
@@ -58,9 +58,9 @@ class Checks:
             descriptor = self._blobs.open(entry.digest.value, entry.size)
         except FileNotFoundError:
             return None
-        except BlobTrippedError:
-            return self._examine(entry)
-        is_unsure = entry.place not in (0, self._place)
+        except BlobModifiedError:
+            return self._recheck(entry)
+        is_unsure = entry.written_on not in (0, self._place)
         if not verify and not is_unsure:
             return descriptor
         try:
@@ -82,16 +82,16 @@ class Checks:
         except OSError:
             self._count("failed_syncs")
         else:
-            self._committer.submit(Refresh(entry, synced=Inode.of(os.fstat(descriptor))))
+            self._committer.submit(TouchEntry(entry, synced=Inode.of(os.fstat(descriptor))))
 
-    def _examine(self, entry: Entry) -> int | None:
+    def _recheck(self, entry: Entry) -> int | None:
         """A blob tripped the wire: if its bytes are right, put an untouched copy in its place, else take it away."""
         path = self._layout.blob(entry.digest.value)
         try:
             descriptor = self._blobs.open_any(entry.digest.value)
         except FileNotFoundError:
             return None
-        except BlobTrippedError:
+        except BlobModifiedError:
             self.quarantine(entry.digest, "what had its name was no file to read")
             return None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -130,7 +130,7 @@ class Checks:
             return False
         return staging.rehash() == digest
 
-    def renew(self, digest: Digest, descriptor: int) -> bool:
+    def replace_with_copy(self, digest: Digest, descriptor: int) -> bool:
         """Put an untouched copy in the place of an open blob that was touched; False where its bytes are wrong."""
         staging = self._stage()
         try:
@@ -144,7 +144,7 @@ class Checks:
     def _replace(self, path: str, inode: Inode, staging: Staging, digest: Digest) -> None:
         # The mtime of an inode that somebody may hold open is never set: the copy takes its place. It is synced, since
         # rows may say so of the file that it replaces.
-        staging.seal(digest)
+        staging.finalize(digest)
         files.sync(staging.descriptor)
         temporary = self._layout.trashed(os.urandom(8).hex())
         staging.link(temporary)
@@ -164,7 +164,7 @@ class Checks:
             descriptor = self._blobs.open_any(digest.value)
         except FileNotFoundError:
             return
-        except BlobTrippedError:
+        except BlobModifiedError:
             self.quarantine(digest, reason)
             return
         try:
@@ -174,7 +174,7 @@ class Checks:
         finally:
             os.close(descriptor)
 
-    def quarantine(self, digest: Digest, reason: str, met: int | None = None) -> None:
+    def quarantine(self, digest: Digest, reason: str, open_fd: int | None = None) -> None:
         """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again.
 
         *met* is the file that was found wrong, open, so that no other has its inode; nothing happens where the name
@@ -182,9 +182,9 @@ class Checks:
         StillBeingWrittenError where he is at it, StoreFullError.
         """
         inode = self._blobs.inode(digest)
-        if met is not None and inode != Inode.of(os.fstat(met)):
+        if open_fd is not None and inode != Inode.of(os.fstat(open_fd)):
             return
-        if inode is not None and self.keep_edits(digest):
+        if inode is not None and self.save_local_edits(digest):
             self._count("edited_blobs")
             self._remove(digest, inode)
             return
@@ -199,11 +199,13 @@ class Checks:
                 txn.delete(blob_row(digest.value))
                 files.rename(self._layout.blob(digest.value), target)
 
-    def keep_edits(self, digest: Digest) -> bool:
-        """Make local edits of a blob's wrong bytes, where somebody wrote them through a view: `Tripwire.keep_edits`."""
-        from casstore.reading.modified_blobs import Tripwire  # few processes ever need it
+    def save_local_edits(self, digest: Digest) -> bool:
+        """Make local edits of a blob's wrong bytes, where somebody wrote them through a view:
+        `ModifiedBlobs.save_local_edits`.
+        """
+        from casstore.reading.modified_blobs import ModifiedBlobs  # few processes ever need it
 
-        return Tripwire(self._layout, self._index, self._stage, self._owner).keep_edits(digest)
+        return ModifiedBlobs(self._layout, self._index, self._stage, self._owner).save_local_edits(digest)
 
     def _remove(self, digest: Digest, inode: Inode) -> None:
         """Take the name away from a blob whose bytes are kept as edits."""

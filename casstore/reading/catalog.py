@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.config.settings import Settings
-from casstore.counters import Statistics, Tally, statistics_facts
-from casstore.format.checksums import Stated
+from casstore.counters import Counters, Statistics, statistics_facts
+from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import Digest
 from casstore.format.keys import BLOB, entry_prefix
 from casstore.format.layout import Layout
@@ -23,16 +23,16 @@ from casstore.index.committer import Committer
 from casstore.index.database import Index
 from casstore.index.entries import current_entry
 from casstore.leases.lease import Lease
-from casstore.locks.collector_lock import Turns
-from casstore.reading.blob_checker import Checks
-from casstore.reading.dedup import Statements
+from casstore.locks.collector_lock import CollectorLock
+from casstore.reading.blob_checker import BlobChecker
+from casstore.reading.dedup import ChecksumDedup
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from casstore.leases.reaper import Reaped
+    from casstore.leases.reaper import ReapResult
     from casstore.pending.store import Pending
-    from casstore.verify.report import Checked, Mender, Verified
+    from casstore.verify.report import Repairer, VerifyProgress, VerifyReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +53,19 @@ class Usage:
 class Inspecting(abc.ABC):
     """`casstore.cache.Cache` as far as looking at it goes."""
 
-    unfit: OSError | None
+    unavailable: OSError | None
     layout: Layout
     settings: Settings
     algorithm: str
     store_id: str
     place: int
     index: Index
-    blobs: Blobs
-    checks: Checks
+    blobs: BlobStore
+    checks: BlobChecker
     committer: Committer
-    statements: Statements
-    tally: Tally
-    _turns: Turns
+    statements: ChecksumDedup
+    tally: Counters
+    _turns: CollectorLock
     _mutex: threading.Lock
     _lease: Lease | None
 
@@ -193,9 +193,9 @@ class Inspecting(abc.ABC):
             "pending_bytes": sum(write.size for write in writes),
         }
 
-    def known(self, stated: Iterable[Stated]) -> tuple[Digest, int] | None:
-        """A blob that has the bytes a provider states, open; None where there is none: `Statements.find`."""
-        found = self.statements.find(stated)
+    def find_by_checksum(self, stated: Iterable[ProviderChecksum]) -> tuple[Digest, int] | None:
+        """A blob that has the bytes a provider states, open; None where there is none: `ChecksumDedup.find_blob`."""
+        found = self.statements.find_blob(stated)
         if found is None or self.settings.verify != "always" or self.blobs.verify(found[1], found[0]):
             return found
         try:
@@ -204,20 +204,20 @@ class Inspecting(abc.ABC):
             os.close(found[1])
         return None
 
-    def is_stated(self, stated: Iterable[Stated]) -> bool:
+    def may_have_checksum(self, stated: Iterable[ProviderChecksum]) -> bool:
         """Whether `known` may find something: a look at the index, nothing opened or hashed."""
-        return self.statements.any_recorded(stated)
+        return self.statements.may_find(stated)
 
     # --- verifying ---------------------------------------------------------------------------------------------------
 
     def verify(
         self,
-        progress: Callable[[Checked], None] | None = None,
+        progress: Callable[[VerifyProgress], None] | None = None,
         *,
         sample: float | None = None,
         newest: int | timedelta | None = None,
         repair: bool = False,
-    ) -> Verified:
+    ) -> VerifyReport:
         """Hash every blob again, hold every row against a file and every file against a row; changes nothing.
 
         With *sample*, a part between 0 and 1, only that part of the blobs is hashed, taken at random; with *newest*,
@@ -228,29 +228,29 @@ class Inspecting(abc.ABC):
         has not committed yet is not looked at. *progress* is called often, in this thread. Damage is in the result;
         raises OSError only for what says nothing of the store (too many open files, no memory).
         """
-        if self.unfit is not None:
-            raise self.unfit
+        if self.unavailable is not None:
+            raise self.unavailable
         # Imported here: few processes ever verify.
         from casstore.verify.sampling import Sample
-        from casstore.verify.verifier import Verification
+        from casstore.verify.verifier import Verifier
 
         chosen = Sample(sample, newest)
         mender = self._mender() if repair else None
-        verification = Verification(self.layout, self.index, self.algorithm, chosen, mender, progress)
+        verification = Verifier(self.layout, self.index, self.algorithm, chosen, mender, progress)
         verification.run(self.store_id)
         return verification.result(self._reap() if repair else None)
 
-    def _mender(self) -> Mender:
-        from casstore.verify.repair import Repairs
+    def _mender(self) -> Repairer:
+        from casstore.verify.repair import StoreRepairer
 
         self.committer.flush()
-        return Repairs(self.layout, self.index, self.blobs, self.checks, self.algorithm, self.place)
+        return StoreRepairer(self.layout, self.index, self.blobs, self.checks, self.algorithm, self.place)
 
-    def _reap(self) -> Reaped | None:
+    def _reap(self) -> ReapResult | None:
         """Take away what dead processes left, unless a collector is doing that just now."""
         from casstore.leases.reaper import reap
 
         with self._mutex:
             own = None if self._lease is None else self._lease.name
-        with files.full_disk(self.root), self._turns.take(0) as is_ours:
-            return reap(self.layout, self.index, self.blobs, own=own) if is_ours else None
+        with files.full_disk(self.root), self._turns.acquire(0) as is_ours:
+            return reap(self.layout, self.index, self.blobs, own_lease=own) if is_ours else None

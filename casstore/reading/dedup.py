@@ -6,36 +6,36 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-from casstore.blobs.blob_store import Blobs, BlobTrippedError
+from casstore.blobs.blob_store import BlobModifiedError, BlobStore
 from casstore.blobs.hashing import hash_bytes_of
-from casstore.format.checksums import Stated, StatedRecord, unpack_stated
+from casstore.format.checksums import ChecksumRecord, ProviderChecksum, unpack_checksum
 from casstore.format.digest import Digest
 from casstore.format.keys import blob_row
 from casstore.format.records import unpack_blob
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.index.updates import Proof
+from casstore.index.updates import ChecksumVerdict
 
 PROVABLE: Final = {"md5": "md5", "etag-md5": "md5", "sha1": "sha1", "sha256": "sha256"}
 """Kinds of stated checksums that can be computed again, and how; others never link."""
 
 
-class Statements:
+class ChecksumDedup:
     """The checksum rows of one store in this process; thread-safe."""
 
     __slots__ = ("_blobs", "_committer", "_index", "_place")
 
-    def __init__(self, index: Index, blobs: Blobs, committer: Committer, place: int) -> None:
+    def __init__(self, index: Index, blobs: BlobStore, committer: Committer, place: int) -> None:
         self._index = index
         self._blobs = blobs
         self._committer = committer
         self._place = place
 
-    def any_recorded(self, stated: Iterable[Stated]) -> bool:
+    def may_find(self, stated: Iterable[ProviderChecksum]) -> bool:
         """Whether `find` may find something: a look at the index, nothing opened or hashed."""
         return any(item.kind in PROVABLE and self._index.get(item.row) is not None for item in stated)
 
-    def find(self, stated: Iterable[Stated]) -> tuple[Digest, int] | None:
+    def find_blob(self, stated: Iterable[ProviderChecksum]) -> tuple[Digest, int] | None:
         """A blob that has the bytes a provider states, open; None where there is none. The descriptor is the caller's.
 
         Trust is earned here: before the first link by a statement, the blob is hashed by the provider's algorithm and
@@ -43,13 +43,13 @@ class Statements:
         """
         for item in stated:
             record = self._index.get(item.row) if item.kind in PROVABLE else None
-            found = None if record is None else unpack_stated(item.row, record)
+            found = None if record is None else unpack_checksum(item.row, record)
             if found is None:
                 continue
             descriptor = self._open(found.digest, item.size)
             if descriptor is None:
                 continue
-            if found.proved or self._prove(item, found.digest, descriptor):
+            if found.proved or self._verify(item, found.digest, descriptor):
                 return found.digest, descriptor
             os.close(descriptor)
         return None
@@ -58,18 +58,18 @@ class Statements:
         row = blob_row(digest.value)
         record = self._index.get(row)
         known = None if record is None else unpack_blob(row, record)
-        if known is None or known.size != size or known.place not in (0, self._place):
+        if known is None or known.size != size or known.written_on not in (0, self._place):
             return None
         try:
             return self._blobs.open(digest.value, known.size)
-        except (FileNotFoundError, BlobTrippedError):
+        except (FileNotFoundError, BlobModifiedError):
             return None
 
-    def _prove(self, stated: Stated, digest: Digest, descriptor: int) -> bool:
+    def _verify(self, stated: ProviderChecksum, digest: Digest, descriptor: int) -> bool:
         try:
             is_proved = hash_bytes_of(descriptor, PROVABLE[stated.kind]).hex() == stated.value
         except BaseException:
             os.close(descriptor)
             raise
-        self._committer.submit(Proof(stated, StatedRecord(digest, True) if is_proved else None))
+        self._committer.submit(ChecksumVerdict(stated, ChecksumRecord(digest, True) if is_proved else None))
         return is_proved

@@ -17,13 +17,13 @@ from casstore.format.digest import Digest
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.index.blob_users import users_of
 from casstore.index.database import Index
-from casstore.leases.edits import Recorder
-from casstore.leases.scan import Found
+from casstore.leases.edits import EditRecorder
+from casstore.leases.scan import UnrecordedFile
 from casstore.leases.views import View, read_list
 from casstore.pending.store import Pending
 
 
-class Tripwire:
+class ModifiedBlobs:
     """Tells edits from damage. *owner* is the name of this process's lease, *stage* makes a staging file."""
 
     __slots__ = ("_index", "_layout", "_owner", "_stage")
@@ -34,7 +34,7 @@ class Tripwire:
         self._stage = stage
         self._owner = owner
 
-    def keep_edits(self, digest: Digest) -> bool:
+    def save_local_edits(self, digest: Digest) -> bool:
         """Make pending writes of a blob's bytes, known to be wrong, where they are an edit: the file has other links,
         and its mtime is not as it was made. False where they are mere damage.
 
@@ -60,7 +60,7 @@ class Tripwire:
         return True
 
     def _keep(self, digest: Digest, descriptor: int, inode: Inode) -> None:
-        recorder = Recorder(Pending(self._layout), self._stage, self._owner())
+        recorder = EditRecorder(Pending(self._layout), self._stage, self._owner())
         is_known = False
         for lease, found in self._views_of(inode):
             with contextlib.suppress(FileNotFoundError):  # released meanwhile
@@ -73,7 +73,7 @@ class Tripwire:
             if entry is not None:
                 recorder.record_bytes(entry.key, entry.validator, descriptor)
 
-    def _views_of(self, inode: Inode) -> Iterator[tuple[LeaseLayout, Found]]:
+    def _views_of(self, inode: Inode) -> Iterator[tuple[LeaseLayout, UnrecordedFile]]:
         """The views, of any lease, that are that very file."""
         with os.scandir(self._layout.leases) as entries:
             leases = [LeaseLayout(entry.path) for entry in entries]
@@ -83,7 +83,7 @@ class Tripwire:
                 for name, handed in said.handed.items():
                     path = f"{lease.path}/{name}"
                     if isinstance(handed[-1], View) and handed[-1].inode == inode and _is_file(path, inode):
-                        yield lease, Found(path, handed[-1], said.settled.get(name))
+                        yield lease, UnrecordedFile(path, handed[-1], said.settled.get(name))
 
 
 def _is_file(path: str, inode: Inode) -> bool:

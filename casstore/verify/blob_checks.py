@@ -1,6 +1,6 @@
 """The files in ``blobs/``, every one or a sample hashed and held against its row. Follows no symbolic link.
 
-Changes nothing, but for what a `Mender` does about the problems found.
+Changes nothing, but for what a `Repairer` does about the problems found.
 
 A few threads hash, since hashing gives up the interpreter's lock; one thread walks, asks the index and judges.
 """
@@ -24,8 +24,8 @@ from casstore.format.digest import Digest, new_hasher
 from casstore.format.keys import blob_row
 from casstore.format.layout import Layout
 from casstore.format.records import unpack_blob
-from casstore.verify.index_checks import OURS, RowChecks, reason
-from casstore.verify.report import Findings, Mender, Problem, ProblemKind, Tell
+from casstore.verify.index_checks import OURS, IndexChecks, reason
+from casstore.verify.report import Findings, Problem, ProblemKind, ProgressCallback, Repairer
 from casstore.verify.sampling import Sample
 
 THREADS: Final = min(4, os.cpu_count() or 1)
@@ -82,14 +82,14 @@ class BlobChecks:
         self,
         layout: Layout,
         algorithm: str,
-        rows: RowChecks,
+        rows: IndexChecks,
         findings: Findings,
         sample: Sample,
-        mender: Mender | None = None,
+        repairer: Repairer | None = None,
     ) -> None:
         self._layout = layout
         self._sample = sample
-        self._mender = mender
+        self._mender = repairer
         self._algorithm = algorithm
         self._rows = rows
         self._findings = findings
@@ -103,33 +103,33 @@ class BlobChecks:
         self.skipped = self.skipped_bytes = 0
         self.adopted = self.adopted_bytes = 0
 
-    def check(self, tell: Tell) -> None:
+    def check(self, on_progress: ProgressCallback) -> None:
         """Look at every file below ``blobs/``."""
         self._sample.look(self._layout.blobs)
         pool = ThreadPoolExecutor(THREADS, "casstore-verify")
         try:
-            self._check(pool, tell)
+            self._check(pool, on_progress)
         finally:
             # For whoever interrupts: threads stop after the piece that they have in hand.
             self._stopped.set()
             pool.shutdown(cancel_futures=True)
 
-    def _check(self, pool: ThreadPoolExecutor, tell: Tell) -> None:
+    def _check(self, pool: ThreadPoolExecutor, on_progress: ProgressCallback) -> None:
         ahead: deque[_Blob] = deque()
         files = self._walk()
         while batch := list(islice(files, _BATCH)):
             # After the files were listed: a file without a row is one that nobody has committed yet.
             records = self._rows.records([digest.value for _, digest in batch]) or {}
             for path, digest in batch:
-                if not self._sample.takes(path):
+                if not self._sample.includes(path):
                     self._skip(path, digest, records.get(digest.value))
                     continue
                 result = pool.submit(self._examine, path, digest)
                 ahead.append(_Blob(path, digest, records.get(digest.value), result))
                 if len(ahead) > _AHEAD:
-                    self._judge(ahead.popleft(), tell)
+                    self._judge(ahead.popleft(), on_progress)
         while ahead:
-            self._judge(ahead.popleft(), tell)
+            self._judge(ahead.popleft(), on_progress)
 
     def _skip(self, path: str, digest: Digest, record: bytes | None) -> None:
         known = None if record is None else unpack_blob(blob_row(digest.value), record)
@@ -248,12 +248,12 @@ class BlobChecks:
 
     # --- judging -----------------------------------------------------------------------------------------------------
 
-    def _judge(self, blob: _Blob, tell: Tell) -> None:
+    def _judge(self, blob: _Blob, on_progress: ProgressCallback) -> None:
         while not blob.result.done():
             wait([blob.result], _TELL_SECONDS)
-            tell()
+            on_progress()
         found = blob.result.result()
-        tell()
+        on_progress()
         if found.state is _State.GONE:
             return
         if found.state is _State.NO_FILE:
@@ -311,5 +311,5 @@ class BlobChecks:
     ) -> None:
         problem = Problem(kind, path, detail, digest, uri, origin)
         if self._mender is not None and digest is not None:
-            problem = replace(problem, repair=self._mender.mend_blob(digest))
+            problem = replace(problem, repair=self._mender.repair_blob(digest))
         self._findings.add(problem)

@@ -1,6 +1,6 @@
 """The rows of an index, held against each other and against the blobs they name.
 
-Changes nothing, but for what a `Mender` does about the problems found.
+Changes nothing, but for what a `Repairer` does about the problems found.
 
 Rows are compared with rows inside one transaction, so that no commit comes between. A row and a file cannot be seen at
 one moment: what looks wrong between them is looked at again, in an order that no live store passes for damage.
@@ -18,16 +18,16 @@ from functools import partial
 from typing import Final, TypeVar
 
 from casstore.errors import CasstoreError, IndexDamagedError
-from casstore.format.checksums import unpack_stated
+from casstore.format.checksums import unpack_checksum
 from casstore.format.digest import Digest, name_hash
 from casstore.format.keys import BLOB, CHECKSUM, COUNT, ENTRY, POLICY, USER, Key, blob_row, user_prefix, user_row
 from casstore.format.layout import Layout
-from casstore.format.records import BlobRecord, Entry, unpack_blob, unpack_count, unpack_entry, unseal
+from casstore.format.records import BlobRecord, Entry, strip_checksum, unpack_blob, unpack_count, unpack_entry
 from casstore.index import page_check as pages
 from casstore.index.database import PAGE_ROWS, Index
 from casstore.index.environment import RESERVE_ROW
 from casstore.index.transactions import Txn
-from casstore.verify.report import Findings, Mender, Problem, ProblemKind, Tell
+from casstore.verify.report import Findings, Problem, ProblemKind, ProgressCallback, Repairer
 
 OURS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECHILD, errno.EBUSY))
 """Errors that say something of this process or machine and nothing of the store."""
@@ -48,7 +48,7 @@ Row = tuple[bytes, bytes]
 
 
 @dataclass(slots=True)
-class _Seen:
+class _CheckedRow:
     """An entry as one transaction saw it, and whether its blob had a row."""
 
     row: bytes
@@ -65,23 +65,23 @@ class _Page:
     rows: int = 0
     blobs: list[BlobRecord] = field(default_factory=list)
     unused: list[tuple[Row, BlobRecord]] = field(default_factory=list)
-    entries: list[_Seen] = field(default_factory=list)
+    entries: list[_CheckedRow] = field(default_factory=list)
     faults: list[tuple[Problem, Row]] = field(default_factory=list)
     widows: list[Row] = field(default_factory=list)
     """Of entries that do not decode: no problems of their own, and to go with them."""
 
 
-class RowChecks:
+class IndexChecks:
     """One look at all rows, a page at a time; used by one thread. The counts are of what was seen so far."""
 
     def __init__(
-        self, layout: Layout, index: Index, algorithm: str, findings: Findings, mender: Mender | None = None
+        self, layout: Layout, index: Index, algorithm: str, findings: Findings, repairer: Repairer | None = None
     ) -> None:
         self._layout = layout
         self._index = index
         self._algorithm = algorithm
         self._findings = findings
-        self._mender = mender
+        self._mender = repairer
         self.generation = 0
         self.is_absent = False
         self.is_readable = False
@@ -89,7 +89,7 @@ class RowChecks:
         self.blobs = self.bytes = 0
         self.unused = self.unused_bytes = self.stale = self.dropped = 0
 
-    def check(self, tell: Tell) -> None:
+    def check(self, on_progress: ProgressCallback) -> None:
         """Look at every row. A damaged index is one problem, and stays as it is."""
         self.is_absent = not self.find()
         if self.is_readable:
@@ -98,7 +98,7 @@ class RowChecks:
         while self.is_readable and start is not None:
             with self._reporting():
                 start = self._check_page(start)
-            tell()
+            on_progress()
 
     def find(self) -> bool:
         """Whether there is an index, be it damaged."""
@@ -185,7 +185,7 @@ class RowChecks:
         # First, since looking for files may find the index damaged.
         self._settle(page.faults)
         if self._mender is not None:
-            self._mender.mend_rows(page.widows)
+            self._mender.repair_rows(page.widows)
         missing = [fault for seen in page.entries if (fault := self._check_file(seen)) is not None]
         stale: list[Row] = []
         for row, blob in page.unused:
@@ -205,10 +205,10 @@ class RowChecks:
                 self._findings.add(problem)
             return
         rows = dict(row for _, row in faults)
-        repairs = dict(zip(rows, self._mender.mend_rows(list(rows.items())), strict=True))
+        repairs = dict(zip(rows, self._mender.repair_rows(list(rows.items())), strict=True))
         for problem, (row, _) in faults:
             self._findings.add(replace(problem, repair=repairs[row]))
-        done = sum(repair.is_done for repair in self._mender.mend_rows(stale))
+        done = sum(repair.is_done for repair in self._mender.repair_rows(stale))
         self.dropped += done
         self.stale += len(stale) - done
 
@@ -225,10 +225,10 @@ class RowChecks:
             elif kind == USER:
                 self._look_at_user(txn, row, record, page)
             elif kind == CHECKSUM:
-                if _decoded(partial(unpack_stated, row, record)) is None:
+                if _decoded(partial(unpack_checksum, row, record)) is None:
                     page.faults.append((self._bad(row, "what a provider stated"), (row, record)))
             elif kind == POLICY:
-                if unseal(row, record) is None:
+                if strip_checksum(row, record) is None:
                     page.faults.append((self._bad(row, "what was evicted, and how that did"), (row, record)))
             elif row != RESERVE_ROW and (kind != COUNT or not unpack_count(row, record)):
                 what = "a count of local writes" if kind == COUNT else "of no known kind"
@@ -239,7 +239,7 @@ class RowChecks:
     def _look_at_entry(self, row: bytes, record: bytes, page: _Page) -> None:
         entry = entry_in(self._algorithm, row, record)
         if entry is not None:
-            page.entries.append(_Seen(row, record, entry))
+            page.entries.append(_CheckedRow(row, record, entry))
             return
         fault = self._bad(row, "an entry")
         key = key_in(row)
@@ -263,8 +263,8 @@ class RowChecks:
         if key is None or digest is None:
             page.faults.append((self._bad(row, "a user of a blob"), (row, record)))
             return
-        found = txn.get(key.row)
-        entry = None if found is None else entry_in(self._algorithm, key.row, found)
+        found = txn.get(key.row_key)
+        entry = None if found is None else entry_in(self._algorithm, key.row_key, found)
         if found is not None and entry is None:
             page.widows.append((row, record))
         if found is None or (entry is not None and (entry.key != key or entry.digest != digest)):
@@ -280,7 +280,7 @@ class RowChecks:
         txn.prefetch(list(rows))
         for seen in page.entries:
             entry = seen.entry
-            if txn.get(user_row(entry.digest.value, entry.key)) != entry.key.whole:
+            if txn.get(user_row(entry.digest.value, entry.key)) != entry.key.encoded:
                 detail = "no row says that this entry uses its blob: a collection would take it away"
                 page.faults.append((self._disagreement(entry.digest, entry.key, detail), (seen.row, seen.record)))
             row = blob_row(entry.digest.value)
@@ -293,7 +293,7 @@ class RowChecks:
 
     # --- rows and files ----------------------------------------------------------------------------------------------
 
-    def _check_file(self, seen: _Seen) -> tuple[Problem, Row] | None:
+    def _check_file(self, seen: _CheckedRow) -> tuple[Problem, Row] | None:
         """Whether an entry's blob is there, and has a row.
 
         A file that is missing is damage only if the entry was the same before and after it was looked for. A sweep
@@ -327,17 +327,17 @@ class RowChecks:
             return False
         return True
 
-    def _look_again(self, txn: Txn, seen: _Seen) -> _Seen | None:
+    def _look_again(self, txn: Txn, seen: _CheckedRow) -> _CheckedRow | None:
         record = txn.get(seen.row)
         entry = None if record is None else entry_in(self._algorithm, seen.row, record)
         if record is None or entry is None:
             return None
-        return _Seen(seen.row, record, entry, txn.get(blob_row(entry.digest.value)) is not None)
+        return _CheckedRow(seen.row, record, entry, txn.get(blob_row(entry.digest.value)) is not None)
 
     # --- problems ----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _fault(kind: ProblemKind, path: str, detail: str, seen: _Seen) -> tuple[Problem, Row]:
+    def _fault(kind: ProblemKind, path: str, detail: str, seen: _CheckedRow) -> tuple[Problem, Row]:
         entry = seen.entry
         return Problem(kind, path, detail, entry.digest, entry.uri, entry.key.origin), (seen.row, seen.record)
 
@@ -355,13 +355,13 @@ class RowChecks:
 def entry_in(algorithm: str, row: bytes, record: bytes) -> Entry | None:
     """The entry in a row, if it is one of this row and of a store with that algorithm."""
     entry = _decoded(lambda: unpack_entry(row, record))
-    return entry if entry is not None and entry.key.row == row and entry.digest.algorithm == algorithm else None
+    return entry if entry is not None and entry.key.row_key == row and entry.digest.algorithm == algorithm else None
 
 
 def key_in(row: bytes) -> Key | None:
     """Whose entry a row is, whatever its record says; None where the row was cut."""
     key = _decoded(lambda: Key.parse(row[1:]))
-    return key if key is not None and key.row == row else None
+    return key if key is not None and key.row_key == row else None
 
 
 def user_in(row: bytes, record: bytes) -> Key | None:

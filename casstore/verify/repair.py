@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from casstore.blobs.blob_store import Blobs, BlobTrippedError
+from casstore.blobs.blob_store import BlobModifiedError, BlobStore
 from casstore.blobs.staging import Inode
 from casstore.errors import CasstoreError
 from casstore.eviction.collector import FIRST_BATCH, sweep
@@ -28,7 +28,7 @@ from casstore.index.blob_users import users_of
 from casstore.index.database import Index
 from casstore.index.entries import drop_entry
 from casstore.index.transactions import Txn
-from casstore.reading.blob_checker import Checks
+from casstore.reading.blob_checker import BlobChecker
 from casstore.verify.index_checks import Row, entry_in, key_in, reason, user_in
 from casstore.verify.report import Repair
 
@@ -39,10 +39,12 @@ _NO_FILE: Final = "what had its name was no file to read"
 _TRIES: Final = 3
 
 
-class Repairs:
+class StoreRepairer:
     """The repairing side of one store in this process; a `casstore.findings.Mender`."""
 
-    def __init__(self, layout: Layout, index: Index, blobs: Blobs, checks: Checks, algorithm: str, place: int) -> None:
+    def __init__(
+        self, layout: Layout, index: Index, blobs: BlobStore, checks: BlobChecker, algorithm: str, place: int
+    ) -> None:
         self._layout = layout
         self._index = index
         self._blobs = blobs
@@ -52,31 +54,31 @@ class Repairs:
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
-    def mend_rows(self, rows: Sequence[Row]) -> list[Repair]:
+    def repair_rows(self, rows: Sequence[Row]) -> list[Repair]:
         """Put right, or drop, rows that were seen with these records."""
         done: list[Repair] = []
         for start in range(0, len(rows), FIRST_BATCH):
             batch = rows[start : start + FIRST_BATCH]
             try:
-                done += self._index.write(partial(self._mend_batch, batch=batch))
+                done += self._index.write(partial(self._repair_batch, batch=batch))
             except (CasstoreError, OSError) as error:
                 done += [_failed(error)] * len(batch)
         return done
 
-    def _mend_batch(self, txn: Txn, batch: Sequence[Row]) -> list[Repair]:
-        return [self._mend_row(txn, *row) for row in batch]
+    def _repair_batch(self, txn: Txn, batch: Sequence[Row]) -> list[Repair]:
+        return [self._repair_row(txn, *row) for row in batch]
 
-    def _mend_row(self, txn: Txn, row: bytes, record: bytes) -> Repair:
+    def _repair_row(self, txn: Txn, row: bytes, record: bytes) -> Repair:
         if not _is_as_seen(txn, row, record):
             return GONE
         try:
             if row[:1] == ENTRY and (entry := entry_in(self._algorithm, row, record)) is not None:
-                return self._mend_entry(txn, entry)
+                return self._repair_entry(txn, entry)
             if row[:1] == BLOB and len(row) > 1:
-                return self._mend_blob_row(txn, row, record)
+                return self._repair_blob_row(txn, row, record)
             if row[:1] == USER and (key := user_in(row, record)) is not None:
-                found = txn.get(key.row)
-                entry = None if found is None else entry_in(self._algorithm, key.row, found)
+                found = txn.get(key.row_key)
+                entry = None if found is None else entry_in(self._algorithm, key.row_key, found)
                 if entry is not None and entry.key == key and user_row(entry.digest.value, key) == row:
                     return GONE
                 txn.delete(row)
@@ -87,14 +89,14 @@ class Repairs:
         txn.delete(row)
         return Repair("the row was dropped", () if key is None else (key.uri,))
 
-    def _mend_entry(self, txn: Txn, entry: Entry) -> Repair:
+    def _repair_entry(self, txn: Txn, entry: Entry) -> Repair:
         """An entry stays, and its blob's row is made anew, if a file of its size is there and counts it as its user.
 
         Without that second row, nobody knows which of the two is of another time; a miss is always right.
         """
         digest = entry.digest.value
         status = self._look(digest)
-        is_used = txn.get(user_row(digest, entry.key)) == entry.key.whole
+        is_used = txn.get(user_row(digest, entry.key)) == entry.key.encoded
         if status is None or status.st_size != entry.size or not stat.S_ISREG(status.st_mode) or not is_used:
             drop_entry(txn, entry)
             if status is None and not txn.has(user_prefix(digest)):
@@ -103,7 +105,7 @@ class Repairs:
         self._put_blob_row(txn, digest, status)
         return Repair("the row of its blob was made anew", (entry.uri,))
 
-    def _mend_blob_row(self, txn: Txn, row: bytes, record: bytes) -> Repair:
+    def _repair_blob_row(self, txn: Txn, row: bytes, record: bytes) -> Repair:
         digest = row[1:]
         status = self._look(digest)
         if status is not None and stat.S_ISREG(status.st_mode):
@@ -130,20 +132,20 @@ class Repairs:
 
     # --- blobs --------------------------------------------------------------------------------------------------------
 
-    def mend_blob(self, digest: Digest) -> Repair:
+    def repair_blob(self, digest: Digest) -> Repair:
         """Look at whatever has that blob's name, and put it right or take it away."""
         try:
-            return self._mend_blob(digest)
+            return self._repair_blob(digest)
         except (CasstoreError, OSError) as error:
             return _failed(error)
 
-    def _mend_blob(self, digest: Digest) -> Repair:
+    def _repair_blob(self, digest: Digest) -> Repair:
         inode = self._blobs.inode(digest)
         try:
             descriptor = self._blobs.open_any(digest.value)
         except FileNotFoundError:
             return GONE
-        except BlobTrippedError:
+        except BlobModifiedError:
             return GONE if inode is None else self._take_away(digest, inode, _NO_FILE)
         try:
             status = os.fstat(descriptor)
@@ -154,13 +156,13 @@ class Repairs:
             if not self._blobs.verify(descriptor, digest):
                 return self._take_away(digest, inode, _NO_BYTES)
             is_touched = status.st_mtime_ns != digest.mtime * 1_000_000_000 or stat.S_IMODE(status.st_mode) != 0o444
-            if is_touched and not self._checks.renew(digest, descriptor):
+            if is_touched and not self._checks.replace_with_copy(digest, descriptor):
                 return self._take_away(digest, inode, _NO_BYTES)
-            return self._mend_size(digest, is_touched=is_touched)
+            return self._repair_size(digest, is_touched=is_touched)
         finally:
             os.close(descriptor)
 
-    def _mend_size(self, digest: Digest, *, is_touched: bool) -> Repair:
+    def _repair_size(self, digest: Digest, *, is_touched: bool) -> Repair:
         """Its bytes are right; the row may say another size."""
 
         def put_right(txn: Txn) -> bool:
@@ -180,7 +182,7 @@ class Repairs:
 
     def _take_away(self, digest: Digest, inode: Inode, why: str) -> Repair:
         """Drop the entries of a damaged blob, and commit; then move the file. Edits made through a view are kept."""
-        is_edit = self._checks.keep_edits(digest)
+        is_edit = self._checks.save_local_edits(digest)
         target = None
         if not is_edit:
             target = self._layout.quarantined(f"{digest.value.hex()}-{os.urandom(4).hex()}")
@@ -211,7 +213,7 @@ class Repairs:
             for user in users_of(txn, digest.value):
                 txn.delete(user.row)
                 if user.key is not None:
-                    txn.delete(user.key.row)
+                    txn.delete(user.key.row_key)
                     uris.append(user.key.uri)
             # Without it nobody takes the name for that of bytes that were checked.
             txn.delete(blob_row(digest.value))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from casstore.format.digest import Digest
 
 if TYPE_CHECKING:
-    from casstore.leases.reaper import Reaped
+    from casstore.leases.reaper import ReapResult
 
 
 class ProblemKind(StrEnum):
@@ -90,7 +90,7 @@ class Leftovers:
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
+class RepairSummary:
     """What a verification that repairs did: *problems* were mended, and of what is no damage, *adopted* blobs without a
     row were given one, and *stale_rows* were dropped. *reaped* is what dead processes had left; None where another
     process is collecting just now, and takes it away itself.
@@ -100,11 +100,11 @@ class Mended:
     adopted: int
     adopted_bytes: int
     stale_rows: int
-    reaped: Reaped | None
+    reaped: ReapResult | None
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifyReport:
     """What a verification did and found: *blobs* files of *bytes* were hashed, *entries* rows held against them.
 
     *wrong* counts problems; *problems* holds the first `MOST_PROBLEMS` of them, and all that were to be repaired.
@@ -121,7 +121,7 @@ class Verified:
     leftovers: Leftovers
     skipped: int = 0
     skipped_bytes: int = 0
-    mended: Mended | None = None
+    repairs: RepairSummary | None = None
 
     @property
     def is_sound(self) -> bool:
@@ -131,11 +131,11 @@ class Verified:
     @property
     def left(self) -> int:
         """How many problems are still there."""
-        return self.wrong - (0 if self.mended is None else self.mended.problems)
+        return self.wrong - (0 if self.repairs is None else self.repairs.problems)
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class VerifyProgress:
     """How far a verification is: rows are looked at first; then *blobs* are hashed, in bytes *bytes*, and others are
     passed over, as a sample wants it.
 
@@ -179,14 +179,14 @@ class Findings:
                 self.mended += repair.is_done
 
 
-class Mender(Protocol):
+class Repairer(Protocol):
     """Repairs, as far as those who find problems ask for them. Each looks again, in a transaction, before it acts."""
 
-    def mend_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> list[Repair]:
+    def repair_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> list[Repair]:
         """Put right, or drop, rows that were seen with these records."""
         ...
 
-    def mend_blob(self, digest: Digest) -> Repair:
+    def repair_blob(self, digest: Digest) -> Repair:
         """Whatever has that blob's name: its bytes, its mtime, its type, the size in its row."""
         ...
 
@@ -199,5 +199,5 @@ class Mender(Protocol):
         ...
 
 
-Tell = Callable[[], None]
+ProgressCallback = Callable[[], None]
 """Called now and then by whoever takes long."""

@@ -42,7 +42,7 @@ class Sample:
             named = ((changed, path) for path in _files_in(blobs) if (changed := _changed_ns(path)) is not None)
             self._paths = frozenset(path for _, path in heapq.nlargest(self._newest, named))
 
-    def takes(self, path: str) -> bool:
+    def includes(self, path: str) -> bool:
         """Whether that blob is among them; True for one that nobody can look at, so that it is said."""
         if self._paths and path not in self._paths:
             return False

@@ -1,6 +1,6 @@
 """Verifying a store: every blob hashed again, every row held against a file and every file against a row.
 
-It changes nothing unless it is given a `Mender`, and runs beside processes that fill, evict and die: a publish in
+It changes nothing unless it is given a `Repairer`, and runs beside processes that fill, evict and die: a publish in
 flight, an eviction between its two steps and what a killed process leaves are no damage. The first two are told from
 damage by looking again; the last is counted as left over.
 """
@@ -13,14 +13,23 @@ from collections.abc import Callable
 
 from casstore.format.layout import Layout
 from casstore.index.database import Index
-from casstore.leases.reaper import Reaped
+from casstore.leases.reaper import ReapResult
 from casstore.verify.blob_checks import BlobChecks
-from casstore.verify.index_checks import RowChecks, reason
-from casstore.verify.report import Checked, Findings, Leftovers, Mended, Mender, Problem, ProblemKind, Verified
+from casstore.verify.index_checks import IndexChecks, reason
+from casstore.verify.report import (
+    Findings,
+    Leftovers,
+    Problem,
+    ProblemKind,
+    Repairer,
+    RepairSummary,
+    VerifyProgress,
+    VerifyReport,
+)
 from casstore.verify.sampling import Sample
 
 
-class Verification:
+class Verifier:
     """One look at a store; *sample* says which blobs are hashed, *mender* puts right what it can."""
 
     def __init__(
@@ -29,31 +38,31 @@ class Verification:
         index: Index,
         algorithm: str,
         sample: Sample,
-        mender: Mender | None,
-        progress: Callable[[Checked], None] | None,
+        repairer: Repairer | None,
+        progress: Callable[[VerifyProgress], None] | None,
     ) -> None:
         self._layout = layout
         self._algorithm = algorithm
-        self._mender = mender
+        self._mender = repairer
         self._progress = progress
         self.findings = Findings()
         self._index = index
-        self._rows = RowChecks(layout, index, algorithm, self.findings, mender)
-        self._blobs = BlobChecks(layout, algorithm, self._rows, self.findings, sample, mender)
+        self._rows = IndexChecks(layout, index, algorithm, self.findings, repairer)
+        self._blobs = BlobChecks(layout, algorithm, self._rows, self.findings, sample, repairer)
 
     def run(self, store_id: str) -> None:
         """Look at everything."""
         _check_marker(self._layout, self._algorithm, store_id, self.findings)
         self._rows.check(self._tell)
         if self._mender is not None:
-            self._mend_index(self._mender)
+            self._repair_index(self._mender)
         self._blobs.check(self._tell)
         # Looked for once more: a process that makes a store makes the index before the first blob.
         if self._rows.is_absent and self._blobs.files and not self._rows.find():
             self._add_absence(self._blobs.files)
         self._tell()
 
-    def _mend_index(self, mender: Mender) -> None:
+    def _repair_index(self, mender: Repairer) -> None:
         """Go on with a new index, if the old one is damaged or gone."""
         if self._rows.is_absent:
             count = sum(len(names) for _, _, names in os.walk(self._layout.blobs))
@@ -75,10 +84,12 @@ class Verification:
         if self._progress is not None:
             rows, blobs = self._rows, self._blobs
             self._progress(
-                Checked(rows.rows, blobs.files, blobs.read, rows.blobs, rows.bytes, blobs.skipped, blobs.skipped_bytes)
+                VerifyProgress(
+                    rows.rows, blobs.files, blobs.read, rows.blobs, rows.bytes, blobs.skipped, blobs.skipped_bytes
+                )
             )
 
-    def result(self, reaped: Reaped | None = None) -> Verified:
+    def result(self, reaped: ReapResult | None = None) -> VerifyReport:
         """What was found; with a mender, *reaped* is what dead processes had left."""
         rows, blobs, findings, layout = self._rows, self._blobs, self.findings, self._layout
         leftovers = Leftovers(
@@ -93,8 +104,8 @@ class Verification:
         )
         mended = None
         if self._mender is not None:
-            mended = Mended(findings.mended, blobs.adopted, blobs.adopted_bytes, rows.dropped, reaped)
-        return Verified(
+            mended = RepairSummary(findings.mended, blobs.adopted, blobs.adopted_bytes, rows.dropped, reaped)
+        return VerifyReport(
             blobs.files,
             blobs.bytes,
             rows.entries,

@@ -12,7 +12,7 @@ from casstore import Cache, CasstoreError, Key, PendingState, PendingWrite
 from pathapi.cli.cloud_options import Clients, Shell, cloud_command, error_facts, in_the_shell, progress_bar
 from pathapi.client import forced
 from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, PendingWriteError
-from pathapi.location import Target
+from pathapi.location import Location
 from pathapi.parallel.progress import Progress
 from pathapi.path import CloudPath
 from pathapi.writing.pending import push
@@ -147,12 +147,12 @@ class _Pushing:
         else:
             self._shell.line(f"pushed {self._shell.size(pushed.size):>9}  {pushed.uri}")
 
-    def _target(self, item: _Wanted) -> Target:
+    def _target(self, item: _Wanted) -> Location:
         """Raises PendingWriteError where what is pending is another origin's, or nothing is."""
         path: CloudPath = self._clients.path(item.uri)
         client = path.client
-        if client.cache.unfit is not None:
-            raise client.cache.unfit
+        if client.cache.unavailable is not None:
+            raise client.cache.unavailable
         key = client.store_key(path.uri)
         if item.key is not None:
             origins = [item.key.origin]
@@ -165,7 +165,7 @@ class _Pushing:
                 f"{item.uri} was written through {' and '.join(map(_server, origins))}, and this goes to "
                 f"{_server(key.origin)}: {_option(origins[0])}"
             )
-        return Target(client, key, path.uri.bucket, path.uri.key)
+        return Location(client, key, path.uri.bucket, path.uri.key)
 
     def _say_failure(self, item: _Wanted, error: Exception) -> None:
         text = in_the_shell(self._shell, error)

@@ -29,7 +29,7 @@ from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
     from pathapi.client import Client
-    from pathapi.location import Target
+    from pathapi.location import Location
 
 
 class AskingPath(LexicalPath):
@@ -121,11 +121,11 @@ class AskingPath(LexicalPath):
             settle if settles else None,
         )
 
-    def _target(self) -> Target:
-        from pathapi.location import Target  # only for whoever writes
+    def _target(self) -> Location:
+        from pathapi.location import Location  # only for whoever writes
 
         uri = self.uri
-        return Target(self.client, self._store_key(), uri.bucket, uri.key)
+        return Location(self.client, self._store_key(), uri.bucket, uri.key)
 
     def _open_stored(
         self,
@@ -180,7 +180,7 @@ class AskingPath(LexicalPath):
             return None
         policy = client.policy.of(self._text)
         if policy is not ALWAYS:
-            entry = client.cache.held(self._store_key())
+            entry = client.cache.lookup(self._store_key())
             now = client.now()
             if entry is not None and entry.validator.mtime_ns is not None and policy.allows(entry, now, now):
                 return ObjectInfo(uri.key, entry.validator)

@@ -35,9 +35,9 @@ def progress_bar(
     from rich.console import Console
     from rich.table import Column
 
-    from casstore import size_text
+    from casstore import format_size
 
-    shown = size or size_text
+    shown = size or format_size
 
     def column(field: str, **options: Any) -> bars.TextColumn:
         return bars.TextColumn(f"{{task.fields[{field}]}}", markup=False, table_column=Column(no_wrap=True, **options))

@@ -15,7 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
-from casstore import Cache, Digest, Entry, Fill, Flight, Key, Moment, Noted, Stated, Stored, Validator, without_storing
+from casstore import (
+    Cache,
+    Digest,
+    Entry,
+    Fill,
+    Flight,
+    IndexSnapshot,
+    Key,
+    Moment,
+    ProviderChecksum,
+    Stored,
+    Validator,
+    pass_through_for,
+)
 from pathapi.backend import COMPARABLE, Backend, Body, ObjectInfo
 from pathapi.exceptions import (
     ChecksumMismatchError,
@@ -119,8 +132,8 @@ class Reader:
         return self.read_bytes(replace(ask, verify=True))
 
     def _read(self, ask: Ask, data: list[bytes] | None, looked: bool) -> Stored:
-        if ask.must_store and self._cache.unfit is not None:
-            raise self._cache.unfit
+        if ask.must_store and self._cache.unavailable is not None:
+            raise self._cache.unavailable
         if ask.settle is not None and self._cache.has_local_changes(ask.key):
             ask.settle()
         try:
@@ -133,7 +146,7 @@ class Reader:
         """The store cannot take the bytes, or give those that it holds: the reader gets them all the same."""
         uncached = None
         if not isinstance(failure, CloudPathException):
-            uncached = without_storing(failure, self._cache.root)
+            uncached = pass_through_for(failure, self._cache.root)
         if uncached is None or uncached is self._cache or ask.must_store:
             raise failure
         stored = Reader(uncached, "off")._read_stored(ask, data, looked=True)
@@ -168,7 +181,7 @@ class Reader:
 
     def _with_way_out(self, ask: Ask, error: CloudUnavailableError) -> CloudUnavailableError:
         """The same error, which also says that a copy is held, where one is."""
-        entry = self._cache.held(ask.key)
+        entry = self._cache.lookup(ask.key)
         if entry is None:
             return error
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.validated.wall_ns / 1e9))
@@ -184,7 +197,7 @@ class Reader:
             if held is not None:
                 return self._serve(ask, held, began, data)
         if not ask.freshness.asks:
-            why = self._cache.unfit or self._cache.root
+            why = self._cache.unavailable or self._cache.root
             raise NotCachedError(f"{ask.key.uri} is not in the store, and the policy is offline: {why}")
         linkable = self._linkable(ask)
         if linkable is not None:
@@ -192,7 +205,7 @@ class Reader:
         return self._fill(ask, began, data)
 
     def _held(self, ask: Ask) -> Stored | None:
-        entry = self._cache.held(ask.key)
+        entry = self._cache.lookup(ask.key)
         return None if entry is None else self._open_held(ask, entry)
 
     def _open_held(self, ask: Ask, entry: Entry) -> Stored | None:
@@ -204,7 +217,7 @@ class Reader:
     def _serve(self, ask: Ask, held: Stored, began: Moment, data: list[bytes] | None) -> Stored | None:
         answer = self._answer(ask, held, began, data)
         if answer is held:
-            self._cache.hit(held.size)
+            self._cache.count_hit(held.size)
         return answer
 
     def _answer(self, ask: Ask, held: Stored, began: Moment, data: list[bytes] | None) -> Stored | None:
@@ -246,31 +259,31 @@ class Reader:
                     return held
                 try:
                     # The object has changed. One of all who find that out reads its body.
-                    flight = self._cache.flights.try_board(ask.key.row)
+                    flight = self._cache.flights.try_acquire(ask.key.row_key)
                     if flight is not None:
                         fill.join(flight)
                         return self._receive(ask, fill, body, data)
                 finally:
                     body.close()
-            got = self._cache.flights.board(ask.key.row, lambda: self._held_since(ask, began))
+            got = self._cache.flights.acquire(ask.key.row_key, lambda: self._held_since(ask, began))
             if isinstance(got, Flight):
                 got.release()
                 return None
-            self._cache.hit(got.size)
+            self._cache.count_hit(got.size)
             return got
         finally:
             if not keep:
                 os.close(held.descriptor)
 
     def _held_since(self, ask: Ask, began: Moment) -> Stored | None:
-        entry = self._cache.held(ask.key)
+        entry = self._cache.lookup(ask.key)
         return self._held(ask) if entry is not None and entry.validated.is_since(began) else None
 
     # --- not held ----------------------------------------------------------------------------------------------------
 
     def _linkable(self, ask: Ask) -> _Linkable | None:
         stated = self.stated(ask.key, ask.info)
-        known = self._cache.known(stated) if stated and not ask.force else None
+        known = self._cache.find_by_checksum(stated) if stated and not ask.force else None
         return None if known is None else _Linkable(*known)
 
     def _link(self, ask: Ask, linkable: _Linkable, data: list[bytes] | None) -> Stored | None:
@@ -304,20 +317,20 @@ class Reader:
         """Download, once for all who want it: the URI has a flight, and so has what a listing stated."""
         flights: list[Flight] = []
         try:
-            noted: Noted | None = None
+            noted: IndexSnapshot | None = None
 
             def look_for_entry() -> Stored | _Linkable | None:
                 nonlocal noted
-                entry, noted = self._cache.held_or_noted(ask.key)
+                entry, noted = self._cache.lookup_or_snapshot(ask.key)
                 return None if ask.force or entry is None else self._open_held(ask, entry)
 
             def look_for_bytes() -> Stored | _Linkable | None:
                 return self._linkable(ask)
 
-            names = [ask.key.row, *(item.row for item in self.stated(ask.key, ask.info))]
+            names = [ask.key.row_key, *(item.row for item in self.stated(ask.key, ask.info))]
             for name in names:
-                look: _Look = look_for_entry if name == ask.key.row else look_for_bytes
-                got = cast("Flight | Stored | _Linkable", self._cache.flights.board(name, look))
+                look: _Look = look_for_entry if name == ask.key.row_key else look_for_bytes
+                got = cast("Flight | Stored | _Linkable", self._cache.flights.acquire(name, look))
                 if isinstance(got, Flight):
                     flights.append(got)
                     continue
@@ -345,7 +358,7 @@ class Reader:
         info = body.info
         stated = self.stated(fill.key, info)
         if info.size > UNREAD_FROM and not ask.force:
-            known = self._cache.known(stated)
+            known = self._cache.find_by_checksum(stated)
             if known is not None:
                 body.close()
                 digest, descriptor = known
@@ -375,12 +388,12 @@ class Reader:
             self._on_fill(entry, fill.noted.entry is None)
         return entry
 
-    def stated(self, key: Key, info: ObjectInfo | None) -> list[Stated]:
+    def stated(self, key: Key, info: ObjectInfo | None) -> list[ProviderChecksum]:
         """What to remember, or to look for, of what the provider says of the bytes; nothing of plain HTTP servers."""
         if info is None or not info.size or self._dedup == "off" or key.origin.startswith("http"):
             return []
         scope = key.origin if self._dedup == "origin" else ""
-        return [Stated(scope, c.kind, c.value, info.size) for c in info.checksums if c.kind in COMPARABLE]
+        return [ProviderChecksum(scope, c.kind, c.value, info.size) for c in info.checksums if c.kind in COMPARABLE]
 
 
 def _is_unchanged(one: Validator, other: Validator) -> bool:

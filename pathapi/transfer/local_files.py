@@ -10,14 +10,14 @@ from typing import Final
 from casstore import same_bytes
 from pathapi.backend import ObjectInfo
 from pathapi.exceptions import StaleReadError
-from pathapi.location import Target
+from pathapi.location import Location
 from pathapi.transfer.objects import upload
 from pathapi.writing.conditional_put import Base, has_stated_bytes
 
 _OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-def upload_file(target: Target, path: str, base: Base) -> None:
+def upload_file(target: Location, path: str, base: Base) -> None:
     """Upload the file at *path* as it was at one moment; for whoever has the target's write lock.
 
     Raises StaleReadError where somebody wrote to it meanwhile, and what writing does.
@@ -38,7 +38,7 @@ def upload_file(target: Target, path: str, base: Base) -> None:
         os.close(descriptor)
 
 
-def has_arrived(target: Target, path: str, there: ObjectInfo) -> bool:
+def has_arrived(target: Location, path: str, there: ObjectInfo) -> bool:
     """Whether the object that is *there* has the bytes of the file at *path*: by what the store holds of that very
     version, else by a hash that the provider states. Reads nothing from the cloud.
     """
@@ -48,7 +48,7 @@ def has_arrived(target: Target, path: str, there: ObjectInfo) -> bool:
         if not stat.S_ISREG(status.st_mode) or status.st_size != there.size:
             return False
         cache = target.client.cache
-        entry = cache.held(target.key)
+        entry = cache.lookup(target.key)
         if entry is not None and entry.validator.same_version(there.validator):
             held = None if entry.validator.racy or there.validator.racy else cache.open_entry(entry)
             if held is not None:

@@ -27,7 +27,7 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
-from pathapi.location import Target
+from pathapi.location import Location
 from pathapi.writing.commit import deliver, stage
 from pathapi.writing.conditional_put import Base, warn_of_conditions
 from pathapi.writing.pending import lock_for_change
@@ -52,23 +52,23 @@ class Seen:
 
 
 @contextmanager
-def locked(*changes: Target, forced: Target | None = None) -> Iterator[None]:
+def locked(*changes: Location, forced: Location | None = None) -> Iterator[None]:
     """Hold the write locks of several URIs, taken in one order by everybody, so that nobody waits in a circle; *forced*
     is the one of them that is overwritten by force.
     """
-    in_order = {(at.client.cache.root, at.key.whole): at for at in changes}
+    in_order = {(at.client.cache.root, at.key.encoded): at for at in changes}
     with ExitStack() as stack:
         for _, at in sorted(in_order.items()):
             stack.enter_context(lock_for_change(at, force=at is forced))
         yield
 
 
-def forced_of(target: Target, over: Base) -> Target | None:
+def forced_of(target: Location, over: Base) -> Location | None:
     """*target*, if it is to be overwritten whatever it is: what `locked` wants to know."""
     return target if over.expect is None else None
 
 
-def see(source: Target, listed: ObjectInfo | None) -> Seen:
+def see(source: Location, listed: ObjectInfo | None) -> Seen:
     """The version of the source: what a listing said, else one HEAD. Raises CloudPathFileNotFoundError."""
     return Seen(source.backend.head(source.object_key)) if listed is None else Seen(listed, guessed=True)
 
@@ -76,7 +76,7 @@ def see(source: Target, listed: ObjectInfo | None) -> Seen:
 # --- deleting ---------------------------------------------------------------------------------------------------------
 
 
-def delete(at: Target, version: Validator) -> None:
+def delete(at: Location, version: Validator) -> None:
     """Delete the object if it still is *version*, and then its entry; for whoever has its write lock.
 
     An object that is gone already is no error: this request may have been sent twice, its first answer lost. Raises
@@ -89,7 +89,7 @@ def delete(at: Target, version: Validator) -> None:
         at.client.cache.record_delete(at.key)
 
 
-def _delete(at: Target, version: Validator) -> None:
+def _delete(at: Location, version: Validator) -> None:
     client, key = at.client, at.object_key
     try:
         at.backend.delete([key], expect=None if client.conditional_writes == "off" else version)
@@ -111,7 +111,7 @@ def _delete(at: Target, version: Validator) -> None:
 # --- copying on the server --------------------------------------------------------------------------------------------
 
 
-def copy_on_server(source: Target, target: Target, seen: Seen, over: Base) -> tuple[ObjectInfo, Seen]:
+def copy_on_server(source: Location, target: Location, seen: Seen, over: Base) -> tuple[ObjectInfo, Seen]:
     """Copy inside one bucket, over what *over* says is at the target, and make it the entry; what the target is now,
     and which version of the source that is. For whoever has the target's write lock.
 
@@ -119,7 +119,7 @@ def copy_on_server(source: Target, target: Target, seen: Seen, over: Base) -> tu
     else changes the target after that: it is left alone.
     """
     cache = target.client.cache
-    noted, moment = cache.note(target.key), cache.now()
+    noted, moment = cache.snapshot(target.key), cache.now()
     try:
         info, seen = _copy(source, target, seen, over)
     except CloudUnavailableError:
@@ -140,17 +140,17 @@ def copy_on_server(source: Target, target: Target, seen: Seen, over: Base) -> tu
     return info, seen
 
 
-def _open_held(source: Target, version: Validator) -> tuple[Entry, int] | None:
+def _open_held(source: Location, version: Validator) -> tuple[Entry, int] | None:
     """The entry and the open blob of that very version of the source, if the store has it."""
     cache = source.client.cache
-    entry = cache.held(source.key)
+    entry = cache.lookup(source.key)
     if entry is None or not entry.validator.same_version(version) or entry.validator.racy or version.racy:
         return None
     descriptor = cache.open_entry(entry)
     return None if descriptor is None else (entry, descriptor)
 
 
-def _copy(source: Target, target: Target, seen: Seen, over: Base) -> tuple[ObjectInfo, Seen]:
+def _copy(source: Location, target: Location, seen: Seen, over: Base) -> tuple[ObjectInfo, Seen]:
     backend, target_key = source.backend, target.object_key
     expect, guessed = over.expect, over.guessed
     if source.client.conditional_writes == "off":
@@ -197,7 +197,7 @@ def agree(one: ObjectInfo, other: ObjectInfo) -> bool:
     return one.size == other.size and any(stated.get(item.kind) == item.value for item in one.checksums)
 
 
-def _require_good(target: Target, copied: ObjectInfo, source: ObjectInfo) -> None:
+def _require_good(target: Location, copied: ObjectInfo, source: ObjectInfo) -> None:
     """Raise unless the copy is known to be whole: by a checksum, else by the size that the server states of it."""
     if agree(copied, source):
         return
@@ -212,17 +212,17 @@ def _require_good(target: Target, copied: ObjectInfo, source: ObjectInfo) -> Non
 # --- copying through this machine -------------------------------------------------------------------------------------
 
 
-def upload(target: Target, source: int, base: Base, check: Callable[[], object] | None = None) -> None:
+def upload(target: Location, source: int, base: Base, check: Callable[[], object] | None = None) -> None:
     """Upload a private copy of the open file *source* under the rules of writing, and make it the entry.
 
     *check* is called once the copy is made, and may raise. For whoever has the target's write lock. What fails leaves
     nothing pending: the bytes are still where they came from.
     """
     cache = target.client.cache
-    noted, staging = cache.note(target.key), stage(cache)
+    noted, staging = cache.snapshot(target.key), stage(cache)
     try:
         with full_disk(cache.root):
-            staging.take(source)
+            staging.copy_from(source)
         if check is not None:
             check()
         staging.rehash()
@@ -235,13 +235,13 @@ def upload(target: Target, source: int, base: Base, check: Callable[[], object] 
 # --- moving -----------------------------------------------------------------------------------------------------------
 
 
-def copy(source: Target, target: Target, listed: ObjectInfo | None, over: Base) -> None:
+def copy(source: Location, target: Location, listed: ObjectInfo | None, over: Base) -> None:
     """Copy on the server; *listed* is what a listing said of the source. Raises as `copy_on_server` does."""
     with locked(target, forced=forced_of(target, over)):
         copy_on_server(source, target, see(source, listed), over)
 
 
-def rename(source: Target, target: Target, listed: ObjectInfo | None, over: Base) -> None:
+def rename(source: Location, target: Location, listed: ObjectInfo | None, over: Base) -> None:
     """Copy on the server, then delete the very version that was copied; the target is never missing.
 
     Raises CloudPathFileNotFoundError, and OverwriteNewerCloudError where the target was changed meanwhile (nothing is
@@ -257,7 +257,7 @@ def rename(source: Target, target: Target, listed: ObjectInfo | None, over: Base
         delete_moved(source, str(target), seen.version)
 
 
-def copy_through(source: Target, target: Target, stored: Stored, over: Base, *, moves: bool) -> None:
+def copy_through(source: Location, target: Location, stored: Stored, over: Base, *, moves: bool) -> None:
     """Upload what was read of the source, and, if it *moves*, delete the version that was read."""
     version = stored.validator
     assert version is not None
@@ -272,7 +272,7 @@ def copy_through(source: Target, target: Target, stored: Stored, over: Base, *, 
         delete_moved(source, str(target), version)
 
 
-def delete_moved(source: Target, target: str, version: Validator) -> None:
+def delete_moved(source: Location, target: str, version: Validator) -> None:
     """Delete the source of a copy that is known good. Raises OverwriteNewerCloudError where it is newer than that."""
     try:
         delete(source, version)
@@ -283,7 +283,7 @@ def delete_moved(source: Target, target: str, version: Validator) -> None:
         ) from error
 
 
-def _twin(source: Target, target: Target) -> Base | None:
+def _twin(source: Location, target: Location) -> Base | None:
     """What is at a target that may be the source under another name; None where it cannot be.
 
     Some servers take ``a//b`` for ``a/b``, a backslash for a slash, or one case for the other; and one server may have
@@ -296,7 +296,7 @@ def _twin(source: Target, target: Target) -> Base | None:
     return Base(ABSENT if there is None else there.validator)
 
 
-def _require_two(source: Target, target: Target, twin: Base | None, version: Validator) -> None:
+def _require_two(source: Location, target: Location, twin: Base | None, version: Validator) -> None:
     if twin is not None and isinstance(twin.expect, Validator) and twin.expect.same_version(version):
         raise CloudPathFileExistsError(
             f"{target} exists with the very version of {source}: the server may take both names for one object, so "
@@ -304,6 +304,6 @@ def _require_two(source: Target, target: Target, twin: Base | None, version: Val
         )
 
 
-def _plain(at: Target) -> tuple[str, str]:
+def _plain(at: Location) -> tuple[str, str]:
     name = _SLASHES.sub("/", unicodedata.normalize("NFC", f"{at.bucket}/{at.object_key}")).strip("/").casefold()
     return at.uri.partition("://")[0], name

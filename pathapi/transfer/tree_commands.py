@@ -185,7 +185,7 @@ class TreePath(MovingPath):
         listed = self._recall()
         if listed is not None and listed.info is not None:
             return listed.info.size
-        entry = self.client.cache.held(self._store_key())
+        entry = self.client.cache.lookup(self._store_key())
         return 0 if entry is None else entry.size
 
     # --- to and from this machine -------------------------------------------------------------------------------------

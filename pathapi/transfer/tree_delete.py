@@ -22,7 +22,7 @@ from pathapi.exceptions import (
     PendingWriteError,
     VersionMismatchError,
 )
-from pathapi.location import Target
+from pathapi.location import Location
 from pathapi.parallel.progress import Tell
 from pathapi.parallel.worker_pool import Crew
 from pathapi.transfer.dispatch import MovingPath
@@ -150,7 +150,7 @@ class _Removal:
                 versions[named.key] = seen.validator
         return versions
 
-    def _target(self, key: str) -> Target:
+    def _target(self, key: str) -> Location:
         return self._root._at_key(key)._target()
 
 
@@ -162,7 +162,7 @@ def _pending_below(root: MovingPath) -> dict[str, Exception]:
     strays.settle()
     for entry in cache.entries(below):
         if entry.key.origin == client.origin:
-            cache.notice(entry.key)
+            cache.record_changes(entry.key)
     found: dict[str, Exception] = {}
     for write in cache.pending.all():
         if write.key.origin != client.origin or not write.uri.startswith(below):
@@ -171,7 +171,7 @@ def _pending_below(root: MovingPath) -> dict[str, Exception]:
         if key not in found:
             try:
                 # One that is being uploaded is waited for; one whose process has died may have arrived.
-                lock_for_change(Target(client, write.key, uri.bucket, key)).release()
+                lock_for_change(Location(client, write.key, uri.bucket, key)).release()
             except (PendingWriteError, OverwriteNewerLocalError) as error:
                 found[key] = error
     return found

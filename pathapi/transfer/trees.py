@@ -22,7 +22,7 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
-from pathapi.location import Target
+from pathapi.location import Location
 from pathapi.parallel.progress import Tell
 from pathapi.parallel.worker_pool import Crew
 from pathapi.transfer.dispatch import ASK_FROM, MovingPath
@@ -196,7 +196,7 @@ def _require_apart(leaves: Iterable[Leaf], target: MovingPath) -> None:
             )
 
 
-def _mark(leaf: Leaf, target: Target | None, *, moves: bool) -> bool:
+def _mark(leaf: Leaf, target: Location | None, *, moves: bool) -> bool:
     """Make an empty object that marks a directory, as *leaf* does, unless there is one; not all servers copy those.
 
     To another cloud, whose directories may need none, nothing is made.
@@ -211,12 +211,12 @@ def _mark(leaf: Leaf, target: Target | None, *, moves: bool) -> bool:
     return was_there
 
 
-def _has_marker(target: Target) -> bool:
+def _has_marker(target: Location) -> bool:
     """Asked for only where no condition tells it."""
     return target.client.conditional_writes == "off" and head_or_none(target.backend, target.object_key) is not None
 
 
-def _make_marker(target: Target) -> bool:
+def _make_marker(target: Location) -> bool:
     """Whether there was nothing of that name yet."""
     cache = target.client.cache
     staging = stage(cache)
@@ -233,7 +233,7 @@ def _make_marker(target: Target) -> bool:
     return True
 
 
-def _copy_on_server(leaf: Leaf, target: Target, there: _There, *, moves: bool) -> bool:
+def _copy_on_server(leaf: Leaf, target: Location, there: _There, *, moves: bool) -> bool:
     source = leaf.path._target()
 
     def act(over: Base, known: ObjectInfo | None) -> bool:
@@ -245,7 +245,7 @@ def _copy_on_server(leaf: Leaf, target: Target, there: _There, *, moves: bool) -
     return there.put(leaf.name, act)
 
 
-def _copy_through(leaf: Leaf, target: Target, there: _There, *, moves: bool) -> bool:
+def _copy_through(leaf: Leaf, target: Location, there: _There, *, moves: bool) -> bool:
     with leaf.path._open_version(leaf.path._as_listed(), moves=moves) as stored:
 
         def act(over: Base, known: ObjectInfo | None) -> bool:

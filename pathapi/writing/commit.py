@@ -15,7 +15,7 @@ from casstore import (
     CasstoreError,
     Condition,
     Entry,
-    Noted,
+    IndexSnapshot,
     PendingState,
     PendingWrite,
     Staging,
@@ -29,7 +29,7 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
-from pathapi.location import Target
+from pathapi.location import Location
 from pathapi.writing.conditional_put import Base, send, warn_of_conditions
 
 NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -46,7 +46,9 @@ def stage(cache: Cache) -> Staging:
     return cache.stage()
 
 
-def deliver(target: Target, staging: Staging, base: Base, noted: Noted, *, is_elsewhere: bool = False) -> Entry | None:
+def deliver(
+    target: Location, staging: Staging, base: Base, noted: IndexSnapshot, *, is_elsewhere: bool = False
+) -> Entry | None:
     """Record *staging*'s bytes as pending, upload them, make them the entry; then they are pending no more.
 
     Where they are a copy of what *is_elsewhere*, nothing is recorded. Takes *staging* over where it returns. For
@@ -71,9 +73,9 @@ def deliver(target: Target, staging: Staging, base: Base, noted: Noted, *, is_el
 
 
 def settle_arrived(
-    target: Target,
+    target: Location,
     staging: Staging,
-    noted: Noted,
+    noted: IndexSnapshot,
     info: Any,
     moment: Any,
     write: PendingWrite | None,
@@ -101,7 +103,7 @@ def settle_arrived(
             error.add_note(f"the cloud has what was written to {target.uri}; only the store could not note it")
             raise error from error.__cause__
     # First the others, then this one: a process that is killed in between has said all that it takes to go on.
-    if overrules and cache.unfit is None and pending.has(target.key):
+    if overrules and cache.unavailable is None and pending.has(target.key):
         for other in pending.of(target.key):
             if other.blocks:
                 # Not worth an error of a write that has arrived: what stays in the way says so itself.
@@ -112,11 +114,11 @@ def settle_arrived(
     return entry
 
 
-def _record(target: Target, staging: Staging, base: Base) -> tuple[PendingWrite | None, OSError | None]:
+def _record(target: Location, staging: Staging, base: Base) -> tuple[PendingWrite | None, OSError | None]:
     """The pending write; None, and why, where there is no store to keep it, or no room: the upload is tried anyway."""
     cache = target.client.cache
-    if cache.unfit is not None:
-        return None, cache.unfit
+    if cache.unavailable is not None:
+        return None, cache.unavailable
 
     def record() -> PendingWrite:
         with full_disk(cache.root):
@@ -144,7 +146,7 @@ def _record(target: Target, staging: Staging, base: Base) -> tuple[PendingWrite 
 
 
 def explain(
-    target: Target, base: Base, kept: PendingWrite | None, error: BaseException, why_not: OSError | None = None
+    target: Location, base: Base, kept: PendingWrite | None, error: BaseException, why_not: OSError | None = None
 ) -> None:
     """Raise what *error* of an upload means to the user, now that its bytes are *kept*, or, for *why_not*, are not.
 
@@ -164,7 +166,7 @@ def explain(
         error.add_note(f"{target.uri} was not uploaded.{where}")
 
 
-def _keep(target: Target, base: Base, write: PendingWrite | None, error: BaseException) -> PendingWrite | None:
+def _keep(target: Location, base: Base, write: PendingWrite | None, error: BaseException) -> PendingWrite | None:
     """What is pending once the upload has failed; None where nothing is."""
     pending = target.client.cache.pending
     if write is None:
@@ -181,7 +183,7 @@ def _keep(target: Target, base: Base, write: PendingWrite | None, error: BaseExc
     return mark_failed(target, write, PendingState.FAILED, why_failed(error))
 
 
-def mark_failed(target: Target, write: PendingWrite, state: PendingState, why: str) -> PendingWrite:
+def mark_failed(target: Location, write: PendingWrite, state: PendingState, why: str) -> PendingWrite:
     """*write* as it is pending now that its upload has failed, for *why*."""
     try:
         return target.client.cache.pending.mark(write, state, why=why)
@@ -198,7 +200,7 @@ def why_failed(error: BaseException) -> str:
     return f"the upload was interrupted: {type(error).__name__}"
 
 
-def _ways_on(target: Target, write: PendingWrite | None, why_not: OSError | None) -> str:
+def _ways_on(target: Location, write: PendingWrite | None, why_not: OSError | None) -> str:
     if why_not is not None:
         return f" The bytes could not be kept either: {why_not}"
     if write is None:

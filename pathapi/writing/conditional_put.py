@@ -22,7 +22,7 @@ from pathapi.exceptions import (
     CloudUnavailableError,
     VersionMismatchError,
 )
-from pathapi.location import Target
+from pathapi.location import Location
 from pathapi.parallel.cancellation import Stop
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Sent:
     unconditional: bool = False
 
 
-def send(target: Target, staging: Staging, base: Base, *, again: bool = False) -> Sent:
+def send(target: Location, staging: Staging, base: Base, *, again: bool = False) -> Sent:
     """Upload *staging*'s bytes under *base*'s condition; what the object is then.
 
     *again* says that they were sent before, and that nobody knows what became of that. Raises VersionMismatchError for
@@ -100,7 +100,7 @@ def send(target: Target, staging: Staging, base: Base, *, again: bool = False) -
         return Sent(info)
 
 
-def _send(target: Target, staging: Staging, base: Base) -> Sent:
+def _send(target: Location, staging: Staging, base: Base) -> Sent:
     expect = None if target.client.conditional_writes == "off" else base.expect
     try:
         return Sent(_write(target, staging, expect))
@@ -117,7 +117,7 @@ def _send(target: Target, staging: Staging, base: Base) -> Sent:
 
 
 def _send_unconditionally(
-    target: Target, staging: Staging, expect: Validator | Absent, error: CloudPathException
+    target: Location, staging: Staging, expect: Validator | Absent, error: CloudPathException
 ) -> Sent:
     """The server, or the role, cannot do conditions, or nothing at all: a HEAD just before is the best there is."""
     backend = target.backend
@@ -134,7 +134,7 @@ def _send_unconditionally(
         raise error from error.__cause__  # it was not the condition
 
 
-def warn_of_conditions(target: Target) -> None:
+def warn_of_conditions(target: Location) -> None:
     """Say, once per origin, that the server cannot do conditions."""
     origin = target.backend.origin
     target.client.warn_once(
@@ -144,7 +144,7 @@ def warn_of_conditions(target: Target) -> None:
     )
 
 
-def _write(target: Target, staging: Staging, expect: Validator | Absent | None) -> ObjectInfo:
+def _write(target: Location, staging: Staging, expect: Validator | Absent | None) -> ObjectInfo:
     guess = target.client.content_type_method
     content_type = guess(target.object_key)[0] if guess is not None else None
     # A position of its own: the staging file's may be shared with whoever wrote it.
@@ -183,7 +183,7 @@ class _Source:
         return self._at
 
 
-def find_arrived(target: Target, staging: Staging) -> ObjectInfo | None:
+def find_arrived(target: Location, staging: Staging) -> ObjectInfo | None:
     """What the object is, if it has exactly *staging*'s bytes; None for other bytes or none.
 
     By a checksum that the provider states of it, where that agrees; else all of it is read and compared.

@@ -26,7 +26,7 @@ from pathapi.metadata.listing import ListingPath
 
 if TYPE_CHECKING:
     from casstore import PendingWrite, Stored
-    from pathapi.location import Target
+    from pathapi.location import Location
     from pathapi.writing.conditional_put import Base
     from pathapi.writing.writer import Upload
 
@@ -39,7 +39,7 @@ class WritingPath(ListingPath):
 
     __slots__ = ()
 
-    def _writable_target(self) -> Target:
+    def _writable_target(self) -> Location:
         uri = self.uri
         if not uri.key or uri.key.endswith("/"):
             raise CloudPathIsADirectoryError(
@@ -82,7 +82,7 @@ class WritingPath(ListingPath):
 
         target = self._writable_target()
         cache = target.client.cache
-        if cache.unfit is None:
+        if cache.unavailable is None:
             with full_disk(cache.root):
                 cache.lease  # noqa: B018 (taken before a file is open that may be left: see `strays.watch`)
         lock = lock_for_change(target, force=force)
@@ -115,7 +115,7 @@ class WritingPath(ListingPath):
         assert upload.staging is not None
         try:
             with full_disk(upload.target.client.cache.root):
-                upload.staging.take(stored.descriptor)
+                upload.staging.copy_from(stored.descriptor)
         except BaseException:
             upload.abort()
             raise
@@ -148,7 +148,7 @@ class WritingPath(ListingPath):
         listed = self._told()
         if listed is not None and listed.info is not None and freshness is None and policy is not ALWAYS:
             return Base(listed.info.validator)
-        held = client.cache.held(self._store_key())
+        held = client.cache.lookup(self._store_key())
         if held is None and client.listings.is_absent(uri.bucket, uri.key):
             # Where the listing is too old, a call may ask and go on: that is as if it had asked first. A file that was
             # open meanwhile may not: what has come since it was opened was seen by nobody.
@@ -237,12 +237,12 @@ class WritingPath(ListingPath):
             try:
                 yield path
             except BaseException:
-                cache.release(path)
+                cache.release_path(path)
                 raise
             try:
                 staging = cache.copy_local(path)
             except FileNotFoundError:
-                cache.release(path)
+                cache.release_path(path)
                 if stored is None:
                     return
                 raise CloudPathFileNotFoundError(
@@ -255,9 +255,9 @@ class WritingPath(ListingPath):
             except BaseException:
                 if not any(write.digest == digest for write in cache.pending.of(target.key)):
                     raise  # the bytes are nowhere else
-                cache.release(path, digest)
+                cache.release_path(path, digest)
                 raise
-            cache.release(path, digest)
+            cache.release_path(path, digest)
 
     # --- what the cloud does not have ---------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from pathapi.exceptions import (
     OverwriteNewerLocalError,
     PendingWriteError,
 )
-from pathapi.location import Target
+from pathapi.location import Location
 from pathapi.writing import unclosed as strays
 from pathapi.writing.commit import explain, mark_failed, settle_arrived, why_failed
 from pathapi.writing.conditional_put import Base, find_arrived, send, warn_of_conditions
@@ -26,18 +26,18 @@ from pathapi.writing.conditional_put import Base, find_arrived, send, warn_of_co
 _said: Final[set[str]] = set()
 
 
-def lock_for_change(target: Target, *, force: bool = False) -> WriteLock:
+def lock_for_change(target: Location, *, force: bool = False) -> WriteLock:
     """The URI's write lock, once nothing that is pending of it stands in the way; with *force*, whatever does.
 
     Raises PendingWriteError, OverwriteNewerLocalError, LockTimeoutError, ReentrantWriteError.
     """
     cache = target.client.cache
-    lock = cache.write_locks.take(target.key, meanwhile=strays.settle)
+    lock = cache.write_locks.acquire(target.key, on_poll=strays.settle)
     try:
-        cache.notice(target.key)
+        cache.record_changes(target.key)
         if cache.pending.has(target.key):
             for write in cache.pending.of(target.key):
-                if cache.unfit is None:
+                if cache.unavailable is None:
                     _recover(target, write)
             # Looked at anew: what has arrived after all may have been forced over the others.
             for write in cache.pending.of(target.key):
@@ -49,27 +49,27 @@ def lock_for_change(target: Target, *, force: bool = False) -> WriteLock:
     return lock
 
 
-def check_readable(target: Target, *, force: bool, asks: bool) -> None:
+def check_readable(target: Location, *, force: bool, asks: bool) -> None:
     """Raise where what the cloud or the store has is not what this machine's user wrote last.
 
     With *force*, the cloud's version is wanted: what stands in the way is set aside. Without *asks*, the cloud is not
     asked what became of an interrupted upload. Waits for nobody.
     """
     cache = target.client.cache
-    cache.notice(target.key)
+    cache.record_changes(target.key)
     for write in cache.pending.of(target.key):
-        if cache.unfit is None and _is_interrupted(target, write):
+        if cache.unavailable is None and _is_interrupted(target, write):
             if not asks:
                 raise refusal(target, write)
             # Where somebody else has the lock, he deals with it: until then, the old version.
-            with suppress(LockTimeoutError), cache.write_locks.take(target.key, 0):
+            with suppress(LockTimeoutError), cache.write_locks.acquire(target.key, 0):
                 _recover(target, write)
     # Looked at anew, as in `lock_for_change`.
     for write in cache.pending.of(target.key):
         if write.blocks:
             if not force:
                 raise refusal(target, write)
-            if cache.unfit is None:
+            if cache.unavailable is None:
                 _said.add(write.name)
                 with suppress(FileNotFoundError):
                     why = f"{write.why}; then the cloud's version was taken"
@@ -81,7 +81,7 @@ def check_readable(target: Target, *, force: bool, asks: bool) -> None:
             )
 
 
-def _is_interrupted(target: Target, write: PendingWrite) -> bool:
+def _is_interrupted(target: Location, write: PendingWrite) -> bool:
     """Whether nobody is uploading *write*, although its record says so."""
     if write.state is not PendingState.UPLOADING:
         return False
@@ -91,7 +91,7 @@ def _is_interrupted(target: Target, write: PendingWrite) -> bool:
     return cache.pending.is_interrupted(write)
 
 
-def _recover(target: Target, write: PendingWrite) -> PendingWrite | None:
+def _recover(target: Location, write: PendingWrite) -> PendingWrite | None:
     """With the write lock held: find out what became of an interrupted upload. The record as it is then; None where
     there is none any more, because the cloud has the bytes.
 
@@ -108,7 +108,7 @@ def _recover(target: Target, write: PendingWrite) -> PendingWrite | None:
     except FileNotFoundError:
         return None
     try:
-        noted, moment = cache.note(target.key), cache.now()
+        noted, moment = cache.snapshot(target.key), cache.now()
         try:
             info = find_arrived(target, staging)
         except CloudPathException as error:
@@ -126,7 +126,7 @@ def _recover(target: Target, write: PendingWrite) -> PendingWrite | None:
     return None
 
 
-def refusal(target: Target, write: PendingWrite) -> PendingWriteError | OverwriteNewerLocalError:
+def refusal(target: Location, write: PendingWrite) -> PendingWriteError | OverwriteNewerLocalError:
     """The error that names *write*, where its bytes are, and the ways on."""
     where = f"The bytes are at {target.client.cache.pending.path(write)}."
     ways = (
@@ -144,20 +144,20 @@ def refusal(target: Target, write: PendingWrite) -> PendingWriteError | Overwrit
     return PendingWriteError(f"{target.uri}: an earlier write has not reached the cloud: {write.why}. {where} {ways}")
 
 
-def pending_of(target: Target) -> list[PendingWrite]:
+def pending_of(target: Location) -> list[PendingWrite]:
     """What is pending of the URI now, this process's local copies included; oldest first.
 
     Raises the store's own error where it cannot be opened: nobody knows, then, and "nothing" would be a lie.
     """
     cache = target.client.cache
-    if cache.unfit is not None:
-        raise cache.unfit
+    if cache.unavailable is not None:
+        raise cache.unavailable
     strays.settle()
-    cache.notice(target.key)
+    cache.record_changes(target.key)
     return cache.pending.of(target.key)
 
 
-def open_pending(target: Target) -> int | None:
+def open_pending(target: Location) -> int | None:
     """A descriptor of the bytes that were written last and are pending; None where nothing is."""
     for write in reversed(pending_of(target)):
         with suppress(FileNotFoundError):
@@ -165,7 +165,7 @@ def open_pending(target: Target) -> int | None:
     return None
 
 
-def choose(target: Target, which: PendingWrite | None) -> PendingWrite:
+def choose(target: Location, which: PendingWrite | None) -> PendingWrite:
     """The one pending write of the URI that is meant.
 
     Raises CloudPathFileNotFoundError where there is none, PendingWriteError where there are several and none is named.
@@ -185,14 +185,14 @@ def choose(target: Target, which: PendingWrite | None) -> PendingWrite:
     return chosen[-1]
 
 
-def push(target: Target, which: PendingWrite | None = None, *, force: bool = False) -> PendingWrite:
+def push(target: Location, which: PendingWrite | None = None, *, force: bool = False) -> PendingWrite:
     """Upload a pending write, under the condition that it started from, or with *force* over whatever is there; which.
 
     Raises OverwriteNewerCloudError where the object is another version by now: the write stays pending.
     PendingWriteError where it is being uploaded by another process.
     """
     cache = target.client.cache
-    with cache.write_locks.take(target.key, meanwhile=strays.settle):
+    with cache.write_locks.acquire(target.key, on_poll=strays.settle):
         write: PendingWrite | None = choose(target, which)
         assert write is not None
         was = write
@@ -207,7 +207,7 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
             base = Base.of(write, force=force)
             state = write.state
             write = cache.pending.mark(write, PendingState.UPLOADING, lease=cache.lease.name)
-            noted, moment = cache.note(target.key), cache.now()
+            noted, moment = cache.snapshot(target.key), cache.now()
             try:
                 # An earlier try may have arrived after all.
                 sent = send(target, staging, base, again=was.state is not PendingState.EDIT)
@@ -220,7 +220,7 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
             overrules = base.condition is Condition.ANY
             settle_arrived(target, staging, noted, sent.info, moment, write, overrules=overrules)
             if write.source is not None:
-                cache.pushed(write.source, write.digest, sent.info.validator)
+                cache.mark_uploaded(write.source, write.digest, sent.info.validator)
             _forget_same(target, write)
             if sent.unconditional:
                 warn_of_conditions(target)
@@ -229,7 +229,7 @@ def push(target: Target, which: PendingWrite | None = None, *, force: bool = Fal
             staging.close()
 
 
-def _forget_same(target: Target, pushed: PendingWrite) -> None:
+def _forget_same(target: Location, pushed: PendingWrite) -> None:
     """The cloud has these bytes: what else is pending with the same ones is done with."""
     pending = target.client.cache.pending
     for other in pending.of(target.key):
@@ -237,29 +237,29 @@ def _forget_same(target: Target, pushed: PendingWrite) -> None:
             pending.discard(other)
 
 
-def drop(target: Target, which: PendingWrite | None = None) -> list[PendingWrite]:
+def drop(target: Location, which: PendingWrite | None = None) -> list[PendingWrite]:
     """Discard a pending write, or all of the URI's; what was discarded."""
     cache = target.client.cache
-    with cache.write_locks.take(target.key, meanwhile=strays.settle):
+    with cache.write_locks.acquire(target.key, on_poll=strays.settle):
         writes: Sequence[PendingWrite] = pending_of(target) if which is None else [choose(target, which)]
         for write in writes:
             _discard(target, write)
         return list(writes)
 
 
-def save(target: Target, destination: str, which: PendingWrite | None = None) -> PendingWrite:
+def save(target: Location, destination: str, which: PendingWrite | None = None) -> PendingWrite:
     """Copy a pending write's bytes to the local file *destination*, replaced as a whole; then it is pending no more."""
     cache = target.client.cache
-    with cache.write_locks.take(target.key, meanwhile=strays.settle):
+    with cache.write_locks.acquire(target.key, on_poll=strays.settle):
         write = choose(target, which)
         cache.pending.save(write, destination)
         if write.source is not None:
-            cache.release(write.source, write.digest)
+            cache.release_path(write.source, write.digest)
         return write
 
 
-def _discard(target: Target, write: PendingWrite) -> None:
+def _discard(target: Location, write: PendingWrite) -> None:
     cache = target.client.cache
     cache.pending.discard(write)
     if write.source is not None:
-        cache.release(write.source, write.digest)  # what a tool has put into the outbox
+        cache.release_path(write.source, write.digest)  # what a tool has put into the outbox

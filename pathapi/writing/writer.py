@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from casstore import (
     CasstoreError,
     Entry,
-    Noted,
+    IndexSnapshot,
     PendingState,
     PendingWrite,
     Staging,
@@ -29,7 +29,7 @@ from casstore import (
     same_bytes,
 )
 from pathapi.exceptions import CloudPathException
-from pathapi.location import Target
+from pathapi.location import Location
 from pathapi.writing import unclosed as strays
 from pathapi.writing.commit import NO_ROOM, deliver, stage
 from pathapi.writing.conditional_put import Base
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 class Upload:
     """One write on its way: owns the staging file and the write lock until `commit`, `abort` or `set_aside`."""
 
-    def __init__(self, target: Target, base: Base, lock: WriteLock, staging: Staging | None = None) -> None:
+    def __init__(self, target: Location, base: Base, lock: WriteLock, staging: Staging | None = None) -> None:
         """*staging*, where the bytes are there already, is taken over."""
         cache = target.client.cache
         self.target = target
         self._base = base
         self._lock = lock
-        self._noted: Noted = cache.note(target.key)
+        self._noted: IndexSnapshot = cache.snapshot(target.key)
         self._pid = os.getpid()
         self.staging: Staging | None = staging or stage(cache)
 
@@ -83,7 +83,7 @@ class Upload:
     def _take_staging(self) -> Staging | None:
         staging, self.staging = self.staging, None
         if staging is not None and not self.is_ours:
-            staging.forget()
+            staging.close_in_child()
             return None
         return staging
 

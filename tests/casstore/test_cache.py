@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Moment, Stated, Validator
+from casstore import Moment, ProviderChecksum, Validator
 from casstore.blobs.hashing import hash_bytes_of
 from casstore.format.records import pack_entry
 from casstore.fs import files
 from casstore.index.database import Index
-from casstore.index.updates import Refresh
+from casstore.index.updates import TouchEntry
 from casstore.reading import dedup as statements
 from tests.casstore.support.fill import fill, key_of, read
 
@@ -29,7 +29,7 @@ HOUR = 3600 * 10**9
 def _rewrite(cache: casstore.Cache, entry: casstore.Entry) -> None:
     """Put a row by hand."""
     with cache.index.writing() as txn:
-        txn.put(entry.key.row, pack_entry(entry))
+        txn.put(entry.key.row_key, pack_entry(entry))
 
 
 def _is_fresh(cache: casstore.Cache, max_age_ns: int | None) -> bool:
@@ -64,10 +64,10 @@ def test_a_refresh_makes_an_old_entry_fresh(cache: casstore.Cache) -> None:
 
 def test_the_hour_of_the_last_use_is_kept(cache: casstore.Cache) -> None:
     entry = fill(cache, KEY, b"bytes")
-    _rewrite(cache, replace(entry, used_hour=5))
+    _rewrite(cache, replace(entry, last_used_hour=5))
     assert _is_fresh(cache, None)
     cache.flush()
-    assert cache.held(KEY).used_hour >= entry.used_hour  # type: ignore[union-attr]
+    assert cache.lookup(KEY).last_used_hour >= entry.last_used_hour  # type: ignore[union-attr]
 
 
 def test_what_was_filled_is_seen_before_it_is_committed(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_what_was_filled_is_seen_before_it_is_committed(cache: casstore.Cache, m
     with cache.begin(KEY) as filling:
         filling.write(b"bytes")
         os.close(filling.publish(Validator(5, "e")).descriptor)
-    assert cache.held(KEY) is not None
+    assert cache.lookup(KEY) is not None
     assert read(cache, KEY) == b"bytes"
     cache.flush()
     assert cache._recent == {}
@@ -161,17 +161,17 @@ def test_one_open_can_be_verified(cache: casstore.Cache) -> None:
 
 def test_an_unsynced_blob_of_an_earlier_boot_is_checked_and_synced(cache: casstore.Cache) -> None:
     entry = fill(cache, KEY, b"bytes")
-    _rewrite(cache, replace(entry, place=cache.place + 2))
+    _rewrite(cache, replace(entry, written_on=cache.place + 2))
     assert cache.open_fresh(KEY, None) is None
     assert read(cache, KEY) == b"bytes"
     cache.flush()
-    assert cache.held(KEY).place == 0  # type: ignore[union-attr]
+    assert cache.lookup(KEY).written_on == 0  # type: ignore[union-attr]
     assert _is_fresh(cache, None)
 
 
 def test_an_unsynced_blob_of_an_earlier_boot_with_wrong_bytes_is_a_miss(cache: casstore.Cache) -> None:
     entry = fill(cache, KEY, b"bytes")
-    _rewrite(cache, replace(entry, place=cache.place + 2))
+    _rewrite(cache, replace(entry, written_on=cache.place + 2))
     _rot(cache.blob_path(entry))
     assert read(cache, KEY) is None
 
@@ -183,18 +183,18 @@ def test_a_blob_that_the_disk_did_not_take_stays_in_doubt(
         raise OSError(5, "disk")
 
     entry = fill(cache, KEY, b"bytes")
-    _rewrite(cache, replace(entry, place=cache.place + 2))
+    _rewrite(cache, replace(entry, written_on=cache.place + 2))
     monkeypatch.setattr(files, "sync", fail)
     assert read(cache, KEY) == b"bytes"
     cache.flush()
-    assert cache.held(KEY).place == cache.place + 2  # type: ignore[union-attr]
+    assert cache.lookup(KEY).written_on == cache.place + 2  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", ["md5", "etag-md5", "sha1", "sha256"])
 def test_a_true_statement_is_proved_once_and_finds_the_bytes(
     cache: casstore.Cache, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stated = Stated("s3", kind, hashlib.new(kind.removeprefix("etag-"), b"bytes").hexdigest(), 5)
+    stated = ProviderChecksum("s3", kind, hashlib.new(kind.removeprefix("etag-"), b"bytes").hexdigest(), 5)
     fill(cache, KEY, b"bytes", "e", (stated,))
     proofs: list[str] = []
 
@@ -203,9 +203,9 @@ def test_a_true_statement_is_proved_once_and_finds_the_bytes(
         return hash_bytes_of(descriptor, algorithm)
 
     monkeypatch.setattr(statements, "hash_bytes_of", note_and_hash)
-    assert cache.is_stated([stated])
+    assert cache.may_have_checksum([stated])
     for _ in range(2):
-        found = cache.known([stated])
+        found = cache.find_by_checksum([stated])
         assert found is not None
         with open(found[1], "rb") as file:
             assert file.read() == b"bytes"
@@ -214,34 +214,34 @@ def test_a_true_statement_is_proved_once_and_finds_the_bytes(
 
 
 def test_a_wrong_statement_never_links_and_is_forgotten(cache: casstore.Cache) -> None:
-    lie = Stated("s3", "md5", hashlib.md5(b"other").hexdigest(), 5)
+    lie = ProviderChecksum("s3", "md5", hashlib.md5(b"other").hexdigest(), 5)
     fill(cache, KEY, b"bytes", "e", (lie,))
-    assert cache.known([lie]) is None
+    assert cache.find_by_checksum([lie]) is None
     cache.flush()
-    assert not cache.is_stated([lie])
+    assert not cache.may_have_checksum([lie])
 
 
 def test_a_statement_that_cannot_be_computed_never_links(cache: casstore.Cache) -> None:
-    multipart = Stated("s3", "etag", "0123-2", 5)
+    multipart = ProviderChecksum("s3", "etag", "0123-2", 5)
     fill(cache, KEY, b"bytes", "e", (multipart,))
-    assert cache.known([multipart]) is None
-    assert not cache.is_stated([multipart])
+    assert cache.find_by_checksum([multipart]) is None
+    assert not cache.may_have_checksum([multipart])
 
 
 def test_a_statement_about_a_lost_or_doubtful_blob_finds_nothing(cache: casstore.Cache) -> None:
-    stated = Stated("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
+    stated = ProviderChecksum("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
     entry = fill(cache, KEY, b"bytes", "e", (stated,))
     cache.statements._place += 2  # another boot
-    assert cache.known([stated]) is None
+    assert cache.find_by_checksum([stated]) is None
     cache.statements._place -= 2
     os.unlink(cache.blob_path(entry))
-    assert cache.known([stated]) is None
+    assert cache.find_by_checksum([stated]) is None
 
 
 def test_a_linked_entry_shares_the_blob(cache: casstore.Cache) -> None:
-    stated = Stated("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
+    stated = ProviderChecksum("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
     fill(cache, KEY, b"bytes", "e", (stated,))
-    found = cache.known([stated])
+    found = cache.find_by_checksum([stated])
     assert found is not None
     with cache.begin(key_of("other")) as filling:
         filling.link(*found, Validator(5, "e9"))
@@ -259,21 +259,21 @@ def _stage(cache: casstore.Cache, data: bytes) -> casstore.Staging:
 
 def test_a_recorded_write_is_the_entry_at_once(cache: casstore.Cache) -> None:
     fill(cache, KEY, b"old", "e1")
-    noted = cache.note(KEY)
+    noted = cache.snapshot(KEY)
     entry = cache.record_write(noted, _stage(cache, b"mine"), Validator(4, "e2"), cache.now())
     assert entry is not None
     assert read(cache, KEY) == b"mine"
-    assert cache.note(KEY).writes == noted.writes + 1
+    assert cache.snapshot(KEY).writes == noted.writes + 1
 
 
 def test_a_recorded_write_that_another_version_has_overtaken_leaves_no_entry(cache: casstore.Cache) -> None:
-    noted = cache.note(KEY)
+    noted = cache.snapshot(KEY)
     fill(cache, KEY, b"theirs", "e3")
     assert cache.record_write(noted, _stage(cache, b"mine"), Validator(4, "e2"), cache.now()) is None
     assert cache.stat(KEY.uri) is None
 
 
-def _copied(cache: casstore.Cache, noted: casstore.Noted, source: casstore.Entry) -> casstore.Entry | None:
+def _copied(cache: casstore.Cache, noted: casstore.IndexSnapshot, source: casstore.Entry) -> casstore.Entry | None:
     descriptor = cache.open_entry(source)
     assert descriptor is not None
     try:
@@ -285,13 +285,13 @@ def _copied(cache: casstore.Cache, noted: casstore.Noted, source: casstore.Entry
 def test_a_recorded_copy_is_the_entry_at_once_and_shares_the_blob(cache: casstore.Cache) -> None:
     source = fill(cache, key_of("source"), b"bytes")
     fill(cache, KEY, b"old", "e1")
-    noted = cache.note(KEY)
+    noted = cache.snapshot(KEY)
     entry = _copied(cache, noted, source)
     assert entry is not None
     assert cache.stat(KEY.uri) == entry
     assert entry.validator == Validator(5, "copy")
     assert read(cache, KEY) == read(cache, key_of("source")) == b"bytes"
-    assert cache.note(KEY).writes == noted.writes + 1
+    assert cache.snapshot(KEY).writes == noted.writes + 1
     cache.record_delete(key_of("source"))
     cache.evict(lambda entry: False)
     assert read(cache, KEY) == b"bytes"
@@ -299,7 +299,7 @@ def test_a_recorded_copy_is_the_entry_at_once_and_shares_the_blob(cache: casstor
 
 def test_a_recorded_copy_that_another_version_has_overtaken_leaves_no_entry(cache: casstore.Cache) -> None:
     source = fill(cache, key_of("source"), b"bytes")
-    noted = cache.note(KEY)
+    noted = cache.snapshot(KEY)
     fill(cache, KEY, b"theirs", "e3")
     assert _copied(cache, noted, source) is None
     assert cache.stat(KEY.uri) is None
@@ -308,7 +308,7 @@ def test_a_recorded_copy_that_another_version_has_overtaken_leaves_no_entry(cach
 def test_a_recorded_copy_of_a_blob_that_was_evicted_meanwhile_leaves_no_entry(cache: casstore.Cache) -> None:
     source = fill(cache, key_of("source"), b"bytes")
     fill(cache, KEY, b"old", "e1")
-    noted = cache.note(KEY)
+    noted = cache.snapshot(KEY)
     descriptor = cache.open_entry(source)
     assert descriptor is not None
     cache.evict(lambda entry: entry.key == source.key)
@@ -324,7 +324,7 @@ def test_a_fill_that_was_asked_for_before_a_recorded_copy_does_not_undo_it(cache
     source = fill(cache, key_of("source"), b"bytes")
     with cache.begin(KEY) as filling:
         filling.write(b"old")
-        assert _copied(cache, cache.note(KEY), source) is not None
+        assert _copied(cache, cache.snapshot(KEY), source) is not None
         os.close(filling.publish(Validator(3, "e1")).descriptor)
     cache.flush()
     assert read(cache, KEY) == b"bytes"
@@ -335,7 +335,7 @@ def test_a_recorded_delete_forgets_the_entry(cache: casstore.Cache) -> None:
     cache.record_delete(KEY)
     assert read(cache, KEY) is None
     cache.record_delete(KEY)
-    assert cache.note(KEY).writes == 2
+    assert cache.snapshot(KEY).writes == 2
 
 
 def test_entries_come_in_order_below_a_prefix(cache: casstore.Cache) -> None:
@@ -421,6 +421,6 @@ def test_a_closed_cache_can_be_used_again_by_all_threads(cache: casstore.Cache) 
 def test_a_refresh_that_comes_late_does_not_bring_a_row_back(cache: casstore.Cache) -> None:
     entry = fill(cache, KEY, b"bytes")
     cache.record_delete(KEY)
-    cache.committer.submit(Refresh(entry, validated=cache.now()))
+    cache.committer.submit(TouchEntry(entry, validated=cache.now()))
     cache.flush()
     assert cache.stat(KEY.uri) is None

@@ -14,20 +14,20 @@ from casstore import Cache, Statistics, Validator
 from casstore import counters as tallies
 from casstore.cli.main import run
 from casstore.counters import NAMES
-from casstore.locks.lock_files import hold_for_life
+from casstore.locks.lock_files import create_locked
 from tests.casstore.support.fill import fill, fork, forked, key_of, read, status_of
 
 
 def _total(cache: Cache) -> Statistics:
     """As another process sees it that has counted nothing."""
-    return tallies.Tally(cache.layout, lambda: 0).statistics()
+    return tallies.Counters(cache.layout, lambda: 0).statistics()
 
 
 def test_a_process_counts_what_it_does(cache: Cache) -> None:
     fill(cache, key_of("a"), b"alpha")
     fill(cache, key_of("b"), b"alpha")
     assert read(cache, key_of("a")) == b"alpha"
-    entry = cache.held(key_of("a"))
+    entry = cache.lookup(key_of("a"))
     assert entry is not None
     descriptor = cache.open_entry(entry)
     assert descriptor is not None
@@ -122,7 +122,7 @@ def test_a_forked_child_does_not_count_what_its_parent_counted(cache: Cache) -> 
 @pytest.mark.needs_locks
 def test_while_another_process_adds_the_counts_stay_for_the_next_time(cache: Cache) -> None:
     fill(cache, key_of("a"), b"alpha")
-    held = hold_for_life(cache.layout.statistics_lock)
+    held = create_locked(cache.layout.statistics_lock)
     cache.tally.flush()
     assert _total(cache) == Statistics()
     os.close(held)
@@ -160,7 +160,7 @@ def test_a_place_that_is_no_store_any_more_gets_no_file(cache: Cache) -> None:
 
 @pytest.mark.needs_locks
 def test_a_wait_for_another_process_is_counted_once(cache: Cache) -> None:
-    name = key_of("a").row
+    name = key_of("a").row_key
     lock = cache._locks.try_name(name)
     assert lock is not None
     looks = iter([None, None, None, None, None])
@@ -170,7 +170,7 @@ def test_a_wait_for_another_process_is_counted_once(cache: Cache) -> None:
             return "found"
         return None
 
-    assert cache.flights.board(name, look) == "found"
+    assert cache.flights.acquire(name, look) == "found"
     lock.release()
     assert cache.counts()["waits"] == 1
 

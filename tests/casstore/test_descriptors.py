@@ -68,7 +68,7 @@ def _sweep(
     for spare in range(ENOUGH):
         prepare(cache)
         cache.close()  # so that all is opened anew
-        cache._locks.forget()
+        cache._locks.after_fork_in_child()
         try:
             with spare_descriptors(spare):
                 outcomes["all" if work(cache) else "a part"] += 1
@@ -88,7 +88,7 @@ def test_a_collection_without_descriptors_is_that_error_and_loses_no_edit(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Starting a process takes more descriptors than all the rest: nobody would be reaped without them.
-    monkeypatch.setattr(reaper, "locks_exclude", lambda _: True)
+    monkeypatch.setattr(reaper, "locks_are_exclusive", lambda _: True)
     edited = 0
 
     def prepare(cache: Cache) -> None:

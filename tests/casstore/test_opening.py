@@ -171,7 +171,7 @@ def test_a_writer_that_is_killed_in_a_transaction_leaves_nothing_and_stops_nobod
 
     def write() -> None:
         with cache.index.writing() as txn:
-            txn.delete(key_of("k").row)
+            txn.delete(key_of("k").row_key)
             txn.put(b"Ehalf", b"record")
             txn.flush()
             inside.touch()
@@ -193,7 +193,7 @@ def test_a_fork_without_hooks_gets_an_error_and_harms_nobody(cache: casstore.Cac
 
         def child() -> None:
             with pytest.raises(casstore.IndexUnavailableError, match="forked without Python's fork hooks"):
-                cache.held(key_of("k"))
+                cache.lookup(key_of("k"))
             with pytest.raises(casstore.IndexUnavailableError, match="forked without Python's fork hooks"):
                 cache.begin(key_of("other"))
             cache.close()
@@ -224,7 +224,7 @@ def test_a_forked_child_has_nothing_of_its_parents_unfinished_download(
     cache.flush()
     assert read(cache, key_of("k")) == b"bytes"
     # What it is for: a descriptor that both have is one file, and one position in it.
-    monkeypatch.setattr(Fill, "forget", lambda _: None)
+    monkeypatch.setattr(Fill, "after_fork_in_child", lambda _: None)
     with cache.begin(key_of("control")) as filling:
         filling.write(b"by")
         assert forked(meddle) == 0

@@ -132,7 +132,7 @@ def test_an_open_store_meets_a_remount_with_clear_errors_and_goes_on_after_the_n
         plan = cache.plan(max_size=0, min_free=0)
         # While a file is open for writing, the kernel refuses.
         cache.close()
-        cache._locks.forget()
+        cache._locks.after_fork_in_child()
         _remount(disk, "ro")
         for change in (
             lambda: cache.execute(plan),

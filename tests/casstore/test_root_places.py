@@ -225,10 +225,10 @@ def test_an_index_that_lacks_descriptors_says_so(root: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(lmdb, "open", refuse)
         with pytest.raises(OSError, match="cannot be opened now") as caught:
-            cache.held(key_of("a"))
+            cache.lookup(key_of("a"))
     assert caught.value.errno == errno.EMFILE
     assert type(caught.value) is OSError
-    assert cache.held(key_of("a")) is None
+    assert cache.lookup(key_of("a")) is None
 
 
 # --- the default -----------------------------------------------------------------------------------------------------

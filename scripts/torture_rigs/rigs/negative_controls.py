@@ -21,12 +21,12 @@ import casstore.pending.store
 import casstore.root
 import pathapi.writing.commit
 import pathapi.writing.pending
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import Added, Inode
 from casstore.format.digest import Digest
 from casstore.format.keys import USER
 from casstore.index.transactions import Txn
-from casstore.index.updates import Publication
+from casstore.index.updates import PublishEntry
 from pathapi.writing.conditional_put import send
 
 
@@ -37,7 +37,7 @@ def _replace(owner: Any, name: str, value: Any) -> None:
 
 def _publish_unchecked() -> None:
     """An entry is put without a look, inside the transaction, at what its blob's name means by then."""
-    apply = Publication.apply
+    apply = PublishEntry.apply
 
     class _Trusting:
         def __init__(self, added: Added) -> None:
@@ -46,10 +46,10 @@ def _publish_unchecked() -> None:
         def inode(self, digest: Digest) -> Inode:
             return self._inode
 
-    def trusting(self: Publication, txn: Txn, _: Blobs, generation: int) -> bool:
+    def trusting(self: PublishEntry, txn: Txn, _: BlobStore, generation: int) -> bool:
         return apply(self, txn, _Trusting(self.added), generation)  # type: ignore[arg-type]
 
-    _replace(Publication, "apply", trusting)
+    _replace(PublishEntry, "apply", trusting)
 
 
 def _sweep_unchecked() -> None:
@@ -68,7 +68,7 @@ def _every_place_is(place: int) -> None:
     open_root = casstore.root.open_root
 
     def open_there(*args: Any, **kwargs: Any) -> Any:
-        return dataclasses.replace(open_root(*args, **kwargs), place=place)
+        return dataclasses.replace(open_root(*args, **kwargs), boot_mount=place)
 
     for module in (casstore.root, casstore.opening, casstore.cache):
         _replace(module, "open_root", open_there)
@@ -151,7 +151,7 @@ def _save_unsynced() -> None:
 
 def _edits_unseen() -> None:
     """A use of a URI does not look at the local copies that were handed out of it."""
-    _replace(casstore.leases.changes.Watch, "is_changed", lambda *_: False)
+    _replace(casstore.leases.changes.ChangeTracker, "has_changes", lambda *_: False)
 
 
 _CONTROLS: Final[dict[str, Callable[[], None]]] = {

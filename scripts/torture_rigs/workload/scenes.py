@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import casstore
-from casstore import Cache, Entry, ProblemKind, Verified
+from casstore import Cache, Entry, ProblemKind, VerifyReport
 from casstore.format.keys import blob_row, user_row
 from casstore.format.records import BlobRecord, pack_blob
 from casstore.index.entries import drop_entry, put_entry
@@ -124,7 +124,7 @@ def _prepare_collection(root: str, ledger: SharedLedger) -> None:
     for key in (_PINNED, "data/aged"):
         entry = _entry(cache, key)
         with cache.index.writing() as txn:
-            put_entry(txn, replace(entry, used_hour=_LONG_AGO), entry, None)
+            put_entry(txn, replace(entry, last_used_hour=_LONG_AGO), entry, None)
     _drop(cache, _entry(cache, "data/unused"))
     _make_stale(cache, _entry(cache, "data/stale"))
     _leave_unsent(root, ledger)
@@ -200,8 +200,8 @@ def _finish_collection(root: str) -> Iterator[str]:
         yield f"after another collection of everything there are {left}"
     if [pin.uri for pin in cache.pins()] != [_BUCKET + _PINNED]:
         yield f"after another collection the pins are {list(cache.pins())}"
-    if freed.short != _entry(cache, _PINNED).size:
-        yield f"another collection is short of {freed.short} bytes"
+    if freed.shortfall != _entry(cache, _PINNED).size:
+        yield f"another collection is short of {freed.shortfall} bytes"
     yield from _judge_verified("after another collection", cache.verify())
     for place in ("leases", "trash", "quarantine", "locks/write"):
         if _names(f"{root}/{place}"):
@@ -213,7 +213,7 @@ def _finish_collection(root: str) -> Iterator[str]:
         yield f"after another collection the index is {_names(f'{root}/index-v1')}"
 
 
-def _judge_verified(when: str, verified: Verified) -> Iterator[str]:
+def _judge_verified(when: str, verified: VerifyReport) -> Iterator[str]:
     for problem in verified.problems:
         yield f"{when}: {problem.kind}: {problem.path}: {problem.detail}"
     left = verified.leftovers
@@ -273,7 +273,7 @@ _DAMAGE: Final[Mapping[str, Callable[[Cache, Entry], object]]] = {
     "touched": lambda cache, entry: os.chmod(cache.blob_path(entry), 0o644),
     "symlink": lambda cache, entry: _put_symlink(cache.blob_path(entry)),
     "directory": lambda cache, entry: _put_directory(cache.blob_path(entry)),
-    "row": lambda cache, entry: _flip(cache, entry.key.row),
+    "row": lambda cache, entry: _flip(cache, entry.key.row_key),
     "blob-row": lambda cache, entry: _flip(cache, blob_row(entry.digest.value)),
     "unrowed": lambda cache, entry: _put(cache, blob_row(entry.digest.value), None),
     "unused": lambda cache, entry: _put(cache, user_row(entry.digest.value, entry.key), None),
@@ -316,14 +316,14 @@ def _prepare_broken_index(root: str, ledger: SharedLedger) -> None:
         file.write(bytes(2 * mmap.PAGESIZE))
 
 
-def _verified(root: str, **how: Any) -> Verified:
+def _verified(root: str, **how: Any) -> VerifyReport:
     try:
         return casstore.open(root).verify(**how)
     finally:
         casstore.open(root).close()
 
 
-def _require_kinds(verified: Verified) -> None:
+def _require_kinds(verified: VerifyReport) -> None:
     """Raises WrongBytesError where a kind of damage that is there was not seen, although all could be read."""
     found = {problem.kind for problem in verified.problems}
     if ProblemKind.UNREADABLE not in found and not found >= _KINDS:

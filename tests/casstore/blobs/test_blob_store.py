@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.blobs.blob_store import Blobs, BlobTrippedError, CollisionError
+from casstore.blobs.blob_store import BlobModifiedError, BlobStore, CollisionError
 from casstore.blobs.staging import Staging
 from casstore.errors import BlobDamagedError, StoreUnavailableError
 from casstore.format import digest as digests
@@ -27,12 +27,12 @@ def layout(tmp_path: Path) -> Layout:
 
 
 @pytest.fixture
-def blobs(layout: Layout) -> Blobs:
-    return Blobs(layout, "xxh3-128")
+def blobs(layout: Layout) -> BlobStore:
+    return BlobStore(layout, "xxh3-128")
 
 
 @pytest.fixture
-def staged(blobs: Blobs) -> Iterator[Callable[[bytes], Staging]]:
+def staged(blobs: BlobStore) -> Iterator[Callable[[bytes], Staging]]:
     made = []
 
     def stage(data: bytes) -> Staging:
@@ -49,7 +49,7 @@ def staged(blobs: Blobs) -> Iterator[Callable[[bytes], Staging]]:
 Stage = Callable[[bytes], Staging]
 
 
-def test_a_blob_is_read_only_and_has_the_mtime_of_its_digest(blobs: Blobs, layout: Layout, staged: Stage) -> None:
+def test_a_blob_is_read_only_and_has_the_mtime_of_its_digest(blobs: BlobStore, layout: Layout, staged: Stage) -> None:
     staging = staged(b"bytes")
     added = blobs.add(staging, staging.digest())
     status = os.stat(layout.blob(added.digest.value))
@@ -59,14 +59,14 @@ def test_a_blob_is_read_only_and_has_the_mtime_of_its_digest(blobs: Blobs, layou
         assert file.read() == b"bytes"
 
 
-def test_equal_bytes_are_one_file(blobs: Blobs, staged: Stage) -> None:
+def test_equal_bytes_are_one_file(blobs: BlobStore, staged: Stage) -> None:
     one, two = staged(b"bytes"), staged(b"bytes")
     first, second = blobs.add(one, one.digest()), blobs.add(two, two.digest())
     assert (first.is_new, second.is_new) == (True, False)
     assert first.inode == second.inode
 
 
-def test_pieces_written_out_of_order_have_the_digest_of_the_whole(blobs: Blobs, staged: Stage) -> None:
+def test_pieces_written_out_of_order_have_the_digest_of_the_whole(blobs: BlobStore, staged: Stage) -> None:
     ordered, scattered = staged(b"abcdef"), staged(b"")
     scattered.write_at(memoryview(b"def"), 3)
     scattered.write_at(memoryview(b"abc"), 0)
@@ -78,7 +78,7 @@ def test_pieces_written_out_of_order_have_the_digest_of_the_whole(blobs: Blobs, 
         scattered.hash_to(7, memoryview(bytearray(3)))
 
 
-def test_a_restarted_file_holds_the_second_version_alone(blobs: Blobs, staged: Stage) -> None:
+def test_a_restarted_file_holds_the_second_version_alone(blobs: BlobStore, staged: Stage) -> None:
     staging, other = staged(b"a long first version"), staged(b"second")
     staging.restart()
     staging.write(b"second")
@@ -87,7 +87,7 @@ def test_a_restarted_file_holds_the_second_version_alone(blobs: Blobs, staged: S
 
 
 @pytest.mark.parametrize("wrong", [b"bytez", b"", b"bytes and more"])
-def test_a_name_taken_by_wrong_bytes_is_no_hit(blobs: Blobs, layout: Layout, staged: Stage, wrong: bytes) -> None:
+def test_a_name_taken_by_wrong_bytes_is_no_hit(blobs: BlobStore, layout: Layout, staged: Stage, wrong: bytes) -> None:
     staging = staged(b"bytes")
     digest = staging.digest()
     os.mkdir(layout.shard(digest.value))
@@ -100,7 +100,7 @@ def test_a_name_taken_by_wrong_bytes_is_no_hit(blobs: Blobs, layout: Layout, sta
 
 @pytest.mark.parametrize("make", [os.mkdir, lambda path: os.symlink("/etc/passwd", path)])
 def test_a_name_taken_by_no_file_is_no_hit(
-    blobs: Blobs, layout: Layout, staged: Stage, make: Callable[[str], None]
+    blobs: BlobStore, layout: Layout, staged: Stage, make: Callable[[str], None]
 ) -> None:
     staging = staged(b"bytes")
     os.mkdir(layout.shard(staging.digest().value))
@@ -110,7 +110,7 @@ def test_a_name_taken_by_no_file_is_no_hit(
 
 
 def test_a_touched_file_is_compared_even_under_a_cryptographic_digest(layout: Layout) -> None:
-    blobs = Blobs(layout, "sha256")
+    blobs = BlobStore(layout, "sha256")
     one, two = blobs.stage(), blobs.stage()
     for staging in (one, two):
         staging.write(b"bytes")
@@ -134,7 +134,7 @@ def test_a_cryptographic_digest_is_trusted_unless_told_otherwise(
         return True
 
     monkeypatch.setattr(copying, "same_bytes", note)
-    blobs = Blobs(layout, "sha256")
+    blobs = BlobStore(layout, "sha256")
     for _ in range(2):
         staging = blobs.stage()
         staging.write(b"bytes")
@@ -143,13 +143,13 @@ def test_a_cryptographic_digest_is_trusted_unless_told_otherwise(
     assert bool(compared) == distrust
 
 
-def test_a_touched_blob_trips_the_wire(blobs: Blobs, layout: Layout, staged: Stage) -> None:
+def test_a_touched_blob_trips_the_wire(blobs: BlobStore, layout: Layout, staged: Stage) -> None:
     staging = staged(b"bytes")
     digest = blobs.add(staging, staging.digest()).digest
-    with pytest.raises(BlobTrippedError):
+    with pytest.raises(BlobModifiedError):
         blobs.open(digest.value, 6)
     os.utime(layout.blob(digest.value), (digest.mtime, digest.mtime + 1))
-    with pytest.raises(BlobTrippedError):
+    with pytest.raises(BlobModifiedError):
         blobs.open(digest.value, 5)
     os.unlink(layout.blob(digest.value))
     with pytest.raises(FileNotFoundError):
@@ -158,7 +158,7 @@ def test_a_touched_blob_trips_the_wire(blobs: Blobs, layout: Layout, staged: Sta
 
 
 def test_a_blob_swept_between_hit_and_look_is_linked_anew(
-    blobs: Blobs, layout: Layout, staged: Stage, monkeypatch: pytest.MonkeyPatch
+    blobs: BlobStore, layout: Layout, staged: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = staged(b"bytes"), staged(b"bytes")
     path = layout.blob(blobs.add(one, one.digest()).digest.value)
@@ -180,7 +180,7 @@ def test_a_blob_swept_between_hit_and_look_is_linked_anew(
     assert Path(path).read_bytes() == b"bytes"
 
 
-def test_a_store_that_went_away_has_a_typed_error(blobs: Blobs, layout: Layout, staged: Stage) -> None:
+def test_a_store_that_went_away_has_a_typed_error(blobs: BlobStore, layout: Layout, staged: Stage) -> None:
     staging = staged(b"bytes")
     os.rmdir(layout.blobs)
     with pytest.raises(StoreUnavailableError, match="removed"):
@@ -188,7 +188,7 @@ def test_a_store_that_went_away_has_a_typed_error(blobs: Blobs, layout: Layout, 
 
 
 def test_named_staging_files_serve_where_there_are_no_unnamed_ones(
-    blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blobs: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "open_unnamed", lambda _: None)
     directory = tmp_path / "lease" / "staging"
@@ -251,7 +251,7 @@ def test_what_begins_as_a_copy_is_written_from_its_start(
     if not can_clone:
         monkeypatch.setattr(copying, "clone", lambda *_: False)
     copy = staged(b"")
-    copy.take(staged(b"one two").descriptor)
+    copy.copy_from(staged(b"one two").descriptor)
     os.write(copy.descriptor, b"ONE")
     assert os.pread(copy.descriptor, 100, 0) == b"ONE two"
 

@@ -37,7 +37,7 @@ def full(filled: Cache) -> Cache:
     filled.pin(A)
     pend(filled, "b")
     pend(filled, "edited", b"edit", state=PendingState.EDIT, why="its local copy was changed")
-    entry = filled.held(key_of("d/c"))
+    entry = filled.lookup(key_of("d/c"))
     assert entry is not None
     descriptor = filled.open_entry(entry)
     assert descriptor is not None
@@ -189,7 +189,7 @@ def test_edits_of_the_dead_become_pending_writes_and_are_shown(
     filled: Cache, as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def edit() -> None:
-        entry = filled.held(key_of("b"))
+        entry = filled.lookup(key_of("b"))
         assert entry is not None
         descriptor = filled.open_entry(entry)
         assert descriptor is not None

@@ -30,7 +30,7 @@ def _gc(cache: Cache, *arguments: str) -> int:
 
 
 def _held_by_a_view(cache: Cache, name: str) -> str:
-    entry = cache.held(key_of(name))
+    entry = cache.lookup(key_of(name))
     assert entry is not None
     descriptor = cache.open_entry(entry)
     assert descriptor is not None

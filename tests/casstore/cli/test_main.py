@@ -19,7 +19,7 @@ import casstore
 from casstore import Cache
 from casstore.cli.main import command, run
 from casstore.cli.shell import age_text, shown
-from casstore.config.units import size_text
+from casstore.config.units import format_size
 from tests.casstore.support.fill import fill, key_of
 from tests.casstore.support.pending_writes import pend
 
@@ -377,7 +377,7 @@ def test_a_terminal_gets_headings_and_no_line_wider_than_itself(filled: Cache) -
     ],
 )
 def test_sizes_have_two_or_three_digits(count: int, text: str) -> None:
-    assert size_text(count) == text
+    assert format_size(count) == text
 
 
 @pytest.mark.parametrize(

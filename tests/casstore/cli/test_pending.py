@@ -229,7 +229,7 @@ def test_what_is_being_written_is_not_dropped_under_its_writer(
     cache: Cache, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = pend(cache, state=PendingState.UPLOADING)
-    with cache.write_locks.take(write.key):
+    with cache.write_locks.acquire(write.key):
         environment = {**os.environ, "CASSTORE_LOCK_TIMEOUT": "0.2"}
         command = [sys.executable, "-m", "casstore", "--dir", cache.root, "drop", write.uri, "--yes"]
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)

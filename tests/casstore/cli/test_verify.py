@@ -27,7 +27,7 @@ def filled(cache: Cache) -> Cache:
 
 
 def _blob(cache: Cache, name: str) -> Path:
-    entry = cache.held(key_of(name))
+    entry = cache.lookup(key_of(name))
     assert entry is not None
     return Path(cache.blob_path(entry))
 
@@ -74,7 +74,7 @@ def test_no_name_reaches_a_terminal_as_it_stands(filled: Cache, capsys: pytest.C
 
 
 def test_json_says_all_of_it_in_one_document(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
-    entry = filled.held(key_of(EVIL))
+    entry = filled.lookup(key_of(EVIL))
     assert entry is not None
     path = filled.blob_path(entry)
     os.unlink(path)

@@ -13,7 +13,7 @@ from casstore.config.rules import Matcher, Rule
 from casstore.eviction import background as trims
 from casstore.eviction.budget import Budget
 from casstore.eviction.plan import Plan, make_plan
-from casstore.eviction.victims import Why
+from casstore.eviction.victims import Reason
 from tests.casstore.support.fill import eventually, fill, key_of, read
 from tests.casstore.support.stores import HOUR, add_orphan, dangling, stored, used_at
 
@@ -33,8 +33,10 @@ def _plan(cache: Cache, *rules: Rule, max_age: int | None = None, max_size: int 
     return make_plan(cache.index, cache.layout, Budget(max_size, 0, max_age, rules))
 
 
-def _going(cache: Cache, plan: Plan) -> dict[str, Why]:
-    return {uri.removeprefix("s3://bucket/"): blob.why for blob in plan.doomed for uri in cache.uris_of(blob.digest)}
+def _going(cache: Cache, plan: Plan) -> dict[str, Reason]:
+    return {
+        uri.removeprefix("s3://bucket/"): blob.reason for blob in plan.victims for uri in cache.uris_of(blob.digest)
+    }
 
 
 def _age(prefix: str, hours: int | None) -> Rule:
@@ -50,14 +52,14 @@ def _size(prefix: str, size: int) -> Rule:
 
 def test_what_was_not_used_for_longer_goes_although_there_is_room(cache: Cache) -> None:
     _fill(cache, old=50, young=2)
-    assert _going(cache, _plan(cache, max_age=24 * 3600)) == {"old": Why.AGE}
+    assert _going(cache, _plan(cache, max_age=24 * 3600)) == {"old": Reason.AGE}
     assert _going(cache, _plan(cache)) == {}
 
 
 def test_the_hour_of_the_last_use_counts_to_its_end(cache: Cache) -> None:
     _fill(cache, a=2)
     assert _going(cache, _plan(cache, max_age=2 * 3600)) == {}  # it may have been used in its last second
-    assert _going(cache, _plan(cache, max_age=0)) == {"a": Why.AGE}
+    assert _going(cache, _plan(cache, max_age=0)) == {"a": Reason.AGE}
 
 
 def test_a_blob_is_as_old_as_its_newest_user(cache: Cache) -> None:
@@ -69,22 +71,22 @@ def test_a_blob_is_as_old_as_its_newest_user(cache: Cache) -> None:
 
 def test_an_age_takes_a_file_without_a_row_by_its_own_age(cache: Cache) -> None:
     add_orphan(cache, b"orphan")
-    assert not _plan(cache, max_age=3600).doomed
-    assert not _plan(cache, _age("x", 0)).doomed  # it is below no prefix
-    assert [blob.why for blob in _plan(cache, max_age=0).doomed] == [Why.AGE]
+    assert not _plan(cache, max_age=3600).victims
+    assert not _plan(cache, _age("x", 0)).victims  # it is below no prefix
+    assert [blob.reason for blob in _plan(cache, max_age=0).victims] == [Reason.AGE]
 
 
 def test_what_is_pinned_has_no_age(cache: Cache) -> None:
     _fill(cache, a=50, b=50)
     cache.pin("s3://bucket/a")
     plan = _plan(cache, max_age=3600)
-    assert (_going(cache, plan), plan.held, plan.overdue) == ({"b": Why.AGE}, (), 0)
+    assert (_going(cache, plan), plan.retained, plan.rule_overrun) == ({"b": Reason.AGE}, (), 0)
 
 
 def test_what_goes_by_age_counts_for_the_size_of_all(cache: Cache) -> None:
     _fill(cache, tmp_new=3, a=5, b=4)
     plan = _plan(cache, _age("tmp/", 1), max_size=2100)
-    assert _going(cache, plan) == {"tmp/new": Why.AGE}
+    assert _going(cache, plan) == {"tmp/new": Reason.AGE}
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -93,28 +95,28 @@ def test_what_goes_by_age_counts_for_the_size_of_all(cache: Cache) -> None:
 def test_the_rule_with_the_longest_prefix_holds(cache: Cache) -> None:
     _fill(cache, t_a=5, t_keep_b=50, other=50)
     rules = (_age("t/", 3), _age("t/keep/", None))
-    assert _going(cache, _plan(cache, *rules)) == {"t/a": Why.AGE}
-    assert _going(cache, _plan(cache, *reversed(rules), max_age=10 * 3600)) == {"t/a": Why.AGE, "other": Why.AGE}
+    assert _going(cache, _plan(cache, *rules)) == {"t/a": Reason.AGE}
+    assert _going(cache, _plan(cache, *reversed(rules), max_age=10 * 3600)) == {"t/a": Reason.AGE, "other": Reason.AGE}
 
 
 def test_a_rule_without_an_age_leaves_that_of_the_store(cache: Cache) -> None:
     _fill(cache, t_a=50)
-    assert _going(cache, _plan(cache, _size("t/", 10_000), max_age=3600)) == {"t/a": Why.AGE}
+    assert _going(cache, _plan(cache, _size("t/", 10_000), max_age=3600)) == {"t/a": Reason.AGE}
 
 
 def test_a_size_of_a_rule_takes_what_was_used_longest_ago_below_its_prefix(cache: Cache) -> None:
     _fill(cache, t_aa=3, t_bb=9, t_cc=1, old=50)
     plan = _plan(cache, _size("t/", 2100))
-    assert (_going(cache, plan), plan.overdue, plan.asked) == ({"t/bb": Why.RULE}, 0, 0)
+    assert (_going(cache, plan), plan.rule_overrun, plan.requested_bytes) == ({"t/bb": Reason.RULE}, 0, 0)
     freed = cache.execute(plan)
-    assert (freed.bytes, freed.overdue) == (1000, 0)
+    assert (freed.bytes, freed.rule_overrun) == (1000, 0)
     assert read(cache, key_of("old")) is not None
 
 
 def test_what_goes_by_age_counts_for_the_size_of_its_rule(cache: Cache) -> None:
     _fill(cache, t_a=50, t_b=3, t_c=2)
     rule = Rule("s3://bucket/t/", 24 * 3600, 2000, has_age=True)
-    assert _going(cache, _plan(cache, rule)) == {"t/a": Why.AGE}
+    assert _going(cache, _plan(cache, rule)) == {"t/a": Reason.AGE}
 
 
 def test_a_size_counts_what_the_rule_alone_uses(cache: Cache) -> None:
@@ -128,16 +130,16 @@ def test_what_holds_a_rule_over_its_size_is_named(cache: Cache) -> None:
     _fill(cache, t_a=3, t_b=2)
     cache.pin("s3://bucket/t/a")
     plan = _plan(cache, _size("t/", 500))
-    assert (_going(cache, plan), plan.overdue) == ({"t/b": Why.RULE}, 500)
-    assert [held.is_pinned for held in plan.held] == [True]
-    assert cache.execute(plan).overdue == 500
+    assert (_going(cache, plan), plan.rule_overrun) == ({"t/b": Reason.RULE}, 500)
+    assert [held.is_pinned for held in plan.retained] == [True]
+    assert cache.execute(plan).rule_overrun == 500
 
 
 def test_a_rule_matches_the_beginning_of_long_uris_too() -> None:
     matcher = Matcher([_age("", 1), _age("x" * 300, 2)])
-    assert matcher.number(key_of("x" * 1000).row) == 2
-    assert matcher.number(key_of("y" * 1000).row) == 1
-    assert matcher.number(casstore.Key("gs://bucket/x", "gs").row) == 0
+    assert matcher.number(key_of("x" * 1000).row_key) == 2
+    assert matcher.number(key_of("y" * 1000).row_key) == 1
+    assert matcher.number(casstore.Key("gs://bucket/x", "gs").row_key) == 0
 
 
 # --- while filling ---------------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def test_filling_keeps_ages_and_rules_without_a_size(root: Path, monkeypatch: py
     again = Cache(casstore.root.open_root(root, None, {}))
     try:
         fill(again, key_of("new"), b"new")
-        eventually(lambda: again.held(key_of("old")) is None)  # a read would be a use
+        eventually(lambda: again.lookup(key_of("old")) is None)  # a read would be a use
         eventually(lambda: again.trims._thread is None)
         # The next look at rules is due in ten minutes, not with the next fill.
         for name in ("aa", "bb", "cc"):

@@ -17,7 +17,7 @@ import casstore
 from casstore import Cache, StoreFullError, Validator
 from casstore.eviction import background as trims
 from casstore.eviction import collector
-from casstore.eviction.collector import Freed
+from casstore.eviction.collector import CollectResult
 from casstore.eviction.plan import Plan
 from tests.casstore.support.fill import eventually, fill, fork, key_of, read, status_of
 from tests.casstore.support.stores import HOUR, dangling, stored, used_at
@@ -104,7 +104,7 @@ def test_what_was_filled_since_the_trims_plan_stays(open_with: Open, monkeypatch
     _wait(cache)
     original, done = Cache.collect, threading.Event()
 
-    def collect(self: Cache, plan: Plan, *arguments: object, **options: bool) -> Freed:
+    def collect(self: Cache, plan: Plan, *arguments: object, **options: bool) -> CollectResult:
         if not done.is_set():
             done.set()
             fill(cache, key_of("a"), b"a" * 1000, "e2")  # the very one that the plan takes first
@@ -134,7 +134,7 @@ def test_an_object_larger_than_the_budget_is_streamed_through(
 
 def test_a_write_of_an_object_larger_than_the_budget_leaves_no_entry(open_with: Open) -> None:
     cache = open_with(max_size=1000)
-    noted, staging = cache.note(key_of("a")), cache.stage()
+    noted, staging = cache.snapshot(key_of("a")), cache.stage()
     staging.write(b"x" * 1001)
     assert cache.record_write(noted, staging, Validator(1001, "e1"), cache.now()) is None
     assert (list(cache.entries()), stored(cache)) == ([], 0)
@@ -188,7 +188,7 @@ def test_small_fills_look_at_the_disk_no_more_than_once_a_second(
             os.close(filling.publish(Validator(len(str(number)), "e1")).descriptor)
     assert len(looks) == 1
     monkeypatch.setattr(trims, "LOOK_BYTES", 100)
-    cache.trims.filled(trims.LOOK_BYTES + (64 << 20))
+    cache.trims.record_fill(trims.LOOK_BYTES + (64 << 20))
     assert len(looks) == 2
     cache.flush()
 
@@ -211,7 +211,7 @@ def test_without_a_limit_no_thread_is_started(open_with: Open) -> None:
 @pytest.mark.needs_locks
 def test_a_trim_leaves_it_to_another_process_that_collects(open_with: Open, tmp_path: Path) -> None:
     cache = open_with(max_size=1000)
-    with cache._turns.take(0) as is_ours:
+    with cache._turns.acquire(0) as is_ours:
         assert is_ours
         fill(cache, key_of("a"), b"a" * 900)
         fill(cache, key_of("b"), b"b" * 900)
@@ -375,7 +375,7 @@ def test_a_disk_without_a_free_byte_can_still_be_collected(small_disk: Path, ope
     with open(small_disk / "ballast", "ab", buffering=0) as file, contextlib.suppress(OSError):
         file.write(bytes(1))
     freed = cache.execute(cache.plan(max_size=0, min_free=0))
-    assert (freed.blobs, freed.short, stored(cache)) == (200, 0, 0)
+    assert (freed.blobs, freed.shortfall, stored(cache)) == (200, 0, 0)
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ def test_a_failed_trim_is_said_on_the_log_and_the_fill_stands(
 ) -> None:
     cache = open_with(max_size=100)
 
-    def fail(*arguments: object) -> Freed:
+    def fail(*arguments: object) -> CollectResult:
         raise StoreFullError(28, "no room for the index")
 
     monkeypatch.setattr(collector, "execute", fail)
@@ -401,17 +401,17 @@ def test_what_is_filled_after_a_trim_has_added_up_is_trimmed_too(
     open_with: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = open_with(max_size=1000)
-    original, added_up, go_on = trims.Trims._sum, threading.Event(), threading.Event()
+    original, added_up, go_on = trims.BackgroundEvictor._sum, threading.Event(), threading.Event()
 
-    def add_up(self: trims.Trims) -> int:
+    def add_up(self: trims.BackgroundEvictor) -> int:
         free = original(self)
         added_up.set()
         assert go_on.wait(60)
         return free
 
-    monkeypatch.setattr(trims.Trims, "_sum", add_up)
+    monkeypatch.setattr(trims.BackgroundEvictor, "_sum", add_up)
     fill(cache, key_of("a"), b"a" * 900)
-    cache.trims._look()  # starts the first sum, if the fill has not
+    cache.trims._check_budget()  # starts the first sum, if the fill has not
     assert added_up.wait(60)
     fill(cache, key_of("b"), b"b" * 900)
     go_on.set()
@@ -423,7 +423,7 @@ def test_a_child_forked_while_its_parent_trims_begins_anew(open_with: Open, monk
     cache = open_with(max_size=1000)
     original, at_it, go_on = Cache.collect, threading.Event(), threading.Event()
 
-    def collect(self: Cache, plan: Plan, *arguments: object, **options: bool) -> Freed:
+    def collect(self: Cache, plan: Plan, *arguments: object, **options: bool) -> CollectResult:
         at_it.set()
         assert go_on.wait(60)
         return original(self, plan, *arguments, **options)  # type: ignore[arg-type]

@@ -18,13 +18,13 @@ from casstore import Cache, NotAStoreError, StoreReadOnlyError
 from casstore.errors import StoreFullError
 from casstore.eviction import clear as clearing
 from casstore.eviction import collector
-from casstore.eviction.clear import Cleared
+from casstore.eviction.clear import ClearResult
 from casstore.format.keys import USER
 from casstore.index.transactions import Txn
-from casstore.index.updates import Item
+from casstore.index.updates import IndexUpdate
 from casstore.leases.in_use import InUse
-from casstore.locks.lock_files import hold_for_life
-from casstore.pass_through import Uncached
+from casstore.locks.lock_files import create_locked
+from casstore.pass_through import PassThroughCache
 from tests.casstore.support.fill import eventually, fill, fork, hand_out, key_of, read, status_of
 from tests.casstore.support.pending_writes import interrupt, pend
 from tests.casstore.support.stores import add_orphan, dangling, stored, tree_of
@@ -32,7 +32,7 @@ from tests.casstore.support.stores import add_orphan, dangling, stored, tree_of
 pytestmark = pytest.mark.filterwarnings("ignore:.*not uploaded:UserWarning")
 
 A, B, C = "s3://bucket/a", "s3://bucket/b", "s3://bucket/d/c"
-NOTHING = Cleared(0, 0, 0, 0, 0, (), (), (), (), (), 0, 0, None)
+NOTHING = ClearResult(0, 0, 0, 0, 0, (), (), (), (), (), 0, 0, None)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def _uris(cache: Cache) -> list[str]:
 
 
 def _view(cache: Cache, name: str, mode: str = "link") -> Path:
-    entry = cache.held(key_of(name))
+    entry = cache.lookup(key_of(name))
     assert entry is not None
     return hand_out(cache, entry, mode)
 
@@ -62,7 +62,7 @@ def _edit(path: Path) -> None:
 
 
 def test_everything_goes_and_the_store_serves_on(filled: Cache) -> None:
-    told: list[casstore.Removed] = []
+    told: list[casstore.RemovedBlob] = []
     cleared = filled.clear(on_removed=told.append)
     assert (cleared.entries, cleared.blobs, cleared.bytes) == (3, 3, 3000)
     assert sorted((removed.uris, removed.bytes) for removed in told) == [((uri,), 1000) for uri in (A, B, C)]
@@ -83,7 +83,7 @@ def test_below_a_prefix_only_its_entries_go_and_the_blobs_that_nobody_else_uses(
     fill(filled, key_of("d/shared"), b"a" * 1000)
     fill(filled, key_of("d/" + "long" * 200), b"l" * 1000)
     orphan = add_orphan(filled, b"orphan")
-    told: list[casstore.Removed] = []
+    told: list[casstore.RemovedBlob] = []
     cleared = filled.clear("s3://bucket/d/", told.append)
     assert (cleared.entries, cleared.blobs, cleared.bytes) == (3, 2, 2000)
     assert {uri: removed.bytes for removed in told for uri in removed.uris}["s3://bucket/d/shared"] == 0
@@ -106,7 +106,7 @@ def test_entries_of_one_blob_in_many_batches_let_it_go_with_the_last(
     monkeypatch.setattr(clearing, "_PAGE", 2)
     for number in range(7):
         fill(cache, key_of(str(number)), b"shared" if number % 2 else b"also shared")
-    told: list[casstore.Removed] = []
+    told: list[casstore.RemovedBlob] = []
     assert cache.clear(on_removed=told.append, dry_run=True).bytes == 17
     assert (cache.clear(on_removed=told.append).blobs, stored(cache)) == (2, 0)
     dry, wet = told[: len(told) // 2], told[len(told) // 2 :]
@@ -133,7 +133,7 @@ def test_a_download_that_has_its_name_and_not_yet_its_row_loses_nothing(
 ) -> None:
     monkeypatch.setattr(clearing, "IN_FLIGHT_SECONDS", -1)  # not even by that rule
     submit = cache.committer.submit
-    cleared: list[Cleared] = []
+    cleared: list[ClearResult] = []
 
     def cleared_first(item: Any) -> None:
         monkeypatch.setattr(cache.committer, "submit", submit)
@@ -158,19 +158,19 @@ def test_blobs_that_an_index_of_before_knew_go_once_they_are_old(
 
 
 def test_damaged_rows_and_rows_of_users_that_are_none_hold_nothing(filled: Cache) -> None:
-    entry = filled.held(key_of("a"))
+    entry = filled.lookup(key_of("a"))
     assert entry is not None
 
     def damage(txn: Txn) -> None:
-        txn.put(entry.key.row, b"\1damaged")
+        txn.put(entry.key.row_key, b"\1damaged")
 
     filled.index.write(damage)
     assert filled.clear().entries == 2
-    assert (stored(filled), list(filled.index.scan(USER)), filled.index.get(entry.key.row)) == (0, [], None)
+    assert (stored(filled), list(filled.index.scan(USER)), filled.index.get(entry.key.row_key)) == (0, [], None)
 
 
 def test_what_verification_found_bad_goes_from_quarantine_and_nothing_else_there(filled: Cache) -> None:
-    entry = filled.held(key_of("a"))
+    entry = filled.lookup(key_of("a"))
     assert entry is not None
     filled.quarantine(entry.digest, "for a test")
     quarantine = Path(filled.layout.quarantine)
@@ -208,7 +208,7 @@ def test_a_pin_that_cannot_be_read_holds_and_is_told(filled: Cache) -> None:
     filled.pin(A)
     path = filled.layout.pin(key_of("a").name)
     Path(path).write_bytes(b"damaged")
-    entry = filled.held(key_of("a"))
+    entry = filled.lookup(key_of("a"))
     assert entry is not None
     cleared = filled.clear()
     assert (cleared.pins, cleared.unreadable, _uris(filled)) == ((), (path,), [A])
@@ -236,7 +236,7 @@ def test_pending_writes_and_the_entries_that_they_are_of_stay(filled: Cache, sta
     assert (cleared.pending, [entry.uri for entry in cleared.bases], cleared.entries) == ((write,), [A], 2)
     assert Path(filled.pending.path(write)).read_bytes() == b"mine"
     # What a drop goes back to.
-    assert (filled.drop(write), read(filled, key_of("a"))) == (True, b"a" * 1000)
+    assert (filled.discard_pending(write), read(filled, key_of("a"))) == (True, b"a" * 1000)
     assert (filled.clear().entries, stored(filled)) == (1, 0)
 
 
@@ -306,7 +306,7 @@ def test_an_edit_of_this_very_process_is_noticed_after_a_clearing_as_before(fill
     path = _view(filled, "a")
     _edit(path)
     assert filled.clear().in_use == (InUse((A,), str(path), 4, is_changed=True),)
-    (write,) = filled.notice(key_of("a"))
+    (write,) = filled.record_changes(key_of("a"))
     assert (write.state, Path(filled.pending.path(write)).read_bytes()) == ("edit", b"mine")
 
 
@@ -318,7 +318,7 @@ def test_a_file_that_somebody_put_beside_a_local_path_is_named(filled: Cache) ->
 
 
 def test_a_link_outside_of_the_store_is_told_since_it_holds_the_bytes(filled: Cache, tmp_path: Path) -> None:
-    entry = filled.held(key_of("a"))
+    entry = filled.lookup(key_of("a"))
     assert entry is not None
     os.link(filled.blob_path(entry), tmp_path / "linked")
     cleared = filled.clear()
@@ -327,7 +327,7 @@ def test_a_link_outside_of_the_store_is_told_since_it_holds_the_bytes(filled: Ca
 
 
 def test_an_open_file_is_read_to_its_end(filled: Cache) -> None:
-    entry = filled.held(key_of("a"))
+    entry = filled.lookup(key_of("a"))
     assert entry is not None
     descriptor = filled.open_entry(entry)
     assert descriptor is not None
@@ -340,7 +340,7 @@ def test_an_open_file_is_read_to_its_end(filled: Cache) -> None:
 
 
 def test_foreign_files_stay_wherever_they_lie(filled: Cache) -> None:
-    entry = filled.held(key_of("a"))
+    entry = filled.lookup(key_of("a"))
     assert entry is not None
     shard = Path(filled.blob_path(entry)).parent
     foreign = [
@@ -370,7 +370,7 @@ def test_foreign_files_stay_wherever_they_lie(filled: Cache) -> None:
 
 
 def test_what_stands_in_the_place_of_a_blob_is_somebodys(filled: Cache) -> None:
-    entry = filled.held(key_of("a"))
+    entry = filled.lookup(key_of("a"))
     assert entry is not None
     path = Path(filled.blob_path(entry))
     path.unlink()
@@ -397,7 +397,7 @@ def test_a_directory_whose_marker_is_gone_or_anothers_is_not_cleared(filled: Cac
 def test_what_stands_in_for_a_store_that_cannot_serve_says_so(tmp_path: Path) -> None:
     error = StoreReadOnlyError(30, "this user cannot write to the store", str(tmp_path))
     with pytest.raises(StoreReadOnlyError, match="cannot write"):
-        Uncached(str(tmp_path), error).clear()
+        PassThroughCache(str(tmp_path), error).clear()
 
 
 def test_a_dry_run_changes_nothing_and_says_the_same(filled: Cache) -> None:
@@ -423,7 +423,7 @@ def test_it_waits_for_its_turn_and_gives_up(root: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("CASSTORE_LOCK_TIMEOUT", "0.05")
     cache = casstore.open(root)
     fill(cache, key_of("a"), b"a")
-    descriptor = hold_for_life(cache.layout.collector_lock)
+    descriptor = create_locked(cache.layout.collector_lock)
     try:
         with pytest.raises(casstore.LockTimeoutError, match="another process collects"):
             cache.clear()
@@ -463,7 +463,7 @@ def test_without_the_sweeps_check_in_its_transaction_an_entry_filled_beside_a_cl
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def filled_between(*arguments: object) -> object:
-        if cache.held(key_of("b")) is None:
+        if cache.lookup(key_of("b")) is None:
             fill(cache, key_of("b"), b"shared")
         return sweep(*arguments)
 
@@ -481,7 +481,7 @@ def test_without_the_sweeps_check_in_its_transaction_an_entry_filled_beside_a_cl
 
 def test_what_was_filled_and_not_yet_committed_goes_too(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     submit, flush = cache.committer.submit, cache.committer.flush
-    waiting: list[Item] = []
+    waiting: list[IndexUpdate] = []
 
     def flush_now(*arguments: float) -> None:
         while waiting:
@@ -498,7 +498,7 @@ def test_what_was_filled_and_not_yet_committed_goes_too(cache: Cache, monkeypatc
 
 
 def test_where_a_commit_finds_no_room_entries_go_one_at_a_time(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    original: Callable[..., object] = clearing._Doing._drop
+    original: Callable[..., object] = clearing._ClearRun._drop
     sizes = []
 
     def drop_few(self: object, rows: list[bytes]) -> object:
@@ -507,7 +507,7 @@ def test_where_a_commit_finds_no_room_entries_go_one_at_a_time(filled: Cache, mo
             raise StoreFullError(28, "no room for the index")
         return original(self, rows)
 
-    monkeypatch.setattr(clearing._Doing, "_drop", drop_few)
+    monkeypatch.setattr(clearing._ClearRun, "_drop", drop_few)
     assert filled.clear().entries == 3
     assert sizes == [3, 1, 2, 1, 1]
 

@@ -20,13 +20,13 @@ import casstore
 from casstore import Cache, PendingState
 from casstore.eviction import clear as clearing
 from casstore.eviction import collector
-from casstore.eviction.collector import Freed
+from casstore.eviction.collector import CollectResult
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.fs import files
 from casstore.index.database import Index
 from casstore.leases import reaper
-from casstore.leases.edits import Recorder
-from casstore.leases.scan import survey
+from casstore.leases.edits import EditRecorder
+from casstore.leases.scan import scan_lease
 from tests.casstore.leases.test_edits import held, in_place, outbox_of, view_of
 from tests.casstore.pending.test_store import keep
 from tests.casstore.support.damage import change
@@ -50,7 +50,7 @@ def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes by the hundred are killed, and none of them loses its power. That locks exclude is known."""
     monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(reaper, "locks_exclude", lambda directory: True)
+    monkeypatch.setattr(reaper, "locks_are_exclusive", lambda directory: True)
     # Nothing is on its way here, however young it is.
     monkeypatch.setattr(clearing, "IN_FLIGHT_SECONDS", -1)
 
@@ -81,11 +81,11 @@ def _furnish(root: Path) -> None:
 Act = Callable[[Cache], object]
 
 
-def _collect(cache: Cache) -> Freed:
+def _collect(cache: Cache) -> CollectResult:
     return cache.execute(cache.plan(max_size=ROOM, min_free=0))
 
 
-def _evict(cache: Cache) -> Freed:
+def _evict(cache: Cache) -> CollectResult:
     return cache.evict(lambda entry: True)
 
 
@@ -175,7 +175,7 @@ def _sweep_before_the_rows_go() -> None:
 
 
 def _sweep_before_the_rows_of_a_clearing_go() -> None:
-    drop = clearing._Doing._drop
+    drop = clearing._ClearRun._drop
 
     def sweep_first(self: Any, rows: Any) -> Any:
         for entry in self._index.read(lambda txn: [self._going(txn, row) for row in rows]):
@@ -183,14 +183,14 @@ def _sweep_before_the_rows_of_a_clearing_go() -> None:
                 files.rename(self._layout.blob(entry.digest.value), self._layout.trashed(os.urandom(8).hex()))
         return drop(self, rows)
 
-    replace_in(clearing._Doing, _drop=sweep_first)
+    replace_in(clearing._ClearRun, _drop=sweep_first)
 
 
 def _record_edits_after_their_lease_has_gone() -> None:
-    discard, record = reaper._discard, Recorder.record
+    discard, record = reaper._discard, EditRecorder.record
     late: list[Callable[[], object]] = []
 
-    def record_later(self: Recorder, *arguments: Any) -> tuple[()]:
+    def record_later(self: EditRecorder, *arguments: Any) -> tuple[()]:
         late.append(lambda: record(self, *arguments))
         return ()
 
@@ -201,10 +201,10 @@ def _record_edits_after_their_lease_has_gone() -> None:
         return size
 
     def survey_once(lease: LeaseLayout) -> Any:
-        return replace(survey(lease), found=()) if late else survey(lease)
+        return replace(scan_lease(lease), found=()) if late else scan_lease(lease)
 
     replace_in(reaper, _discard=discard_and_record, survey=survey_once)
-    replace_in(Recorder, record=record_later)
+    replace_in(EditRecorder, record=record_later)
 
 
 def _pass_pins_by() -> None:

@@ -96,7 +96,7 @@ def _evict_whoever_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _give_up_what_was_swept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(items.Publication, "mend", lambda self, blobs: False)
+    monkeypatch.setattr(items.PublishEntry, "retry_outside", lambda self, blobs: False)
 
 
 def _hand_out_whatever_was_linked(monkeypatch: pytest.MonkeyPatch) -> None:

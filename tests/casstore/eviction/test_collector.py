@@ -17,7 +17,7 @@ import casstore
 from casstore import Cache, Digest, Entry, Validator
 from casstore.errors import StoreFullError
 from casstore.eviction import collector
-from casstore.eviction.collector import Freed, sweep
+from casstore.eviction.collector import CollectResult, sweep
 from casstore.format.keys import BLOB, ENTRY
 from casstore.fs import files
 from casstore.index.entries import put_entry
@@ -100,9 +100,9 @@ def test_what_is_planned_goes_and_every_removal_is_told(cache: Cache) -> None:
     for name, hour in {"a": 1, "b": 2, "c": 3}.items():
         used_at(cache, fill(cache, key_of(name), name.encode() * 1000), HOUR + hour)
     used_at(cache, fill(cache, key_of("a2"), b"a" * 1000), HOUR)
-    told: list[casstore.Removed] = []
+    told: list[casstore.RemovedBlob] = []
     freed = cache.execute(cache.plan(max_size=1500, min_free=0), told.append)
-    assert (freed.entries, freed.blobs, freed.bytes, freed.kept, freed.short) == (3, 2, 2000, 0, 0)
+    assert (freed.entries, freed.blobs, freed.bytes, freed.still_in_use, freed.shortfall) == (3, 2, 2000, 0, 0)
     assert [(sorted(removed.uris), removed.bytes) for removed in told] == [
         (["s3://bucket/a", "s3://bucket/a2"], 1000),
         (["s3://bucket/b"], 1000),
@@ -114,7 +114,7 @@ def test_what_is_planned_goes_and_every_removal_is_told(cache: Cache) -> None:
 
 def _use(cache: Cache, entry: Entry) -> None:
     aged = used_at(cache, entry, HOUR)
-    plan_hour = replace(aged, used_hour=HOUR + 1)
+    plan_hour = replace(aged, last_used_hour=HOUR + 1)
     cache.index.write(lambda txn: put_entry(txn, plan_hour, aged, None))
 
 
@@ -144,7 +144,7 @@ def test_what_came_back_into_use_since_the_plan_stays(cache: Cache, come_back: C
     plan = cache.plan(max_size=0, min_free=0)
     come_back(cache, entry)
     freed = cache.execute(plan)
-    assert (freed.entries, freed.blobs, freed.kept, freed.short) == (0, 0, 1, 1000)
+    assert (freed.entries, freed.blobs, freed.still_in_use, freed.shortfall) == (0, 0, 1, 1000)
     assert read(cache, key_of("a")) == b"a" * 1000
 
 
@@ -154,11 +154,11 @@ def test_a_file_linked_since_the_plan_is_not_the_one_that_was_planned(
     def linked_since() -> tuple[bool, int]:
         digest = add_orphan(cache, b"orphan")
         plan = cache.plan(max_size=0, min_free=0)
-        assert [blob.digest for blob in plan.doomed] == [digest.value]
+        assert [blob.digest for blob in plan.victims] == [digest.value]
         sweep(cache.index, cache.layout, [digest.value])
         assert add_orphan(cache, b"orphan") == digest  # a publication in flight, which has no row yet
         freed = cache.execute(plan)
-        return os.path.exists(cache.layout.blob(digest.value)), freed.kept
+        return os.path.exists(cache.layout.blob(digest.value)), freed.still_in_use
 
     assert linked_since() == (True, 1)
     monkeypatch.setattr(collector, "_is_as_planned", lambda blob, status: True)
@@ -170,7 +170,7 @@ def _publish_before_sweeps(cache: Cache, monkeypatch: pytest.MonkeyPatch, key: c
     original: Callable[..., object] = collector._sweep_batch
 
     def interleaved(*arguments: object) -> object:
-        if cache.held(key) is None:
+        if cache.lookup(key) is None:
             fill(cache, key, data)
         return original(*arguments)
 
@@ -210,7 +210,7 @@ def test_a_blob_linked_between_eviction_and_sweep_stays_for_it_would_free_nothin
 
     monkeypatch.setattr(collector, "_sweep_batch", linked_first)
     freed = cache.execute(plan)
-    assert (freed.entries, freed.bytes, freed.kept, freed.short) == (1, 0, 1, 5)
+    assert (freed.entries, freed.bytes, freed.still_in_use, freed.shortfall) == (1, 0, 1, 5)
     assert stored(cache) == 5
 
 
@@ -241,7 +241,7 @@ def test_views_and_open_files_outlive_a_collection(cache: Cache) -> None:
         assert descriptor is not None
         paths.append((cache.view(entry, descriptor, "bucket", mode, mode), descriptor, mode.encode() * 100))
     freed = cache.execute(cache.plan(max_size=0, min_free=0))
-    assert (freed.blobs, freed.short) == (1, 400)
+    assert (freed.blobs, freed.shortfall) == (1, 400)
     for path, descriptor, data in paths:
         assert Path(path).read_bytes() == data
         with open(descriptor, "rb") as file:
@@ -258,10 +258,10 @@ def test_what_a_dead_process_had_linked_goes_in_the_same_collection(cache: Cache
 
     assert status_of(fork(link_and_die)) == -signal.SIGKILL
     plan = cache.plan(max_size=0, min_free=0)
-    assert (len(plan.doomed), len(plan.held)) == (0, 1)
+    assert (len(plan.victims), len(plan.retained)) == (0, 1)
     freed = cache.execute(plan)
     assert freed.reaped is not None
-    assert (freed.bytes, freed.short, freed.reaped.leases) == (1000, 0, 1)
+    assert (freed.bytes, freed.shortfall, freed.reaped.leases) == (1000, 0, 1)
 
 
 @pytest.mark.needs_locks
@@ -271,9 +271,9 @@ def test_what_a_killed_collector_had_moved_to_the_trash_holds_nothing(cache: Cac
     os.mkdir(lease)
     os.link(cache.blob_path(entry), f"{lease}/its view")
     plan = cache.plan(max_size=0, min_free=0)
-    assert (len(plan.doomed), len(plan.held)) == (0, 1)
+    assert (len(plan.victims), len(plan.retained)) == (0, 1)
     freed = cache.execute(plan)
-    assert (freed.bytes, freed.short, freed.held) == (1000, 0, ())
+    assert (freed.bytes, freed.shortfall, freed.retained) == (1000, 0, ())
 
 
 # --- the index is replaced, the disk is full -------------------------------------------------------------------------
@@ -293,11 +293,11 @@ def test_a_plan_of_an_index_that_was_replaced_is_made_anew(cache: Cache) -> None
     entry = fill(cache, key_of("a"), b"a" * 1000)
     plan = cache.plan(max_size=0, min_free=0)
     _replace_index(cache)
-    told: list[casstore.Removed] = []
+    told: list[casstore.RemovedBlob] = []
     with pytest.warns(UserWarning, match="index was damaged"):
         freed = cache.execute(plan, told.append)
     # Unknown to the new index, and within no budget of 0.
-    assert (freed.entries, freed.bytes, freed.short, freed.is_stale) == (0, 1000, 0, False)
+    assert (freed.entries, freed.bytes, freed.shortfall, freed.is_stale) == (0, 1000, 0, False)
     assert [(removed.digest, removed.uris) for removed in told] == [(entry.digest.value, ())]
 
 
@@ -342,7 +342,7 @@ def test_where_a_commit_finds_no_room_blobs_go_one_at_a_time(cache: Cache, monke
     "take", [lambda cache: cache.execute(cache.plan(max_size=0, min_free=0)), lambda cache: cache.evict(lambda _: True)]
 )
 def test_no_write_transaction_is_about_more_than_so_many_blobs(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch, take: Callable[[Cache], Freed], most: int
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, take: Callable[[Cache], CollectResult], most: int
 ) -> None:
     for number in range(10):
         fill(cache, key_of(str(number)), b"%d" % number * 1000)
@@ -365,15 +365,15 @@ def test_no_write_transaction_is_about_more_than_so_many_blobs(
 
 
 def test_a_batch_grows_while_there_is_time_and_is_never_without_bounds() -> None:
-    pace = collector.Pace()
+    pace = collector.BatchSizer()
     counts = []
     for _ in range(6):
-        with pace.measured(pace.count):
+        with pace.timed(pace.count):
             pass
         counts.append(pace.count)
     assert max(counts) <= collector.MOST_BATCH
     for _ in range(8):
-        with pace.measured(pace.count):
+        with pace.timed(pace.count):
             time.sleep(2 * collector._BATCH_SECONDS)
     assert pace.count == collector.LEAST_BATCH
 
@@ -436,7 +436,7 @@ def test_a_collector_killed_at_any_moment_leaves_no_entry_without_its_blob(cache
     os.kill(pid, signal.SIGKILL)
     status_of(pid)
     _check(cache)
-    assert cache.execute(cache.plan(max_size=0, min_free=0)).short == 0
+    assert cache.execute(cache.plan(max_size=0, min_free=0)).shortfall == 0
     assert (stored(cache), list(cache.entries()), os.listdir(cache.layout.trash)) == (0, [], [])
 
 

@@ -38,7 +38,7 @@ def _uris(cache: Cache) -> list[str]:
     return [entry.uri for entry in cache.entries()]
 
 
-def _empty(cache: Cache) -> casstore.Freed:
+def _empty(cache: Cache) -> casstore.CollectResult:
     return cache.execute(cache.plan(max_size=0, min_free=0))
 
 
@@ -49,16 +49,16 @@ def test_what_is_pinned_survives_a_collection_and_the_plan_says_what_pins_hold(f
     (pin,) = filled.pin(A)
     assert pin.key == key_of("a")
     plan = filled.plan(max_size=0, min_free=0)
-    assert [(held.size, held.is_pinned, held.holders) for held in plan.held] == [(1000, True, ())]
-    assert plan.short(plan.frees) == 1000
+    assert [(held.size, held.is_pinned, held.holders) for held in plan.retained] == [(1000, True, ())]
+    assert plan.shortfall(plan.reclaimable_bytes) == 1000
     freed = filled.execute(plan)
-    assert (freed.bytes, freed.short, [held.is_pinned for held in freed.held]) == (2000, 1000, [True])
+    assert (freed.bytes, freed.shortfall, [held.is_pinned for held in freed.retained]) == (2000, 1000, [True])
     assert (_uris(filled), read(filled, key_of("a")), stored(filled)) == ([A], b"a" * 1000, 1000)
 
 
 def test_where_the_budget_is_met_before_their_turn_pins_hold_nothing(filled: Cache) -> None:
     filled.pin("s3://bucket/d/c")
-    assert filled.plan(max_size=2500, min_free=0).held == ()
+    assert filled.plan(max_size=2500, min_free=0).retained == ()
 
 
 def test_what_is_pinned_survives_an_eviction_that_names_it(filled: Cache) -> None:
@@ -122,7 +122,7 @@ def test_a_long_uri_can_be_pinned(cache: Cache) -> None:
     fill(cache, key_of("x" * 1023 + "y"), b"other")
     cache.pin(key.uri)
     plan = cache.plan(max_size=0, min_free=0)
-    assert (len(plan.doomed), [held.is_pinned for held in plan.held]) == (1, [True])
+    assert (len(plan.victims), [held.is_pinned for held in plan.retained]) == (1, [True])
     cache.execute(plan)
     cache.evict(lambda _: True)
     assert (_uris(cache), [pin.key for pin in cache.pins()]) == ([key.uri], [key])
@@ -254,7 +254,7 @@ _WAYS: dict[str, Callable[[Cache], object]] = {
     "a plan": _empty,
     "by hand": lambda cache: cache.evict(lambda _: True),
     # Without reaping, which starts a process each time.
-    "clearing": lambda cache: clearing._Doing(cache.index, cache.layout, "", None).run(None),
+    "clearing": lambda cache: clearing._ClearRun(cache.index, cache.layout, "", None).run(None),
 }
 
 

@@ -15,45 +15,52 @@ from benchmarks.eviction_policies import PATTERNS, belady_hits, random_epochs, s
 from casstore import Cache
 from casstore.errors import StoreFullError
 from casstore.eviction import collector
-from casstore.eviction.policies import ADAPTIVE, LRU, in_turn
+from casstore.eviction.policies import ADAPTIVE, LRU, eviction_order
 from casstore.format.keys import POLICY, ghost_row
-from casstore.index.eviction_history import NEWEST, NO_WAY, OLDEST, Scores, read_scores
+from casstore.index.eviction_history import LRU_EXPERT, MRU_EXPERT, NO_EXPERT, Scores, read_scores
 from tests.casstore.support.fill import eventually, fill, key_of, read
 from tests.casstore.support.stores import HOUR, stored, used_at
 
 
 def _learned(*, better: int) -> Scores:
     scores = Scores(blobs=100, taken=[50.0, 50.0])
-    scores.blame[1 - better] = 40.0
+    scores.regret[1 - better] = 40.0
     return scores
 
 
 def _members(order: list[int], policy: str, scores: Scores) -> list[int]:
-    return [member for member, _ in in_turn(order, policy, scores)]
+    return [member for member, _ in eviction_order(order, policy, scores)]
 
 
 # --- the order -------------------------------------------------------------------------------------------------------
 
 
 def test_lru_goes_from_the_oldest_to_the_newest_whatever_was_learned() -> None:
-    assert list(in_turn([3, 1, 2], LRU, _learned(better=NEWEST))) == [(3, NO_WAY), (1, NO_WAY), (2, NO_WAY)]
+    assert list(eviction_order([3, 1, 2], LRU, _learned(better=MRU_EXPERT))) == [
+        (3, NO_EXPERT),
+        (1, NO_EXPERT),
+        (2, NO_EXPERT),
+    ]
 
 
 def test_adaptive_begins_with_the_oldest_and_tries_the_other_way_once_in_twenty() -> None:
-    taken = list(in_turn(list(range(100)), ADAPTIVE, Scores()))
-    assert [member for member, way in taken[:40] if way == OLDEST] == list(range(38))
-    assert [(place, member) for place, (member, way) in enumerate(taken[:40]) if way == NEWEST] == [(19, 94), (39, 93)]
+    taken = list(eviction_order(list(range(100)), ADAPTIVE, Scores()))
+    assert [member for member, way in taken[:40] if way == LRU_EXPERT] == list(range(38))
+    assert [(place, member) for place, (member, way) in enumerate(taken[:40]) if way == MRU_EXPERT] == [
+        (19, 94),
+        (39, 93),
+    ]
 
 
 def test_where_the_newest_is_better_it_goes_first_but_for_the_very_newest() -> None:
-    members = _members(list(range(100)), ADAPTIVE, _learned(better=NEWEST))
+    members = _members(list(range(100)), ADAPTIVE, _learned(better=MRU_EXPERT))
     assert members[:19] == list(range(94, 75, -1))
     assert members[19] == 0  # tried, to know how the other way would do
     assert members[-5:] == [95, 96, 97, 98, 99]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 19, 20, 21, 300])
-@pytest.mark.parametrize("better", [OLDEST, NEWEST])
+@pytest.mark.parametrize("better", [LRU_EXPERT, MRU_EXPERT])
 def test_every_blob_has_its_turn_once(count: int, better: int) -> None:
     assert sorted(_members(list(range(count)), ADAPTIVE, _learned(better=better))) == list(range(count))
 
@@ -62,10 +69,10 @@ def test_the_trials_are_counted_over_many_small_plans() -> None:
     scores = Scores(blobs=100)
     ways = []
     for _ in range(20):
-        for _, way in list(in_turn(list(range(100)), ADAPTIVE, scores))[:4]:
-            scores.took(way)
+        for _, way in list(eviction_order(list(range(100)), ADAPTIVE, scores))[:4]:
+            scores.record_eviction(way)
             ways.append(way)
-    assert ways.count(NEWEST) == 4
+    assert ways.count(MRU_EXPERT) == 4
 
 
 # --- what is learned -------------------------------------------------------------------------------------------------
@@ -74,29 +81,29 @@ def test_the_trials_are_counted_over_many_small_plans() -> None:
 def test_the_way_that_is_blamed_less_for_what_it_took_is_the_better_one() -> None:
     scores = Scores(blobs=1000)
     for _ in range(10):
-        for way in (OLDEST, NEWEST):
-            number = scores.took(way)
-            if way == OLDEST:
-                scores.came_back(way, number)
-    assert scores.best() == NEWEST
+        for way in (LRU_EXPERT, MRU_EXPERT):
+            number = scores.record_eviction(way)
+            if way == LRU_EXPERT:
+                scores.record_return(way, number)
+    assert scores.best() == MRU_EXPERT
 
 
 def test_what_comes_back_late_is_blamed_less() -> None:
     soon, late = Scores(evictions=1000, blobs=100), Scores(evictions=1000, blobs=100)
-    soon.came_back(OLDEST, 990)
-    late.came_back(OLDEST, 700)
-    assert soon.blame[OLDEST] > 50 * late.blame[OLDEST] > 0
+    soon.record_return(LRU_EXPERT, 990)
+    late.record_return(LRU_EXPERT, 700)
+    assert soon.regret[LRU_EXPERT] > 50 * late.regret[LRU_EXPERT] > 0
 
 
 def test_what_was_learned_fades_as_the_store_is_replaced() -> None:
-    scores = _learned(better=NEWEST)
+    scores = _learned(better=MRU_EXPERT)
     for _ in range(1000):
-        scores.took(OLDEST)
-    assert scores.best() == OLDEST
+        scores.record_eviction(LRU_EXPERT)
+    assert scores.best() == LRU_EXPERT
 
 
 def test_scores_survive_their_record_and_a_damaged_one_starts_afresh() -> None:
-    scores = _learned(better=NEWEST)
+    scores = _learned(better=MRU_EXPERT)
     record = scores.pack()
     assert Scores.unpack(record) == scores
     assert Scores.unpack(record[:-1] + bytes([record[-1] ^ 1])) == Scores() == Scores.unpack(None)
@@ -107,13 +114,13 @@ def test_a_store_notes_what_it_took_and_what_came_back(cache: Cache) -> None:
         used_at(cache, fill(cache, key_of(str(number)), b"%d!" % number * 100), HOUR + number)
     freed = cache.execute(cache.plan(max_size=stored(cache) // 2, min_free=0))
     scores = cache.index.read(read_scores)
-    assert (scores.evictions, scores.blobs, scores.blame) == (freed.blobs, 40, [0.0, 0.0])
+    assert (scores.evictions, scores.blobs, scores.regret) == (freed.blobs, 40, [0.0, 0.0])
     fill(cache, key_of("0"), b"0!" * 100)
-    blame = cache.index.read(read_scores).blame
-    assert blame[OLDEST] > 0.3
+    blame = cache.index.read(read_scores).regret
+    assert blame[LRU_EXPERT] > 0.3
     fill(cache, key_of("elsewhere"), b"0!" * 100)  # nothing came: these bytes are held
     fill(cache, key_of("unheard"), b"of")
-    assert cache.index.read(read_scores).blame == blame
+    assert cache.index.read(read_scores).regret == blame
     assert cache.verify().is_sound
 
 
@@ -148,7 +155,7 @@ def test_what_came_back_is_filled_although_the_scores_that_counted_it_were_damag
     cache.index.write(lambda txn: txn.put(POLICY, record[:-1] + bytes([record[-1] ^ 1])))
     fill(cache, key_of("a"), b"a")
     cache.flush()
-    held = cache.held(key_of("a"))
+    held = cache.lookup(key_of("a"))
     assert held is not None and held.digest == entry.digest
     assert cache.index.read(read_scores) == Scores()
     assert cache.index.get(ghost_row(entry.digest.value)) is None

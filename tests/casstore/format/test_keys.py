@@ -153,7 +153,11 @@ def test_every_name_made_of_a_key_is_hex(item: Object) -> None:
 @given(st.lists(objects, min_size=2, max_size=2, unique=True))
 def test_two_objects_have_two_rows_and_two_names(two: list[Object]) -> None:
     one, other = map(key_of, two)
-    assert (one.row == other.row) == (one.name == other.name) == ((one.uri, one.origin) == (other.uri, other.origin))
+    assert (
+        (one.row_key == other.row_key)
+        == (one.name == other.name)
+        == ((one.uri, one.origin) == (other.uri, other.origin))
+    )
 
 
 def test_hostile_keys_leave_nothing_outside_the_store(cache: Cache, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casstore.format.checksums import Stated, StatedRecord, pack_stated, unpack_stated
+from casstore.format.checksums import ChecksumRecord, ProviderChecksum, pack_checksum, unpack_checksum
 from casstore.format.digest import Digest
 from casstore.format.keys import Key, blob_row, count_row, entry_prefix, user_prefix, user_row
 from casstore.format.records import (
@@ -59,15 +59,15 @@ entries = st.builds(
 @given(entries)
 def test_an_entry_survives_its_record(entry: Entry) -> None:
     record = pack_entry(entry)
-    assert unpack_entry(entry.key.row, record) == entry
-    assert unpack_entry(entry.key.row, record, entry.key) == entry
+    assert unpack_entry(entry.key.row_key, record) == entry
+    assert unpack_entry(entry.key.row_key, record, entry.key) == entry
     held = peek_entry(entry.key, record)
-    assert held == (entry.digest.value, entry.size, entry.validated.wall_ns, entry.place, entry.used_hour)
+    assert held == (entry.digest.value, entry.size, entry.validated.wall_ns, entry.written_on, entry.last_used_hour)
 
 
 @given(keys)
 def test_a_key_survives_its_bytes(key: Key) -> None:
-    assert Key.parse(key.whole) == key
+    assert Key.parse(key.encoded) == key
 
 
 def _entry(uri: str = "s3://bucket/key") -> Entry:
@@ -82,7 +82,7 @@ def test_every_flipped_bit_of_an_entry_makes_it_a_miss(uri: str) -> None:
     for bit in range(len(record) * 8):
         damaged = bytearray(record)
         damaged[bit // 8] ^= 1 << bit % 8
-        assert unpack_entry(entry.key.row, bytes(damaged)) is None
+        assert unpack_entry(entry.key.row_key, bytes(damaged)) is None
         assert peek_entry(entry.key, bytes(damaged)) is None
 
 
@@ -91,55 +91,59 @@ def test_every_truncated_entry_is_a_miss(uri: str) -> None:
     entry = _entry(uri)
     record = pack_entry(entry)
     for length in range(len(record)):
-        assert unpack_entry(entry.key.row, record[:length]) is None
+        assert unpack_entry(entry.key.row_key, record[:length]) is None
         assert peek_entry(entry.key, record[:length]) is None
-    assert unpack_entry(entry.key.row, record + b"\0") is None
+    assert unpack_entry(entry.key.row_key, record + b"\0") is None
 
 
 def test_a_record_under_another_key_is_a_miss() -> None:
     entry, other = _entry(), Key("s3://bucket/kez", "s3")
-    assert unpack_entry(other.row, pack_entry(entry)) is None
+    assert unpack_entry(other.row_key, pack_entry(entry)) is None
     assert peek_entry(other, pack_entry(entry)) is None
 
 
 def test_every_flipped_bit_of_the_other_records_makes_them_a_miss() -> None:
     digest = Digest("xxh3-128", bytes(range(16)))
-    blob, stated, count = blob_row(digest.value), Stated("s3", "md5", "ff", 3).row, count_row(Key("s3://b/k", "s3"))
+    blob, stated, count = (
+        blob_row(digest.value),
+        ProviderChecksum("s3", "md5", "ff", 3).row,
+        count_row(Key("s3://b/k", "s3")),
+    )
     packed = {
         blob: pack_blob(blob, BlobRecord(5, 6)),
-        stated: pack_stated(stated, StatedRecord(digest, proved=True)),
+        stated: pack_checksum(stated, ChecksumRecord(digest, proved=True)),
         count: pack_count(count, 9),
     }
     assert unpack_blob(blob, packed[blob]) == BlobRecord(5, 6)
-    assert unpack_stated(stated, packed[stated]) == StatedRecord(digest, proved=True)
+    assert unpack_checksum(stated, packed[stated]) == ChecksumRecord(digest, proved=True)
     assert unpack_count(count, packed[count]) == 9
     for row, record in packed.items():
         for bit in range(len(record) * 8):
             flipped = bytearray(record)
             flipped[bit // 8] ^= 1 << bit % 8
             damaged = bytes(flipped)
-            assert {blob: unpack_blob, stated: unpack_stated, count: unpack_count}[row](row, damaged) in (None, 0)
+            assert {blob: unpack_blob, stated: unpack_checksum, count: unpack_count}[row](row, damaged) in (None, 0)
 
 
 @pytest.mark.parametrize("length", [*range(490, 521), 1024, 4000])
 def test_long_keys_fit_lmdb_and_are_compared_whole(length: int) -> None:
     key, twin = Key("u" * length, "s3"), Key("u" * (length - 1) + "v", "s3")
-    assert len(key.row) <= LONGEST_ROW
-    assert key.row != twin.row
+    assert len(key.row_key) <= LONGEST_ROW
+    assert key.row_key != twin.row_key
     entry = replace(_entry(), key=key)
-    assert unpack_entry(key.row, pack_entry(entry), key) == entry
-    if len(key.row) == LONGEST_ROW:
+    assert unpack_entry(key.row_key, pack_entry(entry), key) == entry
+    if len(key.row_key) == LONGEST_ROW:
         # As if the hashes of both were the same: the record says whose it is.
         forged = replace(twin)
-        object.__setattr__(forged, "row", key.row)
-        assert unpack_entry(key.row, pack_entry(entry), forged) is None
+        object.__setattr__(forged, "row", key.row_key)
+        assert unpack_entry(key.row_key, pack_entry(entry), forged) is None
         assert peek_entry(forged, pack_entry(entry)) is None
 
 
 @given(keys, keys)
 def test_different_keys_have_different_rows(one: Key, other: Key) -> None:
-    assert (one.row == other.row) == (one == other)
-    assert (one.whole == other.whole) == (one == other)
+    assert (one.row_key == other.row_key) == (one == other)
+    assert (one.encoded == other.encoded) == (one == other)
 
 
 @given(
@@ -148,27 +152,27 @@ def test_different_keys_have_different_rows(one: Key, other: Key) -> None:
 )
 def test_near_keys_have_different_rows(uri: list[str], origin: list[str]) -> None:
     key = Key("".join(uri), "".join(origin))
-    assert Key.parse(key.whole) == key
+    assert Key.parse(key.encoded) == key
 
 
 def test_the_undecodable_and_the_decoded_form_of_a_letter_are_two_keys() -> None:
-    assert Key("\udcc3\udca9", "s3").row != Key("é", "s3").row
+    assert Key("\udcc3\udca9", "s3").row_key != Key("é", "s3").row_key
 
 
 def test_a_uri_with_nul_is_no_other_uri_of_another_origin() -> None:
-    assert Key("a\0b", "c").row != Key("a", "b").row
+    assert Key("a\0b", "c").row_key != Key("a", "b").row_key
     with pytest.raises(ValueError, match="NUL"):
         Key("a", "b\0c")
 
 
 def test_one_uri_at_two_origins_has_two_rows() -> None:
-    uris = {Key(uri, origin).row for uri in ("s3://b/k", "gs://b/k") for origin in ("s3", "s3+http://localhost")}
+    uris = {Key(uri, origin).row_key for uri in ("s3://b/k", "gs://b/k") for origin in ("s3", "s3+http://localhost")}
     assert len(uris) == 4
 
 
 @given(st.text(), st.text(), origins)
 def test_rows_of_a_prefix_begin_with_it(prefix: str, rest: str, origin: str) -> None:
-    assert Key(prefix + rest, origin).row.startswith(entry_prefix(prefix))
+    assert Key(prefix + rest, origin).row_key.startswith(entry_prefix(prefix))
 
 
 def test_rows_of_users_are_found_by_their_blob() -> None:

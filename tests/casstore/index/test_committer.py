@@ -17,13 +17,13 @@ import pytest
 
 import casstore
 from casstore import Validator
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.fs import files
 from casstore.index import committer
 from casstore.index.committer import MOST_HELD, MOST_LEARNED
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
-from casstore.index.updates import Publication, Refresh
+from casstore.index.updates import PublishEntry, TouchEntry
 from tests.casstore.support.fill import (
     alone,
     eventually,
@@ -48,24 +48,24 @@ class _Item:
     def rows(self) -> tuple[bytes, ...]:
         return ()
 
-    def apply(self, txn: Txn, blobs: Blobs, generation: int) -> bool:
+    def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
         return self.work(txn) is not False
 
-    def mend(self, blobs: Blobs) -> bool:
+    def retry_outside(self, blobs: BlobStore) -> bool:
         return True
 
-    def finish(self, error: BaseException | None) -> None:
+    def done(self, error: BaseException | None) -> None:
         self.ends.append(error)
 
 
-def _publication(cache: casstore.Cache, name: str, data: bytes) -> Publication:
+def _publication(cache: casstore.Cache, name: str, data: bytes) -> PublishEntry:
     """As `Fill.publish` makes it; not submitted yet."""
-    noted = cache.note(key_of(name))
+    noted = cache.snapshot(key_of(name))
     staging = cache.stage()
     staging.write(data)
     added = cache.blobs.add(staging, staging.digest())
     entry = casstore.Entry(noted.key, added.digest, Validator(len(data), "e"), noted.moment, cache.place)
-    return Publication(noted, entry, added, staging)
+    return PublishEntry(noted, entry, added, staging)
 
 
 def test_items_that_wait_together_are_one_transaction(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_a_bad_item_takes_no_other_down(cache: casstore.Cache, error: Exception)
 
 def test_an_item_that_fails_to_finish_stops_nobody(cache: casstore.Cache, caplog: pytest.LogCaptureFixture) -> None:
     class Fails(_Item):
-        def finish(self, error: BaseException | None) -> None:
+        def done(self, error: BaseException | None) -> None:
             raise ValueError("cannot finish")
 
     good = _Item()
@@ -150,9 +150,9 @@ def test_a_swept_blob_that_was_only_linked_to_is_no_entry(cache: casstore.Cache)
 def test_a_new_file_under_a_name_that_entries_use_is_synced_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = casstore.open(root, digest="sha256")  # by another, such entries are dropped
     entry = fill(cache, key_of("old"), b"bytes")
-    cache.committer.submit(Refresh(entry, synced=cache.blobs.inode(entry.digest)))
+    cache.committer.submit(TouchEntry(entry, synced=cache.blobs.inode(entry.digest)))
     cache.flush()
-    assert cache.held(key_of("old")).place == 0  # type: ignore[union-attr]
+    assert cache.lookup(key_of("old")).written_on == 0  # type: ignore[union-attr]
     os.unlink(cache.blob_path(entry))
     synced: list[int] = []
     sync = files.sync
@@ -172,10 +172,10 @@ def test_a_sync_of_a_file_that_was_replaced_says_nothing_of_the_new_one(cache: c
     descriptor = os.open(cache.blob_path(entry), os.O_RDONLY)
     os.unlink(cache.blob_path(entry))
     Path(cache.blob_path(entry)).write_bytes(b"bytes")
-    cache.committer.submit(Refresh(entry, synced=old))
+    cache.committer.submit(TouchEntry(entry, synced=old))
     cache.flush()
     os.close(descriptor)
-    assert cache.held(key_of("k")).place == cache.place  # type: ignore[union-attr]
+    assert cache.lookup(key_of("k")).written_on == cache.place  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("what", ["write", "delete"])
@@ -185,7 +185,7 @@ def test_what_was_written_here_since_a_request_wins_over_its_result(cache: casst
     if what == "write":
         staging = cache.stage()
         staging.write(b"mine")
-        assert cache.record_write(cache.note(key), staging, Validator(4, "mine"), cache.now()) is not None
+        assert cache.record_write(cache.snapshot(key), staging, Validator(4, "mine"), cache.now()) is not None
     else:
         cache.record_delete(key)
     late.write(b"old")
@@ -222,7 +222,7 @@ def test_a_refresh_of_a_version_that_is_gone_changes_nothing(cache: casstore.Cac
     new = fill(cache, key_of("k"), b"new", "e2")
     cache.refresh(old, cache.now())
     cache.flush()
-    assert cache.held(key_of("k")) == new
+    assert cache.lookup(key_of("k")) == new
 
 
 def test_no_more_than_the_bound_are_held(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +251,7 @@ def test_what_readers_learned_never_makes_them_wait(cache: casstore.Cache) -> No
     entry = fill(cache, key_of("k"), b"bytes")
     with cache.index.writing():  # so that nothing is committed meanwhile
         for _ in range(MOST_LEARNED + 100):
-            cache.committer.submit(Refresh(entry, used_hour=1))
+            cache.committer.submit(TouchEntry(entry, used_hour=1))
         assert len(cache.committer._items) <= MOST_LEARNED
     cache.flush()
 

@@ -22,8 +22,8 @@ import lmdb
 import pytest
 
 import casstore
-from casstore import Stated, Validator
-from casstore.blobs.blob_store import Blobs
+from casstore import ProviderChecksum, Validator
+from casstore.blobs.blob_store import BlobStore
 from casstore.errors import CasstoreError
 from casstore.format import records
 from casstore.format.keys import Key, blob_row, count_row, user_row
@@ -37,17 +37,17 @@ from casstore.locks.byte_locks import ByteLocks
 from tests.casstore.support.fill import fill, fork, forked, key_of, read, status_of
 
 KEY, OTHER = key_of("k"), key_of("other")
-STATED = Stated("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
+STATED = ProviderChecksum("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
 
 
 # --- a byte of a record -----------------------------------------------------------------------------------------------
 
 
 def _row_of(cache: casstore.Cache, kind: str) -> bytes:
-    entry = cache.held(KEY)
+    entry = cache.lookup(KEY)
     assert entry is not None
     rows = {
-        "entry": KEY.row,
+        "entry": KEY.row_key,
         "blob": blob_row(entry.digest.value),
         "user": user_row(entry.digest.value, KEY),
         "stated": STATED.row,
@@ -71,7 +71,7 @@ def _flip_each(cache: casstore.Cache, row: bytes) -> Iterator[None]:
 
 
 def _known(cache: casstore.Cache) -> bytes | None:
-    found = cache.known([STATED])
+    found = cache.find_by_checksum([STATED])
     if found is None:
         return None
     with open(found[1], "rb") as file:
@@ -82,7 +82,7 @@ def _look_at_everything(cache: casstore.Cache) -> None:
     assert read(cache, KEY) in (None, b"bytes")
     assert read(cache, OTHER) == b"others"
     assert _known(cache) in (None, b"bytes")
-    cache.note(KEY)
+    cache.snapshot(KEY)
     cache.stat(KEY.uri)
     cache.usage()
     cache.info()
@@ -102,9 +102,9 @@ def test_a_flipped_byte_of_a_record_is_never_an_answer(filled: casstore.Cache, k
     row = _row_of(filled, kind)
     for _ in _flip_each(filled, row):
         _look_at_everything(filled)
-        assert kind != "entry" or filled.held(KEY) is None
+        assert kind != "entry" or filled.lookup(KEY) is None
         assert kind != "stated" or not _known(filled)
-        assert kind != "count" or filled.note(KEY).writes == 0
+        assert kind != "count" or filled.snapshot(KEY).writes == 0
     flips = _flip_each(filled, row)
     next(flips)
     fill(filled, KEY, b"bytes", "e2", (STATED,))
@@ -114,12 +114,12 @@ def test_a_flipped_byte_of_a_record_is_never_an_answer(filled: casstore.Cache, k
 def test_without_the_records_checksum_a_flipped_byte_is_an_answer(
     filled: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = filled.held(KEY)
-    monkeypatch.setattr(records, "unseal", lambda row, record: record[:-8])
+    entry = filled.lookup(KEY)
+    monkeypatch.setattr(records, "strip_checksum", lambda row, record: record[:-8])
     seen = set()
-    for _ in _flip_each(filled, KEY.row):
+    for _ in _flip_each(filled, KEY.row_key):
         with contextlib.suppress(KeyError, ValueError, UnicodeDecodeError):
-            seen.add(filled.held(KEY))
+            seen.add(filled.lookup(KEY))
     assert len(seen - {entry, None}) > 20
 
 
@@ -151,7 +151,7 @@ class Planted:
                 with made.writing() as txn:
                     for number in range(start, min(start + 250, rows)):
                         entry = self.entries[number][version]
-                        txn.put(entry.key.row, pack_entry(entry))
+                        txn.put(entry.key.row_key, pack_entry(entry))
                     txn.put(b"X%d" % version, b"long" * 3000)
         made.close()
         self.data = Path(self.layout.index_file(1)).read_bytes()
@@ -174,7 +174,7 @@ class Planted:
             self._read(used)
             for turn in range(2):
                 entries = [known[1] for number, known in self.entries.items() if number % 9 == turn]
-                put = {entry.key.row: pack_entry(entry) for entry in entries}
+                put = {entry.key.row_key: pack_entry(entry) for entry in entries}
 
                 def work(txn: transactions.Txn, put: dict[bytes, bytes] = put) -> None:
                     for row, record in put.items():
@@ -187,7 +187,7 @@ class Planted:
 
     def _read(self, used: Index) -> None:
         for known in self.entries.values():
-            row = known[0].key.row
+            row = known[0].key.row_key
             record = used.get(row)
             assert record is None or unpack_entry(row, record) in (None, *known)
         for row, record in used.scan(b"E"):
@@ -378,7 +378,7 @@ def test_bytes_that_a_power_cut_damaged_are_compared_when_they_come_again(root: 
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     row = blob_row(entry.digest.value)
     with cache.index.writing() as txn:
-        txn.put(KEY.row, pack_entry(replace(entry, place=cache.place + 2)))
+        txn.put(KEY.row_key, pack_entry(replace(entry, written_on=cache.place + 2)))
         txn.put(row, records.pack_blob(row, records.BlobRecord(5, cache.place + 2)))
     fill(cache, OTHER, b"bytes")
     assert read(cache, OTHER) == b"bytes"
@@ -405,7 +405,7 @@ def test_a_directory_that_is_removed_while_in_use_is_a_clear_error_at_most(root:
             step()
     casstore.open(root)
     cache.close()
-    cache.restore()
+    cache.recreate()
     fill(cache, KEY, b"bytes", "e2")
     fill(cache, KEY, b"bytes", "e2")
     assert read(cache, KEY) == b"bytes"
@@ -454,15 +454,15 @@ def test_right_bytes_that_took_the_name_since_wrong_ones_were_met_are_not_quaran
     path.unlink()
     path.write_bytes(b"wrong")
     os.utime(path, (entry.digest.mtime, entry.digest.mtime))
-    verify = Blobs.verify
+    verify = BlobStore.verify
 
-    def verify_and_fetch(self: Blobs, descriptor: int, digest: casstore.Digest) -> bool:
+    def verify_and_fetch(self: BlobStore, descriptor: int, digest: casstore.Digest) -> bool:
         found = verify(self, descriptor, digest)
         if right.exists():
             right.replace(path)  # as whoever fetches it again does, in another process
         return found
 
-    monkeypatch.setattr(Blobs, "verify", verify_and_fetch)
+    monkeypatch.setattr(BlobStore, "verify", verify_and_fetch)
     if meets:
         assert cache.open_entry(entry, verify=True) is None
     else:

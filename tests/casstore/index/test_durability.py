@@ -18,9 +18,9 @@ from tests.casstore.support.fill import fill, key_of
 
 
 def _place(cache: Cache, name: str) -> int:
-    entry = cache.held(key_of(name))
+    entry = cache.lookup(key_of(name))
     assert entry is not None
-    return entry.place
+    return entry.written_on
 
 
 def _during(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object], *, result: bool = True) -> None:
@@ -39,18 +39,18 @@ def test_a_sync_turns_the_rows_that_were_there_before_it(cache: Cache, monkeypat
     _during(monkeypatch, lambda: fill(cache, key_of("later"), b"later"))
     assert cache.mark_synced() == 2
     assert (_place(cache, "a"), _place(cache, "b"), _place(cache, "later")) == (0, 0, cache.place)
-    entry = cache.held(key_of("a"))
+    entry = cache.lookup(key_of("a"))
     assert entry is not None
     row = blob_row(entry.digest.value)
     record = cache.index.get(row)
     assert record is not None
     blob = unpack_blob(row, record)
-    assert blob is not None and blob.place == 0
+    assert blob is not None and blob.written_on == 0
 
 
 def test_a_row_that_changed_during_the_sync_is_left_alone(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = fill(cache, key_of("a"), b"bytes")
-    changed = replace(entry, used_hour=entry.used_hour + 1)
+    changed = replace(entry, last_used_hour=entry.last_used_hour + 1)
     _during(monkeypatch, lambda: cache.index.write(lambda txn: put_entry(txn, changed, entry, None)))
     assert cache.mark_synced() == 0
     assert _place(cache, "a") == cache.place
@@ -79,11 +79,11 @@ def test_a_sync_that_fails_changes_nothing(cache: Cache, monkeypatch: pytest.Mon
 
 def test_rows_of_another_boot_are_not_turned(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = fill(cache, key_of("a"), b"bytes")
-    older = replace(entry, place=cache.place ^ 2)
+    older = replace(entry, written_on=cache.place ^ 2)
     cache.index.write(lambda txn: put_entry(txn, older, entry, None))
     _during(monkeypatch, lambda: None)
     assert cache.mark_synced() == 0
-    assert _place(cache, "a") == older.place
+    assert _place(cache, "a") == older.written_on
 
 
 @pytest.mark.parametrize("release", ["5.7.19-generic", "4.19.0", "unknown"])

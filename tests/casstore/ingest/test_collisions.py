@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Stated, Validator
+from casstore import ProviderChecksum, Validator
 from casstore.format import digest as digests
 from tests.casstore.support.fill import fill, key_of, read
 
 ONE, TWO = key_of("one"), key_of("two")
-STATED = Stated("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
+STATED = ProviderChecksum("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
 
 
 class _TwoBits:
@@ -89,7 +89,7 @@ def test_verify_always_serves_nothing_unverified(
     monkeypatch.setenv("CASSTORE_VERIFY", "always")
     cache = casstore.open(root, digest=digest)
     entry = fill(cache, ONE, b"bytes", "e", (STATED,))
-    found = cache.known([STATED])  # proved now, so that it is believed next time
+    found = cache.find_by_checksum([STATED])  # proved now, so that it is believed next time
     assert found is not None
     os.close(found[1])
     cache.flush()
@@ -97,7 +97,7 @@ def test_verify_always_serves_nothing_unverified(
     if how == "read":
         assert read(cache, ONE) is None
     elif how == "statement":
-        assert cache.known([STATED]) is None
+        assert cache.find_by_checksum([STATED]) is None
     else:
         with open(_publish(cache, TWO, b"bytes").descriptor, "rb") as file:
             assert file.read() == b"bytes"
@@ -110,6 +110,6 @@ def test_verify_always_serves_nothing_unverified(
 def test_a_provider_that_states_a_wrong_checksum_links_nothing(cache: casstore.Cache) -> None:
     lie = replace(STATED, value=hashlib.md5(b"others").hexdigest())
     fill(cache, ONE, b"bytes", "e", (lie,))
-    assert cache.known([lie]) is None
+    assert cache.find_by_checksum([lie]) is None
     cache.flush()
-    assert not cache.is_stated([lie])
+    assert not cache.may_have_checksum([lie])

@@ -129,7 +129,7 @@ def test_a_young_store_can_be_collected_on_a_full_disk(tmp_path: Path, commits: 
             fill(cache, key_of(str(number)), bytes([number]) * 10_000)
         fill_up(disk)
         freed = cache.execute(cache.plan(max_size=0, min_free=0))
-        assert (freed.entries, freed.blobs, freed.short) == (commits, commits, 0)
+        assert (freed.entries, freed.blobs, freed.shortfall) == (commits, commits, 0)
         cache.close()
 
 

@@ -19,7 +19,7 @@ import pytest
 import casstore
 from casstore import Validator
 from casstore import cache as caches
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import Staging
 from casstore.eviction.collector import evict
 from casstore.fs import copying, files
@@ -73,8 +73,8 @@ class Stage:
         self.points.wrap(files, "link_descriptor")
         self.points.wrap(files, "link")
         self.points.wrap(files, "rename")
-        self.points.wrap(Blobs, "open_any")
-        self.points.wrap(Blobs, "inode", after=True)
+        self.points.wrap(BlobStore, "open_any")
+        self.points.wrap(BlobStore, "inode", after=True)
         self.points.wrap(fills, "_open_added")
 
     def reset(self) -> None:
@@ -181,7 +181,7 @@ def _gives_numbers_again(directory: Path) -> bool:
 
 
 def _let_go_of_what_was_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Staging, "hold", lambda self, met: os.close(met) if met >= 0 else None)
+    monkeypatch.setattr(Staging, "keep_open", lambda self, met: os.close(met) if met >= 0 else None)
 
 
 @pytest.mark.parametrize(

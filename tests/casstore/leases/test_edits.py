@@ -17,9 +17,9 @@ from casstore import Condition, PendingState, PendingWrite, StillBeingWrittenErr
 from casstore.blobs.staging import Staging
 from casstore.fs import files
 from casstore.leases import edits
-from casstore.leases.reaper import Reaped, reap
+from casstore.leases.reaper import ReapResult, reap
 from casstore.leases.views import read_list
-from casstore.pass_through import Uncached
+from casstore.pass_through import PassThroughCache
 from tests.casstore.support.fill import eventually, fill, fork, forked, hand_out, key_of, read, run, status_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not uploaded:UserWarning")
@@ -71,8 +71,8 @@ def held(cache: casstore.Cache) -> list[tuple[str, PendingState, bytes]]:
     return [(write.uri, write.state, bytes_of(cache, write)) for write in cache.pending.all()]
 
 
-def reaped(cache: casstore.Cache) -> Reaped:
-    return reap(cache.layout, cache.index, cache.blobs, own=cache.lease.name)
+def reaped(cache: casstore.Cache) -> ReapResult:
+    return reap(cache.layout, cache.index, cache.blobs, own_lease=cache.lease.name)
 
 
 CHANGES: dict[str, tuple[Callable[[Path], None], bytes]] = {
@@ -94,17 +94,17 @@ def test_a_view_that_was_changed_is_recorded_once_as_an_edit_of_the_version_it_w
 ) -> None:
     change, data = CHANGES[what]
     path = view_of(cache, mode=mode)
-    assert not cache.is_changed_locally(KEY)
+    assert not cache.has_local_edits(KEY)
     change(path)
-    assert cache.is_changed_locally(KEY)
-    (write,) = cache.notice(KEY)
+    assert cache.has_local_edits(KEY)
+    (write,) = cache.record_changes(KEY)
     assert (write.state, write.condition, write.base) == (PendingState.EDIT, Condition.MATCH, Validator(5, "e1"))
     assert (write.source, write.why) == (str(path), "its local copy was changed outside the API")
     assert (write.lease, write.name[:16]) == (cache.lease.name, cache.lease.name)
     assert (bytes_of(cache, write), path.read_bytes()) == (data, data)
     assert not os.path.samefile(cache.pending.path(write), path)
-    assert not cache.is_changed_locally(KEY)
-    assert cache.notice(KEY) == []
+    assert not cache.has_local_edits(KEY)
+    assert cache.record_changes(KEY) == []
     assert cache.pending.of(KEY) == [write]
 
 
@@ -131,8 +131,8 @@ NO_CHANGES: dict[str, Callable[[Path], object]] = {
 def test_a_view_with_its_bytes_or_with_none_is_no_edit(cache: casstore.Cache, what: str) -> None:
     path = view_of(cache)
     NO_CHANGES[what](path)
-    assert cache.notice(KEY) == []
-    assert not cache.is_changed_locally(KEY), "it was looked at"
+    assert cache.record_changes(KEY) == []
+    assert not cache.has_local_edits(KEY), "it was looked at"
     assert not cache.pending.has(KEY)
 
 
@@ -140,24 +140,24 @@ def test_of_what_was_not_handed_out_nothing_is_looked_at(
     cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(cache, KEY, b"bytes")
-    assert not cache.is_changed_locally(KEY)
+    assert not cache.has_local_edits(KEY)
     view_of(cache, "other")
     with monkeypatch.context() as patched:
         patched.setattr(os, "stat", None)
-        assert not cache.is_changed_locally(KEY)
-        assert cache.notice(KEY) == []
+        assert not cache.has_local_edits(KEY)
+        assert cache.record_changes(KEY) == []
 
 
 def test_what_changes_further_is_recorded_anew_and_the_older_record_goes(cache: casstore.Cache) -> None:
     path = view_of(cache)
     in_place(path, b"first")
-    (first,) = cache.notice(KEY)
+    (first,) = cache.record_changes(KEY)
     in_place(path, b"second")
-    (second,) = cache.notice(KEY)
+    (second,) = cache.record_changes(KEY)
     assert cache.pending.of(KEY) == [second] != [first]
     assert bytes_of(cache, second) == b"second"
     os.utime(path)
-    assert cache.notice(KEY) == []
+    assert cache.record_changes(KEY) == []
     assert cache.pending.of(KEY) == [second]
 
 
@@ -166,7 +166,7 @@ def test_the_older_record_goes_only_when_the_new_one_is_there(
 ) -> None:
     path = view_of(cache)
     in_place(path, b"first")
-    (first,) = cache.notice(KEY)
+    (first,) = cache.record_changes(KEY)
     in_place(path, b"second")
 
     def full(*_: object, **__: object) -> None:
@@ -175,30 +175,30 @@ def test_the_older_record_goes_only_when_the_new_one_is_there(
     with monkeypatch.context() as patched:
         patched.setattr(files, "create_synced", full)
         with pytest.raises(casstore.StoreFullError):
-            cache.notice(KEY)
+            cache.record_changes(KEY)
     assert cache.pending.of(KEY) == [first]
-    assert cache.is_changed_locally(KEY), "it is tried again"
-    assert [bytes_of(cache, write) for write in cache.notice(KEY)] == [b"second"]
+    assert cache.has_local_edits(KEY), "it is tried again"
+    assert [bytes_of(cache, write) for write in cache.record_changes(KEY)] == [b"second"]
 
 
 def test_an_older_record_that_somebody_is_uploading_stays(cache: casstore.Cache) -> None:
     path = view_of(cache)
     in_place(path, b"first")
-    (first,) = cache.notice(KEY)
+    (first,) = cache.record_changes(KEY)
     first = cache.pending.mark(first, PendingState.UPLOADING)
     in_place(path, b"second")
-    (second,) = cache.notice(KEY)
+    (second,) = cache.record_changes(KEY)
     assert cache.pending.of(KEY) == [first, second]
 
 
 def test_a_record_that_was_dealt_with_does_not_come_again_until_the_file_changes(cache: casstore.Cache) -> None:
     path = view_of(cache)
     in_place(path)
-    (write,) = cache.notice(KEY)
+    (write,) = cache.record_changes(KEY)
     cache.pending.discard(write)
-    assert cache.notice(KEY) == []
+    assert cache.record_changes(KEY) == []
     os.utime(path)
-    assert cache.notice(KEY) == []
+    assert cache.record_changes(KEY) == []
     cache.close()
     assert held(cache) == []
 
@@ -206,19 +206,19 @@ def test_a_record_that_was_dealt_with_does_not_come_again_until_the_file_changes
 def test_bytes_that_come_back_after_others_are_a_change_again(cache: casstore.Cache) -> None:
     path = view_of(cache)
     in_place(path)
-    (write,) = cache.notice(KEY)
+    (write,) = cache.record_changes(KEY)
     cache.pending.discard(write)
     in_place(path, b"bytes")
-    assert cache.notice(KEY) == []
+    assert cache.record_changes(KEY) == []
     in_place(path)
-    assert [bytes_of(cache, again) for again in cache.notice(KEY)] == [b"mine"]
+    assert [bytes_of(cache, again) for again in cache.record_changes(KEY)] == [b"mine"]
 
 
 def test_every_version_that_was_handed_out_is_looked_at(cache: casstore.Cache) -> None:
     old, new = view_of(cache), view_of(cache, etag="e2", data=b"newer")
     in_place(old, b"one")
     in_place(new, b"two")
-    writes = {write.source: (write.base, bytes_of(cache, write)) for write in cache.notice(KEY)}
+    writes = {write.source: (write.base, bytes_of(cache, write)) for write in cache.record_changes(KEY)}
     assert writes == {str(old): (Validator(5, "e1"), b"one"), str(new): (Validator(5, "e2"), b"two")}
 
 
@@ -226,7 +226,7 @@ def test_an_edit_starts_from_the_version_that_was_handed_out_last(cache: casstor
     path = view_of(cache)
     assert view_of(cache, etag="e2") == path
     in_place(path)
-    (write,) = cache.notice(KEY)
+    (write,) = cache.record_changes(KEY)
     assert write.base == Validator(5, "e2")
 
 
@@ -234,7 +234,7 @@ def test_a_file_is_read_only_when_another_write_to_it_would_leave_another_mtime(
     path = tmp_path / "file"
     for _ in range(5):
         path.write_bytes(b"mine")
-        with edits.steady(str(path)) as (_, state):
+        with edits.stable_read(str(path)) as (_, state):
             assert time.time_ns() - state.mtime_ns >= 10_000_000
 
 
@@ -242,7 +242,7 @@ def test_another_uri_with_the_same_bytes_is_untouched(cache: casstore.Cache) -> 
     path = view_of(cache)
     fill(cache, key_of("other"), b"bytes")
     in_place(path)
-    cache.notice(KEY)
+    cache.record_changes(KEY)
     assert read(cache, key_of("other")) == b"bytes"
     assert not cache.pending.has(key_of("other"))
 
@@ -250,11 +250,11 @@ def test_another_uri_with_the_same_bytes_is_untouched(cache: casstore.Cache) -> 
 def test_an_edited_view_gives_way_to_another_that_is_watched_as_well(cache: casstore.Cache) -> None:
     first = view_of(cache)
     in_place(first)
-    cache.notice(KEY)
+    cache.record_changes(KEY)
     second = view_of(cache)
     assert second != first and second.read_bytes() == b"bytes"
     in_place(second, b"mine too")
-    (write,) = cache.notice(KEY)
+    (write,) = cache.record_changes(KEY)
     assert write.source == str(second)
     assert sorted(bytes_of(cache, write) for write in cache.pending.of(KEY)) == [b"mine", b"mine too"]
 
@@ -263,15 +263,15 @@ def test_a_released_view_is_not_looked_at(cache: casstore.Cache) -> None:
     path = view_of(cache)
     cache.release_view(str(path))
     by_rename(path)
-    assert not cache.is_changed_locally(KEY)
-    assert cache.notice(KEY) == []
+    assert not cache.has_local_edits(KEY)
+    assert cache.record_changes(KEY) == []
 
 
 def test_threads_that_notice_at_once_make_one_record(cache: casstore.Cache) -> None:
     path = view_of(cache)
     in_place(path)
     found: list[PendingWrite] = []
-    threads = [threading.Thread(target=lambda: found.extend(cache.notice(KEY))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: found.extend(cache.record_changes(KEY))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -288,7 +288,7 @@ def test_a_file_that_changes_while_it_is_copied_is_still_being_written(
 ) -> None:
     path = view_of(cache)
     in_place(path)
-    real = Staging.take
+    real = Staging.copy_from
 
     def slow(staging: Staging, source: int) -> None:
         real(staging, source)
@@ -296,9 +296,9 @@ def test_a_file_that_changes_while_it_is_copied_is_still_being_written(
             file.write(b" and more")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Staging, "take", slow)
+        patched.setattr(Staging, "copy_from", slow)
         with pytest.raises(StillBeingWrittenError, match=f"still being written.*{path}"):
-            cache.notice(KEY)
+            cache.record_changes(KEY)
         with pytest.raises(StillBeingWrittenError, match=f"still being written.*{path}"):
             cache.copy_local(str(path))
         assert not cache.pending.has(KEY)
@@ -329,7 +329,7 @@ def test_a_private_copy_has_the_bytes_and_their_digest(cache: casstore.Cache, tm
     path.write_bytes(b"x" * 100_000)
     staging = cache.copy_local(str(path))
     path.write_bytes(b"y")
-    entry = cache.record_write(cache.note(KEY), staging, Validator(100_000, "e"), cache.now())
+    entry = cache.record_write(cache.snapshot(KEY), staging, Validator(100_000, "e"), cache.now())
     assert entry is not None
     assert read(cache, KEY) == b"x" * 100_000
 
@@ -368,17 +368,17 @@ def test_a_name_that_is_file_and_directory_goes_to_the_next_tree_of_the_outbox(
 
 def test_a_file_in_the_outbox_is_incomplete_and_blocks_nothing(cache: casstore.Cache) -> None:
     path = outbox_of(cache)
-    assert not cache.is_changed_locally(KEY)
+    assert not cache.has_local_edits(KEY)
     path.write_bytes(b"mine")
-    assert cache.is_changed_locally(KEY)
-    (write,) = cache.notice(KEY)
+    assert cache.has_local_edits(KEY)
+    (write,) = cache.record_changes(KEY)
     assert (write.state, write.condition, write.base) == (PendingState.INCOMPLETE, Condition.ABSENT, None)
     assert (write.source, write.why) == (str(path), "a file was put at its local path and never uploaded")
     assert not write.blocks and bytes_of(cache, write) == b"mine"
-    assert cache.notice(KEY) == []
+    assert cache.record_changes(KEY) == []
     with path.open("ab") as file:
         file.write(b" and more")
-    (longer,) = cache.notice(KEY)
+    (longer,) = cache.record_changes(KEY)
     assert cache.pending.of(KEY) == [longer]
     assert bytes_of(cache, longer) == b"mine and more"
 
@@ -386,11 +386,11 @@ def test_a_file_in_the_outbox_is_incomplete_and_blocks_nothing(cache: casstore.C
 def test_a_released_path_goes_with_its_file_and_its_directories(cache: casstore.Cache) -> None:
     path, other = outbox_of(cache, "dir/a/b"), outbox_of(cache, "dir/c")
     path.write_bytes(b"mine")
-    assert cache.release(str(path))
+    assert cache.release_path(str(path))
     assert not path.parent.exists() and other.parent.exists()
-    assert not cache.is_changed_locally(key_of("dir/a/b"))
-    assert not cache.release(str(path)), "it is nobody's any more"
-    assert cache.release(str(other))
+    assert not cache.has_local_edits(key_of("dir/a/b"))
+    assert not cache.release_path(str(path)), "it is nobody's any more"
+    assert cache.release_path(str(other))
     assert os.listdir(cache.lease.paths.path) == ["lock", "views.list"] or not Path(other).parent.exists()
     assert outbox_of(cache, "dir/a/b") == path
 
@@ -398,12 +398,12 @@ def test_a_released_path_goes_with_its_file_and_its_directories(cache: casstore.
 def test_a_file_that_changed_since_it_was_uploaded_is_not_released(cache: casstore.Cache) -> None:
     path = outbox_of(cache)
     path.write_bytes(b"mine")
-    (write,) = cache.notice(KEY)
+    (write,) = cache.record_changes(KEY)
     path.write_bytes(b"more")
-    assert not cache.release(str(path), write.digest)
+    assert not cache.release_path(str(path), write.digest)
     assert path.read_bytes() == b"more" and outbox_of(cache) == path
     path.write_bytes(b"mine")
-    assert cache.release(str(path), write.digest)
+    assert cache.release_path(str(path), write.digest)
     assert not path.exists()
 
 
@@ -419,9 +419,9 @@ def test_an_edit_has_a_path_of_its_own_with_the_objects_name(
         assert one.read_bytes() == data
         assert one.stat().st_mode & 0o777 == 0o600
     one.write_bytes(b"mine")
-    assert not cache.is_changed_locally(KEY), "its block is not at its end"
-    assert cache.notice(KEY) == []
-    assert cache.release(str(one))
+    assert not cache.has_local_edits(KEY), "its block is not at its end"
+    assert cache.record_changes(KEY) == []
+    assert cache.release_path(str(one))
     assert not one.parent.exists() and two.parent.exists()
 
 
@@ -429,7 +429,7 @@ def test_what_else_lies_beside_an_edit_is_not_removed_with_it(cache: casstore.Ca
     path = edit_of(cache, tmp_path, b"bytes")
     beside = path.with_name("beside")
     beside.touch()
-    assert cache.release(str(path))
+    assert cache.release_path(str(path))
     assert beside.exists() and not path.exists()
 
 
@@ -513,7 +513,7 @@ def test_a_record_whose_maker_was_killed_before_he_said_so_is_not_made_twice(
         path = view_of(cache)
         in_place(path)
         monkeypatch.setattr(edits, "append", die)
-        cache.notice(KEY)
+        cache.record_changes(KEY)
 
     assert forked(work) == -signal.SIGKILL
     before = list(cache.pending.all())
@@ -544,12 +544,12 @@ def test_a_full_disk_keeps_the_lease_until_its_edits_can_be_recorded(
 def test_a_lists_torn_end_swallows_no_line_that_comes_after_it(cache: casstore.Cache) -> None:
     path = view_of(cache)
     in_place(path)
-    cache.notice(KEY)
+    cache.record_changes(KEY)
     size = os.stat(cache.lease.paths.views_list).st_size
     os.truncate(cache.lease.paths.views_list, size - 5)
     assert read_list(cache.lease.paths).settled == {}
     in_place(path, b"again")
-    cache.notice(KEY)
+    cache.record_changes(KEY)
     assert len(read_list(cache.lease.paths).settled) == 1
 
 
@@ -591,7 +591,7 @@ def test_a_blob_that_was_edited_through_a_view_is_recorded_for_those_who_had_vie
     assert os.listdir(cache.layout.quarantine) == os.listdir(cache.layout.trash) == []
     fill(cache, key_of("other"), b"bytes")
     assert read(cache, key_of("other")) == b"bytes"
-    assert cache.notice(KEY) == [], "it is recorded already"
+    assert cache.record_changes(KEY) == [], "it is recorded already"
     cache.close()
     assert list(cache.pending.all()) == [write]
 
@@ -599,7 +599,7 @@ def test_a_blob_that_was_edited_through_a_view_is_recorded_for_those_who_had_vie
 def test_an_edit_that_was_noticed_before_the_wire_trips_is_not_recorded_again(cache: casstore.Cache) -> None:
     path = view_of(cache, mode="link")
     in_place(path)
-    (write,) = cache.notice(KEY)
+    (write,) = cache.record_changes(KEY)
     cache.pending.discard(write)
     assert read(cache, KEY) is None
     assert held(cache) == []
@@ -656,17 +656,17 @@ def test_a_blob_that_is_being_written_to_is_a_miss_and_keeps_its_name(
     path = view_of(cache, mode="link")
     entry = fill(cache, key_of("other"), b"bytes")
     in_place(path)
-    real = edits.Recorder.look
+    real = edits.EditRecorder.look
 
-    def late(recorder: edits.Recorder, *arguments: object) -> object:
+    def late(recorder: edits.EditRecorder, *arguments: object) -> object:
         def take(staging: Staging, source: int) -> None:
             os.utime(path)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Staging, "take", take)
+            patched.setattr(Staging, "copy_from", take)
             return real(recorder, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(edits.Recorder, "look", late)
+    monkeypatch.setattr(edits.EditRecorder, "look", late)
     assert read(cache, key_of("other")) is None
     assert os.path.samefile(path, cache.blob_path(entry))
     with cache.begin(key_of("other")) as filling:
@@ -699,7 +699,7 @@ def test_a_touched_blob_with_views_is_no_edit(cache: casstore.Cache) -> None:
     path = view_of(cache, mode="link")
     os.utime(path)
     assert read(cache, KEY) == b"bytes"
-    assert cache.notice(KEY) == []
+    assert cache.record_changes(KEY) == []
     cache.close()
     assert held(cache) == []
 
@@ -713,7 +713,7 @@ def test_without_a_store_what_was_edited_or_made_stays_and_is_said(
     (tmp_path / "private").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "private"))
     monkeypatch.setattr("tempfile.tempdir", None)
-    cache = Uncached(str(root), OSError(errno.EROFS, "no store"))
+    cache = PassThroughCache(str(root), OSError(errno.EROFS, "no store"))
     path = outbox_of(cache)
     path.write_bytes(b"mine")
     assert not cache.is_changed_locally(KEY)

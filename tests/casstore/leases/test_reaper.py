@@ -22,10 +22,10 @@ from casstore.index.generations import Generations
 from casstore.leases import lease as leases
 from casstore.leases import reaper, scan
 from casstore.leases.lease import Lease
-from casstore.leases.reaper import Reaped, reap
+from casstore.leases.reaper import ReapResult, reap
 from casstore.locks import lock_files
 from casstore.locks.byte_locks import ByteLocks
-from casstore.locks.lock_files import hold_for_life
+from casstore.locks.lock_files import create_locked
 from tests.casstore.support.fill import (
     alone,
     eventually,
@@ -40,7 +40,7 @@ from tests.casstore.support.fill import (
 )
 
 
-def _reap(cache: casstore.Cache) -> Reaped:
+def _reap(cache: casstore.Cache) -> ReapResult:
     return reap(cache.layout, cache.index, cache.blobs)
 
 
@@ -86,7 +86,7 @@ def _living(cache: casstore.Cache, tmp_path: Path, stop: int = 0) -> Iterator[tu
 
 
 def _take_over_unasked(path: str) -> int:
-    """`take_over` without asking the lock: what the tests below must catch."""
+    """`try_lock_existing` without asking the lock: what the tests below must catch."""
     return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
 
@@ -115,7 +115,7 @@ def test_a_living_process_keeps_its_lease_and_would_lose_it_were_the_lock_not_as
         done = _reap(cache)
         assert [(kept.reason, kept.is_alive) for kept in done.kept] == [("its process is alive", True)]
         assert path.read_bytes() == b"bytes of k"
-        monkeypatch.setattr(reaper, "take_over", _take_over_unasked)
+        monkeypatch.setattr(reaper, "try_lock_existing", _take_over_unasked)
         _reap(cache)
         assert not path.exists()
 
@@ -165,7 +165,7 @@ def test_a_program_that_was_started_holds_no_lease_of_its_starter(cache: casstor
 
 def test_ones_own_lease_is_left_alone(cache: casstore.Cache) -> None:
     path = _view(cache)
-    done = reap(cache.layout, cache.index, cache.blobs, own=cache.lease.name)
+    done = reap(cache.layout, cache.index, cache.blobs, own_lease=cache.lease.name)
     assert done.kept == ()
     assert path.exists()
 
@@ -181,7 +181,7 @@ def test_where_locks_are_for_show_every_lease_counts_as_alive_and_that_is_said(
         assert all("locks do not exclude" in kept.reason and kept.is_alive for kept in done.kept)
         assert path.read_bytes() == b"bytes of k"
         # What the proof is for.
-        monkeypatch.setattr(reaper, "locks_exclude", lambda _: True)
+        monkeypatch.setattr(reaper, "locks_are_exclusive", lambda _: True)
         _reap(cache)
         assert not path.exists()
 
@@ -227,7 +227,7 @@ def test_a_lease_whose_lock_the_reaper_is_quicker_to_take_starts_again(
         if not taken:
             taken.append(None)
             (new,) = os.listdir(cache.layout.leases)
-            taken[0] = lock_files.take_over(LeaseLayout(cache.layout.lease(new)).lock)
+            taken[0] = lock_files.try_lock_existing(LeaseLayout(cache.layout.lease(new)).lock)
             if finishes:
                 files.rename(cache.layout.lease(new), cache.layout.trashed(new))
                 os.close(taken[0])  # type: ignore[arg-type]
@@ -268,7 +268,7 @@ def test_a_lease_born_under_its_own_name_would_be_lost_at_once(
 def test_births_that_were_cut_off_go(cache: casstore.Cache) -> None:
     os.mkdir(cache.layout.lease(f".new-{'1' * 16}"))
     os.mkdir(cache.layout.lease(f".new-{'2' * 16}"))
-    os.close(hold_for_life(LeaseLayout(cache.layout.lease(f".new-{'2' * 16}")).lock))
+    os.close(create_locked(LeaseLayout(cache.layout.lease(f".new-{'2' * 16}")).lock))
     assert _reap(cache).leases == 2
     assert os.listdir(cache.layout.leases) == []
 
@@ -278,12 +278,12 @@ def test_processes_that_are_born_while_others_reap_have_their_leases(
     cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Births, deaths and reapers at random; whoever lives finds its view."""
-    monkeypatch.setattr(reaper, "locks_exclude", lambda _: True)  # proved elsewhere, and slow
+    monkeypatch.setattr(reaper, "locks_are_exclusive", lambda _: True)  # proved elsewhere, and slow
 
     def live() -> None:
         for _ in range(25):
             path = _view(cache)
-            reap(cache.layout, cache.index, cache.blobs, own=cache.lease.name)
+            reap(cache.layout, cache.index, cache.blobs, own_lease=cache.lease.name)
             assert path.read_bytes() == b"bytes of k"
             cache.close()
         _view(cache)  # and is left behind
@@ -353,7 +353,7 @@ def test_a_dead_lease_with_a_new_file_stays(cache: casstore.Cache, where: str) -
 def test_an_edit_between_the_looks_at_a_lease_saves_it(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     name = _leave(cache)
     (path,) = Path(cache.layout.lease(name)).rglob("k")
-    real = scan.survey
+    real = scan.scan_lease
     looks = []
 
     def survey(lease: LeaseLayout) -> object:
@@ -363,7 +363,7 @@ def test_an_edit_between_the_looks_at_a_lease_saves_it(cache: casstore.Cache, mo
             _edit(path)
         return seen
 
-    monkeypatch.setattr(reaper, "survey", survey)
+    monkeypatch.setattr(reaper, "scan_lease", survey)
     assert [kept.edited for kept in _reap(cache).kept] == [(str(path),)]
     assert path.read_bytes() == b"mine"
     done = _reap(cache)
@@ -490,7 +490,7 @@ def test_a_process_that_reads_a_generation_while_it_goes_moves_on(cache: casstor
     gone = tmp_path / "gone"
 
     def work() -> None:
-        row = key_of("k").row
+        row = key_of("k").row_key
 
         def hold(txn: object) -> None:
             (tmp_path / "inside").touch()
@@ -612,7 +612,7 @@ def test_a_reason_without_its_blob_goes_after_a_day(cache: casstore.Cache) -> No
 def test_lock_files_of_dead_writers_go_and_those_of_living_ones_stay(cache: casstore.Cache) -> None:
     alive = key_of("alive")
     os.close(os.open(cache.layout.write_lock(key_of("dead").name), os.O_CREAT))
-    with cache.write_locks.take(alive):
+    with cache.write_locks.acquire(alive):
         _reap(cache)
         assert os.listdir(cache.layout.write_lock("")) == [alive.name]
 
@@ -634,7 +634,7 @@ def test_the_trash_is_emptied_and_what_it_gave_back_is_counted(cache: casstore.C
 
 def test_the_proof_that_locks_exclude_leaves_nothing(cache: casstore.Cache) -> None:
     before = sorted(os.listdir(cache.layout.locks))
-    lock_files.locks_exclude(cache.layout.locks)
+    lock_files.locks_are_exclusive(cache.layout.locks)
     assert sorted(os.listdir(cache.layout.locks)) == before
 
 
@@ -696,7 +696,7 @@ def _reap_and_die(cache: casstore.Cache, number: int) -> None:
 def test_a_reaper_that_is_killed_anywhere_harms_nothing_and_the_next_one_finishes(
     cache: casstore.Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reaper, "locks_exclude", lambda _: True)  # proved elsewhere, and slow
+    monkeypatch.setattr(reaper, "locks_are_exclusive", lambda _: True)  # proved elsewhere, and slow
     with _living(cache, tmp_path) as (_, path):
         mine = Path(cache.layout.lease("f" * 16)) / "views/0/mine"
         mine.parent.mkdir(parents=True)

@@ -10,7 +10,7 @@ import pytest
 
 import casstore
 from casstore.format.layout import LeaseLayout
-from casstore.leases.scan import survey
+from casstore.leases.scan import scan_lease
 from casstore.leases.views import View, listed
 from tests.casstore.support.fill import fill, hand_out, key_of
 
@@ -27,7 +27,7 @@ def _view(cache: casstore.Cache, name: str, mode: str = "copy") -> Path:
 
 
 def _edited(cache: casstore.Cache) -> list[str]:
-    return [Path(path).name for path in survey(cache.lease.paths).edited]
+    return [Path(path).name for path in scan_lease(cache.lease.paths).edited]
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -144,9 +144,9 @@ def test_views_are_known_again_in_a_store_that_was_moved(cache: casstore.Cache, 
     lease = cache.lease
     os.rename(cache.root, tmp_path / "moved")
     moved = LeaseLayout(f"{tmp_path}/moved/leases/{lease.name}")
-    assert survey(moved).edited == ()
+    assert scan_lease(moved).edited == ()
     (Path(moved.path) / os.path.relpath(path, lease.paths.path)).write_bytes(b"mine")
-    assert len(survey(moved).edited) == 1
+    assert len(scan_lease(moved).edited) == 1
 
 
 @pytest.mark.parametrize("key", ["a\nb", "é" * 300, "\udcff", "x\u2028y", '"'])
@@ -178,12 +178,12 @@ def test_no_torn_line_is_a_view(cache: casstore.Cache) -> None:
 
 def test_two_looks_see_the_same_unless_something_happened_between(cache: casstore.Cache) -> None:
     path = _view(cache, "k")
-    first = survey(cache.lease.paths)
-    assert survey(cache.lease.paths) == first
+    first = scan_lease(cache.lease.paths)
+    assert scan_lease(cache.lease.paths) == first
     os.utime(path)
-    assert survey(cache.lease.paths) != first
+    assert scan_lease(cache.lease.paths) != first
 
 
 def test_a_lease_that_is_gone_has_no_survey(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        survey(LeaseLayout(str(tmp_path / "gone")))
+        scan_lease(LeaseLayout(str(tmp_path / "gone")))

@@ -17,7 +17,7 @@ from casstore.errors import LockTimeoutError
 from casstore.format.layout import Layout
 from casstore.locks import byte_locks as locks
 from casstore.locks.byte_locks import ByteLocks
-from casstore.locks.lock_files import hold_for_life, locks_exclude, take_over
+from casstore.locks.lock_files import create_locked, locks_are_exclusive, try_lock_existing
 from tests.casstore.support.fill import alone, eventually, fork, fork_without_hooks, forked, status_of
 
 pytestmark = pytest.mark.needs_locks
@@ -95,7 +95,7 @@ def test_a_forked_child_neither_has_nor_frees_its_parents_locks(layout: Layout, 
     assert lock is not None
 
     def work() -> None:
-        ours.forget()
+        ours.after_fork_in_child()
         assert ours.try_name(b"name") is None
         lock.release()
         assert ours.try_name(b"name") is None
@@ -241,27 +241,27 @@ def test_a_lock_for_life_is_held_until_the_process_is_dead(tmp_path: Path) -> No
     path = str(tmp_path / "lock")
 
     def hold() -> None:
-        hold_for_life(path)
+        create_locked(path)
         (tmp_path / "held").touch()
         time.sleep(60)
 
     pid = fork(hold)
     eventually((tmp_path / "held").exists)
     with pytest.raises(BlockingIOError):
-        hold_for_life(path)
+        create_locked(path)
     os.kill(pid, signal.SIGKILL)
     status_of(pid)
-    os.close(hold_for_life(path))
+    os.close(create_locked(path))
 
 
 def test_a_lock_is_taken_over_from_the_dead_and_not_from_the_living(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
-    holder = hold_for_life(path)
-    assert take_over(path) is None
+    holder = create_locked(path)
+    assert try_lock_existing(path) is None
     os.close(holder)
-    taken = take_over(path)
+    taken = try_lock_existing(path)
     assert taken is not None
-    assert take_over(path) is None
+    assert try_lock_existing(path) is None
     assert not os.get_inheritable(taken)
     os.close(taken)
 
@@ -271,7 +271,7 @@ def test_a_lock_file_that_is_replaced_while_its_lock_is_taken_proves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     path = tmp_path / "lock"
-    os.close(hold_for_life(str(path)))
+    os.close(create_locked(str(path)))
     real = fcntl.flock
 
     def replaced(descriptor: int, operation: int) -> None:
@@ -283,7 +283,7 @@ def test_a_lock_file_that_is_replaced_while_its_lock_is_taken_proves_nothing(
     before = len(os.listdir("/dev/fd"))
     monkeypatch.setattr(fcntl, "flock", replaced)
     with pytest.raises(FileNotFoundError):
-        take_over(str(path))
+        try_lock_existing(str(path))
     assert len(os.listdir("/dev/fd")) == before
 
 
@@ -291,16 +291,16 @@ def test_no_link_is_taken_for_a_lock_file(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").touch()
     (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
-        take_over(str(tmp_path / "lock"))
+        try_lock_existing(str(tmp_path / "lock"))
 
 
 def test_that_locks_exclude_is_found_out_with_a_second_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert locks_exclude(str(tmp_path))
+    assert locks_are_exclusive(str(tmp_path))
     assert os.listdir(tmp_path) == []
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-    assert not locks_exclude(str(tmp_path))
+    assert not locks_are_exclusive(str(tmp_path))
     monkeypatch.undo()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert not locks_exclude(str(tmp_path))
+    assert not locks_are_exclusive(str(tmp_path))
     monkeypatch.undo()
-    assert not locks_exclude(str(tmp_path / "gone"))
+    assert not locks_are_exclusive(str(tmp_path / "gone"))

@@ -28,7 +28,7 @@ def _get(cache: casstore.Cache, log: Path) -> bytes:
     def look() -> bytes | None:
         return read(cache, KEY)
 
-    got = look() or cache.flights.board(KEY.row, look)
+    got = look() or cache.flights.acquire(KEY.row_key, look)
     if isinstance(got, bytes):
         return got
     assert isinstance(got, Flight)
@@ -62,14 +62,14 @@ def test_many_threads_and_processes_make_one_download(cache: casstore.Cache, tmp
 
 def test_when_the_holder_is_killed_the_next_one_flies(cache: casstore.Cache, tmp_path: Path) -> None:
     def hold() -> None:
-        assert isinstance(cache.flights.board(KEY.row, lambda: None), Flight)
+        assert isinstance(cache.flights.acquire(KEY.row_key, lambda: None), Flight)
         (tmp_path / "held").touch()
         time.sleep(60)
 
     pid = fork(hold)
     eventually((tmp_path / "held").exists)
     got: list[object] = []
-    thread = threading.Thread(target=lambda: got.append(cache.flights.board(KEY.row, lambda: None)))
+    thread = threading.Thread(target=lambda: got.append(cache.flights.acquire(KEY.row_key, lambda: None)))
     thread.start()
     eventually(lambda: cache.flights.waits)
     assert got == []
@@ -88,18 +88,18 @@ def test_a_holder_that_stands_still_is_passed_by(
     cache = casstore.open(root)
 
     def hold() -> None:
-        assert isinstance(cache.flights.board(KEY.row, lambda: None), Flight)
+        assert isinstance(cache.flights.acquire(KEY.row_key, lambda: None), Flight)
         (tmp_path / "held").touch()
         time.sleep(60)
 
     if holder == "thread":
-        hold_flight = cache.flights.board(KEY.row, lambda: None)
+        hold_flight = cache.flights.acquire(KEY.row_key, lambda: None)
         pid = 0
     else:
         hold_flight = None
         pid = fork(hold)
         eventually((tmp_path / "held").exists)
-    flight = cache.flights.board(KEY.row, lambda: None)
+    flight = cache.flights.acquire(KEY.row_key, lambda: None)
     assert isinstance(flight, Flight)
     flight.release()
     if pid:
@@ -107,15 +107,15 @@ def test_a_holder_that_stands_still_is_passed_by(
         status_of(pid)
     elif isinstance(hold_flight, Flight):
         # The one who was passed by still has the flight.
-        assert cache.flights.try_board(KEY.row) is None
+        assert cache.flights.try_acquire(KEY.row_key) is None
         hold_flight.release()
-    assert isinstance(cache.flights.try_board(KEY.row), Flight)
+    assert isinstance(cache.flights.try_acquire(KEY.row_key), Flight)
 
 
 def test_progress_keeps_waiters_patient(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASSTORE_LOCK_TIMEOUT", "0.3")
     cache = casstore.open(root)
-    flight = cache.flights.board(KEY.row, lambda: None)
+    flight = cache.flights.acquire(KEY.row_key, lambda: None)
     assert isinstance(flight, Flight)
     began, count = time.monotonic(), itertools.count(1)
 
@@ -124,7 +124,7 @@ def test_progress_keeps_waiters_patient(root: Path, monkeypatch: pytest.MonkeyPa
         cache.lease.report_progress(flight.progress_name, next(count))
         return "result" if time.monotonic() - began > 1.5 else None
 
-    assert cache.flights.board(KEY.row, look) == "result"
+    assert cache.flights.acquire(KEY.row_key, look) == "result"
     flight.release()
 
 
@@ -132,14 +132,14 @@ def test_a_result_is_seen_by_threads_before_it_is_committed(
     cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(committer, "WINDOW_QUIET", 30.0)
-    flight = cache.flights.board(KEY.row, lambda: None)
+    flight = cache.flights.acquire(KEY.row_key, lambda: None)
     assert isinstance(flight, Flight)
     with cache.begin(KEY, [flight]) as filling:
         filling.write(b"bytes")
         os.close(filling.publish(Validator(5, "e")).descriptor)
-    entry = cache.flights.board(KEY.row, lambda: cache.held(KEY))
+    entry = cache.flights.acquire(KEY.row_key, lambda: cache.lookup(KEY))
     assert isinstance(entry, casstore.Entry)
-    assert cache.index.get(KEY.row) is None
+    assert cache.index.get(KEY.row_key) is None
     cache.flush()
 
 
@@ -148,25 +148,25 @@ def test_a_follower_that_can_use_no_result_gets_its_turn_without_spinning(
 ) -> None:
     """Under a policy that always asks, a result from before the call is none."""
     monkeypatch.setattr(committer, "WINDOW_QUIET", 0.3)
-    flight = cache.flights.board(KEY.row, lambda: None)
+    flight = cache.flights.acquire(KEY.row_key, lambda: None)
     assert isinstance(flight, Flight)
     with cache.begin(KEY, [flight]) as filling:
         filling.write(b"bytes")
         os.close(filling.publish(Validator(5, "e")).descriptor)
     looks = []
-    second = cache.flights.board(KEY.row, lambda: looks.append(1))
+    second = cache.flights.acquire(KEY.row_key, lambda: looks.append(1))
     assert isinstance(second, Flight)
     second.release()
     assert len(looks) < 100
 
 
 def test_a_failed_download_hands_the_flight_on(cache: casstore.Cache) -> None:
-    flight = cache.flights.board(KEY.row, lambda: None)
+    flight = cache.flights.acquire(KEY.row_key, lambda: None)
     assert isinstance(flight, Flight)
     with contextlib.suppress(ConnectionError), cache.begin(KEY, [flight]) as filling:
         filling.write(b"half")
         raise ConnectionError
-    assert isinstance(cache.flights.try_board(KEY.row), Flight)
+    assert isinstance(cache.flights.try_acquire(KEY.row_key), Flight)
 
 
 def test_a_look_that_raises_leaves_the_flight_to_others(cache: casstore.Cache) -> None:
@@ -174,19 +174,19 @@ def test_a_look_that_raises_leaves_the_flight_to_others(cache: casstore.Cache) -
         raise ValueError("bad look")
 
     with pytest.raises(ValueError, match="bad look"):
-        cache.flights.board(KEY.row, look)
-    assert isinstance(cache.flights.try_board(KEY.row), Flight)
+        cache.flights.acquire(KEY.row_key, look)
+    assert isinstance(cache.flights.try_acquire(KEY.row_key), Flight)
 
 
 def test_a_forked_child_starts_without_its_parents_flights(cache: casstore.Cache) -> None:
-    flight = cache.flights.try_board(KEY.row)
+    flight = cache.flights.try_acquire(KEY.row_key)
     assert flight is not None
 
     def work() -> None:
-        assert cache.flights.try_board(KEY.row) is None  # another process has it: the parent
+        assert cache.flights.try_acquire(KEY.row_key) is None  # another process has it: the parent
         flight.release()
-        assert cache.flights.try_board(KEY.row) is None
+        assert cache.flights.try_acquire(KEY.row_key) is None
         fill(cache, key_of("other"), b"bytes")
 
     assert status_of(fork(work)) == 0
-    assert cache.flights.try_board(KEY.row) is None
+    assert cache.flights.try_acquire(KEY.row_key) is None

@@ -36,7 +36,7 @@ def test_one_that_writes_in_a_loop_does_not_starve_another(layout: Layout, queue
     waits, is_asked = context.Event(), context.Event()
 
     def take(meanwhile: Callable[[], object] | None = None, timeout: float = 60) -> WriteLock:
-        return WriteLocks(layout, 60, ByteLocks(layout) if queues else None).take(KEY, timeout, meanwhile)
+        return WriteLocks(layout, 60, ByteLocks(layout) if queues else None).acquire(KEY, timeout, meanwhile)
 
     def wait_for_it() -> None:
         looks = 0
@@ -77,7 +77,7 @@ def test_writers_of_one_uri_take_turns_and_lose_no_line(layout: Layout) -> None:
     def work() -> None:
         locks = WriteLocks(layout, 60)
         for _ in range(20):
-            with locks.take(KEY):
+            with locks.acquire(KEY):
                 text = target.read_text()
                 time.sleep(0.0002)
                 target.write_text(text + f"{os.getpid()}\n")
@@ -92,7 +92,7 @@ def test_threads_take_turns(locks: WriteLocks) -> None:
 
     def work() -> None:
         for _ in range(20):
-            with locks.take(KEY):
+            with locks.acquire(KEY):
                 inside.append(1)
                 assert len(inside) == 1
                 time.sleep(0.0001)
@@ -109,15 +109,15 @@ def test_threads_take_turns(locks: WriteLocks) -> None:
 @pytest.mark.needs_locks
 def test_a_writer_that_waits_too_long_is_told_who_holds_it(locks: WriteLocks, layout: Layout) -> None:
     me, program = os.getpid(), sys.argv[0]
-    with locks.take(KEY):
+    with locks.acquire(KEY):
 
         def work() -> None:
             with pytest.raises(LockTimeoutError) as caught:
-                WriteLocks(layout, 0.05).take(KEY)
+                WriteLocks(layout, 0.05).acquire(KEY)
             assert f"s3://bucket/k is being written by process {me} ({program}) since" in str(caught.value)
 
         assert forked(work) == 0
-    with locks.take(KEY):
+    with locks.acquire(KEY):
         pass
 
 
@@ -126,10 +126,10 @@ def test_another_thread_that_waits_too_long_is_told_where_it_is_held(locks: Writ
 
     def work() -> None:
         with pytest.raises(LockTimeoutError) as caught:
-            locks.take(KEY, 0.05)
+            locks.acquire(KEY, 0.05)
         errors.append(str(caught.value))
 
-    with locks.take(KEY):
+    with locks.acquire(KEY):
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
@@ -138,35 +138,35 @@ def test_another_thread_that_waits_too_long_is_told_where_it_is_held(locks: Writ
 
 def test_a_thread_that_asks_again_gets_an_error_at_once(locks: WriteLocks) -> None:
     with (
-        locks.take(KEY),
-        locks.take(OTHER),
+        locks.acquire(KEY),
+        locks.acquire(OTHER),
         pytest.raises(ReentrantWriteError, match=r"open for writing already in this thread, since .*test_write_l"),
     ):
-        locks.take(KEY)
-    with locks.take(KEY):
+        locks.acquire(KEY)
+    with locks.acquire(KEY):
         pass
 
 
 def test_at_a_prompt_a_forgotten_file_gives_way_to_the_next(locks: WriteLocks, monkeypatch: pytest.MonkeyPatch) -> None:
     """A notebook cell that failed left its file open; running it again must not wait for it."""
-    forgotten = locks.take(KEY)
+    forgotten = locks.acquire(KEY)
     forgotten.give_way = forgotten.release
     with pytest.raises(ReentrantWriteError):
-        locks.take(KEY)
+        locks.acquire(KEY)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    with locks.take(KEY) as mine:
+    with locks.acquire(KEY) as mine:
         assert mine is not forgotten
         forgotten.release()
         with pytest.raises(ReentrantWriteError):
-            locks.take(KEY)
+            locks.acquire(KEY)
 
 
 def test_a_thread_waits_for_what_became_of_a_file_that_it_lost(locks: WriteLocks) -> None:
     """The finaliser ran in this thread, and another one is keeping the bytes: no reason for an error."""
-    lost = locks.take(KEY)
+    lost = locks.acquire(KEY)
     lost.is_ending = True
     threading.Timer(0.05, lost.release).start()
-    with locks.take(KEY) as mine:
+    with locks.acquire(KEY) as mine:
         assert mine is not lost
 
 
@@ -177,10 +177,10 @@ def test_two_processes_that_want_what_the_other_has_do_not_wait_for_ever(layout:
 
     def work(first: object, second: object, mine: int, theirs: int, patience: float) -> None:
         locks = WriteLocks(layout, patience)
-        with locks.take(first):  # type: ignore[arg-type]
+        with locks.acquire(first):  # type: ignore[arg-type]
             os.write(mine, b"x")
             os.read(theirs, 1)
-            with locks.take(second):  # type: ignore[arg-type]
+            with locks.acquire(second):  # type: ignore[arg-type]
                 pass
 
     one = fork(lambda: work(KEY, OTHER, barrier_one[1], barrier_two[0], 0.2))
@@ -190,22 +190,22 @@ def test_two_processes_that_want_what_the_other_has_do_not_wait_for_ever(layout:
 
 def test_a_killed_writer_keeps_nobody_out(locks: WriteLocks, layout: Layout) -> None:
     def work() -> None:
-        WriteLocks(layout, 60).take(KEY)
+        WriteLocks(layout, 60).acquire(KEY)
         os.kill(os.getpid(), 9)
 
     assert forked(work) == -9
-    with locks.take(KEY, 5):
+    with locks.acquire(KEY, 5):
         pass
 
 
 @pytest.mark.needs_locks
 def test_a_forked_child_neither_has_its_parents_lock_nor_frees_it(locks: WriteLocks, layout: Layout) -> None:
-    with locks.take(KEY) as lock:
+    with locks.acquire(KEY) as lock:
 
         def work() -> None:
             lock.release()
             with pytest.raises(LockTimeoutError):
-                WriteLocks(layout, 0.05).take(KEY)
+                WriteLocks(layout, 0.05).acquire(KEY)
 
         assert forked(work) == 0
         assert os.path.exists(layout.write_lock(KEY.name))
@@ -213,5 +213,5 @@ def test_a_forked_child_neither_has_its_parents_lock_nor_frees_it(locks: WriteLo
 
 def test_the_directory_of_the_locks_is_made_where_somebody_removed_it(locks: WriteLocks, layout: Layout) -> None:
     os.rmdir(layout.write_lock(""))
-    with locks.take(KEY):
+    with locks.acquire(KEY):
         pass

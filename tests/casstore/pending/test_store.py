@@ -99,7 +99,7 @@ def test_the_bytes_become_a_blob_without_a_copy(cache: casstore.Cache) -> None:
     write = keep(cache, b"x" * 100_000)
     inode = os.stat(cache.pending.path(write)).st_ino
     staging = cache.pending.adopt(write)
-    entry = cache.record_write(cache.note(KEY), staging, Validator(100_000, "new"), cache.now())
+    entry = cache.record_write(cache.snapshot(KEY), staging, Validator(100_000, "new"), cache.now())
     assert entry is not None
     assert os.stat(cache.blob_path(entry)).st_ino == inode
     assert os.path.exists(cache.pending.path(write)), "the name is not the staging file's to remove"
@@ -237,7 +237,7 @@ def test_where_locks_do_not_exclude_nobody_is_dead(cache: casstore.Cache, monkey
     write = keep(cache, state=PendingState.UPLOADING, lease=dead.name)
     os.close(dead._descriptor)
     dead._descriptor = -1
-    monkeypatch.setattr("casstore.pending.store.locks_exclude", lambda _: False)
+    monkeypatch.setattr("casstore.pending.store.locks_are_exclusive", lambda _: False)
     assert not cache.pending.is_interrupted(write)
 
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import casstore
-from casstore import Cache, Entry, ProblemKind, Stated, Validator
+from casstore import Cache, Entry, ProblemKind, ProviderChecksum, Validator
 from casstore.format import records
 from casstore.format.keys import blob_row, count_row, user_row
 from casstore.format.records import BlobRecord, pack_blob, pack_entry
 from tests.casstore.support.fill import fill, key_of
 
-STATED = Stated("s3", "md5", "0123456789abcdef", 9)
+STATED = ProviderChecksum("s3", "md5", "0123456789abcdef", 9)
 
 
 def fill_variously(cache: Cache) -> Cache:
@@ -30,7 +30,7 @@ def fill_variously(cache: Cache) -> Cache:
 
 
 def entry_of(cache: Cache, name: str = "a") -> Entry:
-    entry = cache.held(key_of(name))
+    entry = cache.lookup(key_of(name))
     assert entry is not None
     return entry
 
@@ -166,15 +166,15 @@ def link_all_blobs(cache: Cache) -> None:
 
 
 def flip_entry(cache: Cache) -> None:
-    flip(cache, key_of("a").row)
+    flip(cache, key_of("a").row_key)
 
 
 def flip_long_entry(cache: Cache) -> None:
-    flip(cache, key_of("c" * 600).row)
+    flip(cache, key_of("c" * 600).row_key)
 
 
 def cut_entry(cache: Cache) -> None:
-    put(cache, key_of("a").row, b"\1")
+    put(cache, key_of("a").row_key, b"\1")
 
 
 def flip_blob_row(cache: Cache) -> None:
@@ -200,16 +200,16 @@ def add_unknown_row(cache: Cache) -> None:
 def add_entry_of_another_algorithm(cache: Cache) -> None:
     digest = casstore.Digest("sha256", bytes(32))
     entry = replace(entry_of(cache), digest=digest)
-    put(cache, entry.key.row, pack_entry(entry))
+    put(cache, entry.key.row_key, pack_entry(entry))
     put(cache, user_row(entry_of(cache).digest.value, entry.key), None)
 
 
 def move_row(cache: Cache) -> None:
     # A checksum that is right, and a key that is not the one inside.
-    record = cache.index.get(key_of("c" * 600).row)
+    record = cache.index.get(key_of("c" * 600).row_key)
     assert record is not None
-    row = key_of("c" * 601).row
-    put(cache, row, records.seal(row, record[:-8]))
+    row = key_of("c" * 601).row_key
+    put(cache, row, records.append_checksum(row, record[:-8]))
 
 
 def drop_blob_row(cache: Cache) -> None:
@@ -221,18 +221,18 @@ def drop_user_row(cache: Cache) -> None:
 
 
 def drop_entry(cache: Cache) -> None:
-    put(cache, key_of("a").row, None)
+    put(cache, key_of("a").row_key, None)
 
 
 def move_entry(cache: Cache) -> None:
     # To another blob, and the rows that say who uses which are as before.
     entry = replace(entry_of(cache, "b"), key=key_of("a"))
-    put(cache, entry.key.row, pack_entry(entry))
+    put(cache, entry.key.row_key, pack_entry(entry))
 
 
 def resize_entry(cache: Cache) -> None:
     entry = entry_of(cache)
-    put(cache, entry.key.row, pack_entry(replace(entry, validator=Validator(4711, "e1"))))
+    put(cache, entry.key.row_key, pack_entry(replace(entry, validator=Validator(4711, "e1"))))
 
 
 def resize_blob_row(cache: Cache) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from casstore import Cache, Entry, Key, Stated, Validator
+from casstore import Cache, Entry, Key, ProviderChecksum, Validator
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -23,7 +23,7 @@ def key_of(name: str, origin: str = "s3") -> Key:
     return Key(f"s3://bucket/{name}", origin)
 
 
-def fill(cache: Cache, key: Key, data: bytes, etag: str = "e1", stated: tuple[Stated, ...] = ()) -> Entry:
+def fill(cache: Cache, key: Key, data: bytes, etag: str = "e1", stated: tuple[ProviderChecksum, ...] = ()) -> Entry:
     """Publish *data* as *key*'s object and wait for the commit."""
     with cache.begin(key) as filling:
         filling.write(data)
@@ -38,7 +38,7 @@ def read(cache: Cache, key: Key) -> bytes | None:
     """The bytes by the warm path, else by the careful one; None for a miss."""
     descriptor = cache.open_fresh(key, None)
     if descriptor is None:
-        entry = cache.held(key)
+        entry = cache.lookup(key)
         descriptor = None if entry is None else cache.open_entry(entry)
     if descriptor is None:
         return None

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Final
 
 import casstore
-from casstore import Cache, Entry, Key, Stated, Validator, new_hasher
-from casstore.blobs.blob_store import Blobs
+from casstore import Cache, Entry, Key, ProviderChecksum, Validator, new_hasher
+from casstore.blobs.blob_store import BlobStore
 from casstore.eviction import collector
 from casstore.format.keys import blob_row
 from casstore.index.transactions import Txn
-from casstore.index.updates import Publication
+from casstore.index.updates import PublishEntry
 from tests.casstore.support.fill import key_of, replace_in
 from tests.casstore.support.stores import Trusting
 
@@ -60,10 +60,10 @@ def _are_of(group: int, data: bytes) -> bool:
     return len(name) == 2 and name[1].isdigit() and data == bytes_of(group, int(name[1]))
 
 
-def _stated_of(data: bytes) -> Stated:
+def _stated_of(data: bytes) -> ProviderChecksum:
     hasher = new_hasher("sha256")
     hasher.update(data)
-    return Stated("s3", "sha256", hasher.digest().hex(), len(data))
+    return ProviderChecksum("s3", "sha256", hasher.digest().hex(), len(data))
 
 
 # --- what everybody did ----------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class _Filler(_Process):
         if self.control == "mixed up":
             data = bytes_of((group + 1) % GROUPS, version)
         with self.cache.begin(key) as filling:
-            known = self.cache.known((stated,)) if self.chance.random() < 0.3 else None
+            known = self.cache.find_by_checksum((stated,)) if self.chance.random() < 0.3 else None
             if known is not None:
                 digest, descriptor = known
                 filling.link(digest, descriptor, validator)
@@ -215,7 +215,7 @@ class _Reader(_Process):
         descriptor = self.cache.open_fresh(key, None)
         entry = None
         if descriptor is None:
-            entry = self.cache.held(key)
+            entry = self.cache.lookup(key)
             descriptor = None if entry is None else self.cache.open_entry(entry)
         if descriptor is None:
             return False
@@ -227,7 +227,7 @@ class _Reader(_Process):
         return True
 
     def _read_by_path(self, group: int, key: Key) -> bool:
-        entry = self.cache.held(key)
+        entry = self.cache.lookup(key)
         descriptor = None if entry is None else self.cache.open_entry(entry)
         if entry is None or descriptor is None:
             return False
@@ -303,7 +303,7 @@ _NAIVE: Final = {"mark and sweep": 0, "grace": _GRACE_NS}
 def _collect_naively(cache: Cache, chance: random.Random, grace_ns: int) -> int:
     """See what is used, then take the rest away: what is younger than the grace excepted, and in no transaction."""
     doomed = [entry for entry in cache.entries() if chance.random() < 0.5]
-    collector._drop(cache.index, cache.layout, collector.Pace(), doomed)
+    collector._drop(cache.index, cache.layout, collector.BatchSizer(), doomed)
     used = {entry.digest.value for entry in cache.entries()}
     removed = 0
     for path in Path(cache.layout.blobs).glob("??/*"):
@@ -321,12 +321,12 @@ def _sweep_unchecked() -> None:
 
 
 def _publish_unchecked() -> None:
-    apply = Publication.apply
+    apply = PublishEntry.apply
 
-    def apply_unchecked(self: Publication, txn: Txn, blobs: Blobs, generation: int) -> bool:
+    def apply_unchecked(self: PublishEntry, txn: Txn, blobs: BlobStore, generation: int) -> bool:
         return apply(self, txn, Trusting(self.added), generation)
 
-    replace_in(Publication, apply=apply_unchecked)
+    replace_in(PublishEntry, apply=apply_unchecked)
 
 
 _PROTECTIONS: Final[dict[str, Callable[[], None]]] = {

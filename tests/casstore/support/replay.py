@@ -49,12 +49,12 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def skip_inode_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """A publication takes its blob's name for its blob."""
-    apply = items.Publication.apply
+    apply = items.PublishEntry.apply
 
-    def apply_without(self: items.Publication, txn: Any, blobs: Any, generation: int) -> bool:
+    def apply_without(self: items.PublishEntry, txn: Any, blobs: Any, generation: int) -> bool:
         return apply(self, txn, Trusting(self.added), generation)
 
-    monkeypatch.setattr(items.Publication, "apply", apply_without)
+    monkeypatch.setattr(items.PublishEntry, "apply", apply_without)
 
 
 def skip_check_of_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ import pytest
 
 import casstore
 from casstore import Entry, Key, Moment, NotHeldError, Validator
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.eviction import collector, pins
 from casstore.eviction.pins import Pins
 from casstore.format.keys import BLOB, USER, user_row
@@ -155,10 +155,10 @@ class Stage:
         self.cache = casstore.open(root)
         self.cache.stage().close()
         monkeypatch.setattr(casstore.Cache, "now", lambda cache: self._now())
-        monkeypatch.setattr(casstore.Cache, "hour", lambda cache: HOUR)
+        monkeypatch.setattr(casstore.Cache, "current_hour", lambda cache: HOUR)
         self.points = Points(monkeypatch, stops=[stops for _, stops in scene.parts], look=self._look)
         self.points.wrap_lock(Index, "writing", self._before_lock)
-        self.points.wrap(Blobs, "add", after=True, point=AFTER_LINK)
+        self.points.wrap(BlobStore, "add", after=True, point=AFTER_LINK)
         self.points.wrap(items, "put_entry", point=INSIDE_PUT)
         self.points.wrap(collector, "note_evictions", point=INSIDE_EVICTION)
         self.points.wrap(files, "rename", point=INSIDE_SWEEP)
@@ -240,7 +240,7 @@ class Stage:
 
     def _look(self) -> None:
         for key in (OLD, ONE):
-            entry = self.cache.held(key)
+            entry = self.cache.lookup(key)
             if entry is not None and entry not in self.found:
                 self.found.append(entry)
         for entry in self.found:
@@ -304,7 +304,7 @@ class Stage:
 
     def link_two(self) -> None:
         """These bytes are held, by what the cloud states of them: nothing is downloaded."""
-        entry = self.cache.held(OLD)
+        entry = self.cache.lookup(OLD)
         descriptor = None if entry is None else self.cache.open_entry(entry)
         if entry is not None and descriptor is not None:
             with self.cache.begin(TWO) as filling:
@@ -328,7 +328,7 @@ class Stage:
             self.promised.pop(OLD, None)
 
     def hand_out(self) -> None:
-        entry = self.cache.held(OLD)
+        entry = self.cache.lookup(OLD)
         descriptor = None if entry is None else self.cache.open_entry(entry)
         if entry is not None and descriptor is not None:
             etag = entry.validator.etag

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from casstore import Cache, Digest, Entry
-from casstore.blobs.blob_store import Blobs
+from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import Added, Inode
 from casstore.index.entries import put_entry
 
@@ -16,7 +16,7 @@ HOUR = 480_000
 
 def used_at(cache: Cache, entry: Entry, hour: int) -> Entry:
     """Make the index say that *entry* was last used in that hour."""
-    aged = replace(entry, used_hour=hour)
+    aged = replace(entry, last_used_hour=hour)
     cache.index.write(lambda txn: put_entry(txn, aged, entry, None))
     return aged
 
@@ -68,7 +68,7 @@ def dangling(cache: Cache) -> list[str]:
     return [entry.uri for entry in cache.entries() if not os.path.exists(cache.blob_path(entry))]
 
 
-class Trusting(Blobs):
+class Trusting(BlobStore):
     """Says of every name that it is the file that was linked, without a look: for negative controls."""
 
     def __init__(self, added: Added) -> None:

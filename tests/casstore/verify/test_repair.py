@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from casstore import BlobDamagedError, Cache, Mended, ProblemKind, Validator, Verified
+from casstore import BlobDamagedError, Cache, ProblemKind, RepairSummary, Validator, VerifyReport
 from casstore.format.keys import blob_row
 from casstore.format.records import BlobRecord, pack_blob
 from casstore.fs import files
-from casstore.locks.collector_lock import Turns
-from casstore.reading.blob_checker import Checks
+from casstore.locks.collector_lock import CollectorLock
+from casstore.reading.blob_checker import BlobChecker
 from casstore.verify import repair as repairs
-from casstore.verify.repair import Repairs
+from casstore.verify.repair import StoreRepairer
 from casstore.verify.report import Leftovers
 from tests.casstore.support import damage as damaging
 from tests.casstore.support.damage import DAMAGE, blob_of, change, edit, entry_of, fill_variously, put
@@ -57,10 +57,10 @@ def filled(cache: Cache) -> Cache:
     return fill_variously(cache)
 
 
-def _repair(cache: Cache) -> tuple[Verified, Mended]:
+def _repair(cache: Cache) -> tuple[VerifyReport, RepairSummary]:
     verified = cache.verify(repair=True)
-    assert verified.mended is not None
-    return verified, verified.mended
+    assert verified.repairs is not None
+    return verified, verified.repairs
 
 
 def _sound_in_quarantine(cache: Cache) -> list[str]:
@@ -215,7 +215,7 @@ def test_what_a_killed_process_left_is_reaped(filled: Cache) -> None:
 @pytest.mark.needs_locks
 def test_beside_a_collector_nothing_is_reaped_and_the_rest_is_repaired(filled: Cache) -> None:
     edit(filled)
-    with Turns(filled.layout).take(0) as is_ours:
+    with CollectorLock(filled.layout).acquire(0) as is_ours:
         assert is_ours
         verified, mended = _repair(filled)
     assert (verified.left, mended.problems, mended.reaped) == (0, 1, None)
@@ -268,14 +268,14 @@ def test_a_repair_that_is_killed_leaves_no_entry_without_its_blob_and_the_next_o
 
     def repair() -> None:
         if at == "before the rows go":
-            monkeypatch.setattr(Repairs, "_dropping", die)
+            monkeypatch.setattr(StoreRepairer, "_dropping", die)
         else:
             monkeypatch.setattr(files, "rename", die if at == "before the file is moved" else rename_and_die)
         filled.verify(repair=True)
 
     assert forked(repair) == -signal.SIGKILL
     assert dangling(filled) == []
-    assert (filled.held(key_of("a")) is None) == (at != "before the rows go")
+    assert (filled.lookup(key_of("a")) is None) == (at != "before the rows go")
     _repair(filled)
     assert filled.verify().is_sound
     assert not os.path.exists(filled.layout.blob(digest.value))
@@ -377,20 +377,20 @@ def test_a_blob_that_another_process_fetched_again_since_it_was_found_wrong_stay
 ) -> None:
     change(blob_of(filled), lambda path: path.write_bytes(b"wrong"))
     filled.close()
-    keep_edits = Checks.keep_edits
+    keep_edits = BlobChecker.save_local_edits
     if not rechecks:
         monkeypatch.setattr(repairs, "_is_same", lambda found, inode: True)
     with _peer(lambda: _read_or_fetch(filled)) as read_elsewhere:
 
-        def keep_and_read(self: Checks, digest: object) -> bool:
+        def keep_and_read(self: BlobChecker, digest: object) -> bool:
             found = keep_edits(self, digest)  # type: ignore[arg-type]
             read_elsewhere()
             return found
 
         # Between the look at the blob and the transaction that takes it away.
-        monkeypatch.setattr(Checks, "keep_edits", keep_and_read)
+        monkeypatch.setattr(BlobChecker, "save_local_edits", keep_and_read)
         verified, _ = _repair(filled)
-        monkeypatch.setattr(Checks, "keep_edits", keep_edits)
+        monkeypatch.setattr(BlobChecker, "save_local_edits", keep_edits)
         (problem,) = verified.problems
         assert problem.repair is not None
         stays = _sound_in_quarantine(filled) == [] and read(filled, key_of("a")) == b"alpha"
@@ -409,15 +409,15 @@ def test_an_entry_that_another_process_filled_again_since_its_blob_was_missed_st
     filled.close()
     if not rechecks:
         monkeypatch.setattr(repairs, "_is_as_seen", lambda txn, row, record: True)
-    mend_rows = Repairs.mend_rows
+    mend_rows = StoreRepairer.repair_rows
     with _peer(fill_longer) as fill_elsewhere:
 
-        def fill_and_mend(self: Repairs, rows: list[tuple[bytes, bytes]]) -> object:
+        def fill_and_mend(self: StoreRepairer, rows: list[tuple[bytes, bytes]]) -> object:
             if rows:
                 fill_elsewhere()
             return mend_rows(self, rows)
 
-        monkeypatch.setattr(Repairs, "mend_rows", fill_and_mend)
+        monkeypatch.setattr(StoreRepairer, "repair_rows", fill_and_mend)
         _repair(filled)
         monkeypatch.undo()
     assert (read(filled, key_of("a")) == b"another version") == rechecks

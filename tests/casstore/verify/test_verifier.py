@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore import Cache, ProblemKind, Validator, Verified
+from casstore import Cache, ProblemKind, Validator, VerifyReport
 from casstore.eviction import collector
 from casstore.format.keys import blob_row, user_row
 from casstore.format.records import BlobRecord, pack_blob
@@ -25,10 +25,10 @@ from casstore.index.database import Index
 from casstore.index.environment import RESERVE_ROW
 from casstore.index.transactions import Txn
 from casstore.locks.byte_locks import ByteLocks
-from casstore.pass_through import Uncached
+from casstore.pass_through import PassThroughCache
 from casstore.verify import blob_checks
 from casstore.verify import report as findings
-from casstore.verify.index_checks import RowChecks
+from casstore.verify.index_checks import IndexChecks
 from tests.casstore.support.damage import (
     DAMAGE,
     blob_of,
@@ -49,7 +49,7 @@ def filled(cache: Cache) -> Cache:
     return fill_variously(cache)
 
 
-def _kinds(verified: Verified) -> list[str]:
+def _kinds(verified: VerifyReport) -> list[str]:
     assert verified.wrong == len(verified.problems)
     assert verified.is_sound == (not verified.problems)
     return sorted(problem.kind.value for problem in verified.problems)
@@ -94,7 +94,7 @@ def test_each_kind_of_damage_is_seen_and_left_as_it_is(filled: Cache, damage: Ca
 def test_a_sound_store_is_looked_at_wholly_and_left_as_it_is(filled: Cache) -> None:
     before = _tree(filled.root)
     verified = filled.verify()
-    assert verified == Verified(4, 5 + 4000 + 4, 5, 1, 0, (), findings.Leftovers())
+    assert verified == VerifyReport(4, 5 + 4000 + 4, 5, 1, 0, (), findings.Leftovers())
     filled.index.close()
     assert _tree(filled.root) == before
     assert run("import sys, casstore; casstore.open(sys.argv[1], create=False).verify()", filled.root).returncode == 0
@@ -102,9 +102,9 @@ def test_a_sound_store_is_looked_at_wholly_and_left_as_it_is(filled: Cache) -> N
 
 
 def test_an_empty_store_is_sound_before_and_after_it_has_an_index(cache: Cache) -> None:
-    assert cache.verify() == Verified(0, 0, 0, 0, 0, (), findings.Leftovers())
+    assert cache.verify() == VerifyReport(0, 0, 0, 0, 0, (), findings.Leftovers())
     assert not os.listdir(cache.layout.index)
-    assert cache.held(key_of("a")) is None
+    assert cache.lookup(key_of("a")) is None
     assert cache.verify().is_sound
 
 
@@ -116,7 +116,7 @@ def test_what_a_new_index_begins_with_is_no_damage_where_it_stayed(filled: Cache
 
 
 def test_damage_of_an_index_that_is_open_is_seen_too_and_blobs_are_looked_at_all_the_same(filled: Cache) -> None:
-    assert filled.held(key_of("a")) is not None
+    assert filled.lookup(key_of("a")) is not None
     edit(filled)
     cut_index(filled)
     verified = filled.verify()
@@ -267,7 +267,7 @@ def test_an_interrupt_ends_the_threads_and_what_progress_raises_comes_out(filled
 
 
 def test_progress_ends_at_what_the_index_says(filled: Cache) -> None:
-    told: list[casstore.Checked] = []
+    told: list[casstore.VerifyProgress] = []
     verified = filled.verify(told.append)
     assert told[-1].rows > 10
     assert (told[-1].blobs, told[-1].bytes) == (told[-1].total_blobs, told[-1].total_bytes)
@@ -285,7 +285,7 @@ def test_blobs_that_nobody_committed_or_uses_and_what_is_on_its_way_out_are_left
     staging.close()
     with filled.index.writing() as txn:
         entry = entry_of(filled)
-        txn.delete(entry.key.row)
+        txn.delete(entry.key.row_key)
         txn.delete(user_row(entry.digest.value, entry.key))
         gone = blob_row(b"g" * 16)
         txn.put(gone, pack_blob(gone, BlobRecord(1, 0)))
@@ -321,7 +321,7 @@ def test_an_unknown_blob_with_wrong_bytes_is_damage(filled: Cache) -> None:
 def test_an_eviction_between_its_two_steps_and_inside_the_second_is_no_damage(
     filled: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[Verified] = []
+    found: list[VerifyReport] = []
 
     def look() -> None:
         thread = threading.Thread(target=lambda: found.append(filled.verify()))
@@ -352,20 +352,20 @@ def test_an_eviction_between_its_two_steps_and_inside_the_second_is_no_damage(
 def test_a_blob_that_is_evicted_after_its_entry_was_seen_is_not_missing(
     filled: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = RowChecks._is_there
+    real = IndexChecks._is_there
 
     def evict_and_look(path: str) -> bool:
         filled.evict(lambda _: True)
         return real(path)
 
-    monkeypatch.setattr(RowChecks, "_is_there", staticmethod(evict_and_look))
+    monkeypatch.setattr(IndexChecks, "_is_there", staticmethod(evict_and_look))
     assert filled.verify().is_sound
 
 
 def test_a_blob_that_comes_and_goes_is_not_missing_however_often_its_entry_is_seen_without_it(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = RowChecks._is_there
+    real = IndexChecks._is_there
     looks: list[bool] = []
 
     def look_when_evicted(path: str) -> bool:
@@ -375,7 +375,7 @@ def test_a_blob_that_comes_and_goes_is_not_missing_however_often_its_entry_is_se
         return looks[-1]
 
     fill(cache, key_of("a"), b"alpha")
-    monkeypatch.setattr(RowChecks, "_is_there", staticmethod(look_when_evicted))
+    monkeypatch.setattr(IndexChecks, "_is_there", staticmethod(look_when_evicted))
     assert cache.verify().is_sound
     assert len(looks) > 5
     assert not any(looks)
@@ -446,7 +446,7 @@ def test_inspecting_an_index_makes_and_replaces_nothing(root: Path) -> None:
 def test_a_place_without_a_store_has_nothing_to_verify() -> None:
     unfit = casstore.StoreUnavailableError(errno.EROFS, "read-only", "/somewhere")
     with pytest.raises(casstore.StoreUnavailableError, match="read-only"):
-        Uncached("/somewhere", unfit).verify()
+        PassThroughCache("/somewhere", unfit).verify()
 
 
 def test_an_index_that_was_replaced_since_it_was_last_looked_at_says_nothing(filled: Cache) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from casstore import Stated
+from casstore import ProviderChecksum
 from pathapi import S3Client, S3Path, prefetch
 from pathapi.metadata import listing as tree
 from pathapi.reading.download import PART
@@ -73,7 +73,9 @@ def test_a_statement_that_is_wrong_never_links(client: S3Client, ground: S3Groun
     path = root_of(client, ground, at) / "a"
     assert path.read_bytes() == DATA
     client.cache.flush()
-    assert client.cache.is_stated([Stated(client.origin, "etag-md5", lie, len(DATA))]), "the lie is remembered"
+    assert client.cache.may_have_checksum([ProviderChecksum(client.origin, "etag-md5", lie, len(DATA))]), (
+        "the lie is remembered"
+    )
     ground.plant(at + "b/a", other)
     (child,) = root_of(client, ground, at + "b/").iterdir()
     assert child.read_bytes(freshness="immutable") == other

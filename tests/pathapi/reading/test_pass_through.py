@@ -116,7 +116,7 @@ def is_stored(path: FilePath, data: bytes) -> bool:
     """Read, and say whether that was kept: a store that was full is not tried each time."""
     assert path.read_bytes() == data
     path.client.cache.flush()
-    return path.client.cache.held(path.client.store_key(path.uri)) is not None
+    return path.client.cache.lookup(path.client.store_key(path.uri)) is not None
 
 
 def let_others_in(path: Path) -> None:
@@ -526,7 +526,7 @@ def test_a_fork_that_ran_no_hooks_is_still_an_error(bucket: Path, tmp_path: Path
         path = client.CloudPath(f"file://{bucket}/small")
         assert path.read_bytes() == SMALL
         client.cache.close()
-        _ = client.cache.held(client.store_key(path.uri))
+        _ = client.cache.lookup(client.store_key(path.uri))
 
         def child() -> None:
             with pytest.raises(casstore.IndexUnavailableError, match="fork"):
@@ -713,7 +713,7 @@ def test_a_blob_that_the_disk_cannot_read_is_fetched_again(bucket: Path, tmp_pat
     path = client.CloudPath(f"file://{bucket}/small")
     assert path.read_bytes() == SMALL
     client.cache.flush()
-    entry = client.cache.held(client.store_key(path.uri))
+    entry = client.cache.lookup(client.store_key(path.uri))
     assert entry is not None
     blob = client.cache.blob_path(entry)
     client.cache.close()

@@ -63,8 +63,8 @@ def make_steps_steady(monkeypatch: pytest.MonkeyPatch) -> None:
         self._commit([item])
 
     monkeypatch.setattr(Committer, "submit", commit_at_once)
-    monkeypatch.setattr(pending, "locks_exclude", lambda directory: True)
-    monkeypatch.setattr(reaper, "locks_exclude", lambda directory: True)
+    monkeypatch.setattr(pending, "locks_are_exclusive", lambda directory: True)
+    monkeypatch.setattr(reaper, "locks_are_exclusive", lambda directory: True)
     monkeypatch.setattr(reaper, "DEBRIS_SECONDS", -1.0)
 
 

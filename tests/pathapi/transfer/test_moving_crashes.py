@@ -217,7 +217,7 @@ def test_whoever_changes_two_objects_locks_them_in_one_order(
 ) -> None:
     source, target = moved
     cache, order = source.client.cache, []
-    take = cache.write_locks.take
+    take = cache.write_locks.acquire
 
     def take_and_note(key: Key, **options: Any) -> WriteLock:
         order.append(key.uri)

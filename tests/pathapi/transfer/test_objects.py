@@ -416,14 +416,14 @@ def test_a_file_that_changes_while_it_is_uploaded_is_an_error(
 ) -> None:
     local = tmp_path / "log"
     local.write_bytes(b"line\n")
-    take = type(root.client.cache.stage()).take
+    take = type(root.client.cache.stage()).copy_from
 
     def take_and_go_on(staging: Any, source: int) -> None:
         take(staging, source)
         with local.open("ab") as file:
             file.write(b"another\n")
 
-    monkeypatch.setattr("casstore.Staging.take", take_and_go_on)
+    monkeypatch.setattr("casstore.Staging.copy_from", take_and_go_on)
     with pytest.raises(StaleReadError, match="still being written"):
         (root / "log").upload_from(local)
     assert ground.content(at + "log") is None

@@ -339,7 +339,7 @@ def _release_before_recording() -> None:
 
     def copy_and_release(self: Cache, path: str) -> Staging:
         staging = copy_local(self, path)
-        self.release(path)
+        self.release_path(path)
         return staging
 
     setattr(Cache, "copy_local", copy_and_release)  # noqa: B010 (as above)

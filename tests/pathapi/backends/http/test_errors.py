@@ -504,7 +504,7 @@ def test_https_is_read_where_its_certificate_is_trusted_and_only_there(certifica
         path = CloudPath(f"{server.url}/a", client=client)
         assert type(path) is HttpsPath and client.HttpsPath(str(path)) == path
         assert path.read_bytes() == path.read_bytes() == b"a"
-        assert client.cache.held(path._store_key()) is not None
+        assert client.cache.lookup(path._store_key()) is not None
         with pytest.raises(CloudUnavailableError, match="ca_certs=") as caught:
             HttpBackend(HttpConnection(), "https", server.host).read("a")
         assert type(caught.value.__cause__).__name__ == "SSLError"
