@@ -19,7 +19,7 @@ from pathapi.backend import Backend
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import InvalidConfigurationException
 from pathapi.freshness import Freshness, FreshnessPolicy
-from pathapi.reading.entry_scopes import Claim, Claims
+from pathapi.reading.entry_scopes import EntryHold, EntryScope
 from pathapi.reading.listing_cache import Listings
 from pathapi.reading.reader import DEDUP_MODES, Reader
 from pathapi.redaction import is_spawning
@@ -83,7 +83,7 @@ class Client(Generic[PathT]):
         self._cache: Cache | None = None
         self._reader: Reader | None = None
         self._aside: casstore.PassThroughCache | None = None
-        self.claims: Claims | None = None
+        self.claims: EntryScope | None = None
         self._backends: dict[str, Backend] = {}
         self._warned: set[str] = set()
         self._recognise_by(os.urandom(16).hex())
@@ -153,11 +153,11 @@ class Client(Generic[PathT]):
         """What the reader tells of each entry it made. It does not know the client, so that that can be collected."""
         if self.file_cache_mode is FileCacheMode.persistent:
             return None
-        claims = self.claims = Claims(self.cache)
+        claims = self.claims = EntryScope(self.cache)
         weakref.finalize(self, claims.finish).atexit = False
         if self.file_cache_mode is not FileCacheMode.tmp_dir:
             return claims.filled
-        held: list[Claim | None] = []
+        held: list[EntryHold | None] = []
 
         def hold(entry: Entry, is_new: bool) -> None:
             claims.filled(entry, is_new)

@@ -93,7 +93,11 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
             if descriptor is None:
                 stored = self._open_stored(freshness, verify, force_overwrite_from_cloud, looked=looked)
                 descriptor = stored.descriptor
-            raw = io.FileIO(descriptor, "rb") if self.client.claims is None else ClaimedFile(descriptor, self._hold())
+            raw = (
+                io.FileIO(descriptor, "rb")
+                if self.client.claims is None
+                else ClaimedFile(descriptor, self._hold_entry())
+            )
             raw.name = self._text
             if mode == "r":
                 return io.TextIOWrapper(io.BufferedReader(raw), io.text_encoding(encoding), errors, newline)
@@ -174,11 +178,11 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
                             looked = False  # the reader below finds out what is wrong with the blob
         try:
             ask = self._ask(freshness, verify, force_overwrite_from_cloud)
-            return client.reader.read_bytes(ask, looked=looked)
+            return client.reader.read_bytes(ask, checked_cache=looked)
         except CloudPathFileNotFoundError as error:
             raise self._explain_missing(error) from error
         finally:
-            self._hold()
+            self._hold_entry()
 
     def read_text(
         self,
@@ -219,7 +223,7 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
         uri = self.uri
         if not uri.key or uri.key.endswith("/"):
             return self._view_of_directory()
-        known = self._recall()
+        known = self._recall_listed()
         if known is not None and known.info is None:
             return self._view_of_directory()
         client = self.client
@@ -238,7 +242,7 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
             return self.client.view(stored, self.uri)
         finally:
             os.close(stored.descriptor)
-            self._hold()
+            self._hold_entry()
 
     def _view_of_directory(self) -> str:
         """The directory in the tree of views, with a view for every entry held below (where a listing agrees, if the

@@ -20,7 +20,7 @@ from pathapi.metadata.globbing import compile_component, compile_parts, split_pa
 from pathapi.uri import Uri
 
 
-class LexicalPath:
+class PureCloudPath:
     """The pure half of a cloud path. A subclass says its `cloud_prefix` and makes related paths in `_derive`.
 
     Equality is equality of text and type: ``s3://b/d`` and ``s3://b/d/`` differ, and so do ``S3://b/k`` and
@@ -38,13 +38,13 @@ class LexicalPath:
     _parsed: Uri | None
     _names: tuple[str, ...] | None
 
-    def __init__(self, cloud_path: str | LexicalPath, *parts: str, client: Any = None) -> None:
+    def __init__(self, cloud_path: str | PureCloudPath, *parts: str, client: Any = None) -> None:
         """Take *cloud_path* as it is; *parts* are appended with single slashes between and are not resolved.
 
         Raises `InvalidPrefixError` where it does not start with `cloud_prefix`, `InvalidUriError` where the rest cannot
         name anything, `AnyPathTypeError` where it is no text.
         """
-        given = str(cloud_path) if isinstance(cloud_path, LexicalPath | os.PathLike) else cloud_path
+        given = str(cloud_path) if isinstance(cloud_path, PureCloudPath | os.PathLike) else cloud_path
         self._check_prefix(given)
         if parts:
             start = given if len(given) > len(self.cloud_prefix) else self._root_text
@@ -52,7 +52,7 @@ class LexicalPath:
         self._parsed = Uri.parse(given, schemes=(self._scheme(),))
         self._text = str(given)
         self._names = None
-        inherited = cloud_path._client if isinstance(cloud_path, LexicalPath) else None
+        inherited = cloud_path._client if isinstance(cloud_path, PureCloudPath) else None
         self._client = inherited if client is None else client
 
     def _derive(self, uri_text: str) -> Self:
@@ -277,13 +277,13 @@ class LexicalPath:
         """The same as ``==``."""
         return self == other_path
 
-    def relative_to(self, other: LexicalPath, walk_up: bool = False) -> PurePosixPath:
+    def relative_to(self, other: PureCloudPath, walk_up: bool = False) -> PurePosixPath:
         """What leads from *other* to here. Raises ValueError where nothing does, or *other* is of another cloud.
 
         A `PurePosixPath` cannot hold empty names and ``.``: below ``s3://b``, ``a//c`` and ``a/c`` give one answer. A
         key with ``..`` gives an answer that climbs. Code that makes local files from keys must not rely on it.
         """
-        if not isinstance(other, LexicalPath):
+        if not isinstance(other, PureCloudPath):
             raise ValueError(f"{self._shown} is a cloud path, but {other} is not")
         if self.anchor != other.anchor:
             raise ValueError(f"{self._shown} is a {self.anchor} path, but {other._shown} is a {other.anchor} path")
@@ -297,7 +297,7 @@ class LexicalPath:
                 raise ValueError(f"'..' in {other._shown!r} cannot be walked")
         return PurePosixPath(*[".."] * (len(base) - common), *names[common:])
 
-    def is_relative_to(self, other: LexicalPath) -> bool:
+    def is_relative_to(self, other: PureCloudPath) -> bool:
         """Whether `relative_to` has an answer without walking up."""
         try:
             self.relative_to(other)
@@ -380,7 +380,7 @@ def _root(cloud_prefix: str) -> str:
 
 
 def _read_segment(segment: str | os.PathLike[str]) -> str:
-    if isinstance(segment, LexicalPath):
+    if isinstance(segment, PureCloudPath):
         raise TypeError(f"{segment} is a whole URI and cannot be joined to another path")
     text = segment.as_posix() if isinstance(segment, PurePath) else os.fspath(segment)
     if not isinstance(text, str):

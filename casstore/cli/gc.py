@@ -118,7 +118,8 @@ class _Report:
             return
         limit = "no limit" if plan.budget.max_size is None else f"at most {format_size(plan.budget.max_size)}"
         shell.line(
-            f"{format_size(plan.stored)} in {plan.blobs:,} blobs ({limit}); {format_size(plan.free)} of the disk are free "
+            f"{format_size(plan.stored)} in {plan.blobs:,} blobs ({limit}); {format_size(plan.free)} of the disk are "
+            "free "
             f"(at least {format_size(plan.budget.min_free)}){_rules_text(plan.budget)}"
         )
         if lists:

@@ -11,7 +11,7 @@ from pathapi.backend import Backend
 from pathapi.backends.gs.backend import GSBackend, GSConnection
 from pathapi.client import Client, guess_type
 from pathapi.path import CloudPath
-from pathapi.pure_path import LexicalPath
+from pathapi.pure_path import PureCloudPath
 from pathapi.registry import register_client_class, register_path_class
 
 _ALIAS: Final = re.compile(r"^gcs(?=://)", re.IGNORECASE)
@@ -27,7 +27,7 @@ class GSPath(CloudPath):
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "gs://"
 
-    def __init__(self, cloud_path: str | LexicalPath, *parts: str, client: Any = None) -> None:
+    def __init__(self, cloud_path: str | PureCloudPath, *parts: str, client: Any = None) -> None:
         if isinstance(cloud_path, str):
             cloud_path = _ALIAS.sub("gs", cloud_path)
         super().__init__(cloud_path, *parts, client=client)

@@ -21,10 +21,10 @@ from pathapi.exceptions import (
 )
 from pathapi.freshness import ALWAYS, FreshnessArg
 from pathapi.metadata.info import CloudPathInfo
-from pathapi.pure_path import LexicalPath
-from pathapi.reading.entry_scopes import Claim
-from pathapi.reading.listing_cache import Listed
-from pathapi.reading.reader import Ask
+from pathapi.pure_path import PureCloudPath
+from pathapi.reading.entry_scopes import EntryHold
+from pathapi.reading.listing_cache import ListedFact
+from pathapi.reading.reader import ReadRequest
 from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from pathapi.location import Location
 
 
-class AskingPath(LexicalPath):
+class AskingPath(PureCloudPath):
     """`CloudPath` as far as one object, or the question whether there is anything below, goes."""
 
     __slots__ = ("_claim", "_key", "_listed")
 
-    _claim: Claim | None
+    _claim: EntryHold | None
     _key: Key | None
-    _listed: Listed | None
+    _listed: ListedFact | None
 
-    def __init__(self, cloud_path: str | LexicalPath, *parts: str, client: Client[Any] | None = None) -> None:
+    def __init__(self, cloud_path: str | PureCloudPath, *parts: str, client: Client[Any] | None = None) -> None:
         if client is not None and not isinstance(client, implementation_registry.client_class(type(self))):
             implementation_registry.refuse_client(type(self), client)
         super().__init__(cloud_path, *parts, client=client)
@@ -81,13 +81,13 @@ class AskingPath(LexicalPath):
             key = self._key = self.client.store_key(self.uri)
         return key
 
-    def _recall(self) -> Listed | None:
+    def _recall_listed(self) -> ListedFact | None:
         uri = self.uri
         return self.client.listings.recall(uri.bucket, uri.key, self._listed)
 
-    def _told(self) -> Listed | None:
+    def _listed_info(self) -> ListedFact | None:
         """What a listing tells of it; None where it tells the name of an object and no more."""
-        return _telling(self._recall())
+        return _telling(self._recall_listed())
 
     def _ask(
         self,
@@ -97,24 +97,24 @@ class AskingPath(LexicalPath):
         *,
         must_store: bool = False,
         settles: bool = True,
-    ) -> Ask:
+    ) -> ReadRequest:
         client, uri = self.client, self.uri
         if not uri.key:
             raise CloudPathIsADirectoryError(f"{self._shown} is a bucket, not an object")
         policy, is_forced = client.policy.of_call(self._text, freshness), forced(force, "FROM_CLOUD")
 
         def settle() -> None:
-            from pathapi.writing.pending import check_readable  # readers meet nothing pending
+            from pathapi.writing.pending import ensure_no_conflict  # readers meet nothing pending
 
-            check_readable(self._target(), force=is_forced, asks=policy.asks)
+            ensure_no_conflict(self._target(), force=is_forced, may_request=policy.asks)
 
-        return Ask(
+        return ReadRequest(
             self._store_key(),
             lambda: client.backend(uri.bucket),
             uri.key,
             policy,
             # Of any age: an epoch lasts longer than a listing is believed. The policy or the server has the last word.
-            _telling(client.listings.recall_old(uri.bucket, uri.key, self._listed)),
+            _telling(client.listings.recall_any_age(uri.bucket, uri.key, self._listed)),
             client.verify if verify is None else verify,
             is_forced,
             must_store,
@@ -138,7 +138,7 @@ class AskingPath(LexicalPath):
     ) -> Stored:
         try:
             ask = self._ask(freshness, verify, force, must_store=must_store)
-            return self.client.reader.open(ask, looked=looked)
+            return self.client.reader.open(ask, checked_cache=looked)
         except CloudPathFileNotFoundError as error:
             raise self._explain_missing(error) from error
 
@@ -151,7 +151,7 @@ class AskingPath(LexicalPath):
         os.close(stored.descriptor)
         return reader.open(self._ask(ALWAYS, None, None, settles=settles))
 
-    def _hold(self) -> Claim | None:
+    def _hold_entry(self) -> EntryHold | None:
         """What keeps the entry where the client's mode lets it go: held by a file, or by this path."""
         client = self.client
         claim = None if client.claims is None else client.claims.claim(self._store_key())
@@ -173,7 +173,7 @@ class AskingPath(LexicalPath):
         client, uri = self.client, self.uri
         if not uri.key:
             return None
-        listed = self._told()
+        listed = self._listed_info()
         if listed is not None:
             return listed.info
         if client.listings.is_absent(uri.bucket, uri.key):
@@ -217,19 +217,19 @@ class AskingPath(LexicalPath):
 
     def exists(self, follow_symlinks: bool = True) -> bool:
         """Whether there is an object of that name or anything below it."""
-        listed = self._recall()
+        listed = self._recall_listed()
         if listed is not None:
             return True
         return self._head() is not None or self._has_children()
 
     def is_file(self, follow_symlinks: bool = True) -> bool:
         """Whether there is an object of that name."""
-        listed = self._recall()
+        listed = self._recall_listed()
         return listed.info is not None if listed is not None else self._head() is not None
 
     def is_dir(self, follow_symlinks: bool = True) -> bool:
         """Whether there is anything below that name."""
-        listed = self._recall()
+        listed = self._recall_listed()
         if listed is not None and (listed.info is None or listed is self._listed):
             # A listing's child is one or the other; a name that is both comes as two children.
             return listed.info is None
@@ -274,7 +274,7 @@ class AskingPath(LexicalPath):
         return backend.signed_url(uri.key, expire_seconds) if presign else backend.url(uri.key)
 
 
-def _telling(listed: Listed | None) -> Listed | None:
+def _telling(listed: ListedFact | None) -> ListedFact | None:
     """*listed*, unless it names an object and tells nothing of it."""
     return None if listed is not None and listed.info is not None and listed.info.is_named_only else listed
 

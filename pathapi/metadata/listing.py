@@ -10,7 +10,7 @@ from pathapi.backend import ObjectInfo, Prefix
 from pathapi.freshness import Freshness
 from pathapi.metadata.globbing import Match, compile_pattern, walk_levels, walk_tree
 from pathapi.metadata.head import AskingPath
-from pathapi.reading.listing_cache import SECONDS, Listed
+from pathapi.reading.listing_cache import SECONDS, ListedFact
 
 
 class ListingPath(AskingPath):
@@ -18,14 +18,14 @@ class ListingPath(AskingPath):
 
     __slots__ = ()
 
-    def _list(self, prefix: str, *, delimited: bool) -> Iterator[tuple[ObjectInfo | Prefix, Listed]]:
+    def _list(self, prefix: str, *, delimited: bool) -> Iterator[tuple[ObjectInfo | Prefix, ListedFact]]:
         client, bucket = self.client, self.uri.bucket
         if not client.policy.of(self._text).asks:
             now = client.now()
             held = self._held_below(prefix, delimited=delimited)
-            return ((item, Listed(item if isinstance(item, ObjectInfo) else None, now)) for item in held)
+            return ((item, ListedFact(item if isinstance(item, ObjectInfo) else None, now)) for item in held)
         items = client.backend(bucket).list(prefix, delimited=delimited)
-        return client.listings.watch(bucket, prefix, client.now(), items)
+        return client.listings.remember(bucket, prefix, client.now(), items)
 
     def _held_below(self, prefix: str, *, delimited: bool) -> Iterator[ObjectInfo | Prefix]:
         """What a listing would give if the store's entries were all there is."""
@@ -42,7 +42,7 @@ class ListingPath(AskingPath):
                 folded = key[:end]
                 yield Prefix(folded)
 
-    def _child(self, key: str, listed: Listed | None) -> Self:
+    def _child(self, key: str, listed: ListedFact | None) -> Self:
         child = (
             self._at_prefix(key) if key.endswith("/") and (listed is None or listed.info is None) else self._at_key(key)
         )
@@ -79,7 +79,7 @@ class ListingPath(AskingPath):
         return self._glob(compile_pattern(pattern, case_sensitive, anywhere=True))
 
     def _glob(self, pattern: Any) -> Iterator[Self]:
-        heard: dict[str, Listed] = {}
+        heard: dict[str, ListedFact] = {}
 
         def listing(prefix: str, *, delimited: bool) -> Iterator[Any]:
             for item, listed in self._list(prefix, delimited=delimited):
@@ -95,7 +95,7 @@ class ListingPath(AskingPath):
         for match in found:
             listed = heard.get(match.key)
             if heard and (match.info is None or listed is None):  # a directory, though an object may mark it
-                listed = Listed(None, next(iter(heard.values())).moment)
+                listed = ListedFact(None, next(iter(heard.values())).moment)
             yield self._child(match.key, listed)
 
     def walk(

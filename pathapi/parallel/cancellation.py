@@ -11,11 +11,11 @@ import threading
 _local = threading.local()
 
 
-class GivenUp(BaseException):
+class Cancelled(BaseException):
     """Nobody waits for this any more."""
 
 
-class Stop:
+class CancelToken:
     """The event that the thread which made this goes by; to be looked at by whichever thread."""
 
     __slots__ = ("_event",)
@@ -26,9 +26,9 @@ class Stop:
     def check(self) -> None:
         """Raise GivenUp where that has come."""
         if self._event is not None and self._event.is_set():
-            raise GivenUp
+            raise Cancelled
 
 
-def heed(event: threading.Event) -> None:
+def set_cancel_event(event: threading.Event) -> None:
     """From now on, what this thread has in hand is given up when *event* is set."""
     _local.event = event

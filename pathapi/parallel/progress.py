@@ -27,5 +27,5 @@ class Progress:
     is_listing: bool = True
 
 
-Tell: TypeAlias = Callable[[Progress], object]
+ProgressCallback: TypeAlias = Callable[[Progress], object]
 """Called some ten times a second and at the end, from the thread that waits."""

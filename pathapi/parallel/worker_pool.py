@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, Generic, Protocol, TypeVar
 
-from pathapi.parallel.cancellation import GivenUp, heed
-from pathapi.parallel.progress import TELL_SECONDS, Progress, Tell
+from pathapi.parallel.cancellation import Cancelled, set_cancel_event
+from pathapi.parallel.progress import TELL_SECONDS, Progress, ProgressCallback
 
 THREADS: Final = 8
 """Objects of one tree that are under way at a time."""
@@ -27,7 +27,7 @@ PATIENCE: Final = 2.0
 Item = TypeVar("Item")
 
 
-class Underway(Protocol):
+class InProgress(Protocol):
     """Bytes of unfinished downloads."""
 
     @property
@@ -41,7 +41,7 @@ class Underway(Protocol):
         ...
 
 
-class Crew(Generic[Item]):
+class WorkerPool(Generic[Item]):
     """Calls ``one(item)`` for every item, *threads* at a time; it says whether there was nothing to do.
 
     ``size_of(item)`` is its bytes and ``count_of(item)`` its objects, for *tell*; *downloads* says what is under way.
@@ -51,11 +51,11 @@ class Crew(Generic[Item]):
         self,
         one: Callable[[Item], bool],
         size_of: Callable[[Item], int],
-        tell: Tell | None,
+        tell: ProgressCallback | None,
         *,
         threads: int = THREADS,
         count_of: Callable[[Item], int] = lambda _: 1,
-        downloads: Callable[[], Underway] | None = None,
+        downloads: Callable[[], InProgress] | None = None,
     ) -> None:
         self._one = one
         self._size_of = size_of
@@ -152,12 +152,12 @@ class Crew(Generic[Item]):
         self._tell(state)
 
     def _drain(self) -> None:
-        heed(self._interrupted)
+        set_cancel_event(self._interrupted)
         while (item := self._work.get()) is not None:
             try:
                 if not self._is_stopping:
                     self._do(item)
-            except GivenUp:
+            except Cancelled:
                 pass  # `run` has raised the interrupt
             finally:
                 self._first_done.set()

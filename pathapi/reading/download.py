@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from casstore import Fill, Staging
 from pathapi.backend import Backend, Body, ObjectInfo
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
-from pathapi.parallel.cancellation import Stop
+from pathapi.parallel.cancellation import CancelToken
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +53,7 @@ def read_whole(body: Body) -> bytes:
 
 
 def _stream(body: Body, fill: Fill) -> None:
-    buffer, stop = memoryview(bytearray(_PIECE)), Stop()
+    buffer, stop = memoryview(bytearray(_PIECE)), CancelToken()
     while True:
         stop.check()
         try:
@@ -88,7 +88,7 @@ class _Parts:
         self._left = 0
         self._active = 0
         self._failure: BaseException | None = None
-        self._stop = Stop()
+        self._stop = CancelToken()
 
     def run(self, first: Body) -> None:
         """Ends once no thread writes any more: the staging file's descriptor may be another file's after that."""

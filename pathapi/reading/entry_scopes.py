@@ -21,12 +21,12 @@ _PATIENCE: Final = 5.0
 """Seconds that the thread of a client that has gone waits for its last claims."""
 
 
-class Claim:
+class EntryHold:
     """As long as it lives, so does the entry."""
 
     __slots__ = ("__weakref__", "_claims", "_key")
 
-    def __init__(self, claims: Claims, key: Key) -> None:
+    def __init__(self, claims: EntryScope, key: Key) -> None:
         self._claims = claims
         self._key = key
 
@@ -34,7 +34,7 @@ class Claim:
         self._claims.end(self._key)
 
 
-class Claims:
+class EntryScope:
     """The entries that one client filled in this process and that are to go again."""
 
     def __init__(self, cache: Cache) -> None:
@@ -44,7 +44,7 @@ class Claims:
     def _begin_process(self) -> None:
         self._pid = os.getpid()
         self._filled: dict[Key, Entry] = {}
-        self._held: weakref.WeakValueDictionary[Key, Claim] = weakref.WeakValueDictionary()
+        self._held: weakref.WeakValueDictionary[Key, EntryHold] = weakref.WeakValueDictionary()
         self._ended: SimpleQueue[Entry | None] = SimpleQueue()
         self._mutex = threading.Lock()
         self._dropper: threading.Thread | None = None
@@ -62,14 +62,14 @@ class Claims:
                 self._dropper.start()
                 at_exit(self.close)
 
-    def claim(self, key: Key) -> Claim | None:
+    def claim(self, key: Key) -> EntryHold | None:
         """Hold *key*'s entry; None where it is not this client's to drop."""
         if self._pid != os.getpid() or key not in self._filled:
             return None
         with self._mutex:
             held = self._held.get(key)
             if held is None:
-                held = self._held[key] = Claim(self, key)
+                held = self._held[key] = EntryHold(self, key)
             return held
 
     def end(self, key: Key) -> None:
@@ -116,7 +116,7 @@ class Claims:
 class ClaimedFile(io.FileIO):
     """An open blob that holds a claim until it is closed."""
 
-    def __init__(self, descriptor: int, claim: Claim | None) -> None:
+    def __init__(self, descriptor: int, claim: EntryHold | None) -> None:
         super().__init__(descriptor, "rb")
         self._claim = claim
 

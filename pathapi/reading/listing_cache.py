@@ -28,13 +28,13 @@ _NS: Final = int(SECONDS * 1e9)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedFact:
     """What a listing said of one key, and when it was asked; *info* is None for a "directory"."""
 
     info: ObjectInfo | None
     moment: Moment
 
-    def is_recent(self, now_ns: int) -> bool:
+    def is_fresh(self, now_ns: int) -> bool:
         """Whether it may still be believed at *now_ns* of the boot clock."""
         return 0 <= now_ns - self.moment.boot_ns <= _NS
 
@@ -44,23 +44,23 @@ class Listings:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._listed: dict[tuple[str, str], Listed] = {}
+        self._listed: dict[tuple[str, str], ListedFact] = {}
         self._complete: dict[tuple[str, str], Moment] = {}
         self._written: dict[tuple[str, str], int] = {}
         self._cleaned = 0
         self._cleared = 0
         self._forgotten = 0
 
-    def watch(
+    def remember(
         self, bucket: str, prefix: str, moment: Moment, items: Iterable[ObjectInfo | Prefix]
-    ) -> Iterator[tuple[ObjectInfo | Prefix, Listed]]:
+    ) -> Iterator[tuple[ObjectInfo | Prefix, ListedFact]]:
         """Pass a listing of *prefix* on, each item with what is to be remembered of it; a complete one also tells
         absence.
         """
         count = 0
         cleared = self._cleared
         for item in items:
-            listed = Listed(item if isinstance(item, ObjectInfo) else None, moment)
+            listed = ListedFact(item if isinstance(item, ObjectInfo) else None, moment)
             count += 1
             if count <= MOST_REMEMBERED:
                 self._remember((bucket, item.key), listed)
@@ -73,7 +73,7 @@ class Listings:
                 if cleared == self._cleared and (known is None or known.boot_ns <= moment.boot_ns):
                     self._complete[bucket, prefix] = moment
 
-    def _remember(self, at: tuple[str, str], listed: Listed) -> None:
+    def _remember(self, at: tuple[str, str], listed: ListedFact) -> None:
         with self._mutex:
             known = self._listed.get(at)
             if known is None and len(self._listed) >= MOST_IN_ALL:
@@ -83,14 +83,14 @@ class Listings:
             if known is None or known.moment.boot_ns <= listed.moment.boot_ns:
                 self._listed[at] = listed
 
-    def recall(self, bucket: str, key: str, listed: Listed | None) -> Listed | None:
+    def recall(self, bucket: str, key: str, listed: ListedFact | None) -> ListedFact | None:
         """What is known of *key* from a listing: *listed*, which the child itself carries, or what the client
         remembers.
         """
-        found = self.recall_old(bucket, key, listed)
-        return found if found is not None and found.is_recent(boot_clock_ns()) else None
+        found = self.recall_any_age(bucket, key, listed)
+        return found if found is not None and found.is_fresh(boot_clock_ns()) else None
 
-    def recall_old(self, bucket: str, key: str, listed: Listed | None) -> Listed | None:
+    def recall_any_age(self, bucket: str, key: str, listed: ListedFact | None) -> ListedFact | None:
         """The same of any age, for a reader that has it confirmed or may believe it; nothing written since, as far as
         this client knows.
         """
@@ -110,7 +110,7 @@ class Listings:
         """Whether a complete and recent listing of its "directory" did not have *key*."""
         with self._mutex:
             moment = self._complete.get((bucket, _folder(key)))
-            if moment is None or not Listed(None, moment).is_recent(boot_clock_ns()):
+            if moment is None or not ListedFact(None, moment).is_fresh(boot_clock_ns()):
                 return False
             written = self._written.get((bucket, key))
             if written is not None and written >= moment.boot_ns:
@@ -134,7 +134,7 @@ class Listings:
         if now_ns - self._cleaned < _NS:
             return
         self._cleaned = now_ns
-        self._listed = {key: listed for key, listed in self._listed.items() if listed.is_recent(now_ns)}
+        self._listed = {key: listed for key, listed in self._listed.items() if listed.is_fresh(now_ns)}
         self._complete = {key: m for key, m in self._complete.items() if 0 <= now_ns - m.boot_ns <= _NS}
         for key, written in list(self._written.items()):
             if not 0 <= now_ns - written <= 2 * _NS:

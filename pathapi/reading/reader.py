@@ -41,7 +41,7 @@ from pathapi.exceptions import (
 )
 from pathapi.freshness import Freshness
 from pathapi.reading.download import PART, read_whole, receive
-from pathapi.reading.listing_cache import Listed
+from pathapi.reading.listing_cache import ListedFact
 
 TRIES: Final = 4
 """Downloads of one object that are begun before a changing object or a broken connection is an error."""
@@ -60,7 +60,7 @@ _REFRESH_NS: Final = 60 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ReadRequest:
     """One object to be read, and how. *verify* None leaves it to the store's setting; *force* takes the cloud's version
     whatever is held. With *must_store*, a store that cannot keep the bytes is an error. *settle* deals with what this
     machine has of the object and the cloud does not, or raises.
@@ -70,10 +70,10 @@ class Ask:
     backend: Callable[[], Backend]
     object_key: str
     freshness: Freshness
-    listed: Listed | None = None
+    listed: ListedFact | None = None
     verify: bool | None = None
     force: bool = False
-    must_store: bool = False
+    require_store: bool = False
     settle: Callable[[], None] | None = None
 
     @property
@@ -106,7 +106,7 @@ class Reader:
         self._dedup = dedup_by_checksum
         self._on_fill = on_fill
 
-    def open(self, ask: Ask, *, looked: bool = False) -> Stored:
+    def open(self, ask: ReadRequest, *, checked_cache: bool = False) -> Stored:
         """An open blob with the object's bytes; its descriptor is the caller's.
 
         *looked* says that `Cache.open_fresh` has just found nothing, so that the next look is the one in the flight.
@@ -114,12 +114,12 @@ class Reader:
         Raises NotCachedError under ``offline``, StaleReadError where the object keeps changing, and what `Backend.read`
         does.
         """
-        return self._read(ask, None, looked)
+        return self._read(ask, None, checked_cache)
 
-    def read_bytes(self, ask: Ask, *, looked: bool = False) -> bytes:
+    def read_bytes(self, ask: ReadRequest, *, checked_cache: bool = False) -> bytes:
         """The object's bytes: those of the response in hand where there was one and it was small."""
         data: list[bytes] = []
-        stored = self._read(ask, data, looked)
+        stored = self._read(ask, data, checked_cache)
         if data:
             return data[0]
         try:
@@ -131,29 +131,29 @@ class Reader:
         # The disk cannot read the blob: checked, it is found damaged, and the object is fetched again.
         return self.read_bytes(replace(ask, verify=True))
 
-    def _read(self, ask: Ask, data: list[bytes] | None, looked: bool) -> Stored:
-        if ask.must_store and self._cache.unavailable is not None:
+    def _read(self, ask: ReadRequest, data: list[bytes] | None, checked_cache: bool) -> Stored:
+        if ask.require_store and self._cache.unavailable is not None:
             raise self._cache.unavailable
         if ask.settle is not None and self._cache.has_local_changes(ask.key):
             ask.settle()
         try:
-            return self._read_stored(ask, data, looked)
+            return self._read_stored(ask, data, checked_cache)
         except OSError as error:
             failure = error
         return self._read_uncached(ask, data, failure)
 
-    def _read_uncached(self, ask: Ask, data: list[bytes] | None, failure: OSError) -> Stored:
+    def _read_uncached(self, ask: ReadRequest, data: list[bytes] | None, failure: OSError) -> Stored:
         """The store cannot take the bytes, or give those that it holds: the reader gets them all the same."""
         uncached = None
         if not isinstance(failure, CloudPathException):
             uncached = pass_through_for(failure, self._cache.root)
-        if uncached is None or uncached is self._cache or ask.must_store:
+        if uncached is None or uncached is self._cache or ask.require_store:
             raise failure
-        stored = Reader(uncached, "off")._read_stored(ask, data, looked=True)
+        stored = Reader(uncached, "off")._read_stored(ask, data, checked_cache=True)
         uncached.warn()
         return stored
 
-    def _read_stored(self, ask: Ask, data: list[bytes] | None, looked: bool) -> Stored:
+    def _read_stored(self, ask: ReadRequest, data: list[bytes] | None, checked_cache: bool) -> Stored:
         began = self._cache.now()
         failure: Exception | None = None
         for attempt in range(TRIES):
@@ -163,8 +163,8 @@ class Reader:
                 time.sleep(random.uniform(0.01, 0.05) * 2**attempt)
             try:
                 for _ in range(LOOKS):
-                    stored = self._try(ask, began, data, looked)
-                    looked = False
+                    stored = self._try(ask, began, data, checked_cache)
+                    checked_cache = False
                     if stored is not None:
                         return stored
                 raise VersionMismatchError(f"{ask.key.uri} changed {LOOKS} times while others were reading it")
@@ -179,7 +179,7 @@ class Reader:
         assert failure is not None
         raise failure
 
-    def _with_way_out(self, ask: Ask, error: CloudUnavailableError) -> CloudUnavailableError:
+    def _with_way_out(self, ask: ReadRequest, error: CloudUnavailableError) -> CloudUnavailableError:
         """The same error, which also says that a copy is held, where one is."""
         entry = self._cache.lookup(ask.key)
         if entry is None:
@@ -190,9 +190,9 @@ class Reader:
             "CASSTORE_OFFLINE=1"
         )
 
-    def _try(self, ask: Ask, began: Moment, data: list[bytes] | None, looked: bool) -> Stored | None:
+    def _try(self, ask: ReadRequest, began: Moment, data: list[bytes] | None, checked_cache: bool) -> Stored | None:
         """One way through; None means: things have changed, look again."""
-        if not looked or ask.listed is not None or not ask.freshness.asks:
+        if not checked_cache or ask.listed is not None or not ask.freshness.asks:
             held = None if ask.force else self._held(ask)
             if held is not None:
                 return self._serve(ask, held, began, data)
@@ -204,23 +204,23 @@ class Reader:
             return self._link(ask, linkable, data)
         return self._fill(ask, began, data)
 
-    def _held(self, ask: Ask) -> Stored | None:
+    def _held(self, ask: ReadRequest) -> Stored | None:
         entry = self._cache.lookup(ask.key)
         return None if entry is None else self._open_held(ask, entry)
 
-    def _open_held(self, ask: Ask, entry: Entry) -> Stored | None:
+    def _open_held(self, ask: ReadRequest, entry: Entry) -> Stored | None:
         descriptor = self._cache.open_entry(entry, verify=ask.verify)
         if descriptor is None and ask.settle is not None and self._cache.pending.has(ask.key):
             ask.settle()  # looking at the blob has shown that somebody wrote to it through a local copy
         return None if descriptor is None else Stored(descriptor, entry.size, entry)
 
-    def _serve(self, ask: Ask, held: Stored, began: Moment, data: list[bytes] | None) -> Stored | None:
+    def _serve(self, ask: ReadRequest, held: Stored, began: Moment, data: list[bytes] | None) -> Stored | None:
         answer = self._answer(ask, held, began, data)
         if answer is held:
             self._cache.count_hit(held.size)
         return answer
 
-    def _answer(self, ask: Ask, held: Stored, began: Moment, data: list[bytes] | None) -> Stored | None:
+    def _answer(self, ask: ReadRequest, held: Stored, began: Moment, data: list[bytes] | None) -> Stored | None:
         """Serve what is held, after asking about it where the policy wants that."""
         entry = held.entry
         assert entry is not None
@@ -240,7 +240,7 @@ class Reader:
         return self._revalidate(ask, held, entry, began, data)
 
     def _revalidate(
-        self, ask: Ask, held: Stored, entry: Entry, began: Moment, data: list[bytes] | None
+        self, ask: ReadRequest, held: Stored, entry: Entry, began: Moment, data: list[bytes] | None
     ) -> Stored | None:
         keep = False
         try:
@@ -275,18 +275,18 @@ class Reader:
             if not keep:
                 os.close(held.descriptor)
 
-    def _held_since(self, ask: Ask, began: Moment) -> Stored | None:
+    def _held_since(self, ask: ReadRequest, began: Moment) -> Stored | None:
         entry = self._cache.lookup(ask.key)
         return self._held(ask) if entry is not None and entry.validated.is_since(began) else None
 
     # --- not held ----------------------------------------------------------------------------------------------------
 
-    def _linkable(self, ask: Ask) -> _Linkable | None:
+    def _linkable(self, ask: ReadRequest) -> _Linkable | None:
         stated = self.stated(ask.key, ask.info)
         known = self._cache.find_by_checksum(stated) if stated and not ask.force else None
         return None if known is None else _Linkable(*known)
 
-    def _link(self, ask: Ask, linkable: _Linkable, data: list[bytes] | None) -> Stored | None:
+    def _link(self, ask: ReadRequest, linkable: _Linkable, data: list[bytes] | None) -> Stored | None:
         """The listing says that the object has the bytes of a held blob: believe it, or ask, as the policy
         says.
         """
@@ -313,7 +313,7 @@ class Reader:
             if not keep:
                 os.close(linkable.descriptor)
 
-    def _fill(self, ask: Ask, began: Moment, data: list[bytes] | None) -> Stored | None:
+    def _fill(self, ask: ReadRequest, began: Moment, data: list[bytes] | None) -> Stored | None:
         """Download, once for all who want it: the URI has a flight, and so has what a listing stated."""
         flights: list[Flight] = []
         try:
@@ -353,7 +353,7 @@ class Reader:
             for flight in flights:
                 flight.release()
 
-    def _receive(self, ask: Ask, fill: Fill, body: Body, data: list[bytes] | None) -> Stored:
+    def _receive(self, ask: ReadRequest, fill: Fill, body: Body, data: list[bytes] | None) -> Stored:
         """Bring a response's object into the store, by its body or, where its checksum is known, without."""
         info = body.info
         stated = self.stated(fill.key, info)

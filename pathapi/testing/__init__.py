@@ -12,15 +12,15 @@
         @pytest.fixture
         def nowhere(self, my_server): return MyBackend(my_server.url, "no-such-bucket")
 
-What a test reads was planted by the `Ground`, and what it wrote is inspected by it, so that no test passes because
+What a test reads was planted by the `RawBucket`, and what it wrote is inspected by it, so that no test passes because
 reading and writing share one mistake. Needs pytest.
 """
 
 from pathapi.testing.backend_suite import BackendSuite
 from pathapi.testing.edit_suite import EditSuite
-from pathapi.testing.intercepting_backend import Interposed, interpose
+from pathapi.testing.intercepting_backend import InterceptingBackend, interpose
 from pathapi.testing.raw_bucket import (
-    Ground,
+    RawBucket,
     count_descriptors,
     drain,
     in_forked_child,
@@ -38,6 +38,8 @@ __all__ = [
     "EditSuite",
     "Ground",
     "Interposed",
+    "RawBucket",
+    "InterceptingBackend",
     "ReadSuite",
     "WriteSuite",
     "count_descriptors",
@@ -50,3 +52,7 @@ __all__ = [
     "read",
     "write",
 ]
+
+# Names of before, which suites of other backends may still import.
+Ground = RawBucket
+Interposed = InterceptingBackend

@@ -22,7 +22,7 @@ from pathapi.testing.raw_bucket import (
     CHUNK,
     ODD_NAMES,
     SIZES,
-    Ground,
+    RawBucket,
     count_descriptors,
     drain,
     in_forked_child,
@@ -45,7 +45,7 @@ class BackendSuite(CopyTests):
     """Objects of the long listing: more than one page."""
 
     @pytest.fixture
-    def ground(self) -> Ground:
+    def ground(self) -> RawBucket:
         raise NotImplementedError("the class that inherits BackendSuite gives the fixture `ground`")
 
     @pytest.fixture
@@ -72,7 +72,7 @@ class BackendSuite(CopyTests):
 
     @pytest.mark.parametrize("size", SIZES)
     def test_a_whole_object_is_read_by_both_ways_of_reading(
-        self, backend: Backend, ground: Ground, at: str, size: int
+        self, backend: Backend, ground: RawBucket, at: str, size: int
     ) -> None:
         data = os.urandom(size)
         ground.plant(at + "a", data)
@@ -88,7 +88,7 @@ class BackendSuite(CopyTests):
         [(0, 1), (0, 10), (0, 11), (0, 10_000), (3, 7), (9, 10), (9, 99), (3, None), (0, None), (4, 4), (0, 0)],
     )
     def test_a_range_gives_its_bytes_and_the_size_of_the_whole_object(
-        self, backend: Backend, ground: Ground, at: str, start: int, end: int | None
+        self, backend: Backend, ground: RawBucket, at: str, start: int, end: int | None
     ) -> None:
         ground.plant(at + "a", b"0123456789")
         body = opened(backend, at + "a", start, end)
@@ -97,13 +97,13 @@ class BackendSuite(CopyTests):
         assert body.length == len(expected)
         assert drain(body) == expected
 
-    def test_a_range_behind_the_end_is_empty(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_range_behind_the_end_is_empty(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"0123456789")
         for start, end in ((10, 20), (11, None), (1_000, 1_001)):
             body = opened(backend, at + "a", start, end)
             assert (body.info.size, body.length, drain(body)) == (10, 0, b"")
 
-    def test_a_range_of_an_empty_object_is_an_empty_body(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_range_of_an_empty_object_is_an_empty_body(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "empty", b"")
         body = opened(backend, at + "empty", 0, CHUNK)
         assert (body.info.size, body.length, drain(body)) == (0, 0, b"")
@@ -121,7 +121,7 @@ class BackendSuite(CopyTests):
         with pytest.raises(CloudPathFileNotFoundError):
             backend.read(at + "missing", 5, 10)
 
-    def test_a_directory_is_no_object(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_directory_is_no_object(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "dir/x", b"x")
         with pytest.raises(CloudPathFileNotFoundError):
             backend.read(at + "dir")
@@ -138,14 +138,14 @@ class BackendSuite(CopyTests):
         with pytest.raises(BucketNotFoundError):
             nowhere.write("a", io.BytesIO(b""), 0)
 
-    def test_an_object_that_is_also_a_prefix_is_both(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_an_object_that_is_also_a_prefix_is_both(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"object")
         ground.plant(at + "a/b", b"below")
         assert read(backend, at + "a") == b"object"
         assert keys(backend, at) == [at + "a", at + "a/b"]
         assert keys(backend, at, delimited=True) == [at + "a", at + "a/"]
 
-    def test_a_body_that_is_closed_early_leaves_no_descriptor(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_body_closed_early_leaves_no_descriptor(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "big", os.urandom(4 << 20))
         read(backend, at + "big")
         before = count_descriptors()
@@ -158,7 +158,7 @@ class BackendSuite(CopyTests):
 
     # --- versions ------------------------------------------------------------------------------------------------
 
-    def test_head_read_and_list_agree_on_the_version(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_head_read_and_list_agree_on_the_version(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"content")
         head = backend.head(at + "a")
         body = opened(backend, at + "a")
@@ -173,14 +173,14 @@ class BackendSuite(CopyTests):
             assert info.validator.same_version(head.validator)
             assert info.validator.etag is None or not info.validator.etag.startswith(('"', "W/"))
 
-    def test_a_replacement_of_equal_size_is_another_version(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_replacement_of_equal_size_is_another_version(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"first")
         first = backend.head(at + "a").validator
         ground.plant(at + "a", b"other")
         assert not backend.head(at + "a").validator.same_version(first)
 
     def test_reading_an_expected_version_fails_once_it_is_replaced(
-        self, backend: Backend, ground: Ground, at: str
+        self, backend: Backend, ground: RawBucket, at: str
     ) -> None:
         ground.plant(at + "a", b"first")
         first = backend.head(at + "a").validator
@@ -190,7 +190,7 @@ class BackendSuite(CopyTests):
             with pytest.raises(VersionMismatchError):
                 backend.read(at + "a", start, end, expect=first)
 
-    def test_an_unchanged_object_is_not_sent_again(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_an_unchanged_object_is_not_sent_again(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"first")
         ground.settle()
         first = backend.head(at + "a").validator
@@ -206,7 +206,7 @@ class BackendSuite(CopyTests):
 
     @pytest.mark.parametrize("size", SIZES)
     def test_what_was_written_is_there_and_its_version_is_told(
-        self, backend: Backend, ground: Ground, at: str, size: int
+        self, backend: Backend, ground: RawBucket, at: str, size: int
     ) -> None:
         data = os.urandom(size)
         info = backend.write(at + "deep/er/a", io.BytesIO(data), size)
@@ -214,26 +214,26 @@ class BackendSuite(CopyTests):
         assert (info.key, info.size) == (at + "deep/er/a", size)
         assert backend.head(at + "deep/er/a").validator.same_version(info.validator)
 
-    def test_a_write_replaces_what_was_there(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_write_replaces_what_was_there(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"a longer first version")
         write(backend, at + "a", b"second")
         assert ground.content(at + "a") == b"second"
 
-    def test_create_only_write_leaves_the_first_object(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_create_only_write_leaves_the_first_object(self, backend: Backend, ground: RawBucket, at: str) -> None:
         write(backend, at + "a", b"first", ABSENT)
         assert ground.content(at + "a") == b"first"
         with pytest.raises(VersionMismatchError):
             write(backend, at + "a", b"second", ABSENT)
         assert ground.content(at + "a") == b"first"
 
-    def test_a_write_over_the_expected_version_replaces_it(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_write_over_the_expected_version_replaces_it(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"first")
         second = write(backend, at + "a", b"other", backend.head(at + "a").validator)
         assert ground.content(at + "a") == b"other"
         write(backend, at + "a", b"third", second.validator)
         assert ground.content(at + "a") == b"third"
 
-    def test_a_write_over_a_stale_version_leaves_the_object(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_write_over_a_stale_version_leaves_the_object(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"first")
         stale = backend.head(at + "a").validator
         ground.plant(at + "a", b"newer")
@@ -242,7 +242,7 @@ class BackendSuite(CopyTests):
         assert ground.content(at + "a") == b"newer"
 
     def test_a_write_over_a_version_that_is_gone_creates_nothing(
-        self, backend: Backend, ground: Ground, at: str
+        self, backend: Backend, ground: RawBucket, at: str
     ) -> None:
         ground.plant(at + "a", b"first")
         stale = backend.head(at + "a").validator
@@ -251,11 +251,11 @@ class BackendSuite(CopyTests):
             write(backend, at + "a", b"mine!", stale)
         assert ground.content(at + "a") is None
 
-    def test_of_creators_at_one_time_one_wins(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_of_creators_at_one_time_one_wins(self, backend: Backend, ground: RawBucket, at: str) -> None:
         winner = only_winner(lambda data: write(backend, at + "a", data, ABSENT))
         assert ground.content(at + "a") == winner
 
-    def test_of_writers_over_one_version_one_wins(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_of_writers_over_one_version_one_wins(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"writer ?")
         version = backend.head(at + "a").validator
         winner = only_winner(lambda data: write(backend, at + "a", data, version))
@@ -263,7 +263,7 @@ class BackendSuite(CopyTests):
 
     # --- listing -------------------------------------------------------------------------------------------------
 
-    def test_a_prefix_is_text_and_no_path_segment(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_prefix_is_text_and_no_path_segment(self, backend: Backend, ground: RawBucket, at: str) -> None:
         for name in ("a-b", "a.txt", "a/x", "a/y/z", "a0", "b"):
             ground.plant(at + name, b"")
         everything = [at + name for name in ("a-b", "a.txt", "a/x", "a/y/z", "a0", "b")]
@@ -275,14 +275,14 @@ class BackendSuite(CopyTests):
         assert keys(backend, at + "c") == []
         assert keys(backend, at + "b/") == []
 
-    def test_a_listing_is_in_the_order_of_the_keys_bytes(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_listing_is_in_the_order_of_the_keys_bytes(self, backend: Backend, ground: RawBucket, at: str) -> None:
         names = ("a-b", "a.txt", "a/x", "a0", "aä", "a\uffee", "a\U0001f388", "b")
         for name in reversed(names):
             ground.plant(at + name, b"")
         assert keys(backend, at) == [at + name for name in names]
         assert keys(backend, at, delimited=True) == [at + name.replace("/x", "/") for name in names]
 
-    def test_a_delimited_listing_folds_what_is_deeper(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_delimited_listing_folds_what_is_deeper(self, backend: Backend, ground: RawBucket, at: str) -> None:
         for name in ("a-b", "a.txt", "a/x", "a/y/z", "a0", "dir/q"):
             ground.plant(at + name, b"12")
         found = sorted(backend.list(at, delimited=True), key=lambda item: item.key)
@@ -293,14 +293,14 @@ class BackendSuite(CopyTests):
         assert sorted(keys(backend, at + "a", delimited=True)) == [at + name for name in ("a-b", "a.txt", "a/", "a0")]
         assert keys(backend, at + "d", delimited=True) == [at + "dir/"]
 
-    def test_a_directory_without_objects_is_not_there(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_directory_without_objects_is_not_there(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "dir/only", b"")
         ground.plant(at + "a", b"")
         backend.delete([at + "dir/only"])
         assert keys(backend, at, delimited=True) == [at + "a"]
         assert keys(backend, at + "dir/") == []
 
-    def test_a_limit_stops_after_that_many_items(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_limit_stops_after_that_many_items(self, backend: Backend, ground: RawBucket, at: str) -> None:
         for name in ("a", "b/x", "b/y", "c", "d"):
             ground.plant(at + name, b"")
         assert keys(backend, at, limit=2) == [at + "a", at + "b/x"]
@@ -309,7 +309,7 @@ class BackendSuite(CopyTests):
         assert len(keys(backend, at, limit=99)) == 5
 
     @pytest.mark.slow
-    def test_a_listing_goes_on_past_its_first_page(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_listing_goes_on_past_its_first_page(self, backend: Backend, ground: RawBucket, at: str) -> None:
         names = [f"{at}many/{number:05}" for number in range(self.many)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda key: ground.plant(key, b"."), names))
@@ -321,7 +321,7 @@ class BackendSuite(CopyTests):
 
     @pytest.mark.parametrize("name", ODD_NAMES)
     def test_an_odd_key_is_written_listed_read_copied_and_deleted(
-        self, backend: Backend, ground: Ground, at: str, name: str
+        self, backend: Backend, ground: RawBucket, at: str, name: str
     ) -> None:
         if name in self.unusable_names:
             pytest.skip(self.unusable_names[name])
@@ -339,7 +339,7 @@ class BackendSuite(CopyTests):
 
     # --- threads and processes -----------------------------------------------------------------------------------
 
-    def test_threads_share_a_backend(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_threads_share_a_backend(self, backend: Backend, ground: RawBucket, at: str) -> None:
         contents = {f"{at}{number}": os.urandom(1_000 + number) for number in range(16)}
         for key, data in contents.items():
             ground.plant(key, data)
@@ -348,7 +348,9 @@ class BackendSuite(CopyTests):
         assert found == list(contents.values()) * 4
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-    def test_a_forked_child_goes_on_with_its_parents_backend(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_forked_child_goes_on_with_its_parents_backend(
+        self, backend: Backend, ground: RawBucket, at: str
+    ) -> None:
         data = os.urandom(CHUNK)
         ground.plant(at + "a", data)
         assert read(backend, at + "a") == data

@@ -11,7 +11,7 @@ from pathapi.exceptions import (
     CloudPathFileNotFoundError,
     VersionMismatchError,
 )
-from pathapi.testing.raw_bucket import CHUNK, Ground, only_winner
+from pathapi.testing.raw_bucket import CHUNK, RawBucket, only_winner
 
 
 class CopyTests:
@@ -19,7 +19,7 @@ class CopyTests:
 
     # --- copying and deleting --------------------------------------------------------------------------------------
 
-    def test_a_copy_has_the_bytes_and_tells_its_version(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_copy_has_the_bytes_and_tells_its_version(self, backend: Backend, ground: RawBucket, at: str) -> None:
         data = os.urandom(CHUNK + 1)
         ground.plant(at + "a", data)
         ground.plant(at + "to/b", b"old")
@@ -29,12 +29,12 @@ class CopyTests:
         assert (info.key, info.size) == (at + "to/b", len(data))
         assert backend.head(at + "to/b").validator.same_version(info.validator)
 
-    def test_a_copy_of_nothing_is_file_not_found(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_copy_of_nothing_is_file_not_found(self, backend: Backend, ground: RawBucket, at: str) -> None:
         with pytest.raises(CloudPathFileNotFoundError):
             backend.copy(at + "missing", at + "b")
         assert ground.content(at + "b") is None
 
-    def test_a_copy_takes_only_the_version_expected(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_copy_takes_only_the_version_expected(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"first")
         version = backend.head(at + "a").validator
         backend.copy(at + "a", at + "b", expect=version)
@@ -45,7 +45,7 @@ class CopyTests:
         assert ground.content(at + "c") is None
 
     def test_a_copy_to_be_the_first_leaves_the_object_that_is_there(
-        self, backend: Backend, ground: Ground, at: str
+        self, backend: Backend, ground: RawBucket, at: str
     ) -> None:
         ground.plant(at + "a", b"first")
         version = backend.head(at + "a").validator
@@ -58,7 +58,7 @@ class CopyTests:
             backend.copy(at + "a", at + "c", over=ABSENT)
         assert ground.content(at + "c") == b"there"
 
-    def test_a_copy_over_the_expected_version_replaces_it(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_copy_over_the_expected_version_replaces_it(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"first")
         ground.plant(at + "b", b"there")
         info = backend.copy(at + "a", at + "b", over=backend.head(at + "b").validator)
@@ -67,7 +67,7 @@ class CopyTests:
         backend.copy(at + "a", at + "b", expect=backend.head(at + "a").validator, over=info.validator)
         assert ground.content(at + "b") == b"other"
 
-    def test_a_copy_over_a_stale_version_leaves_the_object(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_copy_over_a_stale_version_leaves_the_object(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"first")
         ground.plant(at + "b", b"there")
         version, stale = backend.head(at + "a").validator, backend.head(at + "b").validator
@@ -77,7 +77,7 @@ class CopyTests:
         assert ground.content(at + "b") == b"newer"
 
     def test_a_copy_over_a_version_that_is_gone_creates_nothing(
-        self, backend: Backend, ground: Ground, at: str
+        self, backend: Backend, ground: RawBucket, at: str
     ) -> None:
         ground.plant(at + "a", b"first")
         ground.plant(at + "b", b"there")
@@ -90,7 +90,7 @@ class CopyTests:
         with pytest.raises(CloudPathFileNotFoundError):
             backend.copy(at + "a", at + "b", over=stale)
 
-    def test_of_copies_to_one_new_name_at_one_time_one_wins(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_of_copies_to_one_new_name_at_one_time_one_wins(self, backend: Backend, ground: RawBucket, at: str) -> None:
         def attempt(data: bytes) -> None:
             ground.plant(at + data.decode(), data)
             backend.copy(at + data.decode(), at + "b", over=ABSENT)
@@ -98,7 +98,7 @@ class CopyTests:
         winner = only_winner(attempt)
         assert ground.content(at + "b") == winner
 
-    def test_deleting_takes_many_keys_and_missing_ones(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_deleting_takes_many_keys_and_missing_ones(self, backend: Backend, ground: RawBucket, at: str) -> None:
         for name in ("a", "b", "c/d", "keep"):
             ground.plant(at + name, b"")
         backend.delete([at + "a"])
@@ -107,7 +107,7 @@ class CopyTests:
         backend.delete([])
         assert [ground.content(at + name) for name in ("a", "b", "c/d", "keep")] == [None, None, None, b""]
 
-    def test_a_delete_takes_only_the_version_expected(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_delete_takes_only_the_version_expected(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"first")
         version = backend.head(at + "a").validator
         ground.plant(at + "a", b"other")
@@ -118,7 +118,7 @@ class CopyTests:
         assert ground.content(at + "a") is None
 
     def test_deleting_an_expected_version_that_is_gone_is_a_mismatch(
-        self, backend: Backend, ground: Ground, at: str
+        self, backend: Backend, ground: RawBucket, at: str
     ) -> None:
         ground.plant(at + "a", b"first")
         version = backend.head(at + "a").validator
@@ -126,7 +126,7 @@ class CopyTests:
         with pytest.raises(VersionMismatchError):
             backend.delete([at + "a"], expect=version)
 
-    def test_a_delete_of_many_takes_only_the_versions_named(self, backend: Backend, ground: Ground, at: str) -> None:
+    def test_a_delete_of_many_takes_only_the_versions_named(self, backend: Backend, ground: RawBucket, at: str) -> None:
         names = ("a", "b", "control\x01", "gone", "c", "any")
         for name in names:
             ground.plant(at + name, b"first")

@@ -16,7 +16,7 @@ import pytest
 from casstore import PendingState
 from pathapi.exceptions import OverwriteNewerCloudError, OverwriteNewerLocalError, PendingWriteError
 from pathapi.testing.path_suite import PathSuite
-from pathapi.testing.raw_bucket import Ground, in_forked_child
+from pathapi.testing.raw_bucket import RawBucket, in_forked_child
 
 
 def in_place(view: Path) -> None:
@@ -53,7 +53,7 @@ class EditSuite(PathSuite):
     """Local changes, for paths of any backend."""
 
     @pytest.fixture
-    def path(self, make: Any, at: str, ground: Ground) -> Any:
+    def path(self, make: Any, at: str, ground: RawBucket) -> Any:
         """An object of the bytes b"theirs"."""
         ground.plant("d/a.txt", b"theirs")
         ground.settle()
@@ -83,14 +83,16 @@ class EditSuite(PathSuite):
         assert write.state is PendingState.EDIT
         assert path.read_bytes(read_pending=True) == edited
 
-    def test_mine_is_kept(self, path: Any, ground: Ground, edited: bytes) -> None:
+    def test_mine_is_kept(self, path: Any, ground: RawBucket, edited: bytes) -> None:
         path.push()
         assert ground.content("d/a.txt") == edited
         assert path.read_bytes() == edited
         assert path.pending == []
         assert Path(path.fspath).read_bytes() == edited
 
-    def test_mine_is_not_kept_over_a_version_that_was_not_seen(self, path: Any, ground: Ground, edited: bytes) -> None:
+    def test_mine_is_not_kept_over_a_version_that_was_not_seen(
+        self, path: Any, ground: RawBucket, edited: bytes
+    ) -> None:
         ground.settle()
         ground.plant("d/a.txt", b"theirs, newer")
         ground.settle()
@@ -102,32 +104,32 @@ class EditSuite(PathSuite):
         path.push(force_overwrite_to_cloud=True)
         assert ground.content("d/a.txt") == edited
 
-    def test_the_clouds_is_taken(self, path: Any, ground: Ground, edited: bytes) -> None:
+    def test_the_clouds_is_taken(self, path: Any, ground: RawBucket, edited: bytes) -> None:
         assert path.read_bytes(force_overwrite_from_cloud=True) == b"theirs"
         assert path.read_text() == "theirs"
         assert [write.state for write in path.pending] == [PendingState.INCOMPLETE], "set aside, not lost"
 
     def test_the_environment_takes_the_clouds(
-        self, path: Any, ground: Ground, edited: bytes, monkeypatch: pytest.MonkeyPatch
+        self, path: Any, ground: RawBucket, edited: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CLOUDPATHLIB_FORCE_OVERWRITE_FROM_CLOUD", "1")
         with path.open("rb") as file:
             assert file.read() == b"theirs"
 
-    def test_mine_is_saved_elsewhere(self, path: Any, ground: Ground, edited: bytes, tmp_path: Path) -> None:
+    def test_mine_is_saved_elsewhere(self, path: Any, ground: RawBucket, edited: bytes, tmp_path: Path) -> None:
         path.save_pending(tmp_path / "mine")
         assert (tmp_path / "mine").read_bytes() == edited
         assert path.read_bytes() == b"theirs" == ground.content("d/a.txt")
         assert path.pending == []
 
-    def test_a_dealt_with_edit_does_not_come_again(self, path: Any, ground: Ground, edited: bytes) -> None:
+    def test_a_dealt_with_edit_does_not_come_again(self, path: Any, ground: RawBucket, edited: bytes) -> None:
         path.drop()
         for _ in range(2):
             assert path.read_bytes() == b"theirs"
             assert Path(path.fspath).read_bytes() == b"theirs"
         assert path.pending == []
 
-    def test_the_same_copy_can_be_changed_and_pushed_again(self, path: Any, ground: Ground) -> None:
+    def test_the_same_copy_can_be_changed_and_pushed_again(self, path: Any, ground: RawBucket) -> None:
         view = Path(path.fspath)
         for number in range(3):
             view.chmod(0o600)
@@ -138,7 +140,7 @@ class EditSuite(PathSuite):
             assert ground.content("d/a.txt") == b"mine, %d" % number
             assert path.fspath == str(view), "it is the view of what was pushed"
 
-    def test_a_touched_view_is_unchanged(self, path: Any, ground: Ground) -> None:
+    def test_a_touched_view_is_unchanged(self, path: Any, ground: RawBucket) -> None:
         view = Path(path.fspath)
         view.chmod(0o600)
         view.touch()
@@ -149,7 +151,7 @@ class EditSuite(PathSuite):
         assert path.pending == []
 
     def test_another_uri_with_the_same_bytes_notices_nothing(
-        self, path: Any, make: Any, ground: Ground, at: str, tmp_path: Path
+        self, path: Any, make: Any, ground: RawBucket, at: str, tmp_path: Path
     ) -> None:
         ground.plant("d/twin.txt", b"theirs")
         ground.settle()
@@ -172,7 +174,7 @@ class EditSuite(PathSuite):
         # Not before: two views that are links of one blob are one file.
         assert Path(twin.fspath).read_bytes() == b"theirs" == ground.content("d/twin.txt")
 
-    def test_an_edit_survives_clearing_and_collecting(self, path: Any, ground: Ground, edited: bytes) -> None:
+    def test_an_edit_survives_clearing_and_collecting(self, path: Any, ground: RawBucket, edited: bytes) -> None:
         cache = path.client.cache
         path.clear_cache()
         path.client.clear_cache()
@@ -199,7 +201,7 @@ class EditSuite(PathSuite):
         assert in_forked_child(is_refused)
 
     def test_an_edit_that_is_noticed_during_an_upload_still_waits_for_a_decision(
-        self, path: Any, ground: Ground
+        self, path: Any, ground: RawBucket
     ) -> None:
         view = Path(path.fspath)
         with path.open("ab") as file:
@@ -213,7 +215,7 @@ class EditSuite(PathSuite):
 
     # --- tools that take a path ---------------------------------------------------------------------------------------
 
-    def test_a_file_that_a_tool_makes_waits_for_a_push(self, path: Any, ground: Ground) -> None:
+    def test_a_file_that_a_tool_makes_waits_for_a_push(self, path: Any, ground: RawBucket) -> None:
         new = path.with_name("new.csv")
         with open(new, "w") as file:  # what pandas and numpy do with a path
             file.write("a,b\n")
@@ -230,7 +232,7 @@ class EditSuite(PathSuite):
         assert new.pending == []
         assert Path(new.fspath).name == "new.csv"
 
-    def test_what_a_tool_made_is_not_put_over_what_came_meanwhile(self, path: Any, ground: Ground) -> None:
+    def test_what_a_tool_made_is_not_put_over_what_came_meanwhile(self, path: Any, ground: RawBucket) -> None:
         new = path.with_name("new.csv")
         Path(new).write_text("mine")
         ground.plant("d/new.csv", b"theirs")
@@ -243,7 +245,7 @@ class EditSuite(PathSuite):
         new.drop()
         assert Path(new.fspath).read_bytes() == b"theirs"
 
-    def test_an_edit_is_uploaded_at_the_end_of_its_block(self, path: Any, ground: Ground) -> None:
+    def test_an_edit_is_uploaded_at_the_end_of_its_block(self, path: Any, ground: RawBucket) -> None:
         with path.edit() as name:
             assert os.path.basename(name) == "a.txt"
             assert Path(name).read_bytes() == b"theirs"
@@ -253,7 +255,7 @@ class EditSuite(PathSuite):
         assert not os.path.lexists(name)
         assert path.pending == []
 
-    def test_a_database_is_made_and_changed(self, path: Any, ground: Ground) -> None:
+    def test_a_database_is_made_and_changed(self, path: Any, ground: RawBucket) -> None:
         new = path.with_name("new.db")
         for number in range(3):
             with new.edit() as name:
@@ -266,7 +268,7 @@ class EditSuite(PathSuite):
         assert database.execute("select x from t").fetchall() == [(0,), (1,), (2,)]
         database.close()
 
-    def test_an_exception_in_an_edit_uploads_nothing(self, path: Any, ground: Ground) -> None:
+    def test_an_exception_in_an_edit_uploads_nothing(self, path: Any, ground: RawBucket) -> None:
         def fail() -> None:
             with path.edit() as name:
                 Path(name).write_bytes(b"mine")
@@ -277,7 +279,7 @@ class EditSuite(PathSuite):
         assert ground.content("d/a.txt") == b"theirs" == path.read_bytes()
         assert path.pending == []
 
-    def test_an_edit_of_what_changed_meanwhile_is_refused_and_kept(self, path: Any, ground: Ground) -> None:
+    def test_an_edit_of_what_changed_meanwhile_is_refused_and_kept(self, path: Any, ground: RawBucket) -> None:
         def edit() -> None:
             with path.edit() as name:
                 Path(name).write_bytes(b"mine")
@@ -290,7 +292,7 @@ class EditSuite(PathSuite):
             path.read_bytes()
         assert path.read_bytes(read_pending=True) == b"mine"
 
-    def test_an_edit_that_changes_or_makes_nothing_uploads_nothing(self, path: Any, ground: Ground) -> None:
+    def test_an_edit_that_changes_or_makes_nothing_uploads_nothing(self, path: Any, ground: RawBucket) -> None:
         with path.edit():
             pass
         with path.with_name("new").edit():
@@ -306,7 +308,7 @@ class EditSuite(PathSuite):
             remove()
         assert ground.content("d/a.txt") == b"theirs" == path.read_bytes()
 
-    def test_an_edit_keeps_other_writers_out(self, path: Any, ground: Ground) -> None:
+    def test_an_edit_keeps_other_writers_out(self, path: Any, ground: RawBucket) -> None:
         done: list[int] = []
 
         def append() -> None:

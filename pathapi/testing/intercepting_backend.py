@@ -9,7 +9,7 @@ from typing import Any
 from pathapi.backend import Backend
 
 
-class Interposed:
+class InterceptingBackend:
     """Is a `Backend`, by another one. What a hook raises is what the call raises: before it, the cloud never saw the
     request; after it, the cloud has done it and the answer is lost.
     """
@@ -37,9 +37,9 @@ class Interposed:
         return call
 
 
-def interpose(client: Any, bucket: str) -> Interposed:
+def interpose(client: Any, bucket: str) -> InterceptingBackend:
     """Put an `Interposed` between *client* and its *bucket*."""
     backend = client.backend(bucket)
-    if not isinstance(backend, Interposed):
-        backend = client._backends[bucket] = Interposed(backend)  # noqa: SLF001 (a test stands in for a cloud)
+    if not isinstance(backend, InterceptingBackend):
+        backend = client._backends[bucket] = InterceptingBackend(backend)  # noqa: SLF001 (a test stands in for a cloud)
     return backend

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pathapi.exceptions import OverwriteNewerCloudError
-from pathapi.testing.raw_bucket import Ground
+from pathapi.testing.raw_bucket import RawBucket
 
 
 class PathSuite:
@@ -17,7 +17,7 @@ class PathSuite:
     """
 
     @pytest.fixture
-    def ground(self) -> Ground:
+    def ground(self) -> RawBucket:
         raise NotImplementedError(f"{type(self).__name__} has to give the fixture `ground`")
 
     @pytest.fixture
@@ -37,17 +37,17 @@ class WritingSuite(PathSuite):
         """Nothing is there yet."""
         return make().CloudPath(at + "d/a.txt")
 
-    def put(self, ground: Ground, data: bytes) -> None:
+    def put(self, ground: RawBucket, data: bytes) -> None:
         """Somebody else writes the object; its version tells that from every other."""
         ground.settle()
         ground.plant("d/a.txt", data)
         ground.settle()
 
-    def now(self, ground: Ground) -> bytes | None:
+    def now(self, ground: RawBucket) -> bytes | None:
         """What the cloud has."""
         return ground.content("d/a.txt")
 
-    def fail_at_close(self, path: Any, ground: Ground, theirs: bytes = b"theirs") -> None:
+    def fail_at_close(self, path: Any, ground: RawBucket, theirs: bytes = b"theirs") -> None:
         """A write of b"mine" that somebody else was faster than."""
         file = path.open("wb")
         file.write(b"mine")

@@ -46,7 +46,7 @@ FORK_TIMEOUT: Final = 30
 """Seconds after which a forked child counts as hung."""
 
 
-class Ground(Protocol):
+class RawBucket(Protocol):
     """The bucket by other means than the backend: the cloud's raw SDK, or the file system. Thread-safe."""
 
     def plant(self, key: str, data: bytes) -> None:

@@ -14,18 +14,18 @@ from pathapi.exceptions import (
     NotCachedError,
 )
 from pathapi.testing.path_suite import PathSuite
-from pathapi.testing.raw_bucket import Ground, count_descriptors, in_forked_child
+from pathapi.testing.raw_bucket import RawBucket, count_descriptors, in_forked_child
 
 
 class ReadSuite(PathSuite):
     """What reading through the store means, for paths of any backend."""
 
-    def put(self, ground: Ground, key: str, data: bytes) -> None:
+    def put(self, ground: RawBucket, key: str, data: bytes) -> None:
         """Plant, and wait until a validator tells this version from the next."""
         ground.plant(key, data)
         ground.settle()
 
-    def test_every_way_of_reading_gives_the_bytes(self, make: Any, ground: Ground, at: str) -> None:
+    def test_every_way_of_reading_gives_the_bytes(self, make: Any, ground: RawBucket, at: str) -> None:
         data = "zwölf\r\nBytes\n".encode() * 1000
         self.put(ground, "a/b.txt", data)
         path = make().CloudPath(at + "a/b.txt")
@@ -44,13 +44,13 @@ class ReadSuite(PathSuite):
             with path.local() as local, open(local, "rb") as file:
                 assert file.read() == data
 
-    def test_a_new_version_is_read_under_always(self, make: Any, ground: Ground, at: str) -> None:
+    def test_a_new_version_is_read_under_always(self, make: Any, ground: RawBucket, at: str) -> None:
         path = make().CloudPath(at + "a")
         for data in (b"first", b"other", b"", b"longer than before", b"first"):
             self.put(ground, "a", data)
             assert path.read_bytes() == data
 
-    def test_a_new_version_is_not_asked_for_under_a_ttl(self, make: Any, ground: Ground, at: str) -> None:
+    def test_a_new_version_is_not_asked_for_under_a_ttl(self, make: Any, ground: RawBucket, at: str) -> None:
         self.put(ground, "a", b"first")
         make().CloudPath(at + "a").read_bytes()
         self.put(ground, "a", b"other")
@@ -61,7 +61,7 @@ class ReadSuite(PathSuite):
                 assert file.read() == b"first"
         assert make(freshness={"s3://elsewhere/": "immutable"}).CloudPath(at + "a").read_bytes() == b"other"
 
-    def test_a_call_overrides_its_clients_policy(self, make: Any, ground: Ground, at: str) -> None:
+    def test_a_call_overrides_its_clients_policy(self, make: Any, ground: RawBucket, at: str) -> None:
         path = make(freshness="immutable").CloudPath(at + "a")
         self.put(ground, "a", b"first")
         assert path.read_bytes() == b"first"
@@ -74,7 +74,7 @@ class ReadSuite(PathSuite):
             assert file.read() == b"third"
 
     def test_the_environment_can_force_what_the_cloud_has(
-        self, make: Any, ground: Ground, at: str, monkeypatch: pytest.MonkeyPatch
+        self, make: Any, ground: RawBucket, at: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = make(freshness="immutable").CloudPath(at + "a")
         self.put(ground, "a", b"first")
@@ -87,7 +87,7 @@ class ReadSuite(PathSuite):
             assert file.read() == b"third"
 
     def test_offline_never_asks_whatever_a_call_says(
-        self, make: Any, ground: Ground, at: str, monkeypatch: pytest.MonkeyPatch
+        self, make: Any, ground: RawBucket, at: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.put(ground, "a/b", b"first")
         make().CloudPath(at + "a/b").read_bytes()
@@ -102,7 +102,9 @@ class ReadSuite(PathSuite):
         with pytest.raises(NotCachedError, match="the policy is offline"):
             path.with_name("c").read_bytes()
 
-    def test_a_missing_object_and_a_directory_are_errors_of_their_own(self, make: Any, ground: Ground, at: str) -> None:
+    def test_a_missing_object_and_a_directory_are_errors_of_their_own(
+        self, make: Any, ground: RawBucket, at: str
+    ) -> None:
         self.put(ground, "d/a", b"")
         root = make().CloudPath(at)
         for name, error in (("missing", FileNotFoundError), ("d", IsADirectoryError)):
@@ -110,7 +112,7 @@ class ReadSuite(PathSuite):
                 with pytest.raises(error, match=name):
                     getattr(root.client.CloudPath(at + name), way)()
 
-    def test_an_object_that_went_away_is_missing(self, make: Any, ground: Ground, at: str) -> None:
+    def test_an_object_that_went_away_is_missing(self, make: Any, ground: RawBucket, at: str) -> None:
         self.put(ground, "a", b"held")
         path = make().CloudPath(at + "a")
         path.read_bytes()
@@ -120,7 +122,7 @@ class ReadSuite(PathSuite):
         self.put(ground, "a", b"again")
         assert path.read_bytes() == b"again"
 
-    def test_a_view_keeps_its_bytes_and_a_new_version_gets_another(self, make: Any, ground: Ground, at: str) -> None:
+    def test_a_view_keeps_its_bytes_and_a_new_version_gets_another(self, make: Any, ground: RawBucket, at: str) -> None:
         self.put(ground, "a/b.bin", b"first")
         path = make().CloudPath(at + "a/b.bin")
         first = path.fspath
@@ -132,7 +134,7 @@ class ReadSuite(PathSuite):
         assert other != first
         assert (Path(first).read_bytes(), Path(other).read_bytes()) == (b"first", b"other")
 
-    def test_a_directory_has_a_view_of_what_is_held(self, make: Any, ground: Ground, at: str) -> None:
+    def test_a_directory_has_a_view_of_what_is_held(self, make: Any, ground: RawBucket, at: str) -> None:
         for name in ("d/a", "d/e/b", "d/c", "f"):
             ground.plant(name, name.encode())
         ground.settle()
@@ -145,7 +147,7 @@ class ReadSuite(PathSuite):
         (root / "d/a").read_bytes()
         assert sorted(file.name for file in Path((root / "d").fspath).rglob("*") if file.is_file()) == ["a", "b"]
 
-    def test_one_content_is_stored_once_whatever_its_names(self, make: Any, ground: Ground, at: str) -> None:
+    def test_one_content_is_stored_once_whatever_its_names(self, make: Any, ground: RawBucket, at: str) -> None:
         for name in ("a", "b", "c"):
             ground.plant(name, b"the same" * 1000)
         ground.settle()
@@ -155,7 +157,7 @@ class ReadSuite(PathSuite):
         usage = client.cache.usage(at)
         assert (usage.entries, usage.blobs, usage.stored_bytes) == (3, 1, 8000)
 
-    def test_clearing_forgets_this_and_nothing_else(self, make: Any, ground: Ground, at: str) -> None:
+    def test_clearing_forgets_this_and_nothing_else(self, make: Any, ground: RawBucket, at: str) -> None:
         for name in ("d/a", "d/b", "da"):
             ground.plant(name, name.encode())
         ground.settle()
@@ -165,7 +167,7 @@ class ReadSuite(PathSuite):
         client.CloudPath(at + "d").clear_cache()
         assert [entry.uri for entry in client.cache.entries(at)] == [at + "da"]
 
-    def test_a_read_under_verify_finds_flipped_bits(self, make: Any, ground: Ground, at: str) -> None:
+    def test_a_read_under_verify_finds_flipped_bits(self, make: Any, ground: RawBucket, at: str) -> None:
         self.put(ground, "a", b"right")
         client = make(freshness="immutable")
         path = client.CloudPath(at + "a")
@@ -182,7 +184,7 @@ class ReadSuite(PathSuite):
         assert path.read_bytes(verify=True) == b"right"
         assert path.read_bytes() == b"right"
 
-    def test_threads_read_many_objects_at_once(self, make: Any, ground: Ground, at: str) -> None:
+    def test_threads_read_many_objects_at_once(self, make: Any, ground: RawBucket, at: str) -> None:
         contents = {f"{number % 3}/{number}": os.urandom(1000 + number % 7) for number in range(40)}
         for key, data in contents.items():
             ground.plant(key, data)
@@ -193,7 +195,7 @@ class ReadSuite(PathSuite):
         assert found == list(contents.values()) * 3
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-    def test_a_forked_child_goes_on_with_its_parents_path(self, make: Any, ground: Ground, at: str) -> None:
+    def test_a_forked_child_goes_on_with_its_parents_path(self, make: Any, ground: RawBucket, at: str) -> None:
         self.put(ground, "a", b"warm")
         self.put(ground, "b", b"cold")
         path = make().CloudPath(at + "a")
@@ -201,7 +203,7 @@ class ReadSuite(PathSuite):
         assert in_forked_child(lambda: (path.read_bytes(), path.with_name("b").read_bytes()) == (b"warm", b"cold"))
         assert path.with_name("b").read_bytes() == b"cold"
 
-    def test_reading_leaves_no_descriptor_open(self, make: Any, ground: Ground, at: str) -> None:
+    def test_reading_leaves_no_descriptor_open(self, make: Any, ground: RawBucket, at: str) -> None:
         self.put(ground, "a", b"x" * 100_000)
         path = make().CloudPath(at + "a")
 

@@ -19,7 +19,7 @@ from pathapi.exceptions import (
 )
 from pathapi.testing.intercepting_backend import interpose
 from pathapi.testing.path_suite import WritingSuite
-from pathapi.testing.raw_bucket import Ground, in_forked_child
+from pathapi.testing.raw_bucket import RawBucket, in_forked_child
 
 _PATIENCE = 30.0
 """Seconds that a test waits for a thread; a bound against hanging."""
@@ -37,7 +37,7 @@ class UnfinishedWrites(WritingSuite):
 
     # --- no network --------------------------------------------------------------------------------------------------
 
-    def test_without_a_network_the_bytes_are_kept_and_uploaded_later(self, path: Any, ground: Ground) -> None:
+    def test_without_a_network_the_bytes_are_kept_and_uploaded_later(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"old")
         wire = interpose(path.client, path.uri.bucket)
 
@@ -60,7 +60,7 @@ class UnfinishedWrites(WritingSuite):
         assert path.pending == []
 
     def test_a_forced_write_that_is_pushed_later_sets_aside_what_it_was_forced_over(
-        self, path: Any, ground: Ground
+        self, path: Any, ground: RawBucket
     ) -> None:
         self.put(ground, b"old")
         wire = interpose(path.client, path.uri.bucket)
@@ -79,7 +79,7 @@ class UnfinishedWrites(WritingSuite):
 
     @pytest.mark.parametrize("held", [b"old", None], ids=["held", "unknown"])
     def test_what_is_written_offline_waits_for_the_network(
-        self, make: Any, ground: Ground, at: str, monkeypatch: pytest.MonkeyPatch, held: bytes | None
+        self, make: Any, ground: RawBucket, at: str, monkeypatch: pytest.MonkeyPatch, held: bytes | None
     ) -> None:
         if held is not None:
             self.put(ground, held)
@@ -95,7 +95,7 @@ class UnfinishedWrites(WritingSuite):
         make().CloudPath(at + "d/a.txt").push()
         assert self.now(ground) == b"mine"
 
-    def test_a_lost_answer_is_no_conflict_and_no_failure(self, path: Any, ground: Ground) -> None:
+    def test_a_lost_answer_is_no_conflict_and_no_failure(self, path: Any, ground: RawBucket) -> None:
         wire = interpose(path.client, path.uri.bucket)
 
         def lose() -> None:
@@ -107,7 +107,7 @@ class UnfinishedWrites(WritingSuite):
         assert path.pending == []
         assert path.read_bytes() == b"mine"
 
-    def test_a_push_of_what_had_arrived_after_all_succeeds(self, path: Any, ground: Ground) -> None:
+    def test_a_push_of_what_had_arrived_after_all_succeeds(self, path: Any, ground: RawBucket) -> None:
         wire = interpose(path.client, path.uri.bucket)
 
         def lose() -> None:
@@ -123,7 +123,7 @@ class UnfinishedWrites(WritingSuite):
         assert self.now(ground) == b"mine"
         assert path.pending == []
 
-    def test_an_interrupted_upload_keeps_its_bytes(self, path: Any, ground: Ground) -> None:
+    def test_an_interrupted_upload_keeps_its_bytes(self, path: Any, ground: RawBucket) -> None:
         wire = interpose(path.client, path.uri.bucket)
 
         def interrupt() -> None:
@@ -139,14 +139,14 @@ class UnfinishedWrites(WritingSuite):
 
     # --- one writer at a time ----------------------------------------------------------------------------------------
 
-    def test_opening_twice_in_one_thread_is_an_error_and_no_deadlock(self, path: Any, ground: Ground) -> None:
+    def test_opening_twice_in_one_thread_is_an_error_and_no_deadlock(self, path: Any, ground: RawBucket) -> None:
         with path.open("w") as file:
             with pytest.raises(ReentrantWriteError, match=r"a\.txt is open for writing already in this thread"):
                 path.open("w")
             file.write("the first goes on")
         assert self.now(ground) == b"the first goes on"
 
-    def test_the_next_writer_waits_for_the_one_before(self, path: Any, ground: Ground) -> None:
+    def test_the_next_writer_waits_for_the_one_before(self, path: Any, ground: RawBucket) -> None:
         done: list[bytes] = []
 
         def append() -> None:
@@ -161,7 +161,7 @@ class UnfinishedWrites(WritingSuite):
         thread.join(_PATIENCE)
         assert done and self.now(ground) == b"first second"
 
-    def test_readers_do_not_wait_for_a_writer(self, path: Any, ground: Ground) -> None:
+    def test_readers_do_not_wait_for_a_writer(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"old")
         with path.open("wb") as file:
             file.write(b"new")
@@ -174,7 +174,7 @@ class UnfinishedWrites(WritingSuite):
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest.mark.parametrize("mode", ["wb", "w", "r+b", "a"])
-    def test_a_file_that_is_collected_unclosed_is_set_aside(self, path: Any, ground: Ground, mode: str) -> None:
+    def test_a_file_that_is_collected_unclosed_is_set_aside(self, path: Any, ground: RawBucket, mode: str) -> None:
         self.put(ground, b"old")
 
         def forget() -> None:
@@ -192,7 +192,7 @@ class UnfinishedWrites(WritingSuite):
         assert self.now(ground) == (b"oldmine" if mode == "a" else b"mine")
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-    def test_a_file_in_a_cycle_loses_nothing(self, path: Any, ground: Ground) -> None:
+    def test_a_file_in_a_cycle_loses_nothing(self, path: Any, ground: RawBucket) -> None:
         cycle: list[Any] = [path.open("w")]
         cycle.append(cycle)
         cycle[0].write("mine")
@@ -203,7 +203,7 @@ class UnfinishedWrites(WritingSuite):
         assert self.now(ground) is None
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
-    def test_a_finaliser_waits_for_nobody(self, path: Any, ground: Ground) -> None:
+    def test_a_finaliser_waits_for_nobody(self, path: Any, ground: RawBucket) -> None:
         """It may run in the middle of what holds a lock."""
         file = path.open("wb")
         file.write(b"mine")
@@ -213,7 +213,9 @@ class UnfinishedWrites(WritingSuite):
         _eventually(lambda: path.pending)
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
-    def test_a_file_that_is_finalised_before_the_text_above_it_waits_for_that(self, path: Any, ground: Ground) -> None:
+    def test_a_file_that_is_finalised_before_the_text_above_it_waits_for_that(
+        self, path: Any, ground: RawBucket
+    ) -> None:
         """As in a cycle, where the order is anybody's guess and another thread may run between the two."""
         text = path.open("w")
         text.write("mine")
@@ -226,7 +228,7 @@ class UnfinishedWrites(WritingSuite):
         assert path.read_bytes(read_pending=True) == b"mine"
 
     def test_at_a_prompt_a_failed_cell_can_be_run_again(
-        self, path: Any, ground: Ground, monkeypatch: pytest.MonkeyPatch
+        self, path: Any, ground: RawBucket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
         left = path.open("w")
@@ -240,7 +242,7 @@ class UnfinishedWrites(WritingSuite):
         assert self.now(ground) == b"whole"
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-    def test_a_forked_child_has_nothing_of_its_parents_file(self, path: Any, ground: Ground) -> None:
+    def test_a_forked_child_has_nothing_of_its_parents_file(self, path: Any, ground: RawBucket) -> None:
         file = path.open("wb")
         file.write(b"from the parent")
 

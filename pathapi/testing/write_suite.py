@@ -15,7 +15,7 @@ from pathapi.exceptions import (
 )
 from pathapi.testing.intercepting_backend import interpose
 from pathapi.testing.path_suite import WritingSuite
-from pathapi.testing.raw_bucket import Ground, count_descriptors
+from pathapi.testing.raw_bucket import RawBucket, count_descriptors
 from pathapi.testing.unfinished_writes import UnfinishedWrites
 
 _FORMS = {
@@ -38,7 +38,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
     @pytest.mark.parametrize("is_text", [False, True], ids=["binary", "text"])
     @pytest.mark.parametrize("mode", _FORMS)
     def test_every_mode_makes_the_content_that_it_should(
-        self, path: Any, ground: Ground, mode: str, is_text: bool
+        self, path: Any, ground: RawBucket, mode: str, is_text: bool
     ) -> None:
         data, over_old = _FORMS[mode]
         written: Any = data.decode() if is_text else data
@@ -63,7 +63,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert path.read_bytes() == over_old
         assert path.pending == []
 
-    def test_a_file_can_be_read_back_while_it_is_written(self, path: Any, ground: Ground) -> None:
+    def test_a_file_can_be_read_back_while_it_is_written(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"0123456789")
         with path.open("r+b") as file:
             assert file.read(3) == b"012"
@@ -75,7 +75,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
             assert self.now(ground) == b"0123456789", "nobody sees it before close"
         assert self.now(ground) == b"01234X67"
 
-    def test_the_short_ways_write_and_count(self, path: Any, ground: Ground) -> None:
+    def test_the_short_ways_write_and_count(self, path: Any, ground: RawBucket) -> None:
         assert path.write_bytes(memoryview(b"abc")) == 3
         assert self.now(ground) == b"abc"
         assert path.write_text("zwölf\n", encoding="latin-1") == 6
@@ -88,7 +88,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
             path.touch(exist_ok=False)
         assert path.pending == []
 
-    def test_an_exception_inside_the_block_uploads_nothing(self, path: Any, ground: Ground) -> None:
+    def test_an_exception_inside_the_block_uploads_nothing(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"old\n")
 
         def fail(mode: str) -> None:
@@ -103,7 +103,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert path.pending == []
         path.write_bytes(b"and the lock is free")
 
-    def test_what_was_written_is_held_without_a_second_copy_or_a_download(self, path: Any, ground: Ground) -> None:
+    def test_what_was_written_is_held_without_a_second_copy_or_a_download(self, path: Any, ground: RawBucket) -> None:
         data = os.urandom(200_000)
         path.write_bytes(data)
         wire = interpose(path.client, path.uri.bucket)
@@ -113,7 +113,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert not wire.calls
 
     @pytest.mark.parametrize("mode", ["wb", "ab", "r+b"])
-    def test_an_unchanged_object_is_not_uploaded(self, path: Any, ground: Ground, mode: str) -> None:
+    def test_an_unchanged_object_is_not_uploaded(self, path: Any, ground: RawBucket, mode: str) -> None:
         self.put(ground, b"the same")
         assert path.read_bytes() == b"the same"
         wire = interpose(path.client, path.uri.bucket)
@@ -122,7 +122,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert wire.calls["write"] == 0
         assert self.now(ground) == b"the same"
 
-    def test_unchanged_is_uploaded_where_the_cloud_was_not_asked(self, path: Any, ground: Ground) -> None:
+    def test_unchanged_is_uploaded_where_the_cloud_was_not_asked(self, path: Any, ground: RawBucket) -> None:
         """What is held may be old: only the cloud's word of just now makes an upload needless."""
         self.put(ground, b"the same")
         path.read_bytes()
@@ -134,7 +134,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert wire.calls["write"] == 2
 
     def test_unchanged_is_uploaded_where_the_held_bytes_are_not_what_their_digest_says(
-        self, path: Any, ground: Ground
+        self, path: Any, ground: RawBucket
     ) -> None:
         self.put(ground, b"the same")
         path.read_bytes()
@@ -153,7 +153,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
 
     @pytest.mark.parametrize("before", [b"seen", None], ids=["present", "absent"])
     def test_a_version_that_was_not_seen_is_never_overwritten(
-        self, path: Any, ground: Ground, before: bytes | None
+        self, path: Any, ground: RawBucket, before: bytes | None
     ) -> None:
         if before is not None:
             self.put(ground, before)
@@ -165,7 +165,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert Path(path.client.cache.pending.path(write)).read_bytes() == b"mine"
 
     def test_what_comes_after_the_opening_is_not_overwritten_because_a_listing_did_not_have_it(
-        self, path: Any, ground: Ground
+        self, path: Any, ground: RawBucket
     ) -> None:
         list(path.parent.iterdir())
         self.fail_at_close(path, ground)
@@ -173,14 +173,14 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         (write,) = path.pending
         assert write.state is PendingState.FAILED
 
-    def test_one_call_asks_for_the_version_of_what_a_listing_did_not_have(self, path: Any, ground: Ground) -> None:
+    def test_one_call_asks_for_the_version_of_what_a_listing_did_not_have(self, path: Any, ground: RawBucket) -> None:
         list(path.parent.iterdir())
         self.put(ground, b"theirs")
         path.write_bytes(b"mine")
         assert self.now(ground) == b"mine"
         assert path.pending == []
 
-    def test_a_refused_write_stands_in_the_way_until_somebody_decides(self, path: Any, ground: Ground) -> None:
+    def test_a_refused_write_stands_in_the_way_until_somebody_decides(self, path: Any, ground: RawBucket) -> None:
         self.fail_at_close(path, ground)
         for use in (path.read_bytes, path.read_text, path.open, lambda: path.fspath, lambda: path.write_bytes(b"x")):
             with pytest.raises(PendingWriteError, match="somebody else had changed the object") as caught:
@@ -198,7 +198,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
 
     @pytest.mark.parametrize("other_name", ["0.txt", "b.txt"])  # locked before it, and after it
     def test_a_refused_write_stands_in_the_way_of_whatever_would_change_the_object(
-        self, path: Any, ground: Ground, tmp_path: Path, other_name: str
+        self, path: Any, ground: RawBucket, tmp_path: Path, other_name: str
     ) -> None:
         other = path.parent / other_name
         self.fail_at_close(path, ground)
@@ -219,21 +219,21 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
             assert (self.now(ground), ground.content(f"d/{other_name}")) == (b"theirs", b"other")
         assert len(path.pending) == 1
 
-    def test_the_refused_write_is_uploaded_over_the_other_by_force(self, path: Any, ground: Ground) -> None:
+    def test_the_refused_write_is_uploaded_over_the_other_by_force(self, path: Any, ground: RawBucket) -> None:
         self.fail_at_close(path, ground)
         path.push(force_overwrite_to_cloud=True)
         assert self.now(ground) == b"mine"
         assert path.pending == []
         assert path.read_bytes() == b"mine"
 
-    def test_the_refused_write_is_saved_elsewhere(self, path: Any, ground: Ground, tmp_path: Path) -> None:
+    def test_the_refused_write_is_saved_elsewhere(self, path: Any, ground: RawBucket, tmp_path: Path) -> None:
         self.fail_at_close(path, ground)
         path.save_pending(tmp_path / "mine.txt")
         assert (tmp_path / "mine.txt").read_bytes() == b"mine"
         assert path.pending == []
         assert path.read_bytes() == b"theirs"
 
-    def test_the_refused_write_is_discarded(self, path: Any, ground: Ground) -> None:
+    def test_the_refused_write_is_discarded(self, path: Any, ground: RawBucket) -> None:
         self.fail_at_close(path, ground)
         assert [write.size for write in path.drop()] == [4]
         assert path.pending == []
@@ -241,7 +241,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         with pytest.raises(FileNotFoundError, match="nothing is pending"):
             path.push()
 
-    def test_taking_the_clouds_version_sets_the_refused_write_aside(self, path: Any, ground: Ground) -> None:
+    def test_taking_the_clouds_version_sets_the_refused_write_aside(self, path: Any, ground: RawBucket) -> None:
         self.fail_at_close(path, ground)
         assert path.read_bytes(force_overwrite_from_cloud=True) == b"theirs"
         assert path.read_text() == "theirs"
@@ -249,7 +249,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert write.state is PendingState.INCOMPLETE
 
     def test_a_forced_write_sets_the_refused_one_aside(
-        self, path: Any, ground: Ground, monkeypatch: pytest.MonkeyPatch
+        self, path: Any, ground: RawBucket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.fail_at_close(path, ground)
         monkeypatch.setenv("CLOUDPATHLIB_FORCE_OVERWRITE_TO_CLOUD", "true")
@@ -258,13 +258,13 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert [write.state for write in path.pending] == [PendingState.INCOMPLETE]
         assert path.read_bytes() == b"a third"
 
-    def test_a_force_overwrites_what_nobody_here_has_seen(self, path: Any, ground: Ground) -> None:
+    def test_a_force_overwrites_what_nobody_here_has_seen(self, path: Any, ground: RawBucket) -> None:
         with path.open("wb", force_overwrite_to_cloud=True) as file:
             self.put(ground, b"theirs")
             file.write(b"mine")
         assert self.now(ground) == b"mine"
 
-    def test_a_refused_creation_keeps_its_bytes_and_blocks_nothing(self, path: Any, ground: Ground) -> None:
+    def test_a_refused_creation_keeps_its_bytes_and_blocks_nothing(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"theirs")
         for _ in range(3):
             with pytest.raises(FileExistsError, match="exists already"), path.open("xb") as file:
@@ -278,7 +278,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
             file.write(b"!")
         assert self.now(ground) == b"theirs!"
 
-    def test_what_went_away_meanwhile_is_not_made_again_unasked(self, path: Any, ground: Ground) -> None:
+    def test_what_went_away_meanwhile_is_not_made_again_unasked(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"seen")
         file = path.open("ab")
         file.write(b" and mine")
@@ -291,7 +291,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 
-    def test_what_is_pending_survives_clearing_and_collecting(self, path: Any, ground: Ground) -> None:
+    def test_what_is_pending_survives_clearing_and_collecting(self, path: Any, ground: RawBucket) -> None:
         self.fail_at_close(path, ground)
         cache = path.client.cache
         path.clear_cache()
@@ -307,13 +307,13 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
             with pytest.raises(IsADirectoryError):
                 make().CloudPath(at + name).write_bytes(b"")
 
-    def test_an_unknown_encoding_leaves_nothing_locked(self, path: Any, ground: Ground) -> None:
+    def test_an_unknown_encoding_leaves_nothing_locked(self, path: Any, ground: RawBucket) -> None:
         with pytest.raises(LookupError):
             path.open("w", encoding="klingon")
         path.write_text("fine")
         assert self.now(ground) == b"fine"
 
-    def test_writing_leaves_no_descriptor_open(self, path: Any, ground: Ground) -> None:
+    def test_writing_leaves_no_descriptor_open(self, path: Any, ground: RawBucket) -> None:
         def use() -> None:
             path.write_bytes(os.urandom(1000))
             with path.open("a") as text:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from casstore import Stored
-    from pathapi.writing.conditional_put import Base
+    from pathapi.writing.conditional_put import WriteBase
 
 ASK_FROM: Final = 8 << 20
 """Bytes from which `upload_from` asks for the object before it uploads: to be refused after that many is dearer."""
@@ -55,7 +55,7 @@ class MovingPath(WritingPath):
         uri = self.uri
         at = self._target()
         with locked(at):
-            listed = self._told()
+            listed = self._listed_info()
             info = listed.info if listed is not None else head_or_none(at.backend, uri.key) if uri.key else None
             if info is None:
                 if (listed is not None and listed.info is None) or self._has_children():
@@ -87,7 +87,7 @@ class MovingPath(WritingPath):
         if not target.uri.key or target.uri.key.endswith("/"):
             raise CloudPathIsADirectoryError(f"{target} names a directory: an object has a name after the last slash")
         with self._explaining():
-            self._transfer(target, None, moves=True)
+            self._transfer(target, None, delete_source=True)
         return target
 
     def replace(self, target: str | Self) -> Self:
@@ -117,17 +117,17 @@ class MovingPath(WritingPath):
             return target / self._local_name()
         return target._at_key(target._listing_prefix + self.name)
 
-    def _bring(self, target: MovingPath | Path, force: bool | None, *, moves: bool) -> MovingPath | Path:
+    def copy_to(self, target: MovingPath | Path, force: bool | None, *, delete_source: bool) -> MovingPath | Path:
         """The object, to where *target* says. Raises CloudPathFileNotFoundError itself where there is none."""
         if not isinstance(target, MovingPath):
-            return self._bring_home(target, moves=moves)
+            return self._copy_to_local(target, delete_source=delete_source)
         if not target.uri.key or target.uri.key.endswith("/"):
             target = self._below(target)
             assert isinstance(target, MovingPath)
-        self._transfer(target, force, moves=moves)
+        self._transfer(target, force, delete_source=delete_source)
         return target
 
-    def _transfer(self, target: MovingPath, force: bool | None, *, moves: bool) -> None:
+    def _transfer(self, target: MovingPath, force: bool | None, *, delete_source: bool) -> None:
         """To another object. On the server where one can reach both."""
         from pathapi.transfer.objects import copy, copy_through, rename
 
@@ -135,31 +135,31 @@ class MovingPath(WritingPath):
         if source.key == to.key:
             source.backend.head(source.object_key)  # nothing to do, if it is an object
             return
-        over = target._over(force)
+        over = target._target_condition(force)
         if self._shares_a_server(target):
-            (rename if moves else copy)(source, to, self._listed_object(), over)
+            (rename if delete_source else copy)(source, to, self._listed_object(), over)
             return
-        with self._open_version(moves=moves) as stored:
-            copy_through(source, to, stored, over, moves=moves)
+        with self._open_version(delete_source=delete_source) as stored:
+            copy_through(source, to, stored, over, delete_source=delete_source)
 
     def _shares_a_server(self, other: MovingPath) -> bool:
         return self.client is other.client and self.uri.bucket == other.uri.bucket
 
     # --- to this machine ----------------------------------------------------------------------------------------------
 
-    def _bring_home(self, target: Path, *, moves: bool) -> Path:
+    def _copy_to_local(self, target: Path, *, delete_source: bool) -> Path:
         if target.is_dir():
             target = target / self._local_name()
-        with self._open_version(moves=moves) as stored:
-            self._copy_out(stored, os.fspath(target), moves=moves)
+        with self._open_version(delete_source=delete_source) as stored:
+            self._copy_out(stored, os.fspath(target), delete_source=delete_source)
         return target
 
-    def _copy_out(self, stored: Stored, target: str, *, moves: bool) -> None:
+    def _copy_out(self, stored: Stored, target: str, *, delete_source: bool) -> None:
         """To the file *target*; where that *moves* it, the source is deleted once it is on the disk."""
         from pathapi.transfer.objects import delete_moved, locked
 
-        copy_out(stored.descriptor, target, durable=moves)
-        if moves:
+        copy_out(stored.descriptor, target, durable=delete_source)
+        if delete_source:
             version = stored.validator
             assert version is not None
             if os.stat(target).st_size != stored.size:
@@ -175,9 +175,13 @@ class MovingPath(WritingPath):
         return name
 
     @contextmanager
-    def _open_version(self, freshness: FreshnessArg = None, *, moves: bool) -> Iterator[Stored]:
+    def _open_version(self, freshness: FreshnessArg = None, *, delete_source: bool) -> Iterator[Stored]:
         """One version's bytes; what *moves* is asked for now, whatever the policy."""
-        stored = self._open_identified(ALWAYS) if moves else self.client.reader.open(self._ask(freshness, None, None))
+        stored = (
+            self._open_identified(ALWAYS)
+            if delete_source
+            else self.client.reader.open(self._ask(freshness, None, None))
+        )
         try:
             yield stored
         finally:
@@ -188,35 +192,35 @@ class MovingPath(WritingPath):
     def _upload(self, path: str, force: bool | None) -> None:
         from pathapi.transfer.local_files import upload_file
         from pathapi.transfer.objects import forced_of, locked
-        from pathapi.writing.conditional_put import Base
+        from pathapi.writing.conditional_put import WriteBase
 
         at = self._target()
-        over = self._over(force)
+        over = self._target_condition(force)
         with locked(at, forced=forced_of(at, over)):
-            if over.guessed and over.expect is ABSENT and os.stat(path).st_size >= ASK_FROM:
+            if over.assumed and over.condition_version is ABSENT and os.stat(path).st_size >= ASK_FROM:
                 there = head_or_none(at.backend, self.uri.key)
-                over = Base(ABSENT if there is None else there.validator)
+                over = WriteBase(ABSENT if there is None else there.validator)
             upload_file(at, path, over)
 
     # --- what is known ------------------------------------------------------------------------------------------------
 
-    def _over(self, force: bool | None) -> Base:
+    def _target_condition(self, force: bool | None) -> WriteBase:
         """What is at this path, to be replaced: as a listing said, else nothing; the cloud has the last word."""
-        from pathapi.writing.conditional_put import Base
+        from pathapi.writing.conditional_put import WriteBase
 
         if forced(force, "TO_CLOUD"):
-            return Base(None)
+            return WriteBase(None)
         listed = self._listed_object()
-        return Base(ABSENT if listed is None else listed.validator, guessed=True)
+        return WriteBase(ABSENT if listed is None else listed.validator, assumed=True)
 
     def _listed_object(self) -> ObjectInfo | None:
-        listed = self._told()
+        listed = self._listed_info()
         return None if listed is None else listed.info
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         """Say what a missing source is."""
-        listed = self._recall()
+        listed = self._recall_listed()
         if not self.uri.key or (listed is not None and listed.info is None):
             raise self._directory_error()
         try:

@@ -12,12 +12,12 @@ from pathapi.backend import ObjectInfo
 from pathapi.exceptions import StaleReadError
 from pathapi.location import Location
 from pathapi.transfer.objects import upload
-from pathapi.writing.conditional_put import Base, has_stated_bytes
+from pathapi.writing.conditional_put import WriteBase, matches_checksum
 
 _OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-def upload_file(target: Location, path: str, base: Base) -> None:
+def upload_file(target: Location, path: str, base: WriteBase) -> None:
     """Upload the file at *path* as it was at one moment; for whoever has the target's write lock.
 
     Raises StaleReadError where somebody wrote to it meanwhile, and what writing does.
@@ -56,7 +56,7 @@ def has_arrived(target: Location, path: str, there: ObjectInfo) -> bool:
                     return same_bytes(descriptor, held)
                 finally:
                     os.close(held)
-        return has_stated_bytes(there, descriptor)
+        return matches_checksum(there, descriptor)
     finally:
         os.close(descriptor)
 

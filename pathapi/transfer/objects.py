@@ -28,9 +28,9 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.location import Location
-from pathapi.writing.commit import deliver, stage
-from pathapi.writing.conditional_put import Base, warn_of_conditions
-from pathapi.writing.pending import lock_for_change
+from pathapi.writing.commit import commit_upload, stage
+from pathapi.writing.conditional_put import WriteBase, warn_of_conditions
+from pathapi.writing.pending import acquire_write_lock
 
 TRIES: Final = 4
 """Copies that are asked for before objects that keep changing are an error."""
@@ -39,7 +39,7 @@ _SLASHES: Final = re.compile(r"[/\\]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SourceVersion:
     """A version of the source; *guessed* says that only a listing knows it, and is looked up if the cloud disagrees."""
 
     info: ObjectInfo
@@ -59,18 +59,20 @@ def locked(*changes: Location, forced: Location | None = None) -> Iterator[None]
     in_order = {(at.client.cache.root, at.key.encoded): at for at in changes}
     with ExitStack() as stack:
         for _, at in sorted(in_order.items()):
-            stack.enter_context(lock_for_change(at, force=at is forced))
+            stack.enter_context(acquire_write_lock(at, force=at is forced))
         yield
 
 
-def forced_of(target: Location, over: Base) -> Location | None:
+def forced_of(target: Location, over: WriteBase) -> Location | None:
     """*target*, if it is to be overwritten whatever it is: what `locked` wants to know."""
-    return target if over.expect is None else None
+    return target if over.condition_version is None else None
 
 
-def see(source: Location, listed: ObjectInfo | None) -> Seen:
+def source_version(source: Location, listed: ObjectInfo | None) -> SourceVersion:
     """The version of the source: what a listing said, else one HEAD. Raises CloudPathFileNotFoundError."""
-    return Seen(source.backend.head(source.object_key)) if listed is None else Seen(listed, guessed=True)
+    return (
+        SourceVersion(source.backend.head(source.object_key)) if listed is None else SourceVersion(listed, guessed=True)
+    )
 
 
 # --- deleting ---------------------------------------------------------------------------------------------------------
@@ -111,7 +113,9 @@ def _delete(at: Location, version: Validator) -> None:
 # --- copying on the server --------------------------------------------------------------------------------------------
 
 
-def copy_on_server(source: Location, target: Location, seen: Seen, over: Base) -> tuple[ObjectInfo, Seen]:
+def copy_on_server(
+    source: Location, target: Location, seen: SourceVersion, over: WriteBase
+) -> tuple[ObjectInfo, SourceVersion]:
     """Copy inside one bucket, over what *over* says is at the target, and make it the entry; what the target is now,
     and which version of the source that is. For whoever has the target's write lock.
 
@@ -150,9 +154,9 @@ def _open_held(source: Location, version: Validator) -> tuple[Entry, int] | None
     return None if descriptor is None else (entry, descriptor)
 
 
-def _copy(source: Location, target: Location, seen: Seen, over: Base) -> tuple[ObjectInfo, Seen]:
+def _copy(source: Location, target: Location, seen: SourceVersion, over: WriteBase) -> tuple[ObjectInfo, SourceVersion]:
     backend, target_key = source.backend, target.object_key
-    expect, guessed = over.expect, over.guessed
+    expect, guessed = over.condition_version, over.assumed
     if source.client.conditional_writes == "off":
         expect = None
     for attempt in range(TRIES):
@@ -160,15 +164,15 @@ def _copy(source: Location, target: Location, seen: Seen, over: Base) -> tuple[O
             return backend.copy(source.object_key, target_key, expect=seen.version, over=expect), seen
         except VersionMismatchError as error:
             now = head_or_none(backend, target_key) if expect is not None else None
-            if attempt and now is not None and agree(now, seen.info):
+            if attempt and now is not None and checksums_agree(now, seen.info):
                 return now, seen  # done, and the answer lost
             state = ABSENT if now is None else now.validator
             if expect is None or _is_same(state, expect):
                 # So it was the source.
-                seen = Seen(backend.head(source.object_key))
+                seen = SourceVersion(backend.head(source.object_key))
             elif guessed:
                 expect, guessed = state, False
-                seen = Seen(backend.head(source.object_key)) if seen.guessed else seen
+                seen = SourceVersion(backend.head(source.object_key)) if seen.guessed else seen
             else:
                 raise OverwriteNewerCloudError(
                     f"{target} was changed by somebody else while {source} was being copied there; nothing was "
@@ -191,7 +195,7 @@ def _is_same(one: Validator | Absent, other: Validator | Absent) -> bool:
     return one.same_version(other)
 
 
-def agree(one: ObjectInfo, other: ObjectInfo) -> bool:
+def checksums_agree(one: ObjectInfo, other: ObjectInfo) -> bool:
     """Whether what the provider states of both says that they are the same bytes."""
     stated = {checksum.kind: checksum.value for checksum in other.checksums}
     return one.size == other.size and any(stated.get(item.kind) == item.value for item in one.checksums)
@@ -199,7 +203,7 @@ def agree(one: ObjectInfo, other: ObjectInfo) -> bool:
 
 def _require_good(target: Location, copied: ObjectInfo, source: ObjectInfo) -> None:
     """Raise unless the copy is known to be whole: by a checksum, else by the size that the server states of it."""
-    if agree(copied, source):
+    if checksums_agree(copied, source):
         return
     stated = {checksum.kind: checksum.value for checksum in source.checksums if checksum.kind != "etag-md5"}
     if any(stated.get(item.kind, item.value) != item.value for item in copied.checksums):
@@ -212,7 +216,7 @@ def _require_good(target: Location, copied: ObjectInfo, source: ObjectInfo) -> N
 # --- copying through this machine -------------------------------------------------------------------------------------
 
 
-def upload(target: Location, source: int, base: Base, check: Callable[[], object] | None = None) -> None:
+def upload(target: Location, source: int, base: WriteBase, check: Callable[[], object] | None = None) -> None:
     """Upload a private copy of the open file *source* under the rules of writing, and make it the entry.
 
     *check* is called once the copy is made, and may raise. For whoever has the target's write lock. What fails leaves
@@ -226,7 +230,7 @@ def upload(target: Location, source: int, base: Base, check: Callable[[], object
         if check is not None:
             check()
         staging.rehash()
-        deliver(target, staging, base, noted, is_elsewhere=True)
+        commit_upload(target, staging, base, noted, has_other_copy=True)
     except BaseException:
         staging.close()
         raise
@@ -235,39 +239,39 @@ def upload(target: Location, source: int, base: Base, check: Callable[[], object
 # --- moving -----------------------------------------------------------------------------------------------------------
 
 
-def copy(source: Location, target: Location, listed: ObjectInfo | None, over: Base) -> None:
+def copy(source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase) -> None:
     """Copy on the server; *listed* is what a listing said of the source. Raises as `copy_on_server` does."""
     with locked(target, forced=forced_of(target, over)):
-        copy_on_server(source, target, see(source, listed), over)
+        copy_on_server(source, target, source_version(source, listed), over)
 
 
-def rename(source: Location, target: Location, listed: ObjectInfo | None, over: Base) -> None:
+def rename(source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase) -> None:
     """Copy on the server, then delete the very version that was copied; the target is never missing.
 
     Raises CloudPathFileNotFoundError, and OverwriteNewerCloudError where the target was changed meanwhile (nothing is
     done then) or the source was (it stays then, beside the copy of the version before).
     """
     with locked(source, target, forced=forced_of(target, over)):
-        twin = _twin(source, target)
-        seen = see(source, listed if twin is None else None)
-        _require_two(source, target, twin, seen.version)
+        twin = _alias_check(source, target)
+        seen = source_version(source, listed if twin is None else None)
+        _refuse_same_object(source, target, twin, seen.version)
         copied, seen = copy_on_server(source, target, seen, twin or over)
-        _require_two(source, target, twin, seen.version)
+        _refuse_same_object(source, target, twin, seen.version)
         _require_good(target, copied, seen.info)
         delete_moved(source, str(target), seen.version)
 
 
-def copy_through(source: Location, target: Location, stored: Stored, over: Base, *, moves: bool) -> None:
+def copy_through(source: Location, target: Location, stored: Stored, over: WriteBase, *, delete_source: bool) -> None:
     """Upload what was read of the source, and, if it *moves*, delete the version that was read."""
     version = stored.validator
     assert version is not None
-    if not moves:
+    if not delete_source:
         with locked(target, forced=forced_of(target, over)):
             upload(target, stored.descriptor, over)
         return
     with locked(source, target, forced=forced_of(target, over)):
-        twin = _twin(source, target)
-        _require_two(source, target, twin, version)
+        twin = _alias_check(source, target)
+        _refuse_same_object(source, target, twin, version)
         upload(target, stored.descriptor, twin or over)
         delete_moved(source, str(target), version)
 
@@ -283,7 +287,7 @@ def delete_moved(source: Location, target: str, version: Validator) -> None:
         ) from error
 
 
-def _twin(source: Location, target: Location) -> Base | None:
+def _alias_check(source: Location, target: Location) -> WriteBase | None:
     """What is at a target that may be the source under another name; None where it cannot be.
 
     Some servers take ``a//b`` for ``a/b``, a backslash for a slash, or one case for the other; and one server may have
@@ -293,11 +297,15 @@ def _twin(source: Location, target: Location) -> Base | None:
         return None
     there = head_or_none(target.backend, target.object_key)
     # Not guessed: the copy that succeeds has met both versions in one moment, so that comparing them is enough.
-    return Base(ABSENT if there is None else there.validator)
+    return WriteBase(ABSENT if there is None else there.validator)
 
 
-def _require_two(source: Location, target: Location, twin: Base | None, version: Validator) -> None:
-    if twin is not None and isinstance(twin.expect, Validator) and twin.expect.same_version(version):
+def _refuse_same_object(source: Location, target: Location, twin: WriteBase | None, version: Validator) -> None:
+    if (
+        twin is not None
+        and isinstance(twin.condition_version, Validator)
+        and twin.condition_version.same_version(version)
+    ):
         raise CloudPathFileExistsError(
             f"{target} exists with the very version of {source}: the server may take both names for one object, so "
             "nothing was moved. Delete one of them with unlink() if they are two"

@@ -20,9 +20,9 @@ from pathapi.transfer.dispatch import AnyTarget, MovingPath
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pathapi.parallel.progress import Tell
+    from pathapi.parallel.progress import ProgressCallback
     from pathapi.transfer.tree_items import Ignore
-    from pathapi.transfer.trees import Order
+    from pathapi.transfer.trees import TreeOptions
 
 Result = TypeVar("Result")
 
@@ -46,7 +46,7 @@ class TreePath(MovingPath):
         preserve_metadata: bool = False,
         force_overwrite_to_cloud: bool | None = None,
         *,
-        progress: Tell | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Any:
         """Copy to another cloud path, or to a path of this machine; that path.
 
@@ -56,7 +56,7 @@ class TreePath(MovingPath):
         store. What is at the target in the cloud is replaced only if nobody changes it meanwhile. Raises
         FileNotFoundError, `OverwriteNewerCloudError`, and what `copytree` does.
         """
-        return self._bring_any(target, force_overwrite_to_cloud, progress, moves=False)
+        return self._bring_any(target, force_overwrite_to_cloud, progress, delete_source=False)
 
     def copy_into(
         self,
@@ -65,10 +65,10 @@ class TreePath(MovingPath):
         preserve_metadata: bool = False,
         force_overwrite_to_cloud: bool | None = None,
         *,
-        progress: Tell | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Any:
         """`copy` below *target_dir*, under this name."""
-        return self._bring_any(self._below(target_dir), force_overwrite_to_cloud, progress, moves=False)
+        return self._bring_any(self._below(target_dir), force_overwrite_to_cloud, progress, delete_source=False)
 
     def move(
         self,
@@ -77,13 +77,13 @@ class TreePath(MovingPath):
         preserve_metadata: bool = False,
         force_overwrite_to_cloud: bool | None = None,
         *,
-        progress: Tell | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Any:
         """`copy`, and then delete the source, once the copy is known good and if the source is what was copied.
 
         Of a "directory", each object by itself.
         """
-        return self._bring_any(target, force_overwrite_to_cloud, progress, moves=True)
+        return self._bring_any(target, force_overwrite_to_cloud, progress, delete_source=True)
 
     def move_into(
         self,
@@ -92,10 +92,10 @@ class TreePath(MovingPath):
         preserve_metadata: bool = False,
         force_overwrite_to_cloud: bool | None = None,
         *,
-        progress: Tell | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Any:
         """`move` below *target_dir*, under this name."""
-        return self._bring_any(self._below(target_dir), force_overwrite_to_cloud, progress, moves=True)
+        return self._bring_any(self._below(target_dir), force_overwrite_to_cloud, progress, delete_source=True)
 
     def copytree(
         self,
@@ -103,7 +103,7 @@ class TreePath(MovingPath):
         force_overwrite_to_cloud: bool | None = None,
         ignore: Ignore | None = None,
         *,
-        progress: Tell | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Any:
         """Copy everything below this path to directly below *destination*, a cloud path or one of this machine; that
         path.
@@ -113,11 +113,11 @@ class TreePath(MovingPath):
         object, `CloudPathFileExistsError` where *destination* is one or a file, InvalidConfigurationException for one
         inside this path; to this machine what `download_to` does.
         """
-        from pathapi.transfer.trees import Order
+        from pathapi.transfer.trees import TreeOptions
 
         target = self._any_path(destination)
         try:
-            self._bring_tree(target, Order(False, force_overwrite_to_cloud, ignore, progress))
+            self._bring_tree(target, TreeOptions(False, force_overwrite_to_cloud, ignore, progress))
         except CloudPathNotExistsError:
             if not str(self).endswith("/") and self._head() is not None:
                 raise self._not_a_directory() from None
@@ -128,30 +128,30 @@ class TreePath(MovingPath):
         return CloudPathNotADirectoryError(f"{self._shown} is an object, not a directory; copy() copies those")
 
     def _bring_any(
-        self, given: AnyTarget, force: bool | None, progress: Tell | None, *, moves: bool
+        self, given: AnyTarget, force: bool | None, progress: ProgressCallback | None, *, delete_source: bool
     ) -> MovingPath | Path:
-        from pathapi.transfer.trees import Order
+        from pathapi.transfer.trees import TreeOptions
 
         target = self._any_path(given)
         missing = None
         if not self._names_a_directory():
             try:
-                return self._one(lambda: self._bring(target, force, moves=moves), progress)
+                return self._one(lambda: self.copy_to(target, force, delete_source=delete_source), progress)
             except CloudPathFileNotFoundError as error:
                 if type(error) is not CloudPathFileNotFoundError:
                     raise
                 missing = error
-        self._bring_tree(target, Order(moves, force, None, progress, missing))
+        self._bring_tree(target, TreeOptions(delete_source, force, None, progress, missing))
         return target
 
     def _names_a_directory(self) -> bool:
         key = self.uri.key
         if not key or key.endswith("/"):
             return True
-        listed = self._recall()
+        listed = self._recall_listed()
         return listed is not None and listed.info is None
 
-    def _bring_tree(self, target: MovingPath | Path, order: Order) -> None:
+    def _bring_tree(self, target: MovingPath | Path, order: TreeOptions) -> None:
         from pathapi.transfer.trees import copy_tree, download
 
         if not isinstance(target, MovingPath):
@@ -163,11 +163,11 @@ class TreePath(MovingPath):
             )
         copy_tree(self, target, order)
 
-    def _one(self, act: Callable[[], Result], progress: Tell | None) -> Result:
+    def _one(self, act: Callable[[], Result], progress: ProgressCallback | None) -> Result:
         """A single object, with progress only for whoever wants it."""
         if progress is None:
             return act()
-        from pathapi.parallel.worker_pool import Crew
+        from pathapi.parallel.worker_pool import WorkerPool
 
         results: list[Result] = []
 
@@ -178,11 +178,11 @@ class TreePath(MovingPath):
         def size_of(_: int) -> int:
             return self._known_size() if results else 0
 
-        Crew(one, size_of, progress, downloads=self.client.cache.underway).run([0])
+        WorkerPool(one, size_of, progress, downloads=self.client.cache.underway).run([0])
         return results[0]
 
     def _known_size(self) -> int:
-        listed = self._recall()
+        listed = self._recall_listed()
         if listed is not None and listed.info is not None:
             return listed.info.size
         entry = self.client.cache.lookup(self._store_key())
@@ -190,7 +190,7 @@ class TreePath(MovingPath):
 
     # --- to and from this machine -------------------------------------------------------------------------------------
 
-    def download_to(self, destination: str | os.PathLike[str], *, progress: Tell | None = None) -> Path:
+    def download_to(self, destination: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> Path:
         """Copy to a path of this machine; that path. An object goes into a directory that is there, under its name;
         what is below a "directory" goes directly below *destination*, which is made.
 
@@ -204,12 +204,16 @@ class TreePath(MovingPath):
             raise TypeError(
                 f"download_to() brings {self._shown} to this machine; copy() brings it to {target.uri.shown}"
             )
-        brought = self._bring_any(target, None, progress, moves=False)
+        brought = self._bring_any(target, None, progress, delete_source=False)
         assert not isinstance(brought, MovingPath)
         return brought
 
     def upload_from(
-        self, source: AnyTarget, force_overwrite_to_cloud: bool | None = None, *, progress: Tell | None = None
+        self,
+        source: AnyTarget,
+        force_overwrite_to_cloud: bool | None = None,
+        *,
+        progress: ProgressCallback | None = None,
     ) -> Self:
         """Upload a file, or all files below a directory; the path of what was uploaded. From a cloud, `copy` to here.
 
@@ -224,9 +228,9 @@ class TreePath(MovingPath):
             uploaded: Self = local.copy(self, force_overwrite_to_cloud=force_overwrite_to_cloud, progress=progress)
             return uploaded
         if local.is_dir():
-            from pathapi.transfer.trees import Order, upload
+            from pathapi.transfer.trees import TreeOptions, upload
 
-            upload(self, os.fspath(local), Order(False, force_overwrite_to_cloud, None, progress))
+            upload(self, os.fspath(local), TreeOptions(False, force_overwrite_to_cloud, None, progress))
             return self
         target = self
         if not self.uri.key or self.uri.key.endswith("/") or self.is_dir():
@@ -236,7 +240,7 @@ class TreePath(MovingPath):
 
     # --- deleting -----------------------------------------------------------------------------------------------------
 
-    def rmtree(self, ignore_errors: bool = False, *, progress: Tell | None = None) -> None:
+    def rmtree(self, ignore_errors: bool = False, *, progress: ProgressCallback | None = None) -> None:
         """Delete everything below this path, and its entries; nothing where there is nothing.
 
         Each object goes only in the version that was listed (where the server can be held to that): what somebody

@@ -23,13 +23,13 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.location import Location
-from pathapi.parallel.progress import Tell
-from pathapi.parallel.worker_pool import Crew
+from pathapi.parallel.progress import ProgressCallback
+from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.transfer.dispatch import MovingPath
 from pathapi.transfer.objects import delete, locked
 from pathapi.writing import unclosed as strays
 from pathapi.writing.conditional_put import warn_of_conditions
-from pathapi.writing.pending import lock_for_change
+from pathapi.writing.pending import acquire_write_lock
 
 BATCH: Final = 1_000
 """Objects that are deleted together: what one request of S3 takes."""
@@ -41,7 +41,7 @@ _NAMED: Final = 5
 """URIs that an error names of many."""
 
 
-def remove_tree(root: MovingPath, tell: Tell | None, *, ignore_errors: bool) -> None:
+def remove_tree(root: MovingPath, on_progress: ProgressCallback | None, *, ignore_errors: bool) -> None:
     """Delete everything below *root*: `pathapi.trees.TreePath.rmtree`."""
     if not root.uri.bucket and not root.uri.key:
         raise CloudPathNotImplementedError(f"{root.uri.shown} is all there is; rmtree() wants something below it")
@@ -50,10 +50,10 @@ def remove_tree(root: MovingPath, tell: Tell | None, *, ignore_errors: bool) -> 
         raise _refusal(root, waiting)
     removal = _Removal(root, set(waiting), ignore_errors=ignore_errors)
     try:
-        done = Crew(
+        done = WorkerPool(
             removal.delete,
             lambda batch: sum(info.size for info in batch),
-            tell,
+            on_progress,
             threads=THREADS,
             count_of=len,
         ).run(removal.batches())
@@ -159,7 +159,7 @@ def _pending_below(root: MovingPath) -> dict[str, Exception]:
     client, uri = root.client, root.uri
     cache, base = client.cache, f"{uri.provider}://{uri.filed.bucket}/"
     below = base + root._listing_prefix
-    strays.settle()
+    strays.process_queue()
     for entry in cache.entries(below):
         if entry.key.origin == client.origin:
             cache.record_changes(entry.key)
@@ -171,7 +171,7 @@ def _pending_below(root: MovingPath) -> dict[str, Exception]:
         if key not in found:
             try:
                 # One that is being uploaded is waited for; one whose process has died may have arrived.
-                lock_for_change(Location(client, write.key, uri.bucket, key)).release()
+                acquire_write_lock(Location(client, write.key, uri.bucket, key)).release()
             except (PendingWriteError, OverwriteNewerLocalError) as error:
                 found[key] = error
     return found

@@ -26,7 +26,7 @@ _FOLDS: Final = sys.platform in ("darwin", "win32")
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class TreeItem:
     """An object of a tree; *name* is the rest of its key."""
 
     name: str
@@ -39,19 +39,19 @@ class Leaf:
         return not self.info.is_named_only and not self.info.size and (not self.name or self.name.endswith("/"))
 
 
-def leaves_of(root: MovingPath, missing: Exception | None = None) -> Iterator[Leaf]:
+def list_items(root: MovingPath, missing: Exception | None = None) -> Iterator[TreeItem]:
     """All objects below *root*. Raises CloudPathNotExistsError, because of *missing*, where there are none."""
     prefix = root._listing_prefix
     is_empty = True
     for item, listed in root._list(prefix, delimited=False):
         if isinstance(item, ObjectInfo):
             is_empty = False
-            yield Leaf(item.key[len(prefix) :], item, root._child(item.key, listed))
+            yield TreeItem(item.key[len(prefix) :], item, root._child(item.key, listed))
     if is_empty:
         raise CloudPathNotExistsError(f"{root.uri.shown} does not exist, nor anything below it") from missing
 
 
-def leave_out(root: MovingPath, leaves: Sequence[Leaf], ignore: Ignore) -> list[Leaf]:
+def filter_ignored(root: MovingPath, leaves: Sequence[TreeItem], ignore: Ignore) -> list[TreeItem]:
     """What *ignore* does not name; it is asked about each directory that is not left out itself."""
     names: dict[str, dict[str, None]] = {"": {}}
     for leaf in leaves:
@@ -77,12 +77,12 @@ def _is_within(name: str, out: set[str]) -> bool:
     return name in out
 
 
-def check_names(leaves: Iterable[Leaf]) -> None:
+def check_names(leaves: Iterable[TreeItem]) -> None:
     """Raise CloudPathLocalPathTraversalError, which names the key, unless every object can be a file, or for a marker a
     directory, of its own below one directory.
     """
-    files: dict[str, Leaf] = {}
-    directories: dict[str, Leaf] = {}
+    files: dict[str, TreeItem] = {}
+    directories: dict[str, TreeItem] = {}
     for leaf in leaves:
         parts = leaf.name.split("/")
         if leaf.is_marker:
@@ -106,7 +106,7 @@ def check_names(leaves: Iterable[Leaf]) -> None:
             raise _two(leaf, directories[name], "a file and a directory of one name")
 
 
-def _two(one: Leaf, other: Leaf, what: str) -> CloudPathLocalPathTraversalError:
+def _two(one: TreeItem, other: TreeItem, what: str) -> CloudPathLocalPathTraversalError:
     return CloudPathLocalPathTraversalError(
         f"{one.path.uri.shown} and {other.path.uri.shown} would be {what}; nothing was downloaded. "
         "Download them by themselves"

@@ -23,70 +23,70 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.location import Location
-from pathapi.parallel.progress import Tell
-from pathapi.parallel.worker_pool import Crew
+from pathapi.parallel.progress import ProgressCallback
+from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.transfer.dispatch import ASK_FROM, MovingPath
 from pathapi.transfer.local_files import files_below, has_arrived, upload_file
-from pathapi.transfer.objects import agree, copy, copy_through, delete_moved, forced_of, locked, rename
-from pathapi.transfer.tree_items import Ignore, Leaf, check_names, leave_out, leaves_of
+from pathapi.transfer.objects import checksums_agree, copy, copy_through, delete_moved, forced_of, locked, rename
+from pathapi.transfer.tree_items import Ignore, TreeItem, check_names, filter_ignored, list_items
 from pathapi.writing.commit import stage
-from pathapi.writing.conditional_put import Base, has_stated_bytes, send, warn_of_conditions
+from pathapi.writing.conditional_put import WriteBase, conditional_put, matches_checksum, warn_of_conditions
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class TreeOptions:
     """How a tree is to be transferred; *missing* is the error that there is no object of its very name."""
 
-    moves: bool = False
+    delete_source: bool = False
     force: bool | None = None
     ignore: Ignore | None = None
-    tell: Tell | None = None
+    on_progress: ProgressCallback | None = None
     missing: Exception | None = None
 
 
-def _size_of(leaf: Leaf) -> int:
+def _size_of(leaf: TreeItem) -> int:
     return leaf.info.size
 
 
 # --- to this machine --------------------------------------------------------------------------------------------------
 
 
-def download(root: MovingPath, destination: str, order: Order) -> None:
+def download(root: MovingPath, destination: str, order: TreeOptions) -> None:
     """All files below *root* to below the directory *destination*, which is made. Raises CloudPathNotExistsError,
     CloudPathLocalPathTraversalError and CloudPathFileExistsError before anything is written.
     """
-    leaves = list(leaves_of(root, order.missing))
+    leaves = list(list_items(root, order.missing))
     if order.ignore is not None:
-        leaves = leave_out(root, leaves, order.ignore)
+        leaves = filter_ignored(root, leaves, order.ignore)
     check_names(leaves)
     if os.path.lexists(destination) and not os.path.isdir(destination):
         raise CloudPathFileExistsError(f"{destination} is a file, where the directory {root.uri.shown} was to go")
-    make_directories(destination, durable=order.moves)
+    make_directories(destination, durable=order.delete_source)
 
-    def one(leaf: Leaf) -> bool:
-        return _download_leaf(leaf, os.path.join(destination, *leaf.name.split("/")), moves=order.moves)
+    def one(leaf: TreeItem) -> bool:
+        return _download_item(leaf, os.path.join(destination, *leaf.name.split("/")), delete_source=order.delete_source)
 
-    Crew(one, _size_of, order.tell, downloads=root.client.cache.underway).run(leaves)
+    WorkerPool(one, _size_of, order.on_progress, downloads=root.client.cache.underway).run(leaves)
 
 
-def _download_leaf(leaf: Leaf, target: str, *, moves: bool) -> bool:
+def _download_item(leaf: TreeItem, target: str, *, delete_source: bool) -> bool:
     if leaf.is_marker:
-        make_directories(target.rstrip(os.sep) or os.sep, durable=moves)
-        if moves:
+        make_directories(target.rstrip(os.sep) or os.sep, durable=delete_source)
+        if delete_source:
             source = leaf.path._target()
             with locked(source):
                 delete_moved(source, target, leaf.info.validator)
         return False
-    make_directories(os.path.dirname(target), durable=moves)
+    make_directories(os.path.dirname(target), durable=delete_source)
     there = _open_file(target)
     try:
         is_of_size = there is not None and os.fstat(there).st_size == leaf.info.size
-        if there is not None and is_of_size and not moves and has_stated_bytes(leaf.info, there):
+        if there is not None and is_of_size and not delete_source and matches_checksum(leaf.info, there):
             return True
-        with leaf.path._open_version(leaf.path._as_listed(), moves=moves) as stored:
-            if there is not None and is_of_size and not moves and same_bytes(there, stored.descriptor):
+        with leaf.path._open_version(leaf.path._as_listed(), delete_source=delete_source) as stored:
+            if there is not None and is_of_size and not delete_source and same_bytes(there, stored.descriptor):
                 return True
-            leaf.path._copy_out(stored, target, moves=moves)
+            leaf.path._copy_out(stored, target, delete_source=delete_source)
             return False
     finally:
         if there is not None:
@@ -108,7 +108,7 @@ def _open_file(path: str) -> int | None:
 # --- what is at the target --------------------------------------------------------------------------------------------
 
 
-class _There:
+class TargetListing:
     """The objects below a target in a cloud: taken for none, until one turns out to be there; then one listing says."""
 
     def __init__(self, root: MovingPath, force: bool | None) -> None:
@@ -125,58 +125,58 @@ class _There:
                 self._known = {item.key[len(prefix) :]: item for item in items if isinstance(item, ObjectInfo)}
             return self._known
 
-    def put(self, name: str, act: Callable[[Base, ObjectInfo | None], bool], *, looks: bool = False) -> bool:
+    def put(self, name: str, act: Callable[[WriteBase, ObjectInfo | None], bool], *, looks: bool = False) -> bool:
         """``act(over, there)``, with what there is to be replaced; once more where that was not known. With *looks*,
         before anything is sent: to be refused would be dear.
         """
         if self._is_forced:
-            return act(Base(None), None)
+            return act(WriteBase(None), None)
         known = self._known
         if known is None and not looks and self._root.client.conditional_writes != "off":
             try:
-                return act(Base(ABSENT), None)
+                return act(WriteBase(ABSENT), None)
             except OverwriteNewerCloudError:
                 known = self.look()
         there, is_guess = (self.look() if known is None else known).get(name), True
         if there is not None and there.is_named_only:
             # An index page says of what version it is as little as how large.
             there, is_guess = head_or_none(self._root.client.backend(self._root.uri.bucket), there.key), False
-        return act(Base(ABSENT if there is None else there.validator, guessed=is_guess), there)
+        return act(WriteBase(ABSENT if there is None else there.validator, assumed=is_guess), there)
 
 
 # --- inside a cloud, and from one to another --------------------------------------------------------------------------
 
 
-def copy_tree(root: MovingPath, target: MovingPath, order: Order) -> None:
+def copy_tree(root: MovingPath, target: MovingPath, order: TreeOptions) -> None:
     """All objects below *root* to below *target*. Raises CloudPathNotExistsError; InvalidConfigurationException where
     one is inside the other, so that what is copied would be copied again.
     """
     prefix, to = root._listing_prefix, target._listing_prefix
     on_server, is_one_bucket = root._shares_a_server(target), _is_one_bucket(root, target)
     if is_one_bucket and to == prefix:
-        next(leaves_of(root, order.missing))  # nothing to do, if there is anything
+        next(list_items(root, order.missing))  # nothing to do, if there is anything
         return
     if is_one_bucket and to.startswith(prefix):
         raise InvalidConfigurationException(
             f"{root.uri.shown} cannot be copied or moved into itself, to {target.uri.shown}"
         )
-    leaves: Iterable[Leaf] = leaves_of(root, order.missing)
+    leaves: Iterable[TreeItem] = list_items(root, order.missing)
     if order.ignore is not None:
-        leaves = leave_out(root, list(leaves), order.ignore)
+        leaves = filter_ignored(root, list(leaves), order.ignore)
     if is_one_bucket and prefix.startswith(to):
         leaves = list(leaves)
         _require_apart(leaves, target)
-    there = _There(target, order.force)
+    there = TargetListing(target, order.force)
 
-    def one(leaf: Leaf) -> bool:
+    def one(leaf: TreeItem) -> bool:
         at = target._at_key(to + leaf.name)
         if leaf.is_marker:
-            return _mark(leaf, at._target() if on_server and at.uri.key else None, moves=order.moves)
+            return _mark(leaf, at._target() if on_server and at.uri.key else None, delete_source=order.delete_source)
         if on_server:
-            return _copy_on_server(leaf, at._target(), there, moves=order.moves)
-        return _copy_through(leaf, at._target(), there, moves=order.moves)
+            return _copy_on_server(leaf, at._target(), there, delete_source=order.delete_source)
+        return _copy_through(leaf, at._target(), there, delete_source=order.delete_source)
 
-    Crew(one, _size_of, order.tell).run(leaves, first_alone=not order.moves)
+    WorkerPool(one, _size_of, order.on_progress).run(leaves, first_alone=not order.delete_source)
 
 
 def _is_one_bucket(one: MovingPath, other: MovingPath) -> bool:
@@ -184,7 +184,7 @@ def _is_one_bucket(one: MovingPath, other: MovingPath) -> bool:
     return one.client.origin == other.client.origin and one.uri.filed.bucket == other.uri.filed.bucket
 
 
-def _require_apart(leaves: Iterable[Leaf], target: MovingPath) -> None:
+def _require_apart(leaves: Iterable[TreeItem], target: MovingPath) -> None:
     prefix = target._listing_prefix
     keys = {leaf.path.uri.key for leaf in leaves}
     for leaf in leaves:
@@ -196,7 +196,7 @@ def _require_apart(leaves: Iterable[Leaf], target: MovingPath) -> None:
             )
 
 
-def _mark(leaf: Leaf, target: Location | None, *, moves: bool) -> bool:
+def _mark(leaf: TreeItem, target: Location | None, *, delete_source: bool) -> bool:
     """Make an empty object that marks a directory, as *leaf* does, unless there is one; not all servers copy those.
 
     To another cloud, whose directories may need none, nothing is made.
@@ -205,7 +205,7 @@ def _mark(leaf: Leaf, target: Location | None, *, moves: bool) -> bool:
     if target is not None:
         with locked(target):
             was_there = _has_marker(target) or not _make_marker(target)
-    if moves:
+    if delete_source:
         with locked(source):
             delete_moved(source, str(target or "its directory"), leaf.info.validator)
     return was_there
@@ -221,7 +221,7 @@ def _make_marker(target: Location) -> bool:
     cache = target.client.cache
     staging = stage(cache)
     try:
-        sent = send(target, staging, Base(ABSENT))
+        sent = conditional_put(target, staging, WriteBase(ABSENT))
     except VersionMismatchError:
         return False
     finally:
@@ -233,26 +233,26 @@ def _make_marker(target: Location) -> bool:
     return True
 
 
-def _copy_on_server(leaf: Leaf, target: Location, there: _There, *, moves: bool) -> bool:
+def _copy_on_server(leaf: TreeItem, target: Location, there: TargetListing, *, delete_source: bool) -> bool:
     source = leaf.path._target()
 
-    def act(over: Base, known: ObjectInfo | None) -> bool:
-        if known is not None and not moves and agree(known, leaf.info):
+    def act(over: WriteBase, known: ObjectInfo | None) -> bool:
+        if known is not None and not delete_source and checksums_agree(known, leaf.info):
             return True
-        (rename if moves else copy)(source, target, None if leaf.info.is_named_only else leaf.info, over)
+        (rename if delete_source else copy)(source, target, None if leaf.info.is_named_only else leaf.info, over)
         return False
 
     return there.put(leaf.name, act)
 
 
-def _copy_through(leaf: Leaf, target: Location, there: _There, *, moves: bool) -> bool:
-    with leaf.path._open_version(leaf.path._as_listed(), moves=moves) as stored:
+def _copy_through(leaf: TreeItem, target: Location, there: TargetListing, *, delete_source: bool) -> bool:
+    with leaf.path._open_version(leaf.path._as_listed(), delete_source=delete_source) as stored:
 
-        def act(over: Base, known: ObjectInfo | None) -> bool:
-            is_like = known is not None and not moves and known.size == stored.size
-            if known is not None and is_like and has_stated_bytes(known, stored.descriptor):
+        def act(over: WriteBase, known: ObjectInfo | None) -> bool:
+            is_like = known is not None and not delete_source and known.size == stored.size
+            if known is not None and is_like and matches_checksum(known, stored.descriptor):
                 return True
-            copy_through(leaf.path._target(), target, stored, over, moves=moves)
+            copy_through(leaf.path._target(), target, stored, over, delete_source=delete_source)
             return False
 
         return there.put(leaf.name, act, looks=stored.size >= ASK_FROM)
@@ -268,14 +268,14 @@ class _File:
     size: int
 
 
-def upload(root: MovingPath, directory: str, order: Order) -> None:
+def upload(root: MovingPath, directory: str, order: TreeOptions) -> None:
     """All files below *directory* to below *root*; those that the cloud has already are not sent."""
-    prefix, there = root._listing_prefix, _There(root, order.force)
+    prefix, there = root._listing_prefix, TargetListing(root, order.force)
 
     def one(file: _File) -> bool:
         at = root._at_key(prefix + file.name)._target()
 
-        def act(over: Base, known: ObjectInfo | None) -> bool:
+        def act(over: WriteBase, known: ObjectInfo | None) -> bool:
             with locked(at, forced=forced_of(at, over)):
                 if known is not None and has_arrived(at, file.path, known):
                     return True
@@ -285,7 +285,7 @@ def upload(root: MovingPath, directory: str, order: Order) -> None:
         return there.put(file.name, act, looks=file.size >= ASK_FROM)
 
     # The first alone: if it is there already, one listing says what else is, and none of it is sent in vain.
-    Crew(one, lambda file: file.size, order.tell).run(_files(directory), first_alone=True)
+    WorkerPool(one, lambda file: file.size, order.on_progress).run(_files(directory), first_alone=True)
 
 
 def _files(directory: str) -> Iterator[_File]:

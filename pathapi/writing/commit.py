@@ -30,7 +30,7 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.location import Location
-from pathapi.writing.conditional_put import Base, send, warn_of_conditions
+from pathapi.writing.conditional_put import WriteBase, conditional_put, warn_of_conditions
 
 NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 """What making room in the store may help against."""
@@ -46,8 +46,8 @@ def stage(cache: Cache) -> Staging:
     return cache.stage()
 
 
-def deliver(
-    target: Location, staging: Staging, base: Base, noted: IndexSnapshot, *, is_elsewhere: bool = False
+def commit_upload(
+    target: Location, staging: Staging, base: WriteBase, noted: IndexSnapshot, *, has_other_copy: bool = False
 ) -> Entry | None:
     """Record *staging*'s bytes as pending, upload them, make them the entry; then they are pending no more.
 
@@ -55,24 +55,24 @@ def deliver(
     whoever has the write lock. Raises as `Upload.commit` does.
     """
     client = target.client
-    write, why_not = (None, None) if is_elsewhere else _record(target, staging, base)
+    write, why_not = (None, None) if has_other_copy else _record(target, staging, base)
     try:
         if not client.policy.of(target.uri).asks:
             raise CloudUnavailableError(f"{target.uri} was not uploaded: the policy is offline")
         moment = client.now()
-        sent = send(target, staging, base)
+        sent = conditional_put(target, staging, base)
     except BaseException as error:
-        explain(target, base, _keep(target, base, write, error), error, why_not)
+        raise_explained(target, base, _keep(target, base, write, error), error, why_not)
         raise
     finally:
         target.forget_listed()
-    entry = settle_arrived(target, staging, noted, sent.info, moment, write, overrules=base.condition is Condition.ANY)
+    entry = finish_upload(target, staging, noted, sent.info, moment, write, supersedes=base.condition is Condition.ANY)
     if sent.unconditional:
         warn_of_conditions(target)
     return entry
 
 
-def settle_arrived(
+def finish_upload(
     target: Location,
     staging: Staging,
     noted: IndexSnapshot,
@@ -80,7 +80,7 @@ def settle_arrived(
     moment: Any,
     write: PendingWrite | None,
     *,
-    overrules: bool,
+    supersedes: bool,
 ) -> Entry | None:
     """The cloud has *staging*'s bytes, as *info* says: the entry first, then *write* goes.
 
@@ -103,7 +103,7 @@ def settle_arrived(
             error.add_note(f"the cloud has what was written to {target.uri}; only the store could not note it")
             raise error from error.__cause__
     # First the others, then this one: a process that is killed in between has said all that it takes to go on.
-    if overrules and cache.unavailable is None and pending.has(target.key):
+    if supersedes and cache.unavailable is None and pending.has(target.key):
         for other in pending.of(target.key):
             if other.blocks:
                 # Not worth an error of a write that has arrived: what stays in the way says so itself.
@@ -114,7 +114,7 @@ def settle_arrived(
     return entry
 
 
-def _record(target: Location, staging: Staging, base: Base) -> tuple[PendingWrite | None, OSError | None]:
+def _record(target: Location, staging: Staging, base: WriteBase) -> tuple[PendingWrite | None, OSError | None]:
     """The pending write; None, and why, where there is no store to keep it, or no room: the upload is tried anyway."""
     cache = target.client.cache
     if cache.unavailable is not None:
@@ -145,8 +145,8 @@ def _record(target: Location, staging: Staging, base: Base) -> tuple[PendingWrit
         return None, error
 
 
-def explain(
-    target: Location, base: Base, kept: PendingWrite | None, error: BaseException, why_not: OSError | None = None
+def raise_explained(
+    target: Location, base: WriteBase, kept: PendingWrite | None, error: BaseException, why_not: OSError | None = None
 ) -> None:
     """Raise what *error* of an upload means to the user, now that its bytes are *kept*, or, for *why_not*, are not.
 
@@ -166,7 +166,7 @@ def explain(
         error.add_note(f"{target.uri} was not uploaded.{where}")
 
 
-def _keep(target: Location, base: Base, write: PendingWrite | None, error: BaseException) -> PendingWrite | None:
+def _keep(target: Location, base: WriteBase, write: PendingWrite | None, error: BaseException) -> PendingWrite | None:
     """What is pending once the upload has failed; None where nothing is."""
     pending = target.client.cache.pending
     if write is None:

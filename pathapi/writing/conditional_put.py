@@ -23,7 +23,7 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.location import Location
-from pathapi.parallel.cancellation import Stop
+from pathapi.parallel.cancellation import CancelToken
 
 if TYPE_CHECKING:
     pass
@@ -32,32 +32,32 @@ _PIECE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class WriteBase:
     """What a write starts from. *expect* None overwrites whatever is there; *guessed* says that the absence is known
     only from a listing, and is asked about once if the cloud says otherwise.
 
     *entry* is what the store holds of that very version, if the cloud was asked about it in this very open.
     """
 
-    expect: Validator | Absent | None
-    guessed: bool = False
+    condition_version: Validator | Absent | None
+    assumed: bool = False
     exclusive: bool = False
     entry: Entry | None = None
 
     @property
     def condition(self) -> Condition:
         """As a pending write records it."""
-        if self.expect is None:
+        if self.condition_version is None:
             return Condition.ANY
-        return Condition.ABSENT if isinstance(self.expect, Absent) else Condition.MATCH
+        return Condition.ABSENT if isinstance(self.condition_version, Absent) else Condition.MATCH
 
     @property
     def version(self) -> Validator | None:
         """The version seen, where there was one."""
-        return self.expect if isinstance(self.expect, Validator) else None
+        return self.condition_version if isinstance(self.condition_version, Validator) else None
 
     @classmethod
-    def of(cls, write: PendingWrite, *, force: bool) -> Base:
+    def of(cls, write: PendingWrite, *, force: bool) -> WriteBase:
         """What a pending write started from: never what is there now."""
         if force or write.condition is Condition.ANY:
             return cls(None)
@@ -67,7 +67,7 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class UploadResult:
     """What the object is after an upload. *unconditional* says that the server could not be held to the condition: to
     be told, by `warn_of_conditions`, once everything else is done.
     """
@@ -76,7 +76,7 @@ class Sent:
     unconditional: bool = False
 
 
-def send(target: Location, staging: Staging, base: Base, *, again: bool = False) -> Sent:
+def conditional_put(target: Location, staging: Staging, base: WriteBase, *, again: bool = False) -> UploadResult:
     """Upload *staging*'s bytes under *base*'s condition; what the object is then.
 
     *again* says that they were sent before, and that nobody knows what became of that. Raises VersionMismatchError for
@@ -87,29 +87,29 @@ def send(target: Location, staging: Staging, base: Base, *, again: bool = False)
     except VersionMismatchError as error:
         if not (again or error.after_retry):
             raise
-        info = find_arrived(target, staging)
+        info = find_completed_upload(target, staging)
         if info is None:
             raise
-        return Sent(info)
+        return UploadResult(info)
     except CloudUnavailableError as error:
         info = None
         with suppress(CloudPathException):  # no network: it stays unknown
-            info = find_arrived(target, staging)
+            info = find_completed_upload(target, staging)
         if info is None:
             raise error from error.__cause__
-        return Sent(info)
+        return UploadResult(info)
 
 
-def _send(target: Location, staging: Staging, base: Base) -> Sent:
-    expect = None if target.client.conditional_writes == "off" else base.expect
+def _send(target: Location, staging: Staging, base: WriteBase) -> UploadResult:
+    expect = None if target.client.conditional_writes == "off" else base.condition_version
     try:
-        return Sent(_write(target, staging, expect))
+        return UploadResult(_write(target, staging, expect))
     except VersionMismatchError:
-        if not base.guessed:
+        if not base.assumed:
             raise
         # The listing did not have it, and now it is there: ask once, and go by that.
         seen = head_or_none(target.backend, target.object_key)
-        return Sent(_write(target, staging, ABSENT if seen is None else seen.validator))
+        return UploadResult(_write(target, staging, ABSENT if seen is None else seen.validator))
     except (CloudPathNotImplementedError, CloudPathPermissionError) as error:
         if expect is None or target.client.conditional_writes == "require":
             raise
@@ -118,7 +118,7 @@ def _send(target: Location, staging: Staging, base: Base) -> Sent:
 
 def _send_unconditionally(
     target: Location, staging: Staging, expect: Validator | Absent, error: CloudPathException
-) -> Sent:
+) -> UploadResult:
     """The server, or the role, cannot do conditions, or nothing at all: a HEAD just before is the best there is."""
     backend = target.backend
     try:
@@ -129,7 +129,7 @@ def _send_unconditionally(
     if not matches:
         raise VersionMismatchError(f"{target.uri} is not the version that was seen; nothing was changed") from error
     try:
-        return Sent(_write(target, staging, None), unconditional=True)
+        return UploadResult(_write(target, staging, None), unconditional=True)
     except CloudPathPermissionError:
         raise error from error.__cause__  # it was not the condition
 
@@ -158,7 +158,7 @@ class _Source:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._at = 0
-        self._stop = Stop()
+        self._stop = CancelToken()
 
     def read(self, size: int = -1) -> bytes:
         """Up to *size* bytes, all of them unless the file ends."""
@@ -183,7 +183,7 @@ class _Source:
         return self._at
 
 
-def find_arrived(target: Location, staging: Staging) -> ObjectInfo | None:
+def find_completed_upload(target: Location, staging: Staging) -> ObjectInfo | None:
     """What the object is, if it has exactly *staging*'s bytes; None for other bytes or none.
 
     By a checksum that the provider states of it, where that agrees; else all of it is read and compared.
@@ -192,7 +192,7 @@ def find_arrived(target: Location, staging: Staging) -> ObjectInfo | None:
     info = head_or_none(backend, target.object_key)
     if info is None or info.size != staging.size:
         return None
-    if has_stated_bytes(info, staging.descriptor):
+    if matches_checksum(info, staging.descriptor):
         return info
     try:
         body = backend.read(target.object_key, 0, None, expect=info.validator if info.validator.identifies else None)
@@ -210,7 +210,7 @@ def find_arrived(target: Location, staging: Staging) -> ObjectInfo | None:
         body.close()
 
 
-def has_stated_bytes(info: ObjectInfo, descriptor: int) -> bool:
+def matches_checksum(info: ObjectInfo, descriptor: int) -> bool:
     """Whether an open file has a hash that the provider states of the object; False where it states none of all."""
     for checksum in info.checksums:
         if checksum.kind in COMPARABLE:

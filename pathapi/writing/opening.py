@@ -27,7 +27,7 @@ from pathapi.metadata.listing import ListingPath
 if TYPE_CHECKING:
     from casstore import PendingWrite, Stored
     from pathapi.location import Location
-    from pathapi.writing.conditional_put import Base
+    from pathapi.writing.conditional_put import WriteBase
     from pathapi.writing.writer import Upload
 
 Text = tuple[str | None, str | None, str | None, bool]
@@ -77,7 +77,7 @@ class WritingPath(ListingPath):
             raise
 
     def _begin_upload(self, kind: str, force: bool, freshness: FreshnessArg, *, at_once: bool) -> Upload:
-        from pathapi.writing.pending import lock_for_change
+        from pathapi.writing.pending import acquire_write_lock
         from pathapi.writing.writer import Upload
 
         target = self._writable_target()
@@ -85,7 +85,7 @@ class WritingPath(ListingPath):
         if cache.unavailable is None:
             with full_disk(cache.root):
                 cache.lease  # noqa: B018 (taken before a file is open that may be left: see `strays.watch`)
-        lock = lock_for_change(target, force=force)
+        lock = acquire_write_lock(target, force=force)
         try:
             began = target.client.now()
             stored = self._start_content(kind, freshness) if kind in "ar" else None
@@ -129,42 +129,42 @@ class WritingPath(ListingPath):
         began: Any,
         *,
         at_once: bool = False,
-    ) -> Base:
+    ) -> WriteBase:
         """What the write starts from; *at_once* says that it ends in the same call."""
-        from pathapi.writing.conditional_put import Base
+        from pathapi.writing.conditional_put import WriteBase
 
         client, uri = self.client, self.uri
         policy = client.policy.of_call(self._text, freshness)
         if kind == "x":
-            return Base(ABSENT, exclusive=True)
+            return WriteBase(ABSENT, exclusive=True)
         if force:
-            return Base(None)
+            return WriteBase(None)
         if stored is not None and stored.validator is not None:
             entry = stored.entry
             is_asked = entry is not None and (policy is ALWAYS or entry.validated.is_since(began))
-            return Base(stored.validator, entry=entry if is_asked and not stored.validator.racy else None)
+            return WriteBase(stored.validator, entry=entry if is_asked and not stored.validator.racy else None)
         if kind == "a" and stored is None:
-            return Base(ABSENT)
-        listed = self._told()
+            return WriteBase(ABSENT)
+        listed = self._listed_info()
         if listed is not None and listed.info is not None and freshness is None and policy is not ALWAYS:
-            return Base(listed.info.validator)
+            return WriteBase(listed.info.validator)
         held = client.cache.lookup(self._store_key())
         if held is None and client.listings.is_absent(uri.bucket, uri.key):
             # Where the listing is too old, a call may ask and go on: that is as if it had asked first. A file that was
             # open meanwhile may not: what has come since it was opened was seen by nobody.
-            return Base(ABSENT, guessed=at_once)
+            return WriteBase(ABSENT, assumed=at_once)
         if policy is not ALWAYS and held is not None:
             now = client.now()
             if policy.allows(held, now, now):
-                return Base(held.validator)
+                return WriteBase(held.validator)
         if not policy.asks:
-            return Base(ABSENT)  # nothing of it was seen, so nothing of it may be overwritten
+            return WriteBase(ABSENT)  # nothing of it was seen, so nothing of it may be overwritten
         info = head_or_none(client.backend(uri.bucket), uri.key)
         if info is None:
-            return Base(ABSENT)
+            return WriteBase(ABSENT)
         is_held = held is not None and held.validator.same_version(info.validator)
         is_racy = held is None or held.validator.racy or info.validator.racy
-        return Base(info.validator, entry=held if is_held and not is_racy else None)
+        return WriteBase(info.validator, entry=held if is_held and not is_racy else None)
 
     # --- the whole content at once ------------------------------------------------------------------------------------
 
@@ -216,13 +216,13 @@ class WritingPath(ListingPath):
         Where there is no object yet, nothing is at the path, and what is there at the end becomes the object. Raises
         also `casstore.StillBeingWrittenError` where somebody still writes to it at the end.
         """
-        from pathapi.writing.pending import lock_for_change
+        from pathapi.writing.pending import acquire_write_lock
         from pathapi.writing.writer import Upload
 
         target = self._writable_target()
         cache = target.client.cache
         force = forced(force_overwrite_to_cloud, "TO_CLOUD")
-        lock = lock_for_change(target, force=force)
+        lock = acquire_write_lock(target, force=force)
         with contextlib.ExitStack() as undo:
             undo.callback(lock.release)
             began = target.client.now()

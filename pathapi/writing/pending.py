@@ -20,36 +20,36 @@ from pathapi.exceptions import (
 )
 from pathapi.location import Location
 from pathapi.writing import unclosed as strays
-from pathapi.writing.commit import explain, mark_failed, settle_arrived, why_failed
-from pathapi.writing.conditional_put import Base, find_arrived, send, warn_of_conditions
+from pathapi.writing.commit import finish_upload, mark_failed, raise_explained, why_failed
+from pathapi.writing.conditional_put import WriteBase, conditional_put, find_completed_upload, warn_of_conditions
 
 _said: Final[set[str]] = set()
 
 
-def lock_for_change(target: Location, *, force: bool = False) -> WriteLock:
+def acquire_write_lock(target: Location, *, force: bool = False) -> WriteLock:
     """The URI's write lock, once nothing that is pending of it stands in the way; with *force*, whatever does.
 
     Raises PendingWriteError, OverwriteNewerLocalError, LockTimeoutError, ReentrantWriteError.
     """
     cache = target.client.cache
-    lock = cache.write_locks.acquire(target.key, on_poll=strays.settle)
+    lock = cache.write_locks.acquire(target.key, on_poll=strays.process_queue)
     try:
         cache.record_changes(target.key)
         if cache.pending.has(target.key):
             for write in cache.pending.of(target.key):
                 if cache.unavailable is None:
-                    _recover(target, write)
+                    _resolve_interrupted(target, write)
             # Looked at anew: what has arrived after all may have been forced over the others.
             for write in cache.pending.of(target.key):
                 if write.blocks and not force:
-                    raise refusal(target, write)
+                    raise conflict_error(target, write)
     except BaseException:
         lock.release()
         raise
     return lock
 
 
-def check_readable(target: Location, *, force: bool, asks: bool) -> None:
+def ensure_no_conflict(target: Location, *, force: bool, may_request: bool) -> None:
     """Raise where what the cloud or the store has is not what this machine's user wrote last.
 
     With *force*, the cloud's version is wanted: what stands in the way is set aside. Without *asks*, the cloud is not
@@ -59,16 +59,16 @@ def check_readable(target: Location, *, force: bool, asks: bool) -> None:
     cache.record_changes(target.key)
     for write in cache.pending.of(target.key):
         if cache.unavailable is None and _is_interrupted(target, write):
-            if not asks:
-                raise refusal(target, write)
+            if not may_request:
+                raise conflict_error(target, write)
             # Where somebody else has the lock, he deals with it: until then, the old version.
             with suppress(LockTimeoutError), cache.write_locks.acquire(target.key, 0):
-                _recover(target, write)
+                _resolve_interrupted(target, write)
     # Looked at anew, as in `lock_for_change`.
     for write in cache.pending.of(target.key):
         if write.blocks:
             if not force:
-                raise refusal(target, write)
+                raise conflict_error(target, write)
             if cache.unavailable is None:
                 _said.add(write.name)
                 with suppress(FileNotFoundError):
@@ -91,7 +91,7 @@ def _is_interrupted(target: Location, write: PendingWrite) -> bool:
     return cache.pending.is_interrupted(write)
 
 
-def _recover(target: Location, write: PendingWrite) -> PendingWrite | None:
+def _resolve_interrupted(target: Location, write: PendingWrite) -> PendingWrite | None:
     """With the write lock held: find out what became of an interrupted upload. The record as it is then; None where
     there is none any more, because the cloud has the bytes.
 
@@ -110,12 +110,12 @@ def _recover(target: Location, write: PendingWrite) -> PendingWrite | None:
     try:
         noted, moment = cache.snapshot(target.key), cache.now()
         try:
-            info = find_arrived(target, staging)
+            info = find_completed_upload(target, staging)
         except CloudPathException as error:
-            raise refusal(target, write) from error
+            raise conflict_error(target, write) from error
         if info is not None:
             overrules = write.condition is Condition.ANY
-            settle_arrived(target, staging, noted, info, moment, write, overrules=overrules)
+            finish_upload(target, staging, noted, info, moment, write, supersedes=overrules)
             target.forget_listed()
             return None
     finally:
@@ -126,7 +126,7 @@ def _recover(target: Location, write: PendingWrite) -> PendingWrite | None:
     return None
 
 
-def refusal(target: Location, write: PendingWrite) -> PendingWriteError | OverwriteNewerLocalError:
+def conflict_error(target: Location, write: PendingWrite) -> PendingWriteError | OverwriteNewerLocalError:
     """The error that names *write*, where its bytes are, and the ways on."""
     where = f"The bytes are at {target.client.cache.pending.path(write)}."
     ways = (
@@ -152,7 +152,7 @@ def pending_of(target: Location) -> list[PendingWrite]:
     cache = target.client.cache
     if cache.unavailable is not None:
         raise cache.unavailable
-    strays.settle()
+    strays.process_queue()
     cache.record_changes(target.key)
     return cache.pending.of(target.key)
 
@@ -165,7 +165,7 @@ def open_pending(target: Location) -> int | None:
     return None
 
 
-def choose(target: Location, which: PendingWrite | None) -> PendingWrite:
+def select_pending(target: Location, which: PendingWrite | None) -> PendingWrite:
     """The one pending write of the URI that is meant.
 
     Raises CloudPathFileNotFoundError where there is none, PendingWriteError where there are several and none is named.
@@ -192,33 +192,33 @@ def push(target: Location, which: PendingWrite | None = None, *, force: bool = F
     PendingWriteError where it is being uploaded by another process.
     """
     cache = target.client.cache
-    with cache.write_locks.acquire(target.key, on_poll=strays.settle):
-        write: PendingWrite | None = choose(target, which)
+    with cache.write_locks.acquire(target.key, on_poll=strays.process_queue):
+        write: PendingWrite | None = select_pending(target, which)
         assert write is not None
         was = write
         if write.state is PendingState.UPLOADING:
-            write = _recover(target, write)
+            write = _resolve_interrupted(target, write)
             if write is None:
                 return was  # it had arrived
             if write.state is PendingState.UPLOADING:
                 raise PendingWriteError(f"{target.uri} is being uploaded by another process just now")
         staging = cache.pending.adopt(write)
         try:
-            base = Base.of(write, force=force)
+            base = WriteBase.of(write, force=force)
             state = write.state
             write = cache.pending.mark(write, PendingState.UPLOADING, lease=cache.lease.name)
             noted, moment = cache.snapshot(target.key), cache.now()
             try:
                 # An earlier try may have arrived after all.
-                sent = send(target, staging, base, again=was.state is not PendingState.EDIT)
+                sent = conditional_put(target, staging, base, again=was.state is not PendingState.EDIT)
             except BaseException as error:
-                explain(target, base, mark_failed(target, write, state, why_failed(error)), error)
+                raise_explained(target, base, mark_failed(target, write, state, why_failed(error)), error)
                 raise
             finally:
                 target.forget_listed()
             # What the write itself was forced over stands in the way no more, either.
             overrules = base.condition is Condition.ANY
-            settle_arrived(target, staging, noted, sent.info, moment, write, overrules=overrules)
+            finish_upload(target, staging, noted, sent.info, moment, write, supersedes=overrules)
             if write.source is not None:
                 cache.mark_uploaded(write.source, write.digest, sent.info.validator)
             _forget_same(target, write)
@@ -240,8 +240,8 @@ def _forget_same(target: Location, pushed: PendingWrite) -> None:
 def drop(target: Location, which: PendingWrite | None = None) -> list[PendingWrite]:
     """Discard a pending write, or all of the URI's; what was discarded."""
     cache = target.client.cache
-    with cache.write_locks.acquire(target.key, on_poll=strays.settle):
-        writes: Sequence[PendingWrite] = pending_of(target) if which is None else [choose(target, which)]
+    with cache.write_locks.acquire(target.key, on_poll=strays.process_queue):
+        writes: Sequence[PendingWrite] = pending_of(target) if which is None else [select_pending(target, which)]
         for write in writes:
             _discard(target, write)
         return list(writes)
@@ -250,8 +250,8 @@ def drop(target: Location, which: PendingWrite | None = None) -> list[PendingWri
 def save(target: Location, destination: str, which: PendingWrite | None = None) -> PendingWrite:
     """Copy a pending write's bytes to the local file *destination*, replaced as a whole; then it is pending no more."""
     cache = target.client.cache
-    with cache.write_locks.acquire(target.key, on_poll=strays.settle):
-        write = choose(target, which)
+    with cache.write_locks.acquire(target.key, on_poll=strays.process_queue):
+        write = select_pending(target, which)
         cache.pending.save(write, destination)
         if write.source is not None:
             cache.release_path(write.source, write.digest)

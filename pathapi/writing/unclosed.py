@@ -47,7 +47,7 @@ def _ours() -> _Strays:
     return _strays
 
 
-def watch(file: WritableFile, root: str) -> None:
+def track(file: WritableFile, root: str) -> None:
     """*file* was opened, on the store at *root*, whose lease is taken: so this runs before the store's own exit."""
     strays = _ours()
     with strays.mutex:
@@ -62,7 +62,7 @@ def watch(file: WritableFile, root: str) -> None:
         is_known = root in strays.registered
         strays.registered.add(root)
     if not is_known:
-        at_exit(settle_all)
+        at_exit(process_all)
 
 
 def forget(file: WritableFile) -> None:
@@ -70,52 +70,52 @@ def forget(file: WritableFile) -> None:
     _strays.open.pop(id(file), None)
 
 
-def leave(file: WritableFile) -> None:
+def queue_unclosed(file: WritableFile) -> None:
     """*file* is being collected: keep it alive until its bytes are safe. Takes no lock."""
     if _strays.pid == os.getpid():
         _strays.left.put(file)
 
 
-def say(message: str) -> None:
+def log_warning(message: str) -> None:
     """On the log, which shows it by default: Python hides a ResourceWarning, and this one matters."""
     import logging  # few processes leave a file open
 
     logging.getLogger(__name__).warning(message)
 
 
-def settle() -> None:
+def process_queue() -> None:
     """Deal with what was left so far."""
     strays = _ours()
     early = []
     with contextlib.suppress(Empty):
         while True:
             file = strays.left.get_nowait()
-            if file.is_whole:
-                file.set_aside(_NEVER_CLOSED)
+            if file.text_flushed:
+                file.keep_as_incomplete(_NEVER_CLOSED)
             else:
                 early.append(file)
     for file in early:
         strays.left.put(file)
 
 
-def settle_all() -> None:
+def process_all() -> None:
     """At exit: what was left, and what is still open."""
-    settle()
+    process_queue()
     strays = _ours()
     with contextlib.suppress(Empty):
         while True:
-            strays.left.get_nowait().set_aside(_NEVER_CLOSED)
+            strays.left.get_nowait().keep_as_incomplete(_NEVER_CLOSED)
     for reference in list(strays.open.values()):
         file = reference()
         if file is not None:
-            file.set_aside("it was still open for writing when its process ended")
+            file.keep_as_incomplete("it was still open for writing when its process ended")
 
 
 def _settle_for_ever(strays: _Strays) -> None:
     while True:
         file = strays.left.get()
-        if file.is_whole:
-            file.set_aside(_NEVER_CLOSED)
+        if file.text_flushed:
+            file.keep_as_incomplete(_NEVER_CLOSED)
         else:
             time.sleep(_MOMENT)  # the collection that left it is still under way
             strays.left.put(file)
@@ -135,8 +135,8 @@ if _HAS_FORK:
 class WritableFile(Protocol):
     """What `strays` needs of a file."""
 
-    is_whole: bool
+    text_flushed: bool
 
-    def set_aside(self, why: str) -> None:
+    def keep_as_incomplete(self, why: str) -> None:
         """Keep the bytes as an ``incomplete`` pending write, and close."""
         ...

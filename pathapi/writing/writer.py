@@ -31,8 +31,8 @@ from casstore import (
 from pathapi.exceptions import CloudPathException
 from pathapi.location import Location
 from pathapi.writing import unclosed as strays
-from pathapi.writing.commit import NO_ROOM, deliver, stage
-from pathapi.writing.conditional_put import Base
+from pathapi.writing.commit import NO_ROOM, commit_upload, stage
+from pathapi.writing.conditional_put import WriteBase
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class Upload:
     """One write on its way: owns the staging file and the write lock until `commit`, `abort` or `set_aside`."""
 
-    def __init__(self, target: Location, base: Base, lock: WriteLock, staging: Staging | None = None) -> None:
+    def __init__(self, target: Location, base: WriteBase, lock: WriteLock, staging: Staging | None = None) -> None:
         """*staging*, where the bytes are there already, is taken over."""
         cache = target.client.cache
         self.target = target
@@ -61,11 +61,11 @@ class Upload:
         """Whether this process opened it: a writing handle does nothing in a forked child."""
         return self._pid == os.getpid()
 
-    def allow_takeover(self, give_way: Any) -> None:
+    def allow_takeover(self, yield_lock: Any) -> None:
         """At a prompt, the next writer of the same thread may call *give_way* to have the lock."""
-        self._lock.give_way = give_way
+        self._lock.give_way = yield_lock
 
-    def end_elsewhere(self) -> None:
+    def mark_ending(self) -> None:
         """Another thread is about to end this: the one that opened it may wait for that."""
         self._lock.is_ending = True
 
@@ -109,7 +109,7 @@ class Upload:
             if self._is_unchanged(staging):
                 staging.close()
                 return self._base.entry
-            return deliver(self.target, staging, self._base, self._noted)
+            return commit_upload(self.target, staging, self._base, self._noted)
         except BaseException:
             staging.close()
             raise
@@ -129,7 +129,7 @@ class Upload:
         finally:
             os.close(held)
 
-    def set_aside(self, why: str) -> PendingWrite | None:
+    def keep_as_incomplete(self, why: str) -> PendingWrite | None:
         """Upload nothing and keep the bytes, as an ``incomplete`` pending write; None where there are none to keep.
 
         What cannot be kept is lost, and said.
@@ -194,7 +194,7 @@ class _Committing:
 
     _upload: Upload | None = None
     _text: weakref.ref[CloudTextWriter] | None = None
-    is_whole = True
+    text_flushed = True
     """Whether no text is still on its way here. In a cycle this file may be finalised before the text above it."""
 
     def _begin(self, upload: Upload) -> None:
@@ -204,10 +204,10 @@ class _Committing:
         def give_way() -> None:
             file = reference()
             if file is not None:
-                file.set_aside("it was opened for writing again")
+                file.keep_as_incomplete("it was opened for writing again")
 
         upload.allow_takeover(give_way)
-        strays.watch(self, upload.target.client.cache.root)
+        strays.track(self, upload.target.client.cache.root)
 
     def _end(self) -> Upload | None:
         upload, self._upload = self._upload, None
@@ -235,7 +235,7 @@ class _Committing:
         with contextlib.suppress(OSError):  # a full disk has said so before, and nobody wants these bytes
             super().close()  # type: ignore[misc]
 
-    def set_aside(self, why: str) -> None:
+    def keep_as_incomplete(self, why: str) -> None:
         """Upload nothing, keep what was written so far as ``incomplete``, and close."""
         upload = self._end()
         if upload is None or not upload.is_ours:
@@ -247,15 +247,15 @@ class _Committing:
         with contextlib.suppress(OSError, ValueError):
             super().close()  # type: ignore[misc]
         try:
-            kept = upload.set_aside(why)
+            kept = upload.keep_as_incomplete(why)
         except (CloudPathException, CasstoreError, OSError) as error:
-            strays.say(f"{upload.uri}: {why}; what was written could not be kept: {error}")
+            strays.log_warning(f"{upload.uri}: {why}; what was written could not be kept: {error}")
             return
         if kept is None:
-            strays.say(f"{upload.uri}: {why}; nothing was written, and nothing was uploaded")
+            strays.log_warning(f"{upload.uri}: {why}; nothing was written, and nothing was uploaded")
             return
         path = upload.target.client.cache.pending.path(kept)
-        strays.say(f"{upload.uri}: {why}; it was not uploaded, and is kept at {path} (see `casstore pending`)")
+        strays.log_warning(f"{upload.uri}: {why}; it was not uploaded, and is kept at {path} (see `casstore pending`)")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -271,8 +271,8 @@ class _Committing:
             return
         if upload.is_ours:
             warnings.warn(f"{upload.uri} was opened for writing and never closed", ResourceWarning, stacklevel=2)
-            upload.end_elsewhere()
-            strays.leave(self)
+            upload.mark_ending()
+            strays.queue_unclosed(self)
         else:
             self._upload = None
             upload.abort()
@@ -302,7 +302,7 @@ class CloudTextWriter(io.TextIOWrapper):
     def __init__(self, buffer: CloudBufferedWriter | CloudBufferedRandom, *arguments: Any, **options: Any) -> None:
         super().__init__(buffer, *arguments, **options)
         buffer._text = weakref.ref(self)
-        buffer.is_whole = False
+        buffer.text_flushed = False
 
     def detach(self) -> Any:
         """The binary file below, which goes on alone."""

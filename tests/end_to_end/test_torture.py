@@ -326,12 +326,12 @@ def read_by_force():
     assert path.read_bytes(force_overwrite_from_cloud=True) == b"first"
     os._exit(0)
 
-def settle_loosely(target, staging, noted, info, moment, write, *, overrules):
+def settle_loosely(target, staging, noted, info, moment, write, *, supersedes):
     pending = target.client.cache.pending
     for one in pending.of(target.key):
         pending.discard(one)
 
-def check_loudly(target, *, force, asks):
+def check_loudly(target, *, force, may_request):
     warnings.warn("something is strange")
     return check(target, force=force, asks=asks)
 
@@ -339,14 +339,14 @@ in_child(edit if state == "edit taken back" else fail_to_write)
 if state == "edit taken back":
     in_child(read_by_force)
 else:
-    in_child(lambda: die_in("settle_arrived" if state == "forced and arrived" else "send"))
-check = pathapi.writing.pending.check_readable
+    in_child(lambda: die_in("finish_upload" if state == "forced and arrived" else "conditional_put"))
+check = pathapi.writing.pending.ensure_no_conflict
 if weakness == "nobody looks":
-    pathapi.writing.pending.check_readable = lambda *_, **__: None
+    pathapi.writing.pending.ensure_no_conflict = lambda *_, **__: None
 elif weakness == "the others are discarded":
-    pathapi.writing.pending.settle_arrived = settle_loosely
+    pathapi.writing.pending.finish_upload = settle_loosely
 elif weakness == "more is said":
-    pathapi.writing.pending.check_readable = check_loudly
+    pathapi.writing.pending.ensure_no_conflict = check_loudly
 print(json.dumps(list(read_all(str(root), {"ledger@one": ledger}, is_strict=True))))
 """
 

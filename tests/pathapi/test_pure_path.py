@@ -16,21 +16,21 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError
-from pathapi.pure_path import LexicalPath
+from pathapi.pure_path import PureCloudPath
 from pathapi.uri import Uri
 
 
-class S3Path(LexicalPath):
+class S3Path(PureCloudPath):
     __slots__ = ()
     cloud_prefix = "s3://"
 
 
-class GSPath(LexicalPath):
+class GSPath(PureCloudPath):
     __slots__ = ()
     cloud_prefix = "gs://"
 
 
-class FilePath(LexicalPath):
+class FilePath(PureCloudPath):
     __slots__ = ()
     cloud_prefix = "file://"
 

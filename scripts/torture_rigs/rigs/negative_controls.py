@@ -27,7 +27,7 @@ from casstore.format.digest import Digest
 from casstore.format.keys import USER
 from casstore.index.transactions import Txn
 from casstore.index.updates import PublishEntry
-from pathapi.writing.conditional_put import send
+from pathapi.writing.conditional_put import conditional_put
 
 
 def _replace(owner: Any, name: str, value: Any) -> None:
@@ -134,10 +134,10 @@ def _discard_early() -> None:
         for write in pending.of(target.key):
             if write.state == "uploading":
                 pending.discard(write)
-        return send(target, staging, base, **how)
+        return conditional_put(target, staging, base, **how)
 
     for module in (pathapi.writing.commit, pathapi.writing.pending):
-        _replace(module, "send", discard_and_send)
+        _replace(module, "conditional_put", discard_and_send)
 
 
 def _save_unsynced() -> None:

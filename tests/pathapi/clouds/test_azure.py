@@ -8,7 +8,7 @@ import pytest
 
 from pathapi import AzureBlobPath, CloudPath
 from pathapi.exceptions import InvalidUriError
-from pathapi.testing import EditSuite, Ground, ReadSuite, WriteSuite
+from pathapi.testing import EditSuite, RawBucket, ReadSuite, WriteSuite
 from tests.harness.proxy import Proxy
 from tests.pathapi.support.azure import MakeAzureClient, azure_ground, make_azure_client, prefix
 from tests.pathapi.support.raw_buckets import AzureGround
@@ -18,7 +18,7 @@ __all__ = ["azure_ground", "make_azure_client", "prefix"]
 
 class _OnAzurite:
     @pytest.fixture
-    def ground(self, azure_ground: AzureGround) -> Ground:
+    def ground(self, azure_ground: AzureGround) -> RawBucket:
         return azure_ground
 
     @pytest.fixture

@@ -24,7 +24,7 @@ import pytest
 import pathapi
 from pathapi import CloudPath, GSClient, GSPath, S3Client, prefetch
 from pathapi.exceptions import ClientMismatchError, CloudPathException, InvalidPrefixError
-from pathapi.testing import EditSuite, Ground, ReadSuite, WriteSuite
+from pathapi.testing import EditSuite, RawBucket, ReadSuite, WriteSuite
 from tests.harness.proxy import Proxy
 from tests.harness.servers import GCSServer
 from tests.pathapi.conftest import MakeGSClient as MakeClient
@@ -60,7 +60,7 @@ class _OnGCS:
         return f"gs://{gcs_bucket}/{prefix}"
 
     @pytest.fixture
-    def ground(self, raw: Any, gcs_bucket: str, prefix: str) -> Ground:
+    def ground(self, raw: Any, gcs_bucket: str, prefix: str) -> RawBucket:
         return GCSGround(raw, gcs_bucket, prefix)
 
     @pytest.fixture

@@ -21,7 +21,7 @@ from casstore.cli.main import run
 from pathapi import CloudPath, FileClient, S3Client, prefetch
 from pathapi.client import Client
 from pathapi.exceptions import CloudPathFileNotFoundError, CloudPathIsADirectoryError, OverwriteNewerLocalError
-from pathapi.testing import Ground
+from pathapi.testing import RawBucket
 from tests.harness.servers import S3Server
 from tests.pathapi.support.raw_buckets import FileGround, S3Ground
 
@@ -129,8 +129,8 @@ class Place:
     """A bucket with every key it can hold, another one to write into, and a client with a store of its own."""
 
     client: Client[Any]
-    planted: Ground
-    work: Ground
+    planted: RawBucket
+    work: RawBucket
     base: str
     work_base: str
     login: dict[str, Any]

@@ -12,7 +12,7 @@ import pytest
 
 from pathapi import Progress, S3Client, S3Path
 from pathapi.exceptions import CloudUnavailableError
-from pathapi.parallel.worker_pool import Crew
+from pathapi.parallel.worker_pool import WorkerPool
 from tests.pathapi.support.raw_buckets import S3Ground
 
 PIECE = 1 << 16
@@ -34,7 +34,7 @@ def test_the_first_that_goes_alone_is_told_of_like_the_others() -> None:
         assert alone.is_set(), "the others begin when it is done"
         return False
 
-    Crew(one, nothing_of, told.append).run(range(20), first_alone=True)
+    WorkerPool(one, nothing_of, told.append).run(range(20), first_alone=True)
     assert len([progress for progress in told if not progress.files]) >= 3
     assert told[-1].files == 20
 
@@ -47,7 +47,7 @@ def test_what_fails_alone_ends_it() -> None:
         raise CloudUnavailableError(f"item {item}")
 
     with pytest.raises(CloudUnavailableError, match="item 0"):
-        Crew(one, nothing_of, None).run(range(20), first_alone=True)
+        WorkerPool(one, nothing_of, None).run(range(20), first_alone=True)
     assert done == [0]
 
 
@@ -65,14 +65,14 @@ def test_an_error_in_listing_does_not_hide_the_failure_before_it() -> None:
         raise PermissionError("the second page")
 
     with pytest.raises(CloudUnavailableError, match="item 0") as raised:
-        Crew(one, nothing_of, None).run(items())
+        WorkerPool(one, nothing_of, None).run(items())
     assert isinstance(raised.value.__context__, PermissionError)
 
     def good(item: int) -> bool:
         return False
 
     with pytest.raises(PermissionError, match="the second page"):
-        Crew(good, nothing_of, None).run(items())
+        WorkerPool(good, nothing_of, None).run(items())
 
 
 # --- after an interrupt ---------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def list_(known: Listings, clock: Clock, prefix: str, items: Iterable[str], stop: int | None = None) -> None:
     """A listing of *prefix*, broken off after *stop* items."""
     found = (Prefix(key) if key.endswith("/") else ObjectInfo(key, Validator(1, "e")) for key in items)
-    for number, _ in enumerate(known.watch("b", prefix, clock.now(), found), 1):
+    for number, _ in enumerate(known.remember("b", prefix, clock.now(), found), 1):
         if number == stop:
             return
 
@@ -87,7 +87,7 @@ def test_what_is_written_is_not_known_any_more(clock: Clock) -> None:
 
 def test_a_listing_that_was_under_way_during_a_write_tells_nothing_of_it(clock: Clock) -> None:
     known = Listings()
-    listing = known.watch("b", "d/", clock.now(), [ObjectInfo("d/a", Validator(1, "e"))])
+    listing = known.remember("b", "d/", clock.now(), [ObjectInfo("d/a", Validator(1, "e"))])
     next(listing)
     clock.now()
     known.forget("b", "d/a")
@@ -99,7 +99,7 @@ def test_a_listing_that_was_under_way_during_a_write_tells_nothing_of_it(clock: 
 def test_the_directories_above_a_deleted_object_are_in_doubt(clock: Clock) -> None:
     known = Listings()
     moment = clock.now()
-    ((_, child),) = known.watch("b", "", moment, [Prefix("d/")])
+    ((_, child),) = known.remember("b", "", moment, [Prefix("d/")])
     assert known.recall("b", "d", child) is child
     clock.now()
     known.forget("b", "d/e/a")
@@ -108,7 +108,7 @@ def test_the_directories_above_a_deleted_object_are_in_doubt(clock: Clock) -> No
 
 def test_the_later_listing_counts(clock: Clock) -> None:
     known = Listings()
-    ((_, child),) = known.watch("b", "d/", clock.now(), [ObjectInfo("d/a", Validator(1, "old"))])
+    ((_, child),) = known.remember("b", "d/", clock.now(), [ObjectInfo("d/a", Validator(1, "old"))])
     list_(known, clock, "d/", [])
     assert known.recall("b", "d/a", child) is None and not knows(known, "d/a") and known.is_absent("b", "d/a")
     list_(known, clock, "d/", ["d/a"])
@@ -118,7 +118,7 @@ def test_the_later_listing_counts(clock: Clock) -> None:
 
 def test_a_slow_listing_does_not_undo_a_later_one(clock: Clock) -> None:
     known = Listings()
-    slow = known.watch("b", "d/", clock.now(), [ObjectInfo("d/a", Validator(1, "old"))])
+    slow = known.remember("b", "d/", clock.now(), [ObjectInfo("d/a", Validator(1, "old"))])
     list_(known, clock, "d/", ["d/a", "d/b"])
     assert len(list(slow)) == 1
     found = known.recall("b", "d/a", None)

@@ -11,7 +11,7 @@ from casstore import Moment, Validator
 from pathapi import S3Client, S3Path
 from pathapi.backend import ObjectInfo
 from pathapi.reading import listing_cache as listings
-from pathapi.reading.listing_cache import SECONDS, Listed, Listings
+from pathapi.reading.listing_cache import SECONDS, ListedFact, Listings
 from tests.harness.proxy import Proxy
 from tests.pathapi.conftest import MakeClient
 from tests.pathapi.support.raw_buckets import S3Ground
@@ -37,8 +37,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def listed_at(clock: Clock, key: str = "a") -> Listed:
-    return Listed(ObjectInfo(key, Validator(1, etag="e")), Moment(0, clock.ns, 0))
+def listed_at(clock: Clock, key: str = "a") -> ListedFact:
+    return ListedFact(ObjectInfo(key, Validator(1, etag="e")), Moment(0, clock.ns, 0))
 
 
 def test_an_old_listing_answers_nothing_and_is_still_a_hint(clock: Clock) -> None:
@@ -46,7 +46,7 @@ def test_an_old_listing_answers_nothing_and_is_still_a_hint(clock: Clock) -> Non
     assert known.recall("b", "a", said) is said
     clock.ns += AGE
     assert known.recall("b", "a", said) is None
-    assert known.recall_old("b", "a", said) is said
+    assert known.recall_any_age("b", "a", said) is said
 
 
 def test_a_write_through_the_client_ends_the_hint_for_good(clock: Clock) -> None:
@@ -54,11 +54,11 @@ def test_a_write_through_the_client_ends_the_hint_for_good(clock: Clock) -> None
     known, said = Listings(), listed_at(clock)
     clock.ns += 1
     known.forget("b", "a")
-    assert known.recall_old("b", "a", said) is None
+    assert known.recall_any_age("b", "a", said) is None
     clock.ns += AGE
     known.forget("b", "other")
-    assert known.recall_old("b", "a", said) is None
-    assert known.recall_old("b", "a", listed_at(clock)) is not None
+    assert known.recall_any_age("b", "a", said) is None
+    assert known.recall_any_age("b", "a", listed_at(clock)) is not None
 
 
 @pytest.mark.parametrize(("freshness", "requests"), [("immutable", {}), ("always", {"GET": 1})])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pathapi import FileClient
-from pathapi.testing import Ground, ReadSuite
+from pathapi.testing import RawBucket, ReadSuite
 from tests.harness.servers import S3Server
 from tests.pathapi.conftest import MakeClient
 from tests.pathapi.support.raw_buckets import FileGround, PrefixedGround, S3Ground
@@ -17,7 +17,7 @@ from tests.pathapi.support.raw_buckets import FileGround, PrefixedGround, S3Grou
 
 class TestFiles(ReadSuite):
     @pytest.fixture
-    def ground(self, tmp_path: Path) -> Ground:
+    def ground(self, tmp_path: Path) -> RawBucket:
         return FileGround(tmp_path / "bucket")
 
     @pytest.fixture
@@ -35,7 +35,7 @@ class TestS3(ReadSuite):
         return f"{id(request.node):x}/"
 
     @pytest.fixture
-    def ground(self, seaweed: S3Server, shared_bucket: str, prefix: str) -> Ground:
+    def ground(self, seaweed: S3Server, shared_bucket: str, prefix: str) -> RawBucket:
         return PrefixedGround(S3Ground(seaweed.client(), shared_bucket), prefix)
 
     @pytest.fixture

@@ -262,7 +262,7 @@ def _wrap(steps: Steps, backend: type) -> None:
         steps.wrap(backend, call, lambda *_, name=name, **__: name)
     if backend is S3Backend:
         steps.wrap(backend, "_call", of_part)
-    steps.wrap(Staging, "take", lambda *_: "copy into staging")
+    steps.wrap(Staging, "copy_from", lambda *_: "copy into staging")
     steps.wrap(writing._Raw, "write", lambda *_: "write staging")
 
 

@@ -227,7 +227,7 @@ def test_without_looking_the_same_is_a_conflict(
     path: S3Path, proxy: Proxy, lost: tuple[bytes, Fault], retries: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control."""
-    monkeypatch.setattr(uploading, "find_arrived", lambda *_: None)
+    monkeypatch.setattr(uploading, "find_completed_upload", lambda *_: None)
     data, fault = lost
     proxy.add(fault)
     with pytest.raises((OverwriteNewerCloudError, CloudUnavailableError)):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pathapi import FileClient, HttpClient
-from pathapi.testing import EditSuite, Ground
+from pathapi.testing import EditSuite, RawBucket
 from tests.harness.http_server import HttpOrigin
 from tests.harness.servers import S3Server
 from tests.pathapi.conftest import MakeClient
@@ -18,7 +18,7 @@ from tests.pathapi.support.raw_buckets import FileGround, PrefixedGround, S3Grou
 
 class TestFiles(EditSuite):
     @pytest.fixture
-    def ground(self, tmp_path: Path) -> Ground:
+    def ground(self, tmp_path: Path) -> RawBucket:
         return FileGround(tmp_path / "bucket")
 
     @pytest.fixture
@@ -42,7 +42,7 @@ class TestS3(EditSuite):
         return f"{id(request.node):x}/"
 
     @pytest.fixture
-    def ground(self, seaweed: S3Server, shared_bucket: str, prefix: str) -> Ground:
+    def ground(self, seaweed: S3Server, shared_bucket: str, prefix: str) -> RawBucket:
         return PrefixedGround(S3Ground(seaweed.client(), shared_bucket), prefix)
 
     @pytest.fixture

@@ -254,13 +254,13 @@ def _record_nothing() -> None:
 
 
 def _discard_before_sending() -> None:
-    send = uploading.send
+    send = uploading.conditional_put
 
     def discard_and_send(target: Any, *arguments: Any, **options: Any) -> Any:
         _discard_all(target.client.cache, target.key)
         return send(target, *arguments, **options)
 
-    setattr(delivering, "send", discard_and_send)  # noqa: B010 (for mypy it is not there)
+    setattr(delivering, "conditional_put", discard_and_send)  # noqa: B010 (for mypy it is not there)
 
 
 def _discard_before_committing() -> None:
@@ -282,10 +282,10 @@ def _upload_before_recording() -> None:
     record, sent = delivering._record, []
 
     def send_and_record(target: Any, staging: Any, base: Any) -> Any:
-        sent.append(uploading.send(target, staging, base))
+        sent.append(uploading.conditional_put(target, staging, base))
         return record(target, staging, base)
 
-    setattr(delivering, "send", lambda *_, **__: sent.pop())  # noqa: B010 (as above)
+    setattr(delivering, "conditional_put", lambda *_, **__: sent.pop())  # noqa: B010 (as above)
     delivering._record = send_and_record
 
 
