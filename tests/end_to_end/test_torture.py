@@ -333,7 +333,7 @@ def settle_loosely(target, staging, noted, info, moment, write, *, supersedes):
 
 def check_loudly(target, *, force, may_request):
     warnings.warn("something is strange")
-    return check(target, force=force, asks=asks)
+    return check(target, force=force, may_request=may_request)
 
 in_child(edit if state == "edit taken back" else fail_to_write)
 if state == "edit taken back":
