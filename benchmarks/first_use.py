@@ -12,7 +12,7 @@ from harness.rounds import Contestant, compete, options
 PROGRAM = """
 import sys, time
 start = time.perf_counter()
-import pathapi, pathapi.file
+import pathapi, pathapi.clouds.file
 imported = time.perf_counter()
 assert not {"boto3", "botocore", "obstore", "filelock"} & set(sys.modules), "an SDK was loaded"
 client = pathapi.FileClient(local_cache_dir=sys.argv[1], freshness="immutable")

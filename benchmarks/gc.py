@@ -53,7 +53,7 @@ if sys.platform == "linux":
     threading.Thread(target=watch, daemon=True).start()
 start, used = time.perf_counter(), time.process_time()
 plan = make_plan(cache.index, cache.layout, Budget(min_free=0, rules=tuple(Rule(*rule) for rule in rules), **budget))
-print(json.dumps([time.perf_counter() - start, time.process_time() - used, peak, len(plan.doomed)]))
+print(json.dumps([time.perf_counter() - start, time.process_time() - used, peak, len(plan.victims)]))
 """
 
 WRITER: Final = """

@@ -86,7 +86,8 @@ def verify(
 
 
 def _facts(verified: VerifyReport) -> dict[str, Any]:
-    facts = {field.name: getattr(verified, field.name) for field in dataclasses.fields(verified)}
+    names = (field.name for field in dataclasses.fields(verified) if field.name != "repairs")
+    facts = {name: getattr(verified, name) for name in names}
     facts["problems"] = [_problem_facts(problem) for problem in verified.problems]
     facts["leftovers"] = dataclasses.asdict(verified.leftovers)
     facts["mended"] = None if verified.repairs is None else _mended_facts(verified.repairs)

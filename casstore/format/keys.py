@@ -56,8 +56,8 @@ class Key:
         row = ENTRY + whole
         if len(row) >= _LONGEST_KEY:
             row = row[: _LONGEST_KEY - _HASH] + name_hash(whole)
-        object.__setattr__(self, "whole", whole)
-        object.__setattr__(self, "row", row)
+        object.__setattr__(self, "encoded", whole)
+        object.__setattr__(self, "row_key", row)
 
     @classmethod
     def parse(cls, whole: bytes) -> Key:

@@ -246,7 +246,7 @@ if sys.argv[3] == "first":
     assert read(cache, key_of("k")) == b"later"
 else:
     try:
-        cache.held(key_of("k"))
+        cache.lookup(key_of("k"))
     except casstore.IndexUnavailableError as error:
         print(error)
 """

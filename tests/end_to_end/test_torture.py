@@ -421,7 +421,7 @@ run, decision = Run(Path(sys.argv[1]), sys.argv[1] + "/store"), sys.argv[2]
 run.ledgers["ledger@one"].put("data/0", b"first")
 path = LedgerClient(run.ledgers["ledger@one"], "one", local_cache_dir=run.store).CloudPath("ledger://bucket/data/0")
 local = path.fspath
-notice = casstore.Cache.notice
+notice = casstore.Cache.record_changes
 
 def decide():
     user = Writer(run, "somebody else")
@@ -436,7 +436,7 @@ def decide():
     os._exit(0)
 
 def notice_and_wait(cache, key):
-    casstore.Cache.notice = notice
+    casstore.Cache.record_changes = notice
     found = [] if decision == "unseen" else notice(cache, key)
     if decision not in ("none", "unseen"):
         pid = os.fork()
@@ -445,7 +445,7 @@ def notice_and_wait(cache, key):
         os.waitpid(pid, 0)
     return found
 
-casstore.Cache.notice = notice_and_wait
+casstore.Cache.record_changes = notice_and_wait
 editor = Writer(run, "the editor")
 run.ledgers["ledger@one"].absence = 0.0
 editor.edited("ledger@one", "data/0", path, local)

@@ -52,7 +52,7 @@ entries = st.builds(
     validators,
     st.builds(Moment, st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), uint64),
     place=uint64,
-    used_hour=st.integers(0, 2**32 - 1),
+    last_used_hour=st.integers(0, 2**32 - 1),
 )
 
 
@@ -106,7 +106,7 @@ def test_every_flipped_bit_of_the_other_records_makes_them_a_miss() -> None:
     digest = Digest("xxh3-128", bytes(range(16)))
     blob, stated, count = (
         blob_row(digest.value),
-        ProviderChecksum("s3", "md5", "ff", 3).row,
+        ProviderChecksum("s3", "md5", "ff", 3).row_key,
         count_row(Key("s3://b/k", "s3")),
     )
     packed = {
@@ -135,7 +135,7 @@ def test_long_keys_fit_lmdb_and_are_compared_whole(length: int) -> None:
     if len(key.row_key) == LONGEST_ROW:
         # As if the hashes of both were the same: the record says whose it is.
         forged = replace(twin)
-        object.__setattr__(forged, "row", key.row_key)
+        object.__setattr__(forged, "row_key", key.row_key)
         assert unpack_entry(key.row_key, pack_entry(entry), forged) is None
         assert peek_entry(forged, pack_entry(entry)) is None
 

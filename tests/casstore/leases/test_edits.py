@@ -460,7 +460,7 @@ fresh = view_of(cache, "fresh", data=b"others")
 in_place(path)
 new.write_bytes(b"new")
 if "notice" in sys.argv:
-    assert len(cache.notice(KEY)) == len(cache.notice(key_of("new"))) == 1
+    assert len(cache.record_changes(KEY)) == len(cache.record_changes(key_of("new"))) == 1
 if "discard" in sys.argv:
     for write in cache.pending.all():
         cache.pending.discard(write)
@@ -717,7 +717,7 @@ def test_without_a_store_what_was_edited_or_made_stays_and_is_said(
     path = outbox_of(cache)
     path.write_bytes(b"mine")
     assert not cache.is_changed_locally(KEY)
-    assert cache.notice(KEY) == []
+    assert cache.record_changes(KEY) == []
     with pytest.warns(UserWarning, match=f"not uploaded; they stay at: {path}"):
         cache.close()
     assert path.read_bytes() == b"mine"

@@ -454,7 +454,7 @@ def test_an_index_that_was_replaced_since_it_was_last_looked_at_says_nothing(fil
     # As another process does that found it damaged: generation 2, then a collection by what that one says.
     os.mkdir(filled.layout.generation(2))
     assert files.create_synced(filled.layout.successor(1), b"2")
-    script = "import sys, casstore; casstore.open(sys.argv[1]).held(casstore.Key('s3://b/x', 's3'))"
+    script = "import sys, casstore; casstore.open(sys.argv[1]).lookup(casstore.Key('s3://b/x', 's3'))"
     assert run(script, filled.root).returncode == 0
     for name in ("a", "b"):
         os.unlink(filled.layout.blob(_digest_of(filled, name)))

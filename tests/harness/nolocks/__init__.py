@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 VARIABLE: Final = "CASSTORE_TEST_NO_LOCKS"
-_BUCKETS_OWN: Final = "pathapi.backends.file.backend"
+_BUCKETS_OWN: Final = "pathapi.backends.file."
 
 
 def install() -> None:
