@@ -6,17 +6,13 @@ import contextlib
 import errno
 import fcntl
 import os
+from typing import Final
 
-from casstore.fs.files import (
-    _FICLONE,
-    _NO_SENDFILE,
-    link_descriptor,
-    open_unnamed,
-    sync,
-    sync_directory,
-    unlink_quietly,
-    write_all,
-)
+from casstore.fs import files
+
+_FICLONE: Final = 0x40049409
+"""``FICLONE`` of linux/fs.h: share all extents of one file with another."""
+_NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW, errno.ENOTSOCK, errno.EOPNOTSUPP))
 
 
 def clone(source: int, target: int) -> bool:
@@ -46,7 +42,7 @@ def copy_bytes(source: int, target: int) -> int:
 def _copy_by_hand(source: int, target: int) -> int:
     offset = 0
     while data := os.pread(source, 1 << 20, offset):
-        write_all(target, data)
+        files.write_all(target, data)
         offset += len(data)
     return offset
 
@@ -68,7 +64,7 @@ def copy_out(source: int, target: str, *, durable: bool = False) -> None:
     directory = os.path.dirname(target)
     temporary = f"{directory}/.{os.urandom(8).hex()}.part"
     # Without a name until it is whole, where that can be: a process that is killed leaves nothing then.
-    unnamed = open_unnamed(directory, 0o666)
+    unnamed = files.open_unnamed(directory, 0o666)
     is_named = unnamed is None
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o666) if unnamed is None else unnamed
@@ -77,21 +73,21 @@ def copy_out(source: int, target: str, *, durable: bool = False) -> None:
             if not clone(source, descriptor):
                 copy_bytes(source, descriptor)
             if durable:
-                sync(descriptor)
+                files.sync(descriptor)
             if not is_named:
                 try:
-                    link_descriptor(descriptor, target)
+                    files.link_descriptor(descriptor, target)
                 except FileExistsError:
-                    link_descriptor(descriptor, temporary)
+                    files.link_descriptor(descriptor, temporary)
                     is_named = True
         finally:
             os.close(descriptor)
         if is_named:
             os.rename(temporary, target)
         if durable:
-            sync_directory(directory)
+            files.sync_directory(directory)
     except BaseException:
-        unlink_quietly(temporary)
+        files.unlink_quietly(temporary)
         raise
 
 
@@ -108,7 +104,7 @@ def make_directories(path: str, *, durable: bool = False) -> None:
             raise FileExistsError(errno.EEXIST, "is a file, where a directory is to be", directory)
     if durable:
         for directory in missing:
-            sync_directory(os.path.dirname(directory) or ".")
+            files.sync_directory(os.path.dirname(directory) or ".")
 
 
 def same_bytes(one: int, other: int) -> bool:

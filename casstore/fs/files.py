@@ -18,12 +18,8 @@ from typing import Final
 
 from casstore.errors import CasstoreError, StoreFullError, StoreReadOnlyError
 
-_FICLONE: Final = 0x40049409
-"""``FICLONE`` of linux/fs.h: share all extents of one file with another."""
-
 _NO_UNNAMED: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT))
 _PAUSES: Final = (0.001, 0.01)
-_NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW, errno.ENOTSOCK, errno.EOPNOTSUPP))
 FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """No room: the disk's, the quota's, and the process's own limit for a file (``ulimit -f``)."""
 _TMP_NAMES: Final = ("TMPDIR", "TEMP", "TMP")

@@ -179,7 +179,7 @@ def test_saving_moves_the_bytes_and_needs_no_question(
 ) -> None:
     pend(cache, data=b"precious"), pend(cache, data=b"precious", state=PendingState.INCOMPLETE)
     synced: list[str] = []
-    monkeypatch.setattr("casstore.fs.copying.sync", lambda _: synced.append(str(len(_names(cache)))))
+    monkeypatch.setattr("casstore.fs.files.sync", lambda _: synced.append(str(len(_names(cache)))))
     target = tmp_path / "saved.bin"
     target.write_bytes(b"before")
     lines = _lines(capsys, cache, "drop", "s3://bucket/k", "--save-to", str(target))

@@ -51,7 +51,7 @@ entries = st.builds(
     digests,
     validators,
     st.builds(Moment, st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), uint64),
-    place=uint64,
+    written_on=uint64,
     last_used_hour=st.integers(0, 2**32 - 1),
 )
 
@@ -106,7 +106,7 @@ def test_every_flipped_bit_of_the_other_records_makes_them_a_miss() -> None:
     digest = Digest("xxh3-128", bytes(range(16)))
     blob, stated, count = (
         blob_row(digest.value),
-        ProviderChecksum("s3", "md5", "ff", 3).row_key,
+        ProviderChecksum("s3", "md5", "ff", 3).row,
         count_row(Key("s3://b/k", "s3")),
     )
     packed = {
