@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from casstore.blobs.blob_store import OPEN_FLAGS, BlobStore
-from casstore.blobs.staging import Added, Inode, Staging
+from casstore.blobs.staging import AddedBlob, Inode, Staging
 from casstore.clock import _HOUR_NS
 from casstore.config.settings import Settings
 from casstore.counters import Counters
@@ -121,8 +121,8 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
     def lease(self) -> Lease:
         """This process's lease, taken on first use."""
         with self._mutex:
-            if self._lease is not None and not self._lease.is_there():
-                self._lease.drop()
+            if self._lease is not None and not self._lease.exists():
+                self._lease.abandon()
                 self._lease = None
             if self._lease is None:
                 self._lease = self._take_lease()
@@ -319,7 +319,7 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
                 del self._recent[publication.entry.key]
                 del self._recent_inodes[publication.entry.key]
 
-    def _add_blob(self, staging: Staging, digest: Digest) -> Added:
+    def _add_blob(self, staging: Staging, digest: Digest) -> AddedBlob:
         return add_blob(self, staging, digest)
 
     def _forget_older(self, key: Key) -> None:

@@ -184,7 +184,7 @@ def _index(cache: Cache) -> Check:
         return Check("index", State.WRONG, str(error), "see the message")
     found = (
         f"generation {health.generation}: {health.rows:,} rows in {health.used:,} of {health.map_size:,} bytes, "
-        f"{health.readers:,} of {health.most_readers:,} readers"
+        f"{health.readers:,} of {health.max_readers:,} readers"
     )
     if health.readers >= _MANY_READERS:
         return Check("index", State.WRONG, found, "`casstore gc` frees those of dead processes")

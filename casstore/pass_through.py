@@ -42,7 +42,7 @@ MOST_IN_MEMORY: Final = 256 << 20
 _NOWHERE: Final = "/proc/self/casstore"
 """A path where nothing is, and where nothing can be made."""
 
-_UNFIT: Final = files.FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_UNFIT: Final = files.NO_SPACE | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 Found = TypeVar("Found")
 
@@ -96,7 +96,7 @@ class PassThroughCache(Cache):
     def lease(self) -> Lease:
         """A lease on a private temporary directory, for views."""
         with self._mutex:
-            if self._lease is None or not self._lease.is_there():
+            if self._lease is None or not self._lease.exists():
                 self._lease = Lease(self._make_private(), "copy")
                 self._register_exit()
             return self._lease
@@ -310,7 +310,7 @@ class PassThroughFill(Fill):
         try:
             staging.write(data)
         except OSError as error:
-            if error.errno not in files.FULL:
+            if error.errno not in files.NO_SPACE:
                 raise
             self._move_to_memory(staging.size + len(data), error)
             with self._no_room():
@@ -321,7 +321,7 @@ class PassThroughFill(Fill):
         try:
             files.reserve(self.staging.descriptor, size)
         except OSError as error:
-            if error.errno not in files.FULL:
+            if error.errno not in files.NO_SPACE:
                 raise
             self._move_to_memory(size, error)
             with self._no_room():
@@ -350,7 +350,7 @@ class PassThroughFill(Fill):
         try:
             yield
         except OSError as error:
-            if error.errno in (*files.FULL, errno.EOPNOTSUPP, errno.ENOMEM):
+            if error.errno in (*files.NO_SPACE, errno.EOPNOTSUPP, errno.ENOMEM):
                 raise self._too_large(error) from error
             raise
 

@@ -25,7 +25,7 @@ from casstore.errors import (
     StoreUnavailableError,
 )
 from casstore.format.digest import ALGORITHMS, name_hash
-from casstore.format.layout import CACHEDIR_TAG, FORMAT, LONGEST_ROOT, Layout
+from casstore.format.layout import CACHEDIR_TAG, FORMAT, MAX_ROOT_BYTES, Layout
 from casstore.fs import files
 from casstore.fs import mounts as machine
 
@@ -109,10 +109,10 @@ def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], c
     if algorithm is not None and algorithm not in ALGORITHMS:
         raise StoreFormatError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(ALGORITHMS)}")
     layout = Layout(os.path.expanduser(path))
-    if len(os.fsencode(layout.root)) > LONGEST_ROOT:
+    if len(os.fsencode(layout.root)) > MAX_ROOT_BYTES:
         raise StoreUnavailableError(
             errno.ENAMETOOLONG,
-            f"the path is longer than {LONGEST_ROOT} bytes, and what lies below needs room: name a directory with a "
+            f"the path is longer than {MAX_ROOT_BYTES} bytes, and what lies below needs room: name a directory with a "
             "shorter one (CASSTORE_DIR, local_cache_dir)",
             layout.root,
         )
@@ -271,7 +271,7 @@ def _unfit(layout: Layout, error: OSError) -> OSError:
     what = "cannot make or use a store there"
     if error.filename2 is not None and error.errno in _NO_LINKS:
         what = "the file system has no hard links, which a store needs"
-    kind = StoreFullError if error.errno in files.FULL else StoreUnavailableError
+    kind = StoreFullError if error.errno in files.NO_SPACE else StoreUnavailableError
     return kind(error.errno, f"{what} ({os.strerror(error.errno or 0)}): {_WAY_OUT}", layout.root)
 
 

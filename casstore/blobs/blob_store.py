@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from casstore.blobs.hashing import hash_descriptor
-from casstore.blobs.staging import Added, Inode, Staging
+from casstore.blobs.staging import AddedBlob, Inode, Staging
 from casstore.errors import BlobDamagedError, StoreUnavailableError
 from casstore.format.digest import Digest, digest_mtime
 from casstore.format.layout import Layout
@@ -23,7 +23,7 @@ from casstore.fs import copying, files
 OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """Of whatever has a blob's name: a pipe that somebody put there must not be waited for."""
 
-_NO_FILE: Final = frozenset((errno.ELOOP, errno.ENXIO))
+_NOT_A_FILE: Final = frozenset((errno.ELOOP, errno.ENXIO))
 """What opening gives for a symbolic link and for a socket."""
 
 
@@ -38,14 +38,14 @@ class CollisionError(BlobDamagedError):
 class BlobStore:
     """The files under ``blobs/`` of one store. Knows no index: what may be trusted about a taken name, callers say."""
 
-    __slots__ = ("_algorithm", "_gives_mode", "_layout")
+    __slots__ = ("_algorithm", "_layout", "_open_sets_mode")
 
     def __init__(self, layout: Layout, algorithm: str) -> None:
         self._layout = layout
         self._algorithm = algorithm
-        self._gives_mode: bool | None = None
+        self._open_sets_mode: bool | None = None
 
-    def stage(self, named_in: Callable[[], str] | None = None) -> Staging:
+    def stage(self, fallback_directory: Callable[[], str] | None = None) -> Staging:
         """A new staging file; one with a name, in the directory that *named_in* gives, only where unnamed files do not
         exist.
 
@@ -54,17 +54,17 @@ class BlobStore:
         with files.full_disk(self._layout.root):
             descriptor = files.open_unnamed(self._layout.blobs)
             if descriptor is not None:
-                if self._gives_mode is None:
+                if self._open_sets_mode is None:
                     # The umask may take bits away; asked once, since every system call counts beside busy threads.
-                    self._gives_mode = stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o444
-                return Staging(descriptor, None, self._algorithm, has_mode=self._gives_mode)
-            if named_in is None:
+                    self._open_sets_mode = stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o444
+                return Staging(descriptor, None, self._algorithm, has_mode=self._open_sets_mode)
+            if fallback_directory is None:
                 raise OSError(errno.EOPNOTSUPP, "the file system has no unnamed files", self._layout.blobs)
-            directory = named_in()
+            directory = fallback_directory()
             os.makedirs(directory, 0o700, exist_ok=True)
             return Staging(*files.open_named(directory), self._algorithm)
 
-    def add(self, staging: Staging, digest: Digest, *, distrust: bool = False) -> Added:
+    def add(self, staging: Staging, digest: Digest, *, compare: bool = False) -> AddedBlob:
         """Link *staging* under *digest*.
 
         Where the name is taken: a dedup hit if size and, for a digest that is not cryptographic or with *distrust*,
@@ -88,13 +88,13 @@ class BlobStore:
                     has_shard = True
                     continue
                 else:
-                    return Added(digest, staging.size, Inode.of(os.fstat(staging.descriptor)), is_new=True)
+                    return AddedBlob(digest, staging.size, Inode.of(os.fstat(staging.descriptor)), is_new=True)
             try:
                 held = self.open_any(digest.value)
             except FileNotFoundError:
                 continue  # swept since
             try:
-                added = self._meet(staging, digest, held, compare=distrust or not digest.is_cryptographic)
+                added = self._match_existing(staging, digest, held, compare=compare or not digest.is_cryptographic)
             except BaseException:
                 os.close(held)
                 raise
@@ -111,7 +111,7 @@ class BlobStore:
             message = "the store was removed while it was in use"
             raise StoreUnavailableError(errno.ENOENT, message, self._layout.root) from error
 
-    def _meet(self, staging: Staging, digest: Digest, held: int, *, compare: bool) -> Added:
+    def _match_existing(self, staging: Staging, digest: Digest, held: int, *, compare: bool) -> AddedBlob:
         status = os.fstat(held)
         if not stat.S_ISREG(status.st_mode):
             raise BlobDamagedError(errno.EIO, "something that is no file has a blob's name", str(digest))
@@ -122,7 +122,7 @@ class BlobStore:
             if not self.verify(held, digest):
                 raise BlobDamagedError(errno.EIO, "a blob does not hold the bytes that its name says", str(digest))
             raise CollisionError(errno.EEXIST, "two different contents have one digest", str(digest))
-        return Added(digest, staging.size, Inode.of(status), is_new=False)
+        return AddedBlob(digest, staging.size, Inode.of(status), is_new=False)
 
     def inode(self, digest: Digest) -> Inode | None:
         """Which file has that name now; None where none has."""
@@ -153,7 +153,7 @@ class BlobStore:
         try:
             return os.open(path, OPEN_FLAGS)
         except OSError as error:
-            if error.errno in _NO_FILE or _is_locked_away(path, error):
+            if error.errno in _NOT_A_FILE or _is_unreadable(path, error):
                 raise BlobModifiedError(errno.EIO, "what has a blob's name is no file to read", path) from error
             raise
 
@@ -167,7 +167,7 @@ class BlobStore:
             return False
 
 
-def _is_locked_away(path: str, error: OSError) -> bool:
+def _is_unreadable(path: str, error: OSError) -> bool:
     """Whether opening failed because somebody took the right to read from this very file, and not from the store."""
     if error.errno != errno.EACCES:
         return False

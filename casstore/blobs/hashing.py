@@ -9,10 +9,10 @@ from casstore.format.digest import Digest, new_hasher
 
 def hash_descriptor(descriptor: int, algorithm: str) -> Digest:
     """The digest of an open file's bytes, from its start, leaving its position alone."""
-    return Digest(algorithm, hash_bytes_of(descriptor, algorithm))
+    return Digest(algorithm, raw_hash(descriptor, algorithm))
 
 
-def hash_bytes_of(descriptor: int, algorithm: str) -> bytes:
+def raw_hash(descriptor: int, algorithm: str) -> bytes:
     """The bare hash, by any algorithm that `new_hasher` knows."""
     hasher = new_hasher(algorithm)
     buffer = memoryview(bytearray(1 << 20))

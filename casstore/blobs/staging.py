@@ -29,14 +29,24 @@ class Staging:
     Bytes are hashed as they are written in order (`write`), or by `hash_to` behind writers that go by offset.
     """
 
-    __slots__ = ("_has_mode", "_hasher", "_keeps_name", "_met", "_path", "algorithm", "descriptor", "hashed", "size")
+    __slots__ = (
+        "_duplicate",
+        "_has_mode",
+        "_hasher",
+        "_keeps_name",
+        "_path",
+        "algorithm",
+        "descriptor",
+        "hashed",
+        "size",
+    )
 
     def __init__(
         self, descriptor: int, path: str | None, algorithm: str, *, has_mode: bool = False, keeps_name: bool = False
     ) -> None:
         """*has_mode*: the file was made with the mode of a blob. *keeps_name*: *path* outlives the staging file."""
         self.descriptor = descriptor
-        self._met = -1
+        self._duplicate = -1
         self._has_mode = has_mode
         self._keeps_name = keeps_name
         self._path = path
@@ -104,13 +114,13 @@ class Staging:
         else:
             files.link(self._path, target)
 
-    def keep_open(self, met: int) -> None:
+    def keep_open(self, descriptor: int) -> None:
         """Keep the file that these bytes were found equal to open, until `close`: else its inode's number could become
         another file's before the index is asked whether the name still means that file. Takes *met* over.
         """
-        met, self._met = self._met, met
-        if met >= 0:
-            os.close(met)
+        descriptor, self._duplicate = self._duplicate, descriptor
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def copy_into(self, other: Staging) -> None:
         """Put the same bytes into *other*, an empty staging file: this one's last name is gone for good."""
@@ -138,7 +148,7 @@ class Staging:
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddedBlob:
     """A blob that has just got its name, or was found to have it: *inode* is what the index must still find there."""
 
     digest: Digest

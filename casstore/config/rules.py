@@ -17,12 +17,12 @@ from typing import Final, NamedTuple
 from casstore.config.units import parse_age, parse_size
 from casstore.format.keys import entry_prefix
 
-MOST_RULES: Final = 250
+MAX_RULES: Final = 250
 """A plan notes the rule of a blob in one byte."""
 
 
 _KEYS: Final = ("prefix", "max_age", "max_size")
-_LONGEST_PREFIX: Final = 400
+_MAX_PREFIX_BYTES: Final = 400
 """Bytes; what the keys of the index show of any URI."""
 
 
@@ -42,8 +42,8 @@ def parse_rules(tables: object) -> tuple[Rule, ...]:
     """The ``[[rules]]`` of a file. Raises ValueError that names the rule, by number and prefix, and its key."""
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise ValueError("must be written as [[rules]], one for each prefix")
-    if len(tables) > MOST_RULES:
-        raise ValueError(f"there may be {MOST_RULES} of them at most, not {len(tables)}")
+    if len(tables) > MAX_RULES:
+        raise ValueError(f"there may be {MAX_RULES} of them at most, not {len(tables)}")
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
         rule = _parse_rule(f"rule {number}", table)
@@ -57,8 +57,8 @@ def _parse_rule(where: str, table: dict[str, object]) -> Rule:
     prefix = table.get("prefix")
     if not isinstance(prefix, str) or "://" not in prefix:
         raise ValueError(f"{where}: prefix must be the beginning of URIs, such as 's3://bucket/tmp/', not {prefix!r}")
-    if len(prefix.encode("utf-8", "surrogatepass")) > _LONGEST_PREFIX:
-        raise ValueError(f"{where}: prefix may have {_LONGEST_PREFIX} bytes at most")
+    if len(prefix.encode("utf-8", "surrogatepass")) > _MAX_PREFIX_BYTES:
+        raise ValueError(f"{where}: prefix may have {_MAX_PREFIX_BYTES} bytes at most")
     where = f"{where} ({prefix})"
     unknown = sorted(table.keys() - set(_KEYS))
     if unknown:
@@ -78,7 +78,7 @@ def _parse(where: str, key: str, value: object, parse: Callable[[object], int | 
         raise ValueError(f"{where}: {key} = {value!r}: {error}") from None
 
 
-class Matcher:
+class RuleMatcher:
     """Which of some rules holds for an entry: the one with the longest prefix. Takes the row's key as it is."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:

@@ -13,13 +13,13 @@ from casstore.format.layout import Layout
 if TYPE_CHECKING:
     from casstore.config.rules import Rule
 
-MOST_MIN_FREE: Final = 10 << 30
+MAX_DEFAULT_MIN_FREE: Final = 10 << 30
 """Bytes of free disk that the default `Settings.min_free` asks for at most, however large the disk is."""
 
-_MIN_FREE_PART: Final = 20
+_MIN_FREE_DIVISOR: Final = 20
 """The default is this part of the disk, where that is less: a twentieth, 5 %."""
 
-_OF_RULES: Final = {"max_size": "parse_size", "min_free": "parse_size", "max_age": "parse_age", "rules": "parse_rules"}
+_PARSERS: Final = {"max_size": "parse_size", "min_free": "parse_size", "max_age": "parse_age", "rules": "parse_rules"}
 """Settings, and what in `casstore.rules` reads them."""
 
 
@@ -45,9 +45,9 @@ class Settings:
     policy: str = "adaptive"
 
     def __post_init__(self) -> None:
-        _choose("views", self.views, ("auto", "copy", "link"))
-        _choose("verify", self.verify, ("never", "always"))
-        _choose("policy", self.policy, ("adaptive", "lru"))
+        _require_one_of("views", self.views, ("auto", "copy", "link"))
+        _require_one_of("verify", self.verify, ("never", "always"))
+        _require_one_of("policy", self.policy, ("adaptive", "lru"))
         if not self.lock_timeout > 0:
             raise StoreFormatError(f"lock_timeout must be a positive number of seconds, not {self.lock_timeout!r}")
 
@@ -55,10 +55,10 @@ class Settings:
         """Bytes of the disk *space* that are to stay free: as set, else the smaller of 10 GiB and 5 % of it."""
         if self.min_free is not None:
             return self.min_free
-        return min(MOST_MIN_FREE, space.f_blocks * space.f_frsize // _MIN_FREE_PART)
+        return min(MAX_DEFAULT_MIN_FREE, space.f_blocks * space.f_frsize // _MIN_FREE_DIVISOR)
 
 
-def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise StoreFormatError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
 
@@ -97,12 +97,12 @@ def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
 
 
 def _read(name: str, value: object, kind: type) -> object:
-    if name not in _OF_RULES:
+    if name not in _PARSERS:
         return _convert(value, kind)
     # Imported here: few stores have any of these, and every process that opens one would pay.
     from casstore.config import rules
 
-    return getattr(rules, _OF_RULES[name])(value)
+    return getattr(rules, _PARSERS[name])(value)
 
 
 def _convert(value: object, kind: type) -> object:

@@ -36,7 +36,7 @@ from casstore.format.records import Entry, unpack_entry
 from casstore.fs import files
 from casstore.index.blob_users import User, users_of
 from casstore.index.database import Index
-from casstore.index.entries import current_entry, drop_entry
+from casstore.index.entries import current_entry, delete_entry
 from casstore.index.transactions import Txn
 from casstore.leases.in_use import InUse, files_in_use
 from casstore.pending.store import Pending
@@ -238,7 +238,7 @@ class _ClearRun(_Clearing):
                 for row in rows:
                     entry = self._going(txn, row)
                     if entry is not None:
-                        drop_entry(txn, entry)
+                        delete_entry(txn, entry)
                         dropped.setdefault(entry.digest.value, []).append(entry.uri)
                     elif not self._prefix and self._is_damaged(txn, row):
                         txn.delete(row)  # a miss, and nobody can tell of what: its blob is found by its own row
@@ -303,7 +303,7 @@ class _ClearPreview(_Clearing):
         super().__init__(index, layout, prefix, on_removed)
         self._shared: set[bytes] = set()
         # At once: nothing goes by it, and two looks for each of a million entries take half of the time.
-        pending = (name for name in files.names_in(layout.pending("")) if _is_pending(layout, name))
+        pending = (name for name in files.list_names(layout.pending("")) if _is_pending(layout, name))
         self._kept = pinned_names(layout).union(bytes.fromhex(name) for name in pending if _HASH.fullmatch(name))
 
     def _is_kept(self, name: bytes) -> bool:
@@ -345,7 +345,7 @@ class _ClearPreview(_Clearing):
                 self._note(digest, (), status)
 
     def _status(self, digest: bytes) -> os.stat_result | None:
-        return files.status_of_file(self._layout.blob(digest))
+        return files.lstat_regular(self._layout.blob(digest))
 
     def _take_bad(self, path: str) -> None:
         """It would go."""
@@ -363,21 +363,21 @@ def _batches(items: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def _is_pending(layout: Layout, name: str) -> bool:
-    return bool(files.names_in(layout.pending(name)))
+    return bool(files.list_names(layout.pending(name)))
 
 
 def _blobs_by_name(layout: Layout) -> Iterator[bytes]:
     """The digests that the files in ``blobs/`` are named by."""
-    for shard in files.names_in(layout.blobs):
-        for name in files.names_in(f"{layout.blobs}/{shard}"):
+    for shard in files.list_names(layout.blobs):
+        for name in files.list_names(f"{layout.blobs}/{shard}"):
             digest = layout.digest_at(shard, name)
             if digest is not None:
                 yield digest
 
 
 def _bad_files(layout: Layout) -> Iterator[tuple[str, os.stat_result]]:
-    for name in sorted(files.names_in(layout.quarantine)):
+    for name in sorted(files.list_names(layout.quarantine)):
         path = layout.quarantined(name)
-        status = files.status_of_file(path) if _BAD.fullmatch(name) else None
+        status = files.lstat_regular(path) if _BAD.fullmatch(name) else None
         if status is not None:
             yield path, status

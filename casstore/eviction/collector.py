@@ -23,10 +23,10 @@ from casstore.format.keys import blob_row, row_name, user_prefix
 from casstore.format.layout import Layout
 from casstore.format.records import Entry
 from casstore.fs import files
-from casstore.index.blob_users import fold, users_of
+from casstore.index.blob_users import users_checksum, users_of
 from casstore.index.database import Index
-from casstore.index.entries import current_entry, drop_entry
-from casstore.index.eviction_history import note_evictions
+from casstore.index.entries import current_entry, delete_entry
+from casstore.index.eviction_history import record_evictions
 from casstore.index.transactions import Txn
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _drop(index: Index, layout: Layout, pace: BatchSizer, doomed: Sequence[Entry
             for entry in doomed:
                 now = current_entry(txn, entry.key)
                 if now is not None and now.same_content(entry) and not is_pinned(layout, row_name(entry.key.row_key)):
-                    drop_entry(txn, now)
+                    delete_entry(txn, now)
                     dropped += 1
         return dropped
 
@@ -230,7 +230,7 @@ def _drop_users(
         with pace.timed(len(batch)):
             dropped = {blob.digest: uris for blob in batch if (uris := _drop_users_of(txn, layout, blob)) is not None}
             if not pace.lacks_room:
-                note_evictions(
+                record_evictions(
                     txn, ((blob.digest, blob.expert) for blob in batch if dropped.get(blob.digest)), plan.blobs
                 )
         return dropped
@@ -240,7 +240,7 @@ def _drop_users(
 
 def _drop_users_of(txn: Txn, layout: Layout, blob: Victim) -> tuple[str, ...] | None:
     users = users_of(txn, blob.digest)
-    if fold(users) != blob.users or not _is_file_as_planned(layout, blob):
+    if users_checksum(users) != blob.users or not _is_file_as_planned(layout, blob):
         return None
     # Pins get their names in such a transaction, too: this one finds the pin, or that one no entry.
     if any(is_pinned(layout, user.name) for user in users):
@@ -315,7 +315,7 @@ def _sweep_batch(
                 continue
             path = layout.blob(digest)
             # What somebody put in the place of a blob is his, unless it is to be kept elsewhere.
-            status = files.status_of_file(path) if quarantine_path is None else files.status_of(path)
+            status = files.lstat_regular(path) if quarantine_path is None else files.lstat_or_none(path)
             if status is None:
                 txn.delete(blob_row(digest))
                 freed[digest] = None

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import Final
 
-from casstore.config.rules import Matcher, Rule
+from casstore.config.rules import Rule, RuleMatcher
 from casstore.eviction.pins import pinned_names
 from casstore.format.keys import BLOB, ENTRY, row_name
 from casstore.format.layout import Layout
-from casstore.format.records import peek_blob, uses
+from casstore.format.records import peek_blob, scan_usage
 from casstore.fs import files
 from casstore.index.database import Index
 
@@ -72,7 +72,7 @@ class Inventory:
 
     def __init__(self, index: Index, layout: Layout, max_age: int | None, rules: Sequence[Rule]) -> None:
         self._layout = layout
-        self._matcher = Matcher(rules)
+        self._matcher = RuleMatcher(rules)
         self._ages = [max_age, *(rule.max_age if rule.has_age else max_age for rule in rules)]
         self._has_ages = any(age is not None for age in self._ages)
         self._has_rules = bool(rules)
@@ -92,7 +92,7 @@ class Inventory:
         self._pinned: set[bytes] = set()
         # Rows before entries before files: what is filled meanwhile is a file without a row.
         users = self._users_by_byte(index)
-        shards = set(files.names_in(layout.blobs))
+        shards = set(files.list_names(layout.blobs))
         ends = [bisect_left(self.digests, bytes([byte + 1]), hi=rows) for byte in range(255)] + [rows]
         for byte, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             if start < end or f"{byte:02x}" in shards:
@@ -123,7 +123,7 @@ class Inventory:
         by_byte = [bytearray() for _ in range(256)]
         is_plain = not (self._pins or self._has_rules or self._has_ages)
         due = rule = 0
-        for row, digest, validated_ns, hour, checksum in uses(index.scan(ENTRY)):
+        for row, digest, validated_ns, hour, checksum in scan_usage(index.scan(ENTRY)):
             if not is_plain:
                 if self._pins and row_name(row) in self._pins:
                     self._pinned.add(digest)
@@ -140,13 +140,13 @@ class Inventory:
         """
         directory = self._layout.shard(bytes([byte]))
         known = [digest.hex()[2:] for digest in self.digests[start:end]]
-        names = set(files.names_in(directory))
+        names = set(files.list_names(directory))
         self._is_there[start:end] = bytes(map(names.__contains__, known))
         numbers = dict(zip(self.digests[start:end], range(start, end), strict=True))
         strays = {}
         for name in names.difference(known):
             digest = self._layout.digest_at(f"{byte:02x}", name)
-            status = None if digest is None else files.status_of_file(f"{directory}/{name}")
+            status = None if digest is None else files.lstat_regular(f"{directory}/{name}")
             if digest is not None and status is not None:
                 numbers[digest] = number = self._add_unindexed(digest, status.st_size)
                 strays[number] = status

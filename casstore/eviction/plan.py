@@ -179,7 +179,7 @@ class _Choice:
         if survey.is_pinned(number):
             self._pinned.append(Retained(digest, survey.sizes[number], (), is_pinned=True))
             return 0
-        status = files.status_of_file(self._layout.blob(digest))
+        status = files.lstat_regular(self._layout.blob(digest))
         if status is None:
             return 0  # taken by another collector
         size = status.st_size

@@ -38,7 +38,7 @@ def eviction_order(order: Sequence[int], policy: str, scores: Scores) -> Iterato
     if policy == LRU:
         yield from ((member, NO_EXPERT) for member in order)
         return
-    best = scores.best()
+    best = scores.best_expert()
     bottom, top = 0, len(order) - max(1, len(order) // _NEW_PART)
     new = top
     number = scores.evictions

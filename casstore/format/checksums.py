@@ -25,13 +25,13 @@ class ProviderChecksum:
     size: int
 
     @property
-    def row(self) -> bytes:
+    def row_key(self) -> bytes:
         """The key of its row."""
         text = f"{self.scope}\0{self.kind}\0{self.value}\0{self.size}"
         return CHECKSUM + name_hash(text.encode("utf-8", "surrogatepass"))
 
 
-_STATED: Final = struct.Struct("<BBB")
+_HEAD: Final = struct.Struct("<BBB")
 _VERSION: Final = 1
 
 
@@ -40,12 +40,12 @@ class ChecksumRecord:
     """The blob behind a statement; *proved* once hashing that blob gave the stated value."""
 
     digest: Digest
-    proved: bool
+    verified: bool
 
 
 def pack_checksum(row: bytes, record: ChecksumRecord) -> bytes:
     """The record for `ProviderChecksum.row`."""
-    return append_checksum(row, _STATED.pack(_VERSION, record.proved, record.digest.number) + record.digest.value)
+    return append_checksum(row, _HEAD.pack(_VERSION, record.verified, record.digest.number) + record.digest.value)
 
 
 def unpack_checksum(row: bytes, record: bytes) -> ChecksumRecord | None:
@@ -53,5 +53,5 @@ def unpack_checksum(row: bytes, record: bytes) -> ChecksumRecord | None:
     value = strip_checksum(row, record)
     if value is None:
         return None
-    _, proved, number = _STATED.unpack_from(value)
-    return ChecksumRecord(Digest(algorithm_of(number), value[_STATED.size :]), bool(proved))
+    _, proved, number = _HEAD.unpack_from(value)
+    return ChecksumRecord(Digest(algorithm_of(number), value[_HEAD.size :]), bool(proved))

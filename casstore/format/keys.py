@@ -29,10 +29,10 @@ STRIPES: Final = 4096
 """How many counts of local writes there are; two URIs that share one only repeat a download now and then."""
 
 
-_LONGEST_KEY: Final = 511
+MAX_KEY_BYTES: Final = 511
 
 
-_HASH: Final = 16
+HASH_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +54,15 @@ class Key:
         # surrogatepass gives different strings different bytes; surrogateescape turns some surrogates into letters.
         whole = self.uri.encode("utf-8", "surrogatepass") + b"\0" + self.origin.encode("utf-8", "surrogatepass")
         row = ENTRY + whole
-        if len(row) >= _LONGEST_KEY:
-            row = row[: _LONGEST_KEY - _HASH] + name_hash(whole)
+        if len(row) >= MAX_KEY_BYTES:
+            row = row[: MAX_KEY_BYTES - HASH_BYTES] + name_hash(whole)
         object.__setattr__(self, "encoded", whole)
         object.__setattr__(self, "row_key", row)
 
     @classmethod
-    def parse(cls, whole: bytes) -> Key:
+    def parse(cls, encoded: bytes) -> Key:
         """The inverse of `whole`."""
-        uri, _, origin = whole.decode("utf-8", "surrogatepass").rpartition("\0")
+        uri, _, origin = encoded.decode("utf-8", "surrogatepass").rpartition("\0")
         return cls(uri, origin)
 
     @property
@@ -73,12 +73,12 @@ class Key:
 
 def row_name(row: bytes) -> bytes:
     """The bytes of `Key.name`, of the key whose row this is."""
-    return row[-_HASH:] if len(row) == _LONGEST_KEY else name_hash(row[1:])
+    return row[-HASH_BYTES:] if len(row) == MAX_KEY_BYTES else name_hash(row[1:])
 
 
 def entry_prefix(uri_prefix: str) -> bytes:
     """What the rows of all URIs that start with *uri_prefix* start with, up to the length of a row's key."""
-    return (ENTRY + uri_prefix.encode("utf-8", "surrogatepass"))[: _LONGEST_KEY - _HASH]
+    return (ENTRY + uri_prefix.encode("utf-8", "surrogatepass"))[: MAX_KEY_BYTES - HASH_BYTES]
 
 
 def blob_row(digest: bytes) -> bytes:
@@ -98,7 +98,7 @@ def user_row(digest: bytes, key: Key) -> bytes:
 
 def user_name(row: bytes) -> bytes:
     """The bytes of the `Key.name` of the URI whose `user_row` this is."""
-    return row[-_HASH:]
+    return row[-HASH_BYTES:]
 
 
 def user_prefix(digest: bytes) -> bytes:

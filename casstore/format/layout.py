@@ -138,7 +138,7 @@ class Layout:
         return self.root + "/locks"
 
     @property
-    def fill_locks(self) -> str:
+    def byte_lock_file(self) -> str:
         """The one file whose byte ranges are locks; never deleted."""
         return self.root + "/locks/fill"
 
@@ -147,7 +147,7 @@ class Layout:
         """Held by the one process that collects."""
         return self.root + "/locks/collector"
 
-    def fill_lock_file(self, number: int) -> str:
+    def fallback_lock_file(self, number: int) -> str:
         """One of a fixed set of lock files, where the platform has no locks on byte ranges of open files."""
         return f"{self.root}/locks/fill-{number:03d}"
 
@@ -228,7 +228,7 @@ class LeaseLayout:
         """One JSON line per path that is handed out, written before, and per file that needs no record."""
         return self.path + "/views.list"
 
-    def tree(self, number: int) -> str:
+    def view_tree(self, number: int) -> str:
         """The root of one tree of views."""
         return f"{self.path}/views/{number}"
 
@@ -241,16 +241,16 @@ class LeaseLayout:
         return f"{self.path}/edits/{name}"
 
 
-_LONGEST_COMPONENT = 255
+_MAX_NAME_BYTES = 255
 """Bytes; what every common Linux and macOS file system allows for a name."""
 
-_LONGEST_PATH = 3072
+_MAX_VIEW_PATH = 3072
 """Bytes below a tree of views; PATH_MAX is 4096 with the root and the closing NUL."""
 
-LONGEST_ROOT = 4096 - 1 - _LONGEST_PATH - 63
+MAX_ROOT_BYTES = 4096 - 1 - _MAX_VIEW_PATH - 63
 """Bytes of a root's own path, so that every key has a view: PATH_MAX less that and ``/leases/<name>/views/<n>/``."""
 
-_DEEPEST = 128
+_MAX_DEPTH = 128
 """Components; `shutil.rmtree` calls itself for each."""
 
 
@@ -274,7 +274,7 @@ def _percent(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
-def _hashed(text: str) -> str:
+def _hash_name(text: str) -> str:
     return "%~" + name_hash_hex(text.encode("utf-8", "surrogatepass"))
 
 
@@ -286,10 +286,10 @@ def component_name(component: str) -> str:
     except UnicodeEncodeError:  # the encoding of this process's locale lacks a letter
         name = "".join(c if c.isascii() else _percent(c) for c in name)
         encoded = name.encode("ascii")
-    if len(encoded) <= _LONGEST_COMPONENT:
+    if len(encoded) <= _MAX_NAME_BYTES:
         return name
-    suffix = _hashed(component)
-    return encoded[: _LONGEST_COMPONENT - len(suffix)].decode("utf-8", "ignore") + suffix
+    suffix = _hash_name(component)
+    return encoded[: _MAX_NAME_BYTES - len(suffix)].decode("utf-8", "ignore") + suffix
 
 
 def view_path(tree: str, origin: str, bucket: str, key: str) -> str:
@@ -300,7 +300,7 @@ def view_path(tree: str, origin: str, bucket: str, key: str) -> str:
     """
     parts = [origin, *([bucket] if bucket else []), *key.split("/")]
     names = [component_name(part) for part in parts]
-    if len(names) > _DEEPEST or sum(len(os.fsencode(name)) + 1 for name in names) > _LONGEST_PATH:
+    if len(names) > _MAX_DEPTH or sum(len(os.fsencode(name)) + 1 for name in names) > _MAX_VIEW_PATH:
         # No component is `%~` and a hash alone: a shortened one begins with 221 bytes of its own.
-        names[-key.count("/") - 1 : -1] = [_hashed(key)]
+        names[-key.count("/") - 1 : -1] = [_hash_name(key)]
     return "/".join((tree, *names))

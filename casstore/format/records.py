@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from casstore.format.digest import Digest, algorithm_length, algorithm_of, record_checksum
-from casstore.format.keys import _HASH, _LONGEST_KEY, Key
+from casstore.format.keys import HASH_BYTES, MAX_KEY_BYTES, Key
 
 
 def in_uri_order(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -35,17 +35,20 @@ def in_uri_order(entries: Iterable[Entry]) -> Iterator[Entry]:
     """
     alike: list[Entry] = []
     for entry in entries:
-        if alike and alike[0].key.row_key[: _LONGEST_KEY - _HASH] != entry.key.row_key[: _LONGEST_KEY - _HASH]:
-            yield from sorted(alike, key=_whole_of)
+        if (
+            alike
+            and alike[0].key.row_key[: MAX_KEY_BYTES - HASH_BYTES] != entry.key.row_key[: MAX_KEY_BYTES - HASH_BYTES]
+        ):
+            yield from sorted(alike, key=_encoded_key)
             alike = []
-        if len(entry.key.row_key) < _LONGEST_KEY - _HASH:
+        if len(entry.key.row_key) < MAX_KEY_BYTES - HASH_BYTES:
             yield entry
         else:
             alike.append(entry)
-    yield from sorted(alike, key=_whole_of)
+    yield from sorted(alike, key=_encoded_key)
 
 
-def _whole_of(entry: Entry) -> bytes:
+def _encoded_key(entry: Entry) -> bytes:
     return entry.key.encoded
 
 
@@ -179,7 +182,7 @@ def pack_entry(entry: Entry) -> bytes:
     )
     etag = (v.etag or "").encode("utf-8", "surrogatepass")
     version = (v.version or "").encode("utf-8", "surrogatepass")
-    whole = entry.key.encoded if len(entry.key.row_key) >= _LONGEST_KEY else b""
+    whole = entry.key.encoded if len(entry.key.row_key) >= MAX_KEY_BYTES else b""
     head = _HEAD.pack(
         _VERSION,
         flags,
@@ -212,7 +215,7 @@ def peek_entry(key: Key, record: bytes) -> PeekedEntry | None:
     return PeekedEntry(value[start:end], fields[3], fields[4], fields[5], fields[6])
 
 
-def uses(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes, int, int, int]]:
+def scan_usage(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes, int, int, int]]:
     """Of the rows of all entries: row, digest, `Entry.validated` in ns, `Entry.last_used_hour`, `row_checksum`; those
     whose record is damaged are left out.
 

@@ -20,7 +20,7 @@ from casstore.errors import CasstoreError, StoreFullError, StoreReadOnlyError
 
 _NO_UNNAMED: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT))
 _PAUSES: Final = (0.001, 0.01)
-FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """No room: the disk's, the quota's, and the process's own limit for a file (``ulimit -f``)."""
 _TMP_NAMES: Final = ("TMPDIR", "TEMP", "TMP")
 _TMP_DIRECTORIES: Final = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 (compared with, not written to)
@@ -37,7 +37,7 @@ def full_disk(root: str) -> Iterator[None]:
     except CasstoreError:
         raise  # it says more of it
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in NO_SPACE:
             raise StoreFullError(
                 error.errno,
                 f"no room for another blob: free some space, or set a budget ({os.strerror(error.errno)})",
@@ -58,7 +58,7 @@ def read_only(root: str) -> StoreReadOnlyError:
     )
 
 
-def names_in(directory: str) -> list[str]:
+def list_names(directory: str) -> list[str]:
     """What lies in a directory; nothing where there is none."""
     try:
         return os.listdir(directory)
@@ -66,7 +66,7 @@ def names_in(directory: str) -> list[str]:
         return []
 
 
-def status_of(path: str) -> os.stat_result | None:
+def lstat_or_none(path: str) -> os.stat_result | None:
     """Of whatever is there; None for what is gone."""
     try:
         return os.lstat(path)
@@ -74,9 +74,9 @@ def status_of(path: str) -> os.stat_result | None:
         return None
 
 
-def status_of_file(path: str) -> os.stat_result | None:
+def lstat_regular(path: str) -> os.stat_result | None:
     """Of a regular file; None for what is gone, or is something else, which somebody put there."""
-    status = status_of(path)
+    status = lstat_or_none(path)
     return status if status is not None and stat.S_ISREG(status.st_mode) else None
 
 

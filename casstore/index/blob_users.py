@@ -54,7 +54,7 @@ def _user(txn: Txn, digest: bytes, row: bytes, whole: bytes) -> User:
     return User(row)
 
 
-def fold(users: Iterable[User]) -> int:
+def users_checksum(users: Iterable[User]) -> int:
     """The checksum over *users* that `Victim.users` is."""
     folded = 0
     for user in users:

@@ -30,12 +30,12 @@ WINDOW_WAITED: Final = 0.005
 """Seconds that a batch is open while somebody waits for its commit."""
 WINDOW_QUIET: Final = 0.020
 """Seconds that a batch is open while nobody does; shorter windows cost more wake-ups than they save waiting."""
-MOST_HELD: Final = 64
+MAX_FILLS: Final = 64
 """Items with a staging descriptor or a lock that may wait for a commit; whoever brings one more waits for room."""
-MOST_LEARNED: Final = 8192
+MAX_TOUCHES: Final = 8192
 """Items without: last uses, validations, proofs. Some 4 MB; more of them in one window are lost, and learned again."""
 _TRIES: Final = 5
-_OF_THE_STORE: Final = (StoreFullError, StoreReadOnlyError, IndexUnavailableError, TimeoutError)
+_STORE_ERRORS: Final = (StoreFullError, StoreReadOnlyError, IndexUnavailableError, TimeoutError)
 """What every item of a batch would meet."""
 
 
@@ -58,7 +58,7 @@ class Committer:
         self._items: list[IndexUpdate] = []
         self._batch: list[IndexUpdate] = []
         self._opened = 0.0
-        self._held = 0
+        self._fills = 0
         self._waiters = 0
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -74,15 +74,15 @@ class Committer:
             return
         holds = isinstance(item, PublishEntry)
         with self._changed:
-            while holds and self._held >= MOST_HELD:
+            while holds and self._fills >= MAX_FILLS:
                 self._wait()
-            if not holds and len(self._items) - self._held >= MOST_LEARNED:
+            if not holds and len(self._items) - self._fills >= MAX_TOUCHES:
                 return
             if not self._items:
                 self._opened = time.monotonic()
             self._items.append(item)
-            self._held += holds
-            if len(self._items) == 1 or self._held >= MOST_HELD:
+            self._fills += holds
+            if len(self._items) == 1 or self._fills >= MAX_FILLS:
                 self._changed.notify_all()
             is_running = self._thread is not None or self._start()
         if is_running:
@@ -158,7 +158,7 @@ class Committer:
         finally:
             with self._changed:
                 self._batch = []
-                self._held -= sum(isinstance(item, PublishEntry) for item in batch)
+                self._fills -= sum(isinstance(item, PublishEntry) for item in batch)
                 self._changed.notify_all()
 
     def _is_batch_ready(self) -> bool:
@@ -169,7 +169,7 @@ class Committer:
                     self._thread = None
                     return False
                 self._changed.wait()
-            while not self._stopping and self._held < MOST_HELD:
+            while not self._stopping and self._fills < MAX_FILLS:
                 window = WINDOW_WAITED if self._waiters else WINDOW_QUIET
                 left = self._opened + window - time.monotonic()
                 if left <= 0:
@@ -197,7 +197,7 @@ class Committer:
         except IndexDamagedError:
             return batch
         except Exception as error:  # noqa: BLE001 - one bad item must not take the others down
-            if len(batch) > 1 and not isinstance(error, _OF_THE_STORE):
+            if len(batch) > 1 and not isinstance(error, _STORE_ERRORS):
                 for item in batch:
                     self._commit([item])
             else:
@@ -206,9 +206,9 @@ class Committer:
             return []
         for item in applied:
             self._finish(item, None)
-        return [item for item in again if self._mended(item)]
+        return [item for item in again if self._can_retry(item)]
 
-    def _mended(self, item: IndexUpdate) -> bool:
+    def _can_retry(self, item: IndexUpdate) -> bool:
         try:
             if item.retry_outside(self._blobs):
                 return True

@@ -31,12 +31,12 @@ from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeou
 from casstore.format.layout import Layout
 from casstore.fs import files
 from casstore.index import page_check as pages
-from casstore.index.environment import _DAMAGE, _open_environment
-from casstore.index.generations import Generations, IndexFiles, Seen
+from casstore.index.environment import DAMAGE, open_environment
+from casstore.index.generations import Generations, HintState, IndexFiles
 from casstore.index.transactions import Txn
 from casstore.locks.byte_locks import ByteLocks
 
-LOOK_SECONDS: Final = 1.0
+HINT_SECONDS: Final = 1.0
 """How old the last look at CURRENT may be for a read."""
 
 WRITER_TIMEOUT: Final = 60.0
@@ -47,7 +47,7 @@ PAGE_ROWS: Final = 1000
 
 _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
-_CUT_SHORT: Final = 1 << 20
+_LOW_SPACE: Final = 1 << 20
 """Bytes: more than one commit of ours writes at a time."""
 
 Result = TypeVar("Result")
@@ -62,7 +62,7 @@ class Health:
     used: int
     map_size: int
     readers: int
-    most_readers: int
+    max_readers: int
 
 
 class Index:
@@ -80,16 +80,16 @@ class Index:
         self._locks = locks
         self._on_replaced = on_replaced
         self.generations = Generations(layout, on_vanished)
-        self._unsaid: deque[str] = deque()
-        self._inside: deque[None] = deque()
+        self._messages: deque[str] = deque()
+        self._calls: deque[None] = deque()
         self._closing = False
         self._env: lmdb.Environment | None = None
         self._pid = os.getpid()
         self._opening = threading.Lock()
         self._writer = threading.Lock()
-        self._seen: Seen | None = None
+        self._hint: HintState | None = None
         self._files: IndexFiles | None = None
-        self._looked = 0.0
+        self._checked_at = 0.0
         self.generation = 0
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ class Index:
 
         Raises IndexUnavailableError in a process that was forked without Python's hooks.
         """
-        inside = self._inside
+        inside = self._calls
         inside.append(None)
         try:
             env = self._env
@@ -107,7 +107,7 @@ class Index:
                 env is not None
                 and not self._closing
                 and self._pid == os.getpid()
-                and time.monotonic() - self._looked < LOOK_SECONDS
+                and time.monotonic() - self._checked_at < HINT_SECONDS
             ):
                 with env.begin() as txn:
                     return txn.get(row)
@@ -125,7 +125,7 @@ class Index:
         failure: lmdb.Error | None = None
         for _ in range(_TRIES):
             try:
-                with self._entered() as env, env.begin() as txn:
+                with self._enter() as env, env.begin() as txn:
                     return work(Txn(txn))
             except lmdb.Error as error:
                 failure = error
@@ -143,11 +143,11 @@ class Index:
         failure: lmdb.Error | None = None
         for _ in range(_TRIES):
             # Each time: a generation that was superseded says of blobs what is no longer so.
-            self._look(force=True)
+            self._check_hint(force=True)
             try:
-                with self._entered(self._open_unchanged) as env, env.begin() as txn:
+                with self._enter(self._open_unchanged) as env, env.begin() as txn:
                     return work(Txn(txn))
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", self._layout.index) from error
             except (lmdb.ReadersFullError, lmdb.PanicError, lmdb.MapResizedError) as error:
                 failure = error
@@ -187,22 +187,22 @@ class Index:
         writer = self._writer
         try:
             with files.full_disk(self._layout.root):
-                turn = self._locks.wait_for_writer(timeout)
+                turn = self._locks.acquire_writer(timeout)
             try:
-                self._look(force=True)
-                with self._entered() as env:
-                    generation, known, seen = self.generation, self._files, self._seen
+                self._check_hint(force=True)
+                with self._enter() as env:
+                    generation, known, seen = self.generation, self._files, self._hint
                     with env.begin(write=True) as txn:
                         rows = Txn(txn)
                         yield rows
                         rows.flush()
-                if self._is_left_behind(generation, known, seen):
-                    self._look(force=True)
+                if self._was_superseded(generation, known, seen):
+                    self._check_hint(force=True)
                     raise IndexDamagedError(errno.ESTALE, "the index was replaced during a commit", self._layout.index)
             except (lmdb.MapFullError, lmdb.DiskError) as error:
                 raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
             except lmdb.Error as error:
-                if self._found_no_room(error):
+                if self._is_disk_full(error):
                     raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
                 if os.strerror(errno.EROFS) in str(error):
                     raise files.read_only(self._layout.root) from error
@@ -215,25 +215,25 @@ class Index:
         finally:
             writer.release()
 
-    def _found_no_room(self, error: lmdb.Error) -> bool:
+    def _is_disk_full(self, error: lmdb.Error) -> bool:
         """Whether a commit failed for want of room: by LMDB's words, or since the disk is full now. It says EIO where
         some of its pages were taken.
         """
-        if any(os.strerror(number) in str(error) for number in files.FULL):
+        if any(os.strerror(number) in str(error) for number in files.NO_SPACE):
             return True
         if os.strerror(errno.EIO) not in str(error):
             return False
         space = os.statvfs(self._layout.index)
-        return space.f_bavail * space.f_frsize < _CUT_SHORT
+        return space.f_bavail * space.f_frsize < _LOW_SPACE
 
-    def _is_left_behind(self, generation: int, known: IndexFiles | None, seen: Seen | None) -> bool:
+    def _was_superseded(self, generation: int, known: IndexFiles | None, seen: HintState | None) -> bool:
         """After a commit: whether it went into files that others do not read any more, or never did."""
         if os.path.lexists(self._layout.successor(generation)):
             return True
         # A superseded generation may have been removed meanwhile, with its NEXT.
         if known is not None and not known.are_still(self.generations.files_of(generation)):
             return True
-        return self.generations.look_at_hint() != seen and self.generations.newest() != generation
+        return self.generations.hint_state() != seen and self.generations.newest() != generation
 
     def write(self, work: Callable[[Txn], Result], timeout: float = WRITER_TIMEOUT) -> Result:
         """What *work* gives in one write transaction, done again if the index was replaced meanwhile."""
@@ -245,26 +245,26 @@ class Index:
 
     def sync(self) -> None:
         """Commits are synchronous; this is for tests that want to be sure of an environment."""
-        with self._entered() as env:
+        with self._enter() as env:
             env.sync(True)
 
     # --- the gate ----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _entered(self, open_env: Callable[[], lmdb.Environment] | None = None) -> Iterator[lmdb.Environment]:
+    def _enter(self, open_env: Callable[[], lmdb.Environment] | None = None) -> Iterator[lmdb.Environment]:
         while True:
-            self._ready(open_env or self._open)
-            self._inside.append(None)
+            self._ensure_open(open_env or self._open)
+            self._calls.append(None)
             env = self._env
             if not self._closing and env is not None:
                 break
-            self._inside.pop()
+            self._calls.pop()
         try:
             yield env
         finally:
-            self._inside.pop()
+            self._calls.pop()
 
-    def _ready(self, open_env: Callable[[], lmdb.Environment]) -> lmdb.Environment:
+    def _ensure_open(self, open_env: Callable[[], lmdb.Environment]) -> lmdb.Environment:
         """An open environment of the live generation; waits for a fork that is going on."""
         if self._pid != os.getpid():
             raise IndexUnavailableError(
@@ -278,26 +278,26 @@ class Index:
             if time.monotonic() > deadline:
                 raise IndexUnavailableError(errno.EBUSY, "a fork in this process does not end", self._layout.index)
             time.sleep(0.0005)
-        if time.monotonic() - self._looked > LOOK_SECONDS:
-            self._look()
+        if time.monotonic() - self._checked_at > HINT_SECONDS:
+            self._check_hint()
         env = self._env
         if env is None:
             env = open_env()
-            self._say()
+            self._deliver_messages()
         return env
 
-    def _say(self) -> None:
+    def _deliver_messages(self) -> None:
         """Tell the user what happened under a lock or in the gate, where no code of his may run."""
-        while self._unsaid:
+        while self._messages:
             with contextlib.suppress(IndexError):
-                self._on_replaced(self._unsaid.popleft())
+                self._on_replaced(self._messages.popleft())
 
     def _close(self) -> None:
         """Close the environment once nobody is inside; callers come in again by `_ready`."""
         self._closing = True
         try:
             deadline = time.monotonic() + _GATE_SECONDS
-            while self._inside:
+            while self._calls:
                 if time.monotonic() > deadline:
                     raise IndexUnavailableError(errno.EBUSY, "a call into the index does not end", self._layout.index)
                 time.sleep(0.0002)
@@ -324,7 +324,7 @@ class Index:
         """Lower the flag. An environment that could not be closed is not used again in the child."""
         if in_child:
             self._opening, self._writer = threading.Lock(), threading.Lock()
-            self._inside = deque()
+            self._calls = deque()
             self._pid = os.getpid() if self._env is None else -1
         else:
             self._opening.release()
@@ -339,7 +339,7 @@ class Index:
             missing = 0
             for _ in range(20):
                 # Before following NEXT: whoever replaces CURRENT meanwhile is noticed at the next look.
-                seen = self.generations.look_at_hint()
+                seen = self.generations.hint_state()
                 number = self.generations.live()
                 path = self._layout.generation(number)
                 if number == self.generation and self._files is not None:
@@ -353,8 +353,8 @@ class Index:
                 try:
                     pages.check(self._layout.index_file(number))
                     with files.full_disk(self._layout.root):
-                        env = _open_environment(path, reserves=True)
-                except (*_DAMAGE, pages.UnsoundError) as error:
+                        env = open_environment(path, reserves=True)
+                except (*DAMAGE, pages.UnsoundError) as error:
                     self._supersede(number, str(error), say=not isinstance(error, pages.UnfinishedError))
                     continue
                 except FileNotFoundError:
@@ -367,8 +367,8 @@ class Index:
                 env.reader_check()
                 self.generation = number
                 self._files = self.generations.files_of(number)
-                self._seen = seen
-                self._looked = time.monotonic()
+                self._hint = seen
+                self._checked_at = time.monotonic()
                 self._env = env
                 return env
             raise IndexUnavailableError(errno.EAGAIN, "the index is replaced again and again", self._layout.index)
@@ -378,7 +378,7 @@ class Index:
         with self._opening:
             if self._env is not None:
                 return self._env
-            seen = self.generations.look_at_hint()
+            seen = self.generations.hint_state()
             number = self.generations.newest()
             file = self._layout.index_file(number)
             if os.stat(file).st_size == 0:
@@ -386,20 +386,20 @@ class Index:
             try:
                 pages.check(file)
                 with files.full_disk(self._layout.root):
-                    env = _open_environment(self._layout.generation(number))
-            except (*_DAMAGE, pages.UnsoundError) as error:
+                    env = open_environment(self._layout.generation(number))
+            except (*DAMAGE, pages.UnsoundError) as error:
                 raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", file) from error
             self.generation = number
             self._files = self.generations.files_of(number)
-            self._seen = seen
-            self._looked = time.monotonic()
+            self._hint = seen
+            self._checked_at = time.monotonic()
             self._env = env
             return env
 
     def _supersede(self, number: int, why: str, *, say: bool = True) -> None:
         """Make an empty generation after *number* unless somebody has."""
         if self.generations.supersede(number) and say:
-            self._unsaid.append(f"the index was damaged and was replaced by an empty one ({why}); blobs are kept")
+            self._messages.append(f"the index was damaged and was replaced by an empty one ({why}); blobs are kept")
 
     def replace_damaged(self) -> int:
         """Make an empty generation after one that is damaged anywhere, and mend the hint; the live one's number."""
@@ -411,19 +411,19 @@ class Index:
         self.close()
         return self.read(lambda _: self.generation)
 
-    def _look(self, *, force: bool = False) -> None:
+    def _check_hint(self, *, force: bool = False) -> None:
         """Close the environment if CURRENT names another generation than it did, or its files are not what they were.
 
         What then has to be replaced, the next opening finds out.
         """
         if self._env is None:
             return
-        seen = self.generations.look_at_hint()
-        self._looked = time.monotonic()
+        seen = self.generations.hint_state()
+        self._checked_at = time.monotonic()
         superseded = force and os.path.lexists(self._layout.successor(self.generation))
         known = self._files
         now = self.generations.files_of(self.generation)
-        if seen != self._seen or superseded or (known is not None and not known.are_still(now)):
+        if seen != self._hint or superseded or (known is not None and not known.are_still(now)):
             with self._opening:
                 self._close()
 
@@ -432,29 +432,29 @@ class Index:
         number = self.generation
         if isinstance(error, lmdb.ReadersFullError):
             # Slots of dead processes are freed by a check; those of live ones by their owners, in a moment.
-            with self._entered() as env:
+            with self._enter() as env:
                 env.reader_check()
             time.sleep(0.01)
         elif isinstance(error, lmdb.PanicError | lmdb.MapResizedError):
             # The environment is of no use any more, but the file is intact; another process mapped more of it.
             self.close()
-        elif isinstance(error, _DAMAGE) or self.generations.is_damaged(number):
+        elif isinstance(error, DAMAGE) or self.generations.is_damaged(number):
             with self._opening:
                 if self.generation == number:
                     self._close()
                     self._supersede(number, str(error))
-            self._say()
+            self._deliver_messages()
         else:
             raise IndexUnavailableError(errno.EIO, f"the index failed: {error}", self._layout.index) from error
 
     def check_readers(self) -> int:
         """Free the reader slots of dead processes, which keep pages from being used again; how many there were."""
-        with self._entered() as env:
+        with self._enter() as env:
             return int(env.reader_check())
 
     def usage(self) -> tuple[int, int]:
         """Rows of all kinds, and bytes of the file in use."""
-        with self._entered() as env:
+        with self._enter() as env:
             info, stat = env.info(), env.stat()
             return int(stat["entries"]), (int(info["last_pgno"]) + 1) * int(stat["psize"])
 
@@ -464,7 +464,7 @@ class Index:
         if number and self.generations.is_damaged(number):
             raise IndexDamagedError(errno.EIO, "its pages contradict each other", self._layout.index_file(number))
         self.inspect(Txn.count)
-        with self._entered(self._open_unchanged) as env:
+        with self._enter(self._open_unchanged) as env:
             info, stat = env.info(), env.stat()
             return Health(
                 self.generation,

@@ -22,7 +22,7 @@ from casstore.fs import files
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
 
-_NOTED: Final = 8192
+_ROWS_PER_SYNC: Final = 8192
 """Rows that one `syncfs` is for: some 3 MB."""
 
 _BATCH: Final = 256
@@ -40,21 +40,21 @@ class _UnsyncedBlob:
     blob: bytes | None
 
 
-def mark_synced(index: Index, layout: Layout, blobs: BlobStore, place: int) -> int:
+def mark_synced(index: Index, layout: Layout, blobs: BlobStore, boot_mount: int) -> int:
     """Have everything written, and turn the entries of *place*, this boot and mount, to synced; how many.
 
     A row that changed meanwhile, or whose blob is another file by then, is left alone. So is all where the platform
     cannot tell that a sync failed, or it did.
     """
     turned = 0
-    unsynced = _unsynced(index, blobs, place)
-    while noted := list(islice(unsynced, _NOTED)):
+    unsynced = _unsynced(index, blobs, boot_mount)
+    while noted := list(islice(unsynced, _ROWS_PER_SYNC)):
         # Begun after the rows were read, and so after they were committed.
         if not files.sync_file_system(layout.blobs):
             break
         for start in range(0, len(noted), _BATCH):
             batch = noted[start : start + _BATCH]
-            turned += index.write(partial(_turn, blobs=blobs, noted=batch))
+            turned += index.write(partial(_mark_batch, blobs=blobs, noted=batch))
     return turned
 
 
@@ -69,7 +69,7 @@ def _unsynced(index: Index, blobs: BlobStore, place: int) -> Iterator[_UnsyncedB
                 )
 
 
-def _turn(txn: Txn, blobs: BlobStore, noted: Sequence[_UnsyncedBlob]) -> int:
+def _mark_batch(txn: Txn, blobs: BlobStore, noted: Sequence[_UnsyncedBlob]) -> int:
     turned = 0
     for seen in noted:
         record = txn.get(seen.row)

@@ -28,7 +28,7 @@ class IndexSnapshot:
 
     key: Key
     entry: Entry | None
-    writes: int
+    write_count: int
     generation: int
     moment: Moment
 
@@ -64,13 +64,13 @@ def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord |
         txn.put(row, pack_blob(row, blob))
 
 
-def drop_entry(txn: Txn, entry: Entry) -> None:
+def delete_entry(txn: Txn, entry: Entry) -> None:
     """Forget an entry; its blob may be without users then."""
     txn.delete(entry.key.row_key)
     txn.delete(user_row(entry.digest.value, entry.key))
 
 
-def raise_count(txn: Txn, key: Key) -> None:
+def increment_write_count(txn: Txn, key: Key) -> None:
     """Say that this URI was written locally: results of requests sent before no longer apply."""
     row = count_row(key)
     txn.put(row, pack_count(row, unpack_count(row, txn.get(row)) + 1))

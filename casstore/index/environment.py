@@ -10,7 +10,7 @@ from typing import Final
 import lmdb
 
 from casstore.errors import IndexUnavailableError, StoreFullError
-from casstore.index.generations import OF_THE_PROCESS
+from casstore.index.generations import PROCESS_LIMITS
 from casstore.locks.lock_files import directory_lock
 
 MAP_SIZES: Final = (1 << 40, 1 << 36, 1 << 33, 1 << 30)
@@ -25,7 +25,7 @@ _RESERVE: Final = 64 << 10
 """Bytes: some four commits of one blob each."""
 
 
-_RESERVING: Final = 2
+_RESERVE_TRANSACTIONS: Final = 2
 """Transactions that making the reserve takes."""
 
 
@@ -37,18 +37,18 @@ _OPENING_SECONDS: Final = 1.0
 """How long to wait for others who are opening it: a stopped one must not stop all."""
 
 
-_DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
+DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 
-def _open_environment(path: str, *, reserves: bool = False) -> lmdb.Environment:
+def open_environment(path: str, *, reserves: bool = False) -> lmdb.Environment:
     # The first to open it resets its lock file, and then puts the number of the last transaction there. Were it killed
     # in between while another waits, that one would count from 0 again, and commit over what is newest.
     with directory_lock(path, _OPENING_SECONDS):
-        env = _open_alone(path)
-        if reserves and int(env.info()["last_txnid"]) < _RESERVING:
+        env = _open(path)
+        if reserves and int(env.info()["last_txnid"]) < _RESERVE_TRANSACTIONS:
             env.close()
             _reserve(path)
-            env = _open_alone(path)
+            env = _open(path)
         return env
 
 
@@ -60,7 +60,7 @@ def _reserve(path: str) -> None:
     where it fails in between, the row may stay, which harms nobody.
     """
     # Unsynced: there is nothing in it yet, and the first commit syncs the whole file.
-    with _open_alone(path, sync=False) as env, contextlib.suppress(lmdb.Error):
+    with _open(path, sync=False) as env, contextlib.suppress(lmdb.Error):
         # Where there is no room, whoever commits says so.
         with env.begin(write=True) as txn:
             txn.put(RESERVE_ROW, bytes(_RESERVE))
@@ -68,7 +68,7 @@ def _reserve(path: str) -> None:
             txn.delete(RESERVE_ROW)
 
 
-def _open_alone(path: str, *, sync: bool = True) -> lmdb.Environment:
+def _open(path: str, *, sync: bool = True) -> lmdb.Environment:
     for size in MAP_SIZES:
         try:
             return lmdb.open(
@@ -95,14 +95,14 @@ def _open_alone(path: str, *, sync: bool = True) -> lmdb.Environment:
         except lmdb.ReadonlyError as error:
             message = f"this user cannot write to the index ({error}): name another directory"
             raise IndexUnavailableError(errno.EROFS, f"{message} (CASSTORE_DIR, local_cache_dir)", path) from error
-        except _DAMAGE:
+        except DAMAGE:
             raise
         except lmdb.DiskError as error:
             raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", path) from error
         except lmdb.Error as error:
             if not os.path.isdir(path):
                 raise FileNotFoundError(errno.ENOENT, "the index went away", path) from error
-            for number in (*OF_THE_PROCESS, errno.EROFS):
+            for number in (*PROCESS_LIMITS, errno.EROFS):
                 # LMDB gives the text alone. It says nothing of the index, nor of the place.
                 if os.strerror(number) in str(error):
                     raise OSError(number, f"the index cannot be opened now: {error}", path) from error

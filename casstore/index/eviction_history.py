@@ -16,15 +16,15 @@ LRU_EXPERT, MRU_EXPERT, NO_EXPERT = 0, 1, 2
 """Ways: what was used longest ago; what was used last; one that nobody is to learn from."""
 
 
-_MEMORY: Final = 2
+_MEMORY_TURNOVERS: Final = 2
 """What was learned fades to a third while so many times the store's blobs are evicted."""
 
 
-_TRIED: Final = 2
+_MIN_TRIALS: Final = 2
 """So many must have gone by the way `MRU_EXPERT` before it can be the best."""
 
 
-_FADING: Final = 2.0
+_RETURN_DECAY: Final = 2.0
 """Blame for what comes back after as many evictions as the store has blobs is e to the minus this: a seventh."""
 
 
@@ -46,32 +46,32 @@ class Scores:
 
     evictions: int = 0
     blobs: int = 0
-    taken: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    evicted: list[float] = field(default_factory=lambda: [0.0, 0.0])
     regret: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
-    def best(self) -> int:
+    def best_expert(self) -> int:
         """The way with less blame for what it took; in doubt `LRU_EXPERT`."""
-        if self.taken[MRU_EXPERT] < _TRIED:
+        if self.evicted[MRU_EXPERT] < _MIN_TRIALS:
             return LRU_EXPERT
-        oldest, newest = ((self.regret[way] + 0.5) / (self.taken[way] + 1) for way in (LRU_EXPERT, MRU_EXPERT))
+        oldest, newest = ((self.regret[way] + 0.5) / (self.evicted[way] + 1) for way in (LRU_EXPERT, MRU_EXPERT))
         return LRU_EXPERT if oldest <= newest else MRU_EXPERT
 
     def record_eviction(self, expert: int) -> int:
         """One was evicted that way; its number, for `came_back`."""
-        fading = math.exp(-1 / (_MEMORY * max(1, self.blobs)))
-        for of in (self.taken, self.regret):
+        fading = math.exp(-1 / (_MEMORY_TURNOVERS * max(1, self.blobs)))
+        for of in (self.evicted, self.regret):
             of[:] = [value * fading for value in of]
         self.evictions += 1
-        self.taken[expert] += 1
+        self.evicted[expert] += 1
         return self.evictions
 
     def record_return(self, expert: int, number: int) -> None:
         """The blob that went that way as that *number* was downloaded again."""
-        self.regret[expert] += math.exp(-_FADING * (self.evictions - number) / max(1, self.blobs))
+        self.regret[expert] += math.exp(-_RETURN_DECAY * (self.evictions - number) / max(1, self.blobs))
 
     def pack(self) -> bytes:
         """Its record, under the key `POLICY`."""
-        return append_checksum(POLICY, _SCORES.pack(_VERSION, self.evictions, self.blobs, *self.taken, *self.regret))
+        return append_checksum(POLICY, _SCORES.pack(_VERSION, self.evictions, self.blobs, *self.evicted, *self.regret))
 
     @classmethod
     def unpack(cls, record: bytes | None) -> Scores:
@@ -88,7 +88,7 @@ def read_scores(txn: Txn) -> Scores:
     return Scores.unpack(txn.get(POLICY))
 
 
-def note_evictions(txn: Txn, evicted: Iterable[tuple[bytes, int]], blobs: int) -> None:
+def record_evictions(txn: Txn, evicted: Iterable[tuple[bytes, int]], blobs: int) -> None:
     """These blobs went, each by its way, of a store of so many *blobs*."""
     scores = read_scores(txn)
     scores.blobs = blobs
@@ -101,7 +101,7 @@ def note_evictions(txn: Txn, evicted: Iterable[tuple[bytes, int]], blobs: int) -
         txn.put(POLICY, scores.pack())
 
 
-def note_return(txn: Txn, digest: bytes, record: bytes) -> None:
+def record_return(txn: Txn, digest: bytes, record: bytes) -> None:
     """A blob was downloaded, and *record* is what its `ghost_row` says, which may be of another one."""
     row = ghost_row(digest)
     value = strip_checksum(row, record)

@@ -17,12 +17,12 @@ from casstore.format.layout import Layout
 from casstore.fs import files
 from casstore.index import page_check as pages
 
-OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE))
+PROCESS_LIMITS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 """Errors that say nothing of the store."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class HintState:
     """What CURRENT looked like."""
 
     inode: int
@@ -51,8 +51,8 @@ class Generations:
 
     def newest(self) -> int:
         """The number of the live generation, found without mending anything; 0 where there is none."""
-        number = self._hinted()
-        while number and (following := self._following(number)) is not None:
+        number = self._start()
+        while number and (following := self._next_of(number)) is not None:
             number = following
         return number
 
@@ -60,17 +60,17 @@ class Generations:
         """Follow NEXT from the hint to the newest; make the first where there is none."""
         if not os.path.isdir(self._layout.index):
             self._on_vanished()
-        number = self._hinted()
+        number = self._start()
         if not number:
             os.makedirs(self._layout.generation(1), 0o700, exist_ok=True)
             number = 1
-        while (following := self._following(number)) is not None:
+        while (following := self._next_of(number)) is not None:
             number = following
-        if number != self._said():
+        if number != self._read_hint():
             files.replace_synced(self._layout.current, str(number).encode())
         return number
 
-    def _said(self) -> int:
+    def _read_hint(self) -> int:
         """What CURRENT says; 0 for nothing of use."""
         try:
             with open(self._layout.current, encoding="ascii") as file:
@@ -78,13 +78,13 @@ class Generations:
         except ValueError:
             return 0
         except OSError as error:
-            if error.errno in OF_THE_PROCESS:
+            if error.errno in PROCESS_LIMITS:
                 raise  # what it says is not known: another generation than the live one must not be taken for it
             return 0
 
-    def _hinted(self) -> int:
+    def _start(self) -> int:
         """What CURRENT says, or the newest there is where it says nothing of use; 0 for none."""
-        number = self._said()
+        number = self._read_hint()
         if not number or not os.path.isdir(self._layout.generation(number)):
             numbers = self._numbers()
             # One without a data file may have been made by somebody who never came to name it as the next.
@@ -103,12 +103,12 @@ class Generations:
 
         None of them where CURRENT names no generation that is there: a damaged hint must not take the live one away.
         """
-        number = self._said()
+        number = self._read_hint()
         if not os.path.isdir(self._layout.generation(number)):
             return []
         return sorted(older for older in self._numbers() if older < number)
 
-    def _following(self, number: int) -> int | None:
+    def _next_of(self, number: int) -> int | None:
         try:
             with open(self._layout.successor(number), encoding="ascii") as file:
                 return max(int(file.read()), number + 1)
@@ -125,13 +125,13 @@ class Generations:
             return files.create_synced(self._layout.successor(number), str(following).encode())
         return False
 
-    def look_at_hint(self) -> Seen | None:
+    def hint_state(self) -> HintState | None:
         """What CURRENT looks like now; None where it is not there."""
         try:
             status = os.stat(self._layout.current)
         except FileNotFoundError:
             return None
-        return Seen(status.st_ino, status.st_mtime_ns)
+        return HintState(status.st_ino, status.st_mtime_ns)
 
     def files_of(self, number: int) -> IndexFiles | None:
         """None where one of them is gone. The lock file is never opened: closing it would drop LMDB's locks."""

@@ -43,10 +43,10 @@ _BRANCH, _LEAF, _RUN, _IS_META = 0x01, 0x02, 0x04, 0x08
 _KEYS_ARE_NUMBERS: Final = 0x08
 _DATA_IS_ELSEWHERE: Final = 0x01
 _NO_ROOT: Final = (1 << 64) - 1
-_LONGEST_KEY: Final = 511
+_MAX_KEY_BYTES: Final = 511
 _LARGEST_MAP: Final = 1 << 46
 _MOST_UNWRITTEN: Final = 1 << 30
-_PATIENCE: Final = 5
+_ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def check(path: str, *, whole: bool = False) -> None:
             raise UnsoundError("it is no regular file")
         if status.st_size == 0:
             return
-        for _ in range(_PATIENCE):
+        for _ in range(_ATTEMPTS):
             before = _read_metas(descriptor)
             try:
                 meta = _newest(before)
@@ -184,7 +184,7 @@ class _Walk:
                 raise UnsoundError("pages of a tree are missing")
 
     def _visit(self, number: int, tree: _Tree, depth: int) -> None:
-        self._take(number, 1)
+        self._mark_used(number, 1)
         page_size = self._meta.page_size
         page = os.pread(self._descriptor, page_size, number * page_size)
         own, flags, lower, upper = _HEADER.unpack_from(page)
@@ -203,7 +203,7 @@ class _Walk:
     def _branch(self, page: bytes, number: int, nodes: tuple[int, ...], tree: _Tree, depth: int) -> None:
         for node in nodes:
             low, high, top, key_size = _NODE.unpack_from(page, node)
-            if node + _NODE.size + key_size > len(page) or key_size > _LONGEST_KEY:
+            if node + _NODE.size + key_size > len(page) or key_size > _MAX_KEY_BYTES:
                 raise UnsoundError(f"page {number} is damaged")
             self._left.append((low | high << 16 | top << 32, tree, depth + 1))
 
@@ -214,17 +214,17 @@ class _Walk:
             low, high, flags, key_size = unpack(page, node)
             data = node + header + key_size
             size = low | high << 16
-            if flags == 0 and data + size <= end and 0 < key_size <= _LONGEST_KEY:
+            if flags == 0 and data + size <= end and 0 < key_size <= _MAX_KEY_BYTES:
                 if tree is self._meta.free:
                     self._free(page[data : data + size])
-            elif flags == _DATA_IS_ELSEWHERE and data + 8 <= end and 0 < key_size <= _LONGEST_KEY:
+            elif flags == _DATA_IS_ELSEWHERE and data + 8 <= end and 0 < key_size <= _MAX_KEY_BYTES:
                 self._run(int.from_bytes(page[data : data + 8], "little"), size, tree)
             else:
                 raise UnsoundError(f"page {number} is damaged")
 
     def _run(self, number: int, size: int, tree: _Tree) -> None:
         """Data that lie in pages of their own, of which only the first has a header."""
-        self._take(number, 1)
+        self._mark_used(number, 1)
         page_size = self._meta.page_size
         is_free = tree is self._meta.free
         first = os.pread(self._descriptor, _HEADER.size + (size if is_free else 0), number * page_size)
@@ -232,7 +232,7 @@ class _Walk:
         if _HEADER.unpack_from(first)[:2] != (number, _RUN) or _HEADER.size + size > pages * page_size:
             raise UnsoundError(f"page {number} is damaged")
         if pages > 1:
-            self._take(number + 1, pages - 1)
+            self._mark_used(number + 1, pages - 1)
         if is_free:
             self._free(first[_HEADER.size :])
 
@@ -249,7 +249,7 @@ class _Walk:
                 raise UnsoundError("a page is both in use and free")
             self._used.update(numbers)
 
-    def _take(self, number: int, count: int) -> None:
+    def _mark_used(self, number: int, count: int) -> None:
         """Note that pages are in use, once."""
         if number < 2 or number + count > self._end:
             if number <= self._meta.last_page:

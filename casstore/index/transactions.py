@@ -16,33 +16,33 @@ class Txn:
     are known to be needed are read in one call (`prefetch`), and what is put is written in one at the end (`flush`).
     """
 
-    __slots__ = ("_cursor", "_known", "_puts", "_txn")
+    __slots__ = ("_cursor", "_puts", "_records", "_txn")
 
     def __init__(self, txn: lmdb.Transaction) -> None:
         self._txn = txn
-        self._known: dict[bytes, bytes | None] = {}
+        self._records: dict[bytes, bytes | None] = {}
         self._puts: dict[bytes, bytes] = {}
         self._cursor: lmdb.Cursor | None = None
 
     def get(self, row: bytes) -> bytes | None:
         """The record, or None."""
-        if row in self._known:
-            return self._known[row]
+        if row in self._records:
+            return self._records[row]
         return cast("bytes | None", self._txn.get(row))  # no buffers=True: never a memoryview
 
     def prefetch(self, rows: Sequence[bytes]) -> None:
         """Read all *rows*; `get` has them then."""
-        self._known.update(dict.fromkeys(rows))
-        self._known.update(cast("list[tuple[bytes, bytes]]", self._open_cursor().getmulti(rows)))
+        self._records.update(dict.fromkeys(rows))
+        self._records.update(cast("list[tuple[bytes, bytes]]", self._open_cursor().getmulti(rows)))
 
     def put(self, row: bytes, record: bytes) -> None:
         """Set the record, at `flush`; `get` has it at once."""
-        self._known[row] = self._puts[row] = record
+        self._records[row] = self._puts[row] = record
 
     def delete(self, row: bytes) -> None:
         """Drop the row if it is there."""
         self._puts.pop(row, None)
-        self._known[row] = None
+        self._records[row] = None
         self._txn.delete(row)
 
     def flush(self) -> None:

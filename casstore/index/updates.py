@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from casstore.blobs.blob_store import BlobStore
-from casstore.blobs.staging import Added, Inode, Staging
+from casstore.blobs.staging import AddedBlob, Inode, Staging
 from casstore.format.checksums import ChecksumRecord, ProviderChecksum, pack_checksum
 from casstore.format.keys import blob_row, count_row, ghost_row, user_prefix
 from casstore.format.records import (
@@ -26,7 +26,7 @@ from casstore.format.records import (
     unpack_count,
 )
 from casstore.fs import files
-from casstore.index.entries import IndexSnapshot, current_entry, drop_entry, put_entry, raise_count
+from casstore.index.entries import IndexSnapshot, current_entry, delete_entry, increment_write_count, put_entry
 from casstore.index.transactions import Txn
 
 
@@ -62,11 +62,11 @@ def _same(one: Entry | None, other: Entry | None) -> bool:
     return one is other or (one is not None and other is not None and one.same_content(other))
 
 
-def _still_as_noted(txn: Txn, noted: IndexSnapshot, generation: int) -> bool:
+def _is_unchanged(txn: Txn, noted: IndexSnapshot, generation: int) -> bool:
     if generation != noted.generation:
         return False
     row = count_row(noted.key)
-    if unpack_count(row, txn.get(row)) != noted.writes:
+    if unpack_count(row, txn.get(row)) != noted.write_count:
         return False
     current = current_entry(txn, noted.key)
     # A local delete raises the count; a row that is gone without that was evicted, or its blob was lost.
@@ -81,15 +81,15 @@ class PublishEntry:
     these bytes because this machine has just put them there: the entry moves even though the count of writes is raised.
     """
 
-    noted: IndexSnapshot
+    snapshot: IndexSnapshot
     entry: Entry
-    added: Added
+    added: AddedBlob
     staging: Staging | None
-    stated: Sequence[tuple[ProviderChecksum, bool]] = ()
+    checksums: Sequence[tuple[ProviderChecksum, bool]] = ()
     locks: Sequence[Releasable] = ()
-    base_moved: bool = False
+    is_local_write: bool = False
     on_done: Callable[[PublishEntry], None] | None = None
-    held: int = -1
+    open_blob: int = -1
     """Where nothing was received, the blob, open until the commit: as long as it is, no other file has its inode."""
     applied: bool = False
     error: BaseException | None = None
@@ -106,17 +106,17 @@ class PublishEntry:
         self.applied = False
         if blobs.inode(self.entry.digest) != self.added.inode:
             return False
-        if self._is_to_be_synced(txn):
+        if self._needs_sync(txn):
             return False
         current = current_entry(txn, self.entry.key)
-        if self.base_moved:
-            raise_count(txn, self.entry.key)
-            is_foreign = current is not None and not _same(current, self.noted.entry)
+        if self.is_local_write:
+            increment_write_count(txn, self.entry.key)
+            is_foreign = current is not None and not _same(current, self.snapshot.entry)
             if is_foreign and current is not None and not current.validator.same_version(self.entry.validator):
                 # Somebody else's word on this URI, and another one than ours: nobody's.
-                drop_entry(txn, current)
+                delete_entry(txn, current)
                 return True
-        elif not _still_as_noted(txn, self.noted, generation):
+        elif not _is_unchanged(txn, self.snapshot, generation):
             return True
         row = blob_row(self.entry.digest.value)
         record = txn.get(row)
@@ -131,24 +131,24 @@ class PublishEntry:
             place = 0 if self._synced else self.entry.written_on
         entry = self.entry if place == self.entry.written_on else replace(self.entry, written_on=place)
         put_entry(txn, entry, current, BlobRecord(self.added.size, place))
-        for stated, proved in self.stated:
-            txn.put(stated.row, pack_checksum(stated.row, ChecksumRecord(entry.digest, proved)))
+        for stated, proved in self.checksums:
+            txn.put(stated.row_key, pack_checksum(stated.row_key, ChecksumRecord(entry.digest, proved)))
         if self.added.is_new:
-            self._note_return(txn)
+            self._record_return(txn)
         self.applied = True
         return True
 
-    def _note_return(self, txn: Txn) -> None:
+    def _record_return(self, txn: Txn) -> None:
         digest = self.entry.digest.value
         ghost = txn.get(ghost_row(digest))
         if ghost is not None:
             from casstore.index.eviction_history import (
-                note_return,  # where nothing was ever evicted, nothing is learned
+                record_return,  # where nothing was ever evicted, nothing is learned
             )
 
-            note_return(txn, digest, ghost)
+            record_return(txn, digest, ghost)
 
-    def _is_to_be_synced(self, txn: Txn) -> bool:
+    def _needs_sync(self, txn: Txn) -> bool:
         """Whether others used a file of this name before, which may have been synced and whose rows say so.
 
         A blob that somebody removed or that was found damaged leaves its entries behind; they find this one now.
@@ -186,7 +186,7 @@ class PublishEntry:
         """In a forked child: give up the descriptors that it has inherited."""
         if self.staging is not None:
             self.staging.close_in_child()
-        held, self.held = self.held, -1
+        held, self.open_blob = self.open_blob, -1
         if held >= 0:
             os.close(held)
 
@@ -195,7 +195,7 @@ class PublishEntry:
         self.error = error
         if self.staging is not None:
             self.staging.close()
-        held, self.held = self.held, -1
+        held, self.open_blob = self.open_blob, -1
         if held >= 0:
             os.close(held)
         if self.on_done is not None:
@@ -218,7 +218,7 @@ class TouchEntry:
     entry: Entry
     validated: Moment | None = None
     used_hour: int | None = None
-    synced: Inode | None = None
+    synced_inode: Inode | None = None
     """The file that is on the disk now, as long as it is the blob."""
 
     def rows(self) -> Sequence[bytes]:
@@ -234,7 +234,7 @@ class TouchEntry:
             current = replace(current, validated=self.validated)
         if self.used_hour is not None:
             current = replace(current, last_used_hour=max(current.last_used_hour, self.used_hour))
-        if self.synced is not None and blobs.inode(current.digest) == self.synced:
+        if self.synced_inode is not None and blobs.inode(current.digest) == self.synced_inode:
             current = replace(current, written_on=0)
             row = blob_row(current.digest.value)
             txn.put(row, pack_blob(row, BlobRecord(current.size, 0)))
@@ -253,7 +253,7 @@ class TouchEntry:
 class ChecksumVerdict:
     """A statement of a provider was checked against the blob: remember that it holds, or forget it."""
 
-    stated: ProviderChecksum
+    checksum: ProviderChecksum
     record: ChecksumRecord | None
 
     def rows(self) -> Sequence[bytes]:
@@ -263,9 +263,9 @@ class ChecksumVerdict:
     def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
         """Set or drop the row."""
         if self.record is None:
-            txn.delete(self.stated.row)
+            txn.delete(self.checksum.row_key)
         else:
-            txn.put(self.stated.row, pack_checksum(self.stated.row, self.record))
+            txn.put(self.checksum.row_key, pack_checksum(self.checksum.row_key, self.record))
         return True
 
     def retry_outside(self, blobs: BlobStore) -> bool:

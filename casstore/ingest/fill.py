@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from casstore.blobs.blob_store import OPEN_FLAGS, CollisionError
-from casstore.blobs.staging import Added, Inode, Staging
+from casstore.blobs.staging import AddedBlob, Inode, Staging
 from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import Digest
 from casstore.format.keys import Key
@@ -149,7 +149,7 @@ class Fill:
         fill.
         """
         status = os.fstat(descriptor)
-        added = Added(digest, status.st_size, Inode.of(status), is_new=False)
+        added = AddedBlob(digest, status.st_size, Inode.of(status), is_new=False)
         entry = Entry(
             self.key, digest, validator, moment or self.noted.moment, self._cache.place, self._cache.current_hour()
         )
@@ -160,7 +160,12 @@ class Fill:
         return entry
 
     def _enqueue(
-        self, entry: Entry, added: Added, staging: Staging | None, stated: Sequence[ProviderChecksum], held: int = -1
+        self,
+        entry: Entry,
+        added: AddedBlob,
+        staging: Staging | None,
+        stated: Sequence[ProviderChecksum],
+        held: int = -1,
     ) -> None:
         cache, flights = self._cache, self._flights
         self._flights = []
@@ -174,7 +179,7 @@ class Fill:
             [(item, False) for item in stated],
             flights,
             on_done=cache.forget_recent,
-            held=held,
+            open_blob=held,
         )
         cache.remember_recent(entry, added.inode)
         for flight in flights:
@@ -213,7 +218,7 @@ class Fill:
         self.abandon()
 
 
-def _open_added(cache: Cache, added: Added, staging: Staging) -> int:
+def _open_added(cache: Cache, added: AddedBlob, staging: Staging) -> int:
     """The blob for reading; where another file has its name by now, the bytes that were received."""
     with contextlib.suppress(OSError):
         descriptor = os.open(cache.layout.blob(added.digest.value), OPEN_FLAGS)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from casstore.blobs.blob_store import BlobStore, CollisionError
-from casstore.blobs.staging import Added, Inode, Staging
+from casstore.blobs.staging import AddedBlob, Inode, Staging
 from casstore.errors import BlobDamagedError, CasstoreError, StillBeingWrittenError, StoreFullError
 from casstore.eviction.background import BackgroundEvictor
 from casstore.format.checksums import ProviderChecksum
@@ -18,7 +18,7 @@ from casstore.format.keys import Key, blob_row, user_prefix
 from casstore.format.records import Entry, Moment, Validator, unpack_blob
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.index.entries import IndexSnapshot, current_entry, drop_entry, raise_count
+from casstore.index.entries import IndexSnapshot, current_entry, delete_entry, increment_write_count
 from casstore.index.transactions import Txn
 from casstore.index.updates import PublishEntry
 
@@ -40,7 +40,7 @@ class Recording(abc.ABC):
         """Hours since the epoch."""
 
     @abc.abstractmethod
-    def _add_blob(self, staging: Staging, digest: Digest) -> Added:
+    def _add_blob(self, staging: Staging, digest: Digest) -> AddedBlob:
         """See `casstore.fills.add_blob`."""
 
     @abc.abstractmethod
@@ -72,7 +72,7 @@ class Recording(abc.ABC):
         entry = Entry(noted.key, digest, validator, moment, self.place, self.current_hour())
         done: list[PublishEntry] = []
         publication = PublishEntry(
-            noted, entry, added, staging, [(item, False) for item in stated], base_moved=True, on_done=done.append
+            noted, entry, added, staging, [(item, False) for item in stated], is_local_write=True, on_done=done.append
         )
         self._forget_older(noted.key)
         self.committer.submit(publication)
@@ -92,9 +92,9 @@ class Recording(abc.ABC):
         when it was. None, and no entry, where the blob was evicted meanwhile or somebody else knows better.
         """
         status = os.fstat(descriptor)
-        added = Added(digest, status.st_size, Inode.of(status), is_new=False)
+        added = AddedBlob(digest, status.st_size, Inode.of(status), is_new=False)
         entry = Entry(noted.key, digest, validator, moment, self.place, self.current_hour())
-        publication = PublishEntry(noted, entry, added, None, base_moved=True, held=os.dup(descriptor))
+        publication = PublishEntry(noted, entry, added, None, is_local_write=True, open_blob=os.dup(descriptor))
         self._forget_older(noted.key)
         self.committer.submit(publication)
         self.committer.flush()
@@ -111,10 +111,10 @@ class Recording(abc.ABC):
 
         def forget(txn: Txn) -> None:
             for key in keys:
-                raise_count(txn, key)
+                increment_write_count(txn, key)
                 entry = current_entry(txn, key)
                 if entry is not None:
-                    drop_entry(txn, entry)
+                    delete_entry(txn, entry)
 
         self.index.write(forget)
 
@@ -127,7 +127,7 @@ _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT))
 """Not EFBIG: a limit on the size of one file is not met by removing others."""
 
 
-def add_blob(cache: Cache, staging: Staging, digest: Digest) -> Added:
+def add_blob(cache: Cache, staging: Staging, digest: Digest) -> AddedBlob:
     """Link *staging* into the store; a blob of that name that turns out to be wrong is taken away first.
 
     Raises CollisionError, StoreFullError.
@@ -137,7 +137,7 @@ def add_blob(cache: Cache, staging: Staging, digest: Digest) -> Added:
         _drop_orphans(cache, digest)
     for _ in range(3):
         try:
-            return blobs.add(staging, digest, distrust=digest.is_cryptographic and not _is_trusted(cache, digest))
+            return blobs.add(staging, digest, compare=digest.is_cryptographic and not _is_trusted(cache, digest))
         except CollisionError:
             raise
         except BlobDamagedError:
@@ -151,7 +151,7 @@ def add_blob(cache: Cache, staging: Staging, digest: Digest) -> Added:
             # A name can be one too many for its directory's last block.
             if error.errno not in _NO_ROOM or not cache.trims.make_room(1):
                 raise
-    return blobs.add(staging, digest, distrust=True)
+    return blobs.add(staging, digest, compare=True)
 
 
 def _drop_orphans(cache: Cache, digest: Digest) -> None:

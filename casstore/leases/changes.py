@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from casstore.format.keys import Key
 from casstore.format.layout import LeaseLayout
 from casstore.leases.scan import UnrecordedFile
-from casstore.leases.views import DraftPath, FileState, View, name_in, read_list
+from casstore.leases.views import DraftPath, FileState, View, path_in_lease, read_manifest
 
 if TYPE_CHECKING:
     from casstore.leases.edits import EditRecorder
@@ -30,17 +30,17 @@ class ChangeTracker:
         self._mutex = threading.Lock()
         self._noticing = threading.Lock()
         # Tuples, replaced as a whole: `is_changed` reads them without a lock.
-        self._of: dict[Key, tuple[View | DraftPath, ...]] = {}
+        self._by_key: dict[Key, tuple[View | DraftPath, ...]] = {}
         self._keys: dict[str, Key] = {}
-        self._seen: dict[str, FileState] = {}
+        self._states: dict[str, FileState] = {}
 
     def add(self, handed: View | DraftPath, state: FileState | None = None) -> None:
         """Look after *handed* from now on; *state* is how its file was made, if it was."""
         with self._mutex:
             if state is None:
-                self._seen.pop(handed.path, None)
+                self._states.pop(handed.path, None)
             else:
-                self._seen[handed.path] = state
+                self._states[handed.path] = state
             self._put(handed)
 
     def replace(self, handed: View) -> None:
@@ -49,39 +49,39 @@ class ChangeTracker:
             self._put(handed)
 
     def _put(self, handed: View | DraftPath) -> None:
-        others = (other for other in self._of.get(handed.key, ()) if other.path != handed.path)
-        self._of[handed.key] = (*others, handed)
+        others = (other for other in self._by_key.get(handed.key, ()) if other.path != handed.path)
+        self._by_key[handed.key] = (*others, handed)
         self._keys[handed.path] = handed.key
 
     def drop(self, path: str) -> None:
         """Look after it no more."""
         with self._mutex:
             key = self._keys.pop(path, None)
-            self._seen.pop(path, None)
+            self._states.pop(path, None)
             if key is not None:
-                left = tuple(handed for handed in self._of[key] if handed.path != path)
+                left = tuple(handed for handed in self._by_key[key] if handed.path != path)
                 if left:
-                    self._of[key] = left
+                    self._by_key[key] = left
                 else:
-                    del self._of[key]
+                    del self._by_key[key]
 
     def views(self) -> list[View]:
         """The views among them."""
         with self._mutex:
-            return [handed for of_key in self._of.values() for handed in of_key if isinstance(handed, View)]
+            return [handed for of_key in self._by_key.values() for handed in of_key if isinstance(handed, View)]
 
     def has_changes(self, key: Key) -> bool:
         """Whether a file of *key* is in another state than when it was made or last looked at: a stat of each, and no
         lock. One that is gone is not.
         """
-        return any(self._state_of_changed(handed) is not None for handed in self._of.get(key, ()))
+        return any(self._state_of_changed(handed) is not None for handed in self._by_key.get(key, ()))
 
     def _state_of_changed(self, handed: View | DraftPath) -> os.stat_result | None:
         try:
             status = os.stat(handed.path, follow_symlinks=False)
         except OSError:
             return None
-        return None if FileState.of(status) == self._seen.get(handed.path) else status
+        return None if FileState.of(status) == self._states.get(handed.path) else status
 
     def record_changes(self, key: Key) -> list[PendingWrite]:
         """Record what became of *key*'s files since they were last looked at: the new records.
@@ -96,10 +96,10 @@ class ChangeTracker:
         errors: list[OSError] = []
         # One at a time, and whoever waited finds the files settled.
         with self._noticing:
-            changed = [handed for handed in self._of.get(key, ()) if self._state_of_changed(handed) is not None]
-            settled = read_list(self._lease).settled if changed else {}
+            changed = [handed for handed in self._by_key.get(key, ()) if self._state_of_changed(handed) is not None]
+            settled = read_manifest(self._lease).reconciled if changed else {}
             for handed in changed:
-                found = UnrecordedFile(handed.path, handed, settled.get(name_in(self._lease, handed.path)))
+                found = UnrecordedFile(handed.path, handed, settled.get(path_in_lease(self._lease, handed.path)))
                 try:
                     writes += self._record_change(recorder, handed, found)
                 except FileNotFoundError:
@@ -120,13 +120,13 @@ class ChangeTracker:
             # Bytes that could be recorded there are none; the end of the process says that it is there.
             self._remember(handed.path, FileState.of(status))
             return []
-        looked = recorder.look(self._lease, found)
+        looked = recorder.record_file(self._lease, found)
         if looked is None:
             return []
-        self._remember(handed.path, looked.settled.state)
+        self._remember(handed.path, looked.reconciled.state)
         return [] if looked.write is None else [looked.write]
 
     def _remember(self, path: str, state: FileState) -> None:
         with self._mutex:
             if path in self._keys:
-                self._seen[path] = state
+                self._states[path] = state

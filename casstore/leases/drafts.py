@@ -15,7 +15,7 @@ from casstore.format.records import Validator
 from casstore.fs import files
 from casstore.leases.changes import ChangeTracker
 from casstore.leases.edits import stable_read
-from casstore.leases.views import DraftPath, FileState, PathKind, Reconciled, append
+from casstore.leases.views import DraftPath, FileState, PathKind, Reconciled, append_line
 
 _BEFORE_NS = 10**9
 """How much older than now a copy is made to look, so that no write to it can leave it the same mtime."""
@@ -26,7 +26,7 @@ class DraftPaths:
 
     def __init__(self, lease: LeaseLayout, watch: ChangeTracker) -> None:
         self._lease = lease
-        self._watch = watch
+        self._changes = watch
         self._outbox: dict[Key, DraftPath] = {}
         self._edits: dict[str, DraftPath] = {}
 
@@ -35,8 +35,8 @@ class DraftPaths:
         known = self._outbox.get(key)
         if known is None:
             known = self._outbox[key] = DraftPath(key, self._free_path(key, bucket, object_key), PathKind.OUTBOX)
-            append(self._lease, known.line())
-            self._watch.add(known)
+            append_line(self._lease, known.line())
+            self._changes.add(known)
         else:
             os.makedirs(os.path.dirname(known.path), 0o700, exist_ok=True)
         return known.path
@@ -61,12 +61,12 @@ class DraftPaths:
         draft = DraftPath(key, f"{directory}/{component_name(object_key.rpartition('/')[2])}", PathKind.EDIT, validator)
         try:
             os.makedirs(directory, 0o700)
-            append(self._lease, draft.line())
+            append_line(self._lease, draft.line())
             if copy is not None:
                 # Its state is listed before it has its name: half of a copy, or an untouched one, is nobody's work.
                 made = time.time_ns() - _BEFORE_NS
                 os.utime(copy, ns=(made, made))
-                append(self._lease, Reconciled(draft.path, FileState.of(os.stat(copy))).line())
+                append_line(self._lease, Reconciled(draft.path, FileState.of(os.stat(copy))).line())
                 files.link(copy, draft.path)
         finally:
             if copy is not None:
@@ -86,7 +86,7 @@ class DraftPaths:
                 os.rmdir(os.path.dirname(path))
             return True
         del self._outbox[draft.key]
-        self._watch.drop(path)
+        self._changes.drop(path)
         self._remove_parents(path)
         return True
 

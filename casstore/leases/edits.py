@@ -27,7 +27,7 @@ from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator
 from casstore.leases.scan import UnrecordedFile
-from casstore.leases.views import DraftPath, FileState, PathKind, Reconciled, View, append, name_in
+from casstore.leases.views import DraftPath, FileState, PathKind, Reconciled, View, append_line, path_in_lease
 from casstore.pending.records import Condition, PendingState, PendingWrite
 from casstore.pending.store import Pending
 
@@ -38,7 +38,7 @@ _UNFINISHED: Final = "an edit was never finished"
 _TICK_NS: Final = 20_000_000
 """How coarsely kernels tell mtimes (1 to 10 ms), doubled: two writes that are closer may leave the same one."""
 
-_MAY_GO: Final = frozenset((PendingState.EDIT, PendingState.INCOMPLETE))
+_REPLACEABLE: Final = frozenset((PendingState.EDIT, PendingState.INCOMPLETE))
 """States of records that a newer one of the same file replaces. In others, somebody is dealing with it."""
 
 
@@ -83,7 +83,7 @@ def copy_privately(path: str, stage: Callable[[], Staging]) -> Staging:
 class RecordResult:
     """How a file is *settled* now, and the record that was made of it, if one was."""
 
-    settled: Reconciled
+    reconciled: Reconciled
     write: PendingWrite | None
 
 
@@ -108,20 +108,20 @@ class EditRecorder:
         writes = []
         for found in files:
             with contextlib.suppress(OSError, CasstoreError):
-                looked = self.look(lease, found)
+                looked = self.record_file(lease, found)
                 if looked is not None and looked.write is not None:
                     writes.append(looked.write)
         return tuple(writes)
 
-    def look(self, lease: LeaseLayout, found: UnrecordedFile) -> RecordResult | None:
+    def record_file(self, lease: LeaseLayout, found: UnrecordedFile) -> RecordResult | None:
         """See whether what lies at a path handed out has to be recorded, and do it; None for what nobody handed out.
 
         Raises what `stable_read` and `Pending.record` do, FileNotFoundError where nothing is there.
         """
-        handed, settled = found.handed, found.settled
+        handed, settled = found.handed_out, found.reconciled
         if handed is None:
             return None
-        name = name_in(lease, found.path)
+        name = path_in_lease(lease, found.path)
         source = f"/leases/{os.path.basename(lease.path)}/{name}"
         before = [write for write in self._pending.of(handed.key) if (write.source or "").endswith(source)]
         write, staging = None, None
@@ -129,19 +129,19 @@ class EditRecorder:
             with stable_read(found.path) as (descriptor, state):
                 if settled is not None and settled.state == state:
                     return RecordResult(settled, None)
-                digest = _known(descriptor, state.size, found)
+                digest = _known_digest(descriptor, state.size, found)
                 if digest is None:
                     staging = self._stage()
                     staging.copy_from(descriptor)
                     digest = staging.rehash()
             if staging is not None and not any(older.digest == digest for older in before):
-                write = self._only(self._keep(found.path, handed.key, staging, _classify(handed)))
+                write = self._deduplicate(self._add(found.path, handed.key, staging, _classify(handed)))
         finally:
             if staging is not None:
                 staging.close()
         settled = Reconciled(found.path, state, digest)
         with contextlib.suppress(OSError):  # a second record, told by its bytes, is the worst that follows
-            append(lease, settled.line())
+            append_line(lease, settled.line())
         if staging is not None:
             self._discard_older(handed.key, before, digest)
         return RecordResult(settled, write)
@@ -157,11 +157,11 @@ class EditRecorder:
                 raise StillBeingWrittenError(errno.EBUSY, f"the bytes held of {key.uri} are still being written")
             alike = (write for write in self._pending.of(key) if write.source is None and write.digest == digest)
             if not any(write.state is PendingState.EDIT for write in alike):
-                self._only(self._keep(None, key, staging, (PendingState.EDIT, base, REASON_EDITED)))
+                self._deduplicate(self._add(None, key, staging, (PendingState.EDIT, base, REASON_EDITED)))
         finally:
             staging.close()
 
-    def _keep(
+    def _add(
         self, source: str | None, key: Key, staging: Staging, fate: tuple[PendingState, Validator | None, str]
     ) -> PendingWrite:
         state, base, why = fate
@@ -169,7 +169,7 @@ class EditRecorder:
         condition = Condition.ABSENT if base is None else Condition.MATCH
         return self._pending.record(key, staging, state, condition, base, lease=self._owner, why=why, source=source)
 
-    def _only(self, write: PendingWrite) -> PendingWrite:
+    def _deduplicate(self, write: PendingWrite) -> PendingWrite:
         """The oldest of the records of one state of one file; the others go. Whoever recorded last sees all of them."""
         same = [
             other
@@ -184,17 +184,17 @@ class EditRecorder:
         """Only what was recorded before these bytes were read: what came since may be newer than they are."""
         names = {write.name for write in before if write.digest != digest}
         for write in self._pending.of(key):
-            if write.name in names and write.state in _MAY_GO:
+            if write.name in names and write.state in _REPLACEABLE:
                 self._pending.discard(write)
 
 
-def _known(descriptor: int, size: int, found: UnrecordedFile) -> Digest | None:
+def _known_digest(descriptor: int, size: int, found: UnrecordedFile) -> Digest | None:
     """The digest of an open file of *size* bytes where it has bytes that need no record; None where it has others."""
     digests = []
-    if isinstance(found.handed, View) and found.handed.size == size:
-        digests.append(found.handed.digest)
-    if found.settled is not None and found.settled.digest is not None and found.settled.state.size == size:
-        digests.append(found.settled.digest)
+    if isinstance(found.handed_out, View) and found.handed_out.size == size:
+        digests.append(found.handed_out.digest)
+    if found.reconciled is not None and found.reconciled.digest is not None and found.reconciled.state.size == size:
+        digests.append(found.reconciled.digest)
     for digest in digests:
         with contextlib.suppress(CasstoreError):
             if hash_descriptor(descriptor, digest.algorithm) == digest:

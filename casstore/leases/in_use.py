@@ -11,7 +11,7 @@ from casstore.blobs.staging import Inode
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.fs import files
 from casstore.leases.scan import scan_lease
-from casstore.leases.views import read_list
+from casstore.leases.views import read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ def _handed_out(layout: Layout) -> Iterator[tuple[str, str | None, bool]]:
     """Every file in a lease that is not the store's own: path, URI (None where nobody handed it out), and whether its
     bytes are somebody's own.
     """
-    for name in sorted(files.names_in(layout.leases)):
+    for name in sorted(files.list_names(layout.leases)):
         lease = LeaseLayout(layout.lease(name))
         with contextlib.suppress(OSError):  # gone since, or no lease
-            changed = {file.path for file in scan_lease(lease).found}
-            for inside, handed in read_list(lease).handed.items():
+            changed = {file.path for file in scan_lease(lease).unrecorded}
+            for inside, handed in read_manifest(lease).handed_out.items():
                 path = f"{lease.path}/{inside}"
                 yield path, handed[-1].key.uri, path in changed
                 changed.discard(path)

@@ -34,7 +34,7 @@ from casstore.format.records import Validator
 from casstore.fs import copying, files
 from casstore.leases.changes import ChangeTracker
 from casstore.leases.scan import scan_lease
-from casstore.leases.views import View, append
+from casstore.leases.views import View, append_line
 from casstore.locks.lock_files import create_locked, locks_are_exclusive
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ stop) a copy up to `ROOT_COPY_LIMIT`, else a hard link.
 ROOT_COPY_LIMIT = 64 << 20
 """Bytes up to which root gets a private copy instead of a hard link."""
 
-_SAID = 3
+_MAX_NAMED = 3
 """How many files a warning names."""
 
 _CANNOT_LINK = frozenset((errno.ENOENT, errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP))
@@ -84,9 +84,9 @@ class Lease:
         self._trees = 0
         self.view_mode = view_mode
         self._forks = _forks  # before: a fork from now on gives the lease to a child
-        self.name, self._descriptor = _take(layout)
+        self.name, self._descriptor = _create(layout)
         self.paths = LeaseLayout(layout.lease(self.name))
-        self.watch = ChangeTracker(self.paths, self._recorder)
+        self.changes = ChangeTracker(self.paths, self._recorder)
         self._made_drafts: DraftPaths | None = None
 
     def _recorder(self) -> EditRecorder | None:
@@ -99,12 +99,12 @@ class Lease:
         if self._made_drafts is None:
             from casstore.leases.drafts import DraftPaths  # as above
 
-            self._made_drafts = DraftPaths(self.paths, self.watch)
+            self._made_drafts = DraftPaths(self.paths, self.changes)
         return self._made_drafts
 
     def tree(self) -> str:
         """The root of the newest tree of views."""
-        return self.paths.tree(self._trees)
+        return self.paths.view_tree(self._trees)
 
     def view(
         self,
@@ -128,9 +128,9 @@ class Lease:
                 if known.validator != validator:
                     # The same bytes in a newer version of the object: whoever edits them from now on has seen that one.
                     known = replace(known, validator=validator)
-                    append(self.paths, known.line())
+                    append_line(self.paths, known.line())
                     self._views[key, digest] = known
-                    self.watch.replace(known)
+                    self.changes.replace(known)
                 return known.path
             view = View(key, "", digest, size, Inode(0, 0), digest.mtime * 1_000_000_000, validator)
             return self._make(view, source, bucket, object_key, mode or self.view_mode).path
@@ -142,7 +142,7 @@ class Lease:
         """
         with self._mutex:
             for number in range(self._trees, -1, -1):
-                tree = self.paths.tree(number)
+                tree = self.paths.view_tree(number)
                 path = view_path(tree, origin, bucket, prefix[:-1]) if prefix else self._bucket(number, origin, bucket)
                 try:
                     os.makedirs(path, 0o700, exist_ok=True)
@@ -155,29 +155,29 @@ class Lease:
             return path
 
     def _bucket(self, number: int, origin: str, bucket: str) -> str:
-        path = view_path(self.paths.tree(number), origin, "", bucket)
+        path = view_path(self.paths.view_tree(number), origin, "", bucket)
         return path if bucket else os.path.dirname(path)
 
     def _make(self, view: View, source: int, bucket: str, object_key: str, mode: str) -> View:
         for number in range(self._trees + 1):
-            path = view_path(self.paths.tree(number), view.key.origin, bucket, object_key)
+            path = view_path(self.paths.view_tree(number), view.key.origin, bucket, object_key)
             try:
                 os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 continue  # a file of that tree stands where this name needs a directory
-            made = self._place(replace(view, path=path), source, mode)
+            made = self._create_at(replace(view, path=path), source, mode)
             if made is not None:
                 return made
         # An older version, an edited file or a directory has the name in every tree so far.
         self._trees += 1
         path = view_path(self.tree(), view.key.origin, bucket, object_key)
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        made = self._place(replace(view, path=path), source, mode)
+        made = self._create_at(replace(view, path=path), source, mode)
         if made is None:
             raise OSError(errno.EEXIST, "a new tree of views is not empty", path)
         return made
 
-    def _place(self, view: View, source: int, mode: str) -> View | None:
+    def _create_at(self, view: View, source: int, mode: str) -> View | None:
         """The view at its path, complete; None where the name is taken."""
         if os.path.lexists(view.path):
             return None
@@ -192,7 +192,7 @@ class Lease:
         try:
             os.utime(temporary, (view.digest.mtime, view.digest.mtime))
             view = replace(view, inode=Inode.of(os.stat(temporary)))
-            append(self.paths, view.line())
+            append_line(self.paths, view.line())
             files.link(temporary, view.path)
         finally:
             files.unlink_quietly(temporary)
@@ -201,7 +201,7 @@ class Lease:
     def _keep(self, view: View) -> View:
         # Watched by path as well: an edited view gives way to a new one of its version, and is still looked for.
         self._views[view.key, view.digest] = view
-        self.watch.add(view, view.state)
+        self.changes.add(view, view.state)
         return view
 
     def _link_blob(self, view: View, source: int) -> View | None:
@@ -212,7 +212,7 @@ class Lease:
             if Inode.of(status) != Inode.of(os.fstat(source)):
                 return None  # another file than the one that was checked
             view = replace(view, inode=Inode.of(status), mtime_ns=status.st_mtime_ns)
-            append(self.paths, view.line())
+            append_line(self.paths, view.line())
             files.link(blob, view.path)
         except OSError as error:
             if error.errno in _CANNOT_LINK:
@@ -255,14 +255,14 @@ class Lease:
                 if view.path == path and view.is_untouched():
                     os.unlink(path)
                     del self._views[known]
-                    self.watch.drop(path)
+                    self.changes.drop(path)
 
     def rebase(self, path: str, digest: Digest, validator: Validator) -> None:
         """The cloud has, as *validator*, the bytes of *digest* that somebody made of the view at *path*: it is a view
         of that version from now on. Does nothing where it is no view of this lease, or has other bytes by now.
         """
         with self._mutex:
-            view = next((view for view in self.watch.views() if view.path == path), None)
+            view = next((view for view in self.changes.views() if view.path == path), None)
             if view is None:
                 return
             from casstore.leases.edits import stable_read  # as above
@@ -274,7 +274,7 @@ class Lease:
             except (FileNotFoundError, StillBeingWrittenError):
                 return
             made = View(view.key, path, digest, state.size, state.inode, state.mtime_ns, validator)
-            append(self.paths, made.line())
+            append_line(self.paths, made.line())
             self._views = {known: other for known, other in self._views.items() if other.path != path}
             self._keep(made)
 
@@ -305,7 +305,7 @@ class Lease:
         """The views whose bytes somebody changed, or whose file somebody replaced."""
         return [
             view
-            for view in self.watch.views()
+            for view in self.changes.views()
             if os.path.exists(view.path) and not (view.is_untouched() or view.has_its_bytes())
         ]
 
@@ -337,41 +337,41 @@ class Lease:
             if self._forks != _forks and not locks_are_exclusive(self._layout.locks):
                 recorder = self._recorder()
                 if recorder is not None:
-                    _say_recorded(recorder.record(self.paths, scan_lease(self.paths).found))
+                    _warn_recorded(recorder.record(self.paths, scan_lease(self.paths).unrecorded))
                 return
             outcome = reap_lease(self._layout, self.name, self._blobs)
-            _say_recorded(outcome.recorded)
-            if outcome.kept is not None and outcome.kept.edited:
-                edited = outcome.kept.edited
+            _warn_recorded(outcome.recorded)
+            if outcome.retained is not None and outcome.retained.edited:
+                edited = outcome.retained.edited
                 warnings.warn(
                     f"{len(edited)} local files were edited or made, and not uploaded; they stay at: "
-                    f"{', '.join(edited[:_SAID])}",
+                    f"{', '.join(edited[:_MAX_NAMED])}",
                     stacklevel=2,
                 )
 
-    def drop(self) -> None:
+    def abandon(self) -> None:
         """Let go of a lease whose directory somebody removed."""
         if self._pid == os.getpid() and self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
 
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Whether nobody removed the directory, with the whole store maybe."""
         return os.path.exists(self.paths.lock)
 
 
-def _say_recorded(writes: Sequence[PendingWrite]) -> None:
+def _warn_recorded(writes: Sequence[PendingWrite]) -> None:
     if writes:
         uris = sorted({write.uri for write in writes})
-        more = ", ..." if len(uris) > _SAID else ""
+        more = ", ..." if len(uris) > _MAX_NAMED else ""
         warnings.warn(
             f"{len(writes)} local files were changed or made, and not uploaded; they are kept as pending writes "
-            f"(casstore pending lists them): {', '.join(uris[:_SAID])}{more}",
+            f"(casstore pending lists them): {', '.join(uris[:_MAX_NAMED])}{more}",
             stacklevel=3,
         )
 
 
-def _take(layout: Layout) -> tuple[str, int]:
+def _create(layout: Layout) -> tuple[str, int]:
     for _ in range(100):
         name = os.urandom(8).hex()
         new = layout.lease(f".new-{name}")

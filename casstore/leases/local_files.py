@@ -71,7 +71,7 @@ class LocalFiles(abc.ABC):
         *key*, else a stat for each.
         """
         lease = self._lease
-        return lease is not None and lease.watch.has_changes(key)
+        return lease is not None and lease.changes.has_changes(key)
 
     def record_changes(self, key: Key) -> list[PendingWrite]:
         """Make pending writes of what others did, since the last look, to the views and the outbox of *key* that this
@@ -80,7 +80,7 @@ class LocalFiles(abc.ABC):
         Raises StillBeingWrittenError, StoreFullError, OSError for a file that cannot be read.
         """
         lease = self._lease
-        return [] if lease is None else lease.watch.record_changes(key)
+        return [] if lease is None else lease.changes.record_changes(key)
 
     def outbox(self, key: Key, bucket: str, object_key: str) -> str:
         """A local path with the name of an object that does not exist, for a tool to make a file at: `Lease.outbox`."""

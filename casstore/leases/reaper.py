@@ -39,7 +39,7 @@ from casstore.locks.lock_files import locks_are_exclusive, try_lock_existing
 from casstore.pending.records import PendingWrite
 from casstore.pending.store import Pending
 
-DEBRIS_SECONDS: Final = 24 * 3600.0
+TEMPORARY_SECONDS: Final = 24 * 3600.0
 """Age at which a temporary name is taken for a killed process's. Its writer takes milliseconds; were a clock wrong by a
 day, it would get an error and nothing would be lost."""
 
@@ -84,7 +84,7 @@ class LeaseOutcome:
     """What became of one lease: *bytes* given back, or why it was *kept*; neither where somebody else has taken it."""
 
     bytes: int | None = None
-    kept: RetainedLease | None = None
+    retained: RetainedLease | None = None
     recorded: tuple[PendingWrite, ...] = ()
 
 
@@ -100,7 +100,7 @@ def reap(layout: Layout, index: Index, blobs: BlobStore, *, own_lease: str | Non
     recorded: list[PendingWrite] = []
     if exclude:
         # Before the leases that tell whose they are.
-        size += _remove_halves(layout)
+        size += _remove_orphans(layout)
     for name in _leases(layout):
         if name == own_lease:
             continue
@@ -109,14 +109,14 @@ def reap(layout: Layout, index: Index, blobs: BlobStore, *, own_lease: str | Non
             continue
         outcome = reap_lease(layout, name, blobs)
         recorded.extend(outcome.recorded)
-        if outcome.kept is not None:
-            kept.append(outcome.kept)
+        if outcome.retained is not None:
+            kept.append(outcome.retained)
         elif outcome.bytes is not None:
             leases, size = leases + 1, size + outcome.bytes
     generations = _remove_superseded(layout, index)
     if exclude:
         _remove_free_locks(layout)
-    size += sum(generations) + _remove_debris(layout) + empty_trash(layout)
+    size += sum(generations) + _remove_temporary_files(layout) + empty_trash(layout)
     return ReapResult(leases, size, len(generations), tuple(kept), exclude, tuple(recorded))
 
 
@@ -142,19 +142,19 @@ def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutco
         if not os.path.isdir(lease.path):
             return LeaseOutcome()
         reason = "its lock file is missing, so that nobody can tell whether its process lives: remove it"
-        return LeaseOutcome(kept=RetainedLease(name, reason))
+        return LeaseOutcome(retained=RetainedLease(name, reason))
     if descriptor is None:
-        return LeaseOutcome(kept=RetainedLease(name, "its process is alive"))
+        return LeaseOutcome(retained=RetainedLease(name, "its process is alive"))
     recorded: tuple[PendingWrite, ...] = ()
     try:
         first = scan_lease(lease)
-        if blobs is not None and first.found:
-            recorded = EditRecorder.of_lease(layout, blobs, name).record(lease, first.found)
+        if blobs is not None and first.unrecorded:
+            recorded = EditRecorder.of_lease(layout, blobs, name).record(lease, first.unrecorded)
         second = scan_lease(lease)
-        if second.found:
+        if second.unrecorded:
             reason = "files in it were edited, or made, and are nowhere else"
             return LeaseOutcome(None, RetainedLease(name, reason, second.edited), recorded)
-        if first.seen != second.seen:
+        if first.states != second.states:
             return LeaseOutcome(None, RetainedLease(name, "somebody is changing files in it"), recorded)
         return LeaseOutcome(_discard(layout, lease.path), None, recorded)
     except FileNotFoundError:
@@ -166,7 +166,7 @@ def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutco
 def empty_trash(layout: Layout) -> int:
     """Remove what lies in the trash, as far as it can be; bytes of the disk that this gave back."""
     size = 0
-    for name in files.names_in(layout.trash):
+    for name in files.list_names(layout.trash):
         size += _remove(layout.trashed(name))
     return size
 
@@ -223,7 +223,7 @@ def _discard(layout: Layout, path: str) -> int | None:
 def _remove_free_locks(layout: Layout) -> None:
     """Unlink the lock files of dead writers, each while it is held: a taker of an unlinked file starts again."""
     directory = layout.write_lock("")
-    for name in files.names_in(directory):
+    for name in files.list_names(directory):
         with contextlib.suppress(OSError):
             descriptor = try_lock_existing(directory + name)
             if descriptor is not None:
@@ -231,15 +231,15 @@ def _remove_free_locks(layout: Layout) -> None:
                 os.close(descriptor)
 
 
-def _remove_halves(layout: Layout) -> int:
+def _remove_orphans(layout: Layout) -> int:
     """Remove what killed processes left of pending writes that were never promised; bytes given back."""
     size = 0
     pending = Pending(layout)
-    deadline = time.time() - DEBRIS_SECONDS
-    for path, lease in pending.debris():
+    deadline = time.time() - TEMPORARY_SECONDS
+    for path, lease in pending.orphans():
         with contextlib.suppress(OSError), _is_dead(layout, lease) as is_dead:
             # Nobody can complete it now; but that may have been done before the lock was taken.
-            if lease and not _is_half(path):
+            if lease and not _is_orphan(path):
                 continue
             # Whoever held a lease that is gone could be at it still: the store was removed under a running process.
             if is_dead or os.lstat(path).st_ctime < deadline:
@@ -266,16 +266,16 @@ def _is_dead(layout: Layout, lease: str) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _is_half(path: str) -> bool:
+def _is_orphan(path: str) -> bool:
     stem, suffix = os.path.splitext(path)
     return not os.path.lexists(stem + {".json": ".data", ".data": ".json"}[suffix])
 
 
-def _remove_debris(layout: Layout) -> int:
+def _remove_temporary_files(layout: Layout) -> int:
     """Remove what killed writers of small files left under temporary names; bytes given back."""
     size = 0
-    deadline = time.time() - DEBRIS_SECONDS
-    for path in _debris(layout):
+    deadline = time.time() - TEMPORARY_SECONDS
+    for path in _temporary_files(layout):
         with contextlib.suppress(OSError):
             status = os.lstat(path)
             if stat.S_ISREG(status.st_mode) and status.st_mtime < deadline:
@@ -283,13 +283,13 @@ def _remove_debris(layout: Layout) -> int:
     return size
 
 
-def _debris(layout: Layout) -> Iterator[str]:
-    generations = [f"{layout.index}/{name}" for name in files.names_in(layout.index)]
+def _temporary_files(layout: Layout) -> Iterator[str]:
+    generations = [f"{layout.index}/{name}" for name in files.list_names(layout.index)]
     for directory in (layout.root, layout.index, *generations, layout.locks, layout.pins, layout.quarantine):
-        for name in files.names_in(directory):
+        for name in files.list_names(directory):
             if _RANDOM.fullmatch(name):
                 yield f"{directory}/{name}"
-    for name in files.names_in(layout.quarantine):
+    for name in files.list_names(layout.quarantine):
         # The reason is written first, and the blob may never have come.
         if name.endswith(".txt") and not os.path.lexists(layout.quarantined(name.removesuffix(".txt"))):
             yield layout.quarantined(name)

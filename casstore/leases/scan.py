@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from casstore.format.digest import ALGORITHMS, MTIME_EPOCH
 from casstore.format.layout import LeaseLayout
-from casstore.leases.views import _NOT_A_USERS, DraftPath, FileState, Reconciled, View, _digest_of, read_list
+from casstore.leases.views import OWN_NAMES, DraftPath, FileState, Reconciled, View, digest_of, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class UnrecordedFile:
     """
 
     path: str
-    handed: View | DraftPath | None
-    settled: Reconciled | None
+    handed_out: View | DraftPath | None
+    reconciled: Reconciled | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class LeaseScan:
     *seen* tells every file as it was; a second survey that sees the same found nothing changed in between.
     """
 
-    found: tuple[UnrecordedFile, ...]
-    seen: frozenset[tuple[str, int, int, int]]
+    unrecorded: tuple[UnrecordedFile, ...]
+    states: frozenset[tuple[str, int, int, int]]
 
     @property
     def edited(self) -> tuple[str, ...]:
         """The paths of *found*."""
-        return tuple(found.path for found in self.found)
+        return tuple(found.path for found in self.unrecorded)
 
 
 def scan_lease(lease: LeaseLayout) -> LeaseScan:
@@ -46,13 +46,13 @@ def scan_lease(lease: LeaseLayout) -> LeaseScan:
     A view is told by its inode, size and mtime, else by its bytes: a mere touch is no edit. Raises FileNotFoundError
     where there is no such lease.
     """
-    said = read_list(lease)
+    said = read_manifest(lease)
     found: list[UnrecordedFile] = []
     seen: set[tuple[str, int, int, int]] = set()
     for path, status in _files_of(lease):
         name = path[len(lease.path) + 1 :]
         seen.add((name, status.st_ino, status.st_size, status.st_mtime_ns))
-        handed, settled = said.handed.get(name, []), said.settled.get(name)
+        handed, settled = said.handed_out.get(name, []), said.reconciled.get(name)
         if not stat.S_ISREG(status.st_mode) or not _is_known(path, status, handed, settled):
             found.append(UnrecordedFile(path, handed[-1] if handed else None, settled))
     return LeaseScan(tuple(sorted(found, key=lambda file: file.path)), frozenset(seen))
@@ -60,7 +60,7 @@ def scan_lease(lease: LeaseLayout) -> LeaseScan:
 
 def _files_of(lease: LeaseLayout) -> Iterator[tuple[str, os.stat_result]]:
     with os.scandir(lease.path) as entries:
-        found = [entry for entry in entries if entry.name not in _NOT_A_USERS]
+        found = [entry for entry in entries if entry.name not in OWN_NAMES]
     while found:
         entry = found.pop()
         with contextlib.suppress(FileNotFoundError):
@@ -81,12 +81,12 @@ def _is_known(path: str, status: os.stat_result, handed: list[View | DraftPath],
     digests = {view.digest for view in views if view.size == state.size}
     if settled is not None and settled.digest is not None and settled.state.size == state.size:
         digests.add(settled.digest)
-    if any(digest == _digest_of(path, digest.algorithm) for digest in digests):
+    if any(digest == digest_of(path, digest.algorithm) for digest in digests):
         return True
     # The list is not synced, and a power cut may have taken its end. But what the store makes carries an mtime that
     # follows from its bytes, in whole seconds, and no edit does.
     seconds, rest = divmod(status.st_mtime_ns, 1_000_000_000)
     if rest or seconds < MTIME_EPOCH:
         return False
-    found = (_digest_of(path, algorithm) for algorithm in ALGORITHMS)
+    found = (digest_of(path, algorithm) for algorithm in ALGORITHMS)
     return any(digest is not None and digest.mtime == seconds for digest in found)

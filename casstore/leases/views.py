@@ -72,15 +72,15 @@ class View:
             status = os.stat(self.path, follow_symlinks=False)
         except OSError:
             return False
-        return self.is_of(status)
+        return self.matches(status)
 
-    def is_of(self, status: os.stat_result) -> bool:
+    def matches(self, status: os.stat_result) -> bool:
         """Whether *status* is of that very file, with its size and mtime."""
         return FileState.of(status) == self.state
 
     def has_its_bytes(self) -> bool:
         """Whether the path still holds the bytes of *digest*, whatever its mtime says."""
-        return _digest_of(self.path, self.digest.algorithm) == self.digest
+        return digest_of(self.path, self.digest.algorithm) == self.digest
 
     def line(self) -> str:
         """As the lease's list has it."""
@@ -122,10 +122,10 @@ class Reconciled:
 
     def line(self) -> str:
         """As the lease's list has it."""
-        return json.dumps({"settled": self.path, **_facts(self.state, self.digest)}) + "\n"
+        return json.dumps({"settled": self.path, **_state_fields(self.state, self.digest)}) + "\n"
 
 
-def _facts(state: FileState, digest: Digest | None) -> dict[str, Any]:
+def _state_fields(state: FileState, digest: Digest | None) -> dict[str, Any]:
     return {
         "digest": None if digest is None else str(digest),
         "size": state.size,
@@ -145,7 +145,7 @@ def _line(
 ) -> str:
     record: dict[str, Any] = {"kind": kind.value, "path": path, "uri": key.uri, "origin": key.origin}
     if state is not None:
-        record |= _facts(state, digest)
+        record |= _state_fields(state, digest)
     record["validator"] = None if validator is None else asdict(validator)
     return json.dumps(record) + "\n"
 
@@ -155,7 +155,7 @@ def _parse(line: str) -> View | DraftPath | Reconciled | None:
         record = json.loads(line)
         if "settled" in record:
             digest = None if record["digest"] is None else Digest.parse(record["digest"])
-            return Reconciled(str(record["settled"]), _state_in(record), digest)
+            return Reconciled(str(record["settled"]), _parse_state(record), digest)
         key, path = Key(str(record["uri"]), str(record["origin"])), str(record["path"])
         # Lines of before views had a kind and a version are of views.
         kind = PathKind(record.get("kind", PathKind.VIEW))
@@ -163,18 +163,18 @@ def _parse(line: str) -> View | DraftPath | Reconciled | None:
         validator = None if facts is None else Validator(**facts)
         if kind is not PathKind.VIEW:
             return DraftPath(key, path, kind, validator)
-        state = _state_in(record)
+        state = _parse_state(record)
         return View(key, path, Digest.parse(record["digest"]), state.size, state.inode, state.mtime_ns, validator)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _state_in(record: dict[str, Any]) -> FileState:
+def _parse_state(record: dict[str, Any]) -> FileState:
     inode = Inode(int(record["device"]), int(record["inode"]))
     return FileState(inode, int(record["size"]), int(record["mtime_ns"]))
 
 
-def append(lease: LeaseLayout, line: str) -> None:
+def append_line(lease: LeaseLayout, line: str) -> None:
     """Add a line to a lease's list, its own process's or a dead one's. Raises FileNotFoundError for no lease."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
     descriptor = os.open(lease.views_list, flags, 0o600)
@@ -191,39 +191,39 @@ def append(lease: LeaseLayout, line: str) -> None:
 class LeaseManifest:
     """A lease's list, by path inside the lease: what was *handed* out there, oldest first, and how it is *settled*."""
 
-    handed: dict[str, list[View | DraftPath]]
-    settled: dict[str, Reconciled]
+    handed_out: dict[str, list[View | DraftPath]]
+    reconciled: dict[str, Reconciled]
 
 
-def read_list(lease: LeaseLayout) -> LeaseManifest:
+def read_manifest(lease: LeaseLayout) -> LeaseManifest:
     """What a lease's list says; of a path's states, only the last one counts."""
     found = LeaseManifest({}, {})
     with contextlib.suppress(FileNotFoundError), open(lease.views_list, encoding="utf-8", errors="replace") as file:
         for line in file:
             said = _parse(line)
             if isinstance(said, Reconciled):
-                found.settled[name_in(lease, said.path)] = said
+                found.reconciled[path_in_lease(lease, said.path)] = said
             elif said is not None:
-                found.handed.setdefault(name_in(lease, said.path), []).append(said)
+                found.handed_out.setdefault(path_in_lease(lease, said.path), []).append(said)
     return found
 
 
-def name_in(lease: LeaseLayout, path: str) -> str:
+def path_in_lease(lease: LeaseLayout, path: str) -> str:
     """A path of the list, from the lease on: the list has whole paths, and the store may have been moved since."""
     return path.partition(f"/leases/{os.path.basename(lease.path)}/")[2]
 
 
-def listed(lease: LeaseLayout) -> Iterator[View]:
+def list_views(lease: LeaseLayout) -> Iterator[View]:
     """The views that a lease's list says were handed out."""
-    for handed in read_list(lease).handed.values():
+    for handed in read_manifest(lease).handed_out.values():
         yield from (view for view in handed if isinstance(view, View))
 
 
-_NOT_A_USERS: Final = frozenset(("lock", "staging", "progress", "views.list"))
+OWN_NAMES: Final = frozenset(("lock", "staging", "progress", "views.list"))
 """What this package keeps in a lease for itself. Whatever else is there is taken for a user's."""
 
 
-def _digest_of(path: str, algorithm: str) -> Digest | None:
+def digest_of(path: str, algorithm: str) -> Digest | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

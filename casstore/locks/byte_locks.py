@@ -60,14 +60,14 @@ class ByteLocks:
         self._mutex = threading.Lock()
         self._held: dict[int, ByteLock] = {}
         self._descriptor = -1
-        self._files: dict[int, _LockFile] = {}
+        self._files: dict[int, _SharedFile] = {}
         self._pid = os.getpid()
 
-    def try_name(self, name: bytes) -> ByteLock | None:
+    def try_acquire(self, name: bytes) -> ByteLock | None:
         """The lock of *name*, or None while another process or thread has it."""
-        return self._try(_byte_of(name))
+        return self._try_byte(_byte_of(name))
 
-    def wait_for_writer(self, timeout: float) -> ByteLock:
+    def acquire_writer(self, timeout: float) -> ByteLock:
         """The head of the queue of index writers; LockTimeoutError after *timeout* seconds."""
         # Two locks make the polling fair: a writer that has just finished and wants to write again finds the first one
         # held by whoever waits for the second. With one it would nearly always be the quickest, and starve the others.
@@ -86,20 +86,20 @@ class ByteLocks:
         return second
 
     def _wait(self, byte: int, timeout: float, deadline: float) -> ByteLock:
-        lock = self._try(byte)
+        lock = self._try_byte(byte)
         pause = POLL_FIRST
         while lock is None:
             if time.monotonic() > deadline:
                 raise LockTimeoutError(
                     f"another process is writing to the index and does not move on (waited {timeout:g} s): "
-                    f"{self._layout.fill_locks}"
+                    f"{self._layout.byte_lock_file}"
                 )
             time.sleep(pause)
             pause = min(pause * 2, POLL_LAST)
-            lock = self._try(byte)
+            lock = self._try_byte(byte)
         return lock
 
-    def _try(self, byte: int) -> ByteLock | None:
+    def _try_byte(self, byte: int) -> ByteLock | None:
         if self._pid != os.getpid():
             # A fork that ran no hooks. The lock belongs to the open file, which the parent shares: taking it again
             # through the inherited descriptor would succeed whoever has it.
@@ -123,7 +123,7 @@ class ByteLocks:
         if not _HAS_BYTE_LOCKS:
             return self._lock_file(byte)
         if self._descriptor < 0:
-            self._descriptor = self._open(self._layout.fill_locks)
+            self._descriptor = self._open(self._layout.byte_lock_file)
         try:
             fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
         except OSError as error:
@@ -141,7 +141,7 @@ class ByteLocks:
                 # Once more: it would keep all others out for as long as this process lives.
                 fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, free)
             return
-        number = _file_of(byte)
+        number = _file_number(byte)
         file = self._files[number]
         file.users -= 1
         if not file.users:
@@ -151,12 +151,12 @@ class ByteLocks:
     def _lock_file(self, byte: int) -> bool:
         # Several names share a file. This process waits for other processes only: a fill that holds one name of a file
         # and asks for another, or for a commit, would wait for itself.
-        number = _file_of(byte)
+        number = _file_number(byte)
         file = self._files.get(number)
         if file is not None:
             file.users += 1
             return True
-        descriptor = self._open(self._layout.fill_lock_file(number))
+        descriptor = self._open(self._layout.fallback_lock_file(number))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -164,7 +164,7 @@ class ByteLocks:
             if error.errno in _BUSY:
                 return False
             raise
-        self._files[number] = _LockFile(descriptor)
+        self._files[number] = _SharedFile(descriptor)
         return True
 
     def _open(self, path: str) -> int:
@@ -187,7 +187,7 @@ class ByteLocks:
                 os.close(inherited)
 
 
-class _LockFile:
+class _SharedFile:
     """A lock file that this process holds, and how many of its names it holds by it."""
 
     __slots__ = ("descriptor", "users")
@@ -197,6 +197,6 @@ class _LockFile:
         self.users = 1
 
 
-def _file_of(byte: int) -> int:
+def _file_number(byte: int) -> int:
     """Writers have files of their own: fills wait for their commit."""
     return byte % _FALLBACK_FILES if byte < _WRITER_BYTE else _FALLBACK_FILES + byte - _WRITER_BYTE

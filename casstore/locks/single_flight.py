@@ -91,7 +91,7 @@ class SingleFlight:
             self._under_way[name] = done
         lock = None
         try:
-            lock = self._locks.try_name(name)
+            lock = self._locks.try_acquire(name)
         finally:
             if lock is None:
                 self.finish(name, done)
@@ -103,7 +103,7 @@ class SingleFlight:
         try:
             pause, stall = POLL_FIRST, _Stall(self._layout, name, self._timeout)
             while True:
-                lock = self._locks.try_name(name)
+                lock = self._locks.try_acquire(name)
                 try:
                     found = look()
                 except BaseException:

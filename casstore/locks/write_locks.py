@@ -34,8 +34,8 @@ class WriteLock:
     def __init__(self, locks: WriteLocks, key: Key, lock: filelock.BaseFileLock | None, where: str) -> None:
         self.key = key
         self.thread = threading.current_thread()  # not its number, which a later thread may get
-        self.where = where
-        self.give_way: Callable[[], object] | None = None
+        self.acquired_at = where
+        self.on_reopen: Callable[[], object] | None = None
         """What a later writer of the same thread may call, in an interactive session, to have the lock given back."""
         self.is_ending = False
         """Whether it will be given back without this thread: then the thread may wait for it."""
@@ -81,27 +81,27 @@ class WriteLocks:
             while True:
                 if on_poll is not None:
                     on_poll()
-                self._meet_own(key)
+                self._refuse_reentry(key)
                 if self._queue is not None and turn is None:
-                    turn = self._queue.try_name(b"write\0" + key.encoded)
-                lock = self._try(key) if turn is not None or self._queue is None else None
+                    turn = self._queue.try_acquire(b"write\0" + key.encoded)
+                lock = self._try_acquire(key) if turn is not None or self._queue is None else None
                 if lock is not None:
                     return lock
                 if time.monotonic() >= deadline:
-                    raise self._too_late(key, patience)
+                    raise self._timeout_error(key, patience)
                 time.sleep(pause)
                 pause = min(pause * 2, POLL_LAST)
         finally:
             if turn is not None:
                 turn.release()
 
-    def _too_late(self, key: Key, timeout: float) -> LockTimeoutError:
+    def _timeout_error(self, key: Key, timeout: float) -> LockTimeoutError:
         return LockTimeoutError(
             f"{key.uri} is being written by {self._holder_of(key)} (waited {timeout:g} s); it is written by one at a "
             "time on a machine"
         )
 
-    def _try(self, key: Key) -> WriteLock | None:
+    def _try_acquire(self, key: Key) -> WriteLock | None:
         if self._pid != os.getpid():
             # A fork that ran no hooks: what is held is the parent's.
             self._pid, self._mutex, self._held = os.getpid(), threading.Lock(), {}
@@ -113,29 +113,29 @@ class WriteLocks:
                 lock = _try_file(self._layout.write_lock(key.name))
                 if lock is None:
                     return None
-            mine = self._held[key] = WriteLock(self, key, lock, _where())
+            mine = self._held[key] = WriteLock(self, key, lock, _caller_location())
         if self._layout is not None:
             with contextlib.suppress(OSError):
-                _sign(self._layout.write_lock(key.name))
+                _write_holder(self._layout.write_lock(key.name))
         return mine
 
-    def holds(self, key: Key) -> bool:
+    def is_held(self, key: Key) -> bool:
         """Whether this process has it."""
         return self._pid == os.getpid() and key in self._held
 
-    def _meet_own(self, key: Key) -> None:
+    def _refuse_reentry(self, key: Key) -> None:
         """Raise where this thread would wait for itself."""
         with self._mutex:
             held = self._held.get(key)
         if held is None or held.is_ending or held.thread is not threading.current_thread() or self._pid != os.getpid():
             return
-        if held.give_way is not None and is_interactive():
+        if held.on_reopen is not None and is_interactive():
             # A cell that failed left its file open, and is run again.
-            held.give_way()
+            held.on_reopen()
             return
         raise ReentrantWriteError(
-            f"{held.key.uri} is open for writing already in this thread, since {held.where}: close that file first, or "
-            "use a with block"
+            f"{held.key.uri}: this thread already has it open for writing, since {held.acquired_at}: "
+            "close that file first, or use a with block"
         )
 
     def release(self, lock: WriteLock, file_lock: filelock.BaseFileLock | None) -> None:
@@ -154,7 +154,7 @@ class WriteLocks:
         with self._mutex:
             held = self._held.get(key)
         if held is not None:
-            return f"another thread of this process, since {held.where}"
+            return f"another thread of this process, since {held.acquired_at}"
         if self._layout is not None:
             with contextlib.suppress(OSError), open(self._layout.write_lock(key.name), encoding="utf-8") as file:
                 text = file.read(1000).strip()
@@ -183,7 +183,7 @@ def is_interactive() -> bool:
     return hasattr(sys, "ps1")
 
 
-def _sign(path: str) -> None:
+def _write_holder(path: str) -> None:
     """Say in the lock file whose it is; for people only."""
     program = " ".join(sys.argv[:1]) or "python"
     when = time.strftime("%H:%M:%S")
@@ -194,12 +194,12 @@ def _sign(path: str) -> None:
         os.close(descriptor)
 
 
-_OURS: Final = frozenset(("casstore", "pathapi", "contextlib"))
+_OWN_PACKAGES: Final = frozenset(("casstore", "pathapi", "contextlib"))
 
 
-def _where() -> str:
+def _caller_location() -> str:
     """File and line of the caller outside of these packages."""
     frame = sys._getframe(1)  # noqa: SLF001 (what `warnings` does to find whom to blame)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _OWN_PACKAGES:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -40,11 +40,11 @@ _NO_LEASE: Final = "0" * 16
 class Pending:
     """The pending writes of one store. Knows no index and no cloud; thread-safe, holds nothing open."""
 
-    __slots__ = ("_exclude", "_layout")
+    __slots__ = ("_are_exclusive", "_layout")
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._exclude: bool | None = None
+        self._are_exclusive: bool | None = None
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -58,13 +58,13 @@ class Pending:
 
     def all(self) -> Iterator[PendingWrite]:
         """Every one, URI by URI, oldest first."""
-        found = [write for name in sorted(files.names_in(self._layout.pending(""))) for write in self._in(name)]
+        found = [write for name in sorted(files.list_names(self._layout.pending(""))) for write in self._in(name)]
         yield from sorted(found, key=lambda write: (write.uri, write.key.origin, write.created_ns))
 
     def unreadable(self) -> list[str]:
         """Paths of records that cannot be read although their bytes are there: a newer format, or damage."""
         found = []
-        for directory in files.names_in(self._layout.pending("")):
+        for directory in files.list_names(self._layout.pending("")):
             for name in self._records(directory):
                 with contextlib.suppress(OSError):
                     try:
@@ -81,7 +81,7 @@ class Pending:
         return sorted(found, key=lambda write: (write.created_ns, write.name))
 
     def _records(self, directory: str) -> list[str]:
-        names = set(files.names_in(self._layout.pending(directory)))
+        names = set(files.list_names(self._layout.pending(directory)))
         stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return [stem for stem in stems if _NAME.fullmatch(stem) and f"{stem}.data" in names]
 
@@ -115,9 +115,9 @@ class Pending:
         return self._locks_exclude()
 
     def _locks_exclude(self) -> bool:
-        if self._exclude is None:
-            self._exclude = locks_are_exclusive(self._layout.locks)
-        return self._exclude
+        if self._are_exclusive is None:
+            self._are_exclusive = locks_are_exclusive(self._layout.locks)
+        return self._are_exclusive
 
     # --- changing ----------------------------------------------------------------------------------------------------
 
@@ -262,13 +262,13 @@ class Pending:
 
     # --- what killed processes left ----------------------------------------------------------------------------------
 
-    def debris(self) -> Iterator[tuple[str, str]]:
+    def orphans(self) -> Iterator[tuple[str, str]]:
         """Path, and the name of its lease, of what was never promised: data without JSON, JSON without data, and files
         on their way to their name (of no lease). It may be a record that is being made: ask whether the lease lives.
         """
-        for directory in files.names_in(self._layout.pending("")):
+        for directory in files.list_names(self._layout.pending("")):
             path = self._layout.pending(directory)
-            names = set(files.names_in(path))
+            names = set(files.list_names(path))
             for name in sorted(names):
                 stem, _, suffix = name.partition(".")
                 other = {"json": "data", "data": "json"}.get(suffix)
@@ -279,5 +279,5 @@ class Pending:
 
     def remove_empty_directories(self) -> None:
         """Those that a process was killed in before it could."""
-        for directory in files.names_in(self._layout.pending("")):
+        for directory in files.list_names(self._layout.pending("")):
             self._remove_directory(directory)

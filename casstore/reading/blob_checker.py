@@ -82,7 +82,7 @@ class BlobChecker:
         except OSError:
             self._count("failed_syncs")
         else:
-            self._committer.submit(TouchEntry(entry, synced=Inode.of(os.fstat(descriptor))))
+            self._committer.submit(TouchEntry(entry, synced_inode=Inode.of(os.fstat(descriptor))))
 
     def _recheck(self, entry: Entry) -> int | None:
         """A blob tripped the wire: if its bytes are right, put an untouched copy in its place, else take it away."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from casstore.blobs.blob_store import BlobModifiedError, BlobStore
-from casstore.blobs.hashing import hash_bytes_of
+from casstore.blobs.hashing import raw_hash
 from casstore.format.checksums import ChecksumRecord, ProviderChecksum, unpack_checksum
 from casstore.format.digest import Digest
 from casstore.format.keys import blob_row
@@ -33,7 +33,7 @@ class ChecksumDedup:
 
     def may_find(self, stated: Iterable[ProviderChecksum]) -> bool:
         """Whether `find` may find something: a look at the index, nothing opened or hashed."""
-        return any(item.kind in PROVABLE and self._index.get(item.row) is not None for item in stated)
+        return any(item.kind in PROVABLE and self._index.get(item.row_key) is not None for item in stated)
 
     def find_blob(self, stated: Iterable[ProviderChecksum]) -> tuple[Digest, int] | None:
         """A blob that has the bytes a provider states, open; None where there is none. The descriptor is the caller's.
@@ -42,14 +42,14 @@ class ChecksumDedup:
         must give what was stated. A blob that a power cut may have damaged proves nothing and is passed by.
         """
         for item in stated:
-            record = self._index.get(item.row) if item.kind in PROVABLE else None
-            found = None if record is None else unpack_checksum(item.row, record)
+            record = self._index.get(item.row_key) if item.kind in PROVABLE else None
+            found = None if record is None else unpack_checksum(item.row_key, record)
             if found is None:
                 continue
             descriptor = self._open(found.digest, item.size)
             if descriptor is None:
                 continue
-            if found.proved or self._verify(item, found.digest, descriptor):
+            if found.verified or self._verify(item, found.digest, descriptor):
                 return found.digest, descriptor
             os.close(descriptor)
         return None
@@ -67,7 +67,7 @@ class ChecksumDedup:
 
     def _verify(self, stated: ProviderChecksum, digest: Digest, descriptor: int) -> bool:
         try:
-            is_proved = hash_bytes_of(descriptor, PROVABLE[stated.kind]).hex() == stated.value
+            is_proved = raw_hash(descriptor, PROVABLE[stated.kind]).hex() == stated.value
         except BaseException:
             os.close(descriptor)
             raise

@@ -19,7 +19,7 @@ from casstore.index.blob_users import users_of
 from casstore.index.database import Index
 from casstore.leases.edits import EditRecorder
 from casstore.leases.scan import UnrecordedFile
-from casstore.leases.views import View, read_list
+from casstore.leases.views import View, read_manifest
 from casstore.pending.store import Pending
 
 
@@ -64,7 +64,7 @@ class ModifiedBlobs:
         is_known = False
         for lease, found in self._views_of(inode):
             with contextlib.suppress(FileNotFoundError):  # released meanwhile
-                recorder.look(lease, found)
+                recorder.record_file(lease, found)
                 is_known = True
         if is_known:
             return
@@ -79,11 +79,11 @@ class ModifiedBlobs:
             leases = [LeaseLayout(entry.path) for entry in entries]
         for lease in leases:
             with contextlib.suppress(NotADirectoryError):
-                said = read_list(lease)
-                for name, handed in said.handed.items():
+                said = read_manifest(lease)
+                for name, handed in said.handed_out.items():
                     path = f"{lease.path}/{name}"
                     if isinstance(handed[-1], View) and handed[-1].inode == inode and _is_file(path, inode):
-                        yield lease, UnrecordedFile(path, handed[-1], said.settled.get(name))
+                        yield lease, UnrecordedFile(path, handed[-1], said.reconciled.get(name))
 
 
 def _is_file(path: str, inode: Inode) -> bool:

@@ -26,7 +26,7 @@ from casstore.format.records import BlobRecord, Entry, pack_blob, unpack_blob
 from casstore.fs import files
 from casstore.index.blob_users import users_of
 from casstore.index.database import Index
-from casstore.index.entries import drop_entry
+from casstore.index.entries import delete_entry
 from casstore.index.transactions import Txn
 from casstore.reading.blob_checker import BlobChecker
 from casstore.verify.index_checks import Row, entry_in, key_in, reason, user_in
@@ -98,7 +98,7 @@ class StoreRepairer:
         status = self._look(digest)
         is_used = txn.get(user_row(digest, entry.key)) == entry.key.encoded
         if status is None or status.st_size != entry.size or not stat.S_ISREG(status.st_mode) or not is_used:
-            drop_entry(txn, entry)
+            delete_entry(txn, entry)
             if status is None and not txn.has(user_prefix(digest)):
                 txn.delete(blob_row(digest))
             return Repair("the entry was dropped", (entry.uri,))

@@ -327,7 +327,7 @@ class Reader:
             def look_for_bytes() -> Stored | _Linkable | None:
                 return self._linkable(ask)
 
-            names = [ask.key.row_key, *(item.row for item in self.stated(ask.key, ask.info))]
+            names = [ask.key.row_key, *(item.row_key for item in self.stated(ask.key, ask.info))]
             for name in names:
                 look: _Look = look_for_entry if name == ask.key.row_key else look_for_bytes
                 got = cast("Flight | Stored | _Linkable", self._cache.flights.acquire(name, look))

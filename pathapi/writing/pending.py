@@ -87,7 +87,7 @@ def _is_interrupted(target: Location, write: PendingWrite) -> bool:
         return False
     cache = target.client.cache
     if write.lease == cache.lease.name:
-        return not cache.write_locks.holds(target.key)
+        return not cache.write_locks.is_held(target.key)
     return cache.pending.is_interrupted(write)
 
 

@@ -63,7 +63,7 @@ class Upload:
 
     def allow_takeover(self, yield_lock: Any) -> None:
         """At a prompt, the next writer of the same thread may call *give_way* to have the lock."""
-        self._lock.give_way = yield_lock
+        self._lock.on_reopen = yield_lock
 
     def mark_ending(self) -> None:
         """Another thread is about to end this: the one that opened it may wait for that."""

@@ -14,7 +14,7 @@ import pytest
 
 import casstore
 from casstore import Moment, ProviderChecksum, Validator
-from casstore.blobs.hashing import hash_bytes_of
+from casstore.blobs.hashing import raw_hash
 from casstore.format.records import pack_entry
 from casstore.fs import files
 from casstore.index.database import Index
@@ -200,9 +200,9 @@ def test_a_true_statement_is_proved_once_and_finds_the_bytes(
 
     def note_and_hash(descriptor: int, algorithm: str) -> bytes:
         proofs.append(algorithm)
-        return hash_bytes_of(descriptor, algorithm)
+        return raw_hash(descriptor, algorithm)
 
-    monkeypatch.setattr(statements, "hash_bytes_of", note_and_hash)
+    monkeypatch.setattr(statements, "raw_hash", note_and_hash)
     assert cache.may_have_checksum([stated])
     for _ in range(2):
         found = cache.find_by_checksum([stated])
@@ -263,7 +263,7 @@ def test_a_recorded_write_is_the_entry_at_once(cache: casstore.Cache) -> None:
     entry = cache.record_write(noted, _stage(cache, b"mine"), Validator(4, "e2"), cache.now())
     assert entry is not None
     assert read(cache, KEY) == b"mine"
-    assert cache.snapshot(KEY).writes == noted.writes + 1
+    assert cache.snapshot(KEY).write_count == noted.write_count + 1
 
 
 def test_a_recorded_write_that_another_version_has_overtaken_leaves_no_entry(cache: casstore.Cache) -> None:
@@ -291,7 +291,7 @@ def test_a_recorded_copy_is_the_entry_at_once_and_shares_the_blob(cache: casstor
     assert cache.stat(KEY.uri) == entry
     assert entry.validator == Validator(5, "copy")
     assert read(cache, KEY) == read(cache, key_of("source")) == b"bytes"
-    assert cache.snapshot(KEY).writes == noted.writes + 1
+    assert cache.snapshot(KEY).write_count == noted.write_count + 1
     cache.record_delete(key_of("source"))
     cache.evict(lambda entry: False)
     assert read(cache, KEY) == b"bytes"
@@ -335,7 +335,7 @@ def test_a_recorded_delete_forgets_the_entry(cache: casstore.Cache) -> None:
     cache.record_delete(KEY)
     assert read(cache, KEY) is None
     cache.record_delete(KEY)
-    assert cache.snapshot(KEY).writes == 2
+    assert cache.snapshot(KEY).write_count == 2
 
 
 def test_entries_come_in_order_below_a_prefix(cache: casstore.Cache) -> None:

@@ -161,7 +161,7 @@ def test_a_place_that_is_no_store_any_more_gets_no_file(cache: Cache) -> None:
 @pytest.mark.needs_locks
 def test_a_wait_for_another_process_is_counted_once(cache: Cache) -> None:
     name = key_of("a").row_key
-    lock = cache._locks.try_name(name)
+    lock = cache._locks.try_acquire(name)
     assert lock is not None
     looks = iter([None, None, None, None, None])
 

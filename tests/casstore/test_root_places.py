@@ -14,7 +14,7 @@ import pytest
 import casstore
 from casstore import StoreFullError, StoreReadOnlyError, StoreUnavailableError
 from casstore import opening as processes
-from casstore.format.layout import LONGEST_ROOT
+from casstore.format.layout import MAX_ROOT_BYTES
 from casstore.fs import files
 from casstore.fs import mounts as machine
 from casstore.root import open_root
@@ -165,15 +165,15 @@ def test_a_store_is_private_and_its_blobs_are_immutable_whatever_the_umask(root:
     assert forked(work) == 0
 
 
-@pytest.mark.parametrize("length", [LONGEST_ROOT, LONGEST_ROOT + 1, 4050])
+@pytest.mark.parametrize("length", [MAX_ROOT_BYTES, MAX_ROOT_BYTES + 1, 4050])
 def test_a_root_is_as_long_as_leaves_room_for_every_view(tmp_path: Path, length: int) -> None:
     left = length - len(os.fsencode(tmp_path)) - 1
     parts = ["d" * 200] * (left // 201)
     parts.append("e" * (left - 201 * len(parts)))
     path = "/".join((str(tmp_path), *parts)).rstrip("/")
     assert len(path) in (length, length - 1)
-    if len(path) > LONGEST_ROOT:
-        with pytest.raises(StoreUnavailableError, match=rf"longer than {LONGEST_ROOT} bytes.*{WAY_OUT}"):
+    if len(path) > MAX_ROOT_BYTES:
+        with pytest.raises(StoreUnavailableError, match=rf"longer than {MAX_ROOT_BYTES} bytes.*{WAY_OUT}"):
             casstore.open(path)
         assert os.listdir(tmp_path) == []
         return

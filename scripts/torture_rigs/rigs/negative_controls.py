@@ -22,7 +22,7 @@ import casstore.root
 import pathapi.writing.commit
 import pathapi.writing.pending
 from casstore.blobs.blob_store import BlobStore
-from casstore.blobs.staging import Added, Inode
+from casstore.blobs.staging import AddedBlob, Inode
 from casstore.format.digest import Digest
 from casstore.format.keys import USER
 from casstore.index.transactions import Txn
@@ -40,7 +40,7 @@ def _publish_unchecked() -> None:
     apply = PublishEntry.apply
 
     class _Trusting:
-        def __init__(self, added: Added) -> None:
+        def __init__(self, added: AddedBlob) -> None:
             self._inode = added.inode
 
         def inode(self, digest: Digest) -> Inode:

@@ -19,7 +19,7 @@ import casstore
 from casstore import Cache, Entry, ProblemKind, VerifyReport
 from casstore.format.keys import blob_row, user_row
 from casstore.format.records import BlobRecord, pack_blob
-from casstore.index.entries import drop_entry, put_entry
+from casstore.index.entries import delete_entry, put_entry
 from pathapi.exceptions import CloudUnavailableError
 from torture_rigs.oracle.index_reader import read_rows
 from torture_rigs.oracle.recording_bucket import LedgerClient
@@ -97,7 +97,7 @@ def _replace_by(path: str, data: bytes) -> None:
 
 def _drop(cache: Cache, entry: Entry) -> None:
     with cache.index.writing() as txn:
-        drop_entry(txn, entry)
+        delete_entry(txn, entry)
 
 
 def _make_stale(cache: Cache, entry: Entry) -> None:

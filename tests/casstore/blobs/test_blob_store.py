@@ -138,7 +138,7 @@ def test_a_cryptographic_digest_is_trusted_unless_told_otherwise(
     for _ in range(2):
         staging = blobs.stage()
         staging.write(b"bytes")
-        blobs.add(staging, staging.digest(), distrust=distrust)
+        blobs.add(staging, staging.digest(), compare=distrust)
         staging.close()
     assert bool(compared) == distrust
 

@@ -9,7 +9,7 @@ import pytest
 
 import casstore
 from casstore import Cache
-from casstore.config.rules import Matcher, Rule
+from casstore.config.rules import Rule, RuleMatcher
 from casstore.eviction import background as trims
 from casstore.eviction.budget import Budget
 from casstore.eviction.plan import Plan, make_plan
@@ -136,7 +136,7 @@ def test_what_holds_a_rule_over_its_size_is_named(cache: Cache) -> None:
 
 
 def test_a_rule_matches_the_beginning_of_long_uris_too() -> None:
-    matcher = Matcher([_age("", 1), _age("x" * 300, 2)])
+    matcher = RuleMatcher([_age("", 1), _age("x" * 300, 2)])
     assert matcher.number(key_of("x" * 1000).row_key) == 2
     assert matcher.number(key_of("y" * 1000).row_key) == 1
     assert matcher.number(casstore.Key("gs://bucket/x", "gs").row_key) == 0

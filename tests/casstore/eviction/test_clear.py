@@ -539,7 +539,7 @@ def _kill_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, calls: i
         ("casstore.fs.files", "rename", 2),
         ("casstore.fs.files", "unlink_quietly", 0),  # swept, and still in the trash
         ("casstore.fs.files", "unlink_quietly", 5),
-        ("casstore.eviction.clear", "drop_entry", 5),  # inside the transaction that drops rows
+        ("casstore.eviction.clear", "delete_entry", 5),  # inside the transaction that drops rows
     ],
 )
 def test_a_clearing_killed_at_any_point_leaves_no_entry_without_its_blob_and_the_next_one_finishes(

@@ -92,7 +92,7 @@ def _evict_whoever_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
         def __ne__(self, other: object) -> bool:
             return False
 
-    monkeypatch.setattr(collector, "fold", lambda users: Same())
+    monkeypatch.setattr(collector, "users_checksum", lambda users: Same())
 
 
 def _give_up_what_was_swept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from tests.casstore.support.stores import HOUR, stored, used_at
 
 
 def _learned(*, better: int) -> Scores:
-    scores = Scores(blobs=100, taken=[50.0, 50.0])
+    scores = Scores(blobs=100, evicted=[50.0, 50.0])
     scores.regret[1 - better] = 40.0
     return scores
 
@@ -85,7 +85,7 @@ def test_the_way_that_is_blamed_less_for_what_it_took_is_the_better_one() -> Non
             number = scores.record_eviction(way)
             if way == LRU_EXPERT:
                 scores.record_return(way, number)
-    assert scores.best() == MRU_EXPERT
+    assert scores.best_expert() == MRU_EXPERT
 
 
 def test_what_comes_back_late_is_blamed_less() -> None:
@@ -99,7 +99,7 @@ def test_what_was_learned_fades_as_the_store_is_replaced() -> None:
     scores = _learned(better=MRU_EXPERT)
     for _ in range(1000):
         scores.record_eviction(LRU_EXPERT)
-    assert scores.best() == LRU_EXPERT
+    assert scores.best_expert() == LRU_EXPERT
 
 
 def test_scores_survive_their_record_and_a_damaged_one_starts_afresh() -> None:

@@ -228,7 +228,8 @@ def test_an_object_beside_a_prefix_of_its_name_moves_to_the_next_tree() -> None:
             views = {name: _view(lease, ("s3", "b", name), name.encode()) for name in order}
             assert {Path(view).read_text() for view in views.values()} == {*order}
             trees = {
-                name: view.removeprefix(LeaseLayout(lease.paths.path).tree(0)[:-1])[0] for name, view in views.items()
+                name: view.removeprefix(LeaseLayout(lease.paths.path).view_tree(0)[:-1])[0]
+                for name, view in views.items()
             }
             assert sorted(trees.values()) == ["0", "1", "2"]
 

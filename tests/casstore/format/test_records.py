@@ -106,16 +106,16 @@ def test_every_flipped_bit_of_the_other_records_makes_them_a_miss() -> None:
     digest = Digest("xxh3-128", bytes(range(16)))
     blob, stated, count = (
         blob_row(digest.value),
-        ProviderChecksum("s3", "md5", "ff", 3).row,
+        ProviderChecksum("s3", "md5", "ff", 3).row_key,
         count_row(Key("s3://b/k", "s3")),
     )
     packed = {
         blob: pack_blob(blob, BlobRecord(5, 6)),
-        stated: pack_checksum(stated, ChecksumRecord(digest, proved=True)),
+        stated: pack_checksum(stated, ChecksumRecord(digest, verified=True)),
         count: pack_count(count, 9),
     }
     assert unpack_blob(blob, packed[blob]) == BlobRecord(5, 6)
-    assert unpack_checksum(stated, packed[stated]) == ChecksumRecord(digest, proved=True)
+    assert unpack_checksum(stated, packed[stated]) == ChecksumRecord(digest, verified=True)
     assert unpack_count(count, packed[count]) == 9
     for row, record in packed.items():
         for bit in range(len(record) * 8):

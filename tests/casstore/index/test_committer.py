@@ -20,7 +20,7 @@ from casstore import Validator
 from casstore.blobs.blob_store import BlobStore
 from casstore.fs import files
 from casstore.index import committer
-from casstore.index.committer import MOST_HELD, MOST_LEARNED
+from casstore.index.committer import MAX_FILLS, MAX_TOUCHES
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
 from casstore.index.updates import PublishEntry, TouchEntry
@@ -150,7 +150,7 @@ def test_a_swept_blob_that_was_only_linked_to_is_no_entry(cache: casstore.Cache)
 def test_a_new_file_under_a_name_that_entries_use_is_synced_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = casstore.open(root, digest="sha256")  # by another, such entries are dropped
     entry = fill(cache, key_of("old"), b"bytes")
-    cache.committer.submit(TouchEntry(entry, synced=cache.blobs.inode(entry.digest)))
+    cache.committer.submit(TouchEntry(entry, synced_inode=cache.blobs.inode(entry.digest)))
     cache.flush()
     assert cache.lookup(key_of("old")).written_on == 0  # type: ignore[union-attr]
     os.unlink(cache.blob_path(entry))
@@ -172,7 +172,7 @@ def test_a_sync_of_a_file_that_was_replaced_says_nothing_of_the_new_one(cache: c
     descriptor = os.open(cache.blob_path(entry), os.O_RDONLY)
     os.unlink(cache.blob_path(entry))
     Path(cache.blob_path(entry)).write_bytes(b"bytes")
-    cache.committer.submit(TouchEntry(entry, synced=old))
+    cache.committer.submit(TouchEntry(entry, synced_inode=old))
     cache.flush()
     os.close(descriptor)
     assert cache.lookup(key_of("k")).written_on == cache.place  # type: ignore[union-attr]
@@ -234,7 +234,7 @@ def test_no_more_than_the_bound_are_held(cache: casstore.Cache, monkeypatch: pyt
         for number in range(start, start + 60):
             publication = _publication(cache, f"k{number}", b"%d" % number)
             cache.committer.submit(publication)
-            most.append(cache.committer._held)
+            most.append(cache.committer._fills)
 
     threads = [threading.Thread(target=bring, args=(start,)) for start in range(0, 240, 60)]
     for thread in threads:
@@ -243,16 +243,16 @@ def test_no_more_than_the_bound_are_held(cache: casstore.Cache, monkeypatch: pyt
         thread.join()
     monkeypatch.setattr(committer, "WINDOW_WAITED", 0.0)
     cache.flush()
-    assert max(most) <= MOST_HELD
+    assert max(most) <= MAX_FILLS
     assert cache.usage().entries == 240
 
 
 def test_what_readers_learned_never_makes_them_wait(cache: casstore.Cache) -> None:
     entry = fill(cache, key_of("k"), b"bytes")
     with cache.index.writing():  # so that nothing is committed meanwhile
-        for _ in range(MOST_LEARNED + 100):
+        for _ in range(MAX_TOUCHES + 100):
             cache.committer.submit(TouchEntry(entry, used_hour=1))
-        assert len(cache.committer._items) <= MOST_LEARNED
+        assert len(cache.committer._items) <= MAX_TOUCHES
     cache.flush()
 
 

@@ -50,7 +50,7 @@ def _row_of(cache: casstore.Cache, kind: str) -> bytes:
         "entry": KEY.row_key,
         "blob": blob_row(entry.digest.value),
         "user": user_row(entry.digest.value, KEY),
-        "stated": STATED.row,
+        "stated": STATED.row_key,
         "count": count_row(KEY),
     }
     return rows[kind]
@@ -104,7 +104,7 @@ def test_a_flipped_byte_of_a_record_is_never_an_answer(filled: casstore.Cache, k
         _look_at_everything(filled)
         assert kind != "entry" or filled.lookup(KEY) is None
         assert kind != "stated" or not _known(filled)
-        assert kind != "count" or filled.snapshot(KEY).writes == 0
+        assert kind != "count" or filled.snapshot(KEY).write_count == 0
     flips = _flip_each(filled, row)
     next(flips)
     fill(filled, KEY, b"bytes", "e2", (STATED,))

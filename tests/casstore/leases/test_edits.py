@@ -18,7 +18,7 @@ from casstore.blobs.staging import Staging
 from casstore.fs import files
 from casstore.leases import edits
 from casstore.leases.reaper import ReapResult, reap
-from casstore.leases.views import read_list
+from casstore.leases.views import read_manifest
 from casstore.pass_through import PassThroughCache
 from tests.casstore.support.fill import eventually, fill, fork, forked, hand_out, key_of, read, run, status_of
 
@@ -512,7 +512,7 @@ def test_a_record_whose_maker_was_killed_before_he_said_so_is_not_made_twice(
     def work() -> None:
         path = view_of(cache)
         in_place(path)
-        monkeypatch.setattr(edits, "append", die)
+        monkeypatch.setattr(edits, "append_line", die)
         cache.record_changes(KEY)
 
     assert forked(work) == -signal.SIGKILL
@@ -547,10 +547,10 @@ def test_a_lists_torn_end_swallows_no_line_that_comes_after_it(cache: casstore.C
     cache.record_changes(KEY)
     size = os.stat(cache.lease.paths.views_list).st_size
     os.truncate(cache.lease.paths.views_list, size - 5)
-    assert read_list(cache.lease.paths).settled == {}
+    assert read_manifest(cache.lease.paths).reconciled == {}
     in_place(path, b"again")
     cache.record_changes(KEY)
-    assert len(read_list(cache.lease.paths).settled) == 1
+    assert len(read_manifest(cache.lease.paths).reconciled) == 1
 
 
 @pytest.mark.needs_locks
@@ -656,7 +656,7 @@ def test_a_blob_that_is_being_written_to_is_a_miss_and_keeps_its_name(
     path = view_of(cache, mode="link")
     entry = fill(cache, key_of("other"), b"bytes")
     in_place(path)
-    real = edits.EditRecorder.look
+    real = edits.EditRecorder.record_file
 
     def late(recorder: edits.EditRecorder, *arguments: object) -> object:
         def take(staging: Staging, source: int) -> None:
@@ -666,7 +666,7 @@ def test_a_blob_that_is_being_written_to_is_a_miss_and_keeps_its_name(
             patched.setattr(Staging, "copy_from", take)
             return real(recorder, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(edits.EditRecorder, "look", late)
+    monkeypatch.setattr(edits.EditRecorder, "record_file", late)
     assert read(cache, key_of("other")) is None
     assert os.path.samefile(path, cache.blob_path(entry))
     with cache.begin(key_of("other")) as filling:

@@ -320,5 +320,5 @@ def test_leases_that_went_leave_no_descriptors(cache: casstore.Cache) -> None:
     before = len(os.listdir("/dev/fd"))
     for _ in range(20):
         shutil.rmtree(cache.lease.paths.path)
-    assert cache.lease.is_there()
+    assert cache.lease.exists()
     assert len(os.listdir("/dev/fd")) <= before + 1

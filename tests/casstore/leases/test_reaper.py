@@ -211,7 +211,7 @@ def test_a_lease_whose_birth_is_reaped_starts_again(
     # Once it has its lock, it is alive.
     assert reaped == [moment == "before its lock"]
     assert os.listdir(cache.layout.leases) == [lease.name]
-    assert lease.is_there()
+    assert lease.exists()
     lease.close()
 
 
@@ -235,7 +235,7 @@ def test_a_lease_whose_lock_the_reaper_is_quicker_to_take_starts_again(
 
     monkeypatch.setattr(fcntl, "flock", beaten)
     lease = Lease(cache.layout)
-    assert lease.is_there()
+    assert lease.exists()
     if not finishes:
         os.close(taken[0])  # type: ignore[arg-type]
     assert _reap(cache).leases == (not finishes)
@@ -258,10 +258,10 @@ def test_a_lease_born_under_its_own_name_would_be_lost_at_once(
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return name, descriptor
 
-    monkeypatch.setattr(leases, "_take", naive)
+    monkeypatch.setattr(leases, "_create", naive)
     lease = Lease(cache.layout)
-    assert not lease.is_there()
-    lease.drop()
+    assert not lease.exists()
+    lease.abandon()
 
 
 @pytest.mark.needs_locks
@@ -440,7 +440,7 @@ def test_a_lease_that_is_closed_twice_is_no_trouble(cache: casstore.Cache) -> No
     lease = cache.lease
     lease.close()
     lease.close()
-    lease.drop()
+    lease.abandon()
 
 
 # --- generations of the index -----------------------------------------------------------------------------------------
@@ -544,16 +544,16 @@ def test_a_process_that_lags_behind_makes_no_old_generation_anew(
     cache.index.close()
     assert forked(lambda: _supersede(cache)) == 0
     index = Index(cache.layout, ByteLocks(cache.layout), print)
-    real = Generations._hinted
+    real = Generations._start
 
     def late(_: Generations) -> int:
         """Read before the generation went, and used after."""
-        monkeypatch.setattr(Generations, "_hinted", real)
+        monkeypatch.setattr(Generations, "_start", real)
         number = 1
         assert reap(cache.layout, index, cache.blobs).generations == 1
         return number
 
-    monkeypatch.setattr(Generations, "_hinted", late)
+    monkeypatch.setattr(Generations, "_start", late)
     assert index.get(b"E") is None
     assert index.generation == 2
     index.close()
@@ -725,7 +725,7 @@ def test_a_reaper_that_is_killed_anywhere_harms_nothing_and_the_next_one_finishe
             assert not os.path.exists(f"{cache.root}/{'0' * 16}")
             (write,) = cache.pending.all()
             assert Path(cache.pending.path(write)).read_bytes() == b"edited"
-            assert [left for left, _ in cache.pending.debris() if left.endswith((".data", ".json"))] == []
+            assert [left for left, _ in cache.pending.orphans() if left.endswith((".data", ".json"))] == []
             cache.pending.discard(write)
             fill(cache, key_of("k"), b"bytes of k")
             assert read(cache, key_of("k")) == b"bytes of k"

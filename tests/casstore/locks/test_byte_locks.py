@@ -43,12 +43,12 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 def _is_free_elsewhere(layout: Layout, name: bytes) -> bool:
     pid = os.fork()
     if pid == 0:
-        os._exit(0 if ByteLocks(layout).try_name(name) is not None else 1)
+        os._exit(0 if ByteLocks(layout).try_acquire(name) is not None else 1)
     return status_of(pid) == 0
 
 
 def test_a_name_is_held_by_one_process(layout: Layout, kind: str) -> None:
-    lock = ByteLocks(layout).try_name(b"name")
+    lock = ByteLocks(layout).try_acquire(b"name")
     assert lock is not None
     assert not _is_free_elsewhere(layout, b"name")
     assert _is_free_elsewhere(layout, b"other")
@@ -63,7 +63,7 @@ def test_a_name_is_held_by_one_thread(layout: Layout, kind: str) -> None:
 
     def work() -> None:
         barrier.wait()
-        got.append(ours.try_name(b"name"))
+        got.append(ours.try_acquire(b"name"))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -77,28 +77,28 @@ def test_a_killed_holder_frees_its_lock(layout: Layout, kind: str) -> None:
     ours = ByteLocks(layout)
 
     def hold() -> None:
-        assert ByteLocks(layout).try_name(b"name")
+        assert ByteLocks(layout).try_acquire(b"name")
         (Path(layout.root) / "held").touch()
         time.sleep(60)
 
     pid = fork(hold)
     eventually((Path(layout.root) / "held").exists)
-    assert ours.try_name(b"name") is None
+    assert ours.try_acquire(b"name") is None
     os.kill(pid, signal.SIGKILL)
     assert status_of(pid) == -signal.SIGKILL
-    assert ours.try_name(b"name") is not None
+    assert ours.try_acquire(b"name") is not None
 
 
 def test_a_forked_child_neither_has_nor_frees_its_parents_locks(layout: Layout, kind: str) -> None:
     ours = ByteLocks(layout)
-    lock = ours.try_name(b"name")
+    lock = ours.try_acquire(b"name")
     assert lock is not None
 
     def work() -> None:
         ours.after_fork_in_child()
-        assert ours.try_name(b"name") is None
+        assert ours.try_acquire(b"name") is None
         lock.release()
-        assert ours.try_name(b"name") is None
+        assert ours.try_acquire(b"name") is None
 
     assert forked(work) == 0
     assert not _is_free_elsewhere(layout, b"name")
@@ -107,12 +107,12 @@ def test_a_forked_child_neither_has_nor_frees_its_parents_locks(layout: Layout, 
 def test_a_child_of_a_fork_without_hooks_neither_has_nor_frees_its_parents_locks(layout: Layout, kind: str) -> None:
     def parent() -> None:
         ours = ByteLocks(layout)
-        lock = ours.try_name(b"name")
+        lock = ours.try_acquire(b"name")
         assert lock is not None
 
         def child() -> None:
             lock.release()
-            assert ours.try_name(b"name") is None
+            assert ours.try_acquire(b"name") is None
 
         assert status_of(fork_without_hooks(child)) == 0
         assert not _is_free_elsewhere(layout, b"name")
@@ -125,33 +125,33 @@ def test_a_child_of_a_fork_without_hooks_excludes_its_parent(layout: Layout, kin
 
     def parent() -> None:
         ours = ByteLocks(layout)
-        assert ours.try_name(b"name") is not None  # the file is open from here on
+        assert ours.try_acquire(b"name") is not None  # the file is open from here on
 
         def child() -> None:
-            assert ours.try_name(b"other") is not None
+            assert ours.try_acquire(b"other") is not None
             held.touch()
             time.sleep(60)
 
         pid = fork_without_hooks(child)
         try:
             eventually(held.exists)
-            assert ours.try_name(b"other") is None
+            assert ours.try_acquire(b"other") is None
         finally:
             os.kill(pid, signal.SIGKILL)
             status_of(pid)
-        assert ours.try_name(b"other") is not None
+        assert ours.try_acquire(b"other") is not None
 
     assert alone(parent) == 0
 
 
 def test_a_second_release_does_not_free_the_next_holders_lock(layout: Layout, kind: str) -> None:
     ours = ByteLocks(layout)
-    first = ours.try_name(b"name")
+    first = ours.try_acquire(b"name")
     assert first is not None
     first.release()
-    assert ours.try_name(b"name") is not None
+    assert ours.try_acquire(b"name") is not None
     first.release()
-    assert ours.try_name(b"name") is None
+    assert ours.try_acquire(b"name") is None
     assert not _is_free_elsewhere(layout, b"name")
 
 
@@ -161,10 +161,10 @@ def test_names_that_share_a_fallback_file_do_not_wait_for_each_other_in_one_proc
     monkeypatch.setattr(locks, "_HAS_BYTE_LOCKS", False)
     monkeypatch.setattr(locks, "_FALLBACK_FILES", 1)
     ours = ByteLocks(layout)
-    one, other = ours.try_name(b"one"), ours.try_name(b"other")
+    one, other = ours.try_acquire(b"one"), ours.try_acquire(b"other")
     assert one is not None
     assert other is not None
-    turn = ours.wait_for_writer(0.0)
+    turn = ours.acquire_writer(0.0)
     turn.release()
     one.release()
     assert not _is_free_elsewhere(layout, b"third")
@@ -173,11 +173,11 @@ def test_names_that_share_a_fallback_file_do_not_wait_for_each_other_in_one_proc
 
 
 def test_a_writers_turn_that_does_not_come_is_an_error(layout: Layout, kind: str) -> None:
-    turn = ByteLocks(layout).wait_for_writer(0.0)
+    turn = ByteLocks(layout).acquire_writer(0.0)
     with pytest.raises(LockTimeoutError, match="another process"):
-        ByteLocks(layout).wait_for_writer(0.05)
+        ByteLocks(layout).acquire_writer(0.05)
     turn.release()
-    ByteLocks(layout).wait_for_writer(0.05).release()
+    ByteLocks(layout).acquire_writer(0.05).release()
 
 
 @pytest.mark.parametrize("failures", [1, 2])
@@ -195,23 +195,23 @@ def test_a_lock_that_cannot_be_freed_keeps_nobody_waiting_for_ever(
 
     monkeypatch.setattr(fcntl, "fcntl", fail_to_unlock)
     if failures == 1:
-        ours.wait_for_writer(0.0).release()
-        ByteLocks(layout).wait_for_writer(0.0).release()
+        ours.acquire_writer(0.0).release()
+        ByteLocks(layout).acquire_writer(0.0).release()
     else:
         # The other of a writer's two locks must not be held by nobody.
         with pytest.raises(OSError, match="for a test"):
-            ours.wait_for_writer(0.0)
-    ours.wait_for_writer(0.0).release()
-    ByteLocks(layout).wait_for_writer(0.0).release()
+            ours.acquire_writer(0.0)
+    ours.acquire_writer(0.0).release()
+    ByteLocks(layout).acquire_writer(0.0).release()
 
 
 def test_a_writer_comes_after_those_that_wait_already(layout: Layout, kind: str) -> None:
-    waiting = ByteLocks(layout)._try(locks._QUEUE_BYTE)
+    waiting = ByteLocks(layout)._try_byte(locks._QUEUE_BYTE)
     assert waiting is not None
     with pytest.raises(LockTimeoutError):
-        ByteLocks(layout).wait_for_writer(0.0)
+        ByteLocks(layout).acquire_writer(0.0)
     waiting.release()
-    ByteLocks(layout).wait_for_writer(0.0).release()
+    ByteLocks(layout).acquire_writer(0.0).release()
 
 
 def test_a_busy_writer_lets_others_in(layout: Layout, kind: str) -> None:
@@ -221,20 +221,20 @@ def test_a_busy_writer_lets_others_in(layout: Layout, kind: str) -> None:
         theirs = ByteLocks(layout)
         (Path(layout.root) / "writing").touch()
         while not (Path(layout.root) / "enough").exists():
-            turn = theirs.wait_for_writer(60)
+            turn = theirs.acquire_writer(60)
             time.sleep(0.002)
             turn.release()
 
     pid = fork(write_all_the_time)
     eventually((Path(layout.root) / "writing").exists)
     for _ in range(50):
-        ours.wait_for_writer(60).release()
+        ours.acquire_writer(60).release()
     (Path(layout.root) / "enough").touch()
     assert status_of(pid) == 0
 
 
 def test_a_lost_lock_directory_is_made_again(tmp_path: Path, kind: str) -> None:
-    assert ByteLocks(Layout(tmp_path / "gone")).try_name(b"name") is not None
+    assert ByteLocks(Layout(tmp_path / "gone")).try_acquire(b"name") is not None
 
 
 def test_a_lock_for_life_is_held_until_the_process_is_dead(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_a_thread_that_asks_again_gets_an_error_at_once(locks: WriteLocks) -> No
 def test_at_a_prompt_a_forgotten_file_gives_way_to_the_next(locks: WriteLocks, monkeypatch: pytest.MonkeyPatch) -> None:
     """A notebook cell that failed left its file open; running it again must not wait for it."""
     forgotten = locks.acquire(KEY)
-    forgotten.give_way = forgotten.release
+    forgotten.on_reopen = forgotten.release
     with pytest.raises(ReentrantWriteError):
         locks.acquire(KEY)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)

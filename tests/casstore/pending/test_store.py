@@ -124,7 +124,7 @@ def test_a_record_that_cannot_be_read_is_told_and_kept(cache: casstore.Cache, da
     Path(path).write_text(damage)
     assert cache.pending.of(KEY) == []
     assert cache.pending.unreadable() == [path]
-    assert list(cache.pending.debris()) == []
+    assert list(cache.pending.orphans()) == []
 
 
 def test_half_a_record_is_debris_of_its_lease(cache: casstore.Cache) -> None:
@@ -133,7 +133,7 @@ def test_half_a_record_is_debris_of_its_lease(cache: casstore.Cache) -> None:
     os.unlink(cache.layout.pending_record(KEY.name, two.name))
     Path(cache.layout.pending(KEY.name), "0123456789abcdef").touch()
     assert cache.pending.of(KEY) == []
-    found = {(os.path.basename(path), lease) for path, lease in cache.pending.debris()}
+    found = {(os.path.basename(path), lease) for path, lease in cache.pending.orphans()}
     lease = cache.lease.name
     assert found == {(f"{one.name}.json", lease), (f"{two.name}.data", lease), ("0123456789abcdef", "")}
 

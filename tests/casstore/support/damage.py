@@ -186,7 +186,7 @@ def flip_user_row(cache: Cache) -> None:
 
 
 def flip_stated_row(cache: Cache) -> None:
-    flip(cache, STATED.row)
+    flip(cache, STATED.row_key)
 
 
 def flip_count_row(cache: Cache) -> None:

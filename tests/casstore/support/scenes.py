@@ -160,12 +160,12 @@ class Stage:
         self.points.wrap_lock(Index, "writing", self._before_lock)
         self.points.wrap(BlobStore, "add", after=True, point=AFTER_LINK)
         self.points.wrap(items, "put_entry", point=INSIDE_PUT)
-        self.points.wrap(collector, "note_evictions", point=INSIDE_EVICTION)
+        self.points.wrap(collector, "record_evictions", point=INSIDE_EVICTION)
         self.points.wrap(files, "rename", point=INSIDE_SWEEP)
         self.points.wrap(files, "rename", after=True, point=AFTER_RENAME)
         self.points.wrap(Pins, "_name", point=INSIDE_PIN)
         self.points.wrap(pins, "_unlink", point=INSIDE_UNPIN)
-        self.points.wrap(leases, "append", after=True, point=BEFORE_PATH)
+        self.points.wrap(leases, "append_line", after=True, point=BEFORE_PATH)
 
     def _before_lock(self, who: int, times: int) -> str:
         verb = self.scene.parts[who][0].split("_")[0]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from casstore import Cache, Digest, Entry
 from casstore.blobs.blob_store import BlobStore
-from casstore.blobs.staging import Added, Inode
+from casstore.blobs.staging import AddedBlob, Inode
 from casstore.index.entries import put_entry
 
 HOUR = 480_000
@@ -71,7 +71,7 @@ def dangling(cache: Cache) -> list[str]:
 class Trusting(BlobStore):
     """Says of every name that it is the file that was linked, without a look: for negative controls."""
 
-    def __init__(self, added: Added) -> None:
+    def __init__(self, added: AddedBlob) -> None:
         self._added = added
 
     def inode(self, digest: Digest) -> Inode:

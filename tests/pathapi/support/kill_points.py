@@ -65,7 +65,7 @@ def make_steps_steady(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Committer, "submit", commit_at_once)
     monkeypatch.setattr(pending, "locks_are_exclusive", lambda directory: True)
     monkeypatch.setattr(reaper, "locks_are_exclusive", lambda directory: True)
-    monkeypatch.setattr(reaper, "DEBRIS_SECONDS", -1.0)
+    monkeypatch.setattr(reaper, "TEMPORARY_SECONDS", -1.0)
 
 
 # --- where -----------------------------------------------------------------------------------------------------------

@@ -451,7 +451,7 @@ def check_after(bucket: Path, store: Path, name: str, answer: str, new: bytes) -
 def test_on_a_disk_that_fills_up_at_any_moment_a_write_is_done_or_a_clear_error(
     disk: Path, bucket_directory: Path, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "_RESERVING", 0)  # with pages of its own a new index lacks none
+    monkeypatch.setattr(environment, "_RESERVE_TRANSACTIONS", 0)  # with pages of its own a new index lacks none
     answers: list[str] = []
     lacked: set[str] = set()
     for pages in range(40):

@@ -363,8 +363,8 @@ def test_without_the_lock_the_second_gets_a_conflict_and_keeps_its_bytes(
     files: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control; and locks save work, not bytes."""
-    monkeypatch.setattr(WriteLocks, "_meet_own", lambda self, key: None)
-    monkeypatch.setattr(WriteLocks, "_try", lambda self, key: WriteLock(self, key, None, "nowhere"))
+    monkeypatch.setattr(WriteLocks, "_refuse_reentry", lambda self, key: None)
+    monkeypatch.setattr(WriteLocks, "_try_acquire", lambda self, key: WriteLock(self, key, None, "nowhere"))
     files.ground.plant("object", BEFORE)
     path = files.clients["1"].CloudPath(f"{files.bucket}/object")
     first, second = Writer(path, "a", b"first"), Writer(path, "a", b"second")
