@@ -141,7 +141,7 @@ class UnfinishedWrites(WritingSuite):
 
     def test_opening_twice_in_one_thread_is_an_error_and_no_deadlock(self, path: Any, ground: RawBucket) -> None:
         with path.open("w") as file:
-            with pytest.raises(ReentrantWriteError, match=r"a\.txt is open for writing already in this thread"):
+            with pytest.raises(ReentrantWriteError, match=r"a\.txt: this thread already has it open for writing"):
                 path.open("w")
             file.write("the first goes on")
         assert self.now(ground) == b"the first goes on"

@@ -123,9 +123,9 @@ def test_a_touched_file_is_compared_even_under_a_cryptographic_digest(layout: La
     two.close()
 
 
-@pytest.mark.parametrize("distrust", [False, True])
+@pytest.mark.parametrize("compare", [False, True])
 def test_a_cryptographic_digest_is_trusted_unless_told_otherwise(
-    layout: Layout, distrust: bool, monkeypatch: pytest.MonkeyPatch
+    layout: Layout, compare: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[int] = []
 
@@ -138,9 +138,9 @@ def test_a_cryptographic_digest_is_trusted_unless_told_otherwise(
     for _ in range(2):
         staging = blobs.stage()
         staging.write(b"bytes")
-        blobs.add(staging, staging.digest(), compare=distrust)
+        blobs.add(staging, staging.digest(), compare=compare)
         staging.close()
-    assert bool(compared) == distrust
+    assert bool(compared) == compare
 
 
 def test_a_touched_blob_trips_the_wire(blobs: BlobStore, layout: Layout, staged: Stage) -> None:

@@ -188,7 +188,7 @@ def test_where_locks_are_for_show_every_lease_counts_as_alive_and_that_is_said(
 
 # --- birth ------------------------------------------------------------------------------------------------------------
 
-MOMENTS = {"before its lock": (leases, "hold_for_life"), "before its name": (files, "rename")}
+MOMENTS = {"before its lock": (leases, "create_locked"), "before its name": (files, "rename")}
 
 
 @pytest.mark.needs_locks

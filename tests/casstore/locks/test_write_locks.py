@@ -140,7 +140,7 @@ def test_a_thread_that_asks_again_gets_an_error_at_once(locks: WriteLocks) -> No
     with (
         locks.acquire(KEY),
         locks.acquire(OTHER),
-        pytest.raises(ReentrantWriteError, match=r"open for writing already in this thread, since .*test_write_l"),
+        pytest.raises(ReentrantWriteError, match=r"this thread already has it open for writing, since .*test_write_l"),
     ):
         locks.acquire(KEY)
     with locks.acquire(KEY):

@@ -353,7 +353,7 @@ def test_one_thread_that_opens_the_same_object_again_is_told_so_at_once(files: M
     first, second = pair.split()
     file = path.open(first + "b")
     file.write(b"first")
-    with pytest.raises(ReentrantWriteError, match="already in this thread"):
+    with pytest.raises(ReentrantWriteError, match="already has it open for writing"):
         path.open(second + "b")
     file.abort()
     assert files.ground.content("object") == BEFORE
