@@ -11,6 +11,13 @@ It knows no cloud: `pathapi` fills it.
 
 from typing import TYPE_CHECKING
 
+try:
+    import fcntl as _fcntl  # noqa: F401 - only to fail here, in one clear sentence
+except ImportError:
+    from sys import platform as _platform
+
+    raise ImportError(f"casstore runs on Linux and macOS, not on {_platform}: on Windows, run it in WSL 2") from None
+
 from casstore.blobs.blob_store import BlobModifiedError, CollisionError
 from casstore.blobs.staging import Staging
 from casstore.cache import Cache
