@@ -19,6 +19,7 @@ from tests.harness.azure_servers import NoAzuriteError, find_azurite
 
 ROOT = Path(__file__).parents[2]
 CLOUDS = ("s3", "gs", "az", "http")
+RATIOS = {"ratio of processor time", "files below 256 kB", "files of 256 kB and more"}
 
 Run = Callable[..., "subprocess.Popen[str]"]
 
@@ -98,16 +99,18 @@ def test_every_figure_means_the_same_on_every_cloud(demo: Run, dataset: Path, tm
     skip_without(cloud)
     process = demo("--cloud", cloud, "--dataset", str(dataset), "--workers", "2", "--json")
     out, err = process.communicate(timeout=110)
-    assert process.returncode in (0, 1), err
     figures = json.loads(out)
     assert figures["cloud"] == cloud
-    # A tiny dataset on a busy machine says nothing about speed; everything else must hold.
-    assert [name for name in figures["missed"] if not name.startswith("ratio")] == []
+    # On so small a dataset the ratios say little about speed; every other target must be met.
+    assert [name for name in figures["missed"] if name not in RATIOS] == [], err
+    assert process.returncode == (1 if figures["missed"] else 0)
     first, always = figures["epoch_1"]["traffic"], figures["epoch_2_always"]["traffic"]
     assert first["body_bytes"] == figures["logical_bytes" if cloud == "http" else "distinct_bytes"]
     assert figures["stored_bytes"] == figures["distinct_bytes"]
     # One page each of the root, v1/ and v2/ with seven directories, and "added in v2/" with the one of its one file.
-    assert first["lists"] == 2 * (19 if cloud == "http" else 1)
+    listing = figures["listing"]["traffic"]
+    assert listing["lists"] == 2 * (19 if cloud == "http" else 1) and first["lists"] == 0
+    assert listing["heads"] <= figures["listing"]["outlived"]
     assert always["gets"] == always["not_modified"] == 2 * figures["objects"]
     assert figures["mismatched_bytes"] == 0
     assert left_behind(tmp_path / "tmp") == []
@@ -118,7 +121,48 @@ def test_a_cloud_without_a_server_is_refused_before_anything_is_made(tmp_path: P
     arguments = [str(ROOT / "scripts" / "demo"), "--cloud", "gs", "--no-server"]
     done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
-    assert "--cloud gs is a server, and --no-server wants none" in done.stderr
+    assert "--cloud gs starts a server, --no-server starts none" in done.stderr
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_serve_prints_exports_that_reach_a_bucket_until_control_c(demo: Run, tmp_path: Path, cloud: str) -> None:
+    """`casstore get` with nothing but these exports finds the object; afterwards nothing is left."""
+    skip_without(cloud)
+    process = demo("--serve", "--cloud", cloud)
+    assert process.stdout is not None
+    exports, line = "", ""
+    while "casstore prefetch" not in line:
+        line = process.stdout.readline()
+        assert line, process.communicate()
+        exports += line
+    uri = line.split()[3]
+    script = f"{exports}\ncasstore get -o - '{uri}cat.png'"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CASSTORE_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"\x89PNG")
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=110)
+    assert process.returncode == 0 and "The server has stopped" in err and "Traceback" not in err
+    assert left_behind(tmp_path / "tmp") == []
+
+
+def test_a_listing_that_expires_on_a_slow_machine_misses_no_target() -> None:
+    """A child asked after its listing's ten seconds may cost a HEAD; one asked before may not."""
+    program = """
+import sys
+from demos.reading.readers import Outcome
+from demos.reading.report import Phase, _listing_rows
+from demos.shared.bucket import Traffic
+from types import SimpleNamespace
+
+for heads, outlived in ((0, 0), (863, 900), (863, 862), (1, 0)):
+    phase = Phase(Outcome(1.0, 1.0, 0, outlived), Traffic(1, 0, heads, 0, 0, 0, 0, 0))
+    print(_listing_rows(SimpleNamespace(listing=phase))[-1].is_met)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True", "False", "False"], done.stderr
 
 
 def test_control_c_while_it_starts_waits_until_it_can_be_told(demo: Run, tmp_path: Path) -> None:
@@ -151,10 +195,9 @@ def test_the_demonstration_counts_no_body_twice_and_no_mismatch(
     """What travels and what is stored meet their targets, however the workers are started."""
     process = demo("--dataset", str(dataset), "--workers", "4", "--start-method", start_method, "--json")
     out, err = process.communicate(timeout=170)
-    assert process.returncode in (0, 1), err
     figures = json.loads(out)
-    # A tiny dataset on a busy machine says nothing about speed; everything else must hold.
-    assert [name for name in figures["missed"] if not name.startswith("ratio")] == []
+    assert [name for name in figures["missed"] if name not in RATIOS] == [], err
+    assert process.returncode == (1 if figures["missed"] else 0)
     assert figures["epoch_1"]["traffic"]["body_bytes"] == figures["distinct_bytes"] == figures["stored_bytes"]
     assert figures["epoch_2_always"]["traffic"]["not_modified"] == 4 * figures["objects"]
     assert figures["mismatched_bytes"] == 0
@@ -172,6 +215,7 @@ def test_the_demonstration_runs_without_a_server_and_says_what_to_type_next(
     assert "mismatched bytes" in out and "HEADs" not in out
     (kept,) = left_behind(tmp_path / "tmp")
     assert f"CASSTORE_DIR={tmp_path}/tmp/{kept}/store" in out
+    assert out.splitlines()[-1].startswith("Verdict: ")
     assert "Traceback" not in err
 
 

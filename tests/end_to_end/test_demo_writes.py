@@ -63,12 +63,12 @@ def test_no_line_is_lost_by_a_kill_or_without_a_network(python: Run, tmp_path: P
     ("cloud", "missed"),
     [
         (["a", "b", "c"], []),
-        (["b", "c"], ["lines in the cloud", "acknowledged, and lost"]),
-        (["a", "c"], ["lines in the cloud", "kept, and not there after casstore push"]),
-        (["a", "b"], ["lines in the cloud", "kept, and not there after casstore push"]),
-        (["a", "b", "c", "c"], ["lines in the cloud", "there twice"]),
-        (["a", "b", "c", "d"], ["lines in the cloud", "that nobody wrote"]),
-        (["a", "a", "b"], ["lines in the cloud", "kept, and not there after casstore push", "there twice"]),
+        (["b", "c"], ["lines on the server", "acknowledged and lost"]),
+        (["a", "c"], ["lines on the server", "kept and missing after casstore push"]),
+        (["a", "b"], ["lines on the server", "kept and missing after casstore push"]),
+        (["a", "b", "c", "c"], ["lines on the server", "stored twice"]),
+        (["a", "b", "c", "d"], ["lines on the server", "written by no process"]),
+        (["a", "a", "b"], ["lines on the server", "kept and missing after casstore push", "stored twice"]),
     ],
 )
 def test_the_judgement_sees_what_is_lost_and_what_is_there_twice(

@@ -1,4 +1,4 @@
-"""Run the demonstration; `scripts/demo` starts this with the environment's own Python."""
+"""Run the demonstration; `scripts/demo` starts this module with the Python of its environment."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from demos.reading import readers as workers
 from demos.reading import report
 from demos.reading.options import CLOUDS, FILES, START_METHODS, Options, parse
 from demos.reading.readers import Task, WorkerError, Workers, chosen
+from demos.shared import serving
 from demos.shared.bucket import Bucket, FileBucket, Traffic, served
 from demos.shared.dataset import Dataset, plant
 from demos.shared.terminal import bar, prepare, readers_may_leave, shown
 
 ROUNDS: Final = {"all": 3, "small": 3, "large": 5}
-"""Of warm epochs by sizes, each beside one from plain files: the median of the ratios is what counts. There are so few
-large files that one round of them takes a tenth of a second, where any other program shows: hence more rounds.
+"""Warm epochs by sizes, each beside one from plain files; the median of the ratios counts. The few large files take a
+tenth of a second a round, so that they need more rounds.
 """
 
-_SCRIPT: Final = Path(__file__).parents[1] / "demo"
+_SCRIPT: Final = Path(__file__).parents[2] / "demo"
 
 
 def main(options: Options) -> int:
-    """The exit status: 0 if every target is met."""
+    """Return the exit status: 0 if every target is met."""
+    if options.serve:
+        return serving.main(options.cloud)
     directory = Path(tempfile.mkdtemp(prefix="casstore-demo-"))
     try:
         prepare()
@@ -55,6 +58,7 @@ def main(options: Options) -> int:
         else:
             report.show(figures, f"{options.workers} processes ({options.start_method}) read from {figures.place}")
             _say_what_next(options, directory)
+            print(f"\n{report.verdict(figures)}")
     return 0 if report.is_met(figures) else 1
 
 
@@ -70,29 +74,35 @@ class _Demonstration:
         with contextlib.ExitStack() as stack:
             with Console(stderr=True).status(f"starting {CLOUDS[self._options.cloud]} and the proxy"):
                 bucket = stack.enter_context(served(self._options.cloud, dataset))
-            with bar("upload") as tell:
-                bucket.upload(tell)
+            with bar("upload") as on_progress:
+                bucket.upload(on_progress)
             return self._read(dataset, bucket)
 
     def _plant(self) -> Dataset:
         given = self._options.dataset
         files = self._options.files or (FILES if given is None else None)
         source = given or Path(sysconfig.get_path("purelib"))
-        with bar("choose files") as tell:
-            return plant(source, self._dataset_directory, most_files=files, is_default=given is None, tell=tell)
+        with bar("choose files") as on_progress:
+            return plant(
+                source,
+                self._dataset_directory,
+                most_files=files,
+                is_default=given is None,
+                on_progress=on_progress,
+            )
 
     def _read(self, dataset: Dataset, bucket: Bucket) -> report.Figures:
         always, immutable = bucket.client(self._store, "always"), bucket.client(self._store, "immutable")
-        # The parent uses client and store first, as a training script does: what fork then hands down must do no harm.
+        # The parent uses client and store first, as a training script does: what a fork inherits must do no harm.
         next(iter(always.CloudPath(bucket.uri).iterdir()))
         always.cache.usage()
         bucket.traffic()
         options = self._options
         with workers.started(options.workers, options.start_method, bucket, always, immutable, dataset) as started:
             readings = _Readings(started, dataset, options.workers, bucket.traffic)
-            readings.run("list", Task("list"), take=False)
-            first_seconds, first = readings.run("epoch 1", Task("always", epoch=1))
-            always_seconds, second = readings.run("epoch 2, always", Task("always", epoch=2))
+            listing = readings.run("list", Task("list"))
+            first = readings.run("epoch 1", Task("always", epoch=1))
+            second = readings.run("epoch 2, always", Task("always", epoch=2))
             warm = {sizes: readings.compare(rounds, sizes) for sizes, rounds in ROUNDS.items()}
             requests = bucket.traffic()
         return report.Figures(
@@ -102,10 +112,9 @@ class _Demonstration:
             bucket.states_checksums,
             options.workers,
             _stored_bytes(casstore.open(self._store)),
+            listing,
             first,
-            first_seconds,
             second,
-            always_seconds,
             requests,
             warm,
             readings.mismatched_bytes,
@@ -113,54 +122,52 @@ class _Demonstration:
 
 
 class _Readings:
-    """Runs tasks with a progress bar for each, and adds up what was wrong."""
+    """Runs tasks, each with a progress bar, and adds up the mismatched bytes."""
 
     def __init__(self, started: Workers, dataset: Dataset, count: int, traffic: Callable[[], Traffic | None]) -> None:
         self._workers, self._count, self._traffic = started, count, traffic
         self._dataset = dataset
         self.mismatched_bytes = 0
 
-    def run(self, name: str, task: Task, *, take: bool = True) -> tuple[float, Traffic | None]:
-        """Seconds, and with *take* the traffic since it was last taken."""
-        with bar(name) as tell:
-            seconds, mismatched = self._workers.run(
-                task, lambda done: tell(done, self._count * len(self._dataset.objects))
-            )
-        self.mismatched_bytes += mismatched
-        return seconds, self._traffic() if take else None
+    def run(self, name: str, task: Task) -> report.Phase:
+        """Run *task* and return what it took, with the requests that it made."""
+        with bar(name) as on_progress:
+            outcome = self._workers.run(task, lambda done: on_progress(done, self._count * len(self._dataset.objects)))
+        self.mismatched_bytes += outcome.mismatched_bytes
+        return report.Phase(outcome, self._traffic())
 
-    def compare(self, rounds: int, sizes: str) -> list[tuple[float, float]]:
-        """Seconds of each of so many warm epochs, and of the same from plain files; neither always goes first."""
+    def compare(self, rounds: int, sizes: str) -> list[report.Pair]:
+        """Run *rounds* warm epochs, each beside the same from plain files; the two take turns in going first."""
         each = self._count * len(chosen(self._dataset, sizes))
-        readings: list[tuple[float, float]] = []
+        readings: list[report.Pair] = []
         if not each:
             return readings
         before, total = 0, 2 * rounds * each
-        with bar(f"epoch 2, immutable, and plain ({sizes})") as tell:
+        with bar(f"epoch 2, immutable, and plain ({sizes})") as on_progress:
             for number in range(rounds):
-                seconds = {}
+                outcomes = {}
                 for source in ("immutable", "plain") if number % 2 == 0 else ("plain", "immutable"):
-                    task, show = Task(source, 2 + number, sizes), partial(_tell_more, tell, before, total)
-                    seconds[source], mismatched = self._workers.run(task, show)
-                    self.mismatched_bytes += mismatched
+                    task, show = Task(source, 2 + number, sizes), partial(_add_progress, on_progress, before, total)
+                    outcomes[source] = self._workers.run(task, show)
+                    self.mismatched_bytes += outcomes[source].mismatched_bytes
                     before += each
-                readings.append((seconds["immutable"], seconds["plain"]))
+                readings.append(report.Pair(outcomes["immutable"], outcomes["plain"]))
         return readings
 
 
-def _tell_more(tell: Callable[[int, int], None], before: int, total: int, done: int) -> None:
-    tell(before + done, total)
+def _add_progress(on_progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    on_progress(before + done, total)
 
 
 def _stored_bytes(cache: casstore.Cache) -> int:
-    """By the file system's word: nothing in the store's own books is asked."""
+    """Return the bytes of all blobs as the file system counts them; the store's own figures are not used."""
     return sum(path.stat().st_size for path in Path(cache.root, "blobs").rglob("*") if path.is_file())
 
 
 def _say_what_next(options: Options, directory: Path) -> None:
     command, script = shown(Path(sys.executable).with_name("casstore")), shown(_SCRIPT)
     if options.keep:
-        print(f"\nThe store and the dataset stay in {directory}. See what the store holds:\n")
+        print(f"\nThe store and the dataset are in {directory}. To look at them, and to remove them:\n")
         print(f"    CASSTORE_DIR={directory}/store {command} du")
         print(f"    CASSTORE_DIR={directory}/store {command} ls | head")
         print(f"    rm -rf {directory}")
@@ -169,10 +176,11 @@ def _say_what_next(options: Options, directory: Path) -> None:
     method = next(method for method in START_METHODS[1:] if method != options.start_method)
     cloud = next(cloud for cloud in list(CLOUDS)[1:] if cloud != options.cloud)
     suggestions = {
-        f"{script}{place} --keep": "leave the store for you to look at",
-        f"{script}{place} --start-method {method}": "processes made another way",
+        f"{script}{place} --keep": "keep the store, to look at it",
+        f"{script}{place} --start-method {method}": "start the processes another way",
         f"{script} --cloud {cloud}": "another cloud",
         f"{script}{place} --dataset DIR": "your own files",
+        f"{script} --serve": "a server and a bucket to try things on",
         f"{command} --help": "the command line of the store",
     }
     width = max(map(len, suggestions))

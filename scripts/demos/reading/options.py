@@ -1,4 +1,4 @@
-"""The command line of ``scripts/demo``; standard library only, for it is looked at before there is an environment."""
+"""The command line of ``scripts/demo``; standard library only, because it is parsed before an environment exists."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 START_METHODS = ("fork", "spawn", "forkserver")
 CLOUDS = {"s3": "SeaweedFS", "gs": "fake-gcs-server", "az": "Azurite", "http": "a plain HTTP server"}
-"""And the server that is started for each."""
+"""The server that is started for each cloud."""
 FILES = 750
-"""Files of one version of the default dataset: some 1,500 objects, which eight workers read in about a minute."""
+"""Files in one version of the default dataset: about 1,500 objects, which eight workers read in about a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """*dataset* and *files* are None unless given. *start_method* is one of `START_METHODS`. *cloud* is one of `CLOUDS`
-    or, without a server, ``file``.
+    """The parsed options: *dataset* and *files* are None unless given.
+
+    *start_method* is one of `START_METHODS`. *cloud* is one of `CLOUDS` or, without a server, ``file``.
     """
 
     workers: int
@@ -25,46 +26,67 @@ class Options:
     dataset: Path | None
     files: int | None
     cloud: str
+    serve: bool
     keep: bool
     json: bool
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Exits with a usage message where *arguments* mean nothing."""
+    """Parse *arguments*; a usage error exits with a message."""
     parser = argparse.ArgumentParser(
         prog="scripts/demo",
-        description="Uploads a real dataset in two versions to a real server, started for this, has worker processes "
-        "read all of it through one store, and shows what went over the wire and how long it took.",
-        epilog="Exit status: 0 if every target of the table is met, 1 if not.",
+        description="Starts a real server, uploads a real dataset in two versions, and reads all of it through one "
+        "store with several worker processes. A table shows the requests, the bytes and the seconds.",
+        epilog="The last line is the verdict. Exit status: 0 if every target was met, 1 if not.",
     )
     parser.add_argument(
         "--cloud",
         choices=CLOUDS,
-        help="whose protocol the server speaks (default s3): "
+        help="protocol of the server (default s3): "
         + ", ".join(f"{cloud} is {server}" for cloud, server in CLOUDS.items())
         + "; az needs Node.js",
     )
-    parser.add_argument("--workers", type=positive, default=8, metavar="N", help="reading processes (default 8)")
-    parser.add_argument("--start-method", choices=START_METHODS, default="fork", help="of the workers (default fork)")
+    parser.add_argument(
+        "--workers", type=positive, default=8, metavar="N", help="number of reading processes (default 8)"
+    )
+    parser.add_argument(
+        "--start-method", choices=START_METHODS, default="fork", help="how the workers are started (default fork)"
+    )
     parser.add_argument(
         "--dataset",
         type=directory,
         metavar="DIR",
-        help=f"upload all files below DIR, not {FILES} from this environment's own site-packages",
+        help=f"upload all files below DIR instead of {FILES} files of this environment's site-packages",
     )
-    parser.add_argument("--files", type=positive, metavar="N", help="take at most N files")
-    parser.add_argument("--no-server", action="store_true", help="read from a file:// bucket; nothing is counted")
-    parser.add_argument("--keep", action="store_true", help="leave the store and the dataset where they are")
+    parser.add_argument("--files", type=positive, metavar="N", help="upload at most N files")
+    parser.add_argument("--no-server", action="store_true", help="read from a file:// bucket; requests are not counted")
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="only start the server, with a bucket, and print the exports that reach it; Ctrl-C stops it",
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the store and the dataset")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     given = parser.parse_args(arguments)
     if given.no_server and given.cloud is not None:
-        parser.error(f"--cloud {given.cloud} is a server, and --no-server wants none: leave one of them out")
+        parser.error(f"--cloud {given.cloud} starts a server, --no-server starts none: leave one of them out")
+    if given.no_server and given.serve:
+        parser.error("--serve starts a server, --no-server starts none: leave one of them out")
     cloud = "file" if given.no_server else given.cloud or "s3"
-    return Options(given.workers, given.start_method, given.dataset, given.files, cloud, given.keep, given.json)
+    return Options(
+        given.workers,
+        given.start_method,
+        given.dataset,
+        given.files,
+        cloud,
+        given.serve,
+        given.keep,
+        given.json,
+    )
 
 
 def positive(text: str) -> int:
-    """A count of at least one, as argparse takes it."""
+    """Parse a count of at least one, for argparse."""
     number = int(text)
     if number < 1:
         raise ValueError
@@ -72,7 +94,7 @@ def positive(text: str) -> int:
 
 
 def directory(text: str) -> Path:
-    """A directory that is there, as argparse takes it."""
+    """Parse the name of a directory that exists, for argparse."""
     path = Path(text).expanduser()
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is not a directory")

@@ -16,9 +16,11 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from casstore import boot_clock_ns
 from demos.shared.bucket import Bucket
 from demos.shared.dataset import LARGE, Dataset, Planted
 from demos.shared.terminal import children_ignore_interrupts
+from pathapi.reading.listing_cache import SECONDS as LISTING_SECONDS
 
 _POLL = 0.1
 """Seconds between two looks at how far the workers are, for the progress bar."""
@@ -44,12 +46,15 @@ class Task:
 class Done:
     """One worker's part: when it ran (by the monotonic clock, which all processes share), and what was wrong.
 
-    *failure* is a traceback.
+    *cpu_seconds* is the processor time of the worker, all threads together. *outlived* counts children that were asked
+    when their listing was too old to answer for them. *failure* is a traceback.
     """
 
     began: float = 0.0
     ended: float = 0.0
+    cpu_seconds: float = 0.0
     mismatched_bytes: int = 0
+    outlived: int = 0
     failure: str = ""
 
 
@@ -73,6 +78,26 @@ def chosen(dataset: Dataset, sizes: str) -> list[Planted]:
     return [item for item in dataset.objects if sizes == "all" or (item.size >= LARGE) == (sizes == "large")]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What all workers did together; *seconds* are from the first one's start to the last one's end."""
+
+    seconds: float
+    cpu_seconds: float
+    mismatched_bytes: int
+    outlived: int
+
+    @classmethod
+    def of(cls, done: Sequence[Done]) -> Outcome:
+        """The sum of all workers' parts."""
+        return cls(
+            max(item.ended for item in done) - min(item.began for item in done),
+            sum(item.cpu_seconds for item in done),
+            sum(item.mismatched_bytes for item in done),
+            sum(item.outlived for item in done),
+        )
+
+
 class WorkerError(Exception):
     """A worker failed; the message is its traceback, or how it died."""
 
@@ -83,10 +108,10 @@ class Workers:
     def __init__(self, processes: list[Any], pipes: list[Any], progress: Any) -> None:
         self._processes, self._pipes, self._progress = processes, pipes, progress
 
-    def run(self, task: Task, tell: Callable[[int], None]) -> tuple[float, int]:
-        """Have all do *task*; seconds from the first one's start to the last one's end, and mismatched bytes.
+    def run(self, task: Task, on_progress: Callable[[int], None]) -> Outcome:
+        """Run *task* in all workers; *on_progress* is called with the number of objects that are done.
 
-        *tell* hears how many objects are done. Raises WorkerError.
+        Raises: WorkerError.
         """
         for number, pipe in enumerate(self._pipes):
             self._progress[number] = 0
@@ -104,9 +129,8 @@ class Workers:
                     raise WorkerError(answer.failure)
                 done.append(answer)
                 del waiting[pipe]
-            tell(sum(self._progress))
-        seconds = max(item.ended for item in done) - min(item.began for item in done)
-        return seconds, sum(item.mismatched_bytes for item in done)
+            on_progress(sum(self._progress))
+        return Outcome.of(done)
 
     def _explain_death(self, waiting: dict[Any, Any]) -> None:
         for pipe, process in waiting.items():
@@ -180,22 +204,27 @@ class _Worker:
         random.Random(f"{self._job.number} {task.epoch}").shuffle(keys)
         opener = _open_plain if task.source == "plain" else _open_cloud
         work = [(self._named(task.source, key), self._truth[key].sha256) for key in keys]
-        began = time.monotonic()
+        began, cpu_began = time.monotonic(), time.process_time()
         wrong = self._read(work, opener)
-        ended = time.monotonic()
-        # Outside of the time: a difference is the end of all claims anyway.
-        return Done(began, ended, sum(self._count_mismatch(keys[number], data) for number, data in wrong))
+        ended, cpu_seconds = time.monotonic(), time.process_time() - cpu_began
+        # Counted after the clock was read: the time of a run with mismatches does not matter.
+        return Done(began, ended, cpu_seconds, sum(self._count_mismatch(keys[number], data) for number, data in wrong))
 
     def _list(self) -> Done:
         job = self._job
         began = time.monotonic()
         root = job.always.CloudPath(job.root)
-        self._listed = {str(path): path for path in root.rglob("*") if path.is_file()}
+        outlived, listed_ns = 0, boot_clock_ns()
+        for path in root.rglob("*"):
+            if path.is_file():
+                self._listed[str(path)] = path
+            # On a slow machine the listing expires meanwhile, and then a HEAD is right: it must not count as a miss.
+            outlived += boot_clock_ns() - listed_ns > LISTING_SECONDS * 1e9
         ended = time.monotonic()
         if differing := sorted(self._listed.keys() ^ set(job.uris.values())):
             raise ValueError(f"the listing is wrong about {len(differing)} objects: {differing[:3]}")
         self._progress[job.number] = len(self._listed)
-        return Done(began, ended)
+        return Done(began, ended, outlived=outlived)
 
     def _named(self, source: str, key: str) -> Any:
         if source == "plain":

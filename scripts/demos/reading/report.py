@@ -1,33 +1,52 @@
-"""The one table: what was measured, what was to be reached, and whether it was."""
+"""The table of the demonstration: the figures, the targets, and the verdict."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 from rich.table import Table
 
+from demos.reading.readers import Outcome
 from demos.shared.bucket import Traffic
 from demos.shared.dataset import Dataset
 from demos.shared.terminal import wide_console
 
 MOST_STORED: Final = 0.55
-"""Stored over logical bytes; two versions of one dataset, nearly equal, make half."""
+"""Stored bytes over logical bytes; two nearly equal versions of one dataset make half."""
 MOST_SENT: Final = 1.05
-"""Body bytes of epoch 1 over bytes of distinct contents; over all, where no listing tells which are equal."""
+"""Body bytes of epoch 1 over the bytes of distinct contents; over all bytes, if the listing states no checksums."""
 SLOWEST: Final = 3.0
-"""Seconds of a warm epoch over seconds of the same reads from plain files."""
+"""Processor time of a warm epoch over that of the same reads from plain files.
+
+Processor time and not seconds: other programs on the machine must not decide about a target.
+"""
 SLOWEST_LARGE: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What the demonstration measured. Seconds are those from the first worker's start to the last one's end.
+class Phase:
+    """One task of all workers, and its requests; *traffic* is None if nothing counts them."""
 
-    The warm readings, by sizes of files, are several, each of ours beside one of plain files: (ours, plain). Traffic is
-    None where nobody counted. *place*, *note* and *states_checksums* are those of `demos.shared.bucket.Bucket`.
+    outcome: Outcome
+    traffic: Traffic | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One warm epoch through the store, and the same from plain files."""
+
+    ours: Outcome
+    plain: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the demonstration measured; *warm* has several pairs for each choice of sizes.
+
+    *place*, *note* and *states_checksums* are those of `demos.shared.bucket.Bucket`.
     """
 
     dataset: Dataset
@@ -36,18 +55,17 @@ class Figures:
     states_checksums: bool
     workers: int
     stored_bytes: int
-    first: Traffic | None
-    first_seconds: float
-    always: Traffic | None
-    always_seconds: float
+    listing: Phase
+    first: Phase
+    always: Phase
     immutable: Traffic | None
-    warm: dict[str, list[tuple[float, float]]]
+    warm: dict[str, list[Pair]]
     mismatched_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """*is_met* is None where there is no target."""
+    """*is_met* is None if there is no target."""
 
     name: str
     value: str
@@ -56,7 +74,7 @@ class Row:
 
 
 def rows_of(figures: Figures) -> list[Row | None]:
-    """All rows; None is a line between two groups."""
+    """Return all rows; None is a line between two groups."""
     dataset, stored = figures.dataset, figures.stored_bytes
     ratio = stored / max(1, dataset.logical_bytes)
     return [
@@ -66,6 +84,8 @@ def rows_of(figures: Figures) -> list[Row | None]:
         Row("bytes of distinct contents", f"{dataset.distinct_bytes:,}"),
         Row("stored bytes", f"{stored:,}"),
         Row("stored / logical", f"{ratio:.1%}", f"<= {MOST_STORED:.0%}", ratio <= MOST_STORED),
+        None,
+        *_listing_rows(figures),
         None,
         *_first_rows(figures),
         None,
@@ -77,9 +97,24 @@ def rows_of(figures: Figures) -> list[Row | None]:
     ]
 
 
+def _listing_rows(figures: Figures) -> list[Row]:
+    """Listing, and `is_file` of each child: no request, until the listing is ten seconds old."""
+    outlived, traffic = figures.listing.outcome.outlived, figures.listing.traffic
+    rows = [Row("list, is_file of each child: seconds", f"{figures.listing.outcome.seconds:.2f}")]
+    if traffic is None:
+        return rows
+    # On a slow machine some children are asked later than that. Then one HEAD for each of them is right.
+    target = f"<= {outlived:,} (asked late)" if outlived else "0"
+    return [
+        *rows,
+        Row("  LISTs", f"{traffic.lists:,}"),
+        Row("  HEADs", f"{traffic.heads:,}", target, traffic.heads <= outlived),
+    ]
+
+
 def _first_rows(figures: Figures) -> list[Row]:
-    traffic, dataset = figures.first, figures.dataset
-    rows = [Row("epoch 1, always: seconds", f"{figures.first_seconds:.2f}")]
+    traffic, dataset = figures.first.traffic, figures.dataset
+    rows = [Row("epoch 1, always: seconds", f"{figures.first.outcome.seconds:.2f}")]
     if traffic is None:
         return rows
     which, needed = "distinct", dataset.distinct_bytes
@@ -88,9 +123,8 @@ def _first_rows(figures: Figures) -> list[Row]:
     share = traffic.body_bytes / max(1, needed)
     return [
         *rows,
-        Row("  LISTs", f"{traffic.lists:,}"),
         Row("  GETs", f"{traffic.gets:,}"),
-        Row("  HEADs", f"{traffic.heads:,}", "0", traffic.heads == 0),
+        Row("  HEADs and LISTs", f"{traffic.heads + traffic.lists:,}", "0", traffic.heads + traffic.lists == 0),
         Row("  304s", f"{traffic.not_modified:,}"),
         Row(
             "  body bytes from the server",
@@ -104,15 +138,15 @@ def _first_rows(figures: Figures) -> list[Row]:
 
 
 def _always_rows(figures: Figures) -> list[Row]:
-    traffic = figures.always
-    rows = [Row("epoch 2, always: seconds", f"{figures.always_seconds:.2f}")]
+    traffic = figures.always.traffic
+    rows = [Row("epoch 2, always: seconds", f"{figures.always.outcome.seconds:.2f}")]
     if traffic is None:
         return rows
     answered = traffic.requests - traffic.refusals
     return [
         *rows,
         Row("  GETs", f"{traffic.gets:,}"),
-        Row("  HEADs", f"{traffic.heads:,}", "0", traffic.heads == 0),
+        Row("  HEADs and LISTs", f"{traffic.heads + traffic.lists:,}", "0", traffic.heads + traffic.lists == 0),
         Row("  304s", f"{traffic.not_modified:,}", "all requests", traffic.not_modified == answered),
         Row("  body bytes from the server", f"{traffic.body_bytes:,}", "0", traffic.body_bytes == 0),
         *_refusal_rows(traffic),
@@ -128,25 +162,40 @@ def _immutable_rows(figures: Figures) -> list[Row]:
     warm = figures.warm["all"]
     requests = [] if traffic is None else [Row("  requests", f"{traffic.requests:,}", "0", traffic.requests == 0)]
     return [
-        Row("epoch 2, immutable: seconds", f"{median(ours for ours, _ in warm):.2f}"),
+        Row("epoch 2, immutable: seconds", f"{median(pair.ours.seconds for pair in warm):.2f}"),
         *requests,
-        Row("plain local files: seconds", f"{median(plain for _, plain in warm):.2f}"),
-        *_ratio_rows("  ratio", warm, SLOWEST),
-        *_ratio_rows("  ratio, files below 256 kB", figures.warm["small"], SLOWEST),
-        *_ratio_rows("  ratio, files of 256 kB and more", figures.warm["large"], SLOWEST_LARGE),
+        Row("plain local files: seconds", f"{median(pair.plain.seconds for pair in warm):.2f}"),
+        Row("  ratio of seconds", f"{median(pair.ours.seconds / pair.plain.seconds for pair in warm):.2f}"),
+        *_ratio_rows("  ratio of processor time", warm, SLOWEST),
+        *_ratio_rows("  files below 256 kB", figures.warm["small"], SLOWEST),
+        *_ratio_rows("  files of 256 kB and more", figures.warm["large"], SLOWEST_LARGE),
     ]
 
 
-def _ratio_rows(name: str, readings: list[tuple[float, float]], slowest: float) -> list[Row]:
+def _ratio_rows(name: str, readings: list[Pair], slowest: float) -> list[Row]:
     if not readings:
         return []
-    ratio = median(ours / plain for ours, plain in readings)
+    ratio = median(pair.ours.cpu_seconds / pair.plain.cpu_seconds for pair in readings)
     return [Row(name, f"{ratio:.2f}", f"<= {slowest:g}", ratio <= slowest)]
 
 
+def missed(figures: Figures) -> list[str]:
+    """Return the names of the rows that missed their target."""
+    return [row.name.strip() for row in rows_of(figures) if row is not None and row.is_met is False]
+
+
 def is_met(figures: Figures) -> bool:
-    """Whether no target was missed."""
-    return all(row is None or row.is_met is not False for row in rows_of(figures))
+    """Return whether every target was met."""
+    return not missed(figures)
+
+
+def verdict(figures: Figures) -> str:
+    """Return the last line: whether every target was met, else which were missed."""
+    count = sum(row is not None and row.is_met is not None for row in rows_of(figures))
+    names = missed(figures)
+    if names:
+        return f"Verdict: MISSED {len(names)} of {count} targets: {'; '.join(names)}."
+    return f"Verdict: ok, all {count} targets were met and every byte was right."
 
 
 def show(figures: Figures, title: str) -> None:
@@ -168,7 +217,7 @@ def show(figures: Figures, title: str) -> None:
 
 
 def as_json(figures: Figures, cloud: str, start_method: str) -> str:
-    """The figures for programs."""
+    """Return the figures as JSON, for programs."""
     dataset = figures.dataset
     return json.dumps(
         {
@@ -180,17 +229,27 @@ def as_json(figures: Figures, cloud: str, start_method: str) -> str:
             "logical_bytes": dataset.logical_bytes,
             "distinct_bytes": dataset.distinct_bytes,
             "stored_bytes": figures.stored_bytes,
-            "epoch_1": {"seconds": figures.first_seconds, "traffic": figures.first and asdict(figures.first)},
-            "epoch_2_always": {"seconds": figures.always_seconds, "traffic": figures.always and asdict(figures.always)},
+            "listing": {**_facts(figures.listing), "outlived": figures.listing.outcome.outlived},
+            "epoch_1": _facts(figures.first),
+            "epoch_2_always": _facts(figures.always),
             "epoch_2_immutable": {
-                "seconds": {sizes: [ours for ours, _ in readings] for sizes, readings in figures.warm.items()},
+                **_times({sizes: [pair.ours for pair in pairs] for sizes, pairs in figures.warm.items()}),
                 "traffic": figures.immutable and asdict(figures.immutable),
             },
-            "plain_files": {
-                "seconds": {sizes: [plain for _, plain in readings] for sizes, readings in figures.warm.items()},
-            },
+            "plain_files": _times({sizes: [pair.plain for pair in pairs] for sizes, pairs in figures.warm.items()}),
             "mismatched_bytes": figures.mismatched_bytes,
-            "missed": [row.name.strip() for row in rows_of(figures) if row is not None and row.is_met is False],
+            "missed": missed(figures),
         },
         indent=2,
     )
+
+
+def _facts(phase: Phase) -> dict[str, Any]:
+    return {"seconds": phase.outcome.seconds, "traffic": phase.traffic and asdict(phase.traffic)}
+
+
+def _times(outcomes: dict[str, list[Outcome]]) -> dict[str, Any]:
+    return {
+        "seconds": {sizes: [item.seconds for item in items] for sizes, items in outcomes.items()},
+        "cpu_seconds": {sizes: [item.cpu_seconds for item in items] for sizes, items in outcomes.items()},
+    }

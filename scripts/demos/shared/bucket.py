@@ -99,8 +99,11 @@ class ServedBucket:
         self._proxy.reset()
         return found
 
-    def upload(self, tell: Callable[[int, int], None]) -> None:
-        """Put the dataset there. Raises UploadError."""
+    def upload(self, on_progress: Callable[[int, int], None]) -> None:
+        """Upload the dataset; *on_progress* is called with the objects done and the objects in all.
+
+        Raises: UploadError.
+        """
 
         def put(key: str) -> None:
             try:
@@ -111,7 +114,7 @@ class ServedBucket:
         with ThreadPoolExecutor(UPLOADS) as pool:
             try:
                 for number, _ in enumerate(pool.map(put, self._sizes)):
-                    tell(number + 1, len(self._sizes))
+                    on_progress(number + 1, len(self._sizes))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -94,7 +94,7 @@ def _http() -> Iterator[Ground]:
         yield Ground(
             CLOUDS["http"],
             endpoint,
-            partial(_put, endpoint),
+            partial(put_over_http, f"{endpoint}/demo/"),
             client,
             "{}/demo/".format,
             _escaped,
@@ -112,9 +112,10 @@ def _escaped(key: str) -> str:
     return quote(key, safe="/" + SAFE)
 
 
-def _put(endpoint: str, key: str, data: bytes) -> None:
+def put_over_http(root: str, key: str, data: bytes) -> None:
+    """Upload *data* below the URL *root* by a plain PUT."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(f"{endpoint}/demo/{_escaped(key)}", data, method="PUT")):
+    with opener.open(urllib.request.Request(root + _escaped(key), data, method="PUT")):
         pass
 
 

@@ -55,12 +55,13 @@ class Dataset:
 
 
 def plant(
-    source: Path, directory: Path, *, most_files: int | None, is_default: bool, tell: Callable[[int, int], None]
+    source: Path, directory: Path, *, most_files: int | None, is_default: bool, on_progress: Callable[[int, int], None]
 ) -> Dataset:
     """Copy files of *source* into *directory* as ``v1/``, and as ``v2/`` with a few changed, added and removed.
 
-    The same files give the same dataset each time. *tell* hears how many of how many files are done. Raises ValueError
-    where there are none.
+    The same files give the same dataset each time. *on_progress* is called with the files done and the files in all.
+
+    Raises: ValueError if *source* has no readable files.
     """
     chosen = _choose(source, most_files, is_default=is_default)
     if not chosen:
@@ -71,13 +72,13 @@ def plant(
         data = (source / name).read_bytes()
         planted.append(_plant_one(directory, f"v1/{name}", data))
         v1[name] = len(data)
-        tell(number + 1, 2 * len(chosen))
+        on_progress(number + 1, 2 * len(chosen))
     changes = _Changes(v1)
     for number, name in enumerate(v1):
         data = (directory / "v1" / name).read_bytes()
         for key, content in changes.of(name, data):
             planted.append(_plant_one(directory, f"v2/{key}", content))
-        tell(len(chosen) + number + 1, 2 * len(chosen))
+        on_progress(len(chosen) + number + 1, 2 * len(chosen))
     return Dataset(directory, tuple(planted))
 
 

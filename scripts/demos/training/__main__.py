@@ -1,4 +1,4 @@
-"""Run the training-like job; `scripts/demo_torch` starts this with a Python that has torch."""
+"""Run the training job; `scripts/demo_torch` starts this module with a Python that has torch."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from demos.training.report import Reading
 from demos.training.samples import CachedFiles
 
 SHARE: Final = 3
-"""The store may hold one part in so many of the dataset's bytes."""
-_HANGS: Final = 900.0
-"""Seconds for one start method, after which every thread's stack is printed and this process is gone."""
+"""The store's budget is the dataset's bytes divided by this."""
+_HANGS: Final = 3600.0
+"""Seconds for one start method; then all stacks are printed and this process exits. Only a bound against hanging."""
 
 
 def main(options: Options) -> int:
-    """The exit status: 0 if nothing was wrong, or if there is no torch."""
+    """Return the exit status: 0 if every target was met, or if torch is not installed."""
     try:
         loader = loader_of(options.loader)
     except ImportError as error:
@@ -57,7 +57,8 @@ def main(options: Options) -> int:
         else:
             training_report.show(readings, _title(options))
             if options.keep:
-                print(f"\nThe stores and the dataset stay in {directory}.")
+                print(f"\nThe stores and the dataset are in {directory}.")
+            print(f"\n{training_report.verdict(readings)}")
     return 0 if all(reading.is_met for reading in readings) else 1
 
 
@@ -86,16 +87,22 @@ class _Training:
         with contextlib.ExitStack() as stack:
             with Console(stderr=True).status("starting SeaweedFS and the proxy"):
                 bucket = stack.enter_context(served("s3", dataset))
-            with bar("upload") as tell:
-                bucket.upload(tell)
+            with bar("upload") as on_progress:
+                bucket.upload(on_progress)
             return self._read_by_all_methods(dataset, bucket)
 
     def _plant(self) -> Dataset:
         given = self._options.dataset
         files = self._options.files or (FILES if given is None else None)
         source = given or Path(sysconfig.get_path("purelib"))
-        with bar("choose files") as tell:
-            return plant(source, self._directory / "dataset", most_files=files, is_default=given is None, tell=tell)
+        with bar("choose files") as on_progress:
+            return plant(
+                source,
+                self._directory / "dataset",
+                most_files=files,
+                is_default=given is None,
+                on_progress=on_progress,
+            )
 
     def _read_by_all_methods(self, dataset: Dataset, bucket: Bucket) -> list[Reading]:
         readings = []
@@ -109,7 +116,7 @@ class _Training:
         store = str(self._directory / f"store-{start_method}")
         budget = dataset.distinct_bytes // SHARE
         client = bucket.client(store, "immutable")
-        # The parent uses client and store first, as a training script does: what fork then hands down must do no harm.
+        # The parent uses client and store first, as a training script does: what a fork inherits must do no harm.
         client.CloudPath(bucket.uri + dataset.objects[0].key).read_bytes()
         bucket.traffic()
         counted = _Counted()
@@ -122,7 +129,7 @@ class _Training:
             for epoch in range(self._options.epochs):
                 self._read_epoch(files, start_method, epoch, counted, console)
         traffic: Traffic | None = bucket.traffic()
-        # Once more, with all workers gone: now nothing but what the plan says may hold it above its budget.
+        # Once more, after the workers have ended: nothing is in use now, so the store must fit into its budget.
         runs.append(evictions.run_once(store, budget))
         counted.errors += [run.failure for run in runs if run.failure]
         counted.errors += _tracebacks(said)
@@ -157,7 +164,7 @@ class _Training:
 
 
 def _tracebacks(said: Path) -> list[str]:
-    """What workers said of failures that their exit code does not tell: at their exit, in threads, in finalizers."""
+    """Return failures that an exit code does not show: at the exit of workers, in threads, in finalizers."""
     text = said.read_text(encoding="utf-8", errors="replace")
     if "Traceback (most recent call last)" in text or "Fatal Python error" in text:
         return [f"on standard error: {text}"]
@@ -166,7 +173,7 @@ def _tracebacks(said: Path) -> list[str]:
 
 
 def _stored_bytes(store: str) -> int:
-    """By the file system's word: nothing in the store's own books is asked."""
+    """Return the bytes of all blobs as the file system counts them; the store's own figures are not used."""
     return sum(path.stat().st_size for path in Path(store, "blobs").rglob("*") if path.is_file())
 
 

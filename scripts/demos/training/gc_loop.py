@@ -1,6 +1,6 @@
-"""`casstore gc` in a loop, beside whoever reads: `looping`; and the loop itself, a program of its own.
+"""Run `casstore gc` in a loop beside the readers: `looping`, and the program that it starts.
 
-A program, for a process that starts others from a thread while it forks hands its pipes to the wrong children.
+The loop is a program, because a process that starts children from a thread while it forks leaks pipes into them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-_HANGS: Final = 120.0
-"""Seconds after which a run is taken to hang."""
+_HANGS: Final = 1200.0
+"""Seconds after which a run counts as hanging."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of the command; *status* is None where it hung."""
+    """One run of the command; *status* is None if it hung."""
 
     status: int | None
     out: str
@@ -30,17 +30,17 @@ class Run:
 
     @property
     def failure(self) -> str:
-        """What was wrong with it; empty where nothing was."""
+        """What failed; empty if nothing did."""
         if self.status is None:
             return f"casstore gc hung: {self.err}"
-        # Over its budget at the end, for blobs that were to go came back into use: no failure beside workers that read.
+        # Blobs that came back into use leave the store over its budget: no failure while workers read.
         if self.status != 0 and self.facts.get("within_budget") is not False:
             return f"casstore gc exited with {self.status}: {self.err or self.out}"
         return "" if self.facts else f"casstore gc --json printed no JSON but {self.out!r}"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What it says that it did."""
+        """The facts that the command printed as JSON."""
         try:
             answer: dict[str, Any] = json.loads(self.out)
         except ValueError:
@@ -49,7 +49,7 @@ class Run:
 
 
 def run_once(store: str, budget: int) -> Run:
-    """`casstore gc --max-size` on *store*."""
+    """Run `casstore gc --max-size` on *store*."""
     arguments = ["--dir", store, "gc", "--max-size", str(budget), "--yes", "--json"]
     try:
         done = subprocess.run(
@@ -62,7 +62,7 @@ def run_once(store: str, budget: int) -> Run:
 
 @contextlib.contextmanager
 def looping(store: str, budget: int, report: Path) -> Iterator[list[Run]]:
-    """One run after the other while the body lasts; at its end the list holds them all."""
+    """Run the command in a loop during the body; at its end the list has every run."""
     runs: list[Run] = []
     report.touch()
     command = [sys.executable, "-m", "demos.training.gc_loop", store, str(budget), str(report)]
@@ -71,7 +71,7 @@ def looping(store: str, budget: int, report: Path) -> Iterator[list[Run]]:
         yield runs
     finally:
         process.send_signal(signal.SIGTERM)
-        # The signal itself is what ends a loop that has not begun yet.
+        # A loop that has not started yet is ended by the signal itself.
         if process.wait(2 * _HANGS) not in (0, -signal.SIGTERM):
             runs.append(Run(process.returncode, "", "the loop itself failed"))
         runs += [Run(**json.loads(line)) for line in report.read_text(encoding="utf-8").splitlines()]

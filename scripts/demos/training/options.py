@@ -1,4 +1,4 @@
-"""The command line of ``scripts/demo_torch``; standard library only, for it is looked at before there is torch."""
+"""The command line of ``scripts/demo_torch``; standard library only, because it is parsed before torch exists."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from pathlib import Path
 from demos.reading.options import START_METHODS, directory, positive
 
 FILES = 400
-"""Of one version of the default dataset: some 800 objects, which eight workers read in less time than they take to
-start by spawn.
-"""
+"""Files in one version of the default dataset: about 800 objects, which eight workers read faster than they start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """*start_methods* are some of `START_METHODS`; *loader* is ``torch`` or ``plain``; *dataset*, *files* and *python*
-    are None unless given.
+    """The parsed options: *dataset*, *files* and *python* are None unless given.
+
+    *start_methods* are some of `START_METHODS`; *loader* is ``torch`` or ``plain``.
     """
 
     workers: int
@@ -35,41 +34,46 @@ class Options:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Exits with a usage message where *arguments* mean nothing."""
+    """Parse *arguments*; a usage error exits with a message."""
     parser = argparse.ArgumentParser(
         prog="scripts/demo_torch",
-        description="Trains, so to speak: torch's DataLoader reads a real dataset through one store with worker "
-        "processes, every byte is compared, and all the while `casstore gc --max-size` with a third of the dataset's "
-        "bytes runs in a loop.",
-        epilog="Exit status: 0 if no byte was wrong and nothing failed or hung; 0 too, with the reason, where there is "
-        "no torch; else 1.",
+        description="Reads like a training job: torch's DataLoader reads a real dataset through one store with worker "
+        "processes, and every byte is compared. Meanwhile `casstore gc --max-size` runs in a loop, with a third of the "
+        "dataset's bytes as the budget.",
+        epilog="The last line is the verdict. Exit status: 0 if every target was met, or if torch cannot be installed "
+        "(the reason is printed); else 1.",
     )
-    parser.add_argument("--workers", type=positive, default=8, metavar="N", help="of the DataLoader (default 8)")
-    parser.add_argument("--epochs", type=positive, default=2, metavar="N", help="times all is read (default 2)")
     parser.add_argument(
-        "--start-method", choices=(*START_METHODS, "all"), default="all", help="of the workers (default all, in turn)"
+        "--workers", type=positive, default=8, metavar="N", help="workers of the DataLoader (default 8)"
+    )
+    parser.add_argument(
+        "--epochs", type=positive, default=2, metavar="N", help="number of passes over the dataset (default 2)"
+    )
+    parser.add_argument(
+        "--start-method",
+        choices=(*START_METHODS, "all"),
+        default="all",
+        help="how the workers are started (default all, in turn)",
     )
     parser.add_argument(
         "--dataset",
         type=directory,
         metavar="DIR",
-        help=f"upload all files below DIR, not {FILES} from this environment's own site-packages",
+        help=f"upload all files below DIR instead of {FILES} files of this environment's site-packages",
     )
-    parser.add_argument("--files", type=positive, metavar="N", help="take at most N files")
-    parser.add_argument("--no-server", action="store_true", help="read from a file:// bucket; no GET is counted")
+    parser.add_argument("--files", type=positive, metavar="N", help="upload at most N files")
+    parser.add_argument("--no-server", action="store_true", help="read from a file:// bucket; requests are not counted")
     parser.add_argument(
         "--loader",
         choices=("torch", "plain"),
         default="torch",
-        help="plain: a process pool of the standard library in place of torch",
+        help="plain uses a process pool of the standard library instead of torch",
     )
     parser.add_argument(
-        "--python", type=Path, metavar="PYTHON", help="use this Python, which has torch, and install nothing"
+        "--python", type=Path, metavar="PYTHON", help="use this Python, which has torch; install nothing"
     )
-    parser.add_argument(
-        "--install", action="store_true", help="install torch into .venv-torch without asking, whatever its size"
-    )
-    parser.add_argument("--keep", action="store_true", help="leave the stores and the dataset where they are")
+    parser.add_argument("--install", action="store_true", help="install torch into .venv-torch without asking")
+    parser.add_argument("--keep", action="store_true", help="keep the stores and the dataset")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     given = parser.parse_args(arguments)
     return Options(

@@ -1,4 +1,4 @@
-"""The table of the training-like job: a line for each start method."""
+"""The table of the training job: one line for each start method."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SHOWN_ERRORS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the epochs of one start method gave.
+    """The figures of one start method.
 
-    *seconds* of each epoch, the start of its workers included; *gets* is None where nobody counted; *gc* has the runs
-    of the command, the last of which came after the workers; *stored_bytes* is what then lay in the store.
+    *seconds* of each epoch include the start of its workers. *gets* is None if requests were not counted. *gc* has all
+    runs of the command; the last one started after the workers had ended. *stored_bytes* were stored after it.
     """
 
     start_method: str
@@ -50,16 +50,16 @@ class Reading:
 
     @property
     def missed(self) -> list[str]:
-        """What should have been otherwise."""
-        wishes = {
+        """Return the names of the missed targets."""
+        targets = {
             "samples": self.samples == self.expected_samples,
             "wrong bytes": self.wrong_bytes == 0,
             "errors": not self.errors,
-            # A run in which nothing had to go would prove nothing.
+            # A run without evictions would prove nothing.
             "evicted": self.evicted_bytes > 0,
             "stored": self.stored_bytes <= self.budget,
         }
-        return [name for name, is_met in wishes.items() if not is_met]
+        return [name for name, is_met in targets.items() if not is_met]
 
     @property
     def is_met(self) -> bool:
@@ -95,8 +95,17 @@ def show(readings: Sequence[Reading], title: str) -> None:
             console.print(f"{reading.start_method}: {error.rstrip()}", markup=False, highlight=False)
 
 
+def verdict(readings: Sequence[Reading]) -> str:
+    """Return the last line: whether every start method met its targets."""
+    missed = [f"{reading.start_method} ({', '.join(reading.missed)})" for reading in readings if reading.missed]
+    if missed:
+        return f"Verdict: MISSED by {len(missed)} of {len(readings)} start methods: {'; '.join(missed)}."
+    samples = sum(reading.samples for reading in readings)
+    return f"Verdict: ok, all {samples:,} samples were right, and the store stayed within its budget."
+
+
 def as_json(readings: Sequence[Reading]) -> str:
-    """The figures for programs."""
+    """Return the figures as JSON, for programs."""
     return json.dumps([_facts(reading) for reading in readings], indent=2)
 
 

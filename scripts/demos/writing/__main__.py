@@ -1,4 +1,4 @@
-"""Run the demonstration of writes; `scripts/demo_writes` starts this with the environment's own Python."""
+"""Run the demonstration of writes; `scripts/demo_writes` starts this module with the Python of its environment."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from tests.harness.http_messages import Head
 from tests.harness.proxy import Proxy
 from tests.harness.servers import S3Server, s3_server
 
-_PATIENCE: Final = 60.0
-"""Seconds for a process to come as far as it must; a bound against hanging."""
+_TIMEOUT: Final = 600.0
+"""Seconds until a process must have reached a point; only a bound against hanging."""
 
-_SCRIPT: Final = Path(__file__).parents[1] / "demo_writes"
+_SCRIPT: Final = Path(__file__).parents[2] / "demo_writes"
 
 
 def main(options: Options) -> int:
-    """The exit status: 0 if nothing is lost."""
+    """Return the exit status: 0 if nothing is lost."""
     prepare()
     directory = Path(tempfile.mkdtemp(prefix="casstore-demo-writes-"))
     try:
@@ -60,12 +60,13 @@ def main(options: Options) -> int:
         else:
             writes_report.show(figures, f"{options.processes} processes write; two are killed, and the network fails")
             _say_what_next(options, directory)
+            print(f"\n{figures.verdict}")
     return 1 if figures.missed else 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Hold(Action):
-    """Keep a request from the server, or with *answered* its answer from the client, until it is *over*."""
+    """Delay a request, or with *answered* its response, until *over* is set."""
 
     reached: threading.Event
     over: threading.Event
@@ -90,7 +91,7 @@ class _Demonstration:
         self._options = options
         self._store, self._journals = directory / "store", directory / "journals"
         self._journals.mkdir()
-        # The story goes to stdout too, unless that is for a program.
+        # Progress messages are written to stdout too, unless a program reads it.
         self._console = Console(stderr=options.json, highlight=False, soft_wrap=True)
         self._over = threading.Event()
 
@@ -100,7 +101,7 @@ class _Demonstration:
             with Console(stderr=True).status("starting SeaweedFS and the proxy"):
                 server = stack.enter_context(s3_server())
                 network = stack.enter_context(_Network(server))
-                stack.callback(self._over.set)  # first of all, or the proxy's threads would wait on
+                stack.callback(self._over.set)  # runs first, so that the proxy's threads end
                 bucket = server.new_bucket("demo")
                 client = S3Client(
                     server.access_key,
@@ -134,7 +135,7 @@ class _Demonstration:
             _tell_all(started, "append_plainly", lines, bucket)
 
     def _append(self, started: Sequence[Writer], network: _Network) -> list[Writer]:
-        """All append to one object. Half-way, the answer to an upload is held back, and who waits for it is killed."""
+        """Append from all processes to one object; half-way, kill a process that waits for the answer to its upload."""
         lines, total = self._options.lines, len(started) * self._options.lines
         reached = threading.Event()
         hold = _Hold(reached, self._over, answered=True)
@@ -142,31 +143,31 @@ class _Demonstration:
         with self._counting(f"casstore: {len(started)} processes append", started, LOG, total):
             for writer in started:
                 writer.tell("append", lines, "line")
-            _await(reached.is_set, "no process came to the upload that is held up")
-            victim = _who_is_closing(started)
+            _await(reached.is_set, "no process reached the upload that the proxy delays")
+            victim = _closing_writer(started)
             victim.kill()
             living = [writer for writer in started if writer.answer()]
         self._say(
-            f"Process {victim.number} was killed while it appended: the server had the line, the process not yet the "
-            "answer. The next one to append found that out and went on."
+            f"Process {victim.number} was killed while it appended: the server had the line, the process not yet "
+            "the answer. The next process that appended detected this and continued."
         )
         return living
 
     def _kill_before_the_server(self, living: Sequence[Writer], network: _Network) -> list[Writer]:
-        """An upload that the server never saw, and whose process is gone."""
+        """Kill a process during an upload that never reaches the server."""
         victim, *others = living
         reached, key = threading.Event(), f"reports/{victim.number}.txt"
         network.proxy.add(Fault(_Hold(reached, self._over, answered=False), kind="PUT", key=key))
         victim.tell("open", key, "w", _report_of(victim))
         victim.answer()
         victim.tell("close")
-        _await(reached.is_set, "the upload that is held up was not sent")
+        _await(reached.is_set, "no process sent the upload that the proxy delays")
         victim.kill()
-        self._say(f"Process {victim.number} was killed while it uploaded {key}; the server has seen nothing of it.")
+        self._say(f"Process {victim.number} was killed while it uploaded {key}; the request never reached the server.")
         return others
 
     def _lose_the_network(self, living: Sequence[Writer], network: _Network) -> None:
-        """Everybody has a file open for writing, and closes it without a network."""
+        """Close files that are open for writing while the network is down."""
         appending, *reporting = living
         appending.tell("open", LOG, "a", (f"process {appending.number}, without a network",))
         for writer in reporting:
@@ -174,14 +175,14 @@ class _Demonstration:
         for writer in living:
             writer.answer()
         network.fail()
-        with Console(stderr=True).status("the network is away, and all processes close their files"):
+        with Console(stderr=True).status("the network is down, and all processes close their files"):
             _tell_all(living, "close")
         note = next((note for note in appending.notes() if note.state == "kept"), None)
         if note is None:
-            raise RuntimeError("close() raised nothing although the network was away")
+            raise RuntimeError("close() raised nothing although the network was down")
         self._say(
-            f"The network went away while {len(living)} processes had files open. What close() said to process "
-            f"{appending.number}:"
+            f"The network went down while {len(living)} processes had files open. In process {appending.number} "
+            "close() raised:"
         )
         self._console.print(f"\n    {note.said}\n", markup=False)
 
@@ -199,7 +200,7 @@ class _Demonstration:
     # --- the shell ----------------------------------------------------------------------------------------------------
 
     def _casstore(self, *arguments: str, server: S3Server | None = None) -> None:
-        """Run the command and show what it says, as a user sees it."""
+        """Run the command and print its output, as a user sees it."""
         self._console.print(f"\n[bold]$ casstore {' '.join(arguments)}[/]\n")
         done = subprocess.run(
             [sys.executable, "-m", "casstore", *arguments],
@@ -231,7 +232,7 @@ class _Demonstration:
 
     @contextlib.contextmanager
     def _counting(self, title: str, started: Sequence[Writer], key: str, total: int) -> Iterator[None]:
-        """A bar that counts the lines of *key* that are acknowledged, by a thread."""
+        """Show a bar with the number of acknowledged lines of *key*, updated by a thread."""
         done = threading.Event()
 
         def count() -> None:
@@ -250,7 +251,7 @@ class _Demonstration:
 
 
 class _Network:
-    """The way to the server, which can fail; its address stays."""
+    """The network to the server; it can fail, and keeps its address."""
 
     def __init__(self, server: S3Server) -> None:
         self._server = server
@@ -264,11 +265,11 @@ class _Network:
         self.proxy.close()
 
     def fail(self) -> None:
-        """Every connection is cut, and no new one is taken."""
+        """Cut every connection and accept no new ones."""
         self.proxy.close()
 
     def come_back(self) -> None:
-        """As before."""
+        """Accept connections again, at the same address."""
         self.proxy = Proxy(self._server.endpoint, port=int(self.endpoint.rpartition(":")[2]))
 
 
@@ -283,29 +284,29 @@ def _report_of(writer: Writer) -> list[str]:
     return [f"process {writer.number}, report line {number}" for number in range(3)]
 
 
-def _who_is_closing(started: Sequence[Writer]) -> Writer:
-    """Whoever has the lock, and so waits for the answer that is held back."""
+def _closing_writer(started: Sequence[Writer]) -> Writer:
+    """Return the writer that has the lock, and waits for the answer that the proxy delays."""
     found: list[Writer] = []
 
     def is_one() -> bool:
-        # Others may just be writing down that theirs was acknowledged.
+        # Another writer may be recording the acknowledgement of its own upload.
         found[:] = [writer for writer in started if any(note.state == "closing" for note in writer.notes())]
         return len(found) == 1
 
-    _await(is_one, "it is not to be seen who uploads")
+    _await(is_one, "no single process was seen uploading")
     return found[0]
 
 
 def _await(condition: Callable[[], bool], complaint: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{complaint} within {_PATIENCE:.0f} s")
+            raise RuntimeError(f"{complaint} within {_TIMEOUT:.0f} s")
         time.sleep(0.02)
 
 
 def _lines_in(server: S3Server, bucket: str) -> dict[str, list[str]]:
-    """What is in the cloud, by plain boto3 and past the proxy: nothing of ours has a hand in what is the truth."""
+    """Return all objects' lines, read by plain boto3 and without the proxy: the truth is independent of casstore."""
     client = server.client()
     keys = [item["Key"] for item in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
     return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read().decode().splitlines() for key in keys}
@@ -315,7 +316,9 @@ def _say_what_next(options: Options, directory: Path) -> None:
     command, again = shown(Path(sys.executable).with_name("casstore")), shown(_SCRIPT)
     print("\nNext:\n")
     if options.keep:
-        print(f"    CASSTORE_DIR={directory}/store {command} ls   # what the store holds; the journals lie beside it")
+        print(
+            f"    CASSTORE_DIR={directory}/store {command} ls   # the cached objects; the journals are beside the store"
+        )
         print(f"    rm -rf {directory}")
         return
     print(f"    {again} --processes 16 --lines 10  # more of them")

@@ -1,4 +1,4 @@
-"""The command line of ``scripts/demo_writes``; standard library only: it is read before there is an environment."""
+"""The command line of ``scripts/demo_writes``; standard library only: it is parsed before an environment exists."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final
 from demos.reading.options import positive
 
 FEWEST: Final = 4
-"""Processes: two are killed, one fails to append, and one fails to write an object of its own."""
+"""Processes: two are killed, one fails to append, and one fails to write another object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """*lines* are those that each process appends before anything fails."""
+    """The parsed options; each process appends *lines* before the first failure."""
 
     processes: int
     lines: int
@@ -24,17 +24,21 @@ class Options:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Exits with a usage message where *arguments* mean nothing."""
+    """Parse *arguments*; a usage error exits with a message."""
     parser = argparse.ArgumentParser(
         prog="scripts/demo_writes",
-        description="Has processes append lines to one object of a real S3 server (SeaweedFS, started for this), kills "
-        "two of them in the middle of an upload, takes the network away while the others close their files, brings it "
-        "back, uploads with `casstore push` what was kept, and counts the lines: none is lost, none is there twice.",
-        epilog="Exit status: 0 if no line is lost, and none there twice; 1 if not.",
+        description="Several processes append lines to one object of a real S3 server (SeaweedFS, started for this). "
+        "Two are killed during an upload. The network fails while the others close their files, and recovers. "
+        "`casstore push` uploads the pending writes. Then all lines are counted: none may be lost or stored twice.",
+        epilog="The last line is the verdict. Exit status: 0 if no line was lost or stored twice, 1 if not.",
     )
-    parser.add_argument("--processes", type=_processes, default=8, metavar="N", help="that write (default 8)")
-    parser.add_argument("--lines", type=positive, default=25, metavar="N", help="each appends (default 25)")
-    parser.add_argument("--keep", action="store_true", help="leave the store and the journals where they are")
+    parser.add_argument(
+        "--processes", type=_processes, default=8, metavar="N", help="number of writing processes (default 8)"
+    )
+    parser.add_argument(
+        "--lines", type=positive, default=25, metavar="N", help="lines that each process appends (default 25)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the store and the journals")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     given = parser.parse_args(arguments)
     return Options(given.processes, given.lines, given.keep, given.json)
@@ -44,6 +48,6 @@ def _processes(text: str) -> int:
     number = positive(text)
     if number < FEWEST:
         raise argparse.ArgumentTypeError(
-            f"{text} are too few: two are killed, and two have to go on ({FEWEST} or more)"
+            f"{text} is too few: use {FEWEST} or more, because two are killed and two must continue"
         )
     return number

@@ -1,4 +1,4 @@
-"""What was promised, what is in the cloud, and whether that is the same."""
+"""Compare what `close()` promised with what the server has."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from demos.writing.writers import PLAIN, Note
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Lines, but for *shown* and *pending_at_end*, which are writes that `casstore pending` listed.
+    """Counts of lines; *shown* and *pending_at_end* count writes that `casstore pending` listed.
 
-    *killed* were being uploaded by a process that was killed. *not_pushed* were promised to be kept and are not in the
-    cloud, *lost* were acknowledged and are not. *plain* lines were acknowledged by plain boto3, *plain_lost* of them
-    are not there.
+    *killed* lines were being uploaded by a process that was killed. *lost* lines were acknowledged, *not_pushed* lines
+    were kept; both are missing on the server. *plain* lines were acknowledged by plain boto3; *plain_lost* of them are
+    missing.
     """
 
     acknowledged: int
@@ -40,7 +40,7 @@ class Figures:
     def of(
         cls, notes: Iterable[Note], objects: Mapping[str, Iterable[str]], *, shown: int, pending_at_end: int
     ) -> Figures:
-        """By the journals' *notes* and the lines of the *objects*, which plain boto3 has read past the proxy."""
+        """Compare the *notes* of the journals with the lines of the *objects* on the server."""
         promised: dict[str, set[tuple[str, str]]] = {}
         for note in notes:
             state = "plain" if note.key == PLAIN else note.state
@@ -67,29 +67,37 @@ class Figures:
         )
 
     def rows(self) -> list[tuple[str, int, int | None] | None]:
-        """Name, measured, target; None is a line between two groups."""
+        """Return (name, measured, target) of each row; None is a line between two groups."""
         return [
             ("lines whose close() returned", self.acknowledged, None),
-            ("lines whose close() raised, and said where they are", self.kept, None),
+            ("lines whose close() raised, and named the kept bytes", self.kept, None),
             ("lines whose process was killed in close()", self.killed, None),
-            ("lines that could not be begun", self.refused, 0),
+            ("lines that could not be started", self.refused, 0),
             ("writes that casstore pending listed", self.shown, None),
             None,
-            ("lines in the cloud", self.in_cloud, self.acknowledged + self.kept + self.killed),
-            ("  acknowledged, and lost", self.lost, 0),
-            ("  kept, and not there after casstore push", self.not_pushed, 0),
-            ("  there twice", self.twice, 0),
-            ("  that nobody wrote", self.foreign, 0),
-            ("writes that are pending at the end", self.pending_at_end, 0),
+            ("lines on the server", self.in_cloud, self.acknowledged + self.kept + self.killed),
+            ("  acknowledged and lost", self.lost, 0),
+            ("  kept and missing after casstore push", self.not_pushed, 0),
+            ("  stored twice", self.twice, 0),
+            ("  written by no process", self.foreign, 0),
+            ("writes pending at the end", self.pending_at_end, 0),
             None,
-            ("plain boto3 (get, add, put): lines acknowledged", self.plain, None),
-            ("  and lost", self.plain_lost, None),
+            ("plain boto3 (get, append, put): lines acknowledged", self.plain, None),
+            ("  acknowledged and lost by boto3", self.plain_lost, None),
         ]
 
     @property
     def missed(self) -> list[str]:
-        """The rows whose target was missed."""
+        """Return the names of the rows that missed their target."""
         return [row[0].strip() for row in self.rows() if row is not None and row[2] not in (None, row[1])]
+
+    @property
+    def verdict(self) -> str:
+        """The last line: whether every target was met, else which were missed."""
+        count = sum(row is not None and row[2] is not None for row in self.rows())
+        if self.missed:
+            return f"Verdict: MISSED {len(self.missed)} of {count} targets: {'; '.join(self.missed)}."
+        return f"Verdict: ok, no line was lost or stored twice; plain boto3 lost {self.plain_lost:,} of {self.plain:,}."
 
 
 def show(figures: Figures, title: str) -> None:
@@ -110,6 +118,6 @@ def show(figures: Figures, title: str) -> None:
 
 
 def as_json(figures: Figures) -> str:
-    """The figures for programs."""
+    """Return the figures as JSON, for programs."""
     names = (name for name in Figures.__slots__)
     return json.dumps({**{name: getattr(figures, name) for name in names}, "missed": figures.missed}, indent=2)
