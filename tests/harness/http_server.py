@@ -195,6 +195,13 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 1 << 16
     disable_nagle_algorithm = True
 
+    def parse_request(self) -> bool:
+        """As the proxy of any host, too: then the request names the whole URL, and its path counts."""
+        is_good = super().parse_request()
+        if is_good and self.path.startswith("http://"):
+            self.path = "/" + self.path.split("/", 3)[3]
+        return is_good
+
     def do_GET(self) -> None:
         habits, origin = self.origin.habits, self.origin
         if self._answered_otherwise():
