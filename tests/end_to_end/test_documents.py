@@ -217,5 +217,9 @@ def test_scripts_and_links_in_a_document_exist(document: Path) -> None:
             command = line.partition("  #")[0]
             for script in re.findall(r"(?:^|\s)(scripts/\w+)", command):
                 assert (ROOT / script).is_file(), f"{_name(document)}: {line}"
-                for option in re.findall(r"\s(--[\w-]+)", command):
-                    assert f'"{option}"' in sources, f"{_name(document)}: {line}"
+                for option in re.findall(r"\s--([\w-]+)", command):
+                    # Some are made from a name in the code: `--no-locks` and `no_locks`.
+                    found = re.search(rf"\b{option}\b|\b{option.replace('-', '_')}\b", sources)
+                    assert found, f"{_name(document)}: {line}"
+            for program in re.findall(r"scripts/bench (\w+)", command):
+                assert (ROOT / "benchmarks" / f"{program}.py").is_file(), f"{_name(document)}: {line}"
