@@ -19,13 +19,15 @@ _SERVERS: Final = ("CASSTORE_TEST_S3_", "CASSTORE_TEST_GCS_", "CASSTORE_TEST_AZU
 
 
 def prepare() -> None:
-    """Keep what is set for the user's real clouds and stores out, and let signals end this program tidily.
+    """Remove the settings of the user's real clouds and stores, and let signals end this program cleanly.
 
-    Raises KeyboardInterrupt where Ctrl-C came while this program started.
+    Raises: KeyboardInterrupt, if Ctrl-C was pressed while this program started.
     """
     for name in list(os.environ):
         if name.startswith(_FOREIGN) and not name.startswith(_SERVERS):
             del os.environ[name]
+    # On a slow machine a writer or a download may wait for minutes; that must not decide about a target.
+    os.environ["CASSTORE_LOCK_TIMEOUT"] = "3600"
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
