@@ -1,4 +1,4 @@
-"""The processes that read: each lists by itself, reads everything in an order of its own, and compares every byte."""
+"""The reading processes: each lists, reads everything in its own order, and compares every byte."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from demos.shared.terminal import children_ignore_interrupts
 from pathapi.reading.listing_cache import SECONDS as LISTING_SECONDS
 
 _POLL = 0.1
-"""Seconds between two looks at how far the workers are, for the progress bar."""
+"""Seconds between two updates of the progress bar."""
 
 Work = Sequence[tuple[Any, bytes]]
-"""What to open, and the SHA-256 of what must be in it."""
+"""What to open, and the SHA-256 of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One thing that every worker does, all at the same time.
+    """A task that all workers do at the same time.
 
     *source* is ``list``, ``always`` and ``immutable`` (through a client of that freshness), or ``plain``: the built-in
     ``open`` of the plain files. *sizes* is a choice of `chosen`. Equal *epoch* means equal order.
@@ -60,8 +60,9 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker is given: *always* and *immutable* are clients, made in the parent; *number* is its own; *root* is
-    the bucket's URI, *uris* those of its objects, by key.
+    """The arguments of a worker: *always* and *immutable* are clients, made in the parent; *number* is the worker's.
+
+    *root* is the bucket's URI, *uris* are those of its objects, by key.
     """
 
     number: int
@@ -74,7 +75,7 @@ class Job:
 
 
 def chosen(dataset: Dataset, sizes: str) -> list[Planted]:
-    """The objects that are ``small``, ``large`` (`LARGE` and more), or ``all``."""
+    """Return the objects that are ``small``, ``large`` (`LARGE` and more), or ``all``."""
     return [item for item in dataset.objects if sizes == "all" or (item.size >= LARGE) == (sizes == "large")]
 
 
@@ -89,7 +90,7 @@ class Outcome:
 
     @classmethod
     def of(cls, done: Sequence[Done]) -> Outcome:
-        """The sum of all workers' parts."""
+        """Sum up the parts of all workers."""
         return cls(
             max(item.ended for item in done) - min(item.began for item in done),
             sum(item.cpu_seconds for item in done),
@@ -99,11 +100,11 @@ class Outcome:
 
 
 class WorkerError(Exception):
-    """A worker failed; the message is its traceback, or how it died."""
+    """A worker failed; the message is its traceback or its exit code."""
 
 
 class Workers:
-    """The processes, from the parent's side; see `started`."""
+    """The reading processes, as the parent sees them; see `started`."""
 
     def __init__(self, processes: list[Any], pipes: list[Any], progress: Any) -> None:
         self._processes, self._pipes, self._progress = processes, pipes, progress
@@ -142,7 +143,7 @@ class Workers:
 def started(
     count: int, method: str, bucket: Bucket, always: Any, immutable: Any, dataset: Dataset
 ) -> Iterator[Workers]:
-    """*count* processes, made by *method*; all are gone at the end, whatever happens."""
+    """Start *count* processes by *method*; kill all of them at the end."""
     context: Any = multiprocessing.get_context(method)
     progress = context.RawArray("Q", count)
     uris = {item.key: bucket.uri_of(item.key) for item in dataset.objects}
@@ -179,13 +180,13 @@ def _serve(job: Job, pipe: Any, progress: Any) -> None:
     while (task := pipe.recv()) is not None:
         try:
             pipe.send(worker.run(task))
-        except Exception:  # noqa: BLE001 - told to the parent, which ends the demonstration
+        except Exception:  # noqa: BLE001 - sent to the parent, which ends the demonstration
             pipe.send(Done(failure=traceback.format_exc()))
 
 
 def die_with_parent(parent: int) -> None:
-    """To run in a thread of a child: ends the child once *parent* is gone."""
-    # Under forkserver the parent is that server, and it ends with the one who started it.
+    """Exit this process once *parent* has ended; runs in a thread of the child."""
+    # With forkserver the parent is that server, which ends with the process that started it.
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -234,7 +235,7 @@ class _Worker:
         return self._listed[self._job.uris[key]]
 
     def _read(self, work: Work, opener: Callable[[Any], Any]) -> list[tuple[int, bytes]]:
-        """Read and compare all; the numbers and the bytes of those that are wrong."""
+        """Read and compare everything; return the numbers and the bytes of mismatches."""
         wrong = []
         for number, (name, truth) in enumerate(work):
             with opener(name) as file:

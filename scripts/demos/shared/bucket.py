@@ -18,10 +18,10 @@ from tests.harness.request_log import Record
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What the proxy saw of one phase. *extra_bytes* are body bytes that were sent for an object beyond its size.
+    """The requests of one phase, as the proxy counted them. *extra_bytes* were sent for an object beyond its size.
 
-    *refusals* are requests among the others that the server answered with an error of its own (5xx) or not at all, and
-    that were therefore sent again: SeaweedFS does that now and then on a busy machine.
+    *refusals* are those that the server answered with a 5xx or not at all, so that the client repeated them. SeaweedFS
+    does that now and then on a busy machine.
     """
 
     lists: int
@@ -39,7 +39,7 @@ class Traffic:
 
     @classmethod
     def of(cls, records: Iterable[Record], sizes: dict[str, int]) -> Traffic:
-        """Sums over *records*; *sizes* of the objects by key."""
+        """Sum up *records*; *sizes* are those of the objects, by key."""
         kinds: Counter[str] = Counter()
         sent: Counter[str] = Counter()
         not_modified = refusals = 0
@@ -60,27 +60,27 @@ class Bucket(Protocol):
     """A bucket that holds the dataset."""
 
     place: str
-    """What it is on, for the table's title."""
+    """The name of the server, for the title of the table."""
     note: str
     uri: str
-    """Of the bucket's root, with a slash at its end."""
+    """The URI of the bucket's root, with a slash at its end."""
     states_checksums: bool
 
     def uri_of(self, key: str) -> str:
-        """Of an object, as a listing gives it."""
+        """Return the URI of *key*, as a listing spells it."""
         ...
 
     def client(self, store: str, freshness: str) -> Any:
-        """A client that reads it through the store in that directory."""
+        """Return a client that reads the bucket through the store in the directory *store*."""
         ...
 
     def traffic(self) -> Traffic | None:
-        """What went over the wire since last asked; None where nobody counts."""
+        """Return the requests since the last call; None if they are not counted."""
         ...
 
 
 class ServedBucket:
-    """On a server, behind a proxy."""
+    """A bucket on a server, behind a proxy."""
 
     def __init__(self, ground: Ground, proxy: RemoteProxy, dataset: Dataset) -> None:
         self._ground, self._proxy, self._dataset = ground, proxy, dataset
@@ -109,7 +109,7 @@ class ServedBucket:
             try:
                 self._ground.plant(key, (self._dataset.directory / key).read_bytes())
             except Exception as error:
-                raise UploadError(f"{self.place} did not take {key}: {error}") from error
+                raise UploadError(f"{self.place} refused {key}: {error}") from error
 
         with ThreadPoolExecutor(UPLOADS) as pool:
             try:
@@ -121,11 +121,11 @@ class ServedBucket:
 
 
 class UploadError(RuntimeError):
-    """The server did not take an object of the dataset."""
+    """The server refused an object of the dataset."""
 
 
 class FileBucket:
-    """The dataset's own directory, by ``file://``."""
+    """The directory of the dataset, read by ``file://``."""
 
     place = "a file:// bucket"
     note = ""
@@ -146,6 +146,6 @@ class FileBucket:
 
 @contextlib.contextmanager
 def served(cloud: str, dataset: Dataset) -> Iterator[ServedBucket]:
-    """A bucket on a server of *cloud*, ours or the one that the environment names, behind a proxy process."""
+    """Start a server of *cloud* (or use the one that the environment names), a bucket and a proxy process."""
     with STARTED[cloud]() as ground, proxy_process(ground.endpoint, gcs_rules=not ground.follows_rules) as proxy:
         yield ServedBucket(ground, proxy, dataset)

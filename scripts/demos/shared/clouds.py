@@ -1,4 +1,4 @@
-"""The clouds of the demonstration: for each a real server, a bucket of ours on it, and how a client reaches it."""
+"""The clouds of the demonstration: for each a real server, a bucket on it, and a client for it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tests.harness.servers import GCSServer, S3Server, fake_gcs, s3_server
 from tests.pathapi.support.raw_buckets import AzureGround, GCSGround, S3Ground
 
 UPLOADS: Final = 8
-"""Parallel PUTs; two cores are busy with four."""
+"""Parallel PUTs; four keep two cores busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """A bucket on a server that has been started; *server* is its name, *endpoint* its own, without the proxy.
+    """A bucket on a running server; *server* is its name, *endpoint* its address without the proxy.
 
-    *plant* puts an object there by the cloud's own SDK, past the proxy: nothing of ours has a hand in what is the
-    truth. *client* and *root* (the bucket's URI, with a slash at its end) take the endpoint to go through. *spelled* is
-    how a key is written in a URI. *note* is what the reader of the table has to know.
+    *plant* uploads an object with the cloud's SDK and without the proxy, so that the truth is independent of casstore.
+    *client* and *root* (the bucket's URI, with a slash at its end) take the endpoint to use. *spelled* escapes a key
+    for a URI. *note* is printed below the table.
     """
 
     server: str
@@ -39,9 +39,9 @@ class Ground:
     spelled: Callable[[str], str] = str
     note: str = ""
     states_checksums: bool = True
-    """Whether a listing does, so that equal bytes under two keys travel once."""
+    """Whether a listing states checksums, so that equal bytes under two keys are sent once."""
     follows_rules: bool = True
-    """False where the proxy has to see to the conditions of requests."""
+    """False if the proxy has to answer the conditions of requests."""
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ def _http() -> Iterator[Ground]:
             client,
             "{}/demo/".format,
             _escaped,
-            note="An index page states no checksums: each object travels once, and equal bytes are stored once.",
+            note="An index page states no checksums: each object is sent once, and equal bytes are stored once.",
             states_checksums=False,
         )
 
@@ -108,7 +108,7 @@ def _shown(cloud: str, server: S3Server | GCSServer | AzureServer) -> str:
 
 
 def _escaped(key: str) -> str:
-    """As index pages have it: another spelling is another entry of the store."""
+    """Return *key* as index pages spell it: another spelling is another entry of the store."""
     return quote(key, safe="/" + SAFE)
 
 
@@ -125,4 +125,4 @@ STARTED: Final[Mapping[str, Callable[[], AbstractContextManager[Ground]]]] = {
     "az": _az,
     "http": _http,
 }
-"""By the names of `options.CLOUDS`: starts the server, or takes the one that the environment names."""
+"""By the names of `options.CLOUDS`: start the server, or use the one that the environment names."""

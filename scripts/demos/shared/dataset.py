@@ -1,4 +1,4 @@
-"""A real dataset in two versions: plain files on this disk, and what each of them holds."""
+"""A real dataset in two versions: plain files on this disk, and the hash of each."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Final
 
 LARGE: Final = 256 * 1024
-"""Bytes from which on a file's bytes, not its opening, are what reading it costs."""
+"""Bytes; reading a larger file costs more than opening it."""
 
 _SEED: Final = "casstore demo 1"
 _MOST_BYTES: Final = 64 << 20
-"""Of one version of the default dataset."""
+"""Bytes of one version of the default dataset."""
 _LARGEST: Final = 12 << 20
-"""Bytes; above 8 MiB an object is read in parallel parts, so that the default dataset has that too."""
+"""Bytes; above 8 MiB an object is read in parallel parts, which the default dataset must include."""
 _MOST_LARGE: Final = 32
 _MOST_LARGE_BYTES: Final = 40 << 20
 _SHARE: Final = 0.02
-"""Of files, and of bytes at most, that v2 changes, adds and removes, each."""
+"""The share of files, and at most of bytes, that v2 changes; it adds and removes as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Planted:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The objects, and the *directory* that holds them as plain files."""
+    """The objects, and the *directory* with the same plain files."""
 
     directory: Path
     objects: tuple[Planted, ...]
@@ -46,7 +46,7 @@ class Dataset:
 
     @property
     def contents(self) -> dict[bytes, int]:
-        """Size of each distinct content."""
+        """Return the size of each distinct content, by hash."""
         return {item.sha256: item.size for item in self.objects}
 
     @property
@@ -65,7 +65,7 @@ def plant(
     """
     chosen = _choose(source, most_files, is_default=is_default)
     if not chosen:
-        raise ValueError(f"{source} has no files that can be read")
+        raise ValueError(f"{source} has no readable files")
     planted = []
     v1 = {}
     for number, (name, _) in enumerate(chosen):
@@ -105,14 +105,14 @@ def _walk(source: Path) -> list[tuple[str, int]]:
             path = Path(at, name)
             if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK) and path.suffix != ".pyc":
                 relative = path.relative_to(source).as_posix()
-                # A file name may be anything; a key is text, and to Azure and SeaweedFS a backslash is a slash.
+                # A file name can have any bytes; a key is text. For Azure and SeaweedFS a backslash is a slash.
                 if relative.isprintable() and "\\" not in relative:
                     found.append((relative, path.stat().st_size))
     return found
 
 
 def _sample(found: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
-    """A fair sample of the small files, and more of the large ones than fair: they are few and must not be missed."""
+    """Return a fair sample of the small files, and more of the few large ones."""
     random.Random(_SEED).shuffle(found)
     sample = _take([item for item in found if item[1] >= LARGE], min(_MOST_LARGE, most // 2), _MOST_LARGE_BYTES)
     left = _MOST_BYTES - sum(size for _, size in sample)
@@ -120,7 +120,7 @@ def _sample(found: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
 
 
 def _take(items: list[tuple[str, int]], most: int, most_bytes: int) -> list[tuple[str, int]]:
-    """The first of *items* that fit."""
+    """Return the first of *items* that fit."""
     taken: list[tuple[str, int]] = []
     for name, size in items:
         if len(taken) < most and size <= most_bytes:
@@ -130,7 +130,7 @@ def _take(items: list[tuple[str, int]], most: int, most_bytes: int) -> list[tupl
 
 
 class _Changes:
-    """What differs between the versions: 2 % of the files changed, 2 % added, 2 % removed, and no more of the bytes."""
+    """What differs between the versions: 2 % of the files changed, 2 % added, 2 % removed, and no more bytes."""
 
     def __init__(self, v1: dict[str, int]) -> None:
         names = list(v1.items())
@@ -145,14 +145,14 @@ class _Changes:
         self._numbers = {name: number for number, name in enumerate(sorted(self._changed))}
 
     def of(self, name: str, data: bytes) -> list[tuple[str, bytes]]:
-        """What v2 has of a file of v1: names and contents."""
+        """Return the files of v2 that come from a file of v1: names and contents."""
         if name in self._removed:
             return []
         if name in self._copied:
             return [(name, data), (f"added in v2/{name}", data[::-1] + b"\n")]
         if name not in self._changed:
             return [(name, data)]
-        # Every other change leaves the size as it was: only the ETag tells.
+        # Every other change keeps the size, so that only the ETag shows it.
         if self._numbers[name] % 2:
             return [(name, bytes([data[0] ^ 1]) + data[1:])]
         return [(name, data + b"\n# changed in v2\n")]

@@ -1,4 +1,4 @@
-"""What the demonstrations share with their surroundings: foreign settings, signals, the terminal."""
+"""The environment of the demonstrations: settings, signals, the terminal."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def children_ignore_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group. Only this process is to act on it, and a child that has not yet come to
-    say so would print a traceback: being ignored is inherited, even by another program.
+    """Start children that ignore Ctrl-C, which reaches the whole process group; only this process handles it.
+
+    Ignoring is inherited, even by other programs. A child that sets it itself may be interrupted before.
     """
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -52,8 +53,9 @@ def children_ignore_interrupts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stderr_into(path: Path) -> Iterator[Console]:
-    """What this process and those that it starts say on standard error goes into *path* while the body runs; what it
-    is to show meanwhile goes to the console that this gives.
+    """Redirect the standard error of this process and its children into *path* during the body.
+
+    The console that this yields still prints on the terminal.
     """
     shown_on = os.dup(2)
     with open(shown_on, "w", encoding="utf-8") as terminal:
@@ -68,7 +70,7 @@ def stderr_into(path: Path) -> Iterator[Console]:
 
 @contextlib.contextmanager
 def bar(name: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error; call what it gives with how many of how many are done."""
+    """Show a progress bar on standard error; call what it yields with the items done and the items in all."""
     columns = (TextColumn("{task.description:<38}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
         task = progress.add_task(name, total=None)
@@ -77,24 +79,24 @@ def bar(name: str, console: Console | None = None) -> Iterator[Callable[[int, in
 
 @contextlib.contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """To print in: a reader of standard output that has seen enough, as `head` has, is no error."""
+    """Print in the body: if the reader of standard output closes it, as `head` does, that is no error."""
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # Or Python would flush it once more at its exit, and complain.
-        with open(os.devnull, "wb") as nobody:
-            os.dup2(nobody.fileno(), sys.stdout.fileno())
+        # Else Python flushes it again at its exit, and prints an error.
+        with open(os.devnull, "wb") as sink:
+            os.dup2(sink.fileno(), sys.stdout.fileno())
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        # The original exits with 1, which here says that a target was missed.
+        # The original exits with 1, which here means a missed target.
         raise BrokenPipeError
 
 
 def wide_console() -> Console:
-    """For a table on standard output: into a file or a pipe goes the whole of it."""
+    """Return a console for a table on standard output; a file or a pipe receives all columns."""
     console = _Console()
     if not console.is_terminal:
         console.width = 120
@@ -102,6 +104,6 @@ def wide_console() -> Console:
 
 
 def shown(path: Path) -> str:
-    """*path* as the user would type it from here."""
+    """Return *path* as the user would type it from here."""
     relative = os.path.relpath(path)
     return min(str(path), relative if os.sep in relative else f"./{relative}", key=len)

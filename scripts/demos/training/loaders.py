@@ -1,4 +1,4 @@
-"""What feeds a training loop: torch's DataLoader, or a process pool of the standard library where there is no torch."""
+"""The loaders of a training loop: torch's DataLoader, or a process pool of the standard library."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ from demos.shared.terminal import children_ignore_interrupts
 from demos.training.samples import CachedFiles, Sample
 
 BATCH: Final = 16
-STALL: Final = 120.0
-"""Seconds without a batch after which a loader is taken to hang; eight workers that each import torch need some ten."""
+STALL: Final = 1800.0
+"""Seconds without a batch until a loader counts as hanging; only a bound."""
 
 Loader = Callable[[CachedFiles, int, str, int], Iterator[list[Sample]]]
-"""Gives the samples of one epoch, in batches: (dataset, workers, start method, epoch). The workers are new each time
-and gone at the end. Raises LoaderError.
+"""Yields the samples of one epoch, in batches: (dataset, workers, start method, epoch). Each call starts its workers.
+
+Raises: LoaderError.
 """
 
 
 class LoaderError(Exception):
-    """Workers hung, or died otherwise than at their end."""
+    """A worker hung, or died before its end."""
 
 
 def loader_of(name: str) -> Loader:
-    """``torch`` or ``plain``; raises ImportError where there is no torch."""
+    """Return the loader ``torch`` or ``plain``.
+
+    Raises: ImportError, if torch is not installed.
+    """
     if name == "plain":
         return plain_batches
     importlib.import_module("torch.utils.data")
@@ -42,7 +46,7 @@ def loader_of(name: str) -> Loader:
 
 
 def torch_batches(dataset: CachedFiles, workers: int, start_method: str, epoch: int) -> Iterator[list[Sample]]:
-    """Batches of a DataLoader, each of which goes through a step of training first."""
+    """Yield the batches of a DataLoader, after one training step on each."""
     # By name: torch is in no environment that types are checked in.
     torch: Any = importlib.import_module("torch")
     data: Any = importlib.import_module("torch.utils.data")
@@ -62,7 +66,7 @@ def torch_batches(dataset: CachedFiles, workers: int, start_method: str, epoch: 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with children_ignore_interrupts():
         batches = iter(loader)
-    # It tells nobody how they ended, and ends by force those that take longer than five seconds.
+    # It does not report how they ended, and kills those that take longer than five seconds.
     processes = list(batches._workers)  # noqa: SLF001
     try:
         for features, samples in batches:
@@ -78,7 +82,7 @@ def torch_batches(dataset: CachedFiles, workers: int, start_method: str, epoch: 
 
 
 def histogram(data: bytes) -> Any:
-    """How often each byte occurs, as a tensor of 256 shares."""
+    """Return how often each byte value occurs, as a tensor of 256 shares."""
     torch: Any = importlib.import_module("torch")
     if not data:
         return torch.zeros(256)
@@ -86,7 +90,7 @@ def histogram(data: bytes) -> Any:
 
 
 def collate(samples: list[Sample]) -> tuple[Any, list[Sample]]:
-    """A batch: one tensor, which travels by shared memory, and what is to be counted."""
+    """Return a batch: one tensor, passed by shared memory, and the samples to count."""
     torch: Any = importlib.import_module("torch")
     rows = [torch.zeros(256) if sample.features is None else sample.features for sample in samples]
     return torch.stack(rows), [replace(sample, features=None) for sample in samples]
@@ -96,7 +100,7 @@ def collate(samples: list[Sample]) -> tuple[Any, list[Sample]]:
 
 
 def plain_batches(dataset: CachedFiles, workers: int, start_method: str, epoch: int) -> Iterator[list[Sample]]:
-    """The same batches by a pool."""
+    """Yield the same batches from a process pool."""
     context = multiprocessing.get_context(start_method)
     numbers = list(range(len(dataset)))
     random.Random(epoch).shuffle(numbers)
@@ -120,7 +124,7 @@ def plain_batches(dataset: CachedFiles, workers: int, start_method: str, epoch: 
 
 
 _dataset: CachedFiles | None = None
-"""Of this worker."""
+"""The dataset of this worker."""
 
 
 def _begin(dataset: CachedFiles) -> None:

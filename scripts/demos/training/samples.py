@@ -1,4 +1,4 @@
-"""The dataset that a training loop reads: map-style, as torch has it, and each sample compared with the truth."""
+"""The dataset of the training loop: map-style, as in torch; each sample is compared with the truth."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, Final
 from demos.shared.dataset import Dataset
 
 BY_PATH: Final = 8
-"""Every so many samples are read as libraries do that want a path: `fspath`, then the built-in ``open``."""
+"""One sample in this many is read by a local path: `fspath`, then the built-in ``open``."""
 _PIECE: Final = 1 << 16
-"""Bytes read at a time, so that a file is open for a while and may be evicted meanwhile."""
+"""Bytes read at a time, so that a file may be evicted while it is open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What became of one read. *failure* is a traceback; *features* is what a transform made of the bytes."""
+    """The result of one read. *failure* is a traceback; *features* is the output of the transform."""
 
     number: int
     size: int = 0
@@ -30,10 +30,10 @@ class Sample:
 
 @dataclass
 class CachedFiles:
-    """All objects of a bucket through the store: anything with these two methods is a dataset to torch's DataLoader.
+    """All objects of a bucket, read through the store: a dataset for torch's DataLoader.
 
-    Travels to workers of any start method, with its client. A sample that cannot be read is no exception but says so:
-    the epoch is to go on, and to count. *transform* makes features of bytes, in the worker.
+    It is passed to workers of any start method, with its client. A failed read is recorded in its sample, so that the
+    epoch continues. *transform* makes features of bytes, in the worker.
     """
 
     client: Any
@@ -48,11 +48,11 @@ class CachedFiles:
     def __getitem__(self, number: int) -> Sample:
         try:
             return self._read(number)
-        except Exception:  # noqa: BLE001 - told in the table
+        except Exception:  # noqa: BLE001 - shown in the table
             return Sample(number, failure=f"{self.truth.objects[number].key}: {traceback.format_exc()}")
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Sample]:
-        """A whole batch; the DataLoader asks for this where there is it."""
+        """Return a whole batch; the DataLoader prefers this method."""
         return [self[number] for number in numbers]
 
     def _read(self, number: int) -> Sample:

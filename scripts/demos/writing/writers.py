@@ -1,4 +1,4 @@
-"""The processes that write: each keeps a journal of what it was promised, which survives its death."""
+"""The writing processes: each keeps a journal of what `close()` promised, which survives its death."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from demos.reading.readers import die_with_parent
 from demos.shared.terminal import children_ignore_interrupts
 
 LOG: Final = "log.txt"
-"""The object that all append to."""
+"""The object that all processes append to."""
 PLAIN: Final = "plain.txt"
-"""The object that all append to by plain boto3."""
+"""The object that all processes append to with plain boto3."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One line of a journal. *state* of these *lines* of the object *key*:
+    """One line of a journal: the *state* of these *lines* of the object *key*.
 
-    ``closing`` before `close` is called; then ``acknowledged`` where it returned, ``kept`` where it raised and *said*
-    where the bytes are, ``refused`` where not even the opening succeeded.
+    ``closing`` before `close` is called; then ``acknowledged`` if it returned, or ``kept`` if it raised; *said* is its
+    message. ``refused`` if opening failed.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a writer is given: *client* is made in the parent, *root* is the bucket's URI with a slash at its end."""
+    """The arguments of a writer: *client* is made in the parent, *root* is the bucket's URI with a slash at its end."""
 
     number: int
     root: str
@@ -47,7 +47,7 @@ class Job:
 
 
 class Writer:
-    """One process, from the parent's side."""
+    """One writing process, as the parent sees it."""
 
     def __init__(self, job: Job, process: Any, pipe: Any) -> None:
         self.number = job.number
@@ -55,11 +55,14 @@ class Writer:
         self._journal, self._pipe = job.journal, pipe
 
     def tell(self, *order: Any) -> None:
-        """Begin to carry out *order*: the name of a method of `_Writing`, and its arguments."""
+        """Start *order*: the name of a method of `_Writing`, and its arguments."""
         self._pipe.send(order)
 
     def answer(self) -> bool:
-        """Wait until the last order is carried out; False where the process was killed. Raises WriterError."""
+        """Wait for the last order; return False if the process was killed.
+
+        Raises: WriterError.
+        """
         try:
             failure: str = self._pipe.recv()
         except EOFError:
@@ -69,16 +72,16 @@ class Writer:
         return True
 
     def kill(self) -> None:
-        """SIGKILL: nothing is tidied up."""
+        """Send SIGKILL: no cleanup runs."""
         self.process.kill()
         self.process.join()
 
     def notes(self) -> list[Note]:
-        """The journal so far, the last state of each set of lines."""
+        """Return the journal so far: the last state of each set of lines."""
         latest: dict[tuple[str, ...], Note] = {}
         if not self._journal.exists():
             return []
-        # What does not end in a line feed is being written just now.
+        # A last line without a line feed is still being written.
         for text in self._journal.read_text(encoding="utf-8").split("\n")[:-1]:
             record = json.loads(text)
             note = Note(record["key"], tuple(record["lines"]), record["state"], record["said"])
@@ -87,12 +90,12 @@ class Writer:
 
 
 class WriterError(Exception):
-    """A writer failed in a way that is no part of the demonstration; the message is its traceback."""
+    """A writer failed unexpectedly; the message is its traceback."""
 
 
 @contextlib.contextmanager
 def started(count: int, root: str, client: Any, journals: Path) -> Iterator[list[Writer]]:
-    """*count* processes, started by spawn; all are gone at the end, whatever happens."""
+    """Start *count* processes by spawn; kill all of them at the end."""
     context: Any = multiprocessing.get_context("spawn")
     writers: list[Writer] = []
     try:
@@ -126,7 +129,7 @@ def _serve(job: Job, pipe: Any) -> None:
 
 
 class _Writing:
-    """What a writer can be told to do."""
+    """The orders that a writer understands."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -134,17 +137,17 @@ class _Writing:
         self._held: tuple[Any, str, tuple[str, ...]] | None = None
 
     def warm_up(self) -> None:
-        """Pay for the SDK and the first connection before anything is timed or broken."""
+        """Import the SDK and connect, before anything is timed or broken."""
         self._job.client.CloudPath(self._job.root + LOG).exists()
 
     def append(self, count: int, label: str) -> None:
-        """*count* lines to the log, one at a time."""
+        """Append *count* lines to the log, one at a time."""
         for number in range(count):
             self.open(LOG, "a", (f"process {self._job.number}, {label} {number}",))
             self.close()
 
     def open(self, key: str, mode: str, lines: Sequence[str]) -> None:
-        """Open and write, and not yet close."""
+        """Open an object and write, without closing it."""
         lines = tuple(lines)
         try:
             file = self._job.client.CloudPath(self._job.root + key).open(mode, encoding="utf-8")
@@ -155,7 +158,7 @@ class _Writing:
         self._held = file, key, lines
 
     def close(self) -> None:
-        """Close what `open` left, which uploads it."""
+        """Close the file of `open`, which uploads it."""
         if self._held is None:
             return
         (file, key, lines), self._held = self._held, None
@@ -168,7 +171,7 @@ class _Writing:
             self._note(Note(key, lines, "acknowledged"))
 
     def append_plainly(self, count: int, bucket: str) -> None:
-        """As `append`, as it is done without casstore: get, add, put."""
+        """Append as it is usually done without casstore: get, append, put."""
         client = self._job.client.client
         for number in range(count):
             lines = (f"process {self._job.number}, plain {number}",)
