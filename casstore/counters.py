@@ -20,7 +20,7 @@ from typing import Final
 
 from casstore.format.layout import Layout
 from casstore.fs import files
-from casstore.locks.lock_files import POLL_LAST, create_locked
+from casstore.locks.lock_files import LockFile
 
 FLUSH_SECONDS: Final = 5.0
 """How long what was counted stays in memory while the process fills."""
@@ -122,36 +122,23 @@ class Counters:
         try:
             self._due = time.monotonic() + FLUSH_SECONDS
             with contextlib.suppress(OSError):  # a full disk, a store that was removed: they are counts
-                self._add_to_file(self._layout, time.monotonic() + timeout)
+                self._add_to_file(self._layout, timeout)
         finally:
             self._mutex.release()
 
-    def _add_to_file(self, layout: Layout, deadline: float) -> None:
+    def _add_to_file(self, layout: Layout, timeout: float) -> None:
         counted = self.counts()
         new = self._new()
         # Where somebody removed the store, or put something else there, nothing is ours to write.
         if not new or not os.path.exists(layout.store):
             return
-        descriptor = _acquire_lock(layout, deadline)
-        if descriptor is None:
-            return
-        try:
-            since, counts = _read(layout)
-            counts.update(new)
-            said = {"since": since or time.time_ns(), "counts": counts}
-            self._added = counted
-            files.replace(layout.statistics, json.dumps(said).encode())
-        finally:
-            os.close(descriptor)
-
-
-def _acquire_lock(layout: Layout, deadline: float) -> int | None:
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            return create_locked(layout.statistics_lock)
-        if time.monotonic() >= deadline:
-            return None
-        time.sleep(POLL_LAST)
+        with LockFile(layout.statistics_lock).acquire(timeout) as is_ours:
+            if is_ours:
+                since, counts = _read(layout)
+                counts.update(new)
+                said = {"since": since or time.time_ns(), "counts": counts}
+                self._added = counted
+                files.replace(layout.statistics, json.dumps(said).encode())
 
 
 def _read(layout: Layout) -> tuple[int, Counter[str]]:

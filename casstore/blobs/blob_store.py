@@ -1,8 +1,8 @@
-"""Blobs: immutable files named by the digest of their bytes, and the staging files that become them.
+"""Blobs: immutable files named by the digest of their bytes.
 
-Bytes first, name second. A staging file is filled, gets mode 0444 and the mtime that follows from its digest, and is
-linked into ``blobs/``; nobody ever sees a name with half of its bytes. A name that is taken is a dedup hit, after the
-bytes have been compared where equal digests prove nothing.
+A staging file is filled first, gets mode 0444 and the mtime of its digest, and is then linked into ``blobs/``: no
+process ever sees an incomplete blob. If the name exists, the blob is shared, after a comparison of the bytes if equal
+digests prove nothing.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from casstore.format.layout import Layout
 from casstore.fs import copying, files
 
 OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""Of whatever has a blob's name: a pipe that somebody put there must not be waited for."""
+"""Do not follow links, nor wait for a pipe, that a user put in place of a blob."""
 
 _NOT_A_FILE: Final = frozenset((errno.ELOOP, errno.ENXIO))
-"""What opening gives for a symbolic link and for a socket."""
+"""Errors of opening a symbolic link and a socket."""
 
 
 class BlobModifiedError(BlobDamagedError):
-    """A blob's size or mtime is not what its name and its entry say: somebody touched or changed it."""
+    """A blob's size or mtime differs from its entry: another program touched or changed it."""
 
 
 class CollisionError(BlobDamagedError):
-    """Two different contents have one digest, and both are right; the newcomer cannot be stored."""
+    """Two different contents have the same digest; the second cannot be stored."""
 
 
 class BlobStore:
-    """The files under ``blobs/`` of one store. Knows no index: what may be trusted about a taken name, callers say."""
+    """The files under ``blobs/`` of one store. Knows no index; callers decide which existing blobs to trust."""
 
     __slots__ = ("_algorithm", "_layout", "_open_sets_mode")
 
@@ -46,30 +46,32 @@ class BlobStore:
         self._open_sets_mode: bool | None = None
 
     def stage(self, fallback_directory: Callable[[], str] | None = None) -> Staging:
-        """A new staging file; one with a name, in the directory that *named_in* gives, only where unnamed files do not
-        exist.
+        """Return a new staging file: unnamed, or named in *fallback_directory()* if the file system has no unnamed
+        files.
 
-        Raises StoreFullError.
+        Raises: StoreFullError.
         """
         with files.full_disk(self._layout.root):
             descriptor = files.open_unnamed(self._layout.blobs)
             if descriptor is not None:
                 if self._open_sets_mode is None:
-                    # The umask may take bits away; asked once, since every system call counts beside busy threads.
+                    # The umask may remove bits. Checked once: beside busy threads, each system call counts.
                     self._open_sets_mode = stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o444
                 return Staging(descriptor, None, self._algorithm, has_mode=self._open_sets_mode)
             if fallback_directory is None:
-                raise OSError(errno.EOPNOTSUPP, "the file system has no unnamed files", self._layout.blobs)
+                raise OSError(errno.EOPNOTSUPP, "this file system has no unnamed files (O_TMPFILE)", self._layout.blobs)
             directory = fallback_directory()
             os.makedirs(directory, 0o700, exist_ok=True)
             return Staging(*files.open_named(directory), self._algorithm)
 
     def add(self, staging: Staging, digest: Digest, *, compare: bool = False) -> AddedBlob:
-        """Link *staging* under *digest*.
+        """Link *staging* as the blob *digest*.
 
-        Where the name is taken: a dedup hit if size and, for a digest that is not cryptographic or with *distrust*,
-        every byte are equal. Raises CollisionError where both contents have that digest, BlobDamagedError where the
-        one that is there is wrong; the caller has it taken away and tries again.
+        If the name exists, share that blob if size and bytes are equal; bytes of a cryptographic digest are compared
+        only with *compare*.
+
+        Raises: CollisionError if both contents have that digest. BlobDamagedError if the existing blob is damaged; the
+        caller removes it and retries.
         """
         target = self._layout.blob(digest.value)
         staging.finalize(digest)
@@ -82,25 +84,25 @@ class BlobStore:
                     pass
                 except FileNotFoundError as error:
                     if has_shard:
-                        raise  # our own bytes lost their last name
-                    # Another thread may make the directory just now: only a second ENOENT means our own file.
+                        raise  # the staging file has lost its last name
+                    # Another thread may be creating the directory: only a second ENOENT means the staging file.
                     self._make_shard(digest, error)
                     has_shard = True
                     continue
                 else:
                     return AddedBlob(digest, staging.size, Inode.of(os.fstat(staging.descriptor)), is_new=True)
             try:
-                held = self.open_any(digest.value)
+                existing = self.open_any(digest.value)
             except FileNotFoundError:
-                continue  # swept since
+                continue  # swept meanwhile
             try:
-                added = self._match_existing(staging, digest, held, compare=compare or not digest.is_cryptographic)
+                added = self._match_existing(staging, digest, existing, compare=compare or not digest.is_cryptographic)
             except BaseException:
-                os.close(held)
+                os.close(existing)
                 raise
-            staging.keep_open(held)
+            staging.keep_open(existing)
             return added
-        raise OSError(errno.EAGAIN, "a blob's name came and went a hundred times", target)
+        raise OSError(errno.EAGAIN, "a blob was created and deleted 100 times meanwhile: try again", target)
 
     def _make_shard(self, digest: Digest, error: OSError) -> None:
         try:
@@ -108,57 +110,57 @@ class BlobStore:
         except FileExistsError:
             pass
         except FileNotFoundError:
-            message = "the store was removed while it was in use"
+            message = "the store was deleted while in use: open it again"
             raise StoreUnavailableError(errno.ENOENT, message, self._layout.root) from error
 
-    def _match_existing(self, staging: Staging, digest: Digest, held: int, *, compare: bool) -> AddedBlob:
-        status = os.fstat(held)
+    def _match_existing(self, staging: Staging, digest: Digest, existing: int, *, compare: bool) -> AddedBlob:
+        status = os.fstat(existing)
         if not stat.S_ISREG(status.st_mode):
-            raise BlobDamagedError(errno.EIO, "something that is no file has a blob's name", str(digest))
+            raise BlobDamagedError(errno.EIO, "a blob is not a regular file", str(digest))
         size_differs = status.st_size != staging.size
-        # A file that was touched may have been written to.
+        # A changed mtime may mean changed bytes.
         compare = compare or status.st_mtime_ns != digest.mtime * 1_000_000_000
-        if size_differs or (compare and not _same_bytes(staging.descriptor, held)):
-            if not self.verify(held, digest):
-                raise BlobDamagedError(errno.EIO, "a blob does not hold the bytes that its name says", str(digest))
+        if size_differs or (compare and not _same_bytes(staging.descriptor, existing)):
+            if not self.verify(existing, digest):
+                raise BlobDamagedError(errno.EIO, "a blob's bytes do not match its digest", str(digest))
             raise CollisionError(errno.EEXIST, "two different contents have one digest", str(digest))
         return AddedBlob(digest, staging.size, Inode.of(status), is_new=False)
 
     def inode(self, digest: Digest) -> Inode | None:
-        """Which file has that name now; None where none has."""
+        """Return the blob's inode, or None if there is no such blob."""
         try:
             return Inode.of(os.stat(self._layout.blob(digest.value), follow_symlinks=False))
         except FileNotFoundError:
             return None
 
     def open(self, digest: bytes, size: int) -> int:
-        """A descriptor for reading the blob: one open, one fstat.
+        """Open the blob for reading: one open, one fstat.
 
-        Raises FileNotFoundError where there is none, BlobTrippedError where its size or mtime is not as it was made.
+        Raises: FileNotFoundError if it is missing, BlobModifiedError if its size or mtime was changed.
         """
         descriptor = self.open_any(digest)
         status = os.fstat(descriptor)
-        is_as_made = status.st_size == size and status.st_mtime_ns == digest_mtime(digest) * 1_000_000_000
-        if not is_as_made or not stat.S_ISREG(status.st_mode):
+        is_unchanged = status.st_size == size and status.st_mtime_ns == digest_mtime(digest) * 1_000_000_000
+        if not is_unchanged or not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
-            raise BlobModifiedError(errno.EIO, "a blob was touched since it was made", self._layout.blob(digest))
+            raise BlobModifiedError(errno.EIO, "a blob was touched since it was stored", self._layout.blob(digest))
         return descriptor
 
     def open_any(self, digest: bytes) -> int:
-        """Whatever has the name, open; it may be touched, or a directory.
+        """Open whatever has the blob's name, even if it was touched or is a directory.
 
-        Raises FileNotFoundError where nothing has it, BlobTrippedError for what cannot be opened by its own fault.
+        Raises: FileNotFoundError if it is missing, BlobModifiedError if it cannot be opened because of what it is.
         """
         path = self._layout.blob(digest)
         try:
             return os.open(path, OPEN_FLAGS)
         except OSError as error:
             if error.errno in _NOT_A_FILE or _is_unreadable(path, error):
-                raise BlobModifiedError(errno.EIO, "what has a blob's name is no file to read", path) from error
+                raise BlobModifiedError(errno.EIO, "a blob is not a readable file", path) from error
             raise
 
     def verify(self, descriptor: int, digest: Digest) -> bool:
-        """Whether the open file holds the bytes of *digest*; one that the disk cannot read does not."""
+        """Return whether the open file has the bytes of *digest*; False if the disk cannot read it."""
         try:
             return hash_descriptor(descriptor, digest.algorithm) == digest
         except OSError as error:
@@ -168,7 +170,7 @@ class BlobStore:
 
 
 def _is_unreadable(path: str, error: OSError) -> bool:
-    """Whether opening failed because somebody took the right to read from this very file, and not from the store."""
+    """Return whether opening failed because this file, not the store, lost its read permission."""
     if error.errno != errno.EACCES:
         return False
     try:
@@ -183,4 +185,4 @@ def _same_bytes(one: int, other: int) -> bool:
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        return False  # which of the two cannot be read, hashing will tell
+        return False  # hashing will tell which one is unreadable

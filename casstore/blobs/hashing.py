@@ -1,4 +1,4 @@
-"""Hash a file's bytes without moving its offset."""
+"""Hash a file's bytes without moving its position."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from casstore.format.digest import Digest, new_hasher
 
 
 def hash_descriptor(descriptor: int, algorithm: str) -> Digest:
-    """The digest of an open file's bytes, from its start, leaving its position alone."""
+    """Return the digest of an open file's bytes."""
     return Digest(algorithm, raw_hash(descriptor, algorithm))
 
 
 def raw_hash(descriptor: int, algorithm: str) -> bytes:
-    """The bare hash, by any algorithm that `new_hasher` knows."""
+    """Return the bare hash, by any algorithm of `new_hasher`."""
     hasher = new_hasher(algorithm)
     buffer = memoryview(bytearray(1 << 20))
     offset = 0

@@ -1,4 +1,4 @@
-"""What sizes, durations and rules by prefix mean in ``config.toml``, the environment and options.
+"""|Rules by prefix in ``config.toml``:
 
 max_size = "500GB"
 max_age = "30d"
@@ -18,18 +18,16 @@ from casstore.config.units import parse_age, parse_size
 from casstore.format.keys import entry_prefix
 
 MAX_RULES: Final = 250
-"""A plan notes the rule of a blob in one byte."""
-
-
+"""A plan stores the rule of a blob in one byte."""
 _KEYS: Final = ("prefix", "max_age", "max_size")
 _MAX_PREFIX_BYTES: Final = 400
-"""Bytes; what the keys of the index show of any URI."""
+"""The index's keys show this much of any URI."""
 
 
 class Rule(NamedTuple):
-    """What holds for URIs that begin with *prefix*: *max_age* in seconds (None: any), *max_size* in bytes (None: any).
+    """Limits for URIs with *prefix*: *max_age* in seconds, *max_size* in bytes; None for no limit.
 
-    Without *has_age*, the store's own `max_age` holds for them.
+    Without *has_age*, the store's own `max_age` applies to them.
     """
 
     prefix: str
@@ -39,16 +37,16 @@ class Rule(NamedTuple):
 
 
 def parse_rules(tables: object) -> tuple[Rule, ...]:
-    """The ``[[rules]]`` of a file. Raises ValueError that names the rule, by number and prefix, and its key."""
+    """Return the ``[[rules]]`` of a file. Raises: ValueError that names the rule by number and prefix, and its key."""
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ValueError("must be written as [[rules]], one for each prefix")
+        raise ValueError("it must be a list of tables: write [[rules]] above each rule")
     if len(tables) > MAX_RULES:
-        raise ValueError(f"there may be {MAX_RULES} of them at most, not {len(tables)}")
+        raise ValueError(f"there are {len(tables)} rules: {MAX_RULES} are allowed")
     rules: list[Rule] = []
     for number, table in enumerate(tables, 1):
         rule = _parse_rule(f"rule {number}", table)
         if any(rule.prefix == other.prefix for other in rules):
-            raise ValueError(f"rule {number}: there are two for the prefix {rule.prefix!r}")
+            raise ValueError(f"rule {number}: the prefix {rule.prefix!r} has two rules: remove one")
         rules.append(rule)
     return tuple(rules)
 
@@ -56,15 +54,15 @@ def parse_rules(tables: object) -> tuple[Rule, ...]:
 def _parse_rule(where: str, table: dict[str, object]) -> Rule:
     prefix = table.get("prefix")
     if not isinstance(prefix, str) or "://" not in prefix:
-        raise ValueError(f"{where}: prefix must be the beginning of URIs, such as 's3://bucket/tmp/', not {prefix!r}")
+        raise ValueError(f"{where}: prefix = {prefix!r}: must start like a URI, such as 's3://bucket/tmp/'")
     if len(prefix.encode("utf-8", "surrogatepass")) > _MAX_PREFIX_BYTES:
-        raise ValueError(f"{where}: prefix may have {_MAX_PREFIX_BYTES} bytes at most")
+        raise ValueError(f"{where}: prefix is too long: {_MAX_PREFIX_BYTES} bytes are allowed")
     where = f"{where} ({prefix})"
     unknown = sorted(table.keys() - set(_KEYS))
     if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; there are: {', '.join(_KEYS)}")
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}: use one of {', '.join(_KEYS)}")
     if len(table) == 1:
-        raise ValueError(f"{where}: it limits nothing: give it max_age or max_size")
+        raise ValueError(f"{where}: it has no limit: add max_age or max_size")
     age, size = table.get("max_age"), table.get("max_size")
     max_age = None if age is None else _parse(where, "max_age", age, parse_age)
     max_size = None if size is None else _parse(where, "max_size", size, parse_size)
@@ -79,14 +77,14 @@ def _parse(where: str, key: str, value: object, parse: Callable[[object], int | 
 
 
 class RuleMatcher:
-    """Which of some rules holds for an entry: the one with the longest prefix. Takes the row's key as it is."""
+    """Finds the rule for a row's key: the one with the longest matching prefix."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         numbered = ((entry_prefix(rule.prefix), number) for number, rule in enumerate(rules, 1))
         self._prefixes = sorted(numbered, key=lambda pair: -len(pair[0]))
 
     def number(self, row: bytes) -> int:
-        """The rule's place, counted from 1; 0 where none holds."""
+        """Return the rule's position, counted from 1; 0 if none matches."""
         for prefix, number in self._prefixes:
             if row.startswith(prefix):
                 return number

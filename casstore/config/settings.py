@@ -1,4 +1,4 @@
-"""The settings of one store: ``config.toml`` in its directory, and the environment variables that override it."""
+"""Settings of a store: ``config.toml`` in its directory, overridden by environment variables."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from casstore.config.rules import Rule
 
 MAX_DEFAULT_MIN_FREE: Final = 10 << 30
-"""Bytes of free disk that the default `Settings.min_free` asks for at most, however large the disk is."""
+"""Bytes: the default of `Settings.min_free` on a large disk."""
 
 _MIN_FREE_DIVISOR: Final = 20
-"""The default is this part of the disk, where that is less: a twentieth, 5 %."""
+"""The default on smaller disks: a twentieth (5 %)."""
 
 _PARSERS: Final = {"max_size": "parse_size", "min_free": "parse_size", "max_age": "parse_age", "rules": "parse_rules"}
-"""Settings, and what in `casstore.rules` reads them."""
+"""Settings and their parsers in `casstore.config.rules`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of one store: ``config.toml``, each overridden by ``CASSTORE_<NAME>`` in the environment.
+    """The settings of a store: ``config.toml``, each overridden by ``CASSTORE_<NAME>``.
 
-    *lock_timeout*: seconds that a reader waits for another process's download that stands still, and a writer for
-    another writer. *views*: ``auto``, ``copy`` or ``link`` (`casstore.leases.VIEW_MODES`). *verify*: ``never`` trusts
-    the tripwire (size and mtime), ``always`` hashes on every hit. *offline*: never ask a cloud. *max_size*: bytes that
-    the blobs may take, None for no limit. *min_free*: bytes of the disk that are to stay free, 0 for none; None stands
-    for the default, see `keep_free`.
+    *lock_timeout*: seconds without progress after which a reader stops waiting for another process's download, and a
+    writer for another writer. *views*: ``auto``, ``copy`` or ``link`` (`casstore.leases.lease.VIEW_MODES`). *verify*:
+    ``never`` checks size and mtime on a hit, ``always`` the hash. *offline*: send no requests. *max_size*: bytes of all
+    blobs, None for no limit. *min_free*: bytes of the disk to keep free, 0 for none, None for the default
+    (`keep_free`).
     """
 
     lock_timeout: float = 60.0
@@ -49,10 +49,10 @@ class Settings:
         _require_one_of("verify", self.verify, ("never", "always"))
         _require_one_of("policy", self.policy, ("adaptive", "lru"))
         if not self.lock_timeout > 0:
-            raise StoreFormatError(f"lock_timeout must be a positive number of seconds, not {self.lock_timeout!r}")
+            raise StoreFormatError(f"lock_timeout = {self.lock_timeout!r}: must be a positive number of seconds")
 
     def keep_free(self, space: os.statvfs_result) -> int:
-        """Bytes of the disk *space* that are to stay free: as set, else the smaller of 10 GiB and 5 % of it."""
+        """Return the bytes of the disk *space* to keep free: as set, else the smaller of 10 GiB and 5 % of it."""
         if self.min_free is not None:
             return self.min_free
         return min(MAX_DEFAULT_MIN_FREE, space.f_blocks * space.f_frsize // _MIN_FREE_DIVISOR)
@@ -60,26 +60,29 @@ class Settings:
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise StoreFormatError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+        raise StoreFormatError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
 
 
 def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
-    """Read the store's settings. Raises StoreFormatError that names the file or variable and what is wrong in it."""
+    """Read the store's settings.
+
+    Raises: StoreFormatError that names the file or variable, and the error in it.
+    """
     found: dict[str, Any] = {}
     try:
         with open(layout.config, "rb") as file:
-            # Imported here: few stores have settings of their own, and every process that opens one would pay.
+            # Imported here because few stores have settings.
             import tomllib
 
             found = tomllib.load(file)
     except FileNotFoundError:
         pass
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
-        raise StoreFormatError(f"{layout.config} is not valid TOML: {error}") from error
+        raise StoreFormatError(f"{layout.config}: invalid TOML: {error}") from error
     known = {field.name: field for field in fields(Settings)}
     unknown = sorted(found.keys() - known)
     if unknown:
-        raise StoreFormatError(f"{layout.config}: unknown setting {unknown[0]!r}; there are: {', '.join(known)}")
+        raise StoreFormatError(f"{layout.config}: unknown setting {unknown[0]!r}: use one of {', '.join(known)}")
     settings = Settings()
     for name in known:
         variable = f"CASSTORE_{name.upper()}"
@@ -91,15 +94,15 @@ def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
                 changed: dict[str, Any] = {name: _read(name, value, type(getattr(settings, name)))}
                 settings = replace(settings, **changed)
             except (TypeError, ValueError) as error:
-                said = name if name == "rules" else f"{name} = {value!r}"
-                raise StoreFormatError(f"{where}: {said}: {error}") from error
+                setting = name if name == "rules" else f"{name} = {value!r}"
+                raise StoreFormatError(f"{where}: {setting}: {error}") from error
     return settings
 
 
 def _read(name: str, value: object, kind: type) -> object:
     if name not in _PARSERS:
         return _convert(value, kind)
-    # Imported here: few stores have any of these, and every process that opens one would pay.
+    # Imported here because few stores have any of these.
     from casstore.config import rules
 
     return getattr(rules, _PARSERS[name])(value)

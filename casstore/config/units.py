@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Format and parse sizes and ages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def format_size(count: int) -> str:
-    """*count* bytes in the largest unit that leaves one digit before the point: ``0 B``, ``1.5 MiB``, ``12 GiB``."""
+    """Return *count* bytes in the largest unit that keeps a nonzero integer part: ``0 B``, ``1.5 MiB``, ``12 GiB``."""
     value, unit = float(count), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1024, unit + 1
@@ -17,25 +17,21 @@ def format_size(count: int) -> str:
 
 
 NONE: Final = "none"
-"""In a setting or rule: no limit, where there would be one."""
-
-
+"""In a setting or rule: no limit."""
 _PREFIXES: Final = ("", "k", "m", "g", "t", "p")
-
-
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def parse_size(text: object) -> int:
-    """Bytes: a whole number, or a number and a unit. ``kB`` counts by 1000, ``KiB`` and ``K`` by 1024, case is free.
+    """Return bytes from a whole number, or a number with a unit in any case: ``kB`` is 1000, ``KiB`` and ``K`` 1024.
 
-    Raises ValueError.
+    Raises: ValueError.
     """
     if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
         return text
     found = re.fullmatch(r"\s*(\d+)(?:\.(\d+))?\s*(?:([kmgtp])(i?b)?|b)?\s*", str(text).lower(), re.ASCII)
     if found is None or isinstance(text, bool):
-        raise ValueError("must be a size: bytes, or a number with a unit such as 500MiB or 10GB")
+        raise ValueError("must be bytes, or a number with a unit such as 500MiB or 10GB")
     whole, fraction, unit, suffix = found.groups()
     scale: int = (1000 if suffix == "b" else 1024) ** _PREFIXES.index(unit or "")
     if fraction and not unit:
@@ -44,9 +40,10 @@ def parse_size(text: object) -> int:
 
 
 def parse_age(text: object) -> int | None:
-    """Seconds: a whole number, or one with a unit (``90s``, ``45m``, ``12h``, ``30d``, ``2w``); None for ``none``.
+    """Return seconds from a whole number, with or without a unit (``90s``, ``45m``, ``12h``, ``30d``, ``2w``); None for
+    ``none``.
 
-    Raises ValueError.
+    Raises: ValueError.
     """
     if text == NONE:
         return None
@@ -54,5 +51,5 @@ def parse_age(text: object) -> int | None:
         return text
     found = re.fullmatch(r"\s*(\d+)\s*([smhdw]?)\s*", str(text).lower(), re.ASCII)
     if found is None or isinstance(text, bool):
-        raise ValueError("must be an age: seconds, or a number with a unit such as 12h, 30d or 2w, or none")
+        raise ValueError("must be seconds, a number with a unit such as 12h, 30d or 2w, or none")
     return int(found[1]) * _SECONDS[found[2] or "s"]

@@ -303,7 +303,7 @@ class _ClearPreview(_Clearing):
         super().__init__(index, layout, prefix, on_removed)
         self._shared: set[bytes] = set()
         # At once: nothing goes by it, and two looks for each of a million entries take half of the time.
-        pending = (name for name in files.list_names(layout.pending("")) if _is_pending(layout, name))
+        pending = (name for name in files.list_names(layout.pending_directory) if _is_pending(layout, name))
         self._kept = pinned_names(layout).union(bytes.fromhex(name) for name in pending if _HASH.fullmatch(name))
 
     def _is_kept(self, name: bytes) -> bool:

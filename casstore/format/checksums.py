@@ -1,4 +1,4 @@
-"""What providers state of bytes: rows that say which blob has the bytes of a checksum."""
+"""Checksums that providers report: rows that map each to the blob with those bytes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from casstore.format.records import append_checksum, strip_checksum
 
 @dataclass(frozen=True, slots=True)
 class ProviderChecksum:
-    """A provider's statement about an object's bytes, as the index remembers it.
+    """|A provider's checksum of an object's bytes.
 
-    *scope* is an origin, or empty where statements of all origins count alike; *kind* and *value* as the backend gives
-    them; *size* in bytes.
+    *scope* is an origin, or empty if equal checksums of all origins mean equal bytes; *kind* and *value* are the
+    backend's; *size* is in bytes.
     """
 
     scope: str
@@ -26,7 +26,7 @@ class ProviderChecksum:
 
     @property
     def row_key(self) -> bytes:
-        """The key of its row."""
+        """The key of its row in the index."""
         text = f"{self.scope}\0{self.kind}\0{self.value}\0{self.size}"
         return CHECKSUM + name_hash(text.encode("utf-8", "surrogatepass"))
 
@@ -37,19 +37,19 @@ _VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class ChecksumRecord:
-    """The blob behind a statement; *proved* once hashing that blob gave the stated value."""
+    """The blob with a checksum's bytes; *verified* once hashing that blob gave the same checksum."""
 
     digest: Digest
     verified: bool
 
 
 def pack_checksum(row: bytes, record: ChecksumRecord) -> bytes:
-    """The record for `ProviderChecksum.row`."""
+    """Return the record for `ProviderChecksum.row_key`."""
     return append_checksum(row, _HEAD.pack(_VERSION, record.verified, record.digest.number) + record.digest.value)
 
 
 def unpack_checksum(row: bytes, record: bytes) -> ChecksumRecord | None:
-    """The inverse; None where it is damaged."""
+    """Return the record's value, or None if it is damaged."""
     value = strip_checksum(row, record)
     if value is None:
         return None

@@ -1,8 +1,7 @@
-"""Hashes: the names of blobs, the checksum of index records and the fixed-length form of long names.
+"""Hashes: names of blobs, checksums of index records, fixed-length forms of long names.
 
-The only module that knows a hash function. `Digest` names bytes; `new_hasher` makes what computes one. The default is
-XXH3-128: it is not cryptographic, so equal digests of unequal bytes can be made on purpose, and whoever links bytes
-under a name that is taken compares them (`Digest.is_cryptographic`).
+No other module calls a hash function. The default, XXH3-128, is not cryptographic: unequal bytes with equal digests can
+be made on purpose. So the store compares the bytes before it links them to an existing blob.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ import xxhash
 from casstore.errors import CasstoreError
 
 MTIME_EPOCH: Final = 1_000_000_000
-"""Seconds; a blob's mtime is this plus its digest modulo 2**29 (up to the year 2018), so that it needs no record."""
+"""Seconds. A blob's mtime is this plus its digest modulo 2**29 (up to the year 2018), so it needs no record."""
 
 
 class Hasher(Protocol):
-    """What `hashlib` gives, as far as the store needs it. Thread-compatible, not thread-safe."""
+    """The part of a `hashlib` hash that the store uses. Not thread-safe."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> object:
-        """Take in *data*."""
+        """Add *data*."""
         ...
 
     def digest(self) -> bytes:
-        """The hash of everything taken in so far."""
+        """Return the hash of all data so far."""
         ...
 
 
 def _new_from_hashlib(algorithm: str) -> Hasher:
-    import hashlib  # OpenSSL takes 3 ms to load, and most stores need none of it
+    import hashlib  # loads OpenSSL, 3 ms; most stores need none of it
 
     return hashlib.new(algorithm, usedforsecurity=False)
 
@@ -41,7 +40,7 @@ def _new_blake3() -> Hasher:
     try:
         import blake3
     except ImportError as error:
-        message = "this store names its blobs by BLAKE3: pip install 'casstore[blake3]'"
+        message = "BLAKE3, which names this store's blobs, is not installed: pip install 'casstore[blake3]'"
         raise CasstoreError(message) from error
     return blake3.blake3()
 
@@ -62,9 +61,13 @@ _ALGORITHMS: Final = {
 _BY_NUMBER: Final = {algorithm.number: name for name, algorithm in _ALGORITHMS.items()}
 _LENGTHS: Final = {algorithm.number: algorithm.length for algorithm in _ALGORITHMS.values()}
 ALGORITHMS: Final = tuple(_ALGORITHMS)
-"""Names that a store can be created with; the first is the default."""
+"""Digest algorithms of a store; the first is the default."""
 LENGTHS: Final = frozenset(_LENGTHS.values())
-"""How many bytes their hashes have."""
+"""The lengths of their hashes, in bytes."""
+
+
+def _unknown(algorithm: str) -> str:
+    return f"unknown digest algorithm {algorithm!r}: use one of {', '.join(ALGORITHMS)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,68 +80,68 @@ class Digest:
     def __post_init__(self) -> None:
         known = _ALGORITHMS.get(self.algorithm)
         if known is None:
-            raise ValueError(f"unknown digest algorithm {self.algorithm!r}: one of {', '.join(ALGORITHMS)}")
+            raise ValueError(_unknown(self.algorithm))
         if len(self.value) != known.length:
-            raise ValueError(f"a digest of {self.algorithm} has {known.length} bytes, not {len(self.value)}")
+            raise ValueError(f"digest of {self.algorithm}: {len(self.value)} bytes given, {known.length} bytes needed")
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.value.hex()}"
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """The inverse of ``str()``. Raises ValueError."""
+        """Parse the form that ``str()`` gives. Raises: ValueError."""
         algorithm, _, value = text.partition(":")
         return cls(algorithm, bytes.fromhex(value))
 
     @property
     def number(self) -> int:
-        """The algorithm as the byte that index records hold."""
+        """The algorithm's byte in index records."""
         return _ALGORITHMS[self.algorithm].number
 
     @property
     def is_cryptographic(self) -> bool:
-        """Whether equal digests prove equal bytes against somebody who wants them to collide."""
+        """Whether equal digests prove equal bytes, even against an attacker."""
         return _ALGORITHMS[self.algorithm].is_cryptographic
 
     @property
     def mtime(self) -> int:
-        """Seconds since the epoch that a blob of this name carries as its mtime."""
+        """The mtime of a blob with this digest, in seconds since the epoch."""
         return digest_mtime(self.value)
 
 
 def digest_mtime(value: bytes) -> int:
-    """`Digest.mtime` of a bare hash, for the path that opens a blob and has no time for objects."""
+    """Return `Digest.mtime` for a bare hash; the warm path makes no `Digest`."""
     return MTIME_EPOCH + (int.from_bytes(value[-4:], "big") & 0x1FFF_FFFF)
 
 
 def algorithm_of(number: int) -> str:
-    """The name behind a record's byte. Raises KeyError."""
+    """Return the algorithm's name for a record's byte. Raises: KeyError."""
     return _BY_NUMBER[number]
 
 
 def algorithm_length(number: int) -> int:
-    """How many bytes a hash of this algorithm has. Raises KeyError."""
+    """Return the hash length in bytes for a record's byte. Raises: KeyError."""
     return _LENGTHS[number]
 
 
 def new_hasher(algorithm: str) -> Hasher:
-    """A fresh hasher of a store's algorithm, or of a provider's: ``md5``, ``sha1`` and ``sha256`` too.
+    """Return a new hasher for a store's algorithm, or for a provider's: ``md5``, ``sha1``, ``sha256``.
 
-    Raises ValueError for one that is not known, CasstoreError where its package is missing.
+    Raises: ValueError for an unknown algorithm, CasstoreError if its package is not installed.
     """
     known = _ALGORITHMS.get(algorithm)
     if known is not None:
         return known.new()
     if algorithm in ("md5", "sha1"):
         return _new_from_hashlib(algorithm)
-    raise ValueError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(ALGORITHMS)}")
+    raise ValueError(_unknown(algorithm))
 
 
 record_checksum: Final = xxhash.xxh3_64_intdigest
-"""64 bits over an index record and its key: against flipped bits, which LMDB does not notice."""
+"""64 bits over an index record and its key. LMDB does not detect flipped bits."""
 
 name_hash: Final = xxhash.xxh3_128_digest
-"""16 bytes that stand for a name which is too long or too strange for a key or a file name."""
+"""16 bytes in place of a name that is too long or unsafe for a key or file name."""
 
 name_hash_hex: Final = xxhash.xxh3_128_hexdigest
 """`name_hash` as 32 hex digits."""

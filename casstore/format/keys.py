@@ -1,4 +1,4 @@
-"""Keys of the index: one byte says the kind of a row, the rest names it."""
+"""Keys of the index's rows: the first byte is the kind, the rest is the name."""
 
 from __future__ import annotations
 
@@ -8,38 +8,22 @@ from typing import Final
 from casstore.format.digest import name_hash, name_hash_hex
 
 ENTRY: Final = b"E"
-
-
 BLOB: Final = b"B"
-
-
 USER: Final = b"U"
-
-
 CHECKSUM: Final = b"C"
-
-
 COUNT: Final = b"N"
-
-
 POLICY: Final = b"P"
-
-
 STRIPES: Final = 4096
-"""How many counts of local writes there are; two URIs that share one only repeat a download now and then."""
-
-
+"""Number of counters of local writes. Two URIs that share one may sometimes cause a repeated download."""
 MAX_KEY_BYTES: Final = 511
-
-
 HASH_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What an entry is found by: the URI, and the origin (provider plus endpoint or account) that it is read from.
+    """Identifies an entry: its URI and its origin (provider plus endpoint or account).
 
-    ``s3://b/k`` on two endpoints are two keys. The URI is compared as it stands, byte for byte.
+    ``s3://b/k`` on two endpoints are two keys. URIs are compared byte by byte.
     """
 
     uri: str
@@ -50,63 +34,64 @@ class Key:
 
     def __post_init__(self) -> None:
         if "\0" in self.origin:
-            raise ValueError(f"an origin has no NUL: {self.origin!r}")  # it ends the URI, which may have some
-        # surrogatepass gives different strings different bytes; surrogateescape turns some surrogates into letters.
-        whole = self.uri.encode("utf-8", "surrogatepass") + b"\0" + self.origin.encode("utf-8", "surrogatepass")
-        row = ENTRY + whole
-        if len(row) >= MAX_KEY_BYTES:
-            row = row[: MAX_KEY_BYTES - HASH_BYTES] + name_hash(whole)
-        object.__setattr__(self, "encoded", whole)
-        object.__setattr__(self, "row_key", row)
+            # NUL ends the URI, which may contain NULs itself
+            raise ValueError(f"origin {self.origin!r}: it contains a NUL")
+        # surrogatepass keeps different strings different; surrogateescape turns some surrogates into letters.
+        encoded = self.uri.encode("utf-8", "surrogatepass") + b"\0" + self.origin.encode("utf-8", "surrogatepass")
+        row_key = ENTRY + encoded
+        if len(row_key) >= MAX_KEY_BYTES:
+            row_key = row_key[: MAX_KEY_BYTES - HASH_BYTES] + name_hash(encoded)
+        object.__setattr__(self, "encoded", encoded)
+        object.__setattr__(self, "row_key", row_key)
 
     @classmethod
     def parse(cls, encoded: bytes) -> Key:
-        """The inverse of `whole`."""
+        """Parse `encoded`."""
         uri, _, origin = encoded.decode("utf-8", "surrogatepass").rpartition("\0")
         return cls(uri, origin)
 
     @property
     def name(self) -> str:
-        """32 hex digits that stand for it in file names and locks."""
+        """32 hex digits that name it in file names and locks."""
         return name_hash_hex(self.encoded)
 
 
 def row_name(row: bytes) -> bytes:
-    """The bytes of `Key.name`, of the key whose row this is."""
+    """Return the bytes of `Key.name` for the key with this row."""
     return row[-HASH_BYTES:] if len(row) == MAX_KEY_BYTES else name_hash(row[1:])
 
 
 def entry_prefix(uri_prefix: str) -> bytes:
-    """What the rows of all URIs that start with *uri_prefix* start with, up to the length of a row's key."""
+    """Return the common prefix of the rows of all URIs with *uri_prefix*, up to the length of a row's key."""
     return (ENTRY + uri_prefix.encode("utf-8", "surrogatepass"))[: MAX_KEY_BYTES - HASH_BYTES]
 
 
 def blob_row(digest: bytes) -> bytes:
-    """The key of a blob's row."""
+    """Return the key of a blob's row."""
     return BLOB + digest
 
 
 def ghost_row(digest: bytes) -> bytes:
-    """The key of the row that may say that a blob was evicted; others have the same, and the latest has it."""
+    """Return the key of the row that says that a blob was evicted. Digests share rows; the latest eviction wins."""
     return POLICY + digest[:2]
 
 
 def user_row(digest: bytes, key: Key) -> bytes:
-    """The key of the row that says: this URI uses that blob."""
+    """Return the key of the row that says that this URI uses that blob."""
     return USER + digest + name_hash(key.encoded)
 
 
 def user_name(row: bytes) -> bytes:
-    """The bytes of the `Key.name` of the URI whose `user_row` this is."""
+    """Return the bytes of the `Key.name` in a `user_row`."""
     return row[-HASH_BYTES:]
 
 
 def user_prefix(digest: bytes) -> bytes:
-    """What the user rows of one blob start with."""
+    """Return the common prefix of one blob's user rows."""
     return USER + digest
 
 
 def count_row(key: Key) -> bytes:
-    """The key of the write count that this URI shares with others."""
+    """Return the key of the local write counter that this URI shares with others."""
     stripe = int.from_bytes(name_hash(key.encoded)[:2], "big") % STRIPES
     return COUNT + stripe.to_bytes(2, "big")

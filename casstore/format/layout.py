@@ -1,22 +1,22 @@
-"""Where everything lies below a store's root; no other module builds such a path.
+"""All paths below a store's root; no other module builds one.
 
     <root>/
       CACHEDIR.TAG                backup tools skip the store
       store.json                  format, digest algorithm, store id; written last, by link
-      config.toml                 settings of this store, where somebody wrote one
-      statistics.json             what processes counted; may be lost
+      config.toml                 optional settings of this store
+      statistics.json             counters of all processes; may be lost
       index-v1/CURRENT            number of the live generation; a hint
       index-v1/<n>/               an LMDB environment; NEXT in it names its successor
-      blobs/ab/cdef...            one immutable file per digest, mode 0444, an mtime that follows from the digest
-      leases/<random>/            one per live process: lock, staging/, progress/, views.list, and what is handed out:
+      blobs/ab/cdef...            one immutable file per digest, mode 0444; the digest determines its mtime
+      leases/<random>/            one per live process: lock, staging/, progress/, views.list, and local paths:
                                   views/<n>/, outbox/<n>/, edits/<random>/
-      locks/fill                  byte ranges of it are the fill locks and the index writers' queue
-      locks/collector             held while somebody collects
-      locks/statistics            held while somebody adds to the counts
+      locks/fill                  its byte ranges are the fill locks and the queue of index writers
+      locks/collector             locked during a collection
+      locks/statistics            locked while a process adds its counters
       locks/write/<uri hash>      one file per URI being written
-      pending/<uri hash>/         <lease>-<random>.data and .json: writes that the cloud does not have
+      pending/<uri hash>/         <lease>-<random>.data and .json: writes not yet uploaded
       pins/<uri hash>             one small file per URI that is never evicted
-      trash/ quarantine/          on the way out; found bad
+      trash/ quarantine/          being removed; found damaged
 
 Paths are plain strings: the warm path builds one per open.
 """
@@ -29,7 +29,7 @@ import re
 from casstore.format.digest import LENGTHS, name_hash_hex
 
 FORMAT = 1
-"""The version that ``store.json`` names; a higher one is refused."""
+"""The format in ``store.json``; a higher one is refused."""
 
 CACHEDIR_TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -41,161 +41,110 @@ _BLOB_NAME = re.compile(r"[0-9a-f]{2}/(?:[0-9a-f]{2})+")
 
 
 class Layout:
-    """The paths of one root. Knows names; touches nothing."""
+    """The paths of one root; does no I/O. The tree at the head of this module explains them."""
 
-    __slots__ = ("_blob_prefix", "_pending_prefix", "root")
+    __slots__ = (
+        *("_blob_prefix", "_pending_prefix", "blobs", "byte_lock_file", "collector_lock", "config", "current", "index"),
+        *("leases", "locks", "pending_directory", "pins", "quarantine", "root", "statistics", "statistics_lock"),
+        *("store", "tag", "trash", "write_locks"),
+    )
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = os.path.abspath(root)
-        self._blob_prefix = self.root + "/blobs/"
-        self._pending_prefix = self.root + "/pending/"
-
-    @property
-    def tag(self) -> str:
-        """Tells backup tools that this is a cache."""
-        return self.root + "/CACHEDIR.TAG"
-
-    @property
-    def store(self) -> str:
-        """The marker: a directory without it is never cleared."""
-        return self.root + "/store.json"
-
-    @property
-    def config(self) -> str:
-        """The store's settings, where there are any."""
-        return self.root + "/config.toml"
-
-    @property
-    def statistics(self) -> str:
-        """What the processes of this store counted."""
-        return self.root + "/statistics.json"
-
-    @property
-    def statistics_lock(self) -> str:
-        """Held by the one process that adds to it."""
-        return self.root + "/locks/statistics"
-
-    @property
-    def index(self) -> str:
-        """Holds the generations of the index."""
-        return self.root + "/index-v1"
-
-    @property
-    def current(self) -> str:
-        """The number of the live generation, as text."""
-        return self.root + "/index-v1/CURRENT"
+        self.root = root = os.path.abspath(root)
+        self.tag = root + "/CACHEDIR.TAG"
+        self.store = root + "/store.json"
+        """Marks the directory as a store; a directory without it is never cleared."""
+        self.config = root + "/config.toml"
+        self.statistics = root + "/statistics.json"
+        self.index = root + "/index-v1"
+        self.current = root + "/index-v1/CURRENT"
+        self.blobs = root + "/blobs"
+        self.leases = root + "/leases"
+        self.locks = root + "/locks"
+        self.byte_lock_file = root + "/locks/fill"
+        """Never deleted."""
+        self.collector_lock = root + "/locks/collector"
+        self.statistics_lock = root + "/locks/statistics"
+        self.write_locks = root + "/locks/write"
+        self.pending_directory = root + "/pending"
+        self.pins = root + "/pins"
+        self.trash = root + "/trash"
+        """Any process may delete what is here."""
+        self.quarantine = root + "/quarantine"
+        self._blob_prefix = root + "/blobs/"
+        self._pending_prefix = root + "/pending/"
 
     def generation(self, number: int) -> str:
-        """The LMDB environment of one generation."""
+        """Return the LMDB environment of one generation."""
         return f"{self.root}/index-v1/{number}"
 
     def index_file(self, number: int) -> str:
-        """LMDB's data file of one generation; its lock file is for LMDB alone."""
+        """Return LMDB's data file of one generation."""
         return f"{self.root}/index-v1/{number}/data.mdb"
 
     def index_lock(self, number: int) -> str:
-        """LMDB's lock file of one generation, to be looked at and never opened."""
+        """Return LMDB's lock file of one generation. Never open it: closing it drops LMDB's locks."""
         return f"{self.root}/index-v1/{number}/lock.mdb"
 
     def successor(self, number: int) -> str:
-        """Names the next generation once this one is superseded; made by link, so that one of many wins."""
+        """Return the file that names the next generation; made by link, so only one process wins."""
         return f"{self.root}/index-v1/{number}/NEXT"
 
-    @property
-    def blobs(self) -> str:
-        """Holds a directory for each first byte of a digest."""
-        return self.root + "/blobs"
-
     def shard(self, digest: bytes) -> str:
-        """The directory that a blob lies in."""
+        """Return the directory of a blob."""
         return self._blob_prefix + digest[:1].hex()
 
     def blob(self, digest: bytes) -> str:
-        """The file that holds the bytes of *digest* (the bare hash)."""
+        """Return the file with the bytes of *digest* (the bare hash)."""
         name = digest.hex()
         return f"{self._blob_prefix}{name[:2]}/{name[2:]}"
 
     @staticmethod
     def digest_at(shard: str, name: str) -> bytes | None:
-        """The bare hash whose `blob` is ``<shard>/<name>``; None for what no blob of any algorithm is named."""
+        """Return the bare hash whose `blob` is ``<shard>/<name>``, or None if that is no blob's name."""
         if _BLOB_NAME.fullmatch(f"{shard}/{name}") is None:
             return None
         digest = bytes.fromhex(shard + name)
         return digest if len(digest) in LENGTHS else None
 
-    @property
-    def leases(self) -> str:
-        """Holds a directory for each live process."""
-        return self.root + "/leases"
-
     def lease(self, name: str) -> str:
-        """One process's directory."""
+        """Return one process's directory."""
         return f"{self.root}/leases/{name}"
 
-    @property
-    def locks(self) -> str:
-        """Holds every lock file but those of leases."""
-        return self.root + "/locks"
-
-    @property
-    def byte_lock_file(self) -> str:
-        """The one file whose byte ranges are locks; never deleted."""
-        return self.root + "/locks/fill"
-
-    @property
-    def collector_lock(self) -> str:
-        """Held by the one process that collects."""
-        return self.root + "/locks/collector"
-
     def fallback_lock_file(self, number: int) -> str:
-        """One of a fixed set of lock files, where the platform has no locks on byte ranges of open files."""
+        """Return one of a fixed set of lock files, for platforms without byte-range locks."""
         return f"{self.root}/locks/fill-{number:03d}"
 
     def write_lock(self, name: str) -> str:
-        """Held while the URI of hash *name* is being written."""
+        """Return the lock file of the URI with hash *name*."""
         return f"{self.root}/locks/write/{name}"
 
     def pending(self, name: str) -> str:
-        """Records of writes that the cloud does not have, of the URI of hash *name*."""
+        """Return the directory of the pending writes of the URI with hash *name*."""
         return self._pending_prefix + name
 
     def pending_data(self, name: str, record: str) -> str:
-        """The bytes of one pending write."""
+        """Return the file with the bytes of one pending write."""
         return f"{self._pending_prefix}{name}/{record}.data"
 
     def pending_record(self, name: str, record: str) -> str:
-        """What the bytes are, as JSON."""
+        """Return the JSON record of one pending write."""
         return f"{self._pending_prefix}{name}/{record}.json"
 
-    @property
-    def pins(self) -> str:
-        """Holds a small file for each pin."""
-        return self.root + "/pins"
-
     def pin(self, name: str) -> str:
-        """Says that the URI of hash *name* is never evicted."""
+        """Return the file that pins the URI with hash *name*."""
         return f"{self.root}/pins/{name}"
 
-    @property
-    def trash(self) -> str:
-        """What is renamed here may be unlinked by anybody."""
-        return self.root + "/trash"
-
     def trashed(self, name: str) -> str:
-        """A thing on its way out; *name* is its own."""
+        """Return a path in the trash; *name* must be unique."""
         return f"{self.root}/trash/{name}"
 
-    @property
-    def quarantine(self) -> str:
-        """Blobs whose bytes were found wrong, with the reason beside them."""
-        return self.root + "/quarantine"
-
     def quarantined(self, name: str) -> str:
-        """A blob that was found bad; the reason has the same name with ``.txt``."""
+        """Return the path of a damaged blob; its reason has the same name with ``.txt``."""
         return f"{self.root}/quarantine/{name}"
 
     def directories(self) -> tuple[str, ...]:
-        """Everything that must exist before the store is used, parents first."""
+        """Return all directories that a store needs, parents first."""
         names = ("index-v1", "blobs", "leases", "locks", "locks/write", "pending", "pins", "trash", "quarantine")
         return (self.root, *(f"{self.root}/{name}" for name in names))
 
@@ -203,63 +152,51 @@ class Layout:
 class LeaseLayout:
     """The paths inside one lease."""
 
-    __slots__ = ("path",)
+    __slots__ = ("lock", "path", "progress", "staging", "views_list")
 
     def __init__(self, path: str) -> None:
         self.path = path
-
-    @property
-    def lock(self) -> str:
-        """Held by the kernel for as long as the process lives."""
-        return self.path + "/lock"
-
-    @property
-    def staging(self) -> str:
-        """Private files on their way in, where they cannot go without a name."""
-        return self.path + "/staging"
-
-    @property
-    def progress(self) -> str:
-        """Byte counts of long downloads, for whoever waits for them."""
-        return self.path + "/progress"
-
-    @property
-    def views_list(self) -> str:
-        """One JSON line per path that is handed out, written before, and per file that needs no record."""
-        return self.path + "/views.list"
+        self.lock = path + "/lock"
+        """Locked for the life of the process."""
+        self.staging = path + "/staging"
+        """Staging files on file systems without unnamed files."""
+        self.progress = path + "/progress"
+        """Byte counts of long downloads, for the processes that wait for them."""
+        self.views_list = path + "/views.list"
+        """A JSON line per local path, written before the file, and per file that needs no record."""
 
     def view_tree(self, number: int) -> str:
-        """The root of one tree of views."""
+        """Return the root of one tree of views."""
         return f"{self.path}/views/{number}"
 
     def outbox(self, number: int) -> str:
-        """The root of one tree of paths at which tools may make files."""
+        """Return the root of one tree of paths at which tools may create files."""
         return f"{self.path}/outbox/{number}"
 
     def edit(self, name: str) -> str:
-        """A directory of its own for a copy that is to be changed and uploaded."""
+        """Return the directory of one copy that is being changed, to be uploaded."""
         return f"{self.path}/edits/{name}"
 
 
 _MAX_NAME_BYTES = 255
-"""Bytes; what every common Linux and macOS file system allows for a name."""
+"""The limit of common Linux and macOS file systems for a name."""
 
 _MAX_VIEW_PATH = 3072
 """Bytes below a tree of views; PATH_MAX is 4096 with the root and the closing NUL."""
 
 MAX_ROOT_BYTES = 4096 - 1 - _MAX_VIEW_PATH - 63
-"""Bytes of a root's own path, so that every key has a view: PATH_MAX less that and ``/leases/<name>/views/<n>/``."""
+"""Bytes of a root's path, so that every key has a view: PATH_MAX minus that and ``/leases/<name>/views/<n>/``."""
 
 _MAX_DEPTH = 128
-"""Components; `shutil.rmtree` calls itself for each."""
+"""Components; `shutil.rmtree` recurses once for each."""
 
 
 def _escape(component: str) -> str:
-    """One component of a key as a file name: injective, never special to a file system, readable where it can be.
+    """Return one component of a key as a file name: injective, never special to a file system, readable if possible.
 
-    ``%`` marks what was escaped: control characters, ``%`` itself, undecodable bytes; an empty component is a bare
-    ``%``, ``.`` and ``..`` are ``%2E`` and ``%2E%2E``. A name over 255 bytes keeps its beginning and ends in ``%~`` and
-    a hash, which no other escape yields.
+    ``%`` marks escapes: control characters, ``%`` itself, undecodable bytes. An empty component is ``%``, ``.`` and
+    ``..`` are ``%2E`` and ``%2E%2E``. Longer than 255 bytes, it is cut and ends in ``%~`` and a hash, which no other
+    escape gives.
     """
     if component == "":
         return "%"
@@ -279,11 +216,11 @@ def _hash_name(text: str) -> str:
 
 
 def component_name(component: str) -> str:
-    """The file name that stands for one component of a key: injective, at most 255 bytes."""
+    """Return the file name for one component of a key: injective, at most 255 bytes."""
     name = _escape(component)
     try:
         encoded = os.fsencode(name)
-    except UnicodeEncodeError:  # the encoding of this process's locale lacks a letter
+    except UnicodeEncodeError:  # the locale's encoding lacks a letter
         name = "".join(c if c.isascii() else _percent(c) for c in name)
         encoded = name.encode("ascii")
     if len(encoded) <= _MAX_NAME_BYTES:
@@ -293,14 +230,14 @@ def component_name(component: str) -> str:
 
 
 def view_path(tree: str, origin: str, bucket: str, key: str) -> str:
-    """Where the view of ``<bucket>/<key>`` of *origin* lies in *tree*; different keys never share a path.
+    """Return the path of the view of ``<bucket>/<key>`` of *origin* in *tree*; different keys never share a path.
 
-    All objects of an origin have a bucket, or none has. A key whose path would be longer than systems take, or deeper
-    than programs that walk trees do, is a hash and its last component.
+    Either all objects of an origin have a bucket, or none has. A key whose path would be too long or too deep becomes a
+    hash and its last component.
     """
     parts = [origin, *([bucket] if bucket else []), *key.split("/")]
     names = [component_name(part) for part in parts]
     if len(names) > _MAX_DEPTH or sum(len(os.fsencode(name)) + 1 for name in names) > _MAX_VIEW_PATH:
-        # No component is `%~` and a hash alone: a shortened one begins with 221 bytes of its own.
+        # No other name is `%~` and a hash alone: a cut one keeps 221 bytes of its component.
         names[-key.count("/") - 1 : -1] = [_hash_name(key)]
     return "/".join((tree, *names))

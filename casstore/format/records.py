@@ -1,20 +1,20 @@
-"""The values of the index: which object, which version of it, which bytes; and their binary form.
+"""Values of the index and their binary form.
 
-Keys of the one LMDB database; the first byte says what the row is:
+Keys of the one LMDB database; the first byte is the kind of the row:
 
-    E <uri> NUL <origin>          -> entry record, in URI order, so that listing a prefix is a scan
+    E <uri> NUL <origin>          -> entry record, in URI order, so listing a prefix is a scan
     B <hash>                      -> blob record: size, whether it is known to be on the disk
-    U <hash> <16: hash of E key>  -> the E key: who uses a blob
-    C <16: hash of a checksum>    -> checksum record: the blob of bytes for which a provider stated that checksum
-    N <2: stripe>                 -> how often a URI of this stripe was written locally
-    P                             -> how the ways of choosing what goes did lately (`casstore.policies`)
-    P <2: start of a hash>        -> a blob that was evicted, and by which way
-    R                             -> room that a new index begins with, while it is made (`casstore.index`)
+    U <hash> <16: hash of E key>  -> the E key: an entry that uses a blob
+    C <16: hash of a checksum>    -> checksum record: the blob whose bytes have a provider's checksum
+    N <2: stripe>                 -> number of local writes to URIs of this stripe
+    P                             -> scores of the eviction orders (`casstore.index.eviction_history`)
+    P <2: start of a hash>        -> a blob that was evicted, and in which order
+    R                             -> room reserved while a new index is made (`casstore.index.environment`)
 
-LMDB takes keys of at most 511 bytes. A longer E key is cut and ends in a hash; its record holds the whole key.
+LMDB keys have at most 511 bytes. A longer E key is cut and ends in a hash; its record has the whole key.
 
-Every record ends in a 64-bit checksum over its key and itself, since LMDB does not notice a flipped bit. A record whose
-checksum is wrong decodes to None, which callers treat as a miss.
+Every record ends in a 64-bit checksum over its key and itself, because LMDB does not detect flipped bits. A record
+with a wrong checksum decodes to None; callers treat it as a miss.
 """
 
 from __future__ import annotations
@@ -29,23 +29,24 @@ from casstore.format.keys import HASH_BYTES, MAX_KEY_BYTES, Key
 
 
 def in_uri_order(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """*entries* as they come in the order of their rows, those whose rows are cut and hashed put in order as well.
+    """Yield *entries*, given in row order, in URI order: sort those whose rows are cut and hashed.
 
-    Holds in memory only what begins with the same 494 bytes.
+    Keeps in memory only entries that share their first 494 bytes.
     """
-    alike: list[Entry] = []
+    same_prefix: list[Entry] = []
     for entry in entries:
         if (
-            alike
-            and alike[0].key.row_key[: MAX_KEY_BYTES - HASH_BYTES] != entry.key.row_key[: MAX_KEY_BYTES - HASH_BYTES]
+            same_prefix
+            and same_prefix[0].key.row_key[: MAX_KEY_BYTES - HASH_BYTES]
+            != entry.key.row_key[: MAX_KEY_BYTES - HASH_BYTES]
         ):
-            yield from sorted(alike, key=_encoded_key)
-            alike = []
+            yield from sorted(same_prefix, key=_encoded_key)
+            same_prefix = []
         if len(entry.key.row_key) < MAX_KEY_BYTES - HASH_BYTES:
             yield entry
         else:
-            alike.append(entry)
-    yield from sorted(alike, key=_encoded_key)
+            same_prefix.append(entry)
+    yield from sorted(same_prefix, key=_encoded_key)
 
 
 def _encoded_key(entry: Entry) -> bytes:
@@ -54,12 +55,12 @@ def _encoded_key(entry: Entry) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Validator:
-    """What identifies an object's content at one moment. Compare with `same_version`, never by ``<``.
+    """Identifies one version of an object's content. Compare with `same_version`.
 
-    *etag* is opaque: without quotes and without a weak prefix (*weak* says that there was one). *version* is a
-    generation or version id. *size* in bytes. *mtime_ns* since the epoch; *granule_ns* is how fine the provider tells
-    it (one second over HTTP). *racy* says that the object could change again without a trace in any of these, since
-    it was written within a granule of being read (git's rule for its index).
+    *etag* is opaque: no quotes, no weak prefix (*weak* says that it had one). *version* is a generation or version id.
+    *size* is in bytes. *mtime_ns* is since the epoch, *granule_ns* the provider's resolution of it (one second over
+    HTTP). *racy*: the object was written within a granule of being read, so a later change might be invisible (as in
+    git's index).
     """
 
     size: int
@@ -72,13 +73,13 @@ class Validator:
 
     @property
     def identifies(self) -> bool:
-        """Whether there is anything to tell another content of the same size by."""
+        """Whether it can distinguish contents of the same size."""
         return not (self.etag is None and self.version is None and self.mtime_ns is None)
 
     def same_version(self, other: Validator) -> bool:
-        """Whether both identify the same content: by version, else by ETag, else by size and mtime.
+        """Return whether both identify the same content: by version, else by ETag, else by size and mtime.
 
-        Never true where neither has anything to compare, nor where the mtime decides and either is *racy*.
+        False if neither can be compared, or if the mtime decides and either is *racy*.
         """
         if self.size != other.size:
             return False
@@ -94,9 +95,9 @@ class Validator:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When something was asked: wall clock for what outlives a boot, boot clock for what must not jump.
+    """When a request was sent: *wall_ns* since the epoch outlives a boot, *boot_ns* since boot never jumps.
 
-    *wall_ns* since the epoch; *boot_ns* since the boot that *boot* (a 64-bit tag of the boot id) names.
+    *boot* is a 64-bit tag of the boot id.
     """
 
     wall_ns: int
@@ -104,16 +105,16 @@ class Moment:
     boot: int
 
     def is_since(self, other: Moment) -> bool:
-        """Whether this surely came at or after *other*: same boot, and not before it on the boot clock."""
+        """Return whether this is certainly not before *other*: same boot, and not earlier on the boot clock."""
         return self.boot == other.boot and self.boot_ns >= other.boot_ns
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An index row: the blob that holds the object's bytes, and the version of the object that they are.
+    """An index row: the blob with the object's bytes, and the object's version.
 
-    *validated* is when the request was sent that last said so. *place* is 0 once the blob's bytes are known to be on
-    the disk, else a tag of the boot and mount on which they were written. *used_hour* counts hours since the epoch.
+    *validated* is when the latest request that confirmed it was sent. *written_on* is 0 once the blob is known to be on
+    the disk, else a tag of the boot and mount that wrote it. *last_used_hour* counts hours since the epoch.
     """
 
     key: Key
@@ -134,12 +135,12 @@ class Entry:
         return self.validator.size
 
     def same_content(self, other: Entry) -> bool:
-        """Whether both name the same blob for the same version; when that was asked does not matter."""
+        """Return whether both name the same blob for the same version, at whatever time."""
         return self.digest == other.digest and self.validator == other.validator
 
 
 class PeekedEntry(NamedTuple):
-    """What a warm open needs of an entry, without the cost of making one."""
+    """The fields of an entry that a warm open needs; cheaper than an `Entry`."""
 
     digest: bytes
     size: int
@@ -148,22 +149,23 @@ class PeekedEntry(NamedTuple):
     last_used_hour: int
 
 
-# version, flags, algorithm, size, validated_ns, place, used_hour, mtime_ns, granule_ns, boot_ns, boot, three lengths
+# version, flags, algorithm, size, validated_ns, written_on, last_used_hour, mtime_ns, granule_ns, boot_ns, boot, 3
+# lengths
 _HEAD: Final = struct.Struct("<BBBQqQIqQqQHHH")
 _USE: Final = struct.Struct("<BxB8xq8xI")
-"""The same: version, algorithm, validated_ns, used_hour."""
+"""Of the same: version, algorithm, validated_ns, last_used_hour."""
 _SUM: Final = struct.Struct("<Q")
 _VERSION: Final = 1
 _WEAK, _RACY, _ETAG, _GENERATION, _MTIME = 1, 2, 4, 8, 16
 
 
 def append_checksum(row: bytes, value: bytes) -> bytes:
-    """*value*, which begins with its version, as the record of *row*."""
+    """Return *value*, which starts with its version, as the record of *row*."""
     return value + _SUM.pack(record_checksum(row + value))
 
 
 def strip_checksum(row: bytes, record: bytes) -> bytes | None:
-    """The inverse; None where it is damaged."""
+    """Return the record's value, or None if it is damaged."""
     value = record[:-8]
     if len(record) < 8 or record[-8:] != _SUM.pack(record_checksum(row + value)) or value[:1] != b"\1":
         return None
@@ -171,7 +173,7 @@ def strip_checksum(row: bytes, record: bytes) -> bytes | None:
 
 
 def pack_entry(entry: Entry) -> bytes:
-    """The record of *entry*, for the row `Key.row_key`."""
+    """Return the record of *entry*, for the row `Key.row_key`."""
     v = entry.validator
     flags = (
         (_WEAK if v.weak else 0)
@@ -182,7 +184,7 @@ def pack_entry(entry: Entry) -> bytes:
     )
     etag = (v.etag or "").encode("utf-8", "surrogatepass")
     version = (v.version or "").encode("utf-8", "surrogatepass")
-    whole = entry.key.encoded if len(entry.key.row_key) >= MAX_KEY_BYTES else b""
+    encoded_key = entry.key.encoded if len(entry.key.row_key) >= MAX_KEY_BYTES else b""
     head = _HEAD.pack(
         _VERSION,
         flags,
@@ -197,13 +199,13 @@ def pack_entry(entry: Entry) -> bytes:
         entry.validated.boot,
         len(etag),
         len(version),
-        len(whole),
+        len(encoded_key),
     )
-    return append_checksum(entry.key.row_key, b"".join((head, entry.digest.value, etag, version, whole)))
+    return append_checksum(entry.key.row_key, b"".join((head, entry.digest.value, etag, version, encoded_key)))
 
 
 def peek_entry(key: Key, record: bytes) -> PeekedEntry | None:
-    """The few fields of a record that a warm open needs; None where it is damaged or another URI's."""
+    """Return the fields that a warm open needs; None if the record is damaged or another URI's."""
     value = record[:-8]
     if record_checksum(key.row_key + value) != int.from_bytes(record[-8:], "little") or value[0] != _VERSION:
         return None
@@ -216,12 +218,12 @@ def peek_entry(key: Key, record: bytes) -> PeekedEntry | None:
 
 
 def scan_usage(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes, int, int, int]]:
-    """Of the rows of all entries: row, digest, `Entry.validated` in ns, `Entry.last_used_hour`, `row_checksum`; those
-    whose record is damaged are left out.
+    """Yield row, digest, `Entry.validated` in ns, `Entry.last_used_hour` and `row_checksum` of each entry; skip damaged
+    ones.
 
-    Bare tuples, since making anything else takes longer than all the rest of this.
+    Bare tuples: making objects would take longer than all the rest.
     """
-    head, sum_of, use_of = _HEAD.size, _SUM.unpack_from, _USE.unpack_from  # looked up once, not a million times
+    head, sum_of, use_of = _HEAD.size, _SUM.unpack_from, _USE.unpack_from
     for row, record in rows:
         value = record[:-8]
         if len(value) < head:
@@ -233,12 +235,12 @@ def scan_usage(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, byt
 
 
 def row_checksum(record: bytes) -> int:
-    """The checksum that a record ends in: two of one row differ in it if they differ at all."""
+    """Return a record's checksum: different records of one row have different ones."""
     return int.from_bytes(record[-8:], "little")
 
 
 def unpack_entry(row: bytes, record: bytes, key: Key | None = None) -> Entry | None:
-    """The entry of a record; None where it is damaged, or not *key*'s where that is given."""
+    """Return the entry of a record; None if it is damaged, or not *key*'s."""
     value = strip_checksum(row, record)
     if value is None:
         return None
@@ -249,8 +251,8 @@ def unpack_entry(row: bytes, record: bytes, key: Key | None = None) -> Entry | N
     digest = Digest(algorithm_of(number), value[start:end])
     etag = value[end : end + etag_len].decode("utf-8", "surrogatepass")
     version = value[end + etag_len : end + etag_len + version_len].decode("utf-8", "surrogatepass")
-    whole = value[end + etag_len + version_len :] if whole_len else row[1:]
-    if key is not None and whole != key.encoded:
+    encoded_key = value[end + etag_len + version_len :] if whole_len else row[1:]
+    if key is not None and encoded_key != key.encoded:
         return None
     validator = Validator(
         size,
@@ -261,12 +263,12 @@ def unpack_entry(row: bytes, record: bytes, key: Key | None = None) -> Entry | N
         granule,
         bool(flags & _RACY),
     )
-    return Entry(key or Key.parse(whole), digest, validator, Moment(wall, boot_ns, boot), place, used)
+    return Entry(key or Key.parse(encoded_key), digest, validator, Moment(wall, boot_ns, boot), place, used)
 
 
 @dataclass(frozen=True, slots=True)
 class BlobRecord:
-    """What the index knows of a blob: *size* in bytes, and `Entry.written_on`'s tag."""
+    """The index's knowledge of a blob: *size* in bytes, and *written_on* as in `Entry`."""
 
     size: int
     written_on: int
@@ -274,22 +276,22 @@ class BlobRecord:
 
 _BLOB: Final = struct.Struct("<BQQ")
 _BLOB_SIZE: Final = struct.Struct("<BQ8xQ")
-"""The same without the place, and with the checksum."""
+"""The same without *written_on*, with the checksum."""
 
 
 def pack_blob(row: bytes, record: BlobRecord) -> bytes:
-    """The record for `blob_row`."""
+    """Return the record for `blob_row`."""
     return append_checksum(row, _BLOB.pack(_VERSION, record.size, record.written_on))
 
 
 def unpack_blob(row: bytes, record: bytes) -> BlobRecord | None:
-    """The inverse; None where it is damaged."""
+    """Return the record's value, or None if it is damaged."""
     value = strip_checksum(row, record)
     return None if value is None else BlobRecord(*_BLOB.unpack(value)[1:])
 
 
 def peek_blob(row: bytes, record: bytes) -> int | None:
-    """The size alone, for whoever goes through all rows; None where the record is damaged."""
+    """Return the size alone, for scans of all rows; None if the record is damaged."""
     if len(record) != _BLOB_SIZE.size:
         return None
     version, size, checksum = _BLOB_SIZE.unpack(record)
@@ -300,11 +302,11 @@ _COUNT: Final = struct.Struct("<BQ")
 
 
 def pack_count(row: bytes, count: int) -> bytes:
-    """The record for `count_row`."""
+    """Return the record for `count_row`."""
     return append_checksum(row, _COUNT.pack(_VERSION, count))
 
 
 def unpack_count(row: bytes, record: bytes | None) -> int:
-    """The inverse; 0 where there is none or it is damaged."""
+    """Return the count; 0 if the record is missing or damaged."""
     value = None if record is None else strip_checksum(row, record)
     return 0 if value is None else int(_COUNT.unpack(value)[1])

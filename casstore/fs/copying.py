@@ -1,4 +1,4 @@
-"""Copy a file's bytes: as a reflink where the file system can, else by the kernel, else by hand."""
+"""Copy a file's bytes: as a reflink, else by the kernel, else by reading and writing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW, er
 
 
 def clone(source: int, target: int) -> bool:
-    """Share *source*'s extents with *target*, a new file; False where the file system cannot."""
+    """Share *source*'s extents with *target*, a new file; return False if the file system cannot."""
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError:
@@ -25,7 +25,7 @@ def clone(source: int, target: int) -> bool:
 
 
 def copy_bytes(source: int, target: int) -> int:
-    """Copy all of *source* to *target* from their starts, without moving *source*'s position; bytes copied."""
+    """Copy all of *source* to *target* from their starts; return the byte count. *source*'s position does not move."""
     offset = 0
     while True:
         try:
@@ -48,10 +48,10 @@ def _copy_by_reading(source: int, target: int) -> int:
 
 
 def copy_out(source: int, target: str, *, durable: bool = False) -> None:
-    """Make the file *target* a copy of the open file *source*; at any moment it is the old one or all of the new.
+    """Make the file *target* a copy of the open file *source*, replaced as a whole.
 
-    Its mode is by the umask. Follows symbolic links. What is no regular file (a device, a pipe) is written into. With
-    *durable* it is on the disk on return, for whoever then takes the original away.
+    The umask sets its mode. Follows symbolic links; writes into a device or a pipe. With *durable*, the copy is on the
+    disk on return, so the caller may delete the original.
     """
     target = os.path.realpath(target)
     if os.path.lexists(target) and not os.path.isfile(target):
@@ -63,7 +63,7 @@ def copy_out(source: int, target: str, *, durable: bool = False) -> None:
         return
     directory = os.path.dirname(target)
     temporary = f"{directory}/.{os.urandom(8).hex()}.part"
-    # Without a name until it is whole, where that can be: a process that is killed leaves nothing then.
+    # Unnamed until it is complete, if possible: then a killed process leaves nothing.
     unnamed = files.open_unnamed(directory, 0o666)
     is_named = unnamed is None
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -92,7 +92,10 @@ def copy_out(source: int, target: str, *, durable: bool = False) -> None:
 
 
 def make_directories(path: str, *, durable: bool = False) -> None:
-    """Make the directory *path* and those above it, as far as they are missing; with *durable* they are on the disk."""
+    """Create the directory *path* and its missing parents; with *durable*, they are on the disk on return.
+
+    Raises: FileExistsError if a file has one of the names.
+    """
     missing = []
     while not os.path.isdir(path):
         missing.append(path)
@@ -101,14 +104,14 @@ def make_directories(path: str, *, durable: bool = False) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory)
         if not os.path.isdir(directory):
-            raise FileExistsError(errno.EEXIST, "is a file, where a directory is to be", directory)
+            raise FileExistsError(errno.EEXIST, "a file is in the way: remove it, or choose another path", directory)
     if durable:
         for directory in missing:
             files.sync_directory(os.path.dirname(directory) or ".")
 
 
 def same_bytes(one: int, other: int) -> bool:
-    """Whether two open files hold the same bytes."""
+    """Return whether two open files have the same bytes."""
     offset = 0
     while True:
         left = os.pread(one, 1 << 20, offset)

@@ -1,7 +1,6 @@
-"""The file system, as far as correctness hangs on it: links, renames, syncs, clones, and what lies underneath.
+"""File system calls that correctness depends on: link, rename, sync, unnamed files. No other module makes them.
 
-The only module that links, renames and syncs. Everything takes plain paths and descriptors; errors are the `OSError` of
-the call, with `StoreFullError` for a full disk or quota where `full_disk` wraps it.
+All take plain paths and descriptors, and raise the call's `OSError`; inside `full_disk`, StoreFullError.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from casstore.errors import CasstoreError, StoreFullError, StoreReadOnlyError
 _NO_UNNAMED: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT))
 _PAUSES: Final = (0.001, 0.01)
 NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-"""No room: the disk's, the quota's, and the process's own limit for a file (``ulimit -f``)."""
+"""Errors of a full disk, a full quota, and the process's file size limit (``ulimit -f``)."""
 _TMP_NAMES: Final = ("TMPDIR", "TEMP", "TMP")
 _TMP_DIRECTORIES: Final = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 (compared with, not written to)
 _NO_PROC: Final = frozenset((errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR))
@@ -29,18 +28,16 @@ _NO_PROC: Final = frozenset((errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOT
 
 @contextlib.contextmanager
 def full_disk(root: str) -> Iterator[None]:
-    """Turn ENOSPC, EDQUOT and EFBIG inside the block into `StoreFullError` that names *root*; EROFS, of a file system
-    that was remounted, into `StoreReadOnlyError`.
-    """
+    """Raise StoreFullError with *root* for ENOSPC, EDQUOT and EFBIG inside the block, StoreReadOnlyError for EROFS."""
     try:
         yield
     except CasstoreError:
-        raise  # it says more of it
+        raise  # already translated
     except OSError as error:
         if error.errno in NO_SPACE:
             raise StoreFullError(
                 error.errno,
-                f"no room for another blob: free some space, or set a budget ({os.strerror(error.errno)})",
+                f"no room for another blob ({os.strerror(error.errno)}): free some space, or set max_size",
                 root,
             ) from error
         if error.errno == errno.EROFS:
@@ -49,17 +46,17 @@ def full_disk(root: str) -> Iterator[None]:
 
 
 def read_only(root: str) -> StoreReadOnlyError:
-    """The error for a store whose file system was written to and cannot be any more."""
+    """Return the error for a store whose file system has become read-only."""
     return StoreReadOnlyError(
         errno.EROFS,
-        "the file system has become read-only: look at the system's log, or name another directory "
+        "the file system has become read-only: check the system log, or choose another directory "
         "(CASSTORE_DIR, local_cache_dir)",
         root,
     )
 
 
 def list_names(directory: str) -> list[str]:
-    """What lies in a directory; nothing where there is none."""
+    """Return the names in a directory; none if it is missing."""
     try:
         return os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -67,7 +64,7 @@ def list_names(directory: str) -> list[str]:
 
 
 def lstat_or_none(path: str) -> os.stat_result | None:
-    """Of whatever is there; None for what is gone."""
+    """Return the status of *path* itself, or None if it is missing."""
     try:
         return os.lstat(path)
     except FileNotFoundError:
@@ -75,23 +72,22 @@ def lstat_or_none(path: str) -> os.stat_result | None:
 
 
 def lstat_regular(path: str) -> os.stat_result | None:
-    """Of a regular file; None for what is gone, or is something else, which somebody put there."""
+    """Return the status of a regular file; None if it is missing or anything else."""
     status = lstat_or_none(path)
     return status if status is not None and stat.S_ISREG(status.st_mode) else None
 
 
 def open_unnamed(directory: str, mode: int = 0o444) -> int | None:
-    """A new file on *directory*'s file system that has no name yet; None where there is no O_TMPFILE, or no ``/proc``
-    by which `link_descriptor` could name it.
+    """Return a new file without a name on *directory*'s file system, open for writing whatever its *mode*.
 
-    Open for writing although its *mode* is a blob's already, as far as the umask allows.
+    None if there is no O_TMPFILE, or no ``/proc`` for `link_descriptor`. The umask limits *mode*.
     """
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None or not _has_proc():
         return None
     flag |= os.O_RDWR | os.O_CLOEXEC
     for pause in _PAUSES:
-        # ext4 calls it so, too, that a directory is just being removed: a moment later its name is gone, or another's.
+        # ext4 raises PermissionError also while the directory is being removed: a moment later it is gone or replaced.
         with contextlib.suppress(PermissionError):
             return _open_unnamed(directory, flag, mode)
         time.sleep(pause)
@@ -113,60 +109,60 @@ def _has_proc() -> bool:
 
 
 def open_named(directory: str) -> tuple[int, str]:
-    """A new private file in *directory* under a random name."""
+    """Create a private file with a random name in *directory*; return its descriptor and path."""
     path = f"{directory}/{os.urandom(8).hex()}"
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
 
 
 def link_descriptor(descriptor: int, target: str) -> None:
-    """Give the unnamed file behind *descriptor* the name *target*; FileExistsError where it is taken."""
-    # With no src_dir_fd, Python calls link(), which does not follow /proc's magic link (EXDEV); with one it is
-    # linkat(AT_SYMLINK_FOLLOW). Which descriptor it is does not matter: the source path is absolute.
+    """Give the unnamed file behind *descriptor* the name *target*. Raises: FileExistsError."""
+    # Without src_dir_fd, Python calls link(), which does not follow /proc's magic link (EXDEV); with it, it calls
+    # linkat(AT_SYMLINK_FOLLOW). The source path is absolute, so any descriptor will do.
     os.link(f"/proc/self/fd/{descriptor}", target, src_dir_fd=descriptor, follow_symlinks=True)
 
 
 def link(source: str, target: str) -> None:
-    """A second name for *source*; FileExistsError where *target* is taken."""
+    """Give *source* a second name. Raises: FileExistsError."""
     os.link(source, target)
 
 
 def rename(source: str, target: str) -> None:
-    """Move, replacing *target*."""
+    """Move *source* to *target*, replacing it."""
     os.rename(source, target)
 
 
 def unlink_quietly(path: str) -> None:
-    """Remove the name if it is there."""
+    """Remove the name if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def reopen(descriptor: int) -> int:
-    """A descriptor for reading the same file from its start; the file need not have a name."""
+    """Open the same file, which may have no name, for reading from its start."""
     try:
         return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         if error.errno not in _NO_PROC:
             raise
-    # No /proc (macOS, a bare chroot): the two share a position. Whoever writes a staging file is done with it by then.
+    # No /proc (macOS, a bare chroot): both share a position. The writer of a staging file has finished by then.
     copy = os.dup(descriptor)
     os.lseek(copy, 0, os.SEEK_SET)
     return copy
 
 
 def temporary_directory() -> str:
-    """Where this system keeps temporary files; FileNotFoundError where nothing of that kind can be written to."""
-    import tempfile  # only for whoever has no store to write to
+    """Return the system's directory for temporary files. Raises: FileNotFoundError if none is writable."""
+    import tempfile  # only for pass-through caches
 
     directory = tempfile.gettempdir()
-    # Its last resort is where the process happens to be: no place for files that nobody expects there.
+    # Its last resort is the working directory, where users do not expect such files.
     if directory == os.getcwd() and directory not in (*map(os.environ.get, _TMP_NAMES), *_TMP_DIRECTORIES):
-        raise FileNotFoundError(errno.ENOENT, "no temporary directory can be written to", directory)
+        raise FileNotFoundError(errno.ENOENT, "no temporary directory is writable: set TMPDIR", directory)
     return directory
 
 
 def open_private() -> int:
-    """A new file without a name in the temporary directory. Raises what `temporary_directory` does."""
+    """Return a new unnamed file in the temporary directory. Raises: as `temporary_directory`."""
     directory = temporary_directory()
     descriptor = open_unnamed(directory)
     if descriptor is None:
@@ -176,14 +172,14 @@ def open_private() -> int:
 
 
 def open_memory() -> int:
-    """A new file in memory alone; raises OSError (EOPNOTSUPP) where the platform has none."""
+    """Return a new file in memory. Raises: OSError (EOPNOTSUPP) if the platform has none."""
     if not hasattr(os, "memfd_create"):
-        raise OSError(errno.EOPNOTSUPP, "this platform has no files in memory")
+        raise OSError(errno.EOPNOTSUPP, "memfd_create: not available on this platform")
     return os.memfd_create("casstore", os.MFD_CLOEXEC)
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Make an empty file *size* bytes long, with room for all of them; the OSError of a full disk comes here."""
+    """Make an empty file *size* bytes long and allocate them, so that a full disk fails here."""
     if size and hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, size)
@@ -194,19 +190,19 @@ def reserve(descriptor: int, size: int) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Bytes and metadata of one file to the disk. On error the bytes may be lost: never try the same file again."""
+    """Flush one file to the disk. On error its bytes may be lost: never retry with the same file."""
     os.fsync(descriptor)
 
 
 def sync_file_system(path: str) -> bool:
-    """Everything of *path*'s file system to the disk; False where it failed, or where a failure would not be told.
+    """Flush all of *path*'s file system; return False if that failed or its failure could not be detected.
 
-    That is Linux before 5.8, and everything else. A failure that somebody else's `syncfs` was told before is not told
-    again.
+    Failures are undetectable before Linux 5.8 and on other systems. The kernel reports one to a single `syncfs` only,
+    which may be another process's.
     """
     if not sys.platform.startswith("linux") or _kernel() < (5, 8):
         return False
-    import ctypes  # only for whoever collects
+    import ctypes  # only for collections
 
     try:
         syncfs = ctypes.CDLL(None, use_errno=True).syncfs
@@ -225,7 +221,7 @@ def _kernel() -> tuple[int, ...]:
 
 
 def sync_directory(path: str) -> None:
-    """The names in *path* to the disk."""
+    """Flush the names in *path* to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -234,14 +230,14 @@ def sync_directory(path: str) -> None:
 
 
 def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
-    """`os.write` until everything is written: one call may be short."""
+    """Write all of *data*: `os.write` may write less."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def pwrite_all(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """`os.pwrite` until everything is written."""
+    """Write all of *data* at *offset*."""
     view = memoryview(data)
     while view:
         count = os.pwrite(descriptor, view, offset)
@@ -252,9 +248,10 @@ def pwrite_all(descriptor: int, data: bytes | bytearray | memoryview, offset: in
 def create_synced(
     path: str, data: bytes, mode: int = 0o600, *, before_link: Callable[[], object] | None = None
 ) -> bool:
-    """Make *path* with these bytes, whole or not at all and synced; False where it exists already.
+    """Create *path* with these bytes, all or nothing, synced; return False if it exists.
 
-    *first* is called when nothing more than a name is lacking: what it names in the same directory is synced as well.
+    *before_link* is called just before the file gets its name; names that it links in the same directory are synced
+    too.
     """
     directory = os.path.dirname(path)
     descriptor, temporary = open_named(directory)
@@ -271,26 +268,21 @@ def create_synced(
     finally:
         os.close(descriptor)
         unlink_quietly(temporary)
-    # Where it is gone, somebody has removed what has just got its name, and there is nothing left to be synced.
+    # If the directory is gone, another process has removed it with the new file: nothing is left to sync.
     with contextlib.suppress(FileNotFoundError):
         sync_directory(directory)
     return True
 
 
-def replace(path: str, data: bytes, mode: int = 0o600) -> None:
-    """Make *path* hold these bytes, the old ones or the new ones at any moment; after a power cut perhaps neither."""
-    _replace(path, data, mode, durable=False)
-
-
 def replace_synced(path: str, data: bytes, mode: int = 0o600) -> None:
-    """Make *path* hold these bytes, the old ones or the new ones at any moment, synced."""
-    _replace(path, data, mode, durable=True)
+    """Replace the bytes of *path* atomically, synced."""
+    replace(path, data, mode, durable=True)
     sync_directory(os.path.dirname(path))
 
 
-def _replace(path: str, data: bytes, mode: int, *, durable: bool) -> None:
-    directory = os.path.dirname(path)
-    descriptor, temporary = open_named(directory)
+def replace(path: str, data: bytes, mode: int = 0o600, *, durable: bool = False) -> None:
+    """Replace the bytes of *path* atomically. Unless *durable*, a power cut may lose the old and the new ones."""
+    descriptor, temporary = open_named(os.path.dirname(path))
     try:
         try:
             write_all(descriptor, data)

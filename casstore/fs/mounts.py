@@ -1,4 +1,4 @@
-"""What the kernel says of this machine: its boot, its clocks, and what a path lies on."""
+"""The kernel's facts about this machine: boot id, boot clock, mounts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _REMOTE: Final = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "lustre", "gpfs", "ceph", "9p", "afs", "beegfs", "orangefs")
     + ("ocfs2", "gfs2", "glusterfs", "virtiofs")
 )
-"""File systems on which LMDB's shared memory or locks are not what they are on a local disk (lmdb.h, Caveats)."""
+"""File systems whose shared memory or locks do not suffice for LMDB (lmdb.h, Caveats)."""
 _LINKLESS: Final = frozenset(("vfat", "msdos", "exfat"))
 _NO_PROC: Final = frozenset((errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR))
 
 
 def boot_clock_ns() -> int:
-    """Nanoseconds since boot, suspended time included: the same clock for every process of this boot."""
+    """Return nanoseconds since boot, suspended time included; equal for all processes of a boot."""
     return time.clock_gettime_ns(_BOOT_CLOCK)
 
 
@@ -27,36 +27,36 @@ _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def boot_id() -> bytes:
-    """What tells this boot from every other; empty where the platform does not say."""
+    """Return an identifier of this boot; empty if the platform has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             return file.read().strip()
     except OSError as error:
         if error.errno not in _NO_PROC:
-            raise  # too many open files, say: a wrong answer would outlast it
+            raise  # for example, too many open files; a wrong answer would be kept
         return b""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """What a path lies on: the kernel's number for the mount, and the file system's type (``ext4``)."""
+    """A mount: the kernel's *number* and the file system's type *kind* (``ext4``)."""
 
     number: int
     kind: str
 
     @property
     def is_linkless(self) -> bool:
-        """Whether no file can have a second name there."""
+        """Whether files cannot have a second name there."""
         return self.kind in _LINKLESS
 
     @property
     def is_shared(self) -> bool:
-        """Whether other machines may use it, or a program in user space serves it: no place for LMDB."""
+        """Whether other machines may use it or a user-space program serves it, so that LMDB cannot be used."""
         return self.kind in _REMOTE or self.kind.startswith("fuse")
 
 
 def mount_of(path: str) -> Mount:
-    """The mount that *path*, which exists, lies on. Kind is ``unknown`` where there is no ``/proc``."""
+    """Return the mount of *path*, which exists. Its kind is ``unknown`` if there is no ``/proc``."""
     if not sys.platform.startswith("linux"):
         return Mount(os.stat(path).st_dev, "unknown")
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -70,7 +70,7 @@ def mount_of(path: str) -> Mount:
                     return Mount(number, rest.split(b" ", 1)[0].decode("ascii", "replace"))
     except OSError as error:
         if error.errno not in _NO_PROC:
-            raise  # not to be taken for a local disk because files cannot be opened just now
+            raise  # must not pass for a local disk because no file can be opened now
         return Mount(os.stat(path).st_dev, "unknown")
     finally:
         os.close(descriptor)

@@ -17,9 +17,9 @@ _ALL_USERS: Final = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One row that says that an entry uses a blob.
+    """A row that says that an entry uses a blob, with that entry's *key* and *record*.
 
-    *key* and *record* are that entry's; without them it is gone, damaged or uses another blob.
+    Without them, the entry is gone, damaged or uses another blob.
     """
 
     row: bytes
@@ -28,34 +28,34 @@ class User:
 
     @property
     def name(self) -> bytes:
-        """The bytes of the `Key.name` of that entry."""
+        """The bytes of the entry's `Key.name`."""
         return user_name(self.row)
 
     @property
     def entry(self) -> Entry | None:
-        """That entry."""
+        """The entry."""
         return None if self.key is None else unpack_entry(self.key.row_key, self.record, self.key)
 
 
 def users_of(txn: Txn, digest: bytes) -> list[User]:
-    """Who uses a blob, as this transaction sees it."""
+    """Return the users of a blob in this transaction."""
     prefix = user_prefix(digest)
     return [_user(txn, digest, row, whole) for row, whole in txn.scan(prefix, prefix, _ALL_USERS)]
 
 
-def _user(txn: Txn, digest: bytes, row: bytes, whole: bytes) -> User:
-    # A user's row has no checksum of its own, but its key has a hash of what it says.
+def _user(txn: Txn, digest: bytes, row: bytes, encoded: bytes) -> User:
+    # A user row has no checksum, but its key contains a hash of its value.
     with contextlib.suppress(ValueError):
-        key = Key.parse(whole)
+        key = Key.parse(encoded)
         record = txn.get(key.row_key) if user_row(digest, key) == row else None
-        held = None if record is None else peek_entry(key, record)
-        if record is not None and held is not None and held.digest == digest:
+        entry = None if record is None else peek_entry(key, record)
+        if record is not None and entry is not None and entry.digest == digest:
             return User(row, key, record)
     return User(row)
 
 
 def users_checksum(users: Iterable[User]) -> int:
-    """The checksum over *users* that `Victim.users` is."""
+    """Return the checksum over *users*: `Victim.users`."""
     folded = 0
     for user in users:
         folded ^= row_checksum(user.record)
@@ -63,6 +63,6 @@ def users_checksum(users: Iterable[User]) -> int:
 
 
 def uris_of(index: Index, digest: bytes) -> tuple[str, ...]:
-    """The URIs that use a blob now."""
+    """Return the URIs that use a blob now."""
     users = index.read(lambda txn: users_of(txn, digest))
     return tuple(user.key.uri for user in users if user.key is not None)

@@ -1,9 +1,9 @@
-"""Group commit: what one process learns goes into the index together, with one sync per batch.
+"""Group commit: write what one process learns to the index in batches, with one sync each.
 
-Whoever fills the store may go on as soon as its blob is linked. The committer keeps the staging descriptor and the fill
-locks until the row is committed, so that whoever waits for the lock finds the row. One thread per process; it waits for
-no fill lock and holds `MOST_HELD` items at most. Reads queue here what they learn (last use, a 304), and run no write
-transaction of their own.
+A fill continues as soon as its blob is linked. The committer keeps the staging descriptor and the fill locks until the
+row is committed, so a process that waits for the lock then finds the row. It is one thread per process, waits for no
+fill lock, and has at most `MAX_FILLS` fills. Reads queue here what they learn (last use, a 304), and run no write
+transaction.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ from casstore.index.database import Index
 from casstore.index.updates import IndexUpdate, PublishEntry
 
 WINDOW_WAITED: Final = 0.005
-"""Seconds that a batch is open while somebody waits for its commit."""
+"""Seconds that a batch is open while a caller waits for it."""
 WINDOW_QUIET: Final = 0.020
-"""Seconds that a batch is open while nobody does; shorter windows cost more wake-ups than they save waiting."""
+"""Seconds that a batch is open otherwise; shorter windows cost more wake-ups than they save."""
 MAX_FILLS: Final = 64
-"""Items with a staging descriptor or a lock that may wait for a commit; whoever brings one more waits for room."""
+"""Fills, with a staging descriptor or locks, before `submit` waits for room."""
 MAX_TOUCHES: Final = 8192
-"""Items without: last uses, validations, proofs. Some 4 MB; more of them in one window are lost, and learned again."""
+"""Other updates: last uses, validations, checksums (4 MB). More of them in one window are dropped, and learned again.
+"""
 _TRIES: Final = 5
 _STORE_ERRORS: Final = (StoreFullError, StoreReadOnlyError, IndexUnavailableError, TimeoutError)
-"""What every item of a batch would meet."""
+"""Errors that every update of a batch would get."""
 
 
 def _log_exception(message: str) -> None:
-    """Say on the log what nobody waits to hear."""
-    import logging  # takes as long to load as the rest of this module
+    """Log an error that no caller waits for."""
+    import logging  # loads as slowly as the rest of this module
 
     logging.getLogger(__name__).exception(message)  # noqa: LOG004 (called inside handlers only)
 
 
 class Committer:
-    """The queue and its thread, for one store in one process; `close` ends the thread, the next use starts another."""
+    """The queue and its thread, for one store in one process. `close` ends the thread; the next use starts another."""
 
     def __init__(self, index: Index, blobs: BlobStore, on_start: Callable[[], None]) -> None:
         self._index = index
@@ -64,35 +65,34 @@ class Committer:
         self._stopping = False
 
     def submit(self, item: IndexUpdate) -> None:
-        """Queue *item*; one with a staging file or locks waits for room while `MOST_HELD` of those are under way.
-
-        What was merely learned never waits, since readers bring it: beyond `MOST_LEARNED` it is lost.
+        """Queue *item*. A fill waits while `MAX_FILLS` are queued; other updates never wait, and are dropped beyond
+        `MAX_TOUCHES`.
         """
         if self._pid != os.getpid():
-            # A fork that ran no hooks: the thread, and maybe the owner of the lock below, are the parent's.
+            # A fork without hooks: the thread, and maybe the owner of the lock below, are the parent's.
             self._finish(item, IndexUnavailableError(errno.ECHILD, "forked without Python's fork hooks"))
             return
-        holds = isinstance(item, PublishEntry)
+        is_fill = isinstance(item, PublishEntry)
         with self._changed:
-            while holds and self._fills >= MAX_FILLS:
+            while is_fill and self._fills >= MAX_FILLS:
                 self._wait()
-            if not holds and len(self._items) - self._fills >= MAX_TOUCHES:
+            if not is_fill and len(self._items) - self._fills >= MAX_TOUCHES:
                 return
             if not self._items:
                 self._opened = time.monotonic()
             self._items.append(item)
-            self._fills += holds
+            self._fills += is_fill
             if len(self._items) == 1 or self._fills >= MAX_FILLS:
                 self._changed.notify_all()
             is_running = self._thread is not None or self._start()
         if is_running:
             self._on_start()
         else:
-            # The interpreter is shutting down and starts no more threads.
+            # The interpreter is shutting down and starts no threads.
             self._run_batch()
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything queued so far is committed or dropped; False after *timeout* seconds."""
+        """Wait until everything queued so far is committed or dropped; return False after *timeout* seconds."""
         if self._pid != os.getpid():
             return False
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -105,7 +105,7 @@ class Committer:
         return True
 
     def close(self, timeout: float) -> None:
-        """Drain, and wait for the thread to end, within *timeout* seconds."""
+        """Flush, and wait for the thread to end, within *timeout* seconds in all."""
         deadline = time.monotonic() + timeout
         self.flush(timeout)
         if self._pid == os.getpid():
@@ -117,7 +117,7 @@ class Committer:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: close the parent's staging descriptors; its items are the parent's to commit."""
+        """In a forked child: close the parent's staging descriptors; the parent commits its updates."""
         for item in (*self._items, *self._batch):
             if isinstance(item, PublishEntry):
                 item.after_fork_in_child()
@@ -150,8 +150,8 @@ class Committer:
             self._batch = batch
         try:
             self._commit(batch)
-        except Exception as error:  # noqa: BLE001 - said in the log, and to each item
-            # Nobody may wait for a thread that died; what is finished already takes a second time in good part.
+        except Exception as error:  # noqa: BLE001 (logged, and passed to each update)
+            # No caller may wait for a dead thread. Finishing an update twice is harmless.
             _log_exception("a commit failed")
             for item in batch:
                 self._finish(item, error)
@@ -162,7 +162,7 @@ class Committer:
                 self._changed.notify_all()
 
     def _is_batch_ready(self) -> bool:
-        """Wait until a window has closed; False if the thread is to end."""
+        """Wait until a window has closed; return False if the thread must end."""
         with self._changed:
             while not self._items:
                 if self._stopping:
@@ -183,10 +183,10 @@ class Committer:
             if not batch:
                 return
         for item in batch:
-            self._finish(item, CasstoreError("the index or the blob kept changing; the entry was not recorded"))
+            self._finish(item, CasstoreError("entry not recorded: the index or the blob kept changing"))
 
     def _try(self, batch: list[IndexUpdate]) -> list[IndexUpdate]:
-        """One transaction over *batch*; what is to be tried again."""
+        """Run one transaction over *batch*; return the updates to retry."""
         again: list[IndexUpdate] = []
         applied: list[IndexUpdate] = []
         try:
@@ -196,7 +196,7 @@ class Committer:
                     (applied if item.apply(txn, self._blobs, self._index.generation) else again).append(item)
         except IndexDamagedError:
             return batch
-        except Exception as error:  # noqa: BLE001 - one bad item must not take the others down
+        except Exception as error:  # noqa: BLE001 (one bad update must not fail the others)
             if len(batch) > 1 and not isinstance(error, _STORE_ERRORS):
                 for item in batch:
                     self._commit([item])
@@ -212,8 +212,8 @@ class Committer:
         try:
             if item.retry_outside(self._blobs):
                 return True
-            error: Exception = CasstoreError("the blob was evicted before its entry was recorded")
-        except Exception as raised:  # noqa: BLE001 - as in `_try`
+            error: Exception = CasstoreError("entry not recorded: its blob was evicted meanwhile")
+        except Exception as raised:  # noqa: BLE001 (as in `_try`)
             error = raised
         self._finish(item, error)
         return False
@@ -222,6 +222,6 @@ class Committer:
     def _finish(item: IndexUpdate, error: BaseException | None) -> None:
         try:
             item.done(error)
-        except Exception:  # noqa: BLE001 - said in the log
-            # Its owner's affair; the others in the batch have locks to be released.
-            _log_exception("an item of a commit failed to finish")
+        except Exception:  # noqa: BLE001 (logged)
+            # The owner's problem; the others in the batch have locks to release.
+            _log_exception("an update failed to finish after its commit")

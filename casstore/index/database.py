@@ -1,16 +1,16 @@
-"""The index: one LMDB database, shared by all processes that use a store. The only module that touches `lmdb`.
+"""The index: one LMDB database that all processes of a store share.
 
-Engine 0.9 with its default, synchronous commits and no writemap: the file is intact after any crash. A large sparse map
-makes growing it a matter of the file system. One unnamed database, since py-lmdb opens a named one only in a write
-transaction, and then every process's first read would queue behind the writers.
+Engine 0.9 with synchronous commits and without writemap: the file is intact after any crash. The map is large and
+sparse, so the file system grows the file. It has one unnamed database: py-lmdb opens a named one only in a write
+transaction, for which every process's first read would queue.
 
-**Gate.** A process must not fork with an environment open: the child's use of it leaks reader slots, and its close
-clears the parent's. So every call goes through a gate, which is a count and a flag. Before a fork, the flag goes up,
-the forking thread waits until the count is 0 and closes the environment; both sides open it again on next use. Calls do
-not exclude each other, and nothing inside the gate logs, imports, calls user code or takes another lock.
+**Gate.** A process must not fork with an environment open: using it in the child leaks reader slots, and closing it
+there clears the parent's. So every call passes a gate, a count and a flag. Before a fork, the forking thread sets the
+flag, waits until the count is 0 and closes the environment; parent and child open it again on next use. Calls do not
+exclude each other. Nothing inside the gate logs, imports, calls user code or takes another lock.
 
-**Generations.** A damaged or vanished index is replaced by an empty one (`casstore.generations`). A read looks at
-CURRENT if its last look is over a second old, a commit before and after.
+**Generations.** A damaged or deleted index is replaced by an empty one (`casstore.index.generations`). A read checks
+CURRENT if its last check is over a second ago; a commit checks it before and after.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ import lmdb
 from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
 from casstore.format.layout import Layout
 from casstore.fs import files
-from casstore.index import page_check as pages
+from casstore.index import page_check
 from casstore.index.environment import DAMAGE, open_environment
 from casstore.index.generations import Generations, HintState, IndexFiles
 from casstore.index.transactions import Txn
 from casstore.locks.byte_locks import ByteLocks
 
 HINT_SECONDS: Final = 1.0
-"""How old the last look at CURRENT may be for a read."""
+"""Maximum age of a read's last check of CURRENT."""
 
 WRITER_TIMEOUT: Final = 60.0
-"""Seconds that a writer queues before it says that another does not move on."""
+"""Seconds that a writer queues for another one."""
 
 PAGE_ROWS: Final = 1000
-"""Rows that a scan reads in one transaction: long ones would pin pages that writers free."""
+"""Rows per transaction of a scan: a long transaction would pin pages that writers free."""
 
 _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
 _LOW_SPACE: Final = 1 << 20
-"""Bytes: more than one commit of ours writes at a time."""
+"""Bytes: more than one commit writes at a time."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How full an index is: *rows* in *used* bytes of a map of *map_size*, and read transactions of all processes."""
+    """Size and use of an index: *used* bytes of *map_size*; *readers* counts read transactions of all processes."""
 
     generation: int
     rows: int
@@ -66,7 +66,7 @@ class Health:
 
 
 class Index:
-    """One store's index in this process; thread-safe; closed and opened again around forks."""
+    """One store's index in this process; thread-safe; closed and reopened around forks."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Index:
         on_replaced: Callable[[str], None],
         on_vanished: Callable[[], None] = lambda: None,
     ) -> None:
-        """*on_replaced* gets a message for the user; *on_vanished* makes the store's directories anew, or raises."""
+        """*on_replaced* gets a message for the user; *on_vanished* recreates the store's directories, or raises."""
         self._layout = layout
         self._locks = locks
         self._on_replaced = on_replaced
@@ -95,9 +95,9 @@ class Index:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def get(self, row: bytes) -> bytes | None:
-        """One record in a transaction of its own; None where there is no such row.
+        """Return one record, or None, in a transaction of its own.
 
-        Raises IndexUnavailableError in a process that was forked without Python's hooks.
+        Raises: IndexUnavailableError in a process that was forked without Python's hooks.
         """
         inside = self._calls
         inside.append(None)
@@ -112,15 +112,15 @@ class Index:
                 with env.begin() as txn:
                     return txn.get(row)
         except lmdb.Error:
-            pass  # said again, and dealt with, by the way below
+            pass  # `read` meets it again and handles it
         finally:
             inside.pop()
         return self.read(lambda txn: txn.get(row))
 
     def read(self, work: Callable[[Txn], Result]) -> Result:
-        """What *work* gives in one read transaction; it is short, does nothing else, and may be called again.
+        """Return *work*'s result in one read transaction. *work* must be short and repeatable.
 
-        Raises IndexUnavailableError. A damaged index is replaced and read again: then it is empty.
+        A damaged index is replaced and read again, empty. Raises: IndexUnavailableError.
         """
         failure: lmdb.Error | None = None
         for _ in range(_TRIES):
@@ -136,13 +136,13 @@ class Index:
         ) from failure
 
     def inspect(self, work: Callable[[Txn], Result]) -> Result:
-        """`read` for whoever must change nothing: nothing is made, replaced or mended.
+        """As `read`, but change nothing: create, replace and repair nothing.
 
-        Raises IndexDamagedError for a damaged index, FileNotFoundError for none, IndexUnavailableError.
+        Raises: IndexDamagedError, FileNotFoundError if there is no index, IndexUnavailableError.
         """
         failure: lmdb.Error | None = None
         for _ in range(_TRIES):
-            # Each time: a generation that was superseded says of blobs what is no longer so.
+            # Each time: a superseded generation may be wrong about blobs.
             self._check_hint(force=True)
             try:
                 with self._enter(self._open_unchanged) as env, env.begin() as txn:
@@ -153,13 +153,13 @@ class Index:
                 failure = error
             except lmdb.Error as error:
                 raise IndexUnavailableError(errno.EIO, f"the index failed: {error}", self._layout.index) from error
-            self._recover(failure)  # which replaces nothing for these
+            self._recover(failure)  # replaces nothing for these errors
         raise IndexUnavailableError(
             errno.EAGAIN, f"the index cannot be read: {failure}", self._layout.index
         ) from failure
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """All rows that begin with *prefix*, in order; a page of them per transaction, so not one snapshot."""
+        """Yield all rows with *prefix*, in order. Each page has its own transaction, so this is not one snapshot."""
         start = prefix
         while True:
             rows = self._scan_page(prefix, start)
@@ -175,49 +175,50 @@ class Index:
 
     @contextlib.contextmanager
     def writing(self, timeout: float = WRITER_TIMEOUT) -> Iterator[Txn]:
-        """A write transaction: committed at the end of the block, dropped on any exception.
+        """Run a write transaction: commit at the end of the block, roll back on any exception.
 
-        Queues for *timeout* seconds outside LMDB, where waiting could not be interrupted: raises LockTimeoutError.
-        Raises IndexDamagedError if the generation was superseded meanwhile: nothing of the block counts then; do it
-        again.
+        Queues outside LMDB, where waiting is interruptible.
+
+        Raises: LockTimeoutError after *timeout* seconds. IndexDamagedError if the generation was superseded meanwhile:
+        the commit is void; run the block again.
         """
         if not self._writer.acquire(timeout=timeout):
-            message = f"another thread is writing to the index and does not move on (waited {timeout:g} s)"
-            raise LockTimeoutError(message)
+            raise LockTimeoutError(
+                f"{self._layout.index}: timed out after {timeout:g} s waiting for another thread that is writing to "
+                "the index: restart this process if that thread hangs"
+            )
         writer = self._writer
         try:
             with files.full_disk(self._layout.root):
-                turn = self._locks.acquire_writer(timeout)
+                queue = self._locks.acquire_writer(timeout)
             try:
                 self._check_hint(force=True)
                 with self._enter() as env:
-                    generation, known, seen = self.generation, self._files, self._hint
+                    generation, files_before, hint = self.generation, self._files, self._hint
                     with env.begin(write=True) as txn:
                         rows = Txn(txn)
                         yield rows
                         rows.flush()
-                if self._was_superseded(generation, known, seen):
+                if self._was_superseded(generation, files_before, hint):
                     self._check_hint(force=True)
-                    raise IndexDamagedError(errno.ESTALE, "the index was replaced during a commit", self._layout.index)
-            except (lmdb.MapFullError, lmdb.DiskError) as error:
-                raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
+                    raise IndexDamagedError(
+                        errno.ESTALE, "the index was replaced during a commit: try again", self._layout.index
+                    )
             except lmdb.Error as error:
-                if self._is_disk_full(error):
+                if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or self._is_disk_full(error):
                     raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
                 if os.strerror(errno.EROFS) in str(error):
                     raise files.read_only(self._layout.root) from error
                 self._recover(error)
-                raise IndexDamagedError(
-                    errno.EIO, f"the index failed in a commit: {error}", self._layout.index
-                ) from error
+                raise IndexDamagedError(errno.EIO, f"a commit failed: {error}", self._layout.index) from error
             finally:
-                turn.release()
+                queue.release()
         finally:
             writer.release()
 
     def _is_disk_full(self, error: lmdb.Error) -> bool:
-        """Whether a commit failed for want of room: by LMDB's words, or since the disk is full now. It says EIO where
-        some of its pages were taken.
+        """Return whether a commit failed on a full disk: by LMDB's text, or by the free space after the EIO of a short
+        write.
         """
         if any(os.strerror(number) in str(error) for number in files.NO_SPACE):
             return True
@@ -226,17 +227,17 @@ class Index:
         space = os.statvfs(self._layout.index)
         return space.f_bavail * space.f_frsize < _LOW_SPACE
 
-    def _was_superseded(self, generation: int, known: IndexFiles | None, seen: HintState | None) -> bool:
-        """After a commit: whether it went into files that others do not read any more, or never did."""
+    def _was_superseded(self, generation: int, files_before: IndexFiles | None, hint: HintState | None) -> bool:
+        """After a commit: return whether it went into files that other processes no longer read."""
         if os.path.lexists(self._layout.successor(generation)):
             return True
-        # A superseded generation may have been removed meanwhile, with its NEXT.
-        if known is not None and not known.are_still(self.generations.files_of(generation)):
+        # A superseded generation may have been deleted meanwhile, with its NEXT.
+        if files_before is not None and not files_before.are_still(self.generations.files_of(generation)):
             return True
-        return self.generations.hint_state() != seen and self.generations.newest() != generation
+        return self.generations.hint_state() != hint and self.generations.newest() != generation
 
     def write(self, work: Callable[[Txn], Result], timeout: float = WRITER_TIMEOUT) -> Result:
-        """What *work* gives in one write transaction, done again if the index was replaced meanwhile."""
+        """Return *work*'s result in one write transaction; repeat it if the index was replaced meanwhile."""
         for _ in range(_TRIES - 1):
             with contextlib.suppress(IndexDamagedError), self.writing(timeout) as txn:
                 return work(txn)
@@ -244,7 +245,7 @@ class Index:
             return work(txn)
 
     def sync(self) -> None:
-        """Commits are synchronous; this is for tests that want to be sure of an environment."""
+        """Flush the environment. For tests: commits are synchronous."""
         with self._enter() as env:
             env.sync(True)
 
@@ -265,18 +266,20 @@ class Index:
             self._calls.pop()
 
     def _ensure_open(self, open_env: Callable[[], lmdb.Environment]) -> lmdb.Environment:
-        """An open environment of the live generation; waits for a fork that is going on."""
+        """Return an environment of the live generation; wait for a fork in progress."""
         if self._pid != os.getpid():
             raise IndexUnavailableError(
                 errno.ECHILD,
-                "this process was forked without Python's fork hooks and cannot use its parent's index; "
+                "this process was forked without Python's fork hooks and cannot use its parent's index: "
                 "use os.fork, multiprocessing or subprocess, or open the store in the child only",
                 self._layout.index,
             )
         deadline = time.monotonic() + _GATE_SECONDS
         while self._closing:
             if time.monotonic() > deadline:
-                raise IndexUnavailableError(errno.EBUSY, "a fork in this process does not end", self._layout.index)
+                raise IndexUnavailableError(
+                    errno.EBUSY, "timed out waiting for a fork in this process", self._layout.index
+                )
             time.sleep(0.0005)
         if time.monotonic() - self._checked_at > HINT_SECONDS:
             self._check_hint()
@@ -287,19 +290,21 @@ class Index:
         return env
 
     def _deliver_messages(self) -> None:
-        """Tell the user what happened under a lock or in the gate, where no code of his may run."""
+        """Pass messages to the user's code, which must not run inside the gate or a lock."""
         while self._messages:
             with contextlib.suppress(IndexError):
                 self._on_replaced(self._messages.popleft())
 
     def _close(self) -> None:
-        """Close the environment once nobody is inside; callers come in again by `_ready`."""
+        """Close the environment when no call is inside; later calls reopen it."""
         self._closing = True
         try:
             deadline = time.monotonic() + _GATE_SECONDS
             while self._calls:
                 if time.monotonic() > deadline:
-                    raise IndexUnavailableError(errno.EBUSY, "a call into the index does not end", self._layout.index)
+                    raise IndexUnavailableError(
+                        errno.EBUSY, "timed out waiting for a call into the index", self._layout.index
+                    )
                 time.sleep(0.0002)
             env, self._env = self._env, None
             if env is not None:
@@ -308,20 +313,20 @@ class Index:
             self._closing = False
 
     def close(self) -> None:
-        """Close the environment; the next use opens it again."""
+        """Close the environment; the next use reopens it."""
         with self._opening:
             self._close()
 
     def before_fork(self) -> None:
-        """Raise the flag and close; `after_fork` lowers it."""
-        # A writer that queues is outside the gate and holds only its own lock, which the child replaces.
+        """Close the gate and the environment until `after_fork`."""
+        # A queueing writer is outside the gate and has only its own lock, which the child replaces.
         self._opening.acquire()
         with contextlib.suppress(IndexUnavailableError):
             self._close()
         self._closing = True
 
     def after_fork(self, *, in_child: bool) -> None:
-        """Lower the flag. An environment that could not be closed is not used again in the child."""
+        """Open the gate. The child never uses an environment that could not be closed."""
         if in_child:
             self._opening, self._writer = threading.Lock(), threading.Lock()
             self._calls = deque()
@@ -338,105 +343,100 @@ class Index:
                 return self._env
             missing = 0
             for _ in range(20):
-                # Before following NEXT: whoever replaces CURRENT meanwhile is noticed at the next look.
-                seen = self.generations.hint_state()
+                # Before following NEXT: if another process replaces CURRENT meanwhile, the next check notices.
+                hint = self.generations.hint_state()
                 number = self.generations.live()
                 path = self._layout.generation(number)
                 if number == self.generation and self._files is not None:
                     now = self.generations.files_of(number)
                     if not self._files.are_still(now):
-                        # Others may have the old files open, and two data files with one lock file, or the other way
-                        # round, exclude nobody: everybody goes on to a new pair.
-                        self._supersede(number, "its files were removed, replaced or cut", say=now is not None)
+                        # Other processes may have the old files open. Two data files with one lock file, or the
+                        # reverse, exclude no process: all must move to a new pair.
+                        self._supersede(number, "its files were deleted, replaced or truncated", say=now is not None)
                         self._files = None
                         continue
                 try:
-                    pages.check(self._layout.index_file(number))
+                    page_check.check(self._layout.index_file(number))
                     with files.full_disk(self._layout.root):
                         env = open_environment(path, reserves=True)
-                except (*DAMAGE, pages.UnsoundError) as error:
-                    self._supersede(number, str(error), say=not isinstance(error, pages.UnfinishedError))
+                except (*DAMAGE, page_check.UnsoundError) as error:
+                    self._supersede(number, str(error), say=not isinstance(error, page_check.UnfinishedError))
                     continue
                 except FileNotFoundError:
                     if number == missing:
-                        # Not removed since it was superseded, for then another number would have been found by now.
+                        # Not deleted as superseded: then another number would have been found by now.
                         with contextlib.suppress(FileExistsError, FileNotFoundError):
                             os.mkdir(path, 0o700)
                     missing = number
                     continue
                 env.reader_check()
-                self.generation = number
-                self._files = self.generations.files_of(number)
-                self._hint = seen
-                self._checked_at = time.monotonic()
-                self._env = env
-                return env
-            raise IndexUnavailableError(errno.EAGAIN, "the index is replaced again and again", self._layout.index)
+                return self._use(env, number, hint)
+            raise IndexUnavailableError(errno.EAGAIN, "the index is replaced repeatedly", self._layout.index)
 
     def _open_unchanged(self) -> lmdb.Environment:
-        """`_open` that writes nothing: raises FileNotFoundError where there is no index, IndexDamagedError."""
+        """As `_open`, but write nothing. Raises: FileNotFoundError if there is no index, IndexDamagedError."""
         with self._opening:
             if self._env is not None:
                 return self._env
-            seen = self.generations.hint_state()
+            hint = self.generations.hint_state()
             number = self.generations.newest()
             file = self._layout.index_file(number)
             if os.stat(file).st_size == 0:
-                raise FileNotFoundError(errno.ENOENT, "there is no index yet", file)  # LMDB would fill it
+                raise FileNotFoundError(errno.ENOENT, "there is no index yet", file)  # LMDB would initialize it
             try:
-                pages.check(file)
+                page_check.check(file)
                 with files.full_disk(self._layout.root):
                     env = open_environment(self._layout.generation(number))
-            except (*DAMAGE, pages.UnsoundError) as error:
+            except (*DAMAGE, page_check.UnsoundError) as error:
                 raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", file) from error
-            self.generation = number
-            self._files = self.generations.files_of(number)
-            self._hint = seen
-            self._checked_at = time.monotonic()
-            self._env = env
-            return env
+            return self._use(env, number, hint)
+
+    def _use(self, env: lmdb.Environment, number: int, hint: HintState | None) -> lmdb.Environment:
+        self.generation = number
+        self._files = self.generations.files_of(number)
+        self._hint = hint
+        self._checked_at = time.monotonic()
+        self._env = env
+        return env
 
     def _supersede(self, number: int, why: str, *, say: bool = True) -> None:
-        """Make an empty generation after *number* unless somebody has."""
+        """Make an empty generation after *number* unless another process did."""
         if self.generations.supersede(number) and say:
-            self._messages.append(f"the index was damaged and was replaced by an empty one ({why}); blobs are kept")
+            self._messages.append(f"the index was damaged ({why}) and replaced by an empty one; blobs are kept")
 
     def replace_damaged(self) -> int:
-        """Make an empty generation after one that is damaged anywhere, and mend the hint; the live one's number."""
+        """Replace the live generation if it is damaged anywhere, and repair the hint; return the live one's number."""
         number = self.generations.newest()
         if number and self.generations.is_damaged(number):
             with self._opening:
                 self._close()
-                self._supersede(number, "its pages contradict each other")
+                self._supersede(number, "its pages are inconsistent")
         self.close()
         return self.read(lambda _: self.generation)
 
     def _check_hint(self, *, force: bool = False) -> None:
-        """Close the environment if CURRENT names another generation than it did, or its files are not what they were.
-
-        What then has to be replaced, the next opening finds out.
-        """
+        """Close the environment if CURRENT or its files have changed. The next opening replaces what is necessary."""
         if self._env is None:
             return
-        seen = self.generations.hint_state()
+        hint = self.generations.hint_state()
         self._checked_at = time.monotonic()
         superseded = force and os.path.lexists(self._layout.successor(self.generation))
-        known = self._files
-        now = self.generations.files_of(self.generation)
-        if seen != self._hint or superseded or (known is not None and not known.are_still(now)):
+        files_before = self._files
+        files_now = self.generations.files_of(self.generation)
+        if hint != self._hint or superseded or (files_before is not None and not files_before.are_still(files_now)):
             with self._opening:
                 self._close()
 
     def _recover(self, error: lmdb.Error) -> None:
-        """After a failed call, outside the gate: mend what can be mended; raises IndexUnavailableError for the rest."""
+        """After a failed call, outside the gate: repair what is possible. Raises: IndexUnavailableError otherwise."""
         number = self.generation
         if isinstance(error, lmdb.ReadersFullError):
-            # Slots of dead processes are freed by a check; those of live ones by their owners, in a moment.
+            # A check frees the slots of dead processes; live ones free theirs in a moment.
             with self._enter() as env:
                 env.reader_check()
             time.sleep(0.01)
         elif isinstance(error, lmdb.PanicError | lmdb.MapResizedError):
-            # The environment is of no use any more, but the file is intact; another process mapped more of it.
+            # The environment is unusable but the file is intact; another process mapped more of it.
             self.close()
         elif isinstance(error, DAMAGE) or self.generations.is_damaged(number):
             with self._opening:
@@ -448,21 +448,21 @@ class Index:
             raise IndexUnavailableError(errno.EIO, f"the index failed: {error}", self._layout.index) from error
 
     def check_readers(self) -> int:
-        """Free the reader slots of dead processes, which keep pages from being used again; how many there were."""
+        """Free the reader slots of dead processes, which prevent pages from being reused; return their number."""
         with self._enter() as env:
             return int(env.reader_check())
 
     def usage(self) -> tuple[int, int]:
-        """Rows of all kinds, and bytes of the file in use."""
+        """Return the number of rows of all kinds, and the bytes in use."""
         with self._enter() as env:
             info, stat = env.info(), env.stat()
             return int(stat["entries"]), (int(info["last_pgno"]) + 1) * int(stat["psize"])
 
     def health(self) -> Health:
-        """How full it is, every page looked at; raises what `inspect` does, and replaces nothing."""
+        """Return the index's size and use after checking every page. Raises: as `inspect`. Replaces nothing."""
         number = self.generations.newest()
         if number and self.generations.is_damaged(number):
-            raise IndexDamagedError(errno.EIO, "its pages contradict each other", self._layout.index_file(number))
+            raise IndexDamagedError(errno.EIO, "its pages are inconsistent", self._layout.index_file(number))
         self.inspect(Txn.count)
         with self._enter(self._open_unchanged) as env:
             info, stat = env.info(), env.stat()

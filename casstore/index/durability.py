@@ -1,7 +1,7 @@
-"""Telling the index which blobs have reached the disk, many at a time.
+"""Mark blobs as synced in the index, many at a time.
 
-Blobs are not synced one by one. Their rows name the boot and mount on which they were written, and on another one they
-are hashed before their first use. One `syncfs` spares that to all rows that were committed before it began.
+Blobs are not synced one by one. Their rows name the boot and mount that wrote them; on another one, a blob is hashed
+before its first use. One `syncfs` saves that for all rows committed before it began.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from casstore.index.database import Index
 from casstore.index.transactions import Txn
 
 _ROWS_PER_SYNC: Final = 8192
-"""Rows that one `syncfs` is for: some 3 MB."""
+"""Some 3 MB."""
 
 _BATCH: Final = 256
-"""Rows that one write transaction turns."""
+"""Rows per write transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class _UnsyncedBlob:
-    """A row that is committed, as it was before the sync: its checksum, and the file of its blob."""
+    """A committed row before the sync: its checksum, and its blob's inode and row."""
 
     row: bytes
     checksum: int
@@ -41,21 +41,20 @@ class _UnsyncedBlob:
 
 
 def mark_synced(index: Index, layout: Layout, blobs: BlobStore, boot_mount: int) -> int:
-    """Have everything written, and turn the entries of *place*, this boot and mount, to synced; how many.
+    """Sync the file system and mark the entries of *boot_mount* as synced; return how many.
 
-    A row that changed meanwhile, or whose blob is another file by then, is left alone. So is all where the platform
-    cannot tell that a sync failed, or it did.
+    Skips a row that changed meanwhile, or whose blob did. Marks none if the sync fails or its failure is undetectable.
     """
-    turned = 0
+    marked = 0
     unsynced = _unsynced(index, blobs, boot_mount)
-    while noted := list(islice(unsynced, _ROWS_PER_SYNC)):
-        # Begun after the rows were read, and so after they were committed.
+    while rows := list(islice(unsynced, _ROWS_PER_SYNC)):
+        # Starts after the rows were read, hence after they were committed.
         if not files.sync_file_system(layout.blobs):
             break
-        for start in range(0, len(noted), _BATCH):
-            batch = noted[start : start + _BATCH]
-            turned += index.write(partial(_mark_batch, blobs=blobs, noted=batch))
-    return turned
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
+            marked += index.write(partial(_mark_batch, blobs=blobs, rows=batch))
+    return marked
 
 
 def _unsynced(index: Index, blobs: BlobStore, place: int) -> Iterator[_UnsyncedBlob]:
@@ -69,9 +68,9 @@ def _unsynced(index: Index, blobs: BlobStore, place: int) -> Iterator[_UnsyncedB
                 )
 
 
-def _mark_batch(txn: Txn, blobs: BlobStore, noted: Sequence[_UnsyncedBlob]) -> int:
-    turned = 0
-    for seen in noted:
+def _mark_batch(txn: Txn, blobs: BlobStore, rows: Sequence[_UnsyncedBlob]) -> int:
+    marked = 0
+    for seen in rows:
         record = txn.get(seen.row)
         if record is None or row_checksum(record) != seen.checksum or blobs.inode(seen.digest) != seen.inode:
             continue
@@ -83,5 +82,5 @@ def _mark_batch(txn: Txn, blobs: BlobStore, noted: Sequence[_UnsyncedBlob]) -> i
         blob = None if seen.blob is None else unpack_blob(row, seen.blob)
         if blob is not None and txn.get(row) == seen.blob:
             txn.put(row, pack_blob(row, BlobRecord(blob.size, 0)))
-        turned += 1
-    return turned
+        marked += 1
+    return marked

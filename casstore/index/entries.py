@@ -1,4 +1,4 @@
-"""Read and change the row of one entry inside a transaction."""
+"""Read and change an entry's row inside a transaction."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from casstore.index.transactions import Txn
 
 @dataclass(frozen=True, slots=True)
 class IndexSnapshot:
-    """What the index said of a URI before a request was sent; a result applies only if nothing local came between.
+    """The index's state of a URI before a request. The result applies only if no local write came between.
 
-    *writes* is the stripe's count of local writes, *moment* the time just before the request.
+    *write_count* is the stripe's number of local writes, *moment* the time just before the request.
     """
 
     key: Key
@@ -34,12 +34,12 @@ class IndexSnapshot:
 
 
 def snapshot(index: Index, key: Key, moment: Moment) -> IndexSnapshot:
-    """Look at the index before asking the cloud."""
+    """Read the index before a request."""
     row = count_row(key)
 
     def look(txn: Txn) -> tuple[bytes | None, bytes | None, int]:
         txn.prefetch((key.row_key, row))
-        # The generation that this transaction reads: outside of it another may be open.
+        # The generation of this transaction: outside of it, another one may be open.
         return txn.get(key.row_key), txn.get(row), index.generation
 
     record, count, generation = index.read(look)
@@ -48,13 +48,13 @@ def snapshot(index: Index, key: Key, moment: Moment) -> IndexSnapshot:
 
 
 def current_entry(txn: Txn, key: Key) -> Entry | None:
-    """The entry as it stands in this transaction."""
+    """Return the entry in this transaction."""
     record = txn.get(key.row_key)
     return None if record is None else unpack_entry(key.row_key, record, key)
 
 
 def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord | None) -> None:
-    """Set an entry and keep the rows that say who uses which blob in step."""
+    """Set an entry and its user row; remove the previous user row."""
     if previous is not None and previous.digest != entry.digest:
         txn.delete(user_row(previous.digest.value, entry.key))
     txn.put(entry.key.row_key, pack_entry(entry))
@@ -65,12 +65,12 @@ def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord |
 
 
 def delete_entry(txn: Txn, entry: Entry) -> None:
-    """Forget an entry; its blob may be without users then."""
+    """Delete an entry and its user row; its blob may have no users then."""
     txn.delete(entry.key.row_key)
     txn.delete(user_row(entry.digest.value, entry.key))
 
 
 def increment_write_count(txn: Txn, key: Key) -> None:
-    """Say that this URI was written locally: results of requests sent before no longer apply."""
+    """Count a local write of this URI: results of earlier requests no longer apply."""
     row = count_row(key)
     txn.put(row, pack_count(row, unpack_count(row, txn.get(row)) + 1))

@@ -1,4 +1,4 @@
-"""Open an LMDB environment: map size, reader slots, and pages in reserve for a full disk."""
+"""Open an LMDB environment: map size, reader slots, and spare pages for a full disk."""
 
 from __future__ import annotations
 
@@ -11,39 +11,27 @@ import lmdb
 
 from casstore.errors import IndexUnavailableError, StoreFullError
 from casstore.index.generations import PROCESS_LIMITS
-from casstore.locks.lock_files import directory_lock
+from casstore.locks.lock_files import LockFile
 
 MAP_SIZES: Final = (1 << 40, 1 << 36, 1 << 33, 1 << 30)
-"""Bytes of address space tried in turn: files are sparse, address space may be limited (ulimit -v, containers)."""
-
-
+"""Bytes of address space, tried in turn. Files are sparse; address space may be limited (ulimit -v, containers)."""
 MAX_READERS: Final = 2048
 """Concurrent read transactions of all processes; a slot takes 64 bytes."""
-
-
 _RESERVE: Final = 64 << 10
-"""Bytes: some four commits of one blob each."""
-
-
+"""Bytes: about four commits of one blob each."""
 _RESERVE_TRANSACTIONS: Final = 2
-"""Transactions that making the reserve takes."""
-
-
+"""Transactions of `_reserve`."""
 RESERVE_ROW: Final = b"R"
-"""There only while the reserve is made, and for good where that was cut off; it is nobody's."""
-
-
+"""Exists only while the reserve is made, or if that was interrupted; has no meaning."""
 _OPENING_SECONDS: Final = 1.0
-"""How long to wait for others who are opening it: a stopped one must not stop all."""
-
-
+"""How long to wait for other processes that are opening it: a stopped one must not block all."""
 DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 
 def open_environment(path: str, *, reserves: bool = False) -> lmdb.Environment:
-    # The first to open it resets its lock file, and then puts the number of the last transaction there. Were it killed
-    # in between while another waits, that one would count from 0 again, and commit over what is newest.
-    with directory_lock(path, _OPENING_SECONDS):
+    # The first process to open it resets its lock file, and then writes the last transaction's number to it. If it is
+    # killed in between while another waits, that one would count from 0, and overwrite the newest commits.
+    with LockFile(path, is_directory=True).acquire(_OPENING_SECONDS):
         env = _open(path)
         if reserves and int(env.info()["last_txnid"]) < _RESERVE_TRANSACTIONS:
             env.close()
@@ -53,15 +41,15 @@ def open_environment(path: str, *, reserves: bool = False) -> lmdb.Environment:
 
 
 def _reserve(path: str) -> None:
-    """Give a new index pages that its commits can use again.
+    """Give a new index pages that its commits can reuse.
 
-    Deleting takes new pages, too, and on a full disk there are only those that earlier commits have left. The first
-    ones would find none, and nothing could be taken away. Where somebody is killed in between, the next one repeats it;
-    where it fails in between, the row may stay, which harms nobody.
+    Deleting rows needs new pages too. On a full disk these are pages that earlier commits freed; without any, nothing
+    could be evicted. If a process is killed here, the next one repeats it. If it fails here, the row stays and is
+    harmless.
     """
-    # Unsynced: there is nothing in it yet, and the first commit syncs the whole file.
+    # Unsynced: it has no data yet, and the first commit syncs the whole file.
     with _open(path, sync=False) as env, contextlib.suppress(lmdb.Error):
-        # Where there is no room, whoever commits says so.
+        # On a full disk, the next commit reports it.
         with env.begin(write=True) as txn:
             txn.put(RESERVE_ROW, bytes(_RESERVE))
         with env.begin(write=True) as txn:
@@ -75,7 +63,7 @@ def _open(path: str, *, sync: bool = True) -> lmdb.Environment:
                 path,
                 map_size=size,
                 subdir=True,
-                create=False,  # the directory: whoever believes in an old generation must not make it anew
+                create=False,  # the directory: a process with an old generation must not recreate it
                 mode=0o600,
                 sync=sync,
                 max_readers=MAX_READERS,
@@ -88,12 +76,12 @@ def _open(path: str, *, sync: bool = True) -> lmdb.Environment:
         except lmdb.LockError as error:
             raise IndexUnavailableError(
                 errno.EBUSY,
-                f"LMDB's lock file cannot be shared ({error}): two containers that use one store need one PID "
-                "namespace, or a store each (CASSTORE_DIR)",
+                f"cannot share LMDB's lock file ({error}): containers that share a store need one PID "
+                "namespace; else give each its own store (CASSTORE_DIR)",
                 path,
             ) from error
         except lmdb.ReadonlyError as error:
-            message = f"this user cannot write to the index ({error}): name another directory"
+            message = f"this user cannot write to the index ({error}): choose another directory"
             raise IndexUnavailableError(errno.EROFS, f"{message} (CASSTORE_DIR, local_cache_dir)", path) from error
         except DAMAGE:
             raise
@@ -101,10 +89,10 @@ def _open(path: str, *, sync: bool = True) -> lmdb.Environment:
             raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", path) from error
         except lmdb.Error as error:
             if not os.path.isdir(path):
-                raise FileNotFoundError(errno.ENOENT, "the index went away", path) from error
+                raise FileNotFoundError(errno.ENOENT, "the index was deleted", path) from error
             for number in (*PROCESS_LIMITS, errno.EROFS):
-                # LMDB gives the text alone. It says nothing of the index, nor of the place.
+                # LMDB gives only the text. The error is not about the index's data or directory.
                 if os.strerror(number) in str(error):
-                    raise OSError(number, f"the index cannot be opened now: {error}", path) from error
-            raise IndexUnavailableError(errno.EIO, f"the index cannot be opened: {error}", path) from error
-    raise IndexUnavailableError(errno.ENOMEM, "no address space for the index (ulimit -v?)", path)
+                    raise OSError(number, f"cannot open the index now: {error}", path) from error
+            raise IndexUnavailableError(errno.EIO, f"cannot open the index: {error}", path) from error
+    raise IndexUnavailableError(errno.ENOMEM, "no address space for the index: raise ulimit -v", path)

@@ -1,4 +1,4 @@
-"""The history of evictions: rows of evicted blobs, and the score of each eviction order."""
+"""The history of evictions: rows of evicted blobs (ghosts), and the scores of the eviction orders."""
 
 from __future__ import annotations
 
@@ -13,36 +13,21 @@ from casstore.format.records import append_checksum, strip_checksum
 from casstore.index.transactions import Txn
 
 LRU_EXPERT, MRU_EXPERT, NO_EXPERT = 0, 1, 2
-"""Ways: what was used longest ago; what was used last; one that nobody is to learn from."""
-
-
+"""Eviction orders: least recently used first, most recently used first, and one that is not scored."""
 _MEMORY_TURNOVERS: Final = 2
-"""What was learned fades to a third while so many times the store's blobs are evicted."""
-
-
+"""Scores fade by a factor e while this many times the store's blobs are evicted."""
 _MIN_TRIALS: Final = 2
-"""So many must have gone by the way `MRU_EXPERT` before it can be the best."""
-
-
+"""Evictions by `MRU_EXPERT` before it can be the best."""
 _RETURN_DECAY: Final = 2.0
-"""Blame for what comes back after as many evictions as the store has blobs is e to the minus this: a seventh."""
-
-
+"""Regret for a blob that returns after as many evictions as the store has blobs: e to the minus this, a seventh."""
 _SCORES: Final = struct.Struct("<BQQdddd")
-
-
 _GHOST: Final = struct.Struct("<B6sBQ")
-
-
 _VERSION: Final = 1
 
 
 @dataclass(slots=True)
 class Scores:
-    """How the two ways did lately. *evictions* so far, of a store that had *blobs* when it was last planned for.
-
-    *taken* and *blame* are by way, and fade as the store's content is replaced.
-    """
+    """Scores of both orders after *evictions* from a store of *blobs*. *evicted* and *regret*, by expert, fade."""
 
     evictions: int = 0
     blobs: int = 0
@@ -50,32 +35,32 @@ class Scores:
     regret: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
     def best_expert(self) -> int:
-        """The way with less blame for what it took; in doubt `LRU_EXPERT`."""
+        """Return the expert with less regret per eviction; if unsure, `LRU_EXPERT`."""
         if self.evicted[MRU_EXPERT] < _MIN_TRIALS:
             return LRU_EXPERT
-        oldest, newest = ((self.regret[way] + 0.5) / (self.evicted[way] + 1) for way in (LRU_EXPERT, MRU_EXPERT))
-        return LRU_EXPERT if oldest <= newest else MRU_EXPERT
+        lru, mru = ((self.regret[expert] + 0.5) / (self.evicted[expert] + 1) for expert in (LRU_EXPERT, MRU_EXPERT))
+        return LRU_EXPERT if lru <= mru else MRU_EXPERT
 
     def record_eviction(self, expert: int) -> int:
-        """One was evicted that way; its number, for `came_back`."""
+        """Count one eviction by *expert*; return its number for `record_return`."""
         fading = math.exp(-1 / (_MEMORY_TURNOVERS * max(1, self.blobs)))
-        for of in (self.evicted, self.regret):
-            of[:] = [value * fading for value in of]
+        for values in (self.evicted, self.regret):
+            values[:] = [value * fading for value in values]
         self.evictions += 1
         self.evicted[expert] += 1
         return self.evictions
 
     def record_return(self, expert: int, number: int) -> None:
-        """The blob that went that way as that *number* was downloaded again."""
+        """Add regret: a blob evicted by *expert* as that *number* was downloaded again."""
         self.regret[expert] += math.exp(-_RETURN_DECAY * (self.evictions - number) / max(1, self.blobs))
 
     def pack(self) -> bytes:
-        """Its record, under the key `POLICY`."""
+        """Return the record, for the key `POLICY`."""
         return append_checksum(POLICY, _SCORES.pack(_VERSION, self.evictions, self.blobs, *self.evicted, *self.regret))
 
     @classmethod
     def unpack(cls, record: bytes | None) -> Scores:
-        """The inverse; fresh ones where there is none or it is damaged."""
+        """Parse a record; return new scores if it is missing or damaged."""
         value = None if record is None else strip_checksum(POLICY, record)
         if value is None:
             return cls()
@@ -84,36 +69,38 @@ class Scores:
 
 
 def read_scores(txn: Txn) -> Scores:
-    """As this transaction sees them."""
+    """Return the scores in this transaction."""
     return Scores.unpack(txn.get(POLICY))
 
 
 def record_evictions(txn: Txn, evicted: Iterable[tuple[bytes, int]], blobs: int) -> None:
-    """These blobs went, each by its way, of a store of so many *blobs*."""
+    """Record evicted blobs, each with its expert, of a store of *blobs*."""
     scores = read_scores(txn)
     scores.blobs = blobs
     before = scores.evictions
-    for digest, way in evicted:
-        if way != NO_EXPERT:
+    for digest, expert in evicted:
+        if expert != NO_EXPERT:
             row = ghost_row(digest)
-            txn.put(row, append_checksum(row, _GHOST.pack(_VERSION, digest[2:8], way, scores.record_eviction(way))))
+            txn.put(
+                row, append_checksum(row, _GHOST.pack(_VERSION, digest[2:8], expert, scores.record_eviction(expert)))
+            )
     if scores.evictions != before:
         txn.put(POLICY, scores.pack())
 
 
 def record_return(txn: Txn, digest: bytes, record: bytes) -> None:
-    """A blob was downloaded, and *record* is what its `ghost_row` says, which may be of another one."""
+    """Record that a blob was downloaded again. *record* is its `ghost_row`, which may be another blob's."""
     row = ghost_row(digest)
     value = strip_checksum(row, record)
     if value is None:
         txn.delete(row)
         return
-    _, tag, way, number = _GHOST.unpack(value)
+    _, tag, expert, number = _GHOST.unpack(value)
     if tag != digest[2:8]:
         return
     txn.delete(row)
     scores = read_scores(txn)
-    # An eviction that is still to come was counted by scores that were damaged since, and nobody knows how long ago.
+    # A higher number was counted by scores that were damaged since: its age is unknown.
     if number <= scores.evictions:
-        scores.record_return(way, number)
+        scores.record_return(expert, number)
         txn.put(POLICY, scores.pack())

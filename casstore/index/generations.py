@@ -1,7 +1,7 @@
-"""The generations of the index: which one serves, which followed which, and what their files are. Knows no LMDB.
+"""The generations of the index: which is live, and what their files are. Makes no LMDB calls.
 
-A damaged or vanished index is replaced, never repaired in place: an empty generation n+1 is made, and its name is
-linked as ``<n>/NEXT``; the first link wins and losers adopt it. CURRENT is a hint that is repaired from that.
+A damaged or deleted index is replaced, never repaired in place: an empty generation n+1 is made, and its name is linked
+as ``<n>/NEXT``. The first link wins; other processes use that generation. CURRENT is a hint, repaired from NEXT.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Final
 
 from casstore.format.layout import Layout
 from casstore.fs import files
-from casstore.index import page_check as pages
+from casstore.index import page_check
 
 PROCESS_LIMITS: Final = frozenset((errno.EMFILE, errno.ENFILE))
-"""Errors that say nothing of the store."""
+"""Errors of this process, not of the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class HintState:
-    """What CURRENT looked like."""
+    """The status of CURRENT."""
 
     inode: int
     mtime_ns: int
@@ -31,33 +31,33 @@ class HintState:
 
 @dataclass(frozen=True, slots=True)
 class IndexFiles:
-    """Which files an environment is made of, and how long the data file was."""
+    """The inodes of an environment's files, and the data file's size."""
 
     data: tuple[int, int]
     lock: tuple[int, int]
     size: int
 
     def are_still(self, now: IndexFiles | None) -> bool:
-        """Whether they are the same files; LMDB never makes one shorter."""
+        """Whether *now* are the same files, not truncated: LMDB never shrinks one."""
         return now is not None and (self.data, self.lock) == (now.data, now.lock) and now.size >= self.size
 
 
 class Generations:
-    """Those of one store. *on_vanished* makes the store's directories anew, or raises."""
+    """The generations of one store. *on_vanished* recreates the store's directories, or raises."""
 
     def __init__(self, layout: Layout, on_vanished: Callable[[], None]) -> None:
         self._layout = layout
         self._on_vanished = on_vanished
 
     def newest(self) -> int:
-        """The number of the live generation, found without mending anything; 0 where there is none."""
+        """Return the number of the live generation without changing anything; 0 if there is none."""
         number = self._start()
         while number and (following := self._next_of(number)) is not None:
             number = following
         return number
 
     def live(self) -> int:
-        """Follow NEXT from the hint to the newest; make the first where there is none."""
+        """Return the number of the live generation; make the first one, and repair the hint, if necessary."""
         if not os.path.isdir(self._layout.index):
             self._on_vanished()
         number = self._start()
@@ -71,7 +71,7 @@ class Generations:
         return number
 
     def _read_hint(self) -> int:
-        """What CURRENT says; 0 for nothing of use."""
+        """Return the number in CURRENT; 0 if it is missing or invalid."""
         try:
             with open(self._layout.current, encoding="ascii") as file:
                 return int(file.read())
@@ -79,29 +79,29 @@ class Generations:
             return 0
         except OSError as error:
             if error.errno in PROCESS_LIMITS:
-                raise  # what it says is not known: another generation than the live one must not be taken for it
+                raise  # its number is unknown: a dead generation must not pass for the live one
             return 0
 
     def _start(self) -> int:
-        """What CURRENT says, or the newest there is where it says nothing of use; 0 for none."""
+        """Return the number in CURRENT; if that is not usable, the newest generation's; 0 if there is none."""
         number = self._read_hint()
         if not number or not os.path.isdir(self._layout.generation(number)):
             numbers = self._numbers()
-            # One without a data file may have been made by somebody who never came to name it as the next.
+            # One without a data file may come from a process that was killed before it linked NEXT.
             used = [number for number in numbers if os.path.exists(self._layout.index_file(number))]
             number = max(used or numbers, default=0)
         return number
 
     def _numbers(self) -> list[int]:
         with contextlib.suppress(FileNotFoundError):
-            # A temporary name has 16 digits, which may all be decimal ones.
+            # A temporary name has 16 hex digits, perhaps all decimal.
             return [int(name) for name in os.listdir(self._layout.index) if name.isdecimal() and len(name) < 16]
         return []
 
     def superseded(self) -> list[int]:
-        """Numbers of the generations that nobody opens any more: those before the one that CURRENT names.
+        """Return the generations before the one in CURRENT, which no process opens again.
 
-        None of them where CURRENT names no generation that is there: a damaged hint must not take the live one away.
+        None if CURRENT names no existing generation: a damaged hint must not delete the live one.
         """
         number = self._read_hint()
         if not os.path.isdir(self._layout.generation(number)):
@@ -115,18 +115,20 @@ class Generations:
         except FileNotFoundError:
             return None
         except ValueError:
-            return number + 1  # its bytes are damaged; what it says is known
+            return number + 1  # damaged, but it can mean nothing else
 
     def supersede(self, number: int) -> bool:
-        """Make an empty generation after *number*; False where somebody had. The old files stay: some still read."""
+        """Make an empty generation after *number*; return False if another process did. The old files stay for their
+        readers.
+        """
         following = number + 1
-        with contextlib.suppress(FileNotFoundError):  # the whole store went away: the next look makes it anew
+        with contextlib.suppress(FileNotFoundError):  # the store was deleted: the next check recreates it
             os.makedirs(self._layout.generation(following), 0o700, exist_ok=True)
             return files.create_synced(self._layout.successor(number), str(following).encode())
         return False
 
     def hint_state(self) -> HintState | None:
-        """What CURRENT looks like now; None where it is not there."""
+        """Return the status of CURRENT; None if it is missing."""
         try:
             status = os.stat(self._layout.current)
         except FileNotFoundError:
@@ -134,7 +136,9 @@ class Generations:
         return HintState(status.st_ino, status.st_mtime_ns)
 
     def files_of(self, number: int) -> IndexFiles | None:
-        """None where one of them is gone. The lock file is never opened: closing it would drop LMDB's locks."""
+        """Return a generation's files; None if one is missing. Only stats the lock file: closing it would drop LMDB's
+        locks.
+        """
         try:
             data, lock = os.stat(self._layout.index_file(number)), os.stat(self._layout.index_lock(number))
         except (FileNotFoundError, NotADirectoryError):
@@ -142,10 +146,10 @@ class Generations:
         return IndexFiles((data.st_dev, data.st_ino), (lock.st_dev, lock.st_ino), data.st_size)
 
     def is_damaged(self, number: int) -> bool:
-        """After an error that may come of damage as well as of the disk or of ourselves: all pages are looked at."""
+        """After an ambiguous error: check all pages."""
         try:
-            pages.check(self._layout.index_file(number), whole=True)
-        except pages.UnsoundError:
+            page_check.check(self._layout.index_file(number), whole=True)
+        except page_check.UnsoundError:
             return True
         except OSError:
             pass

@@ -1,16 +1,14 @@
-"""LMDB's data file, read as a file, before it is mapped: whether LMDB can go through it without harm.
+"""Check LMDB's data file before it is mapped.
 
-LMDB maps the file and trusts it. A page that is in use and lies past the end kills the process when it is read
-(SIGBUS), and so may a damaged pointer, length or flag inside a page. What is looked at here is structure only: a record
-has a checksum of its own.
+LMDB maps the file and trusts it. A used page past the end of the file kills the process (SIGBUS); so may a damaged
+pointer, length or flag inside a page. This checks the structure only: records have their own checksums.
 
-How much: both meta pages, always. Then the trees from their roots down, breadth first: all of them where the file may
-be truncated or somebody asks for it, else the first `FIRST_PAGES` pages, which is all of a small index and the upper
-part of a large one. A walk of all takes some 10 us a page, so 3 s for an index of 1 GiB: too long for an opening.
+It always checks both meta pages, then the trees, breadth first: all pages if the file may be truncated or on request,
+else the first `FIRST_PAGES`, which are all of a small index and the upper part of a large one. A full check takes some
+10 us a page, 3 s for 1 GiB: too slow for each opening.
 
-The size of a file alone does not tell whether it is truncated: a transaction that gave back the last pages it took
-never writes them, and then a sound file is shorter than its last page number says (one commit in six of a mixed
-workload).
+The file's size alone does not show truncation. A transaction that frees the last pages it allocated never writes them:
+then an intact file is shorter than its last page number says (one commit in six of a mixed workload).
 
 Format: lmdb.h and mdb.c of engine 0.9, 64-bit.
 """
@@ -25,14 +23,12 @@ from dataclasses import dataclass
 from typing import Final
 
 FIRST_PAGES: Final = 128
-"""Pages of trees that an opening looks at: at most some 2 ms."""
+"""Tree pages checked when an index is opened: at most 2 ms."""
 
 _MAGIC: Final = 0xBEEFC0DE
 _FORMAT: Final = 1
 _HEADER: Final = struct.Struct("<Q2xHHH")
-"""Of every page: its number, flags, end of the pointers to nodes, begin of the nodes (the last two are the count of
-pages where the page is the first of a run).
-"""
+"""Of every page: number, flags, end of the node pointers, start of the nodes (or the page count of a run)."""
 _META: Final = struct.Struct("<IIQQ")
 _TREE: Final = struct.Struct("<IHHQQQQQ")
 """Page size (in the first tree) and flags, depth, branch, leaf and overflow pages, entries, root."""
@@ -66,18 +62,18 @@ class _Meta:
 
 
 class UnsoundError(Exception):
-    """The file is not what LMDB may map; the message says why."""
+    """LMDB must not map this file; the message says why."""
 
 
 class UnfinishedError(UnsoundError):
-    """The file was being made, and never held anything: its maker was killed between the first page and the second."""
+    """The file's creation was interrupted between its first two pages; it never had data."""
 
 
 def check(path: str, *, whole: bool = False) -> None:
-    """Raise UnsoundError for a file that is no LMDB file, that lacks pages in use, or whose pages are damaged.
+    """Raise UnsoundError if the file is no LMDB file, lacks used pages, or has damaged pages.
 
-    The first `FIRST_PAGES` pages of the trees are looked at; all, if the file may be truncated or with *whole*. A
-    missing or an empty file is fine, LMDB fills it. Others may write to the file meanwhile.
+    Checks the first `FIRST_PAGES` tree pages; all if the file may be truncated, or with *whole*. A missing or empty
+    file is valid: LMDB fills it. Other processes may write to the file meanwhile.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -86,14 +82,14 @@ def check(path: str, *, whole: bool = False) -> None:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UnsoundError("it is no regular file")
+            raise UnsoundError("it is not a regular file")
         if status.st_size == 0:
             return
         for _ in range(_ATTEMPTS):
             before = _read_metas(descriptor)
             try:
                 meta = _newest(before)
-                # After the meta page: a file that grows while it is looked at must not look too short for it.
+                # After the meta page: a growing file must not look too short.
                 size = os.fstat(descriptor).st_size
                 excess = (meta.last_page + 1) * meta.page_size - size
                 if excess > _MOST_UNWRITTEN:
@@ -101,12 +97,12 @@ def check(path: str, *, whole: bool = False) -> None:
                 is_short = excess > 0
                 _Walk(descriptor, meta, size).run(None if whole or is_short else FIRST_PAGES)
             except UnsoundError:
-                # Pages of an older transaction may be written anew at any time, and what was read of them is void.
+                # Pages of an older transaction may be overwritten meanwhile; then this result is void.
                 if _read_metas(descriptor) == before:
                     raise
             else:
                 return
-        # Somebody commits faster than this can look: the file serves him well.
+        # Another process commits faster than this check: it uses the file without problems.
     finally:
         os.close(descriptor)
 
@@ -121,10 +117,10 @@ def _read_metas(descriptor: int) -> tuple[bytes, bytes]:
 def _newest(pages: tuple[bytes, bytes]) -> _Meta:
     first = _parse_meta(pages[0], 0)
     if not pages[1] and first.transaction == 0:
-        raise UnfinishedError("its making was cut off")
+        raise UnfinishedError("its creation was interrupted")
     metas = first, _parse_meta(pages[1], 1)
     older, newer = sorted(metas, key=lambda meta: meta.transaction)
-    # Transactions take turns: the meta page of number n is n modulo 2. A new file has two of number 0.
+    # Transaction n writes meta page n modulo 2. A new file has two of number 0.
     expected = (newer.transaction - 1, metas[newer.transaction % 2]) if newer.transaction else (0, newer)
     if (older.transaction, newer) != expected or older.page_size != newer.page_size:
         raise UnsoundError("its meta pages do not belong together")
@@ -155,7 +151,7 @@ def _parse_meta(page: bytes, number: int) -> _Meta:
 
 
 class _Walk:
-    """One pass over the pages that a meta page's trees reach; UnsoundError for the first that is not as it must be."""
+    """One pass over the pages that a meta page's trees reach. Raises UnsoundError at the first damaged page."""
 
     __slots__ = ("_descriptor", "_end", "_entries", "_is_whole", "_left", "_meta", "_used")
 
@@ -169,7 +165,7 @@ class _Walk:
         self._is_whole = True
 
     def run(self, limit: int | None) -> None:
-        """Look at all pages, or at *limit* of them and the entries of none."""
+        """Check all pages, or *limit* of them without counting entries."""
         self._is_whole = limit is None or self._meta.last_page <= limit
         trees = [tree for tree in (self._meta.main, self._meta.free) if tree.root != _NO_ROOT]
         self._left.extend((tree.root, tree, 1) for tree in trees)
@@ -223,7 +219,7 @@ class _Walk:
                 raise UnsoundError(f"page {number} is damaged")
 
     def _run(self, number: int, size: int, tree: _Tree) -> None:
-        """Data that lie in pages of their own, of which only the first has a header."""
+        """Check data in pages of its own; only the first one has a header."""
         self._mark_used(number, 1)
         page_size = self._meta.page_size
         is_free = tree is self._meta.free
@@ -237,7 +233,7 @@ class _Walk:
             self._free(first[_HEADER.size :])
 
     def _free(self, record: bytes) -> None:
-        """A list of free pages: how many, and their numbers. LMDB hands them out to be written."""
+        """Check a list of free pages, which LMDB will write to: a count, and their numbers."""
         count = int.from_bytes(record[:8], "little")
         if len(record) < 8 or len(record) < 8 * (count + 1):
             raise UnsoundError("a list of free pages is damaged")
@@ -250,7 +246,7 @@ class _Walk:
             self._used.update(numbers)
 
     def _mark_used(self, number: int, count: int) -> None:
-        """Note that pages are in use, once."""
+        """Mark pages as used; each may be used once."""
         if number < 2 or number + count > self._end:
             if number <= self._meta.last_page:
                 raise UnsoundError(f"it is truncated: page {number} is in use")

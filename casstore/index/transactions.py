@@ -1,4 +1,4 @@
-"""One transaction of the index: the calls on LMDB that the rest of the package uses."""
+"""One transaction of the index: the LMDB calls that the rest of the package uses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import lmdb
 
 
 class Txn:
-    """A transaction as its users see it: get, put, delete, scan.
+    """A transaction: get, put, delete, scan.
 
-    Every call of LMDB gives up the interpreter's lock, and beside busy threads it takes long to come back. So rows that
-    are known to be needed are read in one call (`prefetch`), and what is put is written in one at the end (`flush`).
+    LMDB calls release the interpreter's lock, and get it back late beside busy threads. So `prefetch` reads rows in one
+    call, and `flush` writes all puts in one at the end.
     """
 
     __slots__ = ("_cursor", "_puts", "_records", "_txn")
@@ -25,34 +25,34 @@ class Txn:
         self._cursor: lmdb.Cursor | None = None
 
     def get(self, row: bytes) -> bytes | None:
-        """The record, or None."""
+        """Return the record, or None."""
         if row in self._records:
             return self._records[row]
         return cast("bytes | None", self._txn.get(row))  # no buffers=True: never a memoryview
 
     def prefetch(self, rows: Sequence[bytes]) -> None:
-        """Read all *rows*; `get` has them then."""
+        """Read all *rows* for later `get` calls."""
         self._records.update(dict.fromkeys(rows))
         self._records.update(cast("list[tuple[bytes, bytes]]", self._open_cursor().getmulti(rows)))
 
     def put(self, row: bytes, record: bytes) -> None:
-        """Set the record, at `flush`; `get` has it at once."""
+        """Set the record: for `get` at once, in LMDB at `flush`."""
         self._records[row] = self._puts[row] = record
 
     def delete(self, row: bytes) -> None:
-        """Drop the row if it is there."""
+        """Delete the row if it exists."""
         self._puts.pop(row, None)
         self._records[row] = None
         self._txn.delete(row)
 
     def flush(self) -> None:
-        """Write what was put. Called before the commit, and before a scan."""
+        """Write all puts. Called before the commit, and before a scan."""
         if self._puts:
             puts, self._puts = self._puts, {}
             self._open_cursor().putmulti(list(puts.items()))
 
     def has(self, prefix: bytes) -> bool:
-        """Whether a row that was there at the last `flush` begins with *prefix*."""
+        """Return whether a row with *prefix* existed at the last `flush`."""
         cursor = self._open_cursor()
         return cursor.set_range(prefix) and cast("bytes", cursor.key()).startswith(prefix)
 
@@ -62,7 +62,7 @@ class Txn:
         return self._cursor
 
     def scan(self, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Up to *limit* rows from *start* on that begin with *prefix*, in order."""
+        """Return up to *limit* rows with *prefix* from *start*, in order."""
         self.flush()
         rows: list[tuple[bytes, bytes]] = []
         cursor = self._txn.cursor()
@@ -72,10 +72,10 @@ class Txn:
                     break
                 rows.append(pair)
         if rows and rows[-1][0] < start:
-            # Whoever goes on behind the last row would never come to an end.
+            # A caller that continues after the last row would never end.
             raise lmdb.CorruptedError("rows are out of order")
         return rows
 
     def count(self) -> int:
-        """Rows of all kinds."""
+        """Return the number of rows of all kinds."""
         return int(self._txn.stat()["entries"])

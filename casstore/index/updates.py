@@ -1,10 +1,11 @@
-"""What goes into the index: results of fills, and what reads learn; and the rules by which each applies.
+"""Updates of the index: results of fills, and what reads learn; and when each applies.
 
-An item is applied inside a write transaction, mended outside one where its blob has gone meanwhile, and finished once.
+An update is applied inside a write transaction, retried outside it if its blob has gone meanwhile, and finished once.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import time
@@ -31,54 +32,56 @@ from casstore.index.transactions import Txn
 
 
 class Releasable(Protocol):
-    """A fill lock, as far as the committer cares."""
+    """A fill lock."""
 
     def release(self) -> None:
-        """Let others in."""
+        """Unlock."""
         ...
 
 
-class IndexUpdate(Protocol):
-    """Something to be put into the index."""
+class IndexUpdate(abc.ABC):
+    """A change of the index."""
+
+    __slots__ = ()
 
     def rows(self) -> Sequence[bytes]:
-        """What `apply` will get, for all items of a batch to be read in one call."""
-        ...
+        """Return the rows that `apply` reads, so that one call reads those of the whole batch."""
+        return ()
 
+    @abc.abstractmethod
     def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
-        """Do it inside the transaction; False asks for `mend` and another try."""
-        ...
+        """Change the rows; return False to ask for `retry_outside` and another try."""
 
     def retry_outside(self, blobs: BlobStore) -> bool:
-        """Outside the transaction, after `apply` said False; False gives up."""
-        ...
+        """Prepare another try outside the transaction; return False to give up."""
+        return False
 
-    def done(self, error: BaseException | None) -> None:
-        """The batch is committed, or the item is dropped because of *error*. Called once."""
-        ...
+    def done(self, error: BaseException | None) -> None:  # noqa: B027 (most updates release nothing)
+        """Release resources: the batch is committed, or the update is dropped because of *error*. Called once."""
 
 
 def _same(one: Entry | None, other: Entry | None) -> bool:
     return one is other or (one is not None and other is not None and one.same_content(other))
 
 
-def _is_unchanged(txn: Txn, noted: IndexSnapshot, generation: int) -> bool:
-    if generation != noted.generation:
+def _is_unchanged(txn: Txn, snapshot: IndexSnapshot, generation: int) -> bool:
+    if generation != snapshot.generation:
         return False
-    row = count_row(noted.key)
-    if unpack_count(row, txn.get(row)) != noted.write_count:
+    row = count_row(snapshot.key)
+    if unpack_count(row, txn.get(row)) != snapshot.write_count:
         return False
-    current = current_entry(txn, noted.key)
-    # A local delete raises the count; a row that is gone without that was evicted, or its blob was lost.
-    return current is None or _same(current, noted.entry)
+    current = current_entry(txn, snapshot.key)
+    # A local delete increments the count; a row that is gone without that was evicted, or its blob was lost.
+    return current is None or _same(current, snapshot.entry)
 
 
 @dataclass(slots=True)
-class PublishEntry:
-    """A blob that has its name, to become a URI's entry.
+class PublishEntry(IndexUpdate):
+    """Makes a linked blob a URI's entry.
 
-    *staging* is None where the blob was held already and nothing was received. With *base_moved*, the cloud now holds
-    these bytes because this machine has just put them there: the entry moves even though the count of writes is raised.
+    *staging* is None if the blob existed and nothing was downloaded; *open_blob* is then its descriptor: while it is
+    open, no other file has its inode. With *is_local_write*, this machine has just uploaded the bytes, so the entry
+    applies although the write count changes.
     """
 
     snapshot: IndexSnapshot
@@ -90,19 +93,18 @@ class PublishEntry:
     is_local_write: bool = False
     on_done: Callable[[PublishEntry], None] | None = None
     open_blob: int = -1
-    """Where nothing was received, the blob, open until the commit: as long as it is, no other file has its inode."""
     applied: bool = False
     error: BaseException | None = None
     _synced: bool = False
 
     def rows(self) -> Sequence[bytes]:
-        """Entry, blob, count of writes, and whether a new blob was evicted before."""
+        """Entry, blob, write count, and the ghost of a new blob."""
         key, digest = self.entry.key, self.entry.digest.value
         rows = (key.row_key, blob_row(digest), count_row(key))
         return (*rows, ghost_row(digest)) if self.added.is_new else rows
 
     def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
-        """Put the rows if the blob is there and nothing came between."""
+        """Put the rows if the blob exists and no local write came between."""
         self.applied = False
         if blobs.inode(self.entry.digest) != self.added.inode:
             return False
@@ -113,7 +115,7 @@ class PublishEntry:
             increment_write_count(txn, self.entry.key)
             is_foreign = current is not None and not _same(current, self.snapshot.entry)
             if is_foreign and current is not None and not current.validator.same_version(self.entry.validator):
-                # Somebody else's word on this URI, and another one than ours: nobody's.
+                # Another process recorded another version: the current one is unknown.
                 delete_entry(txn, current)
                 return True
         elif not _is_unchanged(txn, self.snapshot, generation):
@@ -121,18 +123,13 @@ class PublishEntry:
         row = blob_row(self.entry.digest.value)
         record = txn.get(row)
         known = None if record is None else unpack_blob(row, record)
-        place = (
-            self.entry.written_on
-            if known is None or known.written_on not in (0, self.entry.written_on)
-            else known.written_on
-        )
+        is_synced = known is not None and known.written_on == 0
         if self.added.is_new:
-            # The row may be of a file that had this name before.
-            place = 0 if self._synced else self.entry.written_on
-        entry = self.entry if place == self.entry.written_on else replace(self.entry, written_on=place)
-        put_entry(txn, entry, current, BlobRecord(self.added.size, place))
-        for stated, proved in self.checksums:
-            txn.put(stated.row_key, pack_checksum(stated.row_key, ChecksumRecord(entry.digest, proved)))
+            is_synced = self._synced  # the row may be an earlier file's
+        entry = replace(self.entry, written_on=0) if is_synced else self.entry
+        put_entry(txn, entry, current, BlobRecord(self.added.size, entry.written_on))
+        for checksum, verified in self.checksums:
+            txn.put(checksum.row_key, pack_checksum(checksum.row_key, ChecksumRecord(entry.digest, verified)))
         if self.added.is_new:
             self._record_return(txn)
         self.applied = True
@@ -142,24 +139,22 @@ class PublishEntry:
         digest = self.entry.digest.value
         ghost = txn.get(ghost_row(digest))
         if ghost is not None:
-            from casstore.index.eviction_history import (
-                record_return,  # where nothing was ever evicted, nothing is learned
-            )
+            from casstore.index.eviction_history import record_return  # only if blobs were ever evicted
 
             record_return(txn, digest, ghost)
 
     def _needs_sync(self, txn: Txn) -> bool:
-        """Whether others used a file of this name before, which may have been synced and whose rows say so.
+        """Return whether rows of an earlier file of this name exist, which may mark it as synced.
 
-        A blob that somebody removed or that was found damaged leaves its entries behind; they find this one now.
+        Deleting or quarantining a blob leaves its entries; they use this new file now.
         """
         if not self.added.is_new or self._synced or self.staging is None:
             return False
-        # Rows put in this very transaction are of this file: those of another did not pass the check of its inode.
+        # Rows put in this transaction are this file's: another file's fail the inode check.
         return txn.has(user_prefix(self.entry.digest.value))
 
     def retry_outside(self, blobs: BlobStore) -> bool:
-        """The blob was swept since it was linked: give the bytes a name again; or sync it, if that is what it lacks."""
+        """Link the bytes again if the blob was swept; sync them if that was missing."""
         if self.staging is None:
             return False
         if blobs.inode(self.entry.digest) == self.added.inode:
@@ -170,7 +165,7 @@ class PublishEntry:
         with contextlib.suppress(FileNotFoundError):
             self.added = blobs.add(self.staging, self.entry.digest)
             return True
-        # An unnamed file that lost its only link cannot be linked again, so the bytes move to a new one.
+        # An unnamed file that lost its only link cannot be linked again: copy the bytes to a new one.
         fresh = blobs.stage()
         try:
             self.staging.copy_into(fresh)
@@ -183,21 +178,22 @@ class PublishEntry:
         return True
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: give up the descriptors that it has inherited."""
+        """In a forked child: close the inherited descriptors."""
         if self.staging is not None:
             self.staging.close_in_child()
-        held, self.open_blob = self.open_blob, -1
-        if held >= 0:
-            os.close(held)
+        self._close_blob()
+
+    def _close_blob(self) -> None:
+        descriptor, self.open_blob = self.open_blob, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def done(self, error: BaseException | None) -> None:
-        """Free the staging file and the fill locks."""
+        """Close the descriptors and release the fill locks."""
         self.error = error
         if self.staging is not None:
             self.staging.close()
-        held, self.open_blob = self.open_blob, -1
-        if held >= 0:
-            os.close(held)
+        self._close_blob()
         if self.on_done is not None:
             self.on_done(self)
         for lock in self.locks:
@@ -205,28 +201,30 @@ class PublishEntry:
 
 
 def _is_later(one: Moment, other: Moment) -> bool:
-    """By the boot clock, else by wall time; any is later than one from the future, which a clock set back leaves."""
+    """Compare by the boot clock, else by wall time. Any moment is later than one in the future, left by a clock set
+    back.
+    """
     if one.boot == other.boot:
         return one.boot_ns > other.boot_ns
     return one.wall_ns > other.wall_ns or other.wall_ns > time.time_ns()
 
 
 @dataclass(slots=True)
-class TouchEntry:
-    """An entry was used, or validated, or its blob synced; touched only where the row still names the same content."""
+class TouchEntry(IndexUpdate):
+    """Records a use, a validation or a sync of an entry, if the row still has the same content."""
 
     entry: Entry
     validated: Moment | None = None
     used_hour: int | None = None
     synced_inode: Inode | None = None
-    """The file that is on the disk now, as long as it is the blob."""
+    """The file that was synced, if it is still the blob."""
 
     def rows(self) -> Sequence[bytes]:
         """The entry."""
         return (self.entry.key.row_key,)
 
     def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
-        """Bring the row up to date."""
+        """Update the row."""
         current = current_entry(txn, self.entry.key)
         if current is None or not current.same_content(self.entry):
             return True
@@ -241,36 +239,18 @@ class TouchEntry:
         txn.put(current.key.row_key, pack_entry(current))
         return True
 
-    def retry_outside(self, blobs: BlobStore) -> bool:
-        """Nothing to mend."""
-        return False
-
-    def done(self, error: BaseException | None) -> None:
-        """Lost is lost: it will be learned again."""
-
 
 @dataclass(slots=True)
-class ChecksumVerdict:
-    """A statement of a provider was checked against the blob: remember that it holds, or forget it."""
+class ChecksumVerdict(IndexUpdate):
+    """Records that a provider's checksum was verified against the blob, or deletes its row (*record* None)."""
 
     checksum: ProviderChecksum
     record: ChecksumRecord | None
 
-    def rows(self) -> Sequence[bytes]:
-        """None."""
-        return ()
-
     def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
-        """Set or drop the row."""
+        """Set or delete the row."""
         if self.record is None:
             txn.delete(self.checksum.row_key)
         else:
             txn.put(self.checksum.row_key, pack_checksum(self.checksum.row_key, self.record))
         return True
-
-    def retry_outside(self, blobs: BlobStore) -> bool:
-        """Nothing to mend."""
-        return False
-
-    def done(self, error: BaseException | None) -> None:
-        """Lost is lost: it will be proved again."""

@@ -222,7 +222,7 @@ def _discard(layout: Layout, path: str) -> int | None:
 
 def _remove_free_locks(layout: Layout) -> None:
     """Unlink the lock files of dead writers, each while it is held: a taker of an unlinked file starts again."""
-    directory = layout.write_lock("")
+    directory = layout.write_locks + "/"
     for name in files.list_names(directory):
         with contextlib.suppress(OSError):
             descriptor = try_lock_existing(directory + name)

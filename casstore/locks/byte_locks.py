@@ -1,12 +1,9 @@
-"""Locks between processes. They save duplicate work; correctness never depends on one.
+"""Byte-range locks between processes. They save duplicate work; correctness never depends on one.
 
-`ByteLocks` is one file whose bytes are locks: a byte for every URI being filled, one for the queue of index writers. A
-lock file per URI costs as much as the blob itself. The locks are open-file-description locks: they belong to the
-descriptor, so closing another descriptor of the file does not drop them (as it would drop POSIX locks), and the kernel
-frees them when the process dies. Threads of one process share the descriptor and are told apart by a table.
-
-`create_locked` is the lock of a lease, and `try_lock_existing` tells that its holder is dead, where
-`locks_are_exclusive`. Writers of one URI have `casstore.write_locks`.
+Each byte of one file is a lock: one for every URI being filled, two for the queue of index writers. A lock file per URI
+would cost as much as the blob. The locks are open-file-description locks: they belong to the descriptor, so closing
+another descriptor of the file does not drop them (as with POSIX locks), and the kernel frees them when the process
+dies. Threads of a process share the descriptor; a table tells them apart.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ _WRITER_BYTE: Final = 1 << 62
 _QUEUE_BYTE: Final = _WRITER_BYTE + 1
 
 _HAS_BYTE_LOCKS: Final = sys.platform.startswith("linux") and hasattr(fcntl, "F_OFD_SETLK")
-"""Elsewhere the structure has another shape, where there is one at all."""
+"""Other platforms have another structure, or none."""
 
 
 def _byte_of(name: bytes) -> int:
@@ -39,7 +36,7 @@ def _byte_of(name: bytes) -> int:
 
 
 class ByteLock:
-    """A held byte; releasing it a second time, or in a forked child, does nothing."""
+    """A locked byte."""
 
     __slots__ = ("byte", "locks")
 
@@ -48,12 +45,12 @@ class ByteLock:
         self.byte = byte
 
     def release(self) -> None:
-        """Let the next one in; from any thread."""
+        """Unlock it, from any thread. Does nothing a second time, or in a forked child."""
         self.locks.release(self)
 
 
 class ByteLocks:
-    """The locks of one store in this process."""
+    """The byte-range locks of one store in this process; thread-safe."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -64,26 +61,26 @@ class ByteLocks:
         self._pid = os.getpid()
 
     def try_acquire(self, name: bytes) -> ByteLock | None:
-        """The lock of *name*, or None while another process or thread has it."""
+        """Return the lock of *name*, or None if another process or thread has it."""
         return self._try_byte(_byte_of(name))
 
     def acquire_writer(self, timeout: float) -> ByteLock:
-        """The head of the queue of index writers; LockTimeoutError after *timeout* seconds."""
-        # Two locks make the polling fair: a writer that has just finished and wants to write again finds the first one
-        # held by whoever waits for the second. With one it would nearly always be the quickest, and starve the others.
+        """Wait in the queue of index writers. Raises: LockTimeoutError after *timeout* seconds."""
+        # Two locks make polling fair. A writer that wants to write again finds the queue lock taken by the process that
+        # waits for the writer. With one lock, it would nearly always poll queue and starve the others.
         deadline = time.monotonic() + timeout
-        first = self._wait(_QUEUE_BYTE, timeout, deadline)
+        queue = self._wait(_QUEUE_BYTE, timeout, deadline)
         try:
-            second = self._wait(_WRITER_BYTE, timeout, deadline)
+            writer = self._wait(_WRITER_BYTE, timeout, deadline)
         except BaseException:
-            first.release()
+            queue.release()
             raise
         try:
-            first.release()
+            queue.release()
         except BaseException:
-            second.release()  # nobody gets it, to release it later
+            writer.release()  # no caller would release it
             raise
-        return second
+        return writer
 
     def _wait(self, byte: int, timeout: float, deadline: float) -> ByteLock:
         lock = self._try_byte(byte)
@@ -91,8 +88,8 @@ class ByteLocks:
         while lock is None:
             if time.monotonic() > deadline:
                 raise LockTimeoutError(
-                    f"another process is writing to the index and does not move on (waited {timeout:g} s): "
-                    f"{self._layout.byte_lock_file}"
+                    f"{self._layout.byte_lock_file}: timed out after {timeout:g} s waiting for another process that is "
+                    "writing to the index: stop that process if it hangs"
                 )
             time.sleep(pause)
             pause = min(pause * 2, POLL_LAST)
@@ -101,8 +98,7 @@ class ByteLocks:
 
     def _try_byte(self, byte: int) -> ByteLock | None:
         if self._pid != os.getpid():
-            # A fork that ran no hooks. The lock belongs to the open file, which the parent shares: taking it again
-            # through the inherited descriptor would succeed whoever has it.
+            # A fork without hooks. The parent shares the open file, so locking it again would always succeed.
             self.after_fork_in_child()
         with self._mutex:
             if byte in self._held or not self._lock(byte):
@@ -111,9 +107,9 @@ class ByteLocks:
             return lock
 
     def release(self, lock: ByteLock) -> None:
-        """See `ByteLock.release`."""
+        """Release *lock*: see `ByteLock.release`."""
         if self._pid != os.getpid():
-            return  # the parent's, inherited by a fork that ran no hooks
+            return  # a fork without hooks: the lock is the parent's
         with self._mutex:
             if self._held.get(lock.byte) is lock:
                 del self._held[lock.byte]
@@ -138,7 +134,7 @@ class ByteLocks:
             try:
                 fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, free)
             except OSError:
-                # Once more: it would keep all others out for as long as this process lives.
+                # Retry: else the byte stays locked for the life of this process.
                 fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, free)
             return
         number = _file_number(byte)
@@ -149,8 +145,8 @@ class ByteLocks:
             os.close(file.descriptor)
 
     def _lock_file(self, byte: int) -> bool:
-        # Several names share a file. This process waits for other processes only: a fill that holds one name of a file
-        # and asks for another, or for a commit, would wait for itself.
+        # Several names share a file, so it excludes other processes only. A fill that has one name of a file and needs
+        # another, or a commit, would wait for itself.
         number = _file_number(byte)
         file = self._files.get(number)
         if file is not None:
@@ -176,7 +172,7 @@ class ByteLocks:
             return os.open(path, flags, 0o600)
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: let go of the parent's locks without freeing them: closing does that, unlocking frees."""
+        """Close the parent's descriptors without unlocking: unlocking would free the parent's locks."""
         self._mutex = threading.Lock()
         self._held = {}
         self._pid = os.getpid()
@@ -188,7 +184,7 @@ class ByteLocks:
 
 
 class _SharedFile:
-    """A lock file that this process holds, and how many of its names it holds by it."""
+    """A locked file, and the number of its names that this process has locked."""
 
     __slots__ = ("descriptor", "users")
 
@@ -198,5 +194,5 @@ class _SharedFile:
 
 
 def _file_number(byte: int) -> int:
-    """Writers have files of their own: fills wait for their commit."""
+    """Return the file for a byte. Writers have their own files, since fills wait for their commit."""
     return byte % _FALLBACK_FILES if byte < _WRITER_BYTE else _FALLBACK_FILES + byte - _WRITER_BYTE

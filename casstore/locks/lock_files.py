@@ -1,4 +1,4 @@
-"""Lock files: locks that live as long as their process, and proof that locks exclude."""
+"""Lock files: flocks that one process holds at a time, and proof that locks exclude other processes here."""
 
 from __future__ import annotations
 
@@ -14,22 +14,72 @@ from typing import Final
 from casstore.fs import files
 
 POLL_FIRST: Final = 0.0005
-"""Seconds between the first two tries for a lock; doubled up to `POLL_LAST`. Measured: shared/filelock's fixed 50 ms
-made eight processes that want the same objects 1.45 times as slow as one."""
-
+"""Seconds between the first two tries for a lock; doubled up to `POLL_LAST`. Measured: a fixed 50 ms made eight
+processes that want the same objects 1.45 times as slow as one.
+"""
 
 POLL_LAST: Final = 0.010
-
 
 _BUSY: Final = frozenset((errno.EAGAIN, errno.EACCES))
 
 
-def create_locked(path: str) -> int:
-    """Create *path* and lock it; the descriptor, to be kept open for as long as the process lives.
+class LockFile:
+    """A file or directory that one process locks at a time, to save work; thread-safe."""
 
-    Raw and close-on-exec: a forked child that still has it keeps the lease alive, which errs on the safe side. Nobody
-    ever unlocks it: unlocking in one process would unlock it for all that inherited it.
+    def __init__(self, path: str, *, is_directory: bool = False) -> None:
+        """A lock file is created if it is missing; a directory is not."""
+        self._path = path
+        self._is_directory = is_directory
+        self._flags = os.O_CLOEXEC | (os.O_RDONLY | os.O_DIRECTORY if is_directory else os.O_RDWR | os.O_CREAT)
+        self._descriptors: set[int] = set()
+
+    @contextlib.contextmanager
+    def acquire(self, timeout: float) -> Iterator[bool]:
+        """Lock it for the block, and yield True; yield False if another process has it for *timeout* seconds.
+
+        Yields False for a directory that cannot be locked. Raises FileNotFoundError if the directory is missing.
+        """
+        descriptor = os.open(self._path, self._flags, 0o600)
+        self._descriptors.add(descriptor)
+        try:
+            yield self._lock(descriptor, time.monotonic() + timeout)
+        finally:
+            # In a child that was forked inside the block, `after_fork_in_child` has closed it already.
+            if descriptor in self._descriptors:
+                self._descriptors.discard(descriptor)
+                os.close(descriptor)
+
+    def _lock(self, descriptor: int, deadline: float) -> bool:
+        pause = POLL_FIRST
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _BUSY:
+                    if self._is_directory:
+                        return False
+                    raise
+            else:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, POLL_LAST)
+
+    def after_fork_in_child(self) -> None:
+        """Close the inherited descriptors. The parent keeps its lock: closing does not unlock it."""
+        descriptors, self._descriptors = self._descriptors, set()
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def create_locked(path: str) -> int:
+    """Create *path*, lock it and return its descriptor, to be kept open for the life of the process.
+
+    Raises: BlockingIOError if another process has the lock.
     """
+    # Never unlocked: that would unlock it for every process that inherited it. A forked child that still has the
+    # descriptor keeps the lease alive, which errs on the safe side.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,33 +89,12 @@ def create_locked(path: str) -> int:
     return descriptor
 
 
-@contextlib.contextmanager
-def directory_lock(directory: str, timeout: float) -> Iterator[None]:
-    """Have *directory*'s own lock in the block; or, after *patience* seconds or where it has none, not.
-
-    Raises FileNotFoundError where there is no such directory.
-    """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in _BUSY or time.monotonic() > deadline:
-                    break
-            time.sleep(POLL_FIRST)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def try_lock_existing(path: str) -> int | None:
-    """The lock file of somebody who is dead, locked; None while anybody holds it. The descriptor is the caller's.
+    """Lock the lock file of a dead process and return its descriptor; None if a process has the lock.
 
-    Proves a death only where `locks_are_exclusive`. Raises FileNotFoundError where the file is gone, or is another one
-    by the time that it is locked.
+    Proves a death only if `locks_are_exclusive`.
+
+    Raises: FileNotFoundError if the file is missing, or was replaced before it was locked.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -80,7 +109,7 @@ def try_lock_existing(path: str) -> int | None:
     return descriptor
 
 
-_SECOND: Final = """
+_SECOND_PROCESS: Final = """
 import fcntl, os, sys
 descriptor = os.open(sys.argv[1], os.O_RDWR)
 try:
@@ -88,19 +117,17 @@ try:
 except BlockingIOError:
     sys.exit(100)
 """
-"""The other of two processes: leaves with this status if it is kept out, with 0 if it gets the lock as well."""
+"""Exits with `_LOCKED_OUT` if the lock excludes it, with 0 if it gets the lock too."""
 
-
-_KEPT_OUT: Final = 100
+_LOCKED_OUT: Final = 100
 
 
 def locks_are_exclusive(directory: str) -> bool:
-    """Whether a second process is kept out of a lock that this one holds on a file in *directory*.
+    """Return whether a lock of this process on a file in *directory* excludes a second process.
 
-    It is not on file systems where locks are for show, and then nobody can be told to be dead. Starts a process, some
-    20 ms; False where it cannot be started.
+    On file systems where it does not, no process can be proved dead. Starts a process (20 ms); False if that fails.
     """
-    import subprocess  # only for whoever is about to take something away
+    import subprocess  # only for reaping
 
     try:
         descriptor, path = files.open_named(directory)
@@ -108,12 +135,12 @@ def locks_are_exclusive(directory: str) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Isolated, so that nothing of the surroundings gets a say; not a fork, whose child would share this very lock.
-        command = [sys.executable, "-I", "-S", "-c", _SECOND, path]
-        done = subprocess.run(  # noqa: S603 (this very interpreter)
+        # Isolated from the environment (-I), and not a fork: a forked child would share this lock.
+        command = [sys.executable, "-I", "-S", "-c", _SECOND_PROCESS, path]
+        done = subprocess.run(  # noqa: S603 (this interpreter)
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
         )
-        return done.returncode == _KEPT_OUT
+        return done.returncode == _LOCKED_OUT
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return False
     finally:

@@ -1,10 +1,10 @@
-"""One writer of a URI at a time on this machine, from its opening to its close; readers take no part in it.
+"""Write locks: one writer of a URI at a time on this machine, from opening to close. Readers ignore them.
 
-    locks/write/<uri hash>      flocked by the writer (filelock), who says in it who he is, and unlinks it at the end
+    locks/write/<uri hash>      flocked by the writer (filelock), describes it, and unlinked by it at the end
 
-A taker compares path and descriptor after locking, and starts again where the file was unlinked. Threads of one process
-meet in a table first: the one that has the lock already, and asks for it again, is told so instead of waiting for
-itself. Two writers that each want what the other has wait until the first one's patience ends.
+After locking, filelock compares path and descriptor, and starts again if the file was unlinked. Threads of a process
+first check a table: a thread that already has the lock gets an error instead of waiting for itself. Two writers that
+each want the other's URI wait until one times out.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 
 class WriteLock:
-    """The right to write one URI; given back by `release`, from any thread, once."""
+    """The right to write one URI, from any thread."""
 
     def __init__(self, locks: WriteLocks, key: Key, lock: filelock.BaseFileLock | None, where: str) -> None:
         self.key = key
-        self.thread = threading.current_thread()  # not its number, which a later thread may get
+        self.thread = threading.current_thread()  # a number could be reused by a later thread
         self.acquired_at = where
         self.on_reopen: Callable[[], object] | None = None
-        """What a later writer of the same thread may call, in an interactive session, to have the lock given back."""
+        """Called to release the lock if the same thread opens the URI again in an interactive session."""
         self.is_ending = False
-        """Whether it will be given back without this thread: then the thread may wait for it."""
+        """Whether another thread will release it, so that this thread may wait for it."""
         self._locks = locks
         self._lock = lock
 
     def release(self) -> None:
-        """Let the next one in. A second call, and one in a forked child, do nothing."""
+        """Release the lock. Does nothing a second time, or in a forked child."""
         self._locks.release(self, self._lock)
 
     def __enter__(self) -> Self:
@@ -54,13 +54,12 @@ class WriteLock:
 
 
 class WriteLocks:
-    """The write locks that this process has in one store; thread-safe. A forked child makes its own."""
+    """The write locks of this process in one store; thread-safe. A forked child makes its own."""
 
     def __init__(self, layout: Layout | None, timeout: float, queue: ByteLocks | None = None) -> None:
-        """Without a *layout*, only the threads of this process take turns. By *queue*, whoever waits goes before
-        whoever has just had it: by polling alone, one that writes in a loop would win nearly always.
-        """
+        """Without a *layout*, exclude only other threads. With a *queue*, waiting writers precede the last one."""
         self._layout = layout
+        # By polling alone, a process that writes in a loop would nearly always win.
         self._queue = queue
         self._timeout = timeout
         self._pid = os.getpid()
@@ -68,42 +67,42 @@ class WriteLocks:
         self._held: dict[Key, WriteLock] = {}
 
     def acquire(self, key: Key, timeout: float | None = None, on_poll: Callable[[], object] | None = None) -> WriteLock:
-        """Wait for *key*'s lock; *meanwhile* is called between two looks.
+        """Wait for *key*'s lock; call *on_poll* before each try.
 
-        Raises LockTimeoutError, which names the holder, after *timeout* seconds (the store's ``lock_timeout``; 0 looks
-        once), ReentrantWriteError where this thread has it.
+        Raises: LockTimeoutError that names the owner, after *timeout* seconds (default: the store's ``lock_timeout``; 0
+        tries once). ReentrantWriteError if this thread has the lock.
         """
-        patience = self._timeout if timeout is None else timeout
-        turn: ByteLock | None = None
+        timeout = self._timeout if timeout is None else timeout
+        queue_lock: ByteLock | None = None
         try:
-            deadline = time.monotonic() + patience
+            deadline = time.monotonic() + timeout
             pause = POLL_FIRST
             while True:
                 if on_poll is not None:
                     on_poll()
                 self._refuse_reentry(key)
-                if self._queue is not None and turn is None:
-                    turn = self._queue.try_acquire(b"write\0" + key.encoded)
-                lock = self._try_acquire(key) if turn is not None or self._queue is None else None
+                if self._queue is not None and queue_lock is None:
+                    queue_lock = self._queue.try_acquire(b"write\0" + key.encoded)
+                lock = self._try_acquire(key) if queue_lock is not None or self._queue is None else None
                 if lock is not None:
                     return lock
                 if time.monotonic() >= deadline:
-                    raise self._timeout_error(key, patience)
+                    raise self._timeout_error(key, timeout)
                 time.sleep(pause)
                 pause = min(pause * 2, POLL_LAST)
         finally:
-            if turn is not None:
-                turn.release()
+            if queue_lock is not None:
+                queue_lock.release()
 
     def _timeout_error(self, key: Key, timeout: float) -> LockTimeoutError:
         return LockTimeoutError(
-            f"{key.uri} is being written by {self._holder_of(key)} (waited {timeout:g} s); it is written by one at a "
-            "time on a machine"
+            f"{key.uri}: {self._holder_of(key)} is writing it (waited {timeout:g} s): only one process per machine can "
+            "write an object at a time; try again later"
         )
 
     def _try_acquire(self, key: Key) -> WriteLock | None:
         if self._pid != os.getpid():
-            # A fork that ran no hooks: what is held is the parent's.
+            # A fork without hooks: the locks are the parent's.
             self._pid, self._mutex, self._held = os.getpid(), threading.Lock(), {}
         with self._mutex:
             if key in self._held:
@@ -120,17 +119,17 @@ class WriteLocks:
         return mine
 
     def is_held(self, key: Key) -> bool:
-        """Whether this process has it."""
+        """Return whether this process has *key*'s lock."""
         return self._pid == os.getpid() and key in self._held
 
     def _refuse_reentry(self, key: Key) -> None:
-        """Raise where this thread would wait for itself."""
+        """Raise if this thread would wait for itself."""
         with self._mutex:
             held = self._held.get(key)
         if held is None or held.is_ending or held.thread is not threading.current_thread() or self._pid != os.getpid():
             return
         if held.on_reopen is not None and is_interactive():
-            # A cell that failed left its file open, and is run again.
+            # A notebook cell failed, left its file open, and runs again.
             held.on_reopen()
             return
         raise ReentrantWriteError(
@@ -164,7 +163,7 @@ class WriteLocks:
 
 
 def _try_file(path: str) -> filelock.BaseFileLock | None:
-    # Imported here: it takes longer to load than everything else in this package together, and readers need none.
+    # Imported here: it loads slower than the rest of this package, and readers do not need it.
     import filelock
 
     lock = filelock.FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
@@ -179,12 +178,12 @@ def _try_file(path: str) -> filelock.BaseFileLock | None:
 
 
 def is_interactive() -> bool:
-    """Whether a person types at this interpreter: a shell, IPython, a notebook."""
+    """Return whether this is a shell, IPython or a notebook."""
     return hasattr(sys, "ps1")
 
 
 def _write_holder(path: str) -> None:
-    """Say in the lock file whose it is; for people only."""
+    """Describe this process in the lock file, for error messages only."""
     program = " ".join(sys.argv[:1]) or "python"
     when = time.strftime("%H:%M:%S")
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -198,8 +197,8 @@ _OWN_PACKAGES: Final = frozenset(("casstore", "pathapi", "contextlib"))
 
 
 def _caller_location() -> str:
-    """File and line of the caller outside of these packages."""
-    frame = sys._getframe(1)  # noqa: SLF001 (what `warnings` does to find whom to blame)
+    """Return file and line of the caller outside of these packages."""
+    frame = sys._getframe(1)  # noqa: SLF001 (as `warnings` does)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _OWN_PACKAGES:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

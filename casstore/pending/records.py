@@ -15,36 +15,37 @@ _FORMAT: Final = 1
 
 
 class PendingState(StrEnum):
-    """What is to become of pending bytes."""
+    """Why a write is pending."""
 
     UPLOADING = "uploading"
-    """On their way; if the lease is dead, nobody knows whether they arrived."""
+    """Being uploaded. If the process of its lease is dead, the upload may or may not have completed."""
     FAILED = "failed"
-    """The upload was refused or could not be made; reading and writing the URI raises until somebody decides."""
+    """The upload failed; reading and writing the URI raises until the user pushes or drops it."""
     EDIT = "edit"
-    """Somebody changed a local copy outside the API; reading and writing the URI raises until somebody decides."""
+    """A local copy was changed outside the API; reading and writing the URI raises until the user pushes or drops it.
+    """
     INCOMPLETE = "incomplete"
-    """Never closed, left by a tool, or set aside: kept and listed, blocks nothing, uploaded by name only."""
+    """Never closed, left by a tool, or kept aside: blocks nothing, and is uploaded by name only."""
 
 
 class Condition(StrEnum):
-    """What must be in the cloud for the upload to go ahead."""
+    """What the server must have for the upload to proceed."""
 
     MATCH = "match"
     """The version that the write started from."""
     ABSENT = "absent"
-    """Nothing."""
+    """No object."""
     ANY = "any"
-    """Whatever there is: the user forced it."""
+    """Anything: the user forced it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingWrite:
-    """Bytes of *size* with *digest* that wait for the cloud, *created_ns* after the epoch.
+    """Bytes of *size* with *digest* that are not uploaded, recorded *created_ns* after the epoch.
 
-    *base* is the version that they started from, under `Condition.MATCH`. *lease* is whoever deals with them or, last,
-    did. *why* is a sentence for people. *exclusive* says that the object was to be created. *source* is the local
-    path that the bytes came from, where they are an edit or a tool's file.
+    *base* is the version that they started from, for `Condition.MATCH`. *lease* is the process that handles them, or
+    last did. *why* is a sentence for users. *exclusive*: the object must be created. *source* is the local path of an
+    edit or a tool's file.
     """
 
     key: Key
@@ -62,16 +63,16 @@ class PendingWrite:
 
     @property
     def uri(self) -> str:
-        """Where the bytes are to go."""
+        """The URI to upload to."""
         return self.key.uri
 
     @property
     def blocks(self) -> bool:
-        """Whether the URI can be neither read nor written until somebody decides."""
+        """Whether the URI cannot be read or written until the user pushes or drops this."""
         return self.state in (PendingState.FAILED, PendingState.EDIT)
 
     def encode(self) -> bytes:
-        """As its file has it."""
+        """Return the record file's bytes."""
         record = {
             "format": _FORMAT,
             "state": self.state.value,
@@ -91,11 +92,11 @@ class PendingWrite:
 
     @classmethod
     def parse(cls, name: str, data: bytes) -> PendingWrite:
-        """The inverse of `encode`. Raises ValueError for what is no record, or one of a newer format."""
+        """Parse a record file. Raises: ValueError for an invalid record or a newer format."""
         try:
             record: dict[str, Any] = json.loads(data)
             if record["format"] != _FORMAT:
-                raise ValueError(f"a record of format {record['format']}")
+                raise ValueError(f"record format {record['format']}: only {_FORMAT} is supported")
             base = record["base"]
             return cls(
                 key=Key(str(record["uri"]), str(record["origin"])),
@@ -112,4 +113,4 @@ class PendingWrite:
                 source=record["source"],
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no record of a pending write: {error!r}") from error
+            raise ValueError(f"invalid record of a pending write: {error!r}") from error

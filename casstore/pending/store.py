@@ -1,14 +1,14 @@
-"""Pending writes and local edits: bytes that a user wrote and that the cloud does not have, or is not known to have.
+"""Pending writes and local edits: bytes that the server does not have, or may not have.
 
     pending/<uri hash>/<lease>-<random>.data    the bytes, mode 0444; a link of the staging file, so no second copy
-                       <lease>-<random>.json    what they are: URI, digest, the version they started from, the state
+                       <lease>-<random>.json    the record: URI, digest, base version, state
 
-Here lies the truth about writes, and nothing of it can be fetched again: every step is synced before the next. Data
-first, then its JSON by link, then both directories; away goes the JSON first. So JSON without data is void, and data
-without JSON was never promised to anybody: it is debris once the lease that its name begins with is dead.
+Nothing here can be downloaded again, so every step is synced before the next. The data is created first, then its JSON
+by link, then both directories are synced; the JSON is deleted first. So JSON without data is void. Data without JSON
+was never promised to a caller, and may be deleted once the lease in its name is dead.
 
-No lock is needed to read. Whoever changes something holds the URI's write lock, to save work, and re-reads: without
-the lock two writers of one URI leave two records, and the cloud's condition decides between them.
+Reading needs no lock. A process that changes something has the URI's write lock, to save work, and re-reads. Without
+the lock, two writers of a URI leave two records, and the upload's condition decides between them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NO_LEASE: Final = "0" * 16
 
 
 class Pending:
-    """The pending writes of one store. Knows no index and no cloud; thread-safe, holds nothing open."""
+    """The pending writes of one store. Knows no index and no backend; thread-safe; keeps no file open."""
 
     __slots__ = ("_are_exclusive", "_layout")
 
@@ -49,22 +49,22 @@ class Pending:
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def has(self, key: Key) -> bool:
-        """Whether there may be any of *key*: one failed ``access`` where there is none."""
+        """Return whether *key* may have pending writes; costs one failed ``access`` if it has none."""
         return os.access(self._layout.pending(key.name), os.F_OK)
 
     def of(self, key: Key) -> list[PendingWrite]:
-        """Those of *key*, oldest first."""
+        """Return the pending writes of *key*, oldest first."""
         return [write for write in self._in(key.name) if write.key == key]
 
     def all(self) -> Iterator[PendingWrite]:
-        """Every one, URI by URI, oldest first."""
-        found = [write for name in sorted(files.list_names(self._layout.pending(""))) for write in self._in(name)]
+        """Yield all pending writes by URI, oldest first."""
+        found = [write for name in sorted(files.list_names(self._layout.pending_directory)) for write in self._in(name)]
         yield from sorted(found, key=lambda write: (write.uri, write.key.origin, write.created_ns))
 
     def unreadable(self) -> list[str]:
-        """Paths of records that cannot be read although their bytes are there: a newer format, or damage."""
+        """Return the paths of unreadable records that have data: of a newer format, or damaged."""
         found = []
-        for directory in files.list_names(self._layout.pending("")):
+        for directory in files.list_names(self._layout.pending_directory):
             for name in self._records(directory):
                 with contextlib.suppress(OSError):
                     try:
@@ -90,17 +90,17 @@ class Pending:
             return PendingWrite.parse(name, file.read())
 
     def path(self, write: PendingWrite) -> str:
-        """Where the bytes lie, never to be written to; gone once the write is dealt with."""
+        """Return the path of the bytes; never write to it. It is removed with the write."""
         return self._layout.pending_data(write.key.name, write.name)
 
     def open(self, write: PendingWrite) -> int:
-        """A descriptor for reading the bytes, which is the caller's. Raises FileNotFoundError."""
+        """Open the bytes for reading. Raises: FileNotFoundError."""
         return os.open(self.path(write), OPEN_FLAGS)
 
     def is_interrupted(self, write: PendingWrite) -> bool:
-        """Whether *write* was being uploaded by a process that is proved dead, so that nobody knows if it arrived.
+        """Return whether *write* was being uploaded by a process that is proved dead, so that its result is unknown.
 
-        Where locks do not exclude, only where its lease is gone. May start a process, once.
+        If locks do not exclude, only if its lease is gone. May start a process, once.
         """
         if write.state is not PendingState.UPLOADING:
             return False
@@ -134,10 +134,11 @@ class Pending:
         exclusive: bool = False,
         source: str | None = None,
     ) -> PendingWrite:
-        """Keep *staging*'s bytes, all of them hashed, on the disk when this returns; *staging* stays the caller's.
+        """Record all bytes of *staging*, all of them hashed; they are on the disk on return. The caller closes
+        *staging*.
 
-        Raises StoreFullError and other OSErrors; nothing is kept then. StoreUnavailableError says that the disk failed
-        to take the bytes, which may be lost from memory as well.
+        Raises: StoreFullError, OSError: nothing is recorded. StoreUnavailableError: the disk failed, and the bytes may
+        be lost from memory too.
         """
         digest = staging.digest()
         name = f"{lease or _NO_LEASE}-{os.urandom(8).hex()}"
@@ -148,14 +149,14 @@ class Pending:
         try:
             files.sync(staging.descriptor)
         except OSError as error:
-            # Nobody may try that again, or use the bytes: they may be lost, and a second sync would not say so.
-            message = f"the disk could not keep what was written to {key.uri} ({os.strerror(error.errno or 0)})"
+            # Never retry, nor use the bytes: they may be lost, and a second sync would not report it.
+            message = f"the disk failed to store a write to {key.uri} ({os.strerror(error.errno or 0)})"
             raise StoreUnavailableError(error.errno, message, self._layout.root) from error
         with files.full_disk(self._layout.root):
             try:
                 self._put(write, staging)
             except BaseException:
-                # JSON first, as in `discard`: it may have its name already.
+                # JSON first, as in `discard`: it may exist already.
                 files.unlink_quietly(self._layout.pending_record(key.name, name))
                 files.unlink_quietly(self.path(write))
                 self._remove_directory(key.name)
@@ -168,21 +169,21 @@ class Pending:
         for attempt in range(100):
             try:
                 os.makedirs(directory, 0o700, exist_ok=True)
-                # The data gets its name last but one, when a full disk has had its say: an unnamed file that loses its
-                # only name could not be given another.
+                # The data is linked last but one, after any error of a full disk: an unnamed file that loses its only
+                # name cannot get another.
                 files.create_synced(path, write.encode(), before_link=lambda: staging.link(self.path(write)))
                 break
             except (FileNotFoundError, FileExistsError):
-                # Whoever discarded the last one of this URI has just removed the directory; FileExistsError says that
-                # it was there for mkdir, and no more when makedirs looked at what was there.
+                # Another process has discarded the URI's last write and removed the directory. FileExistsError: mkdir
+                # found it, and makedirs then did not.
                 if attempt == 99:
                     raise
-        files.sync_directory(self._layout.pending(""))
+        files.sync_directory(self._layout.pending_directory)
 
     def mark(
         self, write: PendingWrite, state: PendingState, *, why: str | None = None, lease: str | None = None
     ) -> PendingWrite:
-        """Change the state, synced. Raises FileNotFoundError where somebody has dealt with it meanwhile."""
+        """Change the state, synced. Raises: FileNotFoundError if the write was pushed or dropped meanwhile."""
         changed = replace(
             write,
             state=state,
@@ -191,40 +192,40 @@ class Pending:
         )
         path = self._layout.pending_record(write.key.name, write.name)
         if not os.path.lexists(path):
-            raise FileNotFoundError(errno.ENOENT, "the pending write is not there any more", path)
+            raise FileNotFoundError(errno.ENOENT, "the pending write was pushed or dropped meanwhile", path)
         with files.full_disk(self._layout.root):
             files.replace_synced(path, changed.encode())
         return changed
 
     def discard(self, write: PendingWrite) -> None:
-        """Forget it: the cloud has the bytes, or nobody wants them. Gone from the disk when this returns."""
+        """Remove it from the disk, because it is uploaded or unwanted."""
         directory = self._layout.pending(write.key.name)
         try:
             os.unlink(self._layout.pending_record(write.key.name, write.name))
         except FileNotFoundError:
             pass
         else:
-            # Before the data: after a power cut, data without JSON is debris, and JSON without data would be void.
+            # Before the data: after a power cut, data without JSON may be deleted, but JSON without data would be void.
             files.sync_directory(directory)
         files.unlink_quietly(self.path(write))
         self._remove_directory(write.key.name)
 
     def _remove_directory(self, name: str) -> None:
-        # So that the next open of the URI fails one `access` and goes on. Not empty: there are more.
+        # Removed so that the next open of the URI fails one `access`. Not empty: more are pending.
         with contextlib.suppress(OSError):
             os.rmdir(self._layout.pending(name))
 
     def adopt(self, write: PendingWrite) -> Staging:
-        """The bytes, checked against their digest, as a staging file whose name stays.
+        """Return the bytes, checked against their digest, as a staging file that keeps its name.
 
-        Raises PendingDamagedError where they are not what was written, FileNotFoundError where they are gone.
+        Raises: PendingDamagedError if they are damaged, FileNotFoundError if they are gone.
         """
         descriptor = self.open(write)
         try:
             if hash_descriptor(descriptor, write.digest.algorithm) != write.digest:
                 raise PendingDamagedError(
                     errno.EIO,
-                    f"the bytes written to {write.uri} were changed or damaged on this disk",
+                    f"the pending bytes of {write.uri} were changed or damaged on this disk",
                     self.path(write),
                 )
             staging = Staging(descriptor, self.path(write), write.digest.algorithm, has_mode=True, keeps_name=True)
@@ -235,10 +236,10 @@ class Pending:
         return staging
 
     def save(self, write: PendingWrite, destination: str) -> None:
-        """Move the bytes to the local file *destination*, replaced as a whole; on the disk there before they go here.
+        """Move the bytes to the local file *destination*, replaced as a whole and synced first.
 
-        Raises as `adopt` does, and OSError for a destination that cannot keep them (a pipe, a directory, a path in the
-        store) or cannot be written: the write is still pending then.
+        Raises: as `adopt`; OSError if *destination* cannot store them (a pipe, a directory, a path in the store) or
+        cannot be written. The write stays pending then.
         """
         self._refuse_destination(destination)
         staging = self.adopt(write)
@@ -251,22 +252,24 @@ class Pending:
     def _refuse_destination(self, destination: str) -> None:
         path = os.path.realpath(destination)
         if os.path.isdir(path):
-            raise IsADirectoryError(errno.EISDIR, "is a directory: name a file in it", destination)
+            raise IsADirectoryError(errno.EISDIR, "is a directory: choose a file in it", destination)
         if not os.path.isdir(os.path.dirname(path)):
-            raise FileNotFoundError(errno.ENOENT, "there is no such directory", destination)
+            raise FileNotFoundError(errno.ENOENT, "the directory does not exist: create it first", destination)
         if os.path.lexists(path) and not os.path.isfile(path):
-            raise OSError(errno.EINVAL, "is no regular file, which could keep the bytes", destination)
+            raise OSError(errno.EINVAL, "is not a regular file: choose another path", destination)
         if os.path.commonpath((path, os.path.realpath(self._layout.root))) == os.path.realpath(self._layout.root):
-            # The bytes' own name among it: saved there, they would go with the record.
-            raise OSError(errno.EINVAL, "lies in the store: save to a path outside of it", destination)
+            # This includes the data's own name: saved there, the bytes would be deleted with the record.
+            raise OSError(errno.EINVAL, "is in the store: choose a path outside of it", destination)
 
     # --- what killed processes left ----------------------------------------------------------------------------------
 
     def orphans(self) -> Iterator[tuple[str, str]]:
-        """Path, and the name of its lease, of what was never promised: data without JSON, JSON without data, and files
-        on their way to their name (of no lease). It may be a record that is being made: ask whether the lease lives.
+        """Yield path and lease name of files that were never promised: data without JSON, JSON without data, temporary
+        names.
+
+        Temporary names have an empty lease name. A record may still be in the making: check whether the lease is alive.
         """
-        for directory in files.list_names(self._layout.pending("")):
+        for directory in files.list_names(self._layout.pending_directory):
             path = self._layout.pending(directory)
             names = set(files.list_names(path))
             for name in sorted(names):
@@ -278,6 +281,6 @@ class Pending:
                     yield f"{path}/{name}", stem[:16]
 
     def remove_empty_directories(self) -> None:
-        """Those that a process was killed in before it could."""
-        for directory in files.list_names(self._layout.pending("")):
+        """Remove empty directories that killed processes left."""
+        for directory in files.list_names(self._layout.pending_directory):
             self._remove_directory(directory)

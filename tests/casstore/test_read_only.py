@@ -164,7 +164,7 @@ def test_a_disk_that_fails_in_use_is_a_clear_error_for_whatever_changes_the_stor
         plan = cache.plan(max_size=0, min_free=0)
         fail()
         for command in CHANGING:
-            _check_refused(root, "has become read-only: look at the system's log", *command)
+            _check_refused(root, "has become read-only: check the system log", *command)
         for change in (
             lambda: cache.execute(plan),
             lambda: cache.evict(lambda _: True),

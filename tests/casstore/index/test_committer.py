@@ -23,7 +23,7 @@ from casstore.index import committer
 from casstore.index.committer import MAX_FILLS, MAX_TOUCHES
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
-from casstore.index.updates import PublishEntry, TouchEntry
+from casstore.index.updates import IndexUpdate, PublishEntry, TouchEntry
 from tests.casstore.support.fill import (
     alone,
     eventually,
@@ -39,7 +39,7 @@ from tests.casstore.support.fill import (
 
 
 @dataclass
-class _Item:
+class _Item(IndexUpdate):
     """Does what a test wants, and remembers how it ended."""
 
     work: Callable[[Txn], object] = lambda _: None

@@ -24,7 +24,7 @@ from casstore.index.database import Index
 from casstore.index.environment import RESERVE_ROW
 from casstore.index.transactions import Txn
 from casstore.locks.byte_locks import ByteLocks
-from casstore.locks.lock_files import directory_lock
+from casstore.locks.lock_files import LockFile
 from tests.casstore.support.fill import alone, eventually, fork, fork_without_hooks, forked, run, status_of
 from tests.casstore.support.mounts import fill_up, small_disk
 
@@ -589,7 +589,8 @@ def test_one_process_at_a_time_is_inside_the_opening_of_lmdb(
     index.close()
     assert held and all(held)
     monkeypatch.undo()
-    with directory_lock(layout.generation(1), 0):
+    with LockFile(layout.generation(1), is_directory=True).acquire(0) as is_ours:
+        assert is_ours
         index.get(b"Bx")  # after some patience it does without
 
 

@@ -614,7 +614,7 @@ def test_lock_files_of_dead_writers_go_and_those_of_living_ones_stay(cache: cass
     os.close(os.open(cache.layout.write_lock(key_of("dead").name), os.O_CREAT))
     with cache.write_locks.acquire(alive):
         _reap(cache)
-        assert os.listdir(cache.layout.write_lock("")) == [alive.name]
+        assert os.listdir(cache.layout.write_locks) == [alive.name]
 
 
 def test_the_trash_is_emptied_and_what_it_gave_back_is_counted(cache: casstore.Cache, tmp_path: Path) -> None:
@@ -720,7 +720,7 @@ def test_a_reaper_that_is_killed_anywhere_harms_nothing_and_the_next_one_finishe
             assert path.read_bytes() == b"bytes of k"
             done = _reap(cache)
             assert {kept.name for kept in done.kept} == {path.parents[4].name, "f" * 16, cache.lease.name}
-            assert os.listdir(cache.layout.trash) == os.listdir(cache.layout.write_lock("")) == []
+            assert os.listdir(cache.layout.trash) == os.listdir(cache.layout.write_locks) == []
             assert len(_generations(cache)) == 1
             assert not os.path.exists(f"{cache.root}/{'0' * 16}")
             (write,) = cache.pending.all()

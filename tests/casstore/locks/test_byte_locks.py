@@ -26,7 +26,7 @@ pytestmark = pytest.mark.needs_locks
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path)
-    os.makedirs(layout.write_lock(""))
+    os.makedirs(layout.write_locks)
     return layout
 
 

@@ -24,7 +24,7 @@ KEY, OTHER = key_of("k"), key_of("other")
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path)
-    os.makedirs(layout.write_lock(""))
+    os.makedirs(layout.write_locks)
     return layout
 
 
@@ -84,7 +84,7 @@ def test_writers_of_one_uri_take_turns_and_lose_no_line(layout: Layout) -> None:
 
     assert [status_of(pid) for pid in [fork(work) for _ in range(4)]] == [0] * 4
     assert len(target.read_text().splitlines()) == 80
-    assert os.listdir(layout.write_lock("")) == []
+    assert os.listdir(layout.write_locks) == []
 
 
 def test_threads_take_turns(locks: WriteLocks) -> None:
@@ -114,7 +114,7 @@ def test_a_writer_that_waits_too_long_is_told_who_holds_it(locks: WriteLocks, la
         def work() -> None:
             with pytest.raises(LockTimeoutError) as caught:
                 WriteLocks(layout, 0.05).acquire(KEY)
-            assert f"s3://bucket/k is being written by process {me} ({program}) since" in str(caught.value)
+            assert f"s3://bucket/k: process {me} ({program}) since" in str(caught.value)
 
         assert forked(work) == 0
     with locks.acquire(KEY):
@@ -212,6 +212,6 @@ def test_a_forked_child_neither_has_its_parents_lock_nor_frees_it(locks: WriteLo
 
 
 def test_the_directory_of_the_locks_is_made_where_somebody_removed_it(locks: WriteLocks, layout: Layout) -> None:
-    os.rmdir(layout.write_lock(""))
+    os.rmdir(layout.write_locks)
     with locks.acquire(KEY):
         pass

@@ -90,7 +90,7 @@ def test_what_is_discarded_is_gone_and_its_directory_with_it(cache: casstore.Cac
     cache.pending.discard(two)
     cache.pending.discard(two)
     assert not cache.pending.has(KEY)
-    assert os.listdir(cache.layout.pending("")) == []
+    assert os.listdir(cache.layout.pending_directory) == []
     with pytest.raises(FileNotFoundError):
         cache.pending.mark(two, PendingState.FAILED)
 
@@ -150,7 +150,7 @@ def test_what_could_not_be_recorded_leaves_nothing(cache: casstore.Cache, monkey
             wanted = casstore.StoreUnavailableError if name == "casstore.fs.files.sync" else casstore.StoreFullError
             with pytest.raises(wanted):
                 cache.pending.record(KEY, staging, PendingState.UPLOADING, Condition.ABSENT, None, lease=lease, why="")
-        assert os.listdir(cache.layout.pending("")) == []
+        assert os.listdir(cache.layout.pending_directory) == []
     staging.close()
 
 

@@ -89,7 +89,7 @@ def _collect(root: Path, word: _Word, stop: Path) -> None:
             out, err = io.StringIO(), io.StringIO()
             with redirect_stdout(out), redirect_stderr(err):
                 status = run(["--dir", str(root), *command])
-            refused += "has become read-only: look at the system's log" in err.getvalue()
+            refused += "has become read-only: check the system log" in err.getvalue()
             assert status in (0, 1)
             assert err.getvalue().count("\n") <= 1, err.getvalue()
         rounds += 1

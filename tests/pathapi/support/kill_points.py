@@ -175,10 +175,10 @@ class Kill:
         self.look_at_leases()
         layout = self.cache.layout
         assert set(os.listdir(layout.leases)) <= {self.cache.lease.name}
-        assert not os.listdir(layout.write_lock("")), "a lock was left"
+        assert not os.listdir(layout.write_locks), "a lock was left"
         assert not os.listdir(layout.trash)
         assert not list(self.cache.pending.all()), "something is pending still"
-        left = [name for _, _, names in os.walk(layout.pending("")) for name in names]
+        left = [name for _, _, names in os.walk(layout.pending_directory) for name in names]
         assert not left, f"halves of records were left: {left}"
 
 
