@@ -16,13 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from casstore.blobs.blob_store import BlobStore
-from casstore.errors import (
-    CasstoreError,
-    IndexDamagedError,
-    IndexUnavailableError,
-    StoreFullError,
-    StoreReadOnlyError,
-)
+from casstore.errors import CasstoreError, IndexDamagedError, IndexUnavailableError, StoreFullError, StoreReadOnlyError
 from casstore.index.database import Index
 from casstore.index.updates import IndexUpdate, PublishEntry
 

@@ -17,15 +17,7 @@ from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import AddedBlob, Inode, Staging
 from casstore.format.checksums import ChecksumRecord, ProviderChecksum, pack_checksum
 from casstore.format.keys import blob_row, count_row, ghost_row, user_prefix
-from casstore.format.records import (
-    BlobRecord,
-    Entry,
-    Moment,
-    pack_blob,
-    pack_entry,
-    unpack_blob,
-    unpack_count,
-)
+from casstore.format.records import BlobRecord, Entry, Moment, pack_blob, pack_entry, unpack_blob, unpack_count
 from casstore.fs import files
 from casstore.index.entries import IndexSnapshot, current_entry, delete_entry, increment_write_count, put_entry
 from casstore.index.transactions import Txn

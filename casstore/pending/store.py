@@ -185,10 +185,7 @@ class Pending:
     ) -> PendingWrite:
         """Change the state, synced. Raises: FileNotFoundError if the write was pushed or dropped meanwhile."""
         changed = replace(
-            write,
-            state=state,
-            why=write.why if why is None else why,
-            lease=write.lease if lease is None else lease,
+            write, state=state, why=write.why if why is None else why, lease=write.lease if lease is None else lease
         )
         path = self._layout.pending_record(write.key.name, write.name)
         if not os.path.lexists(path):
