@@ -1,4 +1,4 @@
-"""What this process has handed out of each object, and whether its file was written to since somebody last looked."""
+"""The local paths that this process gave out of each object, and whether their files have changed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class ChangeTracker:
-    """The paths of one lease that are looked at when their object is used; thread-safe.
+    """The paths of one lease that are checked when their object is used; thread-safe.
 
-    *recorder* gives what makes the records; where it gives None, none is made.
+    *recorder* returns what records changes; if it returns None, none are recorded.
     """
 
     def __init__(self, lease: LeaseLayout, recorder: Callable[[], EditRecorder | None]) -> None:
@@ -29,13 +29,13 @@ class ChangeTracker:
         self._recorder = recorder
         self._mutex = threading.Lock()
         self._noticing = threading.Lock()
-        # Tuples, replaced as a whole: `is_changed` reads them without a lock.
+        # Tuples, replaced as a whole: `has_changes` reads them without a lock.
         self._by_key: dict[Key, tuple[View | DraftPath, ...]] = {}
         self._keys: dict[str, Key] = {}
         self._states: dict[str, FileState] = {}
 
     def add(self, handed: View | DraftPath, state: FileState | None = None) -> None:
-        """Look after *handed* from now on; *state* is how its file was made, if it was."""
+        """Track *handed*; *state* is the file's state as created, if it was created."""
         with self._mutex:
             if state is None:
                 self._states.pop(handed.path, None)
@@ -44,7 +44,7 @@ class ChangeTracker:
             self._put(handed)
 
     def replace(self, handed: View) -> None:
-        """The same path, with other facts."""
+        """Replace the facts of a tracked path."""
         with self._mutex:
             self._put(handed)
 
@@ -54,7 +54,7 @@ class ChangeTracker:
         self._keys[handed.path] = handed.key
 
     def drop(self, path: str) -> None:
-        """Look after it no more."""
+        """Stop tracking *path*."""
         with self._mutex:
             key = self._keys.pop(path, None)
             self._states.pop(path, None)
@@ -66,13 +66,14 @@ class ChangeTracker:
                     del self._by_key[key]
 
     def views(self) -> list[View]:
-        """The views among them."""
+        """Return the tracked views."""
         with self._mutex:
             return [handed for of_key in self._by_key.values() for handed in of_key if isinstance(handed, View)]
 
     def has_changes(self, key: Key) -> bool:
-        """Whether a file of *key* is in another state than when it was made or last looked at: a stat of each, and no
-        lock. One that is gone is not.
+        """Return whether a file of *key* has changed since it was created or last checked. A missing file has not.
+
+        Costs a stat per file, and no lock.
         """
         return any(self._state_of_changed(handed) is not None for handed in self._by_key.get(key, ()))
 
@@ -84,17 +85,17 @@ class ChangeTracker:
         return None if FileState.of(status) == self._states.get(handed.path) else status
 
     def record_changes(self, key: Key) -> list[PendingWrite]:
-        """Record what became of *key*'s files since they were last looked at: the new records.
+        """Record the changes of *key*'s files since the last check; return the new records.
 
-        Every file gets its turn before the first error is raised: StillBeingWrittenError, StoreFullError, or that a
-        file cannot be read.
+        Checks every file before it raises the first error: StillBeingWrittenError, StoreFullError, OSError for a file
+        that cannot be read.
         """
         recorder = self._recorder() if self.has_changes(key) else None
         if recorder is None:
             return []
         writes: list[PendingWrite] = []
         errors: list[OSError] = []
-        # One at a time, and whoever waited finds the files settled.
+        # One thread at a time: a thread that waited finds the files reconciled.
         with self._noticing:
             changed = [handed for handed in self._by_key.get(key, ()) if self._state_of_changed(handed) is not None]
             settled = read_manifest(self._lease).reconciled if changed else {}
@@ -117,7 +118,7 @@ class ChangeTracker:
         if status is None:
             return []
         if not stat.S_ISREG(status.st_mode):
-            # Bytes that could be recorded there are none; the end of the process says that it is there.
+            # It has no bytes to record; the end of the process reports it.
             self._remember(handed.path, FileState.of(status))
             return []
         looked = recorder.record_file(self._lease, found)

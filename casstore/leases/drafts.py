@@ -1,4 +1,4 @@
-"""Drafts: local paths for bytes that the cloud does not have yet, made by tools (outbox) or in a block (edit)."""
+"""Drafts: local paths for bytes that are not uploaded yet, created by tools (outbox) or in a block (edit)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from casstore.leases.edits import stable_read
 from casstore.leases.views import DraftPath, FileState, PathKind, Reconciled, append_line
 
 _BEFORE_NS = 10**9
-"""How much older than now a copy is made to look, so that no write to it can leave it the same mtime."""
+"""How far a copy is dated back, so that any later write changes its mtime."""
 
 
 class DraftPaths:
@@ -48,7 +48,7 @@ class DraftPaths:
             tree = self._lease.outbox(number)
             path = view_path(tree, key.origin, bucket, object_key)
             number += 1
-            # Nothing may be there yet, and what is to be a file must not become a directory meanwhile.
+            # Nothing may exist there, and the path of a file must not become a directory meanwhile.
             if path in taken or os.path.lexists(path) or any(parent in taken for parent in _parents(tree, path)):
                 continue
             with contextlib.suppress(FileExistsError, NotADirectoryError):
@@ -56,14 +56,14 @@ class DraftPaths:
                 return path
 
     def edit(self, key: Key, object_key: str, validator: Validator | None, copy: str | None) -> str:
-        """See `Lease.edit`; *copy* is the path of a private file of this lease, which is taken over."""
+        """See `Lease.edit`; takes over *copy*, the path of a private file of this lease."""
         directory = self._lease.edit(os.urandom(8).hex())
         draft = DraftPath(key, f"{directory}/{component_name(object_key.rpartition('/')[2])}", PathKind.EDIT, validator)
         try:
             os.makedirs(directory, 0o700)
             append_line(self._lease, draft.line())
             if copy is not None:
-                # Its state is listed before it has its name: half of a copy, or an untouched one, is nobody's work.
+                # Its state is listed before it has its name: an incomplete or untouched copy is no edit.
                 made = time.time_ns() - _BEFORE_NS
                 os.utime(copy, ns=(made, made))
                 append_line(self._lease, Reconciled(draft.path, FileState.of(os.stat(copy))).line())
@@ -82,7 +82,7 @@ class DraftPaths:
         files.unlink_quietly(path)
         if draft.kind is PathKind.EDIT:
             del self._edits[path]
-            with contextlib.suppress(OSError):  # what else lies there is a user's
+            with contextlib.suppress(OSError):  # it has other files of the user
                 os.rmdir(os.path.dirname(path))
             return True
         del self._outbox[draft.key]
@@ -100,7 +100,7 @@ class DraftPaths:
 
 
 def _parents(top: str, path: str) -> list[str]:
-    """The directories above *path* and below *top*, the deepest first."""
+    """Return the directories above *path* and below *top*, the deepest first."""
     found = []
     path = os.path.dirname(path)
     while len(path) > len(top):
@@ -110,7 +110,7 @@ def _parents(top: str, path: str) -> list[str]:
 
 
 def _has_bytes(path: str, digest: Digest) -> bool:
-    """Whether nothing is at *path*, or those bytes are."""
+    """Return whether *path* is missing or has those bytes."""
     try:
         with stable_read(path) as (descriptor, _):
             return hash_descriptor(descriptor, digest.algorithm) == digest

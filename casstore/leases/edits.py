@@ -1,10 +1,10 @@
-"""Local edits, and files that tools leave, become pending writes: bytes that had a name outside the store's control.
+"""Turn local edits, and files that tools left, into pending writes.
 
-Such bytes are taken from a private copy alone, hashed from the copy, of a file that was the same before and after. The
-record is on the disk first; then the lease's list says that this state of that file is settled, so that nobody makes
-another of it: not this process, nor its exit, nor whoever reaps its lease, not even after somebody dealt with the
-record; last goes the record of an older state of the same file. Two who record one state at once (a blob that is edited
-trips every reader) find each other's records afterwards, and both leave the older one.
+The bytes are copied and hashed from the copy, and the file must be the same before and after. The record is synced
+first. Then the lease's list marks this state of the file as reconciled, so that no process records it again: not this
+one, at its exit neither, nor one that reaps its lease, even after the record was pushed or dropped. The record of an
+older state of the same file is deleted last. If two processes record one state at once (every reader notices an edited
+blob), both find the other's record afterwards and keep the older one.
 """
 
 from __future__ import annotations
@@ -36,39 +36,39 @@ REASON_LEFT: Final = "a file was put at its local path and never uploaded"
 _UNFINISHED: Final = "an edit was never finished"
 
 _TICK_NS: Final = 20_000_000
-"""How coarsely kernels tell mtimes (1 to 10 ms), doubled: two writes that are closer may leave the same one."""
+"""Resolution of kernels' mtimes (1 to 10 ms), doubled: two closer writes may leave the same mtime."""
 
 _REPLACEABLE: Final = frozenset((PendingState.EDIT, PendingState.INCOMPLETE))
-"""States of records that a newer one of the same file replaces. In others, somebody is dealing with it."""
+"""States of records that a newer record of the same file replaces. In other states, a process is handling it."""
 
 
 @contextlib.contextmanager
 def stable_read(path: str) -> Iterator[tuple[int, FileState]]:
-    """The file at *path*, open for reading, and its state; at the end of the block it must be the same.
+    """Open the file at *path* for reading and yield its state, which must be the same at the end of the block.
 
-    Raises StillBeingWrittenError there, OSError for what is no regular file.
+    Raises: StillBeingWrittenError if it is not, OSError if it is not a regular file.
     """
     descriptor = os.open(path, OPEN_FLAGS)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "this is no regular file, and cannot be kept", path)
+            raise OSError(errno.EINVAL, "not a regular file: it cannot be recorded", path)
         state = FileState.of(status)
         age = time.time_ns() - state.mtime_ns
         if 0 <= age < _TICK_NS:
-            # A write of the same size that is about to come would leave no trace in the mtime.
+            # A write of the same size in this tick would not change the mtime.
             time.sleep((_TICK_NS - age) / 1e9)
         yield descriptor, state
         with contextlib.suppress(FileNotFoundError):
             if FileState.of(os.stat(path, follow_symlinks=False)) == state:
                 return
-        raise StillBeingWrittenError(errno.EBUSY, "this file is still being written: try again when that is done", path)
+        raise StillBeingWrittenError(errno.EBUSY, "the file is still being written: try again later", path)
     finally:
         os.close(descriptor)
 
 
 def copy_privately(path: str, stage: Callable[[], Staging]) -> Staging:
-    """A staging file with the bytes of *path*, hashed from it; the caller's. Raises what `stable_read` does."""
+    """Copy *path* to a staging file and hash it. The caller closes it. Raises: as `stable_read`."""
     with contextlib.ExitStack() as undo:
         staging = stage()
         undo.callback(staging.close)
@@ -81,14 +81,14 @@ def copy_privately(path: str, stage: Callable[[], Staging]) -> Staging:
 
 @dataclass(frozen=True, slots=True)
 class RecordResult:
-    """How a file is *settled* now, and the record that was made of it, if one was."""
+    """A file's state, now *reconciled*, and the record that was made of it, if any."""
 
     reconciled: Reconciled
     write: PendingWrite | None
 
 
 class EditRecorder:
-    """Makes the records, in the name of the lease *owner*: of whoever is at work, or of the dead that is reaped."""
+    """Records edits for the lease *owner*: this process's, or a dead one's that is being reaped."""
 
     __slots__ = ("_owner", "_pending", "_stage")
 
@@ -99,24 +99,24 @@ class EditRecorder:
 
     @classmethod
     def of_lease(cls, layout: Layout, blobs: BlobStore, name: str) -> EditRecorder:
-        """For whoever holds the lock of the lease *name*, in its name."""
+        """For a process that has locked the lease *name*."""
         staging = LeaseLayout(layout.lease(name)).staging
         return cls(Pending(layout), lambda: blobs.stage(lambda: staging), name)
 
     def record(self, lease: LeaseLayout, files: Iterable[UnrecordedFile]) -> tuple[PendingWrite, ...]:
-        """Records of those *files* that were handed out; what cannot be recorded now stays as it is."""
+        """Record those *files* that were given out; skip files that cannot be recorded now."""
         writes = []
         for found in files:
             with contextlib.suppress(OSError, CasstoreError):
-                looked = self.record_file(lease, found)
-                if looked is not None and looked.write is not None:
-                    writes.append(looked.write)
+                result = self.record_file(lease, found)
+                if result is not None and result.write is not None:
+                    writes.append(result.write)
         return tuple(writes)
 
     def record_file(self, lease: LeaseLayout, found: UnrecordedFile) -> RecordResult | None:
-        """See whether what lies at a path handed out has to be recorded, and do it; None for what nobody handed out.
+        """Record a file if necessary; return None if its path was not given out.
 
-        Raises what `stable_read` and `Pending.record` do, FileNotFoundError where nothing is there.
+        Raises: as `stable_read` and `Pending.record`; FileNotFoundError if the file is missing.
         """
         handed, settled = found.handed_out, found.reconciled
         if handed is None:
@@ -140,21 +140,21 @@ class EditRecorder:
             if staging is not None:
                 staging.close()
         settled = Reconciled(found.path, state, digest)
-        with contextlib.suppress(OSError):  # a second record, told by its bytes, is the worst that follows
+        with contextlib.suppress(OSError):  # at worst, a second record is made, and found by its bytes
             append_line(lease, settled.line())
         if staging is not None:
             self._discard_older(handed.key, before, digest)
         return RecordResult(settled, write)
 
     def record_bytes(self, key: Key, base: Validator | None, descriptor: int) -> None:
-        """An edit of *key* that nobody can tell the path of: the bytes of an open file that has no other name left."""
+        """Record an edit of *key* whose path is unknown: the bytes of an open file without other names."""
         staging = self._stage()
         try:
             before = FileState.of(os.fstat(descriptor))
             staging.copy_from(descriptor)
             digest = staging.rehash()
             if FileState.of(os.fstat(descriptor)) != before:
-                raise StillBeingWrittenError(errno.EBUSY, f"the bytes held of {key.uri} are still being written")
+                raise StillBeingWrittenError(errno.EBUSY, f"{key.uri}: its local copy is still being written")
             alike = (write for write in self._pending.of(key) if write.source is None and write.digest == digest)
             if not any(write.state is PendingState.EDIT for write in alike):
                 self._deduplicate(self._add(None, key, staging, (PendingState.EDIT, base, REASON_EDITED)))
@@ -162,15 +162,17 @@ class EditRecorder:
             staging.close()
 
     def _add(
-        self, source: str | None, key: Key, staging: Staging, fate: tuple[PendingState, Validator | None, str]
+        self, source: str | None, key: Key, staging: Staging, classified: tuple[PendingState, Validator | None, str]
     ) -> PendingWrite:
-        state, base, why = fate
-        # Of a base that nobody knows no version was seen, so that none may be overwritten.
+        state, base, why = classified
+        # The base is unknown, so no version may be overwritten.
         condition = Condition.ABSENT if base is None else Condition.MATCH
         return self._pending.record(key, staging, state, condition, base, lease=self._owner, why=why, source=source)
 
     def _deduplicate(self, write: PendingWrite) -> PendingWrite:
-        """The oldest of the records of one state of one file; the others go. Whoever recorded last sees all of them."""
+        """Return the oldest record of this state of the file, and discard the others. The last recorder sees all of
+        them.
+        """
         same = [
             other
             for other in self._pending.of(write.key)
@@ -181,7 +183,7 @@ class EditRecorder:
         return same[0] if same else write
 
     def _discard_older(self, key: Key, before: list[PendingWrite], digest: Digest) -> None:
-        """Only what was recorded before these bytes were read: what came since may be newer than they are."""
+        """Discard only records made before these bytes were read: later ones may be newer than they are."""
         names = {write.name for write in before if write.digest != digest}
         for write in self._pending.of(key):
             if write.name in names and write.state in _REPLACEABLE:
@@ -189,7 +191,7 @@ class EditRecorder:
 
 
 def _known_digest(descriptor: int, size: int, found: UnrecordedFile) -> Digest | None:
-    """The digest of an open file of *size* bytes where it has bytes that need no record; None where it has others."""
+    """Return the digest of an open file of *size* bytes if its bytes need no record, else None."""
     digests = []
     if isinstance(found.handed_out, View) and found.handed_out.size == size:
         digests.append(found.handed_out.digest)

@@ -1,4 +1,4 @@
-"""What processes hold of a store: the local files that they were given, or have made, as long as they live."""
+"""The local files that processes were given or have made, and still use."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from casstore.leases.views import read_manifest
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """A file of *size* bytes that does not go with the store's entries: *path* was handed out for an object of *uris*.
+    """A file of *size* bytes that is not deleted with its entry: *path* was given out for an object of *uris*.
 
-    Where *path* is None, links outside of the store hold a blob that they used. With *is_changed* the bytes are
-    somebody's own: an edit, or a file that a tool made, which becomes a pending write when its process ends, or looks.
+    If *path* is None, a blob that they used has links outside of the store. With *is_changed*, the bytes are a user's:
+    an edit, or a file made by a tool. It becomes a pending write when its process ends or checks it.
     """
 
     uris: tuple[str, ...]
@@ -29,8 +29,9 @@ class InUse:
 
 
 def files_in_use(layout: Layout, prefix: str, linked: Mapping[Inode, InUse]) -> tuple[InUse, ...]:
-    """The files in all leases that are of URIs that start with *prefix*; and of *linked*, blobs that had other links
-    when they went, those of which none of these files is a link.
+    """Return the files in all leases for URIs with *prefix*, and the *linked* blobs that none of these files links.
+
+    *linked* are blobs that had other links when they were evicted.
     """
     found, known = [], set()
     for path, uri, is_changed in _handed_out(layout):
@@ -43,12 +44,10 @@ def files_in_use(layout: Layout, prefix: str, linked: Mapping[Inode, InUse]) -> 
 
 
 def _handed_out(layout: Layout) -> Iterator[tuple[str, str | None, bool]]:
-    """Every file in a lease that is not the store's own: path, URI (None where nobody handed it out), and whether its
-    bytes are somebody's own.
-    """
+    """Yield path, URI (None if not given out) and whether its bytes are a user's, for each file in a lease."""
     for name in sorted(files.list_names(layout.leases)):
         lease = LeaseLayout(layout.lease(name))
-        with contextlib.suppress(OSError):  # gone since, or no lease
+        with contextlib.suppress(OSError):  # deleted meanwhile, or not a lease
             changed = {file.path for file in scan_lease(lease).unrecorded}
             for inside, handed in read_manifest(lease).handed_out.items():
                 path = f"{lease.path}/{inside}"

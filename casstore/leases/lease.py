@@ -1,15 +1,15 @@
-"""A lease: this process's directory in the store, held by a kernel lock for the life of the process.
+"""A lease: this process's directory in the store, locked for the life of the process.
 
-    leases/<random>/lock         flocked for life; whoever can take it knows that the process is dead
-                    staging/     staging files, where they need a name
+    leases/<random>/lock         flocked for life; a process that can lock it knows that the owner is dead
+                    staging/     staging files on file systems without unnamed files
                     views/<n>/   trees of views: local paths with the objects' real names
-                    views.list   a JSON line per path handed out, written before, and per file that needs no record
-                    outbox/<n>/  trees of paths of objects that do not exist, for tools to make files at
+                    views.list   a JSON line per local path, written before the file, and per file that needs no record
+                    outbox/<n>/  trees of paths of objects that do not exist, at which tools create files
                     edits/       a directory for each copy that is being changed, to be uploaded at the end
-                    progress/    byte counts of long downloads, for whoever waits for them
+                    progress/    byte counts of long downloads, for processes that wait for them
 
-Born as ``.new-<random>`` with its lock taken, then renamed: nobody ever sees a lease without its lock. A forked child
-takes a lease of its own on next use; the parent's stays locked until both are gone, which errs on the safe side.
+It is created and locked as ``.new-<random>``, then renamed: no process ever sees a lease without its lock. A forked
+child creates its own lease on next use. The parent's stays locked until both have ended, which errs on the safe side.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ if TYPE_CHECKING:
     from casstore.pending.records import PendingWrite
 
 VIEW_MODES = ("auto", "copy", "link")
-"""How a view is made: ``auto`` is a reflink where the file system has them, else for root (whom mode 0444 does not
-stop) a copy up to `ROOT_COPY_LIMIT`, else a hard link.
+"""How a view is made. ``auto``: a reflink if possible; else for root (whom mode 0444 does not stop) a copy up to
+`ROOT_COPY_LIMIT`; else a hard link.
 """
 
 ROOT_COPY_LIMIT = 64 << 20
-"""Bytes up to which root gets a private copy instead of a hard link."""
+"""Bytes up to which root gets a copy instead of a hard link."""
 
 _MAX_NAMED = 3
-"""How many files a warning names."""
+"""Files that a warning names."""
 
 _CANNOT_LINK = frozenset((errno.ENOENT, errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP))
 
 
 _forks = 0
-"""How often this process has forked, Python's hooks being run."""
+"""How often this process has forked with Python's hooks."""
 
 
 def _count_fork() -> None:
@@ -83,27 +83,27 @@ class Lease:
         self._pid = os.getpid()
         self._trees = 0
         self.view_mode = view_mode
-        self._forks = _forks  # before: a fork from now on gives the lease to a child
+        self._forks = _forks  # set first: a fork from now on gives the lease to a child
         self.name, self._descriptor = _create(layout)
         self.paths = LeaseLayout(layout.lease(self.name))
         self.changes = ChangeTracker(self.paths, self._recorder)
         self._made_drafts: DraftPaths | None = None
 
     def _recorder(self) -> EditRecorder | None:
-        from casstore.leases.edits import EditRecorder  # few processes ever need one
+        from casstore.leases.edits import EditRecorder  # few processes need one
 
         return None if self._blobs is None else EditRecorder.of_lease(self._layout, self._blobs, self.name)
 
     @property
     def _drafts(self) -> DraftPaths:
         if self._made_drafts is None:
-            from casstore.leases.drafts import DraftPaths  # as above
+            from casstore.leases.drafts import DraftPaths
 
             self._made_drafts = DraftPaths(self.paths, self.changes)
         return self._made_drafts
 
     def tree(self) -> str:
-        """The root of the newest tree of views."""
+        """Return the root of the newest tree of views."""
         return self.paths.view_tree(self._trees)
 
     def view(
@@ -117,16 +117,16 @@ class Lease:
         mode: str | None = None,
         validator: Validator | None = None,
     ) -> str:
-        """A path named like the object that holds what the open blob *source* does; it stays for the process's life.
+        """Return a path with the object's name and the bytes of the open blob *source*; valid for the process's life.
 
-        One path per URI and bytes: asked again, the same path, as long as nobody changed it. *validator* is the version
-        that an edit of it will be said to start from. Raises StoreFullError.
+        Returns the same path for the same URI and bytes until its file is changed. *validator* is the version that an
+        edit of it starts from. Raises: StoreFullError.
         """
         with self._mutex, files.full_disk(self._layout.root):
             known = self._views.get((key, digest))
             if known is not None and (known.is_untouched() or known.has_its_bytes()):
                 if known.validator != validator:
-                    # The same bytes in a newer version of the object: whoever edits them from now on has seen that one.
+                    # The same bytes in a newer version of the object: later edits start from that version.
                     known = replace(known, validator=validator)
                     append_line(self.paths, known.line())
                     self._views[key, digest] = known
@@ -136,9 +136,9 @@ class Lease:
             return self._make(view, source, bucket, object_key, mode or self.view_mode).path
 
     def directory(self, origin: str, bucket: str, prefix: str) -> str:
-        """The local directory that stands for a cloud's "directory", in the newest tree where no file has its name.
+        """Return the local directory for a "directory" of the bucket, in the newest tree without a file in its place.
 
-        *prefix* is what the keys below it begin with, its last slash included; empty for the bucket.
+        *prefix* is the prefix of its keys, with the final slash; empty for the bucket.
         """
         with self._mutex:
             for number in range(self._trees, -1, -1):
@@ -164,21 +164,21 @@ class Lease:
             try:
                 os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
-                continue  # a file of that tree stands where this name needs a directory
+                continue  # a file of that tree has this directory's name
             made = self._create_at(replace(view, path=path), source, mode)
             if made is not None:
                 return made
-        # An older version, an edited file or a directory has the name in every tree so far.
+        # Every tree so far has an older version, an edited file or a directory there.
         self._trees += 1
         path = view_path(self.tree(), view.key.origin, bucket, object_key)
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         made = self._create_at(replace(view, path=path), source, mode)
         if made is None:
-            raise OSError(errno.EEXIST, "a new tree of views is not empty", path)
+            raise OSError(errno.EEXIST, "a new tree of views is not empty: delete it", path)
         return made
 
     def _create_at(self, view: View, source: int, mode: str) -> View | None:
-        """The view at its path, complete; None where the name is taken."""
+        """Create the view; return None if the name exists."""
         if os.path.lexists(view.path):
             return None
         temporary = self._copy_for_view(source, view.size, mode)
@@ -188,7 +188,7 @@ class Lease:
                 return linked
             temporary = self._copy(source)
         if temporary is None:
-            raise OSError(errno.EIO, "cannot make a local copy", view.path)
+            raise OSError(errno.EIO, "cannot create a local copy", view.path)
         try:
             os.utime(temporary, (view.digest.mtime, view.digest.mtime))
             view = replace(view, inode=Inode.of(os.stat(temporary)))
@@ -199,18 +199,18 @@ class Lease:
         return self._keep(view)
 
     def _keep(self, view: View) -> View:
-        # Watched by path as well: an edited view gives way to a new one of its version, and is still looked for.
+        # Tracked by path too: a new view of the same version replaces an edited one, which stays tracked.
         self._views[view.key, view.digest] = view
         self.changes.add(view, view.state)
         return view
 
     def _link_blob(self, view: View, source: int) -> View | None:
-        """A hard link to the blob as view; None where it was swept since it was opened, or can have no more links."""
+        """Create the view as a hard link; return None if the blob was swept meanwhile, or cannot have more links."""
         blob = self._layout.blob(view.digest.value)
         try:
             status = os.stat(blob, follow_symlinks=False)
             if Inode.of(status) != Inode.of(os.fstat(source)):
-                return None  # another file than the one that was checked
+                return None  # not the file that was checked
             view = replace(view, inode=Inode.of(status), mtime_ns=status.st_mtime_ns)
             append_line(self.paths, view.line())
             files.link(blob, view.path)
@@ -218,28 +218,28 @@ class Lease:
             if error.errno in _CANNOT_LINK:
                 return None
             raise
-        # Between the stat and the link the blob may have been swept and filled again.
+        # The blob may have been swept and filled again between the stat and the link.
         if not view.is_untouched():
             os.unlink(view.path)
             return None
         return self._keep(view)
 
     def _copy_for_view(self, source: int, size: int, mode: str) -> str | None:
-        """A private copy with a temporary name; None where a hard link is to serve."""
+        """Create a private copy with a temporary name; return None if a hard link should be used."""
         if mode == "link":
             return None
-        by_hand = mode == "copy" or (os.geteuid() == 0 and size <= ROOT_COPY_LIMIT)
-        return self._copy(source, by_hand=by_hand)
+        must_copy = mode == "copy" or (os.geteuid() == 0 and size <= ROOT_COPY_LIMIT)
+        return self._copy(source, must_copy=must_copy)
 
-    def _copy(self, source: int, *, by_hand: bool = True) -> str | None:
-        """A private copy, by reflink or, with *by_hand*, byte by byte; None where neither is to be."""
+    def _copy(self, source: int, *, must_copy: bool = True) -> str | None:
+        """Create a private copy as a reflink, or with *must_copy* as a copy of the bytes; return None if neither."""
         os.makedirs(self.paths.staging, 0o700, exist_ok=True)
         descriptor, temporary = files.open_named(self.paths.staging)
         copied = False
         try:
-            # Mode 0600: a copy is the process's own, and tools that open for update get what they expect.
+            # Mode 0600: tools open copies for update.
             copied = copying.clone(source, descriptor)
-            if not copied and by_hand:
+            if not copied and must_copy:
                 copying.copy_bytes(source, descriptor)
                 copied = True
         finally:
@@ -249,23 +249,24 @@ class Lease:
         return temporary if copied else None
 
     def release_view(self, path: str) -> None:
-        """Take back one path before the process ends; an edited one stays."""
+        """Remove a view before the process ends; an edited one stays."""
         with self._mutex:
-            for known, view in list(self._views.items()):
+            for cached, view in list(self._views.items()):
                 if view.path == path and view.is_untouched():
                     os.unlink(path)
-                    del self._views[known]
+                    del self._views[cached]
                     self.changes.drop(path)
 
     def rebase(self, path: str, digest: Digest, validator: Validator) -> None:
-        """The cloud has, as *validator*, the bytes of *digest* that somebody made of the view at *path*: it is a view
-        of that version from now on. Does nothing where it is no view of this lease, or has other bytes by now.
+        """Make *path* a view of version *validator*, because its edit, the bytes of *digest*, was uploaded.
+
+        Does nothing if it is no view of this lease, or its bytes differ by now.
         """
         with self._mutex:
             view = next((view for view in self.changes.views() if view.path == path), None)
             if view is None:
                 return
-            from casstore.leases.edits import stable_read  # as above
+            from casstore.leases.edits import stable_read
 
             try:
                 with stable_read(path) as (descriptor, state):
@@ -279,30 +280,32 @@ class Lease:
             self._keep(made)
 
     def outbox(self, key: Key, bucket: str, object_key: str) -> str:
-        """A path named like the object, which does not exist, where nothing is: for a tool to make a file at.
+        """Return a path with the object's name where nothing exists, for a tool to create a file at.
 
-        Asked again, the same path, whatever was made there, until `release`.
+        Returns the same path until `release`.
         """
         with self._mutex, files.full_disk(self._layout.root):
             return self._drafts.outbox(key, bucket, object_key)
 
     def edit(self, key: Key, object_key: str, validator: Validator | None, source: int | None = None) -> str:
-        """A path of its own with the object's name, to be changed and given back by `release`; *validator* is the
-        version that this starts from. With *source*, an open file, it holds a copy of that; else nothing is there.
+        """Return a new path with the object's name, to be changed and given back by `release`.
+
+        *validator* is the version that the edit starts from. With *source*, an open file, the path has a copy of it.
         """
         with self._mutex, files.full_disk(self._layout.root):
             copy = None if source is None else self._copy(source)
             return self._drafts.edit(key, object_key, validator, copy)
 
     def release(self, path: str, digest: Digest | None = None) -> bool:
-        """Remove what is at a path of `outbox` or `edit`, and forget the path. With *digest*, a file with other bytes
-        stays, and the path with it: False.
+        """Remove the file at a path of `outbox` or `edit`, and forget the path.
+
+        With *digest*, keep both and return False if the bytes differ.
         """
         with self._mutex:
             return self._drafts.release(path, digest)
 
     def edited(self) -> list[View]:
-        """The views whose bytes somebody changed, or whose file somebody replaced."""
+        """Return the views whose bytes or files were changed."""
         return [
             view
             for view in self.changes.views()
@@ -310,29 +313,30 @@ class Lease:
         ]
 
     def report_progress(self, name: str, count: int) -> None:
-        """Leave a byte count where waiters of *name* look; called about once a second by a long download."""
+        """Write a download's byte count for processes that wait for *name*; called about once a second."""
         os.makedirs(self.paths.progress, 0o700, exist_ok=True)
         with open(f"{self.paths.progress}/{name}", "w", encoding="ascii") as file:
             file.write(str(count))
 
     def end_progress(self, name: str) -> None:
-        """The download is over."""
+        """Remove the byte count: the download has ended."""
         files.unlink_quietly(f"{self.paths.progress}/{name}")
 
     def close(self) -> None:
-        """A normal exit: give the lease up and drop it; edits, and what tools left, become pending writes, and that is
-        said. A forked child that still holds it keeps it, and so does a file that cannot be recorded.
+        """End the lease at a normal exit. Edits, and files that tools left, become pending writes, with a warning.
+
+        A lease with a file that cannot be recorded stays, and so does one that a forked child still has.
         """
         if self._pid != os.getpid():
-            return  # a child of a fork that ran no hooks: the parent lives on
+            return  # the child of a fork without hooks: the parent lives on
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
         os.close(descriptor)
-        from casstore.leases.reaper import reap_lease  # at the end only
+        from casstore.leases.reaper import reap_lease  # only at the end
 
-        with contextlib.suppress(OSError):  # what cannot be removed now is the collector's
-            # A lock that can be taken proves that nobody else has the lease. Where locks are for show, only a process
+        with contextlib.suppress(OSError):  # the collector removes the rest
+            # A lock that succeeds proves that no other process has the lease. If locks do not exclude, only a process
             # that never forked knows that.
             if self._forks != _forks and not locks_are_exclusive(self._layout.locks):
                 recorder = self._recorder()
@@ -344,19 +348,19 @@ class Lease:
             if outcome.retained is not None and outcome.retained.edited:
                 edited = outcome.retained.edited
                 warnings.warn(
-                    f"{len(edited)} local files were edited or made, and not uploaded; they stay at: "
+                    f"{len(edited)} local files were edited or created, and not uploaded; they are kept at: "
                     f"{', '.join(edited[:_MAX_NAMED])}",
                     stacklevel=2,
                 )
 
     def abandon(self) -> None:
-        """Let go of a lease whose directory somebody removed."""
+        """Close a lease whose directory was deleted."""
         if self._pid == os.getpid() and self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
 
     def exists(self) -> bool:
-        """Whether nobody removed the directory, with the whole store maybe."""
+        """Return whether the directory exists; the whole store may have been deleted."""
         return os.path.exists(self.paths.lock)
 
 
@@ -365,8 +369,8 @@ def _warn_recorded(writes: Sequence[PendingWrite]) -> None:
         uris = sorted({write.uri for write in writes})
         more = ", ..." if len(uris) > _MAX_NAMED else ""
         warnings.warn(
-            f"{len(writes)} local files were changed or made, and not uploaded; they are kept as pending writes "
-            f"(casstore pending lists them): {', '.join(uris[:_MAX_NAMED])}{more}",
+            f"{len(writes)} local files were changed or created, and not uploaded; they are kept as pending writes: "
+            f"{', '.join(uris[:_MAX_NAMED])}{more}: run casstore pending to list them",
             stacklevel=3,
         )
 
@@ -381,7 +385,7 @@ def _create(layout: Layout) -> tuple[str, int]:
             descriptor = create_locked(LeaseLayout(new).lock)
             files.rename(new, layout.lease(name))
         except (FileNotFoundError, BlockingIOError):
-            # Somebody reaped the directory before it had its lock, or is about to: has the lock himself.
+            # Another process reaped the directory before it was locked, or is about to: it has the lock.
             if descriptor >= 0:
                 os.close(descriptor)
             continue
@@ -390,4 +394,4 @@ def _create(layout: Layout) -> tuple[str, int]:
                 os.close(descriptor)
             raise
         return name, descriptor
-    raise OSError(errno.EAGAIN, "a new lease was taken away a hundred times", layout.leases)
+    raise OSError(errno.EAGAIN, "new leases were deleted 100 times: try again", layout.leases)

@@ -1,19 +1,19 @@
-"""Reaping: what killed processes left behind goes away, and nothing that a user may still want.
+"""Reaping: remove what killed processes left, except what a user may still want.
 
-The kernel says who is dead: a lease whose lock can be taken has no process, nor any forked child of one. That holds
-only where locks exclude, so it is proved first, with a second process; where they do not, every lease counts as alive.
+The kernel knows which processes are dead: if a lease can be locked, neither its process nor a forked child is alive.
+This requires locks that exclude, so a second process proves that first. If they do not, every lease counts as alive.
 
-    lease of a dead process     edits, and files that tools made, become pending writes; then it is renamed to trash/,
-                                unless it holds files that cannot be recorded: then it stays whole, and is reported
-    leases/.new-<random>/       a birth that was cut off; one that is under way starts again
-    trash/                      emptied; anybody may
-    index-v1/<n>/               removed once superseded, whoever still reads it: see `_remove_superseded`
-    locks/write/<hash>          unlinked by whoever holds the lock, as its writers do
-    halves of pending writes    of dead leases: data or record without the other
+    lease of a dead process     edits, and files that tools made, become pending writes; then it is renamed to trash/.
+                                If it has files that cannot be recorded, it stays whole and is reported
+    leases/.new-<random>/       an interrupted creation; a live creator starts again
+    trash/                      emptied; any process may do that
+    index-v1/<n>/               deleted once superseded, even with readers: see `_remove_superseded`
+    locks/write/<hash>          unlinked under its lock, as its writers do
+    incomplete pending writes   of dead leases: data or record without the other
     temporary names             of writers of small files; after a day
 
-Safe against kill -9 at any point, and against another reaper: a thing is where it was, or in trash/ under a name of its
-own, or gone.
+Safe against kill -9 at any point, and against another reaper: each thing is in its place, or in trash/ under a unique
+name, or deleted.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ from casstore.pending.records import PendingWrite
 from casstore.pending.store import Pending
 
 TEMPORARY_SECONDS: Final = 24 * 3600.0
-"""Age at which a temporary name is taken for a killed process's. Its writer takes milliseconds; were a clock wrong by a
-day, it would get an error and nothing would be lost."""
+"""Age at which a temporary name counts as a killed process's. Its writer takes milliseconds. If a clock is wrong by a
+day, the writer gets an error and nothing is lost.
+"""
 
 _RANDOM: Final = re.compile(r"[0-9a-f]{16}")
 _LEASE: Final = re.compile(r"(\.new-)?[0-9a-f]{16}")
@@ -49,9 +50,7 @@ _LEASE: Final = re.compile(r"(\.new-)?[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True)
 class RetainedLease:
-    """A lease that stays, and why: its process lives, or *edited* files lie in it that could not be recorded and that
-    nothing else may hold.
-    """
+    """A lease that stays because its process is alive, or because *edited* files in it could not be recorded."""
 
     name: str
     reason: str
@@ -59,16 +58,16 @@ class RetainedLease:
 
     @property
     def is_alive(self) -> bool:
-        """Whether, for all that is known, its process lives."""
+        """Whether its process is, or may be, alive."""
         return not self.edited
 
 
 @dataclass(frozen=True, slots=True)
 class ReapResult:
-    """What was taken away: *leases* of dead processes, *generations* of the index, and *bytes* of the disk in all.
+    """What was deleted: *leases* of dead processes, *generations* of the index, *bytes* of the disk in all.
 
-    *kept* are the leases that stay. Without *locks_exclude* nobody can be told to be dead, and all of them do.
-    *recorded* is what became a pending write: edits, and files that tools had left.
+    *kept* are the leases that stay: all of them without *locks_exclude*, when no process can be proved dead. *recorded*
+    became pending writes: edits, and files that tools left.
     """
 
     leases: int
@@ -81,7 +80,7 @@ class ReapResult:
 
 @dataclass(frozen=True, slots=True)
 class LeaseOutcome:
-    """What became of one lease: *bytes* given back, or why it was *kept*; neither where somebody else has taken it."""
+    """The result for one lease: *bytes* freed, or why it was *retained*; neither if another process reaped it."""
 
     bytes: int | None = None
     retained: RetainedLease | None = None
@@ -89,23 +88,22 @@ class LeaseOutcome:
 
 
 def reap(layout: Layout, index: Index, blobs: BlobStore, *, own_lease: str | None = None) -> ReapResult:
-    """Take away what dead processes left in the store; *own* is the name of this process's lease.
+    """Delete what dead processes left in the store, except *own_lease*, this process's lease.
 
-    Not for the path of a read: starts a process and looks at every view of a dead one. Raises OSError where the store
-    cannot be written to.
+    Starts a process and checks every view of a dead one: not for reads. Raises: OSError if the store is not writable.
     """
     exclude = locks_are_exclusive(layout.locks)
     leases = size = 0
     kept: list[RetainedLease] = []
     recorded: list[PendingWrite] = []
     if exclude:
-        # Before the leases that tell whose they are.
+        # Before the leases that prove their writers dead.
         size += _remove_orphans(layout)
     for name in _leases(layout):
         if name == own_lease:
             continue
         if not exclude:
-            kept.append(RetainedLease(name, "its process may be alive: locks do not exclude on this file system"))
+            kept.append(RetainedLease(name, "its process may be alive: file locks do not work on this file system"))
             continue
         outcome = reap_lease(layout, name, blobs)
         recorded.extend(outcome.recorded)
@@ -121,27 +119,26 @@ def reap(layout: Layout, index: Index, blobs: BlobStore, *, own_lease: str | Non
 
 
 def _leases(layout: Layout) -> list[str]:
-    """What else lies there is somebody else's."""
+    """Return the names of leases, and of no other directories."""
     with os.scandir(layout.leases) as entries:
         return sorted(e.name for e in entries if _LEASE.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
 
 
 def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutcome:
-    """Remove one lease if its process is dead, having recorded what was edited or made in it; it stays where a file
-    cannot be recorded. Without *blobs*, none is.
+    """Delete a dead process's lease after recording its edits; keep it if a file cannot be recorded.
 
-    For whoever knows that locks exclude, or that nobody else can hold it.
+    Without *blobs*, record none. Requires that locks exclude, or that no other process can have the lease.
     """
     lease = LeaseLayout(layout.lease(name))
     try:
         descriptor = try_lock_existing(lease.lock)
     except FileNotFoundError:
         if name.startswith("."):
-            # Its lock was still to come. A creator that lives finds the directory gone, and starts again.
+            # It was not locked yet. A live creator finds the directory gone, and starts again.
             return LeaseOutcome(_discard(layout, lease.path))
         if not os.path.isdir(lease.path):
             return LeaseOutcome()
-        reason = "its lock file is missing, so that nobody can tell whether its process lives: remove it"
+        reason = "its lock file is missing, so its process may be alive: delete it if not"
         return LeaseOutcome(retained=RetainedLease(name, reason))
     if descriptor is None:
         return LeaseOutcome(retained=RetainedLease(name, "its process is alive"))
@@ -152,10 +149,10 @@ def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutco
             recorded = EditRecorder.of_lease(layout, blobs, name).record(lease, first.unrecorded)
         second = scan_lease(lease)
         if second.unrecorded:
-            reason = "files in it were edited, or made, and are nowhere else"
+            reason = "files in it were edited or created, and could not be recorded"
             return LeaseOutcome(None, RetainedLease(name, reason, second.edited), recorded)
         if first.states != second.states:
-            return LeaseOutcome(None, RetainedLease(name, "somebody is changing files in it"), recorded)
+            return LeaseOutcome(None, RetainedLease(name, "another process is changing files in it"), recorded)
         return LeaseOutcome(_discard(layout, lease.path), None, recorded)
     except FileNotFoundError:
         return LeaseOutcome(recorded=recorded)
@@ -164,7 +161,7 @@ def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutco
 
 
 def empty_trash(layout: Layout) -> int:
-    """Remove what lies in the trash, as far as it can be; bytes of the disk that this gave back."""
+    """Delete what is in the trash if possible; return the bytes freed."""
     size = 0
     for name in files.list_names(layout.trash):
         size += _remove(layout.trashed(name))
@@ -172,11 +169,11 @@ def empty_trash(layout: Layout) -> int:
 
 
 def _remove(path: str) -> int:
-    """Remove a file or a tree; bytes given back. Somebody else may be removing it as well."""
+    """Delete a file or a tree, as another process may; return the bytes freed."""
     size = _bytes_in(path)
     try:
         os.unlink(path)
-    except (IsADirectoryError, PermissionError):  # macOS says the second of a directory
+    except (IsADirectoryError, PermissionError):  # macOS raises PermissionError for a directory
         shutil.rmtree(path, ignore_errors=True)
     except OSError:
         return 0
@@ -184,7 +181,7 @@ def _remove(path: str) -> int:
 
 
 def _bytes_in(path: str) -> int:
-    """What would be free without *path*: files with other names give nothing back."""
+    """Return the bytes that deleting *path* would free: files with other names free nothing."""
     size = 0
     found = [path]
     while found:
@@ -199,19 +196,18 @@ def _bytes_in(path: str) -> int:
 
 
 def _remove_superseded(layout: Layout, index: Index) -> list[int]:
-    """Remove the generations of the index that were left behind; bytes that each gave back.
+    """Delete the superseded generations of the index; return the bytes that each freed.
 
-    No process has to let go of one first: it goes on reading the file that it has mapped, which has no name any more,
-    until its next look at CURRENT, and a commit into it is found out afterwards and done again. Nobody makes a
-    generation anew under an old number: see `Index`. The directory goes as a whole, for two processes that have one
-    data file and two lock files would destroy it under each other.
+    Readers need not close one first. They read the mapped, now unnamed file until their next check of CURRENT; a commit
+    into it is noticed afterwards and repeated. No process reuses an old number: see `Index`. The directory is deleted
+    as a whole: two processes with one data file and two lock files would destroy it.
     """
     sizes = [_discard(layout, layout.generation(number)) for number in index.generations.superseded()]
     return [size for size in sizes if size is not None]
 
 
 def _discard(layout: Layout, path: str) -> int | None:
-    """Away with a directory, by way of the trash: nobody sees half of it. Bytes given back; None where it is gone."""
+    """Delete a directory by way of the trash, at once; return the bytes freed, None if it is missing."""
     target = layout.trashed(os.urandom(8).hex())
     try:
         files.rename(path, target)
@@ -221,7 +217,7 @@ def _discard(layout: Layout, path: str) -> int | None:
 
 
 def _remove_free_locks(layout: Layout) -> None:
-    """Unlink the lock files of dead writers, each while it is held: a taker of an unlinked file starts again."""
+    """Unlink the lock files of dead writers, each under its lock: locking an unlinked file is retried."""
     directory = layout.write_locks + "/"
     for name in files.list_names(directory):
         with contextlib.suppress(OSError):
@@ -232,16 +228,16 @@ def _remove_free_locks(layout: Layout) -> None:
 
 
 def _remove_orphans(layout: Layout) -> int:
-    """Remove what killed processes left of pending writes that were never promised; bytes given back."""
+    """Delete incomplete pending writes of killed processes, which were never promised; return the bytes freed."""
     size = 0
     pending = Pending(layout)
     deadline = time.time() - TEMPORARY_SECONDS
     for path, lease in pending.orphans():
         with contextlib.suppress(OSError), _is_dead(layout, lease) as is_dead:
-            # Nobody can complete it now; but that may have been done before the lock was taken.
+            # No process can complete it now, but its own may have before the lock.
             if lease and not _is_orphan(path):
                 continue
-            # Whoever held a lease that is gone could be at it still: the store was removed under a running process.
+            # The process of a deleted lease may still work: the store was deleted under it.
             if is_dead or os.lstat(path).st_ctime < deadline:
                 size += _remove(path)
     pending.remove_empty_directories()
@@ -250,8 +246,9 @@ def _remove_orphans(layout: Layout) -> int:
 
 @contextlib.contextmanager
 def _is_dead(layout: Layout, lease: str) -> Iterator[bool]:
-    """Whether the process of *lease* is dead, and kept so; False for a lease that is gone. Raises BlockingIOError where
-    it lives, FileNotFoundError where nobody can tell.
+    """Yield whether the process of *lease* is dead; it stays so in the block. False for a missing lease.
+
+    Raises: BlockingIOError if it is alive, FileNotFoundError if that is unknown.
     """
     path = layout.lease(lease)
     if not lease or not os.path.isdir(path):
@@ -259,7 +256,7 @@ def _is_dead(layout: Layout, lease: str) -> Iterator[bool]:
         return
     descriptor = try_lock_existing(LeaseLayout(path).lock)
     if descriptor is None:
-        raise BlockingIOError(errno.EAGAIN, "it is alive", path)
+        raise BlockingIOError(errno.EAGAIN, "the process is alive", path)
     try:
         yield True
     finally:
@@ -272,7 +269,7 @@ def _is_orphan(path: str) -> bool:
 
 
 def _remove_temporary_files(layout: Layout) -> int:
-    """Remove what killed writers of small files left under temporary names; bytes given back."""
+    """Delete temporary names that killed writers of small files left; return the bytes freed."""
     size = 0
     deadline = time.time() - TEMPORARY_SECONDS
     for path in _temporary_files(layout):
@@ -290,6 +287,6 @@ def _temporary_files(layout: Layout) -> Iterator[str]:
             if _RANDOM.fullmatch(name):
                 yield f"{directory}/{name}"
     for name in files.list_names(layout.quarantine):
-        # The reason is written first, and the blob may never have come.
+        # The reason is written first; the blob may be missing.
         if name.endswith(".txt") and not os.path.lexists(layout.quarantined(name.removesuffix(".txt"))):
             yield layout.quarantined(name)

@@ -1,4 +1,4 @@
-"""Scan a lease's directory: compare its files with the list that the lease keeps."""
+"""Scan a lease's directory: compare its files with the lease's list."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from casstore.leases.views import OWN_NAMES, DraftPath, FileState, Reconciled, V
 
 @dataclass(frozen=True, slots=True)
 class UnrecordedFile:
-    """A file at *path* whose bytes the store may have nowhere else: what is *handed* out there, if anything was, and
-    the state in which it was last *settled*.
+    """A file whose bytes may exist nowhere else in the store: what was *handed_out* there, and its last *reconciled*
+    state.
     """
 
     path: str
@@ -26,9 +26,9 @@ class UnrecordedFile:
 
 @dataclass(frozen=True, slots=True)
 class LeaseScan:
-    """What lies in a lease's trees: *found* are the files whose bytes the store may have nowhere else.
+    """The files of a lease: *unrecorded* ones have bytes that may exist nowhere else in the store.
 
-    *seen* tells every file as it was; a second survey that sees the same found nothing changed in between.
+    *states* describes every file: equal states of two scans mean that nothing changed in between.
     """
 
     unrecorded: tuple[UnrecordedFile, ...]
@@ -36,23 +36,23 @@ class LeaseScan:
 
     @property
     def edited(self) -> tuple[str, ...]:
-        """The paths of *found*."""
+        """The paths of the unrecorded files."""
         return tuple(found.path for found in self.unrecorded)
 
 
 def scan_lease(lease: LeaseLayout) -> LeaseScan:
-    """Look at every file of a lease; one that is no view any more, or never was, is found unless it is settled.
+    """Scan all files of a lease. Raises: FileNotFoundError if there is no such lease.
 
-    A view is told by its inode, size and mtime, else by its bytes: a mere touch is no edit. Raises FileNotFoundError
-    where there is no such lease.
+    A file is recorded if it is reconciled, or is a view with its inode, size and mtime, or with its bytes: a touch is
+    no edit.
     """
-    said = read_manifest(lease)
+    manifest = read_manifest(lease)
     found: list[UnrecordedFile] = []
     seen: set[tuple[str, int, int, int]] = set()
     for path, status in _files_of(lease):
         name = path[len(lease.path) + 1 :]
         seen.add((name, status.st_ino, status.st_size, status.st_mtime_ns))
-        handed, settled = said.handed_out.get(name, []), said.reconciled.get(name)
+        handed, settled = manifest.handed_out.get(name, []), manifest.reconciled.get(name)
         if not stat.S_ISREG(status.st_mode) or not _is_known(path, status, handed, settled):
             found.append(UnrecordedFile(path, handed[-1] if handed else None, settled))
     return LeaseScan(tuple(sorted(found, key=lambda file: file.path)), frozenset(seen))
@@ -83,8 +83,8 @@ def _is_known(path: str, status: os.stat_result, handed: list[View | DraftPath],
         digests.add(settled.digest)
     if any(digest == digest_of(path, digest.algorithm) for digest in digests):
         return True
-    # The list is not synced, and a power cut may have taken its end. But what the store makes carries an mtime that
-    # follows from its bytes, in whole seconds, and no edit does.
+    # The list is not synced, and a power cut may have truncated it. But what the store makes has an mtime that follows
+    # from its bytes, in whole seconds; edits do not.
     seconds, rest = divmod(status.st_mtime_ns, 1_000_000_000)
     if rest or seconds < MTIME_EPOCH:
         return False

@@ -1,11 +1,10 @@
-"""Views: local paths with the objects' real names, what a lease's list says of them, and what became of them."""
+"""Views: local paths with the objects' real names, and the lease's list of them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Final
@@ -21,19 +20,19 @@ from casstore.fs import files
 
 
 class PathKind(StrEnum):
-    """For what a local path was handed out."""
+    """What a local path is for."""
 
     VIEW = "view"
-    """To be read: it holds an object's bytes."""
+    """Reading: it has an object's bytes."""
     OUTBOX = "outbox"
-    """To be made by a tool: the object does not exist."""
+    """Creation by a tool: the object does not exist."""
     EDIT = "edit"
-    """To be changed inside a ``with`` block, at whose end it is uploaded."""
+    """Changes inside a ``with`` block, which uploads it at its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What tells whether a file was written to: which one it is, its size and its mtime."""
+    """Inode, size and mtime of a file: they change if it is written to."""
 
     inode: Inode
     size: int
@@ -41,14 +40,15 @@ class FileState:
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileState:
-        """From a stat or fstat."""
+        """From the status of a file."""
         return cls(Inode.of(status), status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A path handed out: *path* holds the bytes of *digest*, as the file that *inode*, *size* and *mtime_ns*
-    describe. *validator* is the version of the object that they are, where that is known.
+    """A path with the bytes of *digest*, as the file with *inode*, *size* and *mtime_ns*.
+
+    *validator* is the version of the object, if known.
     """
 
     kind: ClassVar[PathKind] = PathKind.VIEW
@@ -63,11 +63,11 @@ class View:
 
     @property
     def state(self) -> FileState:
-        """The file as it was made."""
+        """The file's state as created."""
         return FileState(self.inode, self.size, self.mtime_ns)
 
     def is_untouched(self) -> bool:
-        """Whether that very file is still there with its size and mtime."""
+        """Return whether the file is still there with its inode, size and mtime."""
         try:
             status = os.stat(self.path, follow_symlinks=False)
         except OSError:
@@ -75,28 +75,29 @@ class View:
         return self.matches(status)
 
     def matches(self, status: os.stat_result) -> bool:
-        """Whether *status* is of that very file, with its size and mtime."""
+        """Return whether *status* has its inode, size and mtime."""
         return FileState.of(status) == self.state
 
     def has_its_bytes(self) -> bool:
-        """Whether the path still holds the bytes of *digest*, whatever its mtime says."""
+        """Return whether the path still has the bytes of *digest*, with any mtime."""
         return digest_of(self.path, self.digest.algorithm) == self.digest
 
     def line(self) -> str:
-        """As the lease's list has it."""
+        """Return its line in the lease's list."""
         return _line(self.kind, self.key, self.path, self.validator, self.state, self.digest)
 
     @classmethod
     def parse(cls, line: str) -> View | None:
-        """The inverse of `line`; None for one that was torn by a crash, and for what is no view's."""
+        """Parse a line; return None if it is incomplete after a crash, or not a view's."""
         found = _parse(line)
         return found if isinstance(found, View) else None
 
 
 @dataclass(frozen=True, slots=True)
 class DraftPath:
-    """A path handed out for bytes that a user is to make or to change, of *kind* outbox or edit. *validator* is the
-    version that he starts from; None for an object that does not exist.
+    """A path for bytes that a user creates or changes, of *kind* outbox or edit.
+
+    *validator* is the version that the user starts from; None for an object that does not exist.
     """
 
     key: Key
@@ -105,15 +106,15 @@ class DraftPath:
     validator: Validator | None = None
 
     def line(self) -> str:
-        """As the lease's list has it."""
+        """Return its line in the lease's list."""
         return _line(self.kind, self.key, self.path, self.validator)
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What lies at *path*, in that *state*, needs no record: there was one already, or it is as it was handed out.
+    """The file at *path* in *state* needs no record: it has one, or is as it was created.
 
-    With *digest*, the same bytes need none in another state either: a touch makes no difference.
+    With *digest*, these bytes need none in another state either: a touch makes no difference.
     """
 
     path: str
@@ -121,7 +122,7 @@ class Reconciled:
     digest: Digest | None = None
 
     def line(self) -> str:
-        """As the lease's list has it."""
+        """Return its line in the lease's list."""
         return json.dumps({"settled": self.path, **_state_fields(self.state, self.digest)}) + "\n"
 
 
@@ -157,7 +158,7 @@ def _parse(line: str) -> View | DraftPath | Reconciled | None:
             digest = None if record["digest"] is None else Digest.parse(record["digest"])
             return Reconciled(str(record["settled"]), _parse_state(record), digest)
         key, path = Key(str(record["uri"]), str(record["origin"])), str(record["path"])
-        # Lines of before views had a kind and a version are of views.
+        # Old lines without a kind are views.
         kind = PathKind(record.get("kind", PathKind.VIEW))
         facts = record.get("validator")
         validator = None if facts is None else Validator(**facts)
@@ -175,13 +176,13 @@ def _parse_state(record: dict[str, Any]) -> FileState:
 
 
 def append_line(lease: LeaseLayout, line: str) -> None:
-    """Add a line to a lease's list, its own process's or a dead one's. Raises FileNotFoundError for no lease."""
+    """Append a line to a lease's list, this process's or a dead one's. Raises: FileNotFoundError if it is gone."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
     descriptor = os.open(lease.views_list, flags, 0o600)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = "\n" + line  # a crash or a full disk has torn the last one
+            line = "\n" + line  # a crash or a full disk has truncated the last one
         files.write_all(descriptor, line.encode("ascii"))
     finally:
         os.close(descriptor)
@@ -189,38 +190,32 @@ def append_line(lease: LeaseLayout, line: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LeaseManifest:
-    """A lease's list, by path inside the lease: what was *handed* out there, oldest first, and how it is *settled*."""
+    """A lease's list by path inside the lease: what was *handed_out*, oldest first, and the *reconciled* states."""
 
     handed_out: dict[str, list[View | DraftPath]]
     reconciled: dict[str, Reconciled]
 
 
 def read_manifest(lease: LeaseLayout) -> LeaseManifest:
-    """What a lease's list says; of a path's states, only the last one counts."""
-    found = LeaseManifest({}, {})
+    """Read a lease's list; the last state of a path counts."""
+    manifest = LeaseManifest({}, {})
     with contextlib.suppress(FileNotFoundError), open(lease.views_list, encoding="utf-8", errors="replace") as file:
         for line in file:
-            said = _parse(line)
-            if isinstance(said, Reconciled):
-                found.reconciled[path_in_lease(lease, said.path)] = said
-            elif said is not None:
-                found.handed_out.setdefault(path_in_lease(lease, said.path), []).append(said)
-    return found
+            parsed = _parse(line)
+            if isinstance(parsed, Reconciled):
+                manifest.reconciled[path_in_lease(lease, parsed.path)] = parsed
+            elif parsed is not None:
+                manifest.handed_out.setdefault(path_in_lease(lease, parsed.path), []).append(parsed)
+    return manifest
 
 
 def path_in_lease(lease: LeaseLayout, path: str) -> str:
-    """A path of the list, from the lease on: the list has whole paths, and the store may have been moved since."""
+    """Return a listed path relative to its lease: listed paths are absolute, and the store may have been moved."""
     return path.partition(f"/leases/{os.path.basename(lease.path)}/")[2]
 
 
-def list_views(lease: LeaseLayout) -> Iterator[View]:
-    """The views that a lease's list says were handed out."""
-    for handed in read_manifest(lease).handed_out.values():
-        yield from (view for view in handed if isinstance(view, View))
-
-
 OWN_NAMES: Final = frozenset(("lock", "staging", "progress", "views.list"))
-"""What this package keeps in a lease for itself. Whatever else is there is taken for a user's."""
+"""The store's own files in a lease. All others count as a user's."""
 
 
 def digest_of(path: str, algorithm: str) -> Digest | None:
@@ -231,6 +226,6 @@ def digest_of(path: str, algorithm: str) -> Digest | None:
     try:
         return hash_descriptor(descriptor, algorithm)
     except (OSError, CasstoreError):
-        return None  # unreadable, or by an algorithm whose package is not installed
+        return None  # unreadable, or the algorithm's package is not installed
     finally:
         os.close(descriptor)

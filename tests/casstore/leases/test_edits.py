@@ -498,7 +498,7 @@ def test_a_process_that_ends_records_what_nobody_has(cache: casstore.Cache, noti
     done = run(_LIFE, cache.root, "copy", *["notice"] * noticed)
     assert done.returncode == 0, done.stderr
     assert held(cache) == _BOTH
-    assert ("2 local files were changed or made, and not uploaded" in done.stderr) != noticed
+    assert ("2 local files were changed or created, and not uploaded" in done.stderr) != noticed
     assert noticed or ("s3://bucket/k, s3://bucket/new" in done.stderr and done.stderr.count("UserWarning") == 1)
 
 
@@ -718,6 +718,6 @@ def test_without_a_store_what_was_edited_or_made_stays_and_is_said(
     path.write_bytes(b"mine")
     assert not cache.is_changed_locally(KEY)
     assert cache.record_changes(KEY) == []
-    with pytest.warns(UserWarning, match=f"not uploaded; they stay at: {path}"):
+    with pytest.warns(UserWarning, match=f"not uploaded; they are kept at: {path}"):
         cache.close()
     assert path.read_bytes() == b"mine"

@@ -167,7 +167,7 @@ def test_an_edited_view_is_not_handed_out_again(mode: str, root: Path) -> None:
     assert fresh != edited
     assert (fresh.read_bytes(), edited.read_bytes()) == (b"bytes", b"mine")
     assert [view.path for view in cache.lease.edited()] == [str(edited)]
-    with pytest.warns(UserWarning, match="1 local files were changed or made.*casstore pending.*s3://bucket/k"):
+    with pytest.warns(UserWarning, match="1 local files were changed or created.*s3://bucket/k.*casstore pending"):
         cache.close()
     (write,) = cache.pending.of(key_of("k"))
     assert Path(cache.pending.path(write)).read_bytes() == b"mine"
@@ -241,7 +241,7 @@ os.replace(path + "x", path)
     cache = casstore.open(root)
     for flags in ("", "error"):
         done = run(code, str(root), f"mine {flags}", PYTHONWARNINGS=flags)
-        assert "1 local files were changed or made" in done.stderr and "s3://bucket/k" in done.stderr
+        assert "1 local files were changed or created" in done.stderr and "s3://bucket/k" in done.stderr
         write = cache.pending.of(key_of("k"))[-1]
         assert Path(cache.pending.path(write)).read_text() == f"mine {flags}"
         assert (write.state, write.base) == ("edit", cache.stat("s3://bucket/k").validator)  # type: ignore[union-attr]
@@ -260,7 +260,7 @@ print(path + "x")
 """
     done = run(code, str(root))
     assert Path(done.stdout.strip()).read_text() == "mine"
-    assert f"they stay at: {done.stdout.strip()}" in done.stderr
+    assert f"they are kept at: {done.stdout.strip()}" in done.stderr
     assert "pending" not in done.stderr
 
 

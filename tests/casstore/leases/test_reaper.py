@@ -178,7 +178,7 @@ def test_where_locks_are_for_show_every_lease_counts_as_alive_and_that_is_said(
         os.mkdir(cache.layout.lease(f".new-{'0' * 16}"))
         done = _reap(cache)
         assert (done.leases, done.locks_exclude, len(done.kept)) == (0, False, 2)
-        assert all("locks do not exclude" in kept.reason and kept.is_alive for kept in done.kept)
+        assert all("file locks do not work" in kept.reason and kept.is_alive for kept in done.kept)
         assert path.read_bytes() == b"bytes of k"
         # What the proof is for.
         monkeypatch.setattr(reaper, "locks_are_exclusive", lambda _: True)

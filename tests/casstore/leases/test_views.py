@@ -11,7 +11,7 @@ import pytest
 import casstore
 from casstore.format.layout import LeaseLayout
 from casstore.leases.scan import scan_lease
-from casstore.leases.views import View, list_views
+from casstore.leases.views import View, read_manifest
 from tests.casstore.support.fill import fill, hand_out, key_of
 
 
@@ -152,7 +152,8 @@ def test_views_are_known_again_in_a_store_that_was_moved(cache: casstore.Cache, 
 @pytest.mark.parametrize("key", ["a\nb", "é" * 300, "\udcff", "x\u2028y", '"'])
 def test_a_line_gives_back_the_view_that_it_was_made_of(cache: casstore.Cache, key: str) -> None:
     path = _view_of_key(cache, key)
-    (view,) = list_views(cache.lease.paths)
+    ((view,),) = read_manifest(cache.lease.paths).handed_out.values()
+    assert isinstance(view, View)
     assert (view.path, view.key.uri, view.size) == (str(path), f"s3://bucket/{key}", 5)
     assert view.is_untouched()
     assert view.has_its_bytes()
@@ -170,7 +171,8 @@ def _view_of_key(cache: casstore.Cache, key: str) -> Path:
 
 def test_no_torn_line_is_a_view(cache: casstore.Cache) -> None:
     _view(cache, "k")
-    (view,) = list_views(cache.lease.paths)
+    ((view,),) = read_manifest(cache.lease.paths).handed_out.values()
+    assert isinstance(view, View)
     line = view.line().rstrip("\n")
     assert [View.parse(line[:end]) for end in range(len(line))] == [None] * len(line)
     assert View.parse("[]") is View.parse('"x"') is View.parse("{}") is None
