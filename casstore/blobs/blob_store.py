@@ -7,6 +7,7 @@ digests prove nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -22,9 +23,7 @@ from casstore.fs import copying, files
 
 OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """Do not follow links, nor wait for a pipe, that a user put in place of a blob."""
-
-_NOT_A_FILE: Final = frozenset((errno.ELOOP, errno.ENXIO))
-"""Errors of opening a symbolic link and a socket."""
+_NOT_A_FILE: Final = frozenset((errno.ELOOP, errno.ENXIO))  # errors of opening a symbolic link and a socket
 
 
 class BlobModifiedError(BlobDamagedError):
@@ -68,10 +67,8 @@ class BlobStore:
         """Link *staging* as the blob *digest*.
 
         If the name exists, share that blob if size and bytes are equal; bytes of a cryptographic digest are compared
-        only with *compare*.
-
-        Raises: CollisionError if both contents have that digest. BlobDamagedError if the existing blob is damaged; the
-        caller removes it and retries.
+        only with *compare*. Raises: CollisionError if both contents have that digest. BlobDamagedError if the existing
+        blob is damaged; the caller removes it and retries.
         """
         target = self._layout.blob(digest.value)
         staging.finalize(digest)
@@ -86,8 +83,13 @@ class BlobStore:
                     if has_shard:
                         raise  # the staging file has lost its last name
                     # Another thread may be creating the directory: only a second ENOENT means the staging file.
-                    self._make_shard(digest, error)
                     has_shard = True
+                    try:
+                        with contextlib.suppress(FileExistsError):
+                            os.mkdir(self._layout.shard(digest.value), 0o700)
+                    except FileNotFoundError:
+                        message = "the store was deleted while in use: open it again"
+                        raise StoreUnavailableError(errno.ENOENT, message, self._layout.root) from error
                     continue
                 else:
                     return AddedBlob(digest, staging.size, Inode.of(os.fstat(staging.descriptor)), is_new=True)
@@ -104,15 +106,6 @@ class BlobStore:
             return added
         raise OSError(errno.EAGAIN, "a blob was created and deleted 100 times meanwhile: try again", target)
 
-    def _make_shard(self, digest: Digest, error: OSError) -> None:
-        try:
-            os.mkdir(self._layout.shard(digest.value), 0o700)
-        except FileExistsError:
-            pass
-        except FileNotFoundError:
-            message = "the store was deleted while in use: open it again"
-            raise StoreUnavailableError(errno.ENOENT, message, self._layout.root) from error
-
     def _match_existing(self, staging: Staging, digest: Digest, existing: int, *, compare: bool) -> AddedBlob:
         status = os.fstat(existing)
         if not stat.S_ISREG(status.st_mode):
@@ -120,7 +113,7 @@ class BlobStore:
         size_differs = status.st_size != staging.size
         # A changed mtime may mean changed bytes.
         compare = compare or status.st_mtime_ns != digest.mtime * 1_000_000_000
-        if size_differs or (compare and not _same_bytes(staging.descriptor, existing)):
+        if size_differs or (compare and not _if_readable(lambda: copying.same_bytes(staging.descriptor, existing))):
             if not self.verify(existing, digest):
                 raise BlobDamagedError(errno.EIO, "a blob's bytes do not match its digest", str(digest))
             raise CollisionError(errno.EEXIST, "two different contents have one digest", str(digest))
@@ -161,12 +154,7 @@ class BlobStore:
 
     def verify(self, descriptor: int, digest: Digest) -> bool:
         """Return whether the open file has the bytes of *digest*; False if the disk cannot read it."""
-        try:
-            return hash_descriptor(descriptor, digest.algorithm) == digest
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            return False
+        return _if_readable(lambda: hash_descriptor(descriptor, digest.algorithm) == digest)
 
 
 def _is_unreadable(path: str, error: OSError) -> bool:
@@ -179,10 +167,11 @@ def _is_unreadable(path: str, error: OSError) -> bool:
         return False
 
 
-def _same_bytes(one: int, other: int) -> bool:
+def _if_readable(check: Callable[[], bool]) -> bool:
+    """Return *check()*, or False if the disk cannot read a file."""
     try:
-        return copying.same_bytes(one, other)
+        return check()
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        return False  # hashing will tell which one is unreadable
+        return False

@@ -19,8 +19,15 @@ class Inode:
 
     @classmethod
     def of(cls, status: os.stat_result) -> Inode:
-        """From the status of a file."""
         return cls(status.st_dev, status.st_ino)
+
+    @classmethod
+    def at(cls, path: str) -> Inode | None:
+        """Return the inode of *path* itself, or None if it cannot be read."""
+        try:
+            return cls.of(os.lstat(path))
+        except (OSError, ValueError):
+            return None
 
 
 class Staging:

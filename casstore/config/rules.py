@@ -20,8 +20,7 @@ from casstore.format.keys import entry_prefix
 MAX_RULES: Final = 250
 """A plan stores the rule of a blob in one byte."""
 _KEYS: Final = ("prefix", "max_age", "max_size")
-_MAX_PREFIX_BYTES: Final = 400
-"""The index's keys show this much of any URI."""
+_MAX_PREFIX_BYTES: Final = 400  # the index's keys show this much of any URI
 
 
 class Rule(NamedTuple):

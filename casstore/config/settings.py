@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 MAX_DEFAULT_MIN_FREE: Final = 10 << 30
 """Bytes: the default of `Settings.min_free` on a large disk."""
-
-_MIN_FREE_DIVISOR: Final = 20
-"""The default on smaller disks: a twentieth (5 %)."""
-
+_MIN_FREE_DIVISOR: Final = 20  # the default on smaller disks: a twentieth (5 %)
 _PARSERS: Final = {"max_size": "parse_size", "min_free": "parse_size", "max_age": "parse_age", "rules": "parse_rules"}
 """Settings and their parsers in `casstore.config.rules`."""
 
@@ -64,10 +61,7 @@ def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
-    """Read the store's settings.
-
-    Raises: StoreFormatError that names the file or variable, and the error in it.
-    """
+    """Read the store's settings. Raises: StoreFormatError that names the file or variable, and the error in it."""
     found: dict[str, Any] = {}
     try:
         with open(layout.config, "rb") as file:

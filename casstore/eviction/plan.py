@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
+from casstore.blobs.staging import Inode
 from casstore.eviction.budget import Budget, free_bytes
 from casstore.eviction.inventory import FIRST_USE, MIXED_RULES, Inventory
 from casstore.eviction.policies import eviction_order
@@ -199,7 +200,7 @@ def _name_holders(layout: Layout, linked: Sequence[tuple[bytes, os.stat_result]]
     names: dict[tuple[int, int], list[str]] = {(status.st_dev, status.st_ino): [] for _, status in linked}
     for device, inode, path in _views(layout):
         found = names.get((device, inode))
-        if found is not None and path not in found and _is_file(path, device, inode):
+        if found is not None and path not in found and Inode.at(path) == Inode(device, inode):
             found.append(path)
     return tuple(
         Retained(digest, status.st_size, tuple(names[status.st_dev, status.st_ino]) or ("links outside of the store",))
@@ -216,11 +217,3 @@ def _views(layout: Layout) -> Iterator[tuple[int, int, str]]:
                     with contextlib.suppress(ValueError, KeyError, TypeError):
                         view = json.loads(line)
                         yield view["device"], view["inode"], view["path"]
-
-
-def _is_file(path: str, device: int, inode: int) -> bool:
-    try:
-        status = os.lstat(path)
-    except (OSError, ValueError):
-        return False
-    return (status.st_dev, status.st_ino) == (device, inode)

@@ -23,11 +23,9 @@ class Hasher(Protocol):
 
     def update(self, data: bytes | bytearray | memoryview, /) -> object:
         """Add *data*."""
-        ...
 
     def digest(self) -> bytes:
         """Return the hash of all data so far."""
-        ...
 
 
 def _new_from_hashlib(algorithm: str) -> Hasher:

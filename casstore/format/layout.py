@@ -30,7 +30,6 @@ from casstore.format.digest import LENGTHS, name_hash_hex
 
 FORMAT = 1
 """The format in ``store.json``; a higher one is refused."""
-
 CACHEDIR_TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
     b"# This directory is a cache made by casstore. For information about cache directory tags, see:\n"
@@ -178,17 +177,11 @@ class LeaseLayout:
         return f"{self.path}/edits/{name}"
 
 
-_MAX_NAME_BYTES = 255
-"""The limit of common Linux and macOS file systems for a name."""
-
-_MAX_VIEW_PATH = 3072
-"""Bytes below a tree of views; PATH_MAX is 4096 with the root and the closing NUL."""
-
+_MAX_NAME_BYTES = 255  # the limit of common Linux and macOS file systems for a name
+_MAX_VIEW_PATH = 3072  # bytes below a tree of views; PATH_MAX is 4096 with the root and the closing NUL
 MAX_ROOT_BYTES = 4096 - 1 - _MAX_VIEW_PATH - 63
 """Bytes of a root's path, so that every key has a view: PATH_MAX minus that and ``/leases/<name>/views/<n>/``."""
-
-_MAX_DEPTH = 128
-"""Components; `shutil.rmtree` recurses once for each."""
+_MAX_DEPTH = 128  # components; `shutil.rmtree` recurses once for each
 
 
 def _escape(component: str) -> str:

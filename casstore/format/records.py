@@ -126,12 +126,10 @@ class Entry:
 
     @property
     def uri(self) -> str:
-        """The object's URI."""
         return self.key.uri
 
     @property
     def size(self) -> int:
-        """Bytes."""
         return self.validator.size
 
     def same_content(self, other: Entry) -> bool:
@@ -152,8 +150,7 @@ class PeekedEntry(NamedTuple):
 # version, flags, algorithm, size, validated_ns, written_on, last_used_hour, mtime_ns, granule_ns, boot_ns, boot, 3
 # lengths
 _HEAD: Final = struct.Struct("<BBBQqQIqQqQHHH")
-_USE: Final = struct.Struct("<BxB8xq8xI")
-"""Of the same: version, algorithm, validated_ns, last_used_hour."""
+_USE: Final = struct.Struct("<BxB8xq8xI")  # of the same: version, algorithm, validated_ns, last_used_hour
 _SUM: Final = struct.Struct("<Q")
 _VERSION: Final = 1
 _WEAK, _RACY, _ETAG, _GENERATION, _MTIME = 1, 2, 4, 8, 16
@@ -275,8 +272,7 @@ class BlobRecord:
 
 
 _BLOB: Final = struct.Struct("<BQQ")
-_BLOB_SIZE: Final = struct.Struct("<BQ8xQ")
-"""The same without *written_on*, with the checksum."""
+_BLOB_SIZE: Final = struct.Struct("<BQ8xQ")  # the same without *written_on*, with the checksum
 
 
 def pack_blob(row: bytes, record: BlobRecord) -> bytes:

@@ -33,7 +33,6 @@ class User:
 
     @property
     def entry(self) -> Entry | None:
-        """The entry."""
         return None if self.key is None else unpack_entry(self.key.row_key, self.record, self.key)
 
 

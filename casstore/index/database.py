@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import lmdb
@@ -38,17 +39,13 @@ from casstore.locks.byte_locks import ByteLocks
 
 HINT_SECONDS: Final = 1.0
 """Maximum age of a read's last check of CURRENT."""
-
 WRITER_TIMEOUT: Final = 60.0
 """Seconds that a writer queues for another one."""
-
 PAGE_ROWS: Final = 1000
 """Rows per transaction of a scan: a long transaction would pin pages that writers free."""
-
 _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
-_LOW_SPACE: Final = 1 << 20
-"""Bytes: more than one commit writes at a time."""
+_LOW_SPACE: Final = 1 << 20  # bytes: more than one commit writes at a time
 
 Result = TypeVar("Result")
 
@@ -162,14 +159,11 @@ class Index:
         """Yield all rows with *prefix*, in order. Each page has its own transaction, so this is not one snapshot."""
         start = prefix
         while True:
-            rows = self._scan_page(prefix, start)
+            rows = self.read(partial(Txn.scan, prefix=prefix, start=start, limit=PAGE_ROWS))
             yield from rows
             if len(rows) < PAGE_ROWS:
                 return
             start = rows[-1][0] + b"\0"
-
-    def _scan_page(self, prefix: bytes, start: bytes) -> list[tuple[bytes, bytes]]:
-        return self.read(lambda txn: txn.scan(prefix, start, PAGE_ROWS))
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -177,10 +171,8 @@ class Index:
     def writing(self, timeout: float = WRITER_TIMEOUT) -> Iterator[Txn]:
         """Run a write transaction: commit at the end of the block, roll back on any exception.
 
-        Queues outside LMDB, where waiting is interruptible.
-
-        Raises: LockTimeoutError after *timeout* seconds. IndexDamagedError if the generation was superseded meanwhile:
-        the commit is void; run the block again.
+        Queues outside LMDB, where waiting is interruptible. Raises: LockTimeoutError after *timeout* seconds.
+        IndexDamagedError if the generation was superseded meanwhile: the commit is void; run the block again.
         """
         if not self._writer.acquire(timeout=timeout):
             raise LockTimeoutError(
@@ -243,11 +235,6 @@ class Index:
                 return work(txn)
         with self.writing(timeout) as txn:
             return work(txn)
-
-    def sync(self) -> None:
-        """Flush the environment. For tests: commits are synchronous."""
-        with self._enter() as env:
-            env.sync(True)
 
     # --- the gate ----------------------------------------------------------------------------------------------------
 

@@ -22,11 +22,8 @@ from casstore.fs import files
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
 
-_ROWS_PER_SYNC: Final = 8192
-"""Some 3 MB."""
-
-_BATCH: Final = 256
-"""Rows per write transaction."""
+_ROWS_PER_SYNC: Final = 8192  # some 3 MB
+_BATCH: Final = 256  # rows per write transaction
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,8 @@ MAP_SIZES: Final = (1 << 40, 1 << 36, 1 << 33, 1 << 30)
 """Bytes of address space, tried in turn. Files are sparse; address space may be limited (ulimit -v, containers)."""
 MAX_READERS: Final = 2048
 """Concurrent read transactions of all processes; a slot takes 64 bytes."""
-_RESERVE: Final = 64 << 10
-"""Bytes: about four commits of one blob each."""
-_RESERVE_TRANSACTIONS: Final = 2
-"""Transactions of `_reserve`."""
+_RESERVE: Final = 64 << 10  # bytes: about four commits of one blob each
+_RESERVE_TRANSACTIONS: Final = 2  # transactions of `_reserve`
 RESERVE_ROW: Final = b"R"
 """Exists only while the reserve is made, or if that was interrupted; has no meaning."""
 _OPENING_SECONDS: Final = 1.0

@@ -14,10 +14,8 @@ from casstore.index.transactions import Txn
 
 LRU_EXPERT, MRU_EXPERT, NO_EXPERT = 0, 1, 2
 """Eviction orders: least recently used first, most recently used first, and one that is not scored."""
-_MEMORY_TURNOVERS: Final = 2
-"""Scores fade by a factor e while this many times the store's blobs are evicted."""
-_MIN_TRIALS: Final = 2
-"""Evictions by `MRU_EXPERT` before it can be the best."""
+_MEMORY_TURNOVERS: Final = 2  # scores fade by a factor e while this many times the store's blobs are evicted
+_MIN_TRIALS: Final = 2  # evictions by `MRU_EXPERT` before it can be the best
 _RETURN_DECAY: Final = 2.0
 """Regret for a blob that returns after as many evictions as the store has blobs: e to the minus this, a seventh."""
 _SCORES: Final = struct.Struct("<BQQdddd")

@@ -23,7 +23,7 @@ PROCESS_LIMITS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 
 @dataclass(frozen=True, slots=True)
 class HintState:
-    """The status of CURRENT."""
+    """Identifies one state of CURRENT."""
 
     inode: int
     mtime_ns: int

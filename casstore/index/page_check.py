@@ -24,7 +24,6 @@ from typing import Final
 
 FIRST_PAGES: Final = 128
 """Tree pages checked when an index is opened: at most 2 ms."""
-
 _MAGIC: Final = 0xBEEFC0DE
 _FORMAT: Final = 1
 _HEADER: Final = struct.Struct("<Q2xHHH")
@@ -169,11 +168,11 @@ class _Walk:
         self._is_whole = limit is None or self._meta.last_page <= limit
         trees = [tree for tree in (self._meta.main, self._meta.free) if tree.root != _NO_ROOT]
         self._left.extend((tree.root, tree, 1) for tree in trees)
-        looked = 0
+        checked = 0
         while self._left:
-            if looked == limit:
+            if checked == limit:
                 return
-            looked += 1
+            checked += 1
             self._visit(*self._left.popleft())
         for tree in trees:
             if self._entries.get(tree.root, 0) != tree.entries:

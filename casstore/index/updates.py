@@ -28,7 +28,6 @@ class Releasable(Protocol):
 
     def release(self) -> None:
         """Unlock."""
-        ...
 
 
 class IndexUpdate(abc.ABC):
@@ -90,7 +89,6 @@ class PublishEntry(IndexUpdate):
     _synced: bool = False
 
     def rows(self) -> Sequence[bytes]:
-        """Entry, blob, write count, and the ghost of a new blob."""
         key, digest = self.entry.key, self.entry.digest.value
         rows = (key.row_key, blob_row(digest), count_row(key))
         return (*rows, ghost_row(digest)) if self.added.is_new else rows
@@ -122,18 +120,13 @@ class PublishEntry(IndexUpdate):
         put_entry(txn, entry, current, BlobRecord(self.added.size, entry.written_on))
         for checksum, verified in self.checksums:
             txn.put(checksum.row_key, pack_checksum(checksum.row_key, ChecksumRecord(entry.digest, verified)))
-        if self.added.is_new:
-            self._record_return(txn)
-        self.applied = True
-        return True
-
-    def _record_return(self, txn: Txn) -> None:
-        digest = self.entry.digest.value
-        ghost = txn.get(ghost_row(digest))
+        ghost = txn.get(ghost_row(entry.digest.value)) if self.added.is_new else None
         if ghost is not None:
             from casstore.index.eviction_history import record_return  # only if blobs were ever evicted
 
-            record_return(txn, digest, ghost)
+            record_return(txn, entry.digest.value, ghost)
+        self.applied = True
+        return True
 
     def _needs_sync(self, txn: Txn) -> bool:
         """Return whether rows of an earlier file of this name exist, which may mark it as synced.
@@ -212,11 +205,9 @@ class TouchEntry(IndexUpdate):
     """The file that was synced, if it is still the blob."""
 
     def rows(self) -> Sequence[bytes]:
-        """The entry."""
         return (self.entry.key.row_key,)
 
     def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
-        """Update the row."""
         current = current_entry(txn, self.entry.key)
         if current is None or not current.same_content(self.entry):
             return True
@@ -240,7 +231,6 @@ class ChecksumVerdict(IndexUpdate):
     record: ChecksumRecord | None
 
     def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
-        """Set or delete the row."""
         if self.record is None:
             txn.delete(self.checksum.row_key)
         else:

@@ -98,9 +98,9 @@ class ChangeTracker:
         # One thread at a time: a thread that waited finds the files reconciled.
         with self._noticing:
             changed = [handed for handed in self._by_key.get(key, ()) if self._state_of_changed(handed) is not None]
-            settled = read_manifest(self._lease).reconciled if changed else {}
+            reconciled = read_manifest(self._lease).reconciled if changed else {}
             for handed in changed:
-                found = UnrecordedFile(handed.path, handed, settled.get(path_in_lease(self._lease, handed.path)))
+                found = UnrecordedFile(handed.path, handed, reconciled.get(path_in_lease(self._lease, handed.path)))
                 try:
                     writes += self._record_change(recorder, handed, found)
                 except FileNotFoundError:

@@ -17,8 +17,7 @@ from casstore.leases.changes import ChangeTracker
 from casstore.leases.edits import stable_read
 from casstore.leases.views import DraftPath, FileState, PathKind, Reconciled, append_line
 
-_BEFORE_NS = 10**9
-"""How far a copy is dated back, so that any later write changes its mtime."""
+_BEFORE_NS = 10**9  # how far a copy is dated back, so that any later write changes its mtime
 
 
 class DraftPaths:
@@ -31,7 +30,6 @@ class DraftPaths:
         self._edits: dict[str, DraftPath] = {}
 
     def outbox(self, key: Key, bucket: str, object_key: str) -> str:
-        """See `Lease.outbox`."""
         known = self._outbox.get(key)
         if known is None:
             known = self._outbox[key] = DraftPath(key, self._free_path(key, bucket, object_key), PathKind.OUTBOX)
@@ -75,7 +73,6 @@ class DraftPaths:
         return draft.path
 
     def release(self, path: str, digest: Digest | None) -> bool:
-        """See `Lease.release`."""
         draft = self._edits.get(path) or next((d for d in self._outbox.values() if d.path == path), None)
         if draft is None or (digest is not None and not _has_bytes(path, digest)):
             return False

@@ -27,17 +27,24 @@ from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator
 from casstore.leases.scan import UnrecordedFile
-from casstore.leases.views import DraftPath, FileState, PathKind, Reconciled, View, append_line, path_in_lease
+from casstore.leases.views import (
+    DraftPath,
+    FileState,
+    PathKind,
+    Reconciled,
+    View,
+    append_line,
+    path_in_lease,
+    recorded_digests,
+)
 from casstore.pending.records import Condition, PendingState, PendingWrite
 from casstore.pending.store import Pending
 
 REASON_EDITED: Final = "its local copy was changed outside the API"
 REASON_LEFT: Final = "a file was put at its local path and never uploaded"
 _UNFINISHED: Final = "an edit was never finished"
-
 _TICK_NS: Final = 20_000_000
 """Resolution of kernels' mtimes (1 to 10 ms), doubled: two closer writes may leave the same mtime."""
-
 _REPLACEABLE: Final = frozenset((PendingState.EDIT, PendingState.INCOMPLETE))
 """States of records that a newer record of the same file replaces. In other states, a process is handling it."""
 
@@ -118,7 +125,7 @@ class EditRecorder:
 
         Raises: as `stable_read` and `Pending.record`; FileNotFoundError if the file is missing.
         """
-        handed, settled = found.handed_out, found.reconciled
+        handed, reconciled = found.handed_out, found.reconciled
         if handed is None:
             return None
         name = path_in_lease(lease, found.path)
@@ -127,8 +134,8 @@ class EditRecorder:
         write, staging = None, None
         try:
             with stable_read(found.path) as (descriptor, state):
-                if settled is not None and settled.state == state:
-                    return RecordResult(settled, None)
+                if reconciled is not None and reconciled.state == state:
+                    return RecordResult(reconciled, None)
                 digest = _known_digest(descriptor, state.size, found)
                 if digest is None:
                     staging = self._stage()
@@ -139,12 +146,12 @@ class EditRecorder:
         finally:
             if staging is not None:
                 staging.close()
-        settled = Reconciled(found.path, state, digest)
+        reconciled = Reconciled(found.path, state, digest)
         with contextlib.suppress(OSError):  # at worst, a second record is made, and found by its bytes
-            append_line(lease, settled.line())
+            append_line(lease, reconciled.line())
         if staging is not None:
             self._discard_older(handed.key, before, digest)
-        return RecordResult(settled, write)
+        return RecordResult(reconciled, write)
 
     def record_bytes(self, key: Key, base: Validator | None, descriptor: int) -> None:
         """Record an edit of *key* whose path is unknown: the bytes of an open file without other names."""
@@ -192,12 +199,7 @@ class EditRecorder:
 
 def _known_digest(descriptor: int, size: int, found: UnrecordedFile) -> Digest | None:
     """Return the digest of an open file of *size* bytes if its bytes need no record, else None."""
-    digests = []
-    if isinstance(found.handed_out, View) and found.handed_out.size == size:
-        digests.append(found.handed_out.digest)
-    if found.reconciled is not None and found.reconciled.digest is not None and found.reconciled.state.size == size:
-        digests.append(found.reconciled.digest)
-    for digest in digests:
+    for digest in recorded_digests(size, (found.handed_out,), found.reconciled):
         with contextlib.suppress(CasstoreError):
             if hash_descriptor(descriptor, digest.algorithm) == digest:
                 return digest

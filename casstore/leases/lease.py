@@ -49,10 +49,7 @@ VIEW_MODES = ("auto", "copy", "link")
 
 ROOT_COPY_LIMIT = 64 << 20
 """Bytes up to which root gets a copy instead of a hard link."""
-
-_MAX_NAMED = 3
-"""Files that a warning names."""
-
+_MAX_NAMED = 3  # files that a warning names
 _CANNOT_LINK = frozenset((errno.ENOENT, errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP))
 
 
@@ -70,10 +67,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Lease:
-    """This process's claim on one store; thread-safe.
-
-    Without *blobs*, nothing becomes a pending write: what was edited or made stays where it is.
-    """
+    """This process's claim on one store; thread-safe. Without *blobs*, no edit becomes a pending write."""
 
     def __init__(self, layout: Layout, view_mode: str = "auto", blobs: BlobStore | None = None) -> None:
         self._layout = layout
@@ -141,41 +135,30 @@ class Lease:
         *prefix* is the prefix of its keys, with the final slash; empty for the bucket.
         """
         with self._mutex:
-            for number in range(self._trees, -1, -1):
+            for number in (*range(self._trees, -1, -1), self._trees + 1):
                 tree = self.paths.view_tree(number)
-                path = view_path(tree, origin, bucket, prefix[:-1]) if prefix else self._bucket(number, origin, bucket)
+                path = view_path(tree, origin, bucket, prefix[:-1]) if prefix else _bucket_path(tree, origin, bucket)
                 try:
                     os.makedirs(path, 0o700, exist_ok=True)
                 except (FileExistsError, NotADirectoryError):
                     continue
+                self._trees = max(self._trees, number)
                 return path
-            self._trees += 1
-            path = view_path(self.tree(), origin, bucket, prefix[:-1])
-            os.makedirs(path, 0o700, exist_ok=True)
-            return path
-
-    def _bucket(self, number: int, origin: str, bucket: str) -> str:
-        path = view_path(self.paths.view_tree(number), origin, "", bucket)
-        return path if bucket else os.path.dirname(path)
+            raise OSError(errno.EEXIST, "a new tree of views is not empty: delete it", self.tree())
 
     def _make(self, view: View, source: int, bucket: str, object_key: str, mode: str) -> View:
-        for number in range(self._trees + 1):
+        # Every tree so far may have an older version, an edited file or a directory there; the last one is new.
+        for number in range(self._trees + 2):
             path = view_path(self.paths.view_tree(number), view.key.origin, bucket, object_key)
             try:
                 os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 continue  # a file of that tree has this directory's name
+            self._trees = max(self._trees, number)
             made = self._create_at(replace(view, path=path), source, mode)
             if made is not None:
                 return made
-        # Every tree so far has an older version, an edited file or a directory there.
-        self._trees += 1
-        path = view_path(self.tree(), view.key.origin, bucket, object_key)
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        made = self._create_at(replace(view, path=path), source, mode)
-        if made is None:
-            raise OSError(errno.EEXIST, "a new tree of views is not empty: delete it", path)
-        return made
+        raise OSError(errno.EEXIST, "a new tree of views is not empty: delete it", self.tree())
 
     def _create_at(self, view: View, source: int, mode: str) -> View | None:
         """Create the view; return None if the name exists."""
@@ -362,6 +345,11 @@ class Lease:
     def exists(self) -> bool:
         """Return whether the directory exists; the whole store may have been deleted."""
         return os.path.exists(self.paths.lock)
+
+
+def _bucket_path(tree: str, origin: str, bucket: str) -> str:
+    path = view_path(tree, origin, "", bucket)
+    return path if bucket else os.path.dirname(path)
 
 
 def _warn_recorded(writes: Sequence[PendingWrite]) -> None:

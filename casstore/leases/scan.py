@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 from casstore.format.digest import ALGORITHMS, MTIME_EPOCH
 from casstore.format.layout import LeaseLayout
-from casstore.leases.views import OWN_NAMES, DraftPath, FileState, Reconciled, View, digest_of, read_manifest
+from casstore.leases.views import (
+    OWN_NAMES,
+    DraftPath,
+    FileState,
+    Reconciled,
+    View,
+    digest_of,
+    read_manifest,
+    recorded_digests,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +61,9 @@ def scan_lease(lease: LeaseLayout) -> LeaseScan:
     for path, status in _files_of(lease):
         name = path[len(lease.path) + 1 :]
         seen.add((name, status.st_ino, status.st_size, status.st_mtime_ns))
-        handed, settled = manifest.handed_out.get(name, []), manifest.reconciled.get(name)
-        if not stat.S_ISREG(status.st_mode) or not _is_known(path, status, handed, settled):
-            found.append(UnrecordedFile(path, handed[-1] if handed else None, settled))
+        handed, reconciled = manifest.handed_out.get(name, []), manifest.reconciled.get(name)
+        if not stat.S_ISREG(status.st_mode) or not _is_known(path, status, handed, reconciled):
+            found.append(UnrecordedFile(path, handed[-1] if handed else None, reconciled))
     return LeaseScan(tuple(sorted(found, key=lambda file: file.path)), frozenset(seen))
 
 
@@ -71,17 +80,14 @@ def _files_of(lease: LeaseLayout) -> Iterator[tuple[str, os.stat_result]]:
                 yield entry.path, entry.stat(follow_symlinks=False)
 
 
-def _is_known(path: str, status: os.stat_result, handed: list[View | DraftPath], settled: Reconciled | None) -> bool:
+def _is_known(path: str, status: os.stat_result, handed: list[View | DraftPath], reconciled: Reconciled | None) -> bool:
     state = FileState.of(status)
-    if settled is not None and settled.state == state:
+    if reconciled is not None and reconciled.state == state:
         return True
     views = [view for view in handed if isinstance(view, View)]
     if any(view.state == state for view in views):
         return True
-    digests = {view.digest for view in views if view.size == state.size}
-    if settled is not None and settled.digest is not None and settled.state.size == state.size:
-        digests.add(settled.digest)
-    if any(digest == digest_of(path, digest.algorithm) for digest in digests):
+    if any(digest == digest_of(path, digest.algorithm) for digest in recorded_digests(state.size, views, reconciled)):
         return True
     # The list is not synced, and a power cut may have truncated it. But what the store makes has an mtime that follows
     # from its bytes, in whole seconds; edits do not.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Final
@@ -212,6 +213,16 @@ def read_manifest(lease: LeaseLayout) -> LeaseManifest:
 def path_in_lease(lease: LeaseLayout, path: str) -> str:
     """Return a listed path relative to its lease: listed paths are absolute, and the store may have been moved."""
     return path.partition(f"/leases/{os.path.basename(lease.path)}/")[2]
+
+
+def recorded_digests(
+    size: int, handed_out: Iterable[View | DraftPath | None], reconciled: Reconciled | None
+) -> list[Digest]:
+    """Return the digests of *size* bytes that need no record: those of views, and of the reconciled state."""
+    digests = [view.digest for view in handed_out if isinstance(view, View) and view.size == size]
+    if reconciled is not None and reconciled.digest is not None and reconciled.state.size == size:
+        digests.append(reconciled.digest)
+    return digests
 
 
 OWN_NAMES: Final = frozenset(("lock", "staging", "progress", "views.list"))

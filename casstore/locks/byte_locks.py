@@ -19,14 +19,12 @@ from typing import Final
 from casstore.errors import LockTimeoutError
 from casstore.format.digest import name_hash
 from casstore.format.layout import Layout
-from casstore.locks.lock_files import _BUSY, POLL_FIRST, POLL_LAST
+from casstore.locks.lock_files import BUSY, POLL_FIRST, POLL_LAST
 
 _FLOCK: Final = struct.Struct("hhqqi4x")
 _FALLBACK_FILES: Final = 64
-_WRITER_BYTE: Final = 1 << 62
-"""Just past the bytes that names hash to."""
+_WRITER_BYTE: Final = 1 << 62  # just past the bytes that names hash to
 _QUEUE_BYTE: Final = _WRITER_BYTE + 1
-
 _HAS_BYTE_LOCKS: Final = sys.platform.startswith("linux") and hasattr(fcntl, "F_OFD_SETLK")
 """Other platforms have another structure, or none."""
 
@@ -107,7 +105,6 @@ class ByteLocks:
             return lock
 
     def release(self, lock: ByteLock) -> None:
-        """Release *lock*: see `ByteLock.release`."""
         if self._pid != os.getpid():
             return  # a fork without hooks: the lock is the parent's
         with self._mutex:
@@ -123,7 +120,7 @@ class ByteLocks:
         try:
             fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
         except OSError as error:
-            if error.errno in _BUSY:
+            if error.errno in BUSY:
                 return False
             raise
         return True
@@ -157,7 +154,7 @@ class ByteLocks:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
-            if error.errno in _BUSY:
+            if error.errno in BUSY:
                 return False
             raise
         self._files[number] = _SharedFile(descriptor)

@@ -19,8 +19,7 @@ processes that want the same objects 1.45 times as slow as one.
 """
 
 POLL_LAST: Final = 0.010
-
-_BUSY: Final = frozenset((errno.EAGAIN, errno.EACCES))
+BUSY: Final = frozenset((errno.EAGAIN, errno.EACCES))
 
 
 class LockFile:
@@ -55,7 +54,7 @@ class LockFile:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                if error.errno not in _BUSY:
+                if error.errno not in BUSY:
                     if self._is_directory:
                         return False
                     raise
@@ -92,9 +91,8 @@ def create_locked(path: str) -> int:
 def try_lock_existing(path: str) -> int | None:
     """Lock the lock file of a dead process and return its descriptor; None if a process has the lock.
 
-    Proves a death only if `locks_are_exclusive`.
-
-    Raises: FileNotFoundError if the file is missing, or was replaced before it was locked.
+    Proves a death only if `locks_are_exclusive`. Raises: FileNotFoundError if the file is missing, or was replaced
+    before it was locked.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -103,7 +101,7 @@ def try_lock_existing(path: str) -> int | None:
             raise FileNotFoundError(errno.ENOENT, "the lock file was replaced", path)
     except OSError as error:
         os.close(descriptor)
-        if error.errno in _BUSY:
+        if error.errno in BUSY:
             return None
         raise
     return descriptor
@@ -118,7 +116,6 @@ except BlockingIOError:
     sys.exit(100)
 """
 """Exits with `_LOCKED_OUT` if the lock excludes it, with 0 if it gets the lock too."""
-
 _LOCKED_OUT: Final = 100
 
 

@@ -87,18 +87,15 @@ class WriteLocks:
                 if lock is not None:
                     return lock
                 if time.monotonic() >= deadline:
-                    raise self._timeout_error(key, timeout)
+                    raise LockTimeoutError(
+                        f"{key.uri}: {self._holder_of(key)} is writing it (waited {timeout:g} s): only one process per "
+                        "machine can write an object at a time; try again later"
+                    )
                 time.sleep(pause)
                 pause = min(pause * 2, POLL_LAST)
         finally:
             if queue_lock is not None:
                 queue_lock.release()
-
-    def _timeout_error(self, key: Key, timeout: float) -> LockTimeoutError:
-        return LockTimeoutError(
-            f"{key.uri}: {self._holder_of(key)} is writing it (waited {timeout:g} s): only one process per machine can "
-            "write an object at a time; try again later"
-        )
 
     def _try_acquire(self, key: Key) -> WriteLock | None:
         if self._pid != os.getpid():
@@ -125,20 +122,19 @@ class WriteLocks:
     def _refuse_reentry(self, key: Key) -> None:
         """Raise if this thread would wait for itself."""
         with self._mutex:
-            held = self._held.get(key)
-        if held is None or held.is_ending or held.thread is not threading.current_thread() or self._pid != os.getpid():
+            lock = self._held.get(key)
+        if lock is None or lock.is_ending or lock.thread is not threading.current_thread() or self._pid != os.getpid():
             return
-        if held.on_reopen is not None and is_interactive():
+        if lock.on_reopen is not None and is_interactive():
             # A notebook cell failed, left its file open, and runs again.
-            held.on_reopen()
+            lock.on_reopen()
             return
         raise ReentrantWriteError(
-            f"{held.key.uri}: this thread already has it open for writing, since {held.acquired_at}: "
+            f"{lock.key.uri}: this thread already has it open for writing, since {lock.acquired_at}: "
             "close that file first, or use a with block"
         )
 
     def release(self, lock: WriteLock, file_lock: filelock.BaseFileLock | None) -> None:
-        """See `WriteLock.release`."""
         if self._pid != os.getpid():
             return
         with self._mutex:
@@ -151,9 +147,9 @@ class WriteLocks:
 
     def _holder_of(self, key: Key) -> str:
         with self._mutex:
-            held = self._held.get(key)
-        if held is not None:
-            return f"another thread of this process, since {held.acquired_at}"
+            lock = self._held.get(key)
+        if lock is not None:
+            return f"another thread of this process, since {lock.acquired_at}"
         if self._layout is not None:
             with contextlib.suppress(OSError), open(self._layout.write_lock(key.name), encoding="utf-8") as file:
                 text = file.read(1000).strip()

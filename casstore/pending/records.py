@@ -63,7 +63,6 @@ class PendingWrite:
 
     @property
     def uri(self) -> str:
-        """The URI to upload to."""
         return self.key.uri
 
     @property

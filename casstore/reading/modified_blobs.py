@@ -82,12 +82,5 @@ class ModifiedBlobs:
                 said = read_manifest(lease)
                 for name, handed in said.handed_out.items():
                     path = f"{lease.path}/{name}"
-                    if isinstance(handed[-1], View) and handed[-1].inode == inode and _is_file(path, inode):
+                    if isinstance(handed[-1], View) and handed[-1].inode == inode and Inode.at(path) == inode:
                         yield lease, UnrecordedFile(path, handed[-1], said.reconciled.get(name))
-
-
-def _is_file(path: str, inode: Inode) -> bool:
-    try:
-        return Inode.of(os.stat(path, follow_symlinks=False)) == inode
-    except (OSError, ValueError):
-        return False
