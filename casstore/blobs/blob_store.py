@@ -45,8 +45,7 @@ class BlobStore:
         self._open_sets_mode: bool | None = None
 
     def stage(self, fallback_directory: Callable[[], str] | None = None) -> Staging:
-        """Return a new staging file: unnamed, or named in *fallback_directory()* if the file system has no unnamed
-        files.
+        """Return a new staging file, unnamed if the file system can, else named in *fallback_directory()*.
 
         Raises: StoreFullError.
         """

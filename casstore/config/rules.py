@@ -1,4 +1,4 @@
-"""|Rules by prefix in ``config.toml``:
+"""Rules by prefix in ``config.toml``:
 
 max_size = "500GB"
 max_age = "30d"

@@ -24,11 +24,10 @@ _PARSERS: Final = {"max_size": "parse_size", "min_free": "parse_size", "max_age"
 class Settings:
     """The settings of a store: ``config.toml``, each overridden by ``CASSTORE_<NAME>``.
 
-    *lock_timeout*: seconds without progress after which a reader stops waiting for another process's download, and a
-    writer for another writer. *views*: ``auto``, ``copy`` or ``link`` (`casstore.leases.lease.VIEW_MODES`). *verify*:
-    ``never`` checks size and mtime on a hit, ``always`` the hash. *offline*: send no requests. *max_size*: bytes of all
-    blobs, None for no limit. *min_free*: bytes of the disk to keep free, 0 for none, None for the default
-    (`keep_free`).
+    *lock_timeout*: seconds without progress until a reader stops waiting for another download, a writer for another
+    writer. *views*: see `casstore.leases.lease.VIEW_MODES`. *verify*: ``never`` checks size and mtime on a hit,
+    ``always`` the hash. *offline*: send no requests. *max_size*: bytes of all blobs, None for no limit. *min_free*:
+    bytes of the disk to keep free, None for the default (`keep_free`).
     """
 
     lock_timeout: float = 60.0

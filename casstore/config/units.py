@@ -40,7 +40,7 @@ def parse_size(text: object) -> int:
 
 
 def parse_age(text: object) -> int | None:
-    """Return seconds from a whole number, with or without a unit (``90s``, ``45m``, ``12h``, ``30d``, ``2w``); None for
+    """Return seconds from a number with or without a unit (``90s``, ``45m``, ``12h``, ``30d``, ``2w``); None for
     ``none``.
 
     Raises: ValueError.

@@ -13,10 +13,9 @@ from casstore.format.records import append_checksum, strip_checksum
 
 @dataclass(frozen=True, slots=True)
 class ProviderChecksum:
-    """|A provider's checksum of an object's bytes.
+    """A provider's checksum of an object's bytes: *kind* and *value* as the backend gives them, *size* in bytes.
 
-    *scope* is an origin, or empty if equal checksums of all origins mean equal bytes; *kind* and *value* are the
-    backend's; *size* is in bytes.
+    *scope* is an origin; it is empty if equal checksums of all origins mean equal bytes.
     """
 
     scope: str

@@ -57,10 +57,9 @@ def _encoded_key(entry: Entry) -> bytes:
 class Validator:
     """Identifies one version of an object's content. Compare with `same_version`.
 
-    *etag* is opaque: no quotes, no weak prefix (*weak* says that it had one). *version* is a generation or version id.
-    *size* is in bytes. *mtime_ns* is since the epoch, *granule_ns* the provider's resolution of it (one second over
-    HTTP). *racy*: the object was written within a granule of being read, so a later change might be invisible (as in
-    git's index).
+    *etag* is opaque, without quotes and weak prefix (*weak* says that it had one). *version* is a generation or version
+    id. *size* is in bytes, *mtime_ns* since the epoch, *granule_ns* the provider's resolution of it (one second over
+    HTTP). *racy*: written within a granule of being read, so a later change might be invisible (as in git's index).
     """
 
     size: int
@@ -215,8 +214,7 @@ def peek_entry(key: Key, record: bytes) -> PeekedEntry | None:
 
 
 def scan_usage(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes, int, int, int]]:
-    """Yield row, digest, `Entry.validated` in ns, `Entry.last_used_hour` and `row_checksum` of each entry; skip damaged
-    ones.
+    """Yield row, digest, `Entry.validated` in ns, `Entry.last_used_hour` and `row_checksum` of each undamaged entry.
 
     Bare tuples: making objects would take longer than all the rest.
     """

@@ -197,8 +197,7 @@ def sync(descriptor: int) -> None:
 def sync_file_system(path: str) -> bool:
     """Flush all of *path*'s file system; return False if that failed or its failure could not be detected.
 
-    Failures are undetectable before Linux 5.8 and on other systems. The kernel reports one to a single `syncfs` only,
-    which may be another process's.
+    That is so before Linux 5.8 and on other systems. The kernel reports a failure to one `syncfs` only, of any process.
     """
     if not sys.platform.startswith("linux") or _kernel() < (5, 8):
         return False
@@ -250,8 +249,7 @@ def create_synced(
 ) -> bool:
     """Create *path* with these bytes, all or nothing, synced; return False if it exists.
 
-    *before_link* is called just before the file gets its name; names that it links in the same directory are synced
-    too.
+    Calls *before_link* just before the file gets its name; names that it links in the same directory are synced too.
     """
     directory = os.path.dirname(path)
     descriptor, temporary = open_named(directory)

@@ -1,9 +1,8 @@
 """Group commit: write what one process learns to the index in batches, with one sync each.
 
-A fill continues as soon as its blob is linked. The committer keeps the staging descriptor and the fill locks until the
-row is committed, so a process that waits for the lock then finds the row. It is one thread per process, waits for no
-fill lock, and has at most `MAX_FILLS` fills. Reads queue here what they learn (last use, a 304), and run no write
-transaction.
+A fill continues as soon as its blob is linked. The committer keeps its staging descriptor and fill locks until the row
+is committed, so the next process that gets the lock finds the row. It is one thread per process, waits for no fill
+lock, and has at most `MAX_FILLS` fills. Reads queue here what they learn (last use, a 304), and run no transaction.
 """
 
 from __future__ import annotations

@@ -41,9 +41,8 @@ def open_environment(path: str, *, reserves: bool = False) -> lmdb.Environment:
 def _reserve(path: str) -> None:
     """Give a new index pages that its commits can reuse.
 
-    Deleting rows needs new pages too. On a full disk these are pages that earlier commits freed; without any, nothing
-    could be evicted. If a process is killed here, the next one repeats it. If it fails here, the row stays and is
-    harmless.
+    Deleting rows needs new pages too: on a full disk, pages that earlier commits freed, or nothing could be evicted. If
+    a process is killed here, the next one repeats it. If it fails here, the row stays and is harmless.
     """
     # Unsynced: it has no data yet, and the first commit syncs the whole file.
     with _open(path, sync=False) as env, contextlib.suppress(lmdb.Error):

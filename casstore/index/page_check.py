@@ -3,9 +3,9 @@
 LMDB maps the file and trusts it. A used page past the end of the file kills the process (SIGBUS); so may a damaged
 pointer, length or flag inside a page. This checks the structure only: records have their own checksums.
 
-It always checks both meta pages, then the trees, breadth first: all pages if the file may be truncated or on request,
-else the first `FIRST_PAGES`, which are all of a small index and the upper part of a large one. A full check takes some
-10 us a page, 3 s for 1 GiB: too slow for each opening.
+It checks both meta pages, then the trees, breadth first: all pages if the file may be truncated or on request, else the
+first `FIRST_PAGES`. These are all of a small index and the upper part of a large one. A full check takes some 10 us a
+page, 3 s for 1 GiB: too slow for each opening.
 
 The file's size alone does not show truncation. A transaction that frees the last pages it allocated never writes them:
 then an intact file is shorter than its last page number says (one commit in six of a mixed workload).

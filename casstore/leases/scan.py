@@ -52,8 +52,7 @@ class LeaseScan:
 def scan_lease(lease: LeaseLayout) -> LeaseScan:
     """Scan all files of a lease. Raises: FileNotFoundError if there is no such lease.
 
-    A file is recorded if it is reconciled, or is a view with its inode, size and mtime, or with its bytes: a touch is
-    no edit.
+    A file is recorded if it is reconciled, or a view with its inode, size and mtime, or its bytes: a touch is no edit.
     """
     manifest = read_manifest(lease)
     found: list[UnrecordedFile] = []

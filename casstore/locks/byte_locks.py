@@ -1,9 +1,9 @@
 """Byte-range locks between processes. They save duplicate work; correctness never depends on one.
 
 Each byte of one file is a lock: one for every URI being filled, two for the queue of index writers. A lock file per URI
-would cost as much as the blob. The locks are open-file-description locks: they belong to the descriptor, so closing
-another descriptor of the file does not drop them (as with POSIX locks), and the kernel frees them when the process
-dies. Threads of a process share the descriptor; a table tells them apart.
+would cost as much as the blob. They are open-file-description locks, which belong to the descriptor. Unlike POSIX locks
+they survive the closing of another descriptor of the file, and the kernel frees them when the process dies. Threads of
+a process share the descriptor; a table tells them apart.
 """
 
 from __future__ import annotations

@@ -134,8 +134,7 @@ class Pending:
         exclusive: bool = False,
         source: str | None = None,
     ) -> PendingWrite:
-        """Record all bytes of *staging*, all of them hashed; they are on the disk on return. The caller closes
-        *staging*.
+        """Record all bytes of *staging*, already hashed, and sync them. The caller closes *staging*.
 
         Raises: StoreFullError, OSError: nothing is recorded. StoreUnavailableError: the disk failed, and the bytes may
         be lost from memory too.
@@ -261,8 +260,7 @@ class Pending:
     # --- what killed processes left ----------------------------------------------------------------------------------
 
     def orphans(self) -> Iterator[tuple[str, str]]:
-        """Yield path and lease name of files that were never promised: data without JSON, JSON without data, temporary
-        names.
+        """Yield path and lease name of files that were never promised: data or JSON without the other, temporary names.
 
         Temporary names have an empty lease name. A record may still be in the making: check whether the lease is alive.
         """

@@ -274,7 +274,7 @@ def test_two_processes_with_one_pid_in_two_namespaces_are_told_the_cause_and_the
         assert first.stdout.readline() == "inside\n"
         said, stderr = _in_its_own_namespace(root, "second").communicate(timeout=60)
         assert "PID namespace" in said, stderr
-        assert "a store each (CASSTORE_DIR)" in said
+        assert "give each its own store (CASSTORE_DIR)" in said
         # And the first is none the worse for it.
         _, stderr = first.communicate("go on\n", timeout=60)
         assert first.returncode == 0, stderr

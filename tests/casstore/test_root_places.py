@@ -224,7 +224,7 @@ def test_an_index_that_lacks_descriptors_says_so(root: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(lmdb, "open", refuse)
-        with pytest.raises(OSError, match="cannot be opened now") as caught:
+        with pytest.raises(OSError, match="cannot open the index now") as caught:
             cache.lookup(key_of("a"))
     assert caught.value.errno == errno.EMFILE
     assert type(caught.value) is OSError

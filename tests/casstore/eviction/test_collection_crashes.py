@@ -203,7 +203,7 @@ def _record_edits_after_their_lease_has_gone() -> None:
     def survey_once(lease: LeaseLayout) -> Any:
         return replace(scan_lease(lease), unrecorded=()) if late else scan_lease(lease)
 
-    replace_in(reaper, _discard=discard_and_record, survey=survey_once)
+    replace_in(reaper, _discard=discard_and_record, scan_lease=survey_once)
     replace_in(EditRecorder, record=record_later)
 
 
