@@ -104,7 +104,7 @@ def make_directories(path: str, *, durable: bool = False) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory)
         if not os.path.isdir(directory):
-            raise FileExistsError(errno.EEXIST, "a file is in the way: remove it, or choose another path", directory)
+            raise FileExistsError(errno.EEXIST, "a file has this name: remove it, or choose another path", directory)
     if durable:
         for directory in missing:
             files.sync_directory(os.path.dirname(directory) or ".")
