@@ -48,20 +48,22 @@ def open(
         if named and type(error) is StoreUnavailableError:
             raise
         uncached = pass_through_for(error, os.fspath(named or error.filename or ""))
-        if uncached is None:
-            raise
         uncached.warn()
         return uncached
     return cache
 
 
-def pass_through_for(error: OSError, directory: str) -> PassThroughCache | None:
-    """What reads instead of the store at *directory*, which failed with *error*; None where that is no reason to."""
+def pass_through_for(error: OSError, store: Cache | str) -> PassThroughCache:
+    """Return the cache that reads without *store* (a cache, or its directory), which failed with *error*.
+
+    Raises *error* itself if reading without a store cannot help, or is what failed. The caller warns.
+    """
     # Imported here: few processes ever need it.
     from casstore.pass_through import PassThroughCache, should_bypass
 
-    if not should_bypass(error):
-        return None
+    if not should_bypass(error) or isinstance(store, PassThroughCache):
+        raise error
+    directory = store if isinstance(store, str) else store.root
     name = f"uncached\0{directory}"
     with _mutex:
         known = _caches.get(name)

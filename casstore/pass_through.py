@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn
 
 from casstore.blobs.staging import Staging
 from casstore.cache import Cache
@@ -43,8 +42,6 @@ _NOWHERE: Final = "/proc/self/casstore"
 """A path where nothing is, and where nothing can be made."""
 
 _UNFIT: Final = files.NO_SPACE | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-
-Found = TypeVar("Found")
 
 _warned: Final[set[str]] = set()
 
@@ -83,7 +80,7 @@ class PassThroughCache(Cache):
 
     def _begin_process(self) -> None:
         super()._begin_process()
-        self.flights = _NoFlights(self.layout, self._locks, self.settings.lock_timeout)
+        self.flights = SingleFlight(self.layout, None, self.settings.lock_timeout)
         self.write_locks = WriteLocks(None, self.settings.lock_timeout)
         self.tally = Counters(None, lambda: 0)
 
@@ -277,20 +274,6 @@ class ReadOnlyPending(Pending):
     def discard(self, write: PendingWrite) -> NoReturn:
         """Raises the error that says why."""
         raise self._unfit
-
-
-class _NoFlights(SingleFlight):
-    """Nobody waits for anybody: what one reader receives is of no use to another."""
-
-    def board(self, name: bytes, look: Callable[[], Found | None]) -> Flight | Found:
-        found = look()
-        return self._flight(name) if found is None else found
-
-    def try_board(self, name: bytes) -> Flight | None:
-        return self._flight(name)
-
-    def _flight(self, name: bytes) -> Flight:
-        return Flight(self, name, threading.Event(), None)
 
 
 class PassThroughFill(Fill):

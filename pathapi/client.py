@@ -171,9 +171,7 @@ class Client(Generic[PathT]):
         try:
             return self.cache.view_stored(stored, key, bucket, name, self.views)
         except OSError as error:
-            uncached = casstore.pass_through_for(error, self.cache.root)
-            if uncached is None or uncached is self.cache:
-                raise
+            uncached = casstore.pass_through_for(error, self.cache)
             path = uncached.view_stored(stored, key, bucket, name, self.views)
             uncached.warn()
             self._aside = uncached

@@ -91,7 +91,7 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
                     descriptor = client.cache.open_fresh(self._key or self._store_key(), policy.max_age_ns)
                     looked = True
             if descriptor is None:
-                stored = self._open_stored(freshness, verify, force_overwrite_from_cloud, looked=looked)
+                stored = self._open_stored(freshness, verify, force_overwrite_from_cloud, checked_cache=looked)
                 descriptor = stored.descriptor
             raw = (
                 io.FileIO(descriptor, "rb")
@@ -177,8 +177,8 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
                         except OSError:
                             looked = False  # the reader below finds out what is wrong with the blob
         try:
-            ask = self._ask(freshness, verify, force_overwrite_from_cloud)
-            return client.reader.read_bytes(ask, checked_cache=looked)
+            request = self._ask(freshness, verify, force_overwrite_from_cloud, with_content=True)
+            return self._read(client.reader.read_bytes, request, checked_cache=looked)
         except CloudPathFileNotFoundError as error:
             raise self._explain_missing(error) from error
         finally:
@@ -228,7 +228,7 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
             return self._view_of_directory()
         client = self.client
         try:
-            stored = client.reader.open(self._ask(None, None, None))
+            stored = self._read(client.reader.open, self._ask(None, None, None))
         except CloudPathFileNotFoundError as error:
             if type(error) is not CloudPathFileNotFoundError:
                 raise

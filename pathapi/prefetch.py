@@ -200,7 +200,7 @@ class _Prefetch:
         """Bring one object in; also its size in bytes."""
         entry = path.client.cache.lookup(path._store_key())
         freshness = path._as_listed() if self._recursive else None
-        stored = path._open_stored(freshness, None, None, must_store=True)
+        stored = path._open_stored(freshness, None, None, require_store=True)
         os.close(stored.descriptor)
         was_held = entry is not None and stored.entry is not None and stored.entry.same_content(entry)
         return PrefetchedObject(path, stored.entry, was_held), stored.size

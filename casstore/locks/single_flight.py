@@ -1,9 +1,15 @@
-"""Single flight: one download however many threads and processes ask.
+"""Single flight: one download of an object, however many threads and processes read it.
 
-A flight has a name: the row of a URI, or of what a listing stated about its bytes. Threads of one process share a
-table; processes share a byte lock. Whoever does not get the flight looks again and again for its result, and gives up,
-to download on its own, when the one who has it reports no progress for the timeout. Locks only save work: two flights
-of one name give two downloads of the same bytes and nothing worse.
+A flight has a name: the row of a URI, or of a checksum that a listing stated. Threads of one process share a table;
+processes share a byte lock. A reader without the flight polls for the holder's result. It downloads on its own if the
+holder reports no progress for the timeout. Locks only save work: two flights of one name cause two downloads of the
+same bytes and nothing worse.
+
+    with flights.acquire(name) as flight:
+        for _ in flight.polls():
+            if (found := look()) is not None:
+                return found
+        download()
 """
 
 from __future__ import annotations
@@ -12,171 +18,160 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Final, TypeVar
+from collections.abc import Iterator
+from typing import Final, Self
 
 from casstore.format.digest import name_hash_hex
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.locks.byte_locks import ByteLock, ByteLocks
 from casstore.locks.lock_files import POLL_FIRST, POLL_LAST
 
-Found = TypeVar("Found")
-
 _LOOK_AT_PROGRESS: Final = 1.0
 """Seconds between two looks at another process's byte count."""
 
 _LOOK_AT_RESULT: Final = 0.05
-"""Seconds between two looks of a thread that waits for another thread, which wakes it when it announces."""
+"""Seconds between two polls of a thread that waits for another thread, which wakes it with the result."""
 
 
 class Flight:
-    """The right, or the turn after giving up, to download what *name* stands for."""
+    """A request for the right to download *name*: granted when `polls` ends, given up at the end of the block."""
 
-    __slots__ = ("_done", "_flights", "_lock", "name")
+    __slots__ = ("_flights", "lock", "name", "published")
 
-    def __init__(self, flights: SingleFlight, name: bytes, done: threading.Event, lock: ByteLock | None) -> None:
+    def __init__(self, flights: SingleFlight, name: bytes) -> None:
         self._flights = flights
-        self._done = done
-        self._lock = lock
         self.name = name
+        self.published = threading.Event()
+        self.lock: ByteLock | None = None
 
     @property
     def progress_name(self) -> str:
-        """Under which byte counts of it are reported."""
+        """The name that its byte counts are reported under."""
         return name_hash_hex(self.name)
 
+    def polls(self) -> Iterator[None]:
+        """Wait for the right to download; yield whenever a result may be ready, and once more when it is granted."""
+        return self._flights.polls(self)
+
     def publish_result(self) -> None:
-        """The result can be seen inside this process: its other threads need not wait for the commit."""
-        self._done.set()
+        """Tell the other threads of this process that they can see the result; they need not wait for its commit."""
+        self.published.set()
 
     def release(self) -> None:
-        """The result is committed, or there is none."""
-        self._flights.finish(self.name, self._done)
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Let the next reader in: the result is committed, or there is none. A second call does nothing."""
+        self._flights.finish(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
 
 
 class SingleFlight:
-    """The flights of one store in this process."""
+    """The flights of one store in this process; without *locks*, no reader waits for another."""
 
-    def __init__(self, layout: Layout, locks: ByteLocks, timeout: float) -> None:
+    def __init__(self, layout: Layout, locks: ByteLocks | None, timeout: float) -> None:
         self._layout = layout
         self._locks = locks
         self._timeout = timeout
         self._mutex = threading.Lock()
-        self._under_way: dict[bytes, threading.Event] = {}
+        self._under_way: dict[bytes, Flight] = {}
         self.waits = 0
 
-    def acquire(self, name: bytes, look: Callable[[], Found | None]) -> Flight | Found:
-        """A flight, or what *look* finds meanwhile; *look* is called once more after the flight was won."""
-        while True:
-            with self._mutex:
-                done = self._under_way.get(name)
-                mine = done is None
-                if done is None:
-                    done = self._under_way[name] = threading.Event()
-            result = self._contend(name, done, look) if mine else self._wait_for_thread(name, done, look)
-            if result is not None:
-                return result
+    def acquire(self, name: bytes) -> Flight:
+        """Return a request for the flight: use it as a context manager, and `Flight.polls` inside."""
+        return Flight(self, name)
 
     def try_acquire(self, name: bytes) -> Flight | None:
-        """The flight if nobody else is downloading, without waiting."""
-        done = threading.Event()
-        with self._mutex:
-            earlier = self._under_way.get(name)
-            if earlier is not None:
-                # One of ours that has landed but for its commit: the caller has found a newer version since.
-                return Flight(self, name, done, None) if earlier.is_set() else None
-            self._under_way[name] = done
-        lock = None
+        """Return the flight, granted, without waiting; None if another reader is downloading."""
+        flight = Flight(self, name)
+        if self._locks is None:
+            return flight
+        earlier = self._enter(flight)
+        if earlier is not None:
+            # One of ours whose result only waits for its commit: the caller has found a newer version since.
+            return flight if earlier.published.is_set() else None
         try:
-            lock = self._locks.try_acquire(name)
+            flight.lock = self._locks.try_acquire(name)
         finally:
-            if lock is None:
-                self.finish(name, done)
-        return None if lock is None else Flight(self, name, done, lock)
+            if flight.lock is None:
+                self.finish(flight)
+        return None if flight.lock is None else flight
 
-    def _contend(self, name: bytes, done: threading.Event, look: Callable[[], Found | None]) -> Flight | Found:
-        """Contend with other processes, for all threads of this one."""
-        boarded = False
-        try:
-            pause, stall = POLL_FIRST, _Stall(self._layout, name, self._timeout)
+    def _enter(self, flight: Flight) -> Flight | None:
+        """Make *flight* this process's one of its name; return the earlier one if there is one."""
+        with self._mutex:
+            earlier = self._under_way.setdefault(flight.name, flight)
+        return None if earlier is flight else earlier
+
+    def polls(self, flight: Flight) -> Iterator[None]:
+        """See `Flight.polls`."""
+        if self._locks is None:
+            yield
+            return
+        while (earlier := self._enter(flight)) is not None:
+            # Another thread contends, for all threads of this process.
+            self.waits += 1
+            stall = _Stall(self._layout, flight.name, self._timeout)
             while True:
-                lock = self._locks.try_acquire(name)
-                try:
-                    found = look()
-                except BaseException:
-                    if lock is not None:
-                        lock.release()
-                    raise
-                if found is not None:
-                    if lock is not None:
-                        lock.release()
-                    return found
-                if lock is not None or stall.is_over():
-                    boarded = True
-                    return Flight(self, name, done, lock)
-                self.waits += pause == POLL_FIRST
-                time.sleep(pause)
-                pause = min(pause * 2, POLL_LAST)
-        finally:
-            if not boarded:
-                self.finish(name, done)
-
-    def _wait_for_thread(
-        self, name: bytes, done: threading.Event, look: Callable[[], Found | None]
-    ) -> Flight | Found | None:
-        """Wait for another thread's flight; None when it has landed without a result."""
-        self.waits += 1
-        stall = _Stall(self._layout, name, self._timeout)
+                yield
+                with self._mutex:
+                    if self._under_way.get(flight.name) is not earlier:
+                        break  # it ended, without a result
+                if stall.is_over():
+                    return
+                if earlier.published.is_set():
+                    # Its result is of no use to this caller: only the commit is left, a few milliseconds.
+                    time.sleep(POLL_LAST)
+                else:
+                    earlier.published.wait(_LOOK_AT_RESULT)
+        pause, stall = POLL_FIRST, _Stall(self._layout, flight.name, self._timeout)
         while True:
-            found = look()
-            if found is not None:
-                return found
-            with self._mutex:
-                if self._under_way.get(name) is not done:
-                    return None
-            if stall.is_over():
-                return Flight(self, name, threading.Event(), None)
-            if done.is_set():
-                # Announced, but its result is of no use to this caller: what is left is the commit, a few milliseconds.
-                time.sleep(POLL_LAST)
-            else:
-                done.wait(_LOOK_AT_RESULT)
+            flight.lock = self._locks.try_acquire(flight.name)
+            yield  # after the lock: a result that was committed before its release is found
+            if flight.lock is not None or stall.is_over():
+                return
+            self.waits += pause == POLL_FIRST
+            time.sleep(pause)
+            pause = min(pause * 2, POLL_LAST)
 
-    def finish(self, name: bytes, done: threading.Event) -> None:
-        """The flight that *done* stands for is over; called by `Flight.release`."""
+    def finish(self, flight: Flight) -> None:
+        """See `Flight.release`."""
         with self._mutex:
-            if self._under_way.get(name) is done:
-                del self._under_way[name]
-        done.set()
+            if self._under_way.get(flight.name) is flight:
+                del self._under_way[flight.name]
+        flight.published.set()
+        if flight.lock is not None:
+            flight.lock.release()
+            flight.lock = None
 
 
 class _Stall:
-    """Whether the one who has the flight stands still: its byte count, or the lack of one, has not changed for long."""
+    """Whether the holder of a flight has stalled: its byte count, or the lack of one, has not changed for long."""
 
-    __slots__ = ("_deadline", "_layout", "_look", "_name", "_said", "_timeout")
+    __slots__ = ("_count", "_deadline", "_layout", "_look", "_name", "_timeout")
 
     def __init__(self, layout: Layout, name: bytes, timeout: float) -> None:
         now = time.monotonic()
         self._layout, self._name, self._timeout = layout, name_hash_hex(name), timeout
         self._deadline, self._look = now + timeout, now + _LOOK_AT_PROGRESS
-        self._said = ""
+        self._count = ""
 
     def is_over(self) -> bool:
+        """Whether the holder has reported nothing new for the timeout."""
         now = time.monotonic()
         if now < self._look:
             return False
         self._look = now + _LOOK_AT_PROGRESS
-        said = progress_of(self._layout, self._name)
-        if said != self._said:
-            self._said, self._deadline = said, now + self._timeout
+        count = progress_of(self._layout, self._name)
+        if count != self._count:
+            self._count, self._deadline = count, now + self._timeout
         return now > self._deadline
 
 
 def progress_of(layout: Layout, name: str) -> str:
-    """What the holders of *name*'s downloads have reported, to be compared with what they said before."""
+    """Return the byte counts of all downloads of *name*, to be compared with an earlier call's."""
     counts = []
     with contextlib.suppress(FileNotFoundError), os.scandir(layout.leases) as leases:
         for lease in leases:

@@ -9,16 +9,18 @@ from casstore.format.records import Entry, Validator
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a reader has in the end: an open blob, and the entry it belongs to.
+    """The result of a read: an open blob, and the entry it belongs to.
 
-    *descriptor* is the caller's to close. *entry* is None where the bytes could not be stored (a digest collision, no
-    store that can serve) and were only streamed; *streamed* then says which version they are. *size* in bytes.
+    The caller closes *descriptor*. *entry* is None if the bytes could not be stored (a digest collision, no store that
+    can serve) and were only streamed; *streamed* is then their version. *size* in bytes. *content* is the whole body if
+    the reader asked for it and has just received it; *descriptor* is -1 then.
     """
 
     descriptor: int
     size: int
     entry: Entry | None
     streamed: Validator | None = None
+    content: bytes | None = None
 
     @property
     def validator(self) -> Validator | None:

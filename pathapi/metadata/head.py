@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat as stat_module
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from casstore import Key, Stored
 from pathapi.backend import HasUrls, ObjectInfo, head_or_none
@@ -20,16 +21,18 @@ from pathapi.exceptions import (
     NoStatError,
 )
 from pathapi.freshness import ALWAYS, FreshnessArg
+from pathapi.location import Location
 from pathapi.metadata.info import CloudPathInfo
 from pathapi.pure_path import PureCloudPath
 from pathapi.reading.entry_scopes import EntryHold
 from pathapi.reading.listing_cache import ListedFact
-from pathapi.reading.reader import ReadRequest
+from pathapi.reading.reader import LocalChangeFoundError, ReadRequest
 from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
     from pathapi.client import Client
-    from pathapi.location import Location
+
+ResultT = TypeVar("ResultT")
 
 
 class AskingPath(PureCloudPath):
@@ -95,35 +98,39 @@ class AskingPath(PureCloudPath):
         verify: bool | None,
         force: bool | None,
         *,
-        must_store: bool = False,
-        settles: bool = True,
+        require_store: bool = False,
+        with_content: bool = False,
+        ignore_pending: bool = False,
     ) -> ReadRequest:
         client, uri = self.client, self.uri
         if not uri.key:
             raise CloudPathIsADirectoryError(f"{self._shown} is a bucket, not an object")
-        policy, is_forced = client.policy.of_call(self._text, freshness), forced(force, "FROM_CLOUD")
-
-        def settle() -> None:
-            from pathapi.writing.pending import ensure_no_conflict  # readers meet nothing pending
-
-            ensure_no_conflict(self._target(), force=is_forced, may_request=policy.asks)
-
         return ReadRequest(
-            self._store_key(),
-            lambda: client.backend(uri.bucket),
-            uri.key,
-            policy,
+            self._target(),
+            client.policy.of_call(self._text, freshness),
             # Of any age: an epoch lasts longer than a listing is believed. The policy or the server has the last word.
             _telling(client.listings.recall_any_age(uri.bucket, uri.key, self._listed)),
             client.verify if verify is None else verify,
-            is_forced,
-            must_store,
-            settle if settles else None,
+            forced(force, "FROM_CLOUD"),
+            require_store,
+            with_content,
+            ignore_pending,
         )
 
-    def _target(self) -> Location:
-        from pathapi.location import Location  # only for whoever writes
+    def _read(self, read: Callable[..., ResultT], request: ReadRequest, *, checked_cache: bool = False) -> ResultT:
+        """Return *read* (of the client's reader) of *request*, once no pending write of the object blocks reading."""
+        is_changed = not request.ignore_pending and self.client.cache.has_local_changes(request.key)
+        while True:
+            if is_changed:
+                from pathapi.writing.pending import ensure_no_conflict  # most readers meet nothing pending
 
+                ensure_no_conflict(self._target(), force=request.force, may_request=request.freshness.asks)
+            try:
+                return read(request, checked_cache=checked_cache)
+            except LocalChangeFoundError:
+                is_changed, checked_cache = True, False
+
+    def _target(self) -> Location:
         uri = self.uri
         return Location(self.client, self._store_key(), uri.bucket, uri.key)
 
@@ -133,23 +140,26 @@ class AskingPath(PureCloudPath):
         verify: bool | None,
         force: bool | None,
         *,
-        looked: bool = False,
-        must_store: bool = False,
+        checked_cache: bool = False,
+        require_store: bool = False,
     ) -> Stored:
+        cache = self.client.cache
+        if require_store and cache.unavailable is not None:
+            raise cache.unavailable
         try:
-            ask = self._ask(freshness, verify, force, must_store=must_store)
-            return self.client.reader.open(ask, checked_cache=looked)
+            request = self._ask(freshness, verify, force, require_store=require_store)
+            return self._read(self.client.reader.open, request, checked_cache=checked_cache)
         except CloudPathFileNotFoundError as error:
             raise self._explain_missing(error) from error
 
-    def _open_identified(self, freshness: FreshnessArg, *, settles: bool = True) -> Stored:
+    def _open_identified(self, freshness: FreshnessArg, *, ignore_pending: bool = False) -> Stored:
         """The object as some version. An empty one may come without; asked again as what is held, it comes with one."""
-        reader = self.client.reader
-        stored = reader.open(self._ask(freshness, None, None, settles=settles))
+        read = self.client.reader.open
+        stored = self._read(read, self._ask(freshness, None, None, ignore_pending=ignore_pending))
         if stored.validator is None or stored.validator.identifies:
             return stored
         os.close(stored.descriptor)
-        return reader.open(self._ask(ALWAYS, None, None, settles=settles))
+        return self._read(read, self._ask(ALWAYS, None, None, ignore_pending=ignore_pending))
 
     def _hold_entry(self) -> EntryHold | None:
         """What keeps the entry where the client's mode lets it go: held by a file, or by this path."""

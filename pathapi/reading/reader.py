@@ -1,9 +1,9 @@
-"""Reading one object through the store: what is held and fresh, else a conditional request, else one download.
+"""Read one object through the store: what is cached and fresh, else a conditional request, else one download.
 
 index (one short read) -> fresh enough? -> open the blob                                 the warm path, in `Cache`
-held but to be asked about -> conditional GET: 304 -> the blob that is open already
-not held -> known by a listing's checksum? -> link it
-         -> flight -> GET (the validator comes from this response) -> blob -> entry
+cached, freshness unknown -> conditional GET: 304 -> the blob that is open already
+not cached -> a blob has the checksum that a listing stated? -> link it
+           -> flight -> GET (the validator comes from this response) -> blob -> entry
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import Final, cast
+from typing import Final, Protocol
 
 from casstore import (
     Cache,
@@ -47,113 +48,122 @@ TRIES: Final = 4
 """Downloads of one object that are begun before a changing object or a broken connection is an error."""
 
 LOOKS: Final = 100
-"""How often one reader looks again because others, who read the new version that it found, ended without a result."""
+"""How often one reader looks again because the readers that download a newer version end without a result."""
 
 DEDUP_MODES: Final = ("origin", "all", "off")
 
 UNREAD_FROM: Final = 8 << 20
-"""Bytes: the body of a larger object is not read where its checksum is known. A smaller one the server has sent anyway.
-"""
+"""Bytes: the body of a larger object is not read if its checksum is known. The server has sent a smaller one anyway."""
 
 _REFRESH_NS: Final = 60 * 10**9
-"""How old a validation must be before a 304 under ``always`` is worth writing down."""
+"""How old a validation must be before a 304 under ``always`` is worth recording."""
+
+
+class LocalChangeFoundError(Exception):
+    """Opening the blob has shown a local change that blocks reading; the caller resolves it, or raises, and retries."""
+
+
+class ObjectSource(Protocol):
+    """One object: what the reader uses of a `pathapi.location.Location`."""
+
+    @property
+    def key(self) -> Key:
+        """The key of its entry."""
+        ...
+
+    @property
+    def object_key(self) -> str:
+        """Its key in the bucket."""
+        ...
+
+    @property
+    def backend(self) -> Backend:
+        """Its bucket's backend; made, with a login, on first use."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """One object to be read, and how. *verify* None leaves it to the store's setting; *force* takes the cloud's version
-    whatever is held. With *must_store*, a store that cannot keep the bytes is an error. *settle* deals with what this
-    machine has of the object and the cloud does not, or raises.
+    """One object to read, and how.
+
+    *verify* None leaves it to the store's setting. *force* downloads the server's version whatever is cached. With
+    *require_store*, the read fails if the store does. *with_content* returns a small body in `Stored.content`.
+    *ignore_pending* is for callers that have the write lock and have dealt with pending writes.
     """
 
-    key: Key
-    backend: Callable[[], Backend]
-    object_key: str
+    location: ObjectSource
     freshness: Freshness
     listed: ListedFact | None = None
     verify: bool | None = None
     force: bool = False
     require_store: bool = False
-    settle: Callable[[], None] | None = None
+    with_content: bool = False
+    ignore_pending: bool = False
+
+    @property
+    def key(self) -> Key:
+        """The key of the object's entry."""
+        return self.location.key
 
     @property
     def info(self) -> ObjectInfo | None:
-        """What a recent listing said."""
+        """The object as a recent listing described it."""
         return None if self.listed is None else self.listed.info
 
 
-@dataclass(frozen=True, slots=True)
-class _Linkable:
-    """A blob that has the bytes a listing stated, open."""
-
-    digest: Digest
-    descriptor: int
-
-
-_Look = Callable[[], "Stored | _Linkable | None"]
-
-
 class Reader:
-    """Reads through one store with one client's habits; thread-safe."""
+    """Reads through one store with one client's settings; thread-safe."""
 
     __slots__ = ("_cache", "_dedup", "_on_fill")
 
     def __init__(
         self, cache: Cache, dedup_by_checksum: str, on_fill: Callable[[Entry, bool], object] | None = None
     ) -> None:
-        """*on_fill* is told of every entry that this reader made, and whether there was none before."""
+        """*on_fill* is called with every entry that this reader makes, and whether there was none before."""
         self._cache = cache
         self._dedup = dedup_by_checksum
         self._on_fill = on_fill
 
-    def open(self, ask: ReadRequest, *, checked_cache: bool = False) -> Stored:
-        """An open blob with the object's bytes; its descriptor is the caller's.
+    def open(self, request: ReadRequest, *, checked_cache: bool = False) -> Stored:
+        """Return an open blob with the object's bytes; the caller closes its descriptor.
 
-        *looked* says that `Cache.open_fresh` has just found nothing, so that the next look is the one in the flight.
+        *checked_cache* says that `Cache.open_fresh` has just found nothing: the next look is the one in the flight.
 
-        Raises NotCachedError under ``offline``, StaleReadError where the object keeps changing, and what `Backend.read`
-        does.
+        Raises:
+            NotCachedError: under ``offline``.
+            StaleReadError: if the object keeps changing.
+            LocalChangeFoundError: unless *ignore_pending*.
+            CloudPathException: whatever `Backend.read` raises.
         """
-        return self._read(ask, None, checked_cache)
+        try:
+            return self._read(request, checked_cache)
+        except CloudPathException:
+            raise
+        except OSError as error:
+            if request.require_store:
+                raise
+            failure = error
+        # The store cannot take the bytes, or return those that it has: this read does without.
+        uncached = pass_through_for(failure, self._cache)
+        stored = Reader(uncached, "off")._read(request, checked_cache=True)
+        uncached.warn()
+        return stored
 
-    def read_bytes(self, ask: ReadRequest, *, checked_cache: bool = False) -> bytes:
-        """The object's bytes: those of the response in hand where there was one and it was small."""
-        data: list[bytes] = []
-        stored = self._read(ask, data, checked_cache)
-        if data:
-            return data[0]
+    def read_bytes(self, request: ReadRequest, *, checked_cache: bool = False) -> bytes:
+        """Return the object's bytes: those of the response if there was one and it was small; raises as `open`."""
+        stored = self.open(request, checked_cache=checked_cache)
+        if stored.content is not None:
+            return stored.content
         try:
             with open(stored.descriptor, "rb") as file:
                 return file.read()
         except OSError as error:
-            if error.errno != errno.EIO or ask.verify:
+            if error.errno != errno.EIO or request.verify:
                 raise
-        # The disk cannot read the blob: checked, it is found damaged, and the object is fetched again.
-        return self.read_bytes(replace(ask, verify=True))
+        # The disk cannot read the blob: with *verify* the store finds it damaged, and downloads the object again.
+        return self.read_bytes(replace(request, verify=True))
 
-    def _read(self, ask: ReadRequest, data: list[bytes] | None, checked_cache: bool) -> Stored:
-        if ask.require_store and self._cache.unavailable is not None:
-            raise self._cache.unavailable
-        if ask.settle is not None and self._cache.has_local_changes(ask.key):
-            ask.settle()
-        try:
-            return self._read_stored(ask, data, checked_cache)
-        except OSError as error:
-            failure = error
-        return self._read_uncached(ask, data, failure)
-
-    def _read_uncached(self, ask: ReadRequest, data: list[bytes] | None, failure: OSError) -> Stored:
-        """The store cannot take the bytes, or give those that it holds: the reader gets them all the same."""
-        uncached = None
-        if not isinstance(failure, CloudPathException):
-            uncached = pass_through_for(failure, self._cache.root)
-        if uncached is None or uncached is self._cache or ask.require_store:
-            raise failure
-        stored = Reader(uncached, "off")._read_stored(ask, data, checked_cache=True)
-        uncached.warn()
-        return stored
-
-    def _read_stored(self, ask: ReadRequest, data: list[bytes] | None, checked_cache: bool) -> Stored:
+    def _read(self, request: ReadRequest, checked_cache: bool) -> Stored:
         began = self._cache.now()
         failure: Exception | None = None
         for attempt in range(TRIES):
@@ -163,222 +173,208 @@ class Reader:
                 time.sleep(random.uniform(0.01, 0.05) * 2**attempt)
             try:
                 for _ in range(LOOKS):
-                    stored = self._try(ask, began, data, checked_cache)
+                    stored = self._try(request, began, checked_cache)
                     checked_cache = False
                     if stored is not None:
                         return stored
-                raise VersionMismatchError(f"{ask.key.uri} changed {LOOKS} times while others were reading it")
+                raise VersionMismatchError(f"{request.key.uri} changed {LOOKS} times while others were reading it")
             except (VersionMismatchError, TruncatedBodyError, ChecksumMismatchError) as error:
                 failure = error
             except CloudUnavailableError as error:
-                raise self._with_way_out(ask, error) from error
-        if isinstance(failure, VersionMismatchError):
-            raise StaleReadError(f"{ask.key.uri} changed {TRIES} times while it was read; try again later") from failure
-        if isinstance(failure, CloudUnavailableError):
-            raise self._with_way_out(ask, failure) from failure
+                raise self._with_hint(request, error) from error
         assert failure is not None
+        if isinstance(failure, VersionMismatchError):
+            raise StaleReadError(
+                f"{request.key.uri} changed {TRIES} times while it was read; try again later"
+            ) from failure
+        if isinstance(failure, CloudUnavailableError):
+            raise self._with_hint(request, failure) from failure
         raise failure
 
-    def _with_way_out(self, ask: ReadRequest, error: CloudUnavailableError) -> CloudUnavailableError:
-        """The same error, which also says that a copy is held, where one is."""
-        entry = self._cache.lookup(ask.key)
+    def _with_hint(self, request: ReadRequest, error: CloudUnavailableError) -> CloudUnavailableError:
+        """Return the same error, with how to read the cached copy if there is one."""
+        entry = self._cache.lookup(request.key)
         if entry is None:
             return error
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.validated.wall_ns / 1e9))
         return type(error)(
-            f"{error}. A copy of {ask.key.uri} is held, as it was on {when}: read it with freshness='offline' or "
+            f"{error}. A copy of {request.key.uri} is held, as it was on {when}: read it with freshness='offline' or "
             "CASSTORE_OFFLINE=1"
         )
 
-    def _try(self, ask: ReadRequest, began: Moment, data: list[bytes] | None, checked_cache: bool) -> Stored | None:
-        """One way through; None means: things have changed, look again."""
-        if not checked_cache or ask.listed is not None or not ask.freshness.asks:
-            held = None if ask.force else self._held(ask)
-            if held is not None:
-                return self._serve(ask, held, began, data)
-        if not ask.freshness.asks:
+    def _try(self, request: ReadRequest, began: Moment, checked_cache: bool) -> Stored | None:
+        """Read once; None if something has changed meanwhile and the caller must look again."""
+        if not checked_cache or request.listed is not None or not request.freshness.asks:
+            cached = None if request.force else self._open_cached(request, self._cache.lookup(request.key))
+            if cached is not None:
+                return self._serve(request, cached, began)
+        if not request.freshness.asks:
             why = self._cache.unavailable or self._cache.root
-            raise NotCachedError(f"{ask.key.uri} is not in the store, and the policy is offline: {why}")
-        linkable = self._linkable(ask)
-        if linkable is not None:
-            return self._link(ask, linkable, data)
-        return self._fill(ask, began, data)
+            raise NotCachedError(f"{request.key.uri} is not in the store, and the policy is offline: {why}")
+        blob = self._find_blob(request)
+        return self._download(request, began) if blob is None else self._link(request, *blob)
 
-    def _held(self, ask: ReadRequest) -> Stored | None:
-        entry = self._cache.lookup(ask.key)
-        return None if entry is None else self._open_held(ask, entry)
+    def _open_cached(self, request: ReadRequest, entry: Entry | None) -> Stored | None:
+        if entry is None:
+            return None
+        descriptor = self._cache.open_entry(entry, verify=request.verify)
+        if descriptor is not None:
+            return Stored(descriptor, entry.size, entry)
+        # Opening the blob may have shown that a program wrote to it through a local copy.
+        is_suspect = not request.ignore_pending and self._cache.pending.has(request.key)
+        if is_suspect and any(write.blocks for write in self._cache.pending.of(request.key)):
+            raise LocalChangeFoundError(request.key.uri)
+        return None
 
-    def _open_held(self, ask: ReadRequest, entry: Entry) -> Stored | None:
-        descriptor = self._cache.open_entry(entry, verify=ask.verify)
-        if descriptor is None and ask.settle is not None and self._cache.pending.has(ask.key):
-            ask.settle()  # looking at the blob has shown that somebody wrote to it through a local copy
-        return None if descriptor is None else Stored(descriptor, entry.size, entry)
+    # --- cached ------------------------------------------------------------------------------------------------------
 
-    def _serve(self, ask: ReadRequest, held: Stored, began: Moment, data: list[bytes] | None) -> Stored | None:
-        answer = self._answer(ask, held, began, data)
-        if answer is held:
-            self._cache.count_hit(held.size)
-        return answer
+    def _serve(self, request: ReadRequest, cached: Stored, began: Moment) -> Stored | None:
+        """Return *cached*, after a conditional request if the policy needs one; a newer version; None to look again."""
+        assert cached.entry is not None
+        served: Stored | None = cached
+        if not self._is_fresh(request, cached.entry, began):
+            served = self._revalidate(request, cached, cached.entry, began)
+        if served is cached:
+            self._cache.count_hit(cached.size)
+        return served
 
-    def _answer(self, ask: ReadRequest, held: Stored, began: Moment, data: list[bytes] | None) -> Stored | None:
-        """Serve what is held, after asking about it where the policy wants that."""
-        entry = held.entry
-        assert entry is not None
-        now, listed = self._cache.now(), ask.listed
-        if listed is None or listed.info is None or ask.freshness.max_age_ns in (None, -1):
-            if ask.freshness.allows(entry, now, began):
-                return held
-        else:
-            # A listing is an answer too, under a policy that accepts answers of some age.
-            agrees = listed.info.validator.same_version(entry.validator)
-            is_newer = listed.moment.is_since(entry.validated)
-            if ask.freshness.allows(entry, now, began) and (agrees or not is_newer):
-                return held
-            if agrees and is_newer and ask.freshness.serves_age(now.wall_ns - listed.moment.wall_ns):
-                self._cache.refresh(entry, listed.moment)
-                return held
-        return self._revalidate(ask, held, entry, began, data)
+    def _is_fresh(self, request: ReadRequest, entry: Entry, began: Moment) -> bool:
+        now, listed, freshness = self._cache.now(), request.listed, request.freshness
+        is_allowed = freshness.allows(entry, now, began)
+        if listed is None or listed.info is None or freshness.max_age_ns in (None, -1):
+            return is_allowed
+        # A listing is an answer too, under a policy that accepts answers of some age.
+        agrees = listed.info.validator.same_version(entry.validator)
+        is_newer = listed.moment.is_since(entry.validated)
+        if is_allowed and (agrees or not is_newer):
+            return True
+        if agrees and is_newer and freshness.serves_age(now.wall_ns - listed.moment.wall_ns):
+            self._cache.refresh(entry, listed.moment)
+            return True
+        return False
 
-    def _revalidate(
-        self, ask: ReadRequest, held: Stored, entry: Entry, began: Moment, data: list[bytes] | None
-    ) -> Stored | None:
-        keep = False
-        try:
-            with self._cache.begin(ask.key) as fill:
-                body = ask.backend().read(ask.object_key, 0, _first_end(entry.size), unless=entry.validator)
+    def _revalidate(self, request: ReadRequest, cached: Stored, entry: Entry, began: Moment) -> Stored | None:
+        with ExitStack() as cleanup:
+            cleanup.callback(os.close, cached.descriptor)
+            with self._cache.begin(request.key) as fill:
+                body = self._request(request, entry.size, unless=entry.validator)
                 if body is not None and _is_unchanged(entry.validator, body.info.validator):
                     body.close()  # the server ignores conditions
                     body = None
                 if body is None:
-                    keep = True
-                    if (
-                        ask.freshness.max_age_ns != -1
-                        or fill.noted.moment.wall_ns - entry.validated.wall_ns > _REFRESH_NS
-                    ):
+                    cleanup.pop_all()
+                    age = fill.noted.moment.wall_ns - entry.validated.wall_ns
+                    if request.freshness.max_age_ns != -1 or age > _REFRESH_NS:
                         self._cache.refresh(entry, fill.noted.moment)
-                    return held
-                try:
-                    # The object has changed. One of all who find that out reads its body.
-                    flight = self._cache.flights.try_acquire(ask.key.row_key)
-                    if flight is not None:
-                        fill.join(flight)
-                        return self._receive(ask, fill, body, data)
-                finally:
-                    body.close()
-            got = self._cache.flights.acquire(ask.key.row_key, lambda: self._held_since(ask, began))
-            if isinstance(got, Flight):
-                got.release()
-                return None
-            self._cache.count_hit(got.size)
-            return got
-        finally:
-            if not keep:
-                os.close(held.descriptor)
+                    return cached
+                with closing(body):
+                    # The object has changed. One of all readers that find that out reads its body.
+                    granted = self._cache.flights.try_acquire(request.key.row_key)
+                    if granted is not None:
+                        fill.join(granted)
+                        return self._receive(request, fill, body)
+            with self._cache.flights.acquire(request.key.row_key) as flight:
+                for _ in flight.polls():
+                    newer = self._cache.lookup(request.key)
+                    if newer is not None and newer.validated.is_since(began):
+                        stored = self._open_cached(request, newer)
+                        if stored is not None:
+                            self._cache.count_hit(stored.size)
+                            return stored
+            return None
 
-    def _held_since(self, ask: ReadRequest, began: Moment) -> Stored | None:
-        entry = self._cache.lookup(ask.key)
-        return self._held(ask) if entry is not None and entry.validated.is_since(began) else None
+    # --- not cached --------------------------------------------------------------------------------------------------
 
-    # --- not held ----------------------------------------------------------------------------------------------------
+    def _find_blob(self, request: ReadRequest) -> tuple[Digest, int] | None:
+        """Return a blob that has the bytes a listing stated, open; or None."""
+        checksums = self.checksums(request.key, request.info)
+        return self._cache.find_by_checksum(checksums) if checksums and not request.force else None
 
-    def _linkable(self, ask: ReadRequest) -> _Linkable | None:
-        stated = self.stated(ask.key, ask.info)
-        known = self._cache.find_by_checksum(stated) if stated and not ask.force else None
-        return None if known is None else _Linkable(*known)
-
-    def _link(self, ask: ReadRequest, linkable: _Linkable, data: list[bytes] | None) -> Stored | None:
-        """The listing says that the object has the bytes of a held blob: believe it, or ask, as the policy
-        says.
-        """
-        listed, info = ask.listed, ask.info
+    def _link(self, request: ReadRequest, digest: Digest, descriptor: int) -> Stored:
+        """Serve the blob that a listing names; ask the server first if the listing is too old for the policy."""
+        listed, info = request.listed, request.info
         assert listed is not None and info is not None
-        keep = False
-        try:
-            with self._cache.begin(ask.key) as fill:
-                if ask.freshness.serves_age(self._cache.now().wall_ns - listed.moment.wall_ns):
-                    entry = self._filled(
-                        fill, fill.link(linkable.digest, linkable.descriptor, info.validator, listed.moment)
-                    )
+        with ExitStack() as cleanup:
+            cleanup.callback(os.close, descriptor)
+            with self._cache.begin(request.key) as fill:
+                moment = None
+                if request.freshness.serves_age(self._cache.now().wall_ns - listed.moment.wall_ns):
+                    moment = listed.moment
                 else:
-                    body = ask.backend().read(ask.object_key, 0, _first_end(info.size), unless=info.validator)
+                    body = self._request(request, info.size, unless=info.validator)
                     if body is not None:
-                        try:
-                            return self._receive(ask, fill, body, data)
-                        finally:
-                            body.close()
-                    entry = self._filled(fill, fill.link(linkable.digest, linkable.descriptor, info.validator))
-                keep = True
-                return Stored(linkable.descriptor, info.size, entry)
-        finally:
-            if not keep:
-                os.close(linkable.descriptor)
+                        with closing(body):
+                            return self._receive(request, fill, body)
+                entry = self._filled(fill, fill.link(digest, descriptor, info.validator, moment))
+            cleanup.pop_all()
+            return Stored(descriptor, info.size, entry)
 
-    def _fill(self, ask: ReadRequest, began: Moment, data: list[bytes] | None) -> Stored | None:
-        """Download, once for all who want it: the URI has a flight, and so has what a listing stated."""
-        flights: list[Flight] = []
-        try:
-            noted: IndexSnapshot | None = None
+    def _download(self, request: ReadRequest, began: Moment) -> Stored | None:
+        """Download once for all readers: the URI has a flight, and so has each checksum that a listing stated."""
+        key, blob = request.key, None
+        with ExitStack() as flights:
+            granted = [flights.enter_context(self._cache.flights.acquire(key.row_key))]
+            cached, snapshot = self._wait_for_entry(request, granted[0])
+            for item in self.checksums(key, request.info) if cached is None else ():
+                granted.append(flights.enter_context(self._cache.flights.acquire(item.row_key)))
+                blob = self._wait_for_blob(request, granted[-1])
+                if blob is not None:
+                    break
+            if cached is None and blob is None:
+                # The snapshot of the first flight still serves if there was no second one to wait for.
+                with self._cache.begin(key, granted, snapshot if len(granted) == 1 else None) as fill:
+                    flights.pop_all()  # the fill releases them
+                    body = self._request(request, None if request.info is None else request.info.size)
+                    assert body is not None
+                    with closing(body):
+                        return self._receive(request, fill, body)
+        # Another reader's result. The flights are released by now: serving it may send a request.
+        if blob is not None:
+            return self._link(request, *blob)
+        assert cached is not None
+        return self._serve(request, cached, began)
 
-            def look_for_entry() -> Stored | _Linkable | None:
-                nonlocal noted
-                entry, noted = self._cache.lookup_or_snapshot(ask.key)
-                return None if ask.force or entry is None else self._open_held(ask, entry)
+    def _wait_for_entry(self, request: ReadRequest, flight: Flight) -> tuple[Stored | None, IndexSnapshot | None]:
+        snapshot = None
+        for _ in flight.polls():
+            entry, snapshot = self._cache.lookup_or_snapshot(request.key)
+            cached = None if request.force else self._open_cached(request, entry)
+            if cached is not None:
+                return cached, snapshot
+        return None, snapshot
 
-            def look_for_bytes() -> Stored | _Linkable | None:
-                return self._linkable(ask)
+    def _wait_for_blob(self, request: ReadRequest, flight: Flight) -> tuple[Digest, int] | None:
+        for _ in flight.polls():
+            blob = self._find_blob(request)
+            if blob is not None:
+                return blob
+        return None
 
-            names = [ask.key.row_key, *(item.row_key for item in self.stated(ask.key, ask.info))]
-            for name in names:
-                look: _Look = look_for_entry if name == ask.key.row_key else look_for_bytes
-                got = cast("Flight | Stored | _Linkable", self._cache.flights.acquire(name, look))
-                if isinstance(got, Flight):
-                    flights.append(got)
-                    continue
-                for flight in flights:
-                    flight.release()
-                flights = []
-                if isinstance(got, _Linkable):
-                    return self._link(ask, got, data)
-                return self._serve(ask, got, began, data)
-            # What was noted in the first flight still serves if there was no second one to wait for.
-            with self._cache.begin(ask.key, flights, noted if len(names) == 1 else None) as fill:
-                flights = []
-                body = ask.backend().read(ask.object_key, 0, _first_end(None if ask.info is None else ask.info.size))
-                assert body is not None
-                try:
-                    return self._receive(ask, fill, body, data)
-                finally:
-                    body.close()
-        finally:
-            for flight in flights:
-                flight.release()
+    def _request(self, request: ReadRequest, size: int | None, *, unless: Validator | None = None) -> Body | None:
+        """Send the first request: for all of the object if it is known to fit into one part."""
+        end = None if size is not None and size <= PART else PART
+        return request.location.backend.read(request.location.object_key, 0, end, unless=unless)
 
-    def _receive(self, ask: ReadRequest, fill: Fill, body: Body, data: list[bytes] | None) -> Stored:
-        """Bring a response's object into the store, by its body or, where its checksum is known, without."""
+    def _receive(self, request: ReadRequest, fill: Fill, body: Body) -> Stored:
+        """Put a response's object into the store: its body, or a link if a blob has its checksum."""
         info = body.info
-        stated = self.stated(fill.key, info)
-        if info.size > UNREAD_FROM and not ask.force:
-            known = self._cache.find_by_checksum(stated)
-            if known is not None:
-                body.close()
-                digest, descriptor = known
-                try:
-                    return Stored(
-                        descriptor, info.size, self._filled(fill, fill.link(digest, descriptor, info.validator))
-                    )
-                except BaseException:
-                    os.close(descriptor)
-                    raise
-        if data is not None and body.length == info.size and info.size <= PART:
+        checksums = self.checksums(fill.key, info)
+        blob = self._cache.find_by_checksum(checksums) if info.size > UNREAD_FROM and not request.force else None
+        if blob is not None:
+            body.close()
+            digest, descriptor = blob
+            try:
+                return Stored(descriptor, info.size, self._filled(fill, fill.link(digest, descriptor, info.validator)))
+            except BaseException:
+                os.close(descriptor)
+                raise
+        if request.with_content and body.length == info.size and info.size <= PART:
             content = read_whole(body)
             fill.write(content)
-            stored = fill.publish(info.validator, stated, reading=False)
-            if stored.entry is not None:
-                self._filled(fill, stored.entry)
-            data.append(content)
-            return stored
-        info = receive(ask.backend(), ask.object_key, body, fill)
-        stored = fill.publish(info.validator, stated)
+            stored = replace(fill.publish(info.validator, checksums, reading=False), content=content)
+        else:
+            receive(request.location.backend, request.location.object_key, body, fill)
+            stored = fill.publish(info.validator, checksums)
         if stored.entry is not None:
             self._filled(fill, stored.entry)
         return stored
@@ -388,8 +384,8 @@ class Reader:
             self._on_fill(entry, fill.noted.entry is None)
         return entry
 
-    def stated(self, key: Key, info: ObjectInfo | None) -> list[ProviderChecksum]:
-        """What to remember, or to look for, of what the provider says of the bytes; nothing of plain HTTP servers."""
+    def checksums(self, key: Key, info: ObjectInfo | None) -> list[ProviderChecksum]:
+        """Return the provider's checksums to remember or to look for; none of plain HTTP servers."""
         if info is None or not info.size or self._dedup == "off" or key.origin.startswith("http"):
             return []
         scope = key.origin if self._dedup == "origin" else ""
@@ -398,8 +394,3 @@ class Reader:
 
 def _is_unchanged(one: Validator, other: Validator) -> bool:
     return one.same_version(other) and not (one.racy or other.racy)
-
-
-def _first_end(size: int | None) -> int | None:
-    """Where the first request ends: nowhere if the object is known to fit into one part."""
-    return None if size is not None and size <= PART else PART

@@ -180,7 +180,7 @@ class MovingPath(WritingPath):
         stored = (
             self._open_identified(ALWAYS)
             if delete_source
-            else self.client.reader.open(self._ask(freshness, None, None))
+            else self._read(self.client.reader.open, self._ask(freshness, None, None))
         )
         try:
             yield stored

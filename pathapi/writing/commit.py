@@ -89,7 +89,7 @@ def finish_upload(
     """
     client = target.client
     cache, pending = client.cache, client.cache.pending
-    stated = client.reader.stated(target.key, info)
+    stated = client.reader.checksums(target.key, info)
     try:
         entry = cache.record_write(noted, staging, info.validator, moment, stated)
     except (CasstoreError, OSError) as error:

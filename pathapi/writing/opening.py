@@ -104,7 +104,7 @@ class WritingPath(ListingPath):
     def _start_content(self, kind: str, freshness: FreshnessArg) -> Stored | None:
         """What is added to: its version is the base."""
         try:
-            return self._open_identified(freshness, settles=False)
+            return self._open_identified(freshness, ignore_pending=True)
         except CloudPathFileNotFoundError as error:
             if kind == "r":
                 raise self._explain_missing(error) from error

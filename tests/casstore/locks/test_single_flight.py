@@ -8,7 +8,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -21,23 +23,42 @@ pytestmark = pytest.mark.needs_locks
 
 KEY = key_of("k")
 
+Found = TypeVar("Found")
+
+
+def _find(flight: Flight, look: Callable[[], Found | None]) -> Found | None:
+    """What *look* finds before *flight* is granted; None once it is."""
+    for _ in flight.polls():
+        found = look()
+        if found is not None:
+            return found
+    return None
+
+
+def _granted(cache: casstore.Cache, look: Callable[[], object] = lambda: None) -> Flight:
+    """The flight, granted."""
+    flight = cache.flights.acquire(KEY.row_key)
+    assert _find(flight, look) is None
+    return flight
+
 
 def _get(cache: casstore.Cache, log: Path) -> bytes:
-    """What a reader does: look, board, look again, download."""
-
-    def look() -> bytes | None:
-        return read(cache, KEY)
-
-    got = look() or cache.flights.acquire(KEY.row_key, look)
-    if isinstance(got, bytes):
-        return got
-    assert isinstance(got, Flight)
-    with cache.begin(KEY, [got]) as filling:
-        with open(log, "a") as file:
-            file.write("download\n")
-        time.sleep(0.02)
-        filling.write(b"bytes")
-        os.close(filling.publish(Validator(5, "e")).descriptor)
+    """What a reader does: look, acquire, look again, download."""
+    found = read(cache, KEY)
+    if found is not None:
+        return found
+    with contextlib.ExitStack() as flights:
+        flight = flights.enter_context(cache.flights.acquire(KEY.row_key))
+        found = _find(flight, lambda: read(cache, KEY))
+        if found is not None:
+            return found
+        with cache.begin(KEY, [flight]) as filling:
+            flights.pop_all()
+            with open(log, "a") as file:
+                file.write("download\n")
+            time.sleep(0.02)
+            filling.write(b"bytes")
+            os.close(filling.publish(Validator(5, "e")).descriptor)
     return b"bytes"
 
 
@@ -62,21 +83,20 @@ def test_many_threads_and_processes_make_one_download(cache: casstore.Cache, tmp
 
 def test_when_the_holder_is_killed_the_next_one_flies(cache: casstore.Cache, tmp_path: Path) -> None:
     def hold() -> None:
-        assert isinstance(cache.flights.acquire(KEY.row_key, lambda: None), Flight)
+        _granted(cache)
         (tmp_path / "held").touch()
         time.sleep(60)
 
     pid = fork(hold)
     eventually((tmp_path / "held").exists)
-    got: list[object] = []
-    thread = threading.Thread(target=lambda: got.append(cache.flights.acquire(KEY.row_key, lambda: None)))
+    got: list[Flight] = []
+    thread = threading.Thread(target=lambda: got.append(_granted(cache)))
     thread.start()
     eventually(lambda: cache.flights.waits)
     assert got == []
     os.kill(pid, signal.SIGKILL)
     status_of(pid)
     thread.join()
-    assert isinstance(got[0], Flight)
     got[0].release()
 
 
@@ -88,24 +108,22 @@ def test_a_holder_that_stands_still_is_passed_by(
     cache = casstore.open(root)
 
     def hold() -> None:
-        assert isinstance(cache.flights.acquire(KEY.row_key, lambda: None), Flight)
+        _granted(cache)
         (tmp_path / "held").touch()
         time.sleep(60)
 
     if holder == "thread":
-        hold_flight = cache.flights.acquire(KEY.row_key, lambda: None)
+        hold_flight = _granted(cache)
         pid = 0
     else:
         hold_flight = None
         pid = fork(hold)
         eventually((tmp_path / "held").exists)
-    flight = cache.flights.acquire(KEY.row_key, lambda: None)
-    assert isinstance(flight, Flight)
-    flight.release()
+    _granted(cache).release()
     if pid:
         os.kill(pid, signal.SIGKILL)
         status_of(pid)
-    elif isinstance(hold_flight, Flight):
+    elif hold_flight is not None:
         # The one who was passed by still has the flight.
         assert cache.flights.try_acquire(KEY.row_key) is None
         hold_flight.release()
@@ -115,8 +133,7 @@ def test_a_holder_that_stands_still_is_passed_by(
 def test_progress_keeps_waiters_patient(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASSTORE_LOCK_TIMEOUT", "0.3")
     cache = casstore.open(root)
-    flight = cache.flights.acquire(KEY.row_key, lambda: None)
-    assert isinstance(flight, Flight)
+    flight = _granted(cache)
     began, count = time.monotonic(), itertools.count(1)
 
     def look() -> str | None:
@@ -124,7 +141,7 @@ def test_progress_keeps_waiters_patient(root: Path, monkeypatch: pytest.MonkeyPa
         cache.lease.report_progress(flight.progress_name, next(count))
         return "result" if time.monotonic() - began > 1.5 else None
 
-    assert cache.flights.acquire(KEY.row_key, look) == "result"
+    assert _find(cache.flights.acquire(KEY.row_key), look) == "result"
     flight.release()
 
 
@@ -132,13 +149,11 @@ def test_a_result_is_seen_by_threads_before_it_is_committed(
     cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(committer, "WINDOW_QUIET", 30.0)
-    flight = cache.flights.acquire(KEY.row_key, lambda: None)
-    assert isinstance(flight, Flight)
+    flight = _granted(cache)
     with cache.begin(KEY, [flight]) as filling:
         filling.write(b"bytes")
         os.close(filling.publish(Validator(5, "e")).descriptor)
-    entry = cache.flights.acquire(KEY.row_key, lambda: cache.lookup(KEY))
-    assert isinstance(entry, casstore.Entry)
+    assert _find(cache.flights.acquire(KEY.row_key), lambda: cache.lookup(KEY)) is not None
     assert cache.index.get(KEY.row_key) is None
     cache.flush()
 
@@ -148,21 +163,17 @@ def test_a_follower_that_can_use_no_result_gets_its_turn_without_spinning(
 ) -> None:
     """Under a policy that always asks, a result from before the call is none."""
     monkeypatch.setattr(committer, "WINDOW_QUIET", 0.3)
-    flight = cache.flights.acquire(KEY.row_key, lambda: None)
-    assert isinstance(flight, Flight)
+    flight = _granted(cache)
     with cache.begin(KEY, [flight]) as filling:
         filling.write(b"bytes")
         os.close(filling.publish(Validator(5, "e")).descriptor)
-    looks = []
-    second = cache.flights.acquire(KEY.row_key, lambda: looks.append(1))
-    assert isinstance(second, Flight)
-    second.release()
+    looks: list[int] = []
+    _granted(cache, lambda: looks.append(1)).release()
     assert len(looks) < 100
 
 
 def test_a_failed_download_hands_the_flight_on(cache: casstore.Cache) -> None:
-    flight = cache.flights.acquire(KEY.row_key, lambda: None)
-    assert isinstance(flight, Flight)
+    flight = _granted(cache)
     with contextlib.suppress(ConnectionError), cache.begin(KEY, [flight]) as filling:
         filling.write(b"half")
         raise ConnectionError
@@ -173,8 +184,8 @@ def test_a_look_that_raises_leaves_the_flight_to_others(cache: casstore.Cache) -
     def look() -> None:
         raise ValueError("bad look")
 
-    with pytest.raises(ValueError, match="bad look"):
-        cache.flights.acquire(KEY.row_key, look)
+    with pytest.raises(ValueError, match="bad look"), cache.flights.acquire(KEY.row_key) as flight:
+        _find(flight, look)
     assert isinstance(cache.flights.try_acquire(KEY.row_key), Flight)
 
 
