@@ -107,7 +107,7 @@ class PassThroughCache(Cache):
         self._private.append(layout.root)
         return layout
 
-    def restore(self) -> NoReturn:
+    def recreate(self) -> NoReturn:
         """There is no store to be made anew: says why."""
         raise StoreUnavailableError(
             self.unavailable.errno, self.unavailable.strerror, self._directory
@@ -131,7 +131,7 @@ class PassThroughCache(Cache):
         """Nothing is held."""
         return None
 
-    def held(self, key: Key) -> Entry | None:
+    def lookup(self, key: Key) -> Entry | None:
         """Nothing is held."""
         return None
 
@@ -139,18 +139,18 @@ class PassThroughCache(Cache):
         """Nothing is held."""
         return None
 
-    def known(self, stated: Iterable[ProviderChecksum]) -> tuple[Digest, int] | None:
+    def find_by_checksum(self, stated: Iterable[ProviderChecksum]) -> tuple[Digest, int] | None:
         """Nothing is held."""
         return None
 
-    def is_stated(self, stated: Iterable[ProviderChecksum]) -> bool:
+    def may_have_checksum(self, stated: Iterable[ProviderChecksum]) -> bool:
         """Nothing is held."""
         return False
 
     def refresh(self, entry: Entry, validated: Moment) -> None:
         """Nothing is held."""
 
-    def quarantine(self, digest: Digest, reason: str, met: int | None = None) -> None:
+    def quarantine(self, digest: Digest, reason: str, open_fd: int | None = None) -> None:
         """Nothing is held."""
 
     def pin(self, *names: str) -> NoReturn:
@@ -173,7 +173,7 @@ class PassThroughCache(Cache):
 
     # --- keeps nothing -----------------------------------------------------------------------------------------------
 
-    def note(self, key: Key) -> IndexSnapshot:
+    def snapshot(self, key: Key) -> IndexSnapshot:
         """That nothing is held."""
         return IndexSnapshot(key, None, 0, 0, self.now())
 
@@ -181,9 +181,9 @@ class PassThroughCache(Cache):
         """A private file without a name, in the temporary directory or else in memory."""
         return Staging(_open_private(), None, self.algorithm)
 
-    def begin(self, key: Key, flights: Sequence[Flight] = (), noted: IndexSnapshot | None = None) -> Fill:
+    def begin(self, key: Key, flights: Sequence[Flight] = (), snapshot: IndexSnapshot | None = None) -> Fill:
         """A fill whose bytes go to its reader alone."""
-        return PassThroughFill(self, noted or self.note(key), flights)
+        return PassThroughFill(self, snapshot or self.snapshot(key), flights)
 
     def record_write(
         self,
@@ -218,7 +218,7 @@ class PassThroughCache(Cache):
         """Nothing is recorded: what was edited stays where it is, and is said at exit."""
         return False
 
-    def notice(self, key: Key) -> list[PendingWrite]:
+    def record_changes(self, key: Key) -> list[PendingWrite]:
         """Nothing is recorded."""
         return []
 
