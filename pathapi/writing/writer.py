@@ -307,7 +307,7 @@ class CloudTextWriter(io.TextIOWrapper):
     def detach(self) -> Any:
         """The binary file below, which goes on alone."""
         buffer: Any = super().detach()
-        buffer.is_whole = True
+        buffer.text_flushed = True
         return buffer
 
     def __exit__(
@@ -326,4 +326,4 @@ class CloudTextWriter(io.TextIOWrapper):
             try:
                 self.flush()
             finally:
-                buffer.is_whole = True
+                buffer.text_flushed = True

@@ -61,7 +61,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_a_file_that_is_open_when_its_process_ends_is_set_aside(
+def test_a_file_that_is_open_when_its_process_ends_is_keep_as_incomplete(
     path: FilePath, start: Callable[..., subprocess.Popen[str]], how: str
 ) -> None:
     process = start(ENDS[how])
@@ -77,7 +77,7 @@ def test_a_file_that_is_open_when_its_process_ends_is_set_aside(
     assert path.read_text() == "mine"
 
 
-def test_a_file_that_a_child_of_multiprocessing_leaves_open_is_set_aside(
+def test_a_file_that_a_child_of_multiprocessing_leaves_open_is_keep_as_incomplete(
     path: FilePath, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     program = """
@@ -111,7 +111,7 @@ def test_what_is_pending_is_read_by_the_same_kinds_of_file(path: FilePath, mode:
         kind = type(theirs)
     writer: Any = path.open("wb")
     writer.write(b"mine")
-    writer.set_aside("it is given up")
+    writer.keep_as_incomplete("it is given up")
     mine: Any
     with path.open(mode, buffering, read_pending=True) as mine:
         assert type(mine) is kind
