@@ -207,7 +207,7 @@ class EditSuite(PathSuite):
         with path.open("ab") as file:
             file.write(b" and mine")
             by_rename(view)
-            path.client.cache.notice(path.client.store_key(path.uri))
+            path.client.cache.record_changes(path.client.store_key(path.uri))
         assert ground.content("d/a.txt") == b"theirs and mine"
         assert [write.state for write in path.pending] == [PendingState.EDIT]
         with pytest.raises(OverwriteNewerLocalError):

@@ -314,14 +314,14 @@ def test_what_is_killed_anywhere_keeps_what_it_promised(
 
 
 def _discard_before_sending(module: Any) -> None:
-    send = module.send
+    send = module.conditional_put
 
     def discard_and_send(target: Any, *arguments: Any, **options: Any) -> Any:
         for write in target.client.cache.pending.of(target.key):
             target.client.cache.pending.discard(write)
         return send(target, *arguments, **options)
 
-    module.send = discard_and_send
+    module.conditional_put = discard_and_send
 
 
 def _discard_before_saving() -> None:
