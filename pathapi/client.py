@@ -83,7 +83,7 @@ class Client(Generic[PathT]):
         self._cache: Cache | None = None
         self._reader: Reader | None = None
         self._aside: casstore.PassThroughCache | None = None
-        self.claims: EntryScope | None = None
+        self.entry_scope: EntryScope | None = None
         self._backends: dict[str, Backend] = {}
         self._warned: set[str] = set()
         self._recognise_by(os.urandom(16).hex())
@@ -153,15 +153,14 @@ class Client(Generic[PathT]):
         """What the reader tells of each entry it made. It does not know the client, so that that can be collected."""
         if self.file_cache_mode is FileCacheMode.persistent:
             return None
-        claims = self.claims = EntryScope(self.cache)
-        weakref.finalize(self, claims.finish).atexit = False
+        scope = self.entry_scope = EntryScope(self.cache)
         if self.file_cache_mode is not FileCacheMode.tmp_dir:
-            return claims.filled
-        held: list[EntryHold | None] = []
+            return scope.filled
+        holds: list[EntryHold | None] = []
 
         def hold(entry: Entry, is_new: bool) -> None:
-            claims.filled(entry, is_new)
-            held.append(claims.claim(entry.key))
+            scope.filled(entry, is_new)
+            holds.append(scope.hold(entry.key))
 
         return hold
 

@@ -16,7 +16,7 @@ from pathapi.exceptions import (
     CloudPathFileNotFoundError,
 )
 from pathapi.freshness import ALWAYS, FreshnessArg
-from pathapi.reading.entry_scopes import ClaimedFile
+from pathapi.reading.entry_scopes import HoldingFile
 from pathapi.registry import implementation_registry
 from pathapi.transfer.tree_commands import TreePath
 
@@ -95,8 +95,8 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
                 descriptor = stored.descriptor
             raw = (
                 io.FileIO(descriptor, "rb")
-                if self.client.claims is None
-                else ClaimedFile(descriptor, self._hold_entry())
+                if self.client.entry_scope is None
+                else HoldingFile(descriptor, self._hold_entry())
             )
             raw.name = self._text
             if mode == "r":

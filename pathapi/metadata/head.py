@@ -38,9 +38,9 @@ ResultT = TypeVar("ResultT")
 class AskingPath(PureCloudPath):
     """`CloudPath` as far as one object, or the question whether there is anything below, goes."""
 
-    __slots__ = ("_claim", "_key", "_listed")
+    __slots__ = ("_hold", "_key", "_listed")
 
-    _claim: EntryHold | None
+    _hold: EntryHold | None
     _key: Key | None
     _listed: ListedFact | None
 
@@ -50,13 +50,13 @@ class AskingPath(PureCloudPath):
         super().__init__(cloud_path, *parts, client=client)
         self._key = None
         self._listed = None
-        self._claim = None
+        self._hold = None
 
     def _derive(self, uri_text: str) -> Self:
         path = super()._derive(uri_text)
         path._key = None
         path._listed = None
-        path._claim = None
+        path._hold = None
         return path
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -164,10 +164,10 @@ class AskingPath(PureCloudPath):
     def _hold_entry(self) -> EntryHold | None:
         """What keeps the entry where the client's mode lets it go: held by a file, or by this path."""
         client = self.client
-        claim = None if client.claims is None else client.claims.claim(self._store_key())
+        hold = None if client.entry_scope is None else client.entry_scope.hold(self._store_key())
         if client.file_cache_mode is FileCacheMode.cloudpath_object:
-            self._claim = claim
-        return claim
+            self._hold = hold
+        return hold
 
     def _explain_missing(self, error: CloudPathFileNotFoundError) -> CloudPathException:
         """Reading a "directory" is a mistake of its own; the extra request is spent only on the way to an error."""
