@@ -52,5 +52,5 @@ class WritingSuite(PathSuite):
         file = path.open("wb")
         file.write(b"mine")
         self.put(ground, theirs)
-        with pytest.raises(OverwriteNewerCloudError, match=r"a\.txt was changed by somebody else"):
+        with pytest.raises(OverwriteNewerCloudError, match=r"a\.txt: another writer has changed the object"):
             file.close()

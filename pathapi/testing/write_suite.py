@@ -183,7 +183,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
     def test_a_refused_write_stands_in_the_way_until_somebody_decides(self, path: Any, ground: RawBucket) -> None:
         self.fail_at_close(path, ground)
         for use in (path.read_bytes, path.read_text, path.open, lambda: path.fspath, lambda: path.write_bytes(b"x")):
-            with pytest.raises(PendingWriteError, match="somebody else had changed the object") as caught:
+            with pytest.raises(PendingWriteError, match="another writer had changed the object") as caught:
                 use()
             for way in ("push()", "force_overwrite_to_cloud", "force_overwrite_from_cloud", "save_pending", "drop()"):
                 assert way in str(caught.value)
@@ -214,7 +214,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
             lambda: path.upload_from(tmp_path / "local"),
             lambda: path.edit().__enter__(),
         ):
-            with pytest.raises(PendingWriteError, match="somebody else had changed the object"):
+            with pytest.raises(PendingWriteError, match="another writer had changed the object"):
                 change()
             assert (self.now(ground), ground.content(f"d/{other_name}")) == (b"theirs", b"other")
         assert len(path.pending) == 1

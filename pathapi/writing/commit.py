@@ -1,14 +1,14 @@
-"""Bytes on their way to the cloud: recorded, uploaded, made the entry; and what it means where that fails.
+"""Commit bytes to the server: recorded, uploaded, made the entry; and what a failure means.
 
-From the moment that the record is made, the bytes are in the cloud or pending, whatever happens to this process or
-machine. For whoever has the URI's write lock.
+Once the record exists, the bytes are on the server or pending, whatever happens to this process or machine. Callers
+have the URI's write lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from typing import Any, Final
+from typing import Final
 
 from casstore import (
     Cache,
@@ -16,12 +16,14 @@ from casstore import (
     Condition,
     Entry,
     IndexSnapshot,
+    Moment,
     PendingState,
     PendingWrite,
     Staging,
     StoreFullError,
     full_disk,
 )
+from pathapi.backend import ObjectInfo
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileExistsError,
@@ -33,11 +35,11 @@ from pathapi.location import Location
 from pathapi.writing.conditional_put import WriteBase, conditional_put, warn_of_conditions
 
 NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
-"""What making room in the store may help against."""
+"""Errors that making room in the store may help against."""
 
 
 def stage(cache: Cache) -> Staging:
-    """A staging file; where the disk is full, the store makes room once."""
+    """Return a staging file; if the disk is full, make room in the store once."""
     try:
         return cache.stage()
     except StoreFullError as error:
@@ -47,27 +49,27 @@ def stage(cache: Cache) -> Staging:
 
 
 def commit_upload(
-    target: Location, staging: Staging, base: WriteBase, noted: IndexSnapshot, *, has_other_copy: bool = False
+    target: Location, staging: Staging, base: WriteBase, snapshot: IndexSnapshot, *, has_other_copy: bool = False
 ) -> Entry | None:
-    """Record *staging*'s bytes as pending, upload them, make them the entry; then they are pending no more.
+    """Record *staging*'s bytes as pending, upload them, make them the entry, and discard the pending write.
 
-    Where they are a copy of what *is_elsewhere*, nothing is recorded. Takes *staging* over where it returns. For
-    whoever has the write lock. Raises as `Upload.commit` does.
+    Records nothing if they are a copy of other bytes. Takes *staging* over if it returns. Raises as `Upload.commit`.
     """
     client = target.client
-    write, why_not = (None, None) if has_other_copy else _record(target, staging, base)
+    write, not_kept = (None, None) if has_other_copy else _record(target, staging, base)
     try:
         if not client.policy.of(target.uri).asks:
-            raise CloudUnavailableError(f"{target.uri} was not uploaded: the policy is offline")
+            raise CloudUnavailableError(f"{target.uri}: not uploaded: the policy is offline")
         moment = client.now()
-        sent = conditional_put(target, staging, base)
+        result = conditional_put(target, staging, base)
     except BaseException as error:
-        raise_explained(target, base, _keep(target, base, write, error), error, why_not)
+        raise_explained(target, base, _keep(target, base, write, error), error, not_kept)
         raise
     finally:
         target.forget_listed()
-    entry = finish_upload(target, staging, noted, sent.info, moment, write, supersedes=base.condition is Condition.ANY)
-    if sent.unconditional:
+    is_forced = base.condition is Condition.ANY
+    entry = finish_upload(target, staging, snapshot, result.info, moment, write, supersedes=is_forced)
+    if result.unconditional:
         warn_of_conditions(target)
     return entry
 
@@ -75,23 +77,22 @@ def commit_upload(
 def finish_upload(
     target: Location,
     staging: Staging,
-    noted: IndexSnapshot,
-    info: Any,
-    moment: Any,
+    snapshot: IndexSnapshot,
+    info: ObjectInfo,
+    moment: Moment,
     write: PendingWrite | None,
     *,
     supersedes: bool,
 ) -> Entry | None:
-    """The cloud has *staging*'s bytes, as *info* says: the entry first, then *write* goes.
+    """Make *staging*'s bytes, which the server has as *info*, the entry; then discard *write*.
 
-    With *overrules*, for the user has forced this over it, what else is pending of the URI stands in the way no more.
-    Without, it stays: a local copy, say, that somebody changed during the upload.
+    With *supersedes* (the user forced this write), the URI's other pending writes block it no longer. Otherwise they
+    stay: a local copy, say, that was changed during the upload.
     """
     client = target.client
     cache, pending = client.cache, client.cache.pending
-    stated = client.reader.checksums(target.key, info)
     try:
-        entry = cache.record_write(noted, staging, info.validator, moment, stated)
+        entry = cache.record_write(snapshot, staging, info.validator, moment, client.reader.checksums(target.key, info))
     except (CasstoreError, OSError) as error:
         entry = None
         try:
@@ -99,14 +100,14 @@ def finish_upload(
             cache.trims.make_room(1)
             cache.record_delete(target.key)
         except (CasstoreError, OSError):
-            # The pending write stays, so that whoever uses the URI next finds out and tries again.
-            error.add_note(f"the cloud has what was written to {target.uri}; only the store could not note it")
+            # The pending write stays, so that the next use of the URI finds out and tries again.
+            error.add_note(f"{target.uri}: the server has the bytes; only the store could not record them")
             raise error from error.__cause__
-    # First the others, then this one: a process that is killed in between has said all that it takes to go on.
+    # First the others, then this one: a process that is killed in between has recorded all that is needed to go on.
     if supersedes and cache.unavailable is None and pending.has(target.key):
         for other in pending.of(target.key):
             if other.blocks:
-                # Not worth an error of a write that has arrived: what stays in the way says so itself.
+                # Not worth failing a write that has arrived: the next use of the URI names the one that still blocks.
                 with contextlib.suppress(OSError):
                     pending.mark(other, PendingState.INCOMPLETE, why=f"{other.why}; then the URI was overwritten")
     if write is not None:
@@ -115,98 +116,95 @@ def finish_upload(
 
 
 def _record(target: Location, staging: Staging, base: WriteBase) -> tuple[PendingWrite | None, OSError | None]:
-    """The pending write; None, and why, where there is no store to keep it, or no room: the upload is tried anyway."""
+    """Return the pending write; or None, and why, without a store or room for it: the upload is tried anyway."""
     cache = target.client.cache
-    if cache.unavailable is not None:
-        return None, cache.unavailable
-
-    def record() -> PendingWrite:
-        with full_disk(cache.root):
-            lease = cache.lease.name
-        return cache.pending.record(
-            target.key,
-            staging,
-            PendingState.UPLOADING,
-            base.condition,
-            base.version,
-            lease=lease,
-            why="it is being uploaded",
-            exclusive=base.exclusive,
-        )
-
-    try:
-        return record(), None
-    except StoreFullError as error:
-        if error.errno not in NO_ROOM or not cache.trims.make_room(1):
-            return None, error
-    try:
-        return record(), None
-    except StoreFullError as error:
-        return None, error
+    failure = cache.unavailable
+    for _ in range(2 if failure is None else 0):
+        if failure is not None and (failure.errno not in NO_ROOM or not cache.trims.make_room(1)):
+            break
+        try:
+            with full_disk(cache.root):
+                lease = cache.lease.name
+            write = cache.pending.record(
+                target.key,
+                staging,
+                PendingState.UPLOADING,
+                base.condition,
+                base.version,
+                lease=lease,
+                why="it is being uploaded",
+                exclusive=base.exclusive,
+            )
+        except StoreFullError as error:
+            failure = error
+        else:
+            return write, None
+    return None, failure
 
 
 def raise_explained(
-    target: Location, base: WriteBase, kept: PendingWrite | None, error: BaseException, why_not: OSError | None = None
+    target: Location, base: WriteBase, kept: PendingWrite | None, error: BaseException, not_kept: OSError | None = None
 ) -> None:
-    """Raise what *error* of an upload means to the user, now that its bytes are *kept*, or, for *why_not*, are not.
+    """Raise what *error* of an upload means to the user; its bytes are *kept*, or are not because of *not_kept*.
 
-    Returns for what is not ours to explain: an interrupt, say.
+    Returns if there is nothing to explain: after an interrupt, say.
     """
-    is_conflict = isinstance(error, VersionMismatchError)
-    where = _ways_on(target, kept, why_not)
-    if is_conflict and base.exclusive:
-        raise CloudPathFileExistsError(f"{target.uri} exists already; nothing was changed.{where}") from error
-    if is_conflict:
+    hint = _hint(target, kept, not_kept)
+    if isinstance(error, VersionMismatchError):
+        if base.exclusive:
+            raise CloudPathFileExistsError(
+                f"{target.uri}: the object exists already; nothing was changed.{hint}"
+            ) from error
         raise OverwriteNewerCloudError(
-            f"{target.uri} was changed by somebody else since it was opened; nothing was uploaded.{where}"
+            f"{target.uri}: another writer has changed the object since it was opened; nothing was uploaded.{hint}"
         ) from error
     if isinstance(error, CloudPathException):
-        raise type(error)(f"{error}.{where}" if where else str(error)) from error.__cause__ or error
-    if where:
-        error.add_note(f"{target.uri} was not uploaded.{where}")
+        raise type(error)(f"{error}.{hint}" if hint else str(error)) from error.__cause__ or error
+    if hint:
+        error.add_note(f"{target.uri}: not uploaded.{hint}")
+
+
+def _hint(target: Location, kept: PendingWrite | None, not_kept: OSError | None) -> str:
+    if not_kept is not None:
+        return f" The bytes could not be kept either: {not_kept}"
+    if kept is None:
+        return ""
+    return (
+        f" The bytes are kept at {target.client.cache.pending.path(kept)}: upload them with push() (`casstore push`; "
+        "force_overwrite_to_cloud=True, `--force`, overwrites whatever is there), save them elsewhere with "
+        "save_pending(), or discard them with drop()"
+    )
 
 
 def _keep(target: Location, base: WriteBase, write: PendingWrite | None, error: BaseException) -> PendingWrite | None:
-    """What is pending once the upload has failed; None where nothing is."""
-    pending = target.client.cache.pending
+    """Return what is pending after the upload has failed."""
     if write is None:
         return None
-    if isinstance(error, VersionMismatchError) and base.exclusive:
-        # "x" is how programs ask whether they are the first. Who is not may go on: nothing may block the URI, and
-        # asking in a loop must not fill the disk.
-        if not write.size or any(
-            other.digest == write.digest and other.state is PendingState.INCOMPLETE for other in pending.of(write.key)
-        ):
-            pending.discard(write)
-            return None
-        return mark_failed(target, write, PendingState.INCOMPLETE, "it was to be created, and existed already")
-    return mark_failed(target, write, PendingState.FAILED, why_failed(error))
+    if not isinstance(error, VersionMismatchError) or not base.exclusive:
+        return mark_failed(target, write, PendingState.FAILED, why_failed(error))
+    # "x" is how programs find out whether they are the first. A program that is not may continue: nothing may block
+    # the URI, and a loop of attempts must not fill the disk.
+    pending = target.client.cache.pending
+    if not write.size or any(
+        other.digest == write.digest and other.state is PendingState.INCOMPLETE for other in pending.of(write.key)
+    ):
+        pending.discard(write)
+        return None
+    return mark_failed(target, write, PendingState.INCOMPLETE, "it was to be created, and existed already")
 
 
 def mark_failed(target: Location, write: PendingWrite, state: PendingState, why: str) -> PendingWrite:
-    """*write* as it is pending now that its upload has failed, for *why*."""
+    """Record that *write*'s upload has failed, and *why*; return it as it is pending now."""
     try:
         return target.client.cache.pending.mark(write, state, why=why)
     except OSError:
-        return write  # the record is there, and whoever meets it finds out
+        return write  # the record exists, and the next use of the URI finds out
 
 
 def why_failed(error: BaseException) -> str:
-    """What a record says of an upload that ended in *error*."""
+    """Return what a record says of an upload that ended in *error*."""
     if isinstance(error, VersionMismatchError):
-        return "somebody else had changed the object"
+        return "another writer had changed the object"
     if isinstance(error, Exception):
         return f"the upload failed: {error}"
     return f"the upload was interrupted: {type(error).__name__}"
-
-
-def _ways_on(target: Location, write: PendingWrite | None, why_not: OSError | None) -> str:
-    if why_not is not None:
-        return f" The bytes could not be kept either: {why_not}"
-    if write is None:
-        return ""
-    path = target.client.cache.pending.path(write)
-    return (
-        f" The bytes are kept at {path}: upload them with push() (`casstore push`; force_overwrite_to_cloud=True, "
-        "`--force`, overwrites whatever is there), save them elsewhere with save_pending(), or discard them with drop()"
-    )

@@ -1,11 +1,11 @@
-"""Writing one object: a private staging file, and at its close one conditional upload.
+"""Write one object: a private staging file, and at its close one conditional upload.
 
     open     the URI's write lock; the version that is there, or absence
-    write    to a file that nobody else sees
-    close    bytes, digest -> pending write, on the disk -> upload -> entry -> the pending write goes -> lock
+    write    to a file that only this handle sees
+    close    bytes, digest -> pending write, on the disk -> upload -> entry -> pending write discarded -> lock released
 
-Nobody sees the bytes before `close`; an exception inside the ``with`` block uploads nothing. From the moment that
-`close` has recorded them, the bytes are in the cloud or pending, whatever happens to this process or machine.
+`close` makes the bytes visible; an exception inside the ``with`` block uploads nothing. Once `close` has recorded them,
+the bytes are on the server or pending, whatever happens to this process or machine.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import io
 import os
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from casstore import (
@@ -30,7 +31,7 @@ from casstore import (
 )
 from pathapi.exceptions import CloudPathException
 from pathapi.location import Location
-from pathapi.writing import unclosed as strays
+from pathapi.writing import unclosed
 from pathapi.writing.commit import NO_ROOM, commit_upload, stage
 from pathapi.writing.conditional_put import WriteBase
 
@@ -39,21 +40,24 @@ if TYPE_CHECKING:
 
 
 class Upload:
-    """One write on its way: owns the staging file and the write lock until `commit`, `abort` or `set_aside`."""
+    """One write in progress: owns the staging file and the write lock until one of its three ends.
+
+    They are `commit`, `abort` and `keep_as_incomplete`.
+    """
 
     def __init__(self, target: Location, base: WriteBase, lock: WriteLock, staging: Staging | None = None) -> None:
-        """*staging*, where the bytes are there already, is taken over."""
+        """Take over *lock*, and *staging* if the bytes are there already."""
         cache = target.client.cache
         self.target = target
+        self.lock = lock
         self._base = base
-        self._lock = lock
-        self._noted: IndexSnapshot = cache.snapshot(target.key)
+        self._snapshot: IndexSnapshot = cache.snapshot(target.key)
         self._pid = os.getpid()
         self.staging: Staging | None = staging or stage(cache)
 
     @property
     def uri(self) -> str:
-        """Where the bytes go."""
+        """The object's URI."""
         return self.target.uri
 
     @property
@@ -61,16 +65,8 @@ class Upload:
         """Whether this process opened it: a writing handle does nothing in a forked child."""
         return self._pid == os.getpid()
 
-    def allow_takeover(self, yield_lock: Any) -> None:
-        """At a prompt, the next writer of the same thread may call *give_way* to have the lock."""
-        self._lock.on_reopen = yield_lock
-
-    def mark_ending(self) -> None:
-        """Another thread is about to end this: the one that opened it may wait for that."""
-        self._lock.is_ending = True
-
-    def write(self, write: Any, data: Any) -> Any:
-        """``write(data)`` into the staging file; where the disk is full, the store makes room once."""
+    def write(self, write: Callable[[Any], int | None], data: Any) -> int | None:
+        """Call ``write(data)`` on the staging file; if the disk is full, make room in the store once."""
         cache = self.target.client.cache
         with full_disk(cache.root):
             try:
@@ -88,18 +84,19 @@ class Upload:
         return staging
 
     def abort(self) -> None:
-        """Upload nothing, forget the bytes."""
+        """Upload nothing, and discard the bytes."""
         staging = self._take_staging()
         if staging is not None:
             staging.close()
-            self._lock.release()
+            self.lock.release()
 
     def commit(self) -> Entry | None:
-        """Upload, and make the bytes the entry; done, or safe on this machine, when this returns or raises.
+        """Upload, and make the bytes the entry; they are on the server, or safe on this machine, at the end.
 
-        Raises OverwriteNewerCloudError where the object is not the version this started from, CloudPathFileExistsError
-        where it was to be created; the object is untouched then. Those and what else `send` raises say where the bytes
-        are.
+        Raises:
+            OverwriteNewerCloudError: the object is not the version that this started from; it is unchanged.
+            CloudPathFileExistsError: it was to be created, and exists; it is unchanged.
+            CloudPathException: whatever `conditional_put` raises; every message says where the bytes are.
         """
         staging = self._take_staging()
         if staging is None:
@@ -109,40 +106,36 @@ class Upload:
             if self._is_unchanged(staging):
                 staging.close()
                 return self._base.entry
-            return commit_upload(self.target, staging, self._base, self._noted)
+            return commit_upload(self.target, staging, self._base, self._snapshot)
         except BaseException:
             staging.close()
             raise
         finally:
-            self._lock.release()
+            self.lock.release()
 
     def _is_unchanged(self, staging: Staging) -> bool:
-        """Whether the cloud, asked in this very open, has these very bytes: by digest, and then byte for byte."""
+        """Whether the server, asked in this very open, has these very bytes: by digest, and then byte for byte."""
         entry = self._base.entry
         if entry is None or entry.digest != staging.digest() or entry.size != staging.size:
             return False
-        held = self.target.client.cache.open_entry(entry)
-        if held is None:
+        blob = self.target.client.cache.open_entry(entry)
+        if blob is None:
             return False
         try:
-            return same_bytes(staging.descriptor, held)
+            return same_bytes(staging.descriptor, blob)
         finally:
-            os.close(held)
+            os.close(blob)
 
     def keep_as_incomplete(self, why: str) -> PendingWrite | None:
-        """Upload nothing and keep the bytes, as an ``incomplete`` pending write; None where there are none to keep.
-
-        What cannot be kept is lost, and said.
-        """
+        """Upload nothing, and keep the bytes as an ``incomplete`` pending write; None if there are none."""
         staging = self._take_staging()
         if staging is None:
             return None
-        client = self.target.client
+        cache = self.target.client.cache
         try:
             staging.rehash()
             if not staging.size:
                 return None
-            cache = client.cache
             return cache.pending.record(
                 self.target.key,
                 staging,
@@ -154,14 +147,14 @@ class Upload:
             )
         finally:
             staging.close()
-            self._lock.release()
+            self.lock.release()
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-class _Raw(io.FileIO):
-    """The staging file under the name of the URI; in a forked child nothing that is done to it has an effect."""
+class _StagingFile(io.FileIO):
+    """The staging file under the name of the URI; in a forked child it ignores all calls."""
 
     def __init__(self, upload: Upload, mode: str) -> None:
         assert upload.staging is not None
@@ -169,11 +162,8 @@ class _Raw(io.FileIO):
         self.name = upload.uri
         self._upload = upload
 
-    def write(self, data: Any) -> int:
-        if not self._upload.is_ours:
-            return memoryview(data).nbytes
-        count: int = self._upload.write(super().write, data)
-        return count
+    def write(self, data: Any) -> Any:
+        return self._upload.write(super().write, data) if self._upload.is_ours else memoryview(data).nbytes
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         # The position belongs to the open file, which parent and child share.
@@ -183,36 +173,36 @@ class _Raw(io.FileIO):
         return super().truncate(size) if self._upload.is_ours else size or 0
 
     def __del__(self) -> None:
-        # In a cycle this may come before the buffer above has been emptied into it: whoever takes that closes this.
+        # In a cycle this may run before the buffer above has been flushed into it: the end of the upload closes this.
         if self._upload.staging is None or not self._upload.is_ours:
             with contextlib.suppress(OSError):
                 self.close()
 
 
-class _Committing:
-    """Closes by uploading, unless an exception ends the ``with`` block."""
+class _UploadingBuffer:
+    """Uploads when it is closed, unless an exception ends the ``with`` block."""
 
     _upload: Upload | None = None
     _text: weakref.ref[CloudTextWriter] | None = None
     text_flushed = True
-    """Whether no text is still on its way here. In a cycle this file may be finalised before the text above it."""
+    """Whether no text is left in the layer above. In a cycle this file may be finalised before that layer."""
 
     def _begin(self, upload: Upload) -> None:
         self._upload = upload
-        reference = weakref.ref(self)  # a cycle would put off the end of a file that nobody has any more
+        reference = weakref.ref(self)  # a cycle would delay the end of a file that is used no longer
 
-        def give_way() -> None:
+        def keep() -> None:
             file = reference()
             if file is not None:
                 file.keep_as_incomplete("it was opened for writing again")
 
-        upload.allow_takeover(give_way)
-        strays.track(self, upload.target.client.cache.root)
+        upload.lock.on_reopen = keep
+        unclosed.track(self, upload.target.client.cache.root)
 
     def _end(self) -> Upload | None:
         upload, self._upload = self._upload, None
         if upload is not None:
-            strays.forget(self)
+            unclosed.forget(self)
         return upload
 
     def close(self) -> None:
@@ -228,15 +218,19 @@ class _Committing:
         upload.commit()
 
     def abort(self) -> None:
-        """Close and upload nothing."""
+        """Close, and upload nothing."""
         upload = self._end()
         if upload is not None:
             upload.abort()
-        with contextlib.suppress(OSError):  # a full disk has said so before, and nobody wants these bytes
+        with contextlib.suppress(OSError):  # a full disk has raised before
+            super().close()  # type: ignore[misc]
+
+    def _close_quietly(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
             super().close()  # type: ignore[misc]
 
     def keep_as_incomplete(self, why: str) -> None:
-        """Upload nothing, keep what was written so far as ``incomplete``, and close."""
+        """Upload nothing, keep what was written so far as ``incomplete``, and close; log what happened."""
         upload = self._end()
         if upload is None or not upload.is_ours:
             return
@@ -244,18 +238,17 @@ class _Committing:
         with contextlib.suppress(OSError, ValueError):
             if text is not None:
                 text.flush()
-        with contextlib.suppress(OSError, ValueError):
-            super().close()  # type: ignore[misc]
+        self._close_quietly()
         try:
             kept = upload.keep_as_incomplete(why)
         except (CloudPathException, CasstoreError, OSError) as error:
-            strays.log_warning(f"{upload.uri}: {why}; what was written could not be kept: {error}")
-            return
-        if kept is None:
-            strays.log_warning(f"{upload.uri}: {why}; nothing was written, and nothing was uploaded")
-            return
-        path = upload.target.client.cache.pending.path(kept)
-        strays.log_warning(f"{upload.uri}: {why}; it was not uploaded, and is kept at {path} (see `casstore pending`)")
+            outcome = f"what was written could not be kept: {error}"
+        else:
+            outcome = "nothing was written, and nothing was uploaded"
+            if kept is not None:
+                path = upload.target.client.cache.pending.path(kept)
+                outcome = f"it was not uploaded, and is kept at {path} (see `casstore pending`)"
+        unclosed.log_warning(f"{upload.uri}: {why}; {outcome}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -271,28 +264,27 @@ class _Committing:
             return
         if upload.is_ours:
             warnings.warn(f"{upload.uri} was opened for writing and never closed", ResourceWarning, stacklevel=2)
-            upload.mark_ending()
-            strays.queue_unclosed(self)
+            upload.lock.is_ending = True  # by another thread: the one that opened it may wait for that
+            unclosed.queue_unclosed(self)
         else:
             self._upload = None
             upload.abort()
-            with contextlib.suppress(OSError, ValueError):
-                super().close()  # type: ignore[misc]
+            self._close_quietly()
 
 
-class CloudBufferedWriter(_Committing, io.BufferedWriter):
+class CloudBufferedWriter(_UploadingBuffer, io.BufferedWriter):
     """What ``open("wb")`` returns."""
 
     def __init__(self, upload: Upload) -> None:
-        super().__init__(_Raw(upload, "wb"))
+        super().__init__(_StagingFile(upload, "wb"))
         self._begin(upload)
 
 
-class CloudBufferedRandom(_Committing, io.BufferedRandom):
+class CloudBufferedRandom(_UploadingBuffer, io.BufferedRandom):
     """What ``open("w+b")`` and ``open("r+b")`` return."""
 
     def __init__(self, upload: Upload) -> None:
-        super().__init__(_Raw(upload, "r+b"))
+        super().__init__(_StagingFile(upload, "r+b"))
         self._begin(upload)
 
 
@@ -305,7 +297,7 @@ class CloudTextWriter(io.TextIOWrapper):
         buffer.text_flushed = False
 
     def detach(self) -> Any:
-        """The binary file below, which goes on alone."""
+        """Return the binary file below, which continues on its own."""
         buffer: Any = super().detach()
         buffer.text_flushed = True
         return buffer
@@ -315,12 +307,12 @@ class CloudTextWriter(io.TextIOWrapper):
     ) -> None:
         if kind is not None:
             buffer = self.buffer
-            assert isinstance(buffer, _Committing)
+            assert isinstance(buffer, _UploadingBuffer)
             buffer.abort()
         self.close()
 
     def __del__(self) -> None:
-        # Not closed: that would upload. The buffer below is collected next, or holds out until somebody closes it.
+        # Not closed: that would upload. The buffer below is collected next, or lives on while it is used elsewhere.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             buffer: Any = self.buffer
             try:

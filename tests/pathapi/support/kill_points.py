@@ -263,7 +263,7 @@ def _wrap(steps: Steps, backend: type) -> None:
     if backend is S3Backend:
         steps.wrap(backend, "_call", of_part)
     steps.wrap(Staging, "copy_from", lambda *_: "copy into staging")
-    steps.wrap(writing._Raw, "write", lambda *_: "write staging")
+    steps.wrap(writing._StagingFile, "write", lambda *_: "write staging")
 
 
 def enumerate_kills(
