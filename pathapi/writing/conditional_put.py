@@ -1,8 +1,7 @@
 """One conditional upload: what it starts from, how it is sent, and what a refusal or a lost answer means.
 
-The condition is the version that was seen, or absence. A refusal is a conflict, unless it may be the answer to our own
-upload: the SDK had sent it before and lost the first answer, or an earlier push had. Then the object is read back, and
-if it has these very bytes, they arrived.
+The condition is the version that was seen, or absence. A refusal is a conflict, unless it may answer our own upload,
+which the SDK or an earlier push had sent before. The object is read back then: with these very bytes, they arrived.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from casstore import Condition, Entry, PendingWrite, Staging, Validator, new_hasher
 from pathapi.backend import ABSENT, COMPARABLE, Absent, ObjectInfo, head_or_none
@@ -25,18 +24,16 @@ from pathapi.exceptions import (
 from pathapi.location import Location
 from pathapi.parallel.cancellation import CancelToken
 
-if TYPE_CHECKING:
-    pass
-
 _PIECE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class WriteBase:
-    """What a write starts from. *expect* None overwrites whatever is there; *guessed* says that the absence is known
-    only from a listing, and is asked about once if the cloud says otherwise.
+    """What a write starts from.
 
-    *entry* is what the store holds of that very version, if the cloud was asked about it in this very open.
+    *condition_version* None overwrites whatever is there. *assumed*: a listing alone shows the absence; one HEAD
+    request decides if the server disagrees. *entry* is the cached entry of that very version, if the server confirmed
+    it in this very open.
     """
 
     condition_version: Validator | Absent | None
@@ -46,19 +43,19 @@ class WriteBase:
 
     @property
     def condition(self) -> Condition:
-        """As a pending write records it."""
+        """The condition as a pending write records it."""
         if self.condition_version is None:
             return Condition.ANY
         return Condition.ABSENT if isinstance(self.condition_version, Absent) else Condition.MATCH
 
     @property
     def version(self) -> Validator | None:
-        """The version seen, where there was one."""
+        """The version that was seen, if there was one."""
         return self.condition_version if isinstance(self.condition_version, Validator) else None
 
     @classmethod
     def of(cls, write: PendingWrite, *, force: bool) -> WriteBase:
-        """What a pending write started from: never what is there now."""
+        """Return what a pending write started from: never what is there now."""
         if force or write.condition is Condition.ANY:
             return cls(None)
         if write.condition is Condition.ABSENT:
@@ -68,19 +65,17 @@ class WriteBase:
 
 @dataclass(frozen=True, slots=True)
 class UploadResult:
-    """What the object is after an upload. *unconditional* says that the server could not be held to the condition: to
-    be told, by `warn_of_conditions`, once everything else is done.
-    """
+    """The object after an upload; *unconditional* asks for `warn_of_conditions` once everything else is done."""
 
     info: ObjectInfo
     unconditional: bool = False
 
 
 def conditional_put(target: Location, staging: Staging, base: WriteBase, *, again: bool = False) -> UploadResult:
-    """Upload *staging*'s bytes under *base*'s condition; what the object is then.
+    """Upload *staging*'s bytes under *base*'s condition.
 
-    *again* says that they were sent before, and that nobody knows what became of that. Raises VersionMismatchError for
-    a conflict (the object is somebody else's) and whatever else `Backend.write` does.
+    *again*: they were sent before, with an unknown result. Raises VersionMismatchError for a conflict, and whatever
+    else `Backend.write` raises.
     """
     try:
         return _send(target, staging, base)
@@ -107,7 +102,7 @@ def _send(target: Location, staging: Staging, base: WriteBase) -> UploadResult:
     except VersionMismatchError:
         if not base.assumed:
             raise
-        # The listing did not have it, and now it is there: ask once, and go by that.
+        # The listing did not have it, and now it is there: ask once, and use the answer.
         seen = head_or_none(target.backend, target.object_key)
         return UploadResult(_write(target, staging, ABSENT if seen is None else seen.validator))
     except (CloudPathNotImplementedError, CloudPathPermissionError) as error:
@@ -119,7 +114,7 @@ def _send(target: Location, staging: Staging, base: WriteBase) -> UploadResult:
 def _send_unconditionally(
     target: Location, staging: Staging, expect: Validator | Absent, error: CloudPathException
 ) -> UploadResult:
-    """The server, or the role, cannot do conditions, or nothing at all: a HEAD just before is the best there is."""
+    """Check by a HEAD just before: the server, or the role, cannot do conditions (or nothing at all)."""
     backend = target.backend
     try:
         seen = head_or_none(backend, target.object_key)
@@ -127,7 +122,7 @@ def _send_unconditionally(
         raise error from error.__cause__
     matches = seen is None if isinstance(expect, Absent) else seen is not None and seen.validator.same_version(expect)
     if not matches:
-        raise VersionMismatchError(f"{target.uri} is not the version that was seen; nothing was changed") from error
+        raise VersionMismatchError(f"{target.uri}: not the version that was seen; nothing was changed") from error
     try:
         return UploadResult(_write(target, staging, None), unconditional=True)
     except CloudPathPermissionError:
@@ -135,25 +130,25 @@ def _send_unconditionally(
 
 
 def warn_of_conditions(target: Location) -> None:
-    """Say, once per origin, that the server cannot do conditions."""
+    """Warn, once per origin, that the server cannot do conditions."""
     origin = target.backend.origin
     target.client.warn_once(
         f"conditions {origin}",
-        f"{origin} cannot write conditionally: what somebody else writes in the same moment may be lost "
-        "(conditional_writes='require' makes this an error)",
+        f"{origin}: the server cannot write conditionally, and a write of another client in the same moment may be "
+        "lost: conditional_writes='require' makes this an error",
     )
 
 
 def _write(target: Location, staging: Staging, expect: Validator | Absent | None) -> ObjectInfo:
     guess = target.client.content_type_method
     content_type = guess(target.object_key)[0] if guess is not None else None
-    # A position of its own: the staging file's may be shared with whoever wrote it.
+    # A position of its own: the writer's file may share the staging file's.
     source: Any = _Source(staging.descriptor)
     return target.backend.write(target.object_key, source, staging.size, expect=expect, content_type=content_type)
 
 
 class _Source:
-    """A staging file as a backend reads it: seekable, by `os.pread`, so that nobody else's position moves."""
+    """A staging file as a backend reads it: seekable, by `os.pread`, which moves no shared position."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -161,7 +156,7 @@ class _Source:
         self._stop = CancelToken()
 
     def read(self, size: int = -1) -> bytes:
-        """Up to *size* bytes, all of them unless the file ends."""
+        """Return *size* bytes, fewer only at the end of the file."""
         self._stop.check()
         if size < 0:
             size = max(0, os.fstat(self._descriptor).st_size - self._at)
@@ -173,20 +168,20 @@ class _Source:
         return b"".join(pieces)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As files do."""
+        """Move the position as files do; return it."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence)
         self._at = (os.fstat(self._descriptor).st_size if start is None else start) + offset
         return self._at
 
     def tell(self) -> int:
-        """Where the next read begins."""
+        """Return where the next read begins."""
         return self._at
 
 
 def find_completed_upload(target: Location, staging: Staging) -> ObjectInfo | None:
-    """What the object is, if it has exactly *staging*'s bytes; None for other bytes or none.
+    """Return the object if it has exactly *staging*'s bytes, else None.
 
-    By a checksum that the provider states of it, where that agrees; else all of it is read and compared.
+    A checksum of the provider that agrees is enough; otherwise all bytes are read and compared.
     """
     backend = target.backend
     info = head_or_none(backend, target.object_key)
@@ -211,7 +206,7 @@ def find_completed_upload(target: Location, staging: Staging) -> ObjectInfo | No
 
 
 def matches_checksum(info: ObjectInfo, descriptor: int) -> bool:
-    """Whether an open file has a hash that the provider states of the object; False where it states none of all."""
+    """Whether an open file has a hash that the provider states of the whole object; False if it states none."""
     for checksum in info.checksums:
         if checksum.kind in COMPARABLE:
             hasher, offset = new_hasher(checksum.kind.removeprefix("etag-")), 0

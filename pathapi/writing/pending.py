@@ -1,7 +1,7 @@
-"""What is pending of a URI, and what becomes of it: looked at before every use, uploaded, saved elsewhere, discarded.
+"""Pending writes of a URI: checked before every use, uploaded, saved elsewhere, discarded.
 
-Reading and writing look first. What failed, or was changed behind the API's back, raises and names the ways on; what
-was on its way when its process died is looked for in the cloud, once. Whoever changes something has the write lock.
+Reading and writing check first. A failed write, or an edit outside the API, raises and names the ways on; an upload
+whose process died is looked for on the server, once. Every change is made with the write lock.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from pathapi.exceptions import (
     PendingWriteError,
 )
 from pathapi.location import Location
-from pathapi.writing import unclosed as strays
+from pathapi.writing import unclosed
 from pathapi.writing.commit import finish_upload, mark_failed, raise_explained, why_failed
 from pathapi.writing.conditional_put import WriteBase, conditional_put, find_completed_upload, warn_of_conditions
 
-_said: Final[set[str]] = set()
+_warned: Final[set[str]] = set()
 
 
 def acquire_write_lock(target: Location, *, force: bool = False) -> WriteLock:
-    """The URI's write lock, once nothing that is pending of it stands in the way; with *force*, whatever does.
+    """Return the URI's write lock, once no pending write blocks it; with *force*, whatever is pending.
 
     Raises PendingWriteError, OverwriteNewerLocalError, LockTimeoutError, ReentrantWriteError.
     """
     cache = target.client.cache
-    lock = cache.write_locks.acquire(target.key, on_poll=strays.process_queue)
+    lock = _lock(target)
     try:
         cache.record_changes(target.key)
         if cache.pending.has(target.key):
             for write in cache.pending.of(target.key):
                 if cache.unavailable is None:
                     _resolve_interrupted(target, write)
-            # Looked at anew: what has arrived after all may have been forced over the others.
+            # Listed again: an interrupted upload that has arrived may have been forced over the others.
             for write in cache.pending.of(target.key):
                 if write.blocks and not force:
                     raise conflict_error(target, write)
@@ -49,11 +49,15 @@ def acquire_write_lock(target: Location, *, force: bool = False) -> WriteLock:
     return lock
 
 
-def ensure_no_conflict(target: Location, *, force: bool, may_request: bool) -> None:
-    """Raise where what the cloud or the store has is not what this machine's user wrote last.
+def _lock(target: Location) -> WriteLock:
+    return target.client.cache.write_locks.acquire(target.key, on_poll=unclosed.process_queue)
 
-    With *force*, the cloud's version is wanted: what stands in the way is set aside. Without *asks*, the cloud is not
-    asked what became of an interrupted upload. Waits for nobody.
+
+def ensure_no_conflict(target: Location, *, force: bool, may_request: bool) -> None:
+    """Raise if the server or the store does not have what the user of this machine wrote last.
+
+    With *force*, the server's version is wanted: pending writes that block become ``incomplete``. Without
+    *may_request*, an interrupted upload raises too. Waits for no lock.
     """
     cache = target.client.cache
     cache.record_changes(target.key)
@@ -61,28 +65,28 @@ def ensure_no_conflict(target: Location, *, force: bool, may_request: bool) -> N
         if cache.unavailable is None and _is_interrupted(target, write):
             if not may_request:
                 raise conflict_error(target, write)
-            # Where somebody else has the lock, he deals with it: until then, the old version.
+            # The process that has the lock, if one does, resolves it: until then, readers get the old version.
             with suppress(LockTimeoutError), cache.write_locks.acquire(target.key, 0):
                 _resolve_interrupted(target, write)
-    # Looked at anew, as in `lock_for_change`.
+    # Listed again, as in `acquire_write_lock`.
     for write in cache.pending.of(target.key):
         if write.blocks:
             if not force:
                 raise conflict_error(target, write)
             if cache.unavailable is None:
-                _said.add(write.name)
+                _warned.add(write.name)
                 with suppress(FileNotFoundError):
-                    why = f"{write.why}; then the cloud's version was taken"
+                    why = f"{write.why}; then the server's version was taken"
                     cache.pending.mark(write, PendingState.INCOMPLETE, why=why)
-        elif write.state is PendingState.INCOMPLETE and write.source is not None and write.name not in _said:
-            _said.add(write.name)
+        elif write.state is PendingState.INCOMPLETE and write.source is not None and write.name not in _warned:
+            _warned.add(write.name)
             warnings.warn(
                 f"{target.uri}: {write.why} ({write.source}); push() uploads it, drop() discards it", stacklevel=5
             )
 
 
 def _is_interrupted(target: Location, write: PendingWrite) -> bool:
-    """Whether nobody is uploading *write*, although its record says so."""
+    """Whether *write*'s record says that it is being uploaded, and no process is uploading it."""
     if write.state is not PendingState.UPLOADING:
         return False
     cache = target.client.cache
@@ -92,15 +96,15 @@ def _is_interrupted(target: Location, write: PendingWrite) -> bool:
 
 
 def _resolve_interrupted(target: Location, write: PendingWrite) -> PendingWrite | None:
-    """With the write lock held: find out what became of an interrupted upload. The record as it is then; None where
-    there is none any more, because the cloud has the bytes.
+    """Find out, with the write lock, whether an interrupted upload has arrived.
 
-    Raises PendingWriteError where the cloud cannot be asked.
+    Return the record as it is then; None if the server has the bytes and there is no record. Raises PendingWriteError
+    if the server cannot be reached.
     """
     if write.state is not PendingState.UPLOADING:
         return write
     cache = target.client.cache
-    # With the lock, and of this process: the upload has ended, and could not say how.
+    # A record of this process is resolved too: with the lock, its upload has ended, and could not record how.
     if write.lease != cache.lease.name and not cache.pending.is_interrupted(write):
         return write
     try:
@@ -108,57 +112,58 @@ def _resolve_interrupted(target: Location, write: PendingWrite) -> PendingWrite 
     except FileNotFoundError:
         return None
     try:
-        noted, moment = cache.snapshot(target.key), cache.now()
+        snapshot, moment = cache.snapshot(target.key), cache.now()
         try:
             info = find_completed_upload(target, staging)
         except CloudPathException as error:
             raise conflict_error(target, write) from error
         if info is not None:
-            overrules = write.condition is Condition.ANY
-            finish_upload(target, staging, noted, info, moment, write, supersedes=overrules)
+            is_forced = write.condition is Condition.ANY
+            finish_upload(target, staging, snapshot, info, moment, write, supersedes=is_forced)
             target.forget_listed()
             return None
     finally:
         staging.close()
-    why = "its process ended before the cloud had answered, and the cloud does not have the bytes"
+    why = "its process ended before the server had answered, and the server does not have the bytes"
     with suppress(FileNotFoundError):
         return cache.pending.mark(write, PendingState.FAILED, why=why)
     return None
 
 
 def conflict_error(target: Location, write: PendingWrite) -> PendingWriteError | OverwriteNewerLocalError:
-    """The error that names *write*, where its bytes are, and the ways on."""
-    where = f"The bytes are at {target.client.cache.pending.path(write)}."
+    """Return the error that names *write*, where its bytes are, and the ways on."""
     ways = (
+        f"The bytes are at {target.client.cache.pending.path(write)}. "
         "Keep yours: push() uploads them (with force_overwrite_to_cloud=True over whatever is there). Take the "
-        "cloud's: read with force_overwrite_from_cloud=True, or drop(). Keep both: save_pending(PATH). At the shell: "
+        "server's: read with force_overwrite_from_cloud=True, or drop(). Keep both: save_pending(PATH). At the shell: "
         "casstore pending, push, drop"
     )
     if write.state is PendingState.EDIT:
-        return OverwriteNewerLocalError(f"{target.uri}: {write.why} ({write.source}). {where} {ways}")
+        return OverwriteNewerLocalError(f"{target.uri}: {write.why} ({write.source}). {ways}")
+    problem = f"an earlier write was not uploaded: {write.why}"
     if write.state is PendingState.UPLOADING:
-        return PendingWriteError(
-            f"{target.uri}: the process that uploaded a write of it has ended, and the cloud cannot be asked whether "
-            f"it arrived. {where} {ways}"
+        problem = (
+            "an upload was interrupted when its process died, and the server cannot be reached to check whether it "
+            "completed"
         )
-    return PendingWriteError(f"{target.uri}: an earlier write has not reached the cloud: {write.why}. {where} {ways}")
+    return PendingWriteError(f"{target.uri}: {problem}. {ways}")
 
 
 def pending_of(target: Location) -> list[PendingWrite]:
-    """What is pending of the URI now, this process's local copies included; oldest first.
+    """Return the URI's pending writes, those of this process's local copies included; oldest first.
 
-    Raises the store's own error where it cannot be opened: nobody knows, then, and "nothing" would be a lie.
+    Raises the store's own error if it cannot be opened: an empty list would be wrong.
     """
     cache = target.client.cache
     if cache.unavailable is not None:
         raise cache.unavailable
-    strays.process_queue()
+    unclosed.process_queue()
     cache.record_changes(target.key)
     return cache.pending.of(target.key)
 
 
 def open_pending(target: Location) -> int | None:
-    """A descriptor of the bytes that were written last and are pending; None where nothing is."""
+    """Return a descriptor of the bytes that were written last and are pending; or None."""
     for write in reversed(pending_of(target)):
         with suppress(FileNotFoundError):
             return target.client.cache.pending.open(write)
@@ -166,100 +171,92 @@ def open_pending(target: Location) -> int | None:
 
 
 def select_pending(target: Location, which: PendingWrite | None) -> PendingWrite:
-    """The one pending write of the URI that is meant.
+    """Return the URI's pending write, *which* of several.
 
-    Raises CloudPathFileNotFoundError where there is none, PendingWriteError where there are several and none is named.
+    Raises CloudPathFileNotFoundError if there is none, PendingWriteError if there are several and *which* is None.
     """
     writes = pending_of(target)
     if which is not None:
         for write in writes:
             if write.name == which.name:
                 return write
-        raise CloudPathFileNotFoundError(f"that pending write of {target.uri} has been dealt with already")
+        raise CloudPathFileNotFoundError(f"{target.uri}: that pending write has been dealt with already")
     if not writes:
-        raise CloudPathFileNotFoundError(f"nothing is pending of {target.uri}")
+        raise CloudPathFileNotFoundError(f"{target.uri}: nothing is pending")
     chosen = [write for write in writes if write.state is not PendingState.INCOMPLETE] or writes
     if len({write.digest for write in chosen}) > 1:
         listed = "; ".join(f"{write.name}: {write.size} bytes, {write.why}" for write in chosen)
-        raise PendingWriteError(f"{len(chosen)} different writes of {target.uri} are pending, name one: {listed}")
+        raise PendingWriteError(f"{target.uri}: {len(chosen)} different writes are pending, name one: {listed}")
     return chosen[-1]
 
 
 def push(target: Location, which: PendingWrite | None = None, *, force: bool = False) -> PendingWrite:
-    """Upload a pending write, under the condition that it started from, or with *force* over whatever is there; which.
+    """Upload a pending write, under the condition that it started from or, with *force*, over whatever is there.
 
-    Raises OverwriteNewerCloudError where the object is another version by now: the write stays pending.
-    PendingWriteError where it is being uploaded by another process.
+    Return the write as it was. Raises OverwriteNewerCloudError if the object is another version by now: the write stays
+    pending. Raises PendingWriteError if another process is uploading it.
     """
     cache = target.client.cache
-    with cache.write_locks.acquire(target.key, on_poll=strays.process_queue):
-        write: PendingWrite | None = select_pending(target, which)
-        assert write is not None
-        was = write
-        if write.state is PendingState.UPLOADING:
-            write = _resolve_interrupted(target, write)
+    with _lock(target):
+        pushed = select_pending(target, which)
+        write: PendingWrite | None = pushed
+        if pushed.state is PendingState.UPLOADING:
+            write = _resolve_interrupted(target, pushed)
             if write is None:
-                return was  # it had arrived
+                return pushed  # it had arrived
             if write.state is PendingState.UPLOADING:
-                raise PendingWriteError(f"{target.uri} is being uploaded by another process just now")
+                raise PendingWriteError(f"{target.uri}: another process is uploading it: push again once it has ended")
+        assert write is not None
         staging = cache.pending.adopt(write)
         try:
             base = WriteBase.of(write, force=force)
             state = write.state
             write = cache.pending.mark(write, PendingState.UPLOADING, lease=cache.lease.name)
-            noted, moment = cache.snapshot(target.key), cache.now()
+            snapshot, moment = cache.snapshot(target.key), cache.now()
             try:
                 # An earlier try may have arrived after all.
-                sent = conditional_put(target, staging, base, again=was.state is not PendingState.EDIT)
+                result = conditional_put(target, staging, base, again=pushed.state is not PendingState.EDIT)
             except BaseException as error:
                 raise_explained(target, base, mark_failed(target, write, state, why_failed(error)), error)
                 raise
             finally:
                 target.forget_listed()
-            # What the write itself was forced over stands in the way no more, either.
-            overrules = base.condition is Condition.ANY
-            finish_upload(target, staging, noted, sent.info, moment, write, supersedes=overrules)
+            # The writes that this one was forced over block the URI no longer, either.
+            is_forced = base.condition is Condition.ANY
+            finish_upload(target, staging, snapshot, result.info, moment, write, supersedes=is_forced)
             if write.source is not None:
-                cache.mark_uploaded(write.source, write.digest, sent.info.validator)
-            _forget_same(target, write)
-            if sent.unconditional:
+                cache.mark_uploaded(write.source, write.digest, result.info.validator)
+            # The server has these bytes: other pending writes of the same ones are done.
+            for other in cache.pending.of(target.key):
+                if other.digest == write.digest and other.state is not PendingState.UPLOADING:
+                    cache.pending.discard(other)
+            if result.unconditional:
                 warn_of_conditions(target)
-            return was
+            return pushed
         finally:
             staging.close()
 
 
-def _forget_same(target: Location, pushed: PendingWrite) -> None:
-    """The cloud has these bytes: what else is pending with the same ones is done with."""
-    pending = target.client.cache.pending
-    for other in pending.of(target.key):
-        if other.digest == pushed.digest and other.state is not PendingState.UPLOADING:
-            pending.discard(other)
-
-
 def drop(target: Location, which: PendingWrite | None = None) -> list[PendingWrite]:
-    """Discard a pending write, or all of the URI's; what was discarded."""
-    cache = target.client.cache
-    with cache.write_locks.acquire(target.key, on_poll=strays.process_queue):
+    """Discard a pending write, or all of the URI's; return what was discarded."""
+    pending = target.client.cache.pending
+    with _lock(target):
         writes: Sequence[PendingWrite] = pending_of(target) if which is None else [select_pending(target, which)]
         for write in writes:
-            _discard(target, write)
+            pending.discard(write)
+            _release_source(target, write)
         return list(writes)
 
 
 def save(target: Location, destination: str, which: PendingWrite | None = None) -> PendingWrite:
-    """Copy a pending write's bytes to the local file *destination*, replaced as a whole; then it is pending no more."""
-    cache = target.client.cache
-    with cache.write_locks.acquire(target.key, on_poll=strays.process_queue):
+    """Copy a pending write's bytes to the local file *destination*, replaced as a whole; then discard the write."""
+    with _lock(target):
         write = select_pending(target, which)
-        cache.pending.save(write, destination)
-        if write.source is not None:
-            cache.release_path(write.source, write.digest)
+        target.client.cache.pending.save(write, destination)
+        _release_source(target, write)
         return write
 
 
-def _discard(target: Location, write: PendingWrite) -> None:
-    cache = target.client.cache
-    cache.pending.discard(write)
+def _release_source(target: Location, write: PendingWrite) -> None:
     if write.source is not None:
-        cache.release_path(write.source, write.digest)  # what a tool has put into the outbox
+        target.client.cache.release_path(write.source, write.digest)  # a file that a tool put into the outbox

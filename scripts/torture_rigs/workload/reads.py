@@ -110,7 +110,7 @@ class Worker(Writer):
         except CloudPathFileNotFoundError:
             pass
         except REFUSALS as error:
-            if way == "force" and "cannot be asked" not in str(error):
+            if way == "force" and "cannot be reached to check" not in str(error):
                 raise
             self.refused(origin, key)
             return
