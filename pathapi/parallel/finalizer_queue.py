@@ -33,31 +33,30 @@ class FinalizerQueue(Generic[ItemT]):
             os.register_at_fork(after_in_child=self._begin_process)
 
     def _begin_process(self) -> None:
-        self._pid = os.getpid()
         self._items: SimpleQueue[ItemT] = SimpleQueue()
         self._mutex = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._started_in = 0
 
     def start(self) -> None:
         """Start the thread if it does not run; before the first item, since a finaliser cannot."""
-        if self._pid != os.getpid():
+        if self._started_in not in (0, os.getpid()):
             self._begin_process()  # a fork that ran no hooks
         with self._mutex:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, args=(self._items,), name=self._name, daemon=True)
+            if not self._started_in:
+                self._started_in = os.getpid()
+                thread = threading.Thread(target=self._run, args=(self._items,), name=self._name, daemon=True)
                 with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
-                    self._thread.start()
+                    thread.start()
 
     def put(self, item: ItemT) -> None:
         """Queue *item*, which keeps it alive until it is handled. Takes no lock."""
-        if self._pid == os.getpid():
-            self._items.put(item)
+        self._items.put(item)
 
     def drain(self, *, is_last: bool = False) -> None:
         """Handle what is queued now, in this thread; at exit with *is_last*, also what is too early."""
         early = []
         with contextlib.suppress(Empty):
-            while self._pid == os.getpid():
+            while True:
                 item = self._items.get_nowait()
                 if not self._handle(item, is_last):
                     early.append(item)

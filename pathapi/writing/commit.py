@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from casstore import (
     Cache,
@@ -34,18 +35,25 @@ from pathapi.exceptions import (
 from pathapi.location import Location
 from pathapi.writing.conditional_put import WriteBase, conditional_put, warn_of_conditions
 
-NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+ResultT = TypeVar("ResultT")
+
+_NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 """Errors that making room in the store may help against."""
 
 
-def stage(cache: Cache) -> Staging:
-    """Return a staging file; if the disk is full, make room in the store once."""
+def with_room(cache: Cache, call: Callable[[], ResultT], needed: int = 1) -> ResultT:
+    """Return ``call()``; if the disk is full, make room for *needed* bytes in the store, and call once more."""
     try:
-        return cache.stage()
-    except StoreFullError as error:
-        if error.errno not in NO_ROOM or not cache.trims.make_room(1):
+        return call()
+    except OSError as error:
+        if error.errno not in _NO_ROOM or not cache.trims.make_room(needed):
             raise
-    return cache.stage()
+        return call()
+
+
+def stage(cache: Cache) -> Staging:
+    """Return a staging file."""
+    return with_room(cache, cache.stage)
 
 
 def commit_upload(
@@ -118,28 +126,27 @@ def finish_upload(
 def _record(target: Location, staging: Staging, base: WriteBase) -> tuple[PendingWrite | None, OSError | None]:
     """Return the pending write; or None, and why, without a store or room for it: the upload is tried anyway."""
     cache = target.client.cache
-    failure = cache.unavailable
-    for _ in range(2 if failure is None else 0):
-        if failure is not None and (failure.errno not in NO_ROOM or not cache.trims.make_room(1)):
-            break
-        try:
-            with full_disk(cache.root):
-                lease = cache.lease.name
-            write = cache.pending.record(
-                target.key,
-                staging,
-                PendingState.UPLOADING,
-                base.condition,
-                base.version,
-                lease=lease,
-                why="it is being uploaded",
-                exclusive=base.exclusive,
-            )
-        except StoreFullError as error:
-            failure = error
-        else:
-            return write, None
-    return None, failure
+    if cache.unavailable is not None:
+        return None, cache.unavailable
+
+    def record() -> PendingWrite:
+        with full_disk(cache.root):
+            lease = cache.lease.name
+        return cache.pending.record(
+            target.key,
+            staging,
+            PendingState.UPLOADING,
+            base.condition,
+            base.version,
+            lease=lease,
+            why="it is being uploaded",
+            exclusive=base.exclusive,
+        )
+
+    try:
+        return with_room(cache, record), None
+    except StoreFullError as error:
+        return None, error
 
 
 def raise_explained(

@@ -8,7 +8,6 @@ none of its parent's.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from typing import Final, Protocol
 
@@ -26,17 +25,10 @@ class WritableFile(Protocol):
         ...
 
 
-class _OpenFiles:
-    """The open files of this process, and the stores that they write to."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.files: dict[int, weakref.ref[WritableFile]] = {}
-        self.roots: set[str] = set()
-        self.mutex = threading.Lock()
-
-
-_open = _OpenFiles()
+_files: Final[dict[int, weakref.ref[WritableFile]]] = {}
+"""The open files of this process."""
+_roots: Final[set[str]] = set()
+"""The stores that they write to."""
 
 
 def _keep(file: WritableFile, is_last: bool) -> bool:
@@ -51,21 +43,16 @@ _queue: Final = FinalizerQueue(__name__, _keep)
 
 def track(file: WritableFile, root: str) -> None:
     """Track *file*, open on the store at *root*, whose lease exists: `process_all` runs before the store's own exit."""
-    global _open
     _queue.start()
-    if _open.pid != os.getpid():
-        _open = _OpenFiles()
-    with _open.mutex:
-        _open.files[id(file)] = weakref.ref(file)
-        is_known = root in _open.roots
-        _open.roots.add(root)
-    if not is_known:
-        at_exit(process_all)
+    _files[id(file)] = weakref.ref(file)
+    if root not in _roots:
+        _roots.add(root)
+        at_exit(process_all)  # a second call does nothing, and nor does one for a parent's files
 
 
 def forget(file: WritableFile) -> None:
     """Track *file* no longer: it was closed, or given up."""
-    _open.files.pop(id(file), None)
+    _files.pop(id(file), None)
 
 
 def queue_unclosed(file: WritableFile) -> None:
@@ -88,17 +75,12 @@ def process_queue() -> None:
 def process_all() -> None:
     """At exit, keep the bytes of all files that were queued or are still open."""
     _queue.drain(is_last=True)
-    if _open.pid == os.getpid():
-        for reference in list(_open.files.values()):
-            file = reference()
-            if file is not None:
-                file.keep_as_incomplete("it was still open for writing when its process ended")
-
-
-def _forget_in_child() -> None:
-    global _open
-    _open = _OpenFiles()
+    for reference in list(_files.values()):
+        file = reference()
+        if file is not None:
+            file.keep_as_incomplete("it was still open for writing when its process ended")
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(after_in_child=_files.clear)
+    os.register_at_fork(after_in_child=_roots.clear)

@@ -32,7 +32,7 @@ from casstore import (
 from pathapi.exceptions import CloudPathException
 from pathapi.location import Location
 from pathapi.writing import unclosed
-from pathapi.writing.commit import NO_ROOM, commit_upload, stage
+from pathapi.writing.commit import commit_upload, stage, with_room
 from pathapi.writing.conditional_put import WriteBase
 
 if TYPE_CHECKING:
@@ -69,12 +69,7 @@ class Upload:
         """Call ``write(data)`` on the staging file; if the disk is full, make room in the store once."""
         cache = self.target.client.cache
         with full_disk(cache.root):
-            try:
-                return write(data)
-            except OSError as error:
-                if error.errno not in NO_ROOM or not cache.trims.make_room(memoryview(data).nbytes):
-                    raise
-                return write(data)
+            return with_room(cache, lambda: write(data), memoryview(data).nbytes)
 
     def _take_staging(self) -> Staging | None:
         staging, self.staging = self.staging, None
