@@ -1,4 +1,4 @@
-"""Moving an object's bytes from responses into a fill: in one piece, or in parallel parts of one version."""
+"""Move an object's bytes from responses into a fill: in one piece, or in parallel parts of one version."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ PART: Final = 8 << 20
 """Bytes of one ranged request: what the S3 SDKs use, and large enough that a request's fixed cost does not show."""
 
 THREADS: Final = 8
-"""Parts of one process that are under way at a time."""
+"""Parts that one process reads at a time."""
 
 _PIECE: Final = 1 << 20
 _PART_TRIES: Final = 4
 
 
 def receive(backend: Backend, key: str, body: Body, fill: Fill) -> ObjectInfo:
-    """Bring all of the object whose first response is *body* into *fill*, and return what that response says of it.
+    """Write the object whose first response is *body* into *fill*, and return its info.
 
-    *body* holds the whole object or its first `PART`; the rest is read in parts, each tied to the version of the first.
-    Raises VersionMismatchError when the object changes meanwhile, TruncatedBodyError, ChecksumMismatchError,
-    CloudUnavailableError, StoreFullError; *fill* then holds nothing of use.
+    *body* has the whole object or its first `PART`; the rest is read in parts, each tied to the version of the first.
+    Raises VersionMismatchError if the object changes meanwhile, TruncatedBodyError, ChecksumMismatchError,
+    CloudUnavailableError, StoreFullError; *fill* is of no use then.
     """
     info = body.info
     fill.expect(info.size)
@@ -40,12 +40,12 @@ def receive(backend: Backend, key: str, body: Body, fill: Fill) -> ObjectInfo:
     else:
         _stream(body, fill)
     if fill.staging.size != info.size:
-        raise TruncatedBodyError(f"{key}: {fill.staging.size} bytes came of {info.size}")
+        raise TruncatedBodyError(f"{key}: received {fill.staging.size} of {info.size} bytes")
     return info
 
 
 def read_whole(body: Body) -> bytes:
-    """All of a small body. Raises TruncatedBodyError, not its parent, on a stall too: the request itself had worked."""
+    """Return all of a small body. Raises TruncatedBodyError, not its parent, on a stall too: the request succeeded."""
     try:
         return body.read()
     except CloudUnavailableError as error:
@@ -71,11 +71,11 @@ def _broken(error: CloudUnavailableError) -> TruncatedBodyError:
 
 
 class _StoppedError(Exception):
-    """Another part has failed: what is under way ends."""
+    """Another part has failed."""
 
 
 class _Parts:
-    """One object being read in parts: every thread writes its own ranges, and hashing follows the unbroken front."""
+    """One object, read in parts: each thread writes its own ranges; one of them hashes what is complete from byte 0."""
 
     def __init__(self, backend: Backend, key: str, info: ObjectInfo, fill: Fill) -> None:
         self._backend, self._key, self._info, self._fill = backend, key, info, fill
@@ -91,7 +91,7 @@ class _Parts:
         self._stop = CancelToken()
 
     def run(self, first: Body) -> None:
-        """Ends once no thread writes any more: the staging file's descriptor may be another file's after that."""
+        """Read all parts; return once no thread writes: the descriptor may be another file's after that."""
         length = first.length
         assert length is not None
         starts = range(length, self._info.size, PART)
@@ -136,7 +136,7 @@ class _Parts:
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
-            # An interrupt is not to be lost to a failure that it came after.
+            # An interrupt takes precedence over an earlier failure.
             if self._failure is None or (isinstance(self._failure, Exception) and not isinstance(error, Exception)):
                 self._failure = error
             self._changed.notify_all()
@@ -165,9 +165,7 @@ class _Parts:
             finally:
                 body.close()
             if offset != end:
-                raise TruncatedBodyError(
-                    f"{self._key}: bytes {start} to {end} were asked for, and {offset - start} came"
-                )
+                raise TruncatedBodyError(f"{self._key}: received {offset - start} bytes of {start} to {end}")
             self._arrive(start, end)
             return
 
@@ -184,7 +182,7 @@ class _Parts:
         return offset
 
     def _arrive(self, start: int, end: int) -> None:
-        """Note a complete part; whoever closes the gap at the front hashes on from there, one thread at a time."""
+        """Record a complete part. The thread that closes the first gap hashes on from there, one at a time."""
         with self._mutex:
             self._arrived[start] = end
             if self._hashing:
@@ -205,7 +203,7 @@ _pool_mutex = threading.Lock()
 
 
 def part_pool() -> ThreadPoolExecutor:
-    """The threads that read parts, shared by all clients of the process; they never wait for one another."""
+    """Return the threads that read parts, for all clients of the process; they never wait for each other."""
     global _pool
     with _pool_mutex:
         if _pool is None:

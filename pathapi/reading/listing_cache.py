@@ -1,8 +1,7 @@
-"""What listings said, for a little while.
+"""Recent listings of one client.
 
-A child of a listing knows its size, mtime and ETag, so that nobody asks for them again. That holds for `SECONDS`, in
-the memory of the client that listed, until something below is written through the same client. That an object does
-**not** exist is known only from a complete listing of the "directory" it would be in.
+A child of a listing knows its size, mtime and ETag for `SECONDS`, without a request, until the same client writes it or
+something below. Only a complete listing of its "directory" shows that an object does **not** exist.
 """
 
 from __future__ import annotations
@@ -16,31 +15,31 @@ from casstore import Moment, boot_clock_ns
 from pathapi.backend import ObjectInfo, Prefix
 
 SECONDS: Final = 10.0
-"""How long a listing is believed: long enough to loop over it, short enough that nobody is surprised."""
+"""How long a listing is fresh: long enough to loop over it, short enough to surprise no user."""
 
 MOST_REMEMBERED: Final = 10_000
-"""Objects of one listing that the client itself remembers, some 8 MB; of the rest only the children know."""
+"""Objects of one listing that the client remembers, some 8 MB; the children of a listing know the rest."""
 
 MOST_IN_ALL: Final = 5 * MOST_REMEMBERED
-"""Objects of all listings together; one more, and all are forgotten."""
+"""Objects of all listings together; one more, and the client forgets all."""
 
 _NS: Final = int(SECONDS * 1e9)
 
 
 @dataclass(frozen=True, slots=True)
 class ListedFact:
-    """What a listing said of one key, and when it was asked; *info* is None for a "directory"."""
+    """One key in a listing, and when the server was asked; *info* is None for a "directory"."""
 
     info: ObjectInfo | None
     moment: Moment
 
     def is_fresh(self, now_ns: int) -> bool:
-        """Whether it may still be believed at *now_ns* of the boot clock."""
+        """Whether it is fresh at *now_ns* of the boot clock."""
         return 0 <= now_ns - self.moment.boot_ns <= _NS
 
 
 class Listings:
-    """The listings that one client made lately; thread-safe."""
+    """The recent listings of one client; thread-safe."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -54,9 +53,7 @@ class Listings:
     def remember(
         self, bucket: str, prefix: str, moment: Moment, items: Iterable[ObjectInfo | Prefix]
     ) -> Iterator[tuple[ObjectInfo | Prefix, ListedFact]]:
-        """Pass a listing of *prefix* on, each item with what is to be remembered of it; a complete one also tells
-        absence.
-        """
+        """Yield the items of a listing of *prefix*, each with its fact, and remember them; also that it is complete."""
         count = 0
         cleared = self._cleared
         for item in items:
@@ -69,7 +66,7 @@ class Listings:
             with self._mutex:
                 self._clean(moment.boot_ns)
                 known = self._complete.get((bucket, prefix))
-                # What this listing had may be forgotten already, and a later one may have ended before it.
+                # Items of this listing may be forgotten already, and a later one may have ended before it.
                 if cleared == self._cleared and (known is None or known.boot_ns <= moment.boot_ns):
                     self._complete[bucket, prefix] = moment
 
@@ -77,29 +74,25 @@ class Listings:
         with self._mutex:
             known = self._listed.get(at)
             if known is None and len(self._listed) >= MOST_IN_ALL:
-                # Together: absence is told by a complete listing that does not have the key.
+                # Together: a complete listing without the key means that it is absent.
                 self._listed, self._complete = {}, {}
                 self._cleared += 1
             if known is None or known.moment.boot_ns <= listed.moment.boot_ns:
                 self._listed[at] = listed
 
     def recall(self, bucket: str, key: str, listed: ListedFact | None) -> ListedFact | None:
-        """What is known of *key* from a listing: *listed*, which the child itself carries, or what the client
-        remembers.
-        """
+        """Return the fresh fact of *key*: *listed*, which the child itself carries, or what the client remembers."""
         found = self.recall_any_age(bucket, key, listed)
         return found if found is not None and found.is_fresh(boot_clock_ns()) else None
 
     def recall_any_age(self, bucket: str, key: str, listed: ListedFact | None) -> ListedFact | None:
-        """The same of any age, for a reader that has it confirmed or may believe it; nothing written since, as far as
-        this client knows.
-        """
+        """Return the same of any age, unless this client has written *key* since: a reader confirms or accepts it."""
         found = listed or self._listed.get((bucket, key))
         if found is None:
             return None
         later = self._complete.get((bucket, _folder(key)))
         if later is not None and later.boot_ns > found.moment.boot_ns:
-            # The "directory" was listed again since, with or without this name.
+            # A later listing of the "directory" had this name, or did not.
             found = self._listed.get((bucket, key if found.info is not None else key + "/"))
             if found is None or found.moment.boot_ns < later.boot_ns:
                 return None
@@ -107,7 +100,7 @@ class Listings:
         return None if written >= found.moment.boot_ns else found
 
     def is_absent(self, bucket: str, key: str) -> bool:
-        """Whether a complete and recent listing of its "directory" did not have *key*."""
+        """Whether a complete and fresh listing of its "directory" did not have *key*."""
         with self._mutex:
             moment = self._complete.get((bucket, _folder(key)))
             if moment is None or not ListedFact(None, moment).is_fresh(boot_clock_ns()):
@@ -119,7 +112,7 @@ class Listings:
             return listed is None or listed.moment.boot_ns < moment.boot_ns
 
     def forget(self, bucket: str, key: str) -> None:
-        """*key* was written or deleted: what listings said of it, and of the "directories" above, no longer counts."""
+        """Forget *key*, which was written or deleted, and the "directories" above it."""
         now = boot_clock_ns()
         with self._mutex:
             self._clean(now)
@@ -143,10 +136,10 @@ class Listings:
 
 
 class NameListings(Listings):
-    """Of listings that need not be complete: what an index page does not link to may be there all the same."""
+    """Listings that need not be complete: an object may exist although the index page does not link to it."""
 
     def is_absent(self, bucket: str, key: str) -> bool:
-        """Never known."""
+        """Return False: it is never known."""
         return False
 
 

@@ -177,7 +177,7 @@ class Reader:
                     checked_cache = False
                     if stored is not None:
                         return stored
-                raise VersionMismatchError(f"{request.key.uri} changed {LOOKS} times while others were reading it")
+                raise VersionMismatchError(f"{request.key.uri}: changed {LOOKS} times while others read it")
             except (VersionMismatchError, TruncatedBodyError, ChecksumMismatchError) as error:
                 failure = error
             except CloudUnavailableError as error:
@@ -185,7 +185,7 @@ class Reader:
         assert failure is not None
         if isinstance(failure, VersionMismatchError):
             raise StaleReadError(
-                f"{request.key.uri} changed {TRIES} times while it was read; try again later"
+                f"{request.key.uri}: changed {TRIES} times while it was read: try again later"
             ) from failure
         if isinstance(failure, CloudUnavailableError):
             raise self._with_hint(request, failure) from failure
@@ -198,7 +198,7 @@ class Reader:
             return error
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.validated.wall_ns / 1e9))
         return type(error)(
-            f"{error}. A copy of {request.key.uri} is held, as it was on {when}: read it with freshness='offline' or "
+            f"{error}. A copy of {request.key.uri} is cached, as of {when}: read it with freshness='offline' or "
             "CASSTORE_OFFLINE=1"
         )
 
@@ -210,7 +210,7 @@ class Reader:
                 return self._serve(request, cached, began)
         if not request.freshness.asks:
             why = self._cache.unavailable or self._cache.root
-            raise NotCachedError(f"{request.key.uri} is not in the store, and the policy is offline: {why}")
+            raise NotCachedError(f"{request.key.uri}: not cached, and the policy is offline: {why}")
         blob = self._find_blob(request)
         return self._download(request, began) if blob is None else self._link(request, *blob)
 

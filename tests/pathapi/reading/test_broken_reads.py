@@ -264,14 +264,14 @@ def test_without_a_network_the_error_says_that_a_copy_is_held(
     path.read_bytes()
     cold = path.with_name("never-read")
     proxy.add(Fault(Reset(after=None), times=None))
-    with pytest.raises(CloudUnavailableError, match=r"A copy of s3://.* is held, .* freshness='offline'") as caught:
+    with pytest.raises(CloudUnavailableError, match=r"A copy of s3://.* is cached, .* freshness='offline'") as caught:
         path.read_bytes()
     assert "CASSTORE_OFFLINE=1" in str(caught.value)
     with pytest.raises(CloudUnavailableError) as bare:
         cold.read_bytes()
-    assert "is held" not in str(bare.value)
+    assert "is cached" not in str(bare.value)
     assert path.read_bytes(freshness="offline") == data
-    with pytest.raises(NotCachedError, match="not in the store, and the policy is offline"):
+    with pytest.raises(NotCachedError, match="not cached, and the policy is offline"):
         cold.read_bytes(freshness="offline")
 
 

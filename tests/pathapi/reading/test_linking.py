@@ -157,7 +157,7 @@ def test_two_servers_with_one_bucket_and_key_never_answer_for_each_other(
     assert one.cache is two.cache
     two.clear_cache()
     assert root_of(one, ground, at + "a").read_bytes(freshness="offline") == b"of weed"
-    with pytest.raises(OSError, match="not in the store"):
+    with pytest.raises(OSError, match="not cached"):
         root_of(two, ground, at + "a").read_bytes(freshness="offline")
 
 
