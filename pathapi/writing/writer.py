@@ -16,7 +16,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from casstore import (
     CasstoreError,
@@ -35,15 +35,9 @@ from pathapi.writing import unclosed
 from pathapi.writing.commit import commit_upload, stage, with_room
 from pathapi.writing.conditional_put import WriteBase
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
 
 class Upload:
-    """One write in progress: owns the staging file and the write lock until one of its three ends.
-
-    They are `commit`, `abort` and `keep_as_incomplete`.
-    """
+    """One write: owns staging file and write lock until `commit`, `abort` or `keep_as_incomplete`."""
 
     def __init__(self, target: Location, base: WriteBase, lock: WriteLock, staging: Staging | None = None) -> None:
         """Take over *lock*, and *staging* if the bytes are there already."""
@@ -245,9 +239,7 @@ class _UploadingBuffer:
                 outcome = f"it was not uploaded, and is kept at {path} (see `casstore pending`)"
         unclosed.log_warning(f"{upload.uri}: {why}; {outcome}")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -297,9 +289,7 @@ class CloudTextWriter(io.TextIOWrapper):
         buffer.text_flushed = True
         return buffer
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             buffer = self.buffer
             assert isinstance(buffer, _UploadingBuffer)
