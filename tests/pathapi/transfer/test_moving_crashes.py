@@ -223,7 +223,7 @@ def test_whoever_changes_two_objects_locks_them_in_one_order(
         order.append(key.uri)
         return take(key, **options)
 
-    monkeypatch.setattr(cache.write_locks, "take", take_and_note)
+    monkeypatch.setattr(cache.write_locks, "acquire", take_and_note)
     source.rename(target)
     target.rename(source)
     assert order == sorted(map(str, moved)) * 2
