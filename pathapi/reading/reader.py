@@ -64,22 +64,16 @@ class LocalChangeFoundError(Exception):
 
 
 class ObjectSource(Protocol):
-    """One object: what the reader uses of a `pathapi.location.Location`."""
+    """One object: what the reader uses of a `pathapi.location.Location`; its backend logs in on first use."""
 
     @property
-    def key(self) -> Key:
-        """The key of its entry."""
-        ...
+    def key(self) -> Key: ...
 
     @property
-    def object_key(self) -> str:
-        """Its key in the bucket."""
-        ...
+    def object_key(self) -> str: ...
 
     @property
-    def backend(self) -> Backend:
-        """Its bucket's backend; made, with a login, on first use."""
-        ...
+    def backend(self) -> Backend: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +96,6 @@ class ReadRequest:
 
     @property
     def key(self) -> Key:
-        """The key of the object's entry."""
         return self.location.key
 
     @property

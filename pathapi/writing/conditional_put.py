@@ -168,13 +168,11 @@ class _Source:
         return b"".join(pieces)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move the position as files do; return it."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence)
         self._at = (os.fstat(self._descriptor).st_size if start is None else start) + offset
         return self._at
 
     def tell(self) -> int:
-        """Return where the next read begins."""
         return self._at
 
 

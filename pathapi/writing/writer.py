@@ -51,7 +51,6 @@ class Upload:
 
     @property
     def uri(self) -> str:
-        """The object's URI."""
         return self.target.uri
 
     @property
