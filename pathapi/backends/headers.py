@@ -1,19 +1,26 @@
-"""What HTTP's headers mean to every cloud alike: ETags, dates, ranges."""
+"""HTTP headers that every server writes alike: ETags, dates and ranges."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from datetime import UTC, datetime
 from typing import Final
 
 from casstore import Validator
+from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+|-1)/(\d+)")
+"""Azurite answers ``bytes=0-`` of an empty object with ``bytes 0--1/0``, where Azure answers 416."""
+
+Span = tuple[int, int, int]
+"""Start and end of some bytes in their object, and the object's size."""
 
 
 def parse_etag(text: str | None) -> tuple[str | None, bool]:
-    """An ETag without quotes and weak prefix, and whether it had that prefix; None for an empty one."""
+    """Return an ETag without quotes and weak prefix (None if it is empty), and whether it had that prefix."""
     if text is None:
         return None, False
     weak = text.startswith("W/")
@@ -24,21 +31,49 @@ def parse_etag(text: str | None) -> tuple[str | None, bool]:
 
 
 def format_etag(validator: Validator) -> str | None:
-    """The inverse of `parse_etag`, for a condition."""
+    """Return the ETag as a condition needs it: the inverse of `parse_etag`."""
     if validator.etag is None:
         return None
     return f'{"W/" if validator.weak else ""}"{validator.etag}"'
 
 
 def range_of(start: int, end: int | None) -> str | None:
-    """The ``Range`` header of ``[start, end)``; None for the whole object."""
+    """Return the ``Range`` header of ``[start, end)``; None for the whole object."""
     if end is None:
         return f"bytes={start}-" if start else None
     return f"bytes={start}-{end - 1}"
 
 
+def parse_content_range(text: str | None) -> Span | None:
+    """Parse ``bytes a-b/size``; None for anything less."""
+    found = _CONTENT_RANGE.fullmatch(text or "")
+    return None if found is None else (int(found[1]), int(found[2]) + 1, int(found[3]))
+
+
+def parse_range(
+    status: int, content_range: str | None, content_length: int | str | None, start: int, end: int | None
+) -> Span:
+    """Return which bytes of the object a response to a GET of ``[start, end)`` carries.
+
+    Raises:
+        CloudUnavailableError: the response is for another range, or does not say for which.
+        TruncatedBodyError: the announced length is not that of the range.
+    """
+    length = None if content_length is None else int(content_length)
+    if status != 206:
+        if length is None:
+            raise CloudUnavailableError("the response has no Content-Length, so a cut-off body cannot be detected")
+        return 0, length, length
+    span = parse_content_range(content_range)
+    if span is None or span[0] != start or not start <= span[1] <= (span[2] if end is None else min(end, span[2])):
+        raise CloudUnavailableError(f"the server answered {range_of(start, end)} with {content_range!r}")
+    if length is not None and length != span[1] - span[0]:
+        raise TruncatedBodyError(f"the server announced {length} bytes for {content_range!r}")
+    return span
+
+
 def parse_date(text: str) -> datetime | None:
-    """A ``Last-Modified`` as every cloud writes it; None for anything else."""
+    """Parse a ``Last-Modified`` in the form that every cloud uses; None for anything else."""
     with contextlib.suppress(ValueError):
         return datetime(
             int(text[12:16]),
@@ -53,6 +88,6 @@ def parse_date(text: str) -> datetime | None:
 
 
 def nanoseconds_of(moment: datetime) -> int:
-    """Since the epoch; exact, where `datetime.timestamp` rounds."""
+    """Return nanoseconds since the epoch, exactly (`datetime.timestamp` rounds)."""
     since = moment - _EPOCH
     return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000

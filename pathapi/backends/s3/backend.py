@@ -1,42 +1,45 @@
-"""Amazon S3 and whatever speaks its protocol, by boto3.
+"""Amazon S3 and other servers of its protocol, by boto3.
 
-Every condition is the server's own (If-Match, If-None-Match); one that it cannot do raises
-`CloudPathNotImplementedError`, and the layer above decides what then. A server that ignores a condition on a read is
-noticed by the validator that its response carries.
+The server evaluates every condition (If-Match, If-None-Match). One that it does not support raises
+`CloudPathNotImplementedError`; the caller decides what to do then. A server that ignores a condition on a read is
+detected by the validator of its response.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import WEEK, Absent, Nothing, ObjectInfo, Prefix, check_expiry, require_gone
-from pathapi.backends.headers import format_etag, range_of
+from pathapi.backend import WEEK, Absent, ObjectInfo, Prefix, check_expiry
+from pathapi.backends.bodies import OutOfRange, RangedBody, open_range, ranged_body
+from pathapi.backends.error_table import GONE, translating
+from pathapi.backends.headers import format_etag, parse_range, range_of
+from pathapi.backends.operations import delete_in_batches, explaining_missing_target, key_order, source_version
+from pathapi.backends.parallel_parts import read_exactly, read_parts
 from pathapi.backends.s3.connection import S3Connection
-from pathapi.backends.s3.deletes import CONFLICT_TRIES, delete_many, pause
+from pathapi.backends.s3.deletes import BATCH, CONFLICT_TRIES, delete_many, pause
 from pathapi.backends.s3.errors import answer_of, retries_of, translate
-from pathapi.backends.s3.multipart import copy_in_parts, part_size_of, threshold_of, upload_in_parts
-from pathapi.backends.s3.obstore_reads import FastBody, FastReads, fast_reads
-from pathapi.backends.s3.responses import S3Body, info_of, placed, says_empty
+from pathapi.backends.s3.multipart import copy_ranges, part_size_of, send_multipart, threshold_of
+from pathapi.backends.s3.obstore_reads import FastReads, fast_reads
+from pathapi.backends.s3.responses import info_of, is_empty_object
 from pathapi.backends.s3.urls import signed_url_of, url_of
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
     CloudPathNotImplementedError,
     MissingCredentialsError,
-    TruncatedBodyError,
     VersionMismatchError,
 )
 
 __all__ = ["S3Backend", "S3Connection"]
 
 PAGE: Final = 1_000
-"""Keys that one request lists at most (S3's limit)."""
+"""Keys per list request (S3's limit)."""
 COPY_LIMIT: Final = 5 << 30
-"""Bytes that one CopyObject copies at most (S3's limit)."""
-_EMPTY_TRIES: Final = 3
+"""Bytes per CopyObject (S3's limit)."""
 
 
 class S3Backend:
@@ -61,8 +64,7 @@ class S3Backend:
         return self._bucket
 
     def head(self, key: str) -> ObjectInfo:
-        answer = self._call("HeadObject", key)
-        return info_of(key, answer, int(answer["ContentLength"]))
+        return self._head(key, {})
 
     def read(
         self,
@@ -72,10 +74,10 @@ class S3Backend:
         *,
         expect: Validator | None = None,
         unless: Validator | None = None,
-    ) -> S3Body | FastBody | None:
+    ) -> RangedBody | None:
         if end is None or end > start:
             fast = self._fast_reads()
-            if fast is not None and fast.suits(key):
+            if fast is not None and fast.supports(key):
                 answer = fast.read(key, start, end, expect, unless)
                 if not isinstance(answer, bool):
                     return answer
@@ -85,16 +87,19 @@ class S3Backend:
         if unless is not None and not unless.racy and (etag := format_etag(unless)):
             conditions["IfNoneMatch"] = etag
         try:
-            body = self._read_nothing(key, conditions) if end is not None and end <= start else None
-            body = body or self._read(key, start, end, conditions)
+            return open_range(
+                lambda ranged: self._get(key, start, end, conditions, ranged=ranged),
+                lambda: self._head(key, conditions),
+                start,
+                end,
+                uri=self._uri(key),
+                translate=self._translator(key),
+                expect=expect,
+            )
         except CloudPathException as error:
             if answer_of(error.__cause__ or error)[0] == 304:
                 return None
             raise
-        if expect is not None and not expect.same_version(body.info.validator):
-            body.close()
-            raise VersionMismatchError(f"{self._uri(key)} is no longer the version asked for; read it again")
-        return body
 
     def write(
         self,
@@ -107,41 +112,39 @@ class S3Backend:
     ) -> ObjectInfo:
         conditions = self._write_conditions(key, expect)
         described = {} if content_type is None else {"ContentType": content_type}
-        config = self.connection.boto3_transfer_config
+        config, uri = self.connection.boto3_transfer_config, self._uri(key)
         if size >= threshold_of(config):
-            answer = upload_in_parts(
+            answer = send_multipart(
                 lambda operation, **arguments: self._call(operation, key, expect=expect, **arguments),
-                source,
-                size,
-                part_size=part_size_of(size, config),
-                threads=getattr(config, "max_concurrency", None),
+                "UploadPart",
+                ({"Body": data} for data in read_parts(source, size, part_size_of(size, config), uri)),
                 described=described,
                 conditions=conditions,
+                threads=getattr(config, "max_concurrency", None),
             )
         else:
-            data = source.read(size)
-            if len(data) != size:
-                raise TruncatedBodyError(f"the source of {self._uri(key)} ended {size - len(data)} bytes early")
+            data = read_exactly(source, size, uri)
             answer = self._call("PutObject", key, expect=expect, Body=data, **described, **conditions)
         return info_of(key, answer, size)
 
     def list(
         self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
     ) -> Iterator[ObjectInfo | Prefix]:
+        return itertools.islice(self._list(prefix, limit, delimited=delimited), limit)
+
+    def _list(self, prefix: str, limit: int | None, *, delimited: bool) -> Iterator[ObjectInfo | Prefix]:
         arguments: dict[str, Any] = {"Prefix": prefix, "Delimiter": "/"} if delimited else {"Prefix": prefix}
-        left = limit
-        while left is None or left > 0:
-            page = self._call("ListObjectsV2", None, about=prefix, MaxKeys=min(PAGE, left or PAGE), **arguments)
+        listed = 0
+        while True:
+            size = PAGE if limit is None else min(PAGE, limit - listed)
+            page = self._call("ListObjectsV2", None, about=prefix, MaxKeys=size, **arguments)
             objects: Iterator[ObjectInfo | Prefix] = (
                 info_of(item["Key"], item, int(item["Size"])) for item in page.get("Contents", ())
             )
             folded = (Prefix(item["Prefix"]) for item in page.get("CommonPrefixes", ()))
-            for item in heapq.merge(objects, folded, key=lambda item: item.key.encode("utf-8", "surrogatepass")):
+            for item in heapq.merge(objects, folded, key=key_order):
+                listed += 1
                 yield item
-                if left is not None:
-                    left -= 1
-                    if not left:  # A server that ignores MaxKeys.
-                        return
             if not page.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
@@ -154,32 +157,24 @@ class S3Backend:
         expect: Validator | None = None,
         over: Validator | Absent | None = None,
     ) -> ObjectInfo:
-        # The answer to a copy does not say the size; asked before, it comes with the ETag that ties the copy to it.
-        seen = expect if expect is not None and expect.etag is not None else self.head(source).validator
-        if expect is not None and not expect.same_version(seen):
-            raise VersionMismatchError(f"{self._uri(source)} is not, or no longer, the version asked for")
+        seen = source_version(self, source, expect, self._uri(source))
         arguments: dict[str, Any] = {
             "CopySource": {"Bucket": self._bucket, "Key": source},
             "CopySourceIfMatch": format_etag(seen),
         }
         conditions = self._write_conditions(target, over)
-        try:
+        with explaining_missing_target(self, source, over, self._uri(target)):
             if seen.size > COPY_LIMIT:
                 described = self._call("HeadObject", source)
-                answer = copy_in_parts(
+                answer = send_multipart(
                     lambda operation, **more: self._call(operation, target, about=source, **more),
-                    seen.size,
-                    arguments=arguments,
+                    "UploadPartCopy",
+                    ({**arguments, **part} for part in copy_ranges(seen.size)),
                     described={name: described[name] for name in _KEPT_BY_COPY if described.get(name)},
                     conditions=conditions,
                 )
                 return info_of(target, answer, seen.size)
             answer = self._call("CopyObject", target, about=source, **arguments, **conditions)
-        except CloudPathFileNotFoundError as error:
-            if not isinstance(over, Validator) or type(error) is not CloudPathFileNotFoundError:
-                raise
-            self.head(source)  # a 404 does not say which of the two is gone; if it is the source, this says so
-            raise VersionMismatchError(f"{self._uri(target)} does not exist any more; nothing was changed") from error
         return info_of(target, {**answer, **answer.get("CopyObjectResult", {})}, seen.size)
 
     def delete(
@@ -189,33 +184,29 @@ class S3Backend:
         expect: Validator | None = None,
         versions: Mapping[str, Validator] | None = None,
     ) -> None:
-        if expect is not None or (len(keys) == 1 and not versions):
-            for key in keys:
-                self._call("DeleteObject", key, expect=expect, **self._write_conditions(key, expect))
-            return
+        def delete_one(key: str, expect: Validator | None) -> None:
+            self._call("DeleteObject", key, expect=expect, **self._write_conditions(key, expect))
+
+        def delete_batch(keys: Sequence[str], _: Mapping[str, Validator]) -> Sequence[str]:
+            return delete_many(self._call, self._where, keys, conditions)
+
+        # Before the first request: a version that S3 cannot compare must not fail the delete halfway.
         conditions = {key: self._write_conditions(key, (versions or {}).get(key)) for key in keys}
-        refused = delete_many(self._call, self._where, keys, conditions)
-        require_gone(self, refused)
+
+        delete_in_batches(self, keys, expect, versions, delete_one=delete_one, delete_batch=delete_batch, batch=BATCH)
 
     def url(self, key: str) -> str:
-        return self._tell(key, lambda: url_of(self.connection.unsigned, self._bucket, key, self._uri(key)))
+        with translating(self._translator(key)):
+            return url_of(self.connection.unsigned, self._bucket, key, self._uri(key))
 
     def signed_url(self, key: str, seconds: int) -> str:
         check_expiry(seconds, WEEK)
         uri, extra = self._uri(key), self._extra_of("GetObject")
         if self.connection.no_sign_request:
-            raise MissingCredentialsError(f"no URL of {uri} can be signed under no_sign_request=True: log in instead")
+            raise MissingCredentialsError(f"{uri}: no_sign_request=True cannot sign a URL: log in instead")
         client = self.connection.client
-        return self._tell(key, lambda: signed_url_of(client, self._bucket, key, uri, seconds, extra))
-
-    def _tell(self, key: str, make: Callable[[], str]) -> str:
-        try:
-            return make()
-        except Exception as error:
-            meant = self._reader(key)(error)
-            if meant is error:
-                raise
-            raise meant from error
+        with translating(self._translator(key)):
+            return signed_url_of(client, self._bucket, key, uri, seconds, extra)
 
     def _fast_reads(self) -> FastReads | None:
         if not self._looked_for_fast:
@@ -225,54 +216,36 @@ class S3Backend:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def _read(self, key: str, start: int, end: int | None, conditions: Mapping[str, Any]) -> S3Body:
-        asked = range_of(start, end)
-        ranged: dict[str, Any] = {} if asked is None else {"Range": asked}
-        for _ in range(_EMPTY_TRIES):
-            try:
-                answer = self._call("GetObject", key, **ranged, **conditions)
-            except CloudPathException as error:
-                if not ranged or answer_of(error.__cause__ or error)[0] != 416:
-                    raise
-                # The object ends at or before *start*. The answer says of an empty one that it is empty, and not which
-                # version it is: whoever named one is answered by a plain request; one that is not empty any more is
-                # cut below.
-                if not start and not conditions and says_empty(error.__cause__ or error):
-                    info = ObjectInfo(key, Validator(0))
-                    return S3Body(Nothing(), info, 0, self._reader(key), uri=self._uri(key))
-                if not start:
-                    ranged = {}
-                    continue
-                nothing = self._read_nothing(key, conditions)
-                if nothing.info.size <= start:
-                    return nothing
-                continue
-            return self._body(key, answer, start, end)
-        raise VersionMismatchError(f"{self._uri(key)} kept changing while it was read; read it again")
-
-    def _body(self, key: str, answer: Mapping[str, Any], start: int, end: int | None) -> S3Body:
-        stream = answer["Body"]
-        try:
-            status = answer["ResponseMetadata"]["HTTPStatusCode"]
-            first, stop, size = placed(answer, status, start, end)
-        except CloudPathException as error:
-            stream.close()
-            raise type(error)(f"{self._uri(key)}: {error}") from error
-        wanted = size if end is None else min(end, size)
-        length = max(0, min(stop, wanted) - start)
-        if status == 206 and stop < wanted:
-            stream.close()
-            raise TruncatedBodyError(f"{self._uri(key)}: asked up to {wanted}, the server answered up to {stop} only")
-        info = info_of(key, answer, size, is_whole=stop - first == size)
-        skip = min(start - first, stop - first)
-        return S3Body(stream, info, length, self._reader(key), uri=self._uri(key), skip=skip, is_cut=stop > wanted)
-
-    def _read_nothing(self, key: str, conditions: Mapping[str, Any]) -> S3Body:
+    def _head(self, key: str, conditions: Mapping[str, Any]) -> ObjectInfo:
         answer = self._call("HeadObject", key, **conditions)
-        info = info_of(key, answer, int(answer["ContentLength"]))
-        return S3Body(Nothing(), info, 0, self._reader(key), uri=self._uri(key))
+        return info_of(key, answer, int(answer["ContentLength"]))
 
-    def _reader(self, key: str) -> Callable[[Exception], Exception]:
+    def _get(
+        self, key: str, start: int, end: int | None, conditions: Mapping[str, Any], *, ranged: bool
+    ) -> RangedBody | OutOfRange:
+        asked = range_of(start, end) if ranged else None
+        ranges: dict[str, Any] = {"Range": asked} if asked else {}
+        try:
+            answer = self._call("GetObject", key, **ranges, **conditions)
+        except CloudPathException as error:
+            cause = error.__cause__ or error
+            if asked is None or answer_of(cause)[0] != 416:
+                raise
+            # The 416 for an empty object does not state its version: a condition needs another request.
+            is_empty = not conditions and is_empty_object(cause)
+            return OutOfRange(ObjectInfo(key, Validator(0)) if is_empty else None, keep_range=start > 0)
+        status = answer["ResponseMetadata"]["HTTPStatusCode"]
+        return ranged_body(
+            answer["Body"],
+            start,
+            end,
+            lambda: parse_range(status, answer.get("ContentRange"), answer.get("ContentLength"), start, end),
+            lambda size, is_whole: info_of(key, answer, size, is_whole=is_whole),
+            uri=self._uri(key),
+            translate=self._translator(key),
+        )
+
+    def _translator(self, key: str) -> Callable[[Exception], Exception]:
         def meaning(error: Exception) -> Exception:
             if isinstance(error, CloudPathException):
                 return error
@@ -290,7 +263,9 @@ class S3Backend:
             return {"IfNoneMatch": "*"}
         etag = format_etag(expect)
         if etag is None:
-            raise CloudPathNotImplementedError(f"{self._uri(key)}: S3 compares ETags, and that version has none")
+            raise CloudPathNotImplementedError(
+                f"{self._uri(key)}: S3 compares ETags, and the expected version has none"
+            )
         return {"IfMatch": etag}
 
     def _call(
@@ -302,7 +277,7 @@ class S3Backend:
         expect: Validator | Absent | None = None,
         **arguments: Any,
     ) -> Any:
-        """One request. *about* is the key that an error names; under an *expect* absence is a conflict."""
+        """Send one request. Errors name *about* or *key*. With *expect*, a missing object is a version mismatch."""
         named = {"Bucket": self._bucket, **self._extra_of(operation), **arguments}
         if key is not None:
             named["Key"] = key
@@ -320,22 +295,22 @@ class S3Backend:
                 meant = translate(error, operation=operation, **self._where(about if about is not None else key or ""))
                 if meant is None:
                     raise
-                # If-Match on an object that is gone: a 404 on the key, and for us the version that is no more.
+                # S3 answers an If-Match on a deleted object with 404.
                 if isinstance(expect, Validator) and status == 404 and type(meant) is CloudPathFileNotFoundError:
-                    meant = VersionMismatchError(f"{self._uri(key or '')} does not exist any more; nothing was changed")
+                    meant = GONE.make(uri=self._uri(key or ""))
                 if isinstance(meant, VersionMismatchError):
                     meant.after_retry = retries_of(error) > 0
                 raise meant from error
         raise AssertionError("unreachable")
 
     def _extra_of(self, operation: str) -> Mapping[str, Any]:
-        """Those of the connection's extra arguments that *operation* knows."""
+        """Return those of the connection's extra arguments that *operation* accepts."""
         if not self.connection.extra_args:
             return {}
         known = self._extra.get(operation)
         if known is None:
             members = self.connection.client.meta.service_model.operation_model(operation).input_shape.members
-            # What is read of a source is opened by the same key, unless that has one of its own.
+            # The source of a copy is decrypted with the same key, unless it has its own.
             keys = {name: value for name, value in self.connection.extra_args.items() if "SSECustomer" in name}
             given = {f"CopySource{name}": value for name, value in keys.items()} | dict(self.connection.extra_args)
             known = self._extra[operation] = {name: value for name, value in given.items() if name in members}

@@ -1,4 +1,4 @@
-"""Deleting many objects by few requests, each under a condition of its own."""
+"""Deletes of many objects in one request, each with its own condition."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from pathapi.backends.s3.errors import translate_answer
 from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
 
 BATCH: Final = 1_000
-"""Keys that one request deletes at most (S3's limit)."""
+"""Keys per delete request (S3's limit)."""
 CONFLICT_TRIES: Final = 8
-"""A 409 says that another write of this key was in progress: no decision, so ask again."""
+"""Tries after a 409: another write of the key was in progress, and the condition was not evaluated."""
 
 Conditions = Mapping[str, Mapping[str, str]]
-"""By key: the arguments of a DeleteObject that say which version it may delete."""
+"""By key: the arguments of DeleteObject that name the version."""
 
 
 def pause(attempt: int) -> None:
-    """Before the next try after a 409."""
+    """Sleep before the next try after a 409."""
     time.sleep(random.uniform(0.2, 1.0) * min(2.0, 0.05 * 2**attempt))
 
 
 def delete_many(
     call: Callable[..., Any], where: Callable[[str], dict[str, Any]], keys: Sequence[str], conditions: Conditions
 ) -> list[str]:
-    """Delete *keys*, each if it is the version that its condition names; the keys that were refused.
+    """Delete *keys* (at most `BATCH`), each under its condition, and return those whose version differs.
 
-    ``call(operation, key, **arguments)`` is one request, ``where(key)`` is what an error says of it. Other failures are
-    raised at once.
+    ``call(operation, key, **arguments)`` sends one request, ``where(key)`` gives the fields of its errors. Other
+    failures are raised at once.
     """
     refused: list[str] = []
-    # XML cannot carry control characters; a URL can.
+    # XML cannot contain control characters; a URL can.
     for key in keys:
         if not key.isprintable():
             try:
@@ -43,23 +43,21 @@ def delete_many(
             except CloudPathFileNotFoundError as error:
                 if type(error) is not CloudPathFileNotFoundError:
                     raise
-    together = [key for key in keys if key.isprintable()]
-    for begin in range(0, len(together), BATCH):
-        batch = together[begin : begin + BATCH]
-        for attempt in range(CONFLICT_TRIES):
-            mismatched, batch = _delete_batch(call, where, batch, conditions)
-            refused += mismatched
-            if not batch:
-                break
-            pause(attempt)
-        refused += batch
-    return refused
+    left = [key for key in keys if key.isprintable()]
+    for attempt in range(CONFLICT_TRIES):
+        if not left:
+            break
+        if attempt:
+            pause(attempt - 1)
+        mismatched, left = _delete_batch(call, where, left, conditions)
+        refused += mismatched
+    return refused + left
 
 
 def _delete_batch(
     call: Callable[..., Any], where: Callable[[str], dict[str, Any]], keys: Sequence[str], conditions: Conditions
 ) -> tuple[list[str], list[str]]:
-    """One request; the keys that are another version, and those that were being written at that moment."""
+    """Send one request; return the keys whose version differs, and those that were being written at that moment."""
     named = [{"Key": key, "ETag": conditions[key]["IfMatch"]} if conditions[key] else {"Key": key} for key in keys]
     answer = call("DeleteObjects", None, about=keys[0], Delete={"Objects": named, "Quiet": True})
     failed: dict[str, list[str]] = {}

@@ -1,127 +1,107 @@
-"""What S3 and its SDK can answer, and which of our errors each answer is: one table for codes, one for exceptions.
+"""Which error each answer of S3 and of its SDK becomes.
 
-S3 tells more by its error code than by the status; a HEAD has no body, so that its code is the bare status.
+S3's error code says more than the status. The response to a HEAD has no body: there the code is the bare status.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
+from pathapi.backends.error_table import (
+    BAD_NAME,
+    BROKEN,
+    BUSY,
+    CANNOT,
+    CHANGED,
+    CUT_OFF,
+    MISSING,
+    REFUSED,
+    STALLED,
+    UNREACHABLE,
+    ErrorTable,
+    ErrorTemplate,
+)
 from pathapi.exceptions import (
     BucketNotFoundError,
     ChecksumMismatchError,
     CloudPathException,
-    CloudPathFileNotFoundError,
-    CloudPathNotImplementedError,
     CloudPathPermissionError,
     CloudUnavailableError,
     InvalidConfigurationException,
     InvalidUriError,
     MissingCredentialsError,
-    TruncatedBodyError,
-    VersionMismatchError,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class _Meaning:
-    raises: type[CloudPathException]
-    says: str
-    """What happened and the way out; fields: uri, bucket, endpoint, permission, doubt, region, code, reason."""
-
-
-_NO_OBJECT: Final = _Meaning(CloudPathFileNotFoundError, "{uri} does not exist")
-_NO_BUCKET: Final = _Meaning(BucketNotFoundError, "there is no bucket {bucket!r} at {endpoint}, asked for {uri}")
-_CHANGED: Final = _Meaning(
-    VersionMismatchError, "{uri} is not, or no longer, the version asked for; nothing was changed"
-)
-_FORBIDDEN: Final = _Meaning(
+# The fields of a message: uri, bucket, endpoint, permission, doubt, region, code, reason.
+_NO_BUCKET: Final = ErrorTemplate(BucketNotFoundError, "{uri}: there is no bucket {bucket!r} at {endpoint}")
+_FORBIDDEN: Final = ErrorTemplate(
     CloudPathPermissionError,
-    "{endpoint} refused {uri}: these credentials need {permission}{doubt}; no_sign_request=True reads public buckets",
+    "{uri}: {endpoint} denied access{doubt}: these credentials need {permission}; no_sign_request=True reads public "
+    "buckets",
 )
-_NOT_PUBLIC: Final = _Meaning(
+_NOT_PUBLIC: Final = ErrorTemplate(
     CloudPathPermissionError,
-    "{endpoint} refused {uri}: it is not public{doubt}; no_sign_request=True was asked for, leave it out and log in",
+    "{uri}: {endpoint} denied access, the object is not public{doubt}: log in, and remove no_sign_request=True",
 )
-_DOUBT: Final = " (without s3:ListBucket a missing object is answered so too; it is not known to be absent)"
+_DOUBT: Final = " (without s3:ListBucket, S3 also answers 403 for objects that do not exist)"
 _READS: Final = frozenset({"GetObject", "HeadObject", "CopyObject"})
-_BAD_KEY: Final = _Meaning(
+_BAD_KEY: Final = ErrorTemplate(
     CloudPathPermissionError,
-    "{endpoint} refused {uri}: it does not know the access key or its secret ({code}); check the profile, the "
-    "environment (AWS_ACCESS_KEY_ID) and that they belong to this endpoint. no_sign_request=True reads public buckets",
+    "{uri}: {endpoint} does not know the access key or its secret ({code}): check the profile, the environment "
+    "(AWS_ACCESS_KEY_ID) and that they belong to this endpoint; no_sign_request=True reads public buckets",
 )
-_EXPIRED: Final = _Meaning(
-    CloudPathPermissionError, "{endpoint} refused {uri}: the credentials have expired ({code}); log in again"
+_EXPIRED: Final = ErrorTemplate(
+    CloudPathPermissionError, "{uri}: {endpoint} denied access, the credentials have expired ({code}): log in again"
 )
-_BUSY: Final = _Meaning(
-    CloudUnavailableError, "{endpoint} kept failing for {uri} ({code}) after several tries; try again later"
-)
-_ELSEWHERE: Final = _Meaning(
+_ELSEWHERE: Final = ErrorTemplate(
     InvalidConfigurationException,
-    "the bucket of {uri} is in {region}, not where {endpoint} looked ({code}); set AWS_DEFAULT_REGION or the endpoint",
+    "{uri}: the bucket is in {region}, and the request went to {endpoint} ({code}): set AWS_DEFAULT_REGION or the "
+    "endpoint",
 )
-_CANNOT: Final = _Meaning(CloudPathNotImplementedError, "{endpoint} cannot do this for {uri} ({code}: {reason})")
-_BAD_NAME: Final = _Meaning(InvalidUriError, "{endpoint} takes no such name: {uri} ({code}: {reason})")
-_REFUSED: Final = _Meaning(InvalidConfigurationException, "{endpoint} refused the request for {uri} ({code}: {reason})")
 
 BY_CODE: Final = {
-    "NoSuchKey": _NO_OBJECT,
-    "NoSuchVersion": _NO_OBJECT,
+    **dict.fromkeys(("NoSuchKey", "NoSuchVersion"), MISSING),
     "NoSuchBucket": _NO_BUCKET,
-    "AccessDenied": _FORBIDDEN,
-    "AllAccessDisabled": _FORBIDDEN,
-    "InvalidAccessKeyId": _BAD_KEY,
-    "SignatureDoesNotMatch": _BAD_KEY,
-    "InvalidToken": _BAD_KEY,
-    "ExpiredToken": _EXPIRED,
-    "RequestExpired": _EXPIRED,
-    "RequestTimeTooSkewed": _Meaning(
-        CloudPathPermissionError, "{endpoint} refused {uri}: this machine's clock is wrong; set it and try again"
+    **dict.fromkeys(("AccessDenied", "AllAccessDisabled"), _FORBIDDEN),
+    **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"), _BAD_KEY),
+    **dict.fromkeys(("ExpiredToken", "RequestExpired"), _EXPIRED),
+    "RequestTimeTooSkewed": ErrorTemplate(
+        CloudPathPermissionError, "{uri}: {endpoint} denied access, this machine's clock is wrong: set the clock"
     ),
-    "InvalidObjectState": _Meaning(
-        CloudPathPermissionError, "{uri} lies in an archive class (Glacier) and cannot be read; restore it first"
+    "InvalidObjectState": ErrorTemplate(
+        CloudPathPermissionError, "{uri}: the object is in an archive class (Glacier): restore it first"
     ),
-    "PreconditionFailed": _CHANGED,
-    "ConditionalRequestConflict": _Meaning(
-        CloudUnavailableError, "others kept writing {uri} at the same time; nothing was changed, try again"
+    "PreconditionFailed": CHANGED,
+    "ConditionalRequestConflict": ErrorTemplate(
+        CloudUnavailableError, "{uri}: other processes kept writing this object; nothing was changed: try again"
     ),
-    "NoSuchUpload": _Meaning(
-        CloudUnavailableError, "the upload of {uri} was ended by somebody else, or its answer was lost"
+    "NoSuchUpload": ErrorTemplate(
+        CloudUnavailableError, "{uri}: another process ended this upload, or its response was lost: try again"
     ),
-    "NotImplemented": _CANNOT,
-    "MethodNotAllowed": _CANNOT,
-    "PermanentRedirect": _ELSEWHERE,
-    "AuthorizationHeaderMalformed": _ELSEWHERE,
-    "IllegalLocationConstraintException": _ELSEWHERE,
-    "KeyTooLongError": _BAD_NAME,
-    "KeyTooLong": _BAD_NAME,
-    "InvalidBucketName": _BAD_NAME,
-    "InvalidURI": _BAD_NAME,
-    "XMinioInvalidObjectName": _BAD_NAME,
-    "SlowDown": _BUSY,
-    "ServiceUnavailable": _BUSY,
-    "InternalError": _BUSY,
-    "RequestTimeout": _BUSY,
+    **dict.fromkeys(("NotImplemented", "MethodNotAllowed"), CANNOT),
+    **dict.fromkeys(
+        ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _ELSEWHERE
+    ),
+    **dict.fromkeys(
+        ("KeyTooLongError", "KeyTooLong", "InvalidBucketName", "InvalidURI", "XMinioInvalidObjectName"), BAD_NAME
+    ),
+    **dict.fromkeys(("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout"), BUSY),
 }
 BY_STATUS: Final = {
     301: _ELSEWHERE,
-    400: _REFUSED,
+    400: REFUSED,
     401: _FORBIDDEN,
     403: _FORBIDDEN,
-    404: _NO_OBJECT,
-    405: _CANNOT,
-    412: _CHANGED,
-    429: _BUSY,
-    501: _CANNOT,
+    404: MISSING,
+    405: CANNOT,
+    412: CHANGED,
+    429: BUSY,
+    501: CANNOT,
 }
-_UNREACHABLE: Final = _Meaning(
-    CloudUnavailableError, "{endpoint} could not be reached for {uri}: check the network, the endpoint and the proxy"
-)
-_NO_CREDENTIALS: Final = _Meaning(
+_NO_CREDENTIALS: Final = ErrorTemplate(
     MissingCredentialsError,
-    "no AWS credentials were found for {uri}: configure a profile or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
-    "for a public bucket say no_sign_request=True",
+    "{uri}: no AWS credentials were found: configure a profile or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for "
+    "a public bucket use no_sign_request=True",
 )
 BY_EXCEPTION: Final = {
     "NoCredentialsError": _NO_CREDENTIALS,
@@ -131,22 +111,23 @@ BY_EXCEPTION: Final = {
     "TokenRetrievalError": _NO_CREDENTIALS,
     "SSOError": _NO_CREDENTIALS,
     "LoginError": _NO_CREDENTIALS,
-    "ParamValidationError": _Meaning(InvalidUriError, "no object of S3 can be named {uri} ({reason})"),
-    "FlexibleChecksumError": _Meaning(
-        ChecksumMismatchError, "the bytes received of {uri} do not have the checksum that {endpoint} states"
+    "ParamValidationError": ErrorTemplate(InvalidUriError, "{uri}: S3 objects cannot have this name ({reason})"),
+    "FlexibleChecksumError": ErrorTemplate(
+        ChecksumMismatchError, "{uri}: the bytes received do not match the checksum of {endpoint}: read it again"
     ),
-    "IncompleteReadError": _Meaning(TruncatedBodyError, "{uri} ended early: the server stopped sending"),
-    "ResponseStreamingError": _Meaning(TruncatedBodyError, "the connection to {endpoint} broke while {uri} was read"),
-    "ReadTimeoutError": _Meaning(CloudUnavailableError, "{endpoint} stood still while {uri} was asked for; try again"),
-    "HTTPClientError": _UNREACHABLE,
-    "ConnectionError": _UNREACHABLE,
-    "ResponseParserError": _Meaning(CloudUnavailableError, "{endpoint} gave an answer for {uri} that is not S3's"),
-    "HTTPError": _UNREACHABLE,
-    "OSError": _UNREACHABLE,
-    "BotoCoreError": _Meaning(CloudUnavailableError, "boto3 could not ask {endpoint} for {uri} ({reason})"),
+    "IncompleteReadError": CUT_OFF,
+    "ResponseStreamingError": BROKEN,
+    "ReadTimeoutError": STALLED,
+    "HTTPClientError": UNREACHABLE,
+    "ConnectionError": UNREACHABLE,
+    "ResponseParserError": ErrorTemplate(
+        CloudUnavailableError, "{uri}: {endpoint} did not answer as S3 does: check the endpoint"
+    ),
+    "HTTPError": UNREACHABLE,
+    "OSError": UNREACHABLE,
+    "BotoCoreError": ErrorTemplate(CloudUnavailableError, "{uri}: boto3 could not send the request ({reason})"),
 }
-"""By the name of the class or of its nearest parent that is listed, so that no SDK has to be imported here."""
-_SDK_MODULES: Final = frozenset({"botocore", "urllib3", "builtins"})
+TABLE: Final = ErrorTable(BY_STATUS, BY_EXCEPTION, frozenset({"botocore", "urllib3", "builtins"}), BY_CODE)
 
 PERMISSIONS: Final = {
     "HeadObject": "s3:GetObject",
@@ -164,7 +145,7 @@ PERMISSIONS: Final = {
 
 
 def answer_of(error: BaseException) -> tuple[int, str]:
-    """Status and error code of a ClientError; ``(0, "")`` of anything else."""
+    """Return status and error code of a ClientError; ``(0, "")`` of anything else."""
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
         return 0, ""
@@ -173,55 +154,43 @@ def answer_of(error: BaseException) -> tuple[int, str]:
 
 
 def retries_of(error: BaseException) -> int:
-    """How often the SDK had sent the request before the answer that *error* is."""
+    """Return how often the SDK retried the request before it raised *error*."""
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
         return 0
     return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 
-def translate(
-    error: Exception, *, uri: str, bucket: str, endpoint: str, operation: str, is_signed: bool = True
-) -> CloudPathException | None:
-    """What to raise for *error*, or None where it is not the SDK's, the network's or the server's."""
+def translate(error: Exception, **where: Any) -> CloudPathException | None:
+    """Return what to raise for *error*; None if neither the SDK nor the network nor the server raised it.
+
+    *where* is for the message: see `translate_answer`.
+    """
     status, code = answer_of(error)
     if status:
-        return translate_answer(
-            error, code, status, uri=uri, bucket=bucket, endpoint=endpoint, operation=operation, is_signed=is_signed
-        )
-    for kind in type(error).__mro__:
-        meaning = BY_EXCEPTION.get(kind.__name__)
-        if meaning is not None and kind.__module__.partition(".")[0] in _SDK_MODULES:
-            return meaning.raises(meaning.says.format(uri=uri, bucket=bucket, endpoint=endpoint, reason=error))
-    return None
+        return translate_answer(error, code, status, **where)
+    template = TABLE.of_exception(error)
+    return None if template is None else template.make(**where, reason=error)
 
 
 def translate_answer(
-    error: Exception | None,
-    code: str,
-    status: int,
-    *,
-    uri: str,
-    bucket: str,
-    endpoint: str,
-    operation: str,
-    is_signed: bool = True,
+    error: Exception | None, code: str, status: int, *, operation: str, is_signed: bool = True, **where: Any
 ) -> CloudPathException:
-    """What to raise for an error code, whether an exception brought it or a line of an answer to many keys."""
+    """Return what to raise for an error code of an exception, or of one line of a response about many keys.
+
+    *where* gives uri, bucket and endpoint.
+    """
     response: dict[str, Any] = getattr(error, "response", {})
     detail = response.get("Error", {})
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    meaning = BY_CODE.get(code) or BY_STATUS.get(status) or (_BUSY if status >= 500 else _REFUSED)
-    if meaning is _FORBIDDEN and not is_signed:
-        meaning = _NOT_PUBLIC
-    text = meaning.says.format(
-        uri=uri,
-        bucket=bucket,
-        endpoint=endpoint,
+    template = TABLE.of_answer(status, code)
+    if template is _FORBIDDEN and not is_signed:
+        template = _NOT_PUBLIC
+    return template.make(
+        **where,
         permission=PERMISSIONS.get(operation, operation),
         doubt=_DOUBT if operation in _READS else "",
         region=headers.get("x-amz-bucket-region") or detail.get("Region") or "another region",
         code=code or status,
         reason=detail.get("Message", ""),
     )
-    return meaning.raises(text)

@@ -1,13 +1,13 @@
-"""Reads of S3 by obstore, where that is installed: a small GET costs a third of boto3's.
+"""Reads of S3 by obstore, if it is installed: a small GET costs a third of boto3's.
 
-Only reads, and only those it answers in the ordinary way: a 304, a 412, or bytes. Whatever else happens is asked again
-of boto3, whose errors are translated in one place.
+Only reads, and only a 304, a 412 or bytes as the answer. For anything else boto3 repeats the request, and its errors
+are translated in one place.
 
-obstore shows no checksum headers. So an object that comes in one piece must have the MD5 that its ETag states; one
-whose ETag states none is left to boto3, which checks what the server states. A mismatch may mean damaged bytes or an
-ETag that is no MD5 (KMS): the body is refused, and the bucket is left to boto3 from then on.
+obstore shows no checksum headers. So a whole object must match the MD5 in its ETag; if the ETag is no MD5, boto3 reads
+the object and checks what the server states. A mismatch means damaged bytes, or an ETag that is no MD5 (KMS): the read
+fails, and boto3 reads this bucket from then on.
 
-A process that was forked after its parent had loaded obstore must not use it (it hangs there): it goes by boto3.
+obstore hangs in a process that was forked after its parent loaded it: such a process uses boto3.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any, Final
 
 from casstore import Validator, new_hasher
+from pathapi.backends.bodies import BodyChecksum, RangedBody
 from pathapi.backends.headers import format_etag
 from pathapi.backends.s3.connection import S3Connection
 from pathapi.backends.s3.responses import info_of
 from pathapi.exceptions import (
     ChecksumMismatchError,
-    CloudUnavailableError,
+    CloudPathException,
     MissingDependenciesError,
     TruncatedBodyError,
     VersionMismatchError,
@@ -31,9 +33,9 @@ from pathapi.exceptions import (
 from pathapi.redaction import scrub
 
 _STRANGE: Final = re.compile(r"//|^/|/$|(^|/)\.\.?(/|$)|[\x00-\x1f\x7f]")
-"""Keys that obstore refuses or reads as other keys: empty and dotted names, control characters."""
+"""Keys that obstore refuses or mistakes for other keys: empty and dotted names, control characters."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
-"""Names of buckets that obstore takes: an access point is not one, and at a space it panics."""
+"""Names of buckets that obstore accepts: no access points; a space makes it panic."""
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _PIECE: Final = 1 << 20
 
@@ -50,82 +52,36 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forbid_in_child)
 
 
-class FastBody:
-    """The bytes of one GET; see `pathapi.backend.Body`. With *md5*, they must have it."""
+class ObstoreBody(RangedBody):
+    """A body that obstore reads."""
 
-    __slots__ = ("_hasher", "_left", "_md5", "_on_mismatch", "_pieces", "_rest", "_result", "_uri", "info", "length")
+    __slots__ = ()
 
-    def __init__(self, result: Any, info: Any, length: int, uri: str, md5: str | None, on_mismatch: Any) -> None:
-        self.info = info
-        self.length: int | None = length
+
+class _Stream:
+    """obstore's response as a stream of *length* bytes: read at once, or piece by piece."""
+
+    def __init__(self, result: Any, length: int) -> None:
         self._result = result
-        self._left = length
-        self._uri = uri
-        self._md5 = md5
-        self._hasher = None if md5 is None else new_hasher("md5")
-        self._on_mismatch = on_mismatch
-        self._pieces: Any = None
+        self._length = length
+        self._pieces: Iterator[Any] | None = None
         self._rest = memoryview(b"")
 
-    def read(self) -> bytes:
-        if self._pieces is not None:
-            data = bytearray(self._left)
-            filled = 0
-            while count := self.readinto(memoryview(data)[filled:]):
-                filled += count
-            return bytes(data)
-        try:
-            content = bytes(self._result.bytes())
-        except Exception as error:
-            raise self._broken(error) from error
-        self._take(content)
-        if self._left:
-            raise TruncatedBodyError(f"{self._uri}: the body ended {self._left} bytes early")
-        return content
-
-    def readinto(self, buffer: memoryview) -> int:
-        if not self._left or not len(buffer):
-            return 0
-        try:
-            if self._pieces is None:
-                self._pieces = iter(self._result.stream(min_chunk_size=_PIECE))
-            while not self._rest:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    raise TruncatedBodyError(f"{self._uri}: the body ended {self._left} bytes early")
-                self._rest = memoryview(piece).cast("B")
-        except TruncatedBodyError:
-            raise
-        except Exception as error:
-            raise self._broken(error) from error
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._take(self._rest[:count])
-        self._rest = self._rest[count:]
-        return count
-
-    def _take(self, data: bytes | memoryview) -> None:
-        self._left -= len(data)
-        if self._hasher is not None:
-            self._hasher.update(data)
-        if self._left < 0:
-            raise TruncatedBodyError(f"{self._uri}: the body is longer than announced")
-        if not self._left and self._hasher is not None and self._hasher.digest().hex() != self._md5:
-            self._on_mismatch()
-            raise ChecksumMismatchError(f"{self._uri}: the bytes received do not have the MD5 that the ETag states")
-
-    def _broken(self, error: Exception) -> CloudUnavailableError:
-        scrub(error)
-        return TruncatedBodyError(f"{self._uri}: the connection broke inside the body ({type(error).__name__})")
+    def read(self, amount: int) -> memoryview:
+        if self._pieces is None:
+            whole = amount >= self._length
+            self._pieces = iter((self._result.bytes(),) if whole else self._result.stream(min_chunk_size=_PIECE))
+        while not self._rest and (piece := next(self._pieces, None)) is not None:
+            self._rest = memoryview(piece).cast("B")
+        data, self._rest = self._rest[:amount], self._rest[amount:]
+        return data
 
     def close(self) -> None:
-        self._pieces = iter(())
-        self._result = None
-        self._rest = memoryview(b"")
+        self._result, self._pieces, self._rest = None, iter(()), memoryview(b"")
 
 
 class FastReads:
-    """Reads of one bucket. Make one by `fast_reads`."""
+    """Reads one bucket; made by `fast_reads`."""
 
     def __init__(self, store: Any, bucket: str) -> None:
         import obstore
@@ -136,16 +92,16 @@ class FastReads:
         self._precondition = exceptions.PreconditionError
         self._store = store
         self._bucket = bucket
-        self._trusted = True
+        self._is_enabled = True
 
-    def suits(self, key: str) -> bool:
-        """Whether this key, in this process and bucket, is to be read here."""
-        return self._trusted and _usable and _STRANGE.search(key) is None
+    def supports(self, key: str) -> bool:
+        """Return whether obstore can read this key in this process."""
+        return self._is_enabled and _usable and _STRANGE.search(key) is None
 
     def read(
         self, key: str, start: int, end: int | None, expect: Validator | None, unless: Validator | None
-    ) -> FastBody | bool | None:
-        """A body, None for a 304, or False: ask boto3. Raises VersionMismatchError."""
+    ) -> ObstoreBody | bool | None:
+        """Return a body, None for a 304, or False: use boto3. Raises VersionMismatchError."""
         options: dict[str, Any] = {}
         if end is not None:
             options["range"] = (start, end)
@@ -163,8 +119,8 @@ class FastReads:
             return None
         except self._precondition as error:
             scrub(error)
-            raise VersionMismatchError(f"{uri} is no longer the version asked for; read it again") from error
-        except Exception:  # noqa: BLE001 (boto3 is asked the same, and says what is the matter)
+            raise VersionMismatchError(f"{uri}: the object is no longer the expected version: read it again") from error
+        except Exception:  # noqa: BLE001 (boto3 repeats the request, and raises what is wrong)
             return False
         size = meta["size"]
         answer = {"ETag": meta["e_tag"], "VersionId": meta["version"], "LastModified": meta["last_modified"]}
@@ -175,16 +131,28 @@ class FastReads:
         if (first, stop) != (start, wanted) or (is_whole and size and not _MD5.fullmatch(etag)):
             return False
         if expect is not None and not expect.same_version(info.validator):
-            raise VersionMismatchError(f"{uri} is no longer the version asked for; read it again")
-        return FastBody(result, info, wanted - start, uri, etag if is_whole and size else None, self._distrust)
+            raise VersionMismatchError(f"{uri}: the object is no longer the expected version: read it again")
+        length = wanted - start
+        checksum = BodyChecksum("MD5 of the ETag", etag, new_hasher("md5")) if is_whole and size else None
 
-    def _distrust(self) -> None:
-        self._trusted = False
+        def translate(error: Exception) -> Exception:
+            if isinstance(error, ChecksumMismatchError):
+                self._is_enabled = False
+            if isinstance(error, CloudPathException):
+                return error
+            scrub(error)
+            return TruncatedBodyError(
+                f"{uri}: the connection broke during the read ({type(error).__name__}): try again"
+            )
+
+        return ObstoreBody(_Stream(result, length), info, length, translate, uri=uri, checksum=checksum)
 
 
 def fast_reads(connection: S3Connection, bucket: str) -> FastReads | None:
-    """A reader of *bucket*, or None where boto3 is to do it: obstore is missing or of no use to this process, the
-    connection needs what only boto3 can do, or ``CASSTORE_FAST=0`` says so.
+    """Return a reader of *bucket*; None if boto3 must read it.
+
+    That is: obstore is not installed or not usable in this process, the connection has settings that only boto3 knows,
+    or ``CASSTORE_FAST=0`` is set.
     """
     if not _usable or os.environ.get("CASSTORE_FAST") == "0" or connection.extra_args or not _NAME.fullmatch(bucket):
         return None
@@ -201,9 +169,9 @@ def fast_reads(connection: S3Connection, bucket: str) -> FastReads | None:
         "client_options": {
             "allow_http": endpoint.startswith("http://"),
             "connect_timeout": f"{connection.connect_timeout:g}s",
-            "timeout": f"{2 * connection.read_timeout:g}s",  # of a whole part, body included
+            "timeout": f"{2 * connection.read_timeout:g}s",  # for a whole part, body included
         },
-        "retry_config": {"max_retries": 0},  # boto3 is asked next, and has retries of its own
+        "retry_config": {"max_retries": 0},  # boto3 is next, and retries itself
     }
     if connection.origin != "s3":
         options["endpoint"] = endpoint
@@ -214,4 +182,4 @@ def fast_reads(connection: S3Connection, bucket: str) -> FastReads | None:
             options["credential_provider"] = Boto3CredentialProvider(connection.session)
         return FastReads(S3Store(bucket, **options), bucket)
     except (MissingDependenciesError, ValueError, TypeError):
-        return None  # for one, there are no credentials: boto3 says so, and what to do
+        return None  # for example without credentials: boto3 raises the error that says what to do

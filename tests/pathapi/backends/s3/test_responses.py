@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from casstore import Validator
 from pathapi.backend import Checksum
-from pathapi.backends.headers import format_etag, nanoseconds_of, parse_etag
+from pathapi.backends.headers import format_etag, nanoseconds_of, parse_content_range, parse_etag, parse_range
 from pathapi.backends.s3.connection import _parse_timestamp
-from pathapi.backends.s3.responses import info_of, parse_content_range, placed
+from pathapi.backends.s3.responses import info_of
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 
 opaque = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters='"'), min_size=1)
@@ -121,5 +121,5 @@ def test_a_content_range_that_says_too_little_says_nothing() -> None:
 )
 def test_an_answer_to_another_range_is_refused(answer: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
-        placed(answer, 206, 2, 7)
-    assert placed({"ContentRange": "bytes 2-6/10", "ContentLength": 5}, 206, 2, 7) == (2, 7, 10)
+        parse_range(206, answer.get("ContentRange"), answer["ContentLength"], 2, 7)
+    assert parse_range(206, "bytes 2-6/10", 5, 2, 7) == (2, 7, 10)

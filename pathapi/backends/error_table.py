@@ -1,0 +1,97 @@
+"""From what a server or an SDK answers to the errors of `pathapi.exceptions`: one visible table per cloud."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pathapi.exceptions import (
+    CloudPathException,
+    CloudPathFileNotFoundError,
+    CloudPathNotImplementedError,
+    CloudUnavailableError,
+    InvalidConfigurationException,
+    InvalidUriError,
+    TruncatedBodyError,
+    VersionMismatchError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorTemplate:
+    """An error class, and its message with fields in braces: ``<object>: <what failed>: <how to fix it>``."""
+
+    error: type[CloudPathException]
+    message: str
+
+    def make(self, **fields: object) -> CloudPathException:
+        """Return the error with *fields* in its message."""
+        return self.error(self.message.format(**fields))
+
+
+MISSING: Final = ErrorTemplate(CloudPathFileNotFoundError, "{uri} does not exist")
+CHANGED: Final = ErrorTemplate(
+    VersionMismatchError, "{uri}: the object is not the expected version; nothing was changed: read it again"
+)
+GONE: Final = ErrorTemplate(
+    VersionMismatchError, "{uri}: the object no longer exists; nothing was changed: read it again"
+)
+BUSY: Final = ErrorTemplate(
+    CloudUnavailableError, "{uri}: {endpoint} kept failing ({code}) after several tries: try again later"
+)
+CANNOT: Final = ErrorTemplate(
+    CloudPathNotImplementedError, "{uri}: {endpoint} does not support this ({code}: {reason})"
+)
+BAD_NAME: Final = ErrorTemplate(InvalidUriError, "{uri}: {endpoint} refuses this name ({code}: {reason})")
+REFUSED: Final = ErrorTemplate(
+    InvalidConfigurationException, "{uri}: {endpoint} refused the request ({code}: {reason})"
+)
+UNREACHABLE: Final = ErrorTemplate(
+    CloudUnavailableError, "{uri}: {endpoint} could not be reached: check the network, the endpoint and the proxy"
+)
+STALLED: Final = ErrorTemplate(CloudUnavailableError, "{uri}: {endpoint} stopped responding: try again")
+BROKEN: Final = ErrorTemplate(
+    TruncatedBodyError, "{uri}: the connection to {endpoint} broke during the read: try again"
+)
+CUT_OFF: Final = ErrorTemplate(TruncatedBodyError, "{uri}: the server stopped sending before the end: try again")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorTable:
+    """One cloud's errors. An error code is more specific than a status; a status that is not listed is a refusal.
+
+    *by_exception* names classes: the nearest listed parent counts, if its module belongs to *modules*. So no SDK has to
+    be imported here.
+    """
+
+    by_status: Mapping[int, ErrorTemplate]
+    by_exception: Mapping[str, ErrorTemplate]
+    modules: frozenset[str]
+    by_code: Mapping[str, ErrorTemplate] = field(default_factory=dict)
+
+    def of_answer(self, status: int, code: str = "") -> ErrorTemplate:
+        """Return the template for a response that is no success."""
+        return self.by_code.get(code) or self.by_status.get(status) or (BUSY if status >= 500 else REFUSED)
+
+    def of_exception(self, error: BaseException) -> ErrorTemplate | None:
+        """Return the template for an exception; None if neither the SDK nor the network raised it."""
+        return next(filter(None, (self.by_exception.get(name) for name in names_of(error, self.modules))), None)
+
+
+def names_of(error: BaseException, modules: frozenset[str]) -> Iterator[str]:
+    """Yield the names of the classes of *error* that belong to *modules*, the nearest first."""
+    return (kind.__name__ for kind in type(error).__mro__ if kind.__module__.partition(".")[0] in modules)
+
+
+@contextlib.contextmanager
+def translating(translate: Callable[[Exception], Exception]) -> Iterator[None]:
+    """Raise what *translate* returns for an error of the block, from that error."""
+    try:
+        yield
+    except Exception as error:
+        meant = translate(error)
+        if meant is error:
+            raise
+        raise meant from error

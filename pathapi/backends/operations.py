@@ -1,0 +1,65 @@
+"""What lists, copies and deletes have in common on every cloud."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from casstore import Validator
+from pathapi.backend import Absent, Backend, ObjectInfo, Prefix, require_gone
+from pathapi.backends.error_table import GONE
+from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
+
+
+def key_order(item: ObjectInfo | Prefix) -> bytes:
+    """The order of a listing: by the bytes of the keys."""
+    return item.key.encode("utf-8", "surrogatepass")
+
+
+def source_version(backend: Backend, source: str, expect: Validator | None, uri: str) -> Validator:
+    """Return the version of *source* to copy: *expect*, or what a HEAD finds if *expect* has no ETag.
+
+    The response to a copy does not state the size, and the ETag ties the copy to this version.
+
+    Raises:
+        VersionMismatchError: the object is not the version *expect*.
+    """
+    seen = expect if expect is not None and expect.etag is not None else backend.head(source).validator
+    if expect is not None and not expect.same_version(seen):
+        raise VersionMismatchError(f"{uri}: the object is not the expected version; nothing was copied: read it again")
+    return seen
+
+
+@contextlib.contextmanager
+def explaining_missing_target(
+    backend: Backend, source: str, over: Validator | Absent | None, target_uri: str
+) -> Iterator[None]:
+    """Raise VersionMismatchError for a 404 of a copy over the version *over*, unless the source is missing."""
+    try:
+        yield
+    except CloudPathFileNotFoundError as error:
+        if not isinstance(over, Validator) or type(error) is not CloudPathFileNotFoundError:
+            raise
+        backend.head(source)  # raises if the source is missing
+        raise GONE.make(uri=target_uri) from error
+
+
+def delete_in_batches(
+    backend: Backend,
+    keys: Sequence[str],
+    expect: Validator | None,
+    versions: Mapping[str, Validator] | None,
+    *,
+    delete_one: Callable[[str, Validator | None], None],
+    delete_batch: Callable[[Sequence[str], Mapping[str, Validator]], Sequence[str]],
+    batch: int,
+) -> None:
+    """`Backend.delete`. *delete_batch* returns the keys that are another version than *versions* names."""
+    if expect is not None or (len(keys) == 1 and not versions):
+        for key in keys:
+            delete_one(key, expect)
+        return
+    refused: list[str] = []
+    for begin in range(0, len(keys), batch):
+        refused += delete_batch(keys[begin : begin + batch], versions or {})
+    require_gone(backend, refused)
