@@ -1,59 +1,49 @@
-"""Uploads in blocks: in parallel and in bounded memory. The condition goes with the commit, which makes the object.
+"""Uploads in blocks: in parallel and in bounded memory. The condition belongs to the commit, which creates the object.
 
-Azure has no request that ends an upload: blocks that are not committed go with the next write of the object, or by
-themselves after a week, and nobody sees them before.
+Azure has no request to abort an upload. Blocks that are not committed are invisible, and are deleted by the next write
+of the object, or after a week.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
 from casstore import new_hasher
-from pathapi.exceptions import TruncatedBodyError
+from pathapi.backends.parallel_parts import read_parts, send_parts
 
 BLOCK_SIZE: Final = 8 << 20
 THRESHOLD: Final = 16 << 20
-"""Bytes from which an upload goes in blocks: below, the extra request costs more than the parallel ones give."""
+"""Bytes from which an upload is in blocks: below, one more request costs more than parallel ones save."""
 MAX_BLOCKS: Final = 50_000
 """Azure's limit."""
-THREADS: Final = 8
 
 Call = Callable[..., Any]
-"""``call(operation, method, *arguments, **options)``: one request about the blob in question, errors in our words."""
+"""``call(operation, method, *arguments, **options)``: one request about the blob, with errors translated."""
 
 
-def upload_in_blocks(call: Call, source: BinaryIO, size: int, *, content_type: str | None, conditions: Any) -> Any:
-    """Upload *size* bytes of *source*; the answer to the commit and the MD5 of all bytes. Holds `THREADS` + 1 blocks.
+def upload_in_blocks(
+    call: Call, source: BinaryIO, size: int, uri: str, *, content_type: str | None, conditions: Any
+) -> Any:
+    """Upload *size* bytes of *source*; return the response to the commit, and the MD5 of all bytes.
 
-    A block's name holds a number that nobody else draws: two writers of one object, whose blocks lie in one place
-    until they are committed, can then never commit each other's.
+    Holds `THREADS` + 1 blocks in memory. The blocks' names contain a random number: all uncommitted blocks of an object
+    share one namespace, and two writers must never commit each other's.
     """
+    hasher, random = new_hasher("md5"), uuid.uuid4().hex
     block_size = max(BLOCK_SIZE, -(-size // MAX_BLOCKS))
-    hasher, draw = new_hasher("md5"), uuid.uuid4().hex
-    names = [f"{draw}-{number:05}" for number in range(-(-size // block_size))]
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="casstore-block")
-    try:
-        pending: set[Future[Any]] = set()
-        left = size
-        for name in names:
-            data = source.read(min(block_size, left))
-            left -= len(data)
-            if len(data) != block_size and left:
-                raise TruncatedBodyError(f"the source ended {left} bytes early")
+
+    def blocks() -> Iterator[bytes]:
+        for data in read_parts(source, size, block_size, uri):
             hasher.update(data)
-            pending.add(
-                pool.submit(call, "Put Block", "stage_block", name, data, length=len(data), validate_content=True)
-            )
-            if len(pending) >= THREADS:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-        for future in pending:
-            future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            yield data
+
+    def send(number: int, data: bytes) -> str:
+        name = f"{random}-{number:05}"
+        call("Put Block", "stage_block", name, data, length=len(data), validate_content=True)
+        return name
+
+    names = send_parts(send, blocks())
     md5 = hasher.digest()
     return call("Put Block List", "commit_block_list", names, md5=md5, content_type=content_type, **conditions), md5

@@ -1,4 +1,4 @@
-"""One request of Azure's: whom it is about, what it is bound to, and what its failure means."""
+"""Requests to one container of Azure, with conditions and translated errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from casstore import Validator
 from pathapi.backend import Absent
 from pathapi.backends.azure.connection import AzureConnection
 from pathapi.backends.azure.errors import translate
-from pathapi.backends.azure.responses import format_etag
+from pathapi.backends.error_table import GONE
+from pathapi.backends.headers import format_etag
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
@@ -18,8 +19,8 @@ from pathapi.exceptions import (
 )
 
 
-class Answered(Exception):  # noqa: N818 (no error: it carries an answer out of the SDK)
-    """The SDK's hook has seen the head of an answer, whose body nobody has read yet."""
+class ResponseOpened(Exception):  # noqa: N818 (no error: it carries a response out of the SDK)
+    """Raised by the SDK's hook: a response with its body still unread."""
 
     def __init__(self, response: Any) -> None:
         self.response = response
@@ -32,7 +33,7 @@ class AzureRequests:
         self.connection = connection
         self._bucket = bucket
         self._made: tuple[Any, Any] | None = None
-        """A service client, and the container's of it: a forked child has a service client of its own."""
+        """A service client and its container client. A forked child has its own service client."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.connection, self._bucket)
@@ -51,7 +52,7 @@ class AzureRequests:
         return ContentSettings(content_type=content_type, content_md5=None if md5 is None else bytearray(md5))
 
     def _tiered(self) -> dict[str, Any]:
-        """What a request that makes a blob says of its tier."""
+        """Return the tier's argument of a request that creates a blob."""
         tier = self.connection.sdk_tier()
         return {} if tier is None else {"standard_blob_tier": tier}
 
@@ -61,7 +62,7 @@ class AzureRequests:
             try:
                 made = self._made = (service, service.get_container_client(self._bucket))
             except ValueError as error:
-                raise InvalidUriError(f"no container of Azure can be named {self._bucket!r}") from error
+                raise InvalidUriError(f"az://{self._bucket}: Azure containers cannot have this name") from error
         return made[1]
 
     def _blob(self, key: str) -> Any:
@@ -72,10 +73,12 @@ class AzureRequests:
         try:
             key.encode()
         except UnicodeEncodeError as error:
-            raise InvalidUriError(f"no object of Azure can be named {self._uri(key)}: it is no text") from error
-        # On their way such names would become others: ``a/../b`` is asked for as ``b``.
+            raise InvalidUriError(f"{self._uri(key)}: a name must be valid UTF-8") from error
+        # HTTP clients change such names: ``a/../b`` becomes ``b``.
         if not key or any(segment in (".", "..") for segment in key.split("/")):
-            raise InvalidUriError(f"no object of Azure can be named {self._uri(key)}: '.' and '..' are taken out of it")
+            raise InvalidUriError(
+                f"{self._uri(key)}: Azure blobs cannot have an empty name, or '.' and '..' as parts of it"
+            )
 
     def _call(
         self,
@@ -86,11 +89,11 @@ class AzureRequests:
         expect: Validator | Absent | None = None,
         **options: Any,
     ) -> Any:
-        """One request about *key*. Under an *expect* absence is a conflict."""
+        """Send one request about *key*. With *expect*, a missing object is a version mismatch."""
         retries: list[object] = []
         try:
             return method(*arguments, retry_hook=lambda **again: retries.append(again), **options)
-        except (Answered, CloudPathException):
+        except (ResponseOpened, CloudPathException):
             raise
         except Exception as error:
             self.connection.scrub(error)
@@ -98,7 +101,7 @@ class AzureRequests:
             if meant is None:
                 raise
             if isinstance(expect, Validator) and type(meant) is CloudPathFileNotFoundError:
-                meant = VersionMismatchError(f"{self._uri(key)} does not exist any more; nothing was changed")
+                meant = GONE.make(uri=self._uri(key))
             if isinstance(meant, VersionMismatchError):
                 meant.after_retry = bool(retries)
             raise meant from error

@@ -1,4 +1,4 @@
-"""URLs of Azure's blobs: the plain ones are the SDK's client's, signatures are shared access signatures."""
+"""URLs of Azure's blobs; a signed one has a shared access signature."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathapi.backends.azure.requests import AzureRequests
 from pathapi.exceptions import InvalidConfigurationException, MissingCredentialsError
 
 _SKEW: Final = timedelta(minutes=5)
-"""A key for signing is asked for from this long ago on, for the server's clock may be behind."""
+"""A key for signing is valid from this long ago on: the server's clock may be behind."""
 
 
 class AzureUrls(AzureRequests):
@@ -30,7 +30,9 @@ class AzureUrls(AzureRequests):
         try:
             expiry = datetime.now(UTC) + timedelta(seconds=seconds)
         except OverflowError as error:
-            raise InvalidConfigurationException(f"expire_seconds={seconds} is beyond what a date can say") from error
+            raise InvalidConfigurationException(
+                f"expire_seconds={seconds}: the date is too far in the future: use fewer seconds"
+            ) from error
         service = self.connection.service_client
         from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
@@ -42,8 +44,8 @@ class AzureUrls(AzureRequests):
             key_arguments = {"account_name": service.account_name, "user_delegation_key": self._ask_key(key, expiry)}
         else:
             raise MissingCredentialsError(
-                f"no URL of {self._uri(key)} can be signed: that takes the account's key, or a token credential of "
-                "azure-identity, and this client has neither; give credential= or a connection_string with AccountKey"
+                f"{self._uri(key)}: signing a URL needs the account's key or a token credential of azure-identity: "
+                "give credential= or a connection_string with AccountKey"
             )
         signature = generate_blob_sas(
             container_name=self._bucket,

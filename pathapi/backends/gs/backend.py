@@ -1,12 +1,13 @@
 """Google Cloud Storage, by google-cloud-storage.
 
-An object's version is its generation, and every condition is the server's own (ifGenerationMatch and its kin). A server
-that ignores one on a read is noticed by the generation that its answer carries.
+An object's version is its generation, and the server evaluates every condition (ifGenerationMatch and similar). A
+server that ignores one on a read is detected by the generation in its response.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 import random
 import time
@@ -16,33 +17,33 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import urlencode
 
 from casstore import Validator
-from pathapi.backend import Absent, Nothing, ObjectInfo, Prefix, require_gone
+from pathapi.backend import Absent, ObjectInfo, Prefix
+from pathapi.backends.bodies import OutOfRange, RangedBody, open_range, ranged_body
+from pathapi.backends.error_table import CHANGED, GONE
 from pathapi.backends.gs.connection import GSConnection
-from pathapi.backends.gs.errors import Refusal, says_no_object, should_retry
-from pathapi.backends.gs.requests import Reply, Requests, batch_of_deletes
-from pathapi.backends.gs.responses import FIELDS, GSBody, info_of, info_of_media, placed, says_empty
-from pathapi.backends.gs.uploads import upload
+from pathapi.backends.gs.errors import Refusal, is_missing_object, should_retry
+from pathapi.backends.gs.multipart import upload
+from pathapi.backends.gs.requests import Requests, batch_of_deletes
+from pathapi.backends.gs.responses import FIELDS, checksum_of, info_of, info_of_media, is_empty_object, span_of
 from pathapi.backends.gs.urls import signed_url_of, url_of
 from pathapi.backends.headers import range_of
+from pathapi.backends.operations import delete_in_batches, key_order
 from pathapi.exceptions import (
     BucketNotFoundError,
     ChecksumMismatchError,
-    CloudPathException,
     CloudPathFileNotFoundError,
     CloudPathNotImplementedError,
     CloudUnavailableError,
-    TruncatedBodyError,
     VersionMismatchError,
 )
 
 __all__ = ["GSBackend", "GSConnection"]
 
 PAGE: Final = 1_000
-"""Names that one request lists at most (Google's limit)."""
+"""Objects per list request (Google's limit)."""
 BATCH: Final = 100
-"""Objects that one request deletes at most (Google's limit for a batch)."""
+"""Objects per delete request (Google's limit for a batch)."""
 _BATCH_TRIES: Final = 4
-_EMPTY_TRIES: Final = 3
 _KEPT_BY_COPY: Final = (
     "contentType",
     "contentEncoding",
@@ -86,32 +87,31 @@ class GSBackend:
         *,
         expect: Validator | None = None,
         unless: Validator | None = None,
-    ) -> GSBody | None:
+    ) -> RangedBody | None:
         conditions = {}
         if expect is not None and expect.version is not None:
-            # Not ifGenerationMatch: a versioned bucket still has it, and the parts of a read then stay of one version.
+            # Not ifGenerationMatch: a versioned bucket still has this version, so all parts of a read succeed.
             conditions["generation"] = expect.version
-        if unless is not None and unless.version is not None:
-            conditions["ifGenerationNotMatch"] = unless.version
+        known = unless if unless is not None and unless.version is not None else None
+        if known is not None and known.version is not None:
+            conditions["ifGenerationNotMatch"] = known.version
         try:
-            if end is not None and end <= start:
-                body = self._read_nothing(key, conditions)
-            else:
-                body = self._read(key, start, end, conditions)
+            return open_range(
+                lambda ranged: self._get(key, start, end, conditions, ranged=ranged),
+                lambda: self._head(key, conditions),
+                start,
+                end,
+                uri=self._uri(key),
+                translate=self._translator(key),
+                expect=expect,
+                unless=known,
+            )
         except CloudPathFileNotFoundError as error:
             if expect is None or type(error) is not CloudPathFileNotFoundError:
                 raise
-            raise VersionMismatchError(f"{self._uri(key)} is no longer the version asked for; read it again") from error
-        if body is None:
-            return None
-        found = body.info.validator
-        if expect is not None and not expect.same_version(found):
-            body.close()
-            raise VersionMismatchError(f"{self._uri(key)} is no longer the version asked for; read it again")
-        if unless is not None and unless.version is not None and unless.same_version(found):
-            body.close()
-            return None
-        return body
+            raise VersionMismatchError(
+                f"{self._uri(key)}: the expected version no longer exists: read it again"
+            ) from error
 
     def write(
         self,
@@ -122,39 +122,41 @@ class GSBackend:
         expect: Validator | Absent | None = None,
         content_type: str | None = None,
     ) -> ObjectInfo:
-        self._requests.path(key)  # a key that no object can have is told before its bytes are sent
+        self._requests.path(key)  # an invalid key fails before the bytes are sent
         conditions = self._conditions(key, expect)
         resource = upload(self._requests, key, source, size, content_type=content_type, conditions=conditions)
         info = info_of(key, resource)
         if info.size != size:
-            raise ChecksumMismatchError(f"{self._uri(key)} has {info.size} bytes where {size} were sent")
+            raise ChecksumMismatchError(
+                f"{self._uri(key)}: {size} bytes were sent, and the object has {info.size}: write it again"
+            )
         return info
 
     def list(
         self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
     ) -> Iterator[ObjectInfo | Prefix]:
+        return itertools.islice(self._list(prefix, limit, delimited=delimited), limit)
+
+    def _list(self, prefix: str, limit: int | None, *, delimited: bool) -> Iterator[ObjectInfo | Prefix]:
         query: dict[str, Any] = {
             "prefix": prefix,
             "delimiter": "/" if delimited else None,
             "fields": f"items({FIELDS}),prefixes,nextPageToken",
         }
-        left, folded = limit, b""
-        while left is None or left > 0:
-            query["maxResults"] = min(PAGE, left or PAGE)
+        listed, folded = 0, b""
+        while True:
+            query["maxResults"] = PAGE if limit is None else min(PAGE, limit - listed)
             reply = self._requests.call("list", prefix, "GET", self._requests.path("o"), query)
             page = self._requests.json(reply, prefix)
             objects: Iterator[ObjectInfo | Prefix] = (info_of(item["name"], item) for item in page.get("items") or ())
             prefixes = (Prefix(name) for name in page.get("prefixes") or ())
-            for item in heapq.merge(objects, prefixes, key=_order):
+            for item in heapq.merge(objects, prefixes, key=key_order):
                 if isinstance(item, Prefix):
-                    if _order(item) <= folded:  # A server that repeats on each page what it folded before.
+                    if key_order(item) <= folded:  # a server that repeats prefixes on each page
                         continue
-                    folded = _order(item)
+                    folded = key_order(item)
+                listed += 1
                 yield item
-                if left is not None:
-                    left -= 1
-                    if not left:  # A server that ignores maxResults.
-                        return
             token = page.get("nextPageToken")
             if not token:
                 return
@@ -173,23 +175,23 @@ class GSBackend:
             if expect.version is None:
                 seen = self.head(source).validator
                 if not expect.same_version(seen):
-                    raise VersionMismatchError(f"{self._uri(source)} is not, or no longer, the version asked for")
+                    raise CHANGED.make(uri=self._uri(source))
                 expect = seen
             query["ifSourceGenerationMatch"] = expect.version
         path = self._requests.path("o", source, "rewriteTo", "b", self._bucket, "o", target)
         with self._explaining(source):
-            described = self._described_anew(source, query)
-            while True:  # one round, but for large objects that change their place or class
+            described = self._new_metadata(source, query)
+            while True:  # one request, except for large objects that change place or class
                 reply = self._requests.call("copy", source, "POST", path, query, **described)
                 answer = self._requests.json(reply, source)
                 if answer.get("done", True):
                     return info_of(target, answer["resource"])
                 query["rewriteToken"] = answer["rewriteToken"]
 
-    def _described_anew(self, source: str, query: dict[str, Any]) -> dict[str, Any]:
-        """What goes with a copy that changes the class: a copy that states anything must state all that is to stay.
+    def _new_metadata(self, source: str, query: dict[str, Any]) -> dict[str, Any]:
+        """Return the metadata to send with a copy that changes the class: all that the copy keeps must be stated.
 
-        Binds *query* to the version that this was read of.
+        Binds *query* to the version of these metadata.
         """
         storage_class = self.connection.storage_class
         if storage_class is None:
@@ -198,7 +200,7 @@ class GSBackend:
         reply = self._requests.call("copy", source, "GET", self._requests.path("o", source), asked)
         found = self._requests.json(reply, source)
         if query.setdefault("ifSourceGenerationMatch", found["generation"]) != found["generation"]:
-            raise VersionMismatchError(f"{self._uri(source)} is not, or no longer, the version asked for")
+            raise CHANGED.make(uri=self._uri(source))
         stated = {name: found[name] for name in _KEPT_BY_COPY if name in found} | {"storageClass": storage_class}
         return {"data": json.dumps(stated).encode(), "headers": {"Content-Type": "application/json; charset=UTF-8"}}
 
@@ -209,14 +211,9 @@ class GSBackend:
         expect: Validator | None = None,
         versions: Mapping[str, Validator] | None = None,
     ) -> None:
-        if expect is not None or (len(keys) == 1 and not versions):
-            for key in keys:
-                self._delete(key, expect)
-            return
-        refused: list[str] = []
-        for begin in range(0, len(keys), BATCH):
-            refused += self._delete_batch(keys[begin : begin + BATCH], versions or {})
-        require_gone(self, refused)
+        delete_in_batches(
+            self, keys, expect, versions, delete_one=self._delete, delete_batch=self._delete_batch, batch=BATCH
+        )
 
     def url(self, key: str) -> str:
         return url_of(self._requests, key)
@@ -232,11 +229,10 @@ class GSBackend:
             raise
         except CloudPathFileNotFoundError as error:
             if expect is not None:
-                gone = VersionMismatchError(f"{self._uri(key)} does not exist any more; nothing was changed")
-                raise gone from error
+                raise GONE.make(uri=self._uri(key)) from error
 
     def _delete_batch(self, keys: Sequence[str], versions: Mapping[str, Validator]) -> Sequence[str]:
-        """In one request; the keys that are another version."""
+        """Delete in one request; return the keys whose version differs."""
         refused: list[str] = []
         for left in range(_BATCH_TRIES - 1, -1, -1):
             failed = self._send_batch(keys, versions)
@@ -254,7 +250,7 @@ class GSBackend:
         return refused
 
     def _send_batch(self, keys: Sequence[str], versions: Mapping[str, Validator]) -> dict[str, Exception]:
-        """Delete *keys*; those that were not deleted, and why."""
+        """Delete *keys*; return those that were not deleted, and why."""
         queries = (urlencode(self._conditions(key, versions.get(key))) for key in keys)
         paths = [f"/storage/v1{self._requests.path('o', key)}" for key in keys]
         body, content_type = batch_of_deletes([f"{p}?{q}" if q else p for p, q in zip(paths, queries, strict=True)])
@@ -264,10 +260,10 @@ class GSBackend:
         answers = dict(self._requests.batch_errors(reply))
         if len(answers) != len(keys):
             raise CloudUnavailableError(
-                f"the server answered {len(answers)} of {len(keys)} deletions, {self._uri(keys[0])} the first of them"
+                f"{self._uri(keys[0])} and others: the server answered {len(answers)} of {len(keys)} deletes: try again"
             )
         failed = {keys[number]: error for number, error in answers.items() if error is not None}
-        return {key: error for key, error in failed.items() if not says_no_object(error)}
+        return {key: error for key, error in failed.items() if not is_missing_object(error)}
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -277,68 +273,45 @@ class GSBackend:
             reply = self._requests.call("head", key, "GET", self._requests.path("o", key), query, accept=(304,))
         return None if reply.status == 304 else info_of(key, self._requests.json(reply, key))
 
-    def _read(self, key: str, start: int, end: int | None, conditions: Mapping[str, str]) -> GSBody | None:
-        asked = range_of(start, end)
-        for _ in range(_EMPTY_TRIES):
-            with self._explaining(key):
-                reply = self._requests.call(
-                    "read",
-                    key,
-                    "GET",
-                    self._requests.path("o", key),
-                    {"alt": "media", **conditions},
-                    prefix="/download",
-                    headers={} if asked is None else {"Range": asked},
-                    accept=(304, 416),
-                    stream=True,
-                )
-            if reply.status not in (304, 416):
-                return self._body(key, reply, start, end)
-            reply.response.raw.drain_conn()  # closing it would close the connection
-            if reply.status == 304:
-                return None
-            # The object ends at or before *start*. The answer may not say that it is empty, or which version is.
-            if not start and says_empty(reply.headers):
-                info = info_of_media(key, reply.headers, 0)
-                if info.validator.version is not None or not conditions:
-                    return self._nothing(key, info)
-            if not start:
-                asked = None
-                continue
-            nothing = self._read_nothing(key, conditions)
-            if nothing is None or nothing.info.size <= start:
-                return nothing
-        raise VersionMismatchError(f"{self._uri(key)} kept changing while it was read; read it again")
+    def _get(
+        self, key: str, start: int, end: int | None, conditions: Mapping[str, str], *, ranged: bool
+    ) -> RangedBody | OutOfRange | None:
+        asked = range_of(start, end) if ranged else None
+        with self._explaining(key):
+            reply = self._requests.call(
+                "read",
+                key,
+                "GET",
+                self._requests.path("o", key),
+                {"alt": "media", **conditions},
+                prefix="/download",
+                headers={} if asked is None else {"Range": asked},
+                accept=(304, 416),
+                stream=True,
+            )
+        stream, headers = reply.response.raw, reply.headers
+        if reply.status in (304, 416):
+            stream.drain_conn()  # closing the response would close the connection
+        if reply.status == 304:
+            return None
+        if reply.status == 416:
+            # The response may not say that the object is empty, or which version it is.
+            info = info_of_media(key, headers, 0) if is_empty_object(headers) else None
+            if info is not None and conditions and info.validator.version is None:
+                info = None
+            return OutOfRange(info, keep_range=start > 0)
+        return ranged_body(
+            stream,
+            start,
+            end,
+            lambda: span_of(headers, reply.status, start, end),
+            lambda size, _: info_of_media(key, headers, size),
+            uri=self._uri(key),
+            translate=self._translator(key),
+            checksum=checksum_of,
+        )
 
-    def _body(self, key: str, reply: Reply, start: int, end: int | None) -> GSBody:
-        stream = reply.response.raw
-        try:
-            first, stop, size = placed(reply.headers, reply.status, start, end)
-        except CloudPathException as error:
-            stream.close()
-            raise type(error)(f"{self._uri(key)}: {error}") from error
-        wanted = size if end is None else min(end, size)
-        length = max(0, min(stop, wanted) - start)
-        if reply.status == 206 and stop < wanted:
-            stream.close()
-            raise TruncatedBodyError(f"{self._uri(key)}: asked up to {wanted}, the server answered up to {stop} only")
-        info = info_of_media(key, reply.headers, size)
-        skip = min(start - first, stop - first)
-        if not length:
-            if stop == first:
-                stream.drain_conn()
-            stream.close()
-            return self._nothing(key, info)
-        return GSBody(stream, info, length, self._reader(key), uri=self._uri(key), skip=skip, is_cut=stop > wanted)
-
-    def _read_nothing(self, key: str, conditions: Mapping[str, str]) -> GSBody | None:
-        info = self._head(key, conditions)
-        return None if info is None else self._nothing(key, info)
-
-    def _nothing(self, key: str, info: ObjectInfo) -> GSBody:
-        return GSBody(Nothing(), info, 0, self._reader(key), uri=self._uri(key))
-
-    def _reader(self, key: str) -> Callable[[Exception], Exception]:
+    def _translator(self, key: str) -> Callable[[Exception], Exception]:
         return lambda error: self._requests.meaning(error, key, "read")
 
     # --- requests --------------------------------------------------------------------------------------------------
@@ -350,7 +323,7 @@ class GSBackend:
             return {"ifGenerationMatch": "0"}
         if expect.version is None:
             raise CloudPathNotImplementedError(
-                f"{self._uri(key)}: Google Cloud Storage compares generations, and that version has none"
+                f"{self._uri(key)}: Google Cloud Storage compares generations, and the expected version has none"
             )
         return {"ifGenerationMatch": expect.version}
 
@@ -366,7 +339,3 @@ class GSBackend:
 
     def _uri(self, key: str) -> str:
         return self._requests.uri(key)
-
-
-def _order(item: ObjectInfo | Prefix) -> bytes:
-    return item.key.encode("utf-8", "surrogatepass")

@@ -128,9 +128,14 @@ class GSConnection:
         return str(self.client._connection.user_agent).strip()  # noqa: SLF001 (as above)
 
     @property
+    def client_credentials(self) -> Any:
+        """The credentials of the SDK's client."""
+        return self.client._credentials  # noqa: SLF001 (the SDK has no public name for it)
+
+    @property
     def is_signed(self) -> bool:
         """Whether requests carry credentials."""
-        return is_login(self.client._credentials)  # noqa: SLF001 (as above)
+        return is_login(self.client_credentials)
 
     def scrub(self, error: BaseException) -> None:
         """Take this connection's secrets out of an error of the SDK's, which is about to be the cause of ours."""

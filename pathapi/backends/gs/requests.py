@@ -1,12 +1,11 @@
-"""Requests to the JSON API over the SDK's session: sent again where that may help, their errors in our words.
+"""Requests to the JSON API over the SDK's session: retried, with errors translated.
 
-The SDK's own objects ask for metadata before or after the bytes, and keep the headers of an answer to themselves; its
-session logs in, its errors are the causes of ours, and its `Retry` says when to send again.
+The SDK's own objects send extra requests for metadata and hide the headers of a response. Used here are its session,
+which logs in, its errors, which are the causes of ours, and its `Retry`.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from pathapi.backends.error_table import translating
 from pathapi.backends.gs.connection import TIMEOUT, GSConnection
 from pathapi.backends.gs.errors import Refusal, should_retry, translate
 from pathapi.exceptions import (
@@ -27,14 +27,14 @@ from pathapi.exceptions import (
 from pathapi.redaction import redacted
 
 TRIES: Final = 5
-"""How often one request is sent at most."""
+"""The most tries of one request."""
 _OK: Final = frozenset((200, 201, 204, 206))
 _LONGEST_EXPLANATION: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer; *tries* is how often the request was sent for it."""
+    """One response; *tries* counts how often its request was sent."""
 
     response: Any
     tries: int
@@ -45,30 +45,30 @@ class Reply:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Without regard to case."""
+        """Case-insensitive."""
         headers: Mapping[str, str] = self.response.headers
         return headers
 
 
 class Requests:
-    """Those about one bucket."""
+    """Requests about one bucket."""
 
     def __init__(self, connection: GSConnection, bucket: str) -> None:
         self.connection = connection
         self.bucket = bucket
 
     def uri(self, key: str) -> str:
-        """As users write it."""
+        """Return the URI as users write it."""
         return f"gs://{self.bucket}/{key}".encode("utf-8", "backslashreplace").decode()
 
     def path(self, *parts: str) -> str:
-        """The path of the bucket's resource that *parts* name. Raises InvalidUriError."""
+        """Return the path of the bucket's resource that *parts* name. Raises InvalidUriError."""
         if not all(parts):
-            raise InvalidUriError(f"{self.uri('')} names no object: a key has at least one character")
+            raise InvalidUriError(f"{self.uri('')}: there is no object with an empty name: add a key")
         try:
             return "/".join(("/b", quote(self.bucket, safe="~"), *(quote(part, safe="~") for part in parts)))
         except UnicodeEncodeError as error:
-            raise InvalidUriError(f"{self.uri(' '.join(parts))} is no text that UTF-8 can hold") from error
+            raise InvalidUriError(f"{self.uri(' '.join(parts))}: a name must be valid UTF-8") from error
 
     def call(
         self,
@@ -84,36 +84,32 @@ class Requests:
         accept: Collection[int] = (),
         stream: bool = False,
     ) -> Reply:
-        """One request to the API at *prefix* (``/download``, ``/upload``). *key* is what an error names, *accept* the
-        statuses that are answers beside 200 and the like.
+        """Send one request to the API at *prefix* (``/download``, ``/upload``).
+
+        Errors name *key*. Statuses in *accept* are no errors, like 200.
         """
         given = {name: value for name, value in query.items() if value is not None} | {"prettyPrint": "false"}
         try:
             asked = urlencode(given)
         except UnicodeEncodeError as error:
-            raise InvalidUriError(f"{self.uri(key)} is no text that UTF-8 can hold") from error
+            raise InvalidUriError(f"{self.uri(key)}: a name must be valid UTF-8") from error
         url = f"{self.base_url(key, operation)}{prefix}/storage/v1{path}?{asked}"
         return self.send(operation, key, method, url, data=data, headers=headers, accept=accept, stream=stream)
 
     def json(self, reply: Reply, key: str) -> dict[str, Any]:
-        """What the answer says. Raises CloudUnavailableError where it is no JSON."""
+        """Parse the response. Raises CloudUnavailableError if it is not JSON."""
         try:
             found = reply.response.json()
         except ValueError as error:
-            raise CloudUnavailableError(f"the answer for {self.uri(key)} is not Google Cloud Storage's") from error
+            raise CloudUnavailableError(
+                f"{self.uri(key)}: the server did not answer as Google Cloud Storage does: check the endpoint"
+            ) from error
         return found if isinstance(found, dict) else {}
 
     def base_url(self, key: str, operation: str) -> str:
-        """Where the API is; looking for credentials may go wrong here already."""
-        try:
+        """Return where the API is. The search for credentials may fail here already."""
+        with translating(lambda error: self.meaning(error, key, operation)):
             return self.connection.base_url
-        except CloudPathException:
-            raise
-        except Exception as error:
-            meant = self.meaning(error, key, operation)
-            if meant is error:
-                raise
-            raise meant from error
 
     def send(
         self,
@@ -128,7 +124,7 @@ class Requests:
         stream: bool = False,
         again: bool = True,
     ) -> Reply:
-        """One request to any URL of the service's, as `call`; once, where it must not be sent *again*."""
+        """Send one request to any URL of the service, as `call`. Not *again*: without retries."""
         tries = 0
         connection = self.connection
         described = {"User-Agent": connection.user_agent, "Accept-Encoding": "gzip", **(headers or {})}
@@ -162,7 +158,7 @@ class Requests:
             raise meant from error
 
     def meaning(self, error: Exception, key: str, operation: str) -> Exception:
-        """*error* in our words; itself where it is neither the SDK's nor the network's."""
+        """Translate *error*; itself if neither the SDK nor the network raised it."""
         if isinstance(error, CloudPathException):
             return error
         self.connection.scrub(error)
@@ -178,8 +174,8 @@ class Requests:
         return error if meant is None else meant
 
     def explain_missing(self, error: CloudPathException, key: str) -> CloudPathException:
-        """For a 404 that leaves open whether there is a bucket, which Google's do not: one more request."""
-        if not Refusal.of(error.__cause__ or error).leaves_open:
+        """Find out by one more request if an ambiguous 404 means a missing bucket. Google's own 404s say it."""
+        if not Refusal.of(error.__cause__ or error).is_ambiguous:
             return error
         try:
             self.call("list", key, "GET", self.path("o"), {"maxResults": 1, "fields": "nextPageToken"})
@@ -194,7 +190,7 @@ class Requests:
         if retry is None:
             from google.api_core.retry import Retry
 
-            # The SDK's waits are random up to twice the one before; its own bound is time alone, two minutes.
+            # The SDK bounds retries by time alone, two minutes.
             retry = Retry(
                 predicate=lambda error: tries() < TRIES and should_retry(error),
                 initial=0.2,
@@ -205,7 +201,7 @@ class Requests:
         return getattr(retry, "retry_policy", retry)(attempt)()
 
     def _error_of(self, response: Any, *, stream: bool) -> Exception:
-        """The SDK's error for an answer, without the request: that holds a token, and its URL may sign."""
+        """Return the SDK's error for a response, without the request: that contains a token, and its URL may sign."""
         try:
             text = response.raw.read(_LONGEST_EXPLANATION, decode_content=True) if stream else response.content
         finally:
@@ -238,7 +234,7 @@ _BATCH_STATUS: Final = re.compile(rb"HTTP/[\d.]+ (\d{3})")
 
 
 def _explanation(text: bytes) -> tuple[str, str]:
-    """Reason and message of an error's body, which is JSON, or plain text where bytes were asked for."""
+    """Return reason and message of an error's body: JSON, or plain text if bytes were requested."""
     plain = text.decode("utf-8", "replace").strip()
     try:
         told = json.loads(plain)["error"]
@@ -252,8 +248,8 @@ def _explanation(text: bytes) -> tuple[str, str]:
 
 
 def multipart_upload(resource: Mapping[str, Any], data: bytes) -> tuple[bytes, str]:
-    """An object's metadata and bytes in one body, and that body's content type."""
-    boundary = f"casstore-{os.urandom(16).hex()}"  # not to be guessed by who writes the data
+    """Return an object's metadata and bytes as one body, and that body's content type."""
+    boundary = f"casstore-{os.urandom(16).hex()}"  # unguessable for the author of the data
     content_type = str(resource.get("contentType", "application/octet-stream"))
     head = (
         f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(dict(resource))}\r\n"
@@ -264,14 +260,9 @@ def multipart_upload(resource: Mapping[str, Any], data: bytes) -> tuple[bytes, s
 
 
 def batch_of_deletes(paths: Sequence[str]) -> tuple[bytes, str]:
-    """One body that deletes the objects at *paths* of the API, and its content type."""
+    """Return one body that deletes the objects at *paths* of the API, and its content type."""
     parts = [
         f"--batch\r\nContent-Type: application/http\r\nContent-ID: <{number}>\r\n\r\nDELETE {path} HTTP/1.1\r\n\r\n\r\n"
         for number, path in enumerate(paths)
     ]
     return ("".join(parts) + "--batch--\r\n").encode(), 'multipart/mixed; boundary="batch"'
-
-
-def as_base64(hexadecimal: str) -> str:
-    """A checksum as Google writes it."""
-    return base64.b64encode(bytes.fromhex(hexadecimal)).decode()

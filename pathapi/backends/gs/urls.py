@@ -1,4 +1,4 @@
-"""URLs of Google's objects: the plain ones are written here, signatures are the SDK's."""
+"""URLs of Google's objects: plain ones are built here, the SDK signs the others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import quote
 
 from pathapi.backend import WEEK, check_expiry
+from pathapi.backends.error_table import translating
 from pathapi.backends.gs.requests import Requests
 from pathapi.exceptions import InvalidUriError, MissingCredentialsError
 
@@ -14,31 +15,31 @@ _HOST: Final = "https://storage.googleapis.com"
 
 
 def url_of(requests: Requests, key: str) -> str:
-    """Where anybody may read the object if it is public; the bucket's without a *key*."""
+    """Return the URL at which a public object can be read; the bucket's without a *key*."""
     try:
         name = quote(key, safe="/~")
     except UnicodeEncodeError as error:
-        raise InvalidUriError(f"{requests.uri(key)} is no text that UTF-8 can hold") from error
+        raise InvalidUriError(f"{requests.uri(key)}: a name must be valid UTF-8") from error
     return f"{_base(requests)}/{quote(requests.bucket, safe='~')}" + (f"/{name}" if name else "")
 
 
 def signed_url_of(requests: Requests, key: str, seconds: int) -> str:
-    """One that the credentials' private key signs (version 4). Sends nothing, unless they sign by a request.
+    """Return a URL signed with the credentials' private key (version 4). Sends a request only if that signs.
 
-    Raises MissingCredentialsError where they have none.
+    Raises:
+        MissingCredentialsError: the credentials have no private key.
     """
     check_expiry(seconds, WEEK)
     url_of(requests, key)
-    try:
+    with translating(lambda error: requests.meaning(error, key, "read")):
         from google.auth.credentials import Signing
 
-        client = requests.connection.client
-        credentials = client._credentials  # noqa: SLF001 (the SDK has no face for it)
+        client, credentials = requests.connection.client, requests.connection.client_credentials
         if not isinstance(credentials, Signing):
             raise MissingCredentialsError(
-                f"no URL of {requests.uri(key)} can be signed: that takes a private key, and "
-                f"{type(credentials).__name__} has none; name the key file of a service account by "
-                "application_credentials=, or give credentials= of google.auth.impersonated_credentials"
+                f"{requests.uri(key)}: signing a URL needs a private key, and {type(credentials).__name__} has none: "
+                "give the key file of a service account as application_credentials=, or credentials= of "
+                "google.auth.impersonated_credentials"
             )
         blob = client.bucket(requests.bucket).blob(key)
         signed = blob.generate_signed_url(
@@ -48,11 +49,6 @@ def signed_url_of(requests: Requests, key: str, seconds: int) -> str:
             version="v4",
             client=client,
         )
-    except Exception as error:
-        meant = requests.meaning(error, key, "read")
-        if meant is error:
-            raise
-        raise meant from error
     return str(signed)
 
 

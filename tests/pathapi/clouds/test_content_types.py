@@ -12,7 +12,7 @@ import pytest
 from pathapi import CloudPath, HttpClient
 from pathapi.backends.azure import backend as azure
 from pathapi.backends.azure import multipart as azure_blocks
-from pathapi.backends.gs import uploads as gs_uploads
+from pathapi.backends.gs import multipart as gs_uploads
 from tests.harness.azure_servers import AzureServer
 from tests.harness.http_server import HttpOrigin
 from tests.harness.servers import GCSServer, S3Server

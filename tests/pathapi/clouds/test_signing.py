@@ -112,7 +112,7 @@ def _token() -> Any:
 @pytest.mark.parametrize("make", [lambda: None, _token], ids=["anonymous", "a token"])
 def test_what_has_no_private_key_signs_nothing_of_googles_and_says_what_does(make_gs: MakeGSClient, make: Any) -> None:
     path = make_gs(credentials=make()).GSPath("gs://bucket/key")
-    with pytest.raises(MissingCredentialsError, match=r"gs://bucket/key .*application_credentials=") as raised:
+    with pytest.raises(MissingCredentialsError, match=r"gs://bucket/key: .*application_credentials=") as raised:
         path.as_url(presign=True)
     assert "SECRET-TOKEN" not in str(raised.value)
 

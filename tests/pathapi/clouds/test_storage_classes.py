@@ -13,7 +13,7 @@ import pytest
 from pathapi import AzureBlobClient, GSClient
 from pathapi.backends.azure import backend as azure
 from pathapi.backends.azure import multipart as azure_blocks
-from pathapi.backends.gs import uploads as gs_uploads
+from pathapi.backends.gs import multipart as gs_uploads
 from pathapi.backends.gs.backend import GSBackend, GSConnection
 from pathapi.exceptions import InvalidConfigurationException, VersionMismatchError
 from tests.harness.azure_servers import AzureServer

@@ -87,7 +87,7 @@ def test_a_refusal_names_the_object_that_it_is_of(
     plant_versions(backend, ground, names)
     lease = ground.client.get_blob_client("leased/3").acquire_lease()
     rearrange(lambda parts: parts[::-1])
-    with pytest.raises(CloudPathPermissionError, match="leased/3 is leased"):
+    with pytest.raises(CloudPathPermissionError, match="leased/3: the blob has a lease"):
         backend.delete(names)
     lease.break_lease(0)
 

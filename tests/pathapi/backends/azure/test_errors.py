@@ -34,7 +34,7 @@ def answered(status: int, code: str = "", message: str = "said the server") -> a
 @pytest.mark.parametrize("code", sorted(BY_CODE))
 def test_every_code_gives_a_message_that_names_the_object(code: str) -> None:
     error = translate(answered(400, code), **WHERE)
-    assert type(error) is BY_CODE[code].raises
+    assert type(error) is BY_CODE[code].error
     assert "az://c/b" in str(error)
     assert "{" not in str(error)
 
@@ -83,7 +83,7 @@ def test_every_exception_of_the_sdk_becomes_ours_and_nothing_else_does() -> None
 
 def test_only_a_404_is_absence_and_a_lease_is_no_conflict() -> None:
     table = {**BY_CODE, **BY_EXCEPTION}
-    absent = {code for code, meaning in table.items() if issubclass(meaning.raises, FileNotFoundError)}
+    absent = {code for code, meaning in table.items() if issubclass(meaning.error, FileNotFoundError)}
     gone = {"BlobNotFound", "ResourceNotFound", "PathNotFound"}
     assert absent == gone | {"ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"}
     assert isinstance(translate(answered(412, "LeaseIdMissing"), **WHERE), CloudPathPermissionError)
@@ -118,4 +118,4 @@ def test_an_account_that_does_not_exist_is_unavailable(monkeypatch: pytest.Monke
 def test_an_error_of_the_table_is_one_of_the_closed_list() -> None:
     closed = {value for value in vars(exceptions).values() if isinstance(value, type)}
     for meaning in (*BY_CODE.values(), *BY_STATUS.values(), *BY_EXCEPTION.values()):
-        assert meaning.raises in closed
+        assert meaning.error in closed

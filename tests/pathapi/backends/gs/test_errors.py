@@ -49,7 +49,7 @@ def answer(status: int, reason: str = "", message: str = "said the server") -> E
 @pytest.mark.parametrize("reason", sorted(BY_REASON))
 def test_every_reason_gives_a_message_that_names_the_object(reason: str) -> None:
     error = translate(answer(400, reason), **WHERE)
-    assert type(error) is BY_REASON[reason].raises
+    assert type(error) is BY_REASON[reason].error
     assert "gs://b/k" in str(error)
     assert "{" not in str(error)
 
@@ -84,9 +84,9 @@ def test_every_exception_of_the_sdk_and_its_transport_becomes_ours(module: Any) 
 
 
 def test_only_a_404_is_absence() -> None:
-    assert BY_STATUS[404].raises is CloudPathFileNotFoundError
+    assert BY_STATUS[404].error is CloudPathFileNotFoundError
     others = [*BY_REASON.values(), *BY_EXCEPTION.values(), *(BY_STATUS[key] for key in BY_STATUS if key != 404)]
-    assert not [meaning for meaning in others if issubclass(meaning.raises, FileNotFoundError)]
+    assert not [meaning for meaning in others if issubclass(meaning.error, FileNotFoundError)]
 
 
 @pytest.mark.parametrize("operation", sorted(PERMISSIONS))
@@ -100,10 +100,10 @@ def test_a_bucket_that_is_missing_is_told_by_googles_words(operation: str) -> No
 
 
 def test_a_read_that_is_refused_does_not_claim_absence() -> None:
-    assert "not known to be absent" in str(translate(answer(403, "forbidden"), **WHERE))
+    assert "403 for objects that do not exist" in str(translate(answer(403, "forbidden"), **WHERE))
     written = translate(answer(403, "forbidden"), **{**WHERE, "operation": "write"})
     assert "storage.objects.create" in str(written)
-    assert "absent" not in str(written)
+    assert "not exist" not in str(written)
 
 
 def test_who_asks_without_credentials_is_told_to_log_in() -> None:
@@ -139,4 +139,4 @@ def test_a_key_that_no_object_can_have_is_an_invalid_uri_before_any_request(key:
 def test_an_error_of_the_table_is_one_of_the_closed_list() -> None:
     closed = {value for value in vars(exceptions).values() if isinstance(value, type)}
     for meaning in (*BY_REASON.values(), *BY_STATUS.values(), *BY_EXCEPTION.values()):
-        assert meaning.raises in closed
+        assert meaning.error in closed

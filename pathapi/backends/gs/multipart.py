@@ -1,33 +1,30 @@
-"""Uploads: in one request with the metadata, or piece by piece in a session that goes on after a failure.
+"""Uploads: in one request with the metadata, or piece by piece in a session that resumes after a failure.
 
-The service checks the bytes against the CRC32C that goes ahead of them, and the condition when it makes the object.
+Google checks the bytes against the CRC32C sent with the metadata, and the condition when it creates the object.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO, Final
 
-from pathapi.backends.gs.requests import Reply, Requests, as_base64, multipart_upload
-from pathapi.backends.gs.responses import FIELDS, Hashing, computes_crc32c
-from pathapi.exceptions import (
-    CloudPathException,
-    CloudUnavailableError,
-    TruncatedBodyError,
-    VersionMismatchError,
-)
+from pathapi.backends.gs.requests import Reply, Requests, multipart_upload
+from pathapi.backends.gs.responses import FIELDS, Crc32c, has_fast_crc32c
+from pathapi.backends.parallel_parts import read_exactly, read_parts
+from pathapi.exceptions import CloudPathException, CloudUnavailableError, VersionMismatchError
 
 THRESHOLD: Final = 8 << 20
-"""Bytes from which an upload is a session: below, one request more costs more than sending all again would."""
+"""Bytes from which an upload is a session: below, one more request costs more than sending all again."""
 PIECE: Final = 16 << 20
-"""Bytes of one request of a session; a multiple of 256 KiB, as Google asks."""
+"""Bytes per request of a session; Google requires a multiple of 256 KiB."""
 _RESUMED: Final = 4
-"""How often in a row a session may go on without having got further."""
+"""How often in a row a session is resumed without progress."""
 _RANGE: Final = re.compile(r"bytes=0-(\d+)")
 
 
@@ -40,43 +37,28 @@ def upload(
     content_type: str | None,
     conditions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Upload *size* bytes of *source*, in memory of `PIECE` at most, and return the object's metadata."""
+    """Upload *size* bytes of *source*, with at most `PIECE` bytes in memory, and return the object's metadata."""
     resource: dict[str, Any] = {"name": key}
     if content_type is not None:
         resource["contentType"] = content_type
     if requests.connection.storage_class is not None:
         resource["storageClass"] = requests.connection.storage_class
     if size < THRESHOLD:
-        data = _read(requests, key, source, size)
-        if computes_crc32c():
-            resource["crc32c"] = _crc32c(data)
+        data = read_exactly(source, size, requests.uri(key))
+        if has_fast_crc32c():
+            resource["crc32c"] = _crc32c([data])
         return _upload_at_once(requests, key, resource, data, conditions)
-    if computes_crc32c():
-        resource["crc32c"] = _crc32c_of(requests, key, source, size)
+    if has_fast_crc32c():
+        resource["crc32c"] = _crc32c(read_parts(source, size, 1 << 20, requests.uri(key)))
+        source.seek(0)
     return _Session(requests, key, resource, source, size, conditions).run()
 
 
-def _read(requests: Requests, key: str, source: BinaryIO, amount: int) -> bytes:
-    data = source.read(amount)
-    if len(data) != amount:
-        raise TruncatedBodyError(f"the source of {requests.uri(key)} ended {amount - len(data)} bytes early")
-    return data
-
-
-def _crc32c(data: bytes) -> str:
-    hashing = Hashing("crc32c")
-    hashing.update(data)
-    return as_base64(hashing.hex())
-
-
-def _crc32c_of(requests: Requests, key: str, source: BinaryIO, size: int) -> str:
-    hashing, left = Hashing("crc32c"), size
-    while left:
-        data = _read(requests, key, source, min(left, 1 << 20))
-        hashing.update(data)
-        left -= len(data)
-    source.seek(0)
-    return as_base64(hashing.hex())
+def _crc32c(pieces: Iterable[bytes]) -> str:
+    hasher = Crc32c()
+    for piece in pieces:
+        hasher.update(piece)
+    return base64.b64encode(hasher.digest()).decode()
 
 
 def _upload_at_once(
@@ -91,7 +73,7 @@ def _upload_at_once(
 
 
 class _Session:
-    """One resumable upload. Its URI is a secret: whoever has it may write the object."""
+    """One resumable upload. Its URI is a secret: it allows writing the object."""
 
     def __init__(
         self,
@@ -121,10 +103,10 @@ class _Session:
         )
         self._uri = begun.headers.get("location", "")
         if not self._uri:
-            raise CloudUnavailableError(f"the server began no upload of {requests.uri(key)}")
+            raise CloudUnavailableError(f"{requests.uri(key)}: the server did not begin an upload: try again")
 
     def run(self) -> dict[str, Any]:
-        """All pieces. Ends the session where anything goes wrong."""
+        """Send all pieces. Ends the session on any error."""
         try:
             return self._run()
         except BaseException:
@@ -136,10 +118,10 @@ class _Session:
         at, failures = 0, 0
         while True:
             self._source.seek(at)
-            data = _read(self._requests, self._key, self._source, min(PIECE, self._size - at))
+            data = read_exactly(self._source, min(PIECE, self._size - at), self._requests.uri(self._key))
             stated = f"bytes {at}-{at + len(data) - 1}/{self._size}"
             try:
-                # Not simply sent again after a lost answer: it may be there already. The session knows how far it is.
+                # Not simply retried: after a lost response the piece may have arrived. The session knows.
                 reply = self._send("PUT", data, stated, again=False)
             except VersionMismatchError as error:
                 error.after_retry = error.after_retry or failures > 0
@@ -157,7 +139,9 @@ class _Session:
             arrived = _RANGE.fullmatch(reply.headers.get("range", ""))
             at = int(arrived[1]) + 1 if arrived is not None else 0
             if at >= self._size:
-                raise CloudUnavailableError(f"the server took all of {self._requests.uri(self._key)} and does not end")
+                raise CloudUnavailableError(
+                    f"{self._requests.uri(self._key)}: the server does not complete the upload: try again"
+                )
 
     def _send(
         self,
@@ -176,6 +160,6 @@ class _Session:
         except CloudPathException as error:
             if getattr(error.__cause__, "code", None) in (404, 410):
                 raise CloudUnavailableError(
-                    f"the upload of {self._requests.uri(self._key)} was ended by the server; try again"
+                    f"{self._requests.uri(self._key)}: the server ended the upload: try again"
                 ) from error.__cause__
             raise
