@@ -89,9 +89,9 @@ class RangedBody:
         buffer[: len(data)] = data
         return len(data)
 
-    def read(self) -> bytes:
-        data = self._read_some(self._left)
-        if not self._left:
+    def read(self, amount: int | None = None) -> bytes:
+        data = self._read_some(self._left if amount is None else min(amount, self._left))
+        if not self._left or amount is not None:
             return bytes(data)
         pieces = bytearray(data)
         while self._left:

@@ -1,4 +1,4 @@
-"""What a connection has made of its settings, which a forked child must make anew."""
+"""What a connection has made of its settings in this process; a forked child makes its own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import threading
 import weakref
 
 
-class Made(abc.ABC):
-    """What was made of the settings so far, under *lock*; emptied in a forked child, which must not share sockets.
+class ForkSafe(abc.ABC):
+    """Objects with sockets, under *lock*; emptied in a forked child, which must not share sockets with its parent.
 
-    *inherited* is what the parent had made, and empty in a process that was not forked.
+    *inherited* holds the parent's objects; it is empty in a process that was not forked.
     """
 
     def __init__(self) -> None:
@@ -20,22 +20,22 @@ class Made(abc.ABC):
         _living.add(self)
 
     @abc.abstractmethod
-    def let_go(self) -> list[object]:
-        """Everything that may hold sockets, to be held no more."""
+    def detach(self) -> list[object]:
+        """Return everything that may have sockets, and forget it."""
 
     def reset_after_fork(self) -> None:
-        """For the child, before it does anything else."""
+        """Reset this object in a forked child, before the child does anything else."""
         self.lock = threading.Lock()
-        # Kept, not dropped: closing a TLS socket here would speak on the parent's connection.
-        self.inherited += self.let_go()
+        # Kept, not dropped: closing a TLS socket here would send bytes on the parent's connection.
+        self.inherited += self.detach()
 
 
-_living: weakref.WeakSet[Made] = weakref.WeakSet()
+_living: weakref.WeakSet[ForkSafe] = weakref.WeakSet()
 
 
 def _reset_after_fork() -> None:
-    for made in list(_living):
-        made.reset_after_fork()
+    for state in list(_living):
+        state.reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

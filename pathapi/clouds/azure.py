@@ -107,8 +107,7 @@ class AzureBlobClient(Client[AzureBlobPath]):
         return AzureBackend(self.connection, bucket)
 
     def _settings(self) -> dict[str, Any]:
-        tier = self.connection.standard_blob_tier
-        return self.connection.plain_settings() | ({"standard_blob_tier": tier} if tier else {})
+        return self.connection.plain_settings()
 
     def _secrets(self) -> dict[str, Any]:
-        return self.connection.secrets()
+        return self.connection.secret_settings()

@@ -117,18 +117,8 @@ class GSClient(Client[GSPath]):
         return GSBackend(self.connection, bucket)
 
     def _settings(self) -> dict[str, Any]:
-        connection = self.connection
-        plain = {
-            "application_credentials": connection.application_credentials,
-            "project": connection.project,
-            "endpoint_url": connection.endpoint_url,
-            "storage_class": connection.storage_class,
-            "no_sign_request": connection.no_sign_request,
-            "timeout": connection.timeout,
-            "retry": connection.plain_retry,
-            "download_chunks_concurrently_kwargs": self.download_chunks_concurrently_kwargs,
-        }
-        return {name: value for name, value in plain.items() if value}
+        unused = self.download_chunks_concurrently_kwargs
+        return self.connection.plain_settings() | ({"download_chunks_concurrently_kwargs": unused} if unused else {})
 
     def _secrets(self) -> dict[str, Any]:
-        return {"credentials": self.connection.spawnable_credentials}
+        return self.connection.secret_settings()

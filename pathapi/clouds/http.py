@@ -188,7 +188,7 @@ class HttpClient(Client[HttpPath]):
         for name in headers or {}:
             if name.lower() in _OTHER_BYTES:
                 raise InvalidConfigurationException(
-                    f"headers= cannot hold {name}: the entries of a URL are what the URL names"
+                    f"headers: {name} would select other bytes than the URL names: leave it out"
                 )
         self.listings = NameListings()
         self.auth = auth
@@ -196,10 +196,10 @@ class HttpClient(Client[HttpPath]):
             auth=auth,
             headers=dict(headers or {}),
             ca_certs=None if ca_certs is None else os.fspath(ca_certs),
-            write_method=write_file_http_method.upper(),
-            list_page_parser=custom_list_page_parser,
-            dir_matcher=custom_dir_matcher,
-            read_timeout=timeout,
+            write_file_http_method=write_file_http_method.upper(),
+            custom_list_page_parser=custom_list_page_parser,
+            custom_dir_matcher=custom_dir_matcher,
+            timeout=timeout,
         )
 
     def HttpPath(self, cloud_path: str | HttpPath, *parts: str) -> HttpPath:  # noqa: N802 (the name users know)
@@ -219,12 +219,12 @@ class HttpClient(Client[HttpPath]):
     @property
     def custom_list_page_parser(self) -> Callable[[str], Iterable[str]] | None:
         """As given."""
-        return self.connection.list_page_parser
+        return self.connection.custom_list_page_parser
 
     @property
     def write_file_http_method(self) -> str:
         """As given."""
-        return self.connection.write_method
+        return self.connection.write_file_http_method
 
     @property
     def opener(self) -> Any:
@@ -258,18 +258,10 @@ class HttpClient(Client[HttpPath]):
         return _path_of(uri.key) or uri.filed.key
 
     def _settings(self) -> dict[str, Any]:
-        connection = self.connection
-        return {
-            "custom_list_page_parser": connection.list_page_parser,
-            "custom_dir_matcher": connection.dir_matcher,
-            "write_file_http_method": connection.write_method if connection.write_method != "PUT" else None,
-            "headers": connection.plain_headers or None,
-            "ca_certs": connection.ca_certs,
-            "timeout": connection.read_timeout if connection.read_timeout != 60.0 else None,
-        }
+        return self.connection.plain_settings()
 
     def _secrets(self) -> dict[str, Any]:
-        return {"auth": self.auth, "headers": dict(self.connection.headers) or None}
+        return self.connection.secret_settings()
 
 
 @register_client_class("https")

@@ -10,9 +10,6 @@ from pathapi.client import Client, guess_type
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
-_SECRETS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-_PLAIN = ("no_sign_request", "profile_name", "endpoint_url", "addressing_style", "region", "boto3_transfer_config")
-
 _DIRECTORY_BUCKET = "--x-s3"
 """The end of the names of S3 Express's buckets, whose ETags are drawn."""
 
@@ -105,12 +102,7 @@ class S3Client(Client[S3Path]):
         return S3Backend(self.connection, bucket)
 
     def _settings(self) -> dict[str, Any]:
-        settings = {name: getattr(self.connection, name) for name in _PLAIN if getattr(self.connection, name)}
-        plain = self.connection.plain_extra_args
-        return settings | ({"extra_args": plain} if plain else {})
+        return self.connection.plain_settings()
 
     def _secrets(self) -> dict[str, Any]:
-        secrets = {name: getattr(self.connection, name) for name in _SECRETS}
-        if self.connection.extra_args:
-            secrets["extra_args"] = dict(self.connection.extra_args)
-        return secrets
+        return self.connection.secret_settings()

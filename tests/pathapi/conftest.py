@@ -48,8 +48,8 @@ def make_client(seaweed: S3Server, proxy: Proxy, tmp_path: Path) -> Iterator[Mak
     yield make
     for client in made:
         client.cache.close()
-        if client.connection._made.client is not None:
-            client.connection._made.client.close()
+        if client.connection._process.client is not None:
+            client.connection._process.client.close()
     gc.collect()
 
 
@@ -83,8 +83,8 @@ def make_gs(gcs: GCSServer, tmp_path: Path) -> Iterator[MakeGSClient]:
     yield make
     for client in made:
         client.cache.close()
-        if client.connection._made.client is not None:
-            client.connection._made.client.close()
+        if client.connection._process.client is not None:
+            client.connection._process.client.close()
     gc.collect()
 
 

@@ -1,18 +1,20 @@
-"""How to log in to Azure Blob Storage, and the one service client that comes of it.
+"""How to log in to Azure Blob Storage, and the service client of these settings.
 
-The SDK is imported by the first request, not before: a warm read needs the origin only, and that is in the settings.
+The first request imports the SDK: a warm read needs only the origin, which the settings contain.
 """
 
 from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
-from pathapi.backends.fork_safety import Made
+from pathapi.backends.endpoints import parse_endpoint
+from pathapi.backends.fork_safety import ForkSafe
+from pathapi.backends.settings import SECRET, ConnectionSettings
 from pathapi.exceptions import (
     InvalidConfigurationException,
     MissingCredentialsError,
@@ -21,11 +23,11 @@ from pathapi.exceptions import (
 from pathapi.redaction import is_spawning, redacted, scrub, without_user
 
 MAX_CONNECTIONS: Final = 64
-"""Idle connections that are kept: 32 threads, each with an object and a part of another."""
+"""Idle connections kept open: 32 threads, each with an object and a part of another."""
 RETRIES: Final = 3
 _BACKOFF: Final = 0.4
 _LONGEST_BACKOFF: Final = 8.0
-"""Seconds; the SDK's own begin at 15."""
+"""Seconds; the SDK's own pauses begin at 15."""
 _CONNECTION_STRING: Final = "AZURE_STORAGE_CONNECTION_STRING"
 _ACCOUNT_URL: Final = "AZURE_STORAGE_ACCOUNT_URL"
 _NEEDS: Final = "az:// needs azure-storage-blob: pip install 'casstore[azure]'"
@@ -38,17 +40,17 @@ _EMULATOR: Final = (
     "AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
     "BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1"
 )
-"""What ``UseDevelopmentStorage=true`` stands for; the key is a published one."""
+"""The meaning of ``UseDevelopmentStorage=true``; the key is public."""
 
 
 class Login(Enum):
-    """What may stand for a credential."""
+    """Values in place of a credential."""
 
     ENVIRONMENT = "environment"
-    """Look for one where a client without arguments would: what a pickle carries in a secret's place."""
+    """Search like a client without arguments: the value that a pickle contains in place of a secret."""
 
 
-class _Made(Made):
+class _Process(ForkSafe):
     def __init__(self) -> None:
         super().__init__()
         self.service: Any = None
@@ -56,14 +58,14 @@ class _Made(Made):
         self.account: _Account | None = None
         self.origin: str | None = None
 
-    def let_go(self) -> list[object]:
+    def detach(self) -> list[object]:
         made, self.service, self.data_lake = [self.service, self.data_lake], None, None
         return made
 
 
 @dataclass(frozen=True, slots=True)
 class _Account:
-    """Which account, and how to log in to it. *url* has no query; *sas* is what it had."""
+    """An account, and how to log in to it. *url* has no query; *sas* is the query that it had."""
 
     url: str
     sas: str = field(default="", repr=False)
@@ -75,42 +77,40 @@ class _Account:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AzureConnection:
+class AzureConnection(ConnectionSettings):
     """Settings of azure-storage-blob, with its own meaning; thread-safe, usable in a forked child, picklable.
 
-    A pickle carries the account, and no secret unless it is for a child that multiprocessing is starting: what it gives
-    back looks for credentials in the environment. Of several arguments the first wins: *blob_service_client*,
-    *data_lake_client*, *connection_string*, *account_url* (alone, or with a SAS in it, or with *credential*: an account
-    key, a SAS, a token credential). Without any, the environment. *standard_blob_tier* is that of every blob that is
-    made, else the account's. Timeouts in seconds.
+    A pickle contains the account, and no secret unless it is for a child that multiprocessing is spawning: the restored
+    connection searches the environment for credentials. Of several arguments the first takes precedence:
+    *blob_service_client*, *data_lake_client*, *connection_string*, *account_url* (alone, or with a SAS in it, or with
+    *credential*: an account key, a SAS, a token credential). Without any, the environment decides. *standard_blob_tier*
+    applies to every new blob; the default is the account's. Timeouts are in seconds.
     """
 
     account_url: str | None = field(default=None, repr=False)
-    credential: Any = field(default=None, repr=False)
-    connection_string: str | None = field(default=None, repr=False)
-    blob_service_client: Any = field(default=None, repr=False)
-    data_lake_client: Any = field(default=None, repr=False)
+    credential: Any = field(default=None, repr=False, metadata=SECRET)
+    connection_string: str | None = field(default=None, repr=False, metadata=SECRET)
+    blob_service_client: Any = field(default=None, repr=False, metadata=SECRET)
+    data_lake_client: Any = field(default=None, repr=False, metadata=SECRET)
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     standard_blob_tier: str | None = None
-    _made: _Made = field(default_factory=_Made, init=False, repr=False)
+    _process: _Process = field(default_factory=_Process, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name != "_made"}
-        return state | dict.fromkeys(_SECRETS) | self.plain_settings() | (self.secrets() if is_spawning() else {})
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _made=_Made())
+        plain = {name: value for name, value in super().__getstate__().items() if name not in _LOGINS}
+        logins = self.plain_settings() | (self.secret_settings() if is_spawning() else {})
+        return plain | dict.fromkeys(_LOGINS) | logins
 
     def plain_settings(self) -> dict[str, Any]:
-        """Which account this is, as arguments without a secret; empty where nothing is set."""
-        if not any(getattr(self, name) for name in ("account_url", *_SECRETS)):
-            return {}
+        tier = {"standard_blob_tier": self.standard_blob_tier} if self.standard_blob_tier else {}
+        if not any(getattr(self, name) for name in ("account_url", *_LOGINS)):
+            return tier
         account = self.account
-        return {"account_url": account.url} | ({"credential": Login.ENVIRONMENT} if account.is_signed else {})
+        return {"account_url": account.url} | ({"credential": Login.ENVIRONMENT} if account.is_signed else {}) | tier
 
-    def secrets(self) -> dict[str, Any]:
-        """The arguments that log in, for a child that is being started: keys and signatures, no objects."""
+    def secret_settings(self) -> dict[str, Any]:
+        # Keys and signatures, no objects.
         found: dict[str, Any] = {"account_url": self.account_url, "connection_string": self.connection_string}
         if isinstance(self.credential, str | dict):
             found["credential"] = self.credential
@@ -118,26 +118,26 @@ class AzureConnection:
 
     @property
     def account(self) -> _Account:
-        """Which account, and how to log in. Raises MissingCredentialsError, InvalidConfigurationException."""
-        account = self._made.account
+        """The account, and how to log in. Raises MissingCredentialsError, InvalidConfigurationException."""
+        account = self._process.account
         if account is None:
-            account = self._made.account = self._find_account()
+            account = self._process.account = self._find_account()
         return account
 
     @property
     def origin(self) -> str:
         """``azure@`` and the account's host, for other endpoints host, port and account; see `Backend.origin`."""
-        if self._made.origin is None:
-            self._made.origin = origin_of(self.account.url)
-        return self._made.origin
+        if self._process.origin is None:
+            self._process.origin = origin_of(self.account.url)
+        return self._process.origin
 
     @property
     def service_client(self) -> Any:
-        """The SDK's `BlobServiceClient`, made once per process."""
-        return self._made.service or self._make()
+        """The SDK's `BlobServiceClient`, one per process."""
+        return self._process.service or self._make()
 
     def sdk_tier(self) -> Any:
-        """*standard_blob_tier* as the SDK has it, or None. Raises InvalidConfigurationException where it knows none."""
+        """Return *standard_blob_tier* as the SDK's value, or None. Raises InvalidConfigurationException."""
         if self.standard_blob_tier is None:
             return None
         try:
@@ -148,14 +148,14 @@ class AzureConnection:
             if tier.value.lower() == self.standard_blob_tier.lower():
                 return tier
         known = ", ".join(repr(tier.value) for tier in StandardBlobTier)
-        raise InvalidConfigurationException(f"standard_blob_tier is one of {known}, not {self.standard_blob_tier!r}")
+        raise InvalidConfigurationException(f"standard_blob_tier: use one of {known}, not {self.standard_blob_tier!r}")
 
     @property
     def data_lake(self) -> Any:
         """The SDK's `DataLakeServiceClient`: the one that was given, or one for the same account."""
         if self.data_lake_client is not None:
             return self.data_lake_client
-        if self._made.data_lake is None:
+        if self._process.data_lake is None:
             try:
                 from azure.storage.filedatalake import DataLakeServiceClient
             except ImportError as error:
@@ -164,19 +164,19 @@ class AzureConnection:
                 ) from error
             account = self.account
             url = account.url.replace(".blob.", ".dfs.", 1) + (f"?{account.sas}" if account.sas else "")
-            self._made.data_lake = DataLakeServiceClient(url, credential=self._login(account))
-        return self._made.data_lake
+            self._process.data_lake = DataLakeServiceClient(url, credential=self._login(account))
+        return self._process.data_lake
 
     def close(self) -> None:
-        """Close what connections there are; the next request makes new ones."""
-        with self._made.lock:
-            service, self._made.service = self._made.service, None
+        """Close all connections; the next request opens new ones."""
+        with self._process.lock:
+            service, self._process.service = self._process.service, None
         if service is not None and service is not self.blob_service_client:
             service.close()
 
     def scrub(self, error: BaseException) -> None:
-        """Take this connection's secrets out of an error of the SDK's, which is about to be the cause of ours."""
-        account = self._made.account
+        """Remove this connection's secrets from an error of the SDK, the future cause of ours."""
+        account = self._process.account
         known = _texts_of(self.credential) | (_texts_of(account.credential) if account is not None else set())
         for text in (self.connection_string, os.environ.get(_CONNECTION_STRING)):
             settings = _parse_connection_string(text) if text else {}
@@ -209,7 +209,7 @@ class AzureConnection:
             return _account_of_string(configured, self.credential)
         url = os.environ.get(_ACCOUNT_URL)
         if not url:
-            raise MissingCredentialsError(f"no account of Azure Storage is known here: {_HELP}")
+            raise MissingCredentialsError(f"az://: no account of Azure Storage is configured: {_HELP}")
         account = _account_of(url, self.credential)
         return account if account.is_signed else _Account(account.url, credential=Login.ENVIRONMENT)
 
@@ -219,16 +219,16 @@ class AzureConnection:
         try:
             from azure.identity import DefaultAzureCredential
         except ImportError as error:
-            raise MissingCredentialsError(f"there are no credentials for {account.url}: {_HELP}") from error
+            raise MissingCredentialsError(f"{account.url}: no credentials were found: {_HELP}") from error
         return DefaultAzureCredential()
 
     def _make(self) -> Any:
-        with self._made.lock:
-            if self._made.service is None:
-                # Only the process that was given it may use its sockets.
-                given = None if self._made.inherited else self.blob_service_client
-                self._made.service = given or self._make_service()
-            return self._made.service
+        with self._process.lock:
+            if self._process.service is None:
+                # Only the process that the user gave it to may use its sockets.
+                given = None if self._process.inherited else self.blob_service_client
+                self._process.service = given or self._make_service()
+            return self._process.service
 
     def _make_service(self) -> Any:
         account = self.account
@@ -240,13 +240,13 @@ class AzureConnection:
             raise MissingDependenciesError(_NEEDS) from error
 
         class Retry(sdk.ExponentialRetry):
-            """The SDK's, with waits of our own."""
+            """The SDK's, with shorter pauses."""
 
             def get_backoff_time(self, settings: dict[str, Any]) -> float:
                 return random.uniform(0.05, min(_LONGEST_BACKOFF, _BACKOFF * 2 ** (settings["count"] - 1)))
 
         session = requests.Session()
-        # Without one, a line of ~/.netrc would take the place of the signature.
+        # Else a line of ~/.netrc would replace the signature.
         session.auth = _leave_alone
         adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS, max_retries=0)
         session.mount("https://", adapter)
@@ -263,11 +263,11 @@ class AzureConnection:
             )
         except (ValueError, TypeError) as error:
             self.scrub(error)
-            message = f"no client of Azure can be made of these settings: {redacted(str(error))}"
+            message = f"Azure client: the SDK refuses these settings: {redacted(str(error))}"
             raise InvalidConfigurationException(message) from error
 
 
-_SECRETS: Final = ("credential", "connection_string", "blob_service_client", "data_lake_client")
+_LOGINS: Final = tuple(one.name for one in fields(AzureConnection) if "plain" in one.metadata)
 
 
 def _leave_alone(request: Any) -> Any:
@@ -292,7 +292,7 @@ def _account_of_string(text: str, credential: Any) -> _Account:
         url = f"{scheme}://{name}.blob.{settings.get('ENDPOINTSUFFIX') or 'core.windows.net'}"
     if not url:
         raise InvalidConfigurationException(
-            "the connection string names no account; it has AccountName=...;AccountKey=... or BlobEndpoint=..."
+            "connection_string: it names no account: write AccountName=...;AccountKey=... or BlobEndpoint=..."
         )
     if credential in (None, Login.ENVIRONMENT):
         credential = {"account_name": name, "account_key": key} if name and key else None
@@ -307,25 +307,15 @@ def _parse_connection_string(text: str) -> dict[str, str]:
 
 
 def origin_of(url: str) -> str:
-    """The origin of an account's URL. Raises InvalidConfigurationException where it names no host; quotes nothing."""
-    try:
-        parts = urlsplit(url)
-        scheme, host, port, path = parts.scheme, parts.hostname, parts.port, parts.path.rstrip("/")
-    except ValueError:
-        scheme, host, port, path = "", None, None, ""
-    if not host or scheme not in ("http", "https"):
-        raise InvalidConfigurationException(
-            "the account URL of Azure is malformed; write https://ACCOUNT.blob.core.windows.net"
-        )
-    if ".blob." in host and port in (None, 443):
-        return f"azure@{host}"
-    if ":" in host:
-        host = f"[{host}]"
-    return f"azure@{host}:{port or (443 if scheme == 'https' else 80)}{path}"
+    """Return the origin of an account's URL. Raises InvalidConfigurationException, see `parse_endpoint`."""
+    parsed = parse_endpoint(url, "account_url", "https://ACCOUNT.blob.core.windows.net")
+    return (
+        f"azure@{parsed.host}" if ".blob." in parsed.host and parsed.port in (None, 443) else f"azure@{parsed.address}"
+    )
 
 
 def _texts_of(credential: Any) -> set[str]:
-    """What of a credential is a secret."""
+    """Return the secret texts of a credential."""
     if isinstance(credential, list | tuple):
         return {text for one in credential for text in _texts_of(one)}
     if isinstance(credential, dict):
@@ -338,8 +328,8 @@ def _texts_of(credential: Any) -> set[str]:
     return {text for one in (*found, key) if isinstance(one, str) for text in _texts_of(one)}
 
 
-class _Answer:
-    """What is left of a response in an error: nothing that the server may have quoted of the request."""
+class _RedactedResponse:
+    """A response of an error without anything that the server may have quoted from the request."""
 
     def __init__(self, response: Any) -> None:
         self.status_code = getattr(response, "status_code", 0)
@@ -350,7 +340,7 @@ class _Answer:
 
 
 def _detach(error: BaseException, secrets: set[str]) -> None:
-    """Take responses out of *error* and what it was raised from: its text quotes their bodies whenever it is shown."""
+    """Replace the responses in *error* and its causes: the text of an error quotes their bodies."""
     pending, seen = [error], set[int]()
     while pending:
         error = pending.pop()
@@ -361,7 +351,7 @@ def _detach(error: BaseException, secrets: set[str]) -> None:
         known = (error.__cause__, error.__context__, *error.args, *facts.values())
         pending += [one for one in known if isinstance(one, BaseException)]
         if facts.get("response") is not None and not isinstance(facts["response"], dict):
-            facts["response"] = _Answer(facts["response"])
+            facts["response"] = _RedactedResponse(facts["response"])
         for name, value in facts.items():
             if isinstance(value, str):
                 facts[name] = redacted(value, secrets)

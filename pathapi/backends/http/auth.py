@@ -1,4 +1,4 @@
-"""How requests log in: a user and a password, or a handler of `urllib.request` as its users know them."""
+"""How requests log in: with a user and a password, or by a handler of `urllib.request`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathapi.exceptions import InvalidConfigurationException
 if TYPE_CHECKING:
     from urllib.request import BaseHandler, Request
 
-PLAIN_HEADERS: Final = frozenset(("accept", "accept-language", "cache-control", "from", "referer", "user-agent"))
-"""Headers that log nobody in: a pickle may carry them, and another host may see them."""
-MAY_TRAVEL: Final = PLAIN_HEADERS | {
+PUBLIC_HEADERS: Final = frozenset(("accept", "accept-language", "cache-control", "from", "referer", "user-agent"))
+"""Headers that contain no login: any pickle and any other host may get them."""
+FORWARDED_HEADERS: Final = PUBLIC_HEADERS | {
     "content-type",
     "range",
     "if-match",
@@ -24,44 +24,44 @@ MAY_TRAVEL: Final = PLAIN_HEADERS | {
     "if-modified-since",
     "if-unmodified-since",
 }
-"""Headers of one request that another host may see, to which a redirect leads: they say what is asked for."""
+"""Headers of a request that are sent to another host after a redirect."""
 
 
 class Login(Protocol):
-    """What is added to a request, before it and after a 401."""
+    """Adds headers to a request, before it is sent and after a 401."""
 
-    def before(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """Headers to add."""
+    def headers_for(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the headers to add."""
         ...
 
-    def after(
+    def headers_after_401(
         self, method: str, url: str, headers: Mapping[str, str], answer: Mapping[str, str]
     ) -> Mapping[str, str] | None:
-        """Headers to try again with after a 401 that said *answer*; None to give up."""
+        """Return the headers for one more try after a 401 with the headers *answer*; None to give up."""
         ...
 
 
-class Basic:
+class BasicLogin:
     """A user and a password, sent from the first request on."""
 
     def __init__(self, user: str, password: str) -> None:
         self._value = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
-    def before(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def headers_for(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         return {"Authorization": self._value}
 
-    def after(self, method: str, url: str, headers: Mapping[str, str], answer: Mapping[str, str]) -> None:
+    def headers_after_401(self, method: str, url: str, headers: Mapping[str, str], answer: Mapping[str, str]) -> None:
         return None
 
 
-class Handled:
-    """A `urllib.request.BaseHandler`: it may change each request, and answer a 401 (basic and digest do)."""
+class HandlerLogin:
+    """A `urllib.request.BaseHandler`: it may change each request, and respond to a 401, as basic and digest do."""
 
     def __init__(self, handler: BaseHandler) -> None:
         self._handler = handler
         self._lock = threading.Lock()
 
-    def before(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def headers_for(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         prepare = getattr(self._handler, url.partition("://")[0] + "_request", None)
         if prepare is None:
             return {}
@@ -70,7 +70,7 @@ class Handled:
             request = prepare(request)
         return _headers_of(request, headers)
 
-    def after(
+    def headers_after_401(
         self, method: str, url: str, headers: Mapping[str, str], answer: Mapping[str, str]
     ) -> Mapping[str, str] | None:
         respond = getattr(self._handler, "http_error_401", None)
@@ -80,7 +80,7 @@ class Handled:
         message["WWW-Authenticate"] = answer.get("WWW-Authenticate", "")
         request, opener = self._request(method, url, headers), _Opener()
         with self._lock:
-            # The handler sends the new request by its opener; all that is wanted of it is what it would send.
+            # The handler sends its new request through this opener, which only records it.
             before, self._handler.parent = getattr(self._handler, "parent", None), opener  # type: ignore[assignment]
             try:
                 respond(request, None, 401, "Unauthorized", message)
@@ -104,41 +104,41 @@ class _Opener:
 
 
 def _headers_of(request: Request, before: Mapping[str, str]) -> dict[str, str]:
-    """What a handler has added or changed; urllib writes the names in its own way."""
+    """Return the headers that a handler added or changed; urllib changes the case of names."""
     known = {name.lower(): value for name, value in before.items()}
     return {name: value for name, value in request.header_items() if known.get(name.lower()) != value}
 
 
 def merged(headers: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
-    """*headers* and *more*, which replaces, however either writes the names."""
+    """Return *headers* updated by *more*; names are case-insensitive."""
     replaced = {name.lower() for name in more}
     return {name: value for name, value in headers.items() if name.lower() not in replaced} | dict(more)
 
 
 def login_of(auth: Any) -> Login | None:
-    """What users give as ``auth``. Raises InvalidConfigurationException, which does not show it."""
+    """Return the login for what users give as ``auth``. Raises InvalidConfigurationException without showing it."""
     if auth is None:
         return None
     if isinstance(auth, tuple) and len(auth) == 2 and all(isinstance(part, str) for part in auth):
-        return Basic(*auth)
+        return BasicLogin(*auth)
     if hasattr(auth, "http_request") or hasattr(auth, "https_request") or hasattr(auth, "http_error_401"):
-        return Handled(auth)
+        return HandlerLogin(auth)
     raise InvalidConfigurationException(
-        "auth is (user, password) or a handler of urllib.request; other logins go to headers="
+        "auth: use (user, password) or a handler of urllib.request; for other logins use headers="
     )
 
 
 def login_in(user_info: str) -> Login | None:
-    """The login that a URL holds before its host."""
+    """Return the login of a URL: what is before its host."""
     if not user_info:
         return None
     user, _, password = user_info.partition(":")
-    return Basic(unquote(user), unquote(password))
+    return BasicLogin(unquote(user), unquote(password))
 
 
 def require_lines(headers: Mapping[Any, Any]) -> None:
-    """Raise InvalidConfigurationException for a name or value that cannot stand in one line of a request."""
+    """Raise InvalidConfigurationException for a name or value that is no single line of text."""
     for text in (*headers, *headers.values()):
         if not isinstance(text, str) or set(text) & {"\r", "\n", "\0"}:
             # Not quoted: what is malformed may be the secret.
-            raise InvalidConfigurationException("headers= holds a name or value that cannot stand in one line")
+            raise InvalidConfigurationException("headers: each name and value must be a str in one line")

@@ -1,63 +1,60 @@
 """Plain HTTP(S) servers, by urllib3: one host is a bucket, and a key is what follows the host in the URL, as written.
 
-Every condition is the server's own (If-Match, If-None-Match; by times where it tells no ETags), and what it answers is
-looked at as well, since many servers ignore conditions and ranges. What such a server lacks:
+The server evaluates every condition (If-Match, If-None-Match; times if it sends no ETags). Many servers ignore
+conditions and ranges, so their responses are checked too. The limits of such servers:
 
-* Conditional writes are an option of HTTP that few servers take and none announces: a HEAD goes before each, so that a
-  server that ignores the condition overwrites no more than what came in the moment between.
-* There is no listing but the links of an index page, which tell names and nothing else: the objects of a listing are
-  `ObjectInfo.is_named_only`.
-* A version that no request can be tied to (weak ETag, no validator) is read in one piece.
-* Bytes are kept as they are sent: ``identity`` is asked for, and a server that encodes all the same (``gzip``) has its
-  encoded bytes stored, which are those that its ETag, length and ranges speak of.
-* A body whose length is not told is read to its end before it is handed on.
+* Conditional writes are optional in HTTP; few servers support them and none announces it. A HEAD precedes each, so a
+  server that ignores the condition can only overwrite a change made in the moment between.
+* The only listing is an index page, whose links give names and nothing else: `ObjectInfo.is_named_only`.
+* A version that no condition can name (weak ETag, no validator) is read in one piece.
+* Bytes are stored as sent: the request asks for ``identity``. If a server compresses (``gzip``) all the same, the
+  compressed bytes are stored: its ETag, length and ranges are about those.
+* A body of unknown length is read to its end before it is returned.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, Nothing, ObjectInfo, Prefix, delete_each
-from pathapi.backends.headers import format_etag, parse_etag, range_of
+from pathapi.backend import Absent, ObjectInfo, Prefix, delete_each
+from pathapi.backends.bodies import OutOfRange, RangedBody, open_range, ranged_body
+from pathapi.backends.error_table import CHANGED, GONE, translating
+from pathapi.backends.headers import Span, format_etag, parse_etag, range_of
 from pathapi.backends.http.auth import require_lines
-from pathapi.backends.http.body import HttpBody, spool
-from pathapi.backends.http.connection import Answer, HttpConnection
-from pathapi.backends.http.errors import HttpStatusError
-from pathapi.backends.http.host import HttpHost
+from pathapi.backends.http.connection import HttpConnection, Response
 from pathapi.backends.http.index_pages import walk
+from pathapi.backends.http.requests import HttpHost
 from pathapi.backends.http.responses import (
     can_pin,
     conditions_to_read,
     confirms,
     info_of,
     length_of,
-    placed,
     size_if_unsatisfiable,
+    span_of,
+    spool,
     validator_of,
 )
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
     CloudPathNotImplementedError,
-    VersionMismatchError,
+    CloudUnavailableError,
 )
 from pathapi.redaction import unsigned
 
 __all__ = ["HttpBackend", "HttpConnection"]
 
-_TRIES: Final = 4
-"""Requests for one read: a range that cannot be used, an object that ends before it, a 304 that speaks of another."""
 _WRITTEN: Final = frozenset((200, 201, 202, 204))
 _UNKNOWN_BY_HEAD: Final = frozenset((405, 501))
 
 
 class HttpBackend:
-    """One host; see `pathapi.backend.Backend`. *host* may begin with a login, which is told to nobody else, nor to a
-    pickle.
-    """
+    """One host; see `pathapi.backend.Backend`. *host* may begin with a login; no pickle or other host gets it."""
 
     def __init__(self, connection: HttpConnection, scheme: str, host: str) -> None:
         self.connection = connection
@@ -89,8 +86,9 @@ class HttpBackend:
                 return info_of(key, answer.headers, length)
         else:
             answer.drop()
-        # The server does not say the size, or anything, of an object that is not sent: a GET that is not read does.
-        body = self._read(key, 0, 1, {})
+        # The server does not state the size, or does not answer a HEAD: send a GET and do not read it.
+        body = self._open(key, 0, 1, {}, None)
+        assert body is not None
         try:
             return body.info
         finally:
@@ -104,21 +102,9 @@ class HttpBackend:
         *,
         expect: Validator | None = None,
         unless: Validator | None = None,
-    ) -> HttpBody | None:
+    ) -> RangedBody | None:
         self._host.require_object(key)
-        if end is not None and end <= start:
-            body = self._nothing(key)
-            if unless is not None and unless.same_version(body.info.validator):
-                return None
-        else:
-            found = self._read_unless(key, start, end, conditions_to_read(expect, unless), unless)
-            if found is None:
-                return None
-            body = found
-        if expect is not None and not expect.same_version(body.info.validator):
-            body.close()
-            raise VersionMismatchError(f"{self._host.uri(key)} is no longer the version asked for; read it again")
-        return body
+        return self._open(key, start, end, conditions_to_read(expect, unless), unless, expect)
 
     def write(
         self,
@@ -133,11 +119,11 @@ class HttpBackend:
         headers = self._conditions_to_write(key, expect)
         headers["Content-Type"] = content_type or "application/octet-stream"
         self._check_before(key, expect)
-        method = self.connection.write_method
+        method = self.connection.write_file_http_method
         answer = self._host.send(method, key, headers, expect=expect, source=source, size=size)
         self._host.require(answer, key, method, expect, _WRITTEN)
         answer.drop()
-        # Asked for now, the version might be another writer's already: the answer to the write has it, or nobody.
+        # Only the response to the write states this version: a later HEAD may see another writer's.
         etag, weak = parse_etag(answer.headers.get("ETag"))
         modified = validator_of(answer.headers, size).mtime_ns if etag is not None else None
         return ObjectInfo(key, Validator(size, etag, weak, mtime_ns=modified), (), content_type)
@@ -145,16 +131,8 @@ class HttpBackend:
     def list(
         self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
     ) -> Iterator[ObjectInfo | Prefix]:
-        left = limit
-        if left == 0:
-            return
         folder = prefix[: prefix.rfind("/") + 1]
-        for item in walk(self._host, folder, prefix[len(folder) :], delimited=delimited):
-            yield item
-            if left is not None:
-                left -= 1
-                if not left:
-                    return
+        return itertools.islice(walk(self._host, folder, prefix[len(folder) :], delimited=delimited), limit)
 
     def copy(
         self,
@@ -164,11 +142,11 @@ class HttpBackend:
         expect: Validator | None = None,
         over: Validator | Absent | None = None,
     ) -> ObjectInfo:
-        """Through this machine: plain HTTP has no request for it."""
+        """Copy through this machine: plain HTTP has no request for it."""
         body = self.read(source, expect=expect)
         assert body is not None
         try:
-            spooled, size = spool(_Reading(body), self._host.meaning_for(source))
+            spooled, size = spool(body, self._host.translator(source))
         finally:
             body.close()
         with spooled:
@@ -196,7 +174,7 @@ class HttpBackend:
                 answer.drop()
 
     def has_page(self, key: str) -> bool:
-        """Whether there is a page at *key*, which names a "directory": one HEAD."""
+        """Return whether there is a page at *key*, the name of a "directory": one HEAD."""
         answer = self._host.send("HEAD", key)
         if answer.status in _UNKNOWN_BY_HEAD:
             answer.drop()
@@ -209,111 +187,106 @@ class HttpBackend:
         return True
 
     def request(self, method: str, key: str, headers: Mapping[str, str], data: bytes | None) -> tuple[Any, bytes]:
-        """Any request, and all of its answer. Raises what a status that is no success means."""
+        """Send any request; return the response and its whole body. Raises the error of a status that is no success."""
         require_lines(headers)
         source = None if data is None else io.BytesIO(data)
         answer = self._host.send(method, key, headers, source=source, size=len(data or b""))
         if answer.status >= 300:
             self._host.require(answer, key, method, is_page=True)
-        try:
-            content = answer.response.read()
-        except Exception as error:
-            meant = self._host.meaning_for(key)(error)
-            if meant is error:
-                raise
-            raise meant from error
-        return answer.response, content
+        with translating(self._host.translator(key)):
+            return answer.response, answer.response.read()
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def _read_unless(
-        self, key: str, start: int, end: int | None, conditions: Mapping[str, str], unless: Validator | None
-    ) -> HttpBody | None:
-        try:
-            return self._read(key, start, end, conditions)
-        except _NotModified as answer:
-            if unless is None:
-                raise HttpStatusError(304) from None
+    def _open(
+        self,
+        key: str,
+        start: int,
+        end: int | None,
+        conditions: Mapping[str, str],
+        unless: Validator | None,
+        expect: Validator | None = None,
+    ) -> RangedBody | None:
+        return open_range(
+            lambda ranged: self._get(key, start, end, conditions, unless, ranged=ranged),
+            lambda: self.head(key),
+            start,
+            end,
+            uri=self._host.uri(key),
+            translate=self._host.translator(key),
+            expect=expect,
+            unless=unless if end is not None and end <= start else None,  # of other reads, the 304 is checked
+        )
+
+    def _get(
+        self,
+        key: str,
+        start: int,
+        end: int | None,
+        conditions: Mapping[str, str],
+        unless: Validator | None,
+        *,
+        ranged: bool,
+    ) -> RangedBody | OutOfRange | None:
+        asked = range_of(start, end) if ranged else None
+        answer = self._host.send("GET", key, {**conditions, **({"Range": asked} if asked else {})})
+        if answer.status == 304 and unless is not None:
+            answer.drop()
             same = confirms(answer.headers, unless)
-        if same is None:
-            # It says no time: older versions that were put back are "not modified" either.
-            same = unless.same_version(self.head(key).validator)
-        if same:
-            return None
-        kept = {name: value for name, value in conditions.items() if not name.startswith(("If-None", "If-Mod"))}
-        return self._read(key, start, end, kept)
+            if same is None:
+                # It states no time, and servers also answer 304 for an older version that was put back.
+                same = unless.same_version(self.head(key).validator)
+            if same:
+                return None
+            kept = {name: value for name, value in conditions.items() if not name.startswith(("If-None", "If-Mod"))}
+            return self._get(key, start, end, kept, None, ranged=ranged)
+        if answer.status == 416 and asked:
+            answer.drop()
+            # The 416 for an empty object does not state its version: a condition needs another request.
+            is_empty = not conditions and size_if_unsatisfiable(answer.headers) == 0
+            return OutOfRange(ObjectInfo(key, Validator(0)) if is_empty else None, keep_range=False)
+        self._host.require(answer, key, "GET")
+        if answer.status != 206:
+            return self._whole(key, answer, start, end)
+        body = self._part(key, answer, start, end)
+        if body is not None:
+            return body
+        answer.response.close()
+        if not ranged:
+            raise CloudUnavailableError(f"{self._host.uri(key)}: the server sent a part of the object, unasked")
+        return self._get(key, start, end, conditions, unless, ranged=False)
 
-    def _read(self, key: str, start: int, end: int | None, conditions: Mapping[str, str]) -> HttpBody:
-        asked = range_of(start, end)
-        for _ in range(_TRIES):
-            answer = self._host.send("GET", key, {**conditions, **({"Range": asked} if asked else {})})
-            if answer.status == 304:
-                answer.drop()
-                raise _NotModified(answer.headers)
-            if answer.status == 416 and asked:
-                answer.drop()
-                size = size_if_unsatisfiable(answer.headers)
-                # It says of an empty object that it is empty, and not which version: who named one gets a plain answer.
-                if not start and not conditions and size == 0:
-                    return self._body(key, Nothing(), ObjectInfo(key, Validator(0)), 0)
-                if start:
-                    nothing = self._nothing(key)
-                    if nothing.info.size <= start:
-                        return nothing
-                asked = None
-                continue
-            self._host.require(answer, key, "GET")
-            if answer.status != 206:
-                return self._whole(key, answer, start, end)
-            body = self._part(key, answer, start, end)
-            if body is not None:
-                return body
-            answer.response.close()
-            asked = None
-        raise VersionMismatchError(f"{self._host.uri(key)} kept changing while it was read; read it again")
-
-    def _part(self, key: str, answer: Answer, start: int, end: int | None) -> HttpBody | None:
-        """The body of a 206; None where it cannot be used: another range than asked, or a version that the next range
-        could not be tied to.
+    def _part(self, key: str, answer: Response, start: int, end: int | None) -> RangedBody | None:
+        """Return the body of a 206, or None for another range than requested, or one of a version that no condition
+        can name in the request for the next range.
         """
         try:
-            first, stop, size = placed(answer.headers, start, end)
+            first, stop, size = span = span_of(answer.headers, start, end)
         except CloudPathException:
-            return None
-        if stop < (size if end is None else min(end, size)):
             return None
         info = info_of(key, answer.headers, size)
         is_piece = not first and stop < size and end != 1  # one byte is a question about the object
-        if is_piece and not can_pin(info.validator):
+        if stop < (size if end is None else min(end, size)) or (is_piece and not can_pin(info.validator)):
             return None
-        return self._body(key, answer.response, info, stop - first)
+        return self._body(key, answer.response, start, end, span, info)
 
-    def _whole(self, key: str, answer: Answer, start: int, end: int | None) -> HttpBody:
-        """The body of a 200. To who reads from the start it is given whole, whatever the *end*: it comes anyway."""
+    def _whole(self, key: str, answer: Response, start: int, end: int | None) -> RangedBody:
+        """Return the body of a 200. A read from the start gets all of it, whatever the *end*: it is sent anyway."""
         stream: Any = answer.response
         size = length_of(answer.headers)
         if size is None:
             try:
-                stream, size = spool(answer.response, self._host.meaning_for(key))
+                stream, size = spool(answer.response, self._host.translator(key))
             except BaseException:
                 answer.response.close()
                 raise
             answer.drop()
         info = info_of(key, answer.headers, size)
-        if not start:
-            return self._body(key, stream, info, size)
-        skip, stop = min(start, size), size if end is None else min(end, size)
-        return self._body(key, stream, info, max(0, stop - skip), skip=skip, is_cut=stop < size)
+        return self._body(key, stream, start, end if start else None, (0, size, size), info)
 
-    def _nothing(self, key: str) -> HttpBody:
-        return self._body(key, Nothing(), self.head(key), 0)
-
-    def _body(
-        self, key: str, stream: Any, info: ObjectInfo, length: int, *, skip: int = 0, is_cut: bool = False
-    ) -> HttpBody:
-        return HttpBody(
-            stream, info, length, self._host.meaning_for(key), uri=self._host.uri(key), skip=skip, is_cut=is_cut
-        )
+    def _body(self, key: str, stream: Any, start: int, end: int | None, span: Span, info: ObjectInfo) -> RangedBody:
+        uri, translate = self._host.uri(key), self._host.translator(key)
+        return ranged_body(stream, start, end, lambda: span, lambda _, __: info, uri=uri, translate=translate)
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -325,7 +298,7 @@ class HttpBackend:
         etag = format_etag(expect)
         if etag is None or expect.weak:
             raise CloudPathNotImplementedError(
-                f"{self._host.uri(key)}: a condition on a write needs a strong ETag, and {self._host.name} gives none"
+                f"{self._host.uri(key)}: a conditional write needs a strong ETag, and {self._host.name} sends none"
             )
         return {"If-Match": etag}
 
@@ -336,26 +309,7 @@ class HttpBackend:
             seen = self.head(key).validator
         except CloudPathFileNotFoundError as error:
             if isinstance(expect, Validator):
-                raise VersionMismatchError(
-                    f"{self._host.uri(key)} does not exist any more; nothing was changed"
-                ) from error
+                raise GONE.make(uri=self._host.uri(key)) from error
             return
         if isinstance(expect, Absent) or not expect.same_version(seen):
-            raise VersionMismatchError(f"{self._host.uri(key)} is not the version expected; nothing was changed")
-
-
-class _NotModified(Exception):  # noqa: N818 (an answer, not an error)
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        super().__init__()
-        self.headers = headers
-
-
-class _Reading:
-    """A body as a stream that `spool` can read."""
-
-    def __init__(self, body: HttpBody) -> None:
-        self._body = body
-
-    def read(self, amount: int) -> bytes:
-        buffer = bytearray(amount)
-        return bytes(buffer[: self._body.readinto(memoryview(buffer))])
+            raise CHANGED.make(uri=self._host.uri(key))

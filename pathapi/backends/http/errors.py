@@ -1,13 +1,19 @@
-"""What HTTP servers can answer, and which of our errors each answer is: a table for statuses, one for exceptions."""
+"""Which error each answer of an HTTP server becomes: a table by status, and one by exception."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from pathapi.backends.error_table import (
+    BROKEN,
+    CHANGED,
+    CUT_OFF,
+    MISSING,
+    ErrorTable,
+    ErrorTemplate,
+)
 from pathapi.exceptions import (
     CloudPathException,
-    CloudPathFileNotFoundError,
     CloudPathNotImplementedError,
     CloudPathPermissionError,
     CloudUnavailableError,
@@ -15,117 +21,106 @@ from pathapi.exceptions import (
     InvalidUriError,
     MissingCredentialsError,
     TruncatedBodyError,
-    VersionMismatchError,
 )
 
 
 class HttpStatusError(Exception):
-    """A status that is no success: the cause of the error that says what it means."""
+    """A status that is no success: the cause of the error that explains it."""
 
     def __init__(self, status: int, reason: str = "") -> None:
         super().__init__(f"HTTP {status} {reason}".rstrip())
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class _Meaning:
-    raises: type[CloudPathException]
-    says: str
-    """What happened and the way out; fields: uri, host, method, status, allowed, tried, reason."""
-
-
-_MISSING: Final = _Meaning(CloudPathFileNotFoundError, "{uri} does not exist")
-_NO_LOGIN: Final = _Meaning(
-    MissingCredentialsError, "{host} wants a login for {uri}: give the client auth=(user, password) or headers="
+# The fields of a message: uri, endpoint (the host), method, status, allowed, tried, reason.
+_NO_LOGIN: Final = ErrorTemplate(
+    MissingCredentialsError, "{uri}: {endpoint} requires a login: give the client auth=(user, password) or headers="
 )
-_BAD_LOGIN: Final = _Meaning(
-    CloudPathPermissionError, "{host} does not accept this login for {uri}: check auth= and headers= of the client"
+_BAD_LOGIN: Final = ErrorTemplate(
+    CloudPathPermissionError, "{uri}: {endpoint} does not accept this login: check auth= and headers= of the client"
 )
-_FORBIDDEN: Final = _Meaning(
+_FORBIDDEN: Final = ErrorTemplate(
     CloudPathPermissionError,
-    "{host} refused {method} of {uri}: a login (auth=, headers=) or a fresh signed URL may be needed. It is not known "
-    "to be absent",
+    "{uri}: {endpoint} denied {method}, and the object may exist: use a login (auth=, headers=) or a fresh signed URL",
 )
-_NO_METHOD: Final = _Meaning(
-    CloudPathPermissionError, "{host} allows no {method} of {uri}{allowed}: it can be used for reading only"
+_NO_METHOD: Final = ErrorTemplate(
+    CloudPathPermissionError, "{uri}: {endpoint} does not allow {method}{allowed}: it is read-only"
 )
-_CHANGED: Final = _Meaning(
-    VersionMismatchError, "{uri} is not, or no longer, the version asked for; nothing was changed"
+_CONFLICT: Final = ErrorTemplate(
+    CloudUnavailableError, "{uri}: {endpoint} reports a conflict{tried}; nothing was changed: try again"
 )
-_BUSY: Final = _Meaning(
-    CloudUnavailableError,
-    "{host} kept failing for {uri} (HTTP {status}){tried}; nothing is known of it, try again later",
+_BUSY: Final = ErrorTemplate(
+    CloudUnavailableError, "{uri}: {endpoint} kept failing (HTTP {status}){tried}: try again later"
 )
-_ASTRAY: Final = _Meaning(
-    CloudUnavailableError, "{host} leads {method} of {uri} astray: too many redirects, or one that cannot be followed"
+_BAD_REDIRECT: Final = ErrorTemplate(
+    CloudUnavailableError, "{method} {uri}: too many redirects, or a redirect that cannot be followed"
 )
-_REFUSED: Final = _Meaning(InvalidConfigurationException, "{host} refused {method} of {uri} (HTTP {status})")
+_REFUSED: Final = ErrorTemplate(InvalidConfigurationException, "{uri}: {endpoint} refused {method} (HTTP {status})")
 
 BY_STATUS: Final = {
     400: _REFUSED,
     401: _NO_LOGIN,
     403: _FORBIDDEN,
-    404: _MISSING,
+    404: MISSING,
     405: _NO_METHOD,
     408: _BUSY,
-    409: _Meaning(CloudUnavailableError, "{host} reports a conflict for {uri}{tried}; nothing was changed, try again"),
-    410: _MISSING,
-    412: _CHANGED,
-    413: _Meaning(CloudUnavailableError, "{host} takes nothing as large as this for {uri}"),
-    414: _Meaning(InvalidUriError, "{host} takes no name as long as {uri}"),
-    423: _Meaning(CloudUnavailableError, "{uri} is locked at {host}; try again later"),
+    409: _CONFLICT,
+    410: MISSING,
+    412: CHANGED,
+    413: ErrorTemplate(CloudUnavailableError, "{uri}: {endpoint} does not accept an object of this size"),
+    414: ErrorTemplate(InvalidUriError, "{uri}: the name is too long for {endpoint}"),
+    423: ErrorTemplate(CloudUnavailableError, "{uri}: the object is locked at {endpoint}: try again later"),
     425: _BUSY,
-    429: _Meaning(CloudUnavailableError, "{host} is asked too often (HTTP 429){tried}; ask {uri} again later"),
+    429: ErrorTemplate(
+        CloudUnavailableError, "{uri}: {endpoint} limits the rate of requests (HTTP 429){tried}: try again later"
+    ),
     451: _FORBIDDEN,
-    501: _Meaning(CloudPathNotImplementedError, "{host} knows no such {method}, or no such condition, for {uri}"),
-    507: _Meaning(CloudUnavailableError, "{uri} was not written: {host} has no room for it"),
+    501: ErrorTemplate(
+        CloudPathNotImplementedError, "{uri}: {endpoint} does not support {method}, or its condition (HTTP 501)"
+    ),
+    507: ErrorTemplate(CloudUnavailableError, "{uri}: {endpoint} has no space left; nothing was written"),
 }
-"""What is not listed: 3xx led astray, other 4xx refused, 5xx busy."""
+"""Of the others, 3xx is a bad redirect, 4xx a refusal, 5xx a busy server."""
 
 RETRIED: Final = frozenset((408, 425, 429, 500, 502, 503, 504))
-"""No decision yet: the same request is sent again for a while. A 409 to a conditional write is, too."""
+"""Statuses to retry; also 409 after a conditional write."""
 
-_UNREACHABLE: Final = _Meaning(
-    CloudUnavailableError, "{host} could not be reached for {uri}{tried}: check the network, the name and the proxy"
+_UNREACHABLE: Final = ErrorTemplate(
+    CloudUnavailableError, "{uri}: {endpoint} could not be reached{tried}: check the network, the name and the proxy"
 )
-_BROKEN: Final = _Meaning(TruncatedBodyError, "the connection to {host} broke while {uri} was read")
-_STALLED: Final = _Meaning(CloudUnavailableError, "{host} stood still while {uri} was asked for{tried}; try again")
+_STALLED: Final = ErrorTemplate(CloudUnavailableError, "{uri}: {endpoint} stopped responding{tried}: try again")
 BY_EXCEPTION: Final = {
-    "SSLError": _Meaning(
+    "SSLError": ErrorTemplate(
         CloudUnavailableError,
-        "{host} could not prove for {uri} that it is {host} ({reason}); a certificate of your own goes to ca_certs=",
+        "{uri}: the certificate of {endpoint} is not trusted ({reason}): give your own certificate as ca_certs=",
     ),
-    "IncompleteRead": _Meaning(TruncatedBodyError, "{uri} ended early: the server stopped sending"),
+    "IncompleteRead": CUT_OFF,
     "ReadTimeoutError": _STALLED,
     "ConnectTimeoutError": _UNREACHABLE,
-    "ProtocolError": _BROKEN,
-    "DecodeError": _Meaning(CloudPathNotImplementedError, "{uri} is not encoded as {host} says it is"),
-    "LocationValueError": _Meaning(InvalidUriError, "no server can be asked for {uri}"),
+    "ProtocolError": BROKEN,
+    "DecodeError": ErrorTemplate(
+        CloudPathNotImplementedError, "{uri}: the body does not have the encoding that {endpoint} states"
+    ),
+    "LocationValueError": ErrorTemplate(InvalidUriError, "{uri}: this is no URL of a server: check the host"),
     "HTTPError": _UNREACHABLE,
     "OSError": _UNREACHABLE,
 }
-"""By the name of the class or of its nearest parent that is listed, so that urllib3 need not be imported here."""
-_MODULES: Final = frozenset(("urllib3", "builtins", "http", "ssl", "socket"))
-
-
-def is_known(error: Exception) -> bool:
-    """Whether *error* is urllib3's or the network's."""
-    return any(
-        kind.__name__ in BY_EXCEPTION and kind.__module__.partition(".")[0] in _MODULES for kind in type(error).__mro__
-    )
+TABLE: Final = ErrorTable(BY_STATUS, BY_EXCEPTION, frozenset(("urllib3", "builtins", "http", "ssl", "socket")))
 
 
 def translate_exception(
-    error: Exception, *, uri: str, host: str, tried: str = "", has_answer: bool = True
+    error: Exception, *, uri: str, host: str, tried: str = "", has_response: bool = True
 ) -> CloudPathException | None:
-    """What to raise for *error*, or None where it is not the network's. Before there *has_answer*, no body is cut."""
-    for kind in type(error).__mro__:
-        meaning = BY_EXCEPTION.get(kind.__name__)
-        if meaning is not None and kind.__module__.partition(".")[0] in _MODULES:
-            if meaning.raises is TruncatedBodyError and not has_answer:
-                meaning = _UNREACHABLE
-            return meaning.raises(meaning.says.format(uri=uri, host=host, tried=tried, reason=_reason_of(error)))
-    return None
+    """Return what to raise for *error*; None if the network did not raise it.
+
+    Without a response (not *has_response*) a broken connection is an unreachable server, not a truncated body.
+    """
+    template = TABLE.of_exception(error)
+    if template is None:
+        return None
+    if template.error is TruncatedBodyError and not has_response:
+        template = _UNREACHABLE
+    return template.make(uri=uri, endpoint=host, tried=tried, reason=_reason_of(error))
 
 
 def _reason_of(error: BaseException) -> str:
@@ -134,15 +129,13 @@ def _reason_of(error: BaseException) -> str:
 
 
 def translate_status(
-    status: int, *, method: str, uri: str, host: str, tried: str = "", allow: str | None = None, has_login: bool = False
+    status: int, *, host: str, allow: str | None = None, has_login: bool = False, **where: Any
 ) -> CloudPathException:
-    """What to raise for a status that is no success."""
-    meaning = BY_STATUS.get(status)
-    if meaning is None:
-        meaning = _ASTRAY if status < 400 else _REFUSED if status < 500 else _BUSY
-    if meaning is _NO_LOGIN and has_login:
-        meaning = _BAD_LOGIN
+    """Return what to raise for a status that is no success. *where* gives uri, method and tried."""
+    template = BY_STATUS.get(status)
+    if template is None:
+        template = _BAD_REDIRECT if status < 400 else _REFUSED if status < 500 else _BUSY
+    if template is _NO_LOGIN and has_login:
+        template = _BAD_LOGIN
     allowed = f" (it allows {allow})" if allow else ""
-    return meaning.raises(
-        meaning.says.format(uri=uri, host=host, method=method, status=status, tried=tried, allowed=allowed)
-    )
+    return template.make(endpoint=host, status=status, allowed=allowed, **where)

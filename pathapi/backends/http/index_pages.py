@@ -1,4 +1,4 @@
-"""Index pages: the "directory" listings that web servers make of links."""
+"""Index pages: the "directory" listings of web servers, made of links."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from urllib.parse import urljoin
 
 from casstore import Validator
 from pathapi.backend import ObjectInfo, Prefix
-from pathapi.backends.http.host import HttpHost
+from pathapi.backends.error_table import translating
+from pathapi.backends.http.requests import HttpHost
 from pathapi.exceptions import CloudPathNotImplementedError
 
 MAX_PAGE: Final = 64 << 20
-"""Bytes of one page; a longer one is no index."""
+"""Bytes of the longest page that is read as an index."""
 MAX_DEPTH: Final = 64
-"""Directories within directories: a link to a directory above itself has no end otherwise."""
+"""Depth of directories: a link to a parent would never end."""
 
 _CHARSET: Final = re.compile(r"charset=\"?([\w.:-]+)", re.IGNORECASE)
 _MARKUP: Final = ("text/html", "application/xhtml+xml")
@@ -38,7 +39,7 @@ class _Links(HTMLParser):
 
 
 def links_of(html: str) -> Iterable[str]:
-    """Where the page's links lead, as it says it."""
+    """Return the targets of the page's links, as written."""
     parser = _Links()
     parser.feed(html)
     parser.close()
@@ -46,12 +47,12 @@ def links_of(html: str) -> Iterable[str]:
 
 
 def is_markup(content_type: str | None) -> bool:
-    """Whether a page can be one of links."""
+    """Return whether a page can contain links."""
     return content_type is None or content_type.partition(";")[0].strip().lower() in _MARKUP
 
 
 def text_of(data: bytes, content_type: str | None) -> str:
-    """A page's text; what cannot be decoded is replaced."""
+    """Decode a page; invalid bytes are replaced."""
     found = _CHARSET.search(content_type or "")
     try:
         return data.decode(found[1] if found else "utf-8", "replace")
@@ -60,9 +61,9 @@ def text_of(data: bytes, content_type: str | None) -> str:
 
 
 def names_below(page: str, links: Iterable[str]) -> Iterator[str]:
-    """What *links* on the page at *page* name below it, relative to it; once each, in no order.
+    """Yield the names that *links* of the page at *page* give below it, relative to it; each once, in no order.
 
-    Links up, elsewhere, to the page itself and to other orders of it (``?C=N;O=D``) name nothing below.
+    Links to parents, other places, the page itself and other orders of it (``?C=N;O=D``) are skipped.
     """
     folder = page.partition("#")[0].partition("?")[0]
     folder = folder[: folder.rfind("/") + 1]
@@ -78,12 +79,14 @@ def names_below(page: str, links: Iterable[str]) -> Iterator[str]:
 def walk(
     host: HttpHost, folder: str, start: str = "", depth: int = 0, *, delimited: bool
 ) -> Iterator[ObjectInfo | Prefix]:
-    """What is below the index page *folder* and begins with *start* there, in the order of the keys' bytes.
+    """Yield what is below the index page *folder* and begins with *start* there, in the order of the keys' bytes.
 
-    One request for each page. Raises CloudPathNotImplementedError for a page that is none of links.
+    One request per page. Raises CloudPathNotImplementedError for a page that is no index.
     """
     if depth > MAX_DEPTH:
-        raise CloudPathNotImplementedError(f"{host.uri(folder)} is {depth} directories deep: its links have no end")
+        raise CloudPathNotImplementedError(
+            f"{host.uri(folder)}: {depth} directories deep, the links have no end: list a directory below"
+        )
     objects, folders = set[str](), set[str]()
     for name in _names_in(host, folder):
         first, slash, _ = name.partition("?")[0].partition("/")
@@ -108,28 +111,28 @@ def _names_in(host: HttpHost, folder: str) -> Iterator[str]:
         answer.drop()
         return iter(())
     host.require(answer, folder, "GET", is_page=True)
-    kind, parse = answer.headers.get("Content-Type"), host.connection.list_page_parser
+    kind, parse = answer.headers.get("Content-Type"), host.connection.custom_list_page_parser
     if parse is None and not is_markup(kind):
         answer.drop()
         raise CloudPathNotImplementedError(
-            f"{host.uri(folder)} is no page of links ({kind}); custom_list_page_parser= can read other pages"
+            f"{host.uri(folder)}: the page is no index ({kind}): use custom_list_page_parser= for other pages"
         )
     encoded = {name.strip() for name in answer.headers.get("Content-Encoding", "").lower().split(",")}
     unknown = encoded - {"", "identity", *answer.response.CONTENT_DECODERS}
     if unknown:
         answer.drop()
-        raise CloudPathNotImplementedError(f"{host.uri(folder)} is encoded in a way unknown here: {', '.join(unknown)}")
+        raise CloudPathNotImplementedError(
+            f"{host.uri(folder)}: the page is encoded in an unknown way: {', '.join(unknown)}"
+        )
     try:
-        # Decoding, it reads to the end, where it looks at the length: else a page that is cut off were a short one.
-        data = answer.response.read(MAX_PAGE + 1, decode_content=True)
-    except Exception as error:
+        with translating(host.translator(folder)):
+            # When it decodes, urllib3 reads to the end and checks the length: else a truncated page were a short one.
+            data = answer.response.read(MAX_PAGE + 1, decode_content=True)
+    except Exception:
         answer.response.close()
-        meant = host.meaning_for(folder)(error)
-        if meant is error:
-            raise
-        raise meant from error
+        raise
     if len(data) > MAX_PAGE:
         answer.response.close()
-        raise CloudPathNotImplementedError(f"{host.uri(folder)} is no page of links: it has over {MAX_PAGE} bytes")
+        raise CloudPathNotImplementedError(f"{host.uri(folder)}: the page is no index: it has over {MAX_PAGE} bytes")
     answer.response.release_conn()
     return names_below(answer.url, (parse or links_of)(text_of(data, kind)))

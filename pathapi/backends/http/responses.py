@@ -1,35 +1,39 @@
-"""What HTTP says of an object, in our words: ETags, times, ranges, and how a key stands in a request."""
+"""From the responses of HTTP servers to `ObjectInfo`: ETags, times, ranges; and the conditions of requests."""
 
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from casstore import Validator
 from pathapi.backend import ObjectInfo
-from pathapi.backends.headers import format_etag, parse_etag, range_of
-from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
+from pathapi.backends.bodies import Translate
+from pathapi.backends.error_table import translating
+from pathapi.backends.headers import Span, format_etag, parse_etag, parse_range
 
 SECOND_NS: Final = 10**9
-"""How fine HTTP tells times."""
+"""The resolution of HTTP's times."""
+IN_MEMORY: Final = 8 << 20
+"""Bytes of a body of unknown length that are kept in memory; a longer one is written to a temporary file."""
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_PIECE: Final = 1 << 20
 _NO_RANGE: Final = re.compile(r"bytes \*/(\d+)")
 _NO_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SAFE: Final = "/?:@!$&'()*+,;=-._~%[]"
 
 
 def target_of(key: str) -> str:
-    """*key* as a request names it: what no URL may hold is escaped, escapes stay, the fragment is not sent."""
+    """Return *key* as the target of a request: escaped as URLs require, without the fragment; escapes are kept."""
     text = _NO_ESCAPE.sub("%25", key.partition("#")[0])
     return "/" + quote(text, safe=_SAFE, errors="surrogatepass")
 
 
 def parse_time(text: str | None) -> int | None:
-    """A date of HTTP in nanoseconds since the epoch; None for what is none."""
+    """Parse a date of HTTP to nanoseconds since the epoch; None for anything else."""
     try:
         return None if text is None else int(parsedate_to_datetime(text).timestamp()) * SECOND_NS
     except (ValueError, OverflowError):
@@ -37,17 +41,17 @@ def parse_time(text: str | None) -> int | None:
 
 
 def format_time(mtime_ns: int) -> str:
-    """The inverse of `parse_time`."""
+    """Return the date as HTTP writes it: the inverse of `parse_time`."""
     from email.utils import formatdate
 
     return formatdate(mtime_ns // SECOND_NS, usegmt=True)
 
 
 def validator_of(headers: Mapping[str, str], size: int) -> Validator:
-    """The version that a response is of.
+    """Return the version of a response.
 
-    Without an ETag the time decides, unless the object could have changed again within the second in which it was
-    seen, by the server's own clock; where the server tells no time of day, nobody knows that it could not.
+    Without an ETag the time identifies it, unless the object could have changed again within the same second, by the
+    server's own clock. Without a ``Date`` it could.
     """
     etag, weak = parse_etag(headers.get("ETag"))
     modified = parse_time(headers.get("Last-Modified"))
@@ -59,19 +63,19 @@ def validator_of(headers: Mapping[str, str], size: int) -> Validator:
 
 
 def info_of(key: str, headers: Mapping[str, str], size: int) -> ObjectInfo:
-    """What a response says of an object of *size* bytes. Checksums that plain servers state count for nothing here."""
+    """Return what a response says of an object of *size* bytes. Checksums of plain servers are ignored."""
     return ObjectInfo(key, validator_of(headers, size), (), headers.get("Content-Type"))
 
 
 def can_pin(validator: Validator) -> bool:
-    """Whether requests can be tied to this version, so that pieces read one by one are pieces of one whole."""
+    """Return whether a condition can name this version, so that ranges read one by one belong together."""
     if validator.etag is not None:
         return not validator.weak
     return validator.mtime_ns is not None and not validator.racy
 
 
 def conditions_to_read(expect: Validator | None, unless: Validator | None) -> dict[str, str]:
-    """The headers of a conditional GET. A weak ETag is no ground for If-Match: it never matches there."""
+    """Return the headers of a conditional GET. If-Match never matches a weak ETag, so that is left out."""
     headers = {}
     if expect is not None and can_pin(expect):
         if (etag := format_etag(expect)) is not None:
@@ -87,9 +91,9 @@ def conditions_to_read(expect: Validator | None, unless: Validator | None) -> di
 
 
 def confirms(headers: Mapping[str, str], unless: Validator) -> bool | None:
-    """Whether a 304 with these *headers* speaks of *unless*; None where it does not say.
+    """Return whether a 304 with these *headers* is about *unless*; None if it does not say.
 
-    By times alone, servers answer 304 for anything older, too: an older version that was put back.
+    If only times are compared, servers also answer 304 for an older version that was put back.
     """
     etag, _ = parse_etag(headers.get("ETag"))
     if unless.etag is not None:
@@ -99,31 +103,38 @@ def confirms(headers: Mapping[str, str], unless: Validator) -> bool | None:
 
 
 def length_of(headers: Mapping[str, str]) -> int | None:
-    """Bytes that the body has, as announced; None where a response does not say."""
+    """Return the announced bytes of the body; None if the response does not say."""
     text = headers.get("Content-Length", "")
     return int(text) if text.isdecimal() and "Transfer-Encoding" not in headers else None
 
 
 def size_if_unsatisfiable(headers: Mapping[str, str]) -> int | None:
-    """The object's size as a 416 tells it."""
+    """Return the object's size as a 416 states it."""
     found = _NO_RANGE.fullmatch(headers.get("Content-Range", ""))
     return None if found is None else int(found[1])
 
 
-def placed(headers: Mapping[str, str], start: int, end: int | None) -> tuple[int, int, int]:
-    """Where the body of a 206 lies in the object: start, end and the object's size.
+def span_of(headers: Mapping[str, str], start: int, end: int | None) -> Span:
+    """Return `parse_range` of a 206."""
+    return parse_range(206, headers.get("Content-Range"), length_of(headers), start, end)
 
-    Raises CloudUnavailableError where that is not what was asked for or is not said.
+
+def spool(stream: Any, translate: Translate) -> tuple[Any, int]:
+    """Read all of *stream*, whose length is unknown, into memory or a temporary file; return that and its length.
+
+    *translate* applies to errors of the stream; those of the temporary file are raised unchanged.
     """
-    text = headers.get("Content-Range", "")
-    found = _CONTENT_RANGE.fullmatch(text)
-    if found is None:
-        raise CloudUnavailableError(f"the server answered {range_of(start, end)} with {text!r}")
-    first, last, size = (int(group) for group in found.groups())
-    stop = last + 1
-    if first != start or (end is not None and stop > end) or stop > size or stop <= first:
-        raise CloudUnavailableError(f"the server answered {range_of(start, end)} with {text!r}")
-    length = length_of(headers)
-    if length is not None and length != stop - first:
-        raise TruncatedBodyError(f"the server announced {length} bytes for {text!r}")
-    return first, stop, size
+    spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (its reader closes it)
+    try:
+        while True:
+            with translating(translate):
+                data = stream.read(_PIECE)
+            if not data:
+                break
+            spooled.write(data)
+        size = spooled.tell()
+        spooled.seek(0)
+    except BaseException:
+        spooled.close()
+        raise
+    return spooled, size

@@ -1,7 +1,7 @@
-"""How to log in to S3, and the one boto3 client that comes of it.
+"""How to log in to S3, and the boto3 client of these settings.
 
-boto3 is imported by the first request, not before: a warm read needs the origin only, and that is found without it
-wherever the answer cannot depend on what botocore alone can read.
+The first request imports boto3: a warm read needs only the origin. That is found without boto3, unless it depends on
+files or sessions that only botocore can read.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from pathapi.backends.fork_safety import Made
+from pathapi.backends.endpoints import parse_endpoint
+from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.headers import parse_date
 from pathapi.backends.s3.urls import prepare_urls
+from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, partly_secret
 from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
-from pathapi.redaction import is_spawning, redacted, scrub, without_user
+from pathapi.redaction import redacted, scrub, without_user
 
 MAX_CONNECTIONS: Final = 64
-"""Idle connections that are kept: 32 threads, each with an object and a part of another."""
+"""Idle connections kept open: 32 threads, each with an object and a part of another."""
 _PARTITIONS: Final = (("cn-", "cn"), ("us-gov-", "us-gov"), ("us-iso", "us-iso"), ("eusc-", "eusc"))
-"""Regions of Amazon's whose bucket names are a world of their own."""
+"""Amazon's regions with their own namespace of buckets."""
 _CONFIGURABLE: Final = ("endpoint_url", *(start for start, _ in _PARTITIONS))
 
 
-_SECRETS: Final = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 _ENVIRONMENT: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 _OTHER_BYTES: Final = frozenset(
     ("Bucket", "Key", "VersionId", "Range", "PartNumber")
     + ("IfMatch", "IfNoneMatch", "IfModifiedSince", "IfUnmodifiedSince")
 )
-"""Arguments that make the answer one about another object than the URI names, or about a part of it."""
+"""Arguments that would select another object than the URI names, or a part of it."""
 
 
-class _Made(Made):
+class _Process(ForkSafe):
     def __init__(self) -> None:
         super().__init__()
         self.client: Any = None
@@ -46,47 +46,51 @@ class _Made(Made):
         self.unsigned: Any = None
         self.origin: str | None = None
 
-    def let_go(self) -> list[object]:
+    def detach(self) -> list[object]:
         made = [self.client, self.session, self.unsigned]
         self.client = self.session = self.unsigned = None
         return made
 
 
+def _without_keys(extra_args: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in extra_args.items() if "CustomerKey" not in name}
+
+
 _wrapped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-"""The boto3 session around a botocore session of the user's: a second one around the same makes no S3 client."""
+"""The boto3 session around a user's botocore session: a second one around the same cannot make an S3 client."""
 _loaders: dict[str | None, Any] = {}
-"""What reads and keeps the API's models, by where they are looked for beside botocore's own."""
+"""The loaders of the API's models, by the directory that they search beside botocore's own."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class S3Connection:
-    """Settings of boto3, with boto3's own meaning and defaults; thread-safe, usable in a forked child, picklable where
-    no session object was given.
+class S3Connection(ConnectionSettings):
+    """Settings of boto3, with boto3's own meaning and defaults; thread-safe, usable in a forked child, picklable if no
+    session object was given.
 
-    A pickle carries no secret, unless it is for a child that multiprocessing is starting: what it gives back looks for
-    credentials as a new one would. A user and a password in *endpoint_url* are dropped; S3 logs in by its keys alone.
+    A pickle contains no secret, unless it is for a child that multiprocessing is spawning: the restored connection
+    searches for credentials like a new one. A user and a password in *endpoint_url* are dropped; S3 logs in by keys.
 
     *no_sign_request* reads public buckets without credentials. *addressing_style* is ``path``, ``virtual`` or
-    ``auto``. *extra_args* go to every request that knows them (``RequestPayer``, ``SSECustomerKey``, ``ACL``).
-    *boto3_transfer_config* gives the sizes and the concurrency of uploads in parts. Timeouts in seconds; a session
-    that carries a default client configuration of its own overrides them.
+    ``auto``. *extra_args* are sent with every request that accepts them (``RequestPayer``, ``SSECustomerKey``,
+    ``ACL``). *boto3_transfer_config* sets the sizes and the concurrency of uploads in parts. Timeouts are in seconds; a
+    session's own default client configuration overrides them.
     """
 
-    aws_access_key_id: str | None = field(default=None, repr=False)
-    aws_secret_access_key: str | None = field(default=None, repr=False)
-    aws_session_token: str | None = field(default=None, repr=False)
+    aws_access_key_id: str | None = field(default=None, repr=False, metadata=SECRET)
+    aws_secret_access_key: str | None = field(default=None, repr=False, metadata=SECRET)
+    aws_session_token: str | None = field(default=None, repr=False, metadata=SECRET)
     no_sign_request: bool = False
-    botocore_session: Any = field(default=None, repr=False)
+    botocore_session: Any = field(default=None, repr=False, metadata=LIVE)
     profile_name: str | None = None
-    boto3_session: Any = field(default=None, repr=False)
+    boto3_session: Any = field(default=None, repr=False, metadata=LIVE)
     endpoint_url: str | None = field(default=None, repr=False)
     addressing_style: str | None = None
     region: str | None = None
     boto3_transfer_config: Any = None
-    extra_args: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    extra_args: Mapping[str, Any] = field(default_factory=dict, repr=False, metadata=partly_secret(_without_keys))
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
-    _made: _Made = field(default_factory=_Made, init=False, repr=False)
+    _process: _Process = field(default_factory=_Process, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.endpoint_url:
@@ -94,28 +98,15 @@ class S3Connection:
         refused = sorted(_OTHER_BYTES.intersection(self.extra_args))
         if refused:
             raise InvalidConfigurationException(
-                f"extra_args cannot hold {', '.join(refused)}: the entries of a URI are what the URI names"
+                f"extra_args: {', '.join(refused)} would select other bytes than the URI names: leave it out"
             )
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name != "_made"}
-        if not is_spawning():
-            state |= dict.fromkeys(_SECRETS) | {"extra_args": self.plain_extra_args}
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _made=_Made())
-
-    @property
-    def plain_extra_args(self) -> dict[str, Any]:
-        """*extra_args* without customers' keys."""
-        return {name: value for name, value in self.extra_args.items() if "CustomerKey" not in name}
-
     def scrub(self, error: BaseException) -> None:
-        """Take this connection's secrets out of an error of the SDK's, which is about to be the cause of ours."""
-        known = [getattr(self, name) for name in _SECRETS] + [os.environ.get(name) for name in _ENVIRONMENT]
-        # What was loaded to sign with; asking for it by its public name would look for it again where there is none.
-        credentials = getattr(getattr(self._made.session, "_session", None), "_credentials", None)
+        """Remove this connection's secrets from an error of the SDK, the future cause of ours."""
+        known = [self.aws_access_key_id, self.aws_secret_access_key, self.aws_session_token]
+        known += [os.environ.get(name) for name in _ENVIRONMENT]
+        # The loaded credentials; their public name would start another search if there are none.
+        credentials = getattr(getattr(self._process.session, "_session", None), "_credentials", None)
         for name in ("access_key", "secret_key", "token"):
             known += [getattr(credentials, "__dict__", {}).get(mark + name) for mark in ("", "_")]
         known += [str(value) for name, value in self.extra_args.items() if "CustomerKey" in name]
@@ -123,38 +114,40 @@ class S3Connection:
 
     @property
     def client(self) -> Any:
-        """The boto3 client, made once per process. Raises MissingDependenciesError, InvalidConfigurationException."""
-        client = self._made.client
+        """The boto3 client, one per process. Raises MissingDependenciesError, InvalidConfigurationException."""
+        client = self._process.client
         return client if client is not None else self._make()[1]
 
     @property
     def session(self) -> Any:
         """The boto3 session behind `client`."""
-        session = self._made.session
+        session = self._process.session
         return session if session is not None else self._make()[0]
 
     @property
     def unsigned(self) -> Any:
-        """A client of the same settings that signs nothing: what it makes are plain URLs, and needs no credentials."""
+        """A client of the same settings that signs nothing: it makes plain URLs, without credentials."""
         if self.no_sign_request:
             return self.client
-        if self._made.unsigned is None:
+        if self._process.unsigned is None:
             like = replace(self, no_sign_request=True, boto3_session=self.session)
-            self._made.unsigned = like.client
-        return self._made.unsigned
+            self._process.unsigned = like.client
+        return self._process.unsigned
 
     @property
     def origin(self) -> str:
         """``s3`` for Amazon, ``s3@host:port`` for any other endpoint; see `pathapi.backend.Backend.origin`."""
-        if self._made.origin is None:
-            self._made.origin = self._known_origin() or origin_of(self.client.meta.endpoint_url, self._client_region())
-        return self._made.origin
+        if self._process.origin is None:
+            self._process.origin = self._known_origin() or origin_of(
+                self.client.meta.endpoint_url, self._client_region()
+            )
+        return self._process.origin
 
     def _client_region(self) -> str:
         return str(self.client.meta.region_name or "")
 
     def _known_origin(self) -> str | None:
-        """The origin where nothing but botocore's own reading of files and sessions could change it, else None."""
+        """Return the origin, or None if files or sessions that only botocore reads could change it."""
         region = self.region or os.environ.get("AWS_DEFAULT_REGION") or ""  # botocore does not read AWS_REGION.
         if self.endpoint_url:
             return origin_of(self.endpoint_url, region)
@@ -177,8 +170,8 @@ class S3Connection:
         return origin_of(configured, region) if configured else origin_of("https://s3.amazonaws.com", region)
 
     def _make(self) -> tuple[Any, Any]:
-        with self._made.lock:
-            if self._made.client is None:
+        with self._process.lock:
+            if self._process.client is None:
                 try:
                     import boto3
                     import botocore.exceptions
@@ -186,15 +179,15 @@ class S3Connection:
                     raise MissingDependenciesError("s3:// needs boto3: pip install 'casstore[s3]'") from error
                 try:
                     session = self._make_session(boto3)
-                    self._made.client = self._make_client(session)
-                    self._made.session = session
+                    self._process.client = self._make_client(session)
+                    self._process.session = session
                 except InvalidConfigurationException:
                     raise
                 except (botocore.exceptions.BotoCoreError, ValueError) as error:
                     self.scrub(error)
-                    message = f"no S3 client can be made of these settings: {redacted(str(error))}"
+                    message = f"S3 client: boto3 refuses these settings: {redacted(str(error))}"
                     raise InvalidConfigurationException(message) from error
-            return self._made.session, self._made.client
+            return self._process.session, self._process.client
 
     def _make_session(self, boto3: Any) -> Any:
         if self.boto3_session is not None:
@@ -206,9 +199,9 @@ class S3Connection:
             import botocore.session
 
             core = botocore.session.Session(profile=self.profile_name)
-            # The default parser tries every format there is, which takes a sixth of the time of a small GET.
+            # The default parser tries every format, which takes a sixth of the time of a small GET.
             core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_timestamp)
-            # The API's models take 60 ms to parse. They are plain data, the same wherever they are read from one place.
+            # The API's models take 60 ms to parse. They are plain data, equal for equal search paths.
             place = core.get_config_variable("data_path")
             core.register_component("data_loader", _loaders.setdefault(place, core.get_component("data_loader")))
         session = boto3.Session(
@@ -236,13 +229,13 @@ class S3Connection:
             s3={"addressing_style": self.addressing_style} if self.addressing_style else None,
         )
         own = None
-        with contextlib.suppress(AttributeError):  # A session class of the user's own.
-            own = session._session.get_default_client_config()  # noqa: SLF001 (boto3 has no face for it)
+        with contextlib.suppress(AttributeError):  # a session class of the user
+            own = session._session.get_default_client_config()  # noqa: SLF001 (boto3 has no public name for it)
         if own is not None:
             config = config.merge(own)
         make = functools.partial(session.client, "s3", region_name=self.region, config=config)
         client = make(endpoint_url=self.endpoint_url)
-        # One that came from the environment or a file: botocore quotes it in its errors.
+        # It may come from the environment or a file, and botocore quotes it in its errors.
         endpoint = checked_endpoint(client.meta.endpoint_url)
         if endpoint != client.meta.endpoint_url:
             client = make(endpoint_url=endpoint)
@@ -251,48 +244,24 @@ class S3Connection:
 
 
 def checked_endpoint(endpoint: str) -> str:
-    """An endpoint's URL without user and password.
-
-    Raises InvalidConfigurationException where it names no host or has a query; what it was is not told.
-    """
-    origin_of(endpoint)
+    """Return an endpoint's URL without user and password. Raises what `parse_endpoint` does."""
+    parse_endpoint(endpoint)
     return without_user(endpoint)
 
 
-def _split_endpoint(endpoint: str) -> tuple[str, str | None, int | None, str, str] | None:
-    try:
-        parts = urlsplit(endpoint)
-        return parts.scheme, parts.hostname, parts.port, parts.path, parts.query or parts.fragment
-    except ValueError:
-        return None
-
-
 def origin_of(endpoint: str, region: str = "") -> str:
-    """The origin of an endpoint's URL: host and port, and the path where there is one; no user, no password.
-
-    Raises InvalidConfigurationException where the URL names no host, or has a query, as signed URLs have.
-    """
-    # The errors quote nothing and have no cause: what is malformed may be a password.
-    split = _split_endpoint(endpoint)
-    if split is None:
-        raise InvalidConfigurationException("the S3 endpoint URL is malformed; write http://host:port")
-    scheme, host, port, path, query = split
-    if not host or scheme not in ("http", "https"):
-        raise InvalidConfigurationException("the S3 endpoint URL names no host; write http://host:port")
-    if query:
-        raise InvalidConfigurationException("the S3 endpoint URL has a query; write http://host:port")
-    if host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".amazonaws.eu")):
+    """Return the origin of an endpoint's URL. Raises InvalidConfigurationException, see `parse_endpoint`."""
+    parsed = parse_endpoint(endpoint)
+    if parsed.host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".amazonaws.eu")):
         for start, partition in _PARTITIONS:
-            if region.startswith(start) or f".{start}" in host:
+            if region.startswith(start) or f".{start}" in parsed.host:
                 return f"s3@{partition}"
         return "s3"
-    if ":" in host:
-        host = f"[{host}]"
-    return f"s3@{host}:{port or (443 if scheme == 'https' else 80)}{path.rstrip('/')}"
+    return f"s3@{parsed.address}"
 
 
 def _parse_timestamp(value: Any) -> datetime:
-    """S3's times: ``Last-Modified`` of a header, ISO 8601 of a listing; anything else as botocore reads it."""
+    """Parse S3's times: ``Last-Modified`` of a header, ISO 8601 of a listing; botocore parses anything else."""
     if isinstance(value, str):
         if value.endswith(" GMT") and (moment := parse_date(value)) is not None:
             return moment

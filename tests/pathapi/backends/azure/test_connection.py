@@ -143,7 +143,7 @@ def test_threads_make_one_client() -> None:
 def test_a_forked_child_makes_a_client_of_its_own_even_from_a_fork_under_the_lock() -> None:
     connection = AzureConnection(account_url=URL)
     parents = connection.service_client
-    with connection._made.lock:
+    with connection._process.lock:
         assert in_forked_child(
             lambda: connection.service_client is not parents and connection.service_client is connection.service_client
         )

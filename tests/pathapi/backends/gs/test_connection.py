@@ -165,7 +165,7 @@ def test_threads_make_one_client() -> None:
 def test_a_forked_child_makes_a_client_of_its_own_even_from_a_fork_under_the_lock() -> None:
     connection = GSConnection(endpoint_url=NOBODY, credentials=credentials())
     parents = connection.client
-    with connection._made.lock:
+    with connection._process.lock:
         assert in_forked_child(lambda: connection.client is not parents and connection.is_signed)
     assert connection.client is parents
 

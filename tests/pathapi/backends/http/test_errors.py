@@ -56,7 +56,7 @@ def proxy(server: HttpOrigin) -> Iterator[Proxy]:
 
 
 def backend_of(host: str, **settings: Any) -> HttpBackend:
-    quick = {"backoff": 0.01, "tries": 3, "read_timeout": 5.0, "connect_timeout": 2.0}
+    quick = {"backoff": 0.01, "tries": 3, "timeout": 5.0, "connect_timeout": 2.0}
     return HttpBackend(HttpConnection(**{**quick, **settings}), "http", host)
 
 
@@ -197,12 +197,12 @@ def test_retry_after_is_waited_for_within_patience(server: HttpOrigin) -> None:
     assert read(backend_of(server.host), "a") == b"a"
     assert time.monotonic() - began >= 1
     server.script(429, headers={"Retry-After": "9999"})
-    with pytest.raises(CloudUnavailableError, match="too often"):
+    with pytest.raises(CloudUnavailableError, match="limits the rate"):
         backend_of(server.host).read("a")
 
 
 def test_a_post_is_not_sent_twice_where_it_may_have_been_done(server: HttpOrigin) -> None:
-    backend = backend_of(server.host, write_method="POST")
+    backend = backend_of(server.host, write_file_http_method="POST")
     server.script(500)
     with pytest.raises(CloudUnavailableError):
         write(backend, "a", b"x")
@@ -261,7 +261,7 @@ def test_nobody_there_is_unavailable_and_not_missing() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         nobody = backend_of(f"127.0.0.1:{unused.getsockname()[1]}")
-        with pytest.raises(CloudUnavailableError, match=r"could not be reached .* after 3 tries") as caught:
+        with pytest.raises(CloudUnavailableError, match=r"could not be reached after 3 tries") as caught:
             nobody.read("a")
     assert caught.value.__cause__ is not None and type(caught.value) is CloudUnavailableError
     with pytest.raises(CloudUnavailableError):
@@ -272,11 +272,11 @@ def test_nobody_there_is_unavailable_and_not_missing() -> None:
 
 def test_redirects_end(server: HttpOrigin, backend: HttpBackend) -> None:
     server.redirects["a"] = (302, "/a")
-    with pytest.raises(CloudUnavailableError, match="astray"):
+    with pytest.raises(CloudUnavailableError, match="redirect that cannot be followed"):
         backend.read("a")
     assert len(server.seen) == 11
     server.redirects["b"] = (302, "ftp://elsewhere/b")
-    with pytest.raises(CloudUnavailableError, match="astray"):
+    with pytest.raises(CloudUnavailableError, match="redirect that cannot be followed"):
         backend.read("b")
 
 
@@ -285,7 +285,7 @@ def test_a_write_follows_only_redirects_that_keep_it_a_write(server: HttpOrigin,
     write(backend, "a", b"x" * 100_000)
     assert server.content("real") == b"x" * 100_000
     server.redirects["b"] = (302, "/real")
-    with pytest.raises(CloudUnavailableError, match="astray"):
+    with pytest.raises(CloudUnavailableError, match="redirect that cannot be followed"):
         write(backend, "b", b"y")
 
 
@@ -356,13 +356,13 @@ def test_an_error_of_our_own_disk_is_not_told_as_the_servers(
 
 
 def test_a_stall_is_an_error(server: HttpOrigin, proxy: Proxy) -> None:
-    backend = backend_of(proxy.endpoint.removeprefix("http://"), read_timeout=0.3, tries=1)
+    backend = backend_of(proxy.endpoint.removeprefix("http://"), timeout=0.3, tries=1)
     server.plant("d/a", b"x" * 300_000)
     proxy.add(Fault(Stall(2, after=1000), kind="GET"))
-    with pytest.raises(CloudUnavailableError, match="stood still"):
+    with pytest.raises(CloudUnavailableError, match="stopped responding"):
         read(backend, "d/a")
     proxy.add(Fault(Stall(2, after=None), kind="GET"))
-    with pytest.raises(CloudUnavailableError, match="stood still"):
+    with pytest.raises(CloudUnavailableError, match="stopped responding"):
         read(backend, "d/a")
 
 

@@ -205,7 +205,7 @@ def test_a_pickle_carries_settings_and_no_secrets(make: Callable[..., HttpClient
     assert pickle.loads(pickle.dumps(path)).client is client
     code = (
         "import pickle, sys; path = pickle.load(sys.stdin.buffer); c = path.client;"
-        "print(path, c.connection.headers, c.connection.auth, c.connection.read_timeout, c.connection.ca_certs,"
+        "print(path, c.connection.headers, c.connection.auth, c.connection.timeout, c.connection.ca_certs,"
         " c.dir_matcher('7'))"
     )
     told = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(path), capture_output=True, check=True)

@@ -1,14 +1,15 @@
-"""Requests to one host, and what its answers mean; messages show neither logins nor queries, which may sign."""
+"""Requests to one host, with errors translated; messages show neither logins nor queries, which may sign."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import BinaryIO
 
 from casstore import Validator
 from pathapi.backend import Absent
+from pathapi.backends.bodies import Translate
 from pathapi.backends.http.auth import login_in
-from pathapi.backends.http.connection import Answer, HttpConnection, SendError
+from pathapi.backends.http.connection import HttpConnection, NoResponseError, Response
 from pathapi.backends.http.errors import RETRIED, HttpStatusError, translate_exception, translate_status
 from pathapi.backends.http.responses import target_of
 from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, VersionMismatchError
@@ -16,7 +17,7 @@ from pathapi.uri import Uri
 
 
 class HttpHost:
-    """One host of one scheme. *host* may begin with a login, which is told to nobody else."""
+    """One host of one scheme. *host* may begin with a login, which no other host gets."""
 
     def __init__(self, connection: HttpConnection, scheme: str, host: str) -> None:
         self.connection = connection
@@ -33,8 +34,8 @@ class HttpHost:
         expect: Validator | Absent | None = None,
         source: BinaryIO | None = None,
         size: int = 0,
-    ) -> Answer:
-        # A 409 to a conditional write is no decision: another write of it was in progress.
+    ) -> Response:
+        # A 409 to a conditional write: another write was in progress, and the condition was not evaluated.
         retried = RETRIED if expect is None else RETRIED | {409}
         try:
             return self.connection.send(
@@ -46,16 +47,16 @@ class HttpHost:
                 size=size,
                 retried=retried,
             )
-        except SendError as failure:
+        except NoResponseError as failure:
             meant = translate_exception(
-                failure.cause, uri=self.uri(key), host=self.name, tried=failure.tried, has_answer=False
+                failure.cause, uri=self.uri(key), host=self.name, tried=failure.tried, has_response=False
             )
             assert meant is not None
             raise meant from failure.cause
 
     def require(
         self,
-        answer: Answer,
+        answer: Response,
         key: str,
         method: str,
         expect: Validator | Absent | None = None,
@@ -63,17 +64,17 @@ class HttpHost:
         *,
         is_page: bool = False,
     ) -> None:
-        """Raise what a status means that is none of *successes*; a page where an object was asked for is none."""
+        """Raise the error of a status outside *successes*, or of a directory's page unless *is_page*."""
         status = answer.status
         if status in successes:
             if is_page or not self._leads_to_page(answer, key):
                 return
             answer.drop()
-            cause = HttpStatusError(301, "led to the same name with a slash")
-            raise CloudPathFileNotFoundError(f"{self.uri(key)} is a directory, not an object") from cause
+            cause = HttpStatusError(301, "redirected to the same name with a slash")
+            raise CloudPathFileNotFoundError(f"{self.uri(key)}: is a directory, not an object") from cause
         answer.drop()
         if status == 404 and isinstance(expect, Validator):
-            status = 412  # a condition on what is gone
+            status = 412  # a condition on an object that no longer exists
         meant = translate_status(
             status,
             method=method,
@@ -87,8 +88,8 @@ class HttpHost:
             meant.after_retry = answer.tries > 1
         raise meant from HttpStatusError(answer.status, answer.response.reason or "")
 
-    def _leads_to_page(self, answer: Answer, key: str) -> bool:
-        """Whether redirects ended at the same name with a slash, which is how servers say "directory"."""
+    def _leads_to_page(self, answer: Response, key: str) -> bool:
+        """Return whether redirects ended at the same name with a slash: so servers mark a directory."""
         asked = self.url(key)
         if answer.url == asked:
             return False
@@ -99,9 +100,9 @@ class HttpHost:
 
     def require_object(self, key: str) -> None:
         if not key or self.connection.is_directory(self.url(key)):
-            raise CloudPathFileNotFoundError(f"{self.uri(key)} is a directory: list it, or say custom_dir_matcher=")
+            raise CloudPathFileNotFoundError(f"{self.uri(key)}: is a directory: list it, or use custom_dir_matcher=")
 
-    def meaning_for(self, key: str) -> Callable[[Exception], Exception]:
+    def translator(self, key: str) -> Translate:
         def meaning(error: Exception) -> Exception:
             if isinstance(error, CloudPathException):
                 return error
