@@ -44,7 +44,7 @@ from casstore.format.digest import ALGORITHMS, Digest, new_hasher
 from casstore.format.keys import Key
 from casstore.format.records import Entry, Moment, Validator
 from casstore.fs.copying import copy_out, make_directories, same_bytes
-from casstore.fs.files import full_disk
+from casstore.fs.files import full_disk, sync_directory, write_all
 from casstore.fs.mounts import boot_clock_ns
 from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
@@ -135,8 +135,10 @@ __all__ = [
     "make_directories",
     "same_bytes",
     "format_size",
+    "sync_directory",
     "open",
     "pass_through_for",
+    "write_all",
 ]
 
 _LATER = {

@@ -104,7 +104,7 @@ BY_CODE: Final = {
     **dict.fromkeys(("BlobArchived", "BlobBeingRehydrated"), _ARCHIVED),
     "BlobImmutableDueToPolicy": _IMMUTABLE,
     "SnapshotsPresent": _SNAPSHOTS,
-    "ResourceTypeMismatch": ErrorTemplate(CloudPathIsADirectoryError, "{uri}: is a directory, not an object ({code})"),
+    "ResourceTypeMismatch": ErrorTemplate(CloudPathIsADirectoryError, "{uri} is a directory, not an object ({code})"),
     "DirectoryIsNotEmpty": ErrorTemplate(DirectoryNotEmptyError, "{uri}: the directory is not empty ({code})"),
     "InvalidBlobType": ErrorTemplate(
         CloudPathNotImplementedError, "{uri}: append and page blobs cannot be written ({code}): use a block blob"

@@ -1,17 +1,17 @@
 """A directory tree as a bucket: ``file:///data/a.txt`` is the object ``data/a.txt`` below the root ``/``.
 
-What a server would do, this does by itself: a version is told by inode, size and both times to the nanosecond; a
-conditional write compares and renames under a `flock` on the parent directory, which keeps out every other user of
-this backend (and nobody else: a program that writes in place is noticed by its times).
+This backend does what a server would do. Inode, size and both times, to the nanosecond, identify a version. A
+conditional write compares and renames under a `flock` on the parent directory. That excludes every other user of this
+backend; a program that writes in place is detected by the times.
 
-How a tree is mapped to objects, where the two differ:
+Where files and objects differ:
 
 * An object is a regular file; symbolic links are followed. FIFOs, sockets, devices and dangling links are no objects.
-* As in an object store, a directory is there only while there is an object below it. Deleting leaves directories
-  behind, invisible, since they may be somebody's; writing makes them as needed.
-* A link to a directory above itself would hold endlessly many keys: it can be read through, and is never listed.
+* As in an object store, a directory exists only while an object is below it. A delete leaves the directories behind,
+  invisible; a write creates them as needed.
+* A link to a parent directory would have endlessly many keys: it can be read through, and is never listed.
 * A key that no file can have (``a//b``, ``a/``, ``..``, a NUL) does not exist, and cannot be written.
-* A new version is a new file: hard links to the old one keep the old bytes. Its mode is the old one's.
+* A new version is a new file with the mode of the old one: hard links to the old one keep the old bytes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
-from casstore import Validator
+from casstore import Validator, sync_directory, write_all
 from pathapi.backend import Absent, ObjectInfo, Prefix, delete_each
-from pathapi.backends.file.atomic import TEMPORARY, directory_locked, link_new, sync_directory, temporary_in, write_all
+from pathapi.backends.file.atomic import TEMPORARY, directory_locked, link_new, temporary_in
 from pathapi.backends.file.body import FileBody
 from pathapi.backends.file.metadata import (
     ABSENT_ERRNOS,
@@ -37,9 +37,9 @@ from pathapi.backends.file.metadata import (
     info_of,
     mismatch,
     problem_of,
-    settled,
     stat_object,
-    translated,
+    stat_settled,
+    translate,
     validator_of,
 )
 from pathapi.exceptions import (
@@ -56,20 +56,17 @@ from pathapi.exceptions import (
 )
 
 _CHUNK: Final = 1 << 20
-_OPEN_FLAGS: Final = (
-    os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-)
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class FileBackend:
-    """The files below *root*; see `pathapi.backend.Backend`. It holds no descriptor between calls."""
+    """The files below *root*; see `pathapi.backend.Backend`. It keeps no descriptor open between calls."""
 
     origin: Final = "file"
     bucket: Final = ""
 
     def __init__(self, root: str = "/") -> None:
-        is_every_drive = os.name == "nt" and root == "/"
-        self._base = "" if is_every_drive else os.path.abspath(root).rstrip("/\\") + "/"
+        self._base = os.path.abspath(root).rstrip("/") + "/"
 
     def head(self, key: str) -> ObjectInfo:
         path, uri = self._path_of_existing(key), self._uri(key)
@@ -89,16 +86,16 @@ class FileBackend:
     ) -> FileBody | None:
         path, uri = self._path_of_existing(key), self._uri(key)
         try:
-            stat_object(path, uri)  # Opening a FIFO would wake its writer.
+            stat_object(path, uri)  # opening a FIFO would wake its writer
             file = io.FileIO(os.open(path, _OPEN_FLAGS), "rb")
         except OSError as error:
             raise self._missing_or(error, uri) from error
         try:
-            opened = settled(file.fileno(), uri)
+            opened = stat_settled(file.fileno(), uri)
             info = info_of(key, opened)
             if expect is not None and not expect.same_version(info.validator):
-                raise VersionMismatchError(f"{uri} is no longer the version that was asked for; look at it again")
-            # Under a racy validator the file may have changed and still look the same.
+                raise VersionMismatchError(f"{uri}: the file is no longer the expected version: read it again")
+            # With a racy validator a changed file may look the same.
             racy = unless is None or unless.racy or info.validator.racy
             if unless is not None and not racy and unless.same_version(info.validator):
                 file.close()
@@ -124,7 +121,7 @@ class FileBackend:
             while left:
                 chunk = source.read(min(left, _CHUNK))
                 if not chunk:
-                    raise TruncatedBodyError(f"the source of {self._uri(key)} ended {left} bytes early")
+                    raise TruncatedBodyError(f"{self._uri(key)}: the source of the upload ended {left} bytes early")
                 write_all(descriptor, chunk)
                 left -= len(chunk)
 
@@ -144,7 +141,7 @@ class FileBackend:
         over: Validator | Absent | None = None,
     ) -> ObjectInfo:
         body = self.read(source, expect=expect)
-        assert body is not None, "only `unless` gives None"
+        assert body is not None, "only with `unless` a read returns None"
 
         def fill(descriptor: int) -> None:
             view = memoryview(bytearray(_CHUNK))
@@ -185,21 +182,20 @@ class FileBackend:
             if isinstance(error, CloudPathException):
                 raise
             if error.errno not in ABSENT_ERRNOS:
-                raise translated(error, uri) from error
+                raise translate(error, uri) from error
             if expect is not None:
                 raise mismatch(uri, expect) from error
 
     def url(self, key: str) -> str:
-        return f"file:///{quote(os.fsencode(self._base.lstrip('/') + key), safe='/~:')}"
+        return f"file://{quote(os.fsencode(self._base + key), safe='/~:')}"
 
     def signed_url(self, key: str, seconds: int) -> str:
-        raise CloudPathNotImplementedError(f"{self._uri(key)}: files have no signed URLs; as_url() names the file")
+        raise CloudPathNotImplementedError(f"{self._uri(key)}: files have no signed URLs: use as_url()")
 
     # --- keys and paths --------------------------------------------------------------------------------------------
 
     def _uri(self, key: str) -> str:
-        text = self._base + key
-        return "file://" + ("" if text.startswith("/") else "/") + text.encode("utf-8", "backslashreplace").decode()
+        return "file://" + (self._base + key).encode("utf-8", "backslashreplace").decode()
 
     def _path_of_existing(self, key: str) -> str:
         problem = problem_of(key)
@@ -210,9 +206,9 @@ class FileBackend:
     def _missing_or(self, error: OSError, uri: str) -> CloudPathException:
         if isinstance(error, CloudPathException):
             return error
-        if error.errno in ABSENT_ERRNOS and self._base and not os.path.isdir(self._base):
-            return BucketNotFoundError(f"{uri} does not exist, nor does the root directory {self._base}")
-        return translated(error, uri)
+        if error.errno in ABSENT_ERRNOS and not os.path.isdir(self._base):
+            return BucketNotFoundError(f"{uri} does not exist: there is no root directory {self._base}")
+        return translate(error, uri)
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -220,38 +216,40 @@ class FileBackend:
         uri = self._uri(key)
         problem = problem_of(key)
         if problem is not None:
-            raise InvalidUriError(f"{uri!r} cannot be written: {problem}")
-        if self._base and not os.path.isdir(self._base):
-            raise BucketNotFoundError(f"{uri} cannot be written: there is no root directory {self._base}")
+            raise InvalidUriError(f"{uri!r}: this name cannot be written: {problem}")
+        if not os.path.isdir(self._base):
+            raise BucketNotFoundError(f"{uri}: there is no root directory {self._base}: create it first")
         try:
-            # Through a link, like open("w"); so that the link stays one, and the lock is the real directory's.
+            # Through a link, like open("w"): the link is kept, and the lock is the real directory's.
             path = os.path.realpath(self._base + key)
             if os.path.isdir(path):
-                raise CloudPathIsADirectoryError(f"{uri} is a directory; an object cannot take its name")
+                raise CloudPathIsADirectoryError(f"{uri} is a directory: choose another name for the object")
             directory = os.path.dirname(path)
             os.makedirs(directory, exist_ok=True)
-            self._require_version(path, uri, expect)  # Before the bytes are copied for nothing.
+            self._require_version(path, uri, expect)  # before the bytes are copied in vain
             with temporary_in(directory) as (descriptor, name):
                 fill(descriptor)
-                self._settle_and_link(descriptor, name, path, uri, expect)
+                self._sync_and_link(descriptor, name, path, uri, expect)
                 return info_of(key, os.fstat(descriptor))
         except (NotADirectoryError, FileExistsError) as error:
             if isinstance(error, CloudPathException):
                 raise
-            message = f"{uri} cannot be written: a part of its path is a file, not a directory"
+            message = f"{uri}: a parent of this path is a file, not a directory: choose another path"
             raise CloudPathNotADirectoryError(message) from error
         except OSError as error:
             if isinstance(error, CloudPathException):
                 raise
             if error.errno == errno.ENAMETOOLONG:
-                raise InvalidUriError(f"{uri} cannot be written: the name is too long for this file system") from error
-            raise translated(error, uri) from error
+                raise InvalidUriError(
+                    f"{uri}: the name is too long for this file system: choose a shorter one"
+                ) from error
+            raise translate(error, uri) from error
 
-    def _settle_and_link(
+    def _sync_and_link(
         self, descriptor: int, temporary: str, path: str, uri: str, expect: Validator | Absent | None
     ) -> None:
         directory = os.path.dirname(path)
-        # The kernel's own stamp is a tick coarse: two versions within one, in a reused inode, would look the same.
+        # The kernel's own times have the resolution of a tick: two versions in one inode and tick would look the same.
         now = time.time_ns()
         os.utime(descriptor if os.utime in os.supports_fd else temporary, ns=(now, now))
         os.fsync(descriptor)
@@ -297,20 +295,20 @@ class FileBackend:
     def _ancestors(self, folder: str) -> frozenset[tuple[int, int]]:
         parts = folder.split("/") if folder else []
         paths = [self._base + "/".join(parts[:depth]) for depth in range(len(parts) + 1)]
-        return frozenset(identity(os.stat(path)) for path in paths if path)
+        return frozenset(identity(os.stat(path)) for path in paths)
 
     def _walk(
         self, above: str, start: str, ancestors: frozenset[tuple[int, int]], *, delimited: bool
     ) -> Iterator[ObjectInfo | Prefix]:
-        """What lies in the directory *above* under names that begin with *start*, in the order of the keys' bytes."""
+        """Yield what is in the directory *above* and begins with *start*, in the order of the keys' bytes."""
         for name, is_directory in self._names(above, start):
             key = above + name
             try:
                 status = os.stat(self._base + key)
             except OSError as error:
-                if error.errno in ABSENT_ERRNOS:  # Deleted since, or a dangling link.
+                if error.errno in ABSENT_ERRNOS:  # deleted since, or a dangling link
                     continue
-                raise translated(error, self._uri(key)) from error
+                raise translate(error, self._uri(key)) from error
             if stat.S_ISREG(status.st_mode) and not is_directory:
                 yield info_of(key, status)
             elif stat.S_ISDIR(status.st_mode) and is_directory and identity(status) not in ancestors:
@@ -324,11 +322,11 @@ class FileBackend:
         try:
             return next(below, None) is not None
         except CloudPathPermissionError:
-            return True  # It cannot be told; hiding it would.
+            return True  # unknown: show it
 
     def _names(self, above: str, start: str) -> Sequence[tuple[str, bool]]:
         try:
-            with os.scandir(self._base + above or ".") as entries:
+            with os.scandir(self._base + above) as entries:
                 found = [
                     (entry.name, _leads_to_directory(entry))
                     for entry in entries
@@ -337,13 +335,13 @@ class FileBackend:
         except OSError as error:
             if error.errno in ABSENT_ERRNOS:
                 return ()
-            raise translated(error, self._uri(above)) from error
-        # A directory sorts as its keys do: "a.txt" comes before "a/b", and "a0" after.
+            raise translate(error, self._uri(above)) from error
+        # A directory is sorted as its keys are: after "a.txt", before "a0".
         return sorted(found, key=lambda item: os.fsencode(item[0] + "/" * item[1]))
 
 
 def _leads_to_directory(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # A loop of links.
+    except OSError:  # a loop of links
         return False

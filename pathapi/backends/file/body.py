@@ -1,4 +1,4 @@
-"""The bytes of an open file, as `pathapi.backend.Body` has them."""
+"""The bytes of an open file, as a `pathapi.backend.Body`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import io
 import os
 
 from pathapi.backend import ObjectInfo
-from pathapi.backends.file.metadata import translated
+from pathapi.backends.file.metadata import translate
 from pathapi.exceptions import TruncatedBodyError, VersionMismatchError
 
 
 class FileBody:
     """The bytes of an open file; see `pathapi.backend.Body`.
 
-    Raises `VersionMismatchError` in place of the last bytes where the file was changed since it was opened.
+    Raises `VersionMismatchError` instead of returning the last bytes if the file was changed after it was opened.
     """
 
     __slots__ = ("_file", "_opened", "_remaining", "_uri", "info", "length")
@@ -37,12 +37,12 @@ class FileBody:
         try:
             count = self._file.readinto(buffer[: self._remaining])
         except OSError as error:
-            raise translated(error, self._uri) from error
+            raise translate(error, self._uri) from error
         self._remaining -= count
         if not self._remaining or not count:
             self._require_unchanged()
         if not count and len(buffer):
-            raise TruncatedBodyError(f"{self._uri} ended {self._remaining} bytes early; read it again")
+            raise TruncatedBodyError(f"{self._uri}: the file ended {self._remaining} bytes early: read it again")
         return count
 
     def read(self) -> bytes:
@@ -62,7 +62,7 @@ class FileBody:
     def _require_unchanged(self) -> None:
         now = os.fstat(self._file.fileno())
         before = self._opened
-        # A replaced or deleted file gets a new ctime with its lost name; its bytes are still the old ones.
+        # Replacing or deleting a file changes its ctime and its link count, and not its bytes.
         kept = now.st_ctime_ns == before.st_ctime_ns or now.st_nlink < before.st_nlink
         if not kept or now.st_size != before.st_size or now.st_mtime_ns != before.st_mtime_ns:
-            raise VersionMismatchError(f"{self._uri} was changed while it was read; read it again")
+            raise VersionMismatchError(f"{self._uri}: the file was changed during the read: read it again")

@@ -1,4 +1,4 @@
-"""What the file system says of a file, in the words of `pathapi.backend`: validators, and errors by errno."""
+"""From the status of a file to `ObjectInfo`, and from an errno to an error."""
 
 from __future__ import annotations
 
@@ -22,25 +22,23 @@ from pathapi.exceptions import (
 
 RACY_NS: Final = 20_000_000
 """A file changed this recently can change again without a new time: a kernel tick is 1 to 10 ms. (Linux 6.13 and
-later stamp finer once somebody looked; nothing tells which file systems do.)"""
+later can have finer times; a program cannot find out on which file systems.)"""
 TICK_NS: Final = 10_000_000
-"""The longest tick, HZ=100. A read waits it out, so that a change under its hands shows in the times."""
+"""The longest tick, HZ=100. A read waits for its end, so that a change during the read shows in the times."""
 ABSENT_ERRNOS: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
 
 def problem_of(key: str) -> str | None:
-    """Why no file can have this key; None where one can."""
+    """Return why no file can have this key; None if one can."""
     if "\0" in key:
-        return "a file name holds no NUL"
+        return "a file name cannot contain a NUL"
     parts = key.split("/")
     if "" in parts:
-        return "a file's path has no empty part, neither at its ends nor between two slashes"
+        return "a file's path cannot have an empty part, at its ends or between two slashes"
     if "." in parts or ".." in parts:
         return "'.' and '..' are directories in a file's path"
-    if os.name == "nt" and "\\" in key:
-        return "a backslash separates directories here"
     if any(TEMPORARY.fullmatch(part) for part in parts):
-        return "names of this form are unfinished writes"
+        return "names of this form are reserved for unfinished writes"
     return None
 
 
@@ -58,11 +56,11 @@ def _require_regular(status: os.stat_result, uri: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise CloudPathFileNotFoundError(f"{uri} is a directory, not an object")
     if not stat.S_ISREG(status.st_mode):
-        raise CloudPathFileNotFoundError(f"{uri} is no regular file, and only those are objects")
+        raise CloudPathFileNotFoundError(f"{uri}: only regular files are objects")
 
 
-def settled(descriptor: int, uri: str) -> os.stat_result:
-    """The status of an open file, taken when the next change to it will show in its times."""
+def stat_settled(descriptor: int, uri: str) -> os.stat_result:
+    """Return the status of an open file, taken when its next change will show in its times."""
     status = os.fstat(descriptor)
     _require_regular(status, uri)
     age = time.time_ns() - status.st_ctime_ns
@@ -86,21 +84,25 @@ def info_of(key: str, status: os.stat_result) -> ObjectInfo:
 
 def mismatch(uri: str, expect: Validator | Absent) -> VersionMismatchError:
     if isinstance(expect, Absent):
-        return VersionMismatchError(f"{uri} exists already; nothing was changed")
-    return VersionMismatchError(f"{uri} is not, or no longer, the version expected; nothing was changed")
+        return VersionMismatchError(f"{uri}: the object already exists; nothing was changed: read it first")
+    return VersionMismatchError(f"{uri}: the object is not the expected version; nothing was changed: read it again")
 
 
-def translated(error: OSError, uri: str) -> CloudPathException:
-    """The one table from errno to what a backend may raise."""
+def translate(error: OSError, uri: str) -> CloudPathException:
+    """Return the error for an errno."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR | errno.ELOOP | errno.ENAMETOOLONG:
             return CloudPathFileNotFoundError(f"{uri} does not exist ({reason})")
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return CloudPathPermissionError(f"no permission for {uri} ({reason}): look at its mode and above")
+            return CloudPathPermissionError(
+                f"{uri}: permission denied ({reason}): check its mode and those of its parents"
+            )
         case errno.EISDIR:
             return CloudPathIsADirectoryError(f"{uri} is a directory")
         case errno.ENOSPC | errno.EDQUOT:
-            return CloudUnavailableError(f"{uri} was not written: its disk or quota is full ({reason})")
+            return CloudUnavailableError(
+                f"{uri}: the disk or quota is full ({reason}); nothing was written: free some space"
+            )
         case _:
-            return CloudUnavailableError(f"the file system failed at {uri} ({reason}): look at its disk or mount")
+            return CloudUnavailableError(f"{uri}: the file system failed ({reason}): check its disk or mount")

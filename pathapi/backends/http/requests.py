@@ -71,7 +71,7 @@ class HttpHost:
                 return
             answer.drop()
             cause = HttpStatusError(301, "redirected to the same name with a slash")
-            raise CloudPathFileNotFoundError(f"{self.uri(key)}: is a directory, not an object") from cause
+            raise CloudPathFileNotFoundError(f"{self.uri(key)} is a directory, not an object") from cause
         answer.drop()
         if status == 404 and isinstance(expect, Validator):
             status = 412  # a condition on an object that no longer exists
@@ -100,7 +100,7 @@ class HttpHost:
 
     def require_object(self, key: str) -> None:
         if not key or self.connection.is_directory(self.url(key)):
-            raise CloudPathFileNotFoundError(f"{self.uri(key)}: is a directory: list it, or use custom_dir_matcher=")
+            raise CloudPathFileNotFoundError(f"{self.uri(key)} is a directory: list it, or use custom_dir_matcher=")
 
     def translator(self, key: str) -> Translate:
         def meaning(error: Exception) -> Exception:
