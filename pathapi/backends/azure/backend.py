@@ -77,10 +77,10 @@ class AzureBackend(AzureUrls):
                 lambda: self._head(key, conditions),
                 start,
                 end,
-                uri=self._uri(key),
-                translate=self._translator(key),
-                expect=expect,
-                unless=known,
+                self._uri(key),
+                self._translator(key),
+                expect,
+                known,
             )
         except CloudPathException as error:
             if answer_of(error.__cause__ or error)[0] == 304:
@@ -151,12 +151,7 @@ class AzureBackend(AzureUrls):
                 return
 
     def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        expect: Validator | None = None,
-        over: Validator | Absent | None = None,
+        self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
     ) -> ObjectInfo:
         seen = source_version(self, source, expect, self._uri(source))
         conditions = self._write_conditions(target, over)
@@ -172,11 +167,7 @@ class AzureBackend(AzureUrls):
         return self._await_copy(target, blob, answer.get("copy_id"))
 
     def delete(
-        self,
-        keys: Sequence[str],
-        *,
-        expect: Validator | None = None,
-        versions: Mapping[str, Validator] | None = None,
+        self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
     ) -> None:
         delete_in_batches(
             self, keys, expect, versions, delete_one=self._delete_one, delete_batch=self._delete_batch, batch=BATCH
@@ -212,9 +203,9 @@ class AzureBackend(AzureUrls):
                 response.status_code, headers.get("content-range"), headers.get("content-length"), start, end
             ),
             lambda size, _: info_of_headers(key, headers, size),
-            uri=self._uri(key),
-            translate=self._translator(key),
-            checksum=md5_checksum,
+            self._uri(key),
+            self._translator(key),
+            md5_checksum,
         )
 
     def _open(self, key: str, start: int, end: int | None, conditions: dict[str, Any]) -> Any:

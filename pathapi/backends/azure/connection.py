@@ -15,11 +15,7 @@ from urllib.parse import parse_qsl
 from pathapi.backends.endpoints import parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.settings import SECRET, ConnectionSettings
-from pathapi.exceptions import (
-    InvalidConfigurationException,
-    MissingCredentialsError,
-    MissingDependenciesError,
-)
+from pathapi.exceptions import InvalidConfigurationException, MissingCredentialsError, MissingDependenciesError
 from pathapi.redaction import is_spawning, redacted, scrub, without_user
 
 MAX_CONNECTIONS: Final = 64

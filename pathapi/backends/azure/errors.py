@@ -225,8 +225,5 @@ def translate_answer(
     if template is _BAD_KEY and ("time frame" in reason or "expired" in reason.lower()):
         template = _EXPIRED
     return template.make(
-        **where,
-        permission=PERMISSIONS.get(operation, operation),
-        code=code or status,
-        reason=reason.partition("\n")[0],
+        **where, permission=PERMISSIONS.get(operation, operation), code=code or status, reason=reason.partition("\n")[0]
     )

@@ -11,12 +11,7 @@ from pathapi.backends.azure.connection import AzureConnection
 from pathapi.backends.azure.errors import translate
 from pathapi.backends.error_table import GONE
 from pathapi.backends.headers import format_etag
-from pathapi.exceptions import (
-    CloudPathException,
-    CloudPathFileNotFoundError,
-    InvalidUriError,
-    VersionMismatchError,
-)
+from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, InvalidUriError, VersionMismatchError
 
 
 class ResponseOpened(Exception):  # noqa: N818 (no error: it carries a response out of the SDK)

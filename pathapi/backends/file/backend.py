@@ -133,12 +133,7 @@ class FileBackend:
         return itertools.islice(self._list(prefix, delimited=delimited), limit)
 
     def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        expect: Validator | None = None,
-        over: Validator | Absent | None = None,
+        self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
     ) -> ObjectInfo:
         body = self.read(source, expect=expect)
         assert body is not None, "only with `unless` a read returns None"
@@ -154,11 +149,7 @@ class FileBackend:
             body.close()
 
     def delete(
-        self,
-        keys: Sequence[str],
-        *,
-        expect: Validator | None = None,
-        versions: Mapping[str, Validator] | None = None,
+        self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
     ) -> None:
         if versions:
             delete_each(self, keys, versions)

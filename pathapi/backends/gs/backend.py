@@ -101,10 +101,10 @@ class GSBackend:
                 lambda: self._head(key, conditions),
                 start,
                 end,
-                uri=self._uri(key),
-                translate=self._translator(key),
-                expect=expect,
-                unless=known,
+                self._uri(key),
+                self._translator(key),
+                expect,
+                known,
             )
         except CloudPathFileNotFoundError as error:
             if expect is None or type(error) is not CloudPathFileNotFoundError:
@@ -163,12 +163,7 @@ class GSBackend:
             query["pageToken"] = token
 
     def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        expect: Validator | None = None,
-        over: Validator | Absent | None = None,
+        self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
     ) -> ObjectInfo:
         query: dict[str, Any] = {"fields": f"done,rewriteToken,resource({FIELDS})", **self._conditions(target, over)}
         if expect is not None:
@@ -205,11 +200,7 @@ class GSBackend:
         return {"data": json.dumps(stated).encode(), "headers": {"Content-Type": "application/json; charset=UTF-8"}}
 
     def delete(
-        self,
-        keys: Sequence[str],
-        *,
-        expect: Validator | None = None,
-        versions: Mapping[str, Validator] | None = None,
+        self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
     ) -> None:
         delete_in_batches(
             self, keys, expect, versions, delete_one=self._delete, delete_batch=self._delete_batch, batch=BATCH
@@ -306,9 +297,9 @@ class GSBackend:
             end,
             lambda: span_of(headers, reply.status, start, end),
             lambda size, _: info_of_media(key, headers, size),
-            uri=self._uri(key),
-            translate=self._translator(key),
-            checksum=checksum_of,
+            self._uri(key),
+            self._translator(key),
+            checksum_of,
         )
 
     def _translator(self, key: str) -> Callable[[Exception], Exception]:

@@ -135,12 +135,7 @@ class HttpBackend:
         return itertools.islice(walk(self._host, folder, prefix[len(folder) :], delimited=delimited), limit)
 
     def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        expect: Validator | None = None,
-        over: Validator | Absent | None = None,
+        self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
     ) -> ObjectInfo:
         """Copy through this machine: plain HTTP has no request for it."""
         body = self.read(source, expect=expect)
@@ -153,11 +148,7 @@ class HttpBackend:
             return self.write(target, spooled, size, expect=over, content_type=body.info.content_type)
 
     def delete(
-        self,
-        keys: Sequence[str],
-        *,
-        expect: Validator | None = None,
-        versions: Mapping[str, Validator] | None = None,
+        self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
     ) -> None:
         if versions:
             delete_each(self, keys, versions)
@@ -212,10 +203,10 @@ class HttpBackend:
             lambda: self.head(key),
             start,
             end,
-            uri=self._host.uri(key),
-            translate=self._host.translator(key),
-            expect=expect,
-            unless=unless if end is not None and end <= start else None,  # of other reads, the 304 is checked
+            self._host.uri(key),
+            self._host.translator(key),
+            expect,
+            unless if end is not None and end <= start else None,  # of other reads, the 304 is checked
         )
 
     def _get(
@@ -286,7 +277,7 @@ class HttpBackend:
 
     def _body(self, key: str, stream: Any, start: int, end: int | None, span: Span, info: ObjectInfo) -> RangedBody:
         uri, translate = self._host.uri(key), self._host.translator(key)
-        return ranged_body(stream, start, end, lambda: span, lambda _, __: info, uri=uri, translate=translate)
+        return ranged_body(stream, start, end, lambda: span, lambda _, __: info, uri, translate)
 
     # --- requests --------------------------------------------------------------------------------------------------
 

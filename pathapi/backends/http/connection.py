@@ -20,21 +20,14 @@ from pathapi.backends.http.auth import FORWARDED_HEADERS, PUBLIC_HEADERS, Login,
 from pathapi.backends.http.errors import RETRIED, TABLE
 from pathapi.backends.http.responses import parse_time
 from pathapi.backends.settings import SECRET, ConnectionSettings, partly_secret
-from pathapi.exceptions import (
-    CloudPathException,
-    MissingDependenciesError,
-    TruncatedBodyError,
-)
+from pathapi.exceptions import CloudPathException, MissingDependenciesError, TruncatedBodyError
 from pathapi.redaction import scrub
 
 MAX_CONNECTIONS: Final = 64
 """Idle connections kept open to one host: 32 threads, each with an object and a part of another."""
 MAX_REDIRECTS: Final = 10
 
-_FOLLOWED: Final = {
-    "GET": frozenset((301, 302, 303, 307, 308)),
-    "HEAD": frozenset((301, 302, 303, 307, 308)),
-}
+_FOLLOWED: Final = {"GET": frozenset((301, 302, 303, 307, 308)), "HEAD": frozenset((301, 302, 303, 307, 308))}
 _FOLLOWED_BY_WRITES: Final = frozenset((307, 308))
 """The others may turn a write into a read of another page."""
 _AS_STORED: Final = {"Accept-Encoding": "identity"}
@@ -199,13 +192,7 @@ class HttpConnection(ConnectionSettings):
             time.sleep(wait)
 
     def _follow(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        login: Login | None,
-        source: BinaryIO | None,
-        size: int,
+        self, method: str, url: str, headers: Mapping[str, str], login: Login | None, source: BinaryIO | None, size: int
     ) -> Response:
         followed = _FOLLOWED.get(method, _FOLLOWED_BY_WRITES)
         home = _server_of(url)
@@ -225,13 +212,7 @@ class HttpConnection(ConnectionSettings):
             url, left = target, left - 1
 
     def _send_once(
-        self,
-        method: str,
-        url: str,
-        headers: dict[str, str],
-        login: Login | None,
-        source: BinaryIO | None,
-        size: int,
+        self, method: str, url: str, headers: dict[str, str], login: Login | None, source: BinaryIO | None, size: int
     ) -> Any:
         if login is None:
             return self._open(method, url, headers, source, size)

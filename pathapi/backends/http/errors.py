@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pathapi.backends.error_table import (
-    BROKEN,
-    CHANGED,
-    CUT_OFF,
-    MISSING,
-    ErrorTable,
-    ErrorTemplate,
-)
+from pathapi.backends.error_table import BROKEN, CHANGED, CUT_OFF, MISSING, ErrorTable, ErrorTemplate
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathNotImplementedError,

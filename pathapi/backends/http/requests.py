@@ -39,13 +39,7 @@ class HttpHost:
         retried = RETRIED if expect is None else RETRIED | {409}
         try:
             return self.connection.send(
-                method,
-                self.url(key),
-                headers or {},
-                login=self._login,
-                source=source,
-                size=size,
-                retried=retried,
+                method, self.url(key), headers or {}, login=self._login, source=source, size=size, retried=retried
             )
         except NoResponseError as failure:
             meant = translate_exception(

@@ -92,9 +92,9 @@ class S3Backend:
                 lambda: self._head(key, conditions),
                 start,
                 end,
-                uri=self._uri(key),
-                translate=self._translator(key),
-                expect=expect,
+                self._uri(key),
+                self._translator(key),
+                expect,
             )
         except CloudPathException as error:
             if answer_of(error.__cause__ or error)[0] == 304:
@@ -150,12 +150,7 @@ class S3Backend:
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
     def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        expect: Validator | None = None,
-        over: Validator | Absent | None = None,
+        self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
     ) -> ObjectInfo:
         seen = source_version(self, source, expect, self._uri(source))
         arguments: dict[str, Any] = {
@@ -178,11 +173,7 @@ class S3Backend:
         return info_of(target, {**answer, **answer.get("CopyObjectResult", {})}, seen.size)
 
     def delete(
-        self,
-        keys: Sequence[str],
-        *,
-        expect: Validator | None = None,
-        versions: Mapping[str, Validator] | None = None,
+        self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
     ) -> None:
         def delete_one(key: str, expect: Validator | None) -> None:
             self._call("DeleteObject", key, expect=expect, **self._write_conditions(key, expect))
@@ -241,8 +232,8 @@ class S3Backend:
             end,
             lambda: parse_range(status, answer.get("ContentRange"), answer.get("ContentLength"), start, end),
             lambda size, is_whole: info_of(key, answer, size, is_whole=is_whole),
-            uri=self._uri(key),
-            translate=self._translator(key),
+            self._uri(key),
+            self._translator(key),
         )
 
     def _translator(self, key: str) -> Callable[[Exception], Exception]:

@@ -1,4 +1,4 @@
-"""URLs of S3's objects, as boto3 writes and signs them. Nothing is sent."""
+"""URLs of S3's objects, written and signed by boto3. Sends nothing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PAYER = "x-amz-request-payer"
 
 
 def prepare_urls(client: Any) -> None:
-    """Have *client* sign URLs as it signs requests.
+    """Make *client* sign URLs as it signs requests.
 
-    Left alone, boto3 signs them by version 2, which newer buckets refuse, and for the endpoint of all regions, which
-    redirects to a region's at first: the signature is for another host then.
+    By default boto3 signs them with version 2, which newer buckets refuse, and for the global endpoint. That redirects
+    to the region's, another host, for which the signature is not valid.
     """
     events = client.meta.events
     events.register("provide-client-params.s3", _address_as_requests)
@@ -23,17 +23,17 @@ def prepare_urls(client: Any) -> None:
 
 
 def url_of(client: Any, bucket: str, key: str, uri: str) -> str:
-    """Where *client*, which signs nothing, asks for the object; for the bucket without a *key*."""
+    """Return the plain URL of the object, or of the bucket without a *key*; *client* signs nothing."""
     if not key:
         return _make(client, "head_bucket", uri, {"Bucket": bucket}, 1).partition("?")[0]
     return _make(client, "get_object", uri, {"Bucket": bucket, "Key": key}, 1).partition("?")[0]
 
 
 def signed_url_of(client: Any, bucket: str, key: str, uri: str, seconds: int, extra: Mapping[str, Any]) -> str:
-    """One that *client* signs; *extra* is what else it would say in a GetObject."""
+    """Return a URL signed by *client*; *extra* are its extra arguments of a GetObject."""
     if any("CustomerKey" in name for name in extra):
         raise CloudPathNotImplementedError(
-            f"{uri} has no URL that opens by itself: a reader must send SSECustomerKey in a header; open it by its path"
+            f"{uri}: a URL alone cannot open it, a reader must send SSECustomerKey in a header: open it by its path"
         )
     payer = {name: value for name, value in extra.items() if name == "RequestPayer"}
     return _make(client, "get_object", uri, {"Bucket": bucket, "Key": key, **payer}, seconds)
@@ -43,7 +43,7 @@ def _make(client: Any, method: str, uri: str, arguments: Mapping[str, Any], seco
     try:
         return str(client.generate_presigned_url(method, Params=dict(arguments), ExpiresIn=seconds))
     except UnicodeEncodeError as error:
-        raise InvalidUriError(f"no object of S3 can be named {uri}: it is no text") from error
+        raise InvalidUriError(f"{uri}: a name must be valid UTF-8") from error
 
 
 def _address_as_requests(context: dict[str, Any], **_: Any) -> None:
@@ -52,12 +52,12 @@ def _address_as_requests(context: dict[str, Any], **_: Any) -> None:
 
 
 def _choose_version_4(signature_version: Any, **_: Any) -> str | None:
-    # Of the others, 's3-query' was chosen by the user, and access points of several regions have one of their own.
+    # Of the others, the user chose 's3-query', and multi-region access points have their own.
     return "s3v4-query" if signature_version in ("v4-query", "s3v4-query") else None
 
 
 def _move_payer_into_query(request: Any, signature_version: Any, **_: Any) -> None:
-    # S3 takes it there too, and whoever opens a URL sends no header.
+    # S3 accepts it there too, and a program that opens a URL sends no header.
     if str(signature_version).endswith("-query") and _PAYER in request.headers:
         request.params = {**(request.params or {}), _PAYER: request.headers[_PAYER]}
         del request.headers[_PAYER]
