@@ -57,6 +57,9 @@ BROKEN: Final = ErrorTemplate(
 )
 CUT_OFF: Final = ErrorTemplate(TruncatedBodyError, "{uri}: the server stopped sending before the end: try again")
 
+BY_STATUS: Final = {400: REFUSED, 404: MISSING, 405: CANNOT, 412: CHANGED, 429: BUSY, 501: CANNOT}
+"""The statuses that every provider uses alike."""
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorTable:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from casstore import Validator
 from pathapi.backend import Absent, Backend, ObjectInfo, Prefix, require_gone
@@ -11,8 +13,29 @@ from pathapi.backends.error_table import GONE
 from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
 
 
+def list_pages(
+    fetch: Callable[[int, Any], tuple[Iterable[ObjectInfo | Prefix], Any]], page: int, limit: int | None
+) -> Iterator[ObjectInfo | Prefix]:
+    """Yield at most *limit* items of a listing, each page in the order of the keys' bytes.
+
+    ``fetch(size, token)`` requests one page of at most *page* items; it returns them and the next page's token.
+    """
+
+    def items() -> Iterator[ObjectInfo | Prefix]:
+        listed, token = 0, None
+        while True:
+            found, token = fetch(page if limit is None else min(page, limit - listed), token)
+            for item in sorted(found, key=key_order):
+                listed += 1
+                yield item
+            if not token:
+                return
+
+    return itertools.islice(items(), limit)
+
+
 def key_order(item: ObjectInfo | Prefix) -> bytes:
-    """The order of a listing: by the bytes of the keys."""
+    """Return a key's bytes: the order of a listing."""
     return item.key.encode("utf-8", "surrogatepass")
 
 

@@ -7,17 +7,16 @@ whole part into memory before it returns any of it, and sends more requests by i
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
 from pathapi.backend import Absent, ObjectInfo, Prefix
 from pathapi.backends.azure.connection import AzureConnection, Login
-from pathapi.backends.azure.errors import answer_of, translate, translate_answer
+from pathapi.backends.azure.errors import answer_of, translate_answer
 from pathapi.backends.azure.multipart import THRESHOLD, upload_in_blocks
-from pathapi.backends.azure.requests import ResponseOpened, condition_of
+from pathapi.backends.azure.requests import AzureRequests, ResponseOpened, condition_of
 from pathapi.backends.azure.responses import (
     BatchAnswer,
     answers_of_batch,
@@ -26,10 +25,10 @@ from pathapi.backends.azure.responses import (
     info_of_result,
     is_folder,
 )
-from pathapi.backends.azure.urls import AzureUrls
+from pathapi.backends.azure.urls import signed_url_of, url_of
 from pathapi.backends.bodies import OutOfRange, RangedBody, md5_checksum, open_range, ranged_body
 from pathapi.backends.headers import parse_range
-from pathapi.backends.operations import delete_in_batches, explaining_missing_target, key_order, source_version
+from pathapi.backends.operations import delete_in_batches, explaining_missing_target, list_pages, source_version
 from pathapi.backends.parallel_parts import read_exactly
 from pathapi.exceptions import (
     CloudPathException,
@@ -50,8 +49,23 @@ _COPY_POLLS: Final = (0.1, 5.0)
 """Seconds between two looks at a copy in progress: the first pause, and the longest."""
 
 
-class AzureBackend(AzureUrls):
+class AzureBackend:
     """One container; see `pathapi.backend.Backend`."""
+
+    def __init__(self, connection: AzureConnection, bucket: str) -> None:
+        self.connection = connection
+        self._requests = AzureRequests(connection, bucket)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AzureBackend, (self.connection, self.bucket)
+
+    @property
+    def origin(self) -> str:
+        return self.connection.origin
+
+    @property
+    def bucket(self) -> str:
+        return self._requests.bucket
 
     def head(self, key: str) -> ObjectInfo:
         return self._head(key, {})
@@ -77,8 +91,8 @@ class AzureBackend(AzureUrls):
                 lambda: self._head(key, conditions),
                 start,
                 end,
-                self._uri(key),
-                self._translator(key),
+                self._requests.uri(key),
+                self._requests.translator(key, "Get Blob"),
                 expect,
                 known,
             )
@@ -100,12 +114,14 @@ class AzureBackend(AzureUrls):
 
         def call(operation: str, method: str, *arguments: Any, md5: bytes | None = None, **options: Any) -> Any:
             if "content_type" in options:  # of the two requests that create the blob
-                options["content_settings"] = self._settings(options.pop("content_type"), md5)
-                options |= self._tiered()
-            return self._call(operation, key, getattr(self._blob(key), method), *arguments, expect=expect, **options)
+                options["content_settings"] = self._requests.content_settings(options.pop("content_type"), md5)
+                options |= self._requests.tier_option()
+            return self._requests.call(
+                operation, key, getattr(self._requests.blob(key), method), *arguments, expect=expect, **options
+            )
 
         if size < THRESHOLD:
-            data = read_exactly(source, size, self._uri(key))
+            data = read_exactly(source, size, self._requests.uri(key))
             options: dict[str, Any] = {
                 "length": size,
                 "overwrite": True,
@@ -117,7 +133,7 @@ class AzureBackend(AzureUrls):
         for left in range(_BLOCK_TRIES - 1, -1, -1):
             try:
                 answer, md5 = upload_in_blocks(
-                    call, source, size, self._uri(key), content_type=content_type, conditions=conditions
+                    call, source, size, self._requests.uri(key), content_type=content_type, conditions=conditions
                 )
             except CloudPathException as error:
                 # Another writer's commit discarded our blocks. Once they are uploaded again, the condition decides.
@@ -131,37 +147,32 @@ class AzureBackend(AzureUrls):
     def list(
         self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
     ) -> Iterator[ObjectInfo | Prefix]:
-        return itertools.islice(self._list(prefix, limit, delimited=delimited), limit)
-
-    def _list(self, prefix: str, limit: int | None, *, delimited: bool) -> Iterator[ObjectInfo | Prefix]:
-        container = self._container()
-        ask = container.walk_blobs if delimited else container.list_blobs
         # The metadata tell directories from objects, and cost no request.
         options = {"name_starts_with": prefix or None, "include": ["metadata"]}
-        listed, token = 0, None
-        while True:
-            size = PAGE if limit is None else min(PAGE, limit - listed)
+
+        def fetch(size: int, token: str | None) -> tuple[Iterator[ObjectInfo | Prefix], str | None]:
+            container = self._requests.container()
+            ask = container.walk_blobs if delimited else container.list_blobs
             pages = ask(**options, results_per_page=size).by_page(token)
-            page = self._call("List Blobs", prefix, lambda pages=pages, **_: list(next(pages, ())))
-            for item in sorted(_items(page), key=key_order):
-                listed += 1
-                yield item
-            token = pages.continuation_token
-            if not token:
-                return
+            page = self._requests.call("List Blobs", prefix, lambda **_: list(next(pages, ())))
+            return _items(page), pages.continuation_token
+
+        return list_pages(fetch, PAGE, limit)
 
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
     ) -> ObjectInfo:
-        seen = source_version(self, source, expect, self._uri(source))
+        seen = source_version(self, source, expect, self._requests.uri(source))
         conditions = self._write_conditions(target, over)
         conditions |= {f"source_{name}": value for name, value in condition_of("IfNotModified", seen).items()}
         # Not `requires_sync`: that copies 256 MiB at most, and reads the source without credentials. Inside one account
         # this copy is usually complete when Azure answers.
-        blob = self._blob(target)
-        with explaining_missing_target(self, source, over, self._uri(target)):
-            options = {**conditions, **self._tiered()}
-            answer = self._call("Copy Blob", source, blob.start_copy_from_url, self._blob(source).url, **options)
+        blob = self._requests.blob(target)
+        with explaining_missing_target(self, source, over, self._requests.uri(target)):
+            options = {**conditions, **self._requests.tier_option()}
+            answer = self._requests.call(
+                "Copy Blob", source, blob.start_copy_from_url, self._requests.blob(source).url, **options
+            )
         if answer.get("copy_status") == "success":
             return info_of_result(target, seen.size, answer, None, None)
         return self._await_copy(target, blob, answer.get("copy_id"))
@@ -173,10 +184,18 @@ class AzureBackend(AzureUrls):
             self, keys, expect, versions, delete_one=self._delete_one, delete_batch=self._delete_batch, batch=BATCH
         )
 
+    def url(self, key: str) -> str:
+        return url_of(self._requests, key)
+
+    def signed_url(self, key: str, seconds: int) -> str:
+        return signed_url_of(self._requests, key, seconds)
+
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def _head(self, key: str, conditions: dict[str, Any]) -> ObjectInfo:
-        properties = self._call("Get Blob Properties", key, self._blob(key).get_blob_properties, **conditions)
+        properties = self._requests.call(
+            "Get Blob Properties", key, self._requests.blob(key).get_blob_properties, **conditions
+        )
         self._require_object(key, properties.metadata)
         return info_of_properties(key, properties)
 
@@ -203,8 +222,8 @@ class AzureBackend(AzureUrls):
                 response.status_code, headers.get("content-range"), headers.get("content-length"), start, end
             ),
             lambda size, _: info_of_headers(key, headers, size),
-            self._uri(key),
-            self._translator(key),
+            self._requests.uri(key),
+            self._requests.translator(key, "Get Blob"),
             md5_checksum,
         )
 
@@ -221,10 +240,10 @@ class AzureBackend(AzureUrls):
             _read_out(response.http_response.internal_response)
 
         try:
-            self._call(
+            self._requests.call(
                 "Get Blob",
                 key,
-                self._blob(key).download_blob,
+                self._requests.blob(key).download_blob,
                 offset=start,
                 raw_request_hook=ask,
                 raw_response_hook=take,
@@ -232,20 +251,11 @@ class AzureBackend(AzureUrls):
             )
         except ResponseOpened as opened:
             return opened.response
-        raise CloudUnavailableError(f"{self._uri(key)}: the SDK returned no response of the server: try again")
-
-    def _translator(self, key: str) -> Callable[[Exception], Exception]:
-        def meaning(error: Exception) -> Exception:
-            if isinstance(error, CloudPathException):
-                return error
-            self.connection.scrub(error)
-            return translate(error, operation="Get Blob", **self._where(key)) or error
-
-        return meaning
+        raise CloudUnavailableError(f"{self._requests.uri(key)}: the SDK returned no response of the server: try again")
 
     def _require_object(self, key: str, metadata: Any) -> None:
         if is_folder(metadata):
-            raise CloudPathFileNotFoundError(f"{self._uri(key)} does not exist: it is a directory")
+            raise CloudPathFileNotFoundError(f"{self._requests.uri(key)} does not exist: it is a directory")
 
     # --- copying and deleting --------------------------------------------------------------------------------------
 
@@ -253,16 +263,18 @@ class AzureBackend(AzureUrls):
         pause, longest = _COPY_POLLS
         try:
             while True:
-                properties = self._call("Get Blob Properties", key, blob.get_blob_properties)
+                properties = self._requests.call("Get Blob Properties", key, blob.get_blob_properties)
                 copy = properties.copy
                 if copy.id != copy_id:
                     raise VersionMismatchError(
-                        f"{self._uri(key)}: another process replaced the object during the copy: copy it again"
+                        f"{self._requests.uri(key)}: another process replaced the object during the copy: copy it again"
                     )
                 if copy.status == "success":
                     return info_of_properties(key, properties)
                 if copy.status != "pending":
-                    raise CloudUnavailableError(f"{self._uri(key)}: the copy ended as {copy.status!r}: try again")
+                    raise CloudUnavailableError(
+                        f"{self._requests.uri(key)}: the copy ended as {copy.status!r}: try again"
+                    )
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
         except BaseException:
@@ -272,8 +284,12 @@ class AzureBackend(AzureUrls):
 
     def _delete_one(self, key: str, expect: Validator | None) -> None:
         try:
-            self._call(
-                "Delete Blob", key, self._blob(key).delete_blob, expect=expect, **self._write_conditions(key, expect)
+            self._requests.call(
+                "Delete Blob",
+                key,
+                self._requests.blob(key).delete_blob,
+                expect=expect,
+                **self._write_conditions(key, expect),
             )
         except CloudPathFileNotFoundError as error:
             if type(error) is not CloudPathFileNotFoundError:
@@ -284,7 +300,7 @@ class AzureBackend(AzureUrls):
         named = [{"name": key, **self._write_conditions(key, versions.get(key))} for key in keys]
         refused: list[str] = []
         for key in keys:
-            self._check(key)
+            self._requests.check_name(key)
         answers: list[BatchAnswer] = []
 
         def take(response: Any) -> None:
@@ -292,10 +308,10 @@ class AzureBackend(AzureUrls):
             answers[:] = answers_of_batch(response.http_response)
 
         def ask(**_: Any) -> None:
-            list(self._container().delete_blobs(*named, raise_on_any_failure=False, raw_response_hook=take))
+            list(self._requests.container().delete_blobs(*named, raise_on_any_failure=False, raw_response_hook=take))
 
         try:
-            self._call("Delete Blob", keys[0], ask)
+            self._requests.call("Delete Blob", keys[0], ask)
         except CloudPathNotImplementedError:
             for key in keys:
                 try:
@@ -307,14 +323,16 @@ class AzureBackend(AzureUrls):
         for answer in answers:
             key = keys[answer.number] if 0 <= answer.number < len(keys) else keys[0]
             if answer.status >= 300:
-                error = translate_answer(answer.code, answer.status, "", operation="Delete Blob", **self._where(key))
+                error = translate_answer(
+                    answer.code, answer.status, "", operation="Delete Blob", **self._requests.where(key)
+                )
                 if isinstance(error, VersionMismatchError):
                     refused.append(key)
                 elif type(error) is not CloudPathFileNotFoundError:
                     failed[answer.number] = error
         if unanswered := set(range(len(keys))).difference(answer.number for answer in answers):
             silence = CloudUnavailableError(
-                f"{self._uri(keys[0])} and others: {len(unanswered)} deletes were not answered: try again"
+                f"{self._requests.uri(keys[0])} and others: {len(unanswered)} deletes were not answered: try again"
             )
             failed |= dict.fromkeys(unanswered, silence)
         if failed:
@@ -332,7 +350,7 @@ class AzureBackend(AzureUrls):
             return condition_of("IfMissing", None)
         if expect.etag is None:
             raise CloudPathNotImplementedError(
-                f"{self._uri(key)}: Azure compares ETags, and the expected version has none"
+                f"{self._requests.uri(key)}: Azure compares ETags, and the expected version has none"
             )
         return condition_of("IfNotModified", expect)
 

@@ -121,6 +121,11 @@ class AzureConnection(ConnectionSettings):
         return account
 
     @property
+    def is_signed(self) -> bool:
+        """Whether requests carry credentials."""
+        return self.account.is_signed
+
+    @property
     def origin(self) -> str:
         """``azure@`` and the account's host, for other endpoints host, port and account; see `Backend.origin`."""
         if self._process.origin is None:

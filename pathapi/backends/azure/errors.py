@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from pathapi.backends import error_table
 from pathapi.backends.error_table import (
     BAD_NAME,
     BROKEN,
@@ -126,18 +127,7 @@ BY_CODE: Final = {
     **dict.fromkeys(("InvalidResourceName", "InvalidUri", "OutOfRangeInput"), BAD_NAME),
     **dict.fromkeys(("ServerBusy", "InternalError", "OperationTimedOut", "TooManyRequests"), BUSY),
 }
-BY_STATUS: Final = {
-    400: REFUSED,
-    401: _FORBIDDEN,
-    403: _FORBIDDEN,
-    404: MISSING,
-    405: CANNOT,
-    408: BUSY,
-    409: REFUSED,
-    412: CHANGED,
-    429: BUSY,
-    501: CANNOT,
-}
+BY_STATUS: Final = {**error_table.BY_STATUS, 401: _FORBIDDEN, 403: _FORBIDDEN, 408: BUSY, 409: REFUSED}
 _UNREACHABLE: Final = ErrorTemplate(
     CloudUnavailableError,
     "{uri}: {endpoint} could not be reached: check the network, the name of the account and the proxy",
@@ -175,16 +165,14 @@ TABLE: Final = ErrorTable(
     BY_STATUS, BY_EXCEPTION, frozenset({"azure", "urllib3", "requests", "builtins", "xml"}), BY_CODE
 )
 
+_CONTRIBUTOR: Final = "Storage Blob Data Contributor"
 PERMISSIONS: Final = {
-    "Get Blob": "to read blobs (Storage Blob Data Reader; a SAS with r)",
-    "Get Blob Properties": "to read blobs (Storage Blob Data Reader; a SAS with r)",
+    **dict.fromkeys(("Get Blob", "Get Blob Properties"), "to read blobs (Storage Blob Data Reader; a SAS with r)"),
     "List Blobs": "to list blobs (Storage Blob Data Reader; a SAS of the container with l)",
-    "Put Blob": "to write blobs (Storage Blob Data Contributor; a SAS with w)",
-    "Put Block": "to write blobs (Storage Blob Data Contributor; a SAS with w)",
-    "Put Block List": "to write blobs (Storage Blob Data Contributor; a SAS with w)",
-    "Copy Blob": "to read the source and write the target (Storage Blob Data Contributor; a SAS with r and w)",
+    **dict.fromkeys(("Put Blob", "Put Block", "Put Block List"), f"to write blobs ({_CONTRIBUTOR}; a SAS with w)"),
+    "Copy Blob": f"to read the source and write the target ({_CONTRIBUTOR}; a SAS with r and w)",
     "Get User Delegation Key": "to sign URLs (Storage Blob Delegator, or Storage Blob Data Reader)",
-    "Delete Blob": "to delete blobs (Storage Blob Data Contributor; a SAS with d)",
+    "Delete Blob": f"to delete blobs ({_CONTRIBUTOR}; a SAS with d)",
 }
 
 

@@ -9,9 +9,9 @@ from casstore import Validator
 from pathapi.backend import Absent
 from pathapi.backends.azure.connection import AzureConnection
 from pathapi.backends.azure.errors import translate
-from pathapi.backends.error_table import GONE
+from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.headers import format_etag
-from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, InvalidUriError, VersionMismatchError
+from pathapi.exceptions import CloudPathException, InvalidUriError
 
 
 class ResponseOpened(Exception):  # noqa: N818 (no error: it carries a response out of the SDK)
@@ -21,61 +21,53 @@ class ResponseOpened(Exception):  # noqa: N818 (no error: it carries a response 
         self.response = response
 
 
-class AzureRequests:
-    """A container as the SDK sees it; thread-safe, picklable with its connection."""
+class AzureRequests(BucketRequests):
+    """Requests about one container, by the SDK's clients."""
+
+    connection: AzureConnection
+    scheme = "az"
+    translate = staticmethod(translate)
 
     def __init__(self, connection: AzureConnection, bucket: str) -> None:
-        self.connection = connection
-        self._bucket = bucket
+        super().__init__(connection, bucket)
         self._made: tuple[Any, Any] | None = None
         """A service client and its container client. A forked child has its own service client."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.connection, self._bucket)
-
-    @property
-    def origin(self) -> str:
-        return self.connection.origin
-
-    @property
-    def bucket(self) -> str:
-        return self._bucket
-
-    def _settings(self, content_type: str | None, md5: bytes | None) -> Any:
+    def content_settings(self, content_type: str | None, md5: bytes | None) -> Any:
         from azure.storage.blob import ContentSettings
 
         return ContentSettings(content_type=content_type, content_md5=None if md5 is None else bytearray(md5))
 
-    def _tiered(self) -> dict[str, Any]:
+    def tier_option(self) -> dict[str, Any]:
         """Return the tier's argument of a request that creates a blob."""
         tier = self.connection.sdk_tier()
         return {} if tier is None else {"standard_blob_tier": tier}
 
-    def _container(self) -> Any:
+    def container(self) -> Any:
         service, made = self.connection.service_client, self._made
         if made is None or made[0] is not service:
             try:
-                made = self._made = (service, service.get_container_client(self._bucket))
+                made = self._made = (service, service.get_container_client(self.bucket))
             except ValueError as error:
-                raise InvalidUriError(f"az://{self._bucket}: Azure containers cannot have this name") from error
+                raise InvalidUriError(f"az://{self.bucket}: Azure containers cannot have this name") from error
         return made[1]
 
-    def _blob(self, key: str) -> Any:
-        self._check(key)
-        return self._container().get_blob_client(key)
+    def blob(self, key: str) -> Any:
+        self.check_name(key)
+        return self.container().get_blob_client(key)
 
-    def _check(self, key: str) -> None:
+    def check_name(self, key: str) -> None:
         try:
             key.encode()
         except UnicodeEncodeError as error:
-            raise InvalidUriError(f"{self._uri(key)}: a name must be valid UTF-8") from error
+            raise InvalidUriError(f"{self.uri(key)}: a name must be valid UTF-8") from error
         # HTTP clients change such names: ``a/../b`` becomes ``b``.
         if not key or any(segment in (".", "..") for segment in key.split("/")):
             raise InvalidUriError(
-                f"{self._uri(key)}: Azure blobs cannot have an empty name, or '.' and '..' as parts of it"
+                f"{self.uri(key)}: Azure blobs cannot have an empty name, or '.' and '..' as parts of it"
             )
 
-    def _call(
+    def call(
         self,
         operation: str,
         key: str,
@@ -90,27 +82,8 @@ class AzureRequests:
             return method(*arguments, retry_hook=lambda **again: retries.append(again), **options)
         except (ResponseOpened, CloudPathException):
             raise
-        except Exception as error:
-            self.connection.scrub(error)
-            meant = translate(error, operation=operation, **self._where(key))
-            if meant is None:
-                raise
-            if isinstance(expect, Validator) and type(meant) is CloudPathFileNotFoundError:
-                meant = GONE.make(uri=self._uri(key))
-            if isinstance(meant, VersionMismatchError):
-                meant.after_retry = bool(retries)
-            raise meant from error
-
-    def _uri(self, key: str) -> str:
-        return f"az://{self._bucket}/{key}".encode("utf-8", "backslashreplace").decode()
-
-    def _where(self, key: str) -> dict[str, Any]:
-        return {
-            "uri": self._uri(key),
-            "bucket": self._bucket,
-            "endpoint": self.connection.origin.removeprefix("azure@"),
-            "is_signed": self.connection.account.is_signed,
-        }
+        except Exception as error:  # noqa: BLE001 (always raised)
+            self.raise_translated(error, key, operation, expect, retried=bool(retries))
 
 
 def condition_of(name: str, version: Validator | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 from pathapi.backend import WEEK, check_expiry
@@ -14,50 +14,46 @@ _SKEW: Final = timedelta(minutes=5)
 """A key for signing is valid from this long ago on: the server's clock may be behind."""
 
 
-class AzureUrls(AzureRequests):
-    """A container's URLs; see `pathapi.backend.HasUrls`."""
+def url_of(requests: AzureRequests, key: str) -> str:
+    """Return the URL of the blob, or of the container without a *key*."""
+    base = f"{requests.connection.account.url}/{quote(requests.bucket)}"
+    if not key:
+        return base
+    requests.check_name(key)
+    return f"{base}/{quote(key, safe='~/')}"
 
-    def url(self, key: str) -> str:
-        base = f"{self.connection.account.url}/{quote(self._bucket)}"
-        if not key:
-            return base
-        self._check(key)
-        return f"{base}/{quote(key, safe='~/')}"
 
-    def signed_url(self, key: str, seconds: int) -> str:
-        check_expiry(seconds)
-        url = self.url(key)
-        try:
-            expiry = datetime.now(UTC) + timedelta(seconds=seconds)
-        except OverflowError as error:
-            raise InvalidConfigurationException(
-                f"expire_seconds={seconds}: the date is too far in the future: use fewer seconds"
-            ) from error
-        service = self.connection.service_client
-        from azure.storage.blob import BlobSasPermissions, generate_blob_sas
+def signed_url_of(requests: AzureRequests, key: str, seconds: int) -> str:
+    """Return a URL with a shared access signature, of the account's key or of one that a token credential gets.
 
-        login = service.credential
-        if getattr(login, "account_key", None):
-            key_arguments = {"account_name": login.account_name, "account_key": login.account_key}
-        elif hasattr(login, "get_token"):
-            check_expiry(seconds, WEEK)
-            key_arguments = {"account_name": service.account_name, "user_delegation_key": self._ask_key(key, expiry)}
-        else:
-            raise MissingCredentialsError(
-                f"{self._uri(key)}: signing a URL needs the account's key or a token credential of azure-identity: "
-                "give credential= or a connection_string with AccountKey"
-            )
-        signature = generate_blob_sas(
-            container_name=self._bucket,
-            blob_name=key,
-            permission=BlobSasPermissions(read=True),
-            expiry=expiry,
-            **key_arguments,
+    Raises:
+        MissingCredentialsError: there is neither.
+    """
+    check_expiry(seconds)
+    url = url_of(requests, key)
+    try:
+        expiry = datetime.now(UTC) + timedelta(seconds=seconds)
+    except OverflowError as error:
+        message = f"expire_seconds={seconds}: the date is too far in the future: use fewer seconds"
+        raise InvalidConfigurationException(message) from error
+    service = requests.connection.service_client
+    from azure.storage.blob import BlobSasPermissions, generate_blob_sas
+
+    login = service.credential
+    if getattr(login, "account_key", None):
+        signer = {"account_name": login.account_name, "account_key": login.account_key}
+    elif hasattr(login, "get_token"):
+        check_expiry(seconds, WEEK)
+        begin, ask = datetime.now(UTC) - _SKEW, service.get_user_delegation_key
+        made = requests.call("Get User Delegation Key", key, ask, key_start_time=begin, key_expiry_time=expiry)
+        signer = {"account_name": service.account_name, "user_delegation_key": made}
+    else:
+        raise MissingCredentialsError(
+            f"{requests.uri(key)}: signing a URL needs the account's key or a token credential of azure-identity: give "
+            "credential= or a connection_string with AccountKey"
         )
-        return f"{url}?{signature}"
-
-    def _ask_key(self, key: str, expiry: datetime) -> Any:
-        ask = self.connection.service_client.get_user_delegation_key
-        return self._call(
-            "Get User Delegation Key", key, ask, key_start_time=datetime.now(UTC) - _SKEW, key_expiry_time=expiry
-        )
+    read = BlobSasPermissions(read=True)
+    signature = generate_blob_sas(
+        container_name=requests.bucket, blob_name=key, permission=read, expiry=expiry, **signer
+    )
+    return f"{url}?{signature}"

@@ -6,12 +6,10 @@ server that ignores one on a read is detected by the generation in its response.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
 from urllib.parse import urlencode
@@ -23,11 +21,11 @@ from pathapi.backends.error_table import CHANGED, GONE
 from pathapi.backends.gs.connection import GSConnection
 from pathapi.backends.gs.errors import Refusal, is_missing_object, should_retry
 from pathapi.backends.gs.multipart import upload
-from pathapi.backends.gs.requests import Requests, batch_of_deletes
+from pathapi.backends.gs.requests import GSRequests, batch_of_deletes
 from pathapi.backends.gs.responses import FIELDS, checksum_of, info_of, info_of_media, is_empty_object, span_of
 from pathapi.backends.gs.urls import signed_url_of, url_of
 from pathapi.backends.headers import range_of
-from pathapi.backends.operations import delete_in_batches, key_order
+from pathapi.backends.operations import delete_in_batches, key_order, list_pages
 from pathapi.exceptions import (
     BucketNotFoundError,
     ChecksumMismatchError,
@@ -60,7 +58,7 @@ class GSBackend:
 
     def __init__(self, connection: GSConnection, bucket: str) -> None:
         self.connection = connection
-        self._requests = Requests(connection, bucket)
+        self._requests = GSRequests(connection, bucket)
         self._bucket = bucket
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -101,8 +99,8 @@ class GSBackend:
                 lambda: self._head(key, conditions),
                 start,
                 end,
-                self._uri(key),
-                self._translator(key),
+                self._requests.uri(key),
+                self._requests.translator(key, "read"),
                 expect,
                 known,
             )
@@ -110,7 +108,7 @@ class GSBackend:
             if expect is None or type(error) is not CloudPathFileNotFoundError:
                 raise
             raise VersionMismatchError(
-                f"{self._uri(key)}: the expected version no longer exists: read it again"
+                f"{self._requests.uri(key)}: the expected version no longer exists: read it again"
             ) from error
 
     def write(
@@ -128,39 +126,33 @@ class GSBackend:
         info = info_of(key, resource)
         if info.size != size:
             raise ChecksumMismatchError(
-                f"{self._uri(key)}: {size} bytes were sent, and the object has {info.size}: write it again"
+                f"{self._requests.uri(key)}: {size} bytes were sent, and the object has {info.size}: write it again"
             )
         return info
 
     def list(
         self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
     ) -> Iterator[ObjectInfo | Prefix]:
-        return itertools.islice(self._list(prefix, limit, delimited=delimited), limit)
+        folded = b""
 
-    def _list(self, prefix: str, limit: int | None, *, delimited: bool) -> Iterator[ObjectInfo | Prefix]:
-        query: dict[str, Any] = {
-            "prefix": prefix,
-            "delimiter": "/" if delimited else None,
-            "fields": f"items({FIELDS}),prefixes,nextPageToken",
-        }
-        listed, folded = 0, b""
-        while True:
-            query["maxResults"] = PAGE if limit is None else min(PAGE, limit - listed)
+        def fetch(size: int, token: str | None) -> tuple[list[ObjectInfo | Prefix], str | None]:
+            nonlocal folded
+            query = {
+                "prefix": prefix,
+                "delimiter": "/" if delimited else None,
+                "fields": f"items({FIELDS}),prefixes,nextPageToken",
+                "maxResults": size,
+                "pageToken": token,
+            }
             reply = self._requests.call("list", prefix, "GET", self._requests.path("o"), query)
             page = self._requests.json(reply, prefix)
-            objects: Iterator[ObjectInfo | Prefix] = (info_of(item["name"], item) for item in page.get("items") or ())
-            prefixes = (Prefix(name) for name in page.get("prefixes") or ())
-            for item in heapq.merge(objects, prefixes, key=key_order):
-                if isinstance(item, Prefix):
-                    if key_order(item) <= folded:  # a server that repeats prefixes on each page
-                        continue
-                    folded = key_order(item)
-                listed += 1
-                yield item
-            token = page.get("nextPageToken")
-            if not token:
-                return
-            query["pageToken"] = token
+            found: list[ObjectInfo | Prefix] = [info_of(item["name"], item) for item in page.get("items") or ()]
+            # Some servers repeat on each page the prefixes of those before.
+            prefixes = [one for one in map(Prefix, page.get("prefixes") or ()) if key_order(one) > folded]
+            folded = max(map(key_order, prefixes), default=folded)
+            return found + prefixes, page.get("nextPageToken") or None
+
+        return list_pages(fetch, PAGE, limit)
 
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
@@ -170,7 +162,7 @@ class GSBackend:
             if expect.version is None:
                 seen = self.head(source).validator
                 if not expect.same_version(seen):
-                    raise CHANGED.make(uri=self._uri(source))
+                    raise CHANGED.make(uri=self._requests.uri(source))
                 expect = seen
             query["ifSourceGenerationMatch"] = expect.version
         path = self._requests.path("o", source, "rewriteTo", "b", self._bucket, "o", target)
@@ -195,7 +187,7 @@ class GSBackend:
         reply = self._requests.call("copy", source, "GET", self._requests.path("o", source), asked)
         found = self._requests.json(reply, source)
         if query.setdefault("ifSourceGenerationMatch", found["generation"]) != found["generation"]:
-            raise CHANGED.make(uri=self._uri(source))
+            raise CHANGED.make(uri=self._requests.uri(source))
         stated = {name: found[name] for name in _KEPT_BY_COPY if name in found} | {"storageClass": storage_class}
         return {"data": json.dumps(stated).encode(), "headers": {"Content-Type": "application/json; charset=UTF-8"}}
 
@@ -220,7 +212,7 @@ class GSBackend:
             raise
         except CloudPathFileNotFoundError as error:
             if expect is not None:
-                raise GONE.make(uri=self._uri(key)) from error
+                raise GONE.make(uri=self._requests.uri(key)) from error
 
     def _delete_batch(self, keys: Sequence[str], versions: Mapping[str, Validator]) -> Sequence[str]:
         """Delete in one request; return the keys whose version differs."""
@@ -231,7 +223,7 @@ class GSBackend:
             again = [key for key, error in failed.items() if left and should_retry(error)]
             for key, error in failed.items():
                 if key not in again and key not in refused:
-                    meant = self._requests.meaning(error, key, "delete")
+                    meant = self._requests.translator(key, "delete")(error)
                     meant.add_note(f"{len(failed)} of {len(keys)} objects were not deleted")
                     raise meant from error
             if not again:
@@ -251,7 +243,7 @@ class GSBackend:
         answers = dict(self._requests.batch_errors(reply))
         if len(answers) != len(keys):
             raise CloudUnavailableError(
-                f"{self._uri(keys[0])} and others: the server answered {len(answers)} of {len(keys)} deletes: try again"
+                f"{self._requests.uri(keys[0])} and others: {len(answers)} of {len(keys)} deletes answered: try again"
             )
         failed = {keys[number]: error for number, error in answers.items() if error is not None}
         return {key: error for key, error in failed.items() if not is_missing_object(error)}
@@ -297,15 +289,12 @@ class GSBackend:
             end,
             lambda: span_of(headers, reply.status, start, end),
             lambda size, _: info_of_media(key, headers, size),
-            self._uri(key),
-            self._translator(key),
+            self._requests.uri(key),
+            self._requests.translator(key, "read"),
             checksum_of,
         )
 
-    def _translator(self, key: str) -> Callable[[Exception], Exception]:
-        return lambda error: self._requests.meaning(error, key, "read")
-
-    # --- requests --------------------------------------------------------------------------------------------------
+    # --- conditions and errors --------------------------------------------------------------------------------------
 
     def _conditions(self, key: str, expect: Validator | Absent | None) -> dict[str, str]:
         if expect is None:
@@ -314,7 +303,7 @@ class GSBackend:
             return {"ifGenerationMatch": "0"}
         if expect.version is None:
             raise CloudPathNotImplementedError(
-                f"{self._uri(key)}: Google Cloud Storage compares generations, and the expected version has none"
+                f"{self._requests.uri(key)}: Google compares generations, and the expected version has none"
             )
         return {"ifGenerationMatch": expect.version}
 
@@ -327,6 +316,3 @@ class GSBackend:
             if explained is error:
                 raise
             raise explained from error
-
-    def _uri(self, key: str) -> str:
-        return self._requests.uri(key)

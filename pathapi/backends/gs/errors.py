@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pathapi.backends import error_table
 from pathapi.backends.error_table import (
     BAD_NAME,
     BROKEN,
@@ -12,8 +13,6 @@ from pathapi.backends.error_table import (
     CANNOT,
     CHANGED,
     CUT_OFF,
-    MISSING,
-    REFUSED,
     STALLED,
     UNREACHABLE,
     ErrorTable,
@@ -62,17 +61,12 @@ BY_REASON: Final = {
 }
 """By ``errors[0].reason`` of the response."""
 BY_STATUS: Final = {
-    400: REFUSED,
+    **error_table.BY_STATUS,
     401: _BAD_LOGIN,
     403: _FORBIDDEN,
-    404: MISSING,
-    405: CANNOT,
     408: BUSY,
     409: BUSY,
     410: ErrorTemplate(CloudUnavailableError, "{uri}: the server ended the upload ({code}): try again"),
-    412: CHANGED,
-    429: BUSY,
-    501: CANNOT,
 }
 BY_EXCEPTION: Final = {
     "DataCorruption": ErrorTemplate(

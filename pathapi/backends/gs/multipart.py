@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO, Final
 
-from pathapi.backends.gs.requests import Reply, Requests, multipart_upload
+from pathapi.backends.gs.requests import GSRequests, Reply, multipart_upload
 from pathapi.backends.gs.responses import FIELDS, Crc32c, has_fast_crc32c
 from pathapi.backends.parallel_parts import read_exactly, read_parts
 from pathapi.exceptions import CloudPathException, CloudUnavailableError, VersionMismatchError
@@ -29,7 +29,7 @@ _RANGE: Final = re.compile(r"bytes=0-(\d+)")
 
 
 def upload(
-    requests: Requests,
+    requests: GSRequests,
     key: str,
     source: BinaryIO,
     size: int,
@@ -62,7 +62,7 @@ def _crc32c(pieces: Iterable[bytes]) -> str:
 
 
 def _upload_at_once(
-    requests: Requests, key: str, resource: Mapping[str, Any], data: bytes, conditions: Mapping[str, str]
+    requests: GSRequests, key: str, resource: Mapping[str, Any], data: bytes, conditions: Mapping[str, str]
 ) -> dict[str, Any]:
     body, content_type = multipart_upload(resource, data)
     query = {"uploadType": "multipart", "fields": FIELDS, **conditions}
@@ -77,7 +77,7 @@ class _Session:
 
     def __init__(
         self,
-        requests: Requests,
+        requests: GSRequests,
         key: str,
         resource: Mapping[str, Any],
         source: BinaryIO,

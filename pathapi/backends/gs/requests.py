@@ -14,16 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.error_table import translating
 from pathapi.backends.gs.connection import TIMEOUT, GSConnection
 from pathapi.backends.gs.errors import Refusal, should_retry, translate
-from pathapi.exceptions import (
-    BucketNotFoundError,
-    CloudPathException,
-    CloudUnavailableError,
-    InvalidUriError,
-    VersionMismatchError,
-)
+from pathapi.exceptions import BucketNotFoundError, CloudPathException, CloudUnavailableError, InvalidUriError
 from pathapi.redaction import redacted
 
 TRIES: Final = 5
@@ -50,16 +45,13 @@ class Reply:
         return headers
 
 
-class Requests:
+class GSRequests(BucketRequests):
     """Requests about one bucket."""
 
-    def __init__(self, connection: GSConnection, bucket: str) -> None:
-        self.connection = connection
-        self.bucket = bucket
-
-    def uri(self, key: str) -> str:
-        """Return the URI as users write it."""
-        return f"gs://{self.bucket}/{key}".encode("utf-8", "backslashreplace").decode()
+    connection: GSConnection
+    scheme = "gs"
+    service = "Google Cloud Storage"
+    translate = staticmethod(translate)
 
     def path(self, *parts: str) -> str:
         """Return the path of the bucket's resource that *parts* name. Raises InvalidUriError."""
@@ -79,14 +71,11 @@ class Requests:
         query: Mapping[str, Any],
         *,
         prefix: str = "",
-        data: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        accept: Collection[int] = (),
-        stream: bool = False,
+        **options: Any,
     ) -> Reply:
         """Send one request to the API at *prefix* (``/download``, ``/upload``).
 
-        Errors name *key*. Statuses in *accept* are no errors, like 200.
+        The other arguments are those of `send`.
         """
         given = {name: value for name, value in query.items() if value is not None} | {"prettyPrint": "false"}
         try:
@@ -94,7 +83,7 @@ class Requests:
         except UnicodeEncodeError as error:
             raise InvalidUriError(f"{self.uri(key)}: a name must be valid UTF-8") from error
         url = f"{self.base_url(key, operation)}{prefix}/storage/v1{path}?{asked}"
-        return self.send(operation, key, method, url, data=data, headers=headers, accept=accept, stream=stream)
+        return self.send(operation, key, method, url, **options)
 
     def json(self, reply: Reply, key: str) -> dict[str, Any]:
         """Parse the response. Raises CloudUnavailableError if it is not JSON."""
@@ -108,7 +97,7 @@ class Requests:
 
     def base_url(self, key: str, operation: str) -> str:
         """Return where the API is. The search for credentials may fail here already."""
-        with translating(lambda error: self.meaning(error, key, operation)):
+        with translating(self.translator(key, operation)):
             return self.connection.base_url
 
     def send(
@@ -124,7 +113,10 @@ class Requests:
         stream: bool = False,
         again: bool = True,
     ) -> Reply:
-        """Send one request to any URL of the service, as `call`. Not *again*: without retries."""
+        """Send one request to any URL of the service. Errors name *key*. Statuses in *accept* are no errors, like 200.
+
+        Not *again*: without retries.
+        """
         tries = 0
         connection = self.connection
         described = {"User-Agent": connection.user_agent, "Accept-Encoding": "gzip", **(headers or {})}
@@ -149,29 +141,8 @@ class Requests:
             return Reply(self._retrying(attempt, lambda: tries) if again else attempt(), tries)
         except CloudPathException:
             raise
-        except Exception as error:
-            meant = self.meaning(error, key, operation)
-            if meant is error:
-                raise
-            if isinstance(meant, VersionMismatchError):
-                meant.after_retry = tries > 1
-            raise meant from error
-
-    def meaning(self, error: Exception, key: str, operation: str) -> Exception:
-        """Translate *error*; itself if neither the SDK nor the network raised it."""
-        if isinstance(error, CloudPathException):
-            return error
-        self.connection.scrub(error)
-        origin = self.connection.origin
-        meant = translate(
-            error,
-            uri=self.uri(key),
-            bucket=self.bucket,
-            endpoint="Google Cloud Storage" if origin == "gs" else origin.removeprefix("gs@"),
-            operation=operation,
-            is_signed=self.connection.is_signed,
-        )
-        return error if meant is None else meant
+        except Exception as error:  # noqa: BLE001 (always raised)
+            self.raise_translated(error, key, operation, retried=tries > 1)
 
     def explain_missing(self, error: CloudPathException, key: str) -> CloudPathException:
         """Find out by one more request if an ambiguous 404 means a missing bucket. Google's own 404s say it."""

@@ -8,13 +8,13 @@ from urllib.parse import quote
 
 from pathapi.backend import WEEK, check_expiry
 from pathapi.backends.error_table import translating
-from pathapi.backends.gs.requests import Requests
+from pathapi.backends.gs.requests import GSRequests
 from pathapi.exceptions import InvalidUriError, MissingCredentialsError
 
 _HOST: Final = "https://storage.googleapis.com"
 
 
-def url_of(requests: Requests, key: str) -> str:
+def url_of(requests: GSRequests, key: str) -> str:
     """Return the URL at which a public object can be read; the bucket's without a *key*."""
     try:
         name = quote(key, safe="/~")
@@ -23,7 +23,7 @@ def url_of(requests: Requests, key: str) -> str:
     return f"{_base(requests)}/{quote(requests.bucket, safe='~')}" + (f"/{name}" if name else "")
 
 
-def signed_url_of(requests: Requests, key: str, seconds: int) -> str:
+def signed_url_of(requests: GSRequests, key: str, seconds: int) -> str:
     """Return a URL signed with the credentials' private key (version 4). Sends a request only if that signs.
 
     Raises:
@@ -31,7 +31,7 @@ def signed_url_of(requests: Requests, key: str, seconds: int) -> str:
     """
     check_expiry(seconds, WEEK)
     url_of(requests, key)
-    with translating(lambda error: requests.meaning(error, key, "read")):
+    with translating(requests.translator(key, "read")):
         from google.auth.credentials import Signing
 
         client, credentials = requests.connection.client, requests.connection.client_credentials
@@ -52,5 +52,5 @@ def signed_url_of(requests: Requests, key: str, seconds: int) -> str:
     return str(signed)
 
 
-def _base(requests: Requests) -> str:
+def _base(requests: GSRequests) -> str:
     return requests.connection.endpoint_url or _HOST

@@ -101,6 +101,11 @@ class S3Connection(ConnectionSettings):
                 f"extra_args: {', '.join(refused)} would select other bytes than the URI names: leave it out"
             )
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether requests carry credentials."""
+        return not self.no_sign_request
+
     def scrub(self, error: BaseException) -> None:
         """Remove this connection's secrets from an error of the SDK, the future cause of ours."""
         known = [self.aws_access_key_id, self.aws_secret_access_key, self.aws_session_token]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from pathapi.backends import error_table
 from pathapi.backends.error_table import (
     BAD_NAME,
     BROKEN,
@@ -15,7 +16,6 @@ from pathapi.backends.error_table import (
     CHANGED,
     CUT_OFF,
     MISSING,
-    REFUSED,
     STALLED,
     UNREACHABLE,
     ErrorTable,
@@ -87,17 +87,7 @@ BY_CODE: Final = {
     ),
     **dict.fromkeys(("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout"), BUSY),
 }
-BY_STATUS: Final = {
-    301: _ELSEWHERE,
-    400: REFUSED,
-    401: _FORBIDDEN,
-    403: _FORBIDDEN,
-    404: MISSING,
-    405: CANNOT,
-    412: CHANGED,
-    429: BUSY,
-    501: CANNOT,
-}
+BY_STATUS: Final = {**error_table.BY_STATUS, 301: _ELSEWHERE, 401: _FORBIDDEN, 403: _FORBIDDEN}
 _NO_CREDENTIALS: Final = ErrorTemplate(
     MissingCredentialsError,
     "{uri}: no AWS credentials were found: configure a profile or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for "
@@ -130,16 +120,10 @@ BY_EXCEPTION: Final = {
 TABLE: Final = ErrorTable(BY_STATUS, BY_EXCEPTION, frozenset({"botocore", "urllib3", "builtins"}), BY_CODE)
 
 PERMISSIONS: Final = {
-    "HeadObject": "s3:GetObject",
-    "GetObject": "s3:GetObject",
-    "PutObject": "s3:PutObject",
-    "CreateMultipartUpload": "s3:PutObject",
-    "UploadPart": "s3:PutObject",
-    "CompleteMultipartUpload": "s3:PutObject",
-    "CopyObject": "s3:GetObject on the source and s3:PutObject on the target",
-    "UploadPartCopy": "s3:GetObject on the source and s3:PutObject on the target",
-    "DeleteObject": "s3:DeleteObject",
-    "DeleteObjects": "s3:DeleteObject",
+    **dict.fromkeys(("HeadObject", "GetObject"), "s3:GetObject"),
+    **dict.fromkeys(("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"), "s3:PutObject"),
+    **dict.fromkeys(("CopyObject", "UploadPartCopy"), "s3:GetObject on the source and s3:PutObject on the target"),
+    **dict.fromkeys(("DeleteObject", "DeleteObjects"), "s3:DeleteObject"),
     "ListObjectsV2": "s3:ListBucket",
 }
 

@@ -335,13 +335,13 @@ def test_an_upload_says_the_checksum_of_its_bytes_ahead_of_them(
     backend: GSBackend, pieces: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[bytes] = []
-    send = gs_requests.Requests.send
+    send = gs_requests.GSRequests.send
 
     def spy(self: Any, *arguments: Any, **named: Any) -> Any:
         sent.append(named["data"])
         return send(self, *arguments, **named)
 
-    monkeypatch.setattr(gs_requests.Requests, "send", spy)
+    monkeypatch.setattr(gs_requests.GSRequests, "send", spy)
     stated = base64.b64encode(google_crc32c.value(pieces).to_bytes(4, "big"))
     for threshold in (1, 1 << 30):
         monkeypatch.setattr(gs_uploads, "THRESHOLD", threshold)

@@ -1,0 +1,65 @@
+"""What requests about one bucket have in common: its URIs, and how their errors are translated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NoReturn
+
+from casstore import Validator
+from pathapi.backend import Absent
+from pathapi.backends.bodies import Translate
+from pathapi.backends.error_table import GONE
+from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, VersionMismatchError
+
+
+class BucketRequests:
+    """Requests about one bucket; a cloud derives its own."""
+
+    scheme: ClassVar[str]
+    service: ClassVar[str] = ""
+    """The name of the provider's own endpoint in messages."""
+    translate: ClassVar[Callable[..., CloudPathException | None]]
+
+    def __init__(self, connection: Any, bucket: str) -> None:
+        self.connection = connection
+        self.bucket = bucket
+
+    def uri(self, key: str) -> str:
+        """Return the URI as users write it, for messages."""
+        return f"{self.scheme}://{self.bucket}/{key}".encode("utf-8", "backslashreplace").decode()
+
+    def where(self, key: str) -> dict[str, Any]:
+        """Return the fields of an error about *key*."""
+        return {
+            "uri": self.uri(key),
+            "bucket": self.bucket,
+            "endpoint": self.connection.origin.partition("@")[2] or self.service,
+            "is_signed": self.connection.is_signed,
+        }
+
+    def translator(self, key: str, operation: str) -> Translate:
+        """Return the translation of errors about *key*; removes secrets from them."""
+
+        def translated(error: Exception) -> Exception:
+            if isinstance(error, CloudPathException):
+                return error
+            self.connection.scrub(error)
+            return type(self).translate(error, operation=operation, **self.where(key)) or error
+
+        return translated
+
+    def raise_translated(
+        self, error: Exception, key: str, operation: str, expect: Validator | Absent | None = None, *, retried: bool
+    ) -> NoReturn:
+        """Raise the translation of *error*, or *error* itself. With *expect*, a 404 means another version.
+
+        *retried*: the SDK sent the request more than once, so a refusal may be the consequence of its own success.
+        """
+        meant = self.translator(key, operation)(error)
+        if isinstance(expect, Validator) and type(meant) is CloudPathFileNotFoundError:
+            meant = GONE.make(uri=self.uri(key))
+        if meant is error:
+            raise error
+        if isinstance(meant, VersionMismatchError):
+            meant.after_retry = retried
+        raise meant from error

@@ -1,0 +1,69 @@
+"""Requests about one bucket of S3, by boto3's client."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from casstore import Validator
+from pathapi.backend import Absent
+from pathapi.backends.bucket_requests import BucketRequests
+from pathapi.backends.s3.connection import S3Connection
+from pathapi.backends.s3.deletes import CONFLICT_TRIES, pause
+from pathapi.backends.s3.errors import answer_of, retries_of, translate
+from pathapi.exceptions import CloudPathException
+
+_METHOD: Final = re.compile(r"(?<=[a-z])([A-Z])")
+"""Where boto3 divides the name of an operation: ``ListObjectsV2`` is ``list_objects_v2``."""
+
+
+class S3Requests(BucketRequests):
+    """Requests about one bucket."""
+
+    scheme = "s3"
+    service = "Amazon S3"
+    translate = staticmethod(translate)
+
+    def __init__(self, connection: S3Connection, bucket: str) -> None:
+        super().__init__(connection, bucket)
+        self._extra: dict[str, Mapping[str, Any]] = {}
+
+    def call(
+        self,
+        operation: str,
+        key: str | None,
+        *,
+        about: str | None = None,
+        expect: Validator | Absent | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """Send one request. Errors name *about* or *key*. With *expect*, a missing object is a version mismatch."""
+        named = {"Bucket": self.bucket, **self.extra_of(operation), **arguments}
+        if key is not None:
+            named["Key"] = key
+        for attempt in range(CONFLICT_TRIES):
+            try:
+                return getattr(self.connection.client, _METHOD.sub(r"_\1", operation).lower())(**named)
+            except Exception as error:
+                if answer_of(error)[1] == "ConditionalRequestConflict" and attempt + 1 < CONFLICT_TRIES:
+                    pause(attempt)
+                    continue
+                if isinstance(error, CloudPathException):
+                    raise
+                named_key = (key or "") if about is None else about
+                self.raise_translated(error, named_key, operation, expect, retried=retries_of(error) > 0)
+        raise AssertionError("unreachable")
+
+    def extra_of(self, operation: str) -> Mapping[str, Any]:
+        """Return those of the connection's extra arguments that *operation* accepts."""
+        if not self.connection.extra_args:
+            return {}
+        known = self._extra.get(operation)
+        if known is None:
+            members = self.connection.client.meta.service_model.operation_model(operation).input_shape.members
+            # The source of a copy is decrypted with the same key, unless it has its own.
+            keys = {name: value for name, value in self.connection.extra_args.items() if "SSECustomer" in name}
+            given = {f"CopySource{name}": value for name, value in keys.items()} | dict(self.connection.extra_args)
+            known = self._extra[operation] = {name: value for name, value in given.items() if name in members}
+        return known
