@@ -1,8 +1,8 @@
 """The protocol between the path API and a cloud: six calls, one bucket, no policy.
 
-Caching, freshness, globbing, walking and retries after a changed version are written once, above this. What crosses
-the boundary is bytes, `ObjectInfo` and the errors of `pathapi.exceptions`. `pathapi.testing.BackendSuite` is the
-executable form of this contract.
+The layers above implement caching, freshness, globbing, walking and retries after a changed version, once for all
+clouds. Bytes, `ObjectInfo` and the errors of `pathapi.exceptions` cross this boundary. `pathapi.testing.BackendSuite`
+is the executable form of this contract.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from casstore import Validator
 from pathapi.exceptions import CloudPathFileNotFoundError, InvalidConfigurationException, VersionMismatchError
 
 WEEK: Final = 604_800
-"""Seconds that a signed URL holds at most, by the rules of S3 and of Google."""
+"""Seconds that a signed URL is valid at most, by the rules of S3 and of Google."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """What a provider says of an object's bytes: *kind* names the algorithm, *value* is lower-case hex.
+    """A checksum that a provider states: *kind* names the algorithm, *value* is lower-case hex.
 
     ``md5``, ``sha256``, ``sha1``, ``crc32c``, ``crc64nvme``: hashes of the whole object. ``etag-md5``: an S3 ETag of
-    32 hex digits that is an MD5 unless the object is encrypted with KMS or customer keys, which nobody can tell from
-    outside; to be believed only where hashing the bytes gave it. An ETag of any other shape is no checksum.
+    32 hex digits. It is an MD5 unless the object is encrypted with KMS or customer keys, which a client cannot find
+    out: rely on it only if hashing the bytes gives the same. An ETag of any other form is no checksum.
     """
 
     kind: str
@@ -32,15 +32,14 @@ class Checksum:
 
 
 COMPARABLE: Final = frozenset(("md5", "etag-md5", "sha1", "sha256"))
-"""Kinds of checksums that held bytes can be compared with: those that `casstore.new_hasher` makes."""
+"""Kinds of checksums that `casstore.new_hasher` can compute, to compare cached bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What one response said of one object; *validator* carries ETag, version, size and mtime.
+    """What one response says of one object; *validator* contains ETag, version, size and mtime.
 
-    *is_named_only*: a listing that knows names and nothing else (an index page) named it; the rest is empty and says
-    nothing, and who wants to know asks `Backend.head`.
+    *is_named_only*: a listing of names alone (an index page) contained it. The rest is empty: use `Backend.head`.
     """
 
     key: str
@@ -71,10 +70,10 @@ ABSENT: Final = Absent()
 
 
 class Body(Protocol):
-    """The bytes of one response, read once and in order; closed by its user, also after an error.
+    """The bytes of one response, read once and in order; its user closes it, also after an error.
 
     *info* is what **this** response says of the whole object (its `ObjectInfo.size` is the object's size, not the
-    range's). *length* is the number of bytes that this body holds, as announced; None where the server does not say.
+    range's). *length* is the announced number of bytes of this body; None if the server does not announce it.
     """
 
     info: ObjectInfo
@@ -83,23 +82,24 @@ class Body(Protocol):
     def readinto(self, buffer: memoryview) -> int:
         """Fill *buffer* from the front and return the count, which is 0 only at the end.
 
-        Raises `TruncatedBodyError` where the body is shorter or longer than *length* or the connection breaks,
-        `ChecksumMismatchError` where the provider stated a checksum of these bytes that they do not have,
-        `CloudUnavailableError` on a stall.
+        Raises:
+            TruncatedBodyError: the body is shorter or longer than *length*, or the connection broke.
+            ChecksumMismatchError: the bytes do not match the checksum that the provider states.
+            CloudUnavailableError: the server stopped sending.
         """
         ...
 
     def read(self) -> bytes:
-        """All the rest at once: the short way for small objects, with the same checks and errors."""
+        """Read all the rest at once, with the same checks and errors: fast for small objects."""
         ...
 
     def close(self) -> None:
-        """Give the connection back. Never raises."""
+        """Return the connection to the pool. Never raises."""
         ...
 
 
 class Nothing:
-    """The stream of a body that holds nothing."""
+    """The stream of an empty body."""
 
     def read(self, amount: int | None = None) -> bytes:
         return b""
@@ -114,9 +114,9 @@ class Nothing:
 class Backend(Protocol):
     """One bucket of one cloud: six calls, no cache, no policy, thread-safe, usable in a forked child.
 
-    Raises only `pathapi.exceptions`: `CloudPathFileNotFoundError` (404 on the object), `BucketNotFoundError`,
-    `CloudPathPermissionError` (403 that is no missing object), `MissingCredentialsError`, `VersionMismatchError`
-    (412), `CloudUnavailableError` (after the SDK's own bounded retries).
+    Raises only `pathapi.exceptions`: `CloudPathFileNotFoundError` (404 for the object), `BucketNotFoundError`,
+    `CloudPathPermissionError` (403), `MissingCredentialsError`, `VersionMismatchError` (412), `CloudUnavailableError`
+    (after the SDK's own bounded retries).
     """
 
     @property
@@ -126,11 +126,11 @@ class Backend(Protocol):
 
     @property
     def bucket(self) -> str:
-        """The bucket's name; empty where the scheme has none (``file``)."""
+        """The bucket's name; empty if the scheme has none (``file``)."""
         ...
 
     def head(self, key: str) -> ObjectInfo:
-        """What the object is now: one request."""
+        """Return what the object is now: one request."""
         ...
 
     def read(
@@ -144,12 +144,13 @@ class Backend(Protocol):
     ) -> Body | None:
         """Open the bytes ``[start, end)`` of the object: one request.
 
-        An *end* past the object's is cut there. A server that knows no ranges sends the whole to who asks from 0, and
-        `Body.length` shows it. ``read(key, 0, n)`` of an empty object gives an empty body (S3 answers
-        416; the backend turns it into what it means, and its validator may know the size alone). With *expect*, only
-        of that version: raises `VersionMismatchError`. With *unless*, None says that the object still is that version
-        (304).
-        Errors are raised here, not at the first chunk.
+        An *end* past the object's is the object's. A server without ranges may send the whole object if *start* is 0;
+        `Body.length` shows it. ``read(key, 0, n)`` of an empty object returns an empty body, whose validator may have
+        the size alone (S3 answers 416). With *unless*, returns None if the object still is that version (304). Errors
+        are raised here, not at the first chunk.
+
+        Raises:
+            VersionMismatchError: the object is not the version *expect*.
         """
         ...
 
@@ -164,19 +165,21 @@ class Backend(Protocol):
     ) -> ObjectInfo:
         """Upload *size* bytes from *source* (seekable, at 0) and return what the object now is.
 
-        Atomic: other readers see the old object or the new one. With *expect*, only over that version or over
-        nothing: raises `VersionMismatchError` and leaves the object alone. The `mtime_ns` of the answer may be None
-        where the provider does not say it in the same response.
+        Atomic: readers see the old object or the new one. With *expect*, replaces only that version, or creates only a
+        new object. The `mtime_ns` of the result is None if the provider does not state it in the same response.
+
+        Raises:
+            VersionMismatchError: the object is another version; it is unchanged.
         """
         ...
 
     def list(
         self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
     ) -> Iterator[ObjectInfo | Prefix]:
-        """Objects whose key starts with *prefix* (a string prefix, not a path), in the server's order, page by page.
+        """Yield objects whose key starts with *prefix* (a string, not a path), in the server's order, page by page.
 
-        *delimited* folds everything below the next ``/`` into one `Prefix`. *limit* stops after that many items and
-        asks the server for no more than that. A prefix without objects is empty, not an error.
+        *delimited* folds everything below the next ``/`` into one `Prefix`. *limit* stops after that many items, and
+        requests no more than that. A prefix without objects yields nothing.
         """
         ...
 
@@ -190,9 +193,11 @@ class Backend(Protocol):
     ) -> ObjectInfo:
         """Copy inside the bucket on the server, content type and metadata included, and return what *target* now is.
 
-        Atomic like `write`. With *expect*, only of that version of *source*; with *over*, only over that version of
-        *target* or over nothing: else raises `VersionMismatchError` (which of the two it was is not said) and leaves
-        *target* alone.
+        Atomic like `write`. With *expect*, copies only that version of *source*; with *over*, replaces only that
+        version of *target*, or creates only a new object.
+
+        Raises:
+            VersionMismatchError: one of the two is another version; *target* is unchanged.
         """
         ...
 
@@ -203,28 +208,31 @@ class Backend(Protocol):
         expect: Validator | None = None,
         versions: Mapping[str, Validator] | None = None,
     ) -> None:
-        """Delete objects, many in one request where the cloud can; a key that does not exist is no error.
+        """Delete objects, many in one request if the cloud can; a key that does not exist is no error.
 
-        *expect* goes with one key: only that version, else `VersionMismatchError`. *versions* goes with many: of those
-        that it names, only that version or nothing; when all others are gone, `VersionMismatchError` has in its `keys`
-        the ones that were left alone.
+        *expect* is for one key, *versions* for many: an object that they name is deleted only if it is that version.
+
+        Raises:
+            VersionMismatchError: some were not deleted; `keys` has them. All others are deleted.
         """
         ...
 
 
 @runtime_checkable
 class HasUrls(Protocol):
-    """What a backend may have beside the six calls: URLs of its objects, for programs that know no cloud."""
+    """URLs of a backend's objects, for programs without an SDK; not every backend has them."""
 
     def url(self, key: str) -> str:
-        """Where the object is asked for by HTTP, quoted, without any login; sends nothing. The bucket's for no key."""
+        """Return the object's HTTP URL, quoted, without a login; the bucket's for an empty key. Sends nothing."""
         ...
 
     def signed_url(self, key: str, seconds: int) -> str:
-        """A URL by which whoever has it may GET the object for so long. It is a secret, and in no message.
+        """Return a URL that allows a GET of the object for *seconds*. It is a secret, and in no message.
 
-        Raises InvalidConfigurationException for a time that cannot be, before anything else; `MissingCredentialsError`
-        where there is nothing to sign with, `CloudPathNotImplementedError` where no signature would do.
+        Raises:
+            InvalidConfigurationException: *seconds* is not valid; raised before anything else.
+            MissingCredentialsError: there is nothing to sign with.
+            CloudPathNotImplementedError: a signature cannot give access.
         """
         ...
 
@@ -232,15 +240,15 @@ class HasUrls(Protocol):
 def check_expiry(seconds: object, most: int | None = None) -> None:
     """Raise InvalidConfigurationException unless *seconds* is a time for which a URL can be signed."""
     if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds <= 0:
-        raise InvalidConfigurationException(f"expire_seconds is a positive whole number, not {seconds!r}")
+        raise InvalidConfigurationException(f"expire_seconds={seconds!r}: use a positive whole number")
     if most is not None and seconds > most:
         raise InvalidConfigurationException(
-            f"expire_seconds={seconds} is too long: a URL of this cloud is signed for {most} seconds at most"
+            f"expire_seconds={seconds}: signed URLs of this cloud expire earlier: use at most {most}"
         )
 
 
 def head_or_none(backend: Backend, key: str) -> ObjectInfo | None:
-    """What the object is, or None where there is none."""
+    """Return what the object is, or None if it does not exist."""
     try:
         return backend.head(key)
     except CloudPathFileNotFoundError:
@@ -248,7 +256,7 @@ def head_or_none(backend: Backend, key: str) -> ObjectInfo | None:
 
 
 def delete_each(backend: Backend, keys: Sequence[str], versions: Mapping[str, Validator]) -> None:
-    """`Backend.delete` with *versions*, by a request for each key."""
+    """Implement `Backend.delete` with *versions* by one request per key."""
     refused = []
     for key in keys:
         try:
@@ -259,13 +267,13 @@ def delete_each(backend: Backend, keys: Sequence[str], versions: Mapping[str, Va
 
 
 def require_gone(backend: Backend, refused: Sequence[str]) -> None:
-    """Raise the VersionMismatchError of `Backend.delete` for those of the *refused* keys that are there.
+    """Raise the VersionMismatchError of `Backend.delete` for those of the *refused* keys that exist.
 
-    Some servers refuse a condition on what is gone, and the SDK may have asked twice, its first answer lost.
+    Some servers refuse a condition on a missing object; or the SDK repeated a delete after it lost the response.
     """
     left = tuple(key for key in refused if head_or_none(backend, key) is not None)
     if left:
-        more = f", nor are {len(left) - 1:,} more" if len(left) > 1 else ""
-        error = VersionMismatchError(f"{left[0]!r} is not the version expected{more}; not deleted")
+        more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
+        error = VersionMismatchError(f"{left[0]!r}{more}: not the expected version; not deleted: read it again")
         error.keys = left
         raise error

@@ -1,4 +1,4 @@
-"""Choices that users make by name."""
+"""Named choices of users."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathapi.exceptions import InvalidConfigurationException
 
 
 class FileCacheMode(str, Enum):  # noqa: UP042 (as cloudpathlib has it: str() of a member names the class)
-    """How long entries are kept.
+    """How long objects stay cached.
 
     ``persistent`` (the default): until they are evicted. ``tmp_dir``, ``cloudpath_object`` and ``close_file`` drop what
-    this client filled when the client, the path or the file goes; the names come from cloudpathlib.
+    this client cached when the client or the path is deleted, or the file is closed. The names are cloudpathlib's.
     """
 
     persistent = "persistent"
@@ -22,7 +22,7 @@ class FileCacheMode(str, Enum):  # noqa: UP042 (as cloudpathlib has it: str() of
 
     @classmethod
     def from_environment(cls) -> FileCacheMode | None:
-        """``CLOUDPATHLIB_FILE_CACHE_MODE``; None where it is unset. Raises InvalidConfigurationException."""
+        """Return ``CLOUDPATHLIB_FILE_CACHE_MODE``; None if it is unset. Raises InvalidConfigurationException."""
         value = os.environ.get("CLOUDPATHLIB_FILE_CACHE_MODE", "").lower()
         if not value:
             return None
@@ -31,5 +31,5 @@ class FileCacheMode(str, Enum):  # noqa: UP042 (as cloudpathlib has it: str() of
         except ValueError as error:
             names = ", ".join(mode.value for mode in cls)
             raise InvalidConfigurationException(
-                f"CLOUDPATHLIB_FILE_CACHE_MODE is one of {names}, not {value!r}"
+                f"CLOUDPATHLIB_FILE_CACHE_MODE: use one of {names}, not {value!r}"
             ) from error

@@ -1,8 +1,8 @@
-"""What can go wrong, as a short closed list.
+"""All errors, as a short closed list.
 
-Every class is also the built-in that callers already catch, where there is one. Names that cloudpathlib's users know
-are kept. A backend raises only classes of this module, always ``from`` the SDK's own error; its messages name the URI
-and the way out and never hold a credential, a signed URL or a request header.
+Each class is also the built-in that callers already catch, if there is one. Names of cloudpathlib are kept. A backend
+raises only these classes, always ``from`` the SDK's own error. Messages name the URI and the fix, and never contain a
+credential, a signed URL or a request header.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ class CloudPathException(Exception):
 
 
 class AnyPathTypeError(CloudPathException, TypeError):
-    """Neither a cloud URI nor something `pathlib.Path` takes."""
+    """Neither a cloud URI nor an argument for `pathlib.Path`."""
 
 
 class InvalidPrefixError(CloudPathException, ValueError):
-    """The text starts with no scheme that is known here."""
+    """The text does not start with a known scheme."""
 
 
 class InvalidUriError(CloudPathException, ValueError):
-    """The scheme is known and the rest cannot name an object: an empty bucket, a NUL."""
+    """The scheme is known, and the rest cannot name an object: an empty bucket, a NUL."""
 
 
 class InvalidGlobArgumentsError(CloudPathException, ValueError):
@@ -32,11 +32,11 @@ class InvalidGlobArgumentsError(CloudPathException, ValueError):
 
 
 class ClientMismatchError(CloudPathException, ValueError):
-    """A client of one cloud was given a path of another."""
+    """A client of one cloud got a path of another."""
 
 
 class CloudPathNotImplementedError(CloudPathException, NotImplementedError):
-    """This cloud, or object stores in general, cannot do that."""
+    """This cloud, or object stores in general, do not support the operation."""
 
 
 class IncompleteImplementationError(CloudPathException, NotImplementedError):
@@ -47,7 +47,7 @@ class IncompleteImplementationError(CloudPathException, NotImplementedError):
 
 
 class InvalidConfigurationException(CloudPathException, ValueError):
-    """Arguments that contradict each other or mean nothing."""
+    """Arguments that are invalid or contradict each other."""
 
 
 class MissingDependenciesError(CloudPathException, ModuleNotFoundError):
@@ -55,10 +55,10 @@ class MissingDependenciesError(CloudPathException, ModuleNotFoundError):
 
 
 class MissingCredentialsError(CloudPathException, PermissionError):
-    """The SDK found no credentials; the message says how to read a public bucket without."""
+    """The SDK found no credentials; the message says how to read a public bucket without them."""
 
 
-# --- what the cloud answered ---------------------------------------------------------------------------------------
+# --- answers of the server -------------------------------------------------------------------------------------------
 
 
 class CloudPathFileNotFoundError(CloudPathException, FileNotFoundError):
@@ -74,65 +74,64 @@ class BucketNotFoundError(CloudPathFileNotFoundError):
 
 
 class CloudPathFileExistsError(CloudPathException, FileExistsError):
-    """The object exists and was to be created."""
+    """The object already exists."""
 
 
 class CloudPathIsADirectoryError(CloudPathException, IsADirectoryError):
-    """A prefix where an object was wanted."""
+    """A prefix where an object is required."""
 
 
 class CloudPathNotADirectoryError(CloudPathException, NotADirectoryError):
-    """An object where a prefix was wanted."""
+    """An object where a prefix is required."""
 
 
 class DirectoryNotEmptyError(CloudPathException, OSError):
-    """There are objects below that prefix."""
+    """Objects exist below that prefix."""
 
 
 class NoStatError(CloudPathException, OSError):
-    """Nothing to stat: a prefix, or nothing at all."""
+    """Nothing to stat: a prefix, or no object."""
 
 
 class CloudPathPermissionError(CloudPathException, PermissionError):
-    """The cloud refused; the message names the permission that lacks. Not the same as "does not exist"."""
+    """The server denied access; the message names the missing permission. The object may exist."""
 
 
 class CloudUnavailableError(CloudPathException, ConnectionError):
-    """The cloud could not be reached, stalled or kept failing after retries; nothing is known of the object."""
+    """The server was unreachable, stalled or kept failing after retries; the object may exist."""
 
 
 class TruncatedBodyError(CloudUnavailableError):
-    """The body was shorter or longer than announced, or the connection broke inside it."""
+    """The body was shorter or longer than announced, or the connection broke during the read."""
 
 
 class ChecksumMismatchError(CloudPathException, OSError):
-    """The bytes received do not have the checksum that the provider stated."""
+    """The bytes received do not match the checksum that the provider states."""
 
 
 class VersionMismatchError(CloudPathException, OSError):
-    """A conditional request was refused: the object is not, or no longer, the version named (HTTP 412)."""
+    """The server refused a conditional request: the object is not the expected version (HTTP 412)."""
 
     after_retry = False
-    """Whether the SDK had sent the request before, and lost the answer: then the refusal may come of our own success.
-    """
+    """Whether the SDK had sent the request before and lost the response: its own success may explain the refusal."""
 
     keys: tuple[str, ...] = ()
-    """The keys that a delete of several has left alone."""
+    """The keys that a delete of several objects did not delete."""
 
 
 # --- the cache -----------------------------------------------------------------------------------------------------
 
 
 class NotCachedError(CloudPathException, OSError):
-    """The policy is ``offline`` and the store does not hold the object; it may well exist."""
+    """The policy is ``offline`` and the object is not cached; it may exist."""
 
 
 class StaleReadError(CloudPathException, OSError):
-    """The object kept changing while it was read; no single version could be had."""
+    """The object kept changing while it was read; no single version could be read."""
 
 
 class PendingWriteError(CloudPathException, OSError):
-    """An earlier write of this URI has not reached the cloud; the message says where its bytes are."""
+    """An earlier write of this URI is pending; the message says where its bytes are."""
 
 
 class OverwriteDirtyFileError(CloudPathException, OSError):
@@ -140,12 +139,12 @@ class OverwriteDirtyFileError(CloudPathException, OSError):
 
 
 class OverwriteNewerCloudError(CloudPathException, OSError):
-    """The object in the cloud is not the version this write started from; nothing was overwritten."""
+    """The object on the server is not the version that this write started from; nothing was overwritten."""
 
 
 class OverwriteNewerLocalError(CloudPathException, OSError):
-    """A local copy was changed outside the API; the message names the ways on."""
+    """A program changed a local copy; the message says how to proceed."""
 
 
 class CloudPathLocalPathTraversalError(CloudPathException, ValueError):
-    """A key would leave the directory it is to be downloaded into."""
+    """A key would leave the directory of the download."""

@@ -1,7 +1,7 @@
-"""What no message, log, pickle or traceback may show, and how it is taken out of what others say.
+"""Removes secrets from texts and errors of SDKs: no message, log, pickle or traceback may show them.
 
-SDKs quote what they were given: an endpoint with its password, a header with the whole token in it. Their errors are
-the causes of ours and are printed with them.
+SDKs quote their arguments: an endpoint with its password, a header with the whole token. Their errors are the causes of
+ours, and are printed with them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 MASK: Final = "***"
 
 _SHORTEST: Final = 8
-"""Characters of a secret that is looked for in other texts; a shorter one is a word that says nothing there."""
+"""Characters of the shortest secret that is searched for in texts; a shorter one would match ordinary words."""
 
 
 _SIGNERS: Final = {"x-amz-signature": "x-amz-", "x-goog-signature": "x-goog-"}
@@ -28,10 +28,10 @@ _OLD: Final = frozenset(("signature", "expires", "awsaccesskeyid", "googleaccess
 
 @cache
 def _masked() -> tuple[tuple[str, re.Pattern[str], str], ...]:
-    """What is masked by its shape: a sign that it may be there, the shape, what stands there then."""
-    # Compiled when something went wrong, and not by every import.
+    """Return what is masked by its form: a sign that it may be there, the pattern, the replacement."""
+    # Compiled after an error, not by every import.
     return (
-        # From where a word begins, so that no text takes time beyond its length.
+        # Anchored at the start of a word: linear time for every text.
         ("@", re.compile(r"(?<![^\s\"'`<>@])[^\s\"'`<>@]+@"), MASK + "@"),  # user and password before a host
         ("?", re.compile(r"\?[^\s\"'`<>=?]*=[^\s\"'`<>]*"), "?" + MASK),  # a query, which may sign
         ("header", re.compile(r"(Invalid header value).*", re.DOTALL), r"\1 " + MASK),
@@ -42,7 +42,7 @@ def _masked() -> tuple[tuple[str, re.Pattern[str], str], ...]:
 
 
 def redacted(text: str, known: Collection[str] = ()) -> str:
-    """*text* by somebody else without passwords, queries of URLs, signatures and the *known* secrets."""
+    """Return *text* without passwords, queries of URLs, signatures and the *known* secrets."""
     for secret in known:
         if len(secret) >= _SHORTEST:
             text = text.replace(secret, MASK)
@@ -53,7 +53,7 @@ def redacted(text: str, known: Collection[str] = ()) -> str:
 
 
 def scrub(error: BaseException, known: Collection[str] = ()) -> None:
-    """Redact what *error* says and all that it was raised from; in place, as the cause of an error of ours."""
+    """Redact *error* and all its causes, in place."""
     pending, seen = [error], set[int]()
     while pending:
         error = pending.pop()
@@ -61,7 +61,7 @@ def scrub(error: BaseException, known: Collection[str] = ()) -> None:
             continue
         seen.add(id(error))
         pending += [one for one in (error.__cause__, error.__context__, *error.args) if isinstance(one, BaseException)]
-        # A new tuple only where it differs: some classes of exceptions keep more than their arguments show.
+        # Assigned only if it differs: some exceptions keep more than their arguments show.
         args = tuple(redacted(one, known) if isinstance(one, str) else one for one in error.args)
         if args != error.args:
             error.args = args
@@ -73,12 +73,12 @@ def scrub(error: BaseException, known: Collection[str] = ()) -> None:
 
 
 def without_user(url: str) -> str:
-    """*url* without a user and a password."""
+    """Return *url* without user and password."""
     return re.sub(r"(?<=://)[^/]*@", "", url, count=1)
 
 
 def unsigned(url: str) -> str:
-    """*url* without user, password and the parameters that sign it: URLs that differ in nothing else name one object.
+    """Return *url* without user, password and the parameters of a signature: the identity of its object.
 
     Knows the signatures of Amazon, Google, Azure and CloudFront.
     """
@@ -100,9 +100,9 @@ def unsigned(url: str) -> str:
 
 
 def is_spawning() -> bool:
-    """Whether multiprocessing is pickling, in this thread, for a child that it is starting just now.
+    """Return whether multiprocessing is pickling in this thread for a child that it is spawning.
 
-    Then, and only then, may a pickle carry secrets.
+    Only then may a pickle contain secrets.
     """
     context = sys.modules.get("multiprocessing.context")
     return context is not None and context.get_spawning_popen() is not None

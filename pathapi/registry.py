@@ -1,4 +1,4 @@
-"""Which classes stand for which scheme."""
+"""The path class and the client class of each scheme."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BUILT_IN: Final = {
 
 
 class Registry:
-    """Implementations by the name of their scheme; built-in ones are imported when a path of theirs is made."""
+    """Implementations by the name of their scheme; the first path of a built-in one imports it."""
 
     def __init__(self) -> None:
         self._known: dict[str, CloudImplementation] = {}
@@ -54,34 +54,38 @@ class Registry:
         return iter(dict.fromkeys((*_BUILT_IN, *self._known)))
 
     def path_class(self, text: str) -> Any:
-        """The class for a URI. Raises InvalidPrefixError for a scheme that nobody has registered."""
+        """Return the path class for a URI. Raises InvalidPrefixError for a scheme that is not registered."""
         scheme = text.partition("://")[0].lower() if "://" in text else ""
         name = SCHEMES[scheme].canonical if scheme in SCHEMES else scheme
         if name in self:
             found = self[name].path_class
             if found is None:
-                raise IncompleteImplementationError(f"{name}:// has a client class and no path class")
+                raise IncompleteImplementationError(
+                    f"{name}://: there is no path class for its client: use register_path_class"
+                )
             return found
         Uri.parse(text, schemes=tuple(self))
         raise AssertionError(text)
 
     def client_class(self, path_class: type) -> Any:
-        """The client class that goes with a path class. Raises IncompleteImplementationError."""
+        """Return the client class for a path class. Raises IncompleteImplementationError."""
         by_path = {implementation.path_class: implementation for implementation in self._known.values()}
-        for kind in path_class.__mro__:  # the nearest: https's paths are http's, too
+        for kind in path_class.__mro__:  # the nearest: a path of https is one of http too
             if kind in by_path:
                 implementation = by_path[kind]
                 if implementation.client_class is None:
                     raise IncompleteImplementationError(
-                        f"{implementation.name}:// has a path class and no client class"
+                        f"{implementation.name}://: there is no client class for its paths: use register_client_class"
                     )
                 return implementation.client_class
-        raise IncompleteImplementationError(f"{path_class.__name__} is registered for no scheme")
+        raise IncompleteImplementationError(
+            f"{path_class.__name__}: it is registered for no scheme: use register_path_class"
+        )
 
     def refuse_client(self, path_class: type, client: object) -> NoReturn:
-        """Say that *client* is not for such paths."""
+        """Raise ClientMismatchError: *client* is not for such paths."""
         wanted = self.client_class(path_class).__name__
-        raise ClientMismatchError(f"{path_class.__name__} needs a client of type {wanted}, not {type(client).__name__}")
+        raise ClientMismatchError(f"{path_class.__name__}: use a client of type {wanted}, not {type(client).__name__}")
 
 
 implementation_registry = Registry()

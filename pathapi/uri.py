@@ -1,7 +1,7 @@
-"""A cloud URI, taken apart and never interpreted.
+"""A cloud URI, split and never interpreted.
 
 ``scheme://bucket/key``: the key is every character after the slash that ends the bucket. It is not decoded, unquoted or
-normalised, because clouds store ``a//b``, ``a/../b``, ``50%2F``, ``what?`` and ``#1`` as names like any other.
+normalised: clouds store ``a//b``, ``a/../b``, ``50%2F``, ``what?`` and ``#1`` as names like any other.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pathapi.redaction import MASK, unsigned, without_user
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """What parsing needs to know of one scheme."""
+    """The rules to parse one scheme."""
 
     canonical: str
-    """The scheme under which the store files its entries; differs from the written one for aliases."""
+    """The scheme of the store's entries; differs from the written one for aliases."""
     has_bucket: bool = True
-    """False where the key follows the third slash at once, as in ``file:///key``."""
+    """False if the key follows the third slash at once, as in ``file:///key``."""
     bucket_ends: str = "/"
-    """Characters that end the bucket; only a ``/`` is then left out of the key."""
+    """Characters that end the bucket; a ``/`` is no part of the key, the others are."""
     is_url: bool = False
-    """Whether it is fetched as it stands: with a user before the host maybe, and a query that may sign."""
+    """Whether it is fetched as written: possibly with a user before the host, and a query that may sign."""
 
 
 SCHEMES: Final[dict[str, Scheme]] = {
@@ -40,14 +40,14 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "file": Scheme("file", has_bucket=False),
     "gcs": Scheme("gs"),
 }
-"""Every scheme that is known, by its lower-case name; `register_scheme` adds aliases and users' own."""
+"""Every known scheme, by its lower-case name; `register_scheme` adds aliases and users' own."""
 
-# An access point stands where a bucket's name does and holds one slash itself.
+# An access point replaces a bucket's name, and contains one slash.
 _ACCESS_POINT = re.compile(r"arn:aws[^:/]*:s3[^:/]*:[^:/]*:\d{12}:accesspoint/[^/]+")
 _USER_INFO = re.compile(r"(?<=://)[^/@]*@")
 _SHOWN_CHARACTERS: Final = 200
 _NO_LOGIN: Final = frozenset(("s3", "gs", "az"))
-"""Providers whose buckets hold neither ``:`` nor ``@``: what does is a login, as other tools write it there."""
+"""Providers whose buckets contain neither ``:`` nor ``@``: other tools write a login there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Uri:
     """One object, prefix or bucket. `parse` checks; the constructor trusts its caller."""
 
     scheme: str
-    """As written: ``S3`` stays ``S3``."""
+    """As written: ``S3`` remains ``S3``."""
     bucket: str
     """Bucket, container, host or access point; empty for ``file`` and for a bare ``s3://``."""
     key: str
@@ -63,61 +63,65 @@ class Uri:
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str] | Uri, schemes: Collection[str] | None = None) -> Uri:
-        """Take *text* apart.
+        """Split *text*.
 
-        *schemes* are the lower-case names to accept, all of `SCHEMES` by default; a name that is not in that table is
-        taken to have a bucket. Raises `InvalidPrefixError` for any other scheme, `InvalidUriError` for a NUL, an empty
-        bucket or a ``file`` URI with a host, `AnyPathTypeError` (a `TypeError`) for what is no text.
+        *schemes* are the lower-case names to accept, all of `SCHEMES` by default; one that is not in that table has a
+        bucket.
+
+        Raises:
+            InvalidPrefixError: any other scheme.
+            InvalidUriError: a NUL, an empty bucket, or a ``file`` URI with a host.
+            AnyPathTypeError: *text* is no text (a `TypeError`).
         """
         if isinstance(text, Uri):
             text = str(text)
         elif not isinstance(text, str):
             if not isinstance(text, os.PathLike):
-                raise AnyPathTypeError(f"a URI is a str such as 's3://bucket/key', not {type(text).__name__}")
+                raise AnyPathTypeError(f"{type(text).__name__}: a URI is a str: write 's3://bucket/key'")
             # Not os.fspath(): asking a cloud path for its local path downloads it.
             text = str(text)
         scheme, separator, rest = text.partition("://")
         name = scheme.lower()
         known: Collection[str] = SCHEMES if schemes is None else schemes
         if not separator or name not in known:
-            raise InvalidPrefixError(_say_unknown_scheme(text, known))
+            raise InvalidPrefixError(_unknown_scheme(text, known))
         if "\0" in text:
-            raise InvalidUriError(f"{_shown(text)}: no cloud takes a NUL character in a name")
+            raise InvalidUriError(f"{_shown(text)}: names cannot contain a NUL character: remove it")
         rule = SCHEMES.get(name) or Scheme(name)
         if not rule.has_bucket:
             if rest and not rest.startswith("/"):
                 raise InvalidUriError(
-                    f"{_shown(text)} names a host; this machine's files are written with three slashes: "
+                    f"{_shown(text)}: a host is not allowed: write files of this machine with three slashes, as "
                     f"{name}:///directory/name"
                 )
             return cls(scheme, "", rest[1:])
         bucket, key = _split_bucket(rest, rule.bucket_ends)
         if rule.canonical in _NO_LOGIN and (":" in bucket or "@" in bucket) and not bucket.startswith("arn:"):
-            # Quotes nothing: where a password holds a slash, it goes on in what looks like the key.
+            # Quotes nothing: a password with a slash continues in what looks like the key.
             raise InvalidUriError(
-                f"a {name}:// URI begins with the bucket's name, which holds no ':' and no '@'; credentials go to the "
-                "client or the environment, and an endpoint to its endpoint_url"
+                f"{name}://: the bucket's name contains ':' or '@': give credentials to the client or the environment, "
+                "and an endpoint as endpoint_url"
             )
         if not bucket and rest:
-            raise InvalidUriError(f"{_shown(text)} names no bucket; a URI looks like {name}://bucket/key")
+            raise InvalidUriError(f"{_shown(text)}: the URI names no bucket: write {name}://bucket/key")
         return cls(scheme, bucket, key)
 
     def __str__(self) -> str:
-        """The text that `parse` reads back to an equal value; a bucket alone ends without a slash."""
+        """Return the text that `parse` reads back to an equal value; a bucket alone ends without a slash."""
         return f"{self.scheme}://{self._after_scheme()}"
 
     @property
     def provider(self) -> str:
-        """The scheme in lower case and with aliases followed: ``s3`` for ``S3://``."""
+        """The scheme in lower case, with aliases resolved: ``s3`` for ``S3://``."""
         name = self.scheme.lower()
         rule = SCHEMES.get(name)
         return rule.canonical if rule is not None else name
 
     @property
     def canonical(self) -> str:
-        """One text per object: what the store's index files it under, whatever way the scheme was written.
+        """One text per object, however the scheme was written: its name in the store's index.
 
-        Of a URL without what logs in or signs: that is no part of the object's name, and no secret may be stored.
+        A URL is without login and signature: they are no part of the object's name, and secrets must not be stored.
         """
         text = f"{self.provider}://{self._after_scheme()}"
         rule = SCHEMES.get(self.scheme.lower())
@@ -125,13 +129,13 @@ class Uri:
 
     @property
     def filed(self) -> Uri:
-        """`canonical`, taken apart: a bucket and a key that the store may see."""
+        """`canonical`, split: a bucket and a key without secrets."""
         rule = SCHEMES.get(self.scheme.lower())
         return Uri.parse(self.canonical) if rule is not None and rule.is_url else self
 
     @property
     def shown(self) -> str:
-        """The text as a message may show it: a URL without its login, and without its query, which may sign."""
+        """The text for messages: a URL without its login, and without its query, which may sign."""
         rule = SCHEMES.get(self.scheme.lower())
         if rule is None or not rule.is_url:
             return str(self)
@@ -146,18 +150,19 @@ class Uri:
 
 
 def register_scheme(name: str, *, canonical: str | None = None) -> None:
-    """Make *name* known: as another spelling of *canonical*, or as a scheme of its own. Doing it again is harmless.
+    """Register *name* as an alias of *canonical*, or as a new scheme; the same again has no effect.
 
-    Raises `InvalidPrefixError` where *canonical* is not known itself, or *name* already means something else.
+    Raises:
+        InvalidPrefixError: *canonical* is unknown, or *name* already means something else.
     """
     name = name.lower()
     target = name if canonical is None else canonical.lower()
     if target != name and target not in SCHEMES:
-        raise InvalidPrefixError(f"{target}:// is not known, so {name}:// cannot stand for it")
+        raise InvalidPrefixError(f"{target}://: the scheme is unknown: register it before its alias {name}://")
     like = SCHEMES.get(target, Scheme(target))
     scheme = Scheme(like.canonical, like.has_bucket, like.bucket_ends, like.is_url)
     if SCHEMES.setdefault(name, scheme) != scheme:
-        raise InvalidPrefixError(f"{name}:// already stands for {SCHEMES[name].canonical}://")
+        raise InvalidPrefixError(f"{name}://: already an alias of {SCHEMES[name].canonical}://: choose another name")
 
 
 def _split_bucket(rest: str, ends: str) -> tuple[str, str]:
@@ -171,19 +176,17 @@ def _split_bucket(rest: str, ends: str) -> tuple[str, str]:
     return rest[:end], rest[end:].removeprefix("/")
 
 
-def _say_unknown_scheme(text: str, known: Collection[str]) -> str:
-    spelt_otherwise = {name for name, rule in SCHEMES.items() if rule.canonical != name}
-    prefixes = ", ".join(f"{name}://" for name in known if name not in spelt_otherwise)
-    eaten = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/(?!/)", text)
-    if eaten is not None and eaten[1].lower() in known:
-        return (
-            f"{_shown(text)} has lost a slash, as pathlib.Path does to a URI; pass the URI as a str: {eaten[1]}://..."
-        )
-    return f"{_shown(text)} is not a URI that is known here; known are {prefixes}"
+def _unknown_scheme(text: str, known: Collection[str]) -> str:
+    aliases = {name for name, rule in SCHEMES.items() if rule.canonical != name}
+    prefixes = ", ".join(f"{name}://" for name in known if name not in aliases)
+    lost = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/(?!/)", text)
+    if lost is not None and lost[1].lower() in known:
+        return f"{_shown(text)}: the URI lost a slash, as in a pathlib.Path: pass it as a str: {lost[1]}://..."
+    return f"{_shown(text)}: not a URI of a known scheme: use one of {prefixes}"
 
 
 def _shown(text: str) -> str:
-    """*text* as an error may show it: without a password or a query (which may sign), and not without end."""
+    """Return *text* for an error: without a password or a query, which may sign, and shortened."""
     shown = _USER_INFO.sub("***@", text, count=1)
     if not shown.lower().startswith(("s3:", "gs:", "az:", "azure:", "file:")):
         shown = shown.partition("?")[0]

@@ -49,7 +49,7 @@ def test_an_argument_that_means_nothing_is_refused_with_the_choices(argument: st
 
 
 def test_a_client_of_another_cloud_is_refused() -> None:
-    with pytest.raises(ClientMismatchError, match="FilePath needs a client of type FileClient, not S3Client"):
+    with pytest.raises(ClientMismatchError, match="FilePath: use a client of type FileClient, not S3Client"):
         FilePath("file:///a", client=S3Client())
     with pytest.raises(ClientMismatchError):
         CloudPath("s3://bucket/key", client=FileClient())
@@ -71,7 +71,7 @@ def test_the_environment_names_the_mode(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv("CLOUDPATHLIB_FILE_CACHE_MODE", mode.value)
         assert FileClient().file_cache_mode is mode
     monkeypatch.setenv("CLOUDPATHLIB_FILE_CACHE_MODE", "forever")
-    with pytest.raises(InvalidConfigurationException, match=r"CLOUDPATHLIB_FILE_CACHE_MODE is one of .*'forever'"):
+    with pytest.raises(InvalidConfigurationException, match=r"CLOUDPATHLIB_FILE_CACHE_MODE: use one of .*'forever'"):
         FileClient()
     assert FileClient(file_cache_mode="persistent").file_cache_mode is FileCacheMode.persistent
 

@@ -104,7 +104,7 @@ def test_unknown_scheme_names_those_that_are_known(text: str) -> None:
 
 def test_only_the_schemes_asked_for_are_accepted() -> None:
     assert Uri.parse("mine://b/k", schemes=("mine",)) == Uri("mine", "b", "k")
-    with pytest.raises(InvalidPrefixError, match=r"known are gs://$"):
+    with pytest.raises(InvalidPrefixError, match=r"use one of gs://$"):
         Uri.parse("s3://b/k", schemes=("gs",))
 
 
@@ -156,7 +156,7 @@ def test_no_password_or_signature_reaches_a_message(text: str) -> None:
     ],
 )
 def test_a_login_before_the_bucket_is_refused_and_not_quoted(text: str) -> None:
-    with pytest.raises(InvalidUriError, match="credentials go to the client") as raised:
+    with pytest.raises(InvalidUriError, match="give credentials to the client") as raised:
         Uri.parse(text)
     assert "hun" not in str(raised.value)
 
@@ -202,5 +202,5 @@ def test_a_scheme_of_ones_own_needs_no_canonical_one(schemes: dict[str, uri_modu
 def test_a_known_scheme_cannot_be_made_to_mean_another(schemes: dict[str, uri_module.Scheme]) -> None:
     with pytest.raises(InvalidPrefixError, match="already"):
         register_scheme("gs", canonical="s3")
-    with pytest.raises(InvalidPrefixError, match="not known"):
+    with pytest.raises(InvalidPrefixError, match="unknown"):
         register_scheme("mine", canonical="nowhere")
