@@ -128,10 +128,10 @@ class RangedBody:
                 self._check_end()
         except Exception as error:
             self.close()
-            meant = self._translate(error)
-            if meant is error:
+            translated = self._translate(error)
+            if translated is error:
                 raise
-            raise meant from error
+            raise translated from error
         return data
 
     def _check_end(self) -> None:

@@ -40,13 +40,13 @@ class BucketRequests:
     def translator(self, key: str, operation: str) -> Translate:
         """Return the translation of errors about *key*; removes secrets from them."""
 
-        def translated(error: Exception) -> Exception:
+        def translate(error: Exception) -> Exception:
             if isinstance(error, CloudPathException):
                 return error
             self.connection.scrub(error)
             return type(self).translate(error, operation=operation, **self.where(key)) or error
 
-        return translated
+        return translate
 
     def raise_translated(
         self, error: Exception, key: str, operation: str, expect: Validator | Absent | None = None, *, retried: bool
@@ -55,11 +55,11 @@ class BucketRequests:
 
         *retried*: the SDK sent the request more than once, so a refusal may be the consequence of its own success.
         """
-        meant = self.translator(key, operation)(error)
-        if isinstance(expect, Validator) and type(meant) is CloudPathFileNotFoundError:
-            meant = GONE.make(uri=self.uri(key))
-        if meant is error:
+        translated = self.translator(key, operation)(error)
+        if isinstance(expect, Validator) and type(translated) is CloudPathFileNotFoundError:
+            translated = GONE.make(uri=self.uri(key))
+        if translated is error:
             raise error
-        if isinstance(meant, VersionMismatchError):
-            meant.after_retry = retried
-        raise meant from error
+        if isinstance(translated, VersionMismatchError):
+            translated.after_retry = retried
+        raise translated from error

@@ -94,7 +94,7 @@ def translating(translate: Callable[[Exception], Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        meant = translate(error)
-        if meant is error:
+        translated = translate(error)
+        if translated is error:
             raise
-        raise meant from error
+        raise translated from error

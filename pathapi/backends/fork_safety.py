@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import abc
 import os
 import threading
 import weakref
+from typing import ClassVar
 
 
-class ForkSafe(abc.ABC):
-    """Objects with sockets, under *lock*; emptied in a forked child, which must not share sockets with its parent.
+class ForkSafe:
+    """Objects of one process, under *lock*. A forked child must not share sockets with its parent: it makes new ones.
 
-    *inherited* holds the parent's objects; it is empty in a process that was not forked.
+    *inherited* holds the parent's objects with sockets; it is empty in a process that was not forked.
     """
+
+    sockets: ClassVar[tuple[str, ...]]
+    """The attributes that may have sockets. A class attribute is the value of one that is not made yet."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inherited: list[object] = []
         _living.add(self)
 
-    @abc.abstractmethod
     def detach(self) -> list[object]:
         """Return everything that may have sockets, and forget it."""
+        return [vars(self).pop(name) for name in self.sockets if name in vars(self)]
 
     def reset_after_fork(self) -> None:
         """Reset this object in a forked child, before the child does anything else."""

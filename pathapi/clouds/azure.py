@@ -15,13 +15,13 @@ _ALIAS = "azure://"
 
 @register_path_class("az")
 class AzureBlobPath(CloudPath):
-    """A blob or prefix of Azure Blob Storage; ``container`` and ``blob`` are its pieces."""
+    """A blob or prefix of Azure Blob Storage; ``container`` and ``blob`` are its parts."""
 
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "az://"
 
     def __init__(self, cloud_path: Any, *parts: str, client: Any = None) -> None:
-        """As `CloudPath`; ``azure://`` is written ``az://`` from then on."""
+        """As `CloudPath`; ``azure://`` becomes ``az://``."""
         if isinstance(cloud_path, str) and cloud_path[: len(_ALIAS)].lower() == _ALIAS:
             cloud_path = self.cloud_prefix + cloud_path[len(_ALIAS) :]
         super().__init__(cloud_path, *parts, client=client)
@@ -33,12 +33,12 @@ class AzureBlobPath(CloudPath):
 
     @property
     def blob(self) -> str:
-        """The blob's name in its container, untouched."""
+        """The blob's name in its container, unchanged."""
         return self.uri.key
 
     @property
     def md5(self) -> str | None:
-        """The content MD5 that Azure keeps, in hex; None where it has none, or may not be asked.
+        """The content MD5 that Azure states, in hex; None if it has none, or if no request may be sent.
 
         Raises FileNotFoundError.
         """
@@ -47,14 +47,14 @@ class AzureBlobPath(CloudPath):
 
 @register_client_class("az")
 class AzureBlobClient(Client[AzureBlobPath]):
-    """Azure Blob Storage by azure-storage-blob, which is imported by the first request.
+    """Azure Blob Storage by azure-storage-blob, which the first request imports.
 
-    *connection_string* has everything in it. *account_url* names the account, with a SAS in it or beside a *credential*
-    (an account key, a SAS, a token credential of azure-identity); alone it reads public containers. A
-    *blob_service_client* or *data_lake_client* of your own is used as it is. Without any of them:
+    *connection_string* contains account and login. *account_url* names the account, with a SAS in it or with a
+    *credential* (an account key, a SAS, a token credential of azure-identity); alone it reads public containers. A
+    *blob_service_client* or *data_lake_client* of your own is used unchanged. Without any of them:
     ``AZURE_STORAGE_CONNECTION_STRING``, then ``AZURE_STORAGE_ACCOUNT_URL`` with azure-identity's default credentials.
-    *standard_blob_tier* (``Cool``, or the SDK's `StandardBlobTier`) is that of every blob that is written or copied;
-    else the account's. The rest is `pathapi.client.Client`'s.
+    *standard_blob_tier* (``Cool``, or the SDK's `StandardBlobTier`) applies to every blob that is written or copied;
+    the default is the account's. The other arguments are `pathapi.client.Client`'s.
     """
 
     path_class: ClassVar[type] = AzureBlobPath
@@ -99,11 +99,11 @@ class AzureBlobClient(Client[AzureBlobPath]):
 
     @property
     def origin(self) -> str:
-        """``azure@ACCOUNT.blob.core.windows.net``; other endpoints with port and account."""
+        """``azure@ACCOUNT.blob.core.windows.net``; for other endpoints with port and account."""
         return self.connection.origin
 
     def _make_backend(self, bucket: str) -> Backend:
-        self.connection.sdk_tier()  # one that does not exist is told before anything is written
+        self.connection.sdk_tier()  # an unknown tier fails before anything is written
         return AzureBackend(self.connection, bucket)
 
     def _settings(self) -> dict[str, Any]:

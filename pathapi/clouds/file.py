@@ -12,7 +12,7 @@ from pathapi.registry import register_client_class, register_path_class
 
 @register_path_class("file")
 class FilePath(CloudPath):
-    """A file or directory as if it were in a cloud: read through the store, written conditionally."""
+    """A file or directory used like a cloud object: read through the store, written conditionally."""
 
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "file://"

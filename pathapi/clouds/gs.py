@@ -19,9 +19,9 @@ _ALIAS: Final = re.compile(r"^gcs(?=://)", re.IGNORECASE)
 
 @register_path_class("gs")
 class GSPath(CloudPath):
-    """An object or prefix of Google Cloud Storage; ``bucket`` and ``blob`` are its pieces.
+    """An object or prefix of Google Cloud Storage; ``bucket`` and ``blob`` are its parts.
 
-    ``gcs://`` is taken for ``gs://``, which it is from then on.
+    ``gcs://`` becomes ``gs://``.
     """
 
     __slots__ = ()
@@ -34,17 +34,17 @@ class GSPath(CloudPath):
 
     @classmethod
     def is_valid_cloudpath(cls, path: object, raise_on_error: bool = False) -> TypeGuard[Self]:
-        """Whether *path* starts with ``gs://`` or ``gcs://``, in whatever case; nothing else is checked."""
+        """Return whether *path* starts with ``gs://`` or ``gcs://``, in any case; checks nothing else."""
         return super().is_valid_cloudpath(_ALIAS.sub("gs", str(path)), raise_on_error)
 
     @property
     def blob(self) -> str:
-        """The object's name in the bucket, untouched."""
+        """The object's name in the bucket, unchanged."""
         return self.key
 
     @property
     def md5(self) -> str | None:
-        """The MD5 that Google states, in base64; None for a composed object, or where it may not be asked.
+        """The MD5 that Google states, in base64; None for a composed object, or if no request may be sent.
 
         Raises FileNotFoundError.
         """
@@ -54,15 +54,14 @@ class GSPath(CloudPath):
 
 @register_client_class("gs")
 class GSClient(Client[GSPath]):
-    """Google Cloud Storage by google-cloud-storage, which is imported by the first request.
+    """Google Cloud Storage by google-cloud-storage, which the first request imports.
 
-    Without arguments, credentials are what google-auth finds (``GOOGLE_APPLICATION_CREDENTIALS``, gcloud's, the
-    machine's); where it finds none, requests are anonymous, as public buckets allow. *no_sign_request* makes them so
-    without looking for any. *endpoint_url* (else
-    ``STORAGE_EMULATOR_HOST``) names another server of the protocol; it gets only credentials that are given here.
-    *timeout* and *retry* apply to every request. *storage_class* (``NEARLINE``) is that of every object that is written
-    or copied; else the bucket's. *download_chunks_concurrently_kwargs* is taken for cloudpathlib's
-    sake: large objects are read in parallel parts anyway. The rest is `pathapi.client.Client`'s.
+    Without arguments, google-auth finds the credentials (``GOOGLE_APPLICATION_CREDENTIALS``, gcloud's, the machine's).
+    If there are none, requests are anonymous, as public buckets allow. *no_sign_request* sends anonymous requests
+    without that search. *endpoint_url* (else ``STORAGE_EMULATOR_HOST``) names another server of the protocol; it gets
+    only credentials given here. *timeout* and *retry* apply to every request. *storage_class* (``NEARLINE``) applies to
+    every object that is written or copied; the default is the bucket's. *download_chunks_concurrently_kwargs* exists
+    for cloudpathlib: large objects are always read in parallel. The other arguments are `pathapi.client.Client`'s.
     """
 
     path_class: ClassVar[type] = GSPath

@@ -23,10 +23,10 @@ Response = tuple[Any, bytes]
 
 @register_path_class("http")
 class HttpPath(CloudPath):
-    """What a URL names. One that ends with a slash is a "directory", an index page of links; see `HttpClient`.
+    """The object of a URL. A URL with a final slash is a "directory", an index page of links; see `HttpClient`.
 
-    A query belongs to what is asked for and to the identity of the object (without its signature, if it signs), and
-    not to `name`, `parent` and other paths made from this one.
+    A query is part of the request and of the object's identity (without a signature), and not of `name`, `parent` and
+    other paths made from this one.
     """
 
     __slots__ = ()
@@ -41,7 +41,7 @@ class HttpPath(CloudPath):
 
     @property
     def parsed_url(self) -> ParseResult:
-        """The URL in pieces."""
+        """The URL, split."""
         return urlparse(self._text)
 
     @property
@@ -62,7 +62,9 @@ class HttpPath(CloudPath):
     def as_url(self, presign: bool = False, expire_seconds: int = 3600) -> str:
         """The URL itself. Raises CloudPathNotImplementedError for *presign*."""
         if presign:
-            raise CloudPathNotImplementedError("nobody can sign a URL of a plain HTTP server")
+            raise CloudPathNotImplementedError(
+                "presign=True: URLs of plain HTTP servers cannot be signed: use as_url()"
+            )
         return self._text
 
     def __repr__(self) -> str:
@@ -72,13 +74,13 @@ class HttpPath(CloudPath):
         return f"{type(self).__name__}('{shown}')"
 
     def joinpath(self, *pathsegments: str | os.PathLike[str]) -> Self:
-        """As `CloudPath.joinpath`; a slash at the end stays, since it makes a "directory"."""
+        """As `CloudPath.joinpath`; keeps a final slash, the sign of a "directory"."""
         joined = super().joinpath(*pathsegments)
         is_directory = pathsegments and str(pathsegments[-1]).endswith("/") and not str(joined).endswith("/")
         return self._derive(f"{joined}/") if is_directory else joined
 
     def with_segments(self, *pathsegments: str | os.PathLike[str]) -> Self:
-        """A path on the same host; nothing is resolved."""
+        """Return a path on the same host; resolves nothing."""
         text = "/".join(str(segment) for segment in pathsegments).removeprefix("/")
         return self._derive(f"{self.cloud_prefix}{self.uri.bucket}/{text}")
 
@@ -122,23 +124,23 @@ class HttpPath(CloudPath):
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def get(self, **options: Any) -> Response:
-        """A GET, past the store; see `HttpClient.request`."""
+        """Send a GET that bypasses the store; see `HttpClient.request`."""
         return self._request("GET", options)
 
     def put(self, **options: Any) -> Response:
-        """A PUT, without conditions; see `HttpClient.request`."""
+        """Send a PUT without conditions; see `HttpClient.request`."""
         return self._request("PUT", options)
 
     def post(self, **options: Any) -> Response:
-        """A POST; see `HttpClient.request`."""
+        """Send a POST; see `HttpClient.request`."""
         return self._request("POST", options)
 
     def delete(self, **options: Any) -> Response:
-        """A DELETE, without conditions; see `HttpClient.request`."""
+        """Send a DELETE without conditions; see `HttpClient.request`."""
         return self._request("DELETE", options)
 
     def head(self, **options: Any) -> Response:
-        """A HEAD; see `HttpClient.request`."""
+        """Send a HEAD; see `HttpClient.request`."""
         return self._request("HEAD", options)
 
     def _request(self, method: str, options: Mapping[str, Any]) -> Response:
@@ -157,13 +159,13 @@ class HttpsPath(HttpPath):
 
 @register_client_class("http")
 class HttpClient(Client[HttpPath]):
-    """HTTP servers by urllib3, which is imported by the first request.
+    """HTTP servers by urllib3, which the first request imports.
 
-    *auth* is (user, password), or a handler of `urllib.request`. *headers* go with every request to the host that a
-    path names, and those that may log in to no other host that it redirects to. *custom_list_page_parser* takes an
-    index page's text and gives its links; *custom_dir_matcher* tells whether a URL is a "directory", in place of the
-    slash at its end. *write_file_http_method* writes: ``PUT``, or ``POST``. *ca_certs* is a file of certificates to
-    trust in place of the system's. *timeout* is the patience with a silent server, in seconds.
+    *auth* is (user, password), or a handler of `urllib.request`. *headers* are sent with every request to the path's
+    host; a host that this redirects to gets none that may log in. *custom_list_page_parser* returns the links of an
+    index page's text; *custom_dir_matcher* returns whether a URL is a "directory", in place of the final slash.
+    *write_file_http_method* is ``PUT`` or ``POST``. *ca_certs* is a file of certificates that replaces the system's.
+    *timeout* limits the wait for each piece of data, in seconds.
     """
 
     path_class: ClassVar[type] = HttpPath
@@ -228,7 +230,7 @@ class HttpClient(Client[HttpPath]):
 
     @property
     def opener(self) -> Any:
-        """An opener of `urllib.request` with *auth*, for programs that want one; nothing here uses it."""
+        """An opener of `urllib.request` with *auth*, for other programs; not used here."""
         from urllib.request import build_opener
 
         return build_opener() if not hasattr(self.auth, "add_parent") else build_opener(self.auth)
@@ -236,10 +238,12 @@ class HttpClient(Client[HttpPath]):
     def request(
         self, url: CloudPath, method: str, *, data: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Response:
-        """One request past the store, and all of its answer: (response, body).
+        """Send one request that bypasses the store; return the response and its whole body.
 
-        What is held of *url* is dropped after a method that may have changed it. Raises what every other request does:
-        FileNotFoundError, PermissionError, `CloudUnavailableError`.
+        After a method that may change the object, drops what is cached of *url*.
+
+        Raises:
+            FileNotFoundError, PermissionError, CloudUnavailableError: as every other request.
         """
         backend: Any = self.backend(url.uri.bucket)
         try:
@@ -254,7 +258,7 @@ class HttpClient(Client[HttpPath]):
         return HttpBackend(self.connection, self.scheme, bucket)
 
     def local_name(self, uri: Uri) -> str:
-        """Without the query: programs tell a file's kind by how its name ends."""
+        """Return the key without the query: programs recognise a file by the end of its name."""
         return _path_of(uri.key) or uri.filed.key
 
     def _settings(self) -> dict[str, Any]:
@@ -280,9 +284,9 @@ _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 _OTHER_BYTES = frozenset(
     ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "accept-encoding")
 )
-"""Headers that make the answer one about another object than the URL names, or about a part of it."""
+"""Headers that would select another object than the URL names, or a part of it."""
 
 
 def _path_of(key: str) -> str:
-    """A key without query and fragment."""
+    """Return a key without query and fragment."""
     return key.partition("#")[0].partition("?")[0]

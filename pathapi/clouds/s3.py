@@ -11,22 +11,22 @@ from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
 _DIRECTORY_BUCKET = "--x-s3"
-"""The end of the names of S3 Express's buckets, whose ETags are drawn."""
+"""The suffix of the names of S3 Express buckets, whose ETags are random."""
 
 
 @register_path_class("s3")
 class S3Path(CloudPath):
-    """An object or prefix of S3, or of what speaks its protocol; ``bucket`` and ``key`` are its pieces."""
+    """An object or prefix of S3, or of another server of its protocol; ``bucket`` and ``key`` are its parts."""
 
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "s3://"
 
     @property
     def md5(self) -> str | None:
-        """The MD5 of the object's bytes, in hex, where its ETag is that: of what was uploaded in one part, and is not
-        encrypted by KMS or a customer's key. None elsewhere, and where S3 may not be asked.
+        """The MD5 of the object's bytes, in hex, if the ETag is one: after an upload in one part, without encryption
+        by KMS or a customer's key. Else None, also if no request may be sent.
 
-        One HEAD, for a listing does not tell how an object is encrypted. Raises FileNotFoundError.
+        Costs one HEAD: a listing does not state the encryption. Raises FileNotFoundError.
         """
         stated = self._stated("etag-md5", by_listing=False)
         return None if self.uri.bucket.endswith(_DIRECTORY_BUCKET) else stated
@@ -34,11 +34,11 @@ class S3Path(CloudPath):
 
 @register_client_class("s3")
 class S3Client(Client[S3Path]):
-    """S3 by boto3, which is imported by the first request.
+    """S3 by boto3, which the first request imports.
 
-    Without arguments, credentials, region and endpoint come from where boto3 takes them (environment, profiles,
-    instance roles). *no_sign_request* reads public buckets without any. *endpoint_url* names another server of the
-    protocol. The rest is boto3's own, or `pathapi.client.Client`'s.
+    Without arguments, boto3 finds credentials, region and endpoint (environment, profiles, instance roles).
+    *no_sign_request* reads public buckets without credentials. *endpoint_url* names another server of the protocol. The
+    other arguments are boto3's, or `pathapi.client.Client`'s.
     """
 
     path_class: ClassVar[type] = S3Path

@@ -47,16 +47,11 @@ class Login(Enum):
 
 
 class _Process(ForkSafe):
-    def __init__(self) -> None:
-        super().__init__()
-        self.service: Any = None
-        self.data_lake: Any = None
-        self.account: _Account | None = None
-        self.origin: str | None = None
-
-    def detach(self) -> list[object]:
-        made, self.service, self.data_lake = [self.service, self.data_lake], None, None
-        return made
+    sockets = ("service", "data_lake")
+    service: Any = None
+    data_lake: Any = None
+    account: _Account | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +243,7 @@ class AzureConnection(ConnectionSettings):
 
         session = requests.Session()
         # Else a line of ~/.netrc would replace the signature.
-        session.auth = _leave_alone
+        session.auth = _unchanged
         adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS, max_retries=0)
         session.mount("https://", adapter)
         session.mount("http://", adapter)
@@ -271,7 +266,7 @@ class AzureConnection(ConnectionSettings):
 _LOGINS: Final = tuple(one.name for one in fields(AzureConnection) if "plain" in one.metadata)
 
 
-def _leave_alone(request: Any) -> Any:
+def _unchanged(request: Any) -> Any:
     return request
 
 

@@ -223,9 +223,9 @@ class GSBackend:
             again = [key for key, error in failed.items() if left and should_retry(error)]
             for key, error in failed.items():
                 if key not in again and key not in refused:
-                    meant = self._requests.translator(key, "delete")(error)
-                    meant.add_note(f"{len(failed)} of {len(keys)} objects were not deleted")
-                    raise meant from error
+                    translated = self._requests.translator(key, "delete")(error)
+                    translated.add_note(f"{len(failed)} of {len(keys)} objects were not deleted")
+                    raise translated from error
             if not again:
                 break
             keys = again

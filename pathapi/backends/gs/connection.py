@@ -25,14 +25,9 @@ _TOKENS: Final = ("token", "_token", "_refresh_token", "_client_secret", "_id_to
 
 
 class _Process(ForkSafe):
-    def __init__(self) -> None:
-        super().__init__()
-        self.client: Any = None
-        self.origin: str | None = None
-
-    def detach(self) -> list[object]:
-        made, self.client = [self.client], None
-        return made
+    sockets = ("client",)
+    client: Any = None
+    origin: str | None = None
 
 
 def _if_picklable(value: Any) -> Any:
@@ -189,7 +184,7 @@ class GSConnection(ConnectionSettings):
             client_options=options,
             _http=None if is_login(credentials) else _anonymous_session(credentials),
         )
-        _widen(client._http)  # noqa: SLF001 (the SDK has no public name for it)
+        _enlarge_pool(client._http)  # noqa: SLF001 (the SDK has no public name for it)
         return client
 
     def _find_credentials(self, scopes: Any) -> tuple[Any, str | None]:
@@ -230,7 +225,7 @@ def _anonymous_session(credentials: Any) -> Any:
     return AuthorizedSession(credentials, refresh_status_codes=())
 
 
-def _widen(session: Any) -> None:
+def _enlarge_pool(session: Any) -> None:
     from requests.adapters import HTTPAdapter
 
     def adapter() -> Any:

@@ -1,8 +1,8 @@
 """Requests to HTTP servers, by urllib3: logged in, redirected, and retried within a time limit.
 
-urllib3's own `Retry` is not used. It does not bound the total time, retries every status for every method or for none,
-and reads a ``Retry-After`` date by this machine's clock. Its redirects turn a PUT into a GET, keep all headers except
-listed ones for another host, and cannot log in again at each hop, as digest authentication needs.
+urllib3's own `Retry` is not used. It does not bound the total time, has one list of statuses for all methods, and
+reads a ``Retry-After`` date by this machine's clock. Its redirects follow the same statuses for every method, send all
+but the listed headers to another host, and cannot log in again at each hop, as digest authentication needs.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ _DRAINED: Final = 1 << 16
 
 
 class _Process(ForkSafe):
+    sockets = ("pools",)
+
     def __init__(self) -> None:
         super().__init__()
         self.pools: dict[str | None, Any] = {}
 
     def detach(self) -> list[object]:
-        made: list[object] = [self.pools]
-        self.pools = {}
+        made, self.pools = super().detach(), {}
         return made
 
 

@@ -42,11 +42,11 @@ class HttpHost:
                 method, self.url(key), headers or {}, login=self._login, source=source, size=size, retried=retried
             )
         except NoResponseError as failure:
-            meant = translate_exception(
+            translated = translate_exception(
                 failure.cause, uri=self.uri(key), host=self.name, tried=failure.tried, has_response=False
             )
-            assert meant is not None
-            raise meant from failure.cause
+            assert translated is not None
+            raise translated from failure.cause
 
     def require(
         self,
@@ -69,7 +69,7 @@ class HttpHost:
         answer.drop()
         if status == 404 and isinstance(expect, Validator):
             status = 412  # a condition on an object that no longer exists
-        meant = translate_status(
+        translated = translate_status(
             status,
             method=method,
             uri=self.uri(key),
@@ -78,9 +78,9 @@ class HttpHost:
             allow=answer.headers.get("Allow"),
             has_login=self.connection.has_login or self._login is not None,
         )
-        if isinstance(meant, VersionMismatchError):
-            meant.after_retry = answer.tries > 1
-        raise meant from HttpStatusError(answer.status, answer.response.reason or "")
+        if isinstance(translated, VersionMismatchError):
+            translated.after_retry = answer.tries > 1
+        raise translated from HttpStatusError(answer.status, answer.response.reason or "")
 
     def _leads_to_page(self, answer: Response, key: str) -> bool:
         """Return whether redirects ended at the same name with a slash: so servers mark a directory."""
@@ -97,13 +97,13 @@ class HttpHost:
             raise CloudPathFileNotFoundError(f"{self.uri(key)} is a directory: list it, or use custom_dir_matcher=")
 
     def translator(self, key: str) -> Translate:
-        def meaning(error: Exception) -> Exception:
+        def translate(error: Exception) -> Exception:
             if isinstance(error, CloudPathException):
                 return error
             self.connection.scrub(error)
             return translate_exception(error, uri=self.uri(key), host=self.name) or error
 
-        return meaning
+        return translate
 
     def url(self, key: str) -> str:
         return f"{self.scheme}://{self.name}{target_of(key)}"

@@ -39,17 +39,11 @@ _OTHER_BYTES: Final = frozenset(
 
 
 class _Process(ForkSafe):
-    def __init__(self) -> None:
-        super().__init__()
-        self.client: Any = None
-        self.session: Any = None
-        self.unsigned: Any = None
-        self.origin: str | None = None
-
-    def detach(self) -> list[object]:
-        made = [self.client, self.session, self.unsigned]
-        self.client = self.session = self.unsigned = None
-        return made
+    sockets = ("client", "session", "unsigned")
+    client: Any = None
+    session: Any = None
+    unsigned: Any = None
+    origin: str | None = None
 
 
 def _without_keys(extra_args: Mapping[str, Any]) -> dict[str, Any]:
