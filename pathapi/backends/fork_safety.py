@@ -11,7 +11,8 @@ from typing import ClassVar
 class ForkSafe:
     """Objects of one process, under *lock*. A forked child must not share sockets with its parent: it makes new ones.
 
-    *inherited* holds the parent's objects with sockets; it is empty in a process that was not forked.
+    *inherited* lists the parent's objects with sockets (None for one that was not made). It is empty in a process that
+    was not forked, and never in one that was.
     """
 
     sockets: ClassVar[tuple[str, ...]]
@@ -24,7 +25,7 @@ class ForkSafe:
 
     def detach(self) -> list[object]:
         """Return everything that may have sockets, and forget it."""
-        return [vars(self).pop(name) for name in self.sockets if name in vars(self)]
+        return [vars(self).pop(name, None) for name in self.sockets]
 
     def reset_after_fork(self) -> None:
         """Reset this object in a forked child, before the child does anything else."""
