@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Protocol, runtime_checkable
+from typing import BinaryIO, Final, Protocol, TypeAlias, runtime_checkable
 
 from casstore import Validator
 from pathapi.exceptions import CloudPathFileNotFoundError, InvalidConfigurationException, VersionMismatchError
@@ -67,6 +67,10 @@ class Absent:
 
 
 ABSENT: Final = Absent()
+
+WriteCondition: TypeAlias = Validator | Absent | None
+"""What a write replaces: this version, nothing, or anything."""
+ListItem: TypeAlias = ObjectInfo | Prefix
 
 
 class Body(Protocol):
@@ -155,13 +159,7 @@ class Backend(Protocol):
         ...
 
     def write(
-        self,
-        key: str,
-        source: BinaryIO,
-        size: int,
-        *,
-        expect: Validator | Absent | None = None,
-        content_type: str | None = None,
+        self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
         """Upload *size* bytes from *source* (seekable, at 0) and return what the object now is.
 
@@ -173,9 +171,7 @@ class Backend(Protocol):
         """
         ...
 
-    def list(
-        self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
-    ) -> Iterator[ObjectInfo | Prefix]:
+    def list(self, prefix: str = "", *, delimited: bool = False, limit: int | None = None) -> Iterator[ListItem]:
         """Yield objects whose key starts with *prefix* (a string, not a path), in the server's order, page by page.
 
         *delimited* folds everything below the next ``/`` into one `Prefix`. *limit* stops after that many items, and
@@ -184,12 +180,7 @@ class Backend(Protocol):
         ...
 
     def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        expect: Validator | None = None,
-        over: Validator | Absent | None = None,
+        self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
         """Copy inside the bucket on the server, content type and metadata included, and return what *target* now is.
 
@@ -202,11 +193,7 @@ class Backend(Protocol):
         ...
 
     def delete(
-        self,
-        keys: Sequence[str],
-        *,
-        expect: Validator | None = None,
-        versions: Mapping[str, Validator] | None = None,
+        self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
     ) -> None:
         """Delete objects, many in one request if the cloud can; a key that does not exist is no error.
 

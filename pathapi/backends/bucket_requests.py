@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
 from casstore import Validator
-from pathapi.backend import Absent
+from pathapi.backend import WriteCondition
 from pathapi.backends.bodies import Translate
 from pathapi.backends.error_table import GONE
 from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, VersionMismatchError
@@ -49,7 +49,7 @@ class BucketRequests:
         return translate
 
     def raise_translated(
-        self, error: Exception, key: str, operation: str, expect: Validator | Absent | None = None, *, retried: bool
+        self, error: Exception, key: str, operation: str, expect: WriteCondition = None, *, retried: bool
     ) -> NoReturn:
         """Raise the translation of *error*, or *error* itself. With *expect*, a 404 means another version.
 

@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from casstore import Validator
-from pathapi.backend import Absent, Backend, ObjectInfo, Prefix, require_gone
+from pathapi.backend import Backend, ListItem, WriteCondition, require_gone
 from pathapi.backends.error_table import GONE
 from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
 
 
 def list_pages(
-    fetch: Callable[[int, Any], tuple[Iterable[ObjectInfo | Prefix], Any]], page: int, limit: int | None
-) -> Iterator[ObjectInfo | Prefix]:
+    fetch: Callable[[int, Any], tuple[Iterable[ListItem], Any]], page: int, limit: int | None
+) -> Iterator[ListItem]:
     """Yield at most *limit* items of a listing, each page in the order of the keys' bytes.
 
     ``fetch(size, token)`` requests one page of at most *page* items; it returns them and the next page's token.
     """
 
-    def items() -> Iterator[ObjectInfo | Prefix]:
+    def items() -> Iterator[ListItem]:
         listed, token = 0, None
         while True:
             found, token = fetch(page if limit is None else min(page, limit - listed), token)
@@ -34,7 +34,7 @@ def list_pages(
     return itertools.islice(items(), limit)
 
 
-def key_order(item: ObjectInfo | Prefix) -> bytes:
+def key_order(item: ListItem) -> bytes:
     """Return a key's bytes: the order of a listing."""
     return item.key.encode("utf-8", "surrogatepass")
 
@@ -54,9 +54,7 @@ def source_version(backend: Backend, source: str, expect: Validator | None, uri:
 
 
 @contextlib.contextmanager
-def explaining_missing_target(
-    backend: Backend, source: str, over: Validator | Absent | None, target_uri: str
-) -> Iterator[None]:
+def explaining_missing_target(backend: Backend, source: str, over: WriteCondition, target_uri: str) -> Iterator[None]:
     """Raise VersionMismatchError for a 404 of a copy over the version *over*, unless the source is missing."""
     try:
         yield

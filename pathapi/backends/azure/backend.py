@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix
+from pathapi.backend import Absent, ListItem, ObjectInfo, Prefix, WriteCondition
 from pathapi.backends.azure.connection import AzureConnection, Login
 from pathapi.backends.azure.errors import answer_of, translate_answer
 from pathapi.backends.azure.multipart import THRESHOLD, upload_in_blocks
@@ -102,13 +102,7 @@ class AzureBackend:
             raise
 
     def write(
-        self,
-        key: str,
-        source: BinaryIO,
-        size: int,
-        *,
-        expect: Validator | Absent | None = None,
-        content_type: str | None = None,
+        self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
         conditions = self._write_conditions(key, expect)
 
@@ -144,13 +138,11 @@ class AzureBackend:
                 return info_of_result(key, size, answer, md5, content_type)
         raise AssertionError("unreachable")
 
-    def list(
-        self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
-    ) -> Iterator[ObjectInfo | Prefix]:
+    def list(self, prefix: str = "", *, delimited: bool = False, limit: int | None = None) -> Iterator[ListItem]:
         # The metadata tell directories from objects, and cost no request.
         options = {"name_starts_with": prefix or None, "include": ["metadata"]}
 
-        def fetch(size: int, token: str | None) -> tuple[Iterator[ObjectInfo | Prefix], str | None]:
+        def fetch(size: int, token: str | None) -> tuple[Iterator[ListItem], str | None]:
             container = self._requests.container()
             ask = container.walk_blobs if delimited else container.list_blobs
             pages = ask(**options, results_per_page=size).by_page(token)
@@ -160,7 +152,7 @@ class AzureBackend:
         return list_pages(fetch, PAGE, limit)
 
     def copy(
-        self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
+        self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
         seen = source_version(self, source, expect, self._requests.uri(source))
         conditions = self._write_conditions(target, over)
@@ -343,7 +335,7 @@ class AzureBackend:
 
     # --- requests --------------------------------------------------------------------------------------------------
 
-    def _write_conditions(self, key: str, expect: Validator | Absent | None) -> dict[str, Any]:
+    def _write_conditions(self, key: str, expect: WriteCondition) -> dict[str, Any]:
         if expect is None:
             return {}
         if isinstance(expect, Absent):
@@ -355,7 +347,7 @@ class AzureBackend:
         return condition_of("IfNotModified", expect)
 
 
-def _items(page: Sequence[Any]) -> Iterator[ObjectInfo | Prefix]:
+def _items(page: Sequence[Any]) -> Iterator[ListItem]:
     """Yield a page's objects and prefixes, without the marks of directories."""
     for item in page:
         if not hasattr(item, "etag"):

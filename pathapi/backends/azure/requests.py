@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from casstore import Validator
-from pathapi.backend import Absent
+from pathapi.backend import WriteCondition
 from pathapi.backends.azure.connection import AzureConnection
 from pathapi.backends.azure.errors import translate
 from pathapi.backends.bucket_requests import BucketRequests
@@ -73,7 +73,7 @@ class AzureRequests(BucketRequests):
         key: str,
         method: Callable[..., Any],
         *arguments: Any,
-        expect: Validator | Absent | None = None,
+        expect: WriteCondition = None,
         **options: Any,
     ) -> Any:
         """Send one request about *key*. With *expect*, a missing object is a version mismatch."""

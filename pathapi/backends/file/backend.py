@@ -28,7 +28,7 @@ from typing import BinaryIO, Final
 from urllib.parse import quote
 
 from casstore import Validator, sync_directory, write_all
-from pathapi.backend import Absent, ObjectInfo, Prefix, delete_each
+from pathapi.backend import Absent, ListItem, ObjectInfo, Prefix, WriteCondition, delete_each
 from pathapi.backends.file.atomic import TEMPORARY, directory_locked, link_new, temporary_in
 from pathapi.backends.file.body import FileBody
 from pathapi.backends.file.metadata import (
@@ -108,13 +108,7 @@ class FileBackend:
             raise
 
     def write(
-        self,
-        key: str,
-        source: BinaryIO,
-        size: int,
-        *,
-        expect: Validator | Absent | None = None,
-        content_type: str | None = None,
+        self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
         def fill(descriptor: int) -> None:
             left = size
@@ -127,13 +121,11 @@ class FileBackend:
 
         return self._publish(key, fill, expect)
 
-    def list(
-        self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
-    ) -> Iterator[ObjectInfo | Prefix]:
+    def list(self, prefix: str = "", *, delimited: bool = False, limit: int | None = None) -> Iterator[ListItem]:
         return itertools.islice(self._list(prefix, delimited=delimited), limit)
 
     def copy(
-        self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
+        self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
         body = self.read(source, expect=expect)
         assert body is not None, "only with `unless` a read returns None"
@@ -203,7 +195,7 @@ class FileBackend:
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def _publish(self, key: str, fill: Callable[[int], None], expect: Validator | Absent | None) -> ObjectInfo:
+    def _publish(self, key: str, fill: Callable[[int], None], expect: WriteCondition) -> ObjectInfo:
         uri = self._uri(key)
         problem = problem_of(key)
         if problem is not None:
@@ -236,9 +228,7 @@ class FileBackend:
                 ) from error
             raise translate(error, uri) from error
 
-    def _sync_and_link(
-        self, descriptor: int, temporary: str, path: str, uri: str, expect: Validator | Absent | None
-    ) -> None:
+    def _sync_and_link(self, descriptor: int, temporary: str, path: str, uri: str, expect: WriteCondition) -> None:
         directory = os.path.dirname(path)
         # The kernel's own times have the resolution of a tick: two versions in one inode and tick would look the same.
         now = time.time_ns()
@@ -254,7 +244,7 @@ class FileBackend:
                 os.replace(temporary, path)
             sync_directory(directory)
 
-    def _require_version(self, path: str, uri: str, expect: Validator | Absent | None) -> None:
+    def _require_version(self, path: str, uri: str, expect: WriteCondition) -> None:
         if expect is None:
             return
         try:
@@ -268,7 +258,7 @@ class FileBackend:
 
     # --- listing ---------------------------------------------------------------------------------------------------
 
-    def _list(self, prefix: str, *, delimited: bool) -> Iterator[ObjectInfo | Prefix]:
+    def _list(self, prefix: str, *, delimited: bool) -> Iterator[ListItem]:
         folder, _, start = prefix.rpartition("/")
         if (folder and problem_of(folder) is not None) or prefix.startswith("/") or "\0" in start:
             return
@@ -290,7 +280,7 @@ class FileBackend:
 
     def _walk(
         self, above: str, start: str, ancestors: frozenset[tuple[int, int]], *, delimited: bool
-    ) -> Iterator[ObjectInfo | Prefix]:
+    ) -> Iterator[ListItem]:
         """Yield what is in the directory *above* and begins with *start*, in the order of the keys' bytes."""
         for name, is_directory in self._names(above, start):
             key = above + name
@@ -309,7 +299,7 @@ class FileBackend:
                 elif self._holds_object(below):
                     yield Prefix(key + "/")
 
-    def _holds_object(self, below: Iterator[ObjectInfo | Prefix]) -> bool:
+    def _holds_object(self, below: Iterator[ListItem]) -> bool:
         try:
             return next(below, None) is not None
         except CloudPathPermissionError:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import urlencode
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix
+from pathapi.backend import Absent, ListItem, ObjectInfo, Prefix, WriteCondition
 from pathapi.backends.bodies import OutOfRange, RangedBody, open_range, ranged_body
 from pathapi.backends.error_table import CHANGED, GONE
 from pathapi.backends.gs.connection import GSConnection
@@ -112,13 +112,7 @@ class GSBackend:
             ) from error
 
     def write(
-        self,
-        key: str,
-        source: BinaryIO,
-        size: int,
-        *,
-        expect: Validator | Absent | None = None,
-        content_type: str | None = None,
+        self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
         self._requests.path(key)  # an invalid key fails before the bytes are sent
         conditions = self._conditions(key, expect)
@@ -130,12 +124,10 @@ class GSBackend:
             )
         return info
 
-    def list(
-        self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
-    ) -> Iterator[ObjectInfo | Prefix]:
+    def list(self, prefix: str = "", *, delimited: bool = False, limit: int | None = None) -> Iterator[ListItem]:
         folded = b""
 
-        def fetch(size: int, token: str | None) -> tuple[list[ObjectInfo | Prefix], str | None]:
+        def fetch(size: int, token: str | None) -> tuple[list[ListItem], str | None]:
             nonlocal folded
             query = {
                 "prefix": prefix,
@@ -146,7 +138,7 @@ class GSBackend:
             }
             reply = self._requests.call("list", prefix, "GET", self._requests.path("o"), query)
             page = self._requests.json(reply, prefix)
-            found: list[ObjectInfo | Prefix] = [info_of(item["name"], item) for item in page.get("items") or ()]
+            found: list[ListItem] = [info_of(item["name"], item) for item in page.get("items") or ()]
             # Some servers repeat on each page the prefixes of those before.
             prefixes = [one for one in map(Prefix, page.get("prefixes") or ()) if key_order(one) > folded]
             folded = max(map(key_order, prefixes), default=folded)
@@ -155,7 +147,7 @@ class GSBackend:
         return list_pages(fetch, PAGE, limit)
 
     def copy(
-        self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
+        self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
         query: dict[str, Any] = {"fields": f"done,rewriteToken,resource({FIELDS})", **self._conditions(target, over)}
         if expect is not None:
@@ -296,7 +288,7 @@ class GSBackend:
 
     # --- conditions and errors --------------------------------------------------------------------------------------
 
-    def _conditions(self, key: str, expect: Validator | Absent | None) -> dict[str, str]:
+    def _conditions(self, key: str, expect: WriteCondition) -> dict[str, str]:
         if expect is None:
             return {}
         if isinstance(expect, Absent):

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, ObjectInfo, Prefix, delete_each
+from pathapi.backend import Absent, ListItem, ObjectInfo, WriteCondition, delete_each
 from pathapi.backends.bodies import OutOfRange, RangedBody, open_range, ranged_body
 from pathapi.backends.error_table import CHANGED, GONE, translating
 from pathapi.backends.headers import Span, format_etag, parse_etag, range_of
@@ -107,13 +107,7 @@ class HttpBackend:
         return self._open(key, start, end, conditions_to_read(expect, unless), unless, expect)
 
     def write(
-        self,
-        key: str,
-        source: BinaryIO,
-        size: int,
-        *,
-        expect: Validator | Absent | None = None,
-        content_type: str | None = None,
+        self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
         self._host.require_object(key)
         headers = self._conditions_to_write(key, expect)
@@ -128,14 +122,12 @@ class HttpBackend:
         modified = validator_of(answer.headers, size).mtime_ns if etag is not None else None
         return ObjectInfo(key, Validator(size, etag, weak, mtime_ns=modified), (), content_type)
 
-    def list(
-        self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
-    ) -> Iterator[ObjectInfo | Prefix]:
+    def list(self, prefix: str = "", *, delimited: bool = False, limit: int | None = None) -> Iterator[ListItem]:
         folder = prefix[: prefix.rfind("/") + 1]
         return itertools.islice(walk(self._host, folder, prefix[len(folder) :], delimited=delimited), limit)
 
     def copy(
-        self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
+        self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
         """Copy through this machine: plain HTTP has no request for it."""
         body = self.read(source, expect=expect)
@@ -281,7 +273,7 @@ class HttpBackend:
 
     # --- requests --------------------------------------------------------------------------------------------------
 
-    def _conditions_to_write(self, key: str, expect: Validator | Absent | None) -> dict[str, str]:
+    def _conditions_to_write(self, key: str, expect: WriteCondition) -> dict[str, str]:
         if expect is None:
             return {}
         if isinstance(expect, Absent):
@@ -293,7 +285,7 @@ class HttpBackend:
             )
         return {"If-Match": etag}
 
-    def _check_before(self, key: str, expect: Validator | Absent | None) -> None:
+    def _check_before(self, key: str, expect: WriteCondition) -> None:
         if expect is None:
             return
         try:

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urljoin
 
 from casstore import Validator
-from pathapi.backend import ObjectInfo, Prefix
+from pathapi.backend import ListItem, ObjectInfo, Prefix
 from pathapi.backends.error_table import translating
 from pathapi.backends.http.requests import HttpHost
 from pathapi.exceptions import CloudPathNotImplementedError
@@ -76,9 +76,7 @@ def names_below(page: str, links: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def walk(
-    host: HttpHost, folder: str, start: str = "", depth: int = 0, *, delimited: bool
-) -> Iterator[ObjectInfo | Prefix]:
+def walk(host: HttpHost, folder: str, start: str = "", depth: int = 0, *, delimited: bool) -> Iterator[ListItem]:
     """Yield what is below the index page *folder* and begins with *start* there, in the order of the keys' bytes.
 
     One request per page. Raises CloudPathNotImplementedError for a page that is no index.

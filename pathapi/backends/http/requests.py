@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 from casstore import Validator
-from pathapi.backend import Absent
+from pathapi.backend import WriteCondition
 from pathapi.backends.bodies import Translate
 from pathapi.backends.http.auth import login_in
 from pathapi.backends.http.connection import HttpConnection, NoResponseError, Response
@@ -31,7 +31,7 @@ class HttpHost:
         key: str,
         headers: Mapping[str, str] | None = None,
         *,
-        expect: Validator | Absent | None = None,
+        expect: WriteCondition = None,
         source: BinaryIO | None = None,
         size: int = 0,
     ) -> Response:
@@ -53,7 +53,7 @@ class HttpHost:
         answer: Response,
         key: str,
         method: str,
-        expect: Validator | Absent | None = None,
+        expect: WriteCondition = None,
         successes: frozenset[int] = frozenset((200, 203, 206)),
         *,
         is_page: bool = False,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import WEEK, Absent, ObjectInfo, Prefix, check_expiry
+from pathapi.backend import WEEK, Absent, ListItem, ObjectInfo, Prefix, WriteCondition, check_expiry
 from pathapi.backends.bodies import OutOfRange, RangedBody, open_range, ranged_body
 from pathapi.backends.error_table import translating
 from pathapi.backends.headers import format_etag, parse_range, range_of
@@ -95,13 +95,7 @@ class S3Backend:
             raise
 
     def write(
-        self,
-        key: str,
-        source: BinaryIO,
-        size: int,
-        *,
-        expect: Validator | Absent | None = None,
-        content_type: str | None = None,
+        self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
         conditions = self._write_conditions(key, expect)
         described = {} if content_type is None else {"ContentType": content_type}
@@ -120,24 +114,20 @@ class S3Backend:
             answer = self._requests.call("PutObject", key, expect=expect, Body=data, **described, **conditions)
         return info_of(key, answer, size)
 
-    def list(
-        self, prefix: str = "", *, delimited: bool = False, limit: int | None = None
-    ) -> Iterator[ObjectInfo | Prefix]:
+    def list(self, prefix: str = "", *, delimited: bool = False, limit: int | None = None) -> Iterator[ListItem]:
         arguments: dict[str, Any] = {"Prefix": prefix, "Delimiter": "/"} if delimited else {"Prefix": prefix}
 
-        def fetch(size: int, token: str | None) -> tuple[list[ObjectInfo | Prefix], str | None]:
+        def fetch(size: int, token: str | None) -> tuple[list[ListItem], str | None]:
             more: dict[str, Any] = {} if token is None else {"ContinuationToken": token}
             page = self._requests.call("ListObjectsV2", None, about=prefix, MaxKeys=size, **arguments, **more)
-            found: list[ObjectInfo | Prefix] = [
-                info_of(item["Key"], item, int(item["Size"])) for item in page.get("Contents", ())
-            ]
+            found: list[ListItem] = [info_of(item["Key"], item, int(item["Size"])) for item in page.get("Contents", ())]
             found += [Prefix(item["Prefix"]) for item in page.get("CommonPrefixes", ())]
             return found, page["NextContinuationToken"] if page.get("IsTruncated") else None
 
         return list_pages(fetch, PAGE, limit)
 
     def copy(
-        self, source: str, target: str, *, expect: Validator | None = None, over: Validator | Absent | None = None
+        self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
         seen = source_version(self, source, expect, self._requests.uri(source))
         arguments: dict[str, Any] = {
@@ -225,7 +215,7 @@ class S3Backend:
 
     # --- conditions ------------------------------------------------------------------------------------------------
 
-    def _write_conditions(self, key: str, expect: Validator | Absent | None) -> dict[str, Any]:
+    def _write_conditions(self, key: str, expect: WriteCondition) -> dict[str, Any]:
         if expect is None:
             return {}
         if isinstance(expect, Absent):

@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from casstore import Validator
-from pathapi.backend import Absent
+from pathapi.backend import WriteCondition
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.s3.connection import S3Connection
 from pathapi.backends.s3.deletes import CONFLICT_TRIES, pause
@@ -35,7 +34,7 @@ class S3Requests(BucketRequests):
         key: str | None,
         *,
         about: str | None = None,
-        expect: Validator | Absent | None = None,
+        expect: WriteCondition = None,
         **arguments: Any,
     ) -> Any:
         """Send one request. Errors name *about* or *key*. With *expect*, a missing object is a version mismatch."""
