@@ -72,7 +72,7 @@ class Seen:
 
     @property
     def key(self) -> str:
-        return self.target[1:]
+        return self.target.split("/", 3)[3] if self.target.startswith("http://") else self.target[1:]
 
 
 @dataclass
@@ -198,6 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
     def parse_request(self) -> bool:
         """As the proxy of any host, too: then the request names the whole URL, and its path counts."""
         is_good = super().parse_request()
+        self.target = self.path
         if is_good and self.path.startswith("http://"):
             self.path = "/" + self.path.split("/", 3)[3]
         return is_good
@@ -348,7 +349,7 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, headers: dict[str, str] | None = None, body: bytes = b"", *, length: str = "stated"
     ) -> None:
         with self.origin.lock:
-            self.origin.seen.append(Seen(self.command, self.path, dict(self.headers.items()), status))
+            self.origin.seen.append(Seen(self.command, self.target, dict(self.headers.items()), status))
         self.send_response_only(status)
         if self.origin.habits.dates:
             self.send_header("Date", formatdate(self.origin.now(), usegmt=True))

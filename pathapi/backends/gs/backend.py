@@ -10,14 +10,13 @@ import json
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
 from urllib.parse import urlencode
 
 from casstore import Validator
 from pathapi.backend import Absent, ListItem, ObjectInfo, Prefix, WriteCondition
 from pathapi.backends.bodies import OutOfRange, RangedBody, open_range, ranged_body
-from pathapi.backends.error_table import CHANGED, GONE
+from pathapi.backends.error_table import CHANGED, GONE, translating
 from pathapi.backends.gs.connection import GSConnection
 from pathapi.backends.gs.errors import Refusal, is_missing_object, should_retry
 from pathapi.backends.gs.multipart import upload
@@ -158,7 +157,7 @@ class GSBackend:
                 expect = seen
             query["ifSourceGenerationMatch"] = expect.version
         path = self._requests.path("o", source, "rewriteTo", "b", self._bucket, "o", target)
-        with self._explaining(source):
+        with translating(self._requests.explain_missing(source)):
             described = self._new_metadata(source, query)
             while True:  # one request, except for large objects that change place or class
                 reply = self._requests.call("copy", source, "POST", path, query, **described)
@@ -244,7 +243,7 @@ class GSBackend:
 
     def _head(self, key: str, conditions: Mapping[str, str]) -> ObjectInfo | None:
         query = {"fields": FIELDS, "projection": "noAcl", **conditions}
-        with self._explaining(key):
+        with translating(self._requests.explain_missing(key)):
             reply = self._requests.call("head", key, "GET", self._requests.path("o", key), query, accept=(304,))
         return None if reply.status == 304 else info_of(key, self._requests.json(reply, key))
 
@@ -252,7 +251,7 @@ class GSBackend:
         self, key: str, start: int, end: int | None, conditions: Mapping[str, str], *, ranged: bool
     ) -> RangedBody | OutOfRange | None:
         asked = range_of(start, end) if ranged else None
-        with self._explaining(key):
+        with translating(self._requests.explain_missing(key)):
             reply = self._requests.call(
                 "read",
                 key,
@@ -286,8 +285,6 @@ class GSBackend:
             checksum_of,
         )
 
-    # --- conditions and errors --------------------------------------------------------------------------------------
-
     def _conditions(self, key: str, expect: WriteCondition) -> dict[str, str]:
         if expect is None:
             return {}
@@ -298,13 +295,3 @@ class GSBackend:
                 f"{self._requests.uri(key)}: Google compares generations, and the expected version has none"
             )
         return {"ifGenerationMatch": expect.version}
-
-    @contextmanager
-    def _explaining(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except CloudPathFileNotFoundError as error:
-            explained = self._requests.explain_missing(error, key)
-            if explained is error:
-                raise
-            raise explained from error

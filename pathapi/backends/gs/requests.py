@@ -14,11 +14,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from pathapi.backends.bodies import Translate
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.error_table import translating
 from pathapi.backends.gs.connection import TIMEOUT, GSConnection
 from pathapi.backends.gs.errors import Refusal, should_retry, translate
-from pathapi.exceptions import BucketNotFoundError, CloudPathException, CloudUnavailableError, InvalidUriError
+from pathapi.exceptions import (
+    BucketNotFoundError,
+    CloudPathException,
+    CloudPathFileNotFoundError,
+    CloudUnavailableError,
+    InvalidUriError,
+)
 from pathapi.redaction import redacted
 
 TRIES: Final = 5
@@ -144,17 +151,23 @@ class GSRequests(BucketRequests):
         except Exception as error:  # noqa: BLE001 (always raised)
             self.raise_translated(error, key, operation, retried=tries > 1)
 
-    def explain_missing(self, error: CloudPathException, key: str) -> CloudPathException:
-        """Find out by one more request if an ambiguous 404 means a missing bucket. Google's own 404s say it."""
-        if not Refusal.of(error.__cause__ or error).is_ambiguous:
+    def explain_missing(self, key: str) -> Translate:
+        """Return a translation of ambiguous 404s: one more request finds out if the bucket is missing.
+
+        Google's own 404s are not ambiguous.
+        """
+
+        def explain(error: Exception) -> Exception:
+            if isinstance(error, CloudPathFileNotFoundError) and Refusal.of(error.__cause__ or error).is_ambiguous:
+                try:
+                    self.call("list", key, "GET", self.path("o"), {"maxResults": 1, "fields": "nextPageToken"})
+                except BucketNotFoundError as missing:
+                    return missing
+                except CloudPathException:
+                    pass
             return error
-        try:
-            self.call("list", key, "GET", self.path("o"), {"maxResults": 1, "fields": "nextPageToken"})
-        except BucketNotFoundError as missing:
-            return missing
-        except CloudPathException:
-            pass
-        return error
+
+        return explain
 
     def _retrying(self, attempt: Any, tries: Any) -> Any:
         retry = self.connection.retry
