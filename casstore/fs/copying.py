@@ -55,11 +55,8 @@ def copy_out(source: int, target: str, *, durable: bool = False) -> None:
     """
     target = os.path.realpath(target)
     if os.path.lexists(target) and not os.path.isfile(target):
-        descriptor = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            copy_bytes(source, descriptor)
-        finally:
-            os.close(descriptor)
+        with files.opened(target, os.O_WRONLY) as device:
+            copy_bytes(source, device)
         return
     directory = os.path.dirname(target)
     temporary = f"{directory}/.{os.urandom(8).hex()}.part"

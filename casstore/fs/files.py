@@ -137,6 +137,16 @@ def unlink_quietly(path: str) -> None:
         os.unlink(path)
 
 
+@contextlib.contextmanager
+def opened(path: str, flags: int, mode: int = 0o600) -> Iterator[int]:
+    """Open *path*, close-on-exec, for the block."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def reopen(descriptor: int) -> int:
     """Open the same file, which may have no name, for reading from its start."""
     try:
@@ -207,11 +217,8 @@ def sync_file_system(path: str) -> bool:
         syncfs = ctypes.CDLL(None, use_errno=True).syncfs
     except (OSError, AttributeError):
         return False
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
         return bool(syncfs(descriptor) == 0)
-    finally:
-        os.close(descriptor)
 
 
 def _kernel() -> tuple[int, ...]:
@@ -221,11 +228,8 @@ def _kernel() -> tuple[int, ...]:
 
 def sync_directory(path: str) -> None:
     """Flush the names in *path* to the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:

@@ -52,9 +52,7 @@ class Generations:
     def newest(self) -> int:
         """Return the number of the live generation without changing anything; 0 if there is none."""
         number = self._start()
-        while number and (following := self._next_of(number)) is not None:
-            number = following
-        return number
+        return self._last_after(number) if number else 0
 
     def live(self) -> int:
         """Return the number of the live generation; make the first one, and repair the hint, if necessary."""
@@ -64,8 +62,7 @@ class Generations:
         if not number:
             os.makedirs(self._layout.generation(1), 0o700, exist_ok=True)
             number = 1
-        while (following := self._next_of(number)) is not None:
-            number = following
+        number = self._last_after(number)
         if number != self._read_hint():
             files.replace_synced(self._layout.current, str(number).encode())
         return number
@@ -108,14 +105,16 @@ class Generations:
             return []
         return sorted(older for older in self._numbers() if older < number)
 
-    def _next_of(self, number: int) -> int | None:
-        try:
-            with open(self._layout.successor(number), encoding="ascii") as file:
-                return max(int(file.read()), number + 1)
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            return number + 1  # damaged, but it can mean nothing else
+    def _last_after(self, number: int) -> int:
+        """Follow NEXT from *number* to the live generation."""
+        while True:
+            try:
+                with open(self._layout.successor(number), encoding="ascii") as file:
+                    number = max(int(file.read()), number + 1)
+            except FileNotFoundError:
+                return number
+            except ValueError:
+                number += 1  # damaged, but it can mean nothing else
 
     def supersede(self, number: int) -> bool:
         """Make an empty generation after *number*; return False if another process did. The old files stay for their

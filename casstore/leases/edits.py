@@ -26,6 +26,7 @@ from casstore.format.digest import Digest
 from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator
+from casstore.fs import files
 from casstore.leases.scan import UnrecordedFile
 from casstore.leases.views import (
     DraftPath,
@@ -55,8 +56,7 @@ def stable_read(path: str) -> Iterator[tuple[int, FileState]]:
 
     Raises: StillBeingWrittenError if it is not, OSError if it is not a regular file.
     """
-    descriptor = os.open(path, OPEN_FLAGS)
-    try:
+    with files.opened(path, OPEN_FLAGS) as descriptor:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file: it cannot be recorded", path)
@@ -70,8 +70,6 @@ def stable_read(path: str) -> Iterator[tuple[int, FileState]]:
             if FileState.of(os.stat(path, follow_symlinks=False)) == state:
                 return
         raise StillBeingWrittenError(errno.EBUSY, "the file is still being written: try again later", path)
-    finally:
-        os.close(descriptor)
 
 
 def copy_privately(path: str, stage: Callable[[], Staging]) -> Staging:
@@ -110,10 +108,10 @@ class EditRecorder:
         staging = LeaseLayout(layout.lease(name)).staging
         return cls(Pending(layout), lambda: blobs.stage(lambda: staging), name)
 
-    def record(self, lease: LeaseLayout, files: Iterable[UnrecordedFile]) -> tuple[PendingWrite, ...]:
-        """Record those *files* that were given out; skip files that cannot be recorded now."""
+    def record(self, lease: LeaseLayout, unrecorded: Iterable[UnrecordedFile]) -> tuple[PendingWrite, ...]:
+        """Record those files that were given out; skip those that cannot be recorded now."""
         writes = []
-        for found in files:
+        for found in unrecorded:
             with contextlib.suppress(OSError, CasstoreError):
                 result = self.record_file(lease, found)
                 if result is not None and result.write is not None:

@@ -96,10 +96,6 @@ class Lease:
             self._made_drafts = DraftPaths(self.paths, self.changes)
         return self._made_drafts
 
-    def tree(self) -> str:
-        """Return the root of the newest tree of views."""
-        return self.paths.view_tree(self._trees)
-
     def view(
         self,
         key: Key,
@@ -144,7 +140,7 @@ class Lease:
                     continue
                 self._trees = max(self._trees, number)
                 return path
-            raise OSError(errno.EEXIST, "a new tree of views is not empty: delete it", self.tree())
+            raise OSError(errno.EEXIST, "a new tree of views is not empty: delete it", self.paths.path)
 
     def _make(self, view: View, source: int, bucket: str, object_key: str, mode: str) -> View:
         # Every tree so far may have an older version, an edited file or a directory there; the last one is new.
@@ -158,7 +154,7 @@ class Lease:
             made = self._create_at(replace(view, path=path), source, mode)
             if made is not None:
                 return made
-        raise OSError(errno.EEXIST, "a new tree of views is not empty: delete it", self.tree())
+        raise OSError(errno.EEXIST, "a new tree of views is not empty: delete it", self.paths.path)
 
     def _create_at(self, view: View, source: int, mode: str) -> View | None:
         """Create the view; return None if the name exists."""
@@ -286,14 +282,6 @@ class Lease:
         """
         with self._mutex:
             return self._drafts.release(path, digest)
-
-    def edited(self) -> list[View]:
-        """Return the views whose bytes or files were changed."""
-        return [
-            view
-            for view in self.changes.views()
-            if os.path.exists(view.path) and not (view.is_untouched() or view.has_its_bytes())
-        ]
 
     def report_progress(self, name: str, count: int) -> None:
         """Write a download's byte count for processes that wait for *name*; called about once a second."""

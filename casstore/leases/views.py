@@ -73,10 +73,6 @@ class View:
             status = os.stat(self.path, follow_symlinks=False)
         except OSError:
             return False
-        return self.matches(status)
-
-    def matches(self, status: os.stat_result) -> bool:
-        """Return whether *status* has its inode, size and mtime."""
         return FileState.of(status) == self.state
 
     def has_its_bytes(self) -> bool:
@@ -86,12 +82,6 @@ class View:
     def line(self) -> str:
         """Return its line in the lease's list."""
         return _line(self.kind, self.key, self.path, self.validator, self.state, self.digest)
-
-    @classmethod
-    def parse(cls, line: str) -> View | None:
-        """Parse a line; return None if it is incomplete after a crash, or not a view's."""
-        found = _parse(line)
-        return found if isinstance(found, View) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +142,8 @@ def _line(
     return json.dumps(record) + "\n"
 
 
-def _parse(line: str) -> View | DraftPath | Reconciled | None:
+def parse_line(line: str) -> View | DraftPath | Reconciled | None:
+    """Parse a line of a lease's list; return None if a crash truncated it."""
     try:
         record = json.loads(line)
         if "settled" in record:
@@ -178,15 +169,11 @@ def _parse_state(record: dict[str, Any]) -> FileState:
 
 def append_line(lease: LeaseLayout, line: str) -> None:
     """Append a line to a lease's list, this process's or a dead one's. Raises: FileNotFoundError if it is gone."""
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    descriptor = os.open(lease.views_list, flags, 0o600)
-    try:
+    with files.opened(lease.views_list, os.O_RDWR | os.O_APPEND | os.O_CREAT) as descriptor:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = "\n" + line  # a crash or a full disk has truncated the last one
         files.write_all(descriptor, line.encode("ascii"))
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +189,7 @@ def read_manifest(lease: LeaseLayout) -> LeaseManifest:
     manifest = LeaseManifest({}, {})
     with contextlib.suppress(FileNotFoundError), open(lease.views_list, encoding="utf-8", errors="replace") as file:
         for line in file:
-            parsed = _parse(line)
+            parsed = parse_line(line)
             if isinstance(parsed, Reconciled):
                 manifest.reconciled[path_in_lease(lease, parsed.path)] = parsed
             elif parsed is not None:
@@ -230,13 +217,8 @@ OWN_NAMES: Final = frozenset(("lock", "staging", "progress", "views.list"))
 
 
 def digest_of(path: str, algorithm: str) -> Digest | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    # None for an unreadable file, or if the algorithm's package is not installed.
+    with contextlib.suppress(OSError, CasstoreError), files.opened(path, flags) as descriptor:
         return hash_descriptor(descriptor, algorithm)
-    except (OSError, CasstoreError):
-        return None  # unreadable, or the algorithm's package is not installed
-    finally:
-        os.close(descriptor)
+    return None

@@ -182,11 +182,8 @@ def _write_holder(path: str) -> None:
     """Describe this process in the lock file, for error messages only."""
     program = " ".join(sys.argv[:1]) or "python"
     when = time.strftime("%H:%M:%S")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
+    with files.opened(path, os.O_WRONLY | os.O_NOFOLLOW) as descriptor:
         files.write_all(descriptor, f"process {os.getpid()} ({program}) since {when}".encode("utf-8", "replace"))
-    finally:
-        os.close(descriptor)
 
 
 _OWN_PACKAGES: Final = frozenset(("casstore", "pathapi", "contextlib"))

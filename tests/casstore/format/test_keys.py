@@ -19,7 +19,7 @@ from casstore import Cache, Key, Validator
 from casstore.format.digest import Digest, new_hasher
 from casstore.format.layout import Layout, LeaseLayout, component_name
 from casstore.leases.lease import Lease
-from tests.casstore.support.fill import fill, read, run
+from tests.casstore.support.fill import edited_views, fill, read, run
 
 HOSTILE = [
     "a/../b", "..", ".", "./x", "f//g", "/j", "//k", "l/", "m//", "/", " ", "a?versionId=1", "a#b", "r%2Fs", "t+u",
@@ -271,5 +271,5 @@ def test_an_edit_of_a_view_is_told_with_its_key(root: Path) -> None:
         os.close(descriptor)
         before = view.read_bytes()
         view.write_bytes(b"edited")
-        assert [edited.key.uri for edited in cache.lease.edited()] == [uri]
+        assert [edited.key.uri for edited in edited_views(cache)] == [uri]
         view.write_bytes(before)

@@ -11,7 +11,7 @@ import pytest
 import casstore
 from casstore.format.layout import LeaseLayout
 from casstore.fs import files
-from tests.casstore.support.fill import fill, fork, forked, key_of, run, status_of
+from tests.casstore.support.fill import edited_views, fill, fork, forked, key_of, run, status_of
 
 
 @pytest.fixture(params=["link", "copy", "auto"])
@@ -166,7 +166,7 @@ def test_an_edited_view_is_not_handed_out_again(mode: str, root: Path) -> None:
     fresh = _view(cache, entry)
     assert fresh != edited
     assert (fresh.read_bytes(), edited.read_bytes()) == (b"bytes", b"mine")
-    assert [view.path for view in cache.lease.edited()] == [str(edited)]
+    assert [view.path for view in edited_views(cache)] == [str(edited)]
     with pytest.warns(UserWarning, match="1 local files were changed or created.*s3://bucket/k.*casstore pending"):
         cache.close()
     (write,) = cache.pending.of(key_of("k"))
@@ -179,7 +179,7 @@ def test_a_mere_touch_is_no_edit(mode: str, root: Path) -> None:
     entry = fill(cache, key_of("k"), b"bytes")
     path = _view(cache, entry)
     _overwrite(path, b"bytes")
-    assert cache.lease.edited() == []
+    assert edited_views(cache) == []
     assert _view(cache, entry) == path
 
 
@@ -188,7 +188,7 @@ def test_a_removed_view_is_made_again(mode: str, root: Path) -> None:
     entry = fill(cache, key_of("k"), b"bytes")
     path = _view(cache, entry)
     path.unlink()
-    assert cache.lease.edited() == []
+    assert edited_views(cache) == []
     assert _view(cache, entry).read_bytes() == b"bytes"
 
 

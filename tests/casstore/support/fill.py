@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from casstore import Cache, Entry, Key, ProviderChecksum, Validator
+from casstore.leases.views import View
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -54,6 +55,12 @@ def hand_out(cache: Cache, entry: Entry, mode: str) -> Path:
         return Path(cache.view(entry, descriptor, "bucket", entry.uri.removeprefix("s3://bucket/"), mode))
     finally:
         os.close(descriptor)
+
+
+def edited_views(cache: Cache) -> list[View]:
+    """The views that exist and have other bytes."""
+    views = [view for view in cache.lease.changes.views() if os.path.exists(view.path)]
+    return [view for view in views if not (view.is_untouched() or view.has_its_bytes())]
 
 
 def fork(work: Callable[[], object]) -> int:
