@@ -90,13 +90,6 @@ class Staging:
             self.hashed += count
         self.size = max(self.size, self.hashed)
 
-    def restart(self) -> None:
-        """Discard all bytes: the object changed while it was read."""
-        os.ftruncate(self.descriptor, 0)
-        os.lseek(self.descriptor, 0, os.SEEK_SET)
-        self._hasher = new_hasher(self.algorithm)
-        self.size = self.hashed = 0
-
     def rehash(self) -> Digest:
         """Hash everything from the start, for a file written without `write`."""
         self._hasher = new_hasher(self.algorithm)

@@ -182,20 +182,9 @@ def pack_entry(entry: Entry) -> bytes:
     version = (v.version or "").encode("utf-8", "surrogatepass")
     encoded_key = entry.key.encoded if len(entry.key.row_key) >= MAX_KEY_BYTES else b""
     head = _HEAD.pack(
-        _VERSION,
-        flags,
-        entry.digest.number,
-        v.size,
-        entry.validated.wall_ns,
-        entry.written_on,
-        entry.last_used_hour,
-        v.mtime_ns or 0,
-        v.granule_ns,
-        entry.validated.boot_ns,
-        entry.validated.boot,
-        len(etag),
-        len(version),
-        len(encoded_key),
+        *(_VERSION, flags, entry.digest.number, v.size, entry.validated.wall_ns, entry.written_on),
+        *(entry.last_used_hour, v.mtime_ns or 0, v.granule_ns, entry.validated.boot_ns, entry.validated.boot),
+        *(len(etag), len(version), len(encoded_key)),
     )
     return append_checksum(entry.key.row_key, b"".join((head, entry.digest.value, etag, version, encoded_key)))
 

@@ -128,9 +128,7 @@ class Index:
                 failure = error
             # Outside the gate, which `_recover` closes.
             self._recover(failure)
-        raise IndexUnavailableError(
-            errno.EAGAIN, f"the index cannot be read: {failure}", self._layout.index
-        ) from failure
+        raise self._unavailable(errno.EAGAIN, f"the index cannot be read: {failure}") from failure
 
     def inspect(self, work: Callable[[Txn], Result]) -> Result:
         """As `read`, but change nothing: create, replace and repair nothing.
@@ -149,11 +147,9 @@ class Index:
             except (lmdb.ReadersFullError, lmdb.PanicError, lmdb.MapResizedError) as error:
                 failure = error
             except lmdb.Error as error:
-                raise IndexUnavailableError(errno.EIO, f"the index failed: {error}", self._layout.index) from error
+                raise self._unavailable(errno.EIO, f"the index failed: {error}") from error
             self._recover(failure)  # replaces nothing for these errors
-        raise IndexUnavailableError(
-            errno.EAGAIN, f"the index cannot be read: {failure}", self._layout.index
-        ) from failure
+        raise self._unavailable(errno.EAGAIN, f"the index cannot be read: {failure}") from failure
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield all rows with *prefix*, in order. Each page has its own transaction, so this is not one snapshot."""
@@ -255,18 +251,15 @@ class Index:
     def _ensure_open(self, open_env: Callable[[], lmdb.Environment]) -> lmdb.Environment:
         """Return an environment of the live generation; wait for a fork in progress."""
         if self._pid != os.getpid():
-            raise IndexUnavailableError(
+            raise self._unavailable(
                 errno.ECHILD,
                 "this process was forked without Python's fork hooks and cannot use its parent's index: "
                 "use os.fork, multiprocessing or subprocess, or open the store in the child only",
-                self._layout.index,
             )
         deadline = time.monotonic() + _GATE_SECONDS
         while self._closing:
             if time.monotonic() > deadline:
-                raise IndexUnavailableError(
-                    errno.EBUSY, "timed out waiting for a fork in this process", self._layout.index
-                )
+                raise self._unavailable(errno.EBUSY, "timed out waiting for a fork in this process")
             time.sleep(0.0005)
         if time.monotonic() - self._checked_at > HINT_SECONDS:
             self._check_hint()
@@ -289,9 +282,7 @@ class Index:
             deadline = time.monotonic() + _GATE_SECONDS
             while self._calls:
                 if time.monotonic() > deadline:
-                    raise IndexUnavailableError(
-                        errno.EBUSY, "timed out waiting for a call into the index", self._layout.index
-                    )
+                    raise self._unavailable(errno.EBUSY, "timed out waiting for a call into the index")
                 time.sleep(0.0002)
             env, self._env = self._env, None
             if env is not None:
@@ -358,7 +349,7 @@ class Index:
                     continue
                 env.reader_check()
                 return self._use(env, number, hint)
-            raise IndexUnavailableError(errno.EAGAIN, "the index is replaced repeatedly", self._layout.index)
+            raise self._unavailable(errno.EAGAIN, "the index is replaced repeatedly")
 
     def _open_unchanged(self) -> lmdb.Environment:
         """As `_open`, but write nothing. Raises: FileNotFoundError if there is no index, IndexDamagedError."""
@@ -432,7 +423,10 @@ class Index:
                     self._supersede(number, str(error))
             self._deliver_messages()
         else:
-            raise IndexUnavailableError(errno.EIO, f"the index failed: {error}", self._layout.index) from error
+            raise self._unavailable(errno.EIO, f"the index failed: {error}") from error
+
+    def _unavailable(self, number: int, message: str) -> IndexUnavailableError:
+        return IndexUnavailableError(number, message, self._layout.index)
 
     def check_readers(self) -> int:
         """Free the reader slots of dead processes, which prevent pages from being reused; return their number."""

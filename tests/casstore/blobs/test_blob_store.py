@@ -78,14 +78,6 @@ def test_pieces_written_out_of_order_have_the_digest_of_the_whole(blobs: BlobSto
         scattered.hash_to(7, memoryview(bytearray(3)))
 
 
-def test_a_restarted_file_holds_the_second_version_alone(blobs: BlobStore, staged: Stage) -> None:
-    staging, other = staged(b"a long first version"), staged(b"second")
-    staging.restart()
-    staging.write(b"second")
-    assert staging.digest() == other.digest()
-    assert blobs.add(staging, staging.digest()).size == os.fstat(staging.descriptor).st_size == 6
-
-
 @pytest.mark.parametrize("wrong", [b"bytez", b"", b"bytes and more"])
 def test_a_name_taken_by_wrong_bytes_is_no_hit(blobs: BlobStore, layout: Layout, staged: Stage, wrong: bytes) -> None:
     staging = staged(b"bytes")
