@@ -1,4 +1,4 @@
-"""``casstore clear``: empty the store, or what is below a prefix; asks, reports what went, and always what stays."""
+"""``casstore clear``: remove every entry, or those below a prefix."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from casstore.cli.facts import pending_facts, pin_facts
+from casstore.cli.progress import progress_bar
 from casstore.cli.reaped import reaped_facts, show_reaped
-from casstore.cli.shell import Shell, shows_progress
+from casstore.cli.shell import Shell, json_document_option, yes_option
 from casstore.config.units import format_size
 
 if TYPE_CHECKING:
@@ -18,96 +20,75 @@ if TYPE_CHECKING:
     from casstore.eviction.collector import RemovedBlob
     from casstore.leases.in_use import InUse
 
-_SHOWN: Final = 20
-"""Things that stay, of each kind, that are named."""
+_MOST_KEPT_SHOWN: Final = 20
+"""Kept things that are listed, of each kind."""
 
-_WAYS_ON: Final = {
-    "pins": "`casstore unpin URI` gives a pin up (`casstore pin` lists them)",
-    "pending": "`casstore push` uploads what is pending, `casstore drop` discards it (`casstore pending` lists it)",
-    "in_use": "local paths go when the processes end that have them; what was changed in them becomes a pending write",
-    "unreadable": "what cannot be read holds until somebody removes it",
-    "young": "what may be a download just now is an entry in a minute, or can go",
+_HINTS: Final = {
+    "pins": "`casstore unpin URI` removes a pin (`casstore pin` lists them)",
+    "pending": "`casstore push` uploads pending writes, `casstore drop` discards them (`casstore pending` lists them)",
+    "in_use": "local paths are removed when the processes that use them exit; changed ones become pending writes",
+    "unreadable": "unreadable records block their URIs: remove the files to go on without them",
+    "young": "files less than a minute old may belong to a running download; run `clear` again later to remove them",
 }
-"""By field of `ClearResult`: how what stays for it goes."""
+"""By field of `ClearResult`: how to remove what was kept."""
 
 
 @click.command()
 @click.argument("prefix", required=False)
-@click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and change nothing.")
+@yes_option
+@json_document_option
 @click.pass_obj
 def clear(shell: Shell, prefix: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
-    """Remove all that can be fetched again: every entry, or those whose URI starts with PREFIX.
+    """Remove every entry, or those whose URI starts with PREFIX.
 
-    Pins, pending writes and local edits stay whatever is said, and the report names them. What processes have open, and
-    the local paths that they were given, stay readable. Without PREFIX, what is in quarantine goes too.
+    Pins, pending writes and local edits are always kept; the report lists them. Open files and local paths stay
+    readable. Without PREFIX, the quarantine is emptied too.
+
+    \b
+    Examples:
+      casstore clear s3://bucket/photos/ --dry-run
+      casstore clear --yes
     """
     if prefix == "":
-        raise click.UsageError("PREFIX is empty: leave it out to clear everything")
+        raise click.UsageError("PREFIX is empty: omit it to clear everything")
     if not (dry_run or yes or sys.stdin.isatty()):
-        raise click.UsageError("there is no terminal to ask at: say --yes to clear, or --dry-run to see what would go")
-    cache = shell.open_cache()
-    report = _Report(shell, cache, prefix or "", as_json=as_json, is_dry_run=dry_run)
+        raise click.UsageError("there is no terminal to ask at: add --yes to clear, or --dry-run to preview")
+    report = _Report(shell, shell.open_cache(), prefix or "", as_json=as_json, is_dry_run=dry_run)
     if not (dry_run or yes):
-        report.ask(cache.clear(prefix or "", dry_run=True))
-    report.end(cache.clear(prefix or "", report.removed, dry_run=dry_run))
+        report.confirm()
+    report.run()
     return 0
 
 
 class _Report:
-    """What is said of one clearing, to people or as JSON."""
+    """Clears, and prints it as text or as JSON."""
 
     def __init__(self, shell: Shell, cache: Cache, prefix: str, *, as_json: bool, is_dry_run: bool) -> None:
         self._shell, self._cache, self._prefix = shell, cache, prefix
         self._as_json, self._is_dry_run = as_json, is_dry_run
-        self._facts_of: list[dict[str, Any]] = []
-        self._removals = self._gone = self._freed = 0
-        self._of = ""
-        self._verb = "goes" if is_dry_run else "removed"
-        self._has_bar = shows_progress()
+        self._removals: list[dict[str, Any]] = []
+        self._entries = self._freed = 0
+        self._total: int | None = None
 
-    def ask(self, cleared: ClearResult) -> None:
-        """Say in short what would go and what stays, and ask; all of it on stderr."""
-        self._shell.note(f"stays: {_kept_text(cleared)}")
+    def confirm(self) -> None:
+        """Print on stderr what would be removed and kept, and ask."""
+        cleared = self._cache.clear(self._prefix, dry_run=True)
+        self._shell.note(f"kept: {_kept_text(cleared)}")
         if cleared.is_nothing:
             return
+        self._total = cleared.entries
+        below = f" below {self._shell.shown(self._prefix)}" if self._prefix else ""
         bad = f" and {cleared.bad:,} files in quarantine" if cleared.bad else ""
-        where = f" below {self._shell.shown(self._prefix)}" if self._prefix else ""
-        self._of = f" of {cleared.entries:,}"
         self._shell.confirm(
-            f"Remove {cleared.entries:,} entries{where}, {cleared.blobs:,} blobs of {format_size(cleared.bytes)}{bad}?"
+            f"Remove {cleared.entries:,} entries{below} and {cleared.blobs:,} blobs "
+            f"({format_size(cleared.bytes)}){bad}?"
         )
 
-    def removed(self, removed: RemovedBlob) -> None:
-        """One blob went, or entries of one that stays for others."""
-        self._removals += 1
-        self._gone += len(removed.uris)
-        self._freed += removed.bytes
-        if self._as_json:
-            digest, uris = removed.digest.hex(), list(removed.uris)
-            self._facts_of.append({"digest": digest, "bytes": removed.bytes, "uris": uris})
-        else:
-            self._clear_bar()
-            size = removed.bytes
-            for uri in removed.uris or ("(no entry)",):
-                self._show(self._verb, size, uri)
-                size = 0  # the bytes go once
-        if self._has_bar and self._removals % 64 == 0:
-            sys.stderr.write(f"\r{self._gone:,}{self._of} entries, {format_size(self._freed)}\x1b[K")
-            sys.stderr.flush()
-
-    def _clear_bar(self) -> None:
-        if self._has_bar:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-    def _show(self, verb: str, size: int | None, text: str) -> None:
-        self._shell.line(f"{verb:<8} {'' if size is None else format_size(size):>9}  {text}")
-
-    def end(self, cleared: ClearResult) -> None:
-        """The sums, and all that stays."""
-        self._clear_bar()
+    def run(self) -> None:
+        """Clear with a progress bar, then print the totals and what was kept."""
+        with progress_bar() as self._draw:
+            cleared = self._cache.clear(self._prefix, self._removed, dry_run=self._is_dry_run)
         if self._as_json:
             self._shell.json_document(self._facts(cleared))
             return
@@ -120,34 +101,49 @@ class _Report:
             show_reaped(self._shell, cleared.reaped)
         self._show_kept(cleared)
 
-    def _show_kept(self, cleared: ClearResult) -> None:
-        from casstore.cli.facts import pending_facts, pin_facts
+    def _removed(self, removed: RemovedBlob) -> None:
+        """Report a blob that was removed, or entries of a blob that others still use."""
+        self._entries += len(removed.uris)
+        self._freed += removed.bytes
+        if self._as_json:
+            digest, uris = removed.digest.hex(), list(removed.uris)
+            self._removals.append({"digest": digest, "bytes": removed.bytes, "uris": uris})
+        else:
+            size = removed.bytes
+            for uri in removed.uris or ("(no entry)",):
+                self._show("remove" if self._is_dry_run else "removed", size, uri)
+                size = 0  # the blob's bytes count once
+        total = "" if self._total is None else f"/{self._total:,}"
+        self._draw(f"{self._entries:,}{total} entries", format_size(self._freed), self._entries, self._total)
 
-        for fact in [pin_facts(self._cache, pin) for pin in cleared.pins[:_SHOWN]]:
-            self._show("stays", fact["size"], f"{fact['uri']}: pinned")
-        for write in [pending_facts(self._cache, write) for write in cleared.pending[:_SHOWN]]:
-            self._show("stays", write["size"], f"{write['uri']}: pending: {write['why']}")
-        for entry in cleared.bases[:_SHOWN]:
-            self._show("stays", entry.size, f"{entry.uri}: held, since something is pending of it")
-        for file in cleared.in_use[:_SHOWN]:
-            self._show("stays", file.size, _file_text(file))
-        for path in cleared.unreadable[:_SHOWN]:
-            self._show("stays", None, f"{path}: cannot be read, so that nobody can tell what it is of")
+    def _show(self, verb: str, size: int | None, text: str) -> None:
+        self._shell.line(f"{verb:<8} {'' if size is None else format_size(size):>9}  {text}")
+
+    def _show_kept(self, cleared: ClearResult) -> None:
+        most = _MOST_KEPT_SHOWN
+        for fact in [pin_facts(self._cache, pin) for pin in cleared.pins[:most]]:
+            self._show("kept", fact["size"], f"{fact['uri']}: pinned")
+        for write in [pending_facts(self._cache, write) for write in cleared.pending[:most]]:
+            self._show("kept", write["size"], f"{write['uri']}: pending: {write['why']}")
+        for entry in cleared.bases[:most]:
+            self._show("kept", entry.size, f"{entry.uri}: cached, and a pending write is based on it")
+        for file in cleared.in_use[:most]:
+            self._show("kept", file.size, _file_text(file))
+        for path in cleared.unreadable[:most]:
+            self._show("kept", None, f"{path}: cannot be read, so its URI is unknown")
         if cleared.young:
-            self._show("stays", cleared.young_bytes, f"{cleared.young:,} blobs that may be downloads just now")
+            self._show("kept", cleared.young_bytes, f"{cleared.young:,} blobs of possibly running downloads")
         kinds = (cleared.pins, cleared.pending, cleared.bases, cleared.in_use, cleared.unreadable)
-        more = sum(max(0, len(things) - _SHOWN) for things in kinds)
+        more = sum(max(0, len(things) - most) for things in kinds)
         if more:
-            self._shell.line(f"stay     {more:,} more like these")
+            self._shell.line(f"kept     {more:,} more like these")
         if _kept_text(cleared) == _NOTHING:
-            self._shell.line(f"stays    {_NOTHING}{f' below {self._prefix}' if self._prefix else ''}")
-        for kind, way in _WAYS_ON.items():
+            self._shell.line(f"kept     {_NOTHING}{f' below {self._prefix}' if self._prefix else ''}")
+        for kind, hint in _HINTS.items():
             if getattr(cleared, kind):
-                self._shell.line(f"         {way}")
+                self._shell.line(f"         {hint}")
 
     def _facts(self, cleared: ClearResult) -> dict[str, Any]:
-        from casstore.cli.facts import pending_facts, pin_facts
-
         return {
             "dry_run": self._is_dry_run,
             "prefix": self._prefix,
@@ -156,7 +152,7 @@ class _Report:
             "freed_bytes": cleared.bytes,
             "quarantined": cleared.bad,
             "quarantined_bytes": cleared.bad_bytes,
-            "removed": self._facts_of,
+            "removed": self._removals,
             "kept": {
                 "pins": [pin_facts(self._cache, pin) for pin in cleared.pins],
                 "pending": [pending_facts(self._cache, write) for write in cleared.pending],
@@ -174,18 +170,18 @@ _NOTHING: Final = "nothing: no pins, no pending writes, no local paths"
 
 
 def _kept_text(cleared: ClearResult) -> str:
-    """In short, what stays."""
+    """Summarize what was kept."""
     counts = [
         (len(cleared.pins), "pins"),
         (len(cleared.pending), "pending writes and local edits"),
         (len(cleared.in_use), "local paths"),
         (len(cleared.unreadable), "unreadable pins and pending writes"),
-        (cleared.young, "blobs that may be downloads just now"),
+        (cleared.young, "blobs of possibly running downloads"),
     ]
     return ", ".join(f"{count:,} {what}" for count, what in counts if count) or _NOTHING
 
 
 def _file_text(file: InUse) -> str:
-    why = "changed or made by its user" if file.is_changed else "in use"
+    why = "changed or created by its user" if file.is_changed else "in use"
     uris = f"{', '.join(file.uris)}: " if file.uris else ""
-    return f"{uris}{why}: {file.path or 'links outside of the store'}"
+    return f"{uris}{why}: {file.path or 'links outside the store'}"

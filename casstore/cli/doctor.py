@@ -1,32 +1,36 @@
-"""``casstore doctor``: whether this machine is fit for a store, and what to do about what is not; status 1 if anything
-is wrong.
-"""
+"""``casstore doctor``: check that this machine is fit for a store."""
 
 from __future__ import annotations
 
 import click
 
 from casstore.cli.plugins import ExtensibleCommand, extension_report
-from casstore.cli.shell import Column, Shell
+from casstore.cli.shell import Column, Shell, json_document_option
 
 
 @click.command(cls=ExtensibleCommand)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@json_document_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> int:
-    """Look at the store's directory, its file system and index, and at the packages that are installed.
+    """Check that this machine is fit for a store.
 
-    Says what to do about each thing that is not as it should be. Makes no store. The status is 1 if anything is wrong.
+    Checks the store's directory, its file system, its index and the installed packages. Each URI is checked too: whether its server can be reached, and with --write, whether it supports conditional
+    writes. Prints a fix for each problem, creates no store, and exits with status 1 if anything is wrong.
+
+    \b
+    Examples:
+      casstore doctor
+      casstore doctor s3://bucket/tmp/ --write
     """
     from casstore.doctor import examine
 
     shell: Shell = ctx.obj
-    part = extension_report(ctx)
+    extension = extension_report(ctx)
     checks = [
         {"name": check.name, "state": check.state.value, "found": check.found, "advice": check.advice}
         for check in examine(shell.directory)
     ]
-    checks += [] if part is None else part.facts["checks"]
+    checks += [] if extension is None else extension.facts["checks"]
     is_wrong = any(check["state"] == "wrong" for check in checks)
     if as_json:
         shell.json_document({"is_good": not is_wrong, "checks": checks})

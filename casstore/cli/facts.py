@@ -1,25 +1,26 @@
-"""What people and scripts are told about a store's content: an entry as plain facts, usage by directory."""
+"""The JSON shapes of the commands: an entry, a pending write, a pin; and usage by directory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
-from casstore.cache import Cache
-from casstore.eviction.pins import Pin
-from casstore.format.records import Entry
-from casstore.pending.records import PendingWrite
-from casstore.reading.catalog import Usage
+if TYPE_CHECKING:
+    from casstore.cache import Cache
+    from casstore.eviction.pins import Pin
+    from casstore.format.records import Entry
+    from casstore.pending.records import PendingWrite
+    from casstore.reading.catalog import Usage
 
-INTERRUPTED: Final = "interrupted: it is not known whether it arrived; push finds out"
-"""Why a write is pending whose process died while it was being uploaded."""
+INTERRUPTED: Final = "interrupted: it may have reached the server; `casstore push` checks"
+"""Why a write is pending after its process died during the upload."""
 
 
 class EntryFacts(TypedDict):
-    """An entry in types that JSON has. Times are ISO 8601 in UTC; *last_used* is kept by the hour.
+    """An entry. Times are ISO 8601 in UTC; *last_used* has a resolution of one hour.
 
-    *path* is where the bytes lie until somebody evicts them. Never write to it.
+    *path* is the blob, until it is evicted. Never write to it.
     """
 
     uri: str
@@ -35,7 +36,7 @@ class EntryFacts(TypedDict):
 
 
 def entry_facts(cache: Cache, entry: Entry) -> EntryFacts:
-    """*entry* for a script."""
+    """Return the facts of *entry*."""
     validator = entry.validator
     return {
         "uri": entry.uri,
@@ -52,10 +53,10 @@ def entry_facts(cache: Cache, entry: Entry) -> EntryFacts:
 
 
 class PendingFacts(TypedDict):
-    """A pending write in types that JSON has. *name* is its own, *path* where the bytes lie, never to be written to.
+    """A pending write. *path* is the file with its bytes; never write to it.
 
-    *interrupted*: its process died while it was being uploaded. *blocks*: its URI is neither read nor written until
-    somebody decides. *source* is the local path that the bytes came from, where they are an edit or a tool's file.
+    *interrupted*: its process died during the upload. *blocks*: this machine refuses to read or write the URI until the
+    write is pushed or dropped. *source* is the local path of an edit or of a tool's file.
     """
 
     uri: str
@@ -73,7 +74,7 @@ class PendingFacts(TypedDict):
 
 
 def pending_facts(cache: Cache, write: PendingWrite) -> PendingFacts:
-    """*write* for a script."""
+    """Return the facts of *write*."""
     is_interrupted = cache.pending.is_interrupted(write)
     return {
         "uri": write.uri,
@@ -92,7 +93,7 @@ def pending_facts(cache: Cache, write: PendingWrite) -> PendingFacts:
 
 
 class PinFacts(TypedDict):
-    """A pin in types that JSON has. *size* is that of the entry, None where nothing is held just now."""
+    """A pin. *size* is the entry's, None if the object is not cached."""
 
     uri: str
     origin: str
@@ -102,7 +103,7 @@ class PinFacts(TypedDict):
 
 
 def pin_facts(cache: Cache, pin: Pin) -> PinFacts:
-    """*pin* for a script."""
+    """Return the facts of *pin*."""
     entry = cache.lookup(pin.key)
     return {
         "uri": pin.uri,
@@ -129,14 +130,16 @@ class _Sum:
         self.blobs[entry.digest.value] = entry.size
 
     def usage(self) -> Usage:
+        from casstore.reading.catalog import Usage
+
         return Usage(self.entries, self.logical, len(self.blobs), sum(self.blobs.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class UsageReport:
-    """Usage below a prefix: in all, and of each child, in URI order; a directory's name ends with a slash.
+    """Usage below a prefix: the total, and each child in URI order; a directory's name ends with a slash.
 
-    A blob that two children share counts in both, so that theirs may add up to more than the total.
+    A blob that two children share counts in both, so the children may add up to more than the total.
     """
 
     total: Usage
@@ -144,7 +147,7 @@ class UsageReport:
 
 
 def usage_by_child(cache: Cache, prefix: str = "") -> UsageReport:
-    """How much lies below *prefix* (a string, not a path), by the path component that follows it."""
+    """Return the usage below *prefix* (a string, not a path), by the path component that follows it."""
     total = _Sum()
     children: dict[str, _Sum] = {}
     for entry in cache.entries(prefix):
@@ -155,7 +158,7 @@ def usage_by_child(cache: Cache, prefix: str = "") -> UsageReport:
 
 def _child(uri: str, prefix: str) -> str:
     after_scheme = uri.find("://") + 3
-    # Of "s3://b/data" the children are those of "s3://b/data/", beside whatever else begins so, such as "s3://b/data2/".
+    # The children of "s3://b/data" are those of "s3://b/data/", and others with that prefix, such as "s3://b/data2/".
     start = len(prefix) + (not prefix.endswith("/"))
     end = uri.find("/", max(start, after_scheme))
     return uri if end < 0 else uri[: end + 1]

@@ -1,6 +1,6 @@
-"""The command ``casstore``: what the store holds. Each command is a thin caller of `casstore.open`.
+"""The command ``casstore``. Each subcommand is a thin caller of `casstore.open`.
 
-Other packages add commands (`casstore.cli_joins`), which find a `casstore.cli_output.Shell` in ``ctx.obj``.
+Other packages add commands: see `casstore.cli.plugins`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ from casstore.cli.gc import gc
 from casstore.cli.pending import drop, pending_command
 from casstore.cli.pins import pin, unpin
 from casstore.cli.plugins import PluginGroup
-from casstore.cli.shell import STOPPED, Column, Shell, age_text, describe, drop_stdout, prepare_streams, say
+from casstore.cli.shell import (
+    INTERRUPTED,
+    Column,
+    Shell,
+    age_text,
+    describe,
+    drop_stdout,
+    json_document_option,
+    json_lines_option,
+    prepare_streams,
+    say,
+)
 from casstore.cli.stats import count_text, stats
 from casstore.cli.verify import verify
 from casstore.config.units import format_size
@@ -32,18 +43,18 @@ if TYPE_CHECKING:
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 
 _PIPE_CLOSED: Final = 141
-"""128 and the number of the signal, as shells report programs that die of it."""
+"""The status that shells report for SIGPIPE: 128 and the signal's number."""
 
 
 class _Commands(PluginGroup):
-    """All commands, and the status of a reader who went away."""
+    """All commands; a closed pipe ends each with status 141."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Here, because click would make it the status of a failure.
+            # Caught here, since click would exit with status 1.
             drop_stdout()
             raise click.exceptions.Exit(_PIPE_CLOSED) from None
         return result
@@ -56,26 +67,33 @@ class _Commands(PluginGroup):
 @click.version_option(casstore.__version__, message="casstore %(version)s")
 @click.pass_context
 def command(ctx: click.Context, directory: str | None) -> None:
-    """Objects from clouds, stored once by content: see what the store holds, and fill it."""
+    """Cache cloud objects in a local store that keeps equal contents once.
+
+    \b
+    Examples:
+      casstore get s3://bucket/photos/cat.png
+      casstore ls s3://bucket/photos/
+      casstore gc --max-size 50GB
+    """
     if directory == "":
-        raise click.BadParameter("names no directory", param_hint="--dir")
+        raise click.BadParameter("the value is empty: use a directory", param_hint="--dir")
     ctx.obj = Shell(directory)
 
 
 @command.command()
 @click.argument("prefix", default="")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@json_lines_option
 @click.pass_obj
 def ls(shell: Shell, prefix: str, as_json: bool) -> None:
-    """List the entries whose URI starts with PREFIX, in the order of their URIs.
+    """List the cached objects whose URI starts with PREFIX.
 
-    Columns: size, how long ago the cloud confirmed it, the start of the digest, URI.
+    They are sorted by URI. Columns: size, time since the server last confirmed the version, start of the digest, URI.
     """
     cache = shell.open_cache()
     if not as_json and sys.stdout.isatty():
         shell.line(f"{'SIZE':>9}  {'CHECKED':>7}  {'DIGEST':<12}  URI")
     now = time.time()
-    # Line by line and not as a table: there may be millions, and `head` wants few.
+    # Not a table, which needs all rows first: there may be millions of entries, and `head` reads few.
     for entry in cache.entries(prefix):
         if as_json:
             shell.json_line(shell.facts(cache, entry))
@@ -86,12 +104,13 @@ def ls(shell: Shell, prefix: str, as_json: bool) -> None:
 
 @command.command()
 @click.argument("prefix", default="")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@json_document_option
 @click.pass_obj
 def du(shell: Shell, prefix: str, as_json: bool) -> None:
-    """Show how much lies below PREFIX, by the next part of the path, before and after deduplication.
+    """Show the disk usage below PREFIX.
 
-    What two lines share is counted in both, and once in the total.
+    Prints a line for each directory and object directly below PREFIX, with its size before and after deduplication.
+    Content that two lines share counts in both, and once in the total.
     """
     from casstore.cli.facts import usage_by_child
 
@@ -121,20 +140,20 @@ def _usage_row(usage: Usage, name: str) -> list[str]:
 
 
 @command.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@json_document_option
 @click.pass_obj
 def info(shell: Shell, as_json: bool) -> None:
-    """Say where the store is, how full, and how it is set."""
+    """Show the store's directory, usage and settings."""
     facts = shell.open_cache().info()
     if as_json:
         shell.json_document(facts)
         return
-    counted, rules = facts.pop("statistics"), facts.pop("rules")
-    assert isinstance(counted, dict)
+    counts, rules = facts.pop("statistics"), facts.pop("rules")
+    assert isinstance(counts, dict)
     assert isinstance(rules, list)
     rows = [[name.replace("_", " "), _fact(name, facts[name])] for name in facts]
     rows += [[f"rule for {rule['prefix']}", _rule_text(rule)] for rule in rules]
-    rows += [[name.replace("_", " "), count_text(name, counted[name])] for name in counted]
+    rows += [[name.replace("_", " "), count_text(name, counts[name])] for name in counts]
     shell.table([Column("FACT"), Column("VALUE")], rows)
 
 
@@ -154,7 +173,7 @@ def _rule_text(rule: dict[str, Any]) -> str:
 
 
 def _duration(seconds: int) -> str:
-    """In the largest unit that says it exactly, as it can be set."""
+    """Format in the largest unit that is exact, as the setting accepts it."""
     exact = (f"{seconds // length}{unit}" for length, unit in _UNITS if seconds and seconds % length == 0)
     return next(exact, f"{seconds}s")
 
@@ -164,9 +183,9 @@ for _command in (clear, doctor, gc, stats, verify, pending_command, drop, pin, u
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command line and return the exit status: 0, 1 where something failed, 2 for wrong usage, 130, 141.
+    """Run a command line; return its exit status: 0, 1 (failure), 2 (usage), 130 (interrupt), 141 (closed pipe).
 
-    Known errors become one line on stderr; what is not known keeps its traceback.
+    Known errors become one line on stderr; others keep their traceback.
     """
     prepare_streams()
     try:
@@ -175,7 +194,7 @@ def run(arguments: list[str] | None = None) -> int:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else "casstore"
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
-            print(error.format_message(), file=sys.stderr)  # noqa: T201 (a whole page, and ours)
+            print(error.format_message(), file=sys.stderr)  # noqa: T201 (the help page)
         else:
             say(f"{' '.join(error.format_message().split())} (see {path} --help)")
         return 2
@@ -187,7 +206,7 @@ def run(arguments: list[str] | None = None) -> int:
         return _PIPE_CLOSED
     except click.Abort:
         say("interrupted")
-        return STOPPED
+        return INTERRUPTED
     except (casstore.CasstoreError, OSError) as error:
         say(f"error: {describe(error)}")
         return 1
@@ -195,11 +214,11 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def main() -> NoReturn:
-    """The entry point of the installed command."""
+    """Run as the installed command."""
     status = run()
-    if status == STOPPED:
-        # Threads may be in the middle of large downloads, and leaving as usual would wait for them. What is complete is
-        # committed; the rest is what a killed process leaves.
+    if status == INTERRUPTED:
+        # A normal exit would wait for threads with large downloads. Complete ones are committed; the rest is what a
+        # killed process leaves.
         atexit._run_exitfuncs()  # noqa: SLF001
         sys.stderr.flush()
         os._exit(status)

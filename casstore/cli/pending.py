@@ -1,6 +1,6 @@
-"""``casstore pending`` and ``casstore drop``: what was written here and is not in the cloud.
+"""``casstore pending`` and ``casstore drop``: writes that were not uploaded.
 
-Uploading takes a cloud: ``casstore push`` joins from elsewhere.
+``casstore push`` is a plug-in of another package, since an upload needs a server.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from casstore.cli.shell import Shell, age_text
+from casstore.cli.facts import pending_facts
+from casstore.cli.shell import Shell, age_text, json_lines_option, yes_option
 from casstore.config.units import format_size
 
 if TYPE_CHECKING:
@@ -24,40 +25,39 @@ if TYPE_CHECKING:
 
 _INDENT: Final = " " * 33
 _INTERRUPTED: Final = "interrupted"
-_PUSH: Final = ("casstore push {it}", "uploads it, if the object is still the version that it started from")
-_FORCE: Final = ("casstore push --force {it}", "uploads it over whatever is there")
-_REST: Final = (
-    ("casstore drop --save-to PATH {it}", "moves it to a local file"),
-    ("casstore drop {it}", "discards it for good"),
+_PUSH: Final = ("casstore push {it}", "upload, unless the object has changed since")
+_FORCE: Final = ("casstore push --force {it}", "upload, and overwrite the object")
+_DROP: Final = (
+    ("casstore drop --save-to PATH {it}", "move the bytes to a local file"),
+    ("casstore drop {it}", "discard the bytes for good"),
 )
-_FAILED: Final = "not in the cloud; the URI is neither read nor written here until you decide"
-_WAYS: Final = {
-    "failed": (_FAILED, (_PUSH, _FORCE, *_REST)),
-    "edit": (f"a local copy that was changed outside the API, {_FAILED}", (_PUSH, _FORCE, *_REST)),
+_BLOCKED: Final = "not uploaded; this machine refuses to read or write the URI until you push or drop it"
+_STATES: Final = {
+    "failed": (_BLOCKED, (_PUSH, _FORCE, *_DROP)),
+    "edit": (f"a local copy was changed outside the API, {_BLOCKED}", (_PUSH, _FORCE, *_DROP)),
     "incomplete": (
-        "kept, and in nobody's way; push --all leaves it out",
-        (("casstore push {it}", "uploads it as it is, if nobody has changed the object"), *_REST),
+        "kept; does not block reads or writes; skipped by `push --all`",
+        (("casstore push {it}", "upload the incomplete bytes, unless the object has changed since"), *_DROP),
     ),
     _INTERRUPTED: (
-        "its process died in the middle, and it is not known whether it arrived",
-        (("casstore push {it}", "finds out, and uploads it if it did not arrive"), *_REST),
+        "its process died during the upload, which may have reached the server",
+        (("casstore push {it}", "check, and upload if it did not reach the server"), *_DROP),
     ),
-    "uploading": ("a process is at it just now", (("casstore pending", "says in a moment what became of it"),)),
+    "uploading": ("being uploaded by another process", (("casstore pending", "check again shortly"),)),
 }
-"""By what is shown as the state: what it means, and each way on with what it does."""
+"""By state: its meaning, and the commands that resolve it."""
 
 
 @click.command("pending")
 @click.argument("prefix", default="")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@json_lines_option
 @click.pass_obj
 def pending_command(shell: Shell, prefix: str, as_json: bool) -> None:
-    """List what was written here to URIs that start with PREFIX and is not in the cloud, and how to go on.
+    """List pending writes, and how to resolve them.
 
-    Failed and interrupted uploads, local copies that were changed, files that were never closed. Asks no cloud.
+    PREFIX selects the URIs that start with it. A write is pending if its upload failed or was interrupted, if a local copy was changed, or if its file was never
+    closed. This command sends no requests.
     """
-    from casstore.cli.facts import pending_facts
-
     cache = shell.open_cache()
     writes = [write for write in cache.pending.all() if write.uri.startswith(prefix)]
     facts = [pending_facts(cache, write) for write in writes]
@@ -68,8 +68,8 @@ def pending_command(shell: Shell, prefix: str, as_json: bool) -> None:
         _show(shell, facts, [(time.time_ns() - write.created_ns) / 1e9 for write in writes])
     for path in cache.pending.unreadable():
         shell.note(
-            f"warning: {path} cannot be read, so it is not known what the bytes beside it belong to: it is damaged, or "
-            f"of a newer casstore. They are in {path.removesuffix('.json')}.data; to be rid of them, remove both files"
+            f"warning: {path}: the record is damaged, or was written by a newer casstore: its bytes are in "
+            f"{path.removesuffix('.json')}.data; remove both files to discard them"
         )
 
 
@@ -82,30 +82,30 @@ def _show(shell: Shell, facts: Sequence[PendingFacts], ages: Sequence[float]) ->
         shell.line(f"{format_size(fact['size']):>9}  {age_text(age):>5}  {_state(fact):<11}  {fact['uri']}")
         shell.line(f"{_INDENT}{fact['why']}")
         if fact["source"] is not None:
-            shell.line(f"{_INDENT}it came from {fact['source']}")
-        shell.line(f"{_INDENT}the bytes: {fact['path']}")
-    for state, (meaning, ways) in _WAYS.items():
-        its = [fact for fact in facts if _state(fact) == state]
-        if not its:
+            shell.line(f"{_INDENT}source: {fact['source']}")
+        shell.line(f"{_INDENT}bytes: {fact['path']}")
+    for state, (meaning, hints) in _STATES.items():
+        matching = [fact for fact in facts if _state(fact) == state]
+        if not matching:
             continue
-        it = _spelled(its[0], facts) if len(its) == 1 else "URI"
-        if len(its) > 1 and any("--name" in _spelled(fact, facts) for fact in its):
+        it = _argument(matching[0], facts) if len(matching) == 1 else "URI"
+        if len(matching) > 1 and any("--name" in _argument(fact, facts) for fact in matching):
             it = "(URI or --name NAME)"
         shell.line("")
         shell.line(f"{state}: {meaning}")
-        commands = [(command.format(it=it), does) for command, does in ways]
+        commands = [(command.format(it=it), effect) for command, effect in hints]
         width = max(len(command) for command, _ in commands)
-        for command, does in commands:
-            shell.line(f"    {command:<{width}}  # {does}")
+        for command, effect in commands:
+            shell.line(f"    {command:<{width}}  # {effect}")
     _show_names(shell, facts)
 
 
 def _show_names(shell: Shell, facts: Sequence[PendingFacts]) -> None:
-    named = [fact for fact in facts if "--name" in _spelled(fact, facts)]
+    named = [fact for fact in facts if "--name" in _argument(fact, facts)]
     if len(named) < 2:
         return
     shell.line("")
-    shell.line("by name, since the URI alone does not say which:")
+    shell.line("use the name if the URI is ambiguous or cannot be typed:")
     for fact in named:
         shell.line(f"    --name {fact['name']}  # {_state(fact)}, {format_size(fact['size'])}, {fact['uri']}")
 
@@ -114,23 +114,19 @@ def _state(fact: PendingFacts) -> str:
     return _INTERRUPTED if fact["interrupted"] else fact["state"]
 
 
-def _spelled(fact: PendingFacts, facts: Sequence[PendingFacts]) -> str:
-    """How a command names it: by its URI, unless that cannot be typed, or others are pending of it."""
+def _argument(fact: PendingFacts, facts: Sequence[PendingFacts]) -> str:
+    """Return the argument of a command: the URI, or the name if the URI is ambiguous or cannot be typed."""
     is_alone = sum(other["uri"] == fact["uri"] for other in facts) == 1
     return shlex.quote(fact["uri"]) if is_alone and fact["uri"].isprintable() else f"--name {fact['name']}"
 
 
 @click.command()
 @click.argument("uris", nargs=-1, metavar="[URI]...")
-@click.option("--all", "is_all", is_flag=True, help="Everything that is pending.")
-@click.option("--name", metavar="NAME", help="The one with this name, of several of a URI.")
-@click.option(
-    "--save-to",
-    metavar="PATH",
-    help="First move the bytes to this file, which is replaced as a whole; takes one write, and does not ask.",
-)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--all", "is_all", is_flag=True, help="Discard all pending writes.")
+@click.option("--name", metavar="NAME", help="Discard the pending write with this name, if a URI has several.")
+@click.option("--save-to", metavar="PATH", help="Move the bytes of one write to this file, atomically; does not ask.")
+@yes_option
+@json_lines_option
 @click.pass_obj
 def drop(
     shell: Shell,
@@ -141,97 +137,88 @@ def drop(
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Discard what is pending of these URIs, for good: nobody else has these bytes.
+    """Discard the pending writes of these URIs for good.
 
-    Shows what goes, and asks. All that is pending of a URI goes, unless --name picks one.
+    There is no other copy of these bytes: the command lists what it will discard, and asks. --name selects one of
+    several writes of a URI.
+
+    \b
+    Examples:
+      casstore drop s3://bucket/log.txt
+      casstore drop --save-to mine.txt s3://bucket/log.txt
     """
     _check_usage(uris, save_to, name, is_all=is_all)
     if save_to is None and not (yes or sys.stdin.isatty()):
-        raise click.UsageError("there is no terminal to ask at: say --yes to discard, or --save-to PATH to keep")
+        raise click.UsageError("there is no terminal to ask at: add --yes to discard, or --save-to PATH to keep")
     cache = shell.open_cache()
-    writes, missing = _chosen(cache, uris, name)
+    writes, missing = _select(cache, uris, name)
     for text in missing:
-        shell.error(f"{text}; casstore pending lists what is")
+        shell.error(f"{text}: `casstore pending` lists the pending writes")
     if save_to is not None:
-        _check_one(writes, save_to)
+        _check_single(writes, save_to)
     elif writes and not yes:
-        _ask(shell, writes, lists=not as_json)
-    failed = _Dropping(shell, cache, as_json=as_json).run(writes, save_to)
-    return 1 if missing or failed else 0
+        _confirm(shell, writes, lists=not as_json)
+    failed = bool(missing)
+    for write in writes:
+        try:
+            _drop(shell, cache, write, save_to, as_json=as_json)
+        except OSError as error:  # a CasstoreError of `discard_pending` is one, too
+            failed = True
+            shell.error(f"{write.uri}: still pending: {shell.describe(error)}")
+    return 1 if failed else 0
 
 
 def _check_usage(uris: Sequence[str], save_to: str | None, name: str | None, *, is_all: bool) -> None:
     if is_all + bool(uris) + bool(name) == 0:
-        raise click.UsageError("name URIs as `casstore pending` lists them, or say --all")
+        raise click.UsageError("no URI was given: `casstore pending` lists them; --all discards all pending writes")
     if is_all and (uris or name or save_to):
-        raise click.UsageError("--all goes with no URI, no --name and no --save-to")
+        raise click.UsageError("--all cannot be combined with a URI, --name or --save-to")
     for option, given in (("--name", name), ("--save-to", save_to)):
         if given and len(dict.fromkeys(uris)) > 1:
             raise click.UsageError(f"{option} takes one URI, not {len(uris)}")
     if save_to == "":
-        raise click.UsageError("--save-to names no file")
+        raise click.UsageError("--save-to is empty: use the path of a file")
 
 
-def _chosen(cache: Cache, uris: Sequence[str], name: str | None) -> tuple[list[PendingWrite], list[str]]:
-    """What is meant (without a URI or a name: everything), and what is said of what there is not."""
+def _select(cache: Cache, uris: Sequence[str], name: str | None) -> tuple[list[PendingWrite], list[str]]:
+    """Return the selected writes (all of them without a URI or name), and a message for each that does not exist."""
     writes, missing = list(cache.pending.all()), []
     if uris:
         known = {write.uri for write in writes}
-        missing = [f"nothing is pending of {uri}" for uri in dict.fromkeys(uris) if uri not in known]
+        missing = [f"{uri}: nothing is pending" for uri in dict.fromkeys(uris) if uri not in known]
         writes = [write for write in writes if write.uri in uris]
     if name is not None and not missing:
         writes = [write for write in writes if write.name == name]
         if not writes:
-            missing = [f"no pending write{f' of {uris[0]}' if uris else ''} has the name {name}"]
+            missing = [f"{uris[0] if uris else name}: no pending write has the name {name}"]
     return writes, missing
 
 
-def _check_one(writes: Sequence[PendingWrite], save_to: str) -> None:
+def _check_single(writes: Sequence[PendingWrite], save_to: str) -> None:
     contents = {(write.key, write.digest): write for write in writes}
     if len(contents) > 1:
         listed = "; ".join(f"--name {write.name} ({write.state}, {write.size} bytes)" for write in contents.values())
-        raise click.UsageError(f"{len(contents)} different writes do not fit into {save_to}: choose one of {listed}")
+        raise click.UsageError(f"{save_to} cannot take {len(contents)} different writes: select one with {listed}")
 
 
-def _ask(shell: Shell, writes: Sequence[PendingWrite], *, lists: bool) -> None:
+def _confirm(shell: Shell, writes: Sequence[PendingWrite], *, lists: bool) -> None:
     if lists:
         for write in writes:
-            shell.line(f"{'goes':<9} {format_size(write.size):>9}  {write.uri}: {write.why}")
+            shell.line(f"{'discard':<9} {format_size(write.size):>9}  {write.uri}: {write.why}")
         sys.stdout.flush()
-    what = "1 write" if len(writes) == 1 else f"{len(writes):,} writes"
+    count = "1 write" if len(writes) == 1 else f"{len(writes):,} writes"
     size = format_size(sum(write.size for write in writes))
-    shell.confirm(f"Discard {what} of {size} for good? Nobody else has these bytes.")
+    shell.confirm(f"Discard {count} ({size}) for good? There is no other copy of these bytes.")
 
 
-class _Dropping:
-    """Drops one after the other, and says so; what fails does not stop the others."""
-
-    def __init__(self, shell: Shell, cache: Cache, *, as_json: bool) -> None:
-        self._shell, self._cache, self._as_json = shell, cache, as_json
-
-    def run(self, writes: Sequence[PendingWrite], save_to: str | None) -> int:
-        """How many failed."""
-        failed = 0
-        for write in writes:
-            try:
-                self._drop(write, save_to)
-            except OSError as error:  # those of casstore among them
-                failed += 1
-                self._shell.error(f"{write.uri} is still pending: {self._shell.describe(error)}")
-        return failed
-
-    def _drop(self, write: PendingWrite, save_to: str | None) -> None:
-        from casstore.cli.facts import pending_facts
-
-        facts = pending_facts(self._cache, write)
-        if not self._cache.discard_pending(write, save_to):
-            self._shell.note(f"{write.uri}: somebody has dealt with it meanwhile")
-            return
-        saved = None if save_to is None else os.path.abspath(save_to)
-        if self._as_json:
-            self._shell.json_line({**facts, "saved_to": saved})
-        else:
-            where = "" if saved is None else f" is now {saved}"
-            self._shell.line(
-                f"{'discarded' if saved is None else 'saved':<9} {format_size(write.size):>9}  {write.uri}{where}"
-            )
+def _drop(shell: Shell, cache: Cache, write: PendingWrite, save_to: str | None, *, as_json: bool) -> None:
+    facts = pending_facts(cache, write)
+    if not cache.discard_pending(write, save_to):
+        shell.note(f"{write.uri}: another process has resolved it in the meantime")
+        return
+    saved = None if save_to is None else os.path.abspath(save_to)
+    if as_json:
+        shell.json_line({**facts, "saved_to": saved})
+    else:
+        verb, where = ("discarded", "") if saved is None else ("saved", f": {saved}")
+        shell.line(f"{verb:<9} {format_size(write.size):>9}  {write.uri}{where}")

@@ -1,4 +1,4 @@
-"""What is said of what dead processes had left, to people and to scripts."""
+"""The report on what dead processes left behind, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def show_reaped(shell: Shell, reaped: ReapResult) -> None:
-    """A line for what went, and one for each thing that stays."""
+    """Print a line for what was removed, and one for each thing that was kept."""
     if reaped.leases or reaped.bytes or reaped.generations:
         shell.line(
-            f"freed {format_size(reaped.bytes)} that dead processes had left ({reaped.leases:,} leases, "
+            f"freed {format_size(reaped.bytes)} left by dead processes ({reaped.leases:,} leases, "
             f"{reaped.generations:,} generations of the index)"
         )
     for write in reaped.recorded:
@@ -24,11 +24,11 @@ def show_reaped(shell: Shell, reaped: ReapResult) -> None:
     for kept in reaped.kept:
         if not kept.is_alive or not reaped.locks_exclude:
             edited = f": {', '.join(kept.edited)}" if kept.edited else ""
-            shell.line(f"stays    lease {kept.name}: {kept.reason}{edited}")
+            shell.line(f"kept     lease {kept.name}: {kept.reason}{edited}")
 
 
 def reaped_facts(reaped: ReapResult) -> dict[str, Any]:
-    """The same in types that JSON has."""
+    """Return the same as JSON facts."""
     recorded = [
         {"uri": write.uri, "name": write.name, "state": write.state.value, "bytes": write.size, "why": write.why}
         for write in reaped.recorded

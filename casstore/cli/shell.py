@@ -1,6 +1,6 @@
-"""What every command shares: the options before its name, and how it talks. Data to stdout, all else to stderr.
+"""What every command shares: options, output and errors. Data goes to stdout, everything else to stderr.
 
-Whatever comes from outside (keys may hold control characters) is made harmless before a terminal sees it.
+Keys may contain control characters: text is escaped before a terminal shows it.
 """
 
 from __future__ import annotations
@@ -21,61 +21,65 @@ from casstore.config.units import format_size
 if TYPE_CHECKING:
     from casstore import Cache, Entry
 
-STOPPED: Final = 130
-"""The status of a command that somebody stopped: by an interrupt, or by his answer."""
+INTERRUPTED: Final = 130
+"""The status after an interrupt, or after the user declined a prompt."""
 
 _AGES: Final = ((86400, "d"), (3600, "h"), (60, "m"))
-_WIDEST: Final = 100_000
-"""Columns where no terminal limits them: a line of a file or a pipe is never broken or cut."""
+_UNLIMITED_WIDTH: Final = 100_000
+"""The width of tables in files and pipes: no line is broken or cut."""
+
+json_document_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+json_lines_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table: its heading, and whether it holds numbers."""
+    """A table's column; numbers are aligned to the right."""
 
     name: str
     is_number: bool = False
 
 
 class Shell:
-    """The terminal, and the store that the options name. Every command, of other packages too, gets it as ``ctx.obj``.
+    """The terminal and the store of one command, also of a plug-in's; click passes it as ``ctx.obj``.
 
-    *directory* is the store's root as ``--dir`` gave it; None for the default.
+    *directory* is the value of ``--dir``; None means the default store.
     """
 
     def __init__(self, directory: str | None) -> None:
         self.directory = directory
 
     def open_cache(self) -> Cache:
-        """The store, which must be there: looking makes none. Raises what `casstore.open` does."""
+        """Open the store, and do not create one. Raises what `casstore.open` raises."""
         return casstore.open(self.directory, create=False)
 
     def facts(self, cache: Cache, entry: Entry) -> dict[str, Any]:
-        """An entry as every command's ``--json`` shows it."""
+        """Return an entry as ``--json`` shows it."""
         from casstore.cli.facts import entry_facts
 
         return dict(entry_facts(cache, entry))
 
     def json_line(self, value: object) -> None:
-        """*value* on one line of stdout, in ASCII."""
+        """Write *value* to one line of stdout, in ASCII."""
         sys.stdout.write(json.dumps(value) + "\n")
 
     def json_document(self, value: object) -> None:
-        """*value* on stdout, indented, in ASCII."""
+        """Write *value* to stdout, indented, in ASCII."""
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
     def text(self, text: str) -> None:
-        """Lines of a format of their own on stdout, as they are."""
+        """Write *text* to stdout unchanged."""
         sys.stdout.write(text)
 
     def line(self, text: str) -> None:
-        """A line of data for people, its control characters escaped."""
+        """Write a line to stdout, with control characters escaped."""
         sys.stdout.write(shown(text) + "\n")
 
     def table(
         self, columns: Sequence[Column], rows: Iterable[Sequence[str]], total: Sequence[str] | None = None
     ) -> None:
-        """A table on stdout, as wide as the terminal; *total* stands below a rule."""
+        """Write a table to stdout, as wide as the terminal; *total* is its last row, below a rule."""
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -93,40 +97,40 @@ class Shell:
         if total is not None:
             table.add_section()
             table.add_row(*(Text(shown(cell), "bold") for cell in total))
-        console = Console(file=sys.stdout, highlight=False, width=None if is_terminal else _WIDEST)
+        console = Console(file=sys.stdout, highlight=False, width=None if is_terminal else _UNLIMITED_WIDTH)
         with console.capture() as capture:
             console.print(table)
         sys.stdout.writelines(line.rstrip() + "\n" for line in capture.get().splitlines())
 
     def error(self, message: str) -> None:
-        """Something failed and the command goes on, or ends with status 1."""
+        """Report a failure on stderr; the command continues, or exits with status 1."""
         say(f"error: {message}")
 
     def note(self, message: str) -> None:
-        """What people may want to know, and no script."""
+        """Write a line for people to stderr."""
         say(message)
 
     def confirm(self, question: str) -> None:
-        """Ask at the terminal, on stderr; only a yes lets the command go on."""
+        """Ask on stderr; exit with status 130 unless the answer is yes."""
         if not click.confirm(question, err=True):
             self.note("nothing was changed")
-            raise click.exceptions.Exit(STOPPED)
+            raise click.exceptions.Exit(INTERRUPTED)
 
     def size(self, count: int) -> str:
-        """*count* bytes for people: ``1.5 MiB``."""
+        """Format *count* bytes: ``1.5 MiB``."""
         return format_size(count)
 
     def shown(self, text: str) -> str:
-        """*text* as a terminal may see it."""
+        """Return *text* with control characters escaped."""
         return shown(text)
 
     def describe(self, error: BaseException) -> str:
-        """One line for *error*, with the ways out as the shell knows them."""
+        """Return one line for *error*."""
         return describe(error)
 
 
 def shown(text: str) -> str:
-    """*text* with everything escaped that is not printable: a key must not move the cursor or fake a line."""
+    """Escape what is not printable in *text*: a key must not move the cursor or fake a line."""
     if text.isprintable():
         return text
     return "".join(
@@ -136,7 +140,7 @@ def shown(text: str) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """One line that says what *error* does, the file first where it names one; with options instead of arguments."""
+    """Return one line for *error*, with the file first if it names one."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
@@ -144,12 +148,12 @@ def describe(error: BaseException) -> str:
 
 
 def say(message: str) -> None:
-    """A line on stderr."""
+    """Write a line to stderr."""
     print(f"casstore: {shown(message)}", file=sys.stderr, flush=True)  # noqa: T201 (the command's own voice)
 
 
 def age_text(seconds: float) -> str:
-    """How long ago: ``now``, ``40s``, ``5m``, ``3h``, ``12d``; ``?`` for what lies in the future."""
+    """Format an age: ``now``, ``40s``, ``5m``, ``3h``, ``12d``; ``?`` for a time in the future."""
     if seconds < -1:
         return "?"
     for length, unit in _AGES:
@@ -159,7 +163,7 @@ def age_text(seconds: float) -> str:
 
 
 def prepare_streams() -> None:
-    """Let no character and no warning spoil the output: what stdout cannot encode is escaped, warnings are one line."""
+    """Escape what a stream cannot encode, and show a warning as one line."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -171,14 +175,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     say(f"warning: {message}")
 
 
-def shows_progress() -> bool:
-    """Whether bars are wanted: stderr is a terminal that can draw them, and nobody said no."""
-    is_unwanted = os.environ.get("CASSTORE_DISABLE_PROGRESS") or os.environ.get("TERM") == "dumb"
-    return sys.stderr.isatty() and not is_unwanted
-
-
 def drop_stdout() -> None:
-    """Nobody reads stdout any more: let what is still buffered go nowhere, without an error at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """Discard what is still buffered for a closed pipe, so that the interpreter's exit does not fail."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

@@ -1,4 +1,4 @@
-"""``casstore stats``: what the processes of a store counted, for people, for scripts, and for Prometheus."""
+"""``casstore stats``: the counters of a store's processes, as text, JSON or Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from casstore.cli.shell import Column, Shell
+from casstore.cli.shell import Column, Shell, json_document_option
 from casstore.config.units import format_size
 from casstore.counters import NAMES, statistics_facts
 from casstore.fs import files
@@ -17,46 +17,53 @@ if TYPE_CHECKING:
     from casstore import Cache
 
 _HELP: Final = {
-    "hits": "Opens that the store served.",
+    "hits": "Reads that the store served.",
     "disk_bytes": "Sizes of the objects that the store served.",
     "misses": "Objects that were downloaded.",
-    "cloud_bytes": "Bytes of the objects that were downloaded.",
-    "linked": "Objects that were not downloaded, since their bytes were held under another URI.",
-    "linked_bytes": "Bytes that were not downloaded for that.",
-    "shared": "Objects that were downloaded and whose bytes were held already.",
-    "shared_bytes": "Bytes that were not stored twice for that.",
-    "waits": "Waits for the download of another thread or process.",
-    "revalidated": "Entries that the cloud confirmed.",
+    "cloud_bytes": "Sizes of the objects that were downloaded.",
+    "linked": "Objects that were not downloaded, because their content was cached under another URI.",
+    "linked_bytes": "Sizes of those objects.",
+    "shared": "Objects that were downloaded although their content was already cached.",
+    "shared_bytes": "Sizes of those objects, which were not stored twice.",
+    "waits": "Waits for a download of another thread or process.",
+    "revalidated": "Entries that the server confirmed to be current.",
     "streamed": "Objects that were read without being stored.",
     "evicted_entries": "Entries that were evicted.",
     "evicted_blobs": "Blobs that were evicted.",
-    "evicted_bytes": "Bytes of those blobs.",
-    "damaged_blobs": "Blobs that readers found damaged.",
-    "collisions": "Objects whose digest another content had.",
+    "evicted_bytes": "Sizes of those blobs.",
+    "damaged_blobs": "Blobs that a read found damaged.",
+    "collisions": "Objects not stored because of a hash collision.",
 }
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@click.option("--prometheus", is_flag=True, help="In the text format of Prometheus.")
+@json_document_option
+@click.option("--prometheus", is_flag=True, help="Print Prometheus metrics.")
 @click.option(
     "--output",
     metavar="PATH",
     type=click.Path(dir_okay=False),
-    help="Write that to this file, which is replaced as a whole, for node_exporter's textfile collector.",
+    help="Write Prometheus metrics to this file, atomically, for node_exporter's textfile collector.",
 )
 @click.pass_obj
 def stats(shell: Shell, as_json: bool, prometheus: bool, output: str | None) -> None:
-    """Say what all processes of the store counted: hits, misses, bytes, evictions."""
+    """Show the store's counters: hits, misses, bytes, evictions.
+
+    They are the sums over all processes that used the store.
+
+    \b
+    Example:
+      casstore stats --output /var/lib/node_exporter/casstore.prom
+    """
     if as_json and (prometheus or output):
-        raise click.UsageError("--json goes without --prometheus and --output")
+        raise click.UsageError("--json cannot be combined with --prometheus or --output")
     cache = shell.open_cache()
     if prometheus or output:
         text = "".join(_metrics(cache))
         if output is None or output == "-":
             shell.text(text)
         else:
-            # Readable for others: whoever collects it is another user.
+            # Readable for others: the collector runs as another user.
             files.replace(os.path.abspath(output), text.encode(), 0o644)
         return
     facts = statistics_facts(cache.stats())
@@ -70,9 +77,9 @@ def stats(shell: Shell, as_json: bool, prometheus: bool, output: str | None) -> 
 
 
 def count_text(name: str, value: object) -> str:
-    """A count for people."""
+    """Format a counter or a ratio."""
     if value is None:
-        return "nothing was counted yet"
+        return "nothing counted yet"
     if isinstance(value, float):
         return f"{value:.1%}"
     if isinstance(value, int):
@@ -81,7 +88,7 @@ def count_text(name: str, value: object) -> str:
 
 
 def _metrics(cache: Cache) -> Iterator[str]:
-    """A counter for each count, and how full the store is as gauges."""
+    """Yield the counters, and gauges of how full the store is."""
     from casstore.eviction.budget import stored_bytes
 
     label = '{root="' + cache.root.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") + '"}'
@@ -92,12 +99,12 @@ def _metrics(cache: Cache) -> Iterator[str]:
     space = os.statvfs(cache.root)
     rows, index_bytes = cache.index.usage()
     gauges = {
-        "stored_bytes": ("Bytes of the blobs that the index knows.", stored_bytes(cache.index)),
+        "stored_bytes": ("Bytes of the blobs in the index.", stored_bytes(cache.index)),
         "index_rows": ("Rows of the index.", rows),
         "index_bytes": ("Bytes of the index in use.", index_bytes),
-        "free_bytes": ("Free bytes of the disk.", space.f_bavail * space.f_frsize),
-        "max_size_bytes": ("Bytes that the blobs may take; 0 for no limit.", cache.settings.max_size or 0),
-        "pending_writes": ("Writes that the cloud does not have.", sum(1 for _ in cache.pending.all())),
+        "free_bytes": ("Bytes free on the disk.", space.f_bavail * space.f_frsize),
+        "max_size_bytes": ("The setting max_size; 0 for no limit.", cache.settings.max_size or 0),
+        "pending_writes": ("Writes that were not uploaded.", sum(1 for _ in cache.pending.all())),
     }
     for name, (text, value) in gauges.items():
         yield f"# HELP casstore_{name} {text}\n# TYPE casstore_{name} gauge\ncasstore_{name}{label} {value}\n"

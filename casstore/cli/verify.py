@@ -1,88 +1,115 @@
-"""``casstore verify``: says what is wrong with a store, with status 1 if anything is; repairs it if asked to."""
+"""``casstore verify``: check a store, and repair it if asked to."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from casstore.cli.plugins import ExtensibleCommand, extension_report
+from casstore.cli.progress import progress_bar
 from casstore.cli.reaped import reaped_facts, show_reaped
-from casstore.cli.shell import Column, Shell, shows_progress
+from casstore.cli.shell import Column, Shell, json_document_option
 from casstore.config.units import format_size
 
 if TYPE_CHECKING:
+    from casstore.cache import Cache
     from casstore.verify.report import Leftovers, Problem, Repair, RepairSummary, VerifyProgress, VerifyReport
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-class _Part(click.ParamType[float]):
-    """A part of something: ``5%`` or ``0.05``."""
+class _Fraction(click.ParamType[float]):
+    """A fraction: ``5%`` or ``0.05``."""
 
-    name = "part"
+    name = "fraction"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Raises click.BadParameter."""
+        """Return the fraction, or fail with a usage error."""
         text = str(value)
         try:
-            part = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+            fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
         except ValueError:
-            part = -1.0
-        if not 0 < part <= 1:
-            self.fail(f"{text!r} is no part of the blobs: 5%, or 0.05", param, ctx)
-        return part
+            fraction = -1.0
+        if not 0 < fraction <= 1:
+            self.fail(f"{text!r} is not a fraction: use 5% or 0.05", param, ctx)
+        return fraction
 
 
-class _Newest(click.ParamType["int | timedelta"]):
-    """So many, or a duration: ``1000``, ``90m``, ``24h``, ``7d``."""
+class _CountOrAge(click.ParamType["int | timedelta"]):
+    """A number of blobs, or a duration: ``1000``, ``90m``, ``24h``, ``7d``."""
 
     name = "newest"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | timedelta:
-        """Raises click.BadParameter."""
+        """Return the number or the duration, or fail with a usage error."""
         found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw]?)", str(value), re.ASCII)
         if found is None:
-            self.fail(f"{value!r} is neither a number of blobs nor a time: 1000, 90m, 24h, 7d", param, ctx)
+            self.fail(f"{value!r} is neither a number of blobs nor a duration: use 1000 or 24h", param, ctx)
         count, unit = int(found[1]), found[2]
         return timedelta(seconds=count * _SECONDS[unit]) if unit else count
 
 
 @click.command(cls=ExtensibleCommand)
-@click.option("--sample", type=_Part(), metavar="PART", help="Hash only this part of the blobs, at random: 5%.")
+@click.option("--sample", type=_Fraction(), metavar="FRACTION", help="Hash only a random fraction of the blobs: 5%.")
 @click.option(
-    "--newest", type=_Newest(), metavar="N|TIME", help="Hash only what was stored last: 1000 blobs, or those of 24h."
+    "--newest", type=_CountOrAge(), metavar="N|TIME", help="Hash only the newest blobs: 1000, or those of the last 24h."
 )
-@click.option("--repair", is_flag=True, help="Put right, drop or quarantine what is wrong.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--repair", is_flag=True, help="Fix, drop or quarantine what is wrong.")
+@json_document_option
 @click.pass_context
 def verify(
     ctx: click.Context, sample: float | None, newest: int | timedelta | None, repair: bool, as_json: bool
 ) -> int:
-    """Hash every blob again, hold every row of the index against a file and every file against a row.
+    """Hash every blob, and compare the index with the files.
 
-    Changes nothing without --repair, and may run while the store is in use. The status is 1 if anything is wrong and
-    was not repaired.
+    Changes nothing without --repair. The store may be in use. Exits with status 1 if a problem was found and not
+    repaired.
+
+    \b
+    Examples:
+      casstore verify --sample 5%
+      casstore verify --repair
+      casstore verify --remote --prefix s3://bucket/photos/
     """
     shell: Shell = ctx.obj
     cache = shell.open_cache()
-    # First, since it may find that it was not asked rightly.
-    part = extension_report(ctx)
-    with _bar(shell) as progress:
-        verified = cache.verify(progress, sample=sample, newest=newest, repair=repair)
+    # First, since it may raise a usage error.
+    extension = extension_report(ctx)
+    verified = _verify(cache, sample, newest, repair=repair)
     if as_json:
-        shell.json_document({"root": cache.root, **_facts(verified), **({} if part is None else part.facts)})
+        shell.json_document({"root": cache.root, **_facts(verified), **({} if extension is None else extension.facts)})
     else:
         _print(shell, verified)
-        if part is not None:
-            part.show(shell)
-    return 1 if verified.left or (part is not None and part.is_wrong) else 0
+        if extension is not None:
+            extension.show(shell)
+    return 1 if verified.left or (extension is not None and extension.is_wrong) else 0
+
+
+def _verify(cache: Cache, sample: float | None, newest: int | timedelta | None, *, repair: bool) -> VerifyReport:
+    started = time.monotonic()
+
+    with progress_bar() as draw:
+
+        def show(now: VerifyProgress) -> None:
+            # Skipped blobs count as done, but not for the rate: a sample is spread evenly.
+            done = now.bytes + now.skipped_bytes
+            total = None
+            count = f"{now.rows:,} rows"
+            if now.blobs or done:
+                count = f"{now.blobs + now.skipped:,}/{now.total_blobs:,} blobs"
+                # Blobs without a row are not part of the index's total.
+                total = max(now.total_bytes, done) if now.total_bytes else None
+            size = f"{format_size(done)} of {format_size(now.total_bytes)}" if now.total_bytes else ""
+            seconds = time.monotonic() - started
+            rate = f"  {format_size(int(now.bytes / seconds))}/s" if now.bytes and seconds else ""
+            draw(count, size + rate, done, total)
+
+        return cache.verify(show, sample=sample, newest=newest, repair=repair)
 
 
 def _facts(verified: VerifyReport) -> dict[str, Any]:
@@ -90,7 +117,7 @@ def _facts(verified: VerifyReport) -> dict[str, Any]:
     facts = {name: getattr(verified, name) for name in names}
     facts["problems"] = [_problem_facts(problem) for problem in verified.problems]
     facts["leftovers"] = dataclasses.asdict(verified.leftovers)
-    facts["mended"] = None if verified.repairs is None else _mended_facts(verified.repairs)
+    facts["mended"] = None if verified.repairs is None else _repair_facts(verified.repairs)
     return {"is_sound": verified.is_sound, "left": verified.left, **facts}
 
 
@@ -106,9 +133,9 @@ def _problem_facts(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _mended_facts(mended: RepairSummary) -> dict[str, Any]:
-    facts = {field.name: getattr(mended, field.name) for field in dataclasses.fields(mended)}
-    return {**facts, "reaped": None if mended.reaped is None else reaped_facts(mended.reaped)}
+def _repair_facts(summary: RepairSummary) -> dict[str, Any]:
+    facts = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
+    return {**facts, "reaped": None if summary.reaped is None else reaped_facts(summary.reaped)}
 
 
 def _print(shell: Shell, verified: VerifyReport) -> None:
@@ -123,87 +150,45 @@ def _print(shell: Shell, verified: VerifyReport) -> None:
         if verified.wrong > len(verified.problems):
             shell.line(f"and {verified.wrong - len(verified.problems):,} more")
     shell.line(
-        f"{verified.blobs:,} blobs of {format_size(verified.bytes)} hashed, {verified.entries:,} entries looked up: "
-        + (f"{verified.wrong:,} wrong" if verified.wrong else "nothing is wrong")
+        f"hashed {verified.blobs:,} blobs ({format_size(verified.bytes)}), checked {verified.entries:,} entries: "
+        + (f"{verified.wrong:,} problems" if verified.wrong else "no problems")
     )
     if verified.skipped:
-        shell.line(f"not looked at: {verified.skipped:,} blobs of {format_size(verified.skipped_bytes)}")
+        shell.line(f"skipped: {verified.skipped:,} blobs ({format_size(verified.skipped_bytes)})")
     if verified.repairs is not None:
-        _print_mended(shell, verified.repairs, verified.left)
+        _print_repairs(shell, verified.repairs, verified.left)
     leftovers = _leftovers_text(verified.leftovers)
     if leftovers:
-        shell.line(f"left over, and no damage: {', '.join(leftovers)}")
+        shell.line(f"left over, but not damaged: {', '.join(leftovers)}")
 
 
 def _repair_text(repair: Repair | None) -> str:
     if repair is None:
-        return "none: look at it yourself"
+        return "none: inspect it manually"
     uris = f" ({', '.join(repair.uris)})" if repair.uris else ""
     return f"{repair.action}{uris}" + (f": {repair.path}" if repair.path else "")
 
 
-def _print_mended(shell: Shell, mended: RepairSummary, left: int) -> None:
+def _print_repairs(shell: Shell, summary: RepairSummary, left: int) -> None:
     done = [
-        (mended.problems, f"{mended.problems:,} problems mended"),
-        (left, f"{left:,} left"),
-        (mended.adopted, f"{mended.adopted:,} unknown blobs of {format_size(mended.adopted_bytes)} given a row"),
-        (mended.stale_rows, f"{mended.stale_rows:,} rows of blobs that are gone dropped"),
+        (summary.problems, f"{summary.problems:,} problems fixed"),
+        (left, f"{left:,} not fixed"),
+        (summary.adopted, f"{summary.adopted:,} unindexed blobs added ({format_size(summary.adopted_bytes)})"),
+        (summary.stale_rows, f"{summary.stale_rows:,} stale rows dropped"),
     ]
     text = ", ".join(text for count, text in done if count)
     if text:
         shell.line(f"repaired: {text}")
-    if mended.reaped is not None:
-        show_reaped(shell, mended.reaped)
+    if summary.reaped is not None:
+        show_reaped(shell, summary.reaped)
 
 
 def _leftovers_text(left: Leftovers) -> list[str]:
     counts = [
-        (left.unknown, f"{left.unknown:,} unknown blobs of {format_size(left.unknown_bytes)}"),
-        (left.unused, f"{left.unused:,} unused blobs of {format_size(left.unused_bytes)}"),
-        (left.stale_rows, f"{left.stale_rows:,} rows of blobs that are gone"),
-        (left.trash, f"{left.trash:,} files of {format_size(left.trash_bytes)} in the trash"),
-        (left.quarantine, f"{left.quarantine:,} files of {format_size(left.quarantine_bytes)} in quarantine"),
+        (left.unknown, f"{left.unknown:,} unindexed blobs ({format_size(left.unknown_bytes)})"),
+        (left.unused, f"{left.unused:,} unused blobs ({format_size(left.unused_bytes)})"),
+        (left.stale_rows, f"{left.stale_rows:,} stale rows"),
+        (left.trash, f"{left.trash:,} files in the trash ({format_size(left.trash_bytes)})"),
+        (left.quarantine, f"{left.quarantine:,} files in quarantine ({format_size(left.quarantine_bytes)})"),
     ]
     return [text for count, text in counts if count]
-
-
-@contextlib.contextmanager
-def _bar(shell: Shell) -> Iterator[Callable[[VerifyProgress], None] | None]:
-    """A progress bar on stderr while the block runs; nothing where stderr is no terminal."""
-    if not shows_progress():
-        yield None
-        return
-    from rich import progress as bars
-    from rich.console import Console
-    from rich.table import Column as Cell
-
-    def column(field: str) -> bars.TextColumn:
-        return bars.TextColumn(f"{{task.fields[{field}]}}", markup=False, table_column=Cell(no_wrap=True))
-
-    columns = (
-        column("files"),
-        bars.BarColumn(bar_width=None),
-        column("size"),
-        column("rate"),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        started = time.monotonic()
-        task = bar.add_task("", total=None, files="", size="", rate="")
-
-        def show(now: VerifyProgress) -> None:
-            # What is passed over counts for the time that is left, and not for the rate: a sample is spread evenly.
-            done = now.bytes + now.skipped_bytes
-            is_hashing = now.blobs or done
-            seconds = time.monotonic() - started
-            bar.update(
-                task,
-                completed=done,
-                # Blobs without a row may make it more than the index knows of.
-                total=max(now.total_bytes, done) if is_hashing and now.total_bytes else None,
-                files=f"{now.blobs + now.skipped:,}/{now.total_blobs:,} blobs" if is_hashing else f"{now.rows:,} rows",
-                size=f"{shell.size(done)} of {shell.size(now.total_bytes)}" if now.total_bytes else "",
-                rate=f"{shell.size(int(now.bytes / seconds))}/s" if now.bytes and seconds else "",
-            )
-
-        yield show

@@ -277,7 +277,7 @@ def test_commands_of_other_packages_join_and_a_broken_one_spoils_nothing(
 
     points = [Point("broken", ImportError("half installed")), Point("good", [joined])]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: points)
-    monkeypatch.setattr(command, "_joined", None)
+    monkeypatch.setattr(command, "_plugins", None)
     assert run(["--dir", filled.root, "joined"]) == 3
     out, err = capsys.readouterr()
     assert out == f"{filled.root}\n"
