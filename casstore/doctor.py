@@ -1,7 +1,6 @@
-"""Whether this machine and this directory are fit for a store, and what to do about each thing that is not.
+"""Check that this machine and a directory are fit for a store, with a fix for each problem.
 
-It makes no store; what it tries, it tries with files of its own in the store's directory, or in the nearest one that
-exists, and removes them.
+Creates no store. Tests use temporary files in the store's directory, or in the nearest parent that exists.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from casstore.cache import Cache
 from casstore.config.settings import Settings, load_settings
+from casstore.config.units import format_size
 from casstore.errors import CasstoreError, IndexDamagedError
 from casstore.format.layout import Layout
-from casstore.fs import copying, files
-from casstore.fs import mounts as machine
+from casstore.fs import copying, files, mounts
 from casstore.index.environment import MAX_READERS
 from casstore.locks.lock_files import locks_are_exclusive
 from casstore.opening import open as open_cache
@@ -28,83 +27,85 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 _PROBE: Final = b"casstore doctor\n"
+_OTHER_DIRECTORY: Final = "use another directory (--dir, CASSTORE_DIR)"
+_LOCAL_DISK: Final = "use a directory on a local disk (--dir, CASSTORE_DIR)"
 _MANY_READERS: Final = MAX_READERS * 9 // 10
 
 
-class State(StrEnum):
-    """How it stands. The values are words for people and scripts."""
+class CheckState(StrEnum):
+    """The result of a check. The values are part of the JSON output."""
 
-    GOOD = "good"
-    NOTE = "note"
-    """It works without, less well or less fast."""
-    WRONG = "wrong"
+    OK = "good"
+    WARNING = "note"
+    """The store works, but slower or with fewer features."""
+    FAILED = "wrong"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at: what was found, and what to do about it, if anything."""
+    """One check: what was found, and how to fix it, if needed."""
 
     name: str
-    state: State
+    state: CheckState
     found: str
     advice: str = ""
 
 
 def examine(root: str | os.PathLike[str] | None = None) -> Iterator[Check]:
-    """Look at everything, one thing at a time; *root* is the store's directory, without it the default one."""
+    """Run every check; *root* is the store's directory, or None for the default one."""
     directory = default_root(os.environ)[0] if root is None else os.fspath(root)
     layout = Layout(os.path.expanduser(directory))
-    place = layout.root
-    while not os.path.isdir(place):
-        place = os.path.dirname(place)
-    cache, check = _open(layout, place)
+    parent = layout.root
+    while not os.path.isdir(parent):
+        parent = os.path.dirname(parent)
+    cache, check = _open(layout, parent)
     yield check
-    mount = _mount(place)
-    yield mount
-    if not os.access(place, os.W_OK):
-        yield Check("directory", State.WRONG, f"{place} cannot be written to", "name another (--dir, CASSTORE_DIR)")
+    yield _mount(parent)
+    if not os.access(parent, os.W_OK):
+        yield Check("directory", CheckState.FAILED, f"{parent} is not writable", _OTHER_DIRECTORY)
     else:
-        yield from _try_files(place)
-        yield _locks(place)
-    yield _space(layout, place, cache)
+        yield from _try_files(parent)
+        yield _locks(parent)
+    yield _space(layout, parent, cache)
     if cache is not None:
         yield _index(cache)
         yield _pending(cache)
     yield from _requirements()
 
 
-def _open(layout: Layout, place: str) -> tuple[Cache | None, Check]:
+def _open(layout: Layout, parent: str) -> tuple[Cache | None, Check]:
     if not os.path.lexists(layout.store):
-        found = f"there is none in {layout.root} yet, and none was made; the rest was tried in {place}"
-        return None, Check("store", State.NOTE, found, "the first use makes it")
+        found = f"there is no store in {layout.root} yet; the other checks used {parent}"
+        return None, Check("store", CheckState.WARNING, found, "the first use creates it")
     try:
-        return (cache := open_cache(layout.root, create=False)), Check("store", State.GOOD, cache.root)
+        return (cache := open_cache(layout.root, create=False)), Check("store", CheckState.OK, cache.root)
     except (CasstoreError, OSError) as error:
-        return None, Check("store", State.WRONG, str(error), "see the message; `--dir` or CASSTORE_DIR name another")
+        return None, Check("store", CheckState.FAILED, str(error), f"see the message, or {_OTHER_DIRECTORY}")
 
 
-def _mount(place: str) -> Check:
-    mount = machine.mount_of(place)
+def _mount(parent: str) -> Check:
+    mount = mounts.mount_of(parent)
     if mount.is_shared or mount.is_linkless:
-        what = "has no hard links" if mount.is_linkless else "may be used by other machines: an index is not safe there"
-        advice = "name a directory on a local disk (--dir, CASSTORE_DIR)"
-        return Check("file system", State.WRONG, f"{mount.kind} {what}", advice)
-    return Check("file system", State.GOOD, mount.kind)
+        why = "no hard links" if mount.is_linkless else "shared with other machines, where an index is not safe"
+        return Check("file system", CheckState.FAILED, f"{mount.kind}: {why}", _LOCAL_DISK)
+    return Check("file system", CheckState.OK, mount.kind)
 
 
-def _try_files(place: str) -> Iterator[Check]:
+def _try_files(parent: str) -> Iterator[Check]:
     try:
-        descriptor, path = files.open_named(place)
+        descriptor, path = files.open_named(parent)
     except OSError as error:
-        yield Check("directory", State.WRONG, f"{place}: {error.strerror}", "name another (--dir, CASSTORE_DIR)")
+        yield Check("directory", CheckState.FAILED, f"{parent}: {error.strerror}", _OTHER_DIRECTORY)
         return
     try:
         files.write_all(descriptor, _PROBE)
         yield _links(path)
-        yield _reflinks(descriptor, place)
-        yield _unnamed(place)
+        yield _reflinks(descriptor, parent)
+        yield _unnamed(parent)
     except OSError as error:
-        yield Check("directory", State.WRONG, f"{place}: {error.strerror}", "make room, or name another (--dir)")
+        yield Check(
+            "directory", CheckState.FAILED, f"{parent}: {error.strerror}", f"free some space, or {_OTHER_DIRECTORY}"
+        )
     finally:
         os.close(descriptor)
         files.unlink_quietly(path)
@@ -115,112 +116,112 @@ def _links(path: str) -> Check:
     try:
         files.link(path, other)
     except OSError as error:
-        advice = "name a directory on a file system that has them (--dir, CASSTORE_DIR)"
-        return Check("hard links", State.WRONG, f"none: {error.strerror}", advice)
+        return Check("hard links", CheckState.FAILED, f"not supported: {error.strerror}", _LOCAL_DISK)
     files.unlink_quietly(other)
-    return Check("hard links", State.GOOD, "work")
+    return Check("hard links", CheckState.OK, "work")
 
 
-def _reflinks(source: int, place: str) -> Check:
-    descriptor, path = files.open_named(place)
+def _reflinks(source: int, parent: str) -> Check:
+    descriptor, path = files.open_named(parent)
     try:
         if copying.clone(source, descriptor):
             return Check(
-                "reflinks", State.GOOD, "work: local paths cost no copy, and nobody writes into a blob by them"
+                "reflinks", CheckState.OK, "work: local paths need no copy, and writing to one cannot change a blob"
             )
     finally:
         os.close(descriptor)
         files.unlink_quietly(path)
-    advice = 'for local paths that may be written to, use XFS, Btrfs or bcachefs, or set views = "copy"'
-    return Check("reflinks", State.NOTE, "none: local paths are hard links, or copies for root", advice)
+    found = "not supported: local paths are hard links, or copies for root"
+    advice = 'if tools write to local paths, use XFS, Btrfs or bcachefs, or set views = "copy"'
+    return Check("reflinks", CheckState.WARNING, found, advice)
 
 
-def _unnamed(place: str) -> Check:
-    descriptor = files.open_unnamed(place)
+def _unnamed(parent: str) -> Check:
+    descriptor = files.open_unnamed(parent)
     if descriptor is None:
-        found = (
-            "none (O_TMPFILE, and /proc to name them): downloads under way have names, and a killed one leaves a file"
-        )
-        return Check("unnamed files", State.NOTE, found, "`casstore gc` removes what was left")
+        found = "not supported (O_TMPFILE): a killed download leaves a file behind"
+        return Check("unnamed files", CheckState.WARNING, found, "`casstore gc` removes such files")
     os.close(descriptor)
-    return Check("unnamed files", State.GOOD, "work")
+    return Check("unnamed files", CheckState.OK, "work")
 
 
-def _locks(place: str) -> Check:
-    if locks_are_exclusive(place):
-        return Check("file locks", State.GOOD, "exclude a second process")
+def _locks(parent: str) -> Check:
+    if locks_are_exclusive(parent):
+        return Check("file locks", CheckState.OK, "work")
     return Check(
         "file locks",
-        State.WRONG,
-        "do not exclude a second process: every process may download the same, and nobody can be told to be dead",
-        "name a directory on a local disk (--dir, CASSTORE_DIR)",
+        CheckState.FAILED,
+        "do not work: processes may download the same object twice, and crashed processes cannot be detected",
+        _LOCAL_DISK,
     )
 
 
-def _space(layout: Layout, place: str, cache: Cache | None) -> Check:
+def _space(layout: Layout, parent: str, cache: Cache | None) -> Check:
     try:
         settings: Settings = load_settings(layout, os.environ) if cache is None else cache.settings
     except CasstoreError as error:
-        return Check("free space", State.WRONG, str(error), "mend the setting")
-    space = os.statvfs(place)
+        return Check("free space", CheckState.FAILED, str(error), "correct the setting")
+    space = os.statvfs(parent)
     free, least = space.f_bavail * space.f_frsize, settings.keep_free(space)
-    found = f"{free:,} bytes, and {least:,} are to stay free"
+    found = f"{format_size(free)} (minimum: {format_size(least)})"
     if free < least:
-        return Check("free space", State.WRONG, found, "`casstore gc`, delete other things, or lower min_free")
+        return Check(
+            "free space", CheckState.FAILED, found, "run `casstore gc --yes`, delete other files, or lower min_free"
+        )
     if space.f_files and not space.f_favail:
-        return Check("free space", State.WRONG, "no inodes are left", "delete files, or name another directory")
-    return Check("free space", State.GOOD, found)
+        return Check("free space", CheckState.FAILED, "no inodes are left", f"delete files, or {_OTHER_DIRECTORY}")
+    return Check("free space", CheckState.OK, found)
 
 
 def _index(cache: Cache) -> Check:
     try:
         health = cache.index.health()
     except FileNotFoundError:
-        return Check("index", State.NOTE, "there is none yet", "the first use makes it")
+        return Check("index", CheckState.WARNING, "there is no index yet", "the first use creates it")
     except IndexDamagedError as error:
-        advice = "`casstore verify --repair` begins a new one, and keeps the blobs"
-        return Check("index", State.WRONG, error.strerror or str(error), advice)
+        advice = "`casstore verify --repair` creates a new index, and keeps the blobs"
+        return Check("index", CheckState.FAILED, error.strerror or str(error), advice)
     except (CasstoreError, OSError) as error:
-        return Check("index", State.WRONG, str(error), "see the message")
+        return Check("index", CheckState.FAILED, str(error), "see the message")
     found = (
-        f"generation {health.generation}: {health.rows:,} rows in {health.used:,} of {health.map_size:,} bytes, "
-        f"{health.readers:,} of {health.max_readers:,} readers"
+        f"generation {health.generation}: {health.rows:,} rows in {format_size(health.used)} of "
+        f"{format_size(health.map_size)}, {health.readers:,} of {health.max_readers:,} readers"
     )
     if health.readers >= _MANY_READERS:
-        return Check("index", State.WRONG, found, "`casstore gc` frees those of dead processes")
+        return Check("index", CheckState.FAILED, found, "`casstore gc` frees the slots of dead processes")
     if health.used > health.map_size * 9 // 10:
-        return Check("index", State.WRONG, found, "raise the limit of address space (ulimit -v)")
-    return Check("index", State.GOOD, found)
+        return Check("index", CheckState.FAILED, found, "raise the limit on address space: ulimit -v unlimited")
+    return Check("index", CheckState.OK, found)
 
 
 def _pending(cache: Cache) -> Check:
     count = sum(1 for _ in cache.pending.all())
     if not count:
-        return Check("pending writes", State.GOOD, "none")
-    return Check("pending writes", State.NOTE, f"{count:,} are not in the cloud", "`casstore pending` lists them")
+        return Check("pending writes", CheckState.OK, "none")
+    return Check("pending writes", CheckState.WARNING, f"{count:,} not uploaded", "`casstore pending` lists them")
 
 
 # --- what is installed ------------------------------------------------------------------------------------------------
 
 
 def _requirements() -> Iterator[Check]:
-    """The Python and the packages that this distribution names, as its metadata say; extras may be missing."""
+    """Check Python, and the packages that the metadata require; an extra's packages are optional."""
     from importlib.metadata import PackageNotFoundError, metadata
 
     from packaging.requirements import Requirement
 
-    yield Check("python", State.GOOD, sys.version.split()[0])
+    yield Check("python", CheckState.OK, sys.version.split()[0])
     try:
         about = metadata("casstore")
     except PackageNotFoundError:
-        yield Check("packages", State.NOTE, "casstore is not installed, only imported: what it needs is not known")
+        yield Check("packages", CheckState.WARNING, "casstore is imported, not installed: its requirements are unknown")
         return
     extras = ["", *(about.get_all("Provides-Extra") or ())]
     seen: set[str] = set()
     for requirement in map(Requirement, about.get_all("Requires-Dist") or ()):
         marker = requirement.marker
         extra = next((name for name in extras if marker is None or marker.evaluate({"extra": name})), None)
-        # Extras name extras of ours, and what has no extra that would bring it is for another platform.
+        # An extra may require casstore with other extras. Without a matching extra, it is for another platform.
         if extra is not None and requirement.name not in {"casstore", *seen}:
             seen.add(requirement.name)
             yield _requirement(requirement, extra)
@@ -233,8 +234,8 @@ def _requirement(requirement: Requirement, extra: str) -> Check:
     try:
         installed = version(name)
     except PackageNotFoundError:
-        state = State.NOTE if extra else State.WRONG
-        return Check(name, state, "not installed" + (f": the extra {extra} has it" if extra else ""), install)
+        state = CheckState.WARNING if extra else CheckState.FAILED
+        return Check(name, state, "not installed" + (f": part of the extra {extra}" if extra else ""), install)
     if not requirement.specifier.contains(installed, prereleases=True):
-        return Check(name, State.WRONG, f"{installed}, and {requirement.specifier} is needed", install)
-    return Check(name, State.GOOD, installed)
+        return Check(name, CheckState.FAILED, f"{installed}, but {requirement.specifier} is required", install)
+    return Check(name, CheckState.OK, installed)

@@ -14,8 +14,9 @@ from casstore.cli.shell import Column, Shell, json_document_option
 def doctor(ctx: click.Context, as_json: bool) -> int:
     """Check that this machine is fit for a store.
 
-    Checks the store's directory, its file system, its index and the installed packages. Each URI is checked too: whether its server can be reached, and with --write, whether it supports conditional
-    writes. Prints a fix for each problem, creates no store, and exits with status 1 if anything is wrong.
+    Checks the store's directory, its file system, its index and the installed packages. Each URI is checked too:
+    whether its server can be reached, and with --write, whether it supports conditional writes. Prints a fix for each
+    problem, creates no store, and exits with status 1 if anything is wrong.
 
     \b
     Examples:

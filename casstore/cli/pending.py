@@ -55,8 +55,8 @@ _STATES: Final = {
 def pending_command(shell: Shell, prefix: str, as_json: bool) -> None:
     """List pending writes, and how to resolve them.
 
-    PREFIX selects the URIs that start with it. A write is pending if its upload failed or was interrupted, if a local copy was changed, or if its file was never
-    closed. This command sends no requests.
+    PREFIX selects the URIs that start with it. A write is pending if its upload failed or was interrupted, if a local
+    copy was changed, or if its file was never closed. This command sends no requests.
     """
     cache = shell.open_cache()
     writes = [write for write in cache.pending.all() if write.uri.startswith(prefix)]

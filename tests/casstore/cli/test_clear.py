@@ -58,37 +58,35 @@ def _command(cache: Cache, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "casstore", "--dir", cache.root, "clear", *arguments]
 
 
-def test_it_removes_everything_and_says_of_each_uri_and_that_nothing_stays(
-    filled: Cache, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_clear_removes_everything_and_reports_each_uri(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     assert _clear(filled, "--yes") == 0
     captured = capsys.readouterr()
     removed = [line.split()[-1] for line in captured.out.splitlines() if line.startswith("removed")]
     assert sorted(removed) == [A, "s3://bucket/a-too", B, C]
-    assert "freed 2.9 KiB: 3 blobs, 4 entries\nstays    nothing: no pins" in captured.out
+    assert "freed 2.9 KiB: 3 blobs, 4 entries\nkept     nothing: no pins" in captured.out
     assert captured.err == ""
     assert (_uris(filled), stored(filled)) == ([], 0)
 
 
-def test_what_stays_is_named_with_the_way_to_let_go_of_it(full: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kept_things_are_listed_with_how_to_remove_them(full: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     assert _clear(full, "--yes") == 0
     out = capsys.readouterr().out
-    stays = [line.split(maxsplit=3)[-1] for line in out.splitlines() if line.startswith("stays")]
-    assert stays[:4] == [
+    kept = [line.split(maxsplit=3)[-1] for line in out.splitlines() if line.startswith("kept")]
+    assert kept[:4] == [
         f"{A}: pinned",
         f"{B}: pending: the network was away",
         "s3://bucket/edited: pending: its local copy was changed",
-        f"{B}: held, since something is pending of it",
+        f"{B}: cached, and a pending write is based on it",
     ]
-    assert stays[4].startswith(f"{C}: in use: {full.layout.leases}/")
+    assert kept[4].startswith(f"{C}: in use: {full.layout.leases}/")
     for command in ("casstore unpin URI", "casstore push", "casstore drop", "casstore pin", "casstore pending"):
         assert f"`{command}`" in out
-    assert "local paths go when the processes end" in out
+    assert "local paths are removed when the processes that use them exit" in out
     assert _uris(full) == [A, B]
     assert {write.uri for write in full.pending.all()} == {B, "s3://bucket/edited"}
 
 
-def test_in_json_it_is_one_document_with_every_uri_and_all_that_stays(
+def test_json_is_one_document_with_every_uri_and_everything_kept(
     full: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _clear(full, "--yes", "--json") == 0
@@ -117,16 +115,16 @@ def test_in_json_it_is_one_document_with_every_uri_and_all_that_stays(
     }
 
 
-def test_below_a_prefix_nothing_else_goes_nor_is_told(full: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prefix_limits_what_is_removed_and_reported(full: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     assert _clear(full, "s3://bucket/a-", "--yes") == 0
     out = capsys.readouterr().out
     assert "freed 0 B: 0 blobs, 1 entries" in out
-    assert "stays    nothing: no pins, no pending writes, no local paths below s3://bucket/a-" in out
+    assert "kept     nothing: no pins, no pending writes, no local paths below s3://bucket/a-" in out
     assert _uris(full) == [A, B, C]
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_dry_run_asks_nothing_changes_nothing_and_says_the_same(
+def test_a_dry_run_does_not_ask_changes_nothing_and_reports_the_same(
     full: Cache, capsys: pytest.CaptureFixture[str], *, as_json: bool
 ) -> None:
     before = tree_of(full.root)
@@ -141,12 +139,12 @@ def test_a_dry_run_asks_nothing_changes_nothing_and_says_the_same(
         del other["reaped"]
         assert one == other
     else:
-        assert dry.replace("goes   ", "removed").replace("would free", "freed") == wet
+        assert dry.replace("remove  ", "removed ").replace("would free", "freed") == wet
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [([], "--yes"), (["--json"], "--yes"), ([A], "--yes"), (["", "--yes"], "leave it out"), (["a", "b"], "argument")],
+    [([], "--yes"), (["--json"], "--yes"), ([A], "--yes"), (["", "--yes"], "omit it"), (["a", "b"], "argument")],
 )
 def test_wrong_usage_is_status_2_and_removes_nothing(filled: Cache, arguments: list[str], said: str) -> None:
     done = subprocess.run(
@@ -163,12 +161,10 @@ def test_wrong_usage_is_status_2_and_removes_nothing(filled: Cache, arguments: l
 
 
 @pytest.mark.parametrize(("answer", "status", "left"), [(b"y\n", 0, 2), (b"n\n", 130, 4), (b"\n", 130, 4)])
-def test_at_a_terminal_it_says_on_stderr_what_goes_and_what_stays_and_asks(
-    full: Cache, answer: bytes, status: int, left: int
-) -> None:
+def test_at_a_terminal_it_summarizes_on_stderr_and_asks(full: Cache, answer: bytes, status: int, left: int) -> None:
     done = at_a_terminal(answer, "--dir", full.root, "clear", "--json")
-    assert "Remove 2 entries, 1 blobs of 0 B? [y/N]" in done.stderr
-    assert "stays: 1 pins, 2 pending writes and local edits, 1 local paths" in done.stderr
+    assert "Remove 2 entries and 1 blobs (0 B)? [y/N]" in done.stderr
+    assert "kept: 1 pins, 2 pending writes and local edits, 1 local paths" in done.stderr
     assert (done.returncode, len(_uris(full))) == (status, left)
     assert ("nothing was changed" in done.stderr) == (status == 130)
     if status == 0:
@@ -177,15 +173,15 @@ def test_at_a_terminal_it_says_on_stderr_what_goes_and_what_stays_and_asks(
         assert done.stdout == ""
 
 
-def test_where_nothing_could_go_it_does_not_ask(cache: Cache) -> None:
+def test_with_nothing_to_remove_it_does_not_ask(cache: Cache) -> None:
     done = at_a_terminal(b"", "--dir", cache.root, "clear", "s3://bucket/none")
     assert (done.returncode, "[y/N]" in done.stderr) == (0, False)
-    assert "stays    nothing" in done.stdout
+    assert "kept     nothing" in done.stdout
 
 
 @pytest.mark.needs_locks
 @pytest.mark.parametrize("as_json", [True, False])
-def test_edits_of_the_dead_become_pending_writes_and_are_shown(
+def test_edits_of_dead_processes_become_pending_writes_and_are_reported(
     filled: Cache, as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def edit() -> None:
@@ -210,7 +206,7 @@ def test_edits_of_the_dead_become_pending_writes_and_are_shown(
         assert f"{B}: pending: its local copy was changed outside the API" in out
 
 
-def test_pins_pending_writes_and_edits_survive_all_that_takes_away(full: Cache) -> None:
+def test_pins_pending_writes_and_edits_survive_every_removing_command(full: Cache) -> None:
     """Each by its command, one after the other, and an index that was lost at the end."""
     bytes_of = {write: Path(full.pending.path(write)).read_bytes() for write in full.pending.all()}
 
@@ -238,7 +234,7 @@ def test_pins_pending_writes_and_edits_survive_all_that_takes_away(full: Cache) 
 
 
 @pytest.mark.parametrize("foreign", [None, "photos.zip"])
-def test_a_directory_without_the_marker_is_refused_and_stays_as_it_is(
+def test_a_directory_without_the_marker_is_refused_and_unchanged(
     filled: Cache, foreign: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filled.close()
@@ -254,13 +250,13 @@ def test_a_directory_without_the_marker_is_refused_and_stays_as_it_is(
     assert tree_of(filled.root) == before
 
 
-def test_where_nothing_is_nothing_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_store_none_is_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--dir", str(tmp_path / "nothing"), "clear", "--yes"]) == 1
     assert "there is no store here yet" in capsys.readouterr().err
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_store_that_is_read_only_is_an_error_that_says_so(
+def test_a_read_only_store_is_a_clear_error(
     filled: Cache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filled.close()
@@ -276,7 +272,7 @@ def test_a_store_that_is_read_only_is_an_error_that_says_so(
 @pytest.mark.parametrize("disabled", ["", "1"])
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["clear", "--yes"], "64 entries, 64 KiB"), (["gc", "--max-size", "0", "--yes"], "64 of 64 blobs removed")],
+    [(["clear", "--yes"], "64 entries"), (["gc", "--max-size", "0", "--yes"], "64/64 blobs")],
 )
 def test_progress_is_drawn_on_a_terminal_and_can_be_switched_off(
     cache: Cache, arguments: list[str], said: str, disabled: str
@@ -298,4 +294,4 @@ def test_progress_is_drawn_on_a_terminal_and_can_be_switched_off(
     finally:
         os.close(parent)
         os.close(child)
-    assert (done.returncode, said in drawn, drawn == "end") == (0, not disabled, bool(disabled))
+    assert (done.returncode, said in drawn and "64 KiB" in drawn, drawn == "end") == (0, not disabled, bool(disabled))

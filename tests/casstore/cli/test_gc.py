@@ -40,12 +40,12 @@ def _held_by_a_view(cache: Cache, name: str) -> str:
         os.close(descriptor)
 
 
-def test_gc_removes_down_to_the_size_and_reports_every_removal(
+def test_gc_evicts_down_to_the_size_and_reports_every_eviction(
     filled: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _gc(filled, "--max-size", "1.1kB", "--yes") == 0
     captured = capsys.readouterr()
-    removed = [line.split()[-1] for line in captured.out.splitlines() if line.startswith("removed")]
+    removed = [line.split()[-1] for line in captured.out.splitlines() if line.startswith("evicted")]
     assert sorted(removed) == ["s3://bucket/a", "s3://bucket/a-too", "s3://bucket/b"]
     assert "freed 2.0 KiB: 2 blobs, 3 entries" in captured.out
     assert captured.err == ""
@@ -76,7 +76,7 @@ def test_gc_in_json_is_one_document_with_every_uri(filled: Cache, capsys: pytest
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_dry_run_says_the_same_and_changes_nothing(
+def test_a_dry_run_reports_the_same_and_changes_nothing(
     filled: Cache, capsys: pytest.CaptureFixture[str], *, as_json: bool
 ) -> None:
     before = tree_of(filled.root)
@@ -88,12 +88,12 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
         assert (report["dry_run"], report["freed_bytes"], len(report["removed"])) == (True, 2000, 2)
         uris = [uri for removed in report["removed"] for uri in removed["uris"]]
     else:
-        uris = [line.split()[-1] for line in out.splitlines() if line.startswith("goes")]
+        uris = [line.split()[-1] for line in out.splitlines() if line.startswith("evict ")]
         assert "would free 2.0 KiB in 2 blobs" in out
     assert sorted(uris) == ["s3://bucket/a", "s3://bucket/a-too", "s3://bucket/b"]
 
 
-def test_without_a_size_the_stores_settings_are_the_budget(
+def test_without_options_the_settings_are_the_budget(
     filled: Cache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _gc(filled, "--yes") == 0
@@ -105,16 +105,16 @@ def test_without_a_size_the_stores_settings_are_the_budget(
     assert stored(filled) == 2000
 
 
-def test_what_is_held_is_named_and_the_status_says_that_the_budget_is_missed(
+def test_kept_blobs_are_listed_and_the_status_is_1_over_the_budget(
     filled: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = _held_by_a_view(filled, "b")
     for arguments in (["--dry-run"], ["--yes"]):
         assert _gc(filled, "--max-size", "0", *arguments) == 1
         captured = capsys.readouterr()
-        (stays,) = (line for line in captured.out.splitlines() if line.startswith("stays"))
-        assert "s3://bucket/b" in stays and path in stays
-        assert "1.0 KiB in 1 blobs are linked from elsewhere" in captured.err
+        (kept,) = (line for line in captured.out.splitlines() if line.startswith("kept"))
+        assert "s3://bucket/b" in kept and path in kept
+        assert "over the budget by 1.0 KiB: 1.0 KiB in 1 blobs are linked from outside the store" in captured.err
     assert _gc(filled, "--max-size", "0", "--yes", "--json") == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["within_budget"], report["short_bytes"]) == (False, 1000)
@@ -124,11 +124,11 @@ def test_what_is_held_is_named_and_the_status_says_that_the_budget_is_missed(
         assert file.read() == b"b" * 1000
 
 
-def test_free_disk_that_the_store_cannot_give_is_a_missed_budget(
+def test_free_space_that_the_store_cannot_provide_is_over_the_budget(
     filled: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["--dir", filled.root, "gc", "--min-free", "1000T", "--yes"]) == 1
-    assert "the rest of the disk is not the store's" in capsys.readouterr().err
+    assert "other files use the rest of the disk" in capsys.readouterr().err
     assert stored(filled) == 0
 
 
@@ -157,10 +157,10 @@ def test_wrong_usage_is_status_2_and_removes_nothing(filled: Cache, arguments: l
 
 
 @pytest.mark.parametrize(("answer", "status", "left"), [(b"y\n", 0, 1000), (b"n\n", 130, 3000)])
-def test_at_a_terminal_it_shows_what_goes_and_asks(filled: Cache, answer: bytes, status: int, left: int) -> None:
+def test_at_a_terminal_it_lists_the_victims_and_asks(filled: Cache, answer: bytes, status: int, left: int) -> None:
     done = at_a_terminal(answer, "--dir", filled.root, "gc", "--max-size", "1100", "--min-free", "0")
-    assert "Remove 2.0 KiB in 2 blobs? [y/N]" in done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[1:4]] == ["goes"] * 3
+    assert "Evict 2 blobs (2.0 KiB)? [y/N]" in done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:4]] == ["evict"] * 3
     assert (done.returncode, stored(filled)) == (status, left)
     assert ("nothing was changed" in done.stderr) == (status == 130)
 
@@ -174,7 +174,7 @@ def test_a_directory_without_a_store_stays_without_one(
 
 @pytest.mark.needs_locks
 @pytest.mark.parametrize("as_json", [True, False])
-def test_edits_of_the_dead_are_shown(filled: Cache, as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edits_of_dead_processes_are_reported(filled: Cache, as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
     def edit() -> None:
         path = _held_by_a_view(filled, "b")
         os.unlink(path)
@@ -196,33 +196,29 @@ def test_edits_of_the_dead_are_shown(filled: Cache, as_json: bool, capsys: pytes
 # --- ages and rules --------------------------------------------------------------------------------------------------
 
 
-def test_max_age_removes_what_was_not_used_for_longer_and_says_why(
-    filled: Cache, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_max_age_evicts_older_blobs_with_the_reason(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     fill(filled, key_of("new"), b"new")
     assert _gc(filled, "--max-age", "30d", "--dry-run") == 0
     out = capsys.readouterr().out
-    assert "nothing unused for longer than 30d" in out
-    assert sum(line.endswith(": unused for too long") for line in out.splitlines()) == 4
+    assert "maximum age: 30d" in out
+    assert sum(line.endswith(": not used within the maximum age") for line in out.splitlines()) == 4
     assert _gc(filled, "--max-age", "30d", "--yes") == 0
     assert [entry.uri for entry in filled.entries()] == ["s3://bucket/new"]
 
 
 @pytest.mark.parametrize("age", ["soon", "-1", "1.5d", "none"])
-def test_what_is_no_age_is_wrong_usage(filled: Cache, age: str) -> None:
+def test_an_invalid_age_is_wrong_usage(filled: Cache, age: str) -> None:
     assert _gc(filled, "--max-age", age, "--yes") == 2
 
 
-def test_a_rule_that_cannot_be_kept_is_an_error_that_says_what_holds_it(
-    filled: Cache, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unmet_rule_is_an_error_with_the_reason(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     with open(filled.layout.config, "w") as file:
         file.write('[[rules]]\nprefix = "s3://bucket/a"\nmax_size = 100\n')
     filled.pin("s3://bucket/a")
     command = [sys.executable, "-m", "casstore", "--dir", filled.root, "gc", "--yes"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert (done.returncode, stored(filled)) == (1, 3000)
-    assert "900 B more should go by the rules: 1.0 KiB in 1 blobs are pinned" in done.stderr
+    assert "over the budget of the rules by 900 B: 1.0 KiB in 1 blobs are pinned" in done.stderr
     filled.unpin("s3://bucket/a")
     done = subprocess.run([*command, "--json"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     report = json.loads(done.stdout)

@@ -65,9 +65,7 @@ def test_ls_lists_the_entries_that_start_with_the_prefix_in_the_order_of_their_u
     assert lines[0].split() == ["2.9", "KiB", "now", entry.digest.value.hex()[:12], entry.uri]
 
 
-def test_ls_in_json_says_all_of_an_entry_and_where_its_bytes_lie(
-    filled: Cache, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ls_in_json_has_every_fact_of_an_entry_and_its_path(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = _lines(capsys, filled, "ls", "--json", "s3://bucket/labels")
     facts = json.loads(line)
     assert Path(facts.pop("path")).read_bytes() == b"one"
@@ -107,7 +105,7 @@ def test_what_is_printable_is_shown_as_it_is(text: str) -> None:
     assert shown(text) == text
 
 
-def test_du_adds_up_by_the_next_part_of_the_path(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_du_sums_by_the_next_part_of_the_path(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     report = _document(capsys, filled, "du", "--json", "s3://bucket/")
     assert [
         (child["name"], child["entries"], child["logical_bytes"], child["stored_bytes"]) for child in report["children"]
@@ -143,7 +141,7 @@ def test_du_shows_what_follows_the_prefix(
     assert [child["name"] for child in _document(capsys, filled, "du", "--json", prefix)["children"]] == children
 
 
-def test_du_counts_what_children_share_in_each_of_them_and_once_in_the_total(
+def test_du_counts_shared_content_in_each_child_and_once_in_the_total(
     cache: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("v1/a", "v2/a"):
@@ -155,7 +153,7 @@ def test_du_counts_what_children_share_in_each_of_them_and_once_in_the_total(
     assert total.split() == ["2", "4.0", "KiB", "2.0", "KiB", "50%", "total"]
 
 
-def test_info_says_what_the_cache_says_of_itself(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_shows_what_the_cache_reports(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     said, true = _document(capsys, filled, "info", "--json"), filled.info()
     assert said.keys() == true.keys()
     del said["free_bytes"], true["free_bytes"]  # the disk is not ours alone
@@ -165,7 +163,7 @@ def test_info_says_what_the_cache_says_of_itself(filled: Cache, capsys: pytest.C
     assert any(line.endswith("(10,003 bytes)") for line in lines)
 
 
-def test_info_says_how_the_store_is_set_and_what_is_kept_in_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_shows_the_settings_and_what_is_kept(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root.mkdir()
     (root / "config.toml").write_text(
         """
@@ -223,7 +221,7 @@ def test_info_counts_pins_and_writes_that_cannot_be_read(filled: Cache, capsys: 
 
 
 @pytest.mark.parametrize("name", ["ls", "du", "info"])
-def test_looking_makes_no_store(name: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reading_commands_create_no_store(name: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--dir", str(root), name]) == 1
     assert capsys.readouterr() == (
         "",
@@ -247,7 +245,7 @@ def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], capsys: pyte
     assert re.fullmatch(r"casstore: .*\(see casstore.* --help\)\n", err)
 
 
-def test_no_command_is_answered_by_the_help_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_it_prints_the_help_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([]) == 2
     assert "Commands:" in capsys.readouterr().err
 
@@ -257,7 +255,7 @@ def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == f"casstore {casstore.__version__}\n"
 
 
-def test_commands_of_other_packages_join_and_a_broken_one_spoils_nothing(
+def test_plugins_are_loaded_and_a_broken_one_breaks_no_other_command(
     filled: Cache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     @click.command()
@@ -299,7 +297,7 @@ def test_the_help_and_ls_load_no_more_than_they_need(filled: Cache) -> None:
 _COMMAND = [sys.executable, "-m", "casstore"]
 
 
-def test_a_reader_that_goes_away_ends_ls_quietly(cache: Cache) -> None:
+def test_a_closed_pipe_ends_ls_quietly(cache: Cache) -> None:
     with cache.begin(key_of("x" * 400)) as filling:
         filling.write(b"1")
         stored = filling.publish(casstore.Validator(1, "e"))
@@ -320,7 +318,7 @@ def test_a_reader_that_goes_away_ends_ls_quietly(cache: Cache) -> None:
     assert process.returncode == 141
 
 
-def test_what_stdout_cannot_encode_is_escaped(cache: Cache) -> None:
+def test_characters_that_stdout_cannot_encode_are_escaped(cache: Cache) -> None:
     fill(cache, key_of("日本"), b"1")
     done = subprocess.run(
         [*_COMMAND, "--dir", cache.root, "ls"], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}

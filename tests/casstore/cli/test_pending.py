@@ -33,7 +33,7 @@ def _lines(capsys: pytest.CaptureFixture[str], cache: Cache, *arguments: str) ->
 # --- pending ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_write_is_listed_with_its_reason_its_bytes_and_the_ways_on(
+def test_a_failed_write_is_listed_with_its_reason_its_bytes_and_the_fixes(
     cache: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = pend(cache, "a b", b"x" * 2048)
@@ -42,7 +42,7 @@ def test_a_failed_write_is_listed_with_its_reason_its_bytes_and_the_ways_on(
     assert lines[1].split(maxsplit=4) == ["2.0", "KiB", "now", "failed", "s3://bucket/a b"]
     assert [line.strip() for line in lines[2:4]] == [
         "the network was away",
-        f"the bytes: {cache.pending.path(write)}",
+        f"bytes: {cache.pending.path(write)}",
     ]
     commands = [line.split("#")[0].strip() for line in lines[6:]]
     assert commands == [
@@ -53,7 +53,7 @@ def test_a_failed_write_is_listed_with_its_reason_its_bytes_and_the_ways_on(
     ]
 
 
-def test_each_state_says_how_to_go_on_once(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_state_lists_its_fixes_once(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(3):
         pend(cache, f"failed-{number}")
     pend(cache, "edit", state=PendingState.EDIT, source="/view/edit", why="it was changed")
@@ -62,24 +62,22 @@ def test_each_state_says_how_to_go_on_once(cache: Cache, capsys: pytest.CaptureF
     assert text.count("casstore push --force URI") == 1
     assert text.count("casstore push --force") == 2, "what is incomplete is not to overwrite anything"
     assert "casstore push s3://bucket/open" in text
-    assert "it came from /view/edit" in text
+    assert "source: /view/edit" in text
 
 
 @pytest.mark.needs_locks
-def test_an_interrupted_upload_is_said_to_be_one(root: Path, cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_upload_has_its_own_state(root: Path, cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     interrupt(root, "theirs")
     pend(cache, "mine", state=PendingState.UPLOADING)
     lines = _lines(capsys, cache, "pending")
     states = {line.split()[-1]: line.split()[3] for line in lines if line.split()[-1:] and "  s3://" in line}
     assert states == {"s3://bucket/mine": "uploading", "s3://bucket/theirs": "interrupted"}
-    assert any("it is not known whether it arrived; push finds out" in line for line in lines)
+    assert any("it may have reached the server; `casstore push` checks" in line for line in lines)
     facts = {fact["uri"]: fact for fact in map(json.loads, _lines(capsys, cache, "pending", "--json"))}
     assert [facts[f"s3://bucket/{name}"]["interrupted"] for name in ("mine", "theirs")] == [False, True]
 
 
-def test_pending_in_json_is_one_object_per_write_with_all_of_it(
-    cache: Cache, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_is_one_object_per_write_with_every_fact(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     write = pend(cache, "k", state=PendingState.EDIT, source="/somewhere")
     pend(cache, "other")
     (line,) = _lines(capsys, cache, "pending", "s3://bucket/k", "--json")
@@ -101,7 +99,7 @@ def test_pending_in_json_is_one_object_per_write_with_all_of_it(
     }
 
 
-def test_no_key_and_no_reason_can_move_the_cursor_and_the_way_on_can_be_typed(
+def test_keys_and_reasons_are_escaped_and_the_commands_can_be_typed(
     cache: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = pend(cache, EVIL, why=f"the server said {EVIL}")
@@ -113,14 +111,14 @@ def test_no_key_and_no_reason_can_move_the_cursor_and_the_way_on_can_be_typed(
     assert json.loads(line)["uri"] == f"s3://bucket/{EVIL}"
 
 
-def test_several_writes_of_one_uri_are_told_apart_by_name(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_writes_of_one_uri_are_listed_by_name(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = pend(cache, data=b"one"), pend(cache, data=b"four", state=PendingState.INCOMPLETE)
     text = "\n".join(_lines(capsys, cache, "pending"))
     assert f"casstore push --name {one.name}" in text
     assert f"--name {two.name}  # incomplete, 4 B, s3://bucket/k" in text
 
 
-def test_a_record_that_cannot_be_read_is_said_and_does_not_hide_the_others(
+def test_an_unreadable_record_is_a_warning_and_does_not_hide_the_others(
     cache: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = pend(cache, "damaged")
@@ -133,7 +131,7 @@ def test_a_record_that_cannot_be_read_is_said_and_does_not_hide_the_others(
     assert path in err and f"{path.removesuffix('.json')}.data" in err
 
 
-def test_nothing_pending_is_said_to_people_and_no_line_to_scripts(
+def test_nothing_pending_is_a_line_of_text_and_no_line_of_json(
     cache: Cache, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _lines(capsys, cache, "pending") == ["nothing is pending"]
@@ -145,9 +143,7 @@ def test_nothing_pending_is_said_to_people_and_no_line_to_scripts(
 # --- drop -------------------------------------------------------------------------------------------------------------
 
 
-def test_drop_discards_what_is_pending_of_the_uri_and_nothing_else(
-    cache: Cache, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_drop_discards_only_the_writes_of_the_uri(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     pend(cache, data=b"one"), pend(cache, data=b"two")
     kept = pend(cache, "k2")
     lines = _lines(capsys, cache, "drop", "s3://bucket/k", "--yes")
@@ -156,7 +152,7 @@ def test_drop_discards_what_is_pending_of_the_uri_and_nothing_else(
     assert not cache.pending.has(key_of("k"))
 
 
-def test_a_name_picks_one_of_several(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_selects_one_of_several_writes(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     one, two, three = pend(cache, data=b"one"), pend(cache, data=b"two"), pend(cache, EVIL)
     (line,) = _lines(capsys, cache, "drop", "s3://bucket/k", "--name", one.name, "--yes", "--json")
     dropped = json.loads(line)
@@ -174,7 +170,7 @@ def test_drop_all_discards_everything(cache: Cache, capsys: pytest.CaptureFixtur
     assert _lines(capsys, cache, "drop", "--all", "--yes") == []
 
 
-def test_saving_moves_the_bytes_and_needs_no_question(
+def test_saving_moves_the_bytes_and_does_not_ask(
     cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pend(cache, data=b"precious"), pend(cache, data=b"precious", state=PendingState.INCOMPLETE)
@@ -183,19 +179,21 @@ def test_saving_moves_the_bytes_and_needs_no_question(
     target = tmp_path / "saved.bin"
     target.write_bytes(b"before")
     lines = _lines(capsys, cache, "drop", "s3://bucket/k", "--save-to", str(target))
-    assert lines[0].endswith(f"s3://bucket/k is now {target}")
+    assert lines[0].endswith(f"s3://bucket/k: {target}")
     assert target.read_bytes() == b"precious"
     assert _names(cache) == []
     assert synced == ["2", "1"], "each was on the disk there before it was forgotten here"
 
 
-def test_what_cannot_be_saved_stays_pending(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_write_that_cannot_be_saved_stays_pending(
+    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write = pend(cache)
     os.mkfifo(tmp_path / "pipe")
     for target in (tmp_path, tmp_path / "pipe", tmp_path / "none" / "file", cache.pending.path(write), "/dev/null"):
         assert run(["--dir", cache.root, "drop", write.uri, "--save-to", str(target)]) == 1
         out, err = capsys.readouterr()
-        assert out == "" and f"is still pending: {target}: " in err
+        assert out == "" and f"still pending: {target}: " in err
         assert _names(cache) == [write.name]
         assert Path(cache.pending.path(write)).read_bytes() == b"mine"
 
@@ -213,19 +211,19 @@ def test_two_different_writes_do_not_fit_into_one_file(
     assert _names(cache) == [one.name]
 
 
-def test_a_uri_of_which_nothing_is_pending_fails_and_the_others_are_dropped(
+def test_a_uri_without_pending_writes_fails_and_the_others_are_dropped(
     cache: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = pend(cache)
     assert run(["--dir", cache.root, "drop", "s3://bucket/none", write.uri, "--yes"]) == 1
     err = capsys.readouterr().err
-    assert "nothing is pending of s3://bucket/none; casstore pending lists what is" in err
+    assert "s3://bucket/none: nothing is pending: `casstore pending` lists the pending writes" in err
     assert _names(cache) == []
     assert run(["--dir", cache.root, "drop", "--name", write.name, "--yes"]) == 1
 
 
 @pytest.mark.needs_locks
-def test_what_is_being_written_is_not_dropped_under_its_writer(
+def test_a_write_in_progress_is_not_dropped(
     cache: Cache, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = pend(cache, state=PendingState.UPLOADING)
@@ -266,11 +264,11 @@ def test_wrong_usage_is_status_2_and_discards_nothing(cache: Cache, arguments: l
 
 
 @pytest.mark.parametrize(("answer", "status", "left"), [(b"y\n", 0, 0), (b"n\n", 130, 2)])
-def test_at_a_terminal_it_shows_what_goes_and_asks(cache: Cache, answer: bytes, status: int, left: int) -> None:
+def test_at_a_terminal_it_lists_the_writes_and_asks(cache: Cache, answer: bytes, status: int, left: int) -> None:
     pend(cache, "a", b"x" * 1024), pend(cache, "b", b"y" * 1024)
     done = at_a_terminal(answer, "--dir", cache.root, "drop", "s3://bucket/a", "s3://bucket/b")
-    assert "Discard 2 writes of 2.0 KiB for good? Nobody else has these bytes. [y/N]" in done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()[:2]] == ["goes", "goes"]
+    assert "Discard 2 writes (2.0 KiB) for good? There is no other copy of these bytes. [y/N]" in done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[:2]] == ["discard", "discard"]
     assert "the network was away" in done.stdout
     assert (done.returncode, len(_names(cache))) == (status, left)
     assert ("nothing was changed" in done.stderr) == (status == 130)

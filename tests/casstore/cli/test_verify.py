@@ -35,7 +35,7 @@ def _blob(cache: Cache, name: str) -> Path:
 def test_a_sound_store_is_one_line_and_status_0(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--dir", filled.root, "verify"]) == 0
     captured = capsys.readouterr()
-    assert captured.out == "2 blobs of 4.9 KiB hashed, 2 entries looked up: nothing is wrong\n"
+    assert captured.out == "hashed 2 blobs (4.9 KiB), checked 2 entries: no problems\n"
     assert captured.err == ""
 
 
@@ -48,10 +48,10 @@ def test_each_problem_is_a_line_and_the_status_is_1(filled: Cache, capsys: pytes
     assert lines[0].split() == ["PROBLEM", "WHERE", "WHAT"]
     assert sorted(line.split("  ")[0] for line in lines[1:-1]) == ["foreign name", "wrong bytes"]
     assert any("s3://bucket/a " in line and "its 3 bytes are those of" in line for line in lines)
-    assert lines[-1] == "2 blobs of 7 B hashed, 2 entries looked up: 2 wrong"
+    assert lines[-1] == "hashed 2 blobs (7 B), checked 2 entries: 2 problems"
 
 
-def test_what_is_left_over_is_said_and_is_nothing_wrong(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_leftovers_are_listed_and_are_no_problem(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     Path(filled.layout.trashed("x")).write_bytes(b"12")
     staging = filled.stage()
     staging.write(b"nobody knows me")
@@ -60,10 +60,10 @@ def test_what_is_left_over_is_said_and_is_nothing_wrong(filled: Cache, capsys: p
     filled.close()
     assert run(["--dir", filled.root, "verify"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:] == ["left over, and no damage: 1 unknown blobs of 15 B, 1 files of 2 B in the trash"]
+    assert lines[1:] == ["left over, but not damaged: 1 unindexed blobs (15 B), 1 files in the trash (2 B)"]
 
 
-def test_no_name_reaches_a_terminal_as_it_stands(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_escaped_for_the_terminal(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     _blob(filled, EVIL).unlink()
     Path(filled.layout.blobs, EVIL).write_text("x")
     assert run(["--dir", filled.root, "verify"]) == 1
@@ -73,7 +73,7 @@ def test_no_name_reaches_a_terminal_as_it_stands(filled: Cache, capsys: pytest.C
     assert out.count("\\x1b]0;owned\\x07\\x1b[31m\\n\\r\\u202etxt\\\\[red]") == 2
 
 
-def test_json_says_all_of_it_in_one_document(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_document_with_every_fact(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     entry = filled.lookup(key_of(EVIL))
     assert entry is not None
     path = filled.blob_path(entry)
@@ -120,7 +120,7 @@ def test_json_says_all_of_it_in_one_document(filled: Cache, capsys: pytest.Captu
     }
 
 
-def test_a_repair_says_what_it_did_to_which_entries_and_the_status_is_0(
+def test_a_repair_lists_its_actions_and_entries_with_status_0(
     filled: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(filled, key_of("a2"), b"alpha" * 1000)
@@ -130,16 +130,16 @@ def test_a_repair_says_what_it_did_to_which_entries_and_the_status_is_0(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["PROBLEM", "WHERE", "WHAT", "REPAIR"]
     assert "the blob was quarantined (s3://bucket/a, s3://bucket/a2): " in lines[1]
-    assert "repaired: 1 problems mended" in lines
+    assert "repaired: 1 problems fixed" in lines
     assert run(["--dir", filled.root, "verify"]) == 0
 
 
-def test_what_cannot_be_repaired_is_said_and_the_status_is_1(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_without_a_repair_are_listed_with_status_1(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     Path(filled.layout.blobs, "README").write_text("x")
     assert run(["--dir", filled.root, "verify", "--repair"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert "none: look at it yourself" in lines[1]
-    assert "repaired: 1 left" in lines
+    assert "none: inspect it manually" in lines[1]
+    assert "repaired: 1 not fixed" in lines
     assert run(["--dir", filled.root, "verify", "--repair", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert (found["left"], found["problems"][0]["repair"], found["mended"]["problems"]) == (1, None, 0)
@@ -156,18 +156,18 @@ def test_a_repair_in_json_has_the_uris_and_where_the_blob_is(filled: Cache, caps
     assert found["mended"]["reaped"]["kept"] == []
 
 
-def test_a_sample_says_what_was_not_looked_at(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sample_reports_what_was_skipped(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--dir", filled.root, "verify", "--newest", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] in ("not looked at: 1 blobs of 4 B", "not looked at: 1 blobs of 4.9 KiB")
+    assert lines[1] in ("skipped: 1 blobs (4 B)", "skipped: 1 blobs (4.9 KiB)")
     assert run(["--dir", filled.root, "verify", "--newest", "24h", "--sample", "100%"]) == 0
-    assert "not looked at" not in capsys.readouterr().out
+    assert "skipped" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "wrong", [["--sample", "0"], ["--sample", "105%"], ["--sample", "x%"], ["--newest", "0"], ["--newest", "5y"]]
 )
-def test_a_part_that_is_none_is_wrong_usage(
+def test_an_invalid_fraction_is_wrong_usage(
     filled: Cache, capsys: pytest.CaptureFixture[str], wrong: list[str]
 ) -> None:
     assert run(["--dir", filled.root, "verify", *wrong]) == 2
@@ -182,7 +182,7 @@ def test_a_damaged_marker_is_a_clear_error_and_status_1(filled: Cache) -> None:
     assert ended.stderr.startswith(f"casstore: error: {filled.layout.store} is damaged: ")
 
 
-def test_a_damaged_index_is_reported_again_and_again_since_nobody_replaces_it(filled: Cache) -> None:
+def test_a_damaged_index_is_reported_each_time_and_not_replaced(filled: Cache) -> None:
     filled.close()
     os.truncate(filled.layout.index_file(1), 4096)
     for _ in range(2):
@@ -193,7 +193,7 @@ def test_a_damaged_index_is_reported_again_and_again_since_nobody_replaces_it(fi
     assert sorted(os.listdir(filled.layout.index)) == ["1", "CURRENT"]
 
 
-def test_where_there_is_no_store_none_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_store_none_is_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--dir", str(tmp_path / "none"), "verify"]) == 1
     assert "there is no store here yet" in capsys.readouterr().err
     assert not os.listdir(tmp_path)
@@ -212,7 +212,7 @@ def test_wrong_usage_is_status_2_and_an_interrupt_130(
     assert capsys.readouterr().err.splitlines()[-1] == "casstore: interrupted"
 
 
-def test_a_bar_on_a_terminal_shows_how_far_it_is_and_leaves_nothing(filled: Cache) -> None:
+def test_a_terminal_shows_a_bar_and_removes_it(filled: Cache) -> None:
     filled.close()
     reader, terminal = pty.openpty()
     with subprocess.Popen(
@@ -235,7 +235,7 @@ def test_a_bar_on_a_terminal_shows_how_far_it_is_and_leaves_nothing(filled: Cach
         out = process.stdout.read().decode()
     assert (process.returncode, out) == (
         0,
-        "2 blobs of 4.9 KiB hashed, 2 entries looked up: nothing is wrong\n",
+        "hashed 2 blobs (4.9 KiB), checked 2 entries: no problems\n",
     )
     assert b"2/2 blobs" in seen
     assert b"4.9 KiB of 4.9 KiB" in seen
