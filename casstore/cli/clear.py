@@ -87,7 +87,7 @@ class _Report:
 
     def run(self) -> None:
         """Clear with a progress bar, then print the totals and what was kept."""
-        with progress_bar() as self._draw:
+        with progress_bar(prints_lines=not self._as_json) as self._draw:
             cleared = self._cache.clear(self._prefix, self._removed, dry_run=self._is_dry_run)
         if self._as_json:
             self._shell.json_document(self._facts(cleared))

@@ -131,7 +131,7 @@ class _Report:
 
     def execute(self) -> CollectResult:
         """Evict, with a progress bar."""
-        with progress_bar() as self._draw:
+        with progress_bar(prints_lines=not (self._as_json or self._lists_plan)) as self._draw:
             return self._cache.execute(self._plan, self._removed)
 
     def _removed(self, removed: RemovedBlob) -> None:

@@ -13,12 +13,14 @@ Draw: TypeAlias = Callable[[str, str, int, int | None], None]
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Draw]:
+def progress_bar(*, prints_lines: bool = False) -> Iterator[Draw]:
     """Show a bar on stderr during the block; yield the function that draws it, which draws nothing without a terminal.
 
-    ``CASSTORE_DISABLE_PROGRESS`` and a dumb terminal switch the bar off.
+    ``CASSTORE_DISABLE_PROGRESS`` and a dumb terminal switch the bar off, and so does a block that prints lines to one.
     """
-    if not sys.stderr.isatty() or os.environ.get("CASSTORE_DISABLE_PROGRESS") or os.environ.get("TERM") == "dumb":
+    # Redrawing the bar after each of a million lines would take longer than the work.
+    is_disabled = os.environ.get("CASSTORE_DISABLE_PROGRESS") or os.environ.get("TERM") == "dumb"
+    if is_disabled or not sys.stderr.isatty() or (prints_lines and sys.stdout.isatty()):
         yield lambda *_: None
         return
     from rich import progress as bars
@@ -29,9 +31,7 @@ def progress_bar() -> Iterator[Draw]:
         return bars.TextColumn(f"{{task.fields[{field}]}}", markup=False, table_column=Column(no_wrap=True))
 
     columns = (column("count"), bars.BarColumn(bar_width=None), column("size"), bars.TimeRemainingColumn())
-    # Lines for a terminal appear above the bar, unbroken. A file or a pipe gets its lines directly.
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    with bars.Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task("", total=None, count="", size="")
 
         def draw(count: str, size: str, done: int, total: int | None) -> None:

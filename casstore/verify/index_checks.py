@@ -1,9 +1,7 @@
-"""The rows of an index, held against each other and against the blobs they name.
+"""Checks of the index: rows are compared with each other, and with the blobs that they name.
 
-Changes nothing, but for what a `Repairer` does about the problems found.
-
-Rows are compared with rows inside one transaction, so that no commit comes between. A row and a file cannot be seen at
-one moment: what looks wrong between them is looked at again, in an order that no live store passes for damage.
+Rows are compared inside one transaction. A row and a file cannot be read atomically: a difference is checked again, in
+an order in which no change by another process looks like damage. Only a `Repairer` changes anything.
 """
 
 from __future__ import annotations
@@ -23,33 +21,33 @@ from casstore.format.digest import Digest, name_hash
 from casstore.format.keys import BLOB, CHECKSUM, COUNT, ENTRY, POLICY, USER, Key, blob_row, user_prefix, user_row
 from casstore.format.layout import Layout
 from casstore.format.records import BlobRecord, Entry, strip_checksum, unpack_blob, unpack_count, unpack_entry
-from casstore.index import page_check as pages
+from casstore.index import page_check
 from casstore.index.database import PAGE_ROWS, Index
 from casstore.index.environment import RESERVE_ROW
 from casstore.index.transactions import Txn
 from casstore.verify.report import Findings, Problem, ProblemKind, ProgressCallback, Repairer
 
-OURS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECHILD, errno.EBUSY))
-"""Errors that say something of this process or machine and nothing of the store."""
+PROCESS_ERRORS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECHILD, errno.EBUSY))
+"""Errors of this process or machine, not of the store."""
 
-_ROUNDS: Final = 20
+_MAX_CHECKS: Final = 20
 _UNDECODABLE: Final = (struct.error, LookupError, ValueError)
 
 Value = TypeVar("Value")
 
 
 def reason(error: BaseException) -> str:
-    """What *error* says, without the path that the problem names anyway."""
+    """Return the text of *error* without the path, which the problem contains."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 Row = tuple[bytes, bytes]
-"""A key and the record that was seen there."""
+"""A key and its record."""
 
 
 @dataclass(slots=True)
-class _CheckedRow:
-    """An entry as one transaction saw it, and whether its blob had a row."""
+class _CheckedEntry:
+    """An entry in one transaction, and whether its blob had a row."""
 
     row: bytes
     record: bytes
@@ -59,20 +57,20 @@ class _CheckedRow:
 
 @dataclass(slots=True)
 class _Page:
-    """What one transaction saw of a page of rows; *faults* are contradictions inside it, which need no second look."""
+    """A page of rows in one transaction; *faults* are contradictions inside it, which need no second check."""
 
     last: bytes = b""
     rows: int = 0
     blobs: list[BlobRecord] = field(default_factory=list)
     unused: list[tuple[Row, BlobRecord]] = field(default_factory=list)
-    entries: list[_CheckedRow] = field(default_factory=list)
+    entries: list[_CheckedEntry] = field(default_factory=list)
     faults: list[tuple[Problem, Row]] = field(default_factory=list)
-    widows: list[Row] = field(default_factory=list)
-    """Of entries that do not decode: no problems of their own, and to go with them."""
+    orphaned_users: list[Row] = field(default_factory=list)
+    """Users that are entries which do not decode: dropped with those, and not reported on their own."""
 
 
 class IndexChecks:
-    """One look at all rows, a page at a time; used by one thread. The counts are of what was seen so far."""
+    """One pass over all rows, a page at a time, by one thread, with counts of what was seen so far."""
 
     def __init__(
         self, layout: Layout, index: Index, algorithm: str, findings: Findings, repairer: Repairer | None = None
@@ -81,7 +79,7 @@ class IndexChecks:
         self._index = index
         self._algorithm = algorithm
         self._findings = findings
-        self._mender = repairer
+        self._repairer = repairer
         self.generation = 0
         self.is_absent = False
         self.is_readable = False
@@ -90,7 +88,7 @@ class IndexChecks:
         self.unused = self.unused_bytes = self.stale = self.dropped = 0
 
     def check(self, on_progress: ProgressCallback) -> None:
-        """Look at every row. A damaged index is one problem, and stays as it is."""
+        """Check every row. A damaged index is one problem, and is not changed."""
         self.is_absent = not self.find()
         if self.is_readable:
             self._check_hint()
@@ -101,32 +99,32 @@ class IndexChecks:
             on_progress()
 
     def find(self) -> bool:
-        """Whether there is an index, be it damaged."""
+        """Return whether there is an index, even a damaged one."""
         with self._reporting():
             self.generation = self._index.generations.newest()
             try:
                 status = os.stat(self._layout.index_file(self.generation), follow_symlinks=False)
             except FileNotFoundError:
                 return False
-            # A process that is killed while it makes an index leaves an empty file.
+            # A process that is killed while it creates an index leaves an empty file.
             if status.st_size == 0:
                 return False
-            # Also where it is open and mapped already: it may have been cut since.
-            pages.check(self._layout.index_file(self.generation), whole=True)
+            # Checked even if the index is open and mapped: the file may have been truncated since.
+            page_check.check(self._layout.index_file(self.generation), whole=True)
             self.is_readable = True
         return True
 
     def _check_hint(self) -> None:
         hint = b""
         hints: set[bytes] = set()
-        for _ in range(2):  # the hint, and what it named, may change between two looks
+        for _ in range(2):  # another process may change the hint and the generation between two reads
             try:
                 with open(self._layout.current, "rb") as file:
                     hint = file.read(64)
                 if os.path.isdir(self._layout.generation(int(hint))):
                     return
             except FileNotFoundError:
-                return  # made a moment after the first generation, and a hint only
+                return  # created shortly after the first generation, and only a hint
             except OSError as error:
                 self._findings.add(Problem(ProblemKind.UNREADABLE, self._layout.current, reason(error)))
                 return
@@ -134,24 +132,24 @@ class IndexChecks:
                 pass
             hints.add(hint)
         if len(hints) == 1:
-            detail = f"it names no generation of the index; generation {self.generation} serves"
+            detail = f"it names a generation that does not exist; generation {self.generation} is used"
             self._findings.add(Problem(ProblemKind.DAMAGED_INDEX, self._layout.current, detail))
 
     def records(self, digests: Sequence[bytes]) -> dict[bytes, bytes | None] | None:
-        """The blob records of these, as they are now; None where the index does not say."""
+        """Return the current blob records of *digests*; None if the index cannot be read."""
         rows = [blob_row(digest) for digest in digests]
 
-        def look(txn: Txn) -> dict[bytes, bytes | None]:
+        def read(txn: Txn) -> dict[bytes, bytes | None]:
             txn.prefetch(rows)
             return {row[1:]: txn.get(row) for row in rows}
 
         if self.is_readable:
             with self._reporting():
-                return self._index.inspect(look)
+                return self._index.inspect(read)
         return None
 
     def user_of(self, digest: bytes) -> tuple[Key | None, int]:
-        """One of the entries that use a blob, and how many do, at most a page of them."""
+        """Return one of the entries that use a blob, and their number, up to a page."""
         prefix = user_prefix(digest)
         users: list[tuple[bytes, bytes]] = []
         if self.is_readable:
@@ -162,30 +160,30 @@ class IndexChecks:
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Make what the index fails with a problem; it is not asked any more then."""
+        """Report a failure of the index as a problem, and stop reading the index."""
         try:
             yield
-        except (CasstoreError, OSError, pages.UnsoundError) as error:
-            if isinstance(error, OSError) and error.errno in OURS:
+        except (CasstoreError, OSError, page_check.UnsoundError) as error:
+            if isinstance(error, OSError) and error.errno in PROCESS_ERRORS:
                 raise
             self.is_readable = False
-            is_damage = isinstance(error, IndexDamagedError | pages.UnsoundError)
+            is_damage = isinstance(error, IndexDamagedError | page_check.UnsoundError)
             kind = ProblemKind.DAMAGED_INDEX if is_damage else ProblemKind.UNREADABLE
             self._findings.add(Problem(kind, self._layout.index_file(self.generation), reason(error)))
 
     # --- a page ------------------------------------------------------------------------------------------------------
 
     def _check_page(self, start: bytes) -> bytes | None:
-        """Check a page of rows from *start* on; where the next begins, None after the last."""
-        page = self._index.inspect(lambda txn: self._look(txn, start))
+        """Check a page of rows from *start* on; return where the next one begins, None after the last."""
+        page = self._index.inspect(lambda txn: self._read_page(txn, start))
         self.rows += page.rows
         self.entries += len(page.entries)
         self.blobs += len(page.blobs)
         self.bytes += sum(blob.size for blob in page.blobs)
-        # First, since looking for files may find the index damaged.
-        self._settle(page.faults)
-        if self._mender is not None:
-            self._mender.repair_rows(page.widows)
+        # First, since the checks of files may find the index damaged.
+        self._report(page.faults)
+        if self._repairer is not None:
+            self._repairer.repair_rows(page.orphaned_users)
         missing = [fault for seen in page.entries if (fault := self._check_file(seen)) is not None]
         stale: list[Row] = []
         for row, blob in page.unused:
@@ -193,53 +191,53 @@ class IndexChecks:
                 self.unused += 1
                 self.unused_bytes += blob.size
             else:
-                stale.append(row)  # between the two steps of a sweep, or killed there
-        self._settle(missing, stale)
+                stale.append(row)  # a sweep is between its two steps, or was killed there
+        self._report(missing, stale)
         return page.last + b"\0" if page.rows == PAGE_ROWS else None
 
-    def _settle(self, faults: Sequence[tuple[Problem, Row]], stale: Sequence[Row] = ()) -> None:
-        """Report a page's problems, mended where that was asked for; one problem of a row is enough to mend it."""
-        if self._mender is None:
+    def _report(self, faults: Sequence[tuple[Problem, Row]], stale: Sequence[Row] = ()) -> None:
+        """Report a page's problems, and repair each row once."""
+        if self._repairer is None:
             self.stale += len(stale)
             for problem, _ in faults:
                 self._findings.add(problem)
             return
         rows = dict(row for _, row in faults)
-        repairs = dict(zip(rows, self._mender.repair_rows(list(rows.items())), strict=True))
+        repairs = dict(zip(rows, self._repairer.repair_rows(list(rows.items())), strict=True))
         for problem, (row, _) in faults:
             self._findings.add(replace(problem, repair=repairs[row]))
-        done = sum(repair.is_done for repair in self._mender.repair_rows(stale))
+        done = sum(repair.is_done for repair in self._repairer.repair_rows(stale))
         self.dropped += done
         self.stale += len(stale) - done
 
-    def _look(self, txn: Txn, start: bytes) -> _Page:
-        """What one transaction says of the rows from *start* on, and of those that go with them."""
+    def _read_page(self, txn: Txn, start: bytes) -> _Page:
+        """Read a page of rows from *start* on, and compare it with the rows that belong to it."""
         rows = txn.scan(b"", start, PAGE_ROWS)
         page = _Page(rows[-1][0] if rows else b"", len(rows))
         for row, record in rows:
             kind = row[:1]
             if kind == ENTRY:
-                self._look_at_entry(row, record, page)
+                self._check_entry(row, record, page)
             elif kind == BLOB:
-                self._look_at_blob(txn, row, record, page)
+                self._check_blob(txn, row, record, page)
             elif kind == USER:
-                self._look_at_user(txn, row, record, page)
+                self._check_user(txn, row, record, page)
             elif kind == CHECKSUM:
                 if _decoded(partial(unpack_checksum, row, record)) is None:
-                    page.faults.append((self._bad(row, "what a provider stated"), (row, record)))
+                    page.faults.append((self._bad(row, "a provider's checksum"), (row, record)))
             elif kind == POLICY:
                 if strip_checksum(row, record) is None:
-                    page.faults.append((self._bad(row, "what was evicted, and how that did"), (row, record)))
+                    page.faults.append((self._bad(row, "the eviction history"), (row, record)))
             elif row != RESERVE_ROW and (kind != COUNT or not unpack_count(row, record)):
                 what = "a count of local writes" if kind == COUNT else "of no known kind"
                 page.faults.append((self._bad(row, what), (row, record)))
         self._compare(txn, page)
         return page
 
-    def _look_at_entry(self, row: bytes, record: bytes, page: _Page) -> None:
+    def _check_entry(self, row: bytes, record: bytes, page: _Page) -> None:
         entry = entry_in(self._algorithm, row, record)
         if entry is not None:
-            page.entries.append(_CheckedRow(row, record, entry))
+            page.entries.append(_CheckedEntry(row, record, entry))
             return
         fault = self._bad(row, "an entry")
         key = key_in(row)
@@ -247,7 +245,7 @@ class IndexChecks:
             fault = replace(fault, uri=key.uri, origin=key.origin)
         page.faults.append((fault, (row, record)))
 
-    def _look_at_blob(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
+    def _check_blob(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
         blob = _decoded(lambda: unpack_blob(row, record))
         digest = self._digest(row[1:])
         if blob is None or digest is None:
@@ -257,7 +255,7 @@ class IndexChecks:
         if not txn.has(user_prefix(digest.value)):
             page.unused.append(((row, record), blob))
 
-    def _look_at_user(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
+    def _check_user(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
         key = user_in(row, record)
         digest = self._digest(row[1:-16])
         if key is None or digest is None:
@@ -266,13 +264,13 @@ class IndexChecks:
         found = txn.get(key.row_key)
         entry = None if found is None else entry_in(self._algorithm, key.row_key, found)
         if found is not None and entry is None:
-            page.widows.append((row, record))
+            page.orphaned_users.append((row, record))
         if found is None or (entry is not None and (entry.key != key or entry.digest != digest)):
-            detail = "it counts as in use by an entry that does not name it"
+            detail = "it counts as used by an entry that names another blob or none"
             page.faults.append((self._disagreement(digest, key, detail), (row, record)))
 
     def _compare(self, txn: Txn, page: _Page) -> None:
-        """Hold a page's entries against the rows of their blobs and of their use."""
+        """Compare a page's entries with the rows of their blobs and users."""
         rows: dict[bytes, None] = {}
         for seen in page.entries:
             rows[blob_row(seen.entry.digest.value)] = None
@@ -281,26 +279,24 @@ class IndexChecks:
         for seen in page.entries:
             entry = seen.entry
             if txn.get(user_row(entry.digest.value, entry.key)) != entry.key.encoded:
-                detail = "no row says that this entry uses its blob: a collection would take it away"
+                detail = "no row says that this entry uses its blob: a collection would delete the blob"
                 page.faults.append((self._disagreement(entry.digest, entry.key, detail), (seen.row, seen.record)))
             row = blob_row(entry.digest.value)
             record = txn.get(row)
             seen.has_blob_row = record is not None
             blob = None if record is None else _decoded(partial(unpack_blob, row, record))
             if blob is not None and blob.size != entry.size:
-                detail = f"the entry says {entry.size:,} bytes, the row of its blob {blob.size:,}"
+                detail = f"the entry has the size {entry.size:,}, the row of its blob {blob.size:,}"
                 page.faults.append((self._disagreement(entry.digest, entry.key, detail), (seen.row, seen.record)))
 
     # --- rows and files ----------------------------------------------------------------------------------------------
 
-    def _check_file(self, seen: _CheckedRow) -> tuple[Problem, Row] | None:
-        """Whether an entry's blob is there, and has a row.
-
-        A file that is missing is damage only if the entry was the same before and after it was looked for. A sweep
-        takes away what no entry names, in a transaction, and a row that was dropped and made again has another moment
-        of validation in it: the same record twice says that the entry was there all the time.
-        """
-        for _ in range(_ROUNDS):
+    def _check_file(self, seen: _CheckedEntry) -> tuple[Problem, Row] | None:
+        """Check that an entry's blob exists and has a row."""
+        # A missing file is damage only if the entry had the same record before and after the check. A sweep deletes
+        # only blobs without entries, inside a transaction. A new entry has a new time of validation: equal records
+        # prove that the entry existed all the time.
+        for _ in range(_MAX_CHECKS):
             path = self._layout.blob(seen.entry.digest.value)
             try:
                 is_there = self._is_there(path)
@@ -308,14 +304,14 @@ class IndexChecks:
                 return self._fault(ProblemKind.UNREADABLE, path, reason(error), seen)
             if is_there and seen.has_blob_row:
                 return None
-            now = self._index.inspect(partial(self._look_again, seen=seen))
+            now = self._index.inspect(partial(self._read_again, seen=seen))
             if now is None:
                 return None
             if now.record == seen.record and now.has_blob_row == seen.has_blob_row:
                 if is_there:
-                    detail = "its blob has no row: it is not counted, and never collected"
+                    detail = "its blob has no row: it is neither counted nor collected"
                     return self._fault(ProblemKind.ROWS_DISAGREE, path, detail, seen)
-                return self._fault(ProblemKind.MISSING_BLOB, path, "reading it is a miss", seen)
+                return self._fault(ProblemKind.MISSING_BLOB, path, "a read downloads the object again", seen)
             seen = now
         return None
 
@@ -327,17 +323,17 @@ class IndexChecks:
             return False
         return True
 
-    def _look_again(self, txn: Txn, seen: _CheckedRow) -> _CheckedRow | None:
+    def _read_again(self, txn: Txn, seen: _CheckedEntry) -> _CheckedEntry | None:
         record = txn.get(seen.row)
         entry = None if record is None else entry_in(self._algorithm, seen.row, record)
         if record is None or entry is None:
             return None
-        return _CheckedRow(seen.row, record, entry, txn.get(blob_row(entry.digest.value)) is not None)
+        return _CheckedEntry(seen.row, record, entry, txn.get(blob_row(entry.digest.value)) is not None)
 
     # --- problems ----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _fault(kind: ProblemKind, path: str, detail: str, seen: _CheckedRow) -> tuple[Problem, Row]:
+    def _fault(kind: ProblemKind, path: str, detail: str, seen: _CheckedEntry) -> tuple[Problem, Row]:
         entry = seen.entry
         return Problem(kind, path, detail, entry.digest, entry.uri, entry.key.origin), (seen.row, seen.record)
 
@@ -353,25 +349,25 @@ class IndexChecks:
 
 
 def entry_in(algorithm: str, row: bytes, record: bytes) -> Entry | None:
-    """The entry in a row, if it is one of this row and of a store with that algorithm."""
+    """Return the entry in a row; None if it does not decode, or belongs to another row or algorithm."""
     entry = _decoded(lambda: unpack_entry(row, record))
     return entry if entry is not None and entry.key.row_key == row and entry.digest.algorithm == algorithm else None
 
 
 def key_in(row: bytes) -> Key | None:
-    """Whose entry a row is, whatever its record says; None where the row was cut."""
+    """Return the key of an entry's row; None if the row was truncated."""
     key = _decoded(lambda: Key.parse(row[1:]))
     return key if key is not None and key.row_key == row else None
 
 
 def user_in(row: bytes, record: bytes) -> Key | None:
-    """The entry that a user's row means; None where it does not decode."""
+    """Return the entry that a user's row names; None if it does not decode."""
     key = _decoded(lambda: Key.parse(record))
     return key if key is not None and row[-16:] == name_hash(record) else None
 
 
 def _decoded(decode: Callable[[], Value]) -> Value | None:
-    """What *decode* gives; None where the bytes cannot be that, whatever their checksum says."""
+    """Return what *decode* returns; None if the bytes do not decode, although their checksum may be right."""
     try:
         return decode()
     except _UNDECODABLE:

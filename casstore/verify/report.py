@@ -1,4 +1,4 @@
-"""What a verification finds: problems, each of one kind, and what was done about them; what is merely left over."""
+"""The report of a verification: problems, their repairs, and leftovers."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ if TYPE_CHECKING:
 
 
 class ProblemKind(StrEnum):
-    """What can be wrong. The values are words for people, and what ``casstore verify --json`` prints."""
+    """The kind of a problem. The values are part of the JSON output."""
 
     MISSING_BLOB = "missing blob"
-    """An entry names a blob that is not there: reading it is a miss."""
+    """An entry's blob does not exist: a read downloads the object again."""
     WRONG_BYTES = "wrong bytes"
-    """A blob does not hold the bytes of its name."""
+    """A blob's bytes do not match its name."""
     TOUCHED_BLOB = "touched blob"
-    """A blob's bytes are right; its mode or mtime is not as it was made."""
+    """A blob's bytes are right, but its mode or mtime was changed."""
     FOREIGN_NAME = "foreign name"
-    """Something lies among the blobs whose name is no blob's."""
+    """A file among the blobs has a name that no blob can have."""
     WRONG_TYPE = "wrong type"
-    """A symbolic link, a directory or the like has a blob's name, or a file a directory's."""
+    """A link, a directory or the like has a blob's name, or a file has a directory's."""
     BAD_RECORD = "bad record"
-    """A row of the index that does not decode, since its checksum is wrong."""
+    """A row of the index does not decode, or its checksum is wrong."""
     ROWS_DISAGREE = "rows disagree"
     """Two rows, or a row and a file, contradict each other."""
     DAMAGED_INDEX = "damaged index"
-    """The index cannot be used, or is gone while blobs are there; the next use begins an empty one."""
+    """The index cannot be used, or is missing although blobs exist; the next use creates an empty one."""
     DAMAGED_MARKER = "damaged marker"
-    """The file that describes the store is gone, damaged, or another store's."""
+    """The file that describes the store is missing, damaged, or belongs to another store."""
     UNREADABLE = "unreadable"
-    """The system refuses or fails to read something."""
+    """The operating system cannot read a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What was done about a problem, in words; of the entries *uris*. *path* is where a blob went, if it is kept.
+    """What was done about a problem that concerns the entries *uris*; *path* is the file of a quarantined blob.
 
-    Without *is_done* it was tried in vain, and the words say why.
+    If *is_done* is false, the repair failed and *action* contains the reason.
     """
 
     action: str
@@ -53,10 +53,10 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with the file or directory *path*; what a row says is about the index's file or a blob's.
+    """A problem of the file *path*, which is the index or a blob for a problem of a row.
 
-    *uri* and *origin* name an entry that is concerned, where one is known; *detail* is for people. *repair* is None
-    where none was asked for, or there is none.
+    *uri* and *origin* name an affected entry, if one is known. *repair* is None without ``--repair``, or if the problem
+    cannot be repaired.
     """
 
     kind: ProblemKind
@@ -70,11 +70,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What is no damage; a collection takes it away some day.
+    """What is not damaged, and removed by a later collection.
 
-    *unknown* blobs have no row (a fill was killed, or is just going on; an index was replaced), *unused* ones a row and
-    no entry. *stale_rows* are rows of blobs that are gone and that no entry names. *trash* and *quarantine* count
-    files, *leases* directories of processes that live or died.
+    *unknown* blobs have no row: a download is running or was killed, or the index was replaced. *unused* blobs have a
+    row and no entry. *stale_rows* belong to deleted blobs without entries. *trash* and *quarantine* count files,
+    *leases* the directories of live and dead processes.
     """
 
     unknown: int = 0
@@ -91,9 +91,9 @@ class Leftovers:
 
 @dataclass(frozen=True, slots=True)
 class RepairSummary:
-    """What a verification that repairs did: *problems* were mended, and of what is no damage, *adopted* blobs without a
-    row were given one, and *stale_rows* were dropped. *reaped* is what dead processes had left; None where another
-    process is collecting just now, and takes it away itself.
+    """What was repaired: *problems*, *adopted* blobs that got a row, *stale_rows* that were dropped.
+
+    *reaped* is what dead processes left behind; None if another process is collecting, which removes it itself.
     """
 
     problems: int
@@ -105,11 +105,10 @@ class RepairSummary:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a verification did and found: *blobs* files of *bytes* were hashed, *entries* rows held against them.
+    """The result: *blobs* of *bytes* were hashed, *entries* were checked, *skipped* blobs were not part of the sample.
 
-    *wrong* counts problems; *problems* holds the first `MOST_PROBLEMS` of them, and all that were to be repaired.
-    *generation* is the index's, 0 for none. *skipped* blobs were not hashed, since a sample was asked for; *mended* is
-    None where no repair was.
+    *wrong* counts the problems. *problems* has the first `MOST_PROBLEMS`, and all with a repair. *generation* is the
+    index's, 0 without an index. *repairs* is None unless repairs were requested.
     """
 
     blobs: int
@@ -125,21 +124,20 @@ class VerifyReport:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing was wrong."""
+        """Whether no problem was found."""
         return self.wrong == 0
 
     @property
     def left(self) -> int:
-        """How many problems are still there."""
+        """The number of problems that were not repaired."""
         return self.wrong - (0 if self.repairs is None else self.repairs.problems)
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyProgress:
-    """How far a verification is: rows are looked at first; then *blobs* are hashed, in bytes *bytes*, and others are
-    passed over, as a sample wants it.
+    """The progress: first *rows* are checked, then *blobs* of *bytes* are hashed or skipped.
 
-    The totals are what the index says; 0 where it does not.
+    The totals come from the index; they are 0 if it cannot be read.
     """
 
     rows: int
@@ -152,52 +150,52 @@ class VerifyProgress:
 
 
 MOST_PROBLEMS = 10_000
-"""How many problems are kept; the rest is counted."""
+"""Problems in a report; further ones are only counted."""
 
 
 class Findings:
     """Collects problems in bounded memory; used by one thread."""
 
-    __slots__ = ("mended", "problems", "wrong")
+    __slots__ = ("problems", "repaired", "wrong")
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self.wrong = self.mended = 0
+        self.wrong = self.repaired = 0
 
     def add(self, problem: Problem) -> None:
-        """Count it, and keep it among the first; if something was done about it, in any case."""
+        """Count *problem*, and keep it if it is among the first or has a repair."""
         self.wrong += 1
-        self.mended += problem.repair is not None and problem.repair.is_done
+        self.repaired += problem.repair is not None and problem.repair.is_done
         if len(self.problems) < MOST_PROBLEMS or problem.repair is not None:
             self.problems.append(problem)
 
-    def settle(self, kind: ProblemKind, repair: Repair) -> None:
-        """All problems of one *kind* found so far met with one *repair*."""
+    def set_repair(self, kind: ProblemKind, repair: Repair) -> None:
+        """Set *repair* for all problems of *kind* found so far."""
         for number, problem in enumerate(self.problems):
             if problem.kind is kind and problem.repair is None:
                 self.problems[number] = replace(problem, repair=repair)
-                self.mended += repair.is_done
+                self.repaired += repair.is_done
 
 
 class Repairer(Protocol):
-    """Repairs, as far as those who find problems ask for them. Each looks again, in a transaction, before it acts."""
+    """Repairs what the checks find. Each method checks again, inside a transaction, before it changes anything."""
 
     def repair_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> list[Repair]:
-        """Put right, or drop, rows that were seen with these records."""
+        """Fix or drop the rows that still have these records."""
         ...
 
     def repair_blob(self, digest: Digest) -> Repair:
-        """Whatever has that blob's name: its bytes, its mtime, its type, the size in its row."""
+        """Repair the file with that blob's name, and its row: bytes, mtime, type, size."""
         ...
 
     def adopt(self, digest: Digest, size: int) -> bool:
-        """Give a blob with right bytes and no row a row; whether it has one now."""
+        """Add a row for a blob with right bytes; return whether it has one now."""
         ...
 
     def replace_index(self) -> Repair:
-        """Begin a new index after one that is damaged or gone."""
+        """Create a new index in place of one that is damaged or missing."""
         ...
 
 
 ProgressCallback = Callable[[], None]
-"""Called now and then by whoever takes long."""
+"""Called from time to time during long work."""

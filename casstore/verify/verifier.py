@@ -1,8 +1,7 @@
-"""Verifying a store: every blob hashed again, every row held against a file and every file against a row.
+"""Verification of a store: hash the blobs, and compare rows with files.
 
-It changes nothing unless it is given a `Repairer`, and runs beside processes that fill, evict and die: a publish in
-flight, an eviction between its two steps and what a killed process leaves are no damage. The first two are told from
-damage by looking again; the last is counted as left over.
+The store may be in use. A running publication and an eviction between its two steps are not damage: a second check
+tells them apart. What a killed process leaves behind counts as leftovers. Only a `Repairer` changes anything.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from casstore.verify.sampling import Sample
 
 
 class Verifier:
-    """One look at a store; *sample* says which blobs are hashed, *mender* puts right what it can."""
+    """One verification; *sample* selects the blobs to hash, *repairer* is None for a check only."""
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class Verifier:
     ) -> None:
         self._layout = layout
         self._algorithm = algorithm
-        self._mender = repairer
+        self._repairer = repairer
         self._progress = progress
         self.findings = Findings()
         self._index = index
@@ -51,19 +50,19 @@ class Verifier:
         self._blobs = BlobChecks(layout, algorithm, self._rows, self.findings, sample, repairer)
 
     def run(self, store_id: str) -> None:
-        """Look at everything."""
+        """Check the marker, the index and the blobs."""
         _check_marker(self._layout, self._algorithm, store_id, self.findings)
-        self._rows.check(self._tell)
-        if self._mender is not None:
-            self._repair_index(self._mender)
-        self._blobs.check(self._tell)
-        # Looked for once more: a process that makes a store makes the index before the first blob.
+        self._rows.check(self._report_progress)
+        if self._repairer is not None:
+            self._repair_index(self._repairer)
+        self._blobs.check(self._report_progress)
+        # Checked again: a process that creates a store creates the index before the first blob.
         if self._rows.is_absent and self._blobs.files and not self._rows.find():
             self._add_absence(self._blobs.files)
-        self._tell()
+        self._report_progress()
 
-    def _repair_index(self, mender: Repairer) -> None:
-        """Go on with a new index, if the old one is damaged or gone."""
+    def _repair_index(self, repairer: Repairer) -> None:
+        """Replace the index if it is damaged or missing."""
         if self._rows.is_absent:
             count = sum(len(names) for _, _, names in os.walk(self._layout.blobs))
             if not count or self._rows.find():
@@ -71,16 +70,16 @@ class Verifier:
             self._add_absence(count)
         if not any(problem.kind is ProblemKind.DAMAGED_INDEX for problem in self.findings.problems):
             return
-        repair = mender.replace_index()
-        self.findings.settle(ProblemKind.DAMAGED_INDEX, repair)
+        repair = repairer.replace_index()
+        self.findings.set_repair(ProblemKind.DAMAGED_INDEX, repair)
         if repair.is_done:
             self._rows.is_absent = not self._rows.find()
 
     def _add_absence(self, blobs: int) -> None:
-        detail = f"there is none, and {blobs:,} blobs are there"
+        detail = f"the index is missing, but there are {blobs:,} blobs"
         self.findings.add(Problem(ProblemKind.DAMAGED_INDEX, self._layout.index, detail))
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self._progress is not None:
             rows, blobs = self._rows, self._blobs
             self._progress(
@@ -90,7 +89,7 @@ class Verifier:
             )
 
     def result(self, reaped: ReapResult | None = None) -> VerifyReport:
-        """What was found; with a mender, *reaped* is what dead processes had left."""
+        """Return the report; *reaped* is what a repair removed of dead processes."""
         rows, blobs, findings, layout = self._rows, self._blobs, self.findings, self._layout
         leftovers = Leftovers(
             blobs.unknown,
@@ -102,9 +101,9 @@ class Verifier:
             *_measure(layout.quarantine),
             _count(layout.leases),
         )
-        mended = None
-        if self._mender is not None:
-            mended = RepairSummary(findings.mended, blobs.adopted, blobs.adopted_bytes, rows.dropped, reaped)
+        repairs = None
+        if self._repairer is not None:
+            repairs = RepairSummary(findings.repaired, blobs.adopted, blobs.adopted_bytes, rows.dropped, reaped)
         return VerifyReport(
             blobs.files,
             blobs.bytes,
@@ -115,7 +114,7 @@ class Verifier:
             leftovers,
             blobs.skipped,
             blobs.skipped_bytes,
-            mended,
+            repairs,
         )
 
 
@@ -125,17 +124,17 @@ def _check_marker(layout: Layout, algorithm: str, store_id: str, findings: Findi
         with open(layout.store, "rb") as file:
             found = json.loads(file.read())
         if (found["digest"], found["id"]) != (algorithm, store_id):
-            detail = "it is another store's than the one that was opened"
+            detail = "it belongs to another store than the one that was opened"
     except OSError as error:
         detail = reason(error)
     except (ValueError, LookupError, TypeError):
-        detail = "it does not say which store this is"
+        detail = "it does not identify a store"
     if detail is not None:
         findings.add(Problem(ProblemKind.DAMAGED_MARKER, layout.store, detail))
 
 
 def _measure(directory: str) -> tuple[int, int]:
-    """Files below a directory, and their bytes, as far as they can be seen: others take them away meanwhile."""
+    """Return the number of files below a directory and their bytes; other processes may delete files meanwhile."""
     files = size = 0
     for parent, _, names in os.walk(directory):
         for name in names:

@@ -47,7 +47,7 @@ def test_each_problem_is_a_line_and_the_status_is_1(filled: Cache, capsys: pytes
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["PROBLEM", "WHERE", "WHAT"]
     assert sorted(line.split("  ")[0] for line in lines[1:-1]) == ["foreign name", "wrong bytes"]
-    assert any("s3://bucket/a " in line and "its 3 bytes are those of" in line for line in lines)
+    assert any("s3://bucket/a " in line and "its 3 bytes have the digest" in line for line in lines)
     assert lines[-1] == "hashed 2 blobs (7 B), checked 2 entries: 2 problems"
 
 
@@ -98,7 +98,7 @@ def test_json_is_one_document_with_every_fact(filled: Cache, capsys: pytest.Capt
                 "origin": "s3",
                 "digest": str(entry.digest),
                 "path": path,
-                "detail": "reading it is a miss",
+                "detail": "a read downloads the object again",
                 "repair": None,
             }
         ],

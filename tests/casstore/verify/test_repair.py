@@ -87,7 +87,7 @@ def _hasher(cache: Cache):  # type: ignore[no-untyped-def]  # the protocol is di
 
 @pytest.mark.filterwarnings("ignore:.*the index was damaged:UserWarning")
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
-def test_each_kind_of_damage_is_mended_or_left_alone_and_every_read_is_right_or_a_miss(
+def test_each_kind_of_damage_is_repaired_or_left_and_every_read_is_right_or_a_miss(
     filled: Cache, damage: Callable[[Cache], None]
 ) -> None:
     damage(filled)
@@ -109,13 +109,13 @@ def test_each_kind_of_damage_is_mended_or_left_alone_and_every_read_is_right_or_
     assert filled.verify().is_sound
 
 
-def test_what_is_sound_is_left_as_it_is(filled: Cache) -> None:
+def test_a_sound_store_is_unchanged(filled: Cache) -> None:
     verified, mended = _repair(filled)
     assert (verified.wrong, mended.problems, mended.adopted, mended.stale_rows) == (0, 0, 0, 0)
     assert [read(filled, key_of(name)) for name in CONTENTS] == list(CONTENTS.values())
 
 
-def test_a_blob_with_wrong_bytes_is_quarantined_and_every_entry_that_goes_is_named(filled: Cache) -> None:
+def test_a_blob_with_wrong_bytes_is_quarantined_and_its_entries_are_listed(filled: Cache) -> None:
     path = blob_of(filled, "b")
     change(path, lambda path: path.write_bytes(b"wrong"))
     (problem,) = _repair(filled)[0].problems
@@ -129,7 +129,7 @@ def test_a_blob_with_wrong_bytes_is_quarantined_and_every_entry_that_goes_is_nam
     assert read(filled, key_of("a")) == b"alpha"
 
 
-def test_dangling_rows_are_dropped_and_their_uris_told(filled: Cache) -> None:
+def test_dangling_rows_are_dropped_and_their_uris_listed(filled: Cache) -> None:
     blob_of(filled, "b").unlink()
     verified, mended = _repair(filled)
     assert [problem.repair and problem.repair.uris for problem in verified.problems] == [
@@ -142,7 +142,7 @@ def test_dangling_rows_are_dropped_and_their_uris_told(filled: Cache) -> None:
 
 
 @pytest.mark.parametrize("damage", [damaging.drop_blob_row, damaging.resize_blob_row, damaging.flip_blob_row])
-def test_a_blobs_row_is_made_anew_from_the_file_and_nothing_is_lost(
+def test_a_blobs_row_is_rebuilt_from_the_file_and_no_entry_is_lost(
     filled: Cache, damage: Callable[[Cache], None]
 ) -> None:
     damage(filled)
@@ -192,7 +192,7 @@ def blob_of_content(cache: Cache, data: bytes) -> Path:
     return Path(cache.layout.blob(hasher.digest()))
 
 
-def test_rows_of_blobs_that_are_gone_and_nobody_names_are_dropped(filled: Cache) -> None:
+def test_stale_rows_of_deleted_blobs_are_dropped(filled: Cache) -> None:
     gone = blob_row(b"g" * 16)
     put(filled, gone, pack_blob(gone, BlobRecord(1, 0)))
     assert _repair(filled)[1].stale_rows == 1
@@ -200,7 +200,7 @@ def test_rows_of_blobs_that_are_gone_and_nobody_names_are_dropped(filled: Cache)
 
 
 @pytest.mark.needs_locks
-def test_what_a_killed_process_left_is_reaped(filled: Cache) -> None:
+def test_leftovers_of_a_killed_process_are_reaped(filled: Cache) -> None:
     def stage_and_die() -> None:
         Path(filled.lease.paths.staging).mkdir()
         Path(filled.lease.paths.staging, "half").write_bytes(b"half")
@@ -221,7 +221,7 @@ def test_beside_a_collector_nothing_is_reaped_and_the_rest_is_repaired(filled: C
     assert (verified.left, mended.problems, mended.reaped) == (0, 1, None)
 
 
-def test_bytes_written_through_a_view_become_a_local_edit_and_no_damage(filled: Cache) -> None:
+def test_bytes_written_through_a_view_become_a_local_edit_not_damage(filled: Cache) -> None:
     entry = entry_of(filled)
     descriptor = filled.open_entry(entry)
     assert descriptor is not None
@@ -235,7 +235,7 @@ def test_bytes_written_through_a_view_become_a_local_edit_and_no_damage(filled: 
     assert os.listdir(filled.layout.quarantine) == []
 
 
-def test_a_repair_that_fails_is_said_and_the_others_are_made(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_repair_is_reported_and_the_others_are_made(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     edit(filled)
     blob_of(filled, "b").unlink()
 
@@ -287,7 +287,7 @@ def test_a_repair_that_is_killed_leaves_no_entry_without_its_blob_and_the_next_o
 # --- a part ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_sample_hashes_its_part_and_says_what_it_left_out(cache: Cache) -> None:
+def test_a_sample_hashes_its_fraction_and_counts_what_it_skipped(cache: Cache) -> None:
     for number in range(400):
         with cache.begin(key_of(str(number))) as filling:
             filling.write(b"%4d" % number)
@@ -301,13 +301,13 @@ def test_a_sample_hashes_its_part_and_says_what_it_left_out(cache: Cache) -> Non
     assert cache.verify(sample=1).skipped == 0
 
 
-def test_other_samples_come_to_other_blobs(filled: Cache) -> None:
+def test_samples_differ(filled: Cache) -> None:
     edit(filled)
     seen = {cache_wrong for _ in range(200) if (cache_wrong := filled.verify(sample=0.5).wrong) in (0, 1)}
     assert seen == {0, 1}
 
 
-def test_the_newest_are_those_that_were_stored_last(filled: Cache) -> None:
+def test_the_newest_blobs_are_those_stored_last(filled: Cache) -> None:
     for number in range(3):
         add_orphan(filled, b"%d" % number)  # whose times differ
     fill(filled, key_of("new"), b"newest")
@@ -321,7 +321,7 @@ def test_the_newest_are_those_that_were_stored_last(filled: Cache) -> None:
     assert (everything.skipped, everything.wrong) == (0, 2)
 
 
-def test_blobs_stored_before_that_time_are_left_out(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blobs_stored_before_that_time_are_skipped(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now + 3600 * 10**9)
     assert filled.verify(newest=timedelta(minutes=59)).blobs == 0
@@ -329,7 +329,7 @@ def test_blobs_stored_before_that_time_are_left_out(filled: Cache, monkeypatch: 
 
 
 @pytest.mark.parametrize("wrong", [{"sample": 0}, {"sample": 1.5}, {"newest": 0}, {"newest": timedelta()}])
-def test_a_part_that_is_none_is_refused(filled: Cache, wrong: dict[str, float]) -> None:
+def test_an_invalid_fraction_or_count_is_refused(filled: Cache, wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="not"):
         filled.verify(**wrong)  # type: ignore[arg-type]
 
@@ -372,7 +372,7 @@ def _read_or_fetch(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("rechecks", [True, False], ids=["with the check", "control: without it"])
-def test_a_blob_that_another_process_fetched_again_since_it_was_found_wrong_stays(
+def test_a_bad_blob_that_another_process_downloaded_again_is_kept(
     filled: Cache, monkeypatch: pytest.MonkeyPatch, rechecks: bool
 ) -> None:
     change(blob_of(filled), lambda path: path.write_bytes(b"wrong"))
@@ -399,7 +399,7 @@ def test_a_blob_that_another_process_fetched_again_since_it_was_found_wrong_stay
 
 
 @pytest.mark.parametrize("rechecks", [True, False], ids=["with the check", "control: without it"])
-def test_an_entry_that_another_process_filled_again_since_its_blob_was_missed_stays(
+def test_an_entry_that_another_process_filled_again_is_kept(
     filled: Cache, monkeypatch: pytest.MonkeyPatch, rechecks: bool
 ) -> None:
     def fill_longer() -> None:

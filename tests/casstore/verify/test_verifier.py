@@ -81,7 +81,7 @@ def _tree(root: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__.strip("_"))
-def test_each_kind_of_damage_is_seen_and_left_as_it_is(filled: Cache, damage: Callable[[Cache], None]) -> None:
+def test_each_kind_of_damage_is_found_and_unchanged(filled: Cache, damage: Callable[[Cache], None]) -> None:
     damage(filled)
     filled.index.close()
     before = _tree(filled.root)
@@ -91,7 +91,7 @@ def test_each_kind_of_damage_is_seen_and_left_as_it_is(filled: Cache, damage: Ca
     assert _tree(filled.root) == before
 
 
-def test_a_sound_store_is_looked_at_wholly_and_left_as_it_is(filled: Cache) -> None:
+def test_a_sound_store_is_checked_completely_and_unchanged(filled: Cache) -> None:
     before = _tree(filled.root)
     verified = filled.verify()
     assert verified == VerifyReport(4, 5 + 4000 + 4, 5, 1, 0, (), findings.Leftovers())
@@ -108,14 +108,14 @@ def test_an_empty_store_is_sound_before_and_after_it_has_an_index(cache: Cache) 
     assert cache.verify().is_sound
 
 
-def test_what_a_new_index_begins_with_is_no_damage_where_it_stayed(filled: Cache) -> None:
+def test_the_initial_rows_of_an_index_are_no_damage(filled: Cache) -> None:
     with filled.index.writing() as txn:
         txn.put(RESERVE_ROW, bytes(64 << 10))
     assert filled.verify().is_sound
     assert filled.verify(repair=True).is_sound
 
 
-def test_damage_of_an_index_that_is_open_is_seen_too_and_blobs_are_looked_at_all_the_same(filled: Cache) -> None:
+def test_damage_of_an_open_index_is_found_and_blobs_are_still_checked(filled: Cache) -> None:
     assert filled.lookup(key_of("a")) is not None
     edit(filled)
     cut_index(filled)
@@ -124,7 +124,7 @@ def test_damage_of_an_index_that_is_open_is_seen_too_and_blobs_are_looked_at_all
     assert (verified.blobs, verified.entries, verified.leftovers.unknown) == (4, 0, 0)
 
 
-def test_a_problem_says_which_file_digest_and_entry_it_is_about(filled: Cache) -> None:
+def test_a_problem_names_its_file_digest_and_entry(filled: Cache) -> None:
     entry = entry_of(filled, "b")
     path = filled.blob_path(entry)
     change(Path(path), lambda path: os.truncate(path, 0))
@@ -151,7 +151,7 @@ def test_of_many_problems_the_first_are_kept_and_all_are_counted(
     assert (verified.wrong, len(verified.problems)) == (4, 2)
 
 
-def test_rows_and_files_are_all_looked_at_where_they_take_many_pages(
+def test_all_rows_and_files_of_many_pages_are_checked(
     filled: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("casstore.verify.index_checks.PAGE_ROWS", 2)
@@ -198,7 +198,7 @@ def _failing(call: Callable[..., Any], error: int, path: str | None = None) -> C
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EACCES])
-def test_what_cannot_be_read_is_a_problem_and_the_rest_is_looked_at(
+def test_an_unreadable_file_is_a_problem_and_the_rest_is_checked(
     filled: Cache, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     path = filled.blob_path(entry_of(filled))
@@ -237,7 +237,7 @@ def test_a_directory_without_permission_is_a_problem(filled: Cache) -> None:
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
-def test_what_this_process_lacks_is_an_error_and_says_nothing_of_the_store(
+def test_an_error_of_this_process_is_raised_and_is_no_problem_of_the_store(
     filled: Cache, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     path = filled.blob_path(entry_of(filled))
@@ -253,7 +253,7 @@ def test_what_this_process_lacks_is_an_error_and_says_nothing_of_the_store(
     assert filled.verify().is_sound
 
 
-def test_an_interrupt_ends_the_threads_and_what_progress_raises_comes_out(filled: Cache) -> None:
+def test_an_interrupt_ends_the_threads_and_errors_of_the_callback_are_raised(filled: Cache) -> None:
     class StopError(OSError):
         pass
 
@@ -266,7 +266,7 @@ def test_an_interrupt_ends_the_threads_and_what_progress_raises_comes_out(filled
     assert filled.verify().is_sound
 
 
-def test_progress_ends_at_what_the_index_says(filled: Cache) -> None:
+def test_progress_ends_at_the_totals_of_the_index(filled: Cache) -> None:
     told: list[casstore.VerifyProgress] = []
     verified = filled.verify(told.append)
     assert told[-1].rows > 10
@@ -278,7 +278,7 @@ def test_progress_ends_at_what_the_index_says(filled: Cache) -> None:
 # --- what is no damage -----------------------------------------------------------------------------------------------
 
 
-def test_blobs_that_nobody_committed_or_uses_and_what_is_on_its_way_out_are_left_over(filled: Cache) -> None:
+def test_uncommitted_unused_and_trashed_blobs_are_leftovers(filled: Cache) -> None:
     staging = filled.stage()
     staging.write(b"nobody knows me")
     filled.blobs.add(staging, staging.digest())  # a fill that was killed before its commit, or is just before it
@@ -362,7 +362,7 @@ def test_a_blob_that_is_evicted_after_its_entry_was_seen_is_not_missing(
     assert filled.verify().is_sound
 
 
-def test_a_blob_that_comes_and_goes_is_not_missing_however_often_its_entry_is_seen_without_it(
+def test_a_blob_that_is_evicted_and_downloaded_again_is_not_missing(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = IndexChecks._is_there
@@ -384,7 +384,7 @@ def test_a_blob_that_comes_and_goes_is_not_missing_however_often_its_entry_is_se
 def test_a_blob_that_is_swept_between_listing_and_opening_is_no_damage(
     filled: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = blob_checks.BlobChecks._examine
+    real = blob_checks.BlobChecks._check_file
     mutex = threading.Lock()
 
     def evict_and_examine(self: Any, path: str, digest: casstore.Digest) -> Any:
@@ -392,7 +392,7 @@ def test_a_blob_that_is_swept_between_listing_and_opening_is_no_damage(
             filled.evict(lambda _: True)
         return real(self, path, digest)
 
-    monkeypatch.setattr(blob_checks.BlobChecks, "_examine", evict_and_examine)
+    monkeypatch.setattr(blob_checks.BlobChecks, "_check_file", evict_and_examine)
     verified = filled.verify()
     assert (verified.wrong, verified.blobs) == (0, 0)
 
@@ -409,10 +409,10 @@ def _replace_by_a_pipe(path: str) -> None:
 
 
 @pytest.mark.parametrize("make", [_move_and_link, _replace_by_a_pipe])
-def test_what_takes_a_blobs_name_after_it_was_listed_is_not_followed_and_not_waited_for(
+def test_a_link_or_pipe_that_replaces_a_listed_blob_is_not_opened(
     filled: Cache, monkeypatch: pytest.MonkeyPatch, make: Callable[[str], None]
 ) -> None:
-    real = blob_checks.BlobChecks._examine
+    real = blob_checks.BlobChecks._check_file
 
     def replace_and_examine(self: Any, path: str, digest: casstore.Digest) -> Any:
         if path == filled.blob_path(entry):
@@ -420,11 +420,11 @@ def test_what_takes_a_blobs_name_after_it_was_listed_is_not_followed_and_not_wai
         return real(self, path, digest)
 
     entry = entry_of(filled)
-    monkeypatch.setattr(blob_checks.BlobChecks, "_examine", replace_and_examine)
+    monkeypatch.setattr(blob_checks.BlobChecks, "_check_file", replace_and_examine)
     assert _kinds(filled.verify()) == [ProblemKind.WRONG_TYPE]
 
 
-def test_inspecting_an_index_makes_and_replaces_nothing(root: Path) -> None:
+def test_inspecting_an_index_creates_and_replaces_nothing(root: Path) -> None:
     layout = casstore.open(root).layout
     index = Index(layout, ByteLocks(layout), pytest.fail)
     with pytest.raises(FileNotFoundError):
@@ -443,13 +443,13 @@ def test_inspecting_an_index_makes_and_replaces_nothing(root: Path) -> None:
     assert _tree(layout.root) == before
 
 
-def test_a_place_without_a_store_has_nothing_to_verify() -> None:
+def test_a_directory_without_a_store_cannot_be_verified() -> None:
     unfit = casstore.StoreUnavailableError(errno.EROFS, "read-only", "/somewhere")
     with pytest.raises(casstore.StoreUnavailableError, match="read-only"):
         PassThroughCache("/somewhere", unfit).verify()
 
 
-def test_an_index_that_was_replaced_since_it_was_last_looked_at_says_nothing(filled: Cache) -> None:
+def test_an_index_replaced_since_the_last_check_is_not_read(filled: Cache) -> None:
     assert filled.verify().entries == 5
     # As another process does that found it damaged: generation 2, then a collection by what that one says.
     os.mkdir(filled.layout.generation(2))
@@ -481,7 +481,7 @@ def _work(cache: Cache, seed: int) -> None:
 
 
 @pytest.mark.parametrize("rounds", [15, pytest.param(300, marks=pytest.mark.slow)])
-def test_beside_processes_that_fill_evict_and_are_killed_only_what_is_damaged_is_reported(
+def test_beside_processes_that_fill_evict_and_die_only_damage_is_reported(
     filled: Cache, rounds: int
 ) -> None:
     touch(filled)
