@@ -7,9 +7,31 @@ credential, a signed URL or a request header.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class CloudPathException(Exception):
-    """Base of everything that `pathapi` raises on purpose."""
+    """Base of everything that `pathapi` raises on purpose.
+
+    A message ends with *hint*, the fix in Python; `shell_message` ends with *shell_hint*, the fix on the command line.
+    """
+
+    shell_message: str | None = None
+    """The message for the command line, if it differs."""
+
+    def __init__(self, *args: object, hint: str = "", shell_hint: str = "") -> None:
+        if hint:
+            message, *others = args
+            self.shell_message = f"{message}: {shell_hint or hint}"
+            args = (f"{message}: {hint}", *others)
+        super().__init__(*args)
+
+    def extended(self, text: str, *, hint: str = "", shell_hint: str = "") -> Self:
+        """Return the same error with *text* and the hints at the end of its message."""
+        error = type(self)(f"{self}{text}", hint=hint, shell_hint=shell_hint)
+        if self.shell_message is not None:
+            error.shell_message = f"{self.shell_message}{text}" + (f": {shell_hint or hint}" if hint else "")
+        return error
 
 
 # --- the path itself -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 
 from casstore import Entry
 from pathapi.backend import ObjectInfo
-from pathapi.parallel.progress import TELL_SECONDS, Progress
+from pathapi.parallel.progress import PROGRESS_SECONDS, Progress
 from pathapi.path import CloudPath
 
 THREADS = 16
@@ -108,7 +108,7 @@ class _Prefetch:
                 self._put(None)
             for worker in workers:
                 while worker.is_alive():
-                    worker.join(TELL_SECONDS)
+                    worker.join(PROGRESS_SECONDS)
                     self._report()
         except BaseException:
             self._stop()
@@ -132,12 +132,12 @@ class _Prefetch:
     def _put(self, item: tuple[CloudPath, int] | None) -> None:
         while True:
             try:
-                self._work.put(item, timeout=TELL_SECONDS)
+                self._work.put(item, timeout=PROGRESS_SECONDS)
             except queue.Full:
                 self._report()
             else:
                 break
-        if time.monotonic() - self._told > TELL_SECONDS:
+        if time.monotonic() - self._told > PROGRESS_SECONDS:
             # Where threads and listing keep pace, the queue is never full for long.
             self._report()
 

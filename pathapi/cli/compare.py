@@ -1,4 +1,4 @@
-"""Entries held against the cloud: which are of the version that is there now. One request for each, nothing changed."""
+"""Comparison of cached entries with the server: one request for each, and no change."""
 
 from __future__ import annotations
 
@@ -16,62 +16,64 @@ from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, C
 from pathapi.path import CloudPath
 
 THREADS: Final = 16
-"""Requests at a time: each waits for its answer and brings no bytes."""
+"""Concurrent HEAD requests."""
 
 _AHEAD: Final = 4 * THREADS
 
 
-class State(StrEnum):
-    """What the cloud says of an entry. The values are words for people and scripts."""
+class RemoteState(StrEnum):
+    """An entry compared with the server. The values are part of the JSON output."""
 
     SAME = "same"
-    """The entry is of the version that is there."""
+    """The server has the entry's version."""
     STALE = "stale"
-    """Another version is there; a read that asks gets that."""
+    """The server has another version."""
     GONE = "gone"
-    """There is no such object, or no such bucket."""
+    """The object or the bucket does not exist."""
     UNREACHABLE = "unreachable"
-    """Nobody could ask: an error, or the entry is of another server than the client's."""
+    """The request failed, or the entry belongs to another server than the client's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """One entry and its *state*; *error* is why it is unreachable."""
+class ComparedEntry:
+    """An entry, its state, and the error if it is unreachable."""
 
     entry: Entry
-    state: State
+    state: RemoteState
     error: Exception | None = None
 
 
-def compare(entries: Iterable[Entry], path_of: Callable[[str], CloudPath]) -> Iterator[Compared]:
-    """What the cloud says of each of *entries*, in their order; *path_of* gives a path with the client to ask."""
+def compare(entries: Iterable[Entry], path_of: Callable[[str], CloudPath]) -> Iterator[ComparedEntry]:
+    """Compare *entries* with the server, and yield them in their order; *path_of* returns a path for a URI."""
     mutex = threading.Lock()
 
-    def one(entry: Entry) -> Compared:
+    def compare_one(entry: Entry) -> ComparedEntry:
         try:
-            with mutex:  # clients are made on the way
+            with mutex:  # *path_of* may create a client
                 path = path_of(entry.uri)
-            return Compared(entry, _ask(entry, path))
+            return ComparedEntry(entry, _request_state(entry, path))
         except (CloudPathException, OSError) as error:
-            return Compared(entry, State.UNREACHABLE, error)
+            return ComparedEntry(entry, RemoteState.UNREACHABLE, error)
 
-    left = iter(entries)
+    remaining = iter(entries)
     with ThreadPoolExecutor(THREADS, "pathapi-compare") as pool:
         try:
-            ahead: deque[Future[Compared]] = deque(pool.submit(one, entry) for entry in islice(left, _AHEAD))
+            ahead: deque[Future[ComparedEntry]] = deque(
+                pool.submit(compare_one, entry) for entry in islice(remaining, _AHEAD)
+            )
             while ahead:
                 yield ahead.popleft().result()
-                ahead.extend(pool.submit(one, entry) for entry in islice(left, 1))
+                ahead.extend(pool.submit(compare_one, entry) for entry in islice(remaining, 1))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _ask(entry: Entry, path: CloudPath) -> State:
+def _request_state(entry: Entry, path: CloudPath) -> RemoteState:
     client = path.client
     if client.origin != entry.key.origin:
-        raise CloudUnavailableError(f"it was read from {entry.key.origin}, and this asks {client.origin}")
+        raise CloudUnavailableError(f"it was downloaded from {entry.key.origin}, not from {client.origin}")
     try:
         info = client.backend(path.uri.bucket).head(path.uri.key)
     except CloudPathFileNotFoundError:
-        return State.GONE
-    return State.SAME if info.validator.same_version(entry.validator) else State.STALE
+        return RemoteState.GONE
+    return RemoteState.SAME if info.validator.same_version(entry.validator) else RemoteState.STALE

@@ -1,4 +1,4 @@
-"""``casstore doctor URI``: the part of that command that asks a cloud, and writes there only where it was told to."""
+"""``casstore doctor URI``: check that a server can be reached, and that it supports conditional writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from pathapi.backend import ABSENT, Backend
-from pathapi.cli.cloud_options import Clients, Shell, cloud_command, in_the_shell
+from pathapi.cli.cloud_options import Clients, Shell, cloud_command, describe
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathNotImplementedError,
@@ -22,46 +22,47 @@ from pathapi.exceptions import (
 )
 from pathapi.path import CloudPath
 
-_NAME: Final = "casstore-doctor-"
+_PROBE_NAME: Final = "casstore-doctor-"
 _BYTES: Final = b"made by casstore doctor --write; may be deleted\n"
 _IGNORED: Final = (
-    'the server ignores conditions: two writers at one moment can lose a write; conditional_writes="require" refuses '
-    "to write there at all"
+    "the server ignores conditions, so concurrent writers can lose a write: "
+    'conditional_writes="require" makes such writes fail'
 )
-_LACKING: Final = 'a look just before a write stands in for it, with a warning; conditional_writes="require" refuses'
+_UNSUPPORTED: Final = (
+    "a HEAD request just before each write replaces the condition, with a warning: "
+    'conditional_writes="require" makes such writes fail'
+)
 
 
 @dataclass(frozen=True, slots=True)
-class _Checks:
-    """What was found, in the shape of the command's own checks."""
+class _RemoteChecks:
+    """Checks in the shape of the command's own."""
 
     checks: list[dict[str, str]]
 
     @property
     def is_wrong(self) -> bool:
-        """Whether anything is."""
+        """Whether a check failed."""
         return any(check["state"] == "wrong" for check in self.checks)
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """For the command, which says them with its own."""
+        """The checks, for the command to print with its own."""
         return {"checks": self.checks}
 
     def show(self, shell: Shell) -> None:
-        """The command shows them."""
+        """Print nothing: the command prints the checks."""
 
 
 @click.command("doctor")
 @click.argument("uris", nargs=-1, metavar="[URI]...")
-@click.option("--write", is_flag=True, help="Also try conditional writes below each URI, with an object of its own.")
+@click.option("--write", is_flag=True, help="Also test conditional writes below each URI, with a temporary object.")
 @cloud_command
-def doctor_part(shell: Shell, /, uris: tuple[str, ...], write: bool, **options: Any) -> _Checks | None:
-    """Whether the clouds behind these URIs can be reached, and hold to conditions."""
+def doctor_extension(shell: Shell, /, uris: tuple[str, ...], write: bool, **options: Any) -> _RemoteChecks | None:
+    """Check the servers of these URIs."""
     if not uris:
         if write or any(options.values()):
-            raise click.UsageError(
-                "--write and the options of a cloud are for a URI: casstore doctor s3://bucket/prefix/"
-            )
+            raise click.UsageError("--write and the connection options need a URI: casstore doctor s3://bucket/prefix/")
         return None
     clients = Clients(shell, options)
     checks: list[dict[str, str]] = []
@@ -69,10 +70,11 @@ def doctor_part(shell: Shell, /, uris: tuple[str, ...], write: bool, **options: 
         path = clients.path(uri)
         for name, state, found, advice in _examine(shell, path, write=write):
             checks.append({"name": f"{name} {path.uri.shown}", "state": state, "found": found, "advice": advice})
-    return _Checks(checks)
+    return _RemoteChecks(checks)
 
 
 Found = tuple[str, str, str, str]
+"""Name, state, what was found, and advice."""
 
 
 def _examine(shell: Shell, path: CloudPath, *, write: bool) -> Iterator[Found]:
@@ -80,19 +82,19 @@ def _examine(shell: Shell, path: CloudPath, *, write: bool) -> Iterator[Found]:
     try:
         first = next(iter(backend.list(path.uri.key, limit=1)), None)
     except (CloudPathException, OSError) as error:
-        yield "reach", "wrong", in_the_shell(shell, error), _advice(error)
+        yield "reach", "wrong", describe(shell, error), _advice(error)
         return
-    yield "reach", "good", "can be listed" + ("" if first else ", and nothing is there"), ""
+    yield "reach", "good", "can be listed" + ("" if first else ", but is empty"), ""
     if not write:
-        yield "conditional writes", "note", "not tried", "--write tries, with an object of its own"
+        yield "conditional writes", "note", "not tested", "--write tests them with a temporary object"
         return
-    key = f"{path.uri.key}{_NAME}{os.urandom(8).hex()}"
+    key = f"{path.uri.key}{_PROBE_NAME}{os.urandom(8).hex()}"
     try:
         yield from _try_writes(shell, backend, key)
     finally:
         with contextlib.suppress(CloudPathException, OSError):
             backend.delete([key])
-    yield _look_for(backend, key)
+    yield _check_deleted(backend, key)
 
 
 def _try_writes(shell: Shell, backend: Backend, key: str) -> Iterator[Found]:
@@ -100,55 +102,51 @@ def _try_writes(shell: Shell, backend: Backend, key: str) -> Iterator[Found]:
     try:
         info = backend.write(key, io.BytesIO(_BYTES), len(_BYTES), expect=ABSENT)
     except CloudPathNotImplementedError as error:
-        yield name, "note", in_the_shell(shell, error), _LACKING
+        yield name, "note", describe(shell, error), _UNSUPPORTED
         return
     except (CloudPathException, OSError) as error:
-        yield name, "wrong", in_the_shell(shell, error), _advice(error)
+        yield name, "wrong", describe(shell, error), _advice(error)
         return
-    for what, expect in (("over nothing", ABSENT), ("over a version", info.validator)):
+    for what, expect in (("create only", ABSENT), ("replace a version", info.validator)):
         try:
             backend.write(key, io.BytesIO(_BYTES[::-1]), len(_BYTES), expect=expect)
         except VersionMismatchError:
             if expect is not ABSENT:
-                yield (
-                    name,
-                    "wrong",
-                    f"{what}: the version that was just written was refused",
-                    "ask the server's operator",
-                )
+                found = f"{what}: the server refused the version that was just written"
+                yield name, "wrong", found, "ask the server's operator"
                 return
         except (CloudPathException, OSError) as error:
-            yield name, "wrong", f"{what}: {in_the_shell(shell, error)}", _LACKING
+            yield name, "wrong", f"{what}: {describe(shell, error)}", _UNSUPPORTED
             return
         else:
             if expect is ABSENT:
-                yield name, "wrong", f"{what}: an object was overwritten", _IGNORED
+                yield name, "wrong", f"{what}: the server overwrote an object", _IGNORED
                 return
     try:
-        # What was written first is not there any more.
+        # The first version was replaced.
         backend.write(key, io.BytesIO(_BYTES), len(_BYTES), expect=info.validator)
     except VersionMismatchError:
-        yield name, "good", "hold: over nothing, and over a version", ""
+        yield name, "good", "work", ""
     except (CloudPathException, OSError) as error:
-        yield name, "wrong", in_the_shell(shell, error), _LACKING
+        yield name, "wrong", describe(shell, error), _UNSUPPORTED
     else:
-        yield name, "wrong", "over a version: another one was overwritten", _IGNORED
+        yield name, "wrong", "replace a version: the server overwrote another version", _IGNORED
 
 
-def _look_for(backend: Backend, key: str) -> Found:
+def _check_deleted(backend: Backend, key: str) -> Found:
     with contextlib.suppress(CloudPathException, OSError):
         if not list(backend.list(key, limit=1)):
-            return "delete", "good", "what was tried with is gone", ""
-    return "delete", "wrong", f"{key} may still be there", "delete it yourself; deleting takes a permission of its own"
+            return "delete", "good", "the temporary object was deleted", ""
+    return "delete", "wrong", f"{key} may still exist", "delete it, and check the permission to delete"
 
 
 def _advice(error: Exception) -> str:
     if isinstance(error, MissingDependenciesError):
-        return "install the extra that the message names"
+        return "install the extra named in the message"
     if isinstance(error, MissingCredentialsError):
-        return "log in, or --no-sign-request for a public bucket"
+        return "log in, or use --no-sign-request for a public bucket"
     if isinstance(error, PermissionError):
-        return "ask for the permission, or use another profile (--profile)"
+        return "request the permission, or use another profile (--profile)"
     if isinstance(error, FileNotFoundError):
-        return "see the bucket's name and the endpoint (--endpoint-url)"
-    return "see the network and the endpoint (--endpoint-url)"
+        return "check the bucket's name and the endpoint (--endpoint-url)"
+    return "check the network and the endpoint (--endpoint-url)"

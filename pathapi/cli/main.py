@@ -1,7 +1,4 @@
-"""The commands that need a cloud. They join ``casstore`` through its entry points; ``get`` and ``prefetch`` are here.
-
-Each is a thin caller of `pathapi.prefetch`. What they print with comes from ``casstore``, as ``ctx.obj``.
-"""
+"""The commands that need a server, as plug-ins of ``casstore``; ``get`` and ``prefetch`` call `pathapi.prefetch`."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ import click
 
 from casstore import Cache, copy_out
 from pathapi.cli.cloud_options import Clients, Shell, cloud_command, error_facts, progress_bar, report_errors
-from pathapi.cli.doctor import doctor_part
+from pathapi.cli.doctor import doctor_extension
 from pathapi.cli.push import push_command
-from pathapi.cli.verify_remote import verify_part
+from pathapi.cli.verify_remote import verify_extension
 from pathapi.exceptions import CloudPathException
 from pathapi.path import CloudPath
 from pathapi.prefetch import THREADS, Prefetched, PrefetchedObject, prefetch
@@ -24,16 +21,16 @@ from pathapi.prefetch import THREADS, Prefetched, PrefetchedObject, prefetch
 _DIGITS: Final = 12
 
 
-def _filling(call: Callable[..., int]) -> Callable[..., int]:
-    """The options of what fills the store, beside those of `cloud_command`."""
+def _download_command(call: Callable[..., int]) -> Callable[..., int]:
+    """Add the options of downloads to those of `cloud_command`."""
     freshness = click.option(
         "--freshness",
         metavar="POLICY",
-        help="When to ask about what is held: always, immutable, offline, or an age in seconds.  "
-        "[default: $CASSTORE_FRESHNESS, else always]",
+        help="When to revalidate cached objects: always, immutable (never), offline (send no requests), or an age in "
+        "seconds.  [default: $CASSTORE_FRESHNESS, else always]",
     )
     threads = click.option(
-        "--threads", type=click.IntRange(1, 256), default=THREADS, show_default=True, help="Objects at a time."
+        "--threads", type=click.IntRange(1, 256), default=THREADS, show_default=True, help="Parallel downloads."
     )
     return cloud_command(freshness(threads(call)))
 
@@ -44,20 +41,24 @@ def _filling(call: Callable[..., int]) -> Callable[..., int]:
     "-o",
     "--output",
     metavar="PATH",
-    help="Also copy the bytes to this file, into this directory, or to stdout (-). A file is replaced as a whole.",
+    help="Also copy to this file (atomically), into this directory, or to stdout (-).",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, as objects arrive.")
-@_filling
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, as objects arrive.")
+@_download_command
 def get(shell: Shell, /, uris: tuple[str, ...], output: str | None, as_json: bool, threads: int, **options: Any) -> int:
-    """Have these objects in the store, and say what is held where.
+    """Download objects into the store.
 
-    An object whose copy is still right is not downloaded again. Objects that fail do not stop the others; the status
-    is then 1.
+    Prints a line for each object. Unchanged objects are not downloaded again. A failed object does not stop the others;
+    the exit status is then 1.
+
+    \b
+    Examples:
+      casstore get s3://bucket/cat.png
+      casstore get -o cat.png s3://bucket/cat.png
     """
     paths = Clients(shell, options).paths(uris)
     targets = _targets(paths, output)
-    # A store that cannot be used is one error, not one for each object.
-    cache = paths[0].client.cache
+    cache = paths[0].client.cache  # a store that cannot be used is one error, not one for each object
     quiet = output == "-"
 
     def arrived(item: PrefetchedObject) -> None:
@@ -84,31 +85,31 @@ def get(shell: Shell, /, uris: tuple[str, ...], output: str | None, as_json: boo
 
 
 def _targets(paths: Sequence[CloudPath], output: str | None) -> dict[CloudPath, str]:
-    """Where each object's bytes go; all that can be refused is refused before anything is fetched."""
+    """Return the file for each object; raise usage errors before anything is downloaded."""
     if output is None:
         return {}
     if output == "-" or not (os.path.isdir(output) or output.endswith("/")):
         if len(paths) > 1:
-            raise click.UsageError(f"-o {output} takes one URI, not {len(paths)}; name an existing directory for more")
+            raise click.UsageError(f"-o {output} takes one URI, not {len(paths)}: use an existing directory")
         if output != "-" and not os.path.isdir(os.path.dirname(output) or "."):
-            raise click.UsageError(f"-o {output}: there is no such directory")
+            raise click.UsageError(f"-o {output}: the directory does not exist")
         return {paths[0]: output}
     if not os.path.isdir(output):
-        raise click.UsageError(f"-o {output}: there is no such directory")
+        raise click.UsageError(f"-o {output}: the directory does not exist")
     targets: dict[CloudPath, str] = {}
     for path in paths:
         name = "" if path.key.endswith("/") else path.name
         if name in ("", ".", ".."):
-            raise click.UsageError(f"{path.uri.shown} ends in no name for a file; give one with -o")
+            raise click.UsageError(f"{path.uri.shown} does not end in a file name: use -o FILE")
         target = os.path.join(output, name)
         if target in targets.values():
-            raise click.UsageError(f"two of the objects are named {name}; get them into different directories")
+            raise click.UsageError(f"two of the objects are named {name}: use different directories")
         targets[path] = target
     return targets
 
 
 def _copy(path: CloudPath, target: str) -> None:
-    # Checked a moment ago; if it was evicted since, it is fetched again.
+    # Revalidated a moment ago. If it was evicted since, it is downloaded again.
     with path.open("rb", freshness="immutable") as file:
         if target != "-":
             copy_out(file.fileno(), target)
@@ -127,23 +128,27 @@ def _facts(shell: Shell, cache: Cache, item: PrefetchedObject) -> dict[str, Any]
 
 def _line(shell: Shell, item: PrefetchedObject) -> str:
     if item.entry is None:
-        return f"{'':>9}  {'streamed':<8}  {'':{_DIGITS}}  {item.path.uri.canonical}"
-    state = "held" if item.was_held else "fetched"
+        return f"{'':>9}  {'streamed':<10}  {'':{_DIGITS}}  {item.path.uri.canonical}"
+    state = "cached" if item.was_held else "downloaded"
     digest = item.entry.digest.value.hex()[:_DIGITS]
-    return f"{shell.size(item.entry.size):>9}  {state:<8}  {digest}  {item.path.uri.canonical}"
+    return f"{shell.size(item.entry.size):>9}  {state:<10}  {digest}  {item.path.uri.canonical}"
 
 
 @click.command("prefetch")
 @click.argument("uris", nargs=-1, required=True, metavar="URI-OR-PREFIX...")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-@_filling
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@_download_command
 def prefetch_command(shell: Shell, /, uris: tuple[str, ...], as_json: bool, threads: int, **options: Any) -> int:
-    """Have these objects, and all below these prefixes, in the store.
+    """Download objects, and everything below prefixes, into the store.
 
-    What the listing shows to be held already is not downloaded again, under whatever name it is held.
+    Lists the prefixes. Content that is cached already, even under another URI, is not downloaded again.
+
+    \b
+    Example:
+      casstore prefetch s3://bucket/photos/
     """
     paths = Clients(shell, options).paths(uris)
-    paths[0].client.cache  # noqa: B018 (a store that cannot be used is one error, not one for each prefix)
+    paths[0].client.cache  # noqa: B018 (raises once for a store that cannot be used)
     files = size = held = 0
     errors: list[tuple[str, Exception]] = []
     for path in paths:
@@ -164,9 +169,9 @@ def prefetch_command(shell: Shell, /, uris: tuple[str, ...], as_json: bool, thre
             }
         )
     else:
-        shell.line(f"{files:,} objects of {shell.size(size)} are in the store, {held:,} were held before")
+        shell.line(f"{files:,} objects ({shell.size(size)}) are cached, {held:,} of them already were")
     return report_errors(shell, errors)
 
 
-commands: Final[Sequence[click.Command]] = (get, prefetch_command, push_command, verify_part, doctor_part)
-"""What joins the command ``casstore``; ``verify`` and ``doctor`` extend its own."""
+commands: Final[Sequence[click.Command]] = (get, prefetch_command, push_command, verify_extension, doctor_extension)
+"""The plug-in commands; ``verify`` and ``doctor`` extend those of ``casstore``."""

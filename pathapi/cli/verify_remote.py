@@ -1,4 +1,4 @@
-"""``casstore verify --remote``: the part of that command that asks the cloud."""
+"""``casstore verify --remote``: compare the cached entries with the server."""
 
 from __future__ import annotations
 
@@ -8,66 +8,66 @@ from typing import Any, Final
 
 import click
 
-from pathapi.cli.cloud_options import Clients, Shell, cloud_command, in_the_shell, progress_bar
-from pathapi.cli.compare import Compared, State, compare
+from pathapi.cli.cloud_options import Clients, Shell, cloud_command, describe, progress_bar
+from pathapi.cli.compare import ComparedEntry, RemoteState, compare
 from pathapi.parallel.progress import Progress
 
-_MOST: Final = 10_000
-"""How many differences are listed; the rest is counted."""
+_MAX_LISTED: Final = 10_000
+"""Differences in a report; further ones are only counted."""
 
 
-class _Remote:
-    """What became of the comparison."""
+class _RemoteReport:
+    """The result of the comparison."""
 
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
-        self._counts: Counter[State] = Counter()
+        self._counts: Counter[RemoteState] = Counter()
         self._listed: list[dict[str, Any]] = []
 
-    def add(self, found: Compared) -> None:
-        """Count it, and list it if it differs."""
+    def add(self, found: ComparedEntry) -> None:
+        """Count an entry, and list it if it differs."""
         self._counts[found.state] += 1
-        if found.state is not State.SAME and len(self._listed) < _MOST:
-            detail = None if found.error is None else in_the_shell(self._shell, found.error)
+        if found.state is not RemoteState.SAME and len(self._listed) < _MAX_LISTED:
+            detail = None if found.error is None else describe(self._shell, found.error)
             entry = found.entry
             listed = {"state": found.state.value, "uri": entry.uri, "origin": entry.key.origin, "detail": detail}
             self._listed.append(listed)
 
     @property
     def is_wrong(self) -> bool:
-        """Whether anything differs, or could not be asked for."""
-        return self._counts.total() > self._counts[State.SAME]
+        """Whether an entry differs, or could not be compared."""
+        return self._counts.total() > self._counts[RemoteState.SAME]
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """For scripts."""
-        counts = {state.value: self._counts[state] for state in State}
+        """The result for JSON."""
+        counts = {state.value: self._counts[state] for state in RemoteState}
         return {"remote": {"asked": self._counts.total(), **counts, "differences": self._listed}}
 
     def show(self, shell: Shell) -> None:
-        """For people."""
+        """Print the result as text."""
         for found in self._listed:
             detail = f": {found['detail']}" if found["detail"] else ""
             shell.line(f"{found['state']:<11}  {found['uri']}{detail}")
-        counts = ", ".join(f"{self._counts[state]:,} {state}" for state in State if self._counts[state])
-        shell.line(f"{self._counts.total():,} entries compared with the cloud: {counts or 'there are none'}")
+        counts = ", ".join(f"{self._counts[state]:,} {state}" for state in RemoteState if self._counts[state])
+        shell.line(f"{self._counts.total():,} entries compared with the server: {counts or 'none'}")
 
 
 @click.command("verify")
-@click.option("--remote", is_flag=True, help="Also ask the cloud about every entry, one request each.")
-@click.option("--prefix", metavar="PREFIX", default="", help="With --remote: only entries whose URI starts so.")
+@click.option("--remote", is_flag=True, help="Compare each entry with its server too: one request each.")
+@click.option("--prefix", metavar="PREFIX", default="", help="With --remote: only the URIs that start with this.")
 @cloud_command
-def verify_part(shell: Shell, /, remote: bool, prefix: str, **options: Any) -> _Remote | None:
-    """Which entries are stale, gone, or of a server that cannot be reached."""
+def verify_extension(shell: Shell, /, remote: bool, prefix: str, **options: Any) -> _RemoteReport | None:
+    """Find entries that are stale, deleted on the server, or cannot be compared."""
     if not remote:
         given = [name for name, value in {"prefix": prefix, **options}.items() if value]
         if given:
-            raise click.UsageError(f"--{given[0].removesuffix('_name').replace('_', '-')} is for --remote")
+            raise click.UsageError(f"--{given[0].removesuffix('_name').replace('_', '-')} needs --remote")
         return None
     cache = shell.open_cache()
     clients = Clients(shell, options, cache.root)
-    found = _Remote(shell)
-    with progress_bar(shell, "Asking") as progress:
+    found = _RemoteReport(shell)
+    with progress_bar(shell, "Comparing") as progress:
         for number, compared in enumerate(compare(cache.entries(prefix), clients.path), 1):
             found.add(compared)
             if progress is not None:

@@ -1,7 +1,7 @@
-"""Giving up what a thread has in hand, at its next piece.
+"""Cancellation of a worker's transfer, after its current chunk.
 
-Ctrl-C reaches one thread, and that one may wait for others, which hold locks and bodies. They are told by an event
-that is looked at before each piece that goes over the network, and end as an interrupt would have ended them.
+Ctrl-C interrupts one thread only, which may wait for workers that hold locks and connections. The workers check an
+event before each chunk.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ _local = threading.local()
 
 
 class Cancelled(BaseException):
-    """Nobody waits for this any more."""
+    """The transfer was cancelled; its result is not needed."""
 
 
 class CancelToken:
-    """The event that the thread which made this goes by; to be looked at by whichever thread."""
+    """The cancel event of the thread that created this; any thread may check it."""
 
     __slots__ = ("_event",)
 
@@ -24,11 +24,11 @@ class CancelToken:
         self._event: threading.Event | None = getattr(_local, "event", None)
 
     def check(self) -> None:
-        """Raise GivenUp where that has come."""
+        """Raise Cancelled if the event is set."""
         if self._event is not None and self._event.is_set():
             raise Cancelled
 
 
 def set_cancel_event(event: threading.Event) -> None:
-    """From now on, what this thread has in hand is given up when *event* is set."""
+    """Cancel this thread's further transfers when *event* is set."""
     _local.event = event

@@ -1,4 +1,4 @@
-"""How far something is that takes many objects, as its callback sees it."""
+"""The progress of an operation on many objects."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-TELL_SECONDS: Final = 0.1
-"""How often callbacks hear of progress."""
+PROGRESS_SECONDS: Final = 0.1
+"""The least time between two calls of a callback."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far it is; *total* figures grow while listings and first answers come in.
+    """Counts so far; the totals grow while a listing runs.
 
-    *bytes* counts what is done, *held* the objects that were there before, *underway* the bytes received of objects
-    that are not complete (by all of this process's downloads).
+    *held* counts objects that needed no transfer, *underway* the bytes of this process's unfinished downloads.
     """
 
     files: int = 0
@@ -28,4 +27,4 @@ class Progress:
 
 
 ProgressCallback: TypeAlias = Callable[[Progress], object]
-"""Called some ten times a second and at the end, from the thread that waits."""
+"""Called about ten times a second and at the end, from the calling thread."""

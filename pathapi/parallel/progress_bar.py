@@ -1,4 +1,4 @@
-"""A bar that draws `pathapi.progress.Progress` on a terminal or in a notebook."""
+"""A progress bar for `Progress`, on a terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathapi.parallel.progress import Progress
 
 _TITLE_CELLS: Final = 40
 _FIGURES_CELLS: Final = 64
-"""What the bar needs beside its title: objects, bytes, rate and time left, and a few cells of bar."""
+"""Cells for everything except the title: counts, rate, remaining time, and a short bar."""
 
 
 @contextlib.contextmanager
 def progress_bar(
     title: str = "", *, size: Callable[[int], str] | None = None
 ) -> Iterator[Callable[[Progress], None] | None]:
-    """A progress bar while the block runs: on stderr where that is a terminal, and in a notebook; nothing elsewhere.
+    """Show a progress bar during the block: on stderr if it is a terminal, or in a notebook.
 
         with pathapi.progress_bar("photos") as progress:
             path.download_to("photos", progress=progress)
 
-    Nothing either where ``CASSTORE_DISABLE_PROGRESS`` is set.
+    ``CASSTORE_DISABLE_PROGRESS`` switches it off.
     """
     in_notebook = "ipykernel" in sys.modules
     is_silent = os.environ.get("CASSTORE_DISABLE_PROGRESS") or os.environ.get("TERM") == "dumb"
@@ -51,21 +51,21 @@ def progress_bar(
         column("rate", justify="right"),
         bars.TimeRemainingColumn(),
     )
-    # At a terminal, lines come above the bar. Elsewhere stdout is data, and the bar's console is stderr.
+    # On a terminal, printed lines appear above the bar. Otherwise stdout is data and must not go to the bar's console.
     is_shown = in_notebook or sys.stdout.isatty()
     with bars.Progress(*columns, console=console, transient=True, redirect_stdout=is_shown) as bar:
         task = bar.add_task("", total=None, title=title, objects="", size="", rate="")
 
         def show(now: Progress) -> None:
-            have = now.bytes + now.underway
+            done = now.bytes + now.underway
             total = None if now.is_listing or not now.total_bytes else now.total_bytes
             speed = bar.tasks[0].speed
             bar.update(
                 task,
-                completed=have,
+                completed=done,
                 total=total,
                 objects=f"{now.files:,}/{now.total_files:,}{'+' if now.is_listing else ''} objects",
-                size=shown(have) if total is None else f"{shown(have)} of {shown(total)}",
+                size=shown(done) if total is None else f"{shown(done)} of {shown(total)}",
                 rate=f"{shown(int(speed))}/s" if speed else "",
             )
 

@@ -190,9 +190,10 @@ class Reader:
         if entry is None:
             return error
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.validated.wall_ns / 1e9))
-        return type(error)(
-            f"{error}. A copy of {request.key.uri} is cached, as of {when}: read it with freshness='offline' or "
-            "CASSTORE_OFFLINE=1"
+        return error.extended(
+            f". A copy of {request.key.uri} is cached, as of {when}",
+            hint="read it with freshness='offline' or CASSTORE_OFFLINE=1",
+            shell_hint="read it with --freshness offline",
         )
 
     def _try(self, request: ReadRequest, began: Moment, checked_cache: bool) -> Stored | None:

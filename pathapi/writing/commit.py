@@ -156,31 +156,39 @@ def raise_explained(
 
     Returns if there is nothing to explain: after an interrupt, say.
     """
-    hint = _hint(target, kept, not_kept)
+    where, hints = _where_kept(target, kept, not_kept)
     if isinstance(error, VersionMismatchError):
         if base.exclusive:
             raise CloudPathFileExistsError(
-                f"{target.uri}: the object exists already; nothing was changed.{hint}"
+                f"{target.uri}: the object exists already; nothing was changed{where}", **hints
             ) from error
         raise OverwriteNewerCloudError(
-            f"{target.uri}: another writer has changed the object since it was opened; nothing was uploaded.{hint}"
+            f"{target.uri}: another writer has changed the object since it was opened; nothing was uploaded{where}",
+            **hints,
         ) from error
     if isinstance(error, CloudPathException):
-        raise type(error)(f"{error}.{hint}" if hint else str(error)) from error.__cause__ or error
-    if hint:
-        error.add_note(f"{target.uri}: not uploaded.{hint}")
+        raise error.extended(where, **hints) from error.__cause__ or error
+    if where:
+        error.add_note(": ".join([f"{target.uri}: not uploaded{where}", *hints.values()][:2]))
 
 
-def _hint(target: Location, kept: PendingWrite | None, not_kept: OSError | None) -> str:
+def _where_kept(target: Location, kept: PendingWrite | None, not_kept: OSError | None) -> tuple[str, dict[str, str]]:
+    """Return the end of a message on where the bytes are, and the hints of its error."""
     if not_kept is not None:
-        return f" The bytes could not be kept either: {not_kept}"
+        return f". The bytes could not be kept either: {not_kept}", {}
     if kept is None:
-        return ""
-    return (
-        f" The bytes are kept at {target.client.cache.pending.path(kept)}: upload them with push() (`casstore push`; "
-        "force_overwrite_to_cloud=True, `--force`, overwrites whatever is there), save them elsewhere with "
-        "save_pending(), or discard them with drop()"
+        return "", {}
+    hint = (
+        "upload them with push() (force_overwrite_to_cloud=True overwrites the object), save them elsewhere with "
+        "save_pending(), or discard them with drop(). On the command line: `casstore push` (--force overwrites), "
+        "`casstore drop`"
     )
+    shell_hint = (
+        "`casstore push` uploads them (with --force it overwrites the object); `casstore drop` discards them; "
+        "`casstore drop --save-to PATH` saves them elsewhere"
+    )
+    where = f". The bytes are kept at {target.client.cache.pending.path(kept)}"
+    return where, {"hint": hint, "shell_hint": shell_hint}
 
 
 def _keep(target: Location, base: WriteBase, write: PendingWrite | None, error: BaseException) -> PendingWrite | None:

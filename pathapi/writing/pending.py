@@ -81,7 +81,7 @@ def ensure_no_conflict(target: Location, *, force: bool, may_request: bool) -> N
         elif write.state is PendingState.INCOMPLETE and write.source is not None and write.name not in _warned:
             _warned.add(write.name)
             warnings.warn(
-                f"{target.uri}: {write.why} ({write.source}); push() uploads it, drop() discards it", stacklevel=5
+                f"{target.uri}: {write.why} ({write.source}): push() uploads it, drop() discards it", stacklevel=5
             )
 
 
@@ -131,22 +131,24 @@ def _resolve_interrupted(target: Location, write: PendingWrite) -> PendingWrite 
 
 
 def conflict_error(target: Location, write: PendingWrite) -> PendingWriteError | OverwriteNewerLocalError:
-    """Return the error that names *write*, where its bytes are, and the ways on."""
-    ways = (
-        f"The bytes are at {target.client.cache.pending.path(write)}. "
-        "Keep yours: push() uploads them (with force_overwrite_to_cloud=True over whatever is there). Take the "
-        "server's: read with force_overwrite_from_cloud=True, or drop(). Keep both: save_pending(PATH). At the shell: "
-        "casstore pending, push, drop"
-    )
+    """Return the error that names *write*, where its bytes are, and the fixes."""
+    error: type[PendingWriteError | OverwriteNewerLocalError] = PendingWriteError
+    what = f"an earlier write was not uploaded: {write.why}"
     if write.state is PendingState.EDIT:
-        return OverwriteNewerLocalError(f"{target.uri}: {write.why} ({write.source}). {ways}")
-    problem = f"an earlier write was not uploaded: {write.why}"
-    if write.state is PendingState.UPLOADING:
-        problem = (
+        error, what = OverwriteNewerLocalError, f"{write.why} ({write.source})"
+    elif write.state is PendingState.UPLOADING:
+        what = (
             "an upload was interrupted when its process died, and the server cannot be reached to check whether it "
             "completed"
         )
-    return PendingWriteError(f"{target.uri}: {problem}. {ways}")
+    return error(
+        f"{target.uri}: {what}. The bytes are at {target.client.cache.pending.path(write)}",
+        hint="push() uploads them (with force_overwrite_to_cloud=True it overwrites the object); drop() discards them, "
+        "and force_overwrite_from_cloud=True reads the server's version; save_pending(PATH) keeps both. On the command "
+        "line: casstore pending, push, drop",
+        shell_hint="`casstore push` uploads them (with --force it overwrites the object); `casstore drop` discards "
+        "them; `casstore drop --save-to PATH` keeps both",
+    )
 
 
 def pending_of(target: Location) -> list[PendingWrite]:
@@ -186,7 +188,11 @@ def select_pending(target: Location, which: PendingWrite | None) -> PendingWrite
     chosen = [write for write in writes if write.state is not PendingState.INCOMPLETE] or writes
     if len({write.digest for write in chosen}) > 1:
         listed = "; ".join(f"{write.name}: {write.size} bytes, {write.why}" for write in chosen)
-        raise PendingWriteError(f"{target.uri}: {len(chosen)} different writes are pending, name one: {listed}")
+        raise PendingWriteError(
+            f"{target.uri}: {len(chosen)} different writes are pending",
+            hint=f"pass one of them: {listed}",
+            shell_hint=f"select one with --name: {listed}",
+        )
     return chosen[-1]
 
 

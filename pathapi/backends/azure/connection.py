@@ -27,10 +27,12 @@ _LONGEST_BACKOFF: Final = 8.0
 _CONNECTION_STRING: Final = "AZURE_STORAGE_CONNECTION_STRING"
 _ACCOUNT_URL: Final = "AZURE_STORAGE_ACCOUNT_URL"
 _NEEDS: Final = "az:// needs azure-storage-blob: pip install 'casstore[azure]'"
-_HELP: Final = (
-    "give the client a connection_string, or an account_url and a credential (an account_url alone reads public "
-    f"containers), or set {_CONNECTION_STRING}, or {_ACCOUNT_URL} with azure-identity installed"
-)
+_VARIABLES: Final = f"set {_CONNECTION_STRING}, or {_ACCOUNT_URL} with azure-identity installed"
+_HINTS: Final = {
+    "hint": "give the client a connection_string, or an account_url and a credential (an account_url alone reads "
+    f"public containers), or {_VARIABLES}",
+    "shell_hint": f"use --account-url (with --no-sign-request for a public container), or {_VARIABLES}",
+}
 _EMULATOR: Final = (
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
     "AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
@@ -205,7 +207,7 @@ class AzureConnection(ConnectionSettings):
             return _account_of_string(configured, self.credential)
         url = os.environ.get(_ACCOUNT_URL)
         if not url:
-            raise MissingCredentialsError(f"az://: no account of Azure Storage is configured: {_HELP}")
+            raise MissingCredentialsError("az://: no Azure Storage account is configured", **_HINTS)
         account = _account_of(url, self.credential)
         return account if account.is_signed else _Account(account.url, credential=Login.ENVIRONMENT)
 
@@ -215,7 +217,7 @@ class AzureConnection(ConnectionSettings):
         try:
             from azure.identity import DefaultAzureCredential
         except ImportError as error:
-            raise MissingCredentialsError(f"{account.url}: no credentials were found: {_HELP}") from error
+            raise MissingCredentialsError(f"{account.url}: no credentials were found", **_HINTS) from error
         return DefaultAzureCredential()
 
     def _make(self) -> Any:

@@ -151,9 +151,7 @@ def test_of_many_problems_the_first_are_kept_and_all_are_counted(
     assert (verified.wrong, len(verified.problems)) == (4, 2)
 
 
-def test_all_rows_and_files_of_many_pages_are_checked(
-    filled: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_rows_and_files_of_many_pages_are_checked(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("casstore.verify.index_checks.PAGE_ROWS", 2)
     monkeypatch.setattr(blob_checks, "_BATCH", 2)
     monkeypatch.setattr(blob_checks, "_AHEAD", 1)
@@ -481,9 +479,7 @@ def _work(cache: Cache, seed: int) -> None:
 
 
 @pytest.mark.parametrize("rounds", [15, pytest.param(300, marks=pytest.mark.slow)])
-def test_beside_processes_that_fill_evict_and_die_only_damage_is_reported(
-    filled: Cache, rounds: int
-) -> None:
+def test_beside_processes_that_fill_evict_and_die_only_damage_is_reported(filled: Cache, rounds: int) -> None:
     touch(filled)
     remove_a_shared_one(filled)
     planted = [ProblemKind.MISSING_BLOB, ProblemKind.MISSING_BLOB, ProblemKind.TOUCHED_BLOB]

@@ -36,13 +36,15 @@ def got(done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
     return {**facts, "bytes": Path(facts["path"]).read_bytes()}
 
 
-def test_an_object_of_google_is_got_from_an_endpoint(casstore: Casstore, gcs: GCSServer, gcs_bucket: str) -> None:
+def test_get_reads_gcs_at_an_endpoint(casstore: Casstore, gcs: GCSServer, gcs_bucket: str) -> None:
     gcs.client().bucket(gcs_bucket).blob("cli/a").upload_from_string(b"content")
     facts = got(casstore("get", "--json", "--endpoint-url", gcs.endpoint, f"gs://{gcs_bucket}/cli/a"))
     assert (facts["bytes"], facts["origin"]) == (b"content", gcs.endpoint.replace("http://", "gs@"))
 
 
-def test_googles_credentials_are_a_file_that_is_there(casstore: Casstore, gcs: GCSServer, tmp_path: Path) -> None:
+def test_the_google_credentials_file_must_exist_and_be_valid(
+    casstore: Casstore, gcs: GCSServer, tmp_path: Path
+) -> None:
     options = ["--endpoint-url", gcs.endpoint, "--credentials"]
     done = casstore("get", *options, str(tmp_path / "none.json"), "gs://bucket/a")
     assert done.returncode == 2
@@ -54,7 +56,7 @@ def test_googles_credentials_are_a_file_that_is_there(casstore: Casstore, gcs: G
     assert b"bad.json" in done.stderr
 
 
-def test_a_public_object_of_google_is_got_without_a_look_for_credentials(
+def test_a_public_gcs_object_is_read_without_a_search_for_credentials(
     casstore: Casstore, environment: dict[str, str], gcs: GCSServer, gcs_bucket: str
 ) -> None:
     gcs.client().bucket(gcs_bucket).blob("cli/b").upload_from_string(b"public")
@@ -63,7 +65,7 @@ def test_a_public_object_of_google_is_got_without_a_look_for_credentials(
     assert got(casstore("get", *options, f"gs://{gcs_bucket}/cli/b"))["bytes"] == b"public"
 
 
-def test_a_blob_is_got_from_an_account_with_the_environments_credentials(
+def test_a_blob_is_read_with_the_credentials_of_the_environment(
     casstore: Casstore,
     environment: dict[str, str],
     azurite: AzureServer,
@@ -79,7 +81,7 @@ def test_a_blob_is_got_from_an_account_with_the_environments_credentials(
     # Those of another account are not sent to this one.
     done = casstore("get", "--account-url", "http://127.0.0.1:1/other", uri)
     assert done.returncode == 1
-    assert b"no credentials for http://127.0.0.1:1/other" in done.stderr
+    assert b"http://127.0.0.1:1/other: no credentials were found" in done.stderr
 
 
 def test_a_public_container_is_read_without_credentials(
@@ -108,23 +110,23 @@ def test_a_public_container_is_read_without_credentials(
         (["--no-sign-request", "az://c/b"], "needs --account-url"),
         (["--account-url", "nonsense", "az://c/b"], "malformed"),
         (["--endpoint-url", "nonsense", "gs://b/k"], "http://host:port"),
-        (["--endpoint-url", "http://a:1", "gs://b/k", "s3://b/k"], "of two clouds"),
+        (["--endpoint-url", "http://a:1", "gs://b/k", "s3://b/k"], "both an s3:// and a gs:// server"),
     ],
 )
-def test_an_option_that_does_not_fit_is_wrong_usage(casstore: Casstore, arguments: list[str], says: str) -> None:
+def test_an_option_that_does_not_apply_is_wrong_usage(casstore: Casstore, arguments: list[str], says: str) -> None:
     done = casstore("get", *arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert says in done.stderr.decode()
 
 
-def test_without_an_account_the_shell_says_which_option_names_one(casstore: Casstore) -> None:
+def test_without_an_account_the_error_names_the_option(casstore: Casstore) -> None:
     done = casstore("get", "az://container/blob")
     assert done.returncode == 1
     assert b"--account-url" in done.stderr and b"AZURE_STORAGE_CONNECTION_STRING" in done.stderr
     assert b"connection_string" not in done.stderr
 
 
-def test_what_was_written_to_another_account_is_pushed_there_by_the_option_that_is_named(
+def test_a_write_to_another_account_is_pushed_with_the_option_in_the_error(
     casstore: Casstore, environment: dict[str, str], azurite: AzureServer, azure_ground: AzureGround, prefix: str
 ) -> None:
     uri = f"az://{azure_ground.bucket}/{prefix}k"
@@ -142,7 +144,7 @@ def test_what_was_written_to_another_account_is_pushed_there_by_the_option_that_
     environment["AZURE_STORAGE_CONNECTION_STRING"] = other
     done = casstore("push", uri)
     assert done.returncode == 1
-    assert f"give --account-url {azurite.account_url()}" in done.stderr.decode()
+    assert f"use --account-url {azurite.account_url()}" in done.stderr.decode()
     environment["AZURE_STORAGE_CONNECTION_STRING"] = azurite.connection_string()
     done = casstore("push", "--account-url", azurite.account_url(), uri)
     assert (done.returncode, done.stderr) == (0, b"")

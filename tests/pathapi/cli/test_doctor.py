@@ -49,7 +49,7 @@ def _states(found: dict[str, tuple[str, str]]) -> dict[str, str]:
 
 
 @pytest.mark.needs_locks
-def test_a_server_that_holds_to_conditions_is_good_and_nothing_is_left_there(
+def test_a_server_with_conditions_is_good_and_no_object_is_left(
     doctor: Doctor, uri: str, ground: S3Ground, proxy: Proxy
 ) -> None:
     status, found = doctor(uri, "--write")
@@ -66,24 +66,24 @@ def test_without_write_nothing_is_written(doctor: Doctor, uri: str, proxy: Proxy
 
 
 @pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
-def test_a_server_that_ignores_conditions_is_wrong_and_nothing_is_left_there(
+def test_a_server_that_ignores_conditions_is_wrong_and_no_object_is_left(
     doctor: Doctor, uri: str, ground: S3Ground, proxy: Proxy, header: str
 ) -> None:
     proxy.add(Fault(DropRequestHeader(header), kind="PUT", times=None))
     status, found = doctor(uri, "--write")
     assert (status, found["conditional writes"][0]) == (1, "wrong")
-    assert "was overwritten" in found["conditional writes"][1]
+    assert "the server overwrote" in found["conditional writes"][1]
     assert _keys(ground) == []
 
 
 @pytest.mark.needs_locks
-def test_a_server_that_has_no_conditions_is_a_note(doctor: Doctor, uri: str, proxy: Proxy) -> None:
+def test_a_server_without_conditions_is_a_note(doctor: Doctor, uri: str, proxy: Proxy) -> None:
     proxy.add(Fault(Answer(501, "NotImplemented"), kind="PUT", times=None))
     status, found = doctor(uri, "--write")
     assert (status, found["conditional writes"][0]) == (0, "note")
 
 
-def test_a_permission_that_is_missing_is_wrong(doctor: Doctor, uri: str, proxy: Proxy) -> None:
+def test_a_missing_permission_is_wrong(doctor: Doctor, uri: str, proxy: Proxy) -> None:
     proxy.add(Fault(Answer(403, "AccessDenied"), kind="PUT", times=None))
     status, found = doctor(uri, "--write")
     assert (status, found["conditional writes"][0]) == (1, "wrong")
@@ -93,11 +93,11 @@ def test_an_object_that_cannot_be_deleted_is_named(doctor: Doctor, uri: str, gro
     proxy.add(Fault(Answer(403, "AccessDenied"), kind="DELETE", times=None))
     status, found = doctor(uri, "--write")
     (left,) = _keys(ground)
-    assert (status, found["delete"]) == (1, ("wrong", f"{left} may still be there"))
+    assert (status, found["delete"]) == (1, ("wrong", f"{left} may still exist"))
     ground.remove(left)
 
 
-def test_a_bucket_or_a_server_that_is_not_there_is_wrong(doctor: Doctor, proxy: Proxy, uri: str) -> None:
+def test_a_missing_bucket_or_server_is_wrong(doctor: Doctor, proxy: Proxy, uri: str) -> None:
     status, found = doctor("s3://no-such-bucket-here/x/", "--write")
     assert (status, _states(found)) == (1, {"reach": "wrong"})
     proxy.close()

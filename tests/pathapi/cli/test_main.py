@@ -52,12 +52,12 @@ def _json(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_the_shell_that_casstore_hands_over_is_the_one_that_is_asked_for() -> None:
+def test_the_shell_of_casstore_satisfies_the_protocol() -> None:
     shell: pathapi.cli.cloud_options.Shell = Shell(None)  # a question to mypy
     assert shell.directory is None
 
 
-def test_get_says_what_is_held_and_where_the_bytes_lie(casstore_command: Casstore, data: Path) -> None:
+def test_get_reports_what_was_cached_and_the_path_of_the_bytes(casstore_command: Casstore, data: Path) -> None:
     uris = [(data / "b.bin").as_uri(), (data / "a.bin").as_uri()]
     first = casstore_command("get", "--json", *uris)
     assert (first.returncode, first.stderr) == (0, b"")
@@ -70,12 +70,12 @@ def test_get_says_what_is_held_and_where_the_bytes_lie(casstore_command: Casstor
 
     table = casstore_command("get", *uris, uris[0]).stdout.decode().splitlines()
     assert [line.split()[-1] for line in table] == uris, "each once, in the order asked for"
-    assert table[0].split()[:3] == ["100", "B", "held"]
+    assert table[0].split()[:3] == ["100", "B", "cached"]
     (data / "b.bin").write_bytes(b"changed")
-    assert casstore_command("get", uris[0]).stdout.decode().split()[:3] == ["7", "B", "fetched"]
+    assert casstore_command("get", uris[0]).stdout.decode().split()[:3] == ["7", "B", "downloaded"]
 
 
-def test_get_asks_once_for_each_object_and_for_nothing_else(
+def test_get_sends_one_request_for_each_object(
     casstore_command: Casstore, environment: dict[str, str], ground: S3Ground, proxy: Proxy, seaweed: S3Server, at: str
 ) -> None:
     environment |= {
@@ -95,7 +95,7 @@ def test_get_asks_once_for_each_object_and_for_nothing_else(
     assert proxy.count() == 3
 
 
-def test_an_output_file_is_replaced_as_a_whole_and_follows_the_umask(
+def test_an_output_file_is_replaced_atomically_and_follows_the_umask(
     casstore_command: Casstore, data: Path, tmp_path: Path
 ) -> None:
     target, link = tmp_path / "out.bin", tmp_path / "link.bin"
@@ -115,7 +115,7 @@ def test_an_output_file_is_replaced_as_a_whole_and_follows_the_umask(
     assert casstore_command("get", "-o", "-", (data / "a.bin").as_uri()).stdout == b"a" * 5000
 
 
-def test_what_is_no_regular_file_is_written_into_and_not_replaced(
+def test_an_output_that_is_no_regular_file_is_written_into(
     casstore_command: Casstore, data: Path, tmp_path: Path
 ) -> None:
     pipe = tmp_path / "pipe"
@@ -150,14 +150,14 @@ def test_stdout_gets_the_bytes_and_nothing_else(casstore_command: Casstore, data
     [
         ("-", ["a.bin", "b.bin"], b"one URI, not 2"),
         ("out", ["a.bin", "b.bin"], b"existing directory"),
-        ("none/out", ["a.bin"], b"no such directory"),
-        ("none/", ["a.bin"], b"no such directory"),
+        ("none/out", ["a.bin"], b"the directory does not exist"),
+        ("none/", ["a.bin"], b"the directory does not exist"),
         (".", ["a.bin", "sub/a.bin"], b"two of the objects are named a.bin"),
-        (".", ["sub/.."], b"no name for a file"),
-        (".", ["sub/"], b"no name for a file"),
+        (".", ["sub/.."], b"does not end in a file name"),
+        (".", ["sub/"], b"does not end in a file name"),
     ],
 )
-def test_an_output_that_cannot_be_is_refused_before_anything_is_fetched(
+def test_an_invalid_output_is_refused_before_any_download(
     output: str, names: Sequence[str], says: bytes, casstore_command: Casstore, data: Path, tmp_path: Path
 ) -> None:
     done = casstore_command("get", "-o", output, *(f"{data.as_uri()}/{name}" for name in names), cwd=data)
@@ -176,20 +176,20 @@ def test_failures_are_listed_and_the_rest_is_done(casstore_command: Casstore, da
     assert done.stderr.splitlines()[-1] == b"casstore: 2 failed"
 
 
-def test_prefetch_takes_prefixes_and_counts(casstore_command: Casstore, data: Path) -> None:
+def test_prefetch_downloads_prefixes_and_counts(casstore_command: Casstore, data: Path) -> None:
     (first,) = [casstore_command("prefetch", "--json", data.as_uri() + "/")]
     assert json.loads(first.stdout) == {"files": 3, "bytes": 10100, "held": 0, "errors": []}
     again = casstore_command("prefetch", data.as_uri(), (data / "b.bin").as_uri())
     assert (again.returncode, again.stderr) == (0, b"")
-    assert again.stdout == b"4 objects of 10 KiB are in the store, 4 were held before\n"
+    assert again.stdout == b"4 objects (10 KiB) are cached, 4 of them already were\n"
     listed = casstore_command("ls", "--json", data.as_uri())
     assert len(_json(listed)) == 3
 
 
-def test_a_prefix_with_nothing_below_is_a_failure_that_stops_no_other(casstore_command: Casstore, data: Path) -> None:
+def test_an_empty_prefix_fails_and_does_not_stop_the_others(casstore_command: Casstore, data: Path) -> None:
     done = casstore_command("prefetch", f"{data.as_uri()}/none/", f"{data.as_uri()}/sub/")
     assert done.returncode == 1
-    assert done.stdout == b"1 objects of 4.9 KiB are in the store, 0 were held before\n"
+    assert done.stdout == b"1 objects (4.9 KiB) are cached, 0 of them already were\n"
     assert b"nothing at or below" in done.stderr and b"/none/" in done.stderr
 
 
@@ -199,9 +199,7 @@ def test_an_option_of_s3_without_an_s3_uri_is_wrong_usage(casstore_command: Cass
     assert b"--profile is for s3:// URIs" in done.stderr
 
 
-def test_a_bar_is_shown_where_stderr_is_a_terminal_and_leaves_stdout_alone(
-    environment: dict[str, str], data: Path
-) -> None:
+def test_a_bar_is_shown_on_a_terminal_and_not_on_stdout(environment: dict[str, str], data: Path) -> None:
     shown = {}
     for disabled in ("", "1"):
         parent, child = pty.openpty()

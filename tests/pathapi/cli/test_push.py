@@ -58,7 +58,7 @@ def _json(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_push_uploads_what_is_pending_of_the_uris_and_says_so(push: Push, files: Path, store: Cache) -> None:
+def test_push_uploads_and_reports_the_writes_of_the_uris(push: Push, files: Path, store: Cache) -> None:
     one, two, other = (_pend(store, files / name, name.encode() * 1024) for name in ("a", "b b", "c"))
     done = push(one.uri, two.uri)
     assert (done.returncode, done.stderr) == (0, "")
@@ -68,7 +68,7 @@ def test_push_uploads_what_is_pending_of_the_uris_and_says_so(push: Push, files:
     assert [write.name for write in store.pending.all()] == [other.name]
 
 
-def test_push_all_leaves_out_what_was_never_closed(push: Push, files: Path, store: Cache) -> None:
+def test_push_all_skips_incomplete_writes(push: Push, files: Path, store: Cache) -> None:
     _pend(store, files / "a")
     _pend(store, files / "b", state=PendingState.EDIT, source="/view/b")
     left = _pend(store, files / "c", state=PendingState.INCOMPLETE)
@@ -79,12 +79,12 @@ def test_push_all_leaves_out_what_was_never_closed(push: Push, files: Path, stor
     ]
     assert sorted(os.listdir(files)) == ["a", "b"]
     assert [write.name for write in store.pending.all()] == [left.name]
-    assert push("--all").stdout == "nothing is to be pushed\n"
+    assert push("--all").stdout == "nothing to push\n"
     assert push(left.uri).returncode == 0
     assert (files / "c").read_bytes() == b"mine"
 
 
-def test_what_fails_is_a_line_on_stderr_and_the_others_go_on(push: Push, files: Path, store: Cache) -> None:
+def test_a_failure_is_a_line_on_stderr_and_does_not_stop_the_others(push: Push, files: Path, store: Cache) -> None:
     conflict, good = _pend(store, files / "a"), _pend(store, files / "b")
     (files / "a").write_bytes(b"theirs")
     nothing = (files / "nothing").as_uri()
@@ -98,12 +98,12 @@ def test_what_fails_is_a_line_on_stderr_and_the_others_go_on(push: Push, files: 
     refused, none, count = done.stderr.splitlines()
     assert conflict.uri in refused and store.pending.path(conflict) in refused
     assert "casstore push" in refused and "--force" in refused and "()" not in refused
-    assert none == f"casstore: error: nothing is pending of {nothing}; casstore pending lists what is"
+    assert none == f"casstore: error: {nothing}: nothing is pending: `casstore pending` lists the pending writes"
     assert count == "casstore: 2 failed"
     assert (files / "a").read_bytes() == b"theirs" and (files / "b").read_bytes() == b"mine"
 
 
-def test_force_overwrites_what_somebody_else_wrote(push: Push, files: Path, store: Cache) -> None:
+def test_force_overwrites_the_object_of_another_client(push: Push, files: Path, store: Cache) -> None:
     write = _pend(store, files / "a")
     (files / "a").write_bytes(b"theirs")
     assert push("--all").returncode == 1
@@ -113,7 +113,7 @@ def test_force_overwrites_what_somebody_else_wrote(push: Push, files: Path, stor
     assert list(store.pending.of(write.key)) == []
 
 
-def test_of_several_different_writes_one_is_chosen_by_name(push: Push, files: Path, store: Cache) -> None:
+def test_a_name_selects_one_of_several_writes(push: Push, files: Path, store: Cache) -> None:
     one, two = _pend(store, files / "a", b"one"), _pend(store, files / "a", b"two")
     for arguments in ([one.uri], ["--all"]):
         done = push(*arguments)
@@ -129,7 +129,7 @@ def test_of_several_different_writes_one_is_chosen_by_name(push: Push, files: Pa
 
 
 @pytest.mark.needs_locks
-def test_what_was_interrupted_is_uploaded_unless_it_had_arrived(
+def test_an_interrupted_upload_is_repeated_unless_it_completed(
     push: Push, files: Path, store: Cache, tmp_path: Path
 ) -> None:
     for name in ("arrived", "lost"):
@@ -145,11 +145,11 @@ def test_what_was_interrupted_is_uploaded_unless_it_had_arrived(
 
 
 @pytest.mark.needs_locks
-def test_what_a_process_is_uploading_just_now_is_left_to_it(push: Push, files: Path, store: Cache) -> None:
+def test_a_write_that_another_process_uploads_is_skipped(push: Push, files: Path, store: Cache) -> None:
     write = _pend(store, files / "a", state=PendingState.UPLOADING)
     done = push("--all")
     assert done.returncode == 0
-    assert f"{write.uri} is being uploaded by another process just now" in done.stderr
+    assert f"{write.uri}: skipped, another process is uploading it" in done.stderr
     assert os.listdir(files) == []
 
 
@@ -173,13 +173,13 @@ def test_wrong_usage_is_status_2(push: Push, store: Cache, arguments: list[str],
     assert said in done.stderr and done.stdout == ""
 
 
-def test_push_makes_no_store(push: Push, tmp_path: Path) -> None:
+def test_push_creates_no_store(push: Push, tmp_path: Path) -> None:
     done = push("--all")
     assert done.returncode == 1 and "there is no store here yet" in done.stderr
     assert not (tmp_path / "store").exists()
 
 
-def test_a_bar_is_shown_where_stderr_is_a_terminal(s3_environment: dict[str, str], files: Path, store: Cache) -> None:
+def test_a_bar_is_shown_on_a_terminal(s3_environment: dict[str, str], files: Path, store: Cache) -> None:
     for name in "ab":
         _pend(store, files / name)
     parent, child = pty.openpty()
@@ -198,7 +198,7 @@ def test_a_bar_is_shown_where_stderr_is_a_terminal(s3_environment: dict[str, str
 # --- S3 ---------------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_network_kept_back_is_pushed_when_it_is_there_again(
+def test_a_failed_write_is_pushed_when_the_network_is_back(
     push: Push, client: S3Client, ground: S3Ground, proxy: Proxy, at: str
 ) -> None:
     path = client.CloudPath(f"s3://{ground.bucket}/{at}log")
@@ -217,7 +217,7 @@ def test_what_the_network_kept_back_is_pushed_when_it_is_there_again(
     assert ground.content(f"{at}log") == b"one\ntwo\nthree\n"
 
 
-def test_a_write_of_another_origin_is_not_sent_to_this_one(
+def test_a_write_of_another_origin_is_not_sent_to_this_server(
     push: Push, s3_environment: dict[str, str], store: Cache, ground: S3Ground, proxy: Proxy, seaweed: S3Server, at: str
 ) -> None:
     uri, place = f"s3://{ground.bucket}/{at}k", proxy.endpoint.removeprefix("http://")
@@ -225,19 +225,21 @@ def test_a_write_of_another_origin_is_not_sent_to_this_one(
     for arguments in ([uri], ["--all"], ["--name", ours.name]):
         done = push(*arguments, "--endpoint-url", seaweed.endpoint)
         assert done.returncode == 1
-        assert f"{uri} was written through {place}" in done.stderr
+        assert f"{uri}: the write belongs to {place}, but this command uses" in done.stderr
         assert seaweed.endpoint.removeprefix("http://") in done.stderr
-        assert f"give --endpoint-url with the URL of {place}, such as http://{place}" in done.stderr
+        assert f"use --endpoint-url with the URL of {place}, such as http://{place}" in done.stderr
     assert ground.content(f"{at}k") is None
     amazon = pend(store, data=b"amazon's", key=Key(uri, "s3"))
     done = push("--all", "--endpoint-url", proxy.endpoint)
     assert done.stdout.split() == ["pushed", "4", "B", uri]
-    assert "was written through Amazon S3" in done.stderr and "leave out --endpoint-url" in done.stderr
+    assert "the write belongs to Amazon S3" in done.stderr and "omit --endpoint-url" in done.stderr
     assert ground.content(f"{at}k") == b"ours"
     assert [write.name for write in store.pending.all()] == [amazon.name]
 
 
-def test_pushing_at_the_shell_and_in_python_are_the_same(push: Push, files: Path, store: Cache, tmp_path: Path) -> None:
+def test_push_on_the_command_line_and_in_python_are_equivalent(
+    push: Push, files: Path, store: Cache, tmp_path: Path
+) -> None:
     write = _pend(store, files / "a")
     path = FileClient(local_cache_dir=tmp_path / "store").CloudPath(write.uri)
     assert [found.name for found in path.pending] == [write.name]

@@ -31,7 +31,7 @@ def _states(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return {found["uri"].rpartition("/")[2]: found["state"] for found in remote["differences"]}
 
 
-def test_entries_are_the_same_stale_gone_or_of_a_server_that_nobody_asked(
+def test_entries_are_same_stale_gone_or_of_another_server(
     command: Casstore, ground: S3Ground, proxy: Proxy, tmp_path: Path
 ) -> None:
     prefix = "remote/"
@@ -60,12 +60,10 @@ def test_entries_are_the_same_stale_gone_or_of_a_server_that_nobody_asked(
 
     said = command("verify", "--remote", "--endpoint-url", proxy.endpoint)
     assert f"gone         {uris['gone']}" in said.stdout.splitlines()
-    assert said.stdout.splitlines()[-1] == "4 entries compared with the cloud: 2 same, 1 stale, 1 gone"
+    assert said.stdout.splitlines()[-1] == "4 entries compared with the server: 2 same, 1 stale, 1 gone"
 
 
-def test_a_server_that_is_away_makes_entries_unreachable_and_nothing_else(
-    command: Casstore, ground: S3Ground, proxy: Proxy
-) -> None:
+def test_an_unreachable_server_makes_entries_unreachable(command: Casstore, ground: S3Ground, proxy: Proxy) -> None:
     ground.plant("away/a", b"a")
     uri = f"s3://{ground.bucket}/away/a"
     assert command("get", "--endpoint-url", proxy.endpoint, uri).returncode == 0
@@ -75,7 +73,7 @@ def test_a_server_that_is_away_makes_entries_unreachable_and_nothing_else(
     assert json.loads(command("ls", "--json").stdout)["uri"] == uri
 
 
-def test_without_remote_no_cloud_is_asked_and_its_options_are_wrong_usage(command: Casstore, tmp_path: Path) -> None:
+def test_without_remote_no_request_is_sent_and_its_options_are_wrong_usage(command: Casstore, tmp_path: Path) -> None:
     local = tmp_path / "local"
     local.write_bytes(b"local")
     assert command("get", local.as_uri()).returncode == 0
@@ -84,4 +82,4 @@ def test_without_remote_no_cloud_is_asked_and_its_options_are_wrong_usage(comman
     assert (done.returncode, "remote" in json.loads(done.stdout)) == (0, False)
     wrong = command("verify", "--prefix", "s3://")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "--prefix is for --remote" in wrong.stderr
+    assert "--prefix needs --remote" in wrong.stderr

@@ -23,38 +23,38 @@ def nothing_of(_: int) -> int:
     return 0
 
 
-def test_the_first_that_goes_alone_is_told_of_like_the_others() -> None:
-    told: list[Progress] = []
+def test_progress_is_reported_while_the_first_item_runs_alone() -> None:
+    reported: list[Progress] = []
     alone = threading.Event()
 
-    def one(item: int) -> bool:
+    def process(item: int) -> bool:
         if not item:
             time.sleep(0.7)
             alone.set()
         assert alone.is_set(), "the others begin when it is done"
         return False
 
-    WorkerPool(one, nothing_of, told.append).run(range(20), first_alone=True)
-    assert len([progress for progress in told if not progress.files]) >= 3
-    assert told[-1].files == 20
+    WorkerPool(process, nothing_of, reported.append).run(range(20), first_alone=True)
+    assert len([progress for progress in reported if not progress.files]) >= 3
+    assert reported[-1].files == 20
 
 
-def test_what_fails_alone_ends_it() -> None:
+def test_a_failure_of_the_first_item_ends_the_run() -> None:
     done: list[int] = []
 
-    def one(item: int) -> bool:
+    def process(item: int) -> bool:
         done.append(item)
         raise CloudUnavailableError(f"item {item}")
 
     with pytest.raises(CloudUnavailableError, match="item 0"):
-        WorkerPool(one, nothing_of, None).run(range(20), first_alone=True)
+        WorkerPool(process, nothing_of, None).run(range(20), first_alone=True)
     assert done == [0]
 
 
 def test_an_error_in_listing_does_not_hide_the_failure_before_it() -> None:
     failed = threading.Event()
 
-    def one(item: int) -> bool:
+    def process(item: int) -> bool:
         failed.set()
         raise CloudUnavailableError(f"item {item}")
 
@@ -65,7 +65,7 @@ def test_an_error_in_listing_does_not_hide_the_failure_before_it() -> None:
         raise PermissionError("the second page")
 
     with pytest.raises(CloudUnavailableError, match="item 0") as raised:
-        WorkerPool(one, nothing_of, None).run(items())
+        WorkerPool(process, nothing_of, None).run(items())
     assert isinstance(raised.value.__context__, PermissionError)
 
     def good(item: int) -> bool:
@@ -113,12 +113,12 @@ def wait_for_the_crew() -> float:
 @pytest.fixture
 def path(client: S3Client, ground: S3Ground, at: str, monkeypatch: pytest.MonkeyPatch) -> S3Path:
     """The test's "directory"; interrupts wait for nothing."""
-    monkeypatch.setattr("pathapi.parallel.worker_pool.PATIENCE", 0.0)
+    monkeypatch.setattr("pathapi.parallel.worker_pool.INTERRUPT_SECONDS", 0.0)
     return client.S3Path(f"s3://{ground.bucket}/{at}")
 
 
 @pytest.mark.parametrize("is_alone", [True, False])
-def test_an_upload_that_was_interrupted_ends_at_its_next_piece_and_locks_nobody_out(
+def test_an_interrupted_upload_ends_at_its_next_chunk_and_releases_its_lock(
     path: S3Path, ground: S3Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_alone: bool
 ) -> None:
     for name in ("a", "b", "c")[: 1 if is_alone else 3]:
@@ -148,7 +148,7 @@ def test_an_upload_that_was_interrupted_ends_at_its_next_piece_and_locks_nobody_
 
 
 @pytest.mark.parametrize("size", [6 << 20, 40 << 20], ids=["one piece", "parts"])
-def test_a_download_that_was_interrupted_ends_at_its_next_piece(
+def test_an_interrupted_download_ends_at_its_next_chunk(
     path: S3Path, ground: S3Ground, at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     ground.plant(at + "big", bytes(size))

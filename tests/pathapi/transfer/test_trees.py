@@ -596,7 +596,7 @@ def test_an_interrupt_ends_it_within_a_moment(
 def test_an_interrupt_waits_for_no_server(
     root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pathapi.parallel.worker_pool.PATIENCE", 0.2)
+    monkeypatch.setattr("pathapi.parallel.worker_pool.INTERRUPT_SECONDS", 0.2)
     plant(ground, at)
     proxy.add(Fault(Stall(30), kind="GET", times=None))
 
