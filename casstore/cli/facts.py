@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
@@ -17,26 +17,11 @@ INTERRUPTED: Final = "interrupted: it may have reached the server; `casstore pus
 """Why a write is pending after its process died during the upload."""
 
 
-class EntryFacts(TypedDict):
-    """An entry. Times are ISO 8601 in UTC; *last_used* has a resolution of one hour.
+def entry_facts(cache: Cache, entry: Entry) -> dict[str, str | int | None]:
+    """Return the facts of *entry*. Times are ISO 8601 in UTC; *last_used* has a resolution of one hour.
 
     *path* is the blob, until it is evicted. Never write to it.
     """
-
-    uri: str
-    origin: str
-    size: int
-    digest: str
-    etag: str | None
-    version: str | None
-    modified: str | None
-    validated: str
-    last_used: str
-    path: str
-
-
-def entry_facts(cache: Cache, entry: Entry) -> EntryFacts:
-    """Return the facts of *entry*."""
     validator = entry.validator
     return {
         "uri": entry.uri,
@@ -92,18 +77,8 @@ def pending_facts(cache: Cache, write: PendingWrite) -> PendingFacts:
     }
 
 
-class PinFacts(TypedDict):
-    """A pin. *size* is the entry's, None if the object is not cached."""
-
-    uri: str
-    origin: str
-    since: str
-    is_held: bool
-    size: int | None
-
-
-def pin_facts(cache: Cache, pin: Pin) -> PinFacts:
-    """Return the facts of *pin*."""
+def pin_facts(cache: Cache, pin: Pin) -> dict[str, Any]:
+    """Return the facts of *pin*. *size* is the entry's, None if the object is not cached."""
     entry = cache.lookup(pin.key)
     return {
         "uri": pin.uri,

@@ -11,8 +11,8 @@ import click
 
 from casstore.cli.progress import progress_bar
 from casstore.cli.reaped import reaped_facts, show_reaped
-from casstore.cli.shell import Shell, age_text, json_document_option, yes_option
-from casstore.config.units import NONE, format_size, parse_age, parse_size
+from casstore.cli.shell import Parsed, Shell, age_text, json_document_option, yes_option
+from casstore.config.units import format_size, parse_age, parse_size
 from casstore.eviction.inventory import hour_of
 from casstore.eviction.victims import Reason
 
@@ -28,39 +28,21 @@ _MOST_KEPT_SHOWN: Final = 20
 _REASONS: Final = {Reason.AGE: ": not used within the maximum age", Reason.RULE: ": over the budget of its prefix"}
 
 
-class Size(click.ParamType[int]):
-    """A number of bytes: see `parse_size`."""
-
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the bytes, or fail with a usage error."""
-        try:
-            return parse_size(value)
-        except ValueError as error:
-            self.fail(f"{value!r} {error}", param, ctx)
+def _parse_max_age(text: str) -> int:
+    age = parse_age(text)
+    if age is None:
+        raise ValueError("is no age: use 30d, or omit the option to use the store's setting")
+    return age
 
 
-class Age(click.ParamType[int]):
-    """A number of seconds: see `parse_age`."""
-
-    name = "age"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the seconds, or fail with a usage error."""
-        try:
-            age = None if value == NONE else parse_age(value)
-        except ValueError as error:
-            self.fail(f"{value!r} {error}", param, ctx)
-        if age is None:
-            self.fail("use an age such as 30d, or omit the option to use the store's setting", param, ctx)
-        return age
+_SIZE: Final = Parsed("size", parse_size)
+_AGE: Final = Parsed("age", _parse_max_age)
 
 
 @click.command()
-@click.option("--max-size", type=Size(), metavar="SIZE", help="Most bytes that the blobs may use: 10GB, 500MiB, 0.")
-@click.option("--min-free", type=Size(), metavar="SIZE", help="Bytes of the disk to keep free: 20GB.")
-@click.option("--max-age", type=Age(), metavar="AGE", help="Evict blobs unused for longer than this: 12h, 30d, 2w.")
+@click.option("--max-size", type=_SIZE, metavar="SIZE", help="Most bytes that the blobs may use: 10GB, 500MiB, 0.")
+@click.option("--min-free", type=_SIZE, metavar="SIZE", help="Bytes of the disk to keep free: 20GB.")
+@click.option("--max-age", type=_AGE, metavar="AGE", help="Evict blobs unused for longer than this: 12h, 30d, 2w.")
 @click.option("--dry-run", is_flag=True, help="Show what would be evicted, and change nothing.")
 @yes_option
 @json_document_option

@@ -17,6 +17,7 @@ import click
 import casstore
 from casstore.cli.clear import clear
 from casstore.cli.doctor import doctor
+from casstore.cli.facts import usage_by_child
 from casstore.cli.gc import gc
 from casstore.cli.pending import drop, pending_command
 from casstore.cli.pins import pin, unpin
@@ -112,8 +113,6 @@ def du(shell: Shell, prefix: str, as_json: bool) -> None:
     Prints a line for each directory and object directly below PREFIX, with its size before and after deduplication.
     Content that two lines share counts in both, and once in the total.
     """
-    from casstore.cli.facts import usage_by_child
-
     report = usage_by_child(shell.open_cache(), prefix)
     if as_json:
         children = [{"name": name, **_usage_facts(usage)} for name, usage in report.children.items()]

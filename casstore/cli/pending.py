@@ -129,13 +129,7 @@ def _argument(fact: PendingFacts, facts: Sequence[PendingFacts]) -> str:
 @json_lines_option
 @click.pass_obj
 def drop(
-    shell: Shell,
-    uris: tuple[str, ...],
-    is_all: bool,
-    name: str | None,
-    save_to: str | None,
-    yes: bool,
-    as_json: bool,
+    shell: Shell, uris: tuple[str, ...], is_all: bool, name: str | None, save_to: str | None, yes: bool, as_json: bool
 ) -> int:
     """Discard the pending writes of these URIs for good.
 

@@ -9,17 +9,20 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 import casstore
+from casstore.cli.facts import entry_facts
 from casstore.config.units import format_size
 
 if TYPE_CHECKING:
     from casstore import Cache, Entry
+
+Value = TypeVar("Value")
 
 INTERRUPTED: Final = 130
 """The status after an interrupt, or after the user declined a prompt."""
@@ -27,6 +30,22 @@ INTERRUPTED: Final = 130
 _AGES: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 _UNLIMITED_WIDTH: Final = 100_000
 """The width of tables in files and pipes: no line is broken or cut."""
+
+
+class Parsed(click.ParamType[Value]):
+    """A value that a function parses; its ValueError is a usage error."""
+
+    def __init__(self, name: str, parse: Callable[[str], Value]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Value:
+        """Return the parsed value. Raises click.BadParameter."""
+        try:
+            return self._parse(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r} {error}", param, ctx)
+
 
 json_document_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 json_lines_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
@@ -56,8 +75,6 @@ class Shell:
 
     def facts(self, cache: Cache, entry: Entry) -> dict[str, Any]:
         """Return an entry as ``--json`` shows it."""
-        from casstore.cli.facts import entry_facts
-
         return dict(entry_facts(cache, entry))
 
     def json_line(self, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import time
@@ -13,7 +14,7 @@ import click
 from casstore.cli.plugins import ExtensibleCommand, extension_report
 from casstore.cli.progress import progress_bar
 from casstore.cli.reaped import reaped_facts, show_reaped
-from casstore.cli.shell import Column, Shell, json_document_option
+from casstore.cli.shell import Column, Parsed, Shell, json_document_option
 from casstore.config.units import format_size
 
 if TYPE_CHECKING:
@@ -23,41 +24,29 @@ if TYPE_CHECKING:
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-class _Fraction(click.ParamType[float]):
-    """A fraction: ``5%`` or ``0.05``."""
-
-    name = "fraction"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the fraction, or fail with a usage error."""
-        text = str(value)
-        try:
-            fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            fraction = -1.0
-        if not 0 < fraction <= 1:
-            self.fail(f"{text!r} is not a fraction: use 5% or 0.05", param, ctx)
-        return fraction
+def _parse_fraction(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        if 0 < fraction <= 1:
+            return fraction
+    raise ValueError("is not a fraction: use 5% or 0.05")
 
 
-class _CountOrAge(click.ParamType["int | timedelta"]):
-    """A number of blobs, or a duration: ``1000``, ``90m``, ``24h``, ``7d``."""
+def _parse_newest(text: str) -> int | timedelta:
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw]?)", text, re.ASCII)
+    if found is None:
+        raise ValueError("is neither a number of blobs nor a duration: use 1000 or 24h")
+    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]]) if found[2] else int(found[1])
 
-    name = "newest"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | timedelta:
-        """Return the number or the duration, or fail with a usage error."""
-        found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw]?)", str(value), re.ASCII)
-        if found is None:
-            self.fail(f"{value!r} is neither a number of blobs nor a duration: use 1000 or 24h", param, ctx)
-        count, unit = int(found[1]), found[2]
-        return timedelta(seconds=count * _SECONDS[unit]) if unit else count
+_FRACTION: Final = Parsed("fraction", _parse_fraction)
+_NEWEST: Final = Parsed("newest", _parse_newest)
 
 
 @click.command(cls=ExtensibleCommand)
-@click.option("--sample", type=_Fraction(), metavar="FRACTION", help="Hash only a random fraction of the blobs: 5%.")
+@click.option("--sample", type=_FRACTION, metavar="FRACTION", help="Hash only a random fraction of the blobs: 5%.")
 @click.option(
-    "--newest", type=_CountOrAge(), metavar="N|TIME", help="Hash only the newest blobs: 1000, or those of the last 24h."
+    "--newest", type=_NEWEST, metavar="N|TIME", help="Hash only the newest blobs: 1000, or those of the last 24h."
 )
 @click.option("--repair", is_flag=True, help="Fix, drop or quarantine what is wrong.")
 @json_document_option

@@ -113,9 +113,7 @@ def cloud_command(call: Callable[..., Result]) -> Callable[..., Result]:
         help="A Google credentials file, for gs:// URIs.",
     )
     @click.option(
-        "--account-url",
-        metavar="URL",
-        help="The account, for az:// URIs: https://ACCOUNT.blob.core.windows.net",
+        "--account-url", metavar="URL", help="The account, for az:// URIs: https://ACCOUNT.blob.core.windows.net"
     )
     @click.option("--no-sign-request", is_flag=True, help="Send no credentials: for public buckets and containers.")
     @functools.wraps(call)

@@ -38,10 +38,7 @@ def _download_command(call: Callable[..., int]) -> Callable[..., int]:
 @click.command()
 @click.argument("uris", nargs=-1, required=True, metavar="URI...")
 @click.option(
-    "-o",
-    "--output",
-    metavar="PATH",
-    help="Also copy to this file (atomically), into this directory, or to stdout (-).",
+    "-o", "--output", metavar="PATH", help="Also copy to this file (atomically), into this directory, or to stdout (-)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, as objects arrive.")
 @_download_command

@@ -38,14 +38,7 @@ class _PushItem:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @cloud_command
 def push_command(
-    shell: Shell,
-    /,
-    uris: tuple[str, ...],
-    is_all: bool,
-    name: str | None,
-    force: bool,
-    as_json: bool,
-    **options: Any,
+    shell: Shell, /, uris: tuple[str, ...], is_all: bool, name: str | None, force: bool, as_json: bool, **options: Any
 ) -> int:
     """Upload pending writes.
 

@@ -1,4 +1,4 @@
-"""The contract of `pathapi.backend.Backend` as tests. A backend joins with a class of some twenty lines::
+"""The contract of `pathapi.backend.Backend` as tests. A new backend inherits them with a class of about twenty lines::
 
     class TestMyCloud(BackendSuite):
         defects = {"test_a_copy_takes_only_the_version_expected": "my-emulator 1.2 ignores conditions on a copy"}
@@ -12,8 +12,8 @@
         @pytest.fixture
         def nowhere(self, my_server): return MyBackend(my_server.url, "no-such-bucket")
 
-What a test reads was planted by the `RawBucket`, and what it wrote is inspected by it, so that no test passes because
-reading and writing share one mistake. Needs pytest.
+Tests create and inspect objects through a `RawBucket`, not through the backend under test, so that no test passes
+because reads and writes share one mistake. Needs pytest.
 """
 
 from pathapi.testing.backend_suite import BackendSuite
@@ -53,6 +53,6 @@ __all__ = [
     "write",
 ]
 
-# Names of before, which suites of other backends may still import.
+# Old names, which suites of other backends may still import.
 Ground = RawBucket
 Interposed = InterceptingBackend

@@ -12,11 +12,7 @@ from typing import ClassVar
 import pytest
 
 from pathapi.backend import ABSENT, Backend, ObjectInfo, Prefix
-from pathapi.exceptions import (
-    BucketNotFoundError,
-    CloudPathFileNotFoundError,
-    VersionMismatchError,
-)
+from pathapi.exceptions import BucketNotFoundError, CloudPathFileNotFoundError, VersionMismatchError
 from pathapi.testing.copy_tests import CopyTests
 from pathapi.testing.raw_bucket import (
     CHUNK,
@@ -35,27 +31,27 @@ from pathapi.testing.raw_bucket import (
 
 
 class BackendSuite(CopyTests):
-    """Inherit, give the three fixtures, and name what the server (not the backend) is known to do wrong."""
+    """Needs three fixtures, and the known defects of the server (not of the backend)."""
 
     defects: ClassVar[Mapping[str, str]] = {}
-    """Names of tests that this server cannot pass, with the reason that their skip shows."""
+    """Tests that this server cannot pass, and the reason for the skip."""
     unusable_names: ClassVar[Mapping[str, str]] = {}
-    """Those of `ODD_NAMES` that this server cannot hold, with the reason."""
+    """Names of `ODD_NAMES` that this server does not support, and the reason."""
     many: ClassVar[int] = 1_005
-    """Objects of the long listing: more than one page."""
+    """Objects of the long listing, which needs more than one page."""
 
     @pytest.fixture
     def ground(self) -> RawBucket:
-        raise NotImplementedError("the class that inherits BackendSuite gives the fixture `ground`")
+        raise NotImplementedError("a subclass must define the fixture `ground`")
 
     @pytest.fixture
     def backend(self) -> Backend:
-        raise NotImplementedError("the class that inherits BackendSuite gives the fixture `backend`")
+        raise NotImplementedError("a subclass must define the fixture `backend`")
 
     @pytest.fixture
     def nowhere(self) -> Backend:
-        """A backend on a bucket that does not exist."""
-        raise NotImplementedError("the class that inherits BackendSuite gives the fixture `nowhere`")
+        """A backend for a bucket that does not exist."""
+        raise NotImplementedError("a subclass must define the fixture `nowhere`")
 
     @pytest.fixture
     def at(self) -> str:
@@ -71,7 +67,7 @@ class BackendSuite(CopyTests):
     # --- reading -------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("size", SIZES)
-    def test_a_whole_object_is_read_by_both_ways_of_reading(
+    def test_a_whole_object_is_read_by_both_methods(
         self, backend: Backend, ground: RawBucket, at: str, size: int
     ) -> None:
         data = os.urandom(size)
@@ -87,7 +83,7 @@ class BackendSuite(CopyTests):
         ("start", "end"),
         [(0, 1), (0, 10), (0, 11), (0, 10_000), (3, 7), (9, 10), (9, 99), (3, None), (0, None), (4, 4), (0, 0)],
     )
-    def test_a_range_gives_its_bytes_and_the_size_of_the_whole_object(
+    def test_a_range_returns_its_bytes_and_the_size_of_the_object(
         self, backend: Backend, ground: RawBucket, at: str, start: int, end: int | None
     ) -> None:
         ground.plant(at + "a", b"0123456789")
@@ -128,7 +124,7 @@ class BackendSuite(CopyTests):
         with pytest.raises(CloudPathFileNotFoundError):
             backend.head(at + "dir")
 
-    def test_a_missing_bucket_is_told_from_a_missing_object(self, nowhere: Backend) -> None:
+    def test_a_missing_bucket_differs_from_a_missing_object(self, nowhere: Backend) -> None:
         with pytest.raises(BucketNotFoundError):
             nowhere.read("a")
         with pytest.raises(BucketNotFoundError):
@@ -205,7 +201,7 @@ class BackendSuite(CopyTests):
     # --- writing -------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("size", SIZES)
-    def test_what_was_written_is_there_and_its_version_is_told(
+    def test_a_write_stores_the_bytes_and_returns_the_version(
         self, backend: Backend, ground: RawBucket, at: str, size: int
     ) -> None:
         data = os.urandom(size)
@@ -251,11 +247,13 @@ class BackendSuite(CopyTests):
             write(backend, at + "a", b"mine!", stale)
         assert ground.content(at + "a") is None
 
-    def test_of_creators_at_one_time_one_wins(self, backend: Backend, ground: RawBucket, at: str) -> None:
+    def test_of_concurrent_creators_one_succeeds(self, backend: Backend, ground: RawBucket, at: str) -> None:
         winner = only_winner(lambda data: write(backend, at + "a", data, ABSENT))
         assert ground.content(at + "a") == winner
 
-    def test_of_writers_over_one_version_one_wins(self, backend: Backend, ground: RawBucket, at: str) -> None:
+    def test_of_concurrent_writers_over_one_version_one_succeeds(
+        self, backend: Backend, ground: RawBucket, at: str
+    ) -> None:
         ground.plant(at + "a", b"writer ?")
         version = backend.head(at + "a").validator
         winner = only_winner(lambda data: write(backend, at + "a", data, version))
@@ -263,7 +261,7 @@ class BackendSuite(CopyTests):
 
     # --- listing -------------------------------------------------------------------------------------------------
 
-    def test_a_prefix_is_text_and_no_path_segment(self, backend: Backend, ground: RawBucket, at: str) -> None:
+    def test_a_prefix_is_a_string_not_a_path_segment(self, backend: Backend, ground: RawBucket, at: str) -> None:
         for name in ("a-b", "a.txt", "a/x", "a/y/z", "a0", "b"):
             ground.plant(at + name, b"")
         everything = [at + name for name in ("a-b", "a.txt", "a/x", "a/y/z", "a0", "b")]
@@ -282,7 +280,7 @@ class BackendSuite(CopyTests):
         assert keys(backend, at) == [at + name for name in names]
         assert keys(backend, at, delimited=True) == [at + name.replace("/x", "/") for name in names]
 
-    def test_a_delimited_listing_folds_what_is_deeper(self, backend: Backend, ground: RawBucket, at: str) -> None:
+    def test_a_delimited_listing_groups_deeper_keys(self, backend: Backend, ground: RawBucket, at: str) -> None:
         for name in ("a-b", "a.txt", "a/x", "a/y/z", "a0", "dir/q"):
             ground.plant(at + name, b"12")
         found = sorted(backend.list(at, delimited=True), key=lambda item: item.key)
@@ -293,7 +291,7 @@ class BackendSuite(CopyTests):
         assert sorted(keys(backend, at + "a", delimited=True)) == [at + name for name in ("a-b", "a.txt", "a/", "a0")]
         assert keys(backend, at + "d", delimited=True) == [at + "dir/"]
 
-    def test_a_directory_without_objects_is_not_there(self, backend: Backend, ground: RawBucket, at: str) -> None:
+    def test_a_directory_without_objects_does_not_exist(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "dir/only", b"")
         ground.plant(at + "a", b"")
         backend.delete([at + "dir/only"])
@@ -309,7 +307,7 @@ class BackendSuite(CopyTests):
         assert len(keys(backend, at, limit=99)) == 5
 
     @pytest.mark.slow
-    def test_a_listing_goes_on_past_its_first_page(self, backend: Backend, ground: RawBucket, at: str) -> None:
+    def test_a_listing_continues_after_its_first_page(self, backend: Backend, ground: RawBucket, at: str) -> None:
         names = [f"{at}many/{number:05}" for number in range(self.many)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda key: ground.plant(key, b"."), names))
@@ -348,13 +346,11 @@ class BackendSuite(CopyTests):
         assert found == list(contents.values()) * 4
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-    def test_a_forked_child_goes_on_with_its_parents_backend(
-        self, backend: Backend, ground: RawBucket, at: str
-    ) -> None:
+    def test_a_forked_child_uses_its_parents_backend(self, backend: Backend, ground: RawBucket, at: str) -> None:
         data = os.urandom(CHUNK)
         ground.plant(at + "a", data)
         assert read(backend, at + "a") == data
-        # An open body: parent and child must not read from one connection.
+        # With an open body: parent and child must not read from one connection.
         body = opened(backend, at + "a")
         assert in_forked_child(lambda: [read(backend, at + "a") == data for _ in range(5)] == [True] * 5)
         assert drain(body) == data

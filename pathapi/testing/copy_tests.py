@@ -1,4 +1,4 @@
-"""Copying and deleting, as a part of `BackendSuite`."""
+"""Tests of copy and delete; a part of `BackendSuite`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ import os
 import pytest
 
 from pathapi.backend import ABSENT, Backend
-from pathapi.exceptions import (
-    CloudPathFileNotFoundError,
-    VersionMismatchError,
-)
+from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
 from pathapi.testing.raw_bucket import CHUNK, RawBucket, only_winner
 
 
 class CopyTests:
-    """Each bound to the versions that were seen."""
+    """Copies and deletes, with and without conditions."""
 
-    # --- copying and deleting --------------------------------------------------------------------------------------
-
-    def test_a_copy_has_the_bytes_and_tells_its_version(self, backend: Backend, ground: RawBucket, at: str) -> None:
+    def test_a_copy_stores_the_bytes_and_returns_the_version(
+        self, backend: Backend, ground: RawBucket, at: str
+    ) -> None:
         data = os.urandom(CHUNK + 1)
         ground.plant(at + "a", data)
         ground.plant(at + "to/b", b"old")
@@ -44,9 +41,7 @@ class CopyTests:
             backend.copy(at + "a", at + "c", expect=version)
         assert ground.content(at + "c") is None
 
-    def test_a_copy_to_be_the_first_leaves_the_object_that_is_there(
-        self, backend: Backend, ground: RawBucket, at: str
-    ) -> None:
+    def test_a_create_only_copy_leaves_an_existing_object(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"first")
         version = backend.head(at + "a").validator
         backend.copy(at + "a", at + "b", expect=version, over=ABSENT)
@@ -90,7 +85,7 @@ class CopyTests:
         with pytest.raises(CloudPathFileNotFoundError):
             backend.copy(at + "a", at + "b", over=stale)
 
-    def test_of_copies_to_one_new_name_at_one_time_one_wins(self, backend: Backend, ground: RawBucket, at: str) -> None:
+    def test_of_concurrent_create_only_copies_one_succeeds(self, backend: Backend, ground: RawBucket, at: str) -> None:
         def attempt(data: bytes) -> None:
             ground.plant(at + data.decode(), data)
             backend.copy(at + data.decode(), at + "b", over=ABSENT)
@@ -98,7 +93,7 @@ class CopyTests:
         winner = only_winner(attempt)
         assert ground.content(at + "b") == winner
 
-    def test_deleting_takes_many_keys_and_missing_ones(self, backend: Backend, ground: RawBucket, at: str) -> None:
+    def test_a_delete_accepts_many_keys_and_missing_ones(self, backend: Backend, ground: RawBucket, at: str) -> None:
         for name in ("a", "b", "c/d", "keep"):
             ground.plant(at + name, b"")
         backend.delete([at + "a"])

@@ -1,4 +1,4 @@
-"""`EditSuite`: what happens where local files are changed behind the API's back, and where tools only take paths."""
+"""`EditSuite`: local files that are changed outside the API, and tools that take a path."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from pathapi.testing.raw_bucket import RawBucket, in_forked_child
 
 
 def in_place(view: Path) -> None:
-    """Change the bytes of the very file; whoever may not is made to."""
+    """Change bytes of the file itself, even if it is read-only."""
     view.chmod(0o600)
     with view.open("r+b") as file:
         file.write(b"MINE")
 
 
 def truncate(view: Path) -> None:
-    """Cut it."""
+    """Truncate it."""
     view.chmod(0o600)
     os.truncate(view, 2)
 
 
 def by_rename(view: Path) -> None:
-    """Put another file in its place, as editors do."""
+    """Replace it by another file, as editors do."""
     other = view.with_name("other")
     other.write_bytes(b"MINE as well")
     other.replace(view)
@@ -41,7 +41,7 @@ def by_rename(view: Path) -> None:
 
 EDITS: dict[str, Callable[[Path], None]] = {"in place": in_place, "truncated": truncate, "by rename": by_rename}
 
-_WAYS_ON: tuple[Callable[[Any, Path], object], ...] = (
+_RESOLUTIONS: tuple[Callable[[Any, Path], object], ...] = (
     lambda path, _: path.drop(),
     lambda path, _: path.push(),
     lambda path, _: path.read_bytes(force_overwrite_from_cloud=True),
@@ -54,25 +54,25 @@ class EditSuite(PathSuite):
 
     @pytest.fixture
     def path(self, make: Any, at: str, ground: RawBucket) -> Any:
-        """An object of the bytes b"theirs"."""
+        """A path whose object is b"theirs"."""
         ground.plant("d/a.txt", b"theirs")
         ground.settle()
         return make(views=self.views).CloudPath(at + "d/a.txt")
 
     views = "copy"
-    """How the views are made; a class may say ``link``."""
+    """The setting *views*; a subclass may set ``link``."""
 
     @pytest.fixture(params=EDITS)
     def edited(self, path: Any, request: pytest.FixtureRequest) -> bytes:
-        """What somebody has made of the view of `path`."""
+        """The bytes of the view of `path` after an edit."""
         view = Path(path.fspath)
         assert view.read_bytes() == b"theirs"
         EDITS[request.param](view)
         return view.read_bytes()
 
-    # --- a view that somebody changed ---------------------------------------------------------------------------------
+    # --- a changed view -----------------------------------------------------------------------------------------------
 
-    def test_using_what_was_changed_locally_is_an_error_that_names_the_ways_on(self, path: Any, edited: bytes) -> None:
+    def test_using_a_locally_changed_object_is_an_error_with_the_fixes(self, path: Any, edited: bytes) -> None:
         uses = (path.read_bytes, path.open, lambda: path.fspath, lambda: path.write_bytes(b""), path.unlink)
         for use in (*uses, lambda: path.rename(str(path) + "2")):
             with pytest.raises(OverwriteNewerLocalError, match="was changed outside the API") as caught:
@@ -83,16 +83,14 @@ class EditSuite(PathSuite):
         assert write.state is PendingState.EDIT
         assert path.read_bytes(read_pending=True) == edited
 
-    def test_mine_is_kept(self, path: Any, ground: RawBucket, edited: bytes) -> None:
+    def test_push_uploads_the_local_edit(self, path: Any, ground: RawBucket, edited: bytes) -> None:
         path.push()
         assert ground.content("d/a.txt") == edited
         assert path.read_bytes() == edited
         assert path.pending == []
         assert Path(path.fspath).read_bytes() == edited
 
-    def test_mine_is_not_kept_over_a_version_that_was_not_seen(
-        self, path: Any, ground: RawBucket, edited: bytes
-    ) -> None:
+    def test_an_edit_is_not_pushed_over_an_unseen_version(self, path: Any, ground: RawBucket, edited: bytes) -> None:
         ground.settle()
         ground.plant("d/a.txt", b"theirs, newer")
         ground.settle()
@@ -104,25 +102,25 @@ class EditSuite(PathSuite):
         path.push(force_overwrite_to_cloud=True)
         assert ground.content("d/a.txt") == edited
 
-    def test_the_clouds_is_taken(self, path: Any, ground: RawBucket, edited: bytes) -> None:
+    def test_a_forced_read_returns_the_servers_version(self, path: Any, ground: RawBucket, edited: bytes) -> None:
         assert path.read_bytes(force_overwrite_from_cloud=True) == b"theirs"
         assert path.read_text() == "theirs"
         assert [write.state for write in path.pending] == [PendingState.INCOMPLETE], "set aside, not lost"
 
-    def test_the_environment_takes_the_clouds(
+    def test_the_environment_can_force_the_servers_version(
         self, path: Any, ground: RawBucket, edited: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CLOUDPATHLIB_FORCE_OVERWRITE_FROM_CLOUD", "1")
         with path.open("rb") as file:
             assert file.read() == b"theirs"
 
-    def test_mine_is_saved_elsewhere(self, path: Any, ground: RawBucket, edited: bytes, tmp_path: Path) -> None:
+    def test_an_edit_is_saved_elsewhere(self, path: Any, ground: RawBucket, edited: bytes, tmp_path: Path) -> None:
         path.save_pending(tmp_path / "mine")
         assert (tmp_path / "mine").read_bytes() == edited
         assert path.read_bytes() == b"theirs" == ground.content("d/a.txt")
         assert path.pending == []
 
-    def test_a_dealt_with_edit_does_not_come_again(self, path: Any, ground: RawBucket, edited: bytes) -> None:
+    def test_a_resolved_edit_does_not_reappear(self, path: Any, ground: RawBucket, edited: bytes) -> None:
         path.drop()
         for _ in range(2):
             assert path.read_bytes() == b"theirs"
@@ -150,7 +148,7 @@ class EditSuite(PathSuite):
         assert ground.content("d/a.txt") == b"mine"
         assert path.pending == []
 
-    def test_another_uri_with_the_same_bytes_notices_nothing(
+    def test_another_uri_with_the_same_bytes_is_not_affected(
         self, path: Any, make: Any, ground: RawBucket, at: str, tmp_path: Path
     ) -> None:
         ground.plant("d/twin.txt", b"theirs")
@@ -158,7 +156,7 @@ class EditSuite(PathSuite):
         twin = make(views=self.views).CloudPath(at + "d/twin.txt")
         assert twin.read_bytes() == b"theirs"
         trusting = make(views=self.views, freshness="immutable").CloudPath(at + "d/twin.txt")
-        for number, (edit, way_on) in enumerate(itertools.product(EDITS.values(), _WAYS_ON)):
+        for number, (edit, resolve) in enumerate(itertools.product(EDITS.values(), _RESOLUTIONS)):
             ground.plant("d/a.txt", b"theirs")
             ground.settle()
             view, cache = Path(path.fspath), path.client.cache
@@ -168,10 +166,10 @@ class EditSuite(PathSuite):
             with pytest.raises(OverwriteNewerLocalError):
                 path.read_bytes()
             assert trusting.read_bytes() == twin.read_bytes() == b"theirs"
-            way_on(path, tmp_path / f"elsewhere{number}")
+            resolve(path, tmp_path / f"elsewhere{number}")
             assert trusting.read_bytes() == twin.read_bytes() == b"theirs"
             assert twin.pending == []
-        # Not before: two views that are links of one blob are one file.
+        # Not earlier: two views that are links of one blob are one file.
         assert Path(twin.fspath).read_bytes() == b"theirs" == ground.content("d/twin.txt")
 
     def test_an_edit_survives_clearing_and_collecting(self, path: Any, ground: RawBucket, edited: bytes) -> None:
@@ -187,7 +185,7 @@ class EditSuite(PathSuite):
         assert ground.content("d/a.txt") == edited
         assert path.read_bytes() == edited
 
-    def test_another_process_learns_of_it_when_this_one_has_looked(self, path: Any, edited: bytes) -> None:
+    def test_another_process_sees_an_edit_that_this_one_recorded(self, path: Any, edited: bytes) -> None:
         with pytest.raises(OverwriteNewerLocalError):
             path.read_bytes()
 
@@ -215,7 +213,7 @@ class EditSuite(PathSuite):
 
     # --- tools that take a path ---------------------------------------------------------------------------------------
 
-    def test_a_file_that_a_tool_makes_waits_for_a_push(self, path: Any, ground: RawBucket) -> None:
+    def test_a_tools_file_is_pending_until_a_push(self, path: Any, ground: RawBucket) -> None:
         new = path.with_name("new.csv")
         with open(new, "w") as file:  # what pandas and numpy do with a path
             file.write("a,b\n")
@@ -232,7 +230,7 @@ class EditSuite(PathSuite):
         assert new.pending == []
         assert Path(new.fspath).name == "new.csv"
 
-    def test_what_a_tool_made_is_not_put_over_what_came_meanwhile(self, path: Any, ground: RawBucket) -> None:
+    def test_a_tools_file_does_not_overwrite_a_newer_object(self, path: Any, ground: RawBucket) -> None:
         new = path.with_name("new.csv")
         Path(new).write_text("mine")
         ground.plant("d/new.csv", b"theirs")
@@ -308,7 +306,7 @@ class EditSuite(PathSuite):
             remove()
         assert ground.content("d/a.txt") == b"theirs" == path.read_bytes()
 
-    def test_an_edit_keeps_other_writers_out(self, path: Any, ground: RawBucket) -> None:
+    def test_an_edit_blocks_other_writers(self, path: Any, ground: RawBucket) -> None:
         done: list[int] = []
 
         def append() -> None:

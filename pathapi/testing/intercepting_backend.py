@@ -1,4 +1,4 @@
-"""A backend in front of another one, which tells of every call and lets a test step in before and after it."""
+"""A backend wrapper that counts calls and runs hooks before and after them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathapi.backend import Backend
 
 
 class InterceptingBackend:
-    """Is a `Backend`, by another one. What a hook raises is what the call raises: before it, the cloud never saw the
-    request; after it, the cloud has done it and the answer is lost.
+    """Wraps a `Backend`. A hook's error is raised: *before*, as if no request was sent; *after*, as if the response was
+    lost.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -38,8 +38,8 @@ class InterceptingBackend:
 
 
 def interpose(client: Any, bucket: str) -> InterceptingBackend:
-    """Put an `Interposed` between *client* and its *bucket*."""
+    """Wrap the backend of *client*'s *bucket*, once."""
     backend = client.backend(bucket)
     if not isinstance(backend, InterceptingBackend):
-        backend = client._backends[bucket] = InterceptingBackend(backend)  # noqa: SLF001 (a test stands in for a cloud)
+        backend = client._backends[bucket] = InterceptingBackend(backend)  # noqa: SLF001 (a test replaces the backend)
     return backend

@@ -1,4 +1,4 @@
-"""What the suites of paths have in common: the fixtures that a backend's tests give."""
+"""The fixtures that the suites of paths share."""
 
 from __future__ import annotations
 
@@ -12,43 +12,41 @@ from pathapi.testing.raw_bucket import RawBucket
 
 
 class PathSuite:
-    """Inherit and give three fixtures: `ground`, `make` (makes clients of one store from `Client`'s own arguments) and
-    `at` (the URI of the ground's root, with its slash).
-    """
+    """Needs three fixtures: `ground`, `make` (creates a client) and `at` (the root's URI, which ends in a slash)."""
 
     @pytest.fixture
     def ground(self) -> RawBucket:
-        raise NotImplementedError(f"{type(self).__name__} has to give the fixture `ground`")
+        raise NotImplementedError(f"{type(self).__name__} must define the fixture `ground`")
 
     @pytest.fixture
     def make(self) -> Callable[..., Any]:
-        raise NotImplementedError(f"{type(self).__name__} has to give the fixture `make`")
+        raise NotImplementedError(f"{type(self).__name__} must define the fixture `make`")
 
     @pytest.fixture
     def at(self) -> str:
-        raise NotImplementedError(f"{type(self).__name__} has to give the fixture `at`")
+        raise NotImplementedError(f"{type(self).__name__} must define the fixture `at`")
 
 
 class WritingSuite(PathSuite):
-    """One path, and somebody else who writes to it as well."""
+    """One path, and another client that writes to it."""
 
     @pytest.fixture
     def path(self, make: Any, at: str) -> Any:
-        """Nothing is there yet."""
+        """A path without an object."""
         return make().CloudPath(at + "d/a.txt")
 
     def put(self, ground: RawBucket, data: bytes) -> None:
-        """Somebody else writes the object; its version tells that from every other."""
+        """Write the object as another client; its version differs from every other."""
         ground.settle()
         ground.plant("d/a.txt", data)
         ground.settle()
 
     def now(self, ground: RawBucket) -> bytes | None:
-        """What the cloud has."""
+        """Return the object's bytes on the server, or None."""
         return ground.content("d/a.txt")
 
     def fail_at_close(self, path: Any, ground: RawBucket, theirs: bytes = b"theirs") -> None:
-        """A write of b"mine" that somebody else was faster than."""
+        """Write b"mine", and fail since another client wrote first."""
         file = path.open("wb")
         file.write(b"mine")
         self.put(ground, theirs)

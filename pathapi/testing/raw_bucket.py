@@ -1,4 +1,4 @@
-"""What the suites stand on: a bucket by other means than the backend, and short ways to use a backend."""
+"""Helpers of the suites: raw access to a bucket without the backend, and short calls of a backend."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from typing import Final, Protocol
 
 from casstore import Validator
 from pathapi.backend import Absent, Backend, Body, ObjectInfo
-from pathapi.exceptions import (
-    VersionMismatchError,
-)
+from pathapi.exceptions import VersionMismatchError
 
 CHUNK: Final = 1 << 16
 SIZES: Final = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, (1 << 20) + 1)
@@ -43,44 +41,44 @@ ODD_NAMES: Final = (
     "x" * 200,
 )
 FORK_TIMEOUT: Final = 30
-"""Seconds after which a forked child counts as hung."""
+"""Seconds until a forked child is killed."""
 
 
 class RawBucket(Protocol):
-    """The bucket by other means than the backend: the cloud's raw SDK, or the file system. Thread-safe."""
+    """A bucket through the cloud's SDK or the file system, not through the backend. Thread-safe."""
 
     def plant(self, key: str, data: bytes) -> None:
-        """Put an object there, or another one in its place."""
+        """Create or replace an object."""
         ...
 
     def remove(self, key: str) -> None:
-        """Take the object away."""
+        """Delete the object."""
         ...
 
     def content(self, key: str) -> bytes | None:
-        """The bytes that are there; None where there is no object."""
+        """Return the object's bytes, or None."""
         ...
 
     def settle(self) -> None:
-        """Wait until nothing planted so far is racy (`casstore.Validator.racy`)."""
+        """Wait until no object planted so far is racy (`casstore.Validator.racy`)."""
         ...
 
 
 def opened(backend: Backend, key: str, start: int = 0, end: int | None = None) -> Body:
-    """The body of a read without conditions."""
+    """Open the body of a read without conditions."""
     body = backend.read(key, start, end)
-    assert body is not None, "a read without `unless` gave None"
+    assert body is not None, "a read without `unless` returned None"
     return body
 
 
 def drain(body: Body) -> bytes:
-    """Everything, by `Body.readinto` with a buffer that fits nothing evenly; closes the body."""
+    """Read everything through `Body.readinto`, with a buffer of an odd size; close the body."""
     buffer = bytearray(10_007)
     found = bytearray()
     try:
         while count := body.readinto(memoryview(buffer)):
             found += buffer[:count]
-        assert body.readinto(memoryview(buffer)) == 0, "the end did not last"
+        assert body.readinto(memoryview(buffer)) == 0, "bytes after the end"
     finally:
         body.close()
     return bytes(found)
@@ -95,9 +93,9 @@ def read(
     expect: Validator | None = None,
     unless: Validator | None = None,
 ) -> bytes:
-    """Everything, by `Body.read`; closes the body."""
+    """Read everything through `Body.read`; close the body."""
     body = backend.read(key, start, end, expect=expect, unless=unless)
-    assert body is not None, "the backend says unchanged"
+    assert body is not None, "the backend returned: unchanged"
     try:
         return body.read()
     finally:
@@ -105,17 +103,17 @@ def read(
 
 
 def write(backend: Backend, key: str, data: bytes, expect: Validator | Absent | None = None) -> ObjectInfo:
-    """`Backend.write` of bytes."""
+    """Write bytes through `Backend.write`."""
     return backend.write(key, io.BytesIO(data), len(data), expect=expect)
 
 
 def keys(backend: Backend, prefix: str, *, delimited: bool = False, limit: int | None = None) -> Sequence[str]:
-    """The keys of a listing, in its order."""
+    """Return the keys of a listing, in its order."""
     return [item.key for item in backend.list(prefix, delimited=delimited, limit=limit)]
 
 
 def only_winner(attempt: Callable[[bytes], object], writers: int = 4) -> bytes:
-    """Let *writers* threads write at one time; fails unless all but one are refused. Returns what the one wrote."""
+    """Let *writers* threads write concurrently, assert that only one succeeds, and return its bytes."""
     contents = [b"writer %d" % number for number in range(writers)]
     barrier = threading.Barrier(writers)
     won: list[bytes] = []
@@ -130,14 +128,14 @@ def only_winner(attempt: Callable[[bytes], object], writers: int = 4) -> bytes:
 
     with ThreadPoolExecutor(writers) as pool:
         list(pool.map(run, contents))
-    assert len(won) == 1, f"{len(won)} of {writers} writers believe that they won"
+    assert len(won) == 1, f"{len(won)} of {writers} writers succeeded"
     return won[0]
 
 
 def in_forked_child(check: Callable[[], bool]) -> bool:
-    """What *check* says in a forked child; False where it raises, hangs or dies."""
+    """Return the result of *check* in a forked child; False if it raises, hangs or dies."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Forking beside threads is the point.
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads is the purpose
         pid = os.fork()
     if not pid:
         status = 1
@@ -151,7 +149,7 @@ def in_forked_child(check: Callable[[], bool]) -> bool:
 
 
 def count_descriptors() -> int:
-    """Open descriptors of this process; 0 where the platform does not say."""
+    """Return the number of open descriptors; 0 if the platform does not tell."""
     for directory in ("/proc/self/fd", "/dev/fd"):
         if os.path.isdir(directory):
             return len(os.listdir(directory))

@@ -1,4 +1,4 @@
-"""`ReadSuite`: what reading through the store means."""
+"""`ReadSuite`: reads through the store."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from typing import Any
 
 import pytest
 
-from pathapi.exceptions import (
-    NotCachedError,
-)
+from pathapi.exceptions import NotCachedError
 from pathapi.testing.path_suite import PathSuite
 from pathapi.testing.raw_bucket import RawBucket, count_descriptors, in_forked_child
 
 
 class ReadSuite(PathSuite):
-    """What reading through the store means, for paths of any backend."""
+    """Reads through the store, for paths of any backend."""
 
     def put(self, ground: RawBucket, key: str, data: bytes) -> None:
-        """Plant, and wait until a validator tells this version from the next."""
+        """Plant an object, and wait until its validator differs from that of the next version."""
         ground.plant(key, data)
         ground.settle()
 
@@ -50,7 +48,7 @@ class ReadSuite(PathSuite):
             self.put(ground, "a", data)
             assert path.read_bytes() == data
 
-    def test_a_new_version_is_not_asked_for_under_a_ttl(self, make: Any, ground: RawBucket, at: str) -> None:
+    def test_a_new_version_is_not_requested_under_a_ttl(self, make: Any, ground: RawBucket, at: str) -> None:
         self.put(ground, "a", b"first")
         make().CloudPath(at + "a").read_bytes()
         self.put(ground, "a", b"other")
@@ -73,7 +71,7 @@ class ReadSuite(PathSuite):
         with path.open("rb", force_overwrite_from_cloud=True) as file:
             assert file.read() == b"third"
 
-    def test_the_environment_can_force_what_the_cloud_has(
+    def test_the_environment_can_force_a_download(
         self, make: Any, ground: RawBucket, at: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = make(freshness="immutable").CloudPath(at + "a")
@@ -86,7 +84,7 @@ class ReadSuite(PathSuite):
         with path.open("rb") as file:
             assert file.read() == b"third"
 
-    def test_offline_never_asks_whatever_a_call_says(
+    def test_offline_sends_no_requests_even_if_a_call_overrides_it(
         self, make: Any, ground: RawBucket, at: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.put(ground, "a/b", b"first")
@@ -112,7 +110,7 @@ class ReadSuite(PathSuite):
                 with pytest.raises(error, match=name):
                     getattr(root.client.CloudPath(at + name), way)()
 
-    def test_an_object_that_went_away_is_missing(self, make: Any, ground: RawBucket, at: str) -> None:
+    def test_a_deleted_object_is_missing(self, make: Any, ground: RawBucket, at: str) -> None:
         self.put(ground, "a", b"held")
         path = make().CloudPath(at + "a")
         path.read_bytes()
@@ -134,7 +132,7 @@ class ReadSuite(PathSuite):
         assert other != first
         assert (Path(first).read_bytes(), Path(other).read_bytes()) == (b"first", b"other")
 
-    def test_a_directory_has_a_view_of_what_is_held(self, make: Any, ground: RawBucket, at: str) -> None:
+    def test_a_directorys_view_has_the_cached_objects(self, make: Any, ground: RawBucket, at: str) -> None:
         for name in ("d/a", "d/e/b", "d/c", "f"):
             ground.plant(name, name.encode())
         ground.settle()
@@ -157,7 +155,7 @@ class ReadSuite(PathSuite):
         usage = client.cache.usage(at)
         assert (usage.entries, usage.blobs, usage.stored_bytes) == (3, 1, 8000)
 
-    def test_clearing_forgets_this_and_nothing_else(self, make: Any, ground: RawBucket, at: str) -> None:
+    def test_clear_cache_removes_only_this_path(self, make: Any, ground: RawBucket, at: str) -> None:
         for name in ("d/a", "d/b", "da"):
             ground.plant(name, name.encode())
         ground.settle()
@@ -180,7 +178,7 @@ class ReadSuite(PathSuite):
         with open(blob, "r+b") as file:
             file.write(b"wrong")
         os.utime(blob, ns=(times.st_atime_ns, times.st_mtime_ns))
-        assert path.read_bytes() == b"wrong", "no test without a change that size and mtime do not show"
+        assert path.read_bytes() == b"wrong", "the change must not show in size and mtime"
         assert path.read_bytes(verify=True) == b"right"
         assert path.read_bytes() == b"right"
 
@@ -195,7 +193,7 @@ class ReadSuite(PathSuite):
         assert found == list(contents.values()) * 3
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-    def test_a_forked_child_goes_on_with_its_parents_path(self, make: Any, ground: RawBucket, at: str) -> None:
+    def test_a_forked_child_uses_its_parents_path(self, make: Any, ground: RawBucket, at: str) -> None:
         self.put(ground, "a", b"warm")
         self.put(ground, "b", b"cold")
         path = make().CloudPath(at + "a")

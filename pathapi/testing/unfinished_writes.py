@@ -1,4 +1,4 @@
-"""Writes that come to no good end: no network, another writer, a file never closed; a part of `WriteSuite`."""
+"""Tests of unfinished writes: no network, another writer, a file never closed; a part of `WriteSuite`."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ from typing import Any
 import pytest
 
 from casstore import PendingState, ReentrantWriteError
-from pathapi.exceptions import (
-    CloudUnavailableError,
-    PendingWriteError,
-)
+from pathapi.exceptions import CloudUnavailableError, PendingWriteError
 from pathapi.testing.intercepting_backend import interpose
 from pathapi.testing.path_suite import WritingSuite
 from pathapi.testing.raw_bucket import RawBucket, in_forked_child
 
-_PATIENCE = 30.0
-"""Seconds that a test waits for a thread; a bound against hanging."""
+_TIMEOUT = 30.0
+"""Seconds that a test waits for a thread."""
 
 
 def _eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while not condition():
-        assert time.monotonic() < deadline, "it never came true"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 
 class UnfinishedWrites(WritingSuite):
-    """What becomes of what was written."""
+    """Writes that were not uploaded when the file was closed."""
 
     # --- no network --------------------------------------------------------------------------------------------------
 
@@ -59,9 +56,7 @@ class UnfinishedWrites(WritingSuite):
         assert path.read_bytes() == b"mine"
         assert path.pending == []
 
-    def test_a_forced_write_that_is_pushed_later_sets_aside_what_it_was_forced_over(
-        self, path: Any, ground: RawBucket
-    ) -> None:
+    def test_a_pushed_forced_write_sets_aside_what_it_overwrote(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"old")
         wire = interpose(path.client, path.uri.bucket)
 
@@ -78,7 +73,7 @@ class UnfinishedWrites(WritingSuite):
         assert [write.state for write in path.pending] == [PendingState.INCOMPLETE]
 
     @pytest.mark.parametrize("held", [b"old", None], ids=["held", "unknown"])
-    def test_what_is_written_offline_waits_for_the_network(
+    def test_a_write_offline_is_kept_until_the_network_is_back(
         self, make: Any, ground: RawBucket, at: str, monkeypatch: pytest.MonkeyPatch, held: bytes | None
     ) -> None:
         if held is not None:
@@ -107,7 +102,7 @@ class UnfinishedWrites(WritingSuite):
         assert path.pending == []
         assert path.read_bytes() == b"mine"
 
-    def test_a_push_of_what_had_arrived_after_all_succeeds(self, path: Any, ground: RawBucket) -> None:
+    def test_a_push_of_a_completed_upload_succeeds(self, path: Any, ground: RawBucket) -> None:
         wire = interpose(path.client, path.uri.bucket)
 
         def lose() -> None:
@@ -158,7 +153,7 @@ class UnfinishedWrites(WritingSuite):
             thread = threading.Thread(target=append)
             thread.start()
             file.write(b"first ")
-        thread.join(_PATIENCE)
+        thread.join(_TIMEOUT)
         assert done and self.now(ground) == b"first second"
 
     def test_readers_do_not_wait_for_a_writer(self, path: Any, ground: RawBucket) -> None:
@@ -203,11 +198,11 @@ class UnfinishedWrites(WritingSuite):
         assert self.now(ground) is None
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
-    def test_a_finaliser_waits_for_nobody(self, path: Any, ground: RawBucket) -> None:
-        """It may run in the middle of what holds a lock."""
+    def test_a_finaliser_does_not_wait_for_locks(self, path: Any, ground: RawBucket) -> None:
+        """A finaliser may run while its thread holds a lock."""
         file = path.open("wb")
         file.write(b"mine")
-        with path.client.cache.write_locks._mutex:  # noqa: SLF001 (any lock that setting it aside needs)
+        with path.client.cache.write_locks._mutex:  # noqa: SLF001 (a lock that keeping the write needs)
             del file
             gc.collect()
         _eventually(lambda: path.pending)
@@ -216,7 +211,7 @@ class UnfinishedWrites(WritingSuite):
     def test_a_file_that_is_finalised_before_the_text_above_it_waits_for_that(
         self, path: Any, ground: RawBucket
     ) -> None:
-        """As in a cycle, where the order is anybody's guess and another thread may run between the two."""
+        """In a cycle, the order is undefined, and another thread may run between the two."""
         text = path.open("w")
         text.write("mine")
         text.buffer.__del__()
@@ -242,7 +237,7 @@ class UnfinishedWrites(WritingSuite):
         assert self.now(ground) == b"whole"
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-    def test_a_forked_child_has_nothing_of_its_parents_file(self, path: Any, ground: RawBucket) -> None:
+    def test_a_forked_child_cannot_write_to_its_parents_file(self, path: Any, ground: RawBucket) -> None:
         file = path.open("wb")
         file.write(b"from the parent")
 

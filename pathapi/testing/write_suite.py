@@ -1,4 +1,4 @@
-"""`WriteSuite`: what writing through the path API promises."""
+"""`WriteSuite`: the guarantees of writes through paths."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from typing import Any
 import pytest
 
 from casstore import Condition, PendingState
-from pathapi.exceptions import (
-    OverwriteNewerCloudError,
-    PendingWriteError,
-)
+from pathapi.exceptions import OverwriteNewerCloudError, PendingWriteError
 from pathapi.testing.intercepting_backend import interpose
 from pathapi.testing.path_suite import WritingSuite
 from pathapi.testing.raw_bucket import RawBucket, count_descriptors
 from pathapi.testing.unfinished_writes import UnfinishedWrites
 
 _FORMS = {
-    # mode: what is written, and what the object holds then if it held b"old\n" before (None: an error)
+    # mode: bytes written, and the result if the object was b"old\n" before (None: an error)
     "w": (b"new\n", b"new\n"),
     "a": (b"new\n", b"old\nnew\n"),
     "r+": (b"n", b"nld\n"),
@@ -31,15 +28,13 @@ _FORMS = {
 
 
 class WriteSuite(UnfinishedWrites, WritingSuite):
-    """What writing means, for paths of any backend."""
+    """Writes, for paths of any backend."""
 
     # --- content -----------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("is_text", [False, True], ids=["binary", "text"])
     @pytest.mark.parametrize("mode", _FORMS)
-    def test_every_mode_makes_the_content_that_it_should(
-        self, path: Any, ground: RawBucket, mode: str, is_text: bool
-    ) -> None:
+    def test_every_mode_writes_the_right_content(self, path: Any, ground: RawBucket, mode: str, is_text: bool) -> None:
         data, over_old = _FORMS[mode]
         written: Any = data.decode() if is_text else data
         whole = mode if is_text else f"{mode}b"
@@ -72,10 +67,10 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
             file.truncate(8)
             file.seek(0)
             assert file.read() == b"01234X67"
-            assert self.now(ground) == b"0123456789", "nobody sees it before close"
+            assert self.now(ground) == b"0123456789", "not visible before close"
         assert self.now(ground) == b"01234X67"
 
-    def test_the_short_ways_write_and_count(self, path: Any, ground: RawBucket) -> None:
+    def test_write_bytes_write_text_and_touch(self, path: Any, ground: RawBucket) -> None:
         assert path.write_bytes(memoryview(b"abc")) == 3
         assert self.now(ground) == b"abc"
         assert path.write_text("zwölf\n", encoding="latin-1") == 6
@@ -103,7 +98,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert path.pending == []
         path.write_bytes(b"and the lock is free")
 
-    def test_what_was_written_is_held_without_a_second_copy_or_a_download(self, path: Any, ground: RawBucket) -> None:
+    def test_a_write_is_cached_without_a_second_copy_or_a_download(self, path: Any, ground: RawBucket) -> None:
         data = os.urandom(200_000)
         path.write_bytes(data)
         wire = interpose(path.client, path.uri.bucket)
@@ -122,8 +117,8 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert wire.calls["write"] == 0
         assert self.now(ground) == b"the same"
 
-    def test_unchanged_is_uploaded_where_the_cloud_was_not_asked(self, path: Any, ground: RawBucket) -> None:
-        """What is held may be old: only the cloud's word of just now makes an upload needless."""
+    def test_unchanged_bytes_are_uploaded_without_a_revalidation(self, path: Any, ground: RawBucket) -> None:
+        """The cached version may be old: only a revalidation at this moment makes the upload unnecessary."""
         self.put(ground, b"the same")
         path.read_bytes()
         wire = interpose(path.client, path.uri.bucket)
@@ -133,9 +128,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         path.write_bytes(b"the same", force_overwrite_to_cloud=True)
         assert wire.calls["write"] == 2
 
-    def test_unchanged_is_uploaded_where_the_held_bytes_are_not_what_their_digest_says(
-        self, path: Any, ground: RawBucket
-    ) -> None:
+    def test_unchanged_bytes_are_uploaded_if_the_cached_blob_is_damaged(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"the same")
         path.read_bytes()
         cache = path.client.cache
@@ -164,23 +157,21 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert write.condition is (Condition.ABSENT if before is None else Condition.MATCH)
         assert Path(path.client.cache.pending.path(write)).read_bytes() == b"mine"
 
-    def test_what_comes_after_the_opening_is_not_overwritten_because_a_listing_did_not_have_it(
-        self, path: Any, ground: RawBucket
-    ) -> None:
+    def test_an_object_created_after_the_listing_is_not_overwritten(self, path: Any, ground: RawBucket) -> None:
         list(path.parent.iterdir())
         self.fail_at_close(path, ground)
         assert self.now(ground) == b"theirs"
         (write,) = path.pending
         assert write.state is PendingState.FAILED
 
-    def test_one_call_asks_for_the_version_of_what_a_listing_did_not_have(self, path: Any, ground: RawBucket) -> None:
+    def test_one_call_requests_the_version_of_an_unlisted_object(self, path: Any, ground: RawBucket) -> None:
         list(path.parent.iterdir())
         self.put(ground, b"theirs")
         path.write_bytes(b"mine")
         assert self.now(ground) == b"mine"
         assert path.pending == []
 
-    def test_a_refused_write_stands_in_the_way_until_somebody_decides(self, path: Any, ground: RawBucket) -> None:
+    def test_a_refused_write_blocks_the_uri_until_it_is_resolved(self, path: Any, ground: RawBucket) -> None:
         self.fail_at_close(path, ground)
         for use in (path.read_bytes, path.read_text, path.open, lambda: path.fspath, lambda: path.write_bytes(b"x")):
             with pytest.raises(PendingWriteError, match="another writer had changed the object") as caught:
@@ -197,7 +188,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert len(path.pending) == 1
 
     @pytest.mark.parametrize("other_name", ["0.txt", "b.txt"])  # locked before it, and after it
-    def test_a_refused_write_stands_in_the_way_of_whatever_would_change_the_object(
+    def test_a_refused_write_blocks_every_change_of_the_object(
         self, path: Any, ground: RawBucket, tmp_path: Path, other_name: str
     ) -> None:
         other = path.parent / other_name
@@ -258,7 +249,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert [write.state for write in path.pending] == [PendingState.INCOMPLETE]
         assert path.read_bytes() == b"a third"
 
-    def test_a_force_overwrites_what_nobody_here_has_seen(self, path: Any, ground: RawBucket) -> None:
+    def test_a_forced_write_overwrites_an_unseen_version(self, path: Any, ground: RawBucket) -> None:
         with path.open("wb", force_overwrite_to_cloud=True) as file:
             self.put(ground, b"theirs")
             file.write(b"mine")
@@ -278,7 +269,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
             file.write(b"!")
         assert self.now(ground) == b"theirs!"
 
-    def test_what_went_away_meanwhile_is_not_made_again_unasked(self, path: Any, ground: RawBucket) -> None:
+    def test_a_deleted_object_is_not_created_again_without_force(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"seen")
         file = path.open("ab")
         file.write(b" and mine")
@@ -291,7 +282,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 
-    def test_what_is_pending_survives_clearing_and_collecting(self, path: Any, ground: RawBucket) -> None:
+    def test_pending_writes_survive_clear_and_gc(self, path: Any, ground: RawBucket) -> None:
         self.fail_at_close(path, ground)
         cache = path.client.cache
         path.clear_cache()
@@ -302,7 +293,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         path.push(force_overwrite_to_cloud=True)
         assert self.now(ground) == b"mine"
 
-    def test_a_name_that_no_object_can_have_is_refused_before_anything(self, make: Any, at: str) -> None:
+    def test_an_invalid_object_name_is_refused_first(self, make: Any, at: str) -> None:
         for name in ("", "d/"):
             with pytest.raises(IsADirectoryError):
                 make().CloudPath(at + name).write_bytes(b"")

@@ -56,7 +56,7 @@ def test_entries_are_same_stale_gone_or_of_another_server(
 
     other = command("verify", "--remote", "--json", "--endpoint-url", "http://127.0.0.1:9", "--prefix", "s3://")
     assert (other.returncode, set(_states(other).values())) == (1, {"unreachable"})
-    assert "it was read from s3@127.0.0.1" in json.loads(other.stdout)["remote"]["differences"][0]["detail"]
+    assert "it was downloaded from s3@127.0.0.1" in json.loads(other.stdout)["remote"]["differences"][0]["detail"]
 
     said = command("verify", "--remote", "--endpoint-url", proxy.endpoint)
     assert f"gone         {uris['gone']}" in said.stdout.splitlines()

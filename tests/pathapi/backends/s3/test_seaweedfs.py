@@ -27,7 +27,7 @@ class TestSeaweedFS(BackendSuite):
     defects = {  # noqa: RUF012 (the suite declares it a ClassVar)
         "test_a_write_to_a_missing_bucket_says_so": "SeaweedFS 4.48 answers 403, as if it were to be created",
         "test_a_listing_is_in_the_order_of_the_keys_bytes": "SeaweedFS 4.48 lists by directory: a/x before a-b",
-        "test_a_directory_without_objects_is_not_there": "SeaweedFS 4.48 keeps an emptied directory for a while",
+        "test_a_directory_without_objects_does_not_exist": "SeaweedFS 4.48 keeps an emptied directory for a while",
     }
     unusable_names = {"back\\slash": "SeaweedFS 4.48 takes a backslash for a slash"}  # noqa: RUF012 (as above)
 
