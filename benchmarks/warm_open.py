@@ -90,7 +90,7 @@ def main() -> None:
         for path in paths:
             path.read_bytes()
         client.cache.flush()
-        blobs = [client.cache.blob_path(client.cache.held(path._store_key())) for path in paths]
+        blobs = [client.cache.blob_path(client.cache.lookup(client.store_key(path.uri))) for path in paths]
         always = transports.ours(server, root / "store")
         peer = transports.cloudpathlib_client(server, root / "cloudpathlib")
         peers = [peer.CloudPath(str(path)) for path in paths[:20]]
