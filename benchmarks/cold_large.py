@@ -1,4 +1,4 @@
-"""Cold reads of large objects: ours against the same transport writing plain files in parts, and against the peers."""
+"""Cold reads of large objects, compared with the same transport without a store, and with the peers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PART = 8 << 20
 
 
 def boto3_parts(client: Any, bucket: str, key: str, size: int, target: Path, threads: int) -> None:
-    """What `ours` does without a store: ranged GETs of one version in threads, each written to its place."""
+    """Download like `ours`, but without a store: ranged GETs in threads, written to one file."""
     descriptor = os.open(target, os.O_RDWR | os.O_CREAT)
     os.ftruncate(descriptor, size)
 

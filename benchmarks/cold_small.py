@@ -1,4 +1,4 @@
-"""Cold reads of many small objects: ours against the bare transport that writes plain files, and against the peers."""
+"""Cold reads of many small objects, compared with the bare transport that writes plain files, and with the peers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
             lambda key: len(client.put_object(Bucket=bucket, Key=key, Body=os.urandom(args.size))), keys, args.threads
         )
         few = keys[: args.peer_objects]
-        # Other objects first: connections, endpoint rules and imports are no part of a cold object.
+        # Read other objects first: connections, endpoint rules and imports are not part of a cold read.
         first = [f"first/{number:05d}" for number in range(4 * args.threads)]
         transports.in_threads(
             lambda key: len(client.put_object(Bucket=bucket, Key=key, Body=b"x")), first, args.threads

@@ -1,11 +1,11 @@
-"""How often a store that is too small has what is asked for: ways of choosing what goes, on five patterns of access.
+"""Hit ratios of eviction policies in a store that is too small, for seven access patterns.
 
     python benchmarks/eviction_policies.py [--seeds 5] [--blobs 300]
 
-Each pattern is replayed against what a store knows of its blobs: when it was filled, in which hour it was last used,
-and what came back. The order is that of plans themselves (`casstore.policies`), taken in the same small lots; beside it
-stand policies of the literature, which see every single use, and Belady's optimum, which sees the future. No store, no
-files, no clock: the same seeds give the same table.
+Each pattern is replayed with what a store knows of its blobs: the time of the download, the hour of the last use, and
+which evicted objects were requested again. Blobs are evicted in the order of `casstore.eviction.policies`, in small
+batches as in a real collection. For comparison there are policies of the literature, which see every use, and Belady's
+optimum, which sees the future. There is no store, no file and no clock: equal seeds give equal tables.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Trace = Sequence[int]
 
 EPOCHS: Final = 12
 HOURS: Final = {"within an hour": 10**9, "an hour every blobs/2 uses": 0}
-"""Uses per hour; 0 stands for half as many as the store has blobs."""
+"""Uses per hour; 0 means half the number of blobs in the store."""
 
 # --- patterns --------------------------------------------------------------------------------------------------------
 
 
 def random_epochs(objects: int, epochs: int, chance: random.Random) -> list[int]:
-    """Every object once an epoch, in an order of its own each time."""
+    """Use every object once in each epoch, in a new random order."""
     trace: list[int] = []
     for _ in range(epochs):
         epoch = list(range(objects))
@@ -42,23 +42,23 @@ def random_epochs(objects: int, epochs: int, chance: random.Random) -> list[int]
 
 
 def zipf(objects: int, uses: int, chance: random.Random) -> list[int]:
-    """Few objects are used often, most hardly ever (exponent 0.9)."""
+    """Use few objects often and most rarely (Zipf's law, exponent 0.9)."""
     return chance.choices(range(objects), [1 / (rank + 1) ** 0.9 for rank in range(objects)], k=uses)
 
 
 def sliding_window(width: int, uses: int, chance: random.Random) -> list[int]:
-    """Each use is of one of *width* objects, which move on by one every four uses."""
+    """Use a random one of *width* objects; the window moves by one object every four uses."""
     return [step // 4 + chance.randrange(width) for step in range(uses)]
 
 
 def shared_jobs(objects: int, epochs: int, chance: random.Random) -> list[int]:
-    """Two jobs in random epochs over *objects* each, half of which are the other's too, turn by turn."""
+    """Interleave two jobs in random epochs over *objects* each, half of which they share."""
     one, other = (random_epochs(objects, epochs, chance) for _ in range(2))
     return [use for pair in zip(one, (item + objects // 2 for item in other), strict=True) for use in pair]
 
 
 def changing(blobs: int, chance: random.Random) -> list[int]:
-    """Epochs, then a sliding window over other objects, then epochs over others still."""
+    """Use epochs, then a sliding window over other objects, then epochs over further ones."""
     size = blobs * 3 // 2
     window = [10**6 + item for item in sliding_window(blobs // 2, 8 * size, chance)]
     return [*random_epochs(size, 8, chance), *window, *(2 * 10**6 + item for item in random_epochs(size, 8, chance))]
@@ -78,7 +78,7 @@ PATTERNS: Final[dict[str, Callable[[int, random.Random], list[int]]]] = {
 
 
 def store_hits(trace: Trace, blobs: int, policy: str, per_hour: int) -> float:
-    """The share of hits in a store of *blobs* equal ones under one of its own policies."""
+    """Return the hit ratio of a store of *blobs* equal blobs under one of its own policies."""
     entries: dict[int, int] = {}
     filled: dict[int, int] = {}
     ghosts: dict[int, tuple[int, int]] = {}
@@ -88,9 +88,8 @@ def store_hits(trace: Trace, blobs: int, policy: str, per_hour: int) -> float:
         hour = 1 + now // per_hour
         if item in entries:
             hits += 1
-            entries[item] = recency_key(
-                hour, filled[item]
-            )  # written at the first use in an hour only, and the same then
+            # The store writes it at the first use in an hour only; later ones would not change it.
+            entries[item] = recency_key(hour, filled[item])
             continue
         entries[item], filled[item] = recency_key(hour, now), now
         if item in ghosts:
@@ -98,16 +97,16 @@ def store_hits(trace: Trace, blobs: int, policy: str, per_hour: int) -> float:
         if len(entries) > blobs:
             scores.blobs = len(entries)
             order = sorted(entries, key=entries.__getitem__)
-            ways = eviction_order(order, policy, scores)
-            for victim, way in [next(ways) for _ in range(1 + blobs // 100)]:
+            victims = eviction_order(order, policy, scores)
+            for victim, expert in [next(victims) for _ in range(1 + blobs // 100)]:
                 del entries[victim]
-                if way != NO_EXPERT:
-                    ghosts[victim] = way, scores.record_eviction(way)
+                if expert != NO_EXPERT:
+                    ghosts[victim] = expert, scores.record_eviction(expert)
     return hits / len(trace)
 
 
 def true_lru_hits(trace: Trace, blobs: int) -> float:
-    """Least recently used, told of every use."""
+    """Return the hit ratio of LRU that sees every use."""
     held: OrderedDict[int, None] = OrderedDict()
     hits = 0
     for item in trace:
@@ -120,7 +119,7 @@ def true_lru_hits(trace: Trace, blobs: int) -> float:
 
 
 def random_hits(trace: Trace, blobs: int) -> float:
-    """Any of them goes."""
+    """Return the hit ratio of random eviction."""
     chance = random.Random(0)
     held: list[int] = []
     places: dict[int, int] = {}
@@ -139,7 +138,9 @@ def random_hits(trace: Trace, blobs: int) -> float:
 
 
 def sieve_hits(trace: Trace, blobs: int) -> float:
-    """SIEVE (Zhang and others, NSDI 2024): a hand goes from old to new and takes what was not used since it passed."""
+    """Return the hit ratio of SIEVE (Zhang and others, NSDI 2024): a hand moves from old to new objects, and evicts the
+    first that was not used since its last pass.
+    """
     order: list[int] = []
     used: dict[int, bool] = {}
     hits = hand = 0
@@ -160,7 +161,7 @@ def sieve_hits(trace: Trace, blobs: int) -> float:
 
 
 class _S3Fifo:
-    """S3-FIFO (Yang and others, SOSP 2023): a small queue for what is new, a main one, and ghosts."""
+    """S3-FIFO (Yang and others, SOSP 2023): a small queue for new objects, a main queue, and a ghost list."""
 
     def __init__(self, blobs: int) -> None:
         self._blobs = blobs
@@ -207,13 +208,13 @@ class _S3Fifo:
 
 
 def s3_fifo_hits(trace: Trace, blobs: int) -> float:
-    """See `_S3Fifo`."""
+    """Return the hit ratio of `_S3Fifo`."""
     cache = _S3Fifo(blobs)
     return sum(cache.use(item) for item in trace) / len(trace)
 
 
 def belady_hits(trace: Trace, blobs: int) -> float:
-    """The optimum: what is used again last goes, the newcomer too."""
+    """Return the optimal hit ratio: evict the object whose next use is farthest away, even the new one."""
     following: list[int] = [0] * len(trace)
     seen: dict[int, int] = {}
     for place in range(len(trace) - 1, -1, -1):
@@ -228,7 +229,7 @@ def belady_hits(trace: Trace, blobs: int) -> float:
         heapq.heappush(farthest, (-next_use, item))
         while len(held) > blobs:
             key, victim = heapq.heappop(farthest)
-            if held.get(victim) == -key:  # else it was used again since
+            if held.get(victim) == -key:  # otherwise the object was used again since
                 del held[victim]
     return hits / len(trace)
 
@@ -245,7 +246,7 @@ REFERENCES: Final[dict[str, Callable[[Trace, int], float]]] = {
 
 
 def compare(blobs: int, seeds: Iterable[int], per_hour: int) -> dict[str, dict[str, list[float]]]:
-    """Hit ratios by pattern and policy, one for each seed."""
+    """Return the hit ratios by pattern and policy, one for each seed."""
     table: dict[str, dict[str, list[float]]] = {}
     for name, pattern in PATTERNS.items():
         row: dict[str, list[float]] = {}
@@ -268,11 +269,11 @@ def main() -> None:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--blobs", type=int, default=300, help="what the store has room for")
+    parser.add_argument("--blobs", type=int, default=300, help="size of the store")
     options = parser.parse_args()
     policies = [LRU, ADAPTIVE, *REFERENCES]
     for title, per_hour in HOURS.items():
-        print(f"\nThe store's own policies when all happens {title}; hit ratio, half of the spread over the seeds\n")
+        print(f"\nHit ratios if everything happens {title}; ± half the spread over the seeds\n")
         print(f"| pattern | {' | '.join(policies)} | adaptive / optimum |")
         print(f"|---|{'---|' * len(policies)}---|")
         for name, row in compare(options.blobs, range(options.seeds), per_hour).items():

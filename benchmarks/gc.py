@@ -1,7 +1,7 @@
-"""Plans, sweeps and `ls` of a store of a million entries and blobs (sparse files: `sparse.py`), and who waits for them.
+"""Plans, sweeps and `ls` of a store of a million entries (sparse files), and how long a writer waits for them.
 
-With --dir the store is kept there, and the next run only adds what this one took away; --only names some of plan, ls
-and sweep. What a plan takes of memory is all of its process's that is not shared: anonymous pages, at their peak.
+--dir keeps the store; the next run only adds what this one deleted. --only selects some of plan, ls and sweep. The
+memory of a plan is the peak of its process's anonymous pages.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ WRITTEN: Final = "s3://bench/written/"
 
 @dataclass(slots=True)
 class Figures:
-    """What else than its time was measured of a contestant, a figure a round."""
+    """Processor time and memory of a plan, a value for each round."""
 
     name: str
     budget: dict[str, Any]
@@ -116,10 +116,10 @@ def plans(cache: casstore.Cache, entries: int, rounds: int, *, as_json: bool) ->
         ["s3://bench/other/", 3600, None, True],
     ]
     kinds = [
-        Figures("lru, a tenth goes", {"max_size": most, "policy": "lru"}),
-        Figures("adaptive, a tenth goes", {"max_size": most}),
+        Figures("lru, evict a tenth", {"max_size": most, "policy": "lru"}),
+        Figures("adaptive, evict a tenth", {"max_size": most}),
         Figures("adaptive, max_age, 3 rules, 100 pins", {"max_size": most, "max_age": tenth}, rules, 100),
-        Figures("adaptive, all goes", {"max_size": 0}),
+        Figures("adaptive, evict everything", {"max_size": 0}),
     ]
     wall = [Contestant(kind.name, lambda _, kind=kind: kind.plan(cache), budget="<= 10") for kind in kinds]
     race(wall, rounds)
@@ -166,7 +166,7 @@ def _children_seconds() -> float:
 
 
 class Sweeps:
-    """What takes *count* blobs away, each time others, and what a writer beside it waits for."""
+    """Deletions of *count* blobs, different ones each time, and the waits of a concurrent writer."""
 
     def __init__(self, cache: casstore.Cache, entries: int, count: int) -> None:
         self.cache = cache
@@ -240,12 +240,12 @@ def sweeps(cache: casstore.Cache, entries: int, count: int, rounds: int, *, as_j
     bare = f"os.unlink of {count:,} such files"
     contestants = [
         Contestant(bare, done.unlink),
-        Contestant("sweep of as many that nobody uses", done.sweep, bare, "<= 10"),
+        Contestant("sweep of as many unused blobs", done.sweep, bare, "<= 10"),
         Contestant("gc of as many: entries, then blobs", done.collect, bare),
-        Contestant("gc, a writer beside it", done.collect_beside_writer, bare),
+        Contestant("gc beside a writer", done.collect_beside_writer, bare),
     ]
     race(contestants, rounds)
-    report(f"taking away, {entries:,} entries and blobs", contestants, as_json=as_json)
+    report(f"deleting, {entries:,} entries and blobs", contestants, as_json=as_json)
     names = ("the writer lock, longest wait", "a small fill and its commit, median", "a small fill, longest")
     waits = []
     for which, name in enumerate(names):
@@ -253,7 +253,7 @@ def sweeps(cache: casstore.Cache, entries: int, count: int, rounds: int, *, as_j
         waits.append(_measured(alone, [figures[which] for figures in done.alone]))
         budget = None if which else "<= 100 ms"
         waits.append(_measured(f"{name}, beside gc", [figures[which] for figures in done.beside], budget, alone))
-    report("what a writer waits", waits, unit=1e3, unit_name="ms", as_json=as_json)
+    report("waits of a writer", waits, unit=1e3, unit_name="ms", as_json=as_json)
 
 
 def _measured(name: str, values: list[float], budget: str | None = None, against: str | None = None) -> Contestant:

@@ -1,4 +1,4 @@
-"""Writes of many small objects: what surviving costs, against the bare transport and against the peer."""
+"""Writes of many small objects: the cost of crash safety, compared with the bare transport and the peer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
         made = 0
 
         def timed(write: transports.Read, count: int) -> float:
-            """Seconds for *count* objects of names that nobody has had, after some to warm up on."""
+            """Return the seconds for *count* new objects, after a warm-up."""
             nonlocal made
             made += 1
             transports.in_threads(write, [f"{made}/first/{number}" for number in range(2 * args.threads)], args.threads)

@@ -1,4 +1,4 @@
-"""Many processes ask for the same cold objects: how many GETs, and how long against one process that does it alone."""
+"""Many processes read the same cold objects: the number of GETs, and the time compared with one process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def work(
     ready: Any,
     go: Any,
 ) -> None:
-    """One process: connect, wait for the others, read everything."""
+    """Run one process: connect, wait for the others, read everything."""
     if kind == "ours":
         client = transports.ours(server, store, freshness="immutable")
         client.backend(bucket).head(keys[0])
@@ -51,7 +51,7 @@ def work(
         if kind == "ours":
             raise
         print(f"{kind}: {type(error).__name__}", file=sys.stderr)
-    # A peer that served half a file, or none; the parent counts it.
+    # A peer returned half a file, or none; the parent counts such processes.
     sys.exit(3)
 
 

@@ -1,4 +1,4 @@
-"""Warm `open("rb")` and close of held objects, against the built-in `open` of the same files and against the peers."""
+"""Warm `open("rb")` and close of cached objects, compared with the built-in `open` of the same files, and the peers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.harness.servers import s3_server
 
 
 def percentile(opens: Sequence[Callable[[], Any]], repeat: int) -> float:
-    """The median over single opens, in seconds: what one caller sees, without what the scheduler does to a few."""
+    """Return the median of single opens in seconds: outliers of the scheduler do not count."""
     clock = time.perf_counter
     times = []
     for _ in range(repeat):
@@ -31,7 +31,7 @@ def percentile(opens: Sequence[Callable[[], Any]], repeat: int) -> float:
 
 
 def in_threads(opens: Sequence[Callable[[], Any]], repeat: int, threads: int) -> float:
-    """Seconds per open that all threads together need."""
+    """Return the seconds per open, over all threads."""
     barrier = threading.Barrier(threads + 1)
 
     def work() -> None:
@@ -54,7 +54,7 @@ def in_threads(opens: Sequence[Callable[[], Any]], repeat: int, threads: int) ->
 
 
 def fill_index(cache: casstore.Cache, entries: int, bucket: str, origin: str) -> None:
-    """Rows for *entries* objects that share one blob: the depth of the tree is what a lookup pays for."""
+    """Add *entries* rows that share one blob: the cost of a lookup depends on the depth of the tree."""
     from casstore.format.records import BlobRecord
     from casstore.index.entries import put_entry
 

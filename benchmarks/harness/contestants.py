@@ -1,4 +1,4 @@
-"""The bare transports and the peers that a benchmark runs against, all speaking to one server."""
+"""The bare transports and the peers that the benchmarks compare with, all on one server."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 from tests.harness.servers import S3Server
 
 Read = Callable[[str], int]
-"""Read one key into the contestant's cache or directory, as a program would, and return how many bytes it got."""
+"""Reads one key into the contestant's cache or directory, and returns the number of bytes."""
 
 
 def in_threads(read: Read, keys: Sequence[str], threads: int) -> float:
-    """Seconds that *threads* threads need to read all *keys*."""
+    """Return the seconds that *threads* threads need to read all *keys*."""
     left = iter(keys)
     mutex = threading.Lock()
     failures: list[BaseException] = []
@@ -48,10 +48,10 @@ def in_threads(read: Read, keys: Sequence[str], threads: int) -> float:
 
 
 def ours(server: S3Server, store: Path, *, fast: bool = False, **habits: Any) -> Any:
-    """A client of ours with a store of its own; *fast* reads by obstore."""
+    """Return a client with its own store; *fast* reads through obstore."""
     from pathapi import S3Client
 
-    # Looked at by the first read of each bucket, before the next contestant begins.
+    # Read by the first request to each bucket, before the next contestant starts.
     os.environ["CASSTORE_FAST"] = "1" if fast else "0"
 
     return S3Client(
@@ -65,7 +65,7 @@ def ours(server: S3Server, store: Path, *, fast: bool = False, **habits: Any) ->
 
 
 def boto3_client(server: S3Server) -> Any:
-    """The bare transport: boto3 as `ours` configures it."""
+    """Return boto3's client, configured as in `ours`."""
     from pathapi.backends.s3.connection import S3Connection
 
     return S3Connection(
@@ -77,7 +77,7 @@ def boto3_client(server: S3Server) -> Any:
 
 
 def boto3_files(client: Any, bucket: str, directory: Path) -> Read:
-    """GET and write a plain file."""
+    """Return a function that writes an object to a plain file."""
 
     def read(key: str) -> int:
         data = client.get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -88,7 +88,7 @@ def boto3_files(client: Any, bucket: str, directory: Path) -> Read:
 
 
 def obstore_store(server: S3Server, bucket: str) -> Any:
-    """obstore on the same bucket."""
+    """Return obstore's store of the bucket."""
     from obstore.store import S3Store
 
     return S3Store(
@@ -103,7 +103,7 @@ def obstore_store(server: S3Server, bucket: str) -> Any:
 
 
 def obstore_files(store: Any, directory: Path) -> Read:
-    """GET by obstore and write a plain file."""
+    """Return a function that writes an object to a plain file, through obstore."""
     import obstore
 
     def read(key: str) -> int:
@@ -115,7 +115,7 @@ def obstore_files(store: Any, directory: Path) -> Read:
 
 
 def scratch() -> str:
-    """A directory on the disk that the contestants use, too."""
+    """Create a directory on the contestants' disk."""
     return tempfile.mkdtemp(prefix="casstore-bench-")
 
 
@@ -125,7 +125,7 @@ def remove(directory: str | os.PathLike[str]) -> None:
 
 
 def cloudpathlib_client(server: S3Server, directory: Path) -> Any:
-    """cloudpathlib with a persistent cache."""
+    """Return cloudpathlib's client, with a persistent cache."""
     import cloudpathlib
 
     return cloudpathlib.S3Client(
@@ -137,7 +137,7 @@ def cloudpathlib_client(server: S3Server, directory: Path) -> Any:
 
 
 def cloudpathlib_read(server: S3Server, bucket: str, directory: Path) -> Read:
-    """Its `read_bytes`."""
+    """Return cloudpathlib's `read_bytes`."""
     client = cloudpathlib_client(server, directory)
 
     def read(key: str) -> int:
@@ -147,7 +147,7 @@ def cloudpathlib_read(server: S3Server, bucket: str, directory: Path) -> Read:
 
 
 def cloudpathlib_write(server: S3Server, bucket: str, directory: Path, content: Callable[[], bytes]) -> Read:
-    """Its `write_bytes`."""
+    """Return cloudpathlib's `write_bytes`."""
     client = cloudpathlib_client(server, directory)
 
     def write(key: str) -> int:
@@ -157,7 +157,7 @@ def cloudpathlib_write(server: S3Server, bucket: str, directory: Path, content: 
 
 
 def simplecache(server: S3Server, directory: Path) -> Any:
-    """fsspec's simplecache over s3fs."""
+    """Return fsspec's simplecache over s3fs."""
     import fsspec
 
     os.environ.setdefault("AWS_DEFAULT_REGION", server.region)
@@ -172,7 +172,7 @@ def simplecache(server: S3Server, directory: Path) -> Any:
 
 
 def simplecache_read(server: S3Server, bucket: str, directory: Path) -> Read:
-    """Its `open` and `read`."""
+    """Return simplecache's `open` and `read`."""
     system = simplecache(server, directory)
 
     def read(key: str) -> int:

@@ -1,7 +1,7 @@
-"""Contestants in interleaved rounds, and one table of medians, spreads and ratios.
+"""Interleaved rounds of contestants, and a table of medians, spreads and ratios.
 
-The machine is shared and noisy, so a figure alone says little: every contestant does the same work in every round, in a
-new random order, and what counts is the median over rounds of its time over the reference's time in the same round.
+On a shared and noisy machine, a single time says little. Every contestant does the same work in every round, in a new
+random order. The result is the median over the rounds of its time divided by the reference's time in the same round.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 @dataclass(slots=True)
 class Contestant:
-    """One way to do the work. *run* gets an empty directory and returns the seconds of the measured part, already
+    """One way to do the work. *run* takes an empty directory and returns the seconds of the measured part, already
     divided by *share* where it did only that share of the work. *budget*: the ratio to *against* that the design
     allows, and whether more or less than it is wanted.
     """
@@ -34,7 +34,7 @@ class Contestant:
 
 
 def options(description: str, **defaults: int | str) -> argparse.Namespace:
-    """The command line of a benchmark: sizes and names as given, and ``--rounds``, ``--json``."""
+    """Parse a benchmark's command line: an option for each of *defaults*, and ``--json``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name, value in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
@@ -67,7 +67,7 @@ def race(contestants: Sequence[Contestant], rounds: int) -> None:
 
 def report(title: str, contestants: Sequence[Contestant], *, unit: float = 1.0, unit_name: str = "s",
            as_json: bool = False) -> None:  # fmt: skip
-    """Print the table of what was measured; times are multiplied by *unit* for display."""
+    """Print the table; times are multiplied by *unit* for display."""
     rounds = max(len(contestant.seconds) for contestant in contestants)
     figures = [_figures(contestant, contestants, unit) for contestant in contestants]
     if as_json:

@@ -1,9 +1,8 @@
-"""A store of very many entries and blobs, whose blobs are sparse files: what it costs to go through them all is real.
+"""A store with very many entries, whose blobs are sparse files: the cost of processing them all is real.
 
-Each blob is a file of its own, of the right name, size, mode and mtime, without a byte in it; nobody can tell but by
-reading. Its digest is not that of its bytes, so such a store is for everything but `verify`. Rows are packed by the
-product's own functions and written in bulk. Takes an inode for each blob and no blocks: a million are built in a minute
-or two, and need some 700 MB for the index and the directories.
+Each blob is a file with the right name, size, mode and mtime, but without data. Its digest does not match its bytes, so
+`verify` would fail. Rows are packed by the store's own functions and written in bulk. A million blobs take one or two
+minutes, a million inodes, and about 700 MB for the index and the directories.
 """
 
 from __future__ import annotations
@@ -27,36 +26,36 @@ _ORIGIN: Final = "s3|bench"
 _ROWS: Final = 20_000
 FIRST_HOUR: Final = 480_000
 HOURS: Final = 1000
-"""Hours of last use, since the epoch: as many entries were used last in each."""
+"""Hours of last use since the epoch, equally distributed over the entries."""
 
 
 def prefix_of(number: int) -> str:
-    """Where the entry of that number is, with `PER_PREFIX` others."""
+    """Return the prefix of that entry and `PER_PREFIX` - 1 others."""
     return f"s3://bench/data/part-{number // PER_PREFIX:05d}/"
 
 
 def uri_of(number: int) -> str:
-    """The entry of that number."""
+    """Return the URI of that entry."""
     return f"{prefix_of(number)}object-with-a-usual-name-{number:08d}.parquet"
 
 
 def digest_of(number: int) -> casstore.Digest:
-    """The blob of that number; in an order that has nothing to do with that of the URIs."""
+    """Return the digest of that blob; the order of digests is independent of that of URIs."""
     return casstore.Digest("xxh3-128", name_hash(b"%d" % number))
 
 
 def size_of(number: int) -> int:
-    """Bytes that its file says it has."""
+    """Return the size of its file."""
     return 4096 + number * 7919 % 200_000
 
 
 def hour_of(number: int) -> int:
-    """When its entry was used last; in an order of its own, too."""
+    """Return the hour of its last use; the order is independent, too."""
     return FIRST_HOUR + int.from_bytes(name_hash(b"use %d" % number)[:4], "big") % HOURS
 
 
 def build(root: Path, entries: int) -> casstore.Cache:
-    """The store below *root* with *entries* entries, of which those that are missing are made."""
+    """Open the store in *root*, and add entries until it has *entries*."""
     cache = casstore.open(root)
     layout = cache.layout
     with ProcessPoolExecutor(2) as pool:
@@ -64,7 +63,7 @@ def build(root: Path, entries: int) -> casstore.Cache:
         missing = [number for part in parts for number in part]
     _put_rows(cache, (_entry_row(cache, number) for number in missing))
     digests = sorted((digest_of(number).value, number) for number in missing)
-    # In the order of their keys, which the tree takes many times faster.
+    # In key order, which the tree inserts many times faster.
     _put_rows(cache, (_blob_row(digest, number) for digest, number in digests))
     _put_rows(cache, (_user_row(digest, number) for digest, number in digests))
     assert not missing or os.path.exists(layout.blob(digests[0][0]))
@@ -72,7 +71,7 @@ def build(root: Path, entries: int) -> casstore.Cache:
 
 
 def add_unused(cache: casstore.Cache, count: int, seed: int, *, rows: bool) -> list[bytes]:
-    """Blobs beside the others that no entry uses, with *rows* or without; their digests, in no order."""
+    """Add blobs that no entry uses, with or without *rows*; return their digests, in no order."""
     digests = [name_hash(b"unused %d %d" % (seed, number)) for number in range(count)]
     for digest in digests:
         _add_file(cache.layout.blob(digest), size_of(0), casstore.Digest("xxh3-128", digest).mtime)

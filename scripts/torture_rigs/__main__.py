@@ -1,4 +1,4 @@
-"""Run one rig; `scripts/torture` starts this with the environment's own Python."""
+"""Run one rig; `scripts/torture` starts this with the environment's Python."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SHOWN: Final = 20
 
 
 def main(options: Options) -> int:
-    """The exit status."""
+    """Run the rig; return the exit status."""
     for name in list(os.environ):
         if name.startswith(_FOREIGN):
-            del os.environ[name]  # the user's settings must not reach this store
+            del os.environ[name]  # the user's settings must not affect this store
     signal.signal(signal.SIGTERM, _leave)
     run = Run.start(options.directory)
     began = time.monotonic()
@@ -40,7 +40,7 @@ def main(options: Options) -> int:
     for violation in report.violations[:_SHOWN]:
         print(f"violation: {violation}", file=sys.stderr)
     if report.violations:
-        print(f"everything is kept in {run.directory}; the store: {report.kept or run.store}", file=sys.stderr)
+        print(f"kept: {run.directory}, with the store: {report.kept or run.store}", file=sys.stderr)
     else:
         run.remove()
     print(report.as_json() if options.as_json else report.summary())
@@ -52,7 +52,7 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _torture(options: Options, run: Run) -> Report:
-    # Imported here: each rig needs what the others do without.
+    # Imported here: each rig has its own requirements.
     if options.rig == "kill":
         from torture_rigs.rigs.kill import Killer
 

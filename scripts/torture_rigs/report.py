@@ -1,4 +1,4 @@
-"""What a run says in the end."""
+"""The report of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Report:
-    """*kept* names a copy of the store where something was violated; *skipped* says why nothing was done."""
+    """*kept* is a copy of the store after a violation; *skipped* is the reason why the rig did not run."""
 
     rig: str
     seed: int
@@ -20,14 +20,14 @@ class Report:
     skipped: str | None = None
 
     def summary(self) -> str:
-        """One line."""
+        """Return one line of text."""
         if self.skipped is not None:
             return f"{self.rig}: skipped: {self.skipped}"
         counts = ", ".join(f"{count:,} {what}" for what, count in self.counts.items())
         return f"{self.rig}: {len(self.violations)} violations; {counts}; {self.seconds:.0f} s, seed {self.seed}"
 
     def as_json(self) -> str:
-        """The same for a script."""
+        """Return the report as JSON."""
         return json.dumps(
             {
                 "rig": self.rig,

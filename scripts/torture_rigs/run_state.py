@@ -1,4 +1,4 @@
-"""What one run of torture shares between its processes: directories, buckets, what was seen and what was counted."""
+"""The state that the processes of a run share: directories, buckets, violations, counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Final
 from torture_rigs.oracle.recording_bucket import Ledger
 
 ORIGINS: Final = ("one", "two")
-"""Two endpoints with equal URIs: nothing of one may ever be served for the other."""
+"""Two endpoints with equal URIs: an object of one must never be served for the other."""
 
 COUNTED: Final = (
     "reads",
@@ -45,32 +45,32 @@ _SLOTS: Final = 64
 
 
 class Tally:
-    """Counts that survive the kill of whoever counts: shared memory, one row per worker slot."""
+    """Counters in shared memory, which survive the kill of a process; a row for each worker slot."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _SLOTS * len(COUNTED) * 8)
 
     def add(self, slot: int, what: str, count: int = 1) -> None:
-        """Count; exact as long as one process at a time has the slot."""
+        """Add to a counter; exact if one process at a time uses the slot."""
         at = (slot % _SLOTS * len(COUNTED) + COUNTED.index(what)) * 8
         (before,) = struct.unpack_from("<Q", self._memory, at)
         struct.pack_into("<Q", self._memory, at, before + count)
 
     def totals(self) -> Counter[str]:
-        """Over all slots."""
+        """Return the sums over all slots."""
         numbers = struct.unpack(f"<{_SLOTS * len(COUNTED)}Q", self._memory)
         return Counter({name: sum(numbers[at :: len(COUNTED)]) for at, name in enumerate(COUNTED)})
 
 
 @dataclass(slots=True)
 class Run:
-    """One run. Everything but the store lies outside of the store, so that nothing done to it reaches the truth."""
+    """One run. Everything else is outside the store, so that damage to the store cannot reach it."""
 
     directory: Path
     store: str
     ledgers: dict[str, Ledger] = field(init=False)
     is_healthy: bool = True
-    """Whether nothing damages the store, so that it must not find any damage."""
+    """Whether this run does not damage the store, so that the store must not report damage."""
     tally: Tally = field(default_factory=Tally)
     slot: int = 0
 
@@ -80,81 +80,81 @@ class Run:
 
     @classmethod
     def start(cls, parent: str | None) -> Run:
-        """In a new directory below *parent*, the system's temporary directory by default."""
+        """Create a run in a new directory below *parent* (default: the temporary directory)."""
         directory = Path(tempfile.mkdtemp(prefix="casstore-torture-", dir=parent))
         return cls(directory, str(directory / "store"))
 
     @property
     def scratch(self) -> str:
-        """For the checker's copies."""
+        """The directory for the checker's copies."""
         return str(self.directory / "scratch")
 
     def violate(self, message: str) -> None:
-        """Say, so that a kill cannot unsay it, what must not be."""
+        """Record a violation; a later kill does not remove it."""
         self._append("violations", message)
 
     def fail(self, doing: str) -> None:
-        """An exception that nobody may see."""
+        """Record an exception that must not happen."""
         self.violate(f"{doing}: {traceback.format_exc()}")
 
     def violations(self) -> list[str]:
-        """What workers said so far."""
+        """Return the recorded violations."""
         return [str(line) for line in self._lines("violations")]
 
-    # What a worker says of writes, in one list and in order; a kill cannot unsay it.
+    # Events of writes, in one list and in order; a later kill does not remove them.
 
     def acknowledge(self, origin: str, key: str, token: str) -> None:
-        """A write returned without an error: *token* must be in the object from now on, or must have been."""
+        """Record a successful write: *token* is in the object from now on, or was."""
         self._append("said", ["done", origin, key, token])
 
     def promise(self, origin: str, key: str, token: str, name: str) -> None:
-        """A write raised and said that its bytes are pending as *name*: there, or in the object, must *token* be."""
+        """Record a failed write whose error names the pending write *name*: *token* is there, or in the object."""
         self._append("said", ["pending", origin, key, token, name])
 
     def dropping(self, name: str) -> None:
-        """That pending write is about to be discarded, for a user wants it."""
+        """Record that a user is about to discard the pending write."""
         self._append("said", ["dropping", name])
 
     def dropped(self, name: str) -> None:
-        """It was: it must never be seen again."""
+        """Record that it was discarded: it must never appear again."""
         self._append("said", ["dropped", name])
 
     def saving(self, name: str) -> None:
-        """That pending write is about to be moved to `saved`."""
+        """Record that the pending write is about to be moved to `saved`."""
         self._append("said", ["saving", name])
 
     def deciding(self, origin: str, key: str, digest: str) -> None:
-        """A user is about to push, discard or move what is pending with the bytes of *digest*."""
+        """Record that a user is about to push, discard or move the pending write with *digest*."""
         self._append("decided", [origin, key, digest])
 
     def is_decided(self, origin: str, key: str, digest: str) -> bool:
-        """Whether some user was about to."""
+        """Return whether a user was about to."""
         return [origin, key, digest] in self._lines("decided")
 
     def said(self) -> list[list[str]]:
-        """All of it so far."""
+        """Return all events so far."""
         return [line for line in self._lines("said") if isinstance(line, list)]
 
     def saved(self, name: str) -> str:
-        """Where that pending write is moved: beside the store, on the disk that loses its power."""
+        """Return the target of a moved pending write: beside the store, on the disk that loses its power."""
         return f"{os.path.dirname(self.store)}/saved/{name}"
 
     @property
     def made(self) -> str:
-        """Where this process makes a file that is to be renamed into the store. Not there: what a kill leaves beside a
-        local copy is a user's file, and keeps its lease for ever.
+        """The path where this process creates a file to rename into the store. It is outside the store: a file that a
+        kill leaves beside a local copy would be a user's file, and keep its lease forever.
         """
         return f"{os.path.dirname(self.store)}/made-{os.getpid()}"
 
     def keep(self) -> str:
-        """A copy of the store as it is now, for whoever looks for the reason; its path."""
+        """Copy the store for debugging; return the path of the copy."""
         target = str(self.directory / "kept")
         if os.path.isdir(self.store) and not os.path.exists(target):
             shutil.copytree(self.store, target, symlinks=True)
         return target
 
     def remove(self) -> None:
-        """The run went well."""
+        """Remove the directory, after a run without violations."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _append(self, name: str, what: object) -> None:
@@ -172,5 +172,5 @@ class Run:
                 try:
                     found.append(json.loads(line))
                 except ValueError:
-                    continue  # cut off by a kill in the middle of a write
+                    continue  # truncated by a kill during the write
         return found

@@ -1,4 +1,4 @@
-"""Shared memory between a process that may be killed at any system call and the one that looks afterwards."""
+"""Shared memory between a process that may be killed at any system call, and the process that checks it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _LENGTH = struct.Struct("<Q")
 
 
 class Note:
-    """One value that a child leaves for its parent without any system call."""
+    """One value that a child passes to its parent without a system call."""
 
     def __init__(self, size: int = 1 << 20) -> None:
         self._memory = mmap.mmap(-1, size)
 
     def leave(self, value: object) -> None:
-        """Replace what was left; what is too long is lost."""
+        """Replace the value; a value that is too long is ignored."""
         data = pickle.dumps(value)
         if len(data) + _LENGTH.size <= len(self._memory):
             self._memory[_LENGTH.size : _LENGTH.size + len(data)] = data
             _LENGTH.pack_into(self._memory, 0, len(data))
 
     def take(self) -> object:
-        """What was left; None for nothing."""
+        """Return the value, or None."""
         (length,) = _LENGTH.unpack_from(self._memory, 0)
         return pickle.loads(self._memory[_LENGTH.size : _LENGTH.size + length]) if length else None
 
 
 class SharedLedger(Ledger):
-    """A ledger that does no system calls, so that none of the bucket's is made to fail."""
+    """A ledger without system calls, so that the rig fails none of the bucket's."""
 
     slowest = 0.0
 

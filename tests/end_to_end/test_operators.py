@@ -125,7 +125,7 @@ def test_a_budget_that_cannot_be_met_is_status_1(run: Run, store: Cache) -> None
     os.link(store.blob_path(next(iter(store.entries()))), f"{store.root}/../held")
     done = run("collect_garbage", "--quiet", "--max-size", "0", "--min-free", "0")
     assert done.returncode == 1
-    assert "5 bytes more should go" in done.stderr
+    assert "5 bytes over the budget" in done.stderr
 
 
 def test_a_rule_that_cannot_be_kept_is_status_1_and_an_age_can_be_given(run: Run, store: Cache) -> None:
@@ -133,7 +133,7 @@ def test_a_rule_that_cannot_be_kept_is_status_1_and_an_age_can_be_given(run: Run
     Path(store.layout.config).write_text('[[rules]]\nprefix = "s3://bucket/o"\nmax_size = 0\n')
     for arguments in ((), ("--dry-run",)):
         assert run("collect_garbage", "--min-free", "0", *arguments).returncode == 1
-    assert "5 bytes more should go" in run("collect_garbage", "--min-free", "0").stderr
+    assert "5 bytes over the budget" in run("collect_garbage", "--min-free", "0").stderr
     done = run("collect_garbage", "--quiet", "--min-free", "0", "--max-age", "999999999")
     assert "0 bytes freed" in done.stdout
 

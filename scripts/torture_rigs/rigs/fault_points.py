@@ -1,4 +1,4 @@
-"""How each system call can fail, and all the ways in which a program can be made to fail."""
+"""How each system call can fail, and all failures of a program."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Memory does not: where a new thread gets none, CPython's `Thread.start` waits fo
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One way to fail. *how* is an error's name or KILL; *lasting* means this call and all that follow it."""
+    """One failure. *how* is an error's name or KILL; *lasting* means that all later calls fail, too."""
 
     program: str
     call: str
@@ -64,18 +64,18 @@ class Point:
 
     @property
     def way(self) -> str:
-        """As an option names it."""
+        """Return its name as an option."""
         return self.how + ("+" if self.lasting else "")
 
     @property
     def injection(self) -> str:
-        """For strace."""
+        """Return strace's argument."""
         what = "signal=SIGKILL" if self.how == "KILL" else f"error={self.how}"
         return f"{self.call}:{what}:when={self.number}{'+' if self.lasting else ''}"
 
 
 def points_of(program: Program, counts: Counter[str]) -> list[Point]:
-    """All ways in which a program with so many calls of each kind can fail."""
+    """Return all failures of a program with so many calls of each kind."""
     found = []
     for call, count in sorted(counts.items()):
         errors = () if call in program.spares else FAILURES.get(call, ())

@@ -1,4 +1,4 @@
-"""Workers killed at random moments of their lives, stopped and let go, forking or not; checked every few kills."""
+"""The rig `kill`: kill, stop and continue workers at random moments, forking or not; then check the store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH: Final = 20
 """Kills between two checks."""
 
 _LIVES: Final = (0.030, 0.030, 0.030, 0.150, 0.600)
-"""Longest lives, in seconds, each as likely: opening the store takes 10 ms, most operations one or two."""
+"""Maximum lifetimes in seconds, equally likely: opening the store takes 10 ms, most operations one or two."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Killer:
         self.report = Report("kill", seed)
 
     def run(self, kills: int | None, seconds: float | None) -> Report:
-        """Until so many kills, or for so long, or until something is violated."""
+        """Run until so many kills, for so long, or until the first violation."""
         adopt_orphans()
         scale_down()
         weaken(self._control)
@@ -92,7 +92,7 @@ class Killer:
         return _Life(pid, now + lasts, stops, goes_on, chance.random() < 0.5)
 
     def _kill_next(self) -> None:
-        """Wait for the first death, doing the stops and the goings-on that come before."""
+        """Wait until a worker dies; until then, stop and continue workers."""
         while True:
             at, what, life = min(self._due(), key=lambda due: due[0])
             time.sleep(max(0.0, at - time.monotonic()))
@@ -158,7 +158,7 @@ class Killer:
             self._sweep_up()
 
     def _sweep_up(self) -> None:
-        """All users are dead: a collection takes away what they left behind, all of it."""
+        """Collect after all workers died: the collection must remove everything that they left behind."""
         self.report.violations += read_of(self._collect)
         if not locks_exclude(self._run.scratch):
             # Nobody can be told to be dead, then, and all leases stay.

@@ -1,4 +1,4 @@
-"""Protections taken away, in a worker only: a rig that does not find the damage then is no proof of anything."""
+"""Negative controls: disable a protection in the workers. A rig that does not find the damage proves nothing."""
 
 from __future__ import annotations
 
@@ -172,6 +172,6 @@ NAMES: Final = tuple(_CONTROLS)
 
 
 def weaken(control: str | None) -> None:
-    """Take the protection of that name away from this process."""
+    """Disable the protection of that name in this process."""
     if control is not None:
         _CONTROLS[control]()

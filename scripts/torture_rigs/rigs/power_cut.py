@@ -47,7 +47,7 @@ _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 
 class NotPermittedError(Exception):
-    """This system does not let us do it; the message says what."""
+    """This system does not support power cuts; the message contains the reason."""
 
 
 class Disk:
@@ -72,15 +72,15 @@ class Disk:
         _run("mkfs.ext4", "-q", "-F", str(self._image))
 
     def reboot(self) -> None:
-        """From now on, it is another boot."""
+        """Pretend that the machine has rebooted."""
         self._boot_id.write_text(f"{uuid.uuid4()}\n", encoding="ascii")
 
     def mount(self, options: str) -> None:
-        """Replays the journal."""
+        """Mount the file system, which replays the journal."""
         _run("mount", "-o", f"loop,{options}", str(self._image), str(self.mount_point))
 
     def unmount(self) -> None:
-        """Nobody may use it any more."""
+        """Unmount the file system; no process may use it."""
         _run("umount", str(self.mount_point))
 
     def sync(self) -> None:
@@ -90,7 +90,7 @@ class Disk:
         os.close(descriptor)
 
     def cut(self, flag: int) -> None:
-        """From now on nothing reaches the image."""
+        """Cut the power: no later write reaches the image."""
         descriptor = os.open(self.mount_point, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", flag))
@@ -125,7 +125,7 @@ class Cutter:
         self.report = Report("cut", seed)
 
     def run(self, cuts: int | None, seconds: float | None) -> Report:
-        """Until so many cuts, or for so long, or until something is violated."""
+        """Run until so many cuts, for so long, or until the first violation."""
         report = self.report
         began = time.monotonic()
         adopt_orphans()

@@ -37,7 +37,7 @@ class Failer:
         self.report = Report("syscalls", options.seed)
 
     def run(self, count: int | None, seconds: float | None) -> Report:
-        """All points in a random order, or *count* of them, or as many as can be begun in that time."""
+        """Run all points in a random order, or *count* of them, or those that can start in that time."""
         report = self.report
         if shutil.which("strace") is None:
             report.skipped = "there is no strace"
