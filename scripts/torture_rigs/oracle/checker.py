@@ -1,6 +1,6 @@
-"""Whether a store keeps its promises, seen from outside: files, hashes and the ledgers; none of the store's own code.
+"""An independent checker of a store: it reads files, hashes and the ledgers, and uses none of the store's code.
 
-All processes that use the store must be dead, or idle, while it is looked at.
+All processes that use the store must be dead or idle during a check.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _PLACES: Final = re.compile(
     r"|pins(/[0-9a-f]{32}|/[0-9a-f]{16})?|trash(/[0-9a-f]{16}(/.*)?)?"
     r"|quarantine(/[0-9a-f]{32}-[0-9a-f]{8}(\.txt)?|/[0-9a-f]{16})?"
 )
-"""Every name that the documentation allows below the root; names of 16 digits are files on their way to their own."""
+"""The documented names below the root; names of 16 digits are temporary files."""
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(slots=True)
 class Checked:
-    """What a check saw; *violations* are sentences."""
+    """The counts and violations of a check."""
 
     violations: list[str] = field(default_factory=list)
     entries: int = 0
@@ -50,7 +50,7 @@ class Checked:
 
 
 class Checker:
-    """Checks one store against *ledgers*, by origin; keeps what it works out about versions, which never change."""
+    """Checks one store against *ledgers*, by origin; caches hashes of versions, which never change."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Checker:
         self._statements: dict[bytes, bytes] = {}
 
     def check(self) -> Checked:
-        """Look at everything."""
+        """Check everything."""
         found = Checked()
         if not os.path.isdir(self._root):
             return found
@@ -100,7 +100,7 @@ class Checker:
                     yield f"{path} is none of the store's names"
 
     def _check_blobs(self, found: Checked) -> dict[bytes, int]:
-        """Sizes of the blobs whose bytes are right, by digest."""
+        """Return the sizes of the blobs with right bytes, by digest."""
         good: dict[bytes, int] = {}
         for directory, _, names in os.walk(f"{self._root}/blobs"):
             for name in names:
@@ -166,7 +166,7 @@ class Checker:
             yield f"{what}: its bytes are not those of version {number}"
 
     def version(self, origin: str, key: str, number: int) -> tuple[bytes, int] | None:
-        """Hash and size of a version; None where the bucket held nothing."""
+        """Return hash and size of a version; None if the object did not exist."""
         name = (origin, key, number)
         if name not in self._digests:
             try:

@@ -1,6 +1,6 @@
-"""The index, read by a parser of its own: nothing here comes from the code under test but the format.
+"""An independent parser of the index, which uses none of the code under test.
 
-The format is written down in `casstore.records`; what is the same there and here was typed twice on purpose.
+`casstore.format.records` describes the format; it is implemented here a second time on purpose.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HAS_ETAG, _HAS_VERSION = 4, 8
 
 @dataclass(frozen=True, slots=True)
 class EntryRow:
-    """An entry; *place* is 0 where the row says that the bytes are on the disk."""
+    """An entry; *place* is 0 if the row says that the bytes are on the disk."""
 
     row: bytes
     uri: str
@@ -40,7 +40,7 @@ class EntryRow:
 
 @dataclass(frozen=True, slots=True)
 class BlobRow:
-    """What the index says of a blob."""
+    """A blob's row."""
 
     size: int
     place: int
@@ -48,7 +48,7 @@ class BlobRow:
 
 @dataclass(slots=True)
 class Rows:
-    """Everything in one generation of the index; *damaged* names rows that are not as a writer leaves them."""
+    """The rows of one generation of the index; *damaged* lists invalid ones."""
 
     entries: list[EntryRow] = field(default_factory=list)
     blobs: dict[bytes, BlobRow] = field(default_factory=dict)
@@ -56,13 +56,13 @@ class Rows:
     stated: dict[bytes, bytes] = field(default_factory=dict)
     evictions: int = 0
     evicted: dict[bytes, int] = field(default_factory=dict)
-    """Which eviction it was that a row remembers."""
+    """Return the eviction that a row records."""
     damaged: list[str] = field(default_factory=list)
     generation: int = 0
 
 
 def read_rows(root: str, scratch: str) -> Rows:
-    """Of the live generation, from a copy of its file: nobody may be writing to it now."""
+    """Read the live generation from a copy of its file, while no process writes to it."""
     rows = Rows()
     rows.generation = number = live_generation(root)
     data = f"{root}/index-v1/{number}/data.mdb"
@@ -91,7 +91,7 @@ def read_rows(root: str, scratch: str) -> Rows:
 
 
 def live_generation(root: str) -> int:
-    """The last of the chain that begins at CURRENT, or at the highest number; 0 where there is none."""
+    """Return the last generation of the chain from CURRENT, or from the highest number; 0 if there is none."""
     index = f"{root}/index-v1"
     try:
         with open(f"{index}/CURRENT", encoding="ascii") as file:

@@ -1,6 +1,6 @@
-"""What is pending in a store, read from outside: by a parser of its own, which takes no lock and changes nothing.
+"""An independent parser of pending writes, which takes no lock and changes nothing.
 
-The format is written down in `casstore.pending`; what is the same there and here was typed twice on purpose.
+`casstore.pending.records` describes the format; it is implemented here a second time on purpose.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ class Waiting:
 
     @property
     def key(self) -> str:
-        """The object's, in its bucket."""
+        """The object's key in its bucket."""
         return self.uri.split("/", 3)[3]
 
     @property
     def blocks(self) -> bool:
-        """Whether the URI must neither be read nor written until somebody decides."""
+        """Whether the URI must not be read or written until the write is resolved."""
         return self.state in ("failed", "edit")
 
 
 def directory_of(uri: str, origin: str) -> str:
-    """The name of the directory that holds the records of an object."""
+    """Return the name of an object's directory of records."""
     return xxhash.xxh3_128_hexdigest(f"{uri}\0{origin}".encode())
 
 
 def all_waiting(root: str, problems: list[str] | None = None) -> list[Waiting]:
-    """Every complete record; what is wrong with others is appended to *problems*."""
+    """Yield every complete record; append the problems of others to *problems*."""
     names = sorted(os.listdir(f"{root}/pending")) if os.path.isdir(f"{root}/pending") else []
     return [found for name in names for found in _in(root, name, [] if problems is None else problems)]
 
 
 def waiting_of(root: str, uri: str, origin: str) -> list[Waiting]:
-    """The complete records of one object."""
+    """Yield the complete records of one object."""
     return list(_in(root, directory_of(uri, origin), []))
 
 

@@ -1,4 +1,4 @@
-"""What must hold between the buckets' histories and what the store's users were told."""
+"""The guarantees of writes: a comparison of the buckets' histories with the results that users saw."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from torture_rigs.run_state import Run
 from torture_rigs.workload.writes import LOGS
 
 READ_SECONDS: Final = 60
-"""How long a fresh process may take to read everything; a bound against hanging."""
+"""Seconds until a process that reads everything counts as hung."""
 
 
 class Writes:
@@ -46,7 +46,7 @@ class Writes:
         """How often promised bytes were found pending, or saved."""
 
     def check(self) -> Iterator[str]:
-        """Sentences about what was lost."""
+        """Messages about lost bytes."""
         for origin, ledger in self._run.ledgers.items():
             for key in ledger.keys():  # noqa: SIM118 (no mapping)
                 yield from self._follow(origin, key)
@@ -82,7 +82,7 @@ class Writes:
             del self._promised[name]
 
     def forget(self) -> None:
-        """The store is about to be removed, with all that is pending in it."""
+        """Record that the store and its pending writes are about to be removed."""
         self._promised.clear()
 
     def _follow(self, origin: str, key: str) -> Iterator[str]:
@@ -134,7 +134,7 @@ def read_everything(run: Run, *, is_strict: bool, settles: bool, locks_exclude: 
 
 
 def read_of(work: Callable[[], Iterable[str]]) -> list[str]:
-    """What *work* gives in a forked child; a signal, a hang and an exception are findings too."""
+    """Return the findings of *work* in a forked child, or its signal, hang or exception."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -222,7 +222,7 @@ def _is_aside(write: Waiting) -> bool:
 
 
 def _told_of(write: Waiting) -> str:
-    return f"{write.uri}: {write.why} ({write.source}); push() uploads it, drop() discards it"
+    return f"{write.uri}: {write.why} ({write.source}): push() uploads it, drop() discards it"
 
 
 def _are_overruled(before: list[Waiting], after: list[Waiting], found: bytes | None) -> bool:

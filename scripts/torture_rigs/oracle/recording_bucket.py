@@ -1,12 +1,12 @@
-"""A bucket that forgets nothing: every version that a key ever had is a file of its own, outside the store.
+"""A bucket that records its whole history: each version of a key is a file, outside the store.
 
-    <root>/<key, quoted>/1, 2, 3, ...     bytes of each version; a symbolic link where the object was deleted
-    <root>/.new/                          versions that have no number yet
+    <root>/<key, quoted>/1, 2, 3, ...     bytes of each version; a symbolic link marks a deletion
+    <root>/.new/                          versions without a number yet
 
-A version gets its number by link, which only one of many can do: that is the bucket's condition, and it needs no lock
-and survives any kill. The ETag of a version is its number. So whoever looks later knows exactly what the bucket held.
+A hard link gives a version its number, and only one of several processes succeeds. This implements conditional writes
+without a lock, and survives a kill. The ETag of a version is its number.
 
-The network to it may be away: a call does not reach the bucket, or its answer is lost.
+The network can fail: a call does not reach the bucket, or its response is lost.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from pathapi.registry import register_client_class, register_path_class
 
 
 class Ledger:
-    """One bucket's whole history; several processes may use it at once."""
+    """One bucket's history; several processes may use it concurrently."""
 
     slowest = 0.003
-    """Seconds that an answer may take: as long as what the store does with it, so that kills hit either."""
+    """Maximum latency in seconds: similar to the store's own work, so that kills hit both."""
 
     absence = 0.0
-    """How likely it is that a call of this process does not arrive, or that its answer does not."""
+    """The probability that a call of this process, or its response, is lost."""
 
     def __init__(self, root: str) -> None:
         self.root = root
         os.makedirs(f"{root}/.new", exist_ok=True)
 
     def keys(self) -> list[str]:
-        """Every key that ever had a version, in order."""
+        """Return every key that ever had a version, sorted."""
         return sorted(unquote(name) for name in os.listdir(self.root) if not name.startswith("."))
 
     def path(self, key: str, number: int) -> str:
-        """Where that version lies."""
+        """Return the path of a version."""
         return f"{self.root}/{quote(key, safe='')}/{number}"
 
     def latest(self, key: str) -> int:
-        """The number of the version that the bucket holds now; 0 where the key never had any."""
+        """Return the number of the current version; 0 if the key never had one."""
         low, step = 0, 1
         while os.path.lexists(self.path(key, low + step)):
             low, step = low + step, step * 2
@@ -60,19 +60,19 @@ class Ledger:
         return low
 
     def content(self, key: str, number: int) -> bytes | None:
-        """The bytes of that version; None where the object did not exist then."""
+        """Return the bytes of a version; None for a deletion."""
         if number <= 0 or os.path.islink(path := self.path(key, number)):
             return None
         with open(path, "rb") as file:
             return file.read()
 
     def now(self, key: str) -> tuple[int, bytes | None]:
-        """The number and the bytes of what the bucket holds."""
+        """Return the number and the bytes of the current version."""
         number = self.latest(key)
         return number, self.content(key, number)
 
     def put(self, key: str, data: bytes | None, number: int | None = None) -> int | None:
-        """Make *data* the next version, or *number*; None for a deletion. The number, or None if that is taken."""
+        """Store *data* (None for a deletion) as the next version, or as *number*; return its number, None if taken."""
         os.makedirs(os.path.dirname(self.path(key, 0)), exist_ok=True)
         temporary = f"{self.root}/.new/{os.urandom(8).hex()}"
         if data is None:
@@ -126,7 +126,7 @@ class LedgerBackend:
         return ObjectInfo(key, Validator(len(data), str(number)), (checksum,))
 
     def _reach(self, what: str) -> None:
-        """A way through the network. Raises CloudUnavailableError."""
+        """Simulate the network. Raises CloudUnavailableError."""
         if self._ledger.absence and random.random() < self._ledger.absence:
             raise CloudUnavailableError(f"{what}: the network is away")
 
@@ -242,7 +242,7 @@ class LedgerPath(CloudPath):
 
 @register_client_class("ledger")
 class LedgerClient(Client[LedgerPath]):
-    """Reads *ledger* as one endpoint, *name*, among others that have buckets of the same names."""
+    """A client of *ledger* under the endpoint *name*; other endpoints have buckets of the same names."""
 
     path_class: ClassVar[type] = LedgerPath
 

@@ -1,12 +1,11 @@
-"""Power cuts: a store on a small ext4 of its own, shut down by ioctl in mid-work, mounted again and checked.
+"""The rig `cut`: shut down a small ext4 file system by ioctl during work, mount it again, and check the store.
 
-What the journal had not got by then is lost, in one of two ways: with the log flushed first, names and sizes are on
-the disk and bytes may not be; without, both are as old as the last commit. The processes are stopped before, since a
-power cut stops them too. The buckets and the list of acknowledged writes lie outside of the image.
+What the journal does not contain is lost, in one of two ways. If the log is flushed first, names and sizes are on the
+disk, but bytes may be missing. Otherwise both are as old as the last commit. The processes are stopped first, as by a
+power cut. The buckets and the list of acknowledged writes are outside the image.
 
-The kernel gives a mount that comes again the number that it had before, and the boot id of a machine that goes on is
-the same. A real power cut changes the boot id; so each life here gets another one, mounted over /proc in a private
-mount namespace.
+A real power cut changes the boot id. Here, the machine keeps running, and the kernel gives the new mount its old
+number. So each life mounts another boot id over /proc, in a private mount namespace.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class NotPermittedError(Exception):
 
 
 class Disk:
-    """An ext4 in a file, mounted in a mount namespace of this process's own, which takes it away at its end."""
+    """An ext4 image, mounted in a private mount namespace, which ends with this process."""
 
     def __init__(self, directory: Path) -> None:
         self._image, self.mount_point = directory / "image", directory / "disk"
@@ -84,7 +83,7 @@ class Disk:
         _run("umount", str(self.mount_point))
 
     def sync(self) -> None:
-        """What a disk gets by itself now and then."""
+        """Flush to the disk, as the kernel does from time to time."""
         descriptor = os.open(self.mount_point, os.O_RDONLY | os.O_DIRECTORY)
         self._libc.syncfs(descriptor)
         os.close(descriptor)
@@ -100,7 +99,7 @@ class Disk:
             os.close(descriptor)
 
     def is_half_full(self) -> bool:
-        """Whether it is time to begin anew."""
+        """Whether to start with a new image."""
         space = os.statvfs(self.mount_point)
         return space.f_bavail * 2 < space.f_blocks
 

@@ -1,4 +1,4 @@
-"""Runs programs under strace, one system call of each failing, and looks at what is left."""
+"""Runs programs under strace with one failing system call, then checks the store."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _SECONDS: Final = 100
 
 
 class Bench:
-    """Runs programs under strace, one after the other, each on a store of its own."""
+    """Runs programs under strace, one by one, each on its own store."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
@@ -62,17 +62,17 @@ class Bench:
         self.problem = ""
 
     def problems(self) -> list[str]:
-        """What was wrong since last asked."""
+        """Return the violations since the last call."""
         said, self._problems = self._problems, []
         return said
 
     def keep(self, number: int) -> None:
-        """Put the store aside."""
+        """Keep the store for debugging."""
         if os.path.isdir(self._root):
             os.rename(self._root, self._directory / f"kept-{number}")
 
     def count(self, program: Program) -> Counter[str] | None:
-        """How often each call is made, by the thread that makes it most; None where nothing can be traced."""
+        """Return the number of each system call, of the thread with most; None if strace does not work."""
         log = self._directory / "log"
         outcome = self._trace(program, ["-o", str(log)])
         if outcome is None:
@@ -96,7 +96,7 @@ class Bench:
         return counts
 
     def fail(self, point: Point) -> str:
-        """Run a program with that failure and look at everything; the outcome in a word."""
+        """Run a program with a failure and check everything; return the outcome in a word."""
         program = next(program for program in ALL if program.name == point.program)
         outcome = self._trace(
             program, ["-o", "/dev/null", "-e", f"trace={point.call}", "-e", f"inject={point.injection}"]
@@ -109,7 +109,7 @@ class Bench:
     # --- running -----------------------------------------------------------------------------------------------------
 
     def _begin(self, program: Program) -> None:
-        """A store as *program* wants to find it."""
+        """Create the store that *program* needs."""
         self._ledger = SharedLedger({key: [data] for key, data in program.objects.items()})
         template = f"{self._directory}/{program.name}"
         if program.name not in self._templates:
@@ -136,7 +136,7 @@ class Bench:
         assert os.waitpid(pid, 0)[1] == 0, "a store could not be prepared"
 
     def _trace(self, program: Program, arguments: list[str]) -> int | None:
-        """The status of *program* under strace; None where it could not be attached."""
+        """Return the status of *program* under strace; None if strace could not attach."""
         self._begin(program)
         self._note.leave(None)
         pid = os.fork()
@@ -326,7 +326,7 @@ def _strings(note: object) -> list[str]:
 
 
 def _modules_of(note: object) -> list[str]:
-    """What another process has imported and this one has not."""
+    """Return the modules that another process has imported and this one has not."""
     return [name for name in _strings(note) if name not in sys.modules]
 
 

@@ -1,7 +1,7 @@
-"""Every system call of a small program fails once, and from then on, in every way; and the process is killed at it.
+"""The rig `syscalls`: fail each system call of a small program, once or from then on, with every error; or kill at it.
 
-A child stops itself, strace is attached, and the child goes on: so the calls are counted from a known moment, thread by
-thread, and nothing of the interpreter's own start is hit. The bucket is in shared memory and makes no system call.
+A child stops itself, strace is attached, and the child continues. So the calls of each thread are counted from a known
+moment, after the start of the interpreter. The bucket is in shared memory and makes no system calls.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is done to a store of one object while a system call fails: each returns without error only if all went well."""
+"""Programs on a store with one object, while a system call fails: each succeeds completely or raises."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ LINE: Final = b"what is added to it\n" * 50
 
 
 class WrongBytesError(Exception):
-    """What no failure excuses."""
+    """An error that no failed system call excuses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """*prepare* leaves a store behind; *run* works on a copy of it, and its system calls are what fails.
+    """*prepare* creates a store; the system calls of *run* fail, on a copy of it.
 
-    *made* is what the bucket must have where *run* ends well, and may have where it does not: then it is still pending,
-    if a `close` had raised before or says that it is kept. *waits* says that `NEW` is pending at first, *keeps* that it
-    must be in the end, too. Calls that it *spares* are not made to fail.
+    If *run* succeeds, the bucket must have *made*; otherwise it may, and the bytes are pending if an earlier `close`
+    raised, or an error says so. *waits*: `NEW` is pending at first. *keeps*: it must still be pending at the end. The
+    rig does not fail the calls in *spares*.
 
-    The bucket holds *objects* at first. What *arrange* does to the copy beforehand, it does in a process that dies, so
-    that it can leave a lease. The bytes *kept* are a user's: they must be pending in the end, or where he left them.
-    *judge* looks at the store then, given a directory to work in; *finish* is done by another process and says what is
-    wrong even so. A store that *is_damaged* is checked after that only. Where nothing
-    *changes*, nothing may have.
+    The bucket has *objects* at first. *arrange* changes the copy in a process that dies, so that it can leave a lease.
+    The bytes *kept* belong to a user: at the end, they must be pending, or where the user left them. *judge* checks the
+    store, with a working directory. *finish* runs in another process, and returns the remaining problems. If
+    *is_damaged*, the store is checked after *finish* only. Without *changes*, the store must be unchanged.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""Stores with something of everything that a collection takes away, and of everything that a verification finds.
+"""Stores with every kind of garbage that a collection removes, and every kind of damage that a verification finds.
 
-Every branch of `gc` and `verify` makes its system calls, so that each of them can fail. As in
-`torture_rigs.workload.programs`, a program returns without error only if all went well. Afterwards a
-fresh process finishes the work. Then nothing may be left to do, and no bytes that a user wrote or pinned may be gone.
+So every branch of `gc` and `verify` makes its system calls, and each of them can fail. As in
+`torture_rigs.workload.programs`, a program returns without an error only on full success. Afterwards a new process
+finishes the work. Then no work may remain, and no bytes that a user wrote or pinned may be missing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Worker processes: born, and all of them gone before anybody looks at what they left."""
+"""Worker processes: started here, and all ended before a check."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _STOP_SECONDS: Final = 10.0
 
 
 def adopt_orphans() -> None:
-    """Children of killed workers become ours, so that none is alive, unseen, while the store is checked (Linux)."""
+    """Adopt the children of killed workers, so that none of them is alive during a check (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def bear(run: Run, number: int, seed: str) -> int:
-    """Fork a worker, which leads a process group of its own; its pid. Call with one thread and no store open."""
+    """Fork a worker with its own process group; return its pid. Call with one thread and no open store."""
     pid = os.fork()
     if pid == 0:
         _die_with_parent()
@@ -38,13 +38,13 @@ def bear(run: Run, number: int, seed: str) -> int:
 
 
 def _die_with_parent() -> None:
-    """However the rig ends, its workers do (Linux)."""
+    """Kill the workers when the rig ends in any way (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def kill_all() -> None:
-    """Everything that this process has borne or adopted, and what it adopts meanwhile."""
+    """Kill every child of this process, and those that it adopts meanwhile."""
     while pids := _children(os.getpid()):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
@@ -55,7 +55,7 @@ def kill_all() -> None:
 
 
 def stop_all(groups: list[int]) -> None:
-    """Nobody of these process groups runs any more when this returns."""
+    """Kill these process groups, and wait until no process of them runs."""
     for group in groups:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGSTOP)
@@ -65,7 +65,7 @@ def stop_all(groups: list[int]) -> None:
 
 
 def locks_exclude(directory: str) -> bool:
-    """Whether locks do here what they say: not where tests have replaced them by functions that return at once."""
+    """Whether locks work; tests may replace them by functions that return at once."""
     with open(f"{directory}/lock", "wb") as one, open(f"{directory}/lock", "wb") as other:
         fcntl.flock(one, fcntl.LOCK_EX)
         try:
