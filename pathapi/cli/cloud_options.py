@@ -137,6 +137,8 @@ def describe(shell: Shell, error: Exception) -> str:
     if isinstance(error, CloudPathException) and error.shell_message is not None:
         return error.shell_message
     text = shell.describe(error)
+    if isinstance(error, PermissionError):
+        text += " (options: --no-sign-request, --profile, --credentials, --account-url)"
     if isinstance(error, CloudPathIsADirectoryError):
         text += ": `casstore prefetch` downloads what is below it"
     return text

@@ -86,7 +86,7 @@ class Checker:
         self._check_users(rows, found)
         self._check_stated(rows, found)
         self._check_views(found)
-        # A record is synced before anybody hears of it: neither cuts nor failing calls excuse a bad one.
+        # A record is synced before it is reported: neither power cuts nor failing calls excuse a bad one.
         found.pending = len(all_waiting(self._root, found.violations))
         if not self._is_after_power_cut and not self._is_after_failures:
             found.violations += [f"nothing damaged a blob, and yet quarantine/{name}" for name in names]
@@ -199,9 +199,7 @@ class Checker:
                 found.violations.append(f"what a provider stated leads to the wrong blob: {row.hex()} {digest.hex()}")
 
     def _check_views(self, found: Checked) -> None:
-        """Every view that was handed out still has its bytes, whether its process lives or was killed; unless somebody
-        has put another file in its place.
-        """
+        """Check that every view still has its bytes, whether its process lives or was killed, unless it was replaced."""
         leases = f"{self._root}/leases"
         for lease in os.listdir(leases) if os.path.isdir(leases) else []:
             found.leases += 1

@@ -111,7 +111,7 @@ def _sort(rows: Rows, pairs: Iterable[tuple[bytes, bytes]]) -> None:
             rows.users[row] = record
             continue
         if row == b"R":
-            continue  # room that a new index begins with; whoever was making it was killed
+            continue  # the reserve of a new index, whose creator was killed
         if len(record) < 9 or struct.unpack("<Q", record[-8:])[0] != xxhash.xxh3_64_intdigest(row + value):
             rows.damaged.append(f"the checksum of row {row[:60]!r} is wrong")
         elif value[0] != 1:

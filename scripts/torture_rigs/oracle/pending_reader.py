@@ -69,7 +69,7 @@ def _in(root: str, directory: str, problems: list[str]) -> Iterator[Waiting]:
         names = os.listdir(path)
     for name in sorted(names):
         stem, suffix = os.path.splitext(name)
-        # One without the other was never promised to anybody, or has been dealt with.
+        # One without the other was never reported, or is resolved.
         if suffix != ".json" or not _STEM.fullmatch(stem) or f"{stem}.data" not in names:
             continue
         try:

@@ -170,8 +170,9 @@ def _answer(writing: int, work: Callable[[], Iterable[str]]) -> None:
 
 
 def read_all(root: str, ledgers: Mapping[str, Ledger], *, is_strict: bool, locks_exclude: bool = True) -> Iterator[str]:
-    """Sentences about objects that do not read as what their bucket holds, or that are not refused although a write of
-    them is pending; to be called in a process of its own. Without *locks_exclude*, nobody can be told to be dead.
+    """Return messages about objects that differ from their bucket, or that can be read although a write is pending.
+
+    Call it in a new process. Without *locks_exclude*, dead processes cannot be detected.
     """
     said: list[str] = []
     told: set[str] = set()
@@ -217,7 +218,7 @@ def read_all(root: str, ledgers: Mapping[str, Ledger], *, is_strict: bool, locks
 
 
 def _is_aside(write: Waiting) -> bool:
-    """Whether it is a local file that is in nobody's way: whoever reads the URI is told of that, once."""
+    """Whether it is a local file that blocks no read: the first read of the URI warns of it."""
     return write.state == "incomplete" and write.source is not None
 
 

@@ -82,7 +82,7 @@ def points_of(program: Program, counts: Counter[str]) -> list[Point]:
         for number in range(1, count + 1):
             for error in errors:
                 found.append(Point(program.name, call, number, error, lasting=False))
-                # Whoever is interrupted, or told that a lock is busy, tries again for as long as that lasts.
+                # An interrupted call, and one that finds a lock busy, is repeated as long as that lasts.
                 if error != "EINTR" and (call, error) not in (("fcntl", "EACCES"), ("flock", "EACCES")):
                     found.append(Point(program.name, call, number, error, lasting=True))
             if errors:

@@ -161,7 +161,7 @@ class Killer:
         """Collect after all workers died: the collection must remove everything that they left behind."""
         self.report.violations += read_of(self._collect)
         if not locks_exclude(self._run.scratch):
-            # Nobody can be told to be dead, then, and all leases stay.
+            # Without locks, dead processes cannot be detected, and all leases stay.
             shutil.rmtree(f"{self._run.store}/leases")
             return
         for place in ("leases", "trash", "locks/write"):

@@ -80,7 +80,7 @@ def _map_unchecked() -> None:
 
 
 def _pins_unseen() -> None:
-    """Whoever takes away does not look at pins."""
+    """Evictions and clearings ignore pins."""
     for module in (casstore.eviction.collector, casstore.eviction.clear):
         _replace(module, "is_pinned", lambda *_: False)
     _replace(casstore.eviction.inventory, "pinned_names", lambda _: frozenset())

@@ -40,7 +40,7 @@ _READ_EACH: Final = 8
 finished store has been checked."""
 
 _SECONDS: Final = 100
-"""What a program may take: longer than anything in it waits for anybody."""
+"""Seconds that a program may take: longer than any of its waits."""
 
 
 class Bench:
@@ -293,7 +293,7 @@ class Bench:
         self._looked.leave(sorted({*sys.modules, *_strings(self._looked.take())}))
 
     def _is_mended(self) -> bool:
-        """Nobody may map a truncated index, the checker neither."""
+        """Whether the index is complete: a truncated one must not be mapped, not even by the checker."""
         data = f"{self._root}/index-v1/{live_generation(self._root)}/data.mdb"
         return not os.path.exists(data) or os.path.getsize(data) > self._truncated_size()
 
@@ -303,7 +303,7 @@ class Bench:
 
 
 def _tree(root: str) -> dict[str, tuple[int, ...]]:
-    """Everything below *root*, but for what may change whoever looks: locks, counts, and what LMDB keeps of readers."""
+    """Return everything below *root*, except what a reader may change: locks, counters, and LMDB's table of readers."""
     found: dict[str, tuple[int, ...]] = {}
     for directory, directories, names in os.walk(root):
         if directory == root:
@@ -331,7 +331,7 @@ def _modules_of(note: object) -> list[str]:
 
 
 def _is_clear(error: BaseException) -> bool:
-    """Whether an error says what happened to whoever calls the API, and is no mistake of the code's own."""
+    """Whether an error is one that the API documents, and not a bug."""
     if isinstance(error, WrongBytesError):
         return False
     if isinstance(error, RuntimeError):

@@ -47,7 +47,7 @@ class Failer:
         began = time.monotonic()
         bench = Bench(self._run.directory / "count")
         points: list[Point] = []
-        # Where locks do not exclude, nobody is taken for dead, and what the dead left stays for ever.
+        # Without locks, dead processes cannot be detected, and their files stay forever.
         programs = [program for program in self._programs if program.arrange is None or bench.locks_exclude]
         for program in programs:
             # Twice: what is imported on first use shall be there already, so that only the store's own calls fail.

@@ -82,7 +82,7 @@ class Worker(Writer):
 
     def _warned(self, message: Warning | str, category: type[Warning], *_: object) -> None:
         if "push() uploads it" in str(message):
-            return  # an edit that somebody has set aside
+            return  # an edit that was set aside
         if self._run.is_healthy and not issubclass(category, DeprecationWarning | ResourceWarning):
             self._run.violate(f"a warning in good health: {message}")
 
@@ -166,7 +166,7 @@ class Worker(Writer):
         self._count("views")
 
     def edit(self) -> None:
-        """Somebody puts another file in the place of a local copy; the next use of the URI must find it."""
+        """Replace a local copy by another file; the next use of the URI must find it."""
         origin, key, path = self._pick(KEYS)
         try:
             local = path.fspath
@@ -224,7 +224,7 @@ class Worker(Writer):
             self._run.violate(f"nothing damages this store, and it counted {damage}")
 
     def fork(self) -> None:
-        """A child that goes on reading and writing for a while; nobody waits for it."""
+        """Fork a child that reads and writes for a while; its parent does not wait for it."""
         self._count("forks")
         pid = os.fork()
         if pid == 0:

@@ -225,7 +225,7 @@ def _judge_verified(when: str, verified: VerifyReport) -> Iterator[str]:
 
 
 def _change(path: str, data: bytes) -> None:
-    """Bytes that nobody notices by the time of the file."""
+    """Write other bytes, and keep the file's mtime."""
     status = os.stat(path)
     os.chmod(path, 0o644)
     _write(path, data)
@@ -296,7 +296,7 @@ def _prepare_damage(root: str, ledger: SharedLedger) -> None:
 
 
 def _write_through_a_link(root: str, ledger: SharedLedger) -> None:
-    """And damage the hint at the index, which whoever opens it would mend."""
+    """Damage the hint of the index, too, which the next process that opens it would repair."""
     local = _path(root, ledger, "data/edited", views="link").fspath
     os.chmod(local, 0o644)
     _write(local, EDITED)
@@ -354,7 +354,7 @@ def _finish_repair(root: str) -> Iterator[str]:
     for directory, _directories, names in os.walk(f"{root}/blobs"):
         for name in names:
             if name.endswith("~"):
-                os.unlink(f"{directory}/{name}")  # no blob's name: what a user is told to look at
+                os.unlink(f"{directory}/{name}")  # not the name of a blob: the report asks the user to inspect it
     cache = casstore.open(root)
     verified = cache.verify(repair=True)
     if verified.left:

@@ -30,14 +30,14 @@ from torture_rigs.oracle.recording_bucket import LedgerClient
 from torture_rigs.run_state import Run
 
 KEYS: Final = tuple(f"data/{number}" for number in range(24))
-"""Objects that everybody overwrites and deletes."""
+"""Objects that all workers overwrite and delete."""
 
 LOGS: Final = tuple(f"log/{number}" for number in range(4))
 """Objects that are only appended to: no line may ever be lost."""
 
 CONTENTS: Final = 24
 REFUSALS: Final = (PendingWriteError, OverwriteNewerLocalError)
-"""An earlier write stands in the way, and the user is to decide."""
+"""Errors of an earlier write that blocks the URI."""
 
 _CONFLICTS: Final = (OverwriteNewerCloudError, CloudPathFileExistsError)
 _SIZES: Final = (0, 1, 60, 4096, 5000, 70_000, 300_000)
@@ -88,7 +88,7 @@ class Writer:
         self._run.tally.add(self._run.slot, what)
 
     def new_content(self) -> bytes:
-        """What others may have written, too, or what nobody has."""
+        """Return bytes that other objects may have, or unique ones."""
         if self._random.random() < 0.6:
             return content(self._random.randrange(CONTENTS))
         return os.urandom(16) + content(self._random.randrange(CONTENTS))
@@ -184,7 +184,7 @@ class Writer:
         if write is not None:
             self._run.promise(origin, key, _digest(data), write.name)
             self._count("edits")
-            if is_refused or write.state == "incomplete":  # which somebody's force has made it
+            if is_refused or write.state == "incomplete":  # a forced write has set it aside
                 return
         # As soon as the record is there, others may push it or discard it: before the read looks at what is pending.
         if not self._run.is_decided(origin, key, f"xxh3-128:{xxhash.xxh3_128_hexdigest(data)}"):
@@ -206,7 +206,7 @@ class Writer:
             return
         for origin, key in ((origin, key) for origin in self._clients for key in KEYS):
             if directory_of(f"ledger://bucket/{key}", origin) == kept[1]:
-                with contextlib.suppress(FileNotFoundError):  # somebody has dealt with it since
+                with contextlib.suppress(FileNotFoundError):  # resolved since
                     with open(f"{self._run.store}/pending/{kept[1]}/{kept[2]}.data", "rb") as file:
                         token = _digest(file.read())
                     if (kept[1], token) not in self._left:
@@ -227,7 +227,7 @@ class Writer:
         self._count("deletes")
 
     def change(self) -> None:
-        """Somebody else, on another machine, writes an object."""
+        """Write an object as another machine."""
         origin, key, _ = self._pick(KEYS)
         self._run.ledgers[origin].put(key, self.new_content())
         self._count("changes")
@@ -235,13 +235,13 @@ class Writer:
     # --- what is pending ---------------------------------------------------------------------------------------------
 
     def refused(self, origin: str, key: str) -> None:
-        """A pending write stands in the way: sometimes the user decides at once."""
+        """Sometimes resolve the pending write that blocks the URI."""
         self._count("refusals")
         if self._random.random() < 0.3:
             self._settle_one(self._path(origin, key).pending)
 
     def settle(self) -> None:
-        """Somebody looks at what is pending in all."""
+        """Resolve one of all pending writes."""
         self._settle_one(self._cache().pending.all())
 
     def _settle_one(self, pending: Iterable[casstore.PendingWrite]) -> None:
@@ -251,13 +251,13 @@ class Writer:
         write = self._random.choice(waiting)
         way = self._random.choice((self._push, self._push, self._push, self._drop, self._save))
         if write.state is casstore.PendingState.UPLOADING:
-            way = self._push  # whose process lives, nobody may discard
+            way = self._push  # while its process lives, it must not be discarded
         self._decide(write, way)
 
     def _decide(self, write: casstore.PendingWrite, way: Callable[[str, str, casstore.PendingWrite], None]) -> None:
         origin, key = write.key.origin, write.uri.split("/", 3)[3]
         self._run.deciding(origin, key, str(write.digest))
-        # Somebody has dealt with it since; where locks do not exclude, in the midst of this.
+        # Another process has resolved it since; without locks, even during this call.
         with contextlib.suppress(FileNotFoundError):
             way(origin, key, write)
 
