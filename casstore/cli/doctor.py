@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from casstore.cli.plugins import ExtensibleCommand, extension_report
+from casstore.cli.plugins import ExtensibleCommand, run_extension
 from casstore.cli.shell import Column, Shell, json_document_option
 
 
@@ -26,12 +26,12 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     from casstore.doctor import examine
 
     shell: Shell = ctx.obj
-    extension = extension_report(ctx)
+    remote_checks = run_extension(ctx) or []
     checks = [
         {"name": check.name, "state": check.state.value, "found": check.found, "advice": check.advice}
         for check in examine(shell.directory)
     ]
-    checks += [] if extension is None else extension.facts["checks"]
+    checks += remote_checks
     is_wrong = any(check["state"] == "wrong" for check in checks)
     if as_json:
         shell.json_document({"is_good": not is_wrong, "checks": checks})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
@@ -93,23 +93,6 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-@dataclass(slots=True)
-class _Sum:
-    entries: int = 0
-    logical: int = 0
-    blobs: dict[bytes, int] = field(default_factory=dict)
-
-    def add(self, entry: Entry) -> None:
-        self.entries += 1
-        self.logical += entry.size
-        self.blobs[entry.digest.value] = entry.size
-
-    def usage(self) -> Usage:
-        from casstore.reading.catalog import Usage
-
-        return Usage(self.entries, self.logical, len(self.blobs), sum(self.blobs.values()))
-
-
 @dataclass(frozen=True, slots=True)
 class UsageReport:
     """Usage below a prefix: the total, and each child in URI order; a directory's name ends with a slash.
@@ -123,12 +106,19 @@ class UsageReport:
 
 def usage_by_child(cache: Cache, prefix: str = "") -> UsageReport:
     """Return the usage below *prefix* (a string, not a path), by the path component that follows it."""
-    total = _Sum()
-    children: dict[str, _Sum] = {}
+    from casstore.reading.catalog import Usage
+
+    sums: dict[str, tuple[list[int], dict[bytes, int]]] = {"": ([0, 0], {})}
     for entry in cache.entries(prefix):
-        total.add(entry)
-        children.setdefault(_child(entry.uri, prefix), _Sum()).add(entry)
-    return UsageReport(total.usage(), {name: child.usage() for name, child in children.items()})
+        for name in ("", _child(entry.uri, prefix)):
+            counts, blobs = sums.setdefault(name, ([0, 0], {}))
+            counts[0] += 1
+            counts[1] += entry.size
+            blobs[entry.digest.value] = entry.size
+    usages = {
+        name: Usage(counts[0], counts[1], len(blobs), sum(blobs.values())) for name, (counts, blobs) in sums.items()
+    }
+    return UsageReport(usages.pop(""), usages)
 
 
 def _child(uri: str, prefix: str) -> str:

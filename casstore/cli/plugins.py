@@ -1,34 +1,22 @@
 """Commands of other packages, found through the entry-point group ``casstore.commands``.
 
 Each entry point is a sequence of `click.Command`. A command whose name exists already extends that command, which must
-be an `ExtensibleCommand`: its options are added, and its callback returns a `ReportSection`, or None if its options
-were not used. So ``casstore doctor`` and ``verify`` can report on a server that this package knows nothing of.
+be an `ExtensibleCommand`: its options are added, and its callback returns more results for the command to report. So
+``casstore doctor`` and ``verify`` can check a server that this package knows nothing of.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
 
 import click
 
-from casstore.cli.shell import Shell, say
+from casstore.cli.shell import say
 
 GROUP: Final = "casstore.commands"
 
 _EXTENSION: Final = "casstore.extension"
-
-
-class ReportSection(Protocol):
-    """What an extension found: *facts* for JSON, and whether anything is wrong."""
-
-    facts: Mapping[str, Any]
-    is_wrong: bool
-
-    def show(self, shell: Shell) -> None:
-        """Print it as text."""
-        ...
 
 
 class PluginGroup(click.Group):
@@ -60,7 +48,7 @@ class PluginGroup(click.Group):
 
 
 class ExtensibleCommand(click.Command):
-    """A command that another package may extend; its callback calls `extension_report`."""
+    """A command that another package may extend; its callback calls `run_extension`."""
 
     def _extension(self, ctx: click.Context) -> click.Command | None:
         parent = None if ctx.parent is None else ctx.parent.command
@@ -82,7 +70,7 @@ class ExtensibleCommand(click.Command):
         return super().invoke(ctx)
 
 
-def extension_report(ctx: click.Context) -> ReportSection | None:
-    """Run the extension; None if there is none, or none of its options was used."""
+def run_extension(ctx: click.Context) -> Any:
+    """Call the extension; return its result, or None without an extension."""
     run = ctx.meta.get(_EXTENSION)
-    return None if run is None else cast("ReportSection | None", run())
+    return None if run is None else run()

@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import re
 import time
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 
-from casstore.cli.plugins import ExtensibleCommand, extension_report
+from casstore.cli.plugins import ExtensibleCommand, run_extension
 from casstore.cli.progress import progress_bar
 from casstore.cli.reaped import reaped_facts, show_reaped
 from casstore.cli.shell import Column, Parsed, Shell, json_document_option
@@ -20,6 +21,16 @@ from casstore.config.units import format_size
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.verify.report import Leftovers, Problem, Repair, RepairSummary, VerifyProgress, VerifyReport
+
+
+class RemoteReport(Protocol):
+    """The result of the plug-in that compares the entries with their server."""
+
+    facts: Mapping[str, Any]
+    is_wrong: bool
+
+    def show(self, shell: Shell) -> None: ...
+
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -68,15 +79,15 @@ def verify(
     shell: Shell = ctx.obj
     cache = shell.open_cache()
     # First, since it may raise a usage error.
-    extension = extension_report(ctx)
+    remote: RemoteReport | None = run_extension(ctx)
     verified = _verify(cache, sample, newest, repair=repair)
     if as_json:
-        shell.json_document({"root": cache.root, **_facts(verified), **({} if extension is None else extension.facts)})
+        shell.json_document({"root": cache.root, **_facts(verified), **({} if remote is None else remote.facts)})
     else:
         _print(shell, verified)
-        if extension is not None:
-            extension.show(shell)
-    return 1 if verified.left or (extension is not None and extension.is_wrong) else 0
+        if remote is not None:
+            remote.show(shell)
+    return 1 if verified.left or (remote is not None and remote.is_wrong) else 0
 
 
 def _verify(cache: Cache, sample: float | None, newest: int | timedelta | None, *, repair: bool) -> VerifyReport:

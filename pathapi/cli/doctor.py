@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
@@ -34,43 +33,23 @@ _UNSUPPORTED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _RemoteChecks:
-    """Checks in the shape of the command's own."""
-
-    checks: list[dict[str, str]]
-
-    @property
-    def is_wrong(self) -> bool:
-        """Whether a check failed."""
-        return any(check["state"] == "wrong" for check in self.checks)
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """The checks, for the command to print with its own."""
-        return {"checks": self.checks}
-
-    def show(self, shell: Shell) -> None:
-        """Print nothing: the command prints the checks."""
-
-
 @click.command("doctor")
 @click.argument("uris", nargs=-1, metavar="[URI]...")
 @click.option("--write", is_flag=True, help="Also test conditional writes below each URI, with a temporary object.")
 @cloud_command
-def doctor_extension(shell: Shell, /, uris: tuple[str, ...], write: bool, **options: Any) -> _RemoteChecks | None:
-    """Check the servers of these URIs."""
+def doctor_extension(shell: Shell, /, uris: tuple[str, ...], write: bool, **options: Any) -> list[dict[str, str]]:
+    """Check the servers of these URIs; return checks in the shape of the command's own."""
     if not uris:
         if write or any(options.values()):
             raise click.UsageError("--write and the connection options need a URI: casstore doctor s3://bucket/prefix/")
-        return None
+        return []
     clients = Clients(shell, options)
     checks: list[dict[str, str]] = []
     for uri in uris:
         path = clients.path(uri)
         for name, state, found, advice in _examine(shell, path, write=write):
             checks.append({"name": f"{name} {path.uri.shown}", "state": state, "found": found, "advice": advice})
-    return _RemoteChecks(checks)
+    return checks
 
 
 Found = tuple[str, str, str, str]

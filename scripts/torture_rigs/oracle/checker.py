@@ -199,7 +199,7 @@ class Checker:
                 found.violations.append(f"what a provider stated leads to the wrong blob: {row.hex()} {digest.hex()}")
 
     def _check_views(self, found: Checked) -> None:
-        """Check that every view still has its bytes, whether its process lives or was killed, unless it was replaced."""
+        """Check that every view still has its bytes, even if its process was killed, unless it was replaced."""
         leases = f"{self._root}/leases"
         for lease in os.listdir(leases) if os.path.isdir(leases) else []:
             found.leases += 1
