@@ -21,14 +21,20 @@ from pathapi.exceptions import (
 
 @dataclass(frozen=True, slots=True)
 class ErrorTemplate:
-    """An error class, and its message with fields in braces: ``<object>: <what failed>: <how to fix it>``."""
+    """An error class, and its message with fields in braces: ``<object>: <what failed>: <how to fix it>``.
+
+    *hint* and *shell_hint* are the fix in Python and on the command line, if they differ: see `CloudPathException`.
+    """
 
     error: type[CloudPathException]
     message: str
+    hint: str = ""
+    shell_hint: str = ""
 
     def make(self, **fields: object) -> CloudPathException:
         """Return the error with *fields* in its message."""
-        return self.error(self.message.format(**fields))
+        texts = [text.format(**fields) for text in (self.message, self.hint, self.shell_hint)]
+        return self.error(texts[0], hint=texts[1], shell_hint=texts[2])
 
 
 MISSING: Final = ErrorTemplate(CloudPathFileNotFoundError, "{uri} does not exist")

@@ -19,7 +19,6 @@ from pathapi.exceptions import (
     InvalidConfigurationException,
     InvalidPrefixError,
     InvalidUriError,
-    MissingCredentialsError,
 )
 from pathapi.parallel import progress_bar as bars
 from pathapi.parallel.progress import Progress
@@ -138,8 +137,6 @@ def describe(shell: Shell, error: Exception) -> str:
     if isinstance(error, CloudPathException) and error.shell_message is not None:
         return error.shell_message
     text = shell.describe(error)
-    if isinstance(error, MissingCredentialsError):
-        text += " (options: --no-sign-request, --profile, --credentials, --account-url)"
     if isinstance(error, CloudPathIsADirectoryError):
         text += ": `casstore prefetch` downloads what is below it"
     return text

@@ -40,8 +40,9 @@ _FORBIDDEN: Final = ErrorTemplate(
 )
 _NOT_PUBLIC: Final = ErrorTemplate(
     CloudPathPermissionError,
-    "{uri}: {endpoint} denied access ({code}), the object is not public, and no credentials were given: give the "
-    "client a credential or a connection string, or set AZURE_STORAGE_CONNECTION_STRING",
+    "{uri}: {endpoint} denied access ({code}), the object is not public, and no credentials were given",
+    "give the client a credential or a connection string, or set AZURE_STORAGE_CONNECTION_STRING",
+    "set AZURE_STORAGE_CONNECTION_STRING",
 )
 _BAD_KEY: Final = ErrorTemplate(
     CloudPathPermissionError,
@@ -139,7 +140,9 @@ BY_EXCEPTION: Final = {
     # of a request
     "ClientAuthenticationError": ErrorTemplate(
         MissingCredentialsError,
-        "{uri}: no token for {endpoint} was found: log in (az login), or give the client a credential",
+        "{uri}: no token for {endpoint} was found",
+        "log in (az login), or give the client a credential",
+        "log in: az login",
     ),
     "AzureSigningError": ErrorTemplate(
         MissingCredentialsError, "{uri}: the account key is not an Azure key: it is not base64"

@@ -33,11 +33,12 @@ _NO_BUCKET: Final = ErrorTemplate(BucketNotFoundError, "{uri}: there is no bucke
 _FORBIDDEN: Final = ErrorTemplate(
     CloudPathPermissionError, "{uri}: {endpoint} denied access{doubt}: these credentials need {permission} ({reason})"
 )
+_LOG_IN: Final = "run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS"
 _NOT_PUBLIC: Final = ErrorTemplate(
     MissingCredentialsError,
-    "{uri}: no Google credentials were found, and the object is not public{doubt}: run `gcloud auth "
-    "application-default login`, set GOOGLE_APPLICATION_CREDENTIALS or give the client credentials that have "
-    "{permission}",
+    "{uri}: no Google credentials were found, and the object is not public{doubt}",
+    f"{_LOG_IN} or give the client credentials that have {{permission}}",
+    f"{_LOG_IN} or use --credentials of an account that has {{permission}}",
 )
 _DOUBT: Final = " (without storage.objects.list, Google also answers 403 for objects that do not exist)"
 _BAD_LOGIN: Final = ErrorTemplate(

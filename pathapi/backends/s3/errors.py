@@ -36,19 +36,24 @@ from pathapi.exceptions import (
 _NO_BUCKET: Final = ErrorTemplate(BucketNotFoundError, "{uri}: there is no bucket {bucket!r} at {endpoint}")
 _FORBIDDEN: Final = ErrorTemplate(
     CloudPathPermissionError,
-    "{uri}: {endpoint} denied access{doubt}: these credentials need {permission}; no_sign_request=True reads public "
-    "buckets",
+    "{uri}: {endpoint} denied access{doubt}",
+    "these credentials need {permission}; no_sign_request=True reads public buckets",
+    "these credentials need {permission}; --profile selects others; --no-sign-request reads public buckets",
 )
 _NOT_PUBLIC: Final = ErrorTemplate(
     CloudPathPermissionError,
-    "{uri}: {endpoint} denied access, the object is not public{doubt}: log in, and remove no_sign_request=True",
+    "{uri}: {endpoint} denied access, the object is not public{doubt}",
+    "log in, and remove no_sign_request=True",
+    "log in, and omit --no-sign-request",
 )
 _DOUBT: Final = " (without s3:ListBucket, S3 also answers 403 for objects that do not exist)"
 _READS: Final = frozenset({"GetObject", "HeadObject", "CopyObject"})
+_CHECK_KEY: Final = "check the profile, the environment (AWS_ACCESS_KEY_ID) and that they belong to this endpoint"
 _BAD_KEY: Final = ErrorTemplate(
     CloudPathPermissionError,
-    "{uri}: {endpoint} does not know the access key or its secret ({code}): check the profile, the environment "
-    "(AWS_ACCESS_KEY_ID) and that they belong to this endpoint; no_sign_request=True reads public buckets",
+    "{uri}: {endpoint} does not know the access key or its secret ({code})",
+    f"{_CHECK_KEY}; no_sign_request=True reads public buckets",
+    f"{_CHECK_KEY}; --no-sign-request reads public buckets",
 )
 _EXPIRED: Final = ErrorTemplate(
     CloudPathPermissionError, "{uri}: {endpoint} denied access, the credentials have expired ({code}): log in again"
@@ -88,10 +93,12 @@ BY_CODE: Final = {
     **dict.fromkeys(("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout"), BUSY),
 }
 BY_STATUS: Final = {**error_table.BY_STATUS, 301: _ELSEWHERE, 401: _FORBIDDEN, 403: _FORBIDDEN}
+_SET_KEY: Final = "configure a profile or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _NO_CREDENTIALS: Final = ErrorTemplate(
     MissingCredentialsError,
-    "{uri}: no AWS credentials were found: configure a profile or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for "
-    "a public bucket use no_sign_request=True",
+    "{uri}: no AWS credentials were found",
+    f"{_SET_KEY}; for a public bucket use no_sign_request=True",
+    f"{_SET_KEY}; for a public bucket use --no-sign-request",
 )
 BY_EXCEPTION: Final = {
     "NoCredentialsError": _NO_CREDENTIALS,

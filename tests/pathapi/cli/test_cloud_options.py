@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pathapi.exceptions import MissingCredentialsError
 from tests.harness.azure_servers import AzureServer
 from tests.harness.servers import GCSServer
 from tests.pathapi.support.azure import azure_ground, prefix
@@ -149,3 +151,15 @@ def test_a_write_to_another_account_is_pushed_with_the_option_in_the_error(
     done = casstore("push", "--account-url", azurite.account_url(), uri)
     assert (done.returncode, done.stderr) == (0, b"")
     assert azure_ground.content("k") == b"pending"
+
+
+def test_an_error_has_its_fix_in_python_and_for_the_command_line() -> None:
+    """Also in another process, and with more text at its end."""
+    error = MissingCredentialsError("s3://b/k: no credentials", hint="use f(x=True)", shell_hint="use --x")
+    error = pickle.loads(pickle.dumps(error))
+    assert str(error) == "s3://b/k: no credentials: use f(x=True)"
+    assert error.shell_message == "s3://b/k: no credentials: use --x"
+    longer = error.extended(". Kept", hint="push()", shell_hint="`casstore push`")
+    assert str(longer) == "s3://b/k: no credentials: use f(x=True). Kept: push()"
+    assert longer.shell_message == "s3://b/k: no credentials: use --x. Kept: `casstore push`"
+    assert MissingCredentialsError("no fix").shell_message is None
