@@ -155,7 +155,7 @@ def test_what_the_documentation_says_to_run_is_what_there_is() -> None:
     assert commands
     for script, option in commands:
         assert f'"{option}"' in (REPOSITORY / "scripts" / script).read_text()
-    units = re.findall(r"^    \[(\w+)\]$", text, re.MULTILINE)
+    units = re.findall(r"^\[(\w+)\]$", text, re.MULTILINE)
     assert units == ["Unit", "Service", "Unit", "Timer", "Install"]
 
 
