@@ -24,8 +24,8 @@ from harness import sparse_store as sparse
 from harness.rounds import Contestant, options, race, report
 
 import casstore
-from casstore.eviction.collector import sweep
 from casstore.eviction.plan import Plan
+from casstore.eviction.removal import sweep
 
 PLAN: Final = """
 import json, re, sys, threading, time

@@ -1,4 +1,4 @@
-"""A content-addressed store for objects from clouds: bytes once, by hash; a transactional index by URI.
+"""A content-addressed store for objects of clouds: bytes once, by hash, and a transactional index by URI.
 
     import casstore
 
@@ -6,7 +6,7 @@
     for entry in cache.entries("s3://bucket/prefix/"):
         print(entry.uri, entry.size, entry.digest)
 
-It knows no cloud: `pathapi` fills it.
+It talks to no server: `pathapi` fills it.
 """
 
 from typing import TYPE_CHECKING
@@ -57,9 +57,10 @@ from casstore.reading.open_blob import Stored
 if TYPE_CHECKING:
     from casstore.config.units import format_size
     from casstore.eviction.clear import ClearResult
-    from casstore.eviction.collector import CollectResult, RemovedBlob
+    from casstore.eviction.collector import CollectResult
     from casstore.eviction.pins import Pin
     from casstore.eviction.plan import Plan
+    from casstore.eviction.removal import RemovedBlob
     from casstore.leases.in_use import InUse
     from casstore.pass_through import PassThroughCache as PassThroughCache  # few processes ever load it
     from casstore.pending.records import Condition, PendingState, PendingWrite
@@ -76,74 +77,24 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# fmt: off
 __all__ = [
-    "ALGORITHMS",
-    "BlobDamagedError",
-    "BlobModifiedError",
-    "Cache",
-    "CasstoreError",
-    "VerifyProgress",
-    "ClearResult",
-    "CollisionError",
-    "Condition",
-    "Digest",
-    "Entry",
-    "Fill",
-    "Flight",
-    "CollectResult",
-    "IndexDamagedError",
-    "IndexUnavailableError",
-    "InUse",
-    "Key",
-    "Leftovers",
-    "LockTimeoutError",
-    "RepairSummary",
-    "Moment",
-    "NotAStoreError",
-    "NotHeldError",
-    "IndexSnapshot",
-    "Pending",
-    "PendingDamagedError",
-    "PendingState",
-    "PendingWrite",
-    "Pin",
-    "Plan",
-    "Problem",
-    "ProblemKind",
-    "ReentrantWriteError",
-    "RemovedBlob",
-    "Repair",
-    "Staging",
-    "Statistics",
-    "ProviderChecksum",
-    "StillBeingWrittenError",
-    "StoreFormatError",
-    "StoreFullError",
-    "StoreReadOnlyError",
-    "StoreUnavailableError",
-    "Stored",
-    "Usage",
-    "Validator",
-    "VerifyReport",
-    "WriteLock",
-    "__version__",
-    "at_exit",
-    "boot_clock_ns",
-    "new_hasher",
-    "copy_out",
-    "full_disk",
-    "make_directories",
-    "same_bytes",
-    "format_size",
-    "sync_directory",
-    "open",
-    "pass_through_for",
-    "write_all",
+    "ALGORITHMS", "BlobDamagedError", "BlobModifiedError", "Cache", "CasstoreError", "ClearResult", "CollectResult",
+    "CollisionError", "Condition", "Digest", "Entry", "Fill", "Flight", "IndexDamagedError", "IndexSnapshot",
+    "IndexUnavailableError", "InUse", "Key", "Leftovers", "LockTimeoutError", "Moment", "NotAStoreError",
+    "NotHeldError", "Pending", "PendingDamagedError", "PendingState", "PendingWrite", "Pin", "Plan", "Problem",
+    "ProblemKind", "ProviderChecksum", "ReentrantWriteError", "RemovedBlob", "Repair", "RepairSummary", "Staging",
+    "Statistics", "StillBeingWrittenError", "Stored", "StoreFormatError", "StoreFullError", "StoreReadOnlyError",
+    "StoreUnavailableError", "Usage", "Validator", "VerifyProgress", "VerifyReport", "WriteLock", "at_exit",
+    "boot_clock_ns", "copy_out", "format_size", "full_disk", "make_directories", "new_hasher", "open",
+    "pass_through_for", "same_bytes", "sync_directory", "write_all", "__version__",
 ]
+# fmt: on
 
 _LATER = {
     "ClearResult": "eviction.clear",
-    **dict.fromkeys(("CollectResult", "RemovedBlob"), "eviction.collector"),
+    "CollectResult": "eviction.collector",
+    "RemovedBlob": "eviction.removal",
     **dict.fromkeys(
         ("Leftovers", "Problem", "ProblemKind", "Repair", "RepairSummary", "VerifyProgress", "VerifyReport"),
         "verify.report",
@@ -156,7 +107,7 @@ _LATER = {
     "format_size": "config.units",
 }
 
-# Names of before, which code that uses the store may still import.
+# Former names, which code that uses the store may still import.
 _FORMER = {
     "BlobTrippedError": "BlobModifiedError",
     "Checked": "VerifyProgress",

@@ -1,116 +1,163 @@
-"""The public face of a store: `open` gives a `Cache`, which looks things up, fills, and tells what it holds."""
+"""The public face of a store: `casstore.open` returns a `Cache`, composed of the packages below."""
 
 from __future__ import annotations
 
 import errno
+import functools
 import os
-import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
+from casstore import clock
 from casstore.blobs.blob_store import OPEN_FLAGS, BlobStore
-from casstore.blobs.staging import AddedBlob, Inode, Staging
-from casstore.clock import _HOUR_NS
 from casstore.config.settings import Settings
 from casstore.counters import Counters
 from casstore.errors import IndexUnavailableError, StoreReadOnlyError
 from casstore.eviction.background import BackgroundEvictor
-from casstore.eviction.evictor import Evicting
-from casstore.exit_hooks import at_exit
-from casstore.format.digest import Digest, digest_mtime
-from casstore.format.keys import Key, count_row
+from casstore.eviction.evictor import Evictor
+from casstore.exit_hooks import ExitHook
+from casstore.format.digest import digest_mtime
+from casstore.format.keys import Key
 from casstore.format.layout import Layout
 from casstore.format.records import Entry, Moment, peek_entry, unpack_entry
-from casstore.fs import mounts as machine
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.index.entries import IndexSnapshot, snapshot
-from casstore.index.updates import PublishEntry, TouchEntry
+from casstore.index.entries import IndexSnapshot
+from casstore.index.updates import TouchEntry
 from casstore.ingest.fill import Fill
-from casstore.ingest.publisher import Recording, add_blob
+from casstore.ingest.publisher import Publisher
+from casstore.ingest.recent import RecentEntries
+from casstore.leases.holder import LeaseHolder
 from casstore.leases.lease import Lease
 from casstore.leases.local_files import LocalFiles
 from casstore.locks.byte_locks import ByteLocks
-from casstore.locks.collector_lock import CollectorLock
 from casstore.locks.single_flight import Flight, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.reading.blob_checker import BlobChecker
-from casstore.reading.catalog import Inspecting
+from casstore.reading.catalog import Catalog
 from casstore.reading.dedup import ChecksumDedup
-from casstore.root import Root, open_root
+from casstore.reading.open_blob import Stored
+from casstore.root import Root
 
 if TYPE_CHECKING:
+    # Imported when they are used: few processes evict, pin, verify or meet a pending write.
+    from datetime import timedelta
+
+    from casstore.eviction.collector import CollectResult
+    from casstore.eviction.pins import Pin, Pins
+    from casstore.pending.records import PendingWrite
     from casstore.pending.store import Pending
+    from casstore.verify.report import VerifyProgress, VerifyReport
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 EXIT_SECONDS: Final = 10.0
 """How long the exit of a process may wait for its last commits."""
 
-_TALLY_SECONDS: Final = 1.0
-"""How long it may wait for others who add their counts to those of the store."""
+_COUNTERS_SECONDS: Final = 1.0
+"""How long it may wait for other processes that add their counts to the store's."""
 
 _NEW_NS: Final = 2 * 10**9
-"""How long after a file was linked the warm path takes it for one that may have had its name for less than the look at
-the row took; far more than clocks of a file system lag behind.
+"""The age of a link up to which the warm path looks at the row again, since the blob may have got its name between the
+two looks; far more than the clocks of file systems lag behind.
 """
 _OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadProgress:
-    """Bytes of the downloads that this process has begun and not finished: *received* of *expected*."""
+def method_of(part: str, method: Callable[Concatenate[Any, P], Result]) -> Callable[Concatenate[Any, P], Result]:
+    """Return a method that calls *method* of the attribute *part*."""
+    name = method.__name__
 
-    received: int
-    expected: int
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Result:
+        result: Result = getattr(getattr(self, part), name)(*args, **kwargs)
+        return result
+
+    functools.update_wrapper(call, method)
+    return call
 
 
-class Cache(LocalFiles, Recording, Inspecting, Evicting):
-    """One store in this process; thread-safe, survives forks. Get one from `casstore.open`."""
+class Cache:
+    """One store in this process; thread-safe, survives forks. `casstore.open` returns one.
+
+    It is made of parts, and offers their calls as its own: `counters`, `leases`, `files`, `catalog`, `checker`,
+    `checksums`, `publisher`, `recent`, `evictor`, `background`, `pending`, `flights` and `write_locks`.
+    """
 
     unavailable: OSError | None = None
-    """Why nothing is held and kept; None for a store (`casstore.uncached`)."""
+    """Why nothing can be stored; None for a store, and set by `casstore.pass_through.PassThroughCache`."""
 
     def __init__(self, root: Root) -> None:
+        self._root = root
         self.layout: Layout = root.layout
         self.settings: Settings = root.settings
         self.algorithm = root.algorithm
-        self.store_id = root.store_id
         self.place = root.boot_mount
-        self._boot = root.boot
         self._locks = ByteLocks(root.layout)
-        self.index = Index(root.layout, self._locks, self._say, self.recreate)
+        self.index = Index(root.layout, self._locks, self._warn, root.recreate)
         self.blobs = BlobStore(root.layout, root.algorithm)
-        self._turns = CollectorLock(root.layout)
         self._pending: Pending | None = None
-        self._begin_process()
+        self._start_process()
 
-    def _begin_process(self) -> None:
-        """What a process has for itself; made anew in a forked child."""
+    def _start_process(self) -> None:
+        """Make what each process has for itself; again in a forked child."""
+        root, index, blobs = self._root, self.index, self.blobs
+        self.exit = ExitHook(self.close)
+        self.leases = LeaseHolder(root, blobs, self.exit)
+        self.committer = Committer(index, blobs, self.exit.ensure)
         self.flights = SingleFlight(self.layout, self._locks, self.settings.lock_timeout)
         self.write_locks = WriteLocks(self.layout, self.settings.lock_timeout, self._locks)
-        self.committer = Committer(self.index, self.blobs, self._register_exit)
-        self.statements = ChecksumDedup(self.index, self.blobs, self.committer, self.place)
-        self.checks = BlobChecker(
-            self.layout,
-            self.index,
-            self.blobs,
-            self.committer,
-            self.place,
-            self.stage,
-            self.count,
-            lambda: self.lease.name,
+        self.counters = Counters(self.layout, self.flights)
+        self.catalog = Catalog(index, self.committer)
+        self.checker = BlobChecker(root, index, blobs, self.committer, self.leases, self.counters)
+        self.checksums = ChecksumDedup(root, index, blobs, self.committer, self.checker)
+        self.files = LocalFiles(self.leases)
+        self.evictor = Evictor(root, index, blobs, self.committer, self.leases, self.counters, self.exit)
+        self.background = BackgroundEvictor(self.evictor)
+        self.publisher = Publisher(
+            root, index, blobs, self.committer, self.checker, self.leases, self.background, self.counters
         )
-        self._lease: Lease | None = None
-        self._mutex = threading.Lock()
-        self._recent_mutex = threading.Lock()
-        self._written: dict[bytes, int] = {}
-        self._recent: dict[Key, Entry] = {}
-        self._recent_inodes: dict[Key, Inode] = {}
-        self.tally = Counters(self.layout, lambda: self.flights.waits)
-        self._exits = False
-        self.fills: set[Fill] = set()
-        self.trims = BackgroundEvictor(self, self._turns)
+        self.recent = self.publisher.recent
+
+    # --- calls of the parts ------------------------------------------------------------------------------------------
+
+    count = method_of("counters", Counters.increment)
+    counts = method_of("counters", Counters.counts)
+    stats = method_of("counters", Counters.statistics)
+    lookup = method_of("recent", RecentEntries.lookup)
+    quarantine = method_of("checker", BlobChecker.quarantine)
+    find_by_checksum = method_of("checksums", ChecksumDedup.find_blob)
+    may_have_checksum = method_of("checksums", ChecksumDedup.may_find)
+
+    stage = method_of("leases", LeaseHolder.stage)
+    snapshot = method_of("publisher", Publisher.snapshot)
+    record_write = method_of("publisher", Publisher.record_write)
+    record_copy = method_of("publisher", Publisher.record_copy)
+    record_delete = method_of("publisher", Publisher.record_delete)
+    underway = method_of("publisher", Publisher.progress)
+
+    entries = method_of("catalog", Catalog.entries)
+    entries_of = method_of("catalog", Catalog.entries_of)
+    stat = method_of("catalog", Catalog.stat)
+    usage = method_of("catalog", Catalog.usage)
+
+    view = method_of("files", LocalFiles.view)
+    view_directory = method_of("files", LocalFiles.view_directory)
+    release_view = method_of("files", LocalFiles.release_view)
+    outbox = method_of("files", LocalFiles.outbox)
+    edit = method_of("files", LocalFiles.edit)
+    copy_local = method_of("files", LocalFiles.copy_local)
+    release_path = method_of("files", LocalFiles.release_path)
+    has_local_edits = method_of("files", LocalFiles.has_changes)
+    record_changes = method_of("files", LocalFiles.record_changes)
+    mark_uploaded = method_of("files", LocalFiles.mark_uploaded)
+
+    plan = method_of("evictor", Evictor.plan)
+    execute = method_of("evictor", Evictor.execute)
+    collect = method_of("evictor", Evictor.collect)
+    clear = method_of("evictor", Evictor.clear)
+    mark_synced = method_of("evictor", Evictor.mark_synced)
 
     @property
     def root(self) -> str:
@@ -118,62 +165,40 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         return self.layout.root
 
     @property
+    def store_id(self) -> str:
+        """The random id of the store; another one after it was recreated."""
+        return self._root.store_id
+
+    @property
     def lease(self) -> Lease:
         """This process's lease, taken on first use."""
-        with self._mutex:
-            if self._lease is not None and not self._lease.exists():
-                self._lease.abandon()
-                self._lease = None
-            if self._lease is None:
-                self._lease = self._take_lease()
-                self._register_exit()
-            return self._lease
+        return self.leases.get()
 
-    def _take_lease(self) -> Lease:
-        try:
-            return Lease(self.layout, self.settings.views, self.blobs)
-        except FileNotFoundError:
-            self.recreate()
-            return Lease(self.layout, self.settings.views, self.blobs)
+    @property
+    def pending(self) -> Pending:
+        """The pending writes: what was written to this store and not uploaded."""
+        if self._pending is None:
+            from casstore.pending.store import Pending  # readers need none
 
-    # --- counting ----------------------------------------------------------------------------------------------------
-
-    def counts(self) -> dict[str, int]:
-        """What this process counted: hits, misses, collisions, damaged blobs, waits for other downloads."""
-        return self.tally.counts()
-
-    def underway(self) -> DownloadProgress:
-        """How far this process's downloads are, for whoever shows progress; large ones only."""
-        fills = list(self.fills)  # in one step, while others come and go
-        return DownloadProgress(sum(fill.received for fill in fills), sum(fill.expected for fill in fills))
-
-    def count(self, what: str) -> None:
-        """Count one."""
-        self.tally.increment(what)
-
-    def count_hit(self, size: int) -> None:
-        """Count an object of *size* bytes that was served from the store, by another way than `open_fresh`."""
-        self.tally.hits += 1
-        self.tally.disk_bytes += size
-        if not self._exits:
-            self._register_exit()
+            self._pending = Pending(self.layout)
+        return self._pending
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def now(self) -> Moment:
-        """This moment, by both clocks."""
-        return Moment(time.time_ns(), machine.boot_clock_ns(), self._boot)
+        """Return this moment, by both clocks."""
+        return clock.now(self._root.boot)
 
     @staticmethod
     def current_hour() -> int:
-        """Hours since the epoch: how coarsely last use is kept."""
-        return time.time_ns() // _HOUR_NS
+        """Return the hours since the epoch: the resolution of an entry's last use."""
+        return clock.current_hour()
 
     def open_fresh(self, key: Key, max_age_ns: int | None) -> int | None:
-        """The warm path: a descriptor of the blob, if the entry was validated within *max_age_ns* (None: ever).
+        """The warm path: return a descriptor of the blob if its entry was validated within *max_age_ns* (None: ever).
 
-        One read transaction, one open, one fstat; no lock, no write. None for anything out of the ordinary, which
-        `held` and `open_entry` then sort out. The descriptor is the caller's.
+        One read transaction, one open, one fstat; no lock, no write. None for anything unusual: call `lookup` and
+        `open_entry` then. The caller closes the descriptor.
         """
         if self.settings.verify == "always" or self.has_local_changes(key):
             return None
@@ -181,153 +206,195 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         try:
             record = self.index.get(key.row_key)
         except (IndexUnavailableError, StoreReadOnlyError):
-            return None  # `held` says it again, to whoever can do without the index
+            return None  # `lookup` raises it again, to a caller that can bypass the index
         if record is None:
             return None
-        held = peek_entry(key, record)
-        if held is None or (held.written_on and held.written_on != self.place):
+        entry = peek_entry(key, record)
+        if entry is None or (entry.written_on and entry.written_on != self.place):
             return None
         # A validation in the future says that a clock was set; it proves nothing.
-        if max_age_ns is not None and not 0 <= now - held.validated_ns <= max_age_ns:
+        if max_age_ns is not None and not 0 <= now - entry.validated_ns <= max_age_ns:
             return None
         try:
-            descriptor = os.open(self.layout.blob(held.digest), OPEN_FLAGS)
+            descriptor = os.open(self.layout.blob(entry.digest), OPEN_FLAGS)
         except OSError as error:
             if error.errno in _OF_THE_PROCESS:
                 raise
             return None
         status = os.fstat(descriptor)
-        if status.st_size != held.size or status.st_mtime_ns != digest_mtime(held.digest) * 1_000_000_000:
+        if status.st_size != entry.size or status.st_mtime_ns != digest_mtime(entry.digest) * 1_000_000_000:
             os.close(descriptor)
             return None
         # Between the two looks the blob may have been evicted, and its name given to other bytes of the same digest.
         if status.st_ctime_ns > now - _NEW_NS and self.index.get(key.row_key) != record:
             os.close(descriptor)
             return None
-        if now // _HOUR_NS != held.last_used_hour:
-            self._used(key, record, now)
-        tally = self.tally
-        tally.hits += 1
-        tally.disk_bytes += held.size
-        if not self._exits:
-            self._register_exit()
+        if now // clock.HOUR_NS != entry.last_used_hour:
+            self._record_use(key, record, now)
+        counters = self.counters
+        counters.hits += 1
+        counters.disk_bytes += entry.size
+        if not self.exit.is_registered:
+            self.exit.ensure()
         return descriptor
 
-    def _used(self, key: Key, record: bytes, now: int) -> None:
+    def _record_use(self, key: Key, record: bytes, now: int) -> None:
         entry = unpack_entry(key.row_key, record, key)
         if entry is not None:
-            self.committer.submit(TouchEntry(entry, used_hour=now // _HOUR_NS))
-            self.tally.flush_if_due()
-
-    def lookup(self, key: Key) -> Entry | None:
-        """The entry of *key* as this process knows it: what it has just filled and not yet committed included."""
-        recent = self._recent.get(key)
-        if recent is not None:
-            return recent
-        record = self.index.get(key.row_key)
-        if record is None:
-            return None
-        entry = unpack_entry(key.row_key, record, key)
-        if entry is None:
-            self.count("damaged_rows")
-        return entry
+            self.committer.submit(TouchEntry(entry, used_hour=now // clock.HOUR_NS))
+            self.counters.flush_if_due()
 
     def open_entry(self, entry: Entry, *, verify: bool | None = None) -> int | None:
-        """A descriptor of the entry's blob, its bytes checked where there is any doubt; None makes it a miss.
+        """Return a descriptor of the entry's blob, whose bytes are checked if there is any doubt; None makes it a miss.
 
-        In doubt are blobs whose size or mtime is not as it was made, and those that a power cut may have damaged:
-        written before this boot or mount and never synced. With *verify*, or the setting ``verify = "always"``, all
-        are.
+        In doubt are blobs whose size or mtime was changed, and those that a power cut may have damaged: written before
+        this boot or mount and never synced. With *verify*, or the setting ``verify = "always"``, all are.
         """
-        descriptor = self.checks.open(entry, verify=self.settings.verify == "always" if verify is None else verify)
-        if descriptor is None or entry.digest.is_cryptographic or self._is_blob_of(entry, descriptor):
+        descriptor = self.checker.open(entry, verify=self.settings.verify == "always" if verify is None else verify)
+        if descriptor is None or entry.digest.is_cryptographic or self.recent.is_blob_of(entry, descriptor):
             return descriptor
         os.close(descriptor)
         return None
 
-    def _is_blob_of(self, entry: Entry, descriptor: int) -> bool:
-        """Whether the name that was opened is this entry's still: else the blob may have been evicted since *entry* was
-        looked up, and its name given to other bytes of the same digest.
-        """
-        with self._recent_mutex:
-            inode = self._recent_inodes[entry.key] if self._recent.get(entry.key) is entry else None
-        if inode is not None:
-            return Inode.of(os.fstat(descriptor)) == inode
-        record = self.index.get(entry.key.row_key)
-        current = None if record is None else unpack_entry(entry.key.row_key, record, entry.key)
-        return current is not None and current.digest == entry.digest
-
-    def quarantine(self, digest: Digest, reason: str, open_fd: int | None = None) -> None:
-        """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again. *met* is
-        the file that was found wrong, open; where another has its name by now, that stays.
-        """
-        self.checks.quarantine(digest, reason, open_fd)
+    def count_hit(self, size: int) -> None:
+        """Count an object of *size* bytes that the store served, except by `open_fresh`."""
+        self.counters.hits += 1
+        self.counters.disk_bytes += size
+        self.exit.ensure()
 
     def refresh(self, entry: Entry, validated: Moment) -> None:
-        """The cloud said at *validated* that *entry* is still right; queued, never waited for."""
+        """Record that the server confirmed *entry* at *validated*; queued, without waiting."""
         self.count("revalidated")
-        recent = self._recent.get(entry.key)
-        if recent is None:
-            self.committer.submit(TouchEntry(entry, validated=validated, used_hour=self.current_hour()))
+        if not self.recent.has(entry.key):
+            self.committer.submit(TouchEntry(entry, validated=validated, used_hour=clock.current_hour()))
+
+    def has_local_changes(self, key: Key) -> bool:
+        """Whether this machine may have bytes of *key* that were not uploaded: a pending write, or a changed local
+        path. Without any, one failed ``access``.
+        """
+        return os.access(self.layout.pending(key.name), os.F_OK) or self.files.has_changes(key)
 
     # --- filling -----------------------------------------------------------------------------------------------------
 
-    def stage(self) -> Staging:
-        """A private file on the store's file system, to become a blob or to be closed."""
-        try:
-            return self.blobs.stage(self._staging_directory)
-        except FileNotFoundError:
-            self.recreate()
-            return self.blobs.stage(self._staging_directory)
-
-    def _staging_directory(self) -> str:
-        return self.lease.paths.staging
-
-    def snapshot(self, key: Key) -> IndexSnapshot:
-        """What the index says of *key* now, or will once this process's own results are committed; to be asked before
-        the request whose result shall apply.
-        """
-        recent = self._recent.get(key)  # first: what is committed meanwhile is found in the index
-        noted = snapshot(self.index, key, self.now())
-        return noted if recent is None else replace(noted, entry=recent)
-
     def begin(self, key: Key, flights: Sequence[Flight] = (), snapshot: IndexSnapshot | None = None) -> Fill:
-        """A fill, to be made just before its request is sent; *flights* are released when it ends.
+        """Begin a fill, just before its request is sent; *flights* are released when it ends.
 
-        *noted* is what `snapshot` said of the key a moment ago, if it was asked.
+        *snapshot* is that of the key, if it was just taken.
         """
-        return Fill(self, snapshot or self.snapshot(key), flights)
+        return Fill(self.publisher, snapshot or self.snapshot(key), flights)
 
     def lookup_or_snapshot(self, key: Key) -> tuple[Entry | None, IndexSnapshot]:
-        """`held` and `snapshot` in one look at the index."""
-        noted = self.snapshot(key)
-        return noted.entry, noted
+        """Return `lookup` and `snapshot` from one look at the index."""
+        found = self.snapshot(key)
+        return found.entry, found
 
-    def remember_recent(self, entry: Entry, inode: Inode) -> None:
-        """Filled and not yet committed: this process sees it already. *inode* is its blob."""
-        self.tally.flush_if_due()
-        with self._recent_mutex:
-            # A result of a request from before a local write: the index will refuse it, and so does this.
-            if self._written.get(count_row(entry.key), -1) < entry.validated.boot_ns:
-                self._recent[entry.key] = entry
-                self._recent_inodes[entry.key] = inode
+    def view_stored(self, stored: Stored, key: Key, bucket: str, object_key: str, mode: str | None = None) -> str:
+        """Return a path like `view`; of bytes that could only be streamed, a private copy."""
+        if stored.entry is not None:
+            return self.view(stored.entry, stored.descriptor, bucket, object_key, mode)
+        return self.files.view_streamed(stored.descriptor, stored.size, stored.streamed, key, bucket, object_key)
 
-    def forget_recent(self, publication: PublishEntry) -> None:
-        """Committed or dropped: the index knows better now."""
-        with self._recent_mutex:
-            if self._recent.get(publication.entry.key) is publication.entry:
-                del self._recent[publication.entry.key]
-                del self._recent_inodes[publication.entry.key]
+    def discard_pending(self, write: PendingWrite, save_to: str | None = None) -> bool:
+        """Discard a pending write for good, or move its bytes to the local file *save_to*, replaced as a whole.
 
-    def _add_blob(self, staging: Staging, digest: Digest) -> AddedBlob:
-        return add_blob(self, staging, digest)
+        False if it is pending no longer. Raises LockTimeoutError while the URI is being written, and what
+        `Pending.save` raises; the write stays pending then.
+        """
+        with self.write_locks.acquire(write.key):
+            current = next((found for found in self.pending.of(write.key) if found.name == write.name), None)
+            if current is None:
+                return False
+            if save_to is None:
+                self.pending.discard(current)
+            else:
+                self.pending.save(current, save_to)
+            return True
 
-    def _forget_older(self, key: Key) -> None:
-        """Nothing that was asked before now is to be seen of *key* any more."""
-        with self._recent_mutex:
-            self._written[count_row(key)] = machine.boot_clock_ns()
-            self._recent.pop(key, None)
-            self._recent_inodes.pop(key, None)
+    # --- for people and scripts ------------------------------------------------------------------------------------
+
+    def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> CollectResult:
+        """Drop the entries below *prefix* that *choose* picks, except pinned ones, and the blobs that no entry uses
+        then. Views keep their bytes.
+        """
+        return self.evictor.evict([entry for entry in self.entries(prefix) if choose(entry)])
+
+    def pin(self, *names: str) -> list[Pin]:
+        """Never evict the entries of these URIs, nor those below these prefixes (which end in a slash).
+
+        A pin is of the URI: it covers newer versions, until `unpin`. On the disk on return. Raises NotHeldError for a
+        name without cached entries; nothing is pinned then.
+        """
+        return self._pins().pin({name: [entry.key for entry in self.catalog.named(name)] for name in names})
+
+    def unpin(self, *names: str) -> list[Pin]:
+        """Remove the pins of these URIs, and of those below these prefixes, cached or not; return them.
+
+        Raises NotHeldError for a name without pins; nothing is unpinned then.
+        """
+        return self._pins().unpin(names)
+
+    def pins(self, prefix: str = "") -> Iterator[Pin]:
+        """Yield the pins whose URI starts with *prefix* (a string, not a path), in URI order, cached or not."""
+        return self._pins().all(prefix)
+
+    def unreadable_pins(self) -> list[str]:
+        """Return paths of pins that count although their URI is unknown: damage, or a newer format."""
+        return self._pins().unreadable()
+
+    def _pins(self) -> Pins:
+        from casstore.eviction.pins import Pins
+
+        return Pins(self.layout, self.index)
+
+    def uris_of(self, digest: bytes) -> tuple[str, ...]:
+        """Return the URIs whose entries use the blob of *digest* (the bare hash) now."""
+        from casstore.index.blob_users import uris_of
+
+        return uris_of(self.index, digest)
+
+    def blob_path(self, entry: Entry) -> str:
+        """Return the path of an entry's blob. Eviction may remove it at any time: hand out a `view` instead."""
+        return self.layout.blob(entry.digest.value)
+
+    def info(self) -> dict[str, object]:
+        """Return facts about the store: where it is, how full, its settings, and what is kept for its users.
+
+        None is no limit; sizes are in bytes, ages in seconds. *pinned_bytes* are those of cached blobs.
+        """
+        from casstore.info import store_facts
+
+        return store_facts(self._root, self.index, self.usage(), self.pending, self.stats())
+
+    def verify(
+        self,
+        progress: Callable[[VerifyProgress], None] | None = None,
+        *,
+        sample: float | None = None,
+        newest: int | timedelta | None = None,
+        repair: bool = False,
+    ) -> VerifyReport:
+        """Hash every blob, and compare every row with a file and every file with a row; changes nothing.
+
+        With *sample*, between 0 and 1, only a random part of the blobs is hashed; with *newest*, only so many that were
+        stored last, or those stored within that time. With *repair*, damage is repaired or removed, and what dead
+        processes left is reaped; the report says what was done.
+
+        It may take as long as reading the whole store, runs while other processes use the store, and does not look at
+        what this process has not committed yet. *progress* is called often, in this thread. Damage is in the report;
+        raises OSError only for errors of the process (too many open files, no memory).
+        """
+        from casstore.verify.sampling import Sample
+        from casstore.verify.verifier import Verifier
+
+        chosen, repairer = Sample(sample, newest), None
+        if repair:
+            from casstore.verify.repair import StoreRepairer
+
+            self.flush()
+            repairer = StoreRepairer(self._root, self.index, self.blobs, self.checker)
+        verifier = Verifier(self.layout, self.index, self.algorithm, chosen, repairer, progress)
+        verifier.run(self.store_id)
+        return verifier.result(self.evictor.reap() if repair else None)
 
     # --- the process -------------------------------------------------------------------------------------------------
 
@@ -338,31 +405,16 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
     def close(self) -> None:
         """Commit what is queued, give up the lease and the environment; the next use takes them again."""
         self.committer.close(EXIT_SECONDS)
-        self.trims.close(EXIT_SECONDS)
-        with self._mutex:
-            lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.close()
-        self.tally.flush(_TALLY_SECONDS)
+        self.background.close(EXIT_SECONDS)
+        self.leases.close()
+        self.counters.flush(_COUNTERS_SECONDS)
         self.index.close()
 
     def recreate(self) -> None:
-        """Somebody removed the store's directory while it is in use: make it anew, empty, and go on with it.
+        """Create the store again, empty: its directory was removed while it is in use. See `Root.recreate`."""
+        self._root.recreate()
 
-        Raises what `casstore.open` raises where that is not possible, and StoreFormatError where a store with another
-        digest lies there now.
-        """
-        root = open_root(self.root, self.algorithm, os.environ)
-        self.store_id = root.store_id
-
-    def _register_exit(self) -> None:
-        """Drain at exit; registered on first need, since the children of multiprocessing forget what came before."""
-        if self._exits:
-            return
-        self._exits = True
-        at_exit(self.close)
-
-    def _say(self, message: str) -> None:
+    def _warn(self, message: str) -> None:
         import warnings
 
         warnings.warn(f"{self.root}: {message}", stacklevel=3)
@@ -372,16 +424,18 @@ class Cache(LocalFiles, Recording, Inspecting, Evicting):
         self.index.before_fork()
 
     def after_fork(self, *, in_child: bool) -> None:
-        """Both sides open the index again on next use; a child begins with nothing of its parent's but the store."""
+        """Let both sides open the index again on next use; a child keeps nothing of its parent's except the store."""
         if in_child:
             try:
+                # Descriptors that a child must not keep: of queued publications, of staging files, of locks. The
+                # parent's lease is the exception: its lock stays until both have ended, which errs on the safe side.
                 self.committer.after_fork_in_child()
-                for fill in list(self.fills):
+                for fill in list(self.publisher.fills):
                     fill.after_fork_in_child()
                 self._locks.after_fork_in_child()
-                self._turns.after_fork_in_child()
+                self.evictor.after_fork_in_child()
             finally:
-                self._begin_process()
+                self._start_process()
                 self.index.after_fork(in_child=True)
         else:
             self.index.after_fork(in_child=False)

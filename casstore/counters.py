@@ -1,9 +1,8 @@
-"""What the processes of a store count together: hits, misses, bytes, what was not downloaded twice, what was evicted.
+"""What the processes of a store count together: hits, misses, bytes, downloads that were saved, evictions.
 
-A process counts in memory, and adds what is new to one file of the store now and then: while it fills or reads what it
-has not read for an hour, at most every `FLUSH_SECONDS`, and when it ends. Nothing is written for a hit. A process that
-is killed takes what it had not added yet with it; so does a lock that does not exclude. The counts are for people and
-for graphs: nothing else asks them.
+A process counts in memory and adds what is new to one file of the store: at most every `FLUSH_SECONDS` while it fills,
+or reads what it has not read for an hour, and when it ends. A hit writes nothing. Counts are lost when a process is
+killed before it adds them, or where locks do not exclude: they are for people and graphs, and nothing depends on them.
 """
 
 from __future__ import annotations
@@ -14,29 +13,30 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
 from casstore.format.layout import Layout
 from casstore.fs import files
 from casstore.locks.lock_files import LockFile
+from casstore.locks.single_flight import SingleFlight
 
 FLUSH_SECONDS: Final = 5.0
-"""How long what was counted stays in memory while the process fills."""
+"""How long counts stay in memory while the process fills."""
 
 _LARGEST: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Counts of all processes since *since_ns*, when the first of them was written (0: none was yet).
+    """Counts of all processes since *since_ns*, when the first of them was written (0: none yet).
 
-    A *hit* is an open that the store served, *disk_bytes* the sizes of what it served; a *miss* one that the cloud did,
-    *cloud_bytes* what came. *linked* objects were not downloaded, since their bytes were held under another URI;
-    *shared* ones were, and their bytes are stored once. *waits* were for another's download of the same object.
-    *revalidated* entries were confirmed by the cloud; *streamed* objects were read and not stored. Of what was
-    *evicted*: entries, blobs, and the bytes of those. *damaged_blobs* were quarantined, *collisions* not stored.
+    A *hit* is an open that the store served, *disk_bytes* their sizes; a *miss* is a download, *cloud_bytes* its size.
+    *linked* objects were not downloaded, because another URI's blob has their bytes; *shared* ones were downloaded and
+    are stored once. *waits* were for a download by another thread or process. *revalidated* entries were confirmed by
+    the server; *streamed* objects were read and not stored. *evicted* are entries, blobs, and the bytes of those.
+    *damaged_blobs* were quarantined, *collisions* not stored.
     """
 
     since_ns: int = 0
@@ -59,13 +59,13 @@ class Statistics:
 
     @property
     def hit_ratio(self) -> float:
-        """Hits over hits and misses; 0.0 for neither."""
+        """Hits over hits and misses; 0.0 without either."""
         return self.hits / (self.hits + self.misses) if self.hits + self.misses else 0.0
 
 
 def statistics_facts(statistics: Statistics) -> dict[str, object]:
-    """The same in types that JSON has."""
-    from datetime import UTC, datetime  # only for whoever shows them
+    """Return *statistics* in types that JSON has."""
+    from datetime import UTC, datetime  # few processes show them
 
     since = statistics.since_ns
     began = datetime.fromtimestamp(since / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -77,16 +77,17 @@ NAMES: Final = tuple(field.name for field in fields(Statistics) if field.name !=
 
 
 class Counters:
-    """What one process counted of one store; thread-safe, as far as counts need be. A forked child begins its own.
+    """What one process counted of one store; thread-safe, as far as counts need be. A forked child makes its own.
 
-    *hits* and *disk_bytes* are plain numbers, since the warm path raises them. Without *layout* nothing is written.
+    *hits* and *disk_bytes* are plain numbers, since the warm path increments them. Without *layout* nothing is written;
+    *flights* count the waits.
     """
 
-    __slots__ = ("_added", "_counts", "_due", "_layout", "_mutex", "_waits", "disk_bytes", "hits")
+    __slots__ = ("_added", "_counts", "_due", "_flights", "_layout", "_mutex", "disk_bytes", "hits")
 
-    def __init__(self, layout: Layout | None, waits: Callable[[], int]) -> None:
+    def __init__(self, layout: Layout | None, flights: SingleFlight | None = None) -> None:
         self._layout = layout
-        self._waits = waits
+        self._flights = flights
         self._counts: Counter[str] = Counter()
         self._added: Mapping[str, int] = {}
         self._due = time.monotonic() + FLUSH_SECONDS
@@ -94,15 +95,21 @@ class Counters:
         self.hits = self.disk_bytes = 0
 
     def increment(self, what: str, count: int = 1) -> None:
-        """Count."""
+        """Add *count* to *what*."""
         self._counts[what] += count
 
+    def count_eviction(self, entries: int, blobs: int, size: int) -> None:
+        """Count what was evicted: *entries*, and *blobs* of *size* bytes."""
+        self._counts.update(evicted_entries=entries, evicted_blobs=blobs, evicted_bytes=size)
+        self.flush_if_due()
+
     def counts(self) -> dict[str, int]:
-        """What this process counted."""
-        return {**self._counts, "hits": self.hits, "disk_bytes": self.disk_bytes, "waits": self._waits()}
+        """Return what this process counted."""
+        waits = 0 if self._flights is None else self._flights.waits
+        return {**self._counts, "hits": self.hits, "disk_bytes": self.disk_bytes, "waits": waits}
 
     def statistics(self) -> Statistics:
-        """Of all processes: what they have added, and what this one has not added yet. Raises OSError."""
+        """Return the counts of all processes, with what this one has not added yet. Raises OSError."""
         since, counts = (0, Counter[str]()) if self._layout is None else _read(self._layout)
         counts.update(self._new())
         return Statistics(since, **{name: counts[name] for name in NAMES})
@@ -111,17 +118,17 @@ class Counters:
         return {name: new for name, count in self.counts().items() if (new := count - self._added.get(name, 0))}
 
     def flush_if_due(self) -> None:
-        """`flush`, if the last one is long ago; one comparison otherwise."""
+        """Flush if the last time was `FLUSH_SECONDS` ago; one comparison otherwise."""
         if time.monotonic() >= self._due:
             self.flush()
 
     def flush(self, timeout: float = 0.0) -> None:
-        """Add what is new to the store's file; while another process is at it, for *patience* seconds, or next time."""
+        """Add what is new to the store's file; after *timeout* seconds of waiting for another process, leave it."""
         if self._layout is None or not self._mutex.acquire(blocking=timeout > 0):
             return
         try:
             self._due = time.monotonic() + FLUSH_SECONDS
-            with contextlib.suppress(OSError):  # a full disk, a store that was removed: they are counts
+            with contextlib.suppress(OSError):  # a full disk, a removed store: these are only counts
                 self._add_to_file(self._layout, timeout)
         finally:
             self._mutex.release()
@@ -129,25 +136,23 @@ class Counters:
     def _add_to_file(self, layout: Layout, timeout: float) -> None:
         counted = self.counts()
         new = self._new()
-        # Where somebody removed the store, or put something else there, nothing is ours to write.
+        # If the store was removed, or replaced by something else, nothing there is ours to write.
         if not new or not os.path.exists(layout.store):
             return
         with LockFile(layout.statistics_lock).acquire(timeout) as is_ours:
             if is_ours:
                 since, counts = _read(layout)
                 counts.update(new)
-                said = {"since": since or time.time_ns(), "counts": counts}
+                record = {"since": since or time.time_ns(), "counts": counts}
                 self._added = counted
-                files.replace(layout.statistics, json.dumps(said).encode())
+                files.replace(layout.statistics, json.dumps(record).encode())
 
 
 def _read(layout: Layout) -> tuple[int, Counter[str]]:
-    """When the counting began, and the counts; nothing where the file is not there or is damaged. Raises OSError where
-    that cannot be told.
-    """
+    """Return when counting began, and the counts; nothing if the file is absent or damaged. Raises OSError."""
     try:
         with open(layout.statistics, "rb") as file:
-            said = json.loads(file.read(_LARGEST))
-        return int(said["since"]), Counter({str(name): int(count) for name, count in said["counts"].items()})
+            record = json.loads(file.read(_LARGEST))
+        return int(record["since"]), Counter({str(name): int(count) for name, count in record["counts"].items()})
     except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError, AttributeError):
         return 0, Counter()

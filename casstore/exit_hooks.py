@@ -1,4 +1,4 @@
-"""Running something when this process ends, whichever way it was started."""
+"""Run something when this process ends, whichever way it was started."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def at_exit(call: Callable[[], None]) -> None:
-    """Call *call* at a normal exit; before the interpreter's own teardown, while daemon threads still run.
+    """Call *call* at a normal exit: before the interpreter's own teardown, while daemon threads still run.
 
     A child of multiprocessing leaves by ``os._exit`` and runs no atexit functions, only its own finalizers.
     """
@@ -19,3 +19,22 @@ def at_exit(call: Callable[[], None]) -> None:
         Finalize(None, call, exitpriority=100)
     else:
         atexit.register(call)
+
+
+class ExitHook:
+    """Calls *call* at the exit of this process; a forked child makes its own.
+
+    Registered on first need, since the children of multiprocessing forget what was registered before.
+    """
+
+    __slots__ = ("_call", "is_registered")
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self.is_registered = False
+
+    def ensure(self) -> None:
+        """Register the call, once."""
+        if not self.is_registered:
+            self.is_registered = True
+            at_exit(self._call)

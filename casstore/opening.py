@@ -1,4 +1,4 @@
-"""One `Cache` per root and process, and what forks do to it."""
+"""One `Cache` per directory and process, and the hooks of forks."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ def open(
     create: bool = True,
     or_uncached: bool = False,
 ) -> Cache:
-    """Open the store at *root*, or make one; without it ``CASSTORE_DIR``, else the user's cache directory.
+    """Open the store at *root*, and create it unless *create* is False. Each directory has one `Cache`.
 
-    *digest* names the hash that a **new** store calls its blobs by: ``xxh3-128`` (default), ``sha256`` or ``blake3``.
-    Without *create* the store must be there. Two calls with one directory give one `Cache`. Raises NotAStoreError for a
-    directory with somebody else's files (or with nothing, if it is not to be made), StoreFormatError for a damaged
-    marker or a newer format, StoreUnavailableError for a place that cannot serve,
-    StoreFullError.
+    Without *root*, ``CASSTORE_DIR``, else the user's cache directory. *digest* is the hash that names the blobs of a
+    **new** store: ``xxh3-128`` (default), ``sha256`` or ``blake3``.
 
-    With *or_uncached*, where no default place can serve, and where the store that is there cannot be written to, or its
-    index not be shared, or the disk is full: one warning, and a `Cache` that holds and keeps nothing
-    (`PassThroughCache`). A named directory that is no place for a store is refused all the same.
+    With *or_uncached*, a store that cannot be used (no usable default directory, a read-only store, an index that
+    cannot be shared, a full disk) causes one warning, and the result is a `PassThroughCache`, which keeps nothing. A
+    named directory that cannot contain a store is refused all the same.
+
+    Raises:
+        NotAStoreError: the directory contains other files, or nothing and *create* is False.
+        StoreFormatError: the store's marker is damaged, or of a newer format.
+        StoreUnavailableError, StoreFullError: the directory cannot be used.
     """
     if not or_uncached:
         return _open(root, digest, create=create)
     try:
         cache = _open(root, digest, create=create)
-        cache.index.get(_ANY_ROW)  # opens it: whether it can be shared is known only then
+        cache.index.get(_ANY_ROW)  # opens it: only then does it fail if it cannot be shared
     except OSError as error:
         named = root if root is not None else os.environ.get("CASSTORE_DIR")
         if named and type(error) is StoreUnavailableError:
@@ -86,7 +88,7 @@ def _open(root: str | os.PathLike[str] | None, digest: str | None, *, create: bo
         if cache is None:
             cache = Cache(opened)
         elif cache.algorithm != opened.algorithm:
-            # Somebody put another store there; LMDB takes one environment per path and process.
+            # Another store was put there; LMDB allows one environment per path and process.
             cache.close()
             cache = Cache(opened)
         _caches[name] = _caches[asked] = cache
@@ -94,7 +96,7 @@ def _open(root: str | os.PathLike[str] | None, digest: str | None, *, create: bo
 
 
 def _name_of(root: str | os.PathLike[str] | None) -> str:
-    """What a cache is known by: its directory, or where the default comes from (which no path looks like)."""
+    """Return the name of a cache: its directory, or the variables that determine the default (no path looks so)."""
     path = root if root is not None else os.environ.get("CASSTORE_DIR")
     if path:
         return os.path.realpath(os.path.expanduser(os.fspath(path)))
@@ -102,7 +104,7 @@ def _name_of(root: str | os.PathLike[str] | None) -> str:
 
 
 def _all() -> list[Cache]:
-    """Each once: the default one is known by two names."""
+    """Return each cache once: the default one has two names."""
     return list({id(cache): cache for cache in _caches.values()}.values())
 
 

@@ -1,8 +1,8 @@
-"""Reading where no store can serve: a `Cache` that holds nothing and keeps nothing.
+"""Read and write without a store: a stand-in for a `Cache` that keeps nothing.
 
-What is read goes through a private file without a name, or through memory where no file can be written, with the same
-checks as on the way into a store. Local paths lie in a private temporary directory that goes at exit. Whatever needs a
-store, and is not overridden here, raises the error that says why there is none.
+What is read is written to a private file without a name, or to memory if no file can be written, and checked as on the
+way into a store. Local paths are in a private temporary directory that is removed at exit. Any other call raises the
+error that says why there is no store.
 """
 
 from __future__ import annotations
@@ -10,226 +10,186 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from casstore import clock
 from casstore.blobs.staging import Staging
-from casstore.cache import Cache
+from casstore.cache import method_of
 from casstore.config.settings import Settings, load_settings
 from casstore.counters import Counters
 from casstore.errors import IndexUnavailableError, StoreFullError, StoreUnavailableError
-from casstore.eviction.collector import CollectResult, RemovedBlob
+from casstore.eviction.background import BackgroundEvictor
+from casstore.eviction.collector import CollectResult
+from casstore.exit_hooks import ExitHook
 from casstore.format.checksums import ProviderChecksum
-from casstore.format.digest import ALGORITHMS, Digest
+from casstore.format.digest import ALGORITHMS
 from casstore.format.keys import Key
 from casstore.format.layout import Layout
 from casstore.format.records import Entry, Moment, Validator
 from casstore.fs import copying, files
 from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
+from casstore.ingest.publisher import Publisher, RunningFill
+from casstore.leases.holder import LeaseHolder
 from casstore.leases.lease import Lease
+from casstore.leases.local_files import LocalFiles
 from casstore.locks.single_flight import Flight, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.pending.records import PendingWrite
 from casstore.pending.store import Pending
 from casstore.reading.open_blob import Stored
-from casstore.root import Root
+
+if TYPE_CHECKING:
+    from casstore.cache import Cache as _Cache  # it stands in for one, and has the same signatures
+else:
+    _Cache = object
 
 MOST_IN_MEMORY: Final = 256 << 20
-"""Bytes of an object that is kept in memory where no disk has room for it; a larger one is an error."""
+"""Bytes of an object that is kept in memory if no disk has room for it; a larger one is an error."""
 
 _NOWHERE: Final = "/proc/self/casstore"
-"""A path where nothing is, and where nothing can be made."""
+"""A path that does not exist and cannot be created."""
 
-_UNFIT: Final = files.NO_SPACE | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_NO_STORE: Final = files.NO_SPACE | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 _warned: Final[set[str]] = set()
 
 
 def should_bypass(error: OSError) -> bool:
-    """Whether *error* says of the store that it cannot take, or give, what a read needs: then the read can do without.
+    """Whether a read can bypass the store that failed with *error*.
 
-    Not so for what says something of the process (too many open files, a fork that ran no hooks) or of the store's
-    format: those are errors wherever they come up.
+    It cannot after errors of the process (too many open files, a fork that ran no hooks), nor of the store's format.
     """
     if isinstance(error, IndexUnavailableError):
         return error.errno != errno.ECHILD
-    return isinstance(error, StoreUnavailableError | StoreFullError) or error.errno in _UNFIT
+    return isinstance(error, StoreUnavailableError | StoreFullError) or error.errno in _NO_STORE
 
 
-class PassThroughCache(Cache):
-    """What stands in for the store at *directory*, which *unfit* keeps from serving; thread-safe, survives forks."""
+class PassThroughCache(_Cache):
+    """Stands in for the store at *directory*, which *error* makes unusable; thread-safe, survives forks."""
 
     unavailable: OSError
+    _pending: ReadOnlyPending
 
-    def __init__(self, directory: str, unfit: OSError) -> None:
-        self.unavailable = unfit
+    def __init__(self, directory: str, error: OSError) -> None:
+        self.unavailable = error
         self._directory = directory
+        self.settings = _settings(directory)
+        self.algorithm = ALGORITHMS[0]
         self._private: list[str] = []
-        super().__init__(Root(Layout(_NOWHERE), ALGORITHMS[0], "", 1, 1, _settings(directory)))
-        # What waits there for a decision stands in the way all the same.
-        self._pending = ReadOnlyPending(Layout(directory or _NOWHERE), unfit)
+        # Pending writes of the unusable store still prevent reads and writes of their URIs.
+        self._layout = Layout(directory or _NOWHERE)
+        self._pending = ReadOnlyPending(self._layout, error)
+        self._start_process()
+
+    def _start_process(self) -> None:
+        self.exit = ExitHook(self.close)
+        self.leases = _PrivateLeases(self._private, self.algorithm, self.exit)
+        self.files = LocalFiles(self.leases)
+        self.flights = SingleFlight(self._layout, None, self.settings.lock_timeout)
+        self.write_locks = WriteLocks(None, self.settings.lock_timeout)
+        self.counters = Counters(None)
+        self.background = _NoEvictor()
+        self.publisher = _NoPublisher(self._layout, self.leases, self.counters)
+
+    count = method_of("counters", Counters.increment)
+    counts = method_of("counters", Counters.counts)
+    stage = method_of("leases", LeaseHolder.stage)
+    underway = method_of("publisher", Publisher.progress)
+    view_directory = method_of("files", LocalFiles.view_directory)
+    release_view = method_of("files", LocalFiles.release_view)
+    outbox = method_of("files", LocalFiles.outbox)
+    edit = method_of("files", LocalFiles.edit)
+    copy_local = method_of("files", LocalFiles.copy_local)
+    release_path = method_of("files", LocalFiles.release_path)
+    mark_uploaded = method_of("files", LocalFiles.mark_uploaded)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Raise the error that says why there is no store, for every call that needs one."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise self.unavailable
 
     def warn(self) -> None:
-        """Say, once per directory and process, that reads keep nothing, why, and what to do."""
+        """Warn, once per directory and process, that nothing is cached, and why."""
         if self._directory not in _warned:
             _warned.add(self._directory)
             import warnings
 
-            warnings.warn(f"reads go by without being stored: {self.unavailable}", stacklevel=4)
-
-    def _begin_process(self) -> None:
-        super()._begin_process()
-        self.flights = SingleFlight(self.layout, None, self.settings.lock_timeout)
-        self.write_locks = WriteLocks(None, self.settings.lock_timeout)
-        self.tally = Counters(None, lambda: 0)
+            warnings.warn(f"caching is disabled: {self.unavailable}", stacklevel=4)
 
     @property
     def root(self) -> str:
-        """The directory that cannot serve."""
+        """The unusable directory."""
         return self._directory
 
     @property
-    def lease(self) -> Lease:
-        """A lease on a private temporary directory, for views."""
-        with self._mutex:
-            if self._lease is None or not self._lease.exists():
-                self._lease = Lease(self._make_private(), "copy")
-                self._register_exit()
-            return self._lease
+    def pending(self) -> Pending:
+        """The pending writes of the unusable store, to be looked at."""
+        return self._pending
 
-    def _make_private(self) -> Layout:
-        temporary = files.temporary_directory()
-        with files.full_disk(temporary):
-            layout = Layout(f"{temporary}/casstore-{os.urandom(8).hex()}")
-            for directory in layout.directories():
-                os.mkdir(directory, 0o700)
-        self._private.append(layout.root)
-        return layout
+    def now(self) -> Moment:
+        return clock.now(1)
 
-    def recreate(self) -> NoReturn:
-        """There is no store to be made anew: says why."""
-        raise StoreUnavailableError(
-            self.unavailable.errno, self.unavailable.strerror, self._directory
-        ) from self.unavailable
+    # --- nothing is cached, nothing is kept --------------------------------------------------------------------------
 
-    # --- holds nothing -----------------------------------------------------------------------------------------------
+    def _return_none(self, *_: object, **__: object) -> None:
+        pass
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
-        """None."""
+    open_fresh = lookup = stat = find_by_checksum = refresh = quarantine = _return_none
+    record_copy = record_delete = flush = before_fork = _return_none
+
+    def entries(self, *_: object, **__: object) -> Iterator[Entry]:
         return iter(())
 
-    def stat(self, uri: str, origin: str | None = None) -> Entry | None:
-        """Nothing is held."""
-        return None
-
-    def entries_of(self, uri: str) -> Iterator[Entry]:
-        """None."""
-        return iter(())
-
-    def open_fresh(self, key: Key, max_age_ns: int | None) -> int | None:
-        """Nothing is held."""
-        return None
-
-    def lookup(self, key: Key) -> Entry | None:
-        """Nothing is held."""
-        return None
-
-    def open_entry(self, entry: Entry, *, verify: bool | None = None) -> int | None:
-        """Nothing is held."""
-        return None
-
-    def find_by_checksum(self, stated: Iterable[ProviderChecksum]) -> tuple[Digest, int] | None:
-        """Nothing is held."""
-        return None
+    entries_of = entries
 
     def may_have_checksum(self, stated: Iterable[ProviderChecksum]) -> bool:
-        """Nothing is held."""
         return False
-
-    def refresh(self, entry: Entry, validated: Moment) -> None:
-        """Nothing is held."""
-
-    def quarantine(self, digest: Digest, reason: str, open_fd: int | None = None) -> None:
-        """Nothing is held."""
-
-    def pin(self, *names: str) -> NoReturn:
-        """Raises the error that says why there is no store."""
-        raise self.unavailable
-
-    def unpin(self, *names: str) -> NoReturn:
-        """Raises the error that says why there is no store."""
-        raise self.unavailable
-
-    def clear(
-        self, prefix: str = "", on_removed: Callable[[RemovedBlob], object] | None = None, *, dry_run: bool = False
-    ) -> NoReturn:
-        """Raises the error that says why there is no store."""
-        raise self.unavailable
 
     def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> CollectResult:
-        """Nothing is held."""
         return CollectResult(0, 0, 0)
 
-    # --- keeps nothing -----------------------------------------------------------------------------------------------
-
-    def snapshot(self, key: Key) -> IndexSnapshot:
-        """That nothing is held."""
-        return IndexSnapshot(key, None, 0, 0, self.now())
-
-    def stage(self) -> Staging:
-        """A private file without a name, in the temporary directory or else in memory."""
-        return Staging(_open_private(), None, self.algorithm)
-
-    def begin(self, key: Key, flights: Sequence[Flight] = (), snapshot: IndexSnapshot | None = None) -> Fill:
-        """A fill whose bytes go to its reader alone."""
-        return PassThroughFill(self, snapshot or self.snapshot(key), flights)
-
-    def record_write(
-        self,
-        noted: IndexSnapshot,
-        staging: Staging,
-        validator: Validator,
-        moment: Moment,
-        stated: Sequence[ProviderChecksum] = (),
-    ) -> Entry | None:
-        """The cloud has them; nothing else is to be kept."""
-        staging.close()
-        return None
-
-    def record_copy(
-        self, noted: IndexSnapshot, digest: Digest, descriptor: int, validator: Validator, moment: Moment
-    ) -> Entry | None:
-        """Nothing is to be kept."""
-        return None
-
-    def record_delete(self, *keys: Key) -> None:
-        """Nothing is held."""
-
-    def view(self, entry: Entry, descriptor: int, bucket: str, object_key: str, mode: str | None = None) -> str:
-        """A private copy with the object's name, for this process's life."""
-        return self.lease.view(entry.key, entry.digest, entry.size, descriptor, bucket, object_key, "copy")
-
     def has_local_changes(self, key: Key) -> bool:
-        """Whether something of *key* waits in the store that cannot serve."""
-        return self.pending.has(key)
+        return self._pending.has(key)
 
-    def is_changed_locally(self, key: Key) -> bool:
-        """Nothing is recorded: what was edited stays where it is, and is said at exit."""
-        return False
+    def has_local_edits(self, key: Key) -> bool:
+        return False  # an edited file stays where it is, and the exit warns of it
 
     def record_changes(self, key: Key) -> list[PendingWrite]:
-        """Nothing is recorded."""
         return []
+
+    def snapshot(self, key: Key) -> IndexSnapshot:
+        return IndexSnapshot(key, None, 0, 0, self.now())
+
+    def lookup_or_snapshot(self, key: Key) -> tuple[None, IndexSnapshot]:
+        return None, self.snapshot(key)
+
+    def begin(self, key: Key, flights: Sequence[Flight] = (), snapshot: IndexSnapshot | None = None) -> Fill:
+        return PassThroughFill(self.publisher, snapshot or self.snapshot(key), flights)
+
+    def record_write(self, noted: IndexSnapshot, staging: Staging, *_: object) -> None:
+        staging.close()
+
+    def view_stored(self, stored: Stored, key: Key, bucket: str, object_key: str, mode: str | None = None) -> str:
+        """Return a path with the object's name and a private copy of its bytes, until the process ends."""
+        if stored.entry is not None:
+            return self.files.view(stored.entry, stored.descriptor, bucket, object_key, "copy")
+        return self.files.view_streamed(stored.descriptor, stored.size, stored.streamed, key, bucket, object_key)
 
     def has_view(self, path: str) -> bool:
         """Whether *path* is one of those copies."""
         return any(path.startswith(private + "/") for private in self._private)
 
+    # --- the process -------------------------------------------------------------------------------------------------
+
     def close(self) -> None:
-        """Remove the local paths that were handed out, but for edited ones, which stay and are said."""
-        super().close()
-        private, self._private = self._private, []
+        """Remove the local paths that were handed out, except edited ones: the exit warns of them."""
+        self.leases.close()
+        private = list(self._private)
+        self._private.clear()
         for path in private:
             with contextlib.suppress(FileNotFoundError):
                 if not os.listdir(Layout(path).leases):
@@ -237,56 +197,103 @@ class PassThroughCache(Cache):
 
                     shutil.rmtree(path, ignore_errors=True)
 
+    def after_fork(self, *, in_child: bool) -> None:
+        """Give a child local paths of its own, and close the staging files of its parent's fills."""
+        if in_child:
+            try:
+                for fill in list(self.publisher.fills):
+                    fill.after_fork_in_child()
+            finally:
+                self._start_process()
+
 
 def _settings(directory: str) -> Settings:
     with contextlib.suppress(OSError):
         return load_settings(Layout(directory), os.environ)
-    # It cannot be read: what the environment says still counts.
+    # It cannot be read; the environment variables still count.
     return load_settings(Layout(_NOWHERE), os.environ)
 
 
-def _open_private() -> int:
-    try:
-        return files.open_private()
-    except OSError as error:
-        if error.errno not in _UNFIT and not isinstance(error, FileNotFoundError):
-            raise
-        return files.open_memory()
+class _PrivateLeases(LeaseHolder):
+    """Takes a lease in a private temporary directory, for local paths, and makes staging files without a store.
+
+    The directories are added to *private*.
+    """
+
+    def __init__(self, private: list[str], algorithm: str, exit_hook: ExitHook) -> None:
+        self._private = private
+        self._algorithm = algorithm
+        self._exit = exit_hook
+        self._mutex = threading.Lock()
+        self.taken = None
+
+    def _take(self) -> Lease:
+        temporary = files.temporary_directory()
+        with files.full_disk(temporary):
+            layout = Layout(f"{temporary}/casstore-{os.urandom(8).hex()}")
+            for directory in layout.directories():
+                os.mkdir(directory, 0o700)
+        self._private.append(layout.root)
+        return Lease(layout, "copy")
+
+    def stage(self) -> Staging:
+        """Return a private file without a name, in the temporary directory or else in memory."""
+        try:
+            descriptor = files.open_private()
+        except OSError as error:
+            if error.errno not in _NO_STORE and not isinstance(error, FileNotFoundError):
+                raise
+            descriptor = files.open_memory()
+        return Staging(descriptor, None, self._algorithm)
+
+
+class _NoEvictor(BackgroundEvictor):
+    """Makes no room in a store."""
+
+    def __init__(self) -> None:
+        pass
+
+    def make_room(self, needed: int) -> bool:
+        return False
+
+
+class _NoPublisher(Publisher):
+    """Knows the fills that are running, and publishes nothing."""
+
+    def __init__(self, layout: Layout, leases: LeaseHolder, counters: Counters) -> None:
+        self.layout = layout
+        self.leases = leases
+        self.counters = counters
+        self.fills: set[RunningFill] = set()
 
 
 class ReadOnlyPending(Pending):
-    """What is pending where no store can serve: to be looked at, nothing more."""
+    """The pending writes of an unusable store, to be looked at."""
 
-    __slots__ = ("_unfit",)
+    __slots__ = ("_unavailable",)
 
-    def __init__(self, layout: Layout, unfit: OSError) -> None:
+    def __init__(self, layout: Layout, unavailable: OSError) -> None:
         super().__init__(layout)
-        self._unfit = unfit
+        self._unavailable = unavailable
 
     def record(self, *_: object, **__: object) -> NoReturn:
-        """Raises the error that says why."""
-        raise self._unfit
+        raise self._unavailable
 
     def mark(self, *_: object, **__: object) -> NoReturn:
-        """Raises the error that says why."""
-        raise self._unfit
+        raise self._unavailable
 
     def discard(self, write: PendingWrite) -> NoReturn:
-        """Raises the error that says why."""
-        raise self._unfit
+        raise self._unavailable
 
 
 class PassThroughFill(Fill):
-    """A download that its reader gets and nobody keeps; to memory where the temporary directory is full."""
+    """A download for its reader alone; to memory if the temporary directory is full."""
 
     @property
     def staging(self) -> Staging:
         if self._staging is None:
-            self._staging = self._cache.stage()
+            self._staging = self._publisher.leases.stage()
         return self._staging
-
-    def expect(self, size: int) -> None:
-        self.expected = size  # no room is made in a store
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         staging = self.staging
@@ -300,7 +307,7 @@ class PassThroughFill(Fill):
                 staging.write(data)
 
     def resize(self, size: int) -> None:
-        # With room for all of it: many threads write then, and none could move the file.
+        # With room for all of it: many threads write to it, and none can move it.
         try:
             files.reserve(self.staging.descriptor, size)
         except OSError as error:
@@ -322,7 +329,7 @@ class PassThroughFill(Fill):
             memory = files.open_memory()
             try:
                 copying.copy_bytes(staging.descriptor, memory)
-                # A write that failed may have left a part, which comes again.
+                # A write that failed may have left a part, which is written again.
                 os.lseek(memory, staging.size, os.SEEK_SET)
                 os.dup2(memory, staging.descriptor, inheritable=False)
             finally:
@@ -340,15 +347,15 @@ class PassThroughFill(Fill):
     def _too_large(self, error: OSError) -> StoreFullError:
         return StoreFullError(
             error.errno,
-            f"neither the store nor the temporary directory has room for {self.key.uri}, and memory serves up to "
-            f"{MOST_IN_MEMORY >> 20} MiB ({os.strerror(error.errno or 0)}): free some space, or name other directories "
-            "(CASSTORE_DIR, TMPDIR)",
-            self._cache.root,
+            f"no room for {self.key.uri} in the store, in the temporary directory, or in {MOST_IN_MEMORY >> 20} MiB of "
+            f"memory ({os.strerror(error.errno or 0)}): free some space, or name other directories (CASSTORE_DIR, "
+            "TMPDIR)",
+            self._publisher.layout.root,
         )
 
     def publish(self, validator: Validator, stated: Sequence[ProviderChecksum] = (), *, reading: bool = True) -> Stored:
         staging, descriptor = self.staging, -1
-        self._cache.count("uncached")
+        self._publisher.counters.increment("uncached")
         if reading:
             descriptor, staging.descriptor = staging.descriptor, -1
             os.lseek(descriptor, 0, os.SEEK_SET)

@@ -1,7 +1,7 @@
-"""A root directory: made, recognised or refused.
+"""A store's directory: created, recognised or refused.
 
-``store.json`` is written last and by link, so that of two creators one wins and a half-made store is completed. What is
-not ours is never touched: a directory that holds files and no marker is refused.
+``store.json`` is written last and by link: of two creators one wins, and a half-made store is completed. A directory
+with files and without that marker is refused; nothing in it is touched.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ Result = TypeVar("Result")
 
 _READ_ONLY = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
 _OF_THE_PROCESS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR))
-"""Errors that come and go, and say nothing of the place."""
+"""Temporary errors of the process, not of the directory."""
 _NO_LINKS = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Root:
-    """A store that is there and usable: *store_id* is random, *place* a 64-bit tag of this boot and mount, *boot* of
-    this boot alone; neither is 0.
+    """A usable store: *store_id* is random, *boot_mount* a 64-bit tag of this boot and mount, *boot* of this boot
+    alone; neither is 0.
     """
 
     layout: Layout
@@ -53,15 +53,20 @@ class Root:
     boot: int
     settings: Settings
 
+    def recreate(self) -> None:
+        """Create the store again, empty: its directory was removed while it is in use.
+
+        Raises what `open_root` does if that is impossible; StoreFormatError for a store with another digest.
+        """
+        self.store_id = open_root(self.layout.root, self.algorithm, os.environ).store_id
+
 
 def default_root(environment: Mapping[str, str]) -> tuple[str, bool]:
-    """Where the store is if nobody says, and whether somebody did: ``CASSTORE_DIR``, else the user's cache
-    directory.
-    """
+    """Return the default directory, and whether ``CASSTORE_DIR`` names it; else it is the user's cache directory."""
     named = environment.get("CASSTORE_DIR")
     if named:
         return named, True
-    # Imported here: only whoever takes the default needs it.
+    # Imported here: only the default needs it.
     import platformdirs
 
     return platformdirs.user_cache_dir("casstore", appauthor=False), False
@@ -70,12 +75,14 @@ def default_root(environment: Mapping[str, str]) -> tuple[str, bool]:
 def open_root(
     path: str | os.PathLike[str] | None, algorithm: str | None, environment: Mapping[str, str], *, create: bool = True
 ) -> Root:
-    """Open the store at *path*, or make one there unless *create* is False; without *path*, the default one.
+    """Open the store at *path* (without it, the default one); create it unless *create* is False.
 
-    A named root that cannot serve is refused. An unfit default root gives way to a private directory under the system's
-    temporary directory, with one warning. Raises NotAStoreError, StoreFormatError, StoreUnavailableError (of these,
-    StoreReadOnlyError where there is a store that this user cannot write to) and StoreFullError; what was there is
-    unchanged then.
+    If the default directory is unusable, a private directory below the system's temporary directory replaces it, with
+    one warning; a named one is refused.
+
+    Raises:
+        NotAStoreError, StoreFormatError, StoreFullError, StoreUnavailableError: nothing was changed.
+        StoreReadOnlyError: the store exists, and this user cannot write to it.
     """
     if path is not None:
         return _open_at(os.fspath(path), algorithm, environment, create)
@@ -94,7 +101,7 @@ def open_root(
 def _open_fallback(
     unfit: OSError, root: str, algorithm: str | None, environment: Mapping[str, str], *, create: bool
 ) -> Root:
-    """A private store under the system's temporary directory; StoreUnavailableError that says why neither serves."""
+    """Open a private store below the temporary directory. Raises StoreUnavailableError with both reasons."""
     try:
         fallback = f"{files.temporary_directory()}/casstore-{os.geteuid()}"
         _check_private(fallback)
@@ -106,14 +113,14 @@ def _open_fallback(
 
 
 def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], create: bool) -> Root:
-    if algorithm is not None and algorithm not in ALGORITHMS:
-        raise StoreFormatError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(ALGORITHMS)}")
+    if algorithm is not None:
+        _check_algorithm(algorithm)
     layout = Layout(os.path.expanduser(path))
     if len(os.fsencode(layout.root)) > MAX_ROOT_BYTES:
         raise StoreUnavailableError(
             errno.ENAMETOOLONG,
-            f"the path is longer than {MAX_ROOT_BYTES} bytes, and what lies below needs room: name a directory with a "
-            "shorter one (CASSTORE_DIR, local_cache_dir)",
+            f"the store's path is too long (limit: {MAX_ROOT_BYTES} bytes): choose a shorter one (CASSTORE_DIR, "
+            "local_cache_dir)",
             layout.root,
         )
     description = _read_marker(layout)
@@ -145,18 +152,14 @@ def _tag(what: bytes) -> int:
 
 
 def _read_marker(layout: Layout) -> dict[str, str] | None:
-    """What ``store.json`` says; None where there is no store yet."""
+    """Return what ``store.json`` says; None if there is no store yet."""
     try:
         with open(layout.store, "rb") as file:
             text = file.read()
     except FileNotFoundError:
         return None
     except NotADirectoryError as error:
-        raise NotAStoreError(
-            errno.ENOTDIR,
-            "the cache directory is a file: name a directory (CASSTORE_DIR, local_cache_dir)",
-            layout.root,
-        ) from error
+        raise _is_a_file(layout) from error
     except OSError as error:
         raise _unfit(layout, error) from error
     way_out = "move it away (its blobs can be fetched again), or choose another directory"
@@ -176,24 +179,23 @@ def _read_marker(layout: Layout) -> dict[str, str] | None:
 
 
 def check_marker(layout: Layout, store_id: str) -> None:
-    """Raises NotAStoreError unless the store of this id lies there still: nothing else is ours to clear."""
+    """Raise NotAStoreError unless the directory is still the store *store_id*: nothing else is ours to clear."""
     found = _read_marker(layout)
     if found is None or found["id"] != store_id:
         what = "the marker is gone" if found is None else "another store's marker is there"
         raise NotAStoreError(
-            errno.ENOENT, f"{what}, so that nobody can tell whose files these are: nothing was cleared", layout.store
+            errno.ENOENT, f"{what}: nothing was cleared, because these files may not be the store's", layout.store
         )
 
 
 def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
-    if algorithm not in ALGORITHMS:
-        raise StoreFormatError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(ALGORITHMS)}")
+    _check_algorithm(algorithm)
     try:
         present = set(os.listdir(layout.root))
     except FileNotFoundError:
         present = set()
     except NotADirectoryError as error:
-        raise NotAStoreError(errno.ENOTDIR, "the cache directory is a file: name a directory", layout.root) from error
+        raise _is_a_file(layout) from error
     except OSError as error:
         raise _unfit(layout, error) from error
     # The marker counts as ours: another creator may have finished since we looked for it.
@@ -203,7 +205,7 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
     if foreign:
         raise NotAStoreError(
             errno.ENOTEMPTY,
-            f"the directory holds somebody else's files ({foreign[0]!r}) and no store: name an empty or a new one",
+            f"the directory contains other files ({foreign[0]!r}) and no store: name an empty or a new directory",
             layout.root,
         )
     _check_owner(layout)
@@ -232,14 +234,23 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
         raise _unfit(layout, error) from error
 
 
+def _is_a_file(layout: Layout) -> NotAStoreError:
+    return NotAStoreError(errno.ENOTDIR, f"the cache directory is a file: {_WAY_OUT}", layout.root)
+
+
+def _check_algorithm(algorithm: str) -> None:
+    if algorithm not in ALGORITHMS:
+        raise StoreFormatError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(ALGORITHMS)}")
+
+
 def _make_directories(layout: Layout) -> None:
     for directory in layout.directories():
         if not os.path.isdir(directory):
-            os.makedirs(directory, 0o700, exist_ok=True)  # others may do the same just now
+            os.makedirs(directory, 0o700, exist_ok=True)  # another process may make it now
 
 
 def _persistently(make: Callable[[], Result]) -> Result:
-    """What *make* gives, tried again where somebody is removing the store at the same time."""
+    """Return what *make* does; try again while another process removes the store."""
     for _ in range(_TRIES - 1):
         with contextlib.suppress(FileNotFoundError):
             return make()
@@ -247,7 +258,7 @@ def _persistently(make: Callable[[], Result]) -> Result:
 
 
 def _complete(layout: Layout) -> None:
-    """Make the directories that somebody removed; StoreReadOnlyError where this user cannot write."""
+    """Make missing directories. Raises StoreReadOnlyError if this user cannot write."""
     try:
         _persistently(lambda: _make_directories(layout))
         if not os.access(layout.index, os.W_OK):
@@ -260,12 +271,12 @@ def _complete(layout: Layout) -> None:
 
 
 def _is_debris(name: str) -> bool:
-    """A temporary file of a creator that was killed."""
+    """Whether *name* is a temporary file of a creator that was killed."""
     return len(name) == 16 and all(c in "0123456789abcdef" for c in name)
 
 
 def _unfit(layout: Layout, error: OSError) -> OSError:
-    """What *error* says of the place; the same again where it says nothing of it."""
+    """Return *error* as an error of the directory; as it is, if it is one of the process."""
     if error.errno in _OF_THE_PROCESS:
         return OSError(error.errno, os.strerror(error.errno or 0), error.filename or layout.root)
     what = "cannot make or use a store there"
@@ -282,22 +293,19 @@ def _check_owner(layout: Layout) -> None:
         return
     if status.st_uid != os.geteuid():
         raise StoreUnavailableError(
-            errno.EPERM,
-            f"the store belongs to another user (uid {status.st_uid}): name a directory of your own "
-            "(CASSTORE_DIR, local_cache_dir)",
-            layout.root,
+            errno.EPERM, f"the store belongs to another user (uid {status.st_uid}): {_WAY_OUT}", layout.root
         )
 
 
 def _check_private(path: str) -> None:
-    """A name in a directory that everybody writes to: whatever has it must be ours alone."""
+    """Refuse what has this name in a directory that every user writes to, unless it is private to this user."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise StoreUnavailableError(
-            errno.EPERM, "somebody else may have made it: remove it, or set CASSTORE_DIR to a local directory", path
+            errno.EPERM, "another user may have made it: remove it, or set CASSTORE_DIR to a local directory", path
         )
 
 

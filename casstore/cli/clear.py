@@ -17,7 +17,7 @@ from casstore.config.units import format_size
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.eviction.clear import ClearResult
-    from casstore.eviction.collector import RemovedBlob
+    from casstore.eviction.removal import RemovedBlob
     from casstore.leases.in_use import InUse
 
 _MOST_KEPT_SHOWN: Final = 20

@@ -19,8 +19,9 @@ from casstore.eviction.victims import Reason
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.eviction.budget import Budget
-    from casstore.eviction.collector import CollectResult, RemovedBlob
+    from casstore.eviction.collector import CollectResult
     from casstore.eviction.plan import Plan, Retained
+    from casstore.eviction.removal import RemovedBlob
     from casstore.eviction.victims import Victim
 
 _OVER_BUDGET: Final = 1

@@ -1,4 +1,4 @@
-"""What a store may hold: its budget, and what it holds now."""
+"""The budget of a store, and how much it contains."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from casstore.index.database import Index
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the store may take: *max_size* bytes of blobs at most (None: any), *min_free* bytes of disk left free.
+    """The limits of a store: *max_size* bytes of blobs at most (None: no limit), *min_free* bytes of disk left free.
 
-    What was not used for *max_age* seconds goes in any case (None: nothing does). *rules* hold for URIs by prefix: of
-    several the one with the longest. *policy* says in which order blobs make way (`casstore.policies`).
+    What was last used more than *max_age* seconds ago is evicted in any case (None: nothing). *rules* apply to URIs by
+    their longest prefix. *policy* is the order of eviction (`casstore.eviction.policies`).
     """
 
     max_size: int | None
@@ -29,18 +29,14 @@ class Budget:
 
     @property
     def has_rules(self) -> bool:
-        """Whether anything goes although there is room."""
+        """Whether anything is evicted although there is room."""
         return self.max_age is not None or bool(self.rules)
 
 
 def budget_of(
-    settings: Settings,
-    root: str,
-    max_size: int | None = None,
-    min_free: int | None = None,
-    max_age: int | None = None,
+    settings: Settings, root: str, max_size: int | None = None, min_free: int | None = None, max_age: int | None = None
 ) -> Budget:
-    """The budget as asked for, else as the store is set."""
+    """Return the budget of these limits, by default those of the settings."""
     return Budget(
         settings.max_size if max_size is None else max_size,
         settings.keep_free(os.statvfs(root)) if min_free is None else min_free,
@@ -51,11 +47,11 @@ def budget_of(
 
 
 def free_bytes(root: str) -> int:
-    """What this user may still write to the disk."""
+    """Return the bytes that this user may still write to the disk."""
     space = os.statvfs(root)
     return space.f_bavail * space.f_frsize
 
 
 def stored_bytes(index: Index) -> int:
-    """What the rows say that the blobs take. Cheaper than a plan, and blind to files without a row."""
+    """Add up the sizes in the rows of blobs. Cheaper than a plan, and without the files that have no row."""
     return sum(peek_blob(row, record) or 0 for row, record in index.scan(BLOB))

@@ -1,234 +1,151 @@
-"""What a store takes away, and what it must not: evicting, plans and pins, for people and programs."""
+"""Plan and carry out evictions and clearings of one store, one process at a time."""
 
 from __future__ import annotations
 
-import abc
 import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from casstore.blobs.blob_store import BlobStore
-from casstore.config.settings import Settings
 from casstore.counters import Counters
 from casstore.errors import LockTimeoutError
-from casstore.format.layout import Layout
+from casstore.exit_hooks import ExitHook
 from casstore.format.records import Entry
 from casstore.fs import files
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.leases.lease import Lease
+from casstore.leases.holder import LeaseHolder
 from casstore.locks.collector_lock import CollectorLock
+from casstore.root import Root, check_marker
 
 if TYPE_CHECKING:
+    # Imported when they are used: most processes evict nothing.
     from casstore.eviction.clear import ClearResult
-    from casstore.eviction.collector import CollectResult, RemovedBlob
-    from casstore.eviction.pins import Pin, Pins
+    from casstore.eviction.collector import CollectResult
     from casstore.eviction.plan import Plan
+    from casstore.eviction.removal import RemovedBlob
+    from casstore.leases.reaper import ReapResult
 
 
-class Evicting(abc.ABC):
-    """`casstore.cache.Cache` as far as taking away goes."""
+class Evictor:
+    """Removes entries and blobs for one process; thread-safe. A forked child makes its own."""
 
-    layout: Layout
-    store_id: str
-    settings: Settings
-    index: Index
-    blobs: BlobStore
-    committer: Committer
-    place: int
-    tally: Counters
-    _exits: bool
-    _turns: CollectorLock
-    _mutex: threading.Lock
-    _lease: Lease | None
+    def __init__(
+        self,
+        root: Root,
+        index: Index,
+        blobs: BlobStore,
+        committer: Committer,
+        leases: LeaseHolder,
+        counters: Counters,
+        exit_hook: ExitHook,
+    ) -> None:
+        self.directory, self.settings = root.layout.root, root.settings
+        self.index, self.committer, self.counters = index, committer, counters
+        self.lock = CollectorLock(root.layout)
+        self._root, self._layout = root, root.layout
+        self._blobs, self._leases, self._exit = blobs, leases, exit_hook
 
-    @property
-    @abc.abstractmethod
-    def root(self) -> str:
-        """The store's directory."""
+    def evict(self, entries: Sequence[Entry]) -> CollectResult:
+        """Drop *entries*, except those that changed or are pinned, and the blobs that no entry uses then."""
+        from casstore.eviction.collector import evict
 
-    @abc.abstractmethod
-    def _register_exit(self) -> None:
-        """See to it that what is counted is written down when the process ends."""
-
-    @abc.abstractmethod
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
-        """All entries whose URI starts with *prefix*."""
-
-    @abc.abstractmethod
-    def entries_of(self, uri: str) -> Iterator[Entry]:
-        """The entries of this very URI."""
-
-    # --- evicting ----------------------------------------------------------------------------------------------------
-
-    def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> CollectResult:
-        """Drop the entries below *prefix* that *choose* picks, and the blobs that nobody uses then.
-
-        Views handed out keep their bytes.
-        """
-        from casstore.eviction.collector import evict  # most processes take nothing away
-
-        with files.full_disk(self.root):
-            freed = evict(self.index, self.layout, [entry for entry in self.entries(prefix) if choose(entry)])
-        self._count_evicted(freed)
-        return freed
-
-    def _count_evicted(self, freed: CollectResult | ClearResult) -> None:
-        for what, count in (("entries", freed.entries), ("blobs", freed.blobs), ("bytes", freed.bytes)):
-            self.tally.increment(f"evicted_{what}", count)
-        self.tally.flush_if_due()
-        if not self._exits:
-            self._register_exit()
+        with files.full_disk(self.directory):
+            done = evict(self.index, self._layout, entries)
+        self._count(done)
+        return done
 
     def plan(
-        self,
-        max_size: int | None = None,
-        min_free: int | None = None,
-        max_age: int | None = None,
-        *,
-        at_least: int = 0,
+        self, max_size: int | None = None, min_free: int | None = None, max_age: int | None = None, *, at_least: int = 0
     ) -> Plan:
-        """What has to go so that the blobs take *max_size* bytes at most, *min_free* bytes of the disk are free, and
-        nothing is held that was not used for *max_age* seconds.
+        """Return what to evict so that the blobs take at most *max_size* bytes, *min_free* bytes of the disk are free,
+        and nothing was last used more than *max_age* seconds ago.
 
-        Without a number, what the store is set to; its rules hold in any case, and *at_least* so many bytes go. Least
-        recently used first. Reads only.
+        By default the limits of the settings; their rules apply in any case, and *at_least* so many bytes are evicted.
+        Reads only.
         """
         from casstore.eviction.budget import budget_of
         from casstore.eviction.plan import make_plan
 
         self.committer.flush()
-        budget = budget_of(self.settings, self.root, max_size, min_free, max_age)
-        return make_plan(self.index, self.layout, budget, at_least)
+        budget = budget_of(self.settings, self.directory, max_size, min_free, max_age)
+        return make_plan(self.index, self._layout, budget, at_least)
 
     def execute(self, plan: Plan, on_removed: Callable[[RemovedBlob], object] | None = None) -> CollectResult:
-        """Carry out *plan*, and take away what dead processes left; what came back into use since the plan stays.
+        """Carry out *plan*, and reap what dead processes left; blobs that were used since the plan stay.
 
-        *on_removed* is told of each blob. Views handed out keep their bytes. Waits for another collector; raises
-        LockTimeoutError where that does not end.
+        *on_removed* is called with each blob. Views keep their bytes. Waits for another collector; raises
+        LockTimeoutError.
         """
-        with self._turn():
+        with self._locked():
             return self.collect(plan, on_removed)
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Be the one collector for the block."""
-        with files.full_disk(self.root), self._turns.acquire(self.settings.lock_timeout) as is_ours:
-            if not is_ours:
-                waited = f"(waited {self.settings.lock_timeout:g} s)"
-                raise LockTimeoutError(f"another process collects in {self.root} and does not end {waited}")
-            yield
 
     def collect(
         self, plan: Plan, on_removed: Callable[[RemovedBlob], object] | None = None, *, reaps: bool = True
     ) -> CollectResult:
-        """`execute` for whoever has the turn; without *reaps*, what dead processes left stays."""
+        """Carry out *plan* for a caller who has the lock; without *reaps*, what dead processes left stays."""
         from casstore.eviction.collector import collect
 
-        freed = collect(self.index, self.layout, self.blobs, plan, on_removed, own_lease=self._own(), reaps=reaps)
-        self._count_evicted(freed)
-        return freed
-
-    def _own(self) -> str | None:
-        """The name of this process's lease, if it has one."""
-        with self._mutex:
-            return None if self._lease is None else self._lease.name
-
-    # --- clearing ----------------------------------------------------------------------------------------------------
+        own = self._leases.own_name()
+        done = collect(self.index, self._layout, self._blobs, plan, on_removed, own_lease=own, reaps=reaps)
+        self._count(done)
+        return done
 
     def clear(
         self, prefix: str = "", on_removed: Callable[[RemovedBlob], object] | None = None, *, dry_run: bool = False
     ) -> ClearResult:
-        """Drop all entries whose URI starts with *prefix* (a string, not a path; without one, all there are), but for
-        those that are pinned or of which something is pending, and their blobs; what went, and what stays.
+        """Drop all entries whose URI starts with *prefix* (a string, not a path), and their blobs; return what was
+        removed, and what stays: pins, pending writes and local edits, always.
 
-        Without a prefix, blobs that no entry uses and what is in quarantine go, too; and what dead processes left goes
-        in any case, with their edits kept as pending writes. Pins, pending writes and local edits stay whatever is
-        said. Views handed out keep their bytes; what is filled meanwhile stays, or goes. *on_removed* is told of each
-        blob. With *dry_run*, nothing changes: it says what would be done.
+        Without a prefix, unused blobs and the quarantine are removed too. What dead processes left is reaped in any
+        case, and their edits become pending writes. Views keep their bytes; a fill meanwhile may stay. *on_removed* is
+        called with each blob. With *dry_run*, nothing changes: the result is what would be done.
 
-        Waits for another collector; raises LockTimeoutError where that does not end, NotAStoreError where the store's
-        marker is gone or another store's, StoreFullError.
+        Waits for another collector. Raises LockTimeoutError, StoreFullError, and NotAStoreError if the store's marker
+        is gone or another store's.
         """
-        from casstore.eviction.clear import clear, look
-        from casstore.root import check_marker
+        from casstore.eviction.clear import clear, preview
 
-        check_marker(self.layout, self.store_id)
+        check_marker(self._layout, self._root.store_id)
         self.committer.flush()
         if dry_run:
-            return look(self.index, self.layout, prefix, on_removed)
-        with self._turn():
-            cleared = clear(self.index, self.layout, self.blobs, prefix, on_removed, own_lease=self._own())
-        self._count_evicted(cleared)
-        return cleared
+            return preview(self.index, self._layout, prefix, on_removed)
+        with self._locked():
+            own = self._leases.own_name()
+            done = clear(self.index, self._layout, self._blobs, prefix, on_removed, own_lease=own)
+        self._count(done)
+        return done
+
+    def reap(self) -> ReapResult | None:
+        """Remove what dead processes left; None while another process collects."""
+        from casstore.leases.reaper import reap
+
+        own = self._leases.own_name()
+        with files.full_disk(self.directory), self.lock.acquire(0) as is_ours:
+            return reap(self._layout, self.index, self._blobs, own_lease=own) if is_ours else None
 
     def mark_synced(self) -> int:
-        """Have everything on the store's file system written to the disk, and note of which entries that is true now;
-        how many. Spares hashing their blobs after the next boot. May take as long as the disk is behind.
+        """Sync the store's file system, and record for which entries; return how many. Their blobs need not be hashed
+        after the next boot. May take as long as the disk is behind.
         """
         from casstore.index.durability import mark_synced
 
         self.committer.flush()
-        return mark_synced(self.index, self.layout, self.blobs, self.place)
+        return mark_synced(self.index, self._layout, self._blobs, self._root.boot_mount)
 
-    def uris_of(self, digest: bytes) -> tuple[str, ...]:
-        """The URIs whose entries use the blob of *digest* (the bare hash) now."""
-        from casstore.index.blob_users import uris_of
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Be the only collector for the block."""
+        timeout = self.settings.lock_timeout
+        with files.full_disk(self.directory), self.lock.acquire(timeout) as is_ours:
+            if not is_ours:
+                raise LockTimeoutError(f"another process collects in {self.directory}: timed out after {timeout:g} s")
+            yield
 
-        return uris_of(self.index, digest)
+    def _count(self, done: CollectResult | ClearResult) -> None:
+        self.counters.count_eviction(done.entries, done.blobs, done.bytes)
+        self._exit.ensure()
 
-    # --- pins --------------------------------------------------------------------------------------------------------
-
-    def pin(self, *names: str) -> list[Pin]:
-        """Never evict the entries of these URIs, nor of those held now below these prefixes (which end in a slash).
-
-        The claim is on the URI: it holds for what takes the entry's place, and until `unpin`. On the disk on return.
-        Raises NotHeldError where nothing is held of a name; nothing is pinned then.
-        """
-        from casstore.eviction.pins import is_prefix, not_held
-
-        self.committer.flush()
-        wanted = {}
-        for name in names:
-            entries = self.entries(name) if is_prefix(name) else self.entries_of(name)
-            wanted[name] = [entry.key for entry in entries]
-            if not wanted[name]:
-                raise not_held(name)
-        pins = self._pins().add(list(dict.fromkeys(key for keys in wanted.values() for key in keys)))
-        pinned = {pin.key for pin in pins}
-        for name, keys in wanted.items():
-            if pinned.isdisjoint(keys):
-                raise not_held(name)  # it was evicted in this very moment; what the other names say is pinned
-        return pins
-
-    def unpin(self, *names: str) -> list[Pin]:
-        """Give up the claims on these URIs, and on those below these prefixes, held or not; which they were.
-
-        Raises NotHeldError where nothing is pinned of a name; no claim is given up then.
-        """
-        from casstore.eviction.pins import is_prefix, not_pinned
-
-        pins = list(self.pins())
-        found = []
-        for name in names:
-            those = [pin for pin in pins if pin.uri == name or (is_prefix(name) and pin.uri.startswith(name))]
-            if not those:
-                raise not_pinned(name)
-            found += those
-        found = list(dict.fromkeys(found))
-        self._pins().remove(found)
-        return found
-
-    def pins(self, prefix: str = "") -> Iterator[Pin]:
-        """The pins whose URI starts with *prefix* (a string, not a path), in URI order, held or not."""
-        return self._pins().all(prefix)
-
-    def unreadable_pins(self) -> list[str]:
-        """Paths of pins that hold although nobody can tell of what: damage, or a newer format."""
-        return self._pins().unreadable()
-
-    def _pins(self) -> Pins:
-        from casstore.eviction.pins import Pins  # readers meet none
-
-        return Pins(self.layout, self.index)
+    def after_fork_in_child(self) -> None:
+        """Close the parent's collector lock."""
+        self.lock.after_fork_in_child()

@@ -1,10 +1,9 @@
-"""What a plan goes by: every blob with its size, last use, users and rule, seen in one pass over rows and names.
+"""The inventory that a plan needs: every blob with its size, last use, users and rule, from one pass.
 
-Side by side in arrays, those with rows sorted by digest: a million blobs are some 100 MB. Files without a row follow.
+In parallel arrays, sorted by digest, with the files without a row at the end: a million blobs take some 100 MB.
 
-Entries come in the order of their URIs, and their blobs lie anywhere: what is looked up all over a table of a million
-costs several times what is looked up in a small one. So entries are put aside by the first byte of the digest, packed,
-and then rows, names and users of one byte after the other are brought together.
+Entries are read in the order of their URIs, and random lookups in a table of a million cost several times those in a
+small one. So entries are packed by the first byte of the digest, and then joined with rows and names byte by byte.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from casstore.fs import files
 from casstore.index.database import Index
 
 NEVER: Final = (1 << 64) - 1
-"""When something goes by its age that does not."""
+"""The due time of a blob without a limit of age."""
 
 MIXED_RULES: Final = 255
-"""The rule of a blob whose users are under different ones: none holds for its size."""
+"""The rule of a blob whose users have different ones: none applies to its size."""
 
 IN_FLIGHT_SECONDS: Final = 60
-"""How long a file without a row counts as just used. Taking one that is in flight is safe, and costs a copy."""
+"""How long a file without a row counts as just used. Evicting one in flight is safe, and costs a copy."""
 
 _HOUR: Final = 3600
 _MILLISECOND_BITS: Final = 42
@@ -42,32 +41,31 @@ _HOUR_BITS: Final = 64 - _MILLISECOND_BITS
 """Enough until 2448."""
 
 FIRST_USE: Final = 1 << _MILLISECOND_BITS
-"""The lowest `recency_key` of a known hour: what is below was never used, or nobody knows."""
-
+"""The lowest `recency_key` of a known hour: below are blobs that were never used, or of unknown use."""
 
 _USER: Final = struct.Struct("<33pQQQB")
 """An entry, packed: digest (with its length), `recency_key`, checksum, due, rule."""
 
 
 def recency_key(hour: int, validated_ms: int) -> int:
-    """A number that orders by last use: by the hour, and within it by the last validation in milliseconds."""
+    """Return a number that orders by the hour of last use, and within it by the last validation in milliseconds."""
     if hour >> _HOUR_BITS or validated_ms >> _MILLISECOND_BITS:  # too large, or a clock before 1970
         hour = min(hour, (1 << _HOUR_BITS) - 1)
         validated_ms = max(0, min(validated_ms, (1 << _MILLISECOND_BITS) - 1))
     return hour << _MILLISECOND_BITS | validated_ms
 
 
-def hour_of(tag: int) -> int:
-    """The hour of last use in a `recency_key`, since the epoch; 0 where it is not known."""
-    return tag >> _MILLISECOND_BITS
+def hour_of(key: int) -> int:
+    """Return the hour of last use in a `recency_key`, since the epoch; 0 if it is unknown."""
+    return key >> _MILLISECOND_BITS
 
 
 class Inventory:
-    """Blobs by number. *stored* bytes lie in *blobs* files; *gone* are rows without a file and without users.
+    """Blobs by number. *stored* bytes are in *blobs* files; *stale_rows* have neither a file nor users.
 
     Of each: *digests*, *sizes*, *uses* (`recency_key`), *users* (a checksum over the entries that use it), *rules*
-    (counted from 1; 0 for none, `MIXED_RULES`), and, where anything has a limit by age, *due*: seconds after the epoch
-    at which all its users have passed theirs.
+    (counted from 1; 0 for none, `MIXED_RULES`), and, if there are limits of age, *due*: the seconds since the epoch at
+    which all its users exceed theirs.
     """
 
     def __init__(self, index: Index, layout: Layout, max_age: int | None, rules: Sequence[Rule]) -> None:
@@ -90,7 +88,7 @@ class Inventory:
         self._is_there = bytearray(rows)
         self._pins = pinned_names(layout)
         self._pinned: set[bytes] = set()
-        # Rows before entries before files: what is filled meanwhile is a file without a row.
+        # Rows before entries before files: a fill meanwhile is seen as a file without a row.
         users = self._users_by_byte(index)
         shards = set(files.list_names(layout.blobs))
         ends = [bisect_left(self.digests, bytes([byte + 1]), hi=rows) for byte in range(255)] + [rows]
@@ -104,11 +102,11 @@ class Inventory:
         self.stale_rows = list(compress(range(len(self.digests)), is_gone))
 
     def is_pinned(self, number: int) -> bool:
-        """Whether one of a blob's users is."""
+        """Whether one of a blob's users is pinned."""
         return self.digests[number] in self._pinned
 
     def numbers(self) -> list[int]:
-        """The blobs that there are, with something in them: of rows in the order of their digests, then the others."""
+        """Return the blobs with a file that is not empty: those with a row by digest, then the others."""
         return [number for number in compress(range(len(self.digests)), self._is_there) if self.sizes[number]]
 
     def _add_rows(self, index: Index) -> None:
@@ -129,29 +127,29 @@ class Inventory:
                     self._pinned.add(digest)
                 rule = self._matcher.number(row)
                 age = self._ages[rule]
-                # It was used until the end of that hour, for all one knows.
+                # It may have been used until the end of that hour.
                 due = NEVER if age is None else (hour + 1) * _HOUR + age
             by_byte[digest[0]] += _USER.pack(digest, recency_key(hour, validated_ns // 1_000_000), checksum, due, rule)
         return by_byte
 
     def _add_files(self, byte: int, start: int, end: int, users: bytearray) -> None:
-        """See which of the blobs from *start* to *end*, all that have a row and begin with *byte*, are there, and which
-        have none; and who uses them.
+        """Look for the files whose digest begins with *byte*: those of the rows from *start* to *end*, and others; and
+        add their users.
         """
         directory = self._layout.shard(bytes([byte]))
         known = [digest.hex()[2:] for digest in self.digests[start:end]]
         names = set(files.list_names(directory))
         self._is_there[start:end] = bytes(map(names.__contains__, known))
         numbers = dict(zip(self.digests[start:end], range(start, end), strict=True))
-        strays = {}
+        unindexed = {}
         for name in names.difference(known):
             digest = self._layout.digest_at(f"{byte:02x}", name)
             status = None if digest is None else files.lstat_regular(f"{directory}/{name}")
             if digest is not None and status is not None:
                 numbers[digest] = number = self._add_unindexed(digest, status.st_size)
-                strays[number] = status
+                unindexed[number] = status
         self._add_users(numbers, users)
-        for number, status in strays.items():
+        for number, status in unindexed.items():
             if not self._has_users[number]:
                 self._date_unindexed(number, status)
 
@@ -183,7 +181,7 @@ class Inventory:
         return len(self.digests) - 1
 
     def _date_unindexed(self, number: int, status: os.stat_result) -> None:
-        """Orphans go in the order in which they got their names; what may be in flight, among the just used."""
+        """Order unused files by the time of their names; one that may be in flight counts as just used."""
         hour = 0 if self._now - status.st_ctime > IN_FLIGHT_SECONDS else int(self._now) // _HOUR
         self.uses[number] = recency_key(hour, status.st_ctime_ns // 1_000_000)
         if self._has_ages:

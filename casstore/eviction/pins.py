@@ -1,13 +1,12 @@
-"""Pins: a user's lasting claims on URIs, whose entries are never evicted.
+"""Pins: URIs whose entries are never evicted, until they are unpinned.
 
     pins/<uri hash>     mode 0600; URI, origin and since when, as JSON
 
-The file is all there is of a pin, for the index is derived and may be lost. It gets its name, and loses it, inside a
-write transaction of the index: the one that finds the entry there. Whoever evicts looks for the name inside the
-transaction that drops the entry. LMDB lets one of the two go first: either the pin is seen, or the entry is gone and
-there is nothing to pin.
+A pin is its file alone, since the index is derived and may be lost. The file gets its name, and loses it, inside a
+write transaction of the index: the one that finds the entry there. An eviction looks for the name inside the
+transaction that drops the entry. One of the two runs first: either the pin is seen, or there is no entry to pin.
 
-A pin is of a URI, not of bytes: what is there now, and whatever takes its place. So a new version moves nothing here.
+A pin is of a URI, not of bytes: a new version of the object is pinned without a change here.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -32,7 +31,7 @@ from casstore.index.entries import current_entry
 from casstore.index.transactions import Txn
 
 BATCH: Final = 64
-"""Pins that one write transaction names: writers wait a few milliseconds for it."""
+"""Pins in one write transaction: other writers wait a few milliseconds for it."""
 
 _FORMAT: Final = 1
 _NAME: Final = re.compile(r"[0-9a-f]{32}")
@@ -40,37 +39,37 @@ _NAME: Final = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A claim on *key*, made *since_ns* after the epoch."""
+    """A pin of *key*, made *since_ns* after the epoch."""
 
     key: Key
     since_ns: int
 
     @property
     def uri(self) -> str:
-        """What is pinned."""
+        """The pinned URI."""
         return self.key.uri
 
     def encode(self) -> bytes:
-        """As its file has it."""
+        """Return the contents of its file."""
         record = {"format": _FORMAT, "uri": self.key.uri, "origin": self.key.origin, "since_ns": self.since_ns}
         return json.dumps(record, indent=1).encode("ascii") + b"\n"
 
     @classmethod
     def parse(cls, data: bytes) -> Pin:
-        """The inverse. Raises ValueError."""
+        """Parse the contents of a file. Raises ValueError."""
         try:
             record: dict[str, Any] = json.loads(data)
             if record["format"] != _FORMAT:
                 raise ValueError(f"a pin of format {record['format']}")
             return cls(Key(str(record["uri"]), str(record["origin"])), int(record["since_ns"]))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"no pin: {error!r}") from error
+            raise ValueError(f"not a pin: {error!r}") from error
 
 
 def is_pinned(layout: Layout, name: bytes) -> bool:
-    """Whether the URI of this hash is pinned, readable or not; asked inside the transaction that would drop its entry.
+    """Whether the URI of this hash is pinned, readable or not; called inside the transaction that would drop its entry.
 
-    Raises OSError where that cannot be told: nothing goes then.
+    Raises OSError if that cannot be told: nothing is removed then.
     """
     try:
         os.lstat(layout.pin(name.hex()))
@@ -80,7 +79,7 @@ def is_pinned(layout: Layout, name: bytes) -> bool:
 
 
 def pinned_names(layout: Layout) -> frozenset[bytes]:
-    """The hashes of all pinned URIs."""
+    """Return the hashes of all pinned URIs."""
     try:
         names = os.listdir(layout.pins)
     except FileNotFoundError:
@@ -89,19 +88,19 @@ def pinned_names(layout: Layout) -> frozenset[bytes]:
 
 
 class Pins:
-    """The pins of one store; thread-safe, holds nothing open."""
+    """The pins of one store; thread-safe, keeps nothing open."""
 
     def __init__(self, layout: Layout, index: Index) -> None:
         self._layout = layout
         self._index = index
 
     def all(self, prefix: str = "") -> Iterator[Pin]:
-        """Those of URIs that *prefix* begins, in URI order."""
+        """Yield the pins whose URI starts with *prefix* (a string, not a path), in URI order, cached or not."""
         found = [pin for pin, _ in self._read() if pin is not None and pin.uri.startswith(prefix)]
         yield from sorted(found, key=lambda pin: (pin.uri, pin.key.origin))
 
     def unreadable(self) -> list[str]:
-        """Paths of pins that hold, though nobody can tell of what: a newer format, or damage."""
+        """Return paths of pins that count although their URI is unknown: damage, or a newer format."""
         return sorted(path for pin, path in self._read() if pin is None)
 
     def _read(self) -> Iterator[tuple[Pin | None, str]]:
@@ -117,8 +116,37 @@ class Pins:
                 pin = Pin.parse(data)
             yield pin if pin is not None and pin.key.name == name.hex() else None, path
 
+    def pin(self, keys_by_name: Mapping[str, Sequence[Key]]) -> list[Pin]:
+        """Pin the cached *keys_by_name* of URIs and prefixes. Raises NotHeldError for a name without any; nothing is
+        pinned then.
+        """
+        for name, keys in keys_by_name.items():
+            if not keys:
+                raise _not_cached(name)
+        pins = self.add(list(dict.fromkeys(key for keys in keys_by_name.values() for key in keys)))
+        pinned = {pin.key for pin in pins}
+        for name, keys in keys_by_name.items():
+            if pinned.isdisjoint(keys):
+                raise _not_cached(name)  # it was evicted in this very moment; the other names are pinned
+        return pins
+
+    def unpin(self, names: Sequence[str]) -> list[Pin]:
+        """Remove the pins of these URIs, and of those below these prefixes; return them. Raises NotHeldError for a name
+        without any; nothing is unpinned then.
+        """
+        pins = list(self.all())
+        found: dict[Pin, None] = {}
+        for name in names:
+            named = [pin for pin in pins if pin.uri == name or (name.endswith("/") and pin.uri.startswith(name))]
+            if not named:
+                message = "no pin has this name or prefix: `casstore pin` lists the pins"
+                raise NotHeldError(errno.ENOENT, message, name)
+            found.update(dict.fromkeys(named))
+        self.remove(list(found))
+        return list(found)
+
     def add(self, keys: Sequence[Key]) -> list[Pin]:
-        """Pin those of *keys* that have an entry: a pin for each, on the disk; one that was there is as good."""
+        """Pin those of *keys* that have an entry, and return the pins, on the disk; an existing one is as good."""
         pins: list[Pin] = []
         for start in range(0, len(keys), BATCH):
             pins += self._add_batch(keys[start : start + BATCH])
@@ -140,7 +168,7 @@ class Pins:
         return pins
 
     def _draft(self, pin: Pin) -> str:
-        """Its file, on the disk under a name that is no pin's."""
+        """Write its file, under a name that is not a pin's."""
         descriptor, path = files.open_named(self._layout.pins)
         try:
             files.write_all(descriptor, pin.encode())
@@ -158,7 +186,7 @@ class Pins:
             path = self._layout.pin(pin.key.name)
             if current_entry(txn, pin.key) is None:
                 if path in made:
-                    # Named in a transaction that was lost with its index: the new one does not have the entry.
+                    # Named in a transaction that was lost with its index; the new one does not have the entry.
                     files.unlink_quietly(path)
                 continue
             with contextlib.suppress(FileExistsError):
@@ -168,7 +196,7 @@ class Pins:
         return pins
 
     def remove(self, pins: Sequence[Pin]) -> None:
-        """Give these claims up; gone from the disk on return. One that is not there is no error."""
+        """Remove these pins, from the disk on return; missing ones are no error."""
         for start in range(0, len(pins), BATCH):
             paths = [self._layout.pin(pin.key.name) for pin in pins[start : start + BATCH]]
             with files.full_disk(self._layout.root):
@@ -182,23 +210,9 @@ def _unlink(_: Txn, paths: Sequence[str]) -> None:
         files.unlink_quietly(path)
 
 
-def is_prefix(name: str) -> bool:
-    """Whether *name* stands for all that is below it: it ends in a slash."""
-    return name.endswith("/")
-
-
-def not_held(name: str) -> NotHeldError:
-    """The error for a name that no entry answers to."""
-    if is_prefix(name):
-        why = f"nothing is held below it: `casstore prefetch {name}` has it in the store, and then it can be pinned"
+def _not_cached(name: str) -> NotHeldError:
+    if name.endswith("/"):
+        message = f"nothing below this prefix is cached: run `casstore prefetch {name}` first"
     else:
-        why = (
-            f"it is not held: `casstore get {name}` has it in the store, and then it can be pinned (what ends in a "
-            "slash stands for all that is held below)"
-        )
-    return NotHeldError(errno.ENOENT, why, name)
-
-
-def not_pinned(name: str) -> NotHeldError:
-    """The error for a name that no pin answers to."""
-    return NotHeldError(errno.ENOENT, "nothing is pinned by this name: `casstore pin` lists what is", name)
+        message = f"not cached: run `casstore get {name}` first (a prefix of several objects ends with a slash)"
+    return NotHeldError(errno.ENOENT, message, name)

@@ -1,14 +1,13 @@
-"""In which order blobs make way for others: by last use, and, where that does badly, the other way round.
+"""The order of eviction: by last use, or the other way round if that performs badly.
 
-``lru`` takes what was used longest ago. That is right for most work, and the worst there is for passes over a dataset
-that is larger than the store: it takes everything just before its turn comes. There, what was used a moment ago is used
-last of all, and taking that (but for the very newest) keeps as much as can be kept.
+``lru`` evicts the least recently used blob. That is right for most work, and wrong for passes over a dataset larger
+than the store: it evicts everything just before it is read again. There, the most recently used blob is read last, and
+evicting it (except the very newest) keeps as much as possible.
 
-``adaptive``, the default, finds out which of the two is right now. It notes what it took by which *way*. Who takes a
-blob that is then downloaded again is blamed, the more so the sooner that is; the way with less blame for what it took
-goes on, and every twentieth blob goes by the other one, so that it is known how that would do. It costs a row per blob
-evicted and nothing per use: the table of them has a fixed size, and the latest with one place in it stays. The idea is
-LeCaR's (Vietri and others, HotStorage 2018): two experts, and regret for what they evicted.
+``adaptive``, the default, learns which of these two *experts* is right now, as in LeCaR (Vietri and others, HotStorage
+2018). It records which expert evicted a blob. An expert that evicts a blob that is downloaded again gets regret, the
+more the sooner that is. The expert with less regret chooses, and the other one every twentieth blob, so that it is
+measured too. This costs a row for each evicted blob, in a table of fixed size, and nothing for a use.
 """
 
 from __future__ import annotations
@@ -21,20 +20,15 @@ from casstore.index.eviction_history import LRU_EXPERT, NO_EXPERT, Scores
 LRU: Final = "lru"
 ADAPTIVE: Final = "adaptive"
 
-
 _NEW_PART: Final = 20
-"""This part of all, the newest, is not taken by the way `MRU_EXPERT`: others who work beside us may be about to use it.
-"""
-
+"""One of so many, the newest, `MRU_EXPERT` does not evict: other processes may be about to use them."""
 
 _TRY_EVERY: Final = 20
-"""One of so many goes by the way that is not the best."""
+"""One of so many is chosen by the expert that is not the best."""
 
 
 def eviction_order(order: Sequence[int], policy: str, scores: Scores) -> Iterator[tuple[int, int]]:
-    """The members of *order*, which go from the one used longest ago to the newest, as they are to go, each with its
-    way.
-    """
+    """Yield the members of *order*, which is by last use, in the order of their eviction, each with its expert."""
     if policy == LRU:
         yield from ((member, NO_EXPERT) for member in order)
         return
@@ -44,11 +38,11 @@ def eviction_order(order: Sequence[int], policy: str, scores: Scores) -> Iterato
     number = scores.evictions
     while bottom < top:
         number += 1
-        way = best if number % _TRY_EVERY else 1 - best
-        if way == LRU_EXPERT:
-            yield order[bottom], way
+        expert = best if number % _TRY_EVERY else 1 - best
+        if expert == LRU_EXPERT:
+            yield order[bottom], expert
             bottom += 1
         else:
             top -= 1
-            yield order[top], way
+            yield order[top], expert
     yield from ((member, LRU_EXPERT) for member in order[new:])

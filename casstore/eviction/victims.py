@@ -1,4 +1,4 @@
-"""The blobs of a plan that are to go, and what for. A million of them in some 100 MB."""
+"""The blobs that a plan evicts, and why. A million of them take some 100 MB."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from casstore.index.eviction_history import NO_EXPERT
 
 
 class Reason(StrEnum):
-    """For what a blob goes."""
+    """Why a blob is removed."""
 
     SIZE = "size"
     """`Budget.max_size` or `min_free`."""
     AGE = "age"
-    """None of its users was used within the `max_age` that holds for it."""
+    """None of its users was used within its `max_age`."""
     RULE = "rule"
     """The `max_size` of the rule of all its users."""
     CLEARED = "cleared"
-    """Somebody asked for it by name (`casstore.clearing`)."""
+    """The store, or its prefix, was cleared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """A blob that is to go, as it was seen.
+    """A blob to evict, as it was seen.
 
-    *size* in bytes is what that frees; 0 where only a row without a file goes. *used* orders by last use, see
-    `casstore.surveys.use_tag`. *users* is a checksum over the entries that use it, which changes with any of them.
-    *inode* and *ctime_ns* are those of the file: a link made since changes the second. *way* is the policy's.
+    *size* bytes are freed; 0 for a row without a file. *used* orders by last use (`recency_key`). *users* is a checksum
+    over the entries that use it, which changes with any of them. *inode* and *ctime_ns* are those of the file: a new
+    link changes the second. *expert* is the policy's.
     """
 
     digest: bytes
@@ -44,12 +44,12 @@ class Victim:
 
 
 _NUMBERS: Final = struct.Struct("<QQQQqBB")
-_WHYS: Final = tuple(Reason)
-_NUMBER_OF: Final = {why: number for number, why in enumerate(_WHYS)}
+_REASONS: Final = tuple(Reason)
+_NUMBER_OF: Final = {reason: number for number, reason in enumerate(_REASONS)}
 
 
 class VictimList(Sequence[Victim]):
-    """Blobs in the order in which they go, each made anew when it is asked for; *bytes* is their sum."""
+    """Blobs in the order of their eviction, each made when it is accessed; *bytes* is their sum."""
 
     __slots__ = ("_digests", "_packed", "bytes")
 
@@ -69,7 +69,7 @@ class VictimList(Sequence[Victim]):
         reason: Reason = Reason.SIZE,
         expert: int = NO_EXPERT,
     ) -> None:
-        """The next one to go: the fields of `Victim`, which is not made here, since that takes as long as all else."""
+        """Append a blob, by the fields of `Victim`: making one takes as long as everything else."""
         self._digests.append(digest)
         self._packed += _NUMBERS.pack(size, used, users, inode, ctime_ns, _NUMBER_OF[reason], expert)
         self.bytes += size
@@ -90,5 +90,5 @@ class VictimList(Sequence[Victim]):
         return map(self._at, range(len(self)))
 
     def _at(self, number: int) -> Victim:
-        size, used, users, inode, ctime_ns, why, way = _NUMBERS.unpack_from(self._packed, number * _NUMBERS.size)
-        return Victim(self._digests[number], size, used, users, inode, ctime_ns, _WHYS[why], way)
+        size, used, users, inode, ctime_ns, reason, expert = _NUMBERS.unpack_from(self._packed, number * _NUMBERS.size)
+        return Victim(self._digests[number], size, used, users, inode, ctime_ns, _REASONS[reason], expert)

@@ -1,15 +1,17 @@
-"""What this machine did to objects in the cloud, made known to the store: writes, copies, deletions."""
+"""Make bytes, and what this machine did to objects, known to the store: fills, writes, copies and deletions."""
 
 from __future__ import annotations
 
-import abc
 import errno
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import Final, Protocol
 
+from casstore import clock
 from casstore.blobs.blob_store import BlobStore, CollisionError
 from casstore.blobs.staging import AddedBlob, Inode, Staging
+from casstore.counters import Counters
 from casstore.errors import BlobDamagedError, CasstoreError, StillBeingWrittenError, StoreFullError
 from casstore.eviction.background import BackgroundEvictor
 from casstore.format.checksums import ProviderChecksum
@@ -21,31 +23,129 @@ from casstore.index.database import Index
 from casstore.index.entries import IndexSnapshot, current_entry, delete_entry, increment_write_count
 from casstore.index.transactions import Txn
 from casstore.index.updates import PublishEntry
+from casstore.ingest.recent import RecentEntries
+from casstore.leases.holder import LeaseHolder
+from casstore.reading.blob_checker import BlobChecker
+from casstore.root import Root
 
-if TYPE_CHECKING:
-    from casstore.cache import Cache
+NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""Not EFBIG: evicting blobs does not help against a limit on the size of one file."""
+
+_MOST_USERS: Final = 10_000
+"""Entries of one lost blob that one transaction drops."""
 
 
-class Recording(abc.ABC):
-    """`casstore.cache.Cache` as far as that goes."""
+@dataclass(frozen=True, slots=True)
+class DownloadProgress:
+    """Bytes of the downloads that this process has begun and not finished: *received* of *expected*."""
 
-    index: Index
-    committer: Committer
-    place: int
-    trims: BackgroundEvictor
+    received: int
+    expected: int
 
-    @staticmethod
-    @abc.abstractmethod
-    def current_hour() -> int:
-        """Hours since the epoch."""
 
-    @abc.abstractmethod
-    def _add_blob(self, staging: Staging, digest: Digest) -> AddedBlob:
-        """See `casstore.fills.add_blob`."""
+class RunningFill(Protocol):
+    """A download, as far as its progress and a fork are concerned."""
 
-    @abc.abstractmethod
-    def _forget_older(self, key: Key) -> None:
-        """Nothing that was asked before now is to be seen of *key* any more."""
+    received: int
+    expected: int
+
+    def after_fork_in_child(self) -> None:
+        """Close the inherited descriptors."""
+        ...
+
+
+class Publisher:
+    """Publishes blobs and entries for one process; thread-safe. A forked child makes its own."""
+
+    def __init__(
+        self,
+        root: Root,
+        index: Index,
+        blobs: BlobStore,
+        committer: Committer,
+        checker: BlobChecker,
+        leases: LeaseHolder,
+        background: BackgroundEvictor,
+        counters: Counters,
+    ) -> None:
+        self.layout, self.committer, self.leases = root.layout, committer, leases
+        self.background, self.counters = background, counters
+        self.recent = RecentEntries(index, counters)
+        self.fills: set[RunningFill] = set()
+        self._root, self._index, self._blobs, self._checker = root, index, blobs, checker
+
+    def progress(self) -> DownloadProgress:
+        """Add up the running downloads; small ones report none."""
+        fills = list(self.fills)  # in one step, while others begin and end
+        return DownloadProgress(sum(fill.received for fill in fills), sum(fill.expected for fill in fills))
+
+    def snapshot(self, key: Key) -> IndexSnapshot:
+        """Return what the index says of *key*; call it before the request whose result shall apply."""
+        return self.recent.snapshot(key, clock.now(self._root.boot))
+
+    def entry(self, key: Key, digest: Digest, validator: Validator, moment: Moment) -> Entry:
+        """Make the entry of bytes that the server had at *moment*."""
+        return Entry(key, digest, validator, moment, self._root.boot_mount, clock.current_hour())
+
+    # --- blobs -------------------------------------------------------------------------------------------------------
+
+    def add_blob(self, staging: Staging, digest: Digest) -> AddedBlob | None:
+        """Link *staging* into the store; None if its size is not admitted.
+
+        A blob of that name whose bytes are wrong is quarantined first. Raises CollisionError, StoreFullError.
+        """
+        if not self.background.admits(staging.size):
+            return None
+        if not digest.is_cryptographic:
+            self._drop_orphans(digest)
+        for _ in range(3):
+            try:
+                compare = digest.is_cryptographic and not self._is_trusted(digest)
+                return self._blobs.add(staging, digest, compare=compare)
+            except CollisionError:
+                raise
+            except BlobDamagedError:
+                try:
+                    self._checker.quarantine_if_wrong(digest, "its bytes were wrong when the same bytes came again")
+                except StillBeingWrittenError as error:
+                    reason = "another process is writing to the blob of this digest"
+                    raise CollisionError(errno.EEXIST, reason, str(digest)) from error
+            except StoreFullError as error:
+                # A name can be one too many for its directory's last block.
+                if error.errno not in NO_ROOM or not self.background.make_room(1):
+                    raise
+        return self._blobs.add(staging, digest, compare=True)
+
+    def _drop_orphans(self, digest: Digest) -> None:
+        """Drop the entries of a blob that was removed or found damaged, before other bytes may get its name: a digest
+        that can be made to collide does not prove that they are the same.
+        """
+
+        def is_orphaned(txn: Txn) -> bool:
+            return txn.has(user_prefix(digest.value)) and self._blobs.inode(digest) is None
+
+        def drop(txn: Txn) -> None:
+            if is_orphaned(txn):
+                prefix = user_prefix(digest.value)
+                for row, encoded in txn.scan(prefix, prefix, _MOST_USERS):
+                    entry = current_entry(txn, Key.parse(encoded))
+                    if entry is not None and entry.digest == digest:
+                        txn.delete(entry.key.row_key)
+                    txn.delete(row)
+
+        while self._index.read(is_orphaned):
+            self._index.write(drop)
+
+    def _is_trusted(self, digest: Digest) -> bool:
+        """Whether the row of a blob vouches for its file: it exists, and no power cut can have come between."""
+        if self._root.settings.verify == "always":
+            return False
+        row = blob_row(digest.value)
+        record = self._index.get(row)
+        known = None if record is None else unpack_blob(row, record)
+        return known is not None and known.written_on in (0, self._root.boot_mount)
+
+    # --- what this machine did to objects ----------------------------------------------------------------------------
 
     def record_write(
         self,
@@ -55,30 +155,27 @@ class Recording(abc.ABC):
         moment: Moment,
         stated: Sequence[ProviderChecksum] = (),
     ) -> Entry | None:
-        """The cloud has accepted *staging*'s bytes as the new version: make them the entry, committed on return.
+        """Make *staging*'s bytes, which the server has accepted as *validator*, the entry; committed on return.
 
-        *noted* is what this write started from, *moment* when its request was sent. Takes *staging* over. None where
-        the bytes could not be stored; the object is then read again like any other.
+        *noted* is what this write started from, *moment* when its request was sent. Takes *staging* over. None if the
+        bytes could not be stored; the object is then read like any other.
         """
         digest = staging.digest()
         try:
-            added = self._add_blob(staging, digest) if self.trims.admits(staging.size) else None
+            added = self.add_blob(staging, digest)
         except (CasstoreError, OSError):
             added = None
         if added is None:
             staging.close()
             self.record_delete(noted.key)
             return None
-        entry = Entry(noted.key, digest, validator, moment, self.place, self.current_hour())
-        done: list[PublishEntry] = []
+        entry = self.entry(noted.key, digest, validator, moment)
         publication = PublishEntry(
-            noted, entry, added, staging, [(item, False) for item in stated], is_local_write=True, on_done=done.append
+            noted, entry, added, staging, [(item, False) for item in stated], is_local_write=True
         )
-        self._forget_older(noted.key)
-        self.committer.submit(publication)
-        self.committer.flush()
+        self._commit_local(publication)
         if added.is_new:
-            self.trims.record_fill(added.size)
+            self.background.record_fill(added.size)
         if publication.error is not None:
             raise publication.error
         return entry if publication.applied else None
@@ -86,28 +183,31 @@ class Recording(abc.ABC):
     def record_copy(
         self, noted: IndexSnapshot, digest: Digest, descriptor: int, validator: Validator, moment: Moment
     ) -> Entry | None:
-        """The cloud now holds, under *noted*'s key, the bytes of a held blob: make it the entry, committed on return.
+        """Make the bytes of a cached blob, which the server has now at *noted*'s key, the entry; committed on return.
 
-        *descriptor* is that blob, open; it stays the caller's. *noted* is of before the copy was asked for, *moment*
-        when it was. None, and no entry, where the blob was evicted meanwhile or somebody else knows better.
+        *descriptor* is that blob, open; it stays the caller's. *noted* and *moment* are from before the request. None,
+        and no entry, if the blob was evicted meanwhile or if the index has learned something else.
         """
         status = os.fstat(descriptor)
         added = AddedBlob(digest, status.st_size, Inode.of(status), is_new=False)
-        entry = Entry(noted.key, digest, validator, moment, self.place, self.current_hour())
+        entry = self.entry(noted.key, digest, validator, moment)
         publication = PublishEntry(noted, entry, added, None, is_local_write=True, open_blob=os.dup(descriptor))
-        self._forget_older(noted.key)
-        self.committer.submit(publication)
-        self.committer.flush()
+        self._commit_local(publication)
         if publication.applied and publication.error is None:
             return entry
-        # What was held of the key is of before the copy.
+        # The entry is of before the copy.
         self.record_delete(noted.key)
         return None
 
+    def _commit_local(self, publication: PublishEntry) -> None:
+        self.recent.forget_older(publication.entry.key)
+        self.committer.submit(publication)
+        self.committer.flush()
+
     def record_delete(self, *keys: Key) -> None:
-        """The objects were deleted, or are about to be replaced, by this machine: forget the entries, in one commit."""
+        """Forget, in one commit, the entries of objects that this machine deleted or is about to replace."""
         for key in keys:
-            self._forget_older(key)
+            self.recent.forget_older(key)
 
         def forget(txn: Txn) -> None:
             for key in keys:
@@ -116,70 +216,4 @@ class Recording(abc.ABC):
                 if entry is not None:
                     delete_entry(txn, entry)
 
-        self.index.write(forget)
-
-
-_MOST_USERS: Final = 10_000
-"""Entries of one lost blob that one transaction drops."""
-
-
-_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT))
-"""Not EFBIG: a limit on the size of one file is not met by removing others."""
-
-
-def add_blob(cache: Cache, staging: Staging, digest: Digest) -> AddedBlob:
-    """Link *staging* into the store; a blob of that name that turns out to be wrong is taken away first.
-
-    Raises CollisionError, StoreFullError.
-    """
-    blobs: BlobStore = cache.blobs
-    if not digest.is_cryptographic:
-        _drop_orphans(cache, digest)
-    for _ in range(3):
-        try:
-            return blobs.add(staging, digest, compare=digest.is_cryptographic and not _is_trusted(cache, digest))
-        except CollisionError:
-            raise
-        except BlobDamagedError:
-            try:
-                cache.checks.quarantine_if_wrong(digest, "its bytes were wrong when the same bytes came again")
-            except StillBeingWrittenError as error:
-                raise CollisionError(
-                    errno.EEXIST, "somebody is writing to the blob of this digest", str(digest)
-                ) from error
-        except StoreFullError as error:
-            # A name can be one too many for its directory's last block.
-            if error.errno not in _NO_ROOM or not cache.trims.make_room(1):
-                raise
-    return blobs.add(staging, digest, compare=True)
-
-
-def _drop_orphans(cache: Cache, digest: Digest) -> None:
-    """Drop the entries of a blob that is gone, before its name is given to bytes that may be others: somebody removed
-    the file, or it was found damaged. A digest that can be made to collide does not say that they are the same.
-    """
-
-    def is_orphaned(txn: Txn) -> bool:
-        return txn.has(user_prefix(digest.value)) and cache.blobs.inode(digest) is None
-
-    def drop(txn: Txn) -> None:
-        if is_orphaned(txn):
-            prefix = user_prefix(digest.value)
-            for row, whole in txn.scan(prefix, prefix, _MOST_USERS):
-                entry = current_entry(txn, Key.parse(whole))
-                if entry is not None and entry.digest == digest:
-                    txn.delete(entry.key.row_key)
-                txn.delete(row)
-
-    while cache.index.read(is_orphaned):
-        cache.index.write(drop)
-
-
-def _is_trusted(cache: Cache, digest: Digest) -> bool:
-    """Whether a blob's row vouches for a name that is taken: it has one, and no power cut can have come between."""
-    if cache.settings.verify == "always":
-        return False
-    row = blob_row(digest.value)
-    record = cache.index.get(row)
-    known = None if record is None else unpack_blob(row, record)
-    return known is not None and known.written_on in (0, cache.place)
+        self._index.write(forget)

@@ -1,7 +1,6 @@
-"""Blobs in doubt: opened only after their bytes were checked; replaced by an untouched copy, or taken away.
+"""Check the bytes of blobs in doubt before they are opened; replace such a blob by an untouched copy, or remove it.
 
-In doubt are blobs whose size or mtime is not as it was made, those that a power cut may have damaged, and, for whoever
-wants that, all.
+In doubt are blobs whose size or mtime was changed, those that a power cut may have damaged, and all on request.
 """
 
 from __future__ import annotations
@@ -10,57 +9,49 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
 
 from casstore.blobs.blob_store import BlobModifiedError, BlobStore
 from casstore.blobs.staging import Inode, Staging
+from casstore.counters import Counters
 from casstore.errors import StillBeingWrittenError
 from casstore.format.digest import Digest
 from casstore.format.keys import blob_row
-from casstore.format.layout import Layout
 from casstore.format.records import Entry
 from casstore.fs import copying, files
 from casstore.index.committer import Committer
 from casstore.index.database import Index
 from casstore.index.updates import TouchEntry
+from casstore.leases.holder import LeaseHolder
+from casstore.root import Root
 
 
 class BlobChecker:
-    """The checking side of one store in this process; thread-safe. *stage* makes a staging file, *count* counts,
-    *owner* tells the name of this process's lease.
-    """
+    """Checks and quarantines the blobs of one store; thread-safe."""
 
-    __slots__ = ("_blobs", "_committer", "_count", "_index", "_layout", "_owner", "_place", "_stage")
+    __slots__ = ("_blobs", "_boot_mount", "_committer", "_counters", "_index", "_layout", "_leases")
 
     def __init__(
         self,
-        layout: Layout,
+        root: Root,
         index: Index,
         blobs: BlobStore,
         committer: Committer,
-        place: int,
-        stage: Callable[[], Staging],
-        count: Callable[[str], None],
-        owner: Callable[[], str],
+        leases: LeaseHolder,
+        counters: Counters,
     ) -> None:
-        self._layout = layout
-        self._index = index
-        self._blobs = blobs
-        self._committer = committer
-        self._place = place
-        self._stage = stage
-        self._count = count
-        self._owner = owner
+        self._layout, self._boot_mount = root.layout, root.boot_mount
+        self._index, self._blobs, self._committer = index, blobs, committer
+        self._leases, self._counters = leases, counters
 
     def open(self, entry: Entry, *, verify: bool) -> int | None:
-        """A descriptor of the entry's blob with right bytes, the caller's; None makes it a miss."""
+        """Return a descriptor of the entry's blob with right bytes, the caller's; None makes it a miss."""
         try:
             descriptor = self._blobs.open(entry.digest.value, entry.size)
         except FileNotFoundError:
             return None
         except BlobModifiedError:
             return self._recheck(entry)
-        is_unsure = entry.written_on not in (0, self._place)
+        is_unsure = entry.written_on not in (0, self._boot_mount)
         if not verify and not is_unsure:
             return descriptor
         try:
@@ -80,35 +71,35 @@ class BlobChecker:
         try:
             files.sync(descriptor)
         except OSError:
-            self._count("failed_syncs")
+            self._counters.increment("failed_syncs")
         else:
             self._committer.submit(TouchEntry(entry, synced_inode=Inode.of(os.fstat(descriptor))))
 
     def _recheck(self, entry: Entry) -> int | None:
-        """A blob tripped the wire: if its bytes are right, put an untouched copy in its place, else take it away."""
+        """Replace a blob whose size or mtime changed by an untouched copy, if its bytes are right; else remove it."""
         path = self._layout.blob(entry.digest.value)
         try:
             descriptor = self._blobs.open_any(entry.digest.value)
         except FileNotFoundError:
             return None
         except BlobModifiedError:
-            self.quarantine(entry.digest, "what had its name was no file to read")
+            self.quarantine(entry.digest, "what had its name is not a readable file")
             return None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             try:
-                self.quarantine(entry.digest, "what had its name was no file", descriptor)
+                self.quarantine(entry.digest, "what had its name is not a file", descriptor)
             finally:
                 os.close(descriptor)
             return None
         try:
-            staging = self._stage()
+            staging = self._leases.stage()
         except BaseException:
             os.close(descriptor)
             raise
         try:
             inode = Inode.of(os.fstat(descriptor))
             if not self._copy(descriptor, staging, entry.digest):
-                # While somebody writes to it, its name stays, and readers do without the store.
+                # While another process writes to it, its name stays, and readers bypass the store.
                 with contextlib.suppress(StillBeingWrittenError):
                     self.quarantine(entry.digest, "its size or mtime was changed, and its bytes are wrong", descriptor)
                 return None
@@ -131,8 +122,8 @@ class BlobChecker:
         return staging.rehash() == digest
 
     def replace_with_copy(self, digest: Digest, descriptor: int) -> bool:
-        """Put an untouched copy in the place of an open blob that was touched; False where its bytes are wrong."""
-        staging = self._stage()
+        """Replace an open blob that was touched by an untouched copy; False if its bytes are wrong."""
+        staging = self._leases.stage()
         try:
             if not self._copy(descriptor, staging, digest):
                 return False
@@ -142,24 +133,24 @@ class BlobChecker:
             staging.close()
 
     def _replace(self, path: str, inode: Inode, staging: Staging, digest: Digest) -> None:
-        # The mtime of an inode that somebody may hold open is never set: the copy takes its place. It is synced, since
-        # rows may say so of the file that it replaces.
+        # Never set the mtime of an inode that another process may have open: a copy replaces it. The copy is synced,
+        # since rows may say so of the file that it replaces.
         staging.finalize(digest)
         files.sync(staging.descriptor)
         temporary = self._layout.trashed(os.urandom(8).hex())
         staging.link(temporary)
         try:
-            # Inside a write transaction, like whoever publishes or sweeps it.
+            # Inside a write transaction, as publishing and sweeping are.
             with self._index.writing():
                 if self._blobs.inode(digest) == inode:
                     files.rename(temporary, path)
         except FileNotFoundError:
-            pass  # somebody emptied the trash: whoever opens the blob next tries again
+            pass  # another process emptied the trash: the next open tries again
         finally:
             files.unlink_quietly(temporary)
 
     def quarantine_if_wrong(self, digest: Digest, reason: str) -> None:
-        """`quarantine` for whoever has closed what he met: another file may have the name by now."""
+        """Quarantine a blob that was closed since, if its bytes are wrong: another file may have its name by now."""
         try:
             descriptor = self._blobs.open_any(digest.value)
         except FileNotFoundError:
@@ -175,24 +166,28 @@ class BlobChecker:
             os.close(descriptor)
 
     def quarantine(self, digest: Digest, reason: str, open_fd: int | None = None) -> None:
-        """Take a blob whose bytes are wrong out of the store; its entries become misses and are filled again.
+        """Remove a blob whose bytes are wrong; its entries become misses and are downloaded again.
 
-        *met* is the file that was found wrong, open, so that no other has its inode; nothing happens where the name
-        means another file by now. Where somebody wrote the bytes through a view, they become local edits first. Raises
-        StillBeingWrittenError where he is at it, StoreFullError.
+        *open_fd* is the file that was found wrong, open, so that no other has its inode; nothing happens if the name
+        is another file's by now. Bytes that were written through a view become local edits first. Raises
+        StillBeingWrittenError while they are being written, StoreFullError.
         """
         inode = self._blobs.inode(digest)
         if open_fd is not None and inode != Inode.of(os.fstat(open_fd)):
             return
         if inode is not None and self.save_local_edits(digest):
-            self._count("edited_blobs")
-            self._remove(digest, inode)
+            self._counters.increment("edited_blobs")
+            target = self._layout.trashed(os.urandom(8).hex())
+            self._move(digest, inode, target)
+            files.unlink_quietly(target)
             return
-        self._count("damaged_blobs")
-        if inode is None:
-            return
-        target = self._layout.quarantined(f"{digest.value.hex()}-{os.urandom(4).hex()}")
-        files.create_synced(target + ".txt", f"{digest}: {reason}\n".encode())
+        self._counters.increment("damaged_blobs")
+        if inode is not None:
+            target = self._layout.quarantined(f"{digest.value.hex()}-{os.urandom(4).hex()}")
+            files.create_synced(target + ".txt", f"{digest}: {reason}\n".encode())
+            self._move(digest, inode, target)
+
+    def _move(self, digest: Digest, inode: Inode, target: str) -> None:
         with self._index.writing() as txn:
             # Between the look and this transaction a good blob may have taken the name.
             if self._blobs.inode(digest) == inode:
@@ -200,18 +195,7 @@ class BlobChecker:
                 files.rename(self._layout.blob(digest.value), target)
 
     def save_local_edits(self, digest: Digest) -> bool:
-        """Make local edits of a blob's wrong bytes, where somebody wrote them through a view:
-        `ModifiedBlobs.save_local_edits`.
-        """
-        from casstore.reading.modified_blobs import ModifiedBlobs  # few processes ever need it
+        """Make pending writes of a blob's wrong bytes, if they were written through a view; False if they were not."""
+        from casstore.reading import modified_blobs  # few processes ever need it
 
-        return ModifiedBlobs(self._layout, self._index, self._stage, self._owner).save_local_edits(digest)
-
-    def _remove(self, digest: Digest, inode: Inode) -> None:
-        """Take the name away from a blob whose bytes are kept as edits."""
-        target = self._layout.trashed(os.urandom(8).hex())
-        with self._index.writing() as txn:
-            if self._blobs.inode(digest) == inode:
-                txn.delete(blob_row(digest.value))
-                files.rename(self._layout.blob(digest.value), target)
-        files.unlink_quietly(target)
+        return modified_blobs.save_local_edits(self._layout, self._index, self._leases, digest)

@@ -1,4 +1,4 @@
-"""What providers stated of bytes that were received, and what of it may be believed."""
+"""Find blobs by the checksums that providers state, and verify those checksums."""
 
 from __future__ import annotations
 
@@ -15,32 +15,42 @@ from casstore.format.records import unpack_blob
 from casstore.index.committer import Committer
 from casstore.index.database import Index
 from casstore.index.updates import ChecksumVerdict
+from casstore.reading.blob_checker import BlobChecker
+from casstore.root import Root
 
 PROVABLE: Final = {"md5": "md5", "etag-md5": "md5", "sha1": "sha1", "sha256": "sha256"}
-"""Kinds of stated checksums that can be computed again, and how; others never link."""
+"""Kinds of checksums that can be computed from a blob, and how; others never link."""
 
 
 class ChecksumDedup:
-    """The checksum rows of one store in this process; thread-safe."""
+    """Finds blobs by the checksums that providers state; thread-safe."""
 
-    __slots__ = ("_blobs", "_committer", "_index", "_place")
+    __slots__ = ("_blobs", "_boot_mount", "_checker", "_committer", "_index", "_settings")
 
-    def __init__(self, index: Index, blobs: BlobStore, committer: Committer, place: int) -> None:
-        self._index = index
-        self._blobs = blobs
-        self._committer = committer
-        self._place = place
+    def __init__(self, root: Root, index: Index, blobs: BlobStore, committer: Committer, checker: BlobChecker) -> None:
+        self._settings, self._boot_mount = root.settings, root.boot_mount
+        self._index, self._blobs, self._committer, self._checker = index, blobs, committer, checker
 
     def may_find(self, stated: Iterable[ProviderChecksum]) -> bool:
-        """Whether `find` may find something: a look at the index, nothing opened or hashed."""
+        """Whether `find_blob` may find something: reads the index, opens and hashes nothing."""
         return any(item.kind in PROVABLE and self._index.get(item.row_key) is not None for item in stated)
 
     def find_blob(self, stated: Iterable[ProviderChecksum]) -> tuple[Digest, int] | None:
-        """A blob that has the bytes a provider states, open; None where there is none. The descriptor is the caller's.
+        """Return a blob with the bytes that a provider states, and its descriptor, the caller's; None without one.
 
-        Trust is earned here: before the first link by a statement, the blob is hashed by the provider's algorithm and
-        must give what was stated. A blob that a power cut may have damaged proves nothing and is passed by.
+        Before the first link by a checksum, the blob is hashed by the provider's algorithm and must give that checksum.
+        A blob that a power cut may have damaged proves nothing and is skipped.
         """
+        found = self._find(stated)
+        if found is None or self._settings.verify != "always" or self._blobs.verify(found[1], found[0]):
+            return found
+        try:
+            self._checker.quarantine(found[0], "its bytes are not those of its name", found[1])
+        finally:
+            os.close(found[1])
+        return None
+
+    def _find(self, stated: Iterable[ProviderChecksum]) -> tuple[Digest, int] | None:
         for item in stated:
             record = self._index.get(item.row_key) if item.kind in PROVABLE else None
             found = None if record is None else unpack_checksum(item.row_key, record)
@@ -58,7 +68,7 @@ class ChecksumDedup:
         row = blob_row(digest.value)
         record = self._index.get(row)
         known = None if record is None else unpack_blob(row, record)
-        if known is None or known.size != size or known.written_on not in (0, self._place):
+        if known is None or known.size != size or known.written_on not in (0, self._boot_mount):
             return None
         try:
             return self._blobs.open(digest.value, known.size)

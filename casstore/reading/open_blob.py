@@ -24,5 +24,5 @@ class Stored:
 
     @property
     def validator(self) -> Validator | None:
-        """Which version the bytes are."""
+        """The version of the bytes."""
         return self.streamed if self.entry is None else self.entry.validator

@@ -1,24 +1,23 @@
-"""Repairs of what a verification found: rows are put right or dropped, blobs that are wrong go to quarantine.
+"""Repair what a verification found: correct or drop rows, and quarantine damaged blobs.
 
-Between a look and its repair anything may have happened: a reader found the same damage and fetched the object again, a
-collector took the blob away. So each repair looks again inside the write transaction that acts: a row must have the
-record that was seen, a name must mean the file (device and inode) that was hashed. Rows are dropped, and that is
-committed, before a file is moved, and the collector's own sweep moves it: whoever is killed in between leaves a blob
-that nobody uses, never an entry without its blob.
+Between a look and its repair anything may have happened: a reader found the same damage and downloaded the object
+again, a collector evicted the blob. So each repair looks again inside the write transaction that acts: a row must have
+the record that was seen, a name must be that of the file (device and inode) that was hashed. A damaged blob is removed
+like any other, by `Removal`.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 from casstore.blobs.blob_store import BlobModifiedError, BlobStore
 from casstore.blobs.staging import Inode
 from casstore.errors import CasstoreError
-from casstore.eviction.collector import FIRST_BATCH, sweep
+from casstore.eviction.removal import FIRST_BATCH, Removal, Selection
 from casstore.format.digest import Digest
 from casstore.format.keys import BLOB, ENTRY, USER, blob_row, user_prefix, user_row
 from casstore.format.layout import Layout
@@ -29,33 +28,28 @@ from casstore.index.database import Index
 from casstore.index.entries import delete_entry
 from casstore.index.transactions import Txn
 from casstore.reading.blob_checker import BlobChecker
+from casstore.root import Root
 from casstore.verify.index_checks import Row, entry_in, key_in, reason, user_in
 from casstore.verify.report import Repair
 
-GONE: Final = Repair("somebody else has dealt with it")
+GONE: Final = Repair("another process has repaired it")
 
 _NO_BYTES: Final = "its bytes are not those of its name"
-_NO_FILE: Final = "what had its name was no file to read"
+_NO_FILE: Final = "what had its name is not a readable file"
 _TRIES: Final = 3
 
 
 class StoreRepairer:
-    """The repairing side of one store in this process; a `casstore.findings.Mender`."""
+    """Repairs one store; a `casstore.verify.report.Repairer`."""
 
-    def __init__(
-        self, layout: Layout, index: Index, blobs: BlobStore, checks: BlobChecker, algorithm: str, place: int
-    ) -> None:
-        self._layout = layout
-        self._index = index
-        self._blobs = blobs
-        self._checks = checks
-        self._algorithm = algorithm
-        self._place = place
+    def __init__(self, root: Root, index: Index, blobs: BlobStore, checker: BlobChecker) -> None:
+        self._layout, self._algorithm, self._boot_mount = root.layout, root.algorithm, root.boot_mount
+        self._index, self._blobs, self._checker = index, blobs, checker
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
     def repair_rows(self, rows: Sequence[Row]) -> list[Repair]:
-        """Put right, or drop, rows that were seen with these records."""
+        """Correct, or drop, rows that were seen with these records."""
         done: list[Repair] = []
         for start in range(0, len(rows), FIRST_BATCH):
             batch = rows[start : start + FIRST_BATCH]
@@ -90,9 +84,9 @@ class StoreRepairer:
         return Repair("the row was dropped", () if key is None else (key.uri,))
 
     def _repair_entry(self, txn: Txn, entry: Entry) -> Repair:
-        """An entry stays, and its blob's row is made anew, if a file of its size is there and counts it as its user.
+        """Keep an entry, and make its blob's row anew, if a file of its size exists and has a row of this user.
 
-        Without that second row, nobody knows which of the two is of another time; a miss is always right.
+        Without that second row, either of the two may be outdated; a miss is always right.
         """
         digest = entry.digest.value
         status = self._look(digest)
@@ -117,12 +111,12 @@ class StoreRepairer:
         return Repair("the row was dropped")
 
     def _put_blob_row(self, txn: Txn, digest: bytes, status: os.stat_result) -> None:
-        """Make the row say the file's size, if it does not; then also that nobody knows whether the disk has it."""
+        """Correct the size in the row; then the row also says that the file may not be synced."""
         row = blob_row(digest)
         record = txn.get(row)
         known = None if record is None else unpack_blob(row, record)
         if known is None or known.size != status.st_size:
-            txn.put(row, pack_blob(row, BlobRecord(status.st_size, self._place)))
+            txn.put(row, pack_blob(row, BlobRecord(status.st_size, self._boot_mount)))
 
     def _look(self, digest: bytes) -> os.stat_result | None:
         try:
@@ -133,7 +127,7 @@ class StoreRepairer:
     # --- blobs --------------------------------------------------------------------------------------------------------
 
     def repair_blob(self, digest: Digest) -> Repair:
-        """Look at whatever has that blob's name, and put it right or take it away."""
+        """Look at the file with that blob's name, and repair or remove it."""
         try:
             return self._repair_blob(digest)
         except (CasstoreError, OSError) as error:
@@ -146,85 +140,68 @@ class StoreRepairer:
         except FileNotFoundError:
             return GONE
         except BlobModifiedError:
-            return GONE if inode is None else self._take_away(digest, inode, _NO_FILE)
+            return GONE if inode is None else self._remove(digest, inode, _NO_FILE)
         try:
             status = os.fstat(descriptor)
             # It is open until the end, so that no other file can have its inode.
             inode = Inode.of(status)
             if not stat.S_ISREG(status.st_mode):
-                return self._take_away(digest, inode, _NO_FILE)
+                return self._remove(digest, inode, _NO_FILE)
             if not self._blobs.verify(descriptor, digest):
-                return self._take_away(digest, inode, _NO_BYTES)
+                return self._remove(digest, inode, _NO_BYTES)
             is_touched = status.st_mtime_ns != digest.mtime * 1_000_000_000 or stat.S_IMODE(status.st_mode) != 0o444
-            if is_touched and not self._checks.replace_with_copy(digest, descriptor):
-                return self._take_away(digest, inode, _NO_BYTES)
+            if is_touched and not self._checker.replace_with_copy(digest, descriptor):
+                return self._remove(digest, inode, _NO_BYTES)
             return self._repair_size(digest, is_touched=is_touched)
         finally:
             os.close(descriptor)
 
     def _repair_size(self, digest: Digest, *, is_touched: bool) -> Repair:
-        """Its bytes are right; the row may say another size."""
+        """Correct the size in the row of a blob whose bytes are right."""
 
-        def put_right(txn: Txn) -> bool:
+        def correct(txn: Txn) -> bool:
             row = blob_row(digest.value)
             before, status = txn.get(row), self._look(digest.value)
             if before is not None and status is not None and stat.S_ISREG(status.st_mode):
                 self._put_blob_row(txn, digest.value, status)
             return txn.get(row) != before
 
-        if self._index.write(put_right):
-            return Repair("its row was put right", self._uris(digest))
+        if self._index.write(correct):
+            return Repair("its row was corrected", self._uris(digest))
         return Repair("an untouched copy has taken its place", self._uris(digest)) if is_touched else GONE
 
     def _uris(self, digest: Digest) -> tuple[str, ...]:
         users = self._index.read(lambda txn: users_of(txn, digest.value))
         return tuple(user.key.uri for user in users if user.key is not None)
 
-    def _take_away(self, digest: Digest, inode: Inode, why: str) -> Repair:
-        """Drop the entries of a damaged blob, and commit; then move the file. Edits made through a view are kept."""
-        is_edit = self._checks.save_local_edits(digest)
+    def _remove(self, digest: Digest, inode: Inode, why: str) -> Repair:
+        """Drop the entries of a damaged blob, and commit; then move the file. Edits made through a view are saved."""
         target = None
-        if not is_edit:
+        if not self._checker.save_local_edits(digest):
             target = self._layout.quarantined(f"{digest.value.hex()}-{os.urandom(4).hex()}")
             files.create_synced(target + ".txt", f"{digest}: {why}\n".encode())
-        uris: list[str] = []
+        removal = _DamagedBlob(self._index, self._layout, self._blobs, digest, inode, target)
+        dropped: list[str] = []
         for _ in range(_TRIES):
-            uris += self._index.write(self._dropping(digest, inode))
-            # Whoever met the name before its entries went may have made another since: then once more.
-            swept = sweep(
-                self._index, self._layout, [digest.value], lambda _, status: _is_same(Inode.of(status), inode), target
-            )
-            if swept:
-                action = "the blob was quarantined" if target else "its bytes are a local edit now"
-                return Repair(action, tuple(dict.fromkeys(uris)), target)
+            # A reader that found the name before its entries were dropped may have made another since: then once more.
+            for _, uris, swept in removal.run([digest]):
+                dropped += uris[digest.value]
+                if swept:
+                    action = "the blob was quarantined" if target else "its bytes are a local edit now"
+                    return Repair(action, tuple(dict.fromkeys(dropped)), target)
             if self._blobs.inode(digest) != inode:
                 break
         if target is not None:
             files.unlink_quietly(target + ".txt")
         if self._blobs.inode(digest) != inode:
-            return Repair(GONE.action, tuple(dict.fromkeys(uris)))
-        return Repair("not mended: it comes back into use again and again", tuple(dict.fromkeys(uris)), is_done=False)
-
-    def _dropping(self, digest: Digest, inode: Inode) -> Callable[[Txn], list[str]]:
-        def drop(txn: Txn) -> list[str]:
-            if not _is_same(self._blobs.inode(digest), inode):
-                return []
-            uris = []
-            for user in users_of(txn, digest.value):
-                txn.delete(user.row)
-                if user.key is not None:
-                    txn.delete(user.key.row_key)
-                    uris.append(user.key.uri)
-            # Without it nobody takes the name for that of bytes that were checked.
-            txn.delete(blob_row(digest.value))
-            return uris
-
-        return drop
+            return Repair(GONE.action, tuple(dict.fromkeys(dropped)))
+        message = f"not repaired: still in use after {_TRIES} attempts"
+        return Repair(message, tuple(dict.fromkeys(dropped)), is_done=False)
 
     def adopt(self, digest: Digest, size: int) -> bool:
         """Give a blob with right bytes and no row a row, so that it is counted; whether it has one now.
 
-        It may be a publication in flight, which finds the row and puts its own.
+        It may be a publication in flight, which finds the row and writes its own.
         """
 
         def put(txn: Txn) -> bool:
@@ -247,7 +224,7 @@ class StoreRepairer:
     # --- the index ----------------------------------------------------------------------------------------------------
 
     def replace_index(self) -> Repair:
-        """Begin a new index after one that is damaged or gone, and mend the hint at it."""
+        """Begin a new index after one that is damaged or gone, and correct the file that names it."""
         try:
             number = self._index.replace_damaged()
         except (CasstoreError, OSError) as error:
@@ -255,15 +232,41 @@ class StoreRepairer:
         return Repair(f"generation {number} serves now; every blob is kept")
 
 
+class _DamagedBlob(Removal[Digest]):
+    """Removes one file, and the entries that use it."""
+
+    def __init__(
+        self, index: Index, layout: Layout, blobs: BlobStore, digest: Digest, inode: Inode, target: str | None
+    ) -> None:
+        super().__init__(index, layout, target)
+        self._blobs, self._digest, self._inode = blobs, digest, inode
+
+    def select(self, txn: Txn, batch: Sequence[Digest]) -> Selection:
+        value = self._digest.value
+        selection = Selection(uris={value: []})
+        if _is_same(self._blobs.inode(self._digest), self._inode):
+            for user in users_of(txn, value):
+                selection.rows.append(user.row)
+                if user.key is not None:
+                    selection.rows.append(user.key.row_key)
+                    selection.uris[value].append(user.key.uri)
+            # Without this row, the name is not taken for that of checked bytes.
+            selection.rows.append(blob_row(value))
+        return selection
+
+    def may_sweep(self, digest: bytes, status: os.stat_result) -> bool:
+        return _is_same(Inode.of(status), self._inode)
+
+
 def _is_as_seen(txn: Txn, row: bytes, record: bytes) -> bool:
-    """Whether a row still says what it was judged by."""
+    """Whether a row still has the record that was seen."""
     return txn.get(row) == record
 
 
 def _is_same(found: Inode | None, inode: Inode) -> bool:
-    """Whether a name still means the file that was looked at."""
+    """Whether a name is still that of the file that was looked at."""
     return found == inode
 
 
 def _failed(error: Exception) -> Repair:
-    return Repair(f"not mended: {reason(error)}", is_done=False)
+    return Repair(f"not repaired: {reason(error)}", is_done=False)

@@ -46,7 +46,7 @@ def with_room(cache: Cache, call: Callable[[], ResultT], needed: int = 1) -> Res
     try:
         return call()
     except OSError as error:
-        if error.errno not in _NO_ROOM or not cache.trims.make_room(needed):
+        if error.errno not in _NO_ROOM or not cache.background.make_room(needed):
             raise
         return call()
 
@@ -105,7 +105,7 @@ def finish_upload(
         entry = None
         try:
             # The old entry must not be served any more; forgetting it takes less of a full disk than the new one.
-            cache.trims.make_room(1)
+            cache.background.make_room(1)
             cache.record_delete(target.key)
         except (CasstoreError, OSError):
             # The pending write stays, so that the next use of the URI finds out and tries again.

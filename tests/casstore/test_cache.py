@@ -80,7 +80,7 @@ def test_what_was_filled_is_seen_before_it_is_committed(cache: casstore.Cache, m
     assert cache.lookup(KEY) is not None
     assert read(cache, KEY) == b"bytes"
     cache.flush()
-    assert cache._recent == {}
+    assert cache.recent._entries == {}
     assert read(cache, KEY) == b"bytes"
 
 
@@ -231,9 +231,9 @@ def test_a_statement_that_cannot_be_computed_never_links(cache: casstore.Cache) 
 def test_a_statement_about_a_lost_or_doubtful_blob_finds_nothing(cache: casstore.Cache) -> None:
     stated = ProviderChecksum("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
     entry = fill(cache, KEY, b"bytes", "e", (stated,))
-    cache.statements._place += 2  # another boot
+    cache.checksums._boot_mount += 2  # another boot
     assert cache.find_by_checksum([stated]) is None
-    cache.statements._place -= 2
+    cache.checksums._boot_mount -= 2
     os.unlink(cache.blob_path(entry))
     assert cache.find_by_checksum([stated]) is None
 

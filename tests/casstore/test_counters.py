@@ -20,7 +20,7 @@ from tests.casstore.support.fill import fill, fork, forked, key_of, read, status
 
 def _total(cache: Cache) -> Statistics:
     """As another process sees it that has counted nothing."""
-    return tallies.Counters(cache.layout, lambda: 0).statistics()
+    return tallies.Counters(cache.layout).statistics()
 
 
 def test_a_process_counts_what_it_does(cache: Cache) -> None:
@@ -93,7 +93,7 @@ def test_a_killed_process_loses_what_it_had_not_added(cache: Cache, monkeypatch:
     monkeypatch.setattr(tallies, "FLUSH_SECONDS", 0.0)
 
     def work_and_die() -> None:
-        cache.tally.flush_if_due()
+        cache.counters.flush_if_due()
         fill(cache, key_of("a"), b"alpha")
         fill(cache, key_of("b"), b"beta")  # at the latest here the first is added
         for _ in range(10):
@@ -123,11 +123,11 @@ def test_a_forked_child_does_not_count_what_its_parent_counted(cache: Cache) -> 
 def test_while_another_process_adds_the_counts_stay_for_the_next_time(cache: Cache) -> None:
     fill(cache, key_of("a"), b"alpha")
     held = create_locked(cache.layout.statistics_lock)
-    cache.tally.flush()
+    cache.counters.flush()
     assert _total(cache) == Statistics()
     os.close(held)
-    cache.tally.flush()
-    cache.tally.flush()
+    cache.counters.flush()
+    cache.counters.flush()
     assert _total(cache).misses == 1
 
 
@@ -141,20 +141,20 @@ def test_a_damaged_file_of_counts_is_begun_anew(cache: Cache, damage: bytes) -> 
 
 def test_counts_that_cannot_be_read_just_now_are_not_begun_anew(cache: Cache) -> None:
     fill(cache, key_of("a"), b"alpha")
-    cache.tally.flush()
+    cache.counters.flush()
     kept = Path(cache.layout.statistics).rename(f"{cache.root}/kept")
     os.symlink("statistics.json", cache.layout.statistics)  # a loop: an error that even root meets
     fill(cache, key_of("b"), b"beta")
-    cache.tally.flush()
+    cache.counters.flush()
     kept.replace(cache.layout.statistics)
-    cache.tally.flush()
+    cache.counters.flush()
     assert _total(cache).misses == 2
 
 
 def test_a_place_that_is_no_store_any_more_gets_no_file(cache: Cache) -> None:
     fill(cache, key_of("a"), b"alpha")
     os.unlink(cache.layout.store)
-    cache.tally.flush()
+    cache.counters.flush()
     assert not os.path.exists(cache.layout.statistics)
 
 

@@ -196,5 +196,5 @@ def test_a_fallback_that_somebody_else_may_have_made_is_refused(
         name.chmod(0o777)
     else:
         name.touch()
-    with pytest.raises(StoreUnavailableError, match="somebody else"):
+    with pytest.raises(StoreUnavailableError, match="another user"):
         open_root(None, None, {})

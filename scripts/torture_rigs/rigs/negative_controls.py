@@ -8,7 +8,6 @@ import types
 from collections.abc import Callable
 from typing import Any, Final
 
-import casstore.cache
 import casstore.eviction.clear
 import casstore.eviction.collector
 import casstore.eviction.inventory
@@ -70,7 +69,7 @@ def _every_place_is(place: int) -> None:
     def open_there(*args: Any, **kwargs: Any) -> Any:
         return dataclasses.replace(open_root(*args, **kwargs), boot_mount=place)
 
-    for module in (casstore.root, casstore.opening, casstore.cache):
+    for module in (casstore.root, casstore.opening):
         _replace(module, "open_root", open_there)
 
 

@@ -246,7 +246,7 @@ def test_a_directory_without_the_marker_is_refused_and_unchanged(
     assert _clear(filled, "--yes") == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert ("there is no store here yet" if foreign is None else "somebody else's files ('photos.zip')") in captured.err
+    assert ("there is no store here yet" if foreign is None else "other files ('photos.zip')") in captured.err
     assert tree_of(filled.root) == before
 
 

@@ -18,6 +18,7 @@ from casstore import Cache, StoreFullError, Validator
 from casstore.eviction import background as trims
 from casstore.eviction import collector
 from casstore.eviction.collector import CollectResult
+from casstore.eviction.evictor import Evictor
 from casstore.eviction.plan import Plan
 from tests.casstore.support.fill import eventually, fill, fork, key_of, read, status_of
 from tests.casstore.support.stores import HOUR, dangling, stored, used_at
@@ -48,7 +49,7 @@ def _stream(cache: Cache, name: str, data: bytes) -> tuple[bytes, bool]:
 
 def _wait(cache: Cache) -> None:
     cache.flush()
-    eventually(lambda: cache.trims._thread is None)
+    eventually(lambda: cache.background._thread is None)
 
 
 # --- max_size --------------------------------------------------------------------------------------------------------
@@ -102,15 +103,15 @@ def test_what_was_filled_since_the_trims_plan_stays(open_with: Open, monkeypatch
     _wait(cache)
     fill(cache, key_of("b"), b"b" * 1000, "e1")
     _wait(cache)
-    original, done = Cache.collect, threading.Event()
+    original, done = Evictor.collect, threading.Event()
 
-    def collect(self: Cache, plan: Plan, *arguments: object, **options: bool) -> CollectResult:
+    def collect(self: Evictor, plan: Plan, *arguments: object, **options: bool) -> CollectResult:
         if not done.is_set():
             done.set()
             fill(cache, key_of("a"), b"a" * 1000, "e2")  # the very one that the plan takes first
         return original(self, plan, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Cache, "collect", collect)
+    monkeypatch.setattr(Evictor, "collect", collect)
     fill(cache, key_of("c"), b"c" * 1000, "e1")
     assert done.wait(60)
     _wait(cache)
@@ -129,7 +130,7 @@ def test_an_object_larger_than_the_budget_is_streamed_through(
     assert stored(cache) == 500
     assert cache.counts()["streamed"] == 2
     assert len(caplog.records) == 1
-    assert cache.fills == set()
+    assert cache.publisher.fills == set()
 
 
 def test_a_write_of_an_object_larger_than_the_budget_leaves_no_entry(open_with: Open) -> None:
@@ -144,17 +145,17 @@ def test_where_all_is_held_fills_are_streamed_until_it_is_given_back(
     open_with: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(trims, "_COST", 0)
-    monkeypatch.setattr(trims, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(trims, "CHECK_SECONDS", 0.0)
     cache = open_with(max_size=2500)
     paths = []
-    monkeypatch.setattr(cache.trims, "_limit", None)
+    monkeypatch.setattr(cache.background, "_limit", None)
     for name in ("a", "b", "c"):
         entry = fill(cache, key_of(name), name.encode() * 1200)
         descriptor = cache.open_entry(entry)
         assert descriptor is not None
         paths.append(cache.view(entry, descriptor, "bucket", name, "link"))
         os.close(descriptor)
-    monkeypatch.setattr(cache.trims, "_limit", 2500)
+    monkeypatch.setattr(cache.background, "_limit", 2500)
     fill(cache, key_of("d"), b"d" * 1200)
     _wait(cache)
     assert read(cache, key_of("d")) is None  # the only one whose going frees anything, and not enough
@@ -181,14 +182,14 @@ def test_small_fills_look_at_the_disk_no_more_than_once_a_second(
         return statvfs(path)
 
     monkeypatch.setattr(os, "statvfs", counted)
-    monkeypatch.setattr(cache.trims, "_gap", float("inf"))  # within the second, however slow this machine is
+    monkeypatch.setattr(cache.background, "_pause", float("inf"))  # within the second, however slow this machine is
     for number in range(50):
         with cache.begin(key_of(str(number))) as filling:
             filling.write(b"%d" % number)
             os.close(filling.publish(Validator(len(str(number)), "e1")).descriptor)
     assert len(looks) == 1
-    monkeypatch.setattr(trims, "LOOK_BYTES", 100)
-    cache.trims.record_fill(trims.LOOK_BYTES + (64 << 20))
+    monkeypatch.setattr(trims, "CHECK_BYTES", 100)
+    cache.background.record_fill(trims.CHECK_BYTES + (64 << 20))
     assert len(looks) == 2
     cache.flush()
 
@@ -198,20 +199,21 @@ def test_reading_looks_at_nothing(open_with: Open, monkeypatch: pytest.MonkeyPat
     fill(cache, key_of("a"), b"a")
     _wait(cache)
     with monkeypatch.context() as without:
-        without.setattr(cache, "trims", None)
+        without.setattr(cache, "background", None)
+        without.setattr(cache.publisher, "background", None)
         assert read(cache, key_of("a")) == b"a"
 
 
 def test_without_a_limit_no_thread_is_started(open_with: Open) -> None:
     cache = open_with()
     fill(cache, key_of("a"), b"a")
-    assert not any(thread.name == "casstore-trim" for thread in threading.enumerate())
+    assert not any(thread.name == "casstore-evict" for thread in threading.enumerate())
 
 
 @pytest.mark.needs_locks
 def test_a_trim_leaves_it_to_another_process_that_collects(open_with: Open, tmp_path: Path) -> None:
     cache = open_with(max_size=1000)
-    with cache._turns.acquire(0) as is_ours:
+    with cache.evictor.lock.acquire(0) as is_ours:
         assert is_ours
         fill(cache, key_of("a"), b"a" * 900)
         fill(cache, key_of("b"), b"b" * 900)
@@ -237,7 +239,7 @@ def test_a_fill_that_leaves_too_little_free_disk_makes_the_oldest_go(
 ) -> None:
     monkeypatch.delenv("CASSTORE_MIN_FREE")
     cache = open_with()
-    monkeypatch.setattr(trims, "LOOK_BYTES", 0)
+    monkeypatch.setattr(trims, "CHECK_BYTES", 0)
     _fake_disk(cache, monkeypatch, 100_000)  # of which a twentieth is to stay free
     for number in range(12):
         used_at(cache, fill(cache, key_of(str(number)), (b"%d" % number * 9000)[:9000]), HOUR + number)
@@ -249,7 +251,7 @@ def test_a_fill_that_leaves_too_little_free_disk_makes_the_oldest_go(
 
 def test_min_free_0_lets_the_disk_fill(open_with: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = open_with(min_free=0)
-    monkeypatch.setattr(trims, "LOOK_BYTES", 0)
+    monkeypatch.setattr(trims, "CHECK_BYTES", 0)
     _fake_disk(cache, monkeypatch, 10_000)
     for number in range(10):
         fill(cache, key_of(str(number)), b"%d" % number * 1000)
@@ -262,7 +264,7 @@ def test_a_trim_reaps_what_a_dead_process_held_before_fills_go_by_unstored(open_
     cache = open_with(max_size=2500)
 
     def link_and_die() -> None:
-        cache.trims._limit = None
+        cache.background._limit = None
         for name in ("a", "b"):
             entry = fill(cache, key_of(name), name.encode() * 2000)
             descriptor = cache.open_entry(entry)
@@ -271,7 +273,7 @@ def test_a_trim_reaps_what_a_dead_process_held_before_fills_go_by_unstored(open_
         os._exit(0)
 
     assert status_of(fork(link_and_die)) == 0
-    cache.trims._reaped = time.monotonic()  # not its turn
+    cache.background._reaped = time.monotonic()  # not its turn
     fill(cache, key_of("c"), b"c" * 400)
     _wait(cache)
     assert os.listdir(cache.layout.leases) == []
@@ -348,7 +350,7 @@ def test_an_object_that_no_trim_makes_room_for_is_a_clear_error_and_the_store_go
     fill(cache, key_of("small"), b"s" * 1000)
     with pytest.raises(StoreFullError, match="no room"):
         _fill_large(cache)
-    assert cache.fills == set()
+    assert cache.publisher.fills == set()
     fill(cache, key_of("after"), b"a" * 1000)
     assert read(cache, key_of("after")) == b"a" * 1000
     assert dangling(cache) == []
@@ -359,7 +361,7 @@ def test_without_the_trim_the_same_fill_fails(
     small_disk: Path, open_with: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = open_with(min_free=0)
-    monkeypatch.setattr(cache.trims, "make_room", lambda needed: False)
+    monkeypatch.setattr(cache.background, "make_room", lambda needed: False)
     with pytest.raises(StoreFullError):
         _fill_many(cache)
 
@@ -394,7 +396,7 @@ def test_a_failed_trim_is_said_on_the_log_and_the_fill_stands(
     fill(cache, key_of("b"), b"b" * 90)
     _wait(cache)
     assert read(cache, key_of("b")) == b"b" * 90
-    assert any("could not be trimmed" in record.getMessage() for record in caplog.records)
+    assert any("background eviction failed" in record.getMessage() for record in caplog.records)
 
 
 def test_what_is_filled_after_a_trim_has_added_up_is_trimmed_too(
@@ -411,7 +413,7 @@ def test_what_is_filled_after_a_trim_has_added_up_is_trimmed_too(
 
     monkeypatch.setattr(trims.BackgroundEvictor, "_sum", add_up)
     fill(cache, key_of("a"), b"a" * 900)
-    cache.trims._check_budget()  # starts the first sum, if the fill has not
+    cache.background._check_budget()  # starts the first sum, if the fill has not
     assert added_up.wait(60)
     fill(cache, key_of("b"), b"b" * 900)
     go_on.set()
@@ -421,21 +423,21 @@ def test_what_is_filled_after_a_trim_has_added_up_is_trimmed_too(
 
 def test_a_child_forked_while_its_parent_trims_begins_anew(open_with: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = open_with(max_size=1000)
-    original, at_it, go_on = Cache.collect, threading.Event(), threading.Event()
+    original, at_it, go_on = Evictor.collect, threading.Event(), threading.Event()
 
-    def collect(self: Cache, plan: Plan, *arguments: object, **options: bool) -> CollectResult:
+    def collect(self: Evictor, plan: Plan, *arguments: object, **options: bool) -> CollectResult:
         at_it.set()
         assert go_on.wait(60)
         return original(self, plan, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Cache, "collect", collect)
+    monkeypatch.setattr(Evictor, "collect", collect)
     fill(cache, key_of("a"), b"a" * 900)
     fill(cache, key_of("b"), b"b" * 900)
     assert at_it.wait(60)
 
     def work() -> None:
         monkeypatch.undo()
-        assert cache.trims._thread is None
+        assert cache.background._thread is None
         fill(cache, key_of("c"), b"c" * 90)
         cache.close()
 

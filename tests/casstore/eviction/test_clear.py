@@ -17,7 +17,7 @@ import casstore
 from casstore import Cache, NotAStoreError, StoreReadOnlyError
 from casstore.errors import StoreFullError
 from casstore.eviction import clear as clearing
-from casstore.eviction import collector
+from casstore.eviction import removal
 from casstore.eviction.clear import ClearResult
 from casstore.format.keys import USER
 from casstore.index.transactions import Txn
@@ -467,14 +467,14 @@ def test_without_the_sweeps_check_in_its_transaction_an_entry_filled_beside_a_cl
             fill(cache, key_of("b"), b"shared")
         return sweep(*arguments)
 
-    sweep: Callable[..., object] = collector._sweep_batch
-    monkeypatch.setattr(collector, "_sweep_batch", filled_between)
+    sweep: Callable[..., object] = removal._sweep_batch
+    monkeypatch.setattr(removal, "_sweep_batch", filled_between)
     fill(cache, key_of("a"), b"shared")
     cache.clear(A)
     assert (read(cache, key_of("b")), dangling(cache)) == (b"shared", [])
     cache.clear()
     fill(cache, key_of("a"), b"shared")
-    monkeypatch.setattr(collector, "_is_in_use", lambda txn, digest: False)
+    monkeypatch.setattr(removal, "_is_in_use", lambda txn, digest: False)
     cache.clear(A)
     assert dangling(cache) == [B]
 
@@ -498,7 +498,7 @@ def test_what_was_filled_and_not_yet_committed_goes_too(cache: Cache, monkeypatc
 
 
 def test_where_a_commit_finds_no_room_entries_go_one_at_a_time(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    original: Callable[..., object] = clearing._ClearRun._drop
+    original: Callable[..., object] = removal.Removal.drop
     sizes = []
 
     def drop_few(self: object, rows: list[bytes]) -> object:
@@ -507,7 +507,7 @@ def test_where_a_commit_finds_no_room_entries_go_one_at_a_time(filled: Cache, mo
             raise StoreFullError(28, "no room for the index")
         return original(self, rows)
 
-    monkeypatch.setattr(clearing._ClearRun, "_drop", drop_few)
+    monkeypatch.setattr(removal.Removal, "drop", drop_few)
     assert filled.clear().entries == 3
     assert sizes == [3, 1, 2, 1, 1]
 
@@ -532,14 +532,14 @@ def _kill_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, calls: i
 @pytest.mark.parametrize(
     ("owner", "name", "calls"),
     [
-        ("casstore.eviction.clear", "sweep", 0),  # the rows are dropped, and nothing is swept
-        ("casstore.eviction.clear", "sweep", 3),
-        ("casstore.eviction.collector", "_sweep_batch", 2),
+        ("casstore.eviction.removal", "sweep", 0),  # the rows are dropped, and nothing is swept
+        ("casstore.eviction.removal", "sweep", 3),
+        ("casstore.eviction.removal", "_sweep_batch", 2),
         ("casstore.fs.files", "rename", 1),  # inside the sweep's transaction
         ("casstore.fs.files", "rename", 2),
         ("casstore.fs.files", "unlink_quietly", 0),  # swept, and still in the trash
         ("casstore.fs.files", "unlink_quietly", 5),
-        ("casstore.eviction.clear", "delete_entry", 5),  # inside the transaction that drops rows
+        ("casstore.eviction.clear", "is_pinned", 5),  # inside the transaction that drops rows
     ],
 )
 def test_a_clearing_killed_at_any_point_leaves_no_entry_without_its_blob_and_the_next_one_finishes(

@@ -164,26 +164,27 @@ def test_what_is_killed_while_it_takes_away_leaves_a_sound_store_and_the_next_co
 
 
 def _sweep_before_the_rows_go() -> None:
-    drop_users = collector._drop_users
+    drop = collector.PlanRemoval.drop
 
-    def sweep_first(index: Any, layout: Layout, plan: Any, pace: Any, batch: Any) -> Any:
+    def sweep_first(self: Any, batch: Any) -> Any:
         for blob in batch:
-            files.rename(layout.blob(blob.digest), layout.trashed(blob.digest.hex()))
-        return drop_users(index, layout, plan, pace, batch)
+            files.rename(self.layout.blob(blob.digest), self.layout.trashed(blob.digest.hex()))
+        return drop(self, batch)
 
-    replace_in(collector, _is_file_as_planned=lambda layout, blob: True, _drop_users=sweep_first)
+    replace_in(collector, _is_file_as_planned=lambda layout, blob: True)
+    replace_in(collector.PlanRemoval, drop=sweep_first)
 
 
 def _sweep_before_the_rows_of_a_clearing_go() -> None:
-    drop = clearing._ClearRun._drop
+    drop = clearing._ScopeRemoval.drop
 
     def sweep_first(self: Any, rows: Any) -> Any:
-        for entry in self._index.read(lambda txn: [self._going(txn, row) for row in rows]):
-            if entry is not None and os.path.exists(self._layout.blob(entry.digest.value)):
-                files.rename(self._layout.blob(entry.digest.value), self._layout.trashed(os.urandom(8).hex()))
+        for digest in self.index.read(lambda txn: self.select(txn, rows)).uris:
+            if os.path.exists(self.layout.blob(digest)):
+                files.rename(self.layout.blob(digest), self.layout.trashed(os.urandom(8).hex()))
         return drop(self, rows)
 
-    replace_in(clearing._ClearRun, _drop=sweep_first)
+    replace_in(clearing._ScopeRemoval, drop=sweep_first)
 
 
 def _record_edits_after_their_lease_has_gone() -> None:

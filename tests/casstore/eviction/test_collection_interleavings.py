@@ -6,6 +6,7 @@ Each protection has its negative control: without it, the same orders must show 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from casstore.eviction import collector, pins
+from casstore.eviction import collector, pins, removal
 from casstore.eviction.pins import Pins
 from casstore.format.keys import blob_row, user_prefix
 from casstore.format.layout import Layout
@@ -104,7 +105,7 @@ def _hand_out_whatever_was_linked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _rename_after_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sweep(index: Index, layout: Layout, *rest: Any) -> dict[bytes, int | None]:
+    def sweep(index: Index, layout: Layout, *rest: Any) -> dict[bytes, os.stat_result | None]:
         digests: Sequence[bytes] = rest[-1]
         with index.writing() as txn:
             unused = [digest for digest in digests if not txn.has(user_prefix(digest))]
@@ -113,9 +114,9 @@ def _rename_after_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
         for digest in unused:
             files.rename(layout.blob(digest), layout.trashed(digest.hex()))
             files.unlink_quietly(layout.trashed(digest.hex()))
-        return dict.fromkeys(unused, 1)
+        return dict.fromkeys(unused, os.stat(layout.blobs))
 
-    monkeypatch.setattr(collector, "_sweep_batch", sweep)
+    monkeypatch.setattr(removal, "_sweep_batch", sweep)
 
 
 @pytest.mark.parametrize(

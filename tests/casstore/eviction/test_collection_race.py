@@ -81,7 +81,7 @@ def _collect(cache: Cache, max_size: int) -> None:
 def _leaks(cache: Cache) -> list[str]:
     """What lies in the store and should not, where no process uses it."""
     layout = cache.layout
-    own = None if cache._lease is None else cache._lease.name
+    own = None if cache.leases.taken is None else cache.leases.taken.name
     directories = (layout.trash, layout.quarantine, layout.pending_directory, layout.write_locks, layout.leases)
     found = [f"{name}/{file}" for name in directories for file in os.listdir(name) if file != own]
     env = cache.index._env

@@ -16,8 +16,9 @@ import pytest
 import casstore
 from casstore import Cache, Digest, Entry, Validator
 from casstore.errors import StoreFullError
-from casstore.eviction import collector
-from casstore.eviction.collector import CollectResult, sweep
+from casstore.eviction import collector, removal
+from casstore.eviction.collector import CollectResult
+from casstore.eviction.removal import sweep
 from casstore.format.keys import BLOB, ENTRY
 from casstore.fs import files
 from casstore.index.entries import put_entry
@@ -167,14 +168,14 @@ def test_a_file_linked_since_the_plan_is_not_the_one_that_was_planned(
 
 def _publish_before_sweeps(cache: Cache, monkeypatch: pytest.MonkeyPatch, key: casstore.Key, data: bytes) -> None:
     """Between the two transactions, dropping of entries and sweep, somebody links another entry to the same blob."""
-    original: Callable[..., object] = collector._sweep_batch
+    original: Callable[..., object] = removal._sweep_batch
 
     def interleaved(*arguments: object) -> object:
         if cache.lookup(key) is None:
             fill(cache, key, data)
         return original(*arguments)
 
-    monkeypatch.setattr(collector, "_sweep_batch", interleaved)
+    monkeypatch.setattr(removal, "_sweep_batch", interleaved)
 
 
 def test_a_blob_published_between_eviction_and_sweep_stays(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +193,7 @@ def test_without_the_check_in_the_sweeps_transaction_that_blob_is_lost(
     fill(cache, key_of("a"), b"shared")
     plan = cache.plan(max_size=0, min_free=0)
     _publish_before_sweeps(cache, monkeypatch, key_of("b"), b"shared")
-    monkeypatch.setattr(collector, "_is_in_use", lambda txn, digest: False)
+    monkeypatch.setattr(removal, "_is_in_use", lambda txn, digest: False)
     cache.execute(plan)
     assert dangling(cache) == ["s3://bucket/b"]
 
@@ -202,13 +203,13 @@ def test_a_blob_linked_between_eviction_and_sweep_stays_for_it_would_free_nothin
 ) -> None:
     entry = fill(cache, key_of("a"), b"bytes")
     plan = cache.plan(max_size=0, min_free=0)
-    original: Callable[..., object] = collector._sweep_batch
+    original: Callable[..., object] = removal._sweep_batch
 
     def linked_first(*arguments: object) -> object:
         os.link(cache.blob_path(entry), f"{cache.root}/elsewhere")
         return original(*arguments)
 
-    monkeypatch.setattr(collector, "_sweep_batch", linked_first)
+    monkeypatch.setattr(removal, "_sweep_batch", linked_first)
     freed = cache.execute(plan)
     assert (freed.entries, freed.bytes, freed.still_in_use, freed.shortfall) == (1, 0, 1, 5)
     assert stored(cache) == 5
@@ -279,7 +280,7 @@ def test_what_a_killed_collector_had_moved_to_the_trash_holds_nothing(cache: Cac
 # --- the index is replaced, the disk is full -------------------------------------------------------------------------
 
 
-def _sweep_and_look(cache: Cache, digest: Digest) -> dict[bytes, int | None]:
+def _sweep_and_look(cache: Cache, digest: Digest) -> dict[bytes, os.stat_result | None]:
     swept = sweep(cache.index, cache.layout, [digest.value])
     list(cache.entries())
     return swept
@@ -320,7 +321,7 @@ def test_a_blob_swept_in_a_lost_transaction_gets_its_name_back(cache: Cache, mon
 def test_where_a_commit_finds_no_room_blobs_go_one_at_a_time(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         fill(cache, key_of(str(number)), b"%d" % number * 1000)
-    original: Callable[..., object] = collector._drop_users
+    original: Callable[..., object] = collector.PlanRemoval.drop
     sizes = []
 
     def drop_few(*arguments: Any) -> object:
@@ -329,7 +330,7 @@ def test_where_a_commit_finds_no_room_blobs_go_one_at_a_time(cache: Cache, monke
             raise StoreFullError(28, "no room for the index")
         return original(*arguments)
 
-    monkeypatch.setattr(collector, "_drop_users", drop_few)
+    monkeypatch.setattr(collector.PlanRemoval, "drop", drop_few)
     assert cache.execute(cache.plan(max_size=0, min_free=0)).blobs == 5
     assert sizes == [5, 1, 2, 1, 2, 1, 2, 1, 1]
 
@@ -346,9 +347,9 @@ def test_no_write_transaction_is_about_more_than_so_many_blobs(
 ) -> None:
     for number in range(10):
         fill(cache, key_of(str(number)), b"%d" % number * 1000)
-    monkeypatch.setattr(collector, "FIRST_BATCH", 1)
-    monkeypatch.setattr(collector, "LEAST_BATCH", 1)
-    monkeypatch.setattr(collector, "MOST_BATCH", most)
+    monkeypatch.setattr(removal, "FIRST_BATCH", 1)
+    monkeypatch.setattr(removal, "LEAST_BATCH", 1)
+    monkeypatch.setattr(removal, "MOST_BATCH", most)
     deleted: dict[Txn, list[bytes]] = {}
     original = Txn.delete
 
@@ -365,17 +366,17 @@ def test_no_write_transaction_is_about_more_than_so_many_blobs(
 
 
 def test_a_batch_grows_while_there_is_time_and_is_never_without_bounds() -> None:
-    pace = collector.BatchSizer()
+    pace = removal.BatchSizer()
     counts = []
     for _ in range(6):
         with pace.timed(pace.count):
             pass
         counts.append(pace.count)
-    assert max(counts) <= collector.MOST_BATCH
+    assert max(counts) <= removal.MOST_BATCH
     for _ in range(8):
         with pace.timed(pace.count):
-            time.sleep(2 * collector._BATCH_SECONDS)
-    assert pace.count == collector.LEAST_BATCH
+            time.sleep(2 * removal._BATCH_SECONDS)
+    assert pace.count == removal.LEAST_BATCH
 
 
 # --- with other processes --------------------------------------------------------------------------------------------

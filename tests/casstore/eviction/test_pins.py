@@ -15,7 +15,7 @@ import casstore
 from casstore import Cache, NotHeldError
 from casstore.cli.main import run
 from casstore.eviction import clear as clearing
-from casstore.eviction import collector
+from casstore.eviction import removal
 from casstore.fs import files
 from casstore.index.database import Index
 from tests.casstore.support import replay as playing
@@ -95,7 +95,7 @@ def test_a_name_without_a_slash_at_its_end_is_that_object_alone(filled: Cache) -
     fill(filled, key_of("a/below"), b"below")
     fill(filled, key_of("ab"), b"beside")
     assert [pin.uri for pin in filled.pin(A)] == [A]
-    with pytest.raises(NotHeldError, match="it is not held"):
+    with pytest.raises(NotHeldError, match="not cached"):
         filled.pin("s3://bucket/d")
 
 
@@ -208,9 +208,9 @@ def test_a_trim_while_filling_and_one_for_a_full_disk_pass_pins_by(root: Path, m
     cache.pin(A)
     for name in ("b", "c", "d", "e"):
         fill(cache, key_of(name), name.encode() * 1000)
-        eventually(lambda: cache.trims._thread is None)
+        eventually(lambda: cache.background._thread is None)
     assert (read(cache, key_of("a")), stored(cache)) == (b"a" * 1000, 2000)
-    assert cache.trims.make_room(1) is True
+    assert cache.background.make_room(1) is True
     assert _uris(cache) == [A]
 
 
@@ -254,7 +254,7 @@ _WAYS: dict[str, Callable[[Cache], object]] = {
     "a plan": _empty,
     "by hand": lambda cache: cache.evict(lambda _: True),
     # Without reaping, which starts a process each time.
-    "clearing": lambda cache: clearing._ClearRun(cache.index, cache.layout, "", None).run(None),
+    "clearing": lambda cache: clearing.Clearing(cache.index, clearing.Scope(cache.layout, "")).run(None),
 }
 
 
@@ -363,7 +363,7 @@ def test_a_collector_killed_between_its_two_transactions_has_not_touched_what_is
     filled.pin(A)
 
     def collect_and_die() -> None:
-        monkeypatch.setattr(collector, "sweep", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(removal, "sweep", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
         _empty(filled)
 
     assert status_of(fork(collect_and_die)) == -signal.SIGKILL

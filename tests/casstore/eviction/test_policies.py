@@ -164,7 +164,7 @@ def test_what_came_back_is_filled_although_the_scores_that_counted_it_were_damag
 def test_on_a_full_disk_nothing_is_noted_that_would_need_room(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         used_at(cache, fill(cache, key_of(name), name.encode()), HOUR)
-    original: Callable[..., object] = collector._drop_users
+    original: Callable[..., object] = collector.PlanRemoval.drop
     full = iter([True])
 
     def drop(*arguments: object) -> object:
@@ -172,7 +172,7 @@ def test_on_a_full_disk_nothing_is_noted_that_would_need_room(cache: Cache, monk
             raise StoreFullError(28, "no room for the index")
         return original(*arguments)
 
-    monkeypatch.setattr(collector, "_drop_users", drop)
+    monkeypatch.setattr(collector.PlanRemoval, "drop", drop)
     assert cache.execute(cache.plan(max_size=0, min_free=0)).blobs == 2
     assert cache.index.get(POLICY) is None
 
@@ -203,7 +203,7 @@ def _hits_of_a_store(root: Path, trace: list[int]) -> float:
             hits += 1
             continue
         fill(cache, key_of(str(item)), _bytes_of(item))
-        eventually(lambda: cache.trims._thread is None)
+        eventually(lambda: cache.background._thread is None)
     assert stored(cache) <= 100_000
     return hits / len(trace)
 

@@ -104,7 +104,7 @@ def test_the_commands_get_a_store_out_of_a_full_disk(tmp_path: Path) -> None:
         status, out, _ = _command(root, "verify")
         assert (status, "2 wrong" in out) == (1, True)
         status, out, err = _command(root, "verify", "--repair")
-        assert (status, out.count("not mended: No space left on device"), err) == (1, 2, "")
+        assert (status, out.count("not repaired: No space left on device"), err) == (1, 2, "")
         _check(cache)
         status, out, err = _command(root, "gc", "--yes", "--max-size", "0")
         assert "freed" in out and "could not be recorded" in out, "edits need room, which there is only now"

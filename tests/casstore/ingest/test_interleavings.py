@@ -22,10 +22,11 @@ from casstore import cache as caches
 from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import Staging
 from casstore.eviction.collector import evict
+from casstore.format.layout import Layout
 from casstore.fs import copying, files
 from casstore.index.database import Index
 from casstore.ingest import fill as fills
-from casstore.ingest import publisher
+from casstore.ingest.publisher import Publisher
 from tests.casstore.support import replay as playing
 from tests.casstore.support.fill import fill, key_of, read
 from tests.harness.scheduler import Points, Step, explore
@@ -157,9 +158,9 @@ def _skip_second_look_of_warm_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _open_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_whatever(cache: casstore.Cache, added: Any, staging: Staging) -> int:
+    def open_whatever(layout: Layout, added: Any, staging: Staging) -> int:
         try:
-            return os.open(cache.layout.blob(added.digest.value), os.O_RDONLY)
+            return os.open(layout.blob(added.digest.value), os.O_RDONLY)
         except FileNotFoundError:
             return files.reopen(staging.descriptor)
 
@@ -167,7 +168,7 @@ def _open_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _keep_orphans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publisher, "_drop_orphans", lambda cache, digest: None)
+    monkeypatch.setattr(Publisher, "_drop_orphans", lambda self, digest: None)
 
 
 def _gives_numbers_again(directory: Path) -> bool:

@@ -716,7 +716,7 @@ def test_without_a_store_what_was_edited_or_made_stays_and_is_said(
     cache = PassThroughCache(str(root), OSError(errno.EROFS, "no store"))
     path = outbox_of(cache)
     path.write_bytes(b"mine")
-    assert not cache.is_changed_locally(KEY)
+    assert not cache.has_local_edits(KEY)
     assert cache.record_changes(KEY) == []
     with pytest.warns(UserWarning, match=f"not uploaded; they are kept at: {path}"):
         cache.close()

@@ -21,7 +21,7 @@ def _is_free(cache: casstore.Cache) -> bool:
 
 
 def test_who_comes_second_is_told_so(cache: casstore.Cache) -> None:
-    with cache._turns.acquire(0) as is_ours:
+    with cache.evictor.lock.acquire(0) as is_ours:
         assert is_ours
         assert not _is_free(cache)
         assert forked(lambda: _is_free(cache) and os._exit(3)) == 0
@@ -32,7 +32,7 @@ def test_a_turn_ends_with_the_process(cache: casstore.Cache) -> None:
     ready, done = os.pipe()
 
     def hold() -> None:
-        with cache._turns.acquire(0):
+        with cache.evictor.lock.acquire(0):
             os.write(done, b"x")
             signal.pause()
 
@@ -48,7 +48,7 @@ def test_a_turn_ends_with_the_process(cache: casstore.Cache) -> None:
 
 def test_a_child_forked_meanwhile_neither_keeps_the_turn_nor_ends_it(cache: casstore.Cache) -> None:
     ready, done = os.pipe()
-    with cache._turns.acquire(0):
+    with cache.evictor.lock.acquire(0):
         pid = fork(lambda: os.read(ready, 1))
         eventually(lambda: os.waitpid(pid, os.WNOHANG) == (0, 0))
         assert not _is_free(cache)
@@ -64,5 +64,5 @@ def test_a_child_forked_meanwhile_neither_keeps_the_turn_nor_ends_it(cache: cass
 def test_a_collection_that_waits_too_long_says_so(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = cache.plan(max_size=0, min_free=0)
     monkeypatch.setattr(type(cache.settings), "lock_timeout", 0.01)
-    with cache._turns.acquire(0), pytest.raises(LockTimeoutError, match="another process collects"):
+    with cache.evictor.lock.acquire(0), pytest.raises(LockTimeoutError, match="another process collects"):
         cache.execute(plan)

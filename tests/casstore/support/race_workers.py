@@ -303,7 +303,7 @@ _NAIVE: Final = {"mark and sweep": 0, "grace": _GRACE_NS}
 def _collect_naively(cache: Cache, chance: random.Random, grace_ns: int) -> int:
     """See what is used, then take the rest away: what is younger than the grace excepted, and in no transaction."""
     doomed = [entry for entry in cache.entries() if chance.random() < 0.5]
-    collector._drop(cache.index, cache.layout, collector.BatchSizer(), doomed)
+    collector.EntryRemoval(cache.index, cache.layout).drop(doomed)
     used = {entry.digest.value for entry in cache.entries()}
     removed = 0
     for path in Path(cache.layout.blobs).glob("??/*"):

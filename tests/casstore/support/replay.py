@@ -9,13 +9,13 @@ from typing import Any
 import lmdb
 import pytest
 
-from casstore import cache as caches
 from casstore.eviction import clear as clearing
-from casstore.eviction import collector
+from casstore.eviction import collector, removal
 from casstore.format import digest as digests
 from casstore.fs import files
 from casstore.index import updates as items
 from casstore.index.committer import Committer
+from casstore.ingest.recent import RecentEntries
 from tests.casstore.support.stores import Trusting
 
 
@@ -59,7 +59,7 @@ def skip_inode_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def skip_check_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep does not look again whether a blob is used."""
-    monkeypatch.setattr(collector, "_is_in_use", lambda txn, digest: False)
+    monkeypatch.setattr(removal, "_is_in_use", lambda txn, digest: False)
 
 
 def skip_look_at_pins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,4 +70,4 @@ def skip_look_at_pins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def skip_look_at_what_was_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader takes the file that he opened by its name for the one that his entry means."""
-    monkeypatch.setattr(caches.Cache, "_is_blob_of", lambda self, entry, descriptor: True)
+    monkeypatch.setattr(RecentEntries, "is_blob_of", lambda self, entry, descriptor: True)

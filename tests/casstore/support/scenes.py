@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Entry, Key, Moment, NotHeldError, Validator
+from casstore import Entry, Key, Moment, NotHeldError, Validator, clock
 from casstore.blobs.blob_store import BlobStore
 from casstore.eviction import collector, pins
 from casstore.eviction.pins import Pins
@@ -154,8 +154,8 @@ class Stage:
         self.scene = scene
         self.cache = casstore.open(root)
         self.cache.stage().close()
-        monkeypatch.setattr(casstore.Cache, "now", lambda cache: self._now())
-        monkeypatch.setattr(casstore.Cache, "current_hour", lambda cache: HOUR)
+        monkeypatch.setattr(clock, "now", lambda boot: self._now())
+        monkeypatch.setattr(clock, "current_hour", lambda: HOUR)
         self.points = Points(monkeypatch, stops=[stops for _, stops in scene.parts], look=self._look)
         self.points.wrap_lock(Index, "writing", self._before_lock)
         self.points.wrap(BlobStore, "add", after=True, point=AFTER_LINK)
@@ -249,12 +249,12 @@ class Stage:
             else:
                 self._read(entry)
         for (entry, _), descriptor in self.opened.items():
-            if self.cache._is_blob_of(entry, descriptor):
+            if self.cache.recent.is_blob_of(entry, descriptor):
                 self._compare(entry, descriptor)
 
     def _open(self, entry: Entry) -> None:
         """Between opening a blob and making sure that it is still the entry's, too, the others go on."""
-        descriptor = self.cache.checks.open(entry, verify=False)
+        descriptor = self.cache.checker.open(entry, verify=False)
         if descriptor is not None:
             known = self.opened.setdefault((entry, os.fstat(descriptor).st_ino), descriptor)
             if known != descriptor:

@@ -247,7 +247,7 @@ def test_a_failed_repair_is_reported_and_the_others_are_made(filled: Cache, monk
     assert (verified.wrong, mended.problems, verified.left) == (3, 2, 1)
     (failed,) = [problem.repair for problem in verified.problems if problem.kind is ProblemKind.WRONG_BYTES]
     assert failed is not None
-    assert failed.action == "not mended: No space left on device"
+    assert failed.action == "not repaired: No space left on device"
     assert read(filled, key_of("b")) is None
 
 
@@ -268,7 +268,7 @@ def test_a_repair_that_is_killed_leaves_no_entry_without_its_blob_and_the_next_o
 
     def repair() -> None:
         if at == "before the rows go":
-            monkeypatch.setattr(StoreRepairer, "_dropping", die)
+            monkeypatch.setattr(repairs, "_DamagedBlob", die)
         else:
             monkeypatch.setattr(files, "rename", die if at == "before the file is moved" else rename_and_die)
         filled.verify(repair=True)

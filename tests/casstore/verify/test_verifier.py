@@ -17,7 +17,7 @@ import pytest
 
 import casstore
 from casstore import Cache, ProblemKind, Validator, VerifyReport
-from casstore.eviction import collector
+from casstore.eviction import removal
 from casstore.format.keys import blob_row, user_row
 from casstore.format.records import BlobRecord, pack_blob
 from casstore.fs import files
@@ -326,7 +326,7 @@ def test_an_eviction_between_its_two_steps_and_inside_the_second_is_no_damage(
         thread.start()
         thread.join()
 
-    sweep, rename = collector.sweep, files.rename
+    sweep, rename = removal.sweep, files.rename
 
     def look_and_sweep(*arguments: Any) -> Any:
         look()
@@ -336,7 +336,7 @@ def test_an_eviction_between_its_two_steps_and_inside_the_second_is_no_damage(
         rename(source, target)
         look()
 
-    monkeypatch.setattr(collector, "sweep", look_and_sweep)
+    monkeypatch.setattr(removal, "sweep", look_and_sweep)
     monkeypatch.setattr(files, "rename", rename_and_look)
     freed = filled.evict(lambda entry: entry.uri == "s3://bucket/a")
     monkeypatch.undo()

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from casstore import Cache, Pending, PendingState, PendingWrite, Staging
+from casstore import Pending, PendingState, PendingWrite, Staging
+from casstore.leases.local_files import LocalFiles
 from pathapi.exceptions import CloudPathFileNotFoundError, OverwriteNewerLocalError, PendingWriteError
 from pathapi.writing import commit as delivering
 from pathapi.writing import pending as settling
@@ -335,14 +336,14 @@ def _discard_before_saving() -> None:
 
 
 def _release_before_recording() -> None:
-    copy_local = Cache.copy_local
+    copy_local = LocalFiles.copy_local
 
-    def copy_and_release(self: Cache, path: str) -> Staging:
+    def copy_and_release(self: LocalFiles, path: str) -> Staging:
         staging = copy_local(self, path)
         self.release_path(path)
         return staging
 
-    setattr(Cache, "copy_local", copy_and_release)  # noqa: B010 (as above)
+    setattr(LocalFiles, "copy_local", copy_and_release)  # noqa: B010 (as above)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 import casstore
+from casstore import Pending
 from casstore.cache import Cache
+from casstore.ingest.publisher import Publisher
 from pathapi.exceptions import (
     CloudPathFileExistsError,
     CloudPathFileNotFoundError,
@@ -264,13 +266,15 @@ def _discard_before_sending() -> None:
 
 
 def _discard_before_committing() -> None:
-    record_write = Cache.record_write
+    record_write = Publisher.record_write
 
-    def discard_and_record(self: Cache, noted: Any, *arguments: Any) -> Any:
-        _discard_all(self, noted.key)
+    def discard_and_record(self: Publisher, noted: Any, *arguments: Any) -> Any:
+        pending = Pending(self.layout)
+        for write in pending.of(noted.key):
+            pending.discard(write)
         return record_write(self, noted, *arguments)
 
-    setattr(Cache, "record_write", discard_and_record)  # noqa: B010 (as above)
+    setattr(Publisher, "record_write", discard_and_record)  # noqa: B010 (as above)
 
 
 def _discard_all(cache: Cache, key: casstore.Key) -> None:
