@@ -200,8 +200,8 @@ def _find_links(layout: Layout, linked: Sequence[tuple[bytes, os.stat_result]]) 
     for name in files.list_names(layout.leases) if linked else ():
         with contextlib.suppress(OSError):
             for handed_out in read_manifest(LeaseLayout(layout.lease(name))).handed_out.values():
-                for view in handed_out:
-                    found = paths.get(view.inode) if isinstance(view, View) else None
+                for view in (path for path in handed_out if isinstance(path, View)):
+                    found = paths.get(view.inode)
                     if found is not None and view.path not in found and Inode.at(view.path) == view.inode:
                         found.append(view.path)
     return tuple(
