@@ -24,8 +24,8 @@ from harness import sparse_store as sparse
 from harness.rounds import Contestant, options, race, report
 
 import casstore
+from casstore.eviction.collector import EntryRemoval
 from casstore.eviction.plan import Plan
-from casstore.eviction.removal import sweep
 
 PLAN: Final = """
 import json, re, sys, threading, time
@@ -193,7 +193,7 @@ class Sweeps:
     def sweep(self, _: Path) -> float:
         digests = self._unused(rows=True)
         start = time.perf_counter()
-        freed = sweep(self.cache.index, self.cache.layout, digests)
+        freed = EntryRemoval(self.cache.index, self.cache.layout).sweep(digests)
         seconds = time.perf_counter() - start
         assert len(freed) == self.count
         return seconds

@@ -100,128 +100,48 @@ def clear(
 
     reaped = reap(layout, index, blobs, own_lease=own_lease)
     index.check_readers()
-    return Clearing(index, Scope(layout, prefix), on_removed).run(reaped)
+    return Clearing(index, layout, prefix, on_removed).clear(reaped)
 
 
 def preview(
     index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None
 ) -> ClearResult:
     """Return what `clear` would do now. Reads only."""
-    # Read once: nothing is removed by it, and two looks for each of a million entries take half of the time.
-    pending = (name for name in files.list_names(layout.pending_directory) if _is_pending(layout, name))
-    retained = pinned_names(layout).union(bytes.fromhex(name) for name in pending if _HASH.fullmatch(name))
-    return Clearing(index, Scope(layout, prefix, retained), on_removed, dry_run=True).run(None)
+    return _Preview(index, layout, prefix, on_removed).clear(None)
 
 
-class Scope:
-    """What a clearing may remove, as one transaction sees it. *retained* are the names of URIs that stay, if they were
-    read before; else each is looked for.
-    """
-
-    def __init__(self, layout: Layout, prefix: str, retained: frozenset[bytes] | None = None) -> None:
-        self.layout, self.prefix = layout, prefix
-        self._retained = retained
-
-    def is_retained(self, name: bytes) -> bool:
-        """Whether the URI of this hash is pinned, or has a pending write, readable or not.
-
-        Raises OSError if that cannot be told: nothing is removed then.
-        """
-        if self._retained is not None:
-            return name in self._retained
-        return is_pinned(self.layout, name) or _is_pending(self.layout, name.hex())
-
-    def releases(self, user: User) -> bool:
-        """Whether this user of a blob is removed. Damaged rows of users are removed with everything else."""
-        if self.is_retained(user.name):
-            return False
-        return not self.prefix if user.entry is None else user.entry.uri.startswith(self.prefix)
-
-    def select_entries(self, txn: Txn, rows: Sequence[bytes]) -> Selection:
-        """Return those of these entries that may be removed; damaged rows too, if everything is cleared."""
-        txn.prefetch(rows)
-        selection = Selection()
-        for row in rows:
-            record = txn.get(row)
-            if record is None:
-                continue
-            entry = unpack_entry(row, record)
-            is_meant = not self.prefix if entry is None else entry.uri.startswith(self.prefix)
-            if not is_meant or self.is_retained(row_name(row)):
-                continue
-            if entry is None:
-                selection.rows.append(row)  # a miss, and its URI is unknown: its blob is found by its own row
-            else:
-                selection.add(entry)
-        return selection
-
-    def select_unused(self, txn: Txn, digests: Sequence[bytes], *, have_rows: bool) -> Selection:
-        """Return those of these blobs that no entry uses, and damaged rows of users, which would keep one forever."""
-        selection = Selection()
-        for digest in digests:
-            users = users_of(txn, digest)
-            if all(user.entry is None and self.releases(user) for user in users):
-                selection.rows += (user.row for user in users)
-                if (txn.get(blob_row(digest)) is not None) == have_rows:
-                    selection.uris[digest] = []
-        return selection
-
-
-class _ScopeRemoval(Removal[bytes]):
-    """Removes what *selects* of a scope; with *is_young*, except files that are."""
+class Clearing(Removal[bytes]):
+    """One pass over entries, blobs and quarantine, and what it adds up to."""
 
     def __init__(
-        self,
-        index: Index,
-        layout: Layout,
-        selects: Callable[[Txn, Sequence[bytes]], Selection],
-        is_young: Callable[[bytes, os.stat_result], bool] | None = None,
+        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None = None
     ) -> None:
         super().__init__(index, layout)
-        self._selects, self._is_young = selects, is_young
-
-    def select(self, txn: Txn, batch: Sequence[bytes]) -> Selection:
-        return self._selects(txn, batch)
-
-    def may_sweep(self, digest: bytes, status: os.stat_result) -> bool:
-        return self._is_young is None or not self._is_young(digest, status)
-
-
-class Clearing:
-    """One pass over entries, blobs and quarantine, and what it adds up to; a dry run only selects."""
-
-    def __init__(
-        self,
-        index: Index,
-        scope: Scope,
-        on_removed: Callable[[RemovedBlob], object] | None = None,
-        *,
-        dry_run: bool = False,
-    ) -> None:
-        self._index, self._scope, self._layout = index, scope, scope.layout
-        self._on_removed = on_removed
-        self._is_dry = dry_run
-        self._removal = _ScopeRemoval(index, scope.layout, scope.select_entries)
+        self._prefix, self._on_removed = prefix, on_removed
         self._entries = self._blobs = self._bytes = 0
         self._bad = self._bad_bytes = 0
         self._young: dict[bytes, int] = {}
         self._linked: dict[Inode, InUse] = {}
-        self._shared: set[bytes] = set()
+        self._select: Callable[[Txn, Sequence[bytes]], Selection] = self._select_entries
+        self._keeps_young = False
 
-    def run(self, reaped: ReapResult | None) -> ClearResult:
-        """Clear, or preview, the scope; *reaped* goes into the result."""
-        prefix = self._scope.prefix
-        rows = (row for row, _ in self._index.scan(entry_prefix(prefix)))
+    def clear(self, reaped: ReapResult | None) -> ClearResult:
+        """Clear; *reaped* goes into the result."""
+        prefix = self._prefix
+        rows = (row for row, _ in self.index.scan(entry_prefix(prefix)))
         for batch in _batches(rows):
-            self._remove_entries(batch)
+            self._remove(batch)
         if not prefix:
             # By their rows, and then the files without one: an index that was replaced does not know them.
-            for batch in _batches(row[1:] for row, _ in self._index.scan(BLOB)):
+            for batch in _batches(row[1:] for row, _ in self.index.scan(BLOB)):
                 self._remove_unused(batch, have_rows=True)
-            for batch in _batches(_blobs_by_name(self._layout)):
+            for batch in _batches(_blobs_by_name(self.layout)):
                 self._remove_unused(batch, have_rows=False)
-            self._remove_bad()
-        pins, pending = Pins(self._layout, self._index), Pending(self._layout)
+            for path, status in _bad_files(self.layout):
+                self._remove_bad(path)
+                self._bad += 1
+                self._bad_bytes += status.st_size if status.st_nlink == 1 else 0
+        pins, pending = Pins(self.layout, self.index), Pending(self.layout)
         writes = tuple(write for write in pending.all() if write.uri.startswith(prefix))
         return ClearResult(
             self._entries,
@@ -231,61 +151,76 @@ class Clearing:
             self._bad_bytes,
             tuple(pins.all(prefix)),
             writes,
-            self._index.read(partial(_entries_of, keys=list(dict.fromkeys(write.key for write in writes)))),
-            files_in_use(self._layout, prefix, self._linked),
+            self.index.read(partial(_entries_of, keys=list(dict.fromkeys(write.key for write in writes)))),
+            files_in_use(self.layout, prefix, self._linked),
             (*pins.unreadable(), *pending.unreadable()),
             len(self._young),
             sum(self._young.values()),
             reaped,
         )
 
-    def _remove_entries(self, rows: Sequence[bytes]) -> None:
-        if self._is_dry:
-            uris, unused = self._index.read(partial(self._preview_entries, rows=rows))
-            for digest, those in uris.items():
-                self._count(digest, those, self._status(digest) if digest in unused else None)
-            return
-        for _, uris, swept in self._removal.run(rows):
-            for digest, those in uris.items():
-                self._count(digest, those, swept.get(digest))
-
-    def _preview_entries(self, txn: Txn, rows: Sequence[bytes]) -> tuple[dict[bytes, list[str]], set[bytes]]:
-        uris = self._scope.select_entries(txn, rows).uris
-        return uris, {digest for digest in uris if self._would_be_unused(txn, digest)}
-
-    def _would_be_unused(self, txn: Txn, digest: bytes) -> bool:
-        """Whether all users of a blob are removed; once only of a blob that has several."""
-        prefix = user_prefix(digest)
-        if len(txn.scan(prefix, prefix, 2)) < 2:
-            return True
-        if digest in self._shared:
-            return False
-        self._shared.add(digest)
-        return all(map(self._scope.releases, users_of(txn, digest)))
-
     def _remove_unused(self, digests: Sequence[bytes], *, have_rows: bool) -> None:
+        self._select, self._keeps_young = partial(self._select_unused, have_rows=have_rows), not have_rows
         # Selected in a read transaction first: most have users, and a write transaction makes writers wait.
-        selects = partial(self._scope.select_unused, have_rows=have_rows)
-        unused = list(self._index.read(lambda txn: selects(txn, digests)).uris)
-        is_young = None if have_rows else self._is_young
-        if self._is_dry:
-            for digest in unused:
-                status = self._status(digest)
-                if status is not None and not (is_young and is_young(digest, status)):
-                    self._count(digest, (), status)
-            return
-        for _, _, swept in _ScopeRemoval(self._index, self._layout, selects, is_young).run(unused):
-            for digest, found in swept.items():
-                self._count(digest, (), found)
+        self._remove(list(self.index.read(lambda txn: self.select(txn, digests)).uris))
 
-    def _remove_bad(self) -> None:
-        for path, status in _bad_files(self._layout):
-            if not self._is_dry:
-                # The reason last: without its blob it is debris, which the reaper knows.
-                files.unlink_quietly(path)
-                files.unlink_quietly(f"{path}.txt")
-            self._bad += 1
-            self._bad_bytes += status.st_size if status.st_nlink == 1 else 0
+    def _remove(self, items: Sequence[bytes]) -> None:
+        for _, selected, swept in self.run(items):
+            for digest, uris in selected.items():
+                self._count(digest, uris, swept.get(digest))
+
+    def select(self, txn: Txn, batch: Sequence[bytes]) -> Selection:
+        return self._select(txn, batch)
+
+    def may_sweep(self, digest: bytes, status: os.stat_result) -> bool:
+        return not (self._keeps_young and self._is_young(digest, status))
+
+    def _is_retained(self, name: bytes) -> bool:
+        """Whether the URI of this hash is pinned, or has a pending write, readable or not.
+
+        Raises OSError if that cannot be told: nothing is removed then.
+        """
+        return is_pinned(self.layout, name) or _is_pending(self.layout, name.hex())
+
+    def _releases(self, user: User) -> bool:
+        """Whether this user of a blob is removed. Damaged rows of users are removed with everything else."""
+        if self._is_retained(user.name):
+            return False
+        return not self._prefix if user.entry is None else user.entry.uri.startswith(self._prefix)
+
+    def _select_entries(self, txn: Txn, rows: Sequence[bytes]) -> Selection:
+        """Return those of these entries that may be removed; damaged rows too, if everything is cleared."""
+        txn.prefetch(rows)
+        selection = Selection()
+        for row in rows:
+            record = txn.get(row)
+            if record is None:
+                continue
+            entry = unpack_entry(row, record)
+            is_meant = not self._prefix if entry is None else entry.uri.startswith(self._prefix)
+            if not is_meant or self._is_retained(row_name(row)):
+                continue
+            if entry is None:
+                selection.rows.append(row)  # a miss, and its URI is unknown: its blob is found by its own row
+            else:
+                selection.add(entry)
+        return selection
+
+    def _select_unused(self, txn: Txn, digests: Sequence[bytes], *, have_rows: bool) -> Selection:
+        """Return those of these blobs that no entry uses, and damaged rows of users, which would keep one forever."""
+        selection = Selection()
+        for digest in digests:
+            users = users_of(txn, digest)
+            if all(user.entry is None and self._releases(user) for user in users):
+                selection.rows += (user.row for user in users)
+                if (txn.get(blob_row(digest)) is not None) == have_rows:
+                    selection.uris[digest] = []
+        return selection
+
+    def _remove_bad(self, path: str) -> None:
+        # The reason last: without its blob it is debris, which the reaper knows.
+        files.unlink_quietly(path)
+        files.unlink_quietly(f"{path}.txt")
 
     def _count(self, digest: bytes, uris: Sequence[str], status: os.stat_result | None) -> None:
         """Count, and report, one blob whose entries of *uris* are removed; with *status* its file is, too."""
@@ -308,8 +243,47 @@ class Clearing:
         self._young[digest] = status.st_size
         return True
 
-    def _status(self, digest: bytes) -> os.stat_result | None:
-        return files.lstat_regular(self._layout.blob(digest))
+
+class _Preview(Clearing):
+    """The dry run: the same pass, which looks where the other one drops and sweeps."""
+
+    def __init__(
+        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None
+    ) -> None:
+        super().__init__(index, layout, prefix, on_removed)
+        self._unused: set[bytes] = set()
+        self._shared: set[bytes] = set()
+        # Read once: nothing is removed by it, and two looks for each of a million entries take half of the time.
+        pending = (name for name in files.list_names(layout.pending_directory) if _is_pending(layout, name))
+        self._retained = pinned_names(layout).union(bytes.fromhex(name) for name in pending if _HASH.fullmatch(name))
+
+    def _is_retained(self, name: bytes) -> bool:
+        return name in self._retained
+
+    def drop(self, batch: Sequence[bytes]) -> dict[bytes, list[str]]:
+        def look(txn: Txn) -> dict[bytes, list[str]]:
+            uris = self.select(txn, batch).uris
+            self._unused = {digest for digest in uris if self._would_be_unused(txn, digest)}
+            return uris
+
+        return self.index.read(look)
+
+    def _would_be_unused(self, txn: Txn, digest: bytes) -> bool:
+        """Whether all users of a blob are removed; once only of a blob that has several."""
+        prefix = user_prefix(digest)
+        if len(txn.scan(prefix, prefix, 2)) < 2:
+            return True
+        if digest in self._shared:
+            return False
+        self._shared.add(digest)
+        return all(map(self._releases, users_of(txn, digest)))
+
+    def sweep(self, digests: Sequence[bytes]) -> dict[bytes, os.stat_result | None]:
+        found = ((digest, files.lstat_regular(self.layout.blob(digest))) for digest in self._unused)
+        return {digest: status for digest, status in found if status is not None and self.may_sweep(digest, status)}
+
+    def _remove_bad(self, path: str) -> None:
+        pass
 
 
 def _entries_of(txn: Txn, keys: Sequence[Key]) -> tuple[Entry, ...]:

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final, Generic, TypeVar
 
 from casstore.errors import IndexDamagedError, IndexUnavailableError, StoreFullError
@@ -114,7 +113,7 @@ class Removal(abc.ABC, Generic[Item]):
 
     def __init__(self, index: Index, layout: Layout, quarantine_path: str | None = None) -> None:
         self.index, self.layout = index, layout
-        self.dropping, self._sweeping = BatchSizer(), BatchSizer()
+        self.dropping, self.sweeping = BatchSizer(), BatchSizer()
         self._quarantine_path = quarantine_path
 
     @abc.abstractmethod
@@ -135,8 +134,7 @@ class Removal(abc.ABC, Generic[Item]):
         Raises StoreFullError if the disk is so full that not even one row can be dropped.
         """
         for batch, uris in self.dropping.run_in_batches(items, self.drop):
-            swept = sweep(self.index, self.layout, list(uris), self.may_sweep, self._quarantine_path, self._sweeping)
-            yield batch, uris, swept
+            yield batch, uris, self.sweep(list(uris))
 
     def drop(self, batch: Sequence[Item]) -> dict[bytes, list[str]]:
         """Drop the selected rows of *batch*, and commit; the URIs of the entries by blob."""
@@ -150,76 +148,58 @@ class Removal(abc.ABC, Generic[Item]):
 
         return self.index.write(drop)
 
+    def sweep(self, digests: Sequence[bytes]) -> dict[bytes, os.stat_result | None]:
+        """Remove those blobs that no entry uses, if `may_sweep` of their file; what came back into use stays.
 
-def sweep(
-    index: Index,
-    layout: Layout,
-    digests: Sequence[bytes],
-    may_sweep: Callable[[bytes, os.stat_result], bool] | None = None,
-    quarantine_path: str | None = None,
-    sizer: BatchSizer | None = None,
-) -> dict[bytes, os.stat_result | None]:
-    """Remove those blobs that no entry uses, if *may_sweep* of their file; what came back into use stays.
+        Returns the removed files by digest; None for a row that had no file.
+        """
+        removed: dict[bytes, os.stat_result | None] = {}
+        for _, swept in self.sweeping.run_in_batches(digests, self.sweep_batch):
+            removed |= swept
+        return removed
 
-    With *quarantine_path*, the file of the only one of *digests* is moved there. Returns the removed files by digest;
-    None for a row that had no file.
-    """
-    sizer = sizer or BatchSizer()
-    removed: dict[bytes, os.stat_result | None] = {}
-    work = partial(_sweep_batch, index, layout, sizer, may_sweep, quarantine_path)
-    for _, swept in sizer.run_in_batches(digests, work):
-        removed |= swept
-    return removed
+    def sweep_batch(self, digests: Sequence[bytes]) -> dict[bytes, os.stat_result | None]:
+        """Sweep in one transaction."""
+        trash: dict[str, str] = {}
+        # A writer publishes inside its own write transaction and checks there that its blob is the one it linked. This
+        # one checks use again and moves the file inside its transaction. One of the two runs first; either order is
+        # right.
+        try:
+            with self.index.writing() as txn, self.sweeping.timed(len(digests)):
+                removed = self._move_unused(txn, digests, trash)
+        except BaseException as error:
+            # Nothing of the transaction counts. If the index was replaced meanwhile, a writer to the new one may have
+            # found the names taken and relied on them.
+            for target, path in trash.items():
+                with contextlib.suppress(FileExistsError, FileNotFoundError):  # taken meanwhile; the trash was emptied
+                    files.link(target, path)
+                files.unlink_quietly(target)
+            if isinstance(error, IndexDamagedError):
+                return {}
+            raise
+        for target in trash:
+            files.unlink_quietly(target)
+        return removed
 
-
-def _sweep_batch(
-    index: Index,
-    layout: Layout,
-    sizer: BatchSizer,
-    may_sweep: Callable[[bytes, os.stat_result], bool] | None,
-    quarantine_path: str | None,
-    digests: Sequence[bytes],
-) -> dict[bytes, os.stat_result | None]:
-    trash: dict[str, str] = {}
-
-    def take(txn: Txn) -> dict[bytes, os.stat_result | None]:
+    def _move_unused(
+        self, txn: Txn, digests: Sequence[bytes], trash: dict[str, str]
+    ) -> dict[bytes, os.stat_result | None]:
         removed: dict[bytes, os.stat_result | None] = {}
         for digest in digests:
             if _is_in_use(txn, digest):
                 continue
-            path = layout.blob(digest)
+            path = self.layout.blob(digest)
             # Only a regular file is a blob; to the quarantine goes whatever has its name.
-            status = files.lstat_regular(path) if quarantine_path is None else files.lstat_or_none(path)
-            if status is None:
-                txn.delete(blob_row(digest))
-                removed[digest] = None
-            elif may_sweep is None or may_sweep(digest, status):
-                target = quarantine_path or layout.trashed(os.urandom(8).hex())
-                files.rename(path, target)
-                if quarantine_path is None:
-                    trash[target] = path
+            status = files.lstat_or_none(path) if self._quarantine_path else files.lstat_regular(path)
+            if status is None or self.may_sweep(digest, status):
+                if status is not None:
+                    target = self._quarantine_path or self.layout.trashed(os.urandom(8).hex())
+                    files.rename(path, target)
+                    if not self._quarantine_path:
+                        trash[target] = path
                 txn.delete(blob_row(digest))
                 removed[digest] = status
         return removed
-
-    # A writer publishes inside its own write transaction and checks there that its blob is the one it linked. This one
-    # checks use again and moves the file inside its transaction. One of the two runs first; either order is right.
-    try:
-        with index.writing() as txn, sizer.timed(len(digests)):
-            removed = take(txn)
-    except BaseException as error:
-        # Nothing of the transaction counts. If the index was replaced meanwhile, a writer to the new one may have found
-        # the names taken and relied on them.
-        for target, path in trash.items():
-            with contextlib.suppress(FileExistsError, FileNotFoundError):  # taken meanwhile; the trash was emptied
-                files.link(target, path)
-            files.unlink_quietly(target)
-        if isinstance(error, IndexDamagedError):
-            return {}
-        raise
-    for target in trash:
-        files.unlink_quietly(target)
-    return removed
 
 
 def _is_in_use(txn: Txn, digest: bytes) -> bool:

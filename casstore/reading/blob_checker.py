@@ -78,18 +78,8 @@ class BlobChecker:
     def _recheck(self, entry: Entry) -> int | None:
         """Replace a blob whose size or mtime changed by an untouched copy, if its bytes are right; else remove it."""
         path = self._layout.blob(entry.digest.value)
-        try:
-            descriptor = self._blobs.open_any(entry.digest.value)
-        except FileNotFoundError:
-            return None
-        except BlobModifiedError:
-            self.quarantine(entry.digest, "what had its name is not a readable file")
-            return None
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            try:
-                self.quarantine(entry.digest, "what had its name is not a file", descriptor)
-            finally:
-                os.close(descriptor)
+        descriptor = self._open_suspect(entry.digest, "what had its name is not a file")
+        if descriptor is None:
             return None
         try:
             staging = self._leases.stage()
@@ -151,19 +141,31 @@ class BlobChecker:
 
     def quarantine_if_wrong(self, digest: Digest, reason: str) -> None:
         """Quarantine a blob that was closed since, if its bytes are wrong: another file may have its name by now."""
-        try:
-            descriptor = self._blobs.open_any(digest.value)
-        except FileNotFoundError:
-            return
-        except BlobModifiedError:
-            self.quarantine(digest, reason)
+        descriptor = self._open_suspect(digest, reason)
+        if descriptor is None:
             return
         try:
-            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            if not is_file or not self._blobs.verify(descriptor, digest):
+            if not self._blobs.verify(descriptor, digest):
                 self.quarantine(digest, reason, descriptor)
         finally:
             os.close(descriptor)
+
+    def _open_suspect(self, digest: Digest, reason: str) -> int | None:
+        """Open the file with the name of a blob; quarantine anything else with that name."""
+        try:
+            descriptor = self._blobs.open_any(digest.value)
+        except FileNotFoundError:
+            return None
+        except BlobModifiedError:
+            self.quarantine(digest, reason)
+            return None
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        try:
+            self.quarantine(digest, reason, descriptor)
+        finally:
+            os.close(descriptor)
+        return None
 
     def quarantine(self, digest: Digest, reason: str, open_fd: int | None = None) -> None:
         """Remove a blob whose bytes are wrong; its entries become misses and are downloaded again.

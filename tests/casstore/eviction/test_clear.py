@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import signal
 import time
 from collections.abc import Callable
@@ -467,8 +468,8 @@ def test_without_the_sweeps_check_in_its_transaction_an_entry_filled_beside_a_cl
             fill(cache, key_of("b"), b"shared")
         return sweep(*arguments)
 
-    sweep: Callable[..., object] = removal._sweep_batch
-    monkeypatch.setattr(removal, "_sweep_batch", filled_between)
+    sweep: Callable[..., object] = removal.Removal.sweep_batch
+    monkeypatch.setattr(removal.Removal, "sweep_batch", filled_between)
     fill(cache, key_of("a"), b"shared")
     cache.clear(A)
     assert (read(cache, key_of("b")), dangling(cache)) == (b"shared", [])
@@ -532,9 +533,9 @@ def _kill_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, calls: i
 @pytest.mark.parametrize(
     ("owner", "name", "calls"),
     [
-        ("casstore.eviction.removal", "sweep", 0),  # the rows are dropped, and nothing is swept
-        ("casstore.eviction.removal", "sweep", 3),
-        ("casstore.eviction.removal", "_sweep_batch", 2),
+        ("casstore.eviction.removal:Removal", "sweep", 0),  # the rows are dropped, and nothing is swept
+        ("casstore.eviction.removal:Removal", "sweep", 3),
+        ("casstore.eviction.removal:Removal", "sweep_batch", 2),
         ("casstore.fs.files", "rename", 1),  # inside the sweep's transaction
         ("casstore.fs.files", "rename", 2),
         ("casstore.fs.files", "unlink_quietly", 0),  # swept, and still in the trash
@@ -552,7 +553,7 @@ def test_a_clearing_killed_at_any_point_leaves_no_entry_without_its_blob_and_the
     write = pend(cache, "11")
 
     def clear() -> None:
-        _kill_at(monkeypatch, __import__(owner, fromlist=["x"]), name, calls)
+        _kill_at(monkeypatch, pkgutil.resolve_name(owner), name, calls)
         cache.clear()
 
     assert status_of(fork(clear)) == -signal.SIGKILL

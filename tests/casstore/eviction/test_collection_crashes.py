@@ -176,7 +176,7 @@ def _sweep_before_the_rows_go() -> None:
 
 
 def _sweep_before_the_rows_of_a_clearing_go() -> None:
-    drop = clearing._ScopeRemoval.drop
+    drop = clearing.Clearing.drop
 
     def sweep_first(self: Any, rows: Any) -> Any:
         for digest in self.index.read(lambda txn: self.select(txn, rows)).uris:
@@ -184,7 +184,7 @@ def _sweep_before_the_rows_of_a_clearing_go() -> None:
                 files.rename(self.layout.blob(digest), self.layout.trashed(os.urandom(8).hex()))
         return drop(self, rows)
 
-    replace_in(clearing._ScopeRemoval, drop=sweep_first)
+    replace_in(clearing.Clearing, drop=sweep_first)
 
 
 def _record_edits_after_their_lease_has_gone() -> None:

@@ -105,9 +105,9 @@ def _hand_out_whatever_was_linked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _rename_after_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sweep(index: Index, layout: Layout, *rest: Any) -> dict[bytes, os.stat_result | None]:
-        digests: Sequence[bytes] = rest[-1]
-        with index.writing() as txn:
+    def sweep(self: removal.Removal[Any], digests: Sequence[bytes]) -> dict[bytes, os.stat_result | None]:
+        layout = self.layout
+        with self.index.writing() as txn:
             unused = [digest for digest in digests if not txn.has(user_prefix(digest))]
             for digest in unused:
                 txn.delete(blob_row(digest))
@@ -116,7 +116,7 @@ def _rename_after_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
             files.unlink_quietly(layout.trashed(digest.hex()))
         return dict.fromkeys(unused, os.stat(layout.blobs))
 
-    monkeypatch.setattr(removal, "_sweep_batch", sweep)
+    monkeypatch.setattr(removal.Removal, "sweep_batch", sweep)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from casstore import Cache, Digest, Entry, Validator
 from casstore.errors import StoreFullError
 from casstore.eviction import collector, removal
 from casstore.eviction.collector import CollectResult
-from casstore.eviction.removal import sweep
 from casstore.format.keys import BLOB, ENTRY
 from casstore.fs import files
 from casstore.index.entries import put_entry
@@ -46,7 +45,7 @@ def test_only_what_lies_below_the_prefix_is_evicted(cache: casstore.Cache) -> No
 
 def test_a_blob_that_came_back_into_use_is_not_swept(cache: casstore.Cache) -> None:
     entry = fill(cache, key_of("a"), b"bytes")
-    assert sweep(cache.index, cache.layout, [entry.digest.value]) == {}
+    assert collector.EntryRemoval(cache.index, cache.layout).sweep([entry.digest.value]) == {}
     assert read(cache, key_of("a")) == b"bytes"
 
 
@@ -156,7 +155,7 @@ def test_a_file_linked_since_the_plan_is_not_the_one_that_was_planned(
         digest = add_orphan(cache, b"orphan")
         plan = cache.plan(max_size=0, min_free=0)
         assert [blob.digest for blob in plan.victims] == [digest.value]
-        sweep(cache.index, cache.layout, [digest.value])
+        collector.EntryRemoval(cache.index, cache.layout).sweep([digest.value])
         assert add_orphan(cache, b"orphan") == digest  # a publication in flight, which has no row yet
         freed = cache.execute(plan)
         return os.path.exists(cache.layout.blob(digest.value)), freed.still_in_use
@@ -168,14 +167,14 @@ def test_a_file_linked_since_the_plan_is_not_the_one_that_was_planned(
 
 def _publish_before_sweeps(cache: Cache, monkeypatch: pytest.MonkeyPatch, key: casstore.Key, data: bytes) -> None:
     """Between the two transactions, dropping of entries and sweep, somebody links another entry to the same blob."""
-    original: Callable[..., object] = removal._sweep_batch
+    original: Callable[..., object] = removal.Removal.sweep_batch
 
     def interleaved(*arguments: object) -> object:
         if cache.lookup(key) is None:
             fill(cache, key, data)
         return original(*arguments)
 
-    monkeypatch.setattr(removal, "_sweep_batch", interleaved)
+    monkeypatch.setattr(removal.Removal, "sweep_batch", interleaved)
 
 
 def test_a_blob_published_between_eviction_and_sweep_stays(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,13 +202,13 @@ def test_a_blob_linked_between_eviction_and_sweep_stays_for_it_would_free_nothin
 ) -> None:
     entry = fill(cache, key_of("a"), b"bytes")
     plan = cache.plan(max_size=0, min_free=0)
-    original: Callable[..., object] = removal._sweep_batch
+    original: Callable[..., object] = removal.Removal.sweep_batch
 
     def linked_first(*arguments: object) -> object:
         os.link(cache.blob_path(entry), f"{cache.root}/elsewhere")
         return original(*arguments)
 
-    monkeypatch.setattr(removal, "_sweep_batch", linked_first)
+    monkeypatch.setattr(removal.Removal, "sweep_batch", linked_first)
     freed = cache.execute(plan)
     assert (freed.entries, freed.bytes, freed.still_in_use, freed.shortfall) == (1, 0, 1, 5)
     assert stored(cache) == 5
@@ -281,7 +280,7 @@ def test_what_a_killed_collector_had_moved_to_the_trash_holds_nothing(cache: Cac
 
 
 def _sweep_and_look(cache: Cache, digest: Digest) -> dict[bytes, os.stat_result | None]:
-    swept = sweep(cache.index, cache.layout, [digest.value])
+    swept = collector.EntryRemoval(cache.index, cache.layout).sweep([digest.value])
     list(cache.entries())
     return swept
 

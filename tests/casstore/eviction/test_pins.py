@@ -254,7 +254,7 @@ _WAYS: dict[str, Callable[[Cache], object]] = {
     "a plan": _empty,
     "by hand": lambda cache: cache.evict(lambda _: True),
     # Without reaping, which starts a process each time.
-    "clearing": lambda cache: clearing.Clearing(cache.index, clearing.Scope(cache.layout, "")).run(None),
+    "clearing": lambda cache: clearing.Clearing(cache.index, cache.layout, "").clear(None),
 }
 
 
@@ -363,7 +363,7 @@ def test_a_collector_killed_between_its_two_transactions_has_not_touched_what_is
     filled.pin(A)
 
     def collect_and_die() -> None:
-        monkeypatch.setattr(removal, "sweep", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(removal.Removal, "sweep", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
         _empty(filled)
 
     assert status_of(fork(collect_and_die)) == -signal.SIGKILL

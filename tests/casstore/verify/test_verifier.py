@@ -326,7 +326,7 @@ def test_an_eviction_between_its_two_steps_and_inside_the_second_is_no_damage(
         thread.start()
         thread.join()
 
-    sweep, rename = removal.sweep, files.rename
+    sweep, rename = removal.Removal.sweep, files.rename
 
     def look_and_sweep(*arguments: Any) -> Any:
         look()
@@ -336,7 +336,7 @@ def test_an_eviction_between_its_two_steps_and_inside_the_second_is_no_damage(
         rename(source, target)
         look()
 
-    monkeypatch.setattr(removal, "sweep", look_and_sweep)
+    monkeypatch.setattr(removal.Removal, "sweep", look_and_sweep)
     monkeypatch.setattr(files, "rename", rename_and_look)
     freed = filled.evict(lambda entry: entry.uri == "s3://bucket/a")
     monkeypatch.undo()
