@@ -192,8 +192,20 @@ class Client(Generic[PathT]):
             backend = self._backends[bucket] = self._make_backend(bucket)
         return backend
 
+    def prefix(self, uri: Uri) -> str:
+        """Return what the keys below *uri* begin with: ``""``, or a text that ends with ``/``."""
+        return uri.prefix
+
+    def is_directory(self, uri: Uri) -> bool:
+        """Return whether *uri* cannot name an object."""
+        return not uri.key
+
+    def has_children(self, uri: Uri) -> bool:
+        """Ask the server whether there is anything below *uri*."""
+        return next(iter(self.backend(uri.bucket).list(self.prefix(uri), limit=1)), None) is not None
+
     def store_key(self, uri: Uri) -> Key:
-        """What the object's entry is found by."""
+        """Return the key of the object's entry in the store."""
         return Key(uri.canonical, self.origin)
 
     def now(self) -> Moment:
@@ -208,14 +220,17 @@ class Client(Generic[PathT]):
             self._warned.add(about)
             warnings.warn(message, stacklevel=4)
 
-    def clear_cache(self) -> None:
-        """Drop the entries of this client's origin, but for pinned ones; bytes that others use stay.
+    def clear_cache(self, uri: Uri | None = None) -> None:
+        """Evict the entries of this client's origin, or of *uri* and what is below, except pinned ones.
 
-        What waits for the cloud and what was changed locally stays, and so do local paths that were handed out. `cache`
-        has `clear`, which empties the whole store.
+        Blobs that other entries use, pending writes, local edits and local paths are kept. `cache` has `clear`, which
+        empties the whole store.
         """
-        origin = self.origin
-        self.cache.evict(lambda entry: entry.key.origin == origin)
+        origin, name = self.origin, "" if uri is None else uri.canonical
+        below = name if not name or name.endswith("/") else name + "/"
+        self.cache.evict(
+            lambda entry: entry.key.origin == origin and (entry.uri == name or entry.uri.startswith(below)), name
+        )
 
     # --- paths and defaults ------------------------------------------------------------------------------------------
 

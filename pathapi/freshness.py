@@ -1,8 +1,8 @@
-"""When an entry may be served without asking the cloud.
+"""When an entry may be served without a request.
 
-``always`` (the default) asks once per open, conditionally; a number of seconds, or a `timedelta`, trusts an answer for
-that long; ``immutable`` asks only for what is not held; ``offline`` never asks. A client has one policy, or one for
-each of some prefixes; a call can override it; ``CASSTORE_OFFLINE`` overrides all.
+``always`` (the default) sends one conditional request per open; a number of seconds, or a `timedelta`, trusts a
+response for that long; ``immutable`` requests only what is not cached; ``offline`` requests nothing. A client has one
+policy, or one for each of some prefixes; a call can override it; ``CASSTORE_OFFLINE`` overrides all.
 """
 
 from __future__ import annotations
@@ -13,39 +13,34 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final, TypeAlias
 
 from casstore import Entry, Moment
 from pathapi.exceptions import InvalidConfigurationException
 
-if TYPE_CHECKING:
-    pass
-
-FreshnessLike = "str | float | timedelta | Freshness"
-
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """One policy. *max_age_ns*: how old an answer may be; None for ever, negative for never.
+    """One policy. *max_age_ns*: how old a response may be; None for any age, negative for none.
 
-    *asks* is False where the cloud is not to be asked even for what is not held.
+    *asks* is False if not even objects that are not cached may be requested.
     """
 
     max_age_ns: int | None
     asks: bool = True
 
     def allows(self, entry: Entry, now: Moment, began: Moment) -> bool:
-        """Whether *entry* may be served at *now* to a call that *began* then, without asking.
+        """Return whether *entry* may be served at *now*, without a request, to a call that *began* then.
 
-        An answer to a request that was sent after the call began is always fresh enough: that is what a caller who
-        waited for another's download gets.
+        The response to a request that was sent after the call began is always fresh enough: a call that waited for
+        another's download gets it.
         """
         if self.max_age_ns is None or entry.validated.is_since(began):
             return True
         return self.serves_age(now.wall_ns - entry.validated.wall_ns)
 
     def serves_age(self, age_ns: int) -> bool:
-        """Whether an answer of that age will do; one from the future has expired, for a clock was set."""
+        """Return whether a response of that age is fresh; one from the future is not, since a clock was set."""
         return self.max_age_ns is None or 0 <= age_ns <= self.max_age_ns
 
 
@@ -56,7 +51,7 @@ _BY_NAME: Final = {"always": ALWAYS, "immutable": IMMUTABLE, "offline": OFFLINE}
 
 
 def parse_freshness(value: object) -> Freshness:
-    """A policy from what users write. Raises InvalidConfigurationException that shows what they may."""
+    """Return the policy that users write as *value*. Raises InvalidConfigurationException."""
     if isinstance(value, Freshness):
         return ALWAYS if value == ALWAYS else value  # unpickled ones are other objects
     if isinstance(value, timedelta):
@@ -74,11 +69,14 @@ def parse_freshness(value: object) -> Freshness:
     return IMMUTABLE if math.isinf(value) else Freshness(int(value * 1e9))
 
 
-class FreshnessPolicy:
-    """A client's policy: one for everything, or one for each of some URI prefixes, the longest that fits.
+FreshnessArg: TypeAlias = str | float | timedelta | Freshness | None
+"""A policy for one call, as `pathapi.freshness` reads it; None for the client's."""
 
-    *given* may be a mapping of prefixes to policies; the prefix ``""`` stands for the rest, ``always`` if it is
-    missing.
+
+class FreshnessPolicy:
+    """A client's policy: one for everything, or one for each of some URI prefixes, the longest that matches.
+
+    *given* may be a mapping of prefixes to policies; the prefix ``""`` is for the rest, ``always`` by default.
     """
 
     __slots__ = ("_is_offline", "_prefixes", "default")
@@ -98,15 +96,15 @@ class FreshnessPolicy:
             self.go_offline()
 
     def go_offline(self) -> None:
-        """Ask nothing from now on, whatever calls say."""
+        """Request nothing from now on, whatever calls say."""
         self.default, self._prefixes, self._is_offline = OFFLINE, (), True
 
-    def of_call(self, uri: str, given: str | float | timedelta | Freshness | None) -> Freshness:
-        """The policy for one call on *uri* that may name its own."""
+    def of_call(self, uri: str, given: FreshnessArg) -> Freshness:
+        """Return the policy of one call on *uri*, which may name its own."""
         return self.of(uri) if given is None or self._is_offline else parse_freshness(given)
 
     def of(self, uri: str) -> Freshness:
-        """The policy for *uri*."""
+        """Return the policy for *uri*."""
         for prefix, policy in self._prefixes:
             if uri.startswith(prefix):
                 return policy
@@ -115,7 +113,3 @@ class FreshnessPolicy:
 
 def _is_offline() -> bool:
     return os.environ.get("CASSTORE_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-
-
-FreshnessArg = str | float | timedelta | Freshness | None
-"""A policy for one call, as `pathapi.freshness` reads it; None for the client's."""

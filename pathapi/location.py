@@ -1,39 +1,119 @@
-"""A client and one of its keys: what every operation takes."""
+"""A client and one of its URIs: what every operation takes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import os
+from dataclasses import dataclass, field
+from typing import Any
 
 from casstore import Key
-from pathapi.backend import Backend
+from pathapi.backend import Backend, ObjectInfo
+from pathapi.client import Client
+from pathapi.exceptions import CloudPathLocalPathTraversalError
+from pathapi.freshness import Freshness, FreshnessArg
+from pathapi.reading.listing_cache import ListedFact
+from pathapi.uri import Uri
 
-if TYPE_CHECKING:
-    from pathapi.client import Client
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Location:
-    """Where bytes go: *object_key* of *bucket*, by *client*."""
+    """One object or "directory", and the client that reaches it; *listed* is what a listing said of it."""
 
     client: Client[Any]
-    key: Key
-    bucket: str
-    object_key: str
+    parsed: Uri
+    listed: ListedFact | None = None
+    _key: Key | None = field(default=None, compare=False)
+
+    @property
+    def key(self) -> Key:
+        """The key of its entry in the store."""
+        key = self._key
+        if key is None:
+            key = self.client.store_key(self.parsed)
+            object.__setattr__(self, "_key", key)
+        return key
 
     @property
     def uri(self) -> str:
-        """As users write it."""
+        """The URI as the store files it and messages name it: without a login or a signature."""
         return self.key.uri
 
     @property
+    def shown(self) -> str:
+        """The URI as the user wrote it, without a login or a query."""
+        return self.parsed.shown
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+        return self.parsed.bucket
+
+    @property
+    def object_key(self) -> str:
+        """The object's name in the bucket."""
+        return self.parsed.key
+
+    @property
+    def prefix(self) -> str:
+        """What the keys below begin with: ``""``, or a text that ends with ``/``."""
+        return self.client.prefix(self.parsed)
+
+    @property
+    def root(self) -> str:
+        """What the URIs of the bucket's entries begin with."""
+        return f"{self.parsed.provider}://{self.parsed.filed.bucket}/"
+
+    @property
     def backend(self) -> Backend:
-        """The bucket's."""
-        return self.client.backend(self.bucket)
+        """The bucket's backend."""
+        return self.client.backend(self.parsed.bucket)
+
+    @property
+    def policy(self) -> Freshness:
+        """The client's freshness policy for this URI."""
+        return self.client.policy.of(self._text)
+
+    def policy_of_call(self, freshness: FreshnessArg) -> Freshness:
+        """Return the policy of a call that may name its own *freshness*."""
+        return self.client.policy.of_call(self._text, freshness)
+
+    @property
+    def _text(self) -> str:
+        # With a slash after the bucket, as prefixes of policies are written.
+        return f"{self.parsed.scheme}://{self.parsed.bucket}/{self.parsed.key}"
+
+    def at(self, key: str, listed: ListedFact | None = None) -> Location:
+        """Return the location of *key* in the same bucket."""
+        uri = self.parsed
+        return Location(self.client, Uri(uri.scheme.lower(), uri.bucket, key), listed)
+
+    def recall(self) -> ListedFact | None:
+        """Return what a listing of the last seconds said, or None."""
+        return self.client.listings.recall(self.parsed.bucket, self.parsed.key, self.listed)
+
+    def listed_info(self) -> ListedFact | None:
+        """Return what such a listing said, unless that is no more than an object's name."""
+        return informative(self.recall())
+
+    def listed_object(self) -> ObjectInfo | None:
+        """Return what such a listing said of the object; None for a "directory" too."""
+        listed = self.listed_info()
+        return None if listed is None else listed.info
+
+    def file_name(self, name: str) -> str:
+        """Return *name*, the last part of its path, if it can be a file's. Raises CloudPathLocalPathTraversalError."""
+        if name in ("", ".", "..") or os.path.basename(name) != name:
+            raise CloudPathLocalPathTraversalError(f"{self.shown}: its name cannot be a file's: name the target's file")
+        return name
 
     def forget_listed(self) -> None:
-        """What listings said of it no longer counts."""
-        self.client.listings.forget(self.bucket, self.object_key)
+        """Forget what listings said of it."""
+        self.client.listings.forget(self.parsed.bucket, self.parsed.key)
 
     def __str__(self) -> str:
         return self.uri
+
+
+def informative(listed: ListedFact | None) -> ListedFact | None:
+    """Return *listed*, or None if it says no more than an object's name."""
+    return None if listed is not None and listed.info is not None and listed.info.is_named_only else listed

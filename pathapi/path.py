@@ -1,26 +1,44 @@
-"""`CloudPath`: a path in a cloud that behaves like a `pathlib.Path`, and reads through the store."""
+"""`CloudPath`: a path in a cloud that behaves like a `pathlib.Path`, and reads through the store.
+
+Each method passes the path's `Location` to one function.
+"""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
-from casstore import Stored
-from pathapi.backend import ObjectInfo, head_or_none
-from pathapi.client import forced
-from pathapi.exceptions import (
-    AnyPathTypeError,
-    CloudPathFileNotFoundError,
-)
+from pathapi.client import Client, forced
+from pathapi.enums import FileCacheMode
+from pathapi.exceptions import InvalidConfigurationException
 from pathapi.freshness import ALWAYS, FreshnessArg
-from pathapi.reading.entry_scopes import HoldingFile
+from pathapi.lazy import LazyModule
+from pathapi.metadata import head, listing
+from pathapi.metadata.info import CloudPathInfo
+from pathapi.pure_path import AnyTarget, PureCloudPath
+from pathapi.reading.entry_scopes import EntryHold, HoldingFile
 from pathapi.registry import implementation_registry
-from pathapi.transfer.tree_commands import TreePath
+from pathapi.writing import opening
+from pathapi.writing.opening import OpenOptions, ReadOptions, require_object_name
 
-_READ_MODES = frozenset(("rb", "br"))
+if TYPE_CHECKING:
+    from casstore import PendingWrite
+    from pathapi.parallel.progress import ProgressCallback
+    from pathapi.transfer import dispatch, local_views, tree_delete
+    from pathapi.transfer.tree_items import Ignore
+    from pathapi.writing import pending as pending_writes
+else:
+    dispatch = LazyModule("pathapi.transfer.dispatch")
+    local_views = LazyModule("pathapi.transfer.local_views")
+    tree_delete = LazyModule("pathapi.transfer.tree_delete")
+    pending_writes = LazyModule("pathapi.writing.pending")
+
+_READ_MODES: Final = frozenset(("rb", "br"))
+_NOT_CHECKED: Final = -1  # in place of a descriptor: the store was not asked for a fresh entry
 
 
 class CloudPathMeta(type):
@@ -31,28 +49,26 @@ class CloudPathMeta(type):
             return super().__call__(cloud_path, *parts, **options)
         if isinstance(cloud_path, CloudPath):
             return type(cloud_path)(cloud_path, *parts, **options)
-        return implementation_registry.path_class(_text_of(cloud_path))(cloud_path, *parts, **options)
+        return implementation_registry.path_class(cloud_path)(str(cloud_path), *parts, **options)
 
 
-def _text_of(given: object) -> str:
-    if isinstance(given, str):
-        return given
-    if isinstance(given, os.PathLike):
-        return str(given)
-    raise AnyPathTypeError(f"a URI is a str such as 's3://bucket/key', not {type(given).__name__}")
-
-
-class CloudPath(TreePath, metaclass=CloudPathMeta):
+class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
     """One object or "directory" of a cloud. ``CloudPath("s3://bucket/key")`` gives the class of its scheme.
 
-    Reads go through the store: *freshness*, *verify* and *force_overwrite_from_cloud* of a call override what its
-    client does. Children of listings carry what the listing said, so that `is_file` and `stat` of them ask nothing for
-    ten seconds. A 403 raises `CloudPathPermissionError`; it never reads as "does not exist".
+    Reads go through the store: *freshness*, *verify* and *force_overwrite_from_cloud* of a call override its client's.
+    `is_file` and `stat` of a listing's children send no request for ten seconds. A 403 raises CloudPathPermissionError.
+
+    Calls on a "directory" transfer eight files at a time. However such a call ends, every file that exists is complete,
+    and the same call resumes. The first error is raised once the transfers in progress have ended. *progress* is called
+    some ten times a second with a `pathapi.Progress`; `pathapi.progress_bar` draws one.
     """
 
     __slots__ = ()
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    def __init__(self, cloud_path: str | PureCloudPath, *parts: str, client: Client[Any] | None = None) -> None:
+        if client is not None and not isinstance(client, implementation_registry.client_class(type(self))):
+            implementation_registry.refuse_client(type(self), client)
+        super().__init__(cloud_path, *parts, client=client)
 
     def open(
         self,
@@ -68,88 +84,55 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
         verify: bool | None = None,
         read_pending: bool = False,
     ) -> IO[Any]:
-        """An `io` object whose ``name`` is the URI.
+        """Open an `io` object whose ``name`` is the URI.
 
-        Reading: the bytes of one version, from the store where it is fresh by the policy; with *read_pending*, what
-        this machine wrote last and the cloud does not have, if there is such. Writing (``w``, ``x``, ``a``, ``r+``): a
-        private file that is uploaded at `close`, on the condition that nobody has changed the object since; an
-        exception inside the ``with`` block uploads nothing. When `close` returns, the cloud has the bytes; when it
-        raises, they are kept on this machine and the error says where, and how to go on.
+        Reading: the bytes of one version, from the store if its copy is fresh by the policy; with *read_pending*, the
+        newest bytes that this machine wrote and has not uploaded, if any. Writing (``w``, ``x``, ``a``, ``r+``): a
+        private file that `close` uploads, if the object has not changed since; an exception inside the ``with`` block
+        uploads nothing. If `close` raises, this machine keeps the bytes, and the error says where, and how to go on.
 
-        Raises FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError; `PendingWriteError` and
-        `OverwriteNewerLocalError` where such bytes wait for a decision; `OverwriteNewerCloudError` at close;
-        `casstore.LockTimeoutError`, which names the other writer, and `casstore.ReentrantWriteError`.
+        Raises FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError; PendingWriteError and
+        OverwriteNewerLocalError if such bytes await a decision; OverwriteNewerCloudError at close;
+        `casstore.LockTimeoutError`, which names the other writer; `casstore.ReentrantWriteError`.
         """
         is_binary = mode in _READ_MODES and encoding is None and errors is None and newline is None
-        if is_binary or (mode == "r" and buffering != 0):
-            client = self._client
-            descriptor, looked = self._open_pending() if read_pending else None, False
-            is_plain = descriptor is None and freshness is None and verify is None and not force_overwrite_from_cloud
-            if client is not None and is_plain:
-                policy = client.policy.of(self._text)
-                if policy is not ALWAYS and not client.verify and not forced(None, "FROM_CLOUD"):
-                    descriptor = client.cache.open_fresh(self._key or self._store_key(), policy.max_age_ns)
-                    looked = True
-            if descriptor is None:
-                stored = self._open_stored(freshness, verify, force_overwrite_from_cloud, checked_cache=looked)
-                descriptor = stored.descriptor
-            raw = (
-                io.FileIO(descriptor, "rb")
-                if self.client.entry_scope is None
-                else HoldingFile(descriptor, self._hold_entry())
-            )
-            raw.name = self._text
-            if mode == "r":
-                return io.TextIOWrapper(io.BufferedReader(raw), io.text_encoding(encoding), errors, newline)
-            if buffering == 0:
-                return raw
-            return io.BufferedReader(raw) if buffering < 0 else io.BufferedReader(raw, buffering)
-        return self._open_otherwise(
-            mode,
-            buffering,
-            encoding,
-            errors,
-            newline,
-            force_overwrite_from_cloud,
-            force_overwrite_to_cloud,
-            freshness,
-            verify,
-            read_pending,
-        )
+        if not is_binary and (mode != "r" or buffering == 0):
+            options = OpenOptions.parse(mode, buffering, encoding, errors, newline)
+            if not options.is_reading:
+                return opening.open_for_writing(self.location, options, force_overwrite_to_cloud, freshness)
+            is_binary = options.is_binary
+        is_plain = freshness is None and verify is None and not force_overwrite_from_cloud
+        descriptor = self._open_warm(read_pending) if is_plain else _NOT_CHECKED
+        if descriptor is None or descriptor < 0:
+            reading = ReadOptions(freshness, verify, force_overwrite_from_cloud, read_pending, descriptor is None)
+            descriptor = opening.open_for_reading(self.location, reading)
+        is_held = self._client.entry_scope is not None
+        raw = HoldingFile(descriptor, self._hold_entry()) if is_held else io.FileIO(descriptor, "rb")
+        raw.name = self._text
+        if buffering == 0:
+            return raw
+        file = io.BufferedReader(raw) if buffering <= 1 else io.BufferedReader(raw, buffering)
+        return file if is_binary else io.TextIOWrapper(file, io.text_encoding(encoding), errors, newline)
 
-    def _open_otherwise(
-        self,
-        mode: str,
-        buffering: int,
-        encoding: str | None,
-        errors: str | None,
-        newline: str | None,
-        from_cloud: bool | None,
-        to_cloud: bool | None,
-        freshness: FreshnessArg,
-        verify: bool | None,
-        read_pending: bool,
-    ) -> IO[Any]:
-        letters = set(mode)
-        kinds = letters & set("rwxa")
-        if len(kinds) != 1 or len(letters) != len(mode) or letters - set("rwxabt+") or {"b", "t"} <= letters:
-            raise ValueError(f"invalid mode: {mode!r}")
-        binary, kind = "b" in letters, kinds.pop()
-        if binary and (encoding is not None or errors is not None or newline is not None):
-            raise ValueError("binary mode takes no encoding, errors or newline argument")
-        if not binary and buffering == 0:
-            raise ValueError("can't have unbuffered text I/O")
-        if kind == "r" and "+" not in letters:
-            file = self.open("rb", -1 if buffering == 1 else buffering, None, None, None, from_cloud, None,
-                             freshness=freshness, verify=verify, read_pending=read_pending)  # fmt: skip
-            return file if binary else io.TextIOWrapper(file, io.text_encoding(encoding), errors, newline)
-        return self._open_for_writing(
-            kind,
-            to_cloud,
-            freshness,
-            is_updated="+" in letters,
-            text=None if binary else (io.text_encoding(encoding), errors, newline, buffering == 1),
-        )
+    def _open_warm(self, read_pending: bool) -> int | None:
+        """Open the blob without a request; None if there is no fresh entry, `_NOT_CHECKED` if only a request tells."""
+        # The hottest code of the package: one more attribute shows in benchmarks.
+        if read_pending and (waiting := opening.open_pending(self.location)) is not None:
+            return waiting
+        client = self._client or self.client
+        policy = client.policy.of(self._text)
+        if policy is ALWAYS or client.verify or forced(None, "FROM_CLOUD"):
+            return _NOT_CHECKED
+        descriptor: int | None = client.cache.open_fresh(self._key or self._store_key(), policy.max_age_ns)
+        return descriptor
+
+    def _hold_entry(self) -> EntryHold | None:
+        """Keep the entry as long as the client's `FileCacheMode` says: with a file, or with this path."""
+        client = self.client
+        hold = None if client.entry_scope is None else client.entry_scope.hold(self._store_key())
+        if client.file_cache_mode is FileCacheMode.cloudpath_object:
+            self._hold = hold
+        return hold
 
     def read_bytes(
         self,
@@ -159,28 +142,19 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
         force_overwrite_from_cloud: bool | None = None,
         read_pending: bool = False,
     ) -> bytes:
-        """All bytes of the object; with *read_pending*, what this machine wrote last and the cloud does not have."""
-        client, looked = self.client, False
-        if read_pending:
-            waiting = self._open_pending()
-            if waiting is not None:
-                with io.FileIO(waiting, "rb") as file:
+        """Read all bytes of the object; with *read_pending*, what this machine wrote last and has not uploaded."""
+        is_plain = freshness is None and verify is None and not force_overwrite_from_cloud
+        descriptor = self._open_warm(read_pending) if is_plain else _NOT_CHECKED
+        checked_cache = descriptor is None
+        if descriptor is not None and descriptor >= 0:
+            with io.FileIO(descriptor, "rb") as file:
+                try:
                     return file.readall()
-        if freshness is None and verify is None and not client.verify and not force_overwrite_from_cloud:
-            policy = client.policy.of(self._text)
-            if policy is not ALWAYS and not forced(None, "FROM_CLOUD"):
-                descriptor, looked = client.cache.open_fresh(self._store_key(), policy.max_age_ns), True
-                if descriptor is not None:
-                    with io.FileIO(descriptor, "rb") as file:
-                        try:
-                            return file.readall()
-                        except OSError:
-                            looked = False  # the reader below finds out what is wrong with the blob
+                except OSError:
+                    pass  # the reader below finds out what is wrong with the blob
         try:
-            request = self._ask(freshness, verify, force_overwrite_from_cloud, with_content=True)
-            return self._read(client.reader.read_bytes, request, checked_cache=looked)
-        except CloudPathFileNotFoundError as error:
-            raise self._explain_missing(error) from error
+            options = ReadOptions(freshness, verify, force_overwrite_from_cloud, read_pending, checked_cache)
+            return opening.read_bytes(self.location, options)
         finally:
             self._hold_entry()
 
@@ -195,100 +169,309 @@ class CloudPath(TreePath, metaclass=CloudPathMeta):
         force_overwrite_from_cloud: bool | None = None,
         read_pending: bool = False,
     ) -> str:
-        """The object's text, decoded like a file's; see `read_bytes`."""
-        data = io.BytesIO(
-            self.read_bytes(
-                freshness=freshness,
-                verify=verify,
-                force_overwrite_from_cloud=force_overwrite_from_cloud,
-                read_pending=read_pending,
-            )
+        """Read the object's text, decoded like a file's; see `read_bytes`."""
+        data = self.read_bytes(
+            freshness=freshness,
+            verify=verify,
+            force_overwrite_from_cloud=force_overwrite_from_cloud,
+            read_pending=read_pending,
         )
-        return io.TextIOWrapper(data, io.text_encoding(encoding), errors, newline).read()
-
-    # --- local paths --------------------------------------------------------------------------------------------------
+        return io.TextIOWrapper(io.BytesIO(data), io.text_encoding(encoding), errors, newline).read()
 
     @property
     def fspath(self) -> str:
-        """A local path with the object's name and bytes, good for this process's life whatever is evicted.
+        """A local path with the object's name and bytes, valid for this process's life whatever is evicted.
 
-        Of a "directory", the local directory that holds the views of what is held below it; nothing is downloaded. Of
-        what does not exist, a path where a tool may make a file, which waits for `push` then. A copy that somebody
-        changes is not uploaded either: using the path again raises `OverwriteNewerLocalError`, with the ways on. To
-        change an object by a tool that takes a path, use `edit`.
+        Of a "directory": the local directory with the cached objects below it; nothing is downloaded. If there is no
+        object: a path where a tool may create a file, which then waits for `push`. Changes to a local copy are not
+        uploaded: using the path again raises `OverwriteNewerLocalError`, with the ways on. To change an object, `edit`.
         """
         return self.__fspath__()
 
     def __fspath__(self) -> str:
-        uri = self.uri
-        if not uri.key or uri.key.endswith("/"):
-            return self._view_of_directory()
-        known = self._recall_listed()
-        if known is not None and known.info is None:
-            return self._view_of_directory()
-        client = self.client
-        try:
-            stored = self._read(client.reader.open, self._ask(None, None, None))
-        except CloudPathFileNotFoundError as error:
-            if type(error) is not CloudPathFileNotFoundError:
-                raise
-            if self._has_children():
-                return self._view_of_directory()
-            return client.cache.outbox(self._store_key(), uri.filed.bucket, client.local_name(uri))
-        return self._view(stored)
+        path = local_views.local_path(self.location)
+        self._hold_entry()
+        return path
 
-    def _view(self, stored: Stored) -> str:
-        try:
-            return self.client.view(stored, self.uri)
-        finally:
-            os.close(stored.descriptor)
-            self._hold_entry()
-
-    def _view_of_directory(self) -> str:
-        """The directory in the tree of views, with a view for every entry held below (where a listing agrees, if the
-        policy asks).
-        """
-        client, uri = self.client, self.uri
-        cache, origin, bucket = client.cache, client.origin, uri.filed.bucket
-        prefix = self._listing_prefix
-        policy = client.policy.of(self._text)
-        root = f"{uri.provider}://{bucket}/"
-        held = {entry.uri: entry for entry in cache.entries(root + prefix) if entry.key.origin == origin}
-        if held and policy is ALWAYS:
-            listed = {
-                self._at_key(item.key).uri.canonical: item
-                for item, _ in self._list(prefix, delimited=False)
-                if isinstance(item, ObjectInfo)
-            }
-            backend = client.backend(uri.bucket)
-            agreed = {u: head_or_none(backend, i.key) if i.is_named_only else i for u, i in listed.items() if u in held}
-            held = {u: held[u] for u, i in agreed.items() if i and i.validator.same_version(held[u].validator)}
-        directory = cache.view_directory(origin, bucket, prefix)
-        for entry in held.values():
-            descriptor = cache.open_entry(entry)
-            if descriptor is not None:
-                try:
-                    cache.view(entry, descriptor, bucket, entry.uri[len(root) :], client.views)
-                finally:
-                    os.close(descriptor)
-        return directory
-
-    @contextmanager
-    def local(self) -> Iterator[str]:
-        """A local path for the length of the ``with`` block, given back at its end."""
-        path = self._view(self._open_stored(None, None, None))
-        try:
-            yield path
-        finally:
-            self.client.release_view(path)
+    def local(self) -> AbstractContextManager[str]:
+        """Return a local path for the length of the ``with`` block; its end releases the path."""
+        return local_views.local_copy(self.location)
 
     def clear_cache(self) -> None:
-        """Drop the entry, or the entries below, but for pinned ones; local paths that were handed out stay, and what
-        was written and waits for the cloud does.
+        """Evict the entry, or the entries below, except pinned ones. Local paths and pending writes are kept."""
+        self.client.clear_cache(self.uri)
+
+    @property
+    def info(self) -> CloudPathInfo:
+        """What is known of the path, each answer requested once; also callable, as cloudpathlib's method is."""
+        return CloudPathInfo(self)
+
+    def exists(self, follow_symlinks: bool = True) -> bool:
+        """Return whether there is an object of that name or anything below it."""
+        return head.exists(self.location)
+
+    def is_file(self, follow_symlinks: bool = True) -> bool:
+        """Return whether there is an object of that name."""
+        return head.is_file(self.location)
+
+    def is_dir(self, follow_symlinks: bool = True) -> bool:
+        """Return whether there is anything below that name."""
+        return head.is_dir(self.location)
+
+    def stat(self, follow_symlinks: bool = True) -> os.stat_result:
+        """Return size, mtime and a mode of a regular file. Raises NoStatError for a directory, FileNotFoundError."""
+        return head.stat(self.location)
+
+    @property
+    def etag(self) -> str:
+        """The object's ETag, without quotes. Raises FileNotFoundError."""
+        return head.require(self.location).validator.etag or ""
+
+    def as_url(self, presign: bool = False, expire_seconds: int = 3600) -> str:
+        """Return the object's ``https://`` URL; with *presign*, one that permits a GET for *expire_seconds*.
+
+        Raises MissingCredentialsError, InvalidConfigurationException; CloudPathNotImplementedError if none is signed.
         """
-        client = self.client
-        origin, uri = client.origin, self.uri.canonical
-        below = uri if uri.endswith("/") else uri + "/"
-        client.cache.evict(
-            lambda entry: entry.key.origin == origin and (entry.uri == uri or entry.uri.startswith(below)), uri
-        )
+        return head.url(self.location, expire_seconds if presign else None)
+
+    def iterdir(self) -> Iterator[Self]:
+        """List the children, in the server's order; they carry what the listing said. One request for a thousand."""
+        return (self.child(key, listed) for key, listed in listing.children(self.location))
+
+    def glob(
+        self, pattern: str | os.PathLike[str], case_sensitive: bool | None = None, recurse_symlinks: bool = True
+    ) -> Iterator[Self]:
+        """List paths below that match, as `pathlib` does; lists no more than the pattern's fixed start allows."""
+        found = listing.glob(self.location, pattern, case_sensitive)
+        return (self.child(key, listed) for key, listed in found)
+
+    def rglob(
+        self, pattern: str | os.PathLike[str], case_sensitive: bool | None = None, recurse_symlinks: bool = True
+    ) -> Iterator[Self]:
+        """`glob` with ``**/`` before the pattern."""
+        found = listing.glob(self.location, pattern, case_sensitive, anywhere=True)
+        return (self.child(key, listed) for key, listed in found)
+
+    def walk(
+        self,
+        top_down: bool = True,
+        on_error: Callable[[OSError], object] | None = None,
+        follow_symlinks: bool = False,
+        lazy: bool = False,
+    ) -> Iterator[tuple[Self, list[str], list[str]]]:
+        """Walk as `pathlib` does, by one recursive listing; if *lazy*, one for each directory that *dirnames* keeps."""
+        location = self.location
+        prefix = location.prefix
+        for visit in listing.walk(location, top_down=top_down, on_error=on_error, lazy=lazy):
+            path = self if visit.key == prefix else self._at_prefix(visit.key)
+            yield path, visit.dirnames, list(visit.files)
+
+    def write_bytes(self, data: bytes, *, force_overwrite_to_cloud: bool | None = None) -> int:
+        """Make *data* the object's content; return the number of bytes."""
+        return opening.write(self.location, data, OpenOptions("w"), force_overwrite_to_cloud)
+
+    def write_text(
+        self,
+        data: str,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        *,
+        force_overwrite_to_cloud: bool | None = None,
+    ) -> int:
+        """Make *data*, encoded like a file's, the object's content; return the number of characters."""
+        options = OpenOptions("w", False, False, -1, io.text_encoding(encoding), errors, newline)
+        return opening.write(self.location, data, options, force_overwrite_to_cloud)
+
+    def touch(self, exist_ok: bool = True, mode: int | None = None) -> None:
+        """Create an empty object if there is none; an existing one stays as it is. Raises FileExistsError."""
+        opening.create(self.location, exist_ok=exist_ok)
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False, mode: int | None = None) -> None:
+        """Do nothing: "directories" of an object store exist while there is something in them."""
+
+    def edit(self, *, force_overwrite_to_cloud: bool | None = None) -> AbstractContextManager[str]:
+        """Return a private local copy with the object's name, for tools that take a path and change the file.
+
+        The end of the block uploads it, with the errors of `close` and `casstore.StillBeingWrittenError`; an exception
+        inside uploads nothing. If there is no object, a file that is at the path at the end becomes the object.
+        """
+        return opening.edit(self.location, force_overwrite_to_cloud)
+
+    @property
+    def pending(self) -> list[PendingWrite]:
+        """This machine's writes that are not uploaded, oldest first: failed ones, local edits, files never closed."""
+        return pending_writes.pending_of(require_object_name(self.location))
+
+    def push(self, which: PendingWrite | None = None, *, force_overwrite_to_cloud: bool | None = None) -> None:
+        """Upload a pending write, if the cloud's object is the version that it started from; *which* of several.
+
+        Raises OverwriteNewerCloudError for another version, which *force_overwrite_to_cloud* overwrites;
+        FileNotFoundError if nothing is pending, PendingWriteError if several different writes are.
+        """
+        force = forced(force_overwrite_to_cloud, "TO_CLOUD")
+        pending_writes.push(require_object_name(self.location), which, force=force)
+
+    def drop(self, which: PendingWrite | None = None) -> list[PendingWrite]:
+        """Discard the pending writes for good, all of them or *which*; return those discarded."""
+        return pending_writes.drop(require_object_name(self.location), which)
+
+    def save_pending(self, destination: str | os.PathLike[str], which: PendingWrite | None = None) -> None:
+        """Move a pending write to the local file *destination*, which is replaced as a whole.
+
+        Raises as `push` does; InvalidConfigurationException for a destination that is not a local path.
+        """
+        path = os.fspath(destination)
+        if "://" in path:
+            raise InvalidConfigurationException(f"save_pending() saves to a local file, not to {destination!r}")
+        pending_writes.save(require_object_name(self.location), path, which)
+
+    def unlink(self, missing_ok: bool = True) -> None:
+        """Delete the object, if it still is the version seen, and its entry.
+
+        Raises IsADirectoryError, FileNotFoundError unless *missing_ok*, `OverwriteNewerCloudError` if it has changed.
+        """
+        dispatch.unlink(self.location, missing_ok=missing_ok)
+
+    def rmdir(self) -> None:
+        """Delete an object that only marks it. Raises `DirectoryNotEmptyError`, `CloudPathNotADirectoryError`."""
+        tree_delete.remove_empty(self.location)
+
+    def rmtree(self, ignore_errors: bool = False, *, progress: ProgressCallback | None = None) -> None:
+        """Delete everything below this path, and its entries; do nothing if there is nothing.
+
+        Only versions that were listed are deleted, if the server can compare: others stay, and OverwriteNewerCloudError
+        names them at the end. If there are pending writes below, PendingWriteError names them, and nothing is deleted.
+        Raises CloudPathNotADirectoryError for an object. With *ignore_errors*, what cannot be deleted stays.
+        """
+        tree_delete.remove_tree(self.location, progress, ignore_errors=ignore_errors)
+
+    def rename(self, target: str | Self) -> Self:
+        """Give the object another name, replacing what has it; return the path of the new name.
+
+        The target always exists: the server copies over the version seen there, then deletes the version that was
+        copied. Raises TypeError for another kind, FileNotFoundError, IsADirectoryError, `OverwriteNewerCloudError`.
+        """
+        if isinstance(target, str):
+            target = self.client.CloudPath(target)
+        if type(target) is not type(self):
+            raise TypeError(f"{self!r} can be renamed to a {type(self).__name__}, not to {target!r}; use move()")
+        dispatch.rename(self.location, target.location)
+        return target
+
+    def replace(self, target: str | Self) -> Self:
+        """The same as `rename`."""
+        return self.rename(target)
+
+    def copy(
+        self,
+        target: AnyTarget,
+        follow_symlinks: bool = True,
+        preserve_metadata: bool = False,
+        force_overwrite_to_cloud: bool | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> Any:
+        """Copy to another cloud path, or to a path of this machine; return that path.
+
+        A str without a scheme is a path of this machine. An object keeps its name below a target that ends with a slash
+        or is a local directory; a "directory" is copied by `copytree`. Inside a bucket the server copies; else one
+        version passes through the store. An object at the target is replaced only if it does not change in the
+        meantime. Raises FileNotFoundError, OverwriteNewerCloudError, and as `copytree`.
+        """
+        return self._transfer(self._any_path(target), force_overwrite_to_cloud, progress, delete_source=False)
+
+    def copy_into(
+        self,
+        target_dir: AnyTarget,
+        follow_symlinks: bool = True,
+        preserve_metadata: bool = False,
+        force_overwrite_to_cloud: bool | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> Any:
+        """`copy` below *target_dir*, under this name."""
+        return self._transfer(self._below(target_dir), force_overwrite_to_cloud, progress, delete_source=False)
+
+    def move(
+        self,
+        target: AnyTarget,
+        follow_symlinks: bool = True,
+        preserve_metadata: bool = False,
+        force_overwrite_to_cloud: bool | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> Any:
+        """`copy`, then delete the version that was copied, once the copy is complete; objects of a tree one by one."""
+        return self._transfer(self._any_path(target), force_overwrite_to_cloud, progress, delete_source=True)
+
+    def move_into(
+        self,
+        target_dir: AnyTarget,
+        follow_symlinks: bool = True,
+        preserve_metadata: bool = False,
+        force_overwrite_to_cloud: bool | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> Any:
+        """`move` below *target_dir*, under this name."""
+        return self._transfer(self._below(target_dir), force_overwrite_to_cloud, progress, delete_source=True)
+
+    def copytree(
+        self,
+        destination: AnyTarget,
+        force_overwrite_to_cloud: bool | None = None,
+        ignore: Ignore | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> Any:
+        """Copy everything below this path to directly below *destination*; return that path.
+
+        *ignore* is as for `shutil.copytree`. Objects that exist with the same bytes are skipped. Raises
+        FileNotFoundError, CloudPathNotADirectoryError; CloudPathFileExistsError if *destination* is an object or a
+        file, InvalidConfigurationException if it is inside this path; and as `download_to`.
+        """
+        target = self._any_path(destination)
+        to = target.location if isinstance(target, PureCloudPath) else target
+        dispatch.copy_tree(self.location, to, force_overwrite_to_cloud, ignore, progress)
+        return target
+
+    def download_to(self, destination: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> Path:
+        """Copy to a path of this machine, as `copy` does; return that path.
+
+        All of a file or nothing appears; files that exist with the same bytes are skipped. Raises FileNotFoundError;
+        FileExistsError for a directory where a file is to be, or the reverse; and, before anything is written,
+        CloudPathLocalPathTraversalError for a key that cannot be a file below *destination* (``..``, ``a//b``, a NUL).
+        """
+        target = self._any_path(destination)
+        if isinstance(target, PureCloudPath):
+            raise TypeError(f"download_to() saves to this machine: to reach {target.uri.shown}, use copy()")
+        return Path(self._transfer(target, None, progress, delete_source=False))
+
+    def upload_from(
+        self,
+        source: AnyTarget,
+        force_overwrite_to_cloud: bool | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> Self:
+        """Upload a file, or all files below a directory; return the path of what was uploaded. From a cloud: `copy`.
+
+        A file keeps its name below a path that ends with a slash or is a "directory". Files of a directory whose bytes
+        the cloud has are skipped. Raises FileNotFoundError; StaleReadError for a file that changes in the meantime,
+        OverwriteNewerCloudError for an object that does.
+        """
+        local = self._any_path(source)
+        if isinstance(local, CloudPath):
+            uploaded: Self = local.copy(self, force_overwrite_to_cloud=force_overwrite_to_cloud, progress=progress)
+            return uploaded
+        location = self.location
+        reached = dispatch.upload(location, local, force_overwrite_to_cloud, progress)
+        return self if reached is location else self._at_key(reached.object_key)
+
+    def _transfer(self, target: Any, force: bool | None, progress: Any, *, delete_source: bool) -> Any:
+        """Copy or move to *target*, a cloud path or one of this machine; return where the bytes are now."""
+        is_cloud = isinstance(target, PureCloudPath)
+        to = target.location if is_cloud else target
+        reached: Any = dispatch.transfer(self.location, self.name, to, force, progress, delete_source=delete_source)
+        return target if reached is to else target._at_key(reached.object_key) if is_cloud else reached

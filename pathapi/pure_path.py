@@ -11,38 +11,53 @@ import os
 import posixpath
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from pathlib import PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from types import ModuleType
-from typing import Any, ClassVar, NoReturn, Self, TypeGuard
+from typing import Any, ClassVar, NoReturn, Self, TypeAlias, TypeGuard
 
-from pathapi.exceptions import InvalidPrefixError, InvalidUriError
+from casstore import Key
+from pathapi.client import Client
+from pathapi.exceptions import (
+    AnyPathTypeError,
+    InvalidPrefixError,
+    InvalidUriError,
+)
+from pathapi.location import Location
 from pathapi.metadata.globbing import compile_component, compile_parts, split_pattern
+from pathapi.reading.entry_scopes import EntryHold
+from pathapi.reading.listing_cache import ListedFact
+from pathapi.registry import implementation_registry
 from pathapi.uri import Uri
+
+AnyTarget: TypeAlias = "str | os.PathLike[str] | PureCloudPath"
 
 
 class PureCloudPath:
-    """The pure half of a cloud path. A subclass says its `cloud_prefix` and makes related paths in `_derive`.
+    """The half of a cloud path that sends no request. A subclass defines its `cloud_prefix`.
 
     Equality is equality of text and type: ``s3://b/d`` and ``s3://b/d/`` differ, and so do ``S3://b/k`` and
     ``s3://b/k`` although both are one entry of the store (see `Uri.canonical`).
     """
 
-    __slots__ = ("__weakref__", "_client", "_names", "_parsed", "_text")
+    __slots__ = ("__weakref__", "_client", "_hold", "_key", "_listed", "_names", "_parsed", "_text")
 
     cloud_prefix: ClassVar[str]
     """Scheme and ``://``, in the case that derived paths are written in."""
 
     _client: Any
-    """None until somebody needs the default client; passed on to every path made from this one."""
+    """None until the default client is needed; passed on to every path made from this one."""
     _text: str
     _parsed: Uri | None
     _names: tuple[str, ...] | None
+    _key: Key | None
+    _listed: ListedFact | None
+    _hold: EntryHold | None
 
     def __init__(self, cloud_path: str | PureCloudPath, *parts: str, client: Any = None) -> None:
         """Take *cloud_path* as it is; *parts* are appended with single slashes between and are not resolved.
 
-        Raises `InvalidPrefixError` where it does not start with `cloud_prefix`, `InvalidUriError` where the rest cannot
-        name anything, `AnyPathTypeError` where it is no text.
+        Raises `InvalidPrefixError` if it does not start with `cloud_prefix`, `InvalidUriError` if the rest cannot name
+        anything, `AnyPathTypeError` if it is not text.
         """
         given = str(cloud_path) if isinstance(cloud_path, PureCloudPath | os.PathLike) else cloud_path
         self._check_prefix(given)
@@ -51,32 +66,88 @@ class PureCloudPath:
             given = (start if start.endswith("/") else start + "/") + "/".join(part.strip("/") for part in parts)
         self._parsed = Uri.parse(given, schemes=(self._scheme(),))
         self._text = str(given)
-        self._names = None
         inherited = cloud_path._client if isinstance(cloud_path, PureCloudPath) else None
         self._client = inherited if client is None else client
+        self._names = self._key = self._listed = self._hold = None
 
     def _derive(self, uri_text: str) -> Self:
-        """A path of the same type and client at *uri_text*, which is valid already; runs no ``__init__``."""
+        """Return a path of the same type and client at *uri_text*, which is valid already; runs no ``__init__``."""
         path = object.__new__(type(self))
         path._client = self._client
         path._text = uri_text
-        path._parsed = None
-        path._names = None
+        path._parsed = path._names = path._key = path._listed = path._hold = None
         return path
 
     def _at_key(self, key: str) -> Self:
-        """The object *key* of the same bucket, as a listing names it."""
+        """Return the path of the object *key* of the same bucket, as a listing names it."""
         uri = self.uri
         return self._derive(f"{self._root_text}{uri.bucket}/{key}" if uri.bucket else f"{self._root_text}{key}")
 
     def _at_prefix(self, prefix: str) -> Self:
-        """The "directory" *prefix* of the same bucket (``""`` or ending with ``/``), written as users write it.
+        """Return the "directory" *prefix* of the same bucket (``""`` or ending with ``/``), as users write it.
 
         The slash at the end is left off unless it is the only sign of an unnamed directory (``a//``).
         """
         if prefix in ("", "/") or prefix.endswith("//"):
             return self._at_key(prefix) if prefix else self._derive(self._root_text + self.uri.bucket)
         return self._at_key(prefix[:-1])
+
+    def child(self, key: str, listed: ListedFact | None = None) -> Self:
+        """Return the path of *key* in the same bucket, as a listing names it; it carries what the listing said."""
+        is_directory = key.endswith("/") and (listed is None or listed.info is None)
+        child = self._at_prefix(key) if is_directory else self._at_key(key)
+        child._listed = listed
+        return child
+
+    # --- its client ---------------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Client[Any]:
+        """The client; the class's default one from the first use on."""
+        if self._client is None:
+            self._client = implementation_registry.client_class(type(self)).get_default_client()
+        client: Client[Any] = self._client
+        return client
+
+    @property
+    def location(self) -> Location:
+        """The client, the URI, and what a listing said: what the functions that work on paths take."""
+        return Location(self.client, self.uri, self._listed, self._key)
+
+    def _store_key(self) -> Key:
+        key = self._key
+        if key is None:
+            key = self._key = self.client.store_key(self.uri)
+        return key
+
+    def _any_path(self, target: AnyTarget) -> Any:
+        """Return a cloud path, or a `pathlib.Path` for a str without a scheme."""
+        if isinstance(target, PureCloudPath):
+            return target
+        if not isinstance(target, str | os.PathLike):
+            raise AnyPathTypeError(f"a source or a target is a str or a path, not {type(target).__name__}")
+        if not isinstance(target, str) or "://" not in target:
+            return Path(target)
+        path_class = implementation_registry.path_class(target)
+        return path_class(target, client=self.client if path_class is type(self) else None)
+
+    def _below(self, directory: AnyTarget) -> Any:
+        """Return what has this path's name below *directory*. Raises CloudPathLocalPathTraversalError."""
+        target = self._any_path(directory)
+        if isinstance(target, PureCloudPath):
+            return target._at_key(target.location.prefix + self.name)
+        return target / self.location.file_name(self.name)
+
+    # --- construction -------------------------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_path, (type(self), self._text, self._client)
+
+    @classmethod
+    def validate(cls, value: str) -> Self:
+        """Return ``cls(value)``, for pydantic."""
+        made: Self = cls(value)
+        return made
 
     @classmethod
     def from_uri(cls, uri: str) -> Self:
@@ -110,12 +181,6 @@ class PureCloudPath:
     def key(self) -> str:
         """The object's name in the bucket, untouched."""
         return self.uri.key
-
-    @property
-    def _listing_prefix(self) -> str:
-        """What the keys below this path, seen as a directory, begin with: ``""`` or something ending with ``/``."""
-        key = self.uri.key
-        return key if not key or key.endswith("/") else key + "/"
 
     @property
     def _shown(self) -> str:
@@ -396,3 +461,7 @@ def _resolve_onto(names: list[str], more: Iterable[str]) -> None:
             del names[-1:]
         elif name not in ("", "."):
             names.append(name)
+
+
+def _restore_path(cls: type[PureCloudPath], text: str, client: Any) -> PureCloudPath:
+    return cls(text, client=client)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final, NoReturn, TypeVar
 
-from pathapi.exceptions import ClientMismatchError, IncompleteImplementationError
+from pathapi.exceptions import AnyPathTypeError, ClientMismatchError, IncompleteImplementationError
 from pathapi.uri import SCHEMES, Uri
 
 Class = TypeVar("Class", bound=type)
@@ -53,8 +54,11 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys((*_BUILT_IN, *self._known)))
 
-    def path_class(self, text: str) -> Any:
-        """Return the path class for a URI. Raises InvalidPrefixError for a scheme that is not registered."""
+    def path_class(self, given: object) -> Any:
+        """Return the path class for a URI. Raises InvalidPrefixError for an unregistered scheme, AnyPathTypeError."""
+        if not isinstance(given, str | os.PathLike):
+            raise AnyPathTypeError(f"a URI is a str such as 's3://bucket/key', not {type(given).__name__}")
+        text = str(given)
         scheme = text.partition("://")[0].lower() if "://" in text else ""
         name = SCHEMES[scheme].canonical if scheme in SCHEMES else scheme
         if name in self:

@@ -128,6 +128,11 @@ class Uri:
         return unsigned(text) if rule is not None and rule.is_url else text
 
     @property
+    def prefix(self) -> str:
+        """What the keys below begin with, if this names a "directory": ``""``, or a text that ends with ``/``."""
+        return self.key if not self.key or self.key.endswith("/") else self.key + "/"
+
+    @property
     def filed(self) -> Uri:
         """`canonical`, split: a bucket and a key without secrets."""
         rule = SCHEMES.get(self.scheme.lower())

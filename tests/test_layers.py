@@ -23,8 +23,8 @@ LAYERS = {
         " | reading eviction | ingest verify info | cache | pass_through | opening | doctor __init__ | cli | __main__"
     ),
     "pathapi": (
-        "exceptions redaction parallel | uri backend enums freshness | registry backends reading testing | client"
-        " | location | writing | metadata | transfer pure_path | path | clouds prefetch | cli __init__"
+        "exceptions lazy redaction parallel | uri backend enums freshness | registry backends reading testing | client"
+        " | location | metadata | writing | transfer pure_path | path | clouds prefetch | cli __init__"
     ),
 }
 RANKS = {
@@ -32,13 +32,6 @@ RANKS = {
     for package, line in LAYERS.items()
     for rank, names in enumerate(line.split("|"))
     for name in names.split()
-}
-
-# (importer, imported): circles that issue F opens in its next stages. Nothing may be added.
-EXEMPT = {
-    ("pathapi.metadata.head", "pathapi.pure_path"),
-    ("pathapi.metadata.info", "pathapi.metadata.head"),
-    ("pathapi.writing.opening", "pathapi.metadata.listing"),
 }
 
 # An import and who may have it: a module, or a family of modules by a prefix that ends in *.
@@ -209,7 +202,7 @@ def test_a_package_imports_only_from_lower_packages() -> None:
     faults = []
     for importer, imported in _arrows().items():
         for name, line in imported.items():
-            if _unit(name) == _unit(importer) or (importer, name) in EXEMPT:
+            if _unit(name) == _unit(importer):
                 continue
             if RANKS.get(_unit(name), 0) >= RANKS.get(_unit(importer), 0):
                 faults.append(
@@ -220,10 +213,7 @@ def test_a_package_imports_only_from_lower_packages() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    arrows = {
-        importer: {name for name in imported if (importer, name) not in EXEMPT}
-        for importer, imported in _arrows().items()
-    }
+    arrows = {importer: set(imported) for importer, imported in _arrows().items()}
     _report(
         [
             f"a circle of imports, for types or inside functions too: {', '.join(circle)}: move what they share into a "
@@ -231,11 +221,6 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
             for circle in _circles(arrows)
         ]
     )
-
-
-def test_no_exemption_outlives_its_import() -> None:
-    living = {(importer, name) for importer, imported in _arrows().items() for name in imported}
-    _report([f"{pair} is exempt and no longer there: drop it from EXEMPT" for pair in EXEMPT if pair not in living])
 
 
 def test_the_finder_of_circles_finds_them() -> None:

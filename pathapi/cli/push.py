@@ -169,7 +169,7 @@ class _Pusher:
                 f"{item.uri}: the write belongs to {' and '.join(map(_server, origins))}, but this command uses "
                 f"{_server(key.origin)}: {_option(origins[0])}"
             )
-        return Location(client, key, path.uri.bucket, path.uri.key)
+        return path.location
 
     def _report_failure(self, item: _PushItem, error: Exception) -> None:
         text = describe(self._shell, error)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pathapi.backend import Backend
 from pathapi.backends.azure.backend import AzureBackend, AzureConnection
 from pathapi.client import Client, guess_type
+from pathapi.metadata.head import checksum
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
@@ -42,7 +43,7 @@ class AzureBlobPath(CloudPath):
 
         Raises FileNotFoundError.
         """
-        return self._stated("md5")
+        return checksum(self.location, "md5")
 
 
 @register_client_class("az")
@@ -71,9 +72,9 @@ class AzureBlobClient(Client[AzureBlobPath]):
         content_type_method: Any = guess_type,
         *,
         standard_blob_tier: Any = None,
-        **habits: Any,
+        **client_options: Any,
     ) -> None:
-        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **habits)
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         self.connection = AzureConnection(
             account_url=account_url,
             credential=credential,

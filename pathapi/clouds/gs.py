@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, Self, TypeGuard
 from pathapi.backend import Backend
 from pathapi.backends.gs.backend import GSBackend, GSConnection
 from pathapi.client import Client, guess_type
+from pathapi.metadata.head import checksum
 from pathapi.path import CloudPath
 from pathapi.pure_path import PureCloudPath
 from pathapi.registry import register_client_class, register_path_class
@@ -48,8 +49,8 @@ class GSPath(CloudPath):
 
         Raises FileNotFoundError.
         """
-        stated = self._stated("md5")
-        return None if stated is None else base64.b64encode(bytes.fromhex(stated)).decode()
+        md5 = checksum(self.location, "md5")
+        return None if md5 is None else base64.b64encode(bytes.fromhex(md5)).decode()
 
 
 @register_client_class("gs")
@@ -82,9 +83,9 @@ class GSClient(Client[GSPath]):
         endpoint_url: str | None = None,
         storage_class: str | None = None,
         no_sign_request: bool = False,
-        **habits: Any,
+        **client_options: Any,
     ) -> None:
-        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **habits)
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         self.download_chunks_concurrently_kwargs = download_chunks_concurrently_kwargs
         self.connection = GSConnection(
             application_credentials=application_credentials,

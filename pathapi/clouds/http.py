@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 from urllib.parse import ParseResult, urlparse
 
-from pathapi.backend import Backend, ObjectInfo
+from pathapi.backend import Backend
 from pathapi.backends.http.backend import HttpBackend, HttpConnection
 from pathapi.client import Client, guess_type
 from pathapi.exceptions import CloudPathNotImplementedError, InvalidConfigurationException
@@ -96,31 +96,6 @@ class HttpPath(CloudPath):
     def _at_prefix(self, prefix: str) -> Self:
         return self._at_key(prefix)
 
-    @property
-    def _listing_prefix(self) -> str:
-        path = _path_of(self.uri.key)
-        return path if not path or path.endswith("/") else path + "/"
-
-    # --- questions ----------------------------------------------------------------------------------------------------
-
-    @property
-    def _is_page(self) -> bool:
-        client: Any = self.client
-        return not self.uri.key or client.dir_matcher(self._text)
-
-    def _head(self) -> ObjectInfo | None:
-        return None if self._is_page else super()._head()
-
-    def _has_children(self) -> bool:
-        """Of a "directory", whether there is a page; else whether one more slash leads to one with links below."""
-        if self._is_page and self.client.policy.of(self._text).asks:
-            backend: Any = self.client.backend(self.uri.bucket)
-            return bool(backend.has_page(self.uri.key))
-        try:
-            return super()._has_children()
-        except CloudPathNotImplementedError:
-            return False
-
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def get(self, **options: Any) -> Response:
@@ -184,9 +159,9 @@ class HttpClient(Client[HttpPath]):
         headers: Mapping[str, str] | None = None,
         ca_certs: str | os.PathLike[str] | None = None,
         timeout: float = 60.0,
-        **habits: Any,
+        **client_options: Any,
     ) -> None:
-        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **habits)
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         for name in headers or {}:
             if name.lower() in _OTHER_BYTES:
                 raise InvalidConfigurationException(
@@ -253,6 +228,25 @@ class HttpClient(Client[HttpPath]):
                 self.listings.forget(url.uri.bucket, url.uri.key)
                 url.clear_cache()
         return response
+
+    def prefix(self, uri: Uri) -> str:
+        """Without the query, which names no "directory"."""
+        path = _path_of(uri.key)
+        return path if not path or path.endswith("/") else path + "/"
+
+    def is_directory(self, uri: Uri) -> bool:
+        """By the slash at its end, or as *custom_dir_matcher* says."""
+        return not uri.key or self.dir_matcher(str(uri))
+
+    def has_children(self, uri: Uri) -> bool:
+        """Of a "directory", whether there is a page; else whether one more slash leads to one with links below."""
+        if self.is_directory(uri):
+            backend: Any = self.backend(uri.bucket)
+            return bool(backend.has_page(uri.key))
+        try:
+            return super().has_children(uri)
+        except CloudPathNotImplementedError:
+            return False
 
     def _make_backend(self, bucket: str) -> Backend:
         return HttpBackend(self.connection, self.scheme, bucket)

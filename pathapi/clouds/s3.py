@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pathapi.backend import Backend
 from pathapi.backends.s3.backend import S3Backend, S3Connection
 from pathapi.client import Client, guess_type
+from pathapi.metadata.head import checksum
 from pathapi.path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
@@ -28,8 +29,8 @@ class S3Path(CloudPath):
 
         Costs one HEAD: a listing does not state the encryption. Raises FileNotFoundError.
         """
-        stated = self._stated("etag-md5", by_listing=False)
-        return None if self.uri.bucket.endswith(_DIRECTORY_BUCKET) else stated
+        md5 = checksum(self.location, "etag-md5", by_listing=False)
+        return None if self.uri.bucket.endswith(_DIRECTORY_BUCKET) else md5
 
 
 @register_client_class("s3")
@@ -61,9 +62,9 @@ class S3Client(Client[S3Path]):
         extra_args: dict[str, Any] | None = None,
         *,
         region: str | None = None,
-        **habits: Any,
+        **client_options: Any,
     ) -> None:
-        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **habits)
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         self.connection = S3Connection(
             aws_access_key_id=aws_access_key_id,
             aws_secret_access_key=aws_secret_access_key,

@@ -1,8 +1,8 @@
-"""Glob patterns over keys, and directories read out of listings of keys. No I/O of its own.
+"""Glob patterns over keys, and directories derived from listings of keys. No I/O of its own.
 
 Clouds have no directories: ``a/b.txt`` implies ``a/``. Everything here derives them from a stream of objects in which
-the keys below one prefix come together, as they do in any sorted listing; a directory is then complete once it was
-left, and only the directories between the root and the current key are held in memory.
+the keys below one prefix are adjacent, as they are in any sorted listing. A directory is complete once the stream has
+left it, so that only the directories between the root and the current key are in memory.
 
 A pattern means what it means to `pathlib` of Python 3.13 on a case-sensitive file system with hidden files included.
 Names are matched as strings between slashes, the empty name too: ``*`` finds ``a//b``'s middle part.
@@ -53,17 +53,17 @@ class Pattern:
     directories_only: bool
     """The pattern ended with a slash."""
     literal_prefix: str
-    """What the key of every match, taken below the starting directory, begins with: ``sub/img_`` of ``sub/img_*``."""
+    """What every match's key below the starting directory begins with: ``sub/img_`` of ``sub/img_*``."""
     regex: re.Pattern[str]
-    """Matches keys below the starting directory, each with a ``/`` at its end whatever it names."""
+    """Matches keys below the starting directory, each with a ``/`` at its end."""
 
     @property
     def recursive(self) -> bool:
-        """Whether a match may lie at any depth, so that only a recursive listing finds them all."""
+        """Whether matches may be at any depth, so that only a recursive listing finds them all."""
         return "**" in self.parts
 
     def matches(self, relative: str, is_dir: bool) -> bool:
-        """Whether *relative*, a key below the starting directory, matches; ``""`` is that directory itself.
+        """Return whether *relative*, a key below the starting directory, matches; ``""`` is that directory itself.
 
         A directory may be written with its ``/`` or without; an unnamed one (``a//``) only with it.
         """
@@ -77,12 +77,12 @@ class Pattern:
         list_flat: Callable[[str], Iterable[ObjectInfo]],
         list_dir: Callable[[str], Iterable[ObjectInfo | Prefix]],
     ) -> Iterator[Match]:
-        """What matches below *base* (``""`` or ending with ``/``), while the listings arrive.
+        """Yield the matches below *base* (``""`` or ending with ``/``), while the listings arrive.
 
-        Both callables take a whole key prefix, which need not end at a slash: *list_flat* gives every object,
+        Both callables take a whole key prefix, which need not end at a slash: *list_flat* lists every object,
         *list_dir* one level. A recursive pattern costs one flat listing; any other one delimited listing of each
-        directory that a wildcard before the last component selects. A name that is an object and a directory comes
-        once, as the object, unless only directories were asked for.
+        directory that a wildcard before the last component selects. A name that is an object and a directory is
+        yielded once, as the object, unless the pattern is for directories only.
         """
         if self.recursive:
             return self._select_flat(base, list_flat)
@@ -92,7 +92,7 @@ class Pattern:
         matches, start = self.regex.match, len(base)
         entered = base
         root_due = matches("") is not None
-        # Objects given out whose key begins the current one: "x" waits here through "x-1" for a possible "x/y".
+        # Objects yielded whose key begins the current one: "x" is kept here through "x-1" for a possible "x/y".
         given: list[str] = []
         for info in list_flat(base + self.literal_prefix):
             if root_due:
@@ -115,7 +115,7 @@ class Pattern:
         self, prefix: str, depth: int, list_dir: Callable[[str], Iterable[ObjectInfo | Prefix]]
     ) -> Iterator[Match]:
         last = len(self.parts) - 1
-        # A directory that is named outright needs no listing to be found: nothing lies below one that does not exist.
+        # A literal component needs no listing: there is nothing below a directory that does not exist.
         while depth < last and _literal_start(self.parts[depth], self.case_sensitive) == self.parts[depth]:
             prefix += self.parts[depth] + "/"
             depth += 1
@@ -140,17 +140,18 @@ class Pattern:
 def compile_pattern(
     pattern: str | os.PathLike[str], case_sensitive: bool | None = None, *, anywhere: bool = False
 ) -> Pattern:
-    """Read a relative *pattern*; *anywhere* puts ``**/`` before it, as ``rglob`` does. Case counts by default.
+    """Compile a relative *pattern*; *anywhere* puts ``**/`` before it, as ``rglob`` does. Case counts by default.
 
-    Raises `CloudPathNotImplementedError` for a pattern that is absolute or climbs with ``..``, ValueError for an
-    empty one.
+    Raises:
+        CloudPathNotImplementedError: The pattern is absolute, or has a ``..``.
+        ValueError: The pattern is empty.
     """
     text = os.fspath(pattern)
     if text.startswith("/") or _SCHEME.match(text):
-        raise CloudPathNotImplementedError(f"{text!r} is absolute; a pattern is relative to its path")
+        raise CloudPathNotImplementedError(f"{text!r} is absolute: a pattern is relative to its path")
     parts = split_pattern(text)
     if ".." in parts:
-        raise CloudPathNotImplementedError(f"{text!r} climbs with '..'; start from .parent instead")
+        raise CloudPathNotImplementedError(f"{text!r} has a '..': start from .parent instead")
     directories_only = text.endswith(("/", "/."))
     if anywhere:
         directories_only = directories_only or not parts
@@ -161,7 +162,7 @@ def compile_pattern(
 
 
 def split_pattern(text: str) -> tuple[str, ...]:
-    """The components of *text* as `pathlib` reads them: no empty ones, no ``.``, and never ``**`` twice in a row."""
+    """Return the components of *text* as `pathlib` does: no empty ones, no ``.``, and never ``**`` twice in a row."""
     parts: list[str] = []
     for part in text.split("/"):
         if part not in ("", ".") and not (part == "**" and parts[-1:] == ["**"]):
@@ -171,23 +172,23 @@ def split_pattern(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=512)
 def compile_component(part: str, case_sensitive: bool = True) -> Callable[[str], re.Match[str] | None]:
-    """A function that tells whether one whole name matches *part*; ``**`` is ``*`` here."""
+    """Return a function that matches one whole name with *part*; ``**`` is ``*`` here."""
     return re.compile(_translate_component(part) + r"\Z", 0 if case_sensitive else re.IGNORECASE).match
 
 
 @lru_cache(maxsize=512)
 def compile_parts(parts: tuple[str, ...], case_sensitive: bool = True, *, itself: bool = True) -> re.Pattern[str]:
-    """A regular expression for names joined and ended by ``/``; ``**`` stands for any number of names.
+    """Return a regular expression for names joined and ended by ``/``; ``**`` matches any number of names.
 
-    With *itself*, ``a/**`` matches ``a/`` as ``glob`` has it; without, only what is below, as ``full_match`` has it.
+    With *itself*, ``a/**`` matches ``a/``, as in ``glob``; without, only what is below, as in ``full_match``.
     """
     pieces: list[str] = []
     deep = False
     run = ""
     for part in parts:
         if part == "**":
-            # The leftmost place where the names between two "**" fit is as good as any other: never try the rest.
-            # Backtracking into several "**" would take time exponential in their number.
+            # The leftmost place where the names between two "**" fit is as good as any other, so the rest is never
+            # tried: backtracking into several "**" would take time exponential in their number.
             pieces.append(f"(?>{_DEEP}?{run})" if deep else run)
             deep, run = True, ""
         else:
@@ -203,9 +204,9 @@ def compile_parts(parts: tuple[str, ...], case_sensitive: bool = True, *, itself
 def walk_tree(objects: Iterable[ObjectInfo], prefix: str, *, top_down: bool = True) -> Iterator[Visit]:
     """Walk the directories implied by *objects*, a flat listing of *prefix* (``""`` or ending with ``/``).
 
-    Bottom-up streams: a directory comes as soon as the listing has left it. Top-down must hold the whole listing,
-    because the last key may still be a file of the root; `walk_levels` is for trees too large for that. Nothing comes
-    of a listing without objects.
+    Bottom-up streams: it yields a directory as soon as the listing has left it. Top-down needs the whole listing in
+    memory, because the last key may still be a file of the root; `walk_levels` is for trees too large for that. A
+    listing without objects yields nothing.
     """
     visits = _leave_directories(objects, prefix)
     if not top_down:
@@ -222,7 +223,7 @@ def walk_tree(objects: Iterable[ObjectInfo], prefix: str, *, top_down: bool = Tr
 def walk_levels(
     list_dir: Callable[[str], Iterable[ObjectInfo | Prefix]], prefix: str, *, top_down: bool = True
 ) -> Iterator[Visit]:
-    """Walk with one delimited listing of each directory, so that a pruned one is never listed."""
+    """Walk by one delimited listing of each directory, so that a pruned one is never listed."""
     visit = Visit(prefix, [], {})
     for item in list_dir(prefix):
         name = item.key[len(prefix) :]
@@ -259,7 +260,7 @@ def _leave_directories(objects: Iterable[ObjectInfo], prefix: str) -> Iterator[V
 
 
 def _new_directories(old: str, new: str, start: int) -> Iterator[int]:
-    """Where the directories of *new* end that *old* is not in, from the outermost; both share *start* characters."""
+    """Yield where the directories of *new* end that *old* is not in, outermost first; both share *start* characters."""
     end = new.find("/", start) + 1
     while end:
         if not old.startswith(new[:end]):
@@ -281,7 +282,7 @@ def _compile(parts: tuple[str, ...], case_sensitive: bool, directories_only: boo
 
 
 def _literal_start(part: str, case_sensitive: bool) -> str:
-    """The characters that any name matching *part* begins with, exactly as they are."""
+    """Return the characters that every name matching *part* begins with."""
     magic = _MAGIC.search(part)
     start = part if magic is None else part[: magic.start()]
     if case_sensitive:
@@ -304,7 +305,7 @@ def _translate_component(part: str) -> str:
         elif char == "?":
             run += "[^/]"
         elif char == "[" and (end := _class_end(part, at)) > 0:
-            # A class such as [!a] or [+-9] must not reach over a slash.
+            # A class such as [!a] or [+-9] must not match a slash.
             run += "(?!/)" + fnmatch.translate(part[at - 1 : end])[_WRAP_START:-_WRAP_END]
             at = end
         else:
@@ -314,7 +315,7 @@ def _translate_component(part: str) -> str:
 
 
 def _class_end(part: str, at: int) -> int:
-    """Just past the ``]`` of the class whose first character is at *at*; 0 where the ``[`` is only a character."""
+    """Return the index after the ``]`` of the class whose first character is at *at*; 0 if ``[`` is a literal."""
     if part[at : at + 1] == "!":
         at += 1
     return part.find("]", at + 1) + 1

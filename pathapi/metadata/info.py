@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
-if TYPE_CHECKING:
-    from pathapi.metadata.head import AskingPath
+
+class _Questions(Protocol):
+    """What is asked of a path."""
+
+    def exists(self) -> bool: ...
+    def is_file(self) -> bool: ...
+    def is_dir(self) -> bool: ...
 
 
 class CloudPathInfo:
-    """Answers about one path, each asked for once; calling it returns it, for those who know `info` as a method."""
+    """Answers about one path, each requested once. Calling it returns it, as cloudpathlib's `info` is a method."""
 
     __slots__ = ("_answers", "_path")
 
-    def __init__(self, path: AskingPath) -> None:
+    def __init__(self, path: _Questions) -> None:
         self._path = path
         self._answers: dict[str, bool] = {}
 
@@ -38,5 +43,5 @@ class CloudPathInfo:
         return self._once("is_dir")
 
     def is_symlink(self) -> bool:
-        """Never: clouds have none."""
+        """Always False: object stores have no links."""
         return False

@@ -138,7 +138,7 @@ class Reader:
             failure = error
         # The store cannot take the bytes, or return those that it has: this read does without.
         uncached = pass_through_for(failure, self._cache)
-        stored = Reader(uncached, "off")._read(request, checked_cache=True)
+        stored = Reader(uncached, "off")._read(request, checked_cache=True)  # noqa: SLF001 (of another reader)
         uncached.warn()
         return stored
 

@@ -1,239 +1,227 @@
-"""A cloud path that is copied, moved, renamed and deleted, from one cloud to another or to and from this machine."""
+"""Choose how to copy, move, upload or delete: one object or a tree, on the server, through the store or to a file."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
-from casstore import copy_out
-from pathapi.backend import ABSENT, ObjectInfo, head_or_none
+from pathapi.backend import ABSENT, head_or_none
 from pathapi.client import forced
 from pathapi.exceptions import (
-    AnyPathTypeError,
-    ChecksumMismatchError,
-    CloudPathException,
+    CloudPathFileExistsError,
     CloudPathFileNotFoundError,
     CloudPathIsADirectoryError,
-    CloudPathLocalPathTraversalError,
+    CloudPathNotADirectoryError,
     CloudPathNotExistsError,
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
-from pathapi.freshness import ALWAYS, FreshnessArg
-from pathapi.registry import implementation_registry
-from pathapi.writing.opening import WritingPath
+from pathapi.location import Location
+from pathapi.metadata.head import explain_missing, has_children, head, is_dir, names_directory
+from pathapi.parallel.progress import ProgressCallback
+from pathapi.parallel.worker_pool import WorkerPool
+from pathapi.transfer import objects, trees
+from pathapi.transfer.local_files import HEAD_FROM, upload_file
+from pathapi.transfer.tree_items import Ignore
+from pathapi.transfer.trees import TreeOptions, shares_server
+from pathapi.writing.conditional_put import WriteBase
+from pathapi.writing.opening import require_object_name
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from casstore import Stored
-    from pathapi.writing.conditional_put import WriteBase
-
-ASK_FROM: Final = 8 << 20
-"""Bytes from which `upload_from` asks for the object before it uploads: to be refused after that many is dearer."""
-
-AnyTarget: TypeAlias = "str | os.PathLike[str] | MovingPath"
+Result = TypeVar("Result")
 
 
-class MovingPath(WritingPath):
-    """`CloudPath` as far as whole objects go: one at a time, each change bound to the versions that were seen."""
+# --- one object -------------------------------------------------------------------------------------------------------
 
-    __slots__ = ()
 
-    # --- deleting -----------------------------------------------------------------------------------------------------
-
-    def unlink(self, missing_ok: bool = True) -> None:
-        """Delete the object, if it still is the version seen; its entry goes too.
-
-        Raises IsADirectoryError, FileNotFoundError without *missing_ok*, `OverwriteNewerCloudError` where somebody has
-        written it meanwhile.
-        """
-        from pathapi.transfer.objects import delete, locked
-
-        uri = self.uri
-        at = self._target()
-        with locked(at):
-            listed = self._listed_info()
-            info = listed.info if listed is not None else head_or_none(at.backend, uri.key) if uri.key else None
-            if info is None:
-                if (listed is not None and listed.info is None) or self._has_children():
-                    raise CloudPathIsADirectoryError(f"{self._shown} is a directory; rmtree() removes those")
-                if not missing_ok:
-                    raise CloudPathFileNotFoundError(f"{self._shown} does not exist")
-                self.client.cache.record_delete(self._store_key())
-                return
-            try:
-                delete(at, info.validator)
-            except VersionMismatchError as error:
-                raise OverwriteNewerCloudError(
-                    f"{self._shown} was changed by somebody else; it was not deleted"
-                ) from error
-
-    # --- renaming -----------------------------------------------------------------------------------------------------
-
-    def rename(self, target: str | Self) -> Self:
-        """Give the object another name, in place of whatever has it; the path of the new name.
-
-        The target is never missing: it is copied over on the server, if it is what was seen there, and then the source
-        is deleted, if it still is what was copied. Raises TypeError for a path of another kind, FileNotFoundError,
-        IsADirectoryError, `OverwriteNewerCloudError`.
-        """
-        if isinstance(target, str):
-            target = self.client.CloudPath(target)
-        if type(target) is not type(self):
-            raise TypeError(f"{self!r} can be renamed to a {type(self).__name__}, not to {target!r}; use move()")
-        if not target.uri.key or target.uri.key.endswith("/"):
-            raise CloudPathIsADirectoryError(f"{target} names a directory: an object has a name after the last slash")
-        with self._explaining():
-            self._transfer(target, None, delete_source=True)
-        return target
-
-    def replace(self, target: str | Self) -> Self:
-        """The same as `rename`."""
-        return self.rename(target)
-
-    # --- copying and moving -------------------------------------------------------------------------------------------
-
-    def _any_path(self, target: AnyTarget) -> MovingPath | Path:
-        from pathlib import Path  # only for whoever names one
-
-        if isinstance(target, MovingPath):
-            return target
-        if isinstance(target, os.PathLike):
-            return Path(target)
-        if not isinstance(target, str):
-            raise AnyPathTypeError(f"a source or a target is a str or a path, not {type(target).__name__}")
-        if "://" not in target:
-            return Path(target)
-        path_class = implementation_registry.path_class(target)
-        made: MovingPath = path_class(target, client=self.client if path_class is type(self) else None)
-        return made
-
-    def _below(self, directory: AnyTarget) -> MovingPath | Path:
-        target = self._any_path(directory)
-        if not isinstance(target, MovingPath):
-            return target / self._local_name()
-        return target._at_key(target._listing_prefix + self.name)
-
-    def copy_to(self, target: MovingPath | Path, force: bool | None, *, delete_source: bool) -> MovingPath | Path:
-        """The object, to where *target* says. Raises CloudPathFileNotFoundError itself where there is none."""
-        if not isinstance(target, MovingPath):
-            return self._copy_to_local(target, delete_source=delete_source)
-        if not target.uri.key or target.uri.key.endswith("/"):
-            target = self._below(target)
-            assert isinstance(target, MovingPath)
-        self._transfer(target, force, delete_source=delete_source)
-        return target
-
-    def _transfer(self, target: MovingPath, force: bool | None, *, delete_source: bool) -> None:
-        """To another object. On the server where one can reach both."""
-        from pathapi.transfer.objects import copy, copy_through, rename
-
-        source, to = self._target(), target._target()
-        if source.key == to.key:
-            source.backend.head(source.object_key)  # nothing to do, if it is an object
+def unlink(location: Location, *, missing_ok: bool) -> None:
+    """Delete the object, if it still is the version seen. Raises as `CloudPath.unlink` does."""
+    with objects.locked(location):
+        listed, key = location.listed_info(), location.object_key
+        info = listed.info if listed is not None else head_or_none(location.backend, key) if key else None
+        if info is None:
+            if listed is not None or has_children(location):
+                raise CloudPathIsADirectoryError(f"{location.shown} is a directory; rmtree() removes those")
+            if not missing_ok:
+                raise CloudPathFileNotFoundError(f"{location.shown} does not exist")
+            location.client.cache.record_delete(location.key)
             return
-        over = target._target_condition(force)
-        if self._shares_a_server(target):
-            (rename if delete_source else copy)(source, to, self._listed_object(), over)
-            return
-        with self._open_version(delete_source=delete_source) as stored:
-            copy_through(source, to, stored, over, delete_source=delete_source)
-
-    def _shares_a_server(self, other: MovingPath) -> bool:
-        return self.client is other.client and self.uri.bucket == other.uri.bucket
-
-    # --- to this machine ----------------------------------------------------------------------------------------------
-
-    def _copy_to_local(self, target: Path, *, delete_source: bool) -> Path:
-        if target.is_dir():
-            target = target / self._local_name()
-        with self._open_version(delete_source=delete_source) as stored:
-            self._copy_out(stored, os.fspath(target), delete_source=delete_source)
-        return target
-
-    def _copy_out(self, stored: Stored, target: str, *, delete_source: bool) -> None:
-        """To the file *target*; where that *moves* it, the source is deleted once it is on the disk."""
-        from pathapi.transfer.objects import delete_moved, locked
-
-        copy_out(stored.descriptor, target, durable=delete_source)
-        if delete_source:
-            version = stored.validator
-            assert version is not None
-            if os.stat(target).st_size != stored.size:
-                raise ChecksumMismatchError(f"{target} has another size than {self._shown}, which was kept")
-            source = self._target()
-            with locked(source):
-                delete_moved(source, target, version)
-
-    def _local_name(self) -> str:
-        name = self.name
-        if name in ("", ".", "..") or os.path.basename(name) != name:
-            raise CloudPathLocalPathTraversalError(f"{self._shown} has a name that no file can have; name the target's")
-        return name
-
-    @contextmanager
-    def _open_version(self, freshness: FreshnessArg = None, *, delete_source: bool) -> Iterator[Stored]:
-        """One version's bytes; what *moves* is asked for now, whatever the policy."""
-        stored = (
-            self._open_identified(ALWAYS)
-            if delete_source
-            else self._read(self.client.reader.open, self._ask(freshness, None, None))
-        )
         try:
-            yield stored
-        finally:
-            os.close(stored.descriptor)
+            objects.delete(location, info.validator)
+        except VersionMismatchError as error:
+            raise OverwriteNewerCloudError(
+                f"{location.shown} was changed by somebody else; it was not deleted"
+            ) from error
 
-    # --- from this machine --------------------------------------------------------------------------------------------
 
-    def _upload(self, path: str, force: bool | None) -> None:
-        from pathapi.transfer.local_files import upload_file
-        from pathapi.transfer.objects import forced_of, locked
-        from pathapi.writing.conditional_put import WriteBase
+def rename(source: Location, target: Location) -> None:
+    """Move one object to *target*, replacing what is there. Raises as `CloudPath.rename` does."""
+    require_object_name(target)
+    with _explained(source):
+        _transfer_object(source, target, None, delete_source=True)
 
-        at = self._target()
-        over = self._target_condition(force)
-        with locked(at, forced=forced_of(at, over)):
-            if over.assumed and over.condition_version is ABSENT and os.stat(path).st_size >= ASK_FROM:
-                there = head_or_none(at.backend, self.uri.key)
-                over = WriteBase(ABSENT if there is None else there.validator)
-            upload_file(at, path, over)
 
-    # --- what is known ------------------------------------------------------------------------------------------------
+@contextmanager
+def _explained(source: Location) -> Iterator[None]:
+    """Say of a missing source whether it is a directory."""
+    listed = source.recall()
+    if not source.object_key or (listed is not None and listed.info is None):
+        raise _directory_error(source)
+    try:
+        yield
+    except CloudPathFileNotFoundError as error:
+        if type(error) is not CloudPathFileNotFoundError:
+            raise
+        if isinstance(explain_missing(source, error), CloudPathIsADirectoryError):
+            raise _directory_error(source) from error
+        raise CloudPathNotExistsError(str(error)) from error
 
-    def _target_condition(self, force: bool | None) -> WriteBase:
-        """What is at this path, to be replaced: as a listing said, else nothing; the cloud has the last word."""
-        from pathapi.writing.conditional_put import WriteBase
 
-        if forced(force, "TO_CLOUD"):
-            return WriteBase(None)
-        listed = self._listed_object()
-        return WriteBase(ABSENT if listed is None else listed.validator, assumed=True)
+def _directory_error(source: Location) -> CloudPathIsADirectoryError:
+    return CloudPathIsADirectoryError(
+        f"{source.shown} is a directory, and no server renames one; move() moves what is below"
+    )
 
-    def _listed_object(self) -> ObjectInfo | None:
-        listed = self._listed_info()
-        return None if listed is None else listed.info
 
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        """Say what a missing source is."""
-        listed = self._recall_listed()
-        if not self.uri.key or (listed is not None and listed.info is None):
-            raise self._directory_error()
+def _transfer_object(source: Location, target: Location, force: bool | None, *, delete_source: bool) -> None:
+    """Copy or move to another object; on the server, if it can reach both."""
+    if source.key == target.key:
+        source.backend.head(source.object_key)  # nothing to do, if it is an object
+        return
+    over = _target_base(target, force)
+    if shares_server(source, target):
+        act = objects.rename if delete_source else objects.copy
+        act(source, target, source.listed_object(), over)
+        return
+    with objects.open_version(source, delete_source=delete_source) as stored:
+        objects.copy_through(source, target, stored, over, delete_source=delete_source)
+
+
+def _target_base(target: Location, force: bool | None) -> WriteBase:
+    """Return what is at the target: what a listing said, else nothing; the server has the last word."""
+    if forced(force, "TO_CLOUD"):
+        return WriteBase(None)
+    listed = target.listed_object()
+    return WriteBase(ABSENT if listed is None else listed.validator, assumed=True)
+
+
+# --- an object or a tree ----------------------------------------------------------------------------------------------
+
+
+def transfer(
+    source: Location,
+    name: str,
+    target: Location | Path,
+    force: bool | None,
+    on_progress: ProgressCallback | None,
+    *,
+    delete_source: bool,
+) -> Location | Path:
+    """Copy or move the object or "directory" *source*; *name* is the last part of its path.
+
+    Returns where it is now: below a target that is a directory, an object keeps its name. Raises as `CloudPath.copy`.
+    """
+    missing = None
+    if not names_directory(source):
+        one = partial(_transfer_one, source, name, target, force, delete_source=delete_source)
         try:
-            yield
+            return _with_progress(source, one, on_progress)
         except CloudPathFileNotFoundError as error:
             if type(error) is not CloudPathFileNotFoundError:
                 raise
-            meant: CloudPathException = self._explain_missing(error)
-            if isinstance(meant, CloudPathIsADirectoryError):
-                raise self._directory_error() from error
-            raise CloudPathNotExistsError(str(error)) from error
+            missing = error
+    _transfer_tree(source, target, TreeOptions(delete_source, force, None, on_progress, missing))
+    return target
 
-    def _directory_error(self) -> CloudPathIsADirectoryError:
-        return CloudPathIsADirectoryError(
-            f"{self._shown} is a directory, and no server renames one; move() moves what is below"
-        )
+
+def copy_tree(
+    source: Location,
+    target: Location | Path,
+    force: bool | None,
+    ignore: Ignore | None,
+    on_progress: ProgressCallback | None,
+) -> None:
+    """Copy everything below *source* to below *target*. Raises as `CloudPath.copytree` does."""
+    try:
+        _transfer_tree(source, target, TreeOptions(False, force, ignore, on_progress))
+    except CloudPathNotExistsError:
+        if not source.object_key.endswith("/") and head(source) is not None:
+            raise CloudPathNotADirectoryError(
+                f"{source.shown} is an object, not a directory; copy() copies those"
+            ) from None
+        raise
+
+
+def _transfer_one(
+    source: Location, name: str, target: Location | Path, force: bool | None, *, delete_source: bool
+) -> Location | Path:
+    if isinstance(target, Location):
+        if not target.object_key or target.object_key.endswith("/"):
+            target = target.at(target.prefix + name)
+        _transfer_object(source, target, force, delete_source=delete_source)
+        return target
+    if target.is_dir():
+        target = target / source.file_name(name)
+    with objects.open_version(source, delete_source=delete_source) as stored:
+        objects.copy_to_local(source, stored, os.fspath(target), delete_source=delete_source)
+    return target
+
+
+def _transfer_tree(source: Location, target: Location | Path, options: TreeOptions) -> None:
+    if not isinstance(target, Location):
+        trees.download(source, os.fspath(target), options)
+        return
+    if target.object_key and not target.object_key.endswith("/") and head(target) is not None:
+        raise CloudPathFileExistsError(f"{target.shown} is an object, where the directory {source.shown} was to go")
+    trees.copy_tree(source, target, options)
+
+
+def _with_progress(source: Location, act: Callable[[], Result], on_progress: ProgressCallback | None) -> Result:
+    """Call *act*, which transfers one object, and report its progress."""
+    if on_progress is None:
+        return act()
+    results: list[Result] = []
+
+    def one(_: int) -> bool:
+        results.append(act())
+        return False
+
+    def size_of(_: int) -> int:
+        return _known_size(source) if results else 0
+
+    WorkerPool(one, size_of, on_progress, downloads=source.client.cache.underway).run([0])
+    return results[0]
+
+
+def _known_size(location: Location) -> int:
+    listed = location.recall()
+    if listed is not None and listed.info is not None:
+        return listed.info.size
+    entry = location.client.cache.lookup(location.key)
+    return 0 if entry is None else entry.size
+
+
+# --- from this machine ------------------------------------------------------------------------------------------------
+
+
+def upload(target: Location, source: Path, force: bool | None, on_progress: ProgressCallback | None) -> Location:
+    """Upload a file, or all files below a directory; return where. Raises as `CloudPath.upload_from` does."""
+    if source.is_dir():
+        trees.upload(target, os.fspath(source), TreeOptions(force=force, on_progress=on_progress))
+        return target
+    if not target.object_key or target.object_key.endswith("/") or is_dir(target):
+        target = target.at(target.prefix + source.name)
+    _with_progress(target, partial(_upload_one, target, os.fspath(source), force), on_progress)
+    return target
+
+
+def _upload_one(target: Location, path: str, force: bool | None) -> None:
+    over = _target_base(target, force)
+    with objects.locked(target, forced=objects.forced_of(target, over)):
+        if over.assumed and over.condition_version is ABSENT and os.stat(path).st_size >= HEAD_FROM:
+            there = head_or_none(target.backend, target.object_key)
+            over = WriteBase(ABSENT if there is None else there.validator)
+        upload_file(target, path, over)

@@ -14,19 +14,24 @@ from pathapi.location import Location
 from pathapi.transfer.objects import upload
 from pathapi.writing.conditional_put import WriteBase, matches_checksum
 
+HEAD_FROM: Final = 8 << 20
+"""Bytes from which a target is looked up before it is uploaded to: a refusal after that many costs more."""
+
 _OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def upload_file(target: Location, path: str, base: WriteBase) -> None:
-    """Upload the file at *path* as it was at one moment; for whoever has the target's write lock.
+    """Upload the file at *path* as it was at one moment. The caller has the target's write lock.
 
-    Raises StaleReadError where somebody wrote to it meanwhile, and what writing does.
+    Raises:
+        StaleReadError: The file was written to in the meantime.
+        Whatever writing raises.
     """
     descriptor = os.open(path, _OPEN_FLAGS)  # not blocking: a pipe would wait for its writer
     try:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
-            raise ValueError(f"{path} is no regular file; only those and directories are uploaded")
+            raise ValueError(f"{path} is not a regular file; only regular files and directories are uploaded")
 
         def check() -> None:
             after = os.fstat(descriptor)
@@ -39,8 +44,9 @@ def upload_file(target: Location, path: str, base: WriteBase) -> None:
 
 
 def has_arrived(target: Location, path: str, there: ObjectInfo) -> bool:
-    """Whether the object that is *there* has the bytes of the file at *path*: by what the store holds of that very
-    version, else by a hash that the provider states. Reads nothing from the cloud.
+    """Return whether the object *there* has the bytes of the file at *path*; downloads nothing.
+
+    The store's entry of that very version tells, else a hash that the server states.
     """
     descriptor = os.open(path, _OPEN_FLAGS)
     try:
@@ -62,7 +68,7 @@ def has_arrived(target: Location, path: str, there: ObjectInfo) -> bool:
 
 
 def files_below(directory: str) -> Iterator[tuple[str, str]]:
-    """The regular files below *directory*, links followed, as paths and as names from there with slashes."""
+    """List the regular files below *directory*, links followed: each path, and the name from there with slashes."""
     yield from _files_below(directory, "", frozenset())
 
 

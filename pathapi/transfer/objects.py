@@ -1,7 +1,7 @@
 """Changing what is at a URI other than by writing a file: copying, renaming, deleting; one object at a time.
 
     write locks of what changes -> the version of the source -> copy, if the target is as known
-        -> target's entry -> delete, if the source still is that version -> the source's entry goes
+        -> target's entry -> delete, if the source still is that version -> the source's entry is deleted
 
 A crash between any two steps leaves the bytes at the source, at the target, or at both; never at neither. An entry of
 before the crash is old, not wrong: the freshness policy decides about it as about any other.
@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from casstore import Entry, Stored, Validator, full_disk
+from casstore import Entry, Stored, Validator, copy_out, full_disk
 from pathapi.backend import ABSENT, Absent, ObjectInfo, head_or_none
 from pathapi.exceptions import (
     ChecksumMismatchError,
@@ -27,23 +27,25 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
+from pathapi.freshness import ALWAYS, FreshnessArg
 from pathapi.location import Location
 from pathapi.writing.commit import commit_upload, stage
 from pathapi.writing.conditional_put import WriteBase, warn_of_conditions
+from pathapi.writing.opening import ReadOptions, open_blob, open_identified
 from pathapi.writing.pending import acquire_write_lock
 
 TRIES: Final = 4
-"""Copies that are asked for before objects that keep changing are an error."""
+"""Copies that are requested before objects that keep changing are an error."""
 
 _SLASHES: Final = re.compile(r"[/\\]+")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceVersion:
-    """A version of the source; *guessed* says that only a listing knows it, and is looked up if the cloud disagrees."""
+    """A version of the source. *assumed* says that only a listing names it: it is looked up if the server disagrees."""
 
     info: ObjectInfo
-    guessed: bool = False
+    assumed: bool = False
 
     @property
     def version(self) -> Validator:
@@ -53,8 +55,9 @@ class SourceVersion:
 
 @contextmanager
 def locked(*changes: Location, forced: Location | None = None) -> Iterator[None]:
-    """Hold the write locks of several URIs, taken in one order by everybody, so that nobody waits in a circle; *forced*
-    is the one of them that is overwritten by force.
+    """Acquire the write locks of several URIs, always in one order, so that no two processes wait for each other.
+
+    *forced* is the location that is overwritten by force.
     """
     in_order = {(at.client.cache.root, at.key.encoded): at for at in changes}
     with ExitStack() as stack:
@@ -64,25 +67,35 @@ def locked(*changes: Location, forced: Location | None = None) -> Iterator[None]
 
 
 def forced_of(target: Location, over: WriteBase) -> Location | None:
-    """*target*, if it is to be overwritten whatever it is: what `locked` wants to know."""
+    """Return *target* if it is overwritten whatever it is: for `locked`."""
     return target if over.condition_version is None else None
 
 
 def source_version(source: Location, listed: ObjectInfo | None) -> SourceVersion:
-    """The version of the source: what a listing said, else one HEAD. Raises CloudPathFileNotFoundError."""
-    return (
-        SourceVersion(source.backend.head(source.object_key)) if listed is None else SourceVersion(listed, guessed=True)
-    )
+    """Return what a listing said of the source, else what a HEAD says. Raises CloudPathFileNotFoundError."""
+    return SourceVersion(listed, assumed=True) if listed else SourceVersion(source.backend.head(source.object_key))
+
+
+@contextmanager
+def open_version(source: Location, freshness: FreshnessArg = None, *, delete_source: bool) -> Iterator[Stored]:
+    """Open the bytes of one version. A source that is to be deleted is requested now, whatever the policy."""
+    stored = open_identified(source, ALWAYS) if delete_source else open_blob(source, ReadOptions(freshness))
+    try:
+        yield stored
+    finally:
+        os.close(stored.descriptor)
 
 
 # --- deleting ---------------------------------------------------------------------------------------------------------
 
 
 def delete(at: Location, version: Validator) -> None:
-    """Delete the object if it still is *version*, and then its entry; for whoever has its write lock.
+    """Delete the object if it still is *version*, and then its entry. The caller has the write lock.
 
-    An object that is gone already is no error: this request may have been sent twice, its first answer lost. Raises
-    VersionMismatchError where it is another one by now, which stays.
+    An object that is absent is no error: the request may have been sent twice, and its first response lost.
+
+    Raises:
+        VersionMismatchError: The object is another version; it stays.
     """
     try:
         _delete(at, version)
@@ -116,24 +129,26 @@ def _delete(at: Location, version: Validator) -> None:
 def copy_on_server(
     source: Location, target: Location, seen: SourceVersion, over: WriteBase
 ) -> tuple[ObjectInfo, SourceVersion]:
-    """Copy inside one bucket, over what *over* says is at the target, and make it the entry; what the target is now,
-    and which version of the source that is. For whoever has the target's write lock.
+    """Copy inside one bucket, over what *over* says is at the target, and make it the entry.
 
-    An *over* that is guessed is looked up once, if the cloud disagrees. Raises OverwriteNewerCloudError where somebody
-    else changes the target after that: it is left alone.
+    Returns what the target is now, and the version of the source that it is. The caller has the target's write lock.
+    If the server disagrees with an *over* that is assumed, it is looked up once.
+
+    Raises:
+        OverwriteNewerCloudError: The target changed after that; it stays.
     """
     cache = target.client.cache
     noted, moment = cache.snapshot(target.key), cache.now()
     try:
         info, seen = _copy(source, target, seen, over)
     except CloudUnavailableError:
-        cache.record_delete(target.key)  # nobody knows which one it is now
+        cache.record_delete(target.key)  # its version is unknown now
         raise
     finally:
         target.forget_listed()
     held = _open_held(source, seen.version)
     if held is None:
-        # What may be held of the target is the version of before.
+        # An entry of the target would be the version of before.
         cache.record_delete(target.key)
     else:
         entry, descriptor = held
@@ -145,7 +160,7 @@ def copy_on_server(
 
 
 def _open_held(source: Location, version: Validator) -> tuple[Entry, int] | None:
-    """The entry and the open blob of that very version of the source, if the store has it."""
+    """Return the entry and the open blob of that version of the source, if the store has them."""
     cache = source.client.cache
     entry = cache.lookup(source.key)
     if entry is None or not entry.validator.same_version(version) or entry.validator.racy or version.racy:
@@ -156,7 +171,7 @@ def _open_held(source: Location, version: Validator) -> tuple[Entry, int] | None
 
 def _copy(source: Location, target: Location, seen: SourceVersion, over: WriteBase) -> tuple[ObjectInfo, SourceVersion]:
     backend, target_key = source.backend, target.object_key
-    expect, guessed = over.condition_version, over.assumed
+    expect, assumed = over.condition_version, over.assumed
     if source.client.conditional_writes == "off":
         expect = None
     for attempt in range(TRIES):
@@ -165,24 +180,24 @@ def _copy(source: Location, target: Location, seen: SourceVersion, over: WriteBa
         except VersionMismatchError as error:
             now = head_or_none(backend, target_key) if expect is not None else None
             if attempt and now is not None and checksums_agree(now, seen.info):
-                return now, seen  # done, and the answer lost
+                return now, seen  # copied, and the response lost
             state = ABSENT if now is None else now.validator
             if expect is None or _is_same(state, expect):
                 # So it was the source.
                 seen = SourceVersion(backend.head(source.object_key))
-            elif guessed:
-                expect, guessed = state, False
-                seen = SourceVersion(backend.head(source.object_key)) if seen.guessed else seen
+            elif assumed:
+                expect, assumed = state, False
+                seen = SourceVersion(backend.head(source.object_key)) if seen.assumed else seen
             else:
                 raise OverwriteNewerCloudError(
-                    f"{target} was changed by somebody else while {source} was being copied there; nothing was "
-                    "changed. Look at it and try again, or pass force_overwrite_to_cloud=True"
+                    f"{target} was changed while {source} was being copied there; nothing was changed. Look at it and "
+                    "try again, or pass force_overwrite_to_cloud=True"
                 ) from error
         except CloudPathNotImplementedError as error:
             if expect is None or source.client.conditional_writes == "require":
                 raise
             now = head_or_none(backend, target_key)
-            if not guessed and not _is_same(ABSENT if now is None else now.validator, expect):
+            if not assumed and not _is_same(ABSENT if now is None else now.validator, expect):
                 raise OverwriteNewerCloudError(f"{target} was changed by somebody else; nothing was changed") from error
             warn_of_conditions(source)
             expect = None
@@ -196,19 +211,19 @@ def _is_same(one: Validator | Absent, other: Validator | Absent) -> bool:
 
 
 def checksums_agree(one: ObjectInfo, other: ObjectInfo) -> bool:
-    """Whether what the provider states of both says that they are the same bytes."""
-    stated = {checksum.kind: checksum.value for checksum in other.checksums}
-    return one.size == other.size and any(stated.get(item.kind) == item.value for item in one.checksums)
+    """Return whether the server's checksums say that both are the same bytes."""
+    known = {checksum.kind: checksum.value for checksum in other.checksums}
+    return one.size == other.size and any(known.get(item.kind) == item.value for item in one.checksums)
 
 
 def _require_good(target: Location, copied: ObjectInfo, source: ObjectInfo) -> None:
-    """Raise unless the copy is known to be whole: by a checksum, else by the size that the server states of it."""
+    """Raise unless the copy is known to be complete: by a checksum, else by its size."""
     if checksums_agree(copied, source):
         return
-    stated = {checksum.kind: checksum.value for checksum in source.checksums if checksum.kind != "etag-md5"}
-    if any(stated.get(item.kind, item.value) != item.value for item in copied.checksums):
+    known = {checksum.kind: checksum.value for checksum in source.checksums if checksum.kind != "etag-md5"}
+    if any(known.get(item.kind, item.value) != item.value for item in copied.checksums):
         raise ChecksumMismatchError(f"the copy at {target} has another checksum than the original, which was kept")
-    # The answer to a copy does not say the size.
+    # The response to a copy has no size.
     if target.backend.head(target.object_key).size != source.size:
         raise ChecksumMismatchError(f"the copy at {target} has another size than the original, which was kept")
 
@@ -219,8 +234,8 @@ def _require_good(target: Location, copied: ObjectInfo, source: ObjectInfo) -> N
 def upload(target: Location, source: int, base: WriteBase, check: Callable[[], object] | None = None) -> None:
     """Upload a private copy of the open file *source* under the rules of writing, and make it the entry.
 
-    *check* is called once the copy is made, and may raise. For whoever has the target's write lock. What fails leaves
-    nothing pending: the bytes are still where they came from.
+    *check* is called once the copy is made, and may raise. The caller has the target's write lock. A failure leaves
+    nothing pending: the bytes are still at the source.
     """
     cache = target.client.cache
     noted, staging = cache.snapshot(target.key), stage(cache)
@@ -236,6 +251,18 @@ def upload(target: Location, source: int, base: WriteBase, check: Callable[[], o
         raise
 
 
+def copy_to_local(source: Location, stored: Stored, target: str, *, delete_source: bool) -> None:
+    """Copy what was read of the source to the file *target*; with *delete_source*, delete it once that is durable."""
+    copy_out(stored.descriptor, target, durable=delete_source)
+    if delete_source:
+        version = stored.validator
+        assert version is not None
+        if os.stat(target).st_size != stored.size:
+            raise ChecksumMismatchError(f"{target} has another size than {source.shown}, which was kept")
+        with locked(source):
+            delete_moved(source, target, version)
+
+
 # --- moving -----------------------------------------------------------------------------------------------------------
 
 
@@ -246,23 +273,25 @@ def copy(source: Location, target: Location, listed: ObjectInfo | None, over: Wr
 
 
 def rename(source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase) -> None:
-    """Copy on the server, then delete the very version that was copied; the target is never missing.
+    """Copy on the server, then delete the very version that was copied; the target always exists.
 
-    Raises CloudPathFileNotFoundError, and OverwriteNewerCloudError where the target was changed meanwhile (nothing is
-    done then) or the source was (it stays then, beside the copy of the version before).
+    Raises:
+        CloudPathFileNotFoundError: There is no such object.
+        OverwriteNewerCloudError: The target changed, and nothing was done; or the source changed, and stays beside
+            the copy of the version before.
     """
     with locked(source, target, forced=forced_of(target, over)):
-        twin = _alias_check(source, target)
-        seen = source_version(source, listed if twin is None else None)
-        _refuse_same_object(source, target, twin, seen.version)
-        copied, seen = copy_on_server(source, target, seen, twin or over)
-        _refuse_same_object(source, target, twin, seen.version)
+        alias = _alias_check(source, target)
+        seen = source_version(source, listed if alias is None else None)
+        _refuse_same_object(source, target, alias, seen.version)
+        copied, seen = copy_on_server(source, target, seen, alias or over)
+        _refuse_same_object(source, target, alias, seen.version)
         _require_good(target, copied, seen.info)
         delete_moved(source, str(target), seen.version)
 
 
 def copy_through(source: Location, target: Location, stored: Stored, over: WriteBase, *, delete_source: bool) -> None:
-    """Upload what was read of the source, and, if it *moves*, delete the version that was read."""
+    """Upload what was read of the source; with *delete_source*, delete the version that was read."""
     version = stored.validator
     assert version is not None
     if not delete_source:
@@ -270,14 +299,14 @@ def copy_through(source: Location, target: Location, stored: Stored, over: Write
             upload(target, stored.descriptor, over)
         return
     with locked(source, target, forced=forced_of(target, over)):
-        twin = _alias_check(source, target)
-        _refuse_same_object(source, target, twin, version)
-        upload(target, stored.descriptor, twin or over)
+        alias = _alias_check(source, target)
+        _refuse_same_object(source, target, alias, version)
+        upload(target, stored.descriptor, alias or over)
         delete_moved(source, str(target), version)
 
 
 def delete_moved(source: Location, target: str, version: Validator) -> None:
-    """Delete the source of a copy that is known good. Raises OverwriteNewerCloudError where it is newer than that."""
+    """Delete the source of a copy that is known to be complete. Raises OverwriteNewerCloudError if it is newer."""
     try:
         delete(source, version)
     except VersionMismatchError as error:
@@ -288,7 +317,7 @@ def delete_moved(source: Location, target: str, version: Validator) -> None:
 
 
 def _alias_check(source: Location, target: Location) -> WriteBase | None:
-    """What is at a target that may be the source under another name; None where it cannot be.
+    """Return what is at a target that may be the source under another name; None if it cannot be.
 
     Some servers take ``a//b`` for ``a/b``, a backslash for a slash, or one case for the other; and one server may have
     two endpoints. Deleting the source of such a copy would delete the only one.
@@ -296,16 +325,13 @@ def _alias_check(source: Location, target: Location) -> WriteBase | None:
     if _plain(source) != _plain(target):
         return None
     there = head_or_none(target.backend, target.object_key)
-    # Not guessed: the copy that succeeds has met both versions in one moment, so that comparing them is enough.
+    # Not assumed: a copy that succeeds has met both versions in one moment, so that comparing them is enough.
     return WriteBase(ABSENT if there is None else there.validator)
 
 
-def _refuse_same_object(source: Location, target: Location, twin: WriteBase | None, version: Validator) -> None:
-    if (
-        twin is not None
-        and isinstance(twin.condition_version, Validator)
-        and twin.condition_version.same_version(version)
-    ):
+def _refuse_same_object(source: Location, target: Location, alias: WriteBase | None, version: Validator) -> None:
+    there = None if alias is None else alias.condition_version
+    if isinstance(there, Validator) and there.same_version(version):
         raise CloudPathFileExistsError(
             f"{target} exists with the very version of {source}: the server may take both names for one object, so "
             "nothing was moved. Delete one of them with unlink() if they are two"

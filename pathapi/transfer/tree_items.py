@@ -7,19 +7,18 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from pathapi.backend import ObjectInfo
 from pathapi.exceptions import CloudPathLocalPathTraversalError, CloudPathNotExistsError
-
-if TYPE_CHECKING:
-    from pathapi.transfer.dispatch import MovingPath
+from pathapi.location import Location
+from pathapi.metadata.listing import list_objects
 
 Ignore: TypeAlias = Callable[[str, list[str]], Iterable[str]]
-"""As `shutil.copytree` takes it: of a directory, without its scheme, and the names in it, which to leave out."""
+"""As `shutil.copytree` takes it: given a directory, without its scheme, and the names in it, returns those to skip."""
 
 NAME_BYTES: Final = 255
-"""What a file's name has at most on all file systems of Linux and macOS."""
+"""The longest name of a file, on all file systems of Linux and macOS."""
 
 _FOLDS: Final = sys.platform in ("darwin", "win32")
 """Whether two names that differ in case or in the form of an accent are one file's."""
@@ -31,7 +30,7 @@ class TreeItem:
 
     name: str
     info: ObjectInfo
-    path: MovingPath
+    location: Location
 
     @property
     def is_marker(self) -> bool:
@@ -39,33 +38,31 @@ class TreeItem:
         return not self.info.is_named_only and not self.info.size and (not self.name or self.name.endswith("/"))
 
 
-def list_items(root: MovingPath, missing: Exception | None = None) -> Iterator[TreeItem]:
-    """All objects below *root*. Raises CloudPathNotExistsError, because of *missing*, where there are none."""
-    prefix = root._listing_prefix
-    is_empty = True
-    for item, listed in root._list(prefix, delimited=False):
-        if isinstance(item, ObjectInfo):
-            is_empty = False
-            yield TreeItem(item.key[len(prefix) :], item, root._child(item.key, listed))
+def list_items(root: Location, missing: Exception | None = None) -> Iterator[TreeItem]:
+    """List all objects below *root*. Raises CloudPathNotExistsError, because of *missing*, if there are none."""
+    start, is_empty = len(root.prefix), True
+    for info, listed in list_objects(root):
+        is_empty = False
+        yield TreeItem(info.key[start:], info, root.at(info.key, listed))
     if is_empty:
-        raise CloudPathNotExistsError(f"{root.uri.shown} does not exist, nor anything below it") from missing
+        raise CloudPathNotExistsError(f"{root.shown} does not exist, nor anything below it") from missing
 
 
-def filter_ignored(root: MovingPath, leaves: Sequence[TreeItem], ignore: Ignore) -> list[TreeItem]:
-    """What *ignore* does not name; it is asked about each directory that is not left out itself."""
+def filter_ignored(root: Location, items: Sequence[TreeItem], ignore: Ignore) -> list[TreeItem]:
+    """Return what *ignore* does not name; it is called for each directory that is not ignored itself."""
     names: dict[str, dict[str, None]] = {"": {}}
-    for leaf in leaves:
+    for item in items:
         above = ""
-        for part in leaf.name.removesuffix("/").split("/") if leaf.name else ():
+        for part in item.name.removesuffix("/").split("/") if item.name else ():
             names.setdefault(above, {})[part] = None
             above += part + "/"
     out: set[str] = set()
     for above in sorted(names, key=lambda name: name.count("/")):
         if not _is_within(above, out):
-            at = root if not above else root._at_prefix(root._listing_prefix + above)
-            for name in ignore(at._no_prefix_no_drive, list(names[above])):
+            directory = (root.prefix + above).removesuffix("/") if above else root.object_key
+            for name in ignore(f"/{directory}", list(names[above])):
                 out.add(above + name)
-    return [leaf for leaf in leaves if not _is_within(leaf.name, out)]
+    return [item for item in items if not _is_within(item.name, out)]
 
 
 def _is_within(name: str, out: set[str]) -> bool:
@@ -77,38 +74,38 @@ def _is_within(name: str, out: set[str]) -> bool:
     return name in out
 
 
-def check_names(leaves: Iterable[TreeItem]) -> None:
-    """Raise CloudPathLocalPathTraversalError, which names the key, unless every object can be a file, or for a marker a
-    directory, of its own below one directory.
+def check_names(items: Iterable[TreeItem]) -> None:
+    """Raise unless every object can be a file, and every marker a directory, of its own below one directory.
+
+    Raises:
+        CloudPathLocalPathTraversalError: It names the key.
     """
     files: dict[str, TreeItem] = {}
     directories: dict[str, TreeItem] = {}
-    for leaf in leaves:
-        parts = leaf.name.split("/")
-        if leaf.is_marker:
+    for item in items:
+        parts = item.name.split("/")
+        if item.is_marker:
             parts.pop()  # the directory itself
         problem = _problem_of(parts)
         if problem is not None:
-            raise CloudPathLocalPathTraversalError(
-                f"{leaf.path.uri.shown} was not downloaded, nor anything else: {problem}"
-            )
+            raise CloudPathLocalPathTraversalError(f"{item.location.shown}: nothing was downloaded: {problem}")
         above = ""
-        for part in parts if leaf.is_marker else parts[:-1]:
+        for part in parts if item.is_marker else parts[:-1]:
             above += _folded(part) + "/"
-            directories.setdefault(above, leaf)
-        if not leaf.is_marker:
-            name = _folded(leaf.name) + "/"
+            directories.setdefault(above, item)
+        if not item.is_marker:
+            name = _folded(item.name) + "/"
             if name in files:
-                raise _two(files[name], leaf, "files of one name here")
-            files[name] = leaf
-    for name, leaf in files.items():
+                raise _two(files[name], item, "files of one name here")
+            files[name] = item
+    for name, item in files.items():
         if name in directories:
-            raise _two(leaf, directories[name], "a file and a directory of one name")
+            raise _two(item, directories[name], "a file and a directory of one name")
 
 
 def _two(one: TreeItem, other: TreeItem, what: str) -> CloudPathLocalPathTraversalError:
     return CloudPathLocalPathTraversalError(
-        f"{one.path.uri.shown} and {other.path.uri.shown} would be {what}; nothing was downloaded. "
+        f"{one.location.shown} and {other.location.shown} would be {what}; nothing was downloaded. "
         "Download them by themselves"
     )
 
@@ -124,13 +121,13 @@ def _problem_of(parts: Sequence[str]) -> str | None:
         if not part:
             return "its key starts or ends with a slash, or has two in a row, and no file's path does"
         if "\0" in part:
-            return "no file's name holds a NUL"
+            return "its key has a NUL, which no file's name can"
         if os.name == "nt" and any(character in part for character in '\\:*?"<>|'):
-            return f"{part!r} is no name for a file here"
+            return f"{part!r} cannot be a file's name on Windows"
         try:
             size = len(os.fsencode(part))
         except UnicodeEncodeError:
-            return "its key holds half a character, which no file's name can"
+            return "its key has half a character, which no file's name can"
         if size > NAME_BYTES:
-            return f"a part of its key has {size} bytes, and the name of a file {NAME_BYTES}"
+            return f"a part of its key has {size} bytes, and a file's name at most {NAME_BYTES}"
     return None

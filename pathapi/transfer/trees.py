@@ -1,8 +1,8 @@
-"""Whole trees on their way: to this machine, from it, and from one place in a cloud to another.
+"""Whole trees on their way: to this machine, from it, and from one prefix to another.
 
-Every file is a transfer of its own, as safe as that of one object, so that a tree may be left at any moment: what is
-there is whole, and the same call goes on. What it finds done it leaves; what it moves is gone from the source only
-once its copy is good.
+Every file is a transfer of its own, as safe as that of one object, so that a call may end at any moment: every file
+that exists is complete, and the same call resumes. Files that are there are skipped; a move deletes an object only once
+its copy is known to be complete.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from casstore import make_directories, same_bytes
@@ -23,11 +23,21 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.location import Location
+from pathapi.metadata.listing import as_listed
 from pathapi.parallel.progress import ProgressCallback
 from pathapi.parallel.worker_pool import WorkerPool
-from pathapi.transfer.dispatch import ASK_FROM, MovingPath
-from pathapi.transfer.local_files import files_below, has_arrived, upload_file
-from pathapi.transfer.objects import checksums_agree, copy, copy_through, delete_moved, forced_of, locked, rename
+from pathapi.transfer.local_files import HEAD_FROM, files_below, has_arrived, upload_file
+from pathapi.transfer.objects import (
+    checksums_agree,
+    copy,
+    copy_through,
+    copy_to_local,
+    delete_moved,
+    forced_of,
+    locked,
+    open_version,
+    rename,
+)
 from pathapi.transfer.tree_items import Ignore, TreeItem, check_names, filter_ignored, list_items
 from pathapi.writing.commit import stage
 from pathapi.writing.conditional_put import WriteBase, conditional_put, matches_checksum, warn_of_conditions
@@ -35,7 +45,7 @@ from pathapi.writing.conditional_put import WriteBase, conditional_put, matches_
 
 @dataclass(frozen=True, slots=True)
 class TreeOptions:
-    """How a tree is to be transferred; *missing* is the error that there is no object of its very name."""
+    """How to transfer a tree, or an object; *missing* is the error that there is no object of its name."""
 
     delete_source: bool = False
     force: bool | None = None
@@ -43,50 +53,58 @@ class TreeOptions:
     on_progress: ProgressCallback | None = None
     missing: Exception | None = None
 
+    def items(self, root: Location) -> Iterable[TreeItem]:
+        """List what is to be transferred. Raises CloudPathNotExistsError."""
+        items = list_items(root, self.missing)
+        return items if self.ignore is None else filter_ignored(root, list(items), self.ignore)
 
-def _size_of(leaf: TreeItem) -> int:
-    return leaf.info.size
+
+def _size_of(item: TreeItem) -> int:
+    return item.info.size
 
 
 # --- to this machine --------------------------------------------------------------------------------------------------
 
 
-def download(root: MovingPath, destination: str, order: TreeOptions) -> None:
-    """All files below *root* to below the directory *destination*, which is made. Raises CloudPathNotExistsError,
-    CloudPathLocalPathTraversalError and CloudPathFileExistsError before anything is written.
+def download(root: Location, destination: str, options: TreeOptions) -> None:
+    """Download all files below *root* to below the directory *destination*, which is created.
+
+    Raises, before anything is written:
+        CloudPathNotExistsError: There is nothing below *root*.
+        CloudPathLocalPathTraversalError: A key cannot be a file there.
+        CloudPathFileExistsError: *destination* is a file.
     """
-    leaves = list(list_items(root, order.missing))
-    if order.ignore is not None:
-        leaves = filter_ignored(root, leaves, order.ignore)
-    check_names(leaves)
+    items = list(options.items(root))
+    check_names(items)
     if os.path.lexists(destination) and not os.path.isdir(destination):
-        raise CloudPathFileExistsError(f"{destination} is a file, where the directory {root.uri.shown} was to go")
-    make_directories(destination, durable=order.delete_source)
+        raise CloudPathFileExistsError(f"{destination} is a file, where the directory {root.shown} was to go")
+    make_directories(destination, durable=options.delete_source)
 
-    def one(leaf: TreeItem) -> bool:
-        return _download_item(leaf, os.path.join(destination, *leaf.name.split("/")), delete_source=order.delete_source)
+    def one(item: TreeItem) -> bool:
+        target = os.path.join(destination, *item.name.split("/"))
+        return _download_item(item, target, delete_source=options.delete_source)
 
-    WorkerPool(one, _size_of, order.on_progress, downloads=root.client.cache.underway).run(leaves)
+    WorkerPool(one, _size_of, options.on_progress, downloads=root.client.cache.underway).run(items)
 
 
-def _download_item(leaf: TreeItem, target: str, *, delete_source: bool) -> bool:
-    if leaf.is_marker:
+def _download_item(item: TreeItem, target: str, *, delete_source: bool) -> bool:
+    source = item.location
+    if item.is_marker:
         make_directories(target.rstrip(os.sep) or os.sep, durable=delete_source)
         if delete_source:
-            source = leaf.path._target()
             with locked(source):
-                delete_moved(source, target, leaf.info.validator)
+                delete_moved(source, target, item.info.validator)
         return False
     make_directories(os.path.dirname(target), durable=delete_source)
     there = _open_file(target)
     try:
-        is_of_size = there is not None and os.fstat(there).st_size == leaf.info.size
-        if there is not None and is_of_size and not delete_source and matches_checksum(leaf.info, there):
+        may_be_same = there is not None and not delete_source and os.fstat(there).st_size == item.info.size
+        if there is not None and may_be_same and matches_checksum(item.info, there):
             return True
-        with leaf.path._open_version(leaf.path._as_listed(), delete_source=delete_source) as stored:
-            if there is not None and is_of_size and not delete_source and same_bytes(there, stored.descriptor):
+        with open_version(source, as_listed(source), delete_source=delete_source) as stored:
+            if there is not None and may_be_same and same_bytes(there, stored.descriptor):
                 return True
-            leaf.path._copy_out(stored, target, delete_source=delete_source)
+            copy_to_local(source, stored, target, delete_source=delete_source)
             return False
     finally:
         if there is not None:
@@ -94,130 +112,136 @@ def _download_item(leaf: TreeItem, target: str, *, delete_source: bool) -> bool:
 
 
 def _open_file(path: str) -> int | None:
-    """The regular file that is there, open; None where nothing is. Raises CloudPathFileExistsError for what cannot make
-    way: a directory, a pipe.
+    """Open the regular file that is there; None if nothing is.
+
+    Raises:
+        CloudPathFileExistsError: A directory or a pipe is there, which cannot be replaced.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CloudPathFileExistsError(f"{path} is there and is no file; nothing was written to it")
+            raise CloudPathFileExistsError(f"{path} exists and is not a file; nothing was written to it")
         return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except (FileNotFoundError, PermissionError):
-        return None  # what may not be read may still be replaced
+        return None  # a file that may not be read may still be replaced
 
 
 # --- what is at the target --------------------------------------------------------------------------------------------
 
 
 class TargetListing:
-    """The objects below a target in a cloud: taken for none, until one turns out to be there; then one listing says."""
+    """The objects below a target in a cloud: assumed absent, until a request shows one; then one listing tells."""
 
-    def __init__(self, root: MovingPath, force: bool | None) -> None:
+    def __init__(self, root: Location, force: bool | None) -> None:
         self._root = root
         self._is_forced = forced(force, "TO_CLOUD")
         self._mutex = threading.Lock()
         self._known: dict[str, ObjectInfo] | None = None
 
-    def look(self) -> dict[str, ObjectInfo]:
+    def _list(self) -> dict[str, ObjectInfo]:
         with self._mutex:
             if self._known is None:
-                prefix = self._root._listing_prefix
-                items = self._root.client.backend(self._root.uri.bucket).list(prefix)
+                prefix = self._root.prefix
+                items = self._root.backend.list(prefix)
                 self._known = {item.key[len(prefix) :]: item for item in items if isinstance(item, ObjectInfo)}
             return self._known
 
-    def put(self, name: str, act: Callable[[WriteBase, ObjectInfo | None], bool], *, looks: bool = False) -> bool:
-        """``act(over, there)``, with what there is to be replaced; once more where that was not known. With *looks*,
-        before anything is sent: to be refused would be dear.
+    def put(self, name: str, act: Callable[[WriteBase, ObjectInfo | None], bool], *, lists_first: bool = False) -> bool:
+        """Call ``act(over, there)`` with what is to be replaced; again, if that was not known.
+
+        With *lists_first*, list before anything is sent: for uploads that would cost much to be refused.
         """
         if self._is_forced:
             return act(WriteBase(None), None)
         known = self._known
-        if known is None and not looks and self._root.client.conditional_writes != "off":
+        if known is None and not lists_first and self._root.client.conditional_writes != "off":
             try:
                 return act(WriteBase(ABSENT), None)
             except OverwriteNewerCloudError:
-                known = self.look()
-        there, is_guess = (self.look() if known is None else known).get(name), True
+                known = self._list()
+        there, is_assumed = (self._list() if known is None else known).get(name), True
         if there is not None and there.is_named_only:
-            # An index page says of what version it is as little as how large.
-            there, is_guess = head_or_none(self._root.client.backend(self._root.uri.bucket), there.key), False
-        return act(WriteBase(ABSENT if there is None else there.validator, assumed=is_guess), there)
+            # An index page has neither versions nor sizes.
+            there, is_assumed = head_or_none(self._root.backend, there.key), False
+        return act(WriteBase(ABSENT if there is None else there.validator, assumed=is_assumed), there)
 
 
 # --- inside a cloud, and from one to another --------------------------------------------------------------------------
 
 
-def copy_tree(root: MovingPath, target: MovingPath, order: TreeOptions) -> None:
-    """All objects below *root* to below *target*. Raises CloudPathNotExistsError; InvalidConfigurationException where
-    one is inside the other, so that what is copied would be copied again.
+def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:
+    """Copy all objects below *root* to below *target*.
+
+    Raises:
+        CloudPathNotExistsError: There is nothing below *root*.
+        InvalidConfigurationException: One is inside the other, so that copies would be copied again.
     """
-    prefix, to = root._listing_prefix, target._listing_prefix
-    on_server, is_one_bucket = root._shares_a_server(target), _is_one_bucket(root, target)
+    prefix, to = root.prefix, target.prefix
+    on_server, is_one_bucket = shares_server(root, target), _is_one_bucket(root, target)
     if is_one_bucket and to == prefix:
-        next(list_items(root, order.missing))  # nothing to do, if there is anything
+        next(list_items(root, options.missing))  # nothing to do, if there is anything
         return
     if is_one_bucket and to.startswith(prefix):
-        raise InvalidConfigurationException(
-            f"{root.uri.shown} cannot be copied or moved into itself, to {target.uri.shown}"
-        )
-    leaves: Iterable[TreeItem] = list_items(root, order.missing)
-    if order.ignore is not None:
-        leaves = filter_ignored(root, list(leaves), order.ignore)
+        raise InvalidConfigurationException(f"{root.shown} cannot be copied or moved into itself, to {target.shown}")
+    items = options.items(root)
     if is_one_bucket and prefix.startswith(to):
-        leaves = list(leaves)
-        _require_apart(leaves, target)
-    there = TargetListing(target, order.force)
+        items = list(items)
+        _require_apart(items, target)
+    there = TargetListing(target, options.force)
 
-    def one(leaf: TreeItem) -> bool:
-        at = target._at_key(to + leaf.name)
-        if leaf.is_marker:
-            return _mark(leaf, at._target() if on_server and at.uri.key else None, delete_source=order.delete_source)
-        if on_server:
-            return _copy_on_server(leaf, at._target(), there, delete_source=order.delete_source)
-        return _copy_through(leaf, at._target(), there, delete_source=order.delete_source)
+    def one(item: TreeItem) -> bool:
+        at = target.at(to + item.name)
+        if item.is_marker:
+            marked = at if on_server and at.object_key else None
+            return _mark(item.location, marked, item.info, delete_source=options.delete_source)
+        copy_one = _copy_on_server if on_server else _copy_through
+        return copy_one(item, at, there, delete_source=options.delete_source)
 
-    WorkerPool(one, _size_of, order.on_progress).run(leaves, first_alone=not order.delete_source)
-
-
-def _is_one_bucket(one: MovingPath, other: MovingPath) -> bool:
-    """Whether both are in it, by whatever client: the server need not be asked by the same one to hold the same."""
-    return one.client.origin == other.client.origin and one.uri.filed.bucket == other.uri.filed.bucket
+    WorkerPool(one, _size_of, options.on_progress).run(items, first_alone=not options.delete_source)
 
 
-def _require_apart(leaves: Iterable[TreeItem], target: MovingPath) -> None:
-    prefix = target._listing_prefix
-    keys = {leaf.path.uri.key for leaf in leaves}
-    for leaf in leaves:
-        if prefix + leaf.name in keys:
-            over = target._at_key(prefix + leaf.name).uri.shown
+def shares_server(source: Location, target: Location) -> bool:
+    """Return whether the server can copy from one to the other."""
+    return source.client is target.client and source.bucket == target.bucket
+
+
+def _is_one_bucket(one: Location, other: Location) -> bool:
+    """Return whether both are in one bucket, by whatever clients."""
+    return one.client.origin == other.client.origin and one.root == other.root
+
+
+def _require_apart(items: Iterable[TreeItem], target: Location) -> None:
+    prefix = target.prefix
+    keys = {item.location.object_key for item in items}
+    for item in items:
+        if prefix + item.name in keys:
             raise InvalidConfigurationException(
-                f"{leaf.path.uri.shown} would overwrite {over}, which is to be copied or moved itself; nothing was "
-                "done. Go by way of another directory"
+                f"{item.location.shown} would overwrite {target.at(prefix + item.name).shown}, which is to be copied "
+                "or moved itself; nothing was done. Go by way of another directory"
             )
 
 
-def _mark(leaf: TreeItem, target: Location | None, *, delete_source: bool) -> bool:
-    """Make an empty object that marks a directory, as *leaf* does, unless there is one; not all servers copy those.
+def _mark(source: Location, target: Location | None, info: ObjectInfo, *, delete_source: bool) -> bool:
+    """Create an empty object that marks a directory, as the source does, unless there is one.
 
-    To another cloud, whose directories may need none, nothing is made.
+    A marker is not copied: not all servers can, and another cloud's directories may need none.
     """
-    source, was_there = leaf.path._target(), False
+    was_there = False
     if target is not None:
         with locked(target):
             was_there = _has_marker(target) or not _make_marker(target)
     if delete_source:
         with locked(source):
-            delete_moved(source, str(target or "its directory"), leaf.info.validator)
+            delete_moved(source, str(target or "its directory"), info.validator)
     return was_there
 
 
 def _has_marker(target: Location) -> bool:
-    """Asked for only where no condition tells it."""
+    """Look a marker up, if no condition can tell."""
     return target.client.conditional_writes == "off" and head_or_none(target.backend, target.object_key) is not None
 
 
 def _make_marker(target: Location) -> bool:
-    """Whether there was nothing of that name yet."""
+    """Create a marker; return whether there was nothing of that name."""
     cache = target.client.cache
     staging = stage(cache)
     try:
@@ -233,29 +257,29 @@ def _make_marker(target: Location) -> bool:
     return True
 
 
-def _copy_on_server(leaf: TreeItem, target: Location, there: TargetListing, *, delete_source: bool) -> bool:
-    source = leaf.path._target()
-
+def _copy_on_server(item: TreeItem, target: Location, there: TargetListing, *, delete_source: bool) -> bool:
     def act(over: WriteBase, known: ObjectInfo | None) -> bool:
-        if known is not None and not delete_source and checksums_agree(known, leaf.info):
+        if known is not None and not delete_source and checksums_agree(known, item.info):
             return True
-        (rename if delete_source else copy)(source, target, None if leaf.info.is_named_only else leaf.info, over)
+        listed = None if item.info.is_named_only else item.info
+        (rename if delete_source else copy)(item.location, target, listed, over)
         return False
 
-    return there.put(leaf.name, act)
+    return there.put(item.name, act)
 
 
-def _copy_through(leaf: TreeItem, target: Location, there: TargetListing, *, delete_source: bool) -> bool:
-    with leaf.path._open_version(leaf.path._as_listed(), delete_source=delete_source) as stored:
+def _copy_through(item: TreeItem, target: Location, there: TargetListing, *, delete_source: bool) -> bool:
+    source = item.location
+    with open_version(source, as_listed(source), delete_source=delete_source) as stored:
 
         def act(over: WriteBase, known: ObjectInfo | None) -> bool:
-            is_like = known is not None and not delete_source and known.size == stored.size
-            if known is not None and is_like and matches_checksum(known, stored.descriptor):
+            may_be_same = known is not None and not delete_source and known.size == stored.size
+            if known is not None and may_be_same and matches_checksum(known, stored.descriptor):
                 return True
-            copy_through(leaf.path._target(), target, stored, over, delete_source=delete_source)
+            copy_through(source, target, stored, over, delete_source=delete_source)
             return False
 
-        return there.put(leaf.name, act, looks=stored.size >= ASK_FROM)
+        return there.put(item.name, act, lists_first=stored.size >= HEAD_FROM)
 
 
 # --- from this machine ------------------------------------------------------------------------------------------------
@@ -268,12 +292,12 @@ class _File:
     size: int
 
 
-def upload(root: MovingPath, directory: str, order: TreeOptions) -> None:
-    """All files below *directory* to below *root*; those that the cloud has already are not sent."""
-    prefix, there = root._listing_prefix, TargetListing(root, order.force)
+def upload(root: Location, directory: str, options: TreeOptions) -> None:
+    """Upload all files below *directory* to below *root*, except those whose bytes the cloud has."""
+    prefix, there = root.prefix, TargetListing(root, options.force)
 
     def one(file: _File) -> bool:
-        at = root._at_key(prefix + file.name)._target()
+        at = root.at(prefix + file.name)
 
         def act(over: WriteBase, known: ObjectInfo | None) -> bool:
             with locked(at, forced=forced_of(at, over)):
@@ -282,12 +306,8 @@ def upload(root: MovingPath, directory: str, order: TreeOptions) -> None:
                 upload_file(at, file.path, over)
             return False
 
-        return there.put(file.name, act, looks=file.size >= ASK_FROM)
+        return there.put(file.name, act, lists_first=file.size >= HEAD_FROM)
 
-    # The first alone: if it is there already, one listing says what else is, and none of it is sent in vain.
-    WorkerPool(one, lambda file: file.size, order.on_progress).run(_files(directory), first_alone=True)
-
-
-def _files(directory: str) -> Iterator[_File]:
-    for path, name in files_below(directory):
-        yield _File(path, name, os.stat(path).st_size)
+    files = (_File(path, name, os.stat(path).st_size) for path, name in files_below(directory))
+    # The first alone: if it exists, one listing tells which others do, and none of them is sent in vain.
+    WorkerPool(one, lambda file: file.size, options.on_progress).run(files, first_alone=True)

@@ -1,6 +1,6 @@
-"""A cloud path that can be written to, and what is pending of it.
+"""Opening an object: for reading through the store, or for writing from the version that is there.
 
-What does the work is imported by the first write: most processes only read, and start sooner without.
+What writing needs is imported by the first write: most processes only read, and start sooner without.
 """
 
 from __future__ import annotations
@@ -8,299 +8,369 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from casstore import full_disk
+from casstore import Moment, Stored, full_disk
 from pathapi.backend import ABSENT, head_or_none
 from pathapi.client import forced
-from pathapi.exceptions import (
-    CloudPathFileExistsError,
-    CloudPathFileNotFoundError,
-    CloudPathIsADirectoryError,
-    InvalidConfigurationException,
-)
+from pathapi.exceptions import CloudPathFileExistsError, CloudPathFileNotFoundError, CloudPathIsADirectoryError
 from pathapi.freshness import ALWAYS, FreshnessArg
-from pathapi.metadata.listing import ListingPath
+from pathapi.location import Location, informative
+from pathapi.metadata.head import explain_missing
+from pathapi.reading.reader import LocalChangeFoundError, ReadRequest
 
 if TYPE_CHECKING:
-    from casstore import PendingWrite, Stored
-    from pathapi.location import Location
     from pathapi.writing.conditional_put import WriteBase
     from pathapi.writing.writer import Upload
 
-Text = tuple[str | None, str | None, str | None, bool]
-"""Encoding, errors, newline, and whether each line is flushed."""
+Kind = Literal["r", "w", "x", "a"]
+
+Result = TypeVar("Result")
 
 
-class WritingPath(ListingPath):
-    """`CloudPath` as far as making an object's content goes."""
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """A mode of `open`, taken apart: *is_updated* for ``+``; the rest is `io`'s."""
 
-    __slots__ = ()
+    kind: Kind
+    is_binary: bool = True
+    is_updated: bool = False
+    buffering: int = -1
+    encoding: str | None = None
+    errors: str | None = None
+    newline: str | None = None
 
-    def _writable_target(self) -> Location:
-        uri = self.uri
-        if not uri.key or uri.key.endswith("/"):
-            raise CloudPathIsADirectoryError(
-                f"{self._shown} names a directory: an object to be written has a name after the last slash"
-            )
-        return self._target()
-
-    def _open_for_writing(
-        self,
-        kind: str,
-        to_cloud: bool | None,
-        freshness: FreshnessArg,
-        *,
-        is_updated: bool,
-        text: Text | None,
-        at_once: bool = False,
-    ) -> IO[Any]:
-        from pathapi.writing.writer import CloudBufferedRandom, CloudBufferedWriter, CloudTextWriter
-
-        upload = self._begin_upload(kind, forced(to_cloud, "TO_CLOUD"), freshness, at_once=at_once)
-        try:
-            buffered = CloudBufferedRandom(upload) if is_updated else CloudBufferedWriter(upload)
-        except BaseException:
-            upload.abort()
-            raise
-        try:
-            if kind == "a":
-                buffered.seek(0, os.SEEK_END)
-            if text is None:
-                return buffered
-            encoding, errors, newline, by_line = text
-            return CloudTextWriter(buffered, encoding, errors, newline, line_buffering=by_line)
-        except BaseException:
-            buffered.abort()  # an unknown encoding, say
-            raise
-
-    def _begin_upload(self, kind: str, force: bool, freshness: FreshnessArg, *, at_once: bool) -> Upload:
-        from pathapi.writing.pending import acquire_write_lock
-        from pathapi.writing.writer import Upload
-
-        target = self._writable_target()
-        cache = target.client.cache
-        if cache.unavailable is None:
-            with full_disk(cache.root):
-                cache.lease  # noqa: B018 (taken before a file is open that may be left: see `strays.watch`)
-        lock = acquire_write_lock(target, force=force)
-        try:
-            began = target.client.now()
-            stored = self._start_content(kind, freshness) if kind in "ar" else None
-            try:
-                upload = Upload(target, self._base(kind, force, stored, freshness, began, at_once=at_once), lock)
-                if stored is not None:
-                    self._start_with(upload, stored)
-            finally:
-                if stored is not None:
-                    os.close(stored.descriptor)
-        except BaseException:
-            lock.release()
-            raise
-        return upload
-
-    def _start_content(self, kind: str, freshness: FreshnessArg) -> Stored | None:
-        """What is added to: its version is the base."""
-        try:
-            return self._open_identified(freshness, ignore_pending=True)
-        except CloudPathFileNotFoundError as error:
-            if kind == "r":
-                raise self._explain_missing(error) from error
-            return None
-
-    @staticmethod
-    def _start_with(upload: Upload, stored: Stored) -> None:
-        assert upload.staging is not None
-        try:
-            with full_disk(upload.target.client.cache.root):
-                upload.staging.copy_from(stored.descriptor)
-        except BaseException:
-            upload.abort()
-            raise
-
-    def _base(
-        self,
-        kind: str,
-        force: bool,
-        stored: Stored | None,
-        freshness: FreshnessArg,
-        began: Any,
-        *,
-        at_once: bool = False,
-    ) -> WriteBase:
-        """What the write starts from; *at_once* says that it ends in the same call."""
-        from pathapi.writing.conditional_put import WriteBase
-
-        client, uri = self.client, self.uri
-        policy = client.policy.of_call(self._text, freshness)
-        if kind == "x":
-            return WriteBase(ABSENT, exclusive=True)
-        if force:
-            return WriteBase(None)
-        if stored is not None and stored.validator is not None:
-            entry = stored.entry
-            is_asked = entry is not None and (policy is ALWAYS or entry.validated.is_since(began))
-            return WriteBase(stored.validator, entry=entry if is_asked and not stored.validator.racy else None)
-        if kind == "a" and stored is None:
-            return WriteBase(ABSENT)
-        listed = self._listed_info()
-        if listed is not None and listed.info is not None and freshness is None and policy is not ALWAYS:
-            return WriteBase(listed.info.validator)
-        held = client.cache.lookup(self._store_key())
-        if held is None and client.listings.is_absent(uri.bucket, uri.key):
-            # Where the listing is too old, a call may ask and go on: that is as if it had asked first. A file that was
-            # open meanwhile may not: what has come since it was opened was seen by nobody.
-            return WriteBase(ABSENT, assumed=at_once)
-        if policy is not ALWAYS and held is not None:
-            now = client.now()
-            if policy.allows(held, now, now):
-                return WriteBase(held.validator)
-        if not policy.asks:
-            return WriteBase(ABSENT)  # nothing of it was seen, so nothing of it may be overwritten
-        info = head_or_none(client.backend(uri.bucket), uri.key)
-        if info is None:
-            return WriteBase(ABSENT)
-        is_held = held is not None and held.validator.same_version(info.validator)
-        is_racy = held is None or held.validator.racy or info.validator.racy
-        return WriteBase(info.validator, entry=held if is_held and not is_racy else None)
-
-    # --- the whole content at once ------------------------------------------------------------------------------------
-
-    def write_bytes(self, data: bytes, *, force_overwrite_to_cloud: bool | None = None) -> int:
-        """Make *data* the object's content; the count of bytes."""
-        view = memoryview(data)
-        with self._open_for_writing(
-            "w", force_overwrite_to_cloud, None, is_updated=False, text=None, at_once=True
-        ) as file:
-            count: int = file.write(view)
-        return count
-
-    def write_text(
-        self,
-        data: str,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-        *,
-        force_overwrite_to_cloud: bool | None = None,
-    ) -> int:
-        """Make *data*, encoded like a file, the object's content; the count of characters."""
-        if not isinstance(data, str):
-            raise TypeError(f"data must be str, not {type(data).__name__}")
-        text = io.text_encoding(encoding), errors, newline, False
-        with self._open_for_writing(
-            "w", force_overwrite_to_cloud, None, is_updated=False, text=text, at_once=True
-        ) as file:
-            count: int = file.write(data)
-        return count
-
-    def touch(self, exist_ok: bool = True, mode: int | None = None) -> None:
-        """Make an empty object if there is none; an existing one stays as it is. Raises FileExistsError."""
-        try:
-            with self._open_for_writing("x", None, None, is_updated=False, text=None):
-                pass
-        except CloudPathFileExistsError:
-            if not exist_ok:
-                raise
-
-    def mkdir(self, parents: bool = False, exist_ok: bool = False, mode: int | None = None) -> None:
-        """Nothing: "directories" of an object store exist while there is something in them."""
-
-    @contextmanager
-    def edit(self, *, force_overwrite_to_cloud: bool | None = None) -> Iterator[str]:
-        """A private local copy with the object's name, for tools that take a path and change the file: uploaded at the
-        end of the block, as `close` of a file does and with its errors; an exception inside uploads nothing.
-
-        Where there is no object yet, nothing is at the path, and what is there at the end becomes the object. Raises
-        also `casstore.StillBeingWrittenError` where somebody still writes to it at the end.
-        """
-        from pathapi.writing.pending import acquire_write_lock
-        from pathapi.writing.writer import Upload
-
-        target = self._writable_target()
-        cache = target.client.cache
-        force = forced(force_overwrite_to_cloud, "TO_CLOUD")
-        lock = acquire_write_lock(target, force=force)
-        with contextlib.ExitStack() as undo:
-            undo.callback(lock.release)
-            began = target.client.now()
-            stored = self._start_content("a", None)
-            source = None if stored is None else stored.descriptor
-            try:
-                base = self._base("a", force, stored, None, began)
-                path = cache.edit(target.key, target.client.local_name(self.uri), base.version, source)
-            finally:
-                if source is not None:
-                    os.close(source)
-            try:
-                yield path
-            except BaseException:
-                cache.release_path(path)
-                raise
-            try:
-                staging = cache.copy_local(path)
-            except FileNotFoundError:
-                cache.release_path(path)
-                if stored is None:
-                    return
-                raise CloudPathFileNotFoundError(
-                    f"the local copy of {self._shown} was removed; nothing was uploaded: unlink() deletes the object"
-                ) from None
-            undo.pop_all()
-            digest = staging.digest()
-            try:
-                Upload(target, base, lock, staging).commit()
-            except BaseException:
-                if not any(write.digest == digest for write in cache.pending.of(target.key)):
-                    raise  # the bytes are nowhere else
-                cache.release_path(path, digest)
-                raise
-            cache.release_path(path, digest)
-
-    # --- what the cloud does not have ---------------------------------------------------------------------------------
+    @classmethod
+    def parse(
+        cls, mode: str, buffering: int, encoding: str | None, errors: str | None, newline: str | None
+    ) -> OpenOptions:
+        """Take *mode* apart. Raises ValueError, as the built-in `open` does."""
+        letters = set(mode)
+        kinds = letters & set("rwxa")
+        if len(kinds) != 1 or len(letters) != len(mode) or letters - set("rwxabt+") or {"b", "t"} <= letters:
+            raise ValueError(f"invalid mode: {mode!r}")
+        is_binary = "b" in letters
+        if is_binary and (encoding is not None or errors is not None or newline is not None):
+            raise ValueError("binary mode takes no encoding, errors or newline argument")
+        if not is_binary and buffering == 0:
+            raise ValueError("can't have unbuffered text I/O")
+        return cls(cast("Kind", kinds.pop()), is_binary, "+" in letters, buffering, encoding, errors, newline)
 
     @property
-    def pending(self) -> list[PendingWrite]:
-        """What was written to this URI on this machine and the cloud does not have, oldest first: failed uploads, local
-        copies that were changed, files that were never closed. Asks nobody.
-        """
-        from pathapi.writing.pending import pending_of
+    def is_reading(self) -> bool:
+        """Whether nothing is written."""
+        return self.kind == "r" and not self.is_updated
 
-        return pending_of(self._writable_target())
 
-    def _open_pending(self) -> int | None:
-        """A descriptor of what was written last and is pending, if anything is."""
-        from pathapi.writing.pending import open_pending
+# --- reading ----------------------------------------------------------------------------------------------------------
 
-        return open_pending(self._target())
 
-    def push(self, which: PendingWrite | None = None, *, force_overwrite_to_cloud: bool | None = None) -> None:
-        """Upload what is pending, under the condition that it started from: the cloud's object must be that version.
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What one read overrides. *checked_cache* says that the store has just been found to have no fresh entry; with
+    *require_store*, a store that cannot keep the bytes is an error.
+    """
 
-        *which* of several. Raises `OverwriteNewerCloudError` where somebody has changed the object; with
-        *force_overwrite_to_cloud* that is overwritten. FileNotFoundError where nothing is pending, `PendingWriteError`
-        where several different writes are and none is named.
-        """
-        from pathapi.writing.pending import push
+    freshness: FreshnessArg = None
+    verify: bool | None = None
+    force: bool | None = None
+    read_pending: bool = False
+    checked_cache: bool = False
+    require_store: bool = False
 
-        push(self._writable_target(), which, force=forced(force_overwrite_to_cloud, "TO_CLOUD"))
 
-    def drop(self, which: PendingWrite | None = None) -> list[PendingWrite]:
-        """Discard for good what is pending, all of it or *which*; what was discarded."""
-        from pathapi.writing.pending import drop
+def read_request(
+    location: Location, options: ReadOptions, *, with_content: bool = False, ignore_pending: bool = False
+) -> ReadRequest:
+    """Return what the reader is to read, and how. Raises CloudPathIsADirectoryError for a bucket."""
+    client, uri = location.client, location.parsed
+    if not uri.key:
+        raise CloudPathIsADirectoryError(f"{location.shown} is a bucket, not an object")
+    return ReadRequest(
+        location,
+        location.policy_of_call(options.freshness),
+        # Of any age: an epoch lasts longer than a listing is believed. The policy or the server has the last word.
+        informative(client.listings.recall_any_age(uri.bucket, uri.key, location.listed)),
+        client.verify if options.verify is None else options.verify,
+        forced(options.force, "FROM_CLOUD"),
+        options.require_store,
+        with_content,
+        ignore_pending,
+    )
 
-        return drop(self._writable_target(), which)
 
-    def save_pending(self, destination: str | os.PathLike[str], which: PendingWrite | None = None) -> None:
-        """Move what is pending to the local file *destination*, which is replaced as a whole; then nothing waits here.
+def _read(
+    location: Location, read: Callable[..., Result], request: ReadRequest, *, checked_cache: bool = False
+) -> Result:
+    """Return *read* (of the client's reader) of *request*, once no pending write of the object blocks reading."""
+    cache = location.client.cache
+    if request.require_store and cache.unavailable is not None:
+        raise cache.unavailable
+    is_changed = not request.ignore_pending and cache.has_local_changes(request.key)
+    while True:
+        if is_changed:
+            from pathapi.writing.pending import ensure_no_conflict  # most readers meet nothing pending
 
-        Raises as `push` does; InvalidConfigurationException for a destination that is no local path.
-        """
-        path = os.fspath(destination)
-        if "://" in path:
-            raise InvalidConfigurationException(f"save_pending() saves to a local file, not to {destination!r}")
-        from pathapi.writing.pending import save
+            ensure_no_conflict(location, force=request.force, may_request=request.freshness.asks)
+        try:
+            return read(request, checked_cache=checked_cache)
+        except LocalChangeFoundError:
+            is_changed, checked_cache = True, False
 
-        save(self._writable_target(), path, which)
+
+def open_blob(location: Location, options: ReadOptions) -> Stored:
+    """Open the object's blob, downloaded if it must be. Raises as `CloudPath.open` does, without an explanation."""
+    return _read(location, location.client.reader.open, read_request(location, options))
+
+
+def open_stored(location: Location, options: ReadOptions) -> Stored:
+    """Open the object's blob, downloaded if it must be. Raises as `CloudPath.open` does."""
+    try:
+        request = read_request(location, options)
+        return _read(location, location.client.reader.open, request, checked_cache=options.checked_cache)
+    except CloudPathFileNotFoundError as error:
+        raise explain_missing(location, error) from error
+
+
+def open_for_reading(location: Location, options: ReadOptions) -> int:
+    """Open what is pending, if that is wanted, else the object's blob."""
+    descriptor = open_pending(location) if options.read_pending else None
+    return open_stored(location, options).descriptor if descriptor is None else descriptor
+
+
+def read_bytes(location: Location, options: ReadOptions) -> bytes:
+    """Return all bytes, of what is pending, if that is wanted, else of the object."""
+    descriptor = open_pending(location) if options.read_pending else None
+    if descriptor is not None:
+        with io.FileIO(descriptor, "rb") as file:
+            return file.readall()
+    try:
+        request = read_request(location, options, with_content=True)
+        return _read(location, location.client.reader.read_bytes, request, checked_cache=options.checked_cache)
+    except CloudPathFileNotFoundError as error:
+        raise explain_missing(location, error) from error
+
+
+def open_pending(location: Location) -> int | None:
+    """Open the bytes that were written last and are pending; None if nothing is."""
+    from pathapi.writing import pending
+
+    return pending.open_pending(location)
+
+
+def open_identified(location: Location, freshness: FreshnessArg, *, ignore_pending: bool = False) -> Stored:
+    """Open the object's blob, of a version that conditions can name.
+
+    An empty object may come without a version; a second request, about the entry that there is then, returns one.
+    """
+    read = location.client.reader.open
+    stored = _read(location, read, read_request(location, ReadOptions(freshness), ignore_pending=ignore_pending))
+    if stored.validator is None or stored.validator.identifies:
+        return stored
+    os.close(stored.descriptor)
+    return _read(location, read, read_request(location, ReadOptions(ALWAYS), ignore_pending=ignore_pending))
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def require_object_name(location: Location) -> Location:
+    """Return *location*. Raises CloudPathIsADirectoryError if it names a directory."""
+    if not location.object_key or location.object_key.endswith("/"):
+        raise CloudPathIsADirectoryError(f"{location.shown} names a directory: add a name after the last slash")
+    return location
+
+
+def open_for_writing(
+    location: Location,
+    options: OpenOptions,
+    force: bool | None = None,
+    freshness: FreshnessArg = None,
+    *,
+    at_once: bool = False,
+) -> IO[Any]:
+    """Open a private file that is uploaded at `close`; *at_once* says that the same call closes it."""
+    from pathapi.writing.writer import CloudBufferedRandom, CloudBufferedWriter, CloudTextWriter
+
+    encoding = None if options.is_binary else io.text_encoding(options.encoding)
+    upload = _begin_upload(location, options.kind, forced(force, "TO_CLOUD"), freshness, at_once=at_once)
+    try:
+        buffered = CloudBufferedRandom(upload) if options.is_updated else CloudBufferedWriter(upload)
+    except BaseException:
+        upload.abort()
+        raise
+    try:
+        if options.kind == "a":
+            buffered.seek(0, os.SEEK_END)
+        if options.is_binary:
+            return buffered
+        by_line = options.buffering == 1
+        return CloudTextWriter(buffered, encoding, options.errors, options.newline, line_buffering=by_line)
+    except BaseException:
+        buffered.abort()  # an unknown encoding, say
+        raise
+
+
+def write(location: Location, data: Any, options: OpenOptions, force: bool | None) -> int:
+    """Make *data* the object's content; return its length. Raises TypeError."""
+    if options.is_binary:
+        data = memoryview(data)
+    elif not isinstance(data, str):
+        raise TypeError(f"data must be str, not {type(data).__name__}")
+    with open_for_writing(location, options, force, at_once=True) as file:
+        count: int = file.write(data)
+    return count
+
+
+def create(location: Location, *, exist_ok: bool) -> None:
+    """Create an empty object, if there is none. Raises CloudPathFileExistsError."""
+    try:
+        open_for_writing(location, OpenOptions("x")).close()
+    except CloudPathFileExistsError:
+        if not exist_ok:
+            raise
+
+
+def _begin_upload(location: Location, kind: Kind, force: bool, freshness: FreshnessArg, *, at_once: bool) -> Upload:
+    from pathapi.writing.pending import acquire_write_lock
+    from pathapi.writing.writer import Upload
+
+    require_object_name(location)
+    cache = location.client.cache
+    if cache.unavailable is None:
+        with full_disk(cache.root):
+            cache.lease  # noqa: B018 (acquired before a file is open that may never be closed: see `unclosed.track`)
+    lock = acquire_write_lock(location, force=force)
+    try:
+        began = location.client.now()
+        stored = _open_start(location, kind, freshness) if kind in "ar" else None
+        try:
+            base = write_base(location, kind, stored, freshness, began, force=force, at_once=at_once)
+            upload = Upload(location, base, lock)
+            if stored is not None:
+                _start_with(upload, stored)
+        finally:
+            if stored is not None:
+                os.close(stored.descriptor)
+    except BaseException:
+        lock.release()
+        raise
+    return upload
+
+
+def _open_start(location: Location, kind: Kind, freshness: FreshnessArg) -> Stored | None:
+    """Open the content that is added to: its version is the base."""
+    try:
+        return open_identified(location, freshness, ignore_pending=True)
+    except CloudPathFileNotFoundError as error:
+        if kind == "r":
+            raise explain_missing(location, error) from error
+        return None
+
+
+def _start_with(upload: Upload, stored: Stored) -> None:
+    assert upload.staging is not None
+    try:
+        with full_disk(upload.target.client.cache.root):
+            upload.staging.copy_from(stored.descriptor)
+    except BaseException:
+        upload.abort()
+        raise
+
+
+def write_base(
+    location: Location,
+    kind: Kind,
+    stored: Stored | None,
+    freshness: FreshnessArg,
+    began: Moment,
+    *,
+    force: bool,
+    at_once: bool = False,
+) -> WriteBase:
+    """Return what a write starts from, by what was seen of the object; *at_once* says that it ends in the same call.
+
+    *stored* is the content that it adds to, if there is one; *began* is when the call began.
+    """
+    from pathapi.writing.conditional_put import WriteBase
+
+    client, uri, policy = location.client, location.parsed, location.policy_of_call(freshness)
+    if kind == "x":
+        return WriteBase(ABSENT, exclusive=True)
+    if force:
+        return WriteBase(None)
+    if stored is not None and stored.validator is not None:
+        entry = stored.entry
+        is_asked = entry is not None and (policy is ALWAYS or entry.validated.is_since(began))
+        return WriteBase(stored.validator, entry=entry if is_asked and not stored.validator.racy else None)
+    if kind == "a" and stored is None:
+        return WriteBase(ABSENT)
+    listed = location.listed_object()
+    if listed is not None and freshness is None and policy is not ALWAYS:
+        return WriteBase(listed.validator)
+    held = client.cache.lookup(location.key)
+    if held is None and client.listings.is_absent(uri.bucket, uri.key):
+        # If the listing is too old, a call may ask and go on, as if it had asked first. A file that was open in the
+        # meantime may not: nobody has seen what was created since it was opened.
+        return WriteBase(ABSENT, assumed=at_once)
+    if policy is not ALWAYS and held is not None:
+        now = client.now()
+        if policy.allows(held, now, now):
+            return WriteBase(held.validator)
+    if not policy.asks:
+        return WriteBase(ABSENT)  # nothing of the object was seen, so nothing of it may be overwritten
+    info = head_or_none(location.backend, uri.key)
+    if info is None:
+        return WriteBase(ABSENT)
+    is_held = held is not None and held.validator.same_version(info.validator)
+    is_racy = held is None or held.validator.racy or info.validator.racy
+    return WriteBase(info.validator, entry=held if is_held and not is_racy else None)
+
+
+@contextmanager
+def edit(location: Location, force: bool | None) -> Iterator[str]:
+    """Make a private local copy of the object; upload it at the end of the block. Raises as `CloudPath.edit` does."""
+    from pathapi.writing.pending import acquire_write_lock
+    from pathapi.writing.writer import Upload
+
+    client, cache = require_object_name(location).client, location.client.cache
+    is_forced = forced(force, "TO_CLOUD")
+    lock = acquire_write_lock(location, force=is_forced)
+    with contextlib.ExitStack() as undo:
+        undo.callback(lock.release)
+        began = client.now()
+        stored = _open_start(location, "a", None)
+        source = None if stored is None else stored.descriptor
+        try:
+            base = write_base(location, "a", stored, None, began, force=is_forced)
+            path = cache.edit(location.key, client.local_name(location.parsed), base.version, source)
+        finally:
+            if source is not None:
+                os.close(source)
+        try:
+            yield path
+        except BaseException:
+            cache.release_path(path)
+            raise
+        try:
+            staging = cache.copy_local(path)
+        except FileNotFoundError:
+            cache.release_path(path)
+            if stored is None:
+                return
+            raise CloudPathFileNotFoundError(
+                f"{location.shown}: its local copy was removed; nothing was uploaded: unlink() deletes the object"
+            ) from None
+        undo.pop_all()
+        digest = staging.digest()
+        try:
+            Upload(location, base, lock, staging).commit()
+        except BaseException:
+            if not any(write.digest == digest for write in cache.pending.of(location.key)):
+                raise  # the bytes are nowhere else
+            cache.release_path(path, digest)
+            raise
+        cache.release_path(path, digest)

@@ -279,7 +279,7 @@ class CloudTextWriter(io.TextIOWrapper):
 
     def __init__(self, buffer: CloudBufferedWriter | CloudBufferedRandom, *arguments: Any, **options: Any) -> None:
         super().__init__(buffer, *arguments, **options)
-        buffer._text = weakref.ref(self)
+        buffer._text = weakref.ref(self)  # noqa: SLF001 (two halves of one file)
         buffer.text_flushed = False
 
     def detach(self) -> Any:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pathapi import FileClient, FilePath
+from pathapi import FileClient
+from pathapi.location import Location
+from pathapi.metadata.listing import list_objects
 from pathapi.parallel.progress import Progress
 from pathapi.prefetch import PrefetchedObject, prefetch
 
@@ -57,20 +60,18 @@ def test_a_directory_is_no_object_without_recursion(client: FileClient, data: Pa
 def test_progress_is_told_while_the_listing_goes_on(
     client: FileClient, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listing = FilePath._list
-
     told: list[Progress] = []
 
     def is_told() -> bool:
         return any(now.is_listing and 0 < now.files < 40 for now in told)
 
-    def slow(self: FilePath, prefix: str, *, delimited: bool) -> Iterator[Any]:
-        for found in listing(self, prefix, delimited=delimited):
+    def slow(location: Location) -> Iterator[Any]:
+        for found in list_objects(location):
             yield found
             if not is_told():
                 time.sleep(0.2)
 
-    monkeypatch.setattr(FilePath, "_list", slow)
+    monkeypatch.setattr(import_module("pathapi.prefetch"), "list_objects", slow)
     prefetch(data.as_uri() + "/", client=client, progress=told.append)
     assert is_told()
     last = told[-1]
@@ -84,6 +85,6 @@ def test_an_interruption_leaves_no_thread_behind(client: FileClient, data: Path)
     with pytest.raises(KeyboardInterrupt):
         prefetch(data.as_uri() + "/", client=client, progress=interrupt)
     deadline = time.monotonic() + 10
-    while any(thread.name.startswith("prefetch-") for thread in threading.enumerate()):
+    while any(thread.name == "pathapi-tree" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -291,15 +291,15 @@ def test_every_legal_key_keeps_a_path_of_its_own(uri: str, parts: tuple[str, ...
     assert str(path) == uri
     assert path.parts == ("s3://", *parts)
     assert str(path.parent) == parent
-    assert path.key.removesuffix("/") == path.parent._listing_prefix + path.name
+    assert path.key.removesuffix("/") == path.parent.uri.prefix + path.name
 
 
 @given(names=st.lists(NAMES | st.sampled_from(["", ".", ".."]), max_size=5), joined=NAMES)
 def test_a_joined_name_lies_in_the_listing_of_the_path_it_was_joined_to(names: list[str], joined: str) -> None:
     path = S3Path("s3://b/" + "".join(f"{name}/" for name in names))
     child = path / joined
-    assert child.key == path._listing_prefix + joined
-    assert child.parent._listing_prefix == path._listing_prefix
+    assert child.key == path.uri.prefix + joined
+    assert child.parent.uri.prefix == path.uri.prefix
     assert child.parent.parts == path.parts
 
 
@@ -307,7 +307,7 @@ def test_a_joined_name_lies_in_the_listing_of_the_path_it_was_joined_to(names: l
 def test_a_listed_directory_is_listed_by_its_own_prefix(prefix: list[str]) -> None:
     text = "".join(f"{name}/" for name in prefix)
     path = S3Path("s3://b/k")._at_prefix(text)
-    assert path._listing_prefix == text
+    assert path.uri.prefix == text
     assert path == S3Path(str(path))
     if not text.endswith("//") and text != "/":
         assert not str(path).endswith("/")

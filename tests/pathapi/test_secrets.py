@@ -32,6 +32,7 @@ from pathapi.exceptions import (
     CloudUnavailableError,
     InvalidConfigurationException,
 )
+from pathapi.writing.opening import ReadOptions, read_request
 from tests.harness.proxy import Proxy
 from tests.pathapi.support.raw_buckets import S3Ground
 
@@ -185,7 +186,13 @@ def _use(client: S3Client, ground: S3Ground, at: str) -> list[object]:
         path.info,
     ]
     seen += [local, lines, children, client.origin, client.policy, client.listings, vars(client).get("_configuration")]
-    seen += [path._store_key(), path._ask(None, None, None), client.cache.lease, client.cache.settings]
+    seen += [
+        path._store_key(),
+        read_request(path.location, ReadOptions()),
+        path.location,
+        client.cache.lease,
+        client.cache.settings,
+    ]
     seen.append(caught((root / "missing").read_bytes))
     client.cache.lease.report_progress(path._store_key().name, 1)
     (root / "new").unlink()

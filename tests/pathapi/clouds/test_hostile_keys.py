@@ -290,7 +290,7 @@ def test_every_hostile_key_is_found_by_listing(place: Place) -> None:
     assert len(by_steps) == len(set(by_steps))
     assert set(by_steps) == objects
     assert {str(found) for found in root.rglob("*") if found.is_file()} == objects
-    walked = [str(at._at_key(at._listing_prefix + name)) for at, _, names in root.walk() for name in names]
+    walked = [str(at._at_key(at.uri.prefix + name)) for at, _, names in root.walk() for name in names]
     assert sorted(walked) == sorted(objects)
     for uri in objects:
         key = uri.removeprefix(place.base)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -268,5 +269,5 @@ def test_a_prefetch_ends_although_every_thread_meets_a_bug(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(S3Path, "_open_stored", fail)
+    monkeypatch.setattr(import_module("pathapi.prefetch"), "open_stored", fail)
     assert len(prefetch(root_of(client, ground, at), threads=2).errors) == 20

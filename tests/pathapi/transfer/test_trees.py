@@ -347,7 +347,7 @@ ODD: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("keys", "why"), ODD, ids=repr)
 def test_a_key_that_no_file_below_can_have_is_refused(files: FilePath, keys: list[str], why: str) -> None:
-    leaves = [TreeItem(key, ObjectInfo(key, Validator(1)), files / "x") for key in ["fine", *keys]]
+    leaves = [TreeItem(key, ObjectInfo(key, Validator(1)), (files / "x").location) for key in ["fine", *keys]]
     with pytest.raises(CloudPathLocalPathTraversalError, match=why):
         check_names(leaves)
 
