@@ -96,7 +96,7 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         `casstore.LockTimeoutError`, which names the other writer; `casstore.ReentrantWriteError`.
         """
         is_binary = mode in _READ_MODES and encoding is None and errors is None and newline is None
-        if not is_binary and (mode != "r" or buffering == 0):
+        if not is_binary and (mode not in ("r", "rt") or buffering == 0):
             options = OpenOptions.parse(mode, buffering, encoding, errors, newline)
             if not options.is_reading:
                 return opening.open_for_writing(self.location, options, force_overwrite_to_cloud, freshness)
