@@ -20,53 +20,53 @@ class Location:
     """One object or "directory", and the client that reaches it; *listed* is what a listing said of it."""
 
     client: Client[Any]
-    parsed: Uri
+    uri: Uri
     listed: ListedFact | None = None
     _key: Key | None = field(default=None, compare=False)
 
     @property
-    def key(self) -> Key:
+    def store_key(self) -> Key:
         """The key of its entry in the store."""
         key = self._key
         if key is None:
-            key = self.client.store_key(self.parsed)
+            key = self.client.store_key(self.uri)
             object.__setattr__(self, "_key", key)
         return key
 
     @property
-    def uri(self) -> str:
+    def canonical(self) -> str:
         """The URI as the store files it and messages name it: without a login or a signature."""
-        return self.key.uri
+        return self.store_key.uri
 
     @property
     def shown(self) -> str:
         """The URI as the user wrote it, without a login or a query."""
-        return self.parsed.shown
+        return self.uri.shown
 
     @property
     def bucket(self) -> str:
         """The bucket's name."""
-        return self.parsed.bucket
+        return self.uri.bucket
 
     @property
-    def object_key(self) -> str:
+    def key(self) -> str:
         """The object's name in the bucket."""
-        return self.parsed.key
+        return self.uri.key
 
     @property
     def prefix(self) -> str:
         """What the keys below begin with: ``""``, or a text that ends with ``/``."""
-        return self.client.prefix(self.parsed)
+        return self.client.prefix(self.uri)
 
     @property
     def root(self) -> str:
         """What the URIs of the bucket's entries begin with."""
-        return f"{self.parsed.provider}://{self.parsed.filed.bucket}/"
+        return f"{self.uri.provider}://{self.uri.filed.bucket}/"
 
     @property
     def backend(self) -> Backend:
         """The bucket's backend."""
-        return self.client.backend(self.parsed.bucket)
+        return self.client.backend(self.uri.bucket)
 
     @property
     def policy(self) -> Freshness:
@@ -80,16 +80,16 @@ class Location:
     @property
     def _text(self) -> str:
         # With a slash after the bucket, as prefixes of policies are written.
-        return f"{self.parsed.scheme}://{self.parsed.bucket}/{self.parsed.key}"
+        return f"{self.uri.scheme}://{self.uri.bucket}/{self.uri.key}"
 
     def at(self, key: str, listed: ListedFact | None = None) -> Location:
         """Return the location of *key* in the same bucket."""
-        uri = self.parsed
+        uri = self.uri
         return Location(self.client, Uri(uri.scheme.lower(), uri.bucket, key), listed)
 
     def recall(self) -> ListedFact | None:
         """Return what a listing of the last seconds said, or None."""
-        return self.client.listings.recall(self.parsed.bucket, self.parsed.key, self.listed)
+        return self.client.listings.recall(self.uri.bucket, self.uri.key, self.listed)
 
     def listed_info(self) -> ListedFact | None:
         """Return what such a listing said, unless that is no more than an object's name."""
@@ -108,10 +108,10 @@ class Location:
 
     def forget_listed(self) -> None:
         """Forget what listings said of it."""
-        self.client.listings.forget(self.parsed.bucket, self.parsed.key)
+        self.client.listings.forget(self.uri.bucket, self.uri.key)
 
     def __str__(self) -> str:
-        return self.uri
+        return self.canonical
 
 
 def informative(listed: ListedFact | None) -> ListedFact | None:

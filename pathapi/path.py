@@ -467,11 +467,11 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
             return uploaded
         location = self.location
         reached = dispatch.upload(location, local, force_overwrite_to_cloud, progress)
-        return self if reached is location else self._at_key(reached.object_key)
+        return self if reached is location else self._at_key(reached.key)
 
     def _transfer(self, target: Any, force: bool | None, progress: Any, *, delete_source: bool) -> Any:
         """Copy or move to *target*, a cloud path or one of this machine; return where the bytes are now."""
         is_cloud = isinstance(target, PureCloudPath)
         to = target.location if is_cloud else target
         reached: Any = dispatch.transfer(self.location, self.name, to, force, progress, delete_source=delete_source)
-        return target if reached is to else target._at_key(reached.object_key) if is_cloud else reached
+        return target if reached is to else target._at_key(reached.key) if is_cloud else reached

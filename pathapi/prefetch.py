@@ -125,7 +125,7 @@ class _Prefetch:
         path = item.path
         try:
             location = path.location
-            entry = location.client.cache.lookup(location.key)
+            entry = location.client.cache.lookup(location.store_key)
             freshness = as_listed(location) if self._recursive else None
             stored = open_stored(location, ReadOptions(freshness, require_store=True))
         except Exception as error:  # noqa: BLE001 (the result names it; the other objects go on)

@@ -24,7 +24,7 @@ from pathapi.location import Location
 
 def head(location: Location) -> ObjectInfo | None:
     """Return what the object is, as fresh as the policy asks; None if there is none."""
-    client, uri = location.client, location.parsed
+    client, uri = location.client, location.uri
     if client.is_directory(uri):
         return None
     listed = location.listed_info()
@@ -34,7 +34,7 @@ def head(location: Location) -> ObjectInfo | None:
         return None
     policy = location.policy
     if policy is not ALWAYS:
-        entry = client.cache.lookup(location.key)
+        entry = client.cache.lookup(location.store_key)
         now = client.now()
         if entry is not None and entry.validator.mtime_ns is not None and policy.allows(entry, now, now):
             return ObjectInfo(uri.key, entry.validator)
@@ -62,15 +62,15 @@ def checksum(location: Location, kind: str, *, by_listing: bool = True) -> str |
     policy = location.policy
     info = head(location) if by_listing or not policy.asks else None
     is_entry = info is not None and not info.checksums and policy is not ALWAYS  # entries keep no checksums
-    if policy.asks and (is_entry or not by_listing) and location.object_key:
-        info = head_or_none(location.backend, location.object_key)
+    if policy.asks and (is_entry or not by_listing) and location.key:
+        info = head_or_none(location.backend, location.key)
     return next((item.value for item in _require(location, info).checksums if item.kind == kind), None)
 
 
 def has_children(location: Location) -> bool:
     """Return whether there is anything below; offline, whether the store has an entry there."""
     if location.policy.asks:
-        return location.client.has_children(location.parsed)
+        return location.client.has_children(location.uri)
     origin = location.client.origin
     return any(entry.key.origin == origin for entry in location.client.cache.entries(location.root + location.prefix))
 
@@ -97,7 +97,7 @@ def is_dir(location: Location) -> bool:
 
 def names_directory(location: Location) -> bool:
     """Return whether the name, or a recent listing, says that this is a "directory"; asks nothing."""
-    key = location.object_key
+    key = location.key
     if not key or key.endswith("/"):
         return True
     listed = location.recall()
@@ -119,7 +119,7 @@ def stat(location: Location) -> os.stat_result:
 
 def url(location: Location, expire_seconds: int | None = None) -> str:
     """Return the object's URL, signed if it is to expire. Raises as `CloudPath.as_url` does."""
-    uri, is_signed = location.parsed, expire_seconds is not None
+    uri, is_signed = location.uri, expire_seconds is not None
     if not uri.bucket and uri.provider != "file":
         raise InvalidUriError(f"{location.shown} names no bucket")
     if is_signed and not uri.key:

@@ -67,10 +67,10 @@ class ObjectSource(Protocol):
     """One object: what the reader uses of a `pathapi.location.Location`; its backend logs in on first use."""
 
     @property
-    def key(self) -> Key: ...
+    def store_key(self) -> Key: ...
 
     @property
-    def object_key(self) -> str: ...
+    def key(self) -> str: ...
 
     @property
     def backend(self) -> Backend: ...
@@ -95,8 +95,8 @@ class ReadRequest:
     ignore_pending: bool = False
 
     @property
-    def key(self) -> Key:
-        return self.location.key
+    def store_key(self) -> Key:
+        return self.location.store_key
 
     @property
     def info(self) -> ObjectInfo | None:
@@ -170,7 +170,7 @@ class Reader:
                     checked_cache = False
                     if stored is not None:
                         return stored
-                raise VersionMismatchError(f"{request.key.uri}: changed {LOOKS} times while others read it")
+                raise VersionMismatchError(f"{request.store_key.uri}: changed {LOOKS} times while others read it")
             except (VersionMismatchError, TruncatedBodyError, ChecksumMismatchError) as error:
                 failure = error
             except CloudUnavailableError as error:
@@ -178,7 +178,7 @@ class Reader:
         assert failure is not None
         if isinstance(failure, VersionMismatchError):
             raise StaleReadError(
-                f"{request.key.uri}: changed {TRIES} times while it was read: try again later"
+                f"{request.store_key.uri}: changed {TRIES} times while it was read: try again later"
             ) from failure
         if isinstance(failure, CloudUnavailableError):
             raise self._with_hint(request, failure) from failure
@@ -186,12 +186,12 @@ class Reader:
 
     def _with_hint(self, request: ReadRequest, error: CloudUnavailableError) -> CloudUnavailableError:
         """Return the same error, with how to read the cached copy if there is one."""
-        entry = self._cache.lookup(request.key)
+        entry = self._cache.lookup(request.store_key)
         if entry is None:
             return error
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.validated.wall_ns / 1e9))
         return error.extended(
-            f". A copy of {request.key.uri} is cached, as of {when}",
+            f". A copy of {request.store_key.uri} is cached, as of {when}",
             hint="read it with freshness='offline' or CASSTORE_OFFLINE=1",
             shell_hint="read it with --freshness offline",
         )
@@ -199,12 +199,12 @@ class Reader:
     def _try(self, request: ReadRequest, began: Moment, checked_cache: bool) -> Stored | None:
         """Read once; None if something has changed meanwhile and the caller must look again."""
         if not checked_cache or request.listed is not None or not request.freshness.asks:
-            cached = None if request.force else self._open_cached(request, self._cache.lookup(request.key))
+            cached = None if request.force else self._open_cached(request, self._cache.lookup(request.store_key))
             if cached is not None:
                 return self._serve(request, cached, began)
         if not request.freshness.asks:
             why = self._cache.unavailable or self._cache.root
-            raise NotCachedError(f"{request.key.uri}: not cached, and the policy is offline: {why}")
+            raise NotCachedError(f"{request.store_key.uri}: not cached, and the policy is offline: {why}")
         blob = self._find_blob(request)
         return self._download(request, began) if blob is None else self._link(request, *blob)
 
@@ -215,9 +215,9 @@ class Reader:
         if descriptor is not None:
             return Stored(descriptor, entry.size, entry)
         # Opening the blob may have shown that a program wrote to it through a local copy.
-        is_suspect = not request.ignore_pending and self._cache.pending.has(request.key)
-        if is_suspect and any(write.blocks for write in self._cache.pending.of(request.key)):
-            raise LocalChangeFoundError(request.key.uri)
+        is_suspect = not request.ignore_pending and self._cache.pending.has(request.store_key)
+        if is_suspect and any(write.blocks for write in self._cache.pending.of(request.store_key)):
+            raise LocalChangeFoundError(request.store_key.uri)
         return None
 
     # --- cached ------------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class Reader:
     def _revalidate(self, request: ReadRequest, cached: Stored, entry: Entry, began: Moment) -> Stored | None:
         with ExitStack() as cleanup:
             cleanup.callback(os.close, cached.descriptor)
-            with self._cache.begin(request.key) as fill:
+            with self._cache.begin(request.store_key) as fill:
                 body = self._request(request, entry.size, unless=entry.validator)
                 if body is not None and _is_unchanged(entry.validator, body.info.validator):
                     body.close()  # the server ignores conditions
@@ -263,13 +263,13 @@ class Reader:
                     return cached
                 with closing(body):
                     # The object has changed. One of all readers that find that out reads its body.
-                    granted = self._cache.flights.try_acquire(request.key.row_key)
+                    granted = self._cache.flights.try_acquire(request.store_key.row_key)
                     if granted is not None:
                         fill.join(granted)
                         return self._receive(request, fill, body)
-            with self._cache.flights.acquire(request.key.row_key) as flight:
+            with self._cache.flights.acquire(request.store_key.row_key) as flight:
                 for _ in flight.polls():
-                    newer = self._cache.lookup(request.key)
+                    newer = self._cache.lookup(request.store_key)
                     if newer is not None and newer.validated.is_since(began):
                         stored = self._open_cached(request, newer)
                         if stored is not None:
@@ -281,7 +281,7 @@ class Reader:
 
     def _find_blob(self, request: ReadRequest) -> tuple[Digest, int] | None:
         """Return a blob that has the bytes a listing stated, open; or None."""
-        checksums = self.checksums(request.key, request.info)
+        checksums = self.checksums(request.store_key, request.info)
         return self._cache.find_by_checksum(checksums) if checksums and not request.force else None
 
     def _link(self, request: ReadRequest, digest: Digest, descriptor: int) -> Stored:
@@ -290,7 +290,7 @@ class Reader:
         assert listed is not None and info is not None
         with ExitStack() as cleanup:
             cleanup.callback(os.close, descriptor)
-            with self._cache.begin(request.key) as fill:
+            with self._cache.begin(request.store_key) as fill:
                 moment = None
                 if request.freshness.serves_age(self._cache.now().wall_ns - listed.moment.wall_ns):
                     moment = listed.moment
@@ -305,7 +305,7 @@ class Reader:
 
     def _download(self, request: ReadRequest, began: Moment) -> Stored | None:
         """Download once for all readers: the URI has a flight, and so has each checksum that a listing stated."""
-        key, blob = request.key, None
+        key, blob = request.store_key, None
         with ExitStack() as flights:
             granted = [flights.enter_context(self._cache.flights.acquire(key.row_key))]
             cached, snapshot = self._wait_for_entry(request, granted[0])
@@ -331,7 +331,7 @@ class Reader:
     def _wait_for_entry(self, request: ReadRequest, flight: Flight) -> tuple[Stored | None, IndexSnapshot | None]:
         snapshot = None
         for _ in flight.polls():
-            entry, snapshot = self._cache.lookup_or_snapshot(request.key)
+            entry, snapshot = self._cache.lookup_or_snapshot(request.store_key)
             cached = None if request.force else self._open_cached(request, entry)
             if cached is not None:
                 return cached, snapshot
@@ -347,7 +347,7 @@ class Reader:
     def _request(self, request: ReadRequest, size: int | None, *, unless: Validator | None = None) -> Body | None:
         """Send the first request: for all of the object if it is known to fit into one part."""
         end = None if size is not None and size <= PART else PART
-        return request.location.backend.read(request.location.object_key, 0, end, unless=unless)
+        return request.location.backend.read(request.location.key, 0, end, unless=unless)
 
     def _receive(self, request: ReadRequest, fill: Fill, body: Body) -> Stored:
         """Put a response's object into the store: its body, or a link if a blob has its checksum."""
@@ -367,7 +367,7 @@ class Reader:
             fill.write(content)
             stored = replace(fill.publish(info.validator, checksums, reading=False), content=content)
         else:
-            receive(request.location.backend, request.location.object_key, body, fill)
+            receive(request.location.backend, request.location.key, body, fill)
             stored = fill.publish(info.validator, checksums)
         if stored.entry is not None:
             self._filled(fill, stored.entry)

@@ -40,14 +40,14 @@ Result = TypeVar("Result")
 def unlink(location: Location, *, missing_ok: bool) -> None:
     """Delete the object, if it still is the version seen. Raises as `CloudPath.unlink` does."""
     with objects.locked(location):
-        listed, key = location.listed_info(), location.object_key
+        listed, key = location.listed_info(), location.key
         info = listed.info if listed is not None else head_or_none(location.backend, key) if key else None
         if info is None:
             if listed is not None or has_children(location):
                 raise CloudPathIsADirectoryError(f"{location.shown} is a directory; rmtree() removes those")
             if not missing_ok:
                 raise CloudPathFileNotFoundError(f"{location.shown} does not exist")
-            location.client.cache.record_delete(location.key)
+            location.client.cache.record_delete(location.store_key)
             return
         try:
             objects.delete(location, info.validator)
@@ -68,7 +68,7 @@ def rename(source: Location, target: Location) -> None:
 def _explained(source: Location) -> Iterator[None]:
     """Say of a missing source whether it is a directory."""
     listed = source.recall()
-    if not source.object_key or (listed is not None and listed.info is None):
+    if not source.key or (listed is not None and listed.info is None):
         raise _directory_error(source)
     try:
         yield
@@ -88,8 +88,8 @@ def _directory_error(source: Location) -> CloudPathIsADirectoryError:
 
 def _transfer_object(source: Location, target: Location, force: bool | None, *, delete_source: bool) -> None:
     """Copy or move to another object; on the server, if it can reach both."""
-    if source.key == target.key:
-        source.backend.head(source.object_key)  # nothing to do, if it is an object
+    if source.store_key == target.store_key:
+        source.backend.head(source.key)  # nothing to do, if it is an object
         return
     over = _target_base(target, force)
     if shares_server(source, target):
@@ -148,7 +148,7 @@ def copy_tree(
     try:
         _transfer_tree(source, target, TreeOptions(False, force, ignore, on_progress))
     except CloudPathNotExistsError:
-        if not source.object_key.endswith("/") and head(source) is not None:
+        if not source.key.endswith("/") and head(source) is not None:
             raise CloudPathNotADirectoryError(
                 f"{source.shown} is an object, not a directory; copy() copies those"
             ) from None
@@ -159,7 +159,7 @@ def _transfer_one(
     source: Location, name: str, target: Location | Path, force: bool | None, *, delete_source: bool
 ) -> Location | Path:
     if isinstance(target, Location):
-        if not target.object_key or target.object_key.endswith("/"):
+        if not target.key or target.key.endswith("/"):
             target = target.at(target.prefix + name)
         _transfer_object(source, target, force, delete_source=delete_source)
         return target
@@ -174,7 +174,7 @@ def _transfer_tree(source: Location, target: Location | Path, options: TreeOptio
     if not isinstance(target, Location):
         trees.download(source, os.fspath(target), options)
         return
-    if target.object_key and not target.object_key.endswith("/") and head(target) is not None:
+    if target.key and not target.key.endswith("/") and head(target) is not None:
         raise CloudPathFileExistsError(f"{target.shown} is an object, where the directory {source.shown} was to go")
     trees.copy_tree(source, target, options)
 
@@ -200,7 +200,7 @@ def _known_size(location: Location) -> int:
     listed = location.recall()
     if listed is not None and listed.info is not None:
         return listed.info.size
-    entry = location.client.cache.lookup(location.key)
+    entry = location.client.cache.lookup(location.store_key)
     return 0 if entry is None else entry.size
 
 
@@ -212,7 +212,7 @@ def upload(target: Location, source: Path, force: bool | None, on_progress: Prog
     if source.is_dir():
         trees.upload(target, os.fspath(source), TreeOptions(force=force, on_progress=on_progress))
         return target
-    if not target.object_key or target.object_key.endswith("/") or is_dir(target):
+    if not target.key or target.key.endswith("/") or is_dir(target):
         target = target.at(target.prefix + source.name)
     _with_progress(target, partial(_upload_one, target, os.fspath(source), force), on_progress)
     return target
@@ -222,6 +222,6 @@ def _upload_one(target: Location, path: str, force: bool | None) -> None:
     over = _target_base(target, force)
     with objects.locked(target, forced=objects.forced_of(target, over)):
         if over.assumed and over.condition_version is ABSENT and os.stat(path).st_size >= HEAD_FROM:
-            there = head_or_none(target.backend, target.object_key)
+            there = head_or_none(target.backend, target.key)
             over = WriteBase(ABSENT if there is None else there.validator)
         upload_file(target, path, over)

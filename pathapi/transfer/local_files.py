@@ -54,7 +54,7 @@ def has_arrived(target: Location, path: str, there: ObjectInfo) -> bool:
         if not stat.S_ISREG(status.st_mode) or status.st_size != there.size:
             return False
         cache = target.client.cache
-        entry = cache.lookup(target.key)
+        entry = cache.lookup(target.store_key)
         if entry is not None and entry.validator.same_version(there.validator):
             held = None if entry.validator.racy or there.validator.racy else cache.open_entry(entry)
             if held is not None:

@@ -20,7 +20,7 @@ def local_path(location: Location) -> str:
     """Return the local path of an object, of a "directory", or of an object to be created: see `CloudPath.fspath`."""
     if names_directory(location):
         return _view_of_directory(location)
-    client, uri = location.client, location.parsed
+    client, uri = location.client, location.uri
     try:
         stored = open_blob(location, ReadOptions())
     except CloudPathFileNotFoundError as error:
@@ -28,7 +28,7 @@ def local_path(location: Location) -> str:
             raise
         if has_children(location):
             return _view_of_directory(location)
-        return client.cache.outbox(location.key, uri.filed.bucket, client.local_name(uri))
+        return client.cache.outbox(location.store_key, uri.filed.bucket, client.local_name(uri))
     return _view(location, stored)
 
 
@@ -44,7 +44,7 @@ def local_copy(location: Location) -> Iterator[str]:
 
 def _view(location: Location, stored: Stored) -> str:
     try:
-        return location.client.view(stored, location.parsed)
+        return location.client.view(stored, location.uri)
     finally:
         os.close(stored.descriptor)
 
@@ -54,11 +54,11 @@ def _view_of_directory(location: Location) -> str:
     shows to be current.
     """
     client, root, prefix = location.client, location.root, location.prefix
-    cache, bucket = client.cache, location.parsed.filed.bucket
+    cache, bucket = client.cache, location.uri.filed.bucket
     entries = {entry.uri: entry for entry in cache.entries(root + prefix) if entry.key.origin == client.origin}
     if entries and location.policy is ALWAYS:
         backend = location.backend
-        listed = {location.at(info.key).uri: info for info, _ in list_objects(location)}
+        listed = {location.at(info.key).canonical: info for info, _ in list_objects(location)}
         known = {u: head_or_none(backend, i.key) if i.is_named_only else i for u, i in listed.items() if u in entries}
         entries = {u: entries[u] for u, i in known.items() if i and i.validator.same_version(entries[u].validator)}
     directory = cache.view_directory(client.origin, bucket, prefix)

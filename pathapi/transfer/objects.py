@@ -59,7 +59,7 @@ def locked(*changes: Location, forced: Location | None = None) -> Iterator[None]
 
     *forced* is the location that is overwritten by force.
     """
-    in_order = {(at.client.cache.root, at.key.encoded): at for at in changes}
+    in_order = {(at.client.cache.root, at.store_key.encoded): at for at in changes}
     with ExitStack() as stack:
         for _, at in sorted(in_order.items()):
             stack.enter_context(acquire_write_lock(at, force=at is forced))
@@ -73,7 +73,7 @@ def forced_of(target: Location, over: WriteBase) -> Location | None:
 
 def source_version(source: Location, listed: ObjectInfo | None) -> SourceVersion:
     """Return what a listing said of the source, else what a HEAD says. Raises CloudPathFileNotFoundError."""
-    return SourceVersion(listed, assumed=True) if listed else SourceVersion(source.backend.head(source.object_key))
+    return SourceVersion(listed, assumed=True) if listed else SourceVersion(source.backend.head(source.key))
 
 
 @contextmanager
@@ -101,11 +101,11 @@ def delete(at: Location, version: Validator) -> None:
         _delete(at, version)
     finally:
         at.forget_listed()
-        at.client.cache.record_delete(at.key)
+        at.client.cache.record_delete(at.store_key)
 
 
 def _delete(at: Location, version: Validator) -> None:
-    client, key = at.client, at.object_key
+    client, key = at.client, at.key
     try:
         at.backend.delete([key], expect=None if client.conditional_writes == "off" else version)
     except VersionMismatchError:
@@ -138,18 +138,18 @@ def copy_on_server(
         OverwriteNewerCloudError: The target changed after that; it stays.
     """
     cache = target.client.cache
-    noted, moment = cache.snapshot(target.key), cache.now()
+    noted, moment = cache.snapshot(target.store_key), cache.now()
     try:
         info, seen = _copy(source, target, seen, over)
     except CloudUnavailableError:
-        cache.record_delete(target.key)  # its version is unknown now
+        cache.record_delete(target.store_key)  # its version is unknown now
         raise
     finally:
         target.forget_listed()
     held = _open_held(source, seen.version)
     if held is None:
         # An entry of the target would be the version of before.
-        cache.record_delete(target.key)
+        cache.record_delete(target.store_key)
     else:
         entry, descriptor = held
         try:
@@ -162,7 +162,7 @@ def copy_on_server(
 def _open_held(source: Location, version: Validator) -> tuple[Entry, int] | None:
     """Return the entry and the open blob of that version of the source, if the store has them."""
     cache = source.client.cache
-    entry = cache.lookup(source.key)
+    entry = cache.lookup(source.store_key)
     if entry is None or not entry.validator.same_version(version) or entry.validator.racy or version.racy:
         return None
     descriptor = cache.open_entry(entry)
@@ -170,13 +170,13 @@ def _open_held(source: Location, version: Validator) -> tuple[Entry, int] | None
 
 
 def _copy(source: Location, target: Location, seen: SourceVersion, over: WriteBase) -> tuple[ObjectInfo, SourceVersion]:
-    backend, target_key = source.backend, target.object_key
+    backend, target_key = source.backend, target.key
     expect, assumed = over.condition_version, over.assumed
     if source.client.conditional_writes == "off":
         expect = None
     for attempt in range(TRIES):
         try:
-            return backend.copy(source.object_key, target_key, expect=seen.version, over=expect), seen
+            return backend.copy(source.key, target_key, expect=seen.version, over=expect), seen
         except VersionMismatchError as error:
             now = head_or_none(backend, target_key) if expect is not None else None
             if attempt and now is not None and checksums_agree(now, seen.info):
@@ -184,10 +184,10 @@ def _copy(source: Location, target: Location, seen: SourceVersion, over: WriteBa
             state = ABSENT if now is None else now.validator
             if expect is None or _is_same(state, expect):
                 # So it was the source.
-                seen = SourceVersion(backend.head(source.object_key))
+                seen = SourceVersion(backend.head(source.key))
             elif assumed:
                 expect, assumed = state, False
-                seen = SourceVersion(backend.head(source.object_key)) if seen.assumed else seen
+                seen = SourceVersion(backend.head(source.key)) if seen.assumed else seen
             else:
                 raise OverwriteNewerCloudError(
                     f"{target} was changed while {source} was being copied there; nothing was changed. Look at it and "
@@ -224,7 +224,7 @@ def _require_good(target: Location, copied: ObjectInfo, source: ObjectInfo) -> N
     if any(known.get(item.kind, item.value) != item.value for item in copied.checksums):
         raise ChecksumMismatchError(f"the copy at {target} has another checksum than the original, which was kept")
     # The response to a copy has no size.
-    if target.backend.head(target.object_key).size != source.size:
+    if target.backend.head(target.key).size != source.size:
         raise ChecksumMismatchError(f"the copy at {target} has another size than the original, which was kept")
 
 
@@ -238,7 +238,7 @@ def upload(target: Location, source: int, base: WriteBase, check: Callable[[], o
     nothing pending: the bytes are still at the source.
     """
     cache = target.client.cache
-    noted, staging = cache.snapshot(target.key), stage(cache)
+    noted, staging = cache.snapshot(target.store_key), stage(cache)
     try:
         with full_disk(cache.root):
             staging.copy_from(source)
@@ -324,7 +324,7 @@ def _alias_check(source: Location, target: Location) -> WriteBase | None:
     """
     if _plain(source) != _plain(target):
         return None
-    there = head_or_none(target.backend, target.object_key)
+    there = head_or_none(target.backend, target.key)
     # Not assumed: a copy that succeeds has met both versions in one moment, so that comparing them is enough.
     return WriteBase(ABSENT if there is None else there.validator)
 
@@ -339,5 +339,5 @@ def _refuse_same_object(source: Location, target: Location, alias: WriteBase | N
 
 
 def _plain(at: Location) -> tuple[str, str]:
-    name = _SLASHES.sub("/", unicodedata.normalize("NFC", f"{at.bucket}/{at.object_key}")).strip("/").casefold()
-    return at.uri.partition("://")[0], name
+    name = _SLASHES.sub("/", unicodedata.normalize("NFC", f"{at.bucket}/{at.key}")).strip("/").casefold()
+    return at.canonical.partition("://")[0], name

@@ -42,7 +42,7 @@ _NAMED: Final = 5
 
 def remove_tree(root: Location, on_progress: ProgressCallback | None, *, ignore_errors: bool) -> None:
     """Delete everything below *root*. Raises as `CloudPath.rmtree` does."""
-    if not root.bucket and not root.object_key:
+    if not root.bucket and not root.key:
         raise CloudPathNotImplementedError(f"{root.shown} has no bucket: name one, or a directory")
     pending = _pending_below(root)
     if pending and not ignore_errors:
@@ -87,7 +87,7 @@ def remove_empty(root: Location) -> None:
 
 
 def _require_no_object(root: Location) -> None:
-    key = root.object_key
+    key = root.key
     if key and not key.endswith("/") and head_or_none(root.backend, key) is not None:
         raise CloudPathNotADirectoryError(f"{root.shown} is an object, not a directory; unlink() deletes those")
 
@@ -125,7 +125,7 @@ class _Removal:
             objects = [self._root.at(info.key) for info in batch]
             for at in objects:
                 at.forget_listed()
-            self._client.cache.record_delete(*(at.key for at in objects))
+            self._client.cache.record_delete(*(at.store_key for at in objects))
         return False
 
     def _delete(self, batch: Sequence[ObjectInfo]) -> None:
@@ -137,7 +137,7 @@ class _Removal:
             self._backend.delete(keys, versions=self._versions(batch))
         except VersionMismatchError as error:
             with self._mutex:
-                self.changed += [self._root.at(key).uri for key in error.keys or keys]
+                self.changed += [self._root.at(key).canonical for key in error.keys or keys]
         except CloudPathNotImplementedError:
             if self._client.conditional_writes == "require":
                 raise
@@ -175,7 +175,7 @@ def _pending_below(root: Location) -> dict[str, Exception]:
 
 def _refusal(root: Location, pending: dict[str, Exception]) -> PendingWriteError:
     first = next(iter(pending.values()))
-    uris = _some([root.at(key).uri for key in pending])
+    uris = _some([root.at(key).canonical for key in pending])
     error = PendingWriteError(f"{uris} not what the cloud has; nothing below {root.shown} was deleted. {first}")
     error.__cause__ = first
     return error

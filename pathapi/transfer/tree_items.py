@@ -59,7 +59,7 @@ def filter_ignored(root: Location, items: Sequence[TreeItem], ignore: Ignore) ->
     out: set[str] = set()
     for above in sorted(names, key=lambda name: name.count("/")):
         if not _is_within(above, out):
-            directory = (root.prefix + above).removesuffix("/") if above else root.object_key
+            directory = (root.prefix + above).removesuffix("/") if above else root.key
             for name in ignore(f"/{directory}", list(names[above])):
                 out.add(above + name)
     return [item for item in items if not _is_within(item.name, out)]

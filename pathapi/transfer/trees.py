@@ -191,7 +191,7 @@ def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:
     def one(item: TreeItem) -> bool:
         at = target.at(to + item.name)
         if item.is_marker:
-            marked = at if on_server and at.object_key else None
+            marked = at if on_server and at.key else None
             return _mark(item.location, marked, item.info, delete_source=options.delete_source)
         copy_one = _copy_on_server if on_server else _copy_through
         return copy_one(item, at, there, delete_source=options.delete_source)
@@ -211,7 +211,7 @@ def _is_one_bucket(one: Location, other: Location) -> bool:
 
 def _require_apart(items: Iterable[TreeItem], target: Location) -> None:
     prefix = target.prefix
-    keys = {item.location.object_key for item in items}
+    keys = {item.location.key for item in items}
     for item in items:
         if prefix + item.name in keys:
             raise InvalidConfigurationException(
@@ -237,7 +237,7 @@ def _mark(source: Location, target: Location | None, info: ObjectInfo, *, delete
 
 def _has_marker(target: Location) -> bool:
     """Look a marker up, if no condition can tell."""
-    return target.client.conditional_writes == "off" and head_or_none(target.backend, target.object_key) is not None
+    return target.client.conditional_writes == "off" and head_or_none(target.backend, target.key) is not None
 
 
 def _make_marker(target: Location) -> bool:
@@ -251,7 +251,7 @@ def _make_marker(target: Location) -> bool:
     finally:
         staging.close()
         target.forget_listed()
-        cache.record_delete(target.key)
+        cache.record_delete(target.store_key)
     if sent.unconditional:
         warn_of_conditions(target)
     return True

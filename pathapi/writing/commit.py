@@ -66,8 +66,8 @@ def commit_upload(
     client = target.client
     write, not_kept = (None, None) if has_other_copy else _record(target, staging, base)
     try:
-        if not client.policy.of(target.uri).asks:
-            raise CloudUnavailableError(f"{target.uri}: not uploaded: the policy is offline")
+        if not client.policy.of(target.canonical).asks:
+            raise CloudUnavailableError(f"{target}: not uploaded: the policy is offline")
         moment = client.now()
         result = conditional_put(target, staging, base)
     except BaseException as error:
@@ -100,20 +100,22 @@ def finish_upload(
     client = target.client
     cache, pending = client.cache, client.cache.pending
     try:
-        entry = cache.record_write(snapshot, staging, info.validator, moment, client.reader.checksums(target.key, info))
+        entry = cache.record_write(
+            snapshot, staging, info.validator, moment, client.reader.checksums(target.store_key, info)
+        )
     except (CasstoreError, OSError) as error:
         entry = None
         try:
             # The old entry must not be served any more; forgetting it takes less of a full disk than the new one.
             cache.background.make_room(1)
-            cache.record_delete(target.key)
+            cache.record_delete(target.store_key)
         except (CasstoreError, OSError):
             # The pending write stays, so that the next use of the URI finds out and tries again.
-            error.add_note(f"{target.uri}: the server has the bytes; only the store could not record them")
+            error.add_note(f"{target}: the server has the bytes; only the store could not record them")
             raise error from error.__cause__
     # First the others, then this one: a process that is killed in between has recorded all that is needed to go on.
-    if supersedes and cache.unavailable is None and pending.has(target.key):
-        for other in pending.of(target.key):
+    if supersedes and cache.unavailable is None and pending.has(target.store_key):
+        for other in pending.of(target.store_key):
             if other.blocks:
                 # Not worth failing a write that has arrived: the next use of the URI names the one that still blocks.
                 with contextlib.suppress(OSError):
@@ -133,7 +135,7 @@ def _record(target: Location, staging: Staging, base: WriteBase) -> tuple[Pendin
         with full_disk(cache.root):
             lease = cache.lease.name
         return cache.pending.record(
-            target.key,
+            target.store_key,
             staging,
             PendingState.UPLOADING,
             base.condition,
@@ -160,16 +162,16 @@ def raise_explained(
     if isinstance(error, VersionMismatchError):
         if base.exclusive:
             raise CloudPathFileExistsError(
-                f"{target.uri}: the object exists already; nothing was changed{where}", **hints
+                f"{target}: the object exists already; nothing was changed{where}", **hints
             ) from error
         raise OverwriteNewerCloudError(
-            f"{target.uri}: another writer has changed the object since it was opened; nothing was uploaded{where}",
+            f"{target}: another writer has changed the object since it was opened; nothing was uploaded{where}",
             **hints,
         ) from error
     if isinstance(error, CloudPathException):
         raise error.extended(where, **hints) from error.__cause__ or error
     if where:
-        error.add_note(": ".join([f"{target.uri}: not uploaded{where}", *hints.values()][:2]))
+        error.add_note(": ".join([f"{target}: not uploaded{where}", *hints.values()][:2]))
 
 
 def _where_kept(target: Location, kept: PendingWrite | None, not_kept: OSError | None) -> tuple[str, dict[str, str]]:

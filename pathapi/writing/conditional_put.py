@@ -103,7 +103,7 @@ def _send(target: Location, staging: Staging, base: WriteBase) -> UploadResult:
         if not base.assumed:
             raise
         # The listing did not have it, and now it is there: ask once, and use the answer.
-        seen = head_or_none(target.backend, target.object_key)
+        seen = head_or_none(target.backend, target.key)
         return UploadResult(_write(target, staging, ABSENT if seen is None else seen.validator))
     except (CloudPathNotImplementedError, CloudPathPermissionError) as error:
         if expect is None or target.client.conditional_writes == "require":
@@ -117,12 +117,12 @@ def _send_unconditionally(
     """Check by a HEAD just before: the server, or the role, cannot do conditions (or nothing at all)."""
     backend = target.backend
     try:
-        seen = head_or_none(backend, target.object_key)
+        seen = head_or_none(backend, target.key)
     except CloudPathPermissionError:
         raise error from error.__cause__
     matches = seen is None if isinstance(expect, Absent) else seen is not None and seen.validator.same_version(expect)
     if not matches:
-        raise VersionMismatchError(f"{target.uri}: not the version that was seen; nothing was changed") from error
+        raise VersionMismatchError(f"{target}: not the version that was seen; nothing was changed") from error
     try:
         return UploadResult(_write(target, staging, None), unconditional=True)
     except CloudPathPermissionError:
@@ -141,10 +141,10 @@ def warn_of_conditions(target: Location) -> None:
 
 def _write(target: Location, staging: Staging, expect: Validator | Absent | None) -> ObjectInfo:
     guess = target.client.content_type_method
-    content_type = guess(target.object_key)[0] if guess is not None else None
+    content_type = guess(target.key)[0] if guess is not None else None
     # A position of its own: the writer's file may share the staging file's.
     source: Any = _Source(staging.descriptor)
-    return target.backend.write(target.object_key, source, staging.size, expect=expect, content_type=content_type)
+    return target.backend.write(target.key, source, staging.size, expect=expect, content_type=content_type)
 
 
 class _Source:
@@ -182,13 +182,13 @@ def find_completed_upload(target: Location, staging: Staging) -> ObjectInfo | No
     A checksum of the provider that agrees is enough; otherwise all bytes are read and compared.
     """
     backend = target.backend
-    info = head_or_none(backend, target.object_key)
+    info = head_or_none(backend, target.key)
     if info is None or info.size != staging.size:
         return None
     if matches_checksum(info, staging.descriptor):
         return info
     try:
-        body = backend.read(target.object_key, 0, None, expect=info.validator if info.validator.identifies else None)
+        body = backend.read(target.key, 0, None, expect=info.validator if info.validator.identifies else None)
     except (VersionMismatchError, CloudPathFileNotFoundError):
         return None
     assert body is not None

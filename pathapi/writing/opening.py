@@ -86,7 +86,7 @@ def read_request(
     location: Location, options: ReadOptions, *, with_content: bool = False, ignore_pending: bool = False
 ) -> ReadRequest:
     """Return what the reader is to read, and how. Raises CloudPathIsADirectoryError for a bucket."""
-    client, uri = location.client, location.parsed
+    client, uri = location.client, location.uri
     if not uri.key:
         raise CloudPathIsADirectoryError(f"{location.shown} is a bucket, not an object")
     return ReadRequest(
@@ -109,7 +109,7 @@ def _read(
     cache = location.client.cache
     if request.require_store and cache.unavailable is not None:
         raise cache.unavailable
-    is_changed = not request.ignore_pending and cache.has_local_changes(request.key)
+    is_changed = not request.ignore_pending and cache.has_local_changes(request.store_key)
     while True:
         if is_changed:
             from pathapi.writing.pending import ensure_no_conflict  # most readers meet nothing pending
@@ -179,7 +179,7 @@ def open_identified(location: Location, freshness: FreshnessArg, *, ignore_pendi
 
 def require_object_name(location: Location) -> Location:
     """Return *location*. Raises CloudPathIsADirectoryError if it names a directory."""
-    if not location.object_key or location.object_key.endswith("/"):
+    if not location.key or location.key.endswith("/"):
         raise CloudPathIsADirectoryError(f"{location.shown} names a directory: add a name after the last slash")
     return location
 
@@ -297,7 +297,7 @@ def write_base(
     """
     from pathapi.writing.conditional_put import WriteBase
 
-    client, uri, policy = location.client, location.parsed, location.policy_of_call(freshness)
+    client, uri, policy = location.client, location.uri, location.policy_of_call(freshness)
     if kind == "x":
         return WriteBase(ABSENT, exclusive=True)
     if force:
@@ -311,7 +311,7 @@ def write_base(
     listed = location.listed_object()
     if listed is not None and freshness is None and policy is not ALWAYS:
         return WriteBase(listed.validator)
-    held = client.cache.lookup(location.key)
+    held = client.cache.lookup(location.store_key)
     if held is None and client.listings.is_absent(uri.bucket, uri.key):
         # If the listing is too old, a call may ask and go on, as if it had asked first. A file that was open in the
         # meantime may not: nobody has seen what was created since it was opened.
@@ -346,7 +346,7 @@ def edit(location: Location, force: bool | None) -> Iterator[str]:
         source = None if stored is None else stored.descriptor
         try:
             base = write_base(location, "a", stored, None, began, force=is_forced)
-            path = cache.edit(location.key, client.local_name(location.parsed), base.version, source)
+            path = cache.edit(location.store_key, client.local_name(location.uri), base.version, source)
         finally:
             if source is not None:
                 os.close(source)
@@ -369,7 +369,7 @@ def edit(location: Location, force: bool | None) -> Iterator[str]:
         try:
             Upload(location, base, lock, staging).commit()
         except BaseException:
-            if not any(write.digest == digest for write in cache.pending.of(location.key)):
+            if not any(write.digest == digest for write in cache.pending.of(location.store_key)):
                 raise  # the bytes are nowhere else
             cache.release_path(path, digest)
             raise

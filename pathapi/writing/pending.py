@@ -34,13 +34,13 @@ def acquire_write_lock(target: Location, *, force: bool = False) -> WriteLock:
     cache = target.client.cache
     lock = _lock(target)
     try:
-        cache.record_changes(target.key)
-        if cache.pending.has(target.key):
-            for write in cache.pending.of(target.key):
+        cache.record_changes(target.store_key)
+        if cache.pending.has(target.store_key):
+            for write in cache.pending.of(target.store_key):
                 if cache.unavailable is None:
                     _resolve_interrupted(target, write)
             # Listed again: an interrupted upload that has arrived may have been forced over the others.
-            for write in cache.pending.of(target.key):
+            for write in cache.pending.of(target.store_key):
                 if write.blocks and not force:
                     raise conflict_error(target, write)
     except BaseException:
@@ -50,7 +50,7 @@ def acquire_write_lock(target: Location, *, force: bool = False) -> WriteLock:
 
 
 def _lock(target: Location) -> WriteLock:
-    return target.client.cache.write_locks.acquire(target.key, on_poll=unclosed.process_queue)
+    return target.client.cache.write_locks.acquire(target.store_key, on_poll=unclosed.process_queue)
 
 
 def ensure_no_conflict(target: Location, *, force: bool, may_request: bool) -> None:
@@ -60,16 +60,16 @@ def ensure_no_conflict(target: Location, *, force: bool, may_request: bool) -> N
     *may_request*, an interrupted upload raises too. Waits for no lock.
     """
     cache = target.client.cache
-    cache.record_changes(target.key)
-    for write in cache.pending.of(target.key):
+    cache.record_changes(target.store_key)
+    for write in cache.pending.of(target.store_key):
         if cache.unavailable is None and _is_interrupted(target, write):
             if not may_request:
                 raise conflict_error(target, write)
             # The process that has the lock, if one does, resolves it: until then, readers get the old version.
-            with suppress(LockTimeoutError), cache.write_locks.acquire(target.key, 0):
+            with suppress(LockTimeoutError), cache.write_locks.acquire(target.store_key, 0):
                 _resolve_interrupted(target, write)
     # Listed again, as in `acquire_write_lock`.
-    for write in cache.pending.of(target.key):
+    for write in cache.pending.of(target.store_key):
         if write.blocks:
             if not force:
                 raise conflict_error(target, write)
@@ -81,7 +81,7 @@ def ensure_no_conflict(target: Location, *, force: bool, may_request: bool) -> N
         elif write.state is PendingState.INCOMPLETE and write.source is not None and write.name not in _warned:
             _warned.add(write.name)
             warnings.warn(
-                f"{target.uri}: {write.why} ({write.source}): push() uploads it, drop() discards it", stacklevel=5
+                f"{target}: {write.why} ({write.source}): push() uploads it, drop() discards it", stacklevel=5
             )
 
 
@@ -91,7 +91,7 @@ def _is_interrupted(target: Location, write: PendingWrite) -> bool:
         return False
     cache = target.client.cache
     if write.lease == cache.lease.name:
-        return not cache.write_locks.is_held(target.key)
+        return not cache.write_locks.is_held(target.store_key)
     return cache.pending.is_interrupted(write)
 
 
@@ -112,7 +112,7 @@ def _resolve_interrupted(target: Location, write: PendingWrite) -> PendingWrite 
     except FileNotFoundError:
         return None
     try:
-        snapshot, moment = cache.snapshot(target.key), cache.now()
+        snapshot, moment = cache.snapshot(target.store_key), cache.now()
         try:
             info = find_completed_upload(target, staging)
         except CloudPathException as error:
@@ -142,7 +142,7 @@ def conflict_error(target: Location, write: PendingWrite) -> PendingWriteError |
             "completed"
         )
     return error(
-        f"{target.uri}: {what}. The bytes are at {target.client.cache.pending.path(write)}",
+        f"{target}: {what}. The bytes are at {target.client.cache.pending.path(write)}",
         hint="push() uploads them (with force_overwrite_to_cloud=True it overwrites the object); drop() discards them, "
         "and force_overwrite_from_cloud=True reads the server's version; save_pending(PATH) keeps both. On the command "
         "line: casstore pending, push, drop",
@@ -160,8 +160,8 @@ def pending_of(target: Location) -> list[PendingWrite]:
     if cache.unavailable is not None:
         raise cache.unavailable
     unclosed.process_queue()
-    cache.record_changes(target.key)
-    return cache.pending.of(target.key)
+    cache.record_changes(target.store_key)
+    return cache.pending.of(target.store_key)
 
 
 def open_pending(target: Location) -> int | None:
@@ -182,14 +182,14 @@ def select_pending(target: Location, which: PendingWrite | None) -> PendingWrite
         for write in writes:
             if write.name == which.name:
                 return write
-        raise CloudPathFileNotFoundError(f"{target.uri}: that pending write has been dealt with already")
+        raise CloudPathFileNotFoundError(f"{target}: that pending write has been dealt with already")
     if not writes:
-        raise CloudPathFileNotFoundError(f"{target.uri}: nothing is pending")
+        raise CloudPathFileNotFoundError(f"{target}: nothing is pending")
     chosen = [write for write in writes if write.state is not PendingState.INCOMPLETE] or writes
     if len({write.digest for write in chosen}) > 1:
         listed = "; ".join(f"{write.name}: {write.size} bytes, {write.why}" for write in chosen)
         raise PendingWriteError(
-            f"{target.uri}: {len(chosen)} different writes are pending",
+            f"{target}: {len(chosen)} different writes are pending",
             hint=f"pass one of them: {listed}",
             shell_hint=f"select one with --name: {listed}",
         )
@@ -211,14 +211,14 @@ def push(target: Location, which: PendingWrite | None = None, *, force: bool = F
             if write is None:
                 return pushed  # it had arrived
             if write.state is PendingState.UPLOADING:
-                raise PendingWriteError(f"{target.uri}: another process is uploading it: push again once it has ended")
+                raise PendingWriteError(f"{target}: another process is uploading it: push again once it has ended")
         assert write is not None
         staging = cache.pending.adopt(write)
         try:
             base = WriteBase.of(write, force=force)
             state = write.state
             write = cache.pending.mark(write, PendingState.UPLOADING, lease=cache.lease.name)
-            snapshot, moment = cache.snapshot(target.key), cache.now()
+            snapshot, moment = cache.snapshot(target.store_key), cache.now()
             try:
                 # An earlier try may have arrived after all.
                 result = conditional_put(target, staging, base, again=pushed.state is not PendingState.EDIT)
@@ -233,7 +233,7 @@ def push(target: Location, which: PendingWrite | None = None, *, force: bool = F
             if write.source is not None:
                 cache.mark_uploaded(write.source, write.digest, result.info.validator)
             # The server has these bytes: other pending writes of the same ones are done.
-            for other in cache.pending.of(target.key):
+            for other in cache.pending.of(target.store_key):
                 if other.digest == write.digest and other.state is not PendingState.UPLOADING:
                     cache.pending.discard(other)
             if result.unconditional:

@@ -45,13 +45,13 @@ class Upload:
         self.target = target
         self.lock = lock
         self._base = base
-        self._snapshot: IndexSnapshot = cache.snapshot(target.key)
+        self._snapshot: IndexSnapshot = cache.snapshot(target.store_key)
         self._pid = os.getpid()
         self.staging: Staging | None = staging or stage(cache)
 
     @property
     def uri(self) -> str:
-        return self.target.uri
+        return self.target.canonical
 
     @property
     def is_ours(self) -> bool:
@@ -125,7 +125,7 @@ class Upload:
             if not staging.size:
                 return None
             return cache.pending.record(
-                self.target.key,
+                self.target.store_key,
                 staging,
                 PendingState.INCOMPLETE,
                 self._base.condition,

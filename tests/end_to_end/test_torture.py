@@ -328,7 +328,7 @@ def read_by_force():
 
 def settle_loosely(target, staging, noted, info, moment, write, *, supersedes):
     pending = target.client.cache.pending
-    for one in pending.of(target.key):
+    for one in pending.of(target.store_key):
         pending.discard(one)
 
 def check_loudly(target, *, force, may_request):

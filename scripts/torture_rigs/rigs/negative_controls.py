@@ -130,7 +130,7 @@ def _discard_early() -> None:
 
     def discard_and_send(target: Any, staging: Any, base: Any, **how: Any) -> Any:
         pending = target.client.cache.pending
-        for write in pending.of(target.key):
+        for write in pending.of(target.store_key):
             if write.state == "uploading":
                 pending.discard(write)
         return conditional_put(target, staging, base, **how)

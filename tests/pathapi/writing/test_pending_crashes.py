@@ -318,7 +318,7 @@ def _discard_before_sending(module: Any) -> None:
     send = module.conditional_put
 
     def discard_and_send(target: Any, *arguments: Any, **options: Any) -> Any:
-        for write in target.client.cache.pending.of(target.key):
+        for write in target.client.cache.pending.of(target.store_key):
             target.client.cache.pending.discard(write)
         return send(target, *arguments, **options)
 

@@ -259,7 +259,7 @@ def _discard_before_sending() -> None:
     send = uploading.conditional_put
 
     def discard_and_send(target: Any, *arguments: Any, **options: Any) -> Any:
-        _discard_all(target.client.cache, target.key)
+        _discard_all(target.client.cache, target.store_key)
         return send(target, *arguments, **options)
 
     setattr(delivering, "conditional_put", discard_and_send)  # noqa: B010 (for mypy it is not there)
