@@ -1,6 +1,6 @@
-"""A client: how to reach one provider, which store to read through, and by which habits.
+"""A client: how to reach one provider, which store to read through, and with which settings.
 
-Subclasses say how to log in and make backends; everything that is the same for all clouds is here and in
+Subclasses define how to log in and make backends; everything that is the same for all clouds is here and in
 `pathapi.path`.
 """
 
@@ -34,7 +34,7 @@ _CONDITIONS = ("auto", "require", "off")
 
 
 def guess_type(name: str) -> tuple[str | None, str | None]:
-    """The content type that a name's ending stands for, and its encoding: what clients say of what they write."""
+    """Return the content type and the encoding that a name's ending stands for: what clients send with an upload."""
     # Imported here: only writers need it, and loading its tables takes longer than a read.
     import mimetypes
 
@@ -42,17 +42,16 @@ def guess_type(name: str) -> tuple[str | None, str | None]:
 
 
 class Client(Generic[PathT]):
-    """Common to all clouds; thread-safe, usable in forked children, picklable with its configuration and no secrets.
+    """Common to all clouds; thread-safe, usable in forked children, picklable with its configuration but no secrets.
 
     *local_cache_dir* is the root of the store (default: ``CASSTORE_DIR``, ``CLOUDPATHLIB_LOCAL_CACHE_DIR``, the user's
     cache directory). *file_cache_mode* says how long entries are kept. *content_type_method* guesses the type of an
     upload from its name. *freshness*: see `pathapi.freshness`; a policy or a mapping of URI prefixes to policies.
     *verify* hashes every blob before it is served. *views*: ``auto``, ``copy`` or ``link``. *dedup_by_checksum*:
-    whether bytes that the store holds are recognised by what the provider states of an object, within one ``origin``,
-    in ``all``, or not (``off``). *conditional_writes*: ``auto`` falls back, with a warning, where a server cannot do
-    them; ``require``; ``off``.
+    whether the provider's checksum of an object finds a cached blob, within one ``origin``, in ``all``, or not
+    (``off``). *conditional_writes*: ``auto`` falls back, with a warning, if the server has none; ``require``; ``off``.
 
-    Raises InvalidConfigurationException for arguments that mean nothing.
+    Raises InvalidConfigurationException for arguments that are not valid.
     """
 
     def __init__(
@@ -71,7 +70,9 @@ class Client(Generic[PathT]):
         _choose("conditional_writes", conditional_writes, _CONDITIONS)
         if views is not None:
             _choose("views", views, _VIEW_MODES)
-        self.file_cache_mode = _cache_mode(file_cache_mode)
+        self.file_cache_mode = (
+            FileCacheMode.from_environment() if file_cache_mode is None else FileCacheMode.parse(file_cache_mode)
+        )
         self.content_type_method = content_type_method
         self.verify = verify
         self.views = views
@@ -82,11 +83,11 @@ class Client(Generic[PathT]):
         self._root = None if local_cache_dir is None else os.fspath(local_cache_dir)
         self._cache: Cache | None = None
         self._reader: Reader | None = None
-        self._aside: casstore.PassThroughCache | None = None
+        self._fallback: casstore.PassThroughCache | None = None
         self.entry_scope: EntryScope | None = None
         self._backends: dict[str, Backend] = {}
         self._warned: set[str] = set()
-        self._recognise_by(os.urandom(16).hex())
+        self._register_token(os.urandom(16).hex())
         self._configuration = {
             "file_cache_mode": None if file_cache_mode is None else self.file_cache_mode,
             "local_cache_dir": self._root,
@@ -104,27 +105,25 @@ class Client(Generic[PathT]):
 
     @property
     def origin(self) -> str:
-        """Provider plus endpoint or account of everything this client reads; part of every entry's identity."""
+        """The provider and the endpoint or account of everything this client reads; part of every entry's identity."""
         raise NotImplementedError
 
     def _make_backend(self, bucket: str) -> Backend:
         raise NotImplementedError
 
     def _settings(self) -> dict[str, Any]:
-        """How to log in, without secrets: constructor arguments that a pickle may carry."""
+        """Return how to log in, without secrets: constructor arguments for pickles."""
         return {}
 
     def _secrets(self) -> dict[str, Any]:
-        """Constructor arguments that travel only to a child that multiprocessing is spawning."""
+        """Return constructor arguments for the pickle of a child that multiprocessing is spawning, and for no other."""
         return {}
 
     # --- the store ---------------------------------------------------------------------------------------------------
 
     @property
     def cache(self) -> Cache:
-        """The store, opened on first use; where none can serve, what reads without one. Raises what `casstore.open`
-        does.
-        """
+        """The store, opened on first use, or a stand-in if no store is usable. Raises as `casstore.open` does."""
         if self._cache is None:
             root = self._root
             if root is None and not os.environ.get("CASSTORE_DIR"):
@@ -137,7 +136,7 @@ class Client(Generic[PathT]):
 
     @property
     def policy(self) -> FreshnessPolicy:
-        """How fresh answers must be; opens the store, whose settings may say ``offline``."""
+        """The freshness policy; opens the store, whose settings may say ``offline``."""
         if self._cache is None:
             _ = self.cache
         return self._policy
@@ -150,7 +149,7 @@ class Client(Generic[PathT]):
         return self._reader
 
     def _on_fill(self) -> Callable[[Entry, bool], object] | None:
-        """What the reader tells of each entry it made. It does not know the client, so that that can be collected."""
+        """Return what the reader calls with each new entry; it does not refer to the client, which can be collected."""
         if self.file_cache_mode is FileCacheMode.persistent:
             return None
         scope = self.entry_scope = EntryScope(self.cache)
@@ -165,7 +164,7 @@ class Client(Generic[PathT]):
         return hold
 
     def view(self, stored: Stored, uri: Uri) -> str:
-        """A path with the object's name that holds *stored*'s bytes: in the store, else in the temporary directory."""
+        """Return a path with the object's name and *stored*'s bytes: in the store, else in the temporary directory."""
         key, bucket, name = self.store_key(uri), uri.filed.bucket, self.local_name(uri)
         try:
             return self.cache.view_stored(stored, key, bucket, name, self.views)
@@ -173,20 +172,20 @@ class Client(Generic[PathT]):
             uncached = casstore.pass_through_for(error, self.cache)
             path = uncached.view_stored(stored, key, bucket, name, self.views)
             uncached.warn()
-            self._aside = uncached
+            self._fallback = uncached
             return path
 
     def local_name(self, uri: Uri) -> str:
-        """The key that a local path is named after; no login and no signature."""
+        """Return the key that a local path is named after, without a login or a signature."""
         return uri.filed.key
 
     def release_view(self, path: str) -> None:
-        """Give a path back before the process ends; an edited one stays."""
-        is_aside = self._aside is not None and self._aside.has_view(path)
-        (self._aside if self._aside is not None and is_aside else self.cache).release_view(path)
+        """Release a view before the process ends; an edited one stays."""
+        fallback = self._fallback
+        (fallback if fallback is not None and fallback.has_view(path) else self.cache).release_view(path)
 
     def backend(self, bucket: str) -> Backend:
-        """The backend of one bucket."""
+        """Return the backend of one bucket."""
         backend = self._backends.get(bucket)
         if backend is None:
             backend = self._backends[bucket] = self._make_backend(bucket)
@@ -209,7 +208,7 @@ class Client(Generic[PathT]):
         return Key(uri.canonical, self.origin)
 
     def now(self) -> Moment:
-        """This moment, by the store's clocks."""
+        """Return this moment, by the store's clocks."""
         return self.cache.now()
 
     def warn_once(self, about: str, message: str) -> None:
@@ -235,13 +234,13 @@ class Client(Generic[PathT]):
     # --- paths and defaults ------------------------------------------------------------------------------------------
 
     def CloudPath(self, cloud_path: str | PathT, *parts: str) -> PathT:  # noqa: N802 (the name users know)
-        """A path that uses this client."""
+        """Return a path that uses this client."""
         made: PathT = self.path_class(cloud_path, *parts, client=self)
         return made
 
     @classmethod
     def get_default_client(cls) -> Self:
-        """The client that paths without one use, made of the environment on first need."""
+        """Return the client that paths without one use, created from the environment on first use."""
         with _mutex:
             client = _default_clients.get(cls)
             if client is None:
@@ -250,7 +249,7 @@ class Client(Generic[PathT]):
             return client
 
     def set_as_default_client(self) -> None:
-        """Paths made without a client use this one from now on."""
+        """Make this the client of paths that are made without one, from now on."""
         with _mutex:
             _default_clients[type(self)] = self
 
@@ -266,27 +265,28 @@ class Client(Generic[PathT]):
             secrets = {name: value for name, value in self._secrets().items() if value is not None}
         return _restore_client, (type(self), arguments, self._token, secrets)
 
-    def _recognise_by(self, token: str) -> None:
-        """Be the client that a pickle means which carries *token*, in this process and its children."""
+    def _register_token(self, token: str) -> None:
+        """Be the client of every pickle with *token*, in this process and its children."""
         self._token = token
-        _living[token] = self
+        _alive[token] = self
 
 
 _default_clients: dict[type, Client[Any]] = {}
 _restored: dict[tuple[type, str], Client[Any]] = {}
-_living: weakref.WeakValueDictionary[str, Client[Any]] = weakref.WeakValueDictionary()
+_alive: weakref.WeakValueDictionary[str, Client[Any]] = weakref.WeakValueDictionary()
 _mutex = threading.Lock()
 
 
 def _restore_client(
     cls: type[Client[Any]], arguments: dict[str, Any], token: str, secrets: dict[str, Any]
 ) -> Client[Any]:
-    """The client itself where it lives: in its own process, in a forked child, in a spawned one that was started with
-    it. Elsewhere one client for all pickles of one configuration.
+    """Return the pickled client itself, if it lives in this process, its parent, or the process that spawned this one.
+
+    Else return one client for all pickles of one configuration.
     """
-    living = _living.get(token)
-    if living is not None:
-        return living
+    alive = _alive.get(token)
+    if alive is not None:
+        return alive
     if not arguments and not secrets:
         return cls.get_default_client()
     name = token if secrets else repr(sorted(arguments.items(), key=lambda item: item[0]))
@@ -295,23 +295,13 @@ def _restore_client(
         if client is None:
             client = _restored[cls, name] = cls(**arguments | secrets)
             if secrets:
-                client._recognise_by(token)
+                client._register_token(token)
         return client
 
 
 def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InvalidConfigurationException(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r}")
-
-
-def _cache_mode(mode: str | FileCacheMode | None) -> FileCacheMode:
-    if mode is None:
-        return FileCacheMode.from_environment() or FileCacheMode.persistent
-    try:
-        return FileCacheMode(mode)
-    except ValueError as error:
-        names = ", ".join(repr(item.value) for item in FileCacheMode)
-        raise InvalidConfigurationException(f"file_cache_mode is one of {names}, not {mode!r}") from error
 
 
 def _forget_mutex() -> None:
@@ -324,7 +314,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def forced(given: bool | None, which: str) -> bool:
-    """What the call says, else what ``CLOUDPATHLIB_FORCE_OVERWRITE_*`` does."""
+    """Return what the call says, else what ``CLOUDPATHLIB_FORCE_OVERWRITE_*`` says."""
     if given is not None:
         return given
     variable = f"CLOUDPATHLIB_FORCE_OVERWRITE_{which}"
@@ -332,6 +322,6 @@ def forced(given: bool | None, which: str) -> bool:
 
 
 def _may_be_set(variable: str) -> bool:
-    # `os.environ` takes 2 us to say that one is not there, a tenth of a warm open; the dictionary in it does not.
+    # `os.environ` takes 2 us to report a missing variable, a tenth of a warm open; the dictionary in it does not.
     known = getattr(os.environ, "_data", None)
     return known is None or variable.encode("ascii") in known or variable in known

@@ -21,15 +21,16 @@ class FileCacheMode(str, Enum):  # noqa: UP042 (as cloudpathlib has it: str() of
     close_file = "close_file"
 
     @classmethod
-    def from_environment(cls) -> FileCacheMode | None:
-        """Return ``CLOUDPATHLIB_FILE_CACHE_MODE``; None if it is unset. Raises InvalidConfigurationException."""
-        value = os.environ.get("CLOUDPATHLIB_FILE_CACHE_MODE", "").lower()
-        if not value:
-            return None
+    def parse(cls, value: str, name: str = "file_cache_mode") -> FileCacheMode:
+        """Return the mode *value*, given as *name*. Raises InvalidConfigurationException."""
         try:
             return cls(value)
         except ValueError as error:
-            names = ", ".join(mode.value for mode in cls)
-            raise InvalidConfigurationException(
-                f"CLOUDPATHLIB_FILE_CACHE_MODE: use one of {names}, not {value!r}"
-            ) from error
+            modes = ", ".join(repr(mode.value) for mode in cls)
+            raise InvalidConfigurationException(f"{name}: use one of {modes}, not {value!r}") from error
+
+    @classmethod
+    def from_environment(cls) -> FileCacheMode:
+        """Return the mode of ``CLOUDPATHLIB_FILE_CACHE_MODE``, by default ``persistent``."""
+        value = os.environ.get("CLOUDPATHLIB_FILE_CACHE_MODE", "").lower()
+        return cls.parse(value, "CLOUDPATHLIB_FILE_CACHE_MODE") if value else cls.persistent

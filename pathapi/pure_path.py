@@ -1,8 +1,8 @@
-"""Everything about a cloud path that needs no network: names, parents, joins, comparison.
+"""Everything about a cloud path that needs no network: names, parents, joins, comparison, its client.
 
-A path is its text. The text is split at slashes and nothing in it is interpreted, so that every legal key keeps a path
-of its own: in ``s3://b/a//c`` the middle name is empty, in ``s3://b/a/../c`` it is ``..``. One slash at the end belongs
-to no name, as in `pathlib`. Only what a user *joins* is read as a path: ``p / "x/../y"`` is ``p / "y"``.
+A path is its text. The text is split at slashes and nothing in it is interpreted, so that every legal key has a path of
+its own: in ``s3://b/a//c`` the middle name is empty, in ``s3://b/a/../c`` it is ``..``. One slash at the end belongs to
+no name, as in `pathlib`. Only joined segments are interpreted: ``p / "x/../y"`` is ``p / "y"``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ from typing import Any, ClassVar, NoReturn, Self, TypeAlias, TypeGuard
 
 from casstore import Key
 from pathapi.client import Client
-from pathapi.exceptions import (
-    AnyPathTypeError,
-    InvalidPrefixError,
-    InvalidUriError,
-)
+from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError, InvalidUriError
 from pathapi.location import Location
 from pathapi.metadata.globbing import compile_component, compile_parts, split_pattern
 from pathapi.reading.entry_scopes import EntryHold
@@ -156,7 +152,7 @@ class PureCloudPath:
 
     @classmethod
     def is_valid_cloudpath(cls, path: object, raise_on_error: bool = False) -> TypeGuard[Self]:
-        """Whether *path*, taken as text, starts with this class's prefix in whatever case; nothing else is checked."""
+        """Return whether *path*, as text, starts with this class's prefix, in any case; nothing else is checked."""
         valid = str(path).lower().startswith(cls.cloud_prefix.lower())
         if raise_on_error and not valid:
             cls._check_prefix(str(path))
@@ -166,7 +162,7 @@ class PureCloudPath:
 
     @property
     def uri(self) -> Uri:
-        """The text taken apart."""
+        """The parsed text."""
         parsed = self._parsed
         if parsed is None:
             parsed = self._parsed = Uri.parse(self._text, schemes=(self._scheme(),))
@@ -183,16 +179,8 @@ class PureCloudPath:
         return self.uri.key
 
     @property
-    def _shown(self) -> str:
-        """The text as a message may show it."""
-        return self.uri.shown
-
-    @property
-    def _no_prefix(self) -> str:
-        return self._text[len(self.cloud_prefix) :]
-
-    @property
     def _no_prefix_no_drive(self) -> str:
+        # cloudpathlib's name for what `copytree` passes to *ignore*.
         return self._text[len(self.cloud_prefix) + len(self.drive) :]
 
     def __str__(self) -> str:
@@ -278,10 +266,10 @@ class PureCloudPath:
         return tuple(self._from_names(names[:count]) for count in range(len(names) - 1, first - 1, -1))
 
     def joinpath(self, *pathsegments: str | os.PathLike[str]) -> Self:
-        """Append what *pathsegments* say: ``..`` goes up, ``.`` and empty names vanish.
+        """Append *pathsegments*: ``..`` removes a name, ``.`` and empty names are skipped.
 
-        A segment that starts with ``/`` starts again at the bucket's name, as `pathlib` starts again at the root.
-        Raises TypeError for another cloud path, `InvalidUriError` for a NUL.
+        A segment that starts with ``/`` restarts at the bucket's name, as `pathlib` restarts at the root. Raises
+        TypeError for another cloud path, `InvalidUriError` for a NUL.
         """
         names = list(self._split())
         for segment in pathsegments:
@@ -297,17 +285,17 @@ class PureCloudPath:
         return self.joinpath(other)
 
     def __rtruediv__(self, other: object) -> NoReturn:
-        raise ValueError(f"{self._shown} is absolute and cannot be joined to another path; make a new path instead")
+        raise ValueError(f"{self.uri.shown} is absolute and cannot be joined to another path: make a new path instead")
 
     def with_segments(self, *pathsegments: str | os.PathLike[str]) -> Self:
-        """A path of the same type and client from names, the first of which is the bucket; nothing is resolved."""
+        """Return a path of the same type and client from names, the bucket first; nothing is resolved."""
         text = "/".join(_read_segment(segment) for segment in pathsegments).removeprefix("/")
         if text.lower().startswith(self.cloud_prefix):
             text = text[len(self.cloud_prefix) :].removeprefix("/")
         return self._derive(self._root_text + text)
 
     def with_name(self, name: str) -> Self:
-        """Raises ValueError where there is no name to replace, or *name* is none."""
+        """Replace the last name. Raises ValueError if there is none, or if *name* is not one."""
         names = list(self._split()[:-1])
         if not self.name:
             raise ValueError(f"{self!r} has an empty name")
@@ -315,11 +303,11 @@ class PureCloudPath:
         return self._from_names(names)
 
     def with_stem(self, stem: str) -> Self:
-        """Raises ValueError as `with_name` does."""
+        """Replace the stem. Raises ValueError as `with_name` does."""
         return self.with_name(PurePosixPath(self.name).with_stem(stem).name)
 
     def with_suffix(self, suffix: str) -> Self:
-        """Raises ValueError for a suffix without a dot before it, or with a slash in it."""
+        """Replace the suffix. Raises ValueError for one that does not start with a dot, or has a slash."""
         return self.with_name(PurePosixPath(self.name).with_suffix(suffix).name)
 
     def absolute(self) -> Self:
@@ -327,7 +315,7 @@ class PureCloudPath:
         return self
 
     def resolve(self, strict: bool = False) -> Self:
-        """The path itself: a key that holds ``..`` is another object than the one that it seems to lead to."""
+        """The path itself: a key with ``..`` names an object of its own."""
         return self
 
     # --- questions --------------------------------------------------------------------------------------------------
@@ -343,27 +331,29 @@ class PureCloudPath:
         return self == other_path
 
     def relative_to(self, other: PureCloudPath, walk_up: bool = False) -> PurePosixPath:
-        """What leads from *other* to here. Raises ValueError where nothing does, or *other* is of another cloud.
+        """Return the path from *other* to this one. Raises ValueError if there is none, or for another cloud's path.
 
-        A `PurePosixPath` cannot hold empty names and ``.``: below ``s3://b``, ``a//c`` and ``a/c`` give one answer. A
-        key with ``..`` gives an answer that climbs. Code that makes local files from keys must not rely on it.
+        A `PurePosixPath` has no empty names and no ``.``: ``a//c`` and ``a/c`` give the same result. A key with ``..``
+        gives a result that climbs. Code that makes local files from keys must not rely on it.
         """
         if not isinstance(other, PureCloudPath):
-            raise ValueError(f"{self._shown} is a cloud path, but {other} is not")
+            raise ValueError(f"{self.uri.shown} is a cloud path, but {other} is not")
         if self.anchor != other.anchor:
-            raise ValueError(f"{self._shown} is a {self.anchor} path, but {other._shown} is a {other.anchor} path")
+            raise ValueError(
+                f"{self.uri.shown} is a {self.anchor} path, but {other.uri.shown} is a {other.anchor} path"
+            )
         names, base = self._split(), other._split()
         common = len(base)
         if names[:common] != base:
             if not walk_up:
-                raise ValueError(f"{self._shown!r} is not in the subpath of {other._shown!r}")
+                raise ValueError(f"{self.uri.shown!r} is not in the subpath of {other.uri.shown!r}")
             common = next(at for at, name in enumerate(base) if names[at : at + 1] != (name,))
             if ".." in base[common:]:
-                raise ValueError(f"'..' in {other._shown!r} cannot be walked")
+                raise ValueError(f"'..' in {other.uri.shown!r} cannot be walked")
         return PurePosixPath(*[".."] * (len(base) - common), *names[common:])
 
     def is_relative_to(self, other: PureCloudPath) -> bool:
-        """Whether `relative_to` has an answer without walking up."""
+        """Return whether `relative_to` succeeds without walking up."""
         try:
             self.relative_to(other)
         except ValueError:
@@ -371,10 +361,10 @@ class PureCloudPath:
         return True
 
     def match(self, path_pattern: str, case_sensitive: bool | None = None) -> bool:
-        """Whether *path_pattern* matches from the right; ``**`` is ``*``.
+        """Return whether *path_pattern* matches from the right; ``**`` is ``*``.
 
-        This path's own prefix and bucket are taken off the pattern first. A pattern that starts with ``/`` must match
-        the whole, bucket included. Raises ValueError for an empty pattern.
+        This path's own prefix and bucket are first removed from the pattern. A pattern that starts with ``/`` must
+        match the whole path, with the bucket. Raises ValueError for an empty pattern.
         """
         own = f"{self.cloud_prefix}{self.drive}/"
         pattern = PurePosixPath(path_pattern.removeprefix(own))
@@ -389,7 +379,7 @@ class PureCloudPath:
         return all(compile_component(part, sensitive)(name) for part, name in zip(wanted, tail, strict=True))
 
     def full_match(self, pattern: str, case_sensitive: bool | None = None) -> bool:
-        """Whether *pattern* matches the whole; ``**`` stands for any number of names.
+        """Return whether *pattern* matches the whole path; ``**`` matches any number of names.
 
         ``s3://bucket/...`` is compared with the whole URI, ``/...`` with the key. Any other pattern can match only if
         it starts with ``**``, because every cloud path is absolute.
@@ -408,7 +398,7 @@ class PureCloudPath:
     # --- how ----------------------------------------------------------------------------------------------------------
 
     def _split(self) -> tuple[str, ...]:
-        """Bucket, if there is one, and the key's names."""
+        """Return the bucket, if there is one, and the key's names."""
         names = self._names
         if names is None:
             uri = self.uri
@@ -417,7 +407,7 @@ class PureCloudPath:
         return names
 
     def _from_names(self, names: Sequence[str]) -> Self:
-        # An unnamed directory ("a//") shows only by the slash that other directories are written without.
+        # Only an unnamed directory ("a//") is written with a slash at its end.
         end = "/" if names and not names[-1] else ""
         return self._derive(f"{self._root_text}{'/'.join(names)}{end}")
 
@@ -433,14 +423,14 @@ class PureCloudPath:
     def _check_prefix(cls, text: object) -> None:
         if isinstance(text, str) and text.lower().startswith(cls.cloud_prefix.lower()):
             return
-        # Says more than the line after it where the text is no URI at all.
+        # Raises with a better message if the text is not a URI at all.
         uri = Uri.parse(text)  # type: ignore[arg-type]
-        raise InvalidPrefixError(f"{uri.scheme}://... is no {cls.__name__}, which starts with {cls.cloud_prefix}")
+        raise InvalidPrefixError(f"{uri.scheme}://... is not a {cls.__name__}, which starts with {cls.cloud_prefix}")
 
 
 @lru_cache(maxsize=64)
 def _root(cloud_prefix: str) -> str:
-    """What every path of the scheme starts with: ``s3://``, ``file:///``."""
+    """Return what every path of the scheme starts with: ``s3://``, ``file:///``."""
     return str(Uri(cloud_prefix.partition("://")[0], "", ""))
 
 
@@ -451,7 +441,7 @@ def _read_segment(segment: str | os.PathLike[str]) -> str:
     if not isinstance(text, str):
         raise TypeError(f"a path is joined with str, not {type(text).__name__}")
     if "\0" in text:
-        raise InvalidUriError(f"{text!r}: no cloud takes a NUL character in a name")
+        raise InvalidUriError(f"{text!r}: no cloud permits a NUL character in a name")
     return text
 
 
