@@ -25,21 +25,18 @@ if TYPE_CHECKING:
     from pathapi.prefetch import prefetch
 
 _LAZY = {
-    "AzureBlobClient": "pathapi.clouds.azure",
-    "AzureBlobPath": "pathapi.clouds.azure",
-    "FileClient": "pathapi.clouds.file",
-    "FilePath": "pathapi.clouds.file",
-    "GSClient": "pathapi.clouds.gs",
-    "GSPath": "pathapi.clouds.gs",
-    "HttpClient": "pathapi.clouds.http",
-    "HttpPath": "pathapi.clouds.http",
-    "HttpsClient": "pathapi.clouds.http",
-    "HttpsPath": "pathapi.clouds.http",
-    "S3Client": "pathapi.clouds.s3",
-    "S3Path": "pathapi.clouds.s3",
-    "Progress": "pathapi.parallel.progress",
-    "prefetch": "pathapi.prefetch",
-    "progress_bar": "pathapi.parallel.progress_bar",
+    name: module
+    for module, names in {
+        "pathapi.clouds.azure": ("AzureBlobClient", "AzureBlobPath"),
+        "pathapi.clouds.file": ("FileClient", "FilePath"),
+        "pathapi.clouds.gs": ("GSClient", "GSPath"),
+        "pathapi.clouds.http": ("HttpClient", "HttpPath", "HttpsClient", "HttpsPath"),
+        "pathapi.clouds.s3": ("S3Client", "S3Path"),
+        "pathapi.parallel.progress": ("Progress",),
+        "pathapi.parallel.progress_bar": ("progress_bar",),
+        "pathapi.prefetch": ("prefetch",),
+    }.items()
+    for name in names
 }
 
 __all__ = [

@@ -29,6 +29,7 @@ PathT = TypeVar("PathT")
 
 ContentType = Callable[[str], tuple[str | None, str | None]]
 
+_PLAIN_SETTINGS = ("content_type_method", "verify", "views", "dedup_by_checksum", "conditional_writes")
 _VIEW_MODES = ("auto", "copy", "link")
 _CONDITIONS = ("auto", "require", "off")
 
@@ -91,15 +92,9 @@ class Client(Generic[PathT]):
         self._configuration = {
             "file_cache_mode": None if file_cache_mode is None else self.file_cache_mode,
             "local_cache_dir": self._root,
-            "content_type_method": content_type_method,
             "freshness": freshness,
-            "verify": verify,
-            "views": views,
-            "dedup_by_checksum": dedup_by_checksum,
-            "conditional_writes": conditional_writes,
+            **{name: getattr(self, name) for name in _PLAIN_SETTINGS},
         }
-
-    # --- what a subclass provides ------------------------------------------------------------------------------------
 
     path_class: ClassVar[type]
 
@@ -118,8 +113,6 @@ class Client(Generic[PathT]):
     def _secrets(self) -> dict[str, Any]:
         """Return constructor arguments for the pickle of a child that multiprocessing is spawning, and for no other."""
         return {}
-
-    # --- the store ---------------------------------------------------------------------------------------------------
 
     @property
     def cache(self) -> Cache:
@@ -231,8 +224,6 @@ class Client(Generic[PathT]):
             lambda entry: entry.key.origin == origin and (entry.uri == name or entry.uri.startswith(below)), name
         )
 
-    # --- paths and defaults ------------------------------------------------------------------------------------------
-
     def CloudPath(self, cloud_path: str | PathT, *parts: str) -> PathT:  # noqa: N802 (the name users know)
         """Return a path that uses this client."""
         made: PathT = self.path_class(cloud_path, *parts, client=self)
@@ -252,8 +243,6 @@ class Client(Generic[PathT]):
         """Make this the client of paths that are made without one, from now on."""
         with _mutex:
             _default_clients[type(self)] = self
-
-    # --- pickling ----------------------------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
         arguments = {name: value for name, value in self._configuration.items() if value is not None}

@@ -92,7 +92,7 @@ class FreshnessPolicy:
         else:
             self.default = parse_freshness(given)
         self._is_offline = False
-        if _is_offline():
+        if os.environ.get("CASSTORE_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
             self.go_offline()
 
     def go_offline(self) -> None:
@@ -109,7 +109,3 @@ class FreshnessPolicy:
             if uri.startswith(prefix):
                 return policy
         return self.default
-
-
-def _is_offline() -> bool:
-    return os.environ.get("CASSTORE_OFFLINE", "").lower() in ("1", "true", "yes", "on")

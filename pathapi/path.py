@@ -204,7 +204,7 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
     @property
     def info(self) -> CloudPathInfo:
         """What is known of the path, each answer requested once; also callable, as cloudpathlib's method is."""
-        return CloudPathInfo(self)
+        return CloudPathInfo(self.exists, self.is_file, self.is_dir)
 
     def exists(self, follow_symlinks: bool = True) -> bool:
         """Return whether there is an object of that name or anything below it."""

@@ -95,8 +95,6 @@ class PureCloudPath:
         child._listed = listed
         return child
 
-    # --- its client ---------------------------------------------------------------------------------------------------
-
     @property
     def client(self) -> Client[Any]:
         """The client; the class's default one from the first use on."""
@@ -134,8 +132,6 @@ class PureCloudPath:
             return target._at_key(target.location.prefix + self.name)
         return target / self.location.file_name(self.name)
 
-    # --- construction -------------------------------------------------------------------------------------------------
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore_path, (type(self), self._text, self._client)
 
@@ -157,8 +153,6 @@ class PureCloudPath:
         if raise_on_error and not valid:
             cls._check_prefix(str(path))
         return valid
-
-    # --- the text and its pieces ------------------------------------------------------------------------------------
 
     @property
     def uri(self) -> Uri:
@@ -251,8 +245,6 @@ class PureCloudPath:
     def suffixes(self) -> list[str]:
         return PurePosixPath(self.name).suffixes
 
-    # --- related paths ----------------------------------------------------------------------------------------------
-
     @property
     def parent(self) -> Self:
         """The "directory" that this path is in; ``s3://`` is its own parent."""
@@ -317,8 +309,6 @@ class PureCloudPath:
     def resolve(self, strict: bool = False) -> Self:
         """The path itself: a key with ``..`` names an object of its own."""
         return self
-
-    # --- questions --------------------------------------------------------------------------------------------------
 
     def is_absolute(self) -> bool:
         return True
@@ -394,8 +384,6 @@ class PureCloudPath:
                 return False
         subject = "".join(f"{name}/" for name in names)
         return compile_parts(parts, case_sensitive is not False, itself=False).match(subject) is not None
-
-    # --- how ----------------------------------------------------------------------------------------------------------
 
     def _split(self) -> tuple[str, ...]:
         """Return the bucket, if there is one, and the key's names."""

@@ -142,9 +142,7 @@ def compile_pattern(
 ) -> Pattern:
     """Compile a relative *pattern*; *anywhere* puts ``**/`` before it, as ``rglob`` does. Case counts by default.
 
-    Raises:
-        CloudPathNotImplementedError: The pattern is absolute, or has a ``..``.
-        ValueError: The pattern is empty.
+    Raises CloudPathNotImplementedError for a pattern that is absolute or has a ``..``, ValueError for an empty one.
     """
     text = os.fspath(pattern)
     if text.startswith("/") or _SCHEME.match(text):

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Self
-
-
-class _Questions(Protocol):
-    """What is asked of a path."""
-
-    def exists(self) -> bool: ...
-    def is_file(self) -> bool: ...
-    def is_dir(self) -> bool: ...
+from collections.abc import Callable
+from functools import cache
+from typing import Self
 
 
 class CloudPathInfo:
     """Answers about one path, each requested once. Calling it returns it, as cloudpathlib's `info` is a method."""
 
-    __slots__ = ("_answers", "_path")
+    __slots__ = ("_exists", "_is_dir", "_is_file")
 
-    def __init__(self, path: _Questions) -> None:
-        self._path = path
-        self._answers: dict[str, bool] = {}
+    def __init__(self, exists: Callable[[], bool], is_file: Callable[[], bool], is_dir: Callable[[], bool]) -> None:
+        self._exists, self._is_file, self._is_dir = cache(exists), cache(is_file), cache(is_dir)
 
     def __call__(self) -> Self:
         return self
 
-    def _once(self, question: str) -> bool:
-        if question not in self._answers:
-            self._answers[question] = getattr(self._path, question)()
-        return self._answers[question]
-
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         """Whether there is an object, or anything below."""
-        return self._once("exists")
+        return self._exists()
 
     def is_file(self, *, follow_symlinks: bool = True) -> bool:
         """Whether there is an object."""
-        return self._once("is_file")
+        return self._is_file()
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         """Whether there is anything below."""
-        return self._once("is_dir")
+        return self._is_dir()
 
     def is_symlink(self) -> bool:
         """Always False: object stores have no links."""

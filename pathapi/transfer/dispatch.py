@@ -34,9 +34,6 @@ from pathapi.writing.opening import require_object_name
 Result = TypeVar("Result")
 
 
-# --- one object -------------------------------------------------------------------------------------------------------
-
-
 def unlink(location: Location, *, missing_ok: bool) -> None:
     """Delete the object, if it still is the version seen. Raises as `CloudPath.unlink` does."""
     with objects.locked(location):
@@ -106,9 +103,6 @@ def _target_base(target: Location, force: bool | None) -> WriteBase:
         return WriteBase(None)
     listed = target.listed_object()
     return WriteBase(ABSENT if listed is None else listed.validator, assumed=True)
-
-
-# --- an object or a tree ----------------------------------------------------------------------------------------------
 
 
 def transfer(
@@ -204,9 +198,6 @@ def _known_size(location: Location) -> int:
     return 0 if entry is None else entry.size
 
 
-# --- from this machine ------------------------------------------------------------------------------------------------
-
-
 def upload(target: Location, source: Path, force: bool | None, on_progress: ProgressCallback | None) -> Location:
     """Upload a file, or all files below a directory; return where. Raises as `CloudPath.upload_from` does."""
     if source.is_dir():
@@ -220,7 +211,7 @@ def upload(target: Location, source: Path, force: bool | None, on_progress: Prog
 
 def _upload_one(target: Location, path: str, force: bool | None) -> None:
     over = _target_base(target, force)
-    with objects.locked(target, forced=objects.forced_of(target, over)):
+    with objects.locked(target, over=over):
         if over.assumed and over.condition_version is ABSENT and os.stat(path).st_size >= HEAD_FROM:
             there = head_or_none(target.backend, target.key)
             over = WriteBase(ABSENT if there is None else there.validator)

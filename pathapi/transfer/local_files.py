@@ -23,9 +23,7 @@ _OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_
 def upload_file(target: Location, path: str, base: WriteBase) -> None:
     """Upload the file at *path* as it was at one moment. The caller has the target's write lock.
 
-    Raises:
-        StaleReadError: The file was written to in the meantime.
-        Whatever writing raises.
+    Raises StaleReadError if the file was written to in the meantime, and what writing raises.
     """
     descriptor = os.open(path, _OPEN_FLAGS)  # not blocking: a pipe would wait for its writer
     try:

@@ -47,28 +47,19 @@ class SourceVersion:
     info: ObjectInfo
     assumed: bool = False
 
-    @property
-    def version(self) -> Validator:
-        """For a condition."""
-        return self.info.validator
-
 
 @contextmanager
-def locked(*changes: Location, forced: Location | None = None) -> Iterator[None]:
+def locked(*changes: Location, over: WriteBase | None = None) -> Iterator[None]:
     """Acquire the write locks of several URIs, always in one order, so that no two processes wait for each other.
 
-    *forced* is the location that is overwritten by force.
+    The last is written *over* what that says, by force if it says nothing.
     """
+    forced = changes[-1] if over is not None and over.condition_version is None else None
     in_order = {(at.client.cache.root, at.store_key.encoded): at for at in changes}
     with ExitStack() as stack:
         for _, at in sorted(in_order.items()):
             stack.enter_context(acquire_write_lock(at, force=at is forced))
         yield
-
-
-def forced_of(target: Location, over: WriteBase) -> Location | None:
-    """Return *target* if it is overwritten whatever it is: for `locked`."""
-    return target if over.condition_version is None else None
 
 
 def source_version(source: Location, listed: ObjectInfo | None) -> SourceVersion:
@@ -86,16 +77,11 @@ def open_version(source: Location, freshness: FreshnessArg = None, *, delete_sou
         os.close(stored.descriptor)
 
 
-# --- deleting ---------------------------------------------------------------------------------------------------------
-
-
 def delete(at: Location, version: Validator) -> None:
     """Delete the object if it still is *version*, and then its entry. The caller has the write lock.
 
-    An object that is absent is no error: the request may have been sent twice, and its first response lost.
-
-    Raises:
-        VersionMismatchError: The object is another version; it stays.
+    An absent object is no error: the request may have been sent twice, and its first response lost. Raises
+    VersionMismatchError for another version, which stays.
     """
     try:
         _delete(at, version)
@@ -123,19 +109,14 @@ def _delete(at: Location, version: Validator) -> None:
         at.backend.delete([key])
 
 
-# --- copying on the server --------------------------------------------------------------------------------------------
-
-
 def copy_on_server(
     source: Location, target: Location, seen: SourceVersion, over: WriteBase
 ) -> tuple[ObjectInfo, SourceVersion]:
     """Copy inside one bucket, over what *over* says is at the target, and make it the entry.
 
     Returns what the target is now, and the version of the source that it is. The caller has the target's write lock.
-    If the server disagrees with an *over* that is assumed, it is looked up once.
-
-    Raises:
-        OverwriteNewerCloudError: The target changed after that; it stays.
+    If the server disagrees with an *over* that is assumed, it is looked up once. Raises OverwriteNewerCloudError if the
+    target changes after that; it stays.
     """
     cache = target.client.cache
     noted, moment = cache.snapshot(target.store_key), cache.now()
@@ -146,7 +127,7 @@ def copy_on_server(
         raise
     finally:
         target.forget_listed()
-    held = _open_held(source, seen.version)
+    held = _open_held(source, seen.info.validator)
     if held is None:
         # An entry of the target would be the version of before.
         cache.record_delete(target.store_key)
@@ -176,7 +157,7 @@ def _copy(source: Location, target: Location, seen: SourceVersion, over: WriteBa
         expect = None
     for attempt in range(TRIES):
         try:
-            return backend.copy(source.key, target_key, expect=seen.version, over=expect), seen
+            return backend.copy(source.key, target_key, expect=seen.info.validator, over=expect), seen
         except VersionMismatchError as error:
             now = head_or_none(backend, target_key) if expect is not None else None
             if attempt and now is not None and checksums_agree(now, seen.info):
@@ -228,9 +209,6 @@ def _require_good(target: Location, copied: ObjectInfo, source: ObjectInfo) -> N
         raise ChecksumMismatchError(f"the copy at {target} has another size than the original, which was kept")
 
 
-# --- copying through this machine -------------------------------------------------------------------------------------
-
-
 def upload(target: Location, source: int, base: WriteBase, check: Callable[[], object] | None = None) -> None:
     """Upload a private copy of the open file *source* under the rules of writing, and make it the entry.
 
@@ -263,31 +241,26 @@ def copy_to_local(source: Location, stored: Stored, target: str, *, delete_sourc
             delete_moved(source, target, version)
 
 
-# --- moving -----------------------------------------------------------------------------------------------------------
-
-
 def copy(source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase) -> None:
     """Copy on the server; *listed* is what a listing said of the source. Raises as `copy_on_server` does."""
-    with locked(target, forced=forced_of(target, over)):
+    with locked(target, over=over):
         copy_on_server(source, target, source_version(source, listed), over)
 
 
 def rename(source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase) -> None:
     """Copy on the server, then delete the very version that was copied; the target always exists.
 
-    Raises:
-        CloudPathFileNotFoundError: There is no such object.
-        OverwriteNewerCloudError: The target changed, and nothing was done; or the source changed, and stays beside
-            the copy of the version before.
+    Raises CloudPathFileNotFoundError; OverwriteNewerCloudError if the target changed, and nothing was done, or if the
+    source changed, and stays beside the copy of the version before.
     """
-    with locked(source, target, forced=forced_of(target, over)):
+    with locked(source, target, over=over):
         alias = _alias_check(source, target)
         seen = source_version(source, listed if alias is None else None)
-        _refuse_same_object(source, target, alias, seen.version)
+        _refuse_same_object(source, target, alias, seen.info.validator)
         copied, seen = copy_on_server(source, target, seen, alias or over)
-        _refuse_same_object(source, target, alias, seen.version)
+        _refuse_same_object(source, target, alias, seen.info.validator)
         _require_good(target, copied, seen.info)
-        delete_moved(source, str(target), seen.version)
+        delete_moved(source, str(target), seen.info.validator)
 
 
 def copy_through(source: Location, target: Location, stored: Stored, over: WriteBase, *, delete_source: bool) -> None:
@@ -295,10 +268,10 @@ def copy_through(source: Location, target: Location, stored: Stored, over: Write
     version = stored.validator
     assert version is not None
     if not delete_source:
-        with locked(target, forced=forced_of(target, over)):
+        with locked(target, over=over):
             upload(target, stored.descriptor, over)
         return
-    with locked(source, target, forced=forced_of(target, over)):
+    with locked(source, target, over=over):
         alias = _alias_check(source, target)
         _refuse_same_object(source, target, alias, version)
         upload(target, stored.descriptor, alias or over)

@@ -75,10 +75,9 @@ def _is_within(name: str, out: set[str]) -> bool:
 
 
 def check_names(items: Iterable[TreeItem]) -> None:
-    """Raise unless every object can be a file, and every marker a directory, of its own below one directory.
+    """Check that every object can be a file, and every marker a directory, of its own below one directory.
 
-    Raises:
-        CloudPathLocalPathTraversalError: It names the key.
+    Raises CloudPathLocalPathTraversalError, which names the key.
     """
     files: dict[str, TreeItem] = {}
     directories: dict[str, TreeItem] = {}

@@ -33,7 +33,6 @@ from pathapi.transfer.objects import (
     copy_through,
     copy_to_local,
     delete_moved,
-    forced_of,
     locked,
     open_version,
     rename,
@@ -69,10 +68,8 @@ def _size_of(item: TreeItem) -> int:
 def download(root: Location, destination: str, options: TreeOptions) -> None:
     """Download all files below *root* to below the directory *destination*, which is created.
 
-    Raises, before anything is written:
-        CloudPathNotExistsError: There is nothing below *root*.
-        CloudPathLocalPathTraversalError: A key cannot be a file there.
-        CloudPathFileExistsError: *destination* is a file.
+    Raises, before anything is written, CloudPathNotExistsError; CloudPathLocalPathTraversalError for a key that cannot
+    be a file there, CloudPathFileExistsError if *destination* is a file.
     """
     items = list(options.items(root))
     check_names(items)
@@ -112,11 +109,7 @@ def _download_item(item: TreeItem, target: str, *, delete_source: bool) -> bool:
 
 
 def _open_file(path: str) -> int | None:
-    """Open the regular file that is there; None if nothing is.
-
-    Raises:
-        CloudPathFileExistsError: A directory or a pipe is there, which cannot be replaced.
-    """
+    """Open the regular file that is there, or return None. Raises CloudPathFileExistsError for anything else."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise CloudPathFileExistsError(f"{path} exists and is not a file; nothing was written to it")
@@ -171,9 +164,7 @@ class TargetListing:
 def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:
     """Copy all objects below *root* to below *target*.
 
-    Raises:
-        CloudPathNotExistsError: There is nothing below *root*.
-        InvalidConfigurationException: One is inside the other, so that copies would be copied again.
+    Raises CloudPathNotExistsError; InvalidConfigurationException if copies would be copied again.
     """
     prefix, to = root.prefix, target.prefix
     on_server, is_one_bucket = shares_server(root, target), _is_one_bucket(root, target)
@@ -300,7 +291,7 @@ def upload(root: Location, directory: str, options: TreeOptions) -> None:
         at = root.at(prefix + file.name)
 
         def act(over: WriteBase, known: ObjectInfo | None) -> bool:
-            with locked(at, forced=forced_of(at, over)):
+            with locked(at, over=over):
                 if known is not None and has_arrived(at, file.path, known):
                     return True
                 upload_file(at, file.path, over)

@@ -65,13 +65,10 @@ class OpenOptions:
         return self.kind == "r" and not self.is_updated
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What one read overrides. *checked_cache* says that the store has just been found to have no fresh entry; with
-    *require_store*, a store that cannot keep the bytes is an error.
+    """What one read overrides. *checked_cache*: the store was just found to have no fresh entry. *require_store*: raise
+    if the store cannot keep the bytes.
     """
 
     freshness: FreshnessArg = None
@@ -123,14 +120,15 @@ def _read(
 
 def open_blob(location: Location, options: ReadOptions) -> Stored:
     """Open the object's blob, downloaded if it must be. Raises as `CloudPath.open` does, without an explanation."""
-    return _read(location, location.client.reader.open, read_request(location, options))
+    return _read(
+        location, location.client.reader.open, read_request(location, options), checked_cache=options.checked_cache
+    )
 
 
 def open_stored(location: Location, options: ReadOptions) -> Stored:
     """Open the object's blob, downloaded if it must be. Raises as `CloudPath.open` does."""
     try:
-        request = read_request(location, options)
-        return _read(location, location.client.reader.open, request, checked_cache=options.checked_cache)
+        return open_blob(location, options)
     except CloudPathFileNotFoundError as error:
         raise explain_missing(location, error) from error
 
@@ -172,9 +170,6 @@ def open_identified(location: Location, freshness: FreshnessArg, *, ignore_pendi
         return stored
     os.close(stored.descriptor)
     return _read(location, read, read_request(location, ReadOptions(ALWAYS), ignore_pending=ignore_pending))
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def require_object_name(location: Location) -> Location:
