@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from pathapi.backend import ABSENT, head_or_none
 from pathapi.client import forced
@@ -31,6 +31,7 @@ from pathapi.transfer.trees import TreeOptions, shares_server
 from pathapi.writing.conditional_put import WriteBase
 from pathapi.writing.opening import require_object_name
 
+Place: TypeAlias = Location | Path
 Result = TypeVar("Result")
 
 
@@ -50,7 +51,7 @@ def unlink(location: Location, *, missing_ok: bool) -> None:
             objects.delete(location, info.validator)
         except VersionMismatchError as error:
             raise OverwriteNewerCloudError(
-                f"{location.shown} was changed by somebody else; it was not deleted"
+                f"{location.shown} was changed by another writer; it was not deleted"
             ) from error
 
 
@@ -108,12 +109,12 @@ def _target_base(target: Location, force: bool | None) -> WriteBase:
 def transfer(
     source: Location,
     name: str,
-    target: Location | Path,
+    target: Place,
     force: bool | None,
-    on_progress: ProgressCallback | None,
+    progress: ProgressCallback | None,
     *,
     delete_source: bool,
-) -> Location | Path:
+) -> Place:
     """Copy or move the object or "directory" *source*; *name* is the last part of its path.
 
     Returns where it is now: below a target that is a directory, an object keeps its name. Raises as `CloudPath.copy`.
@@ -122,25 +123,21 @@ def transfer(
     if not names_directory(source):
         one = partial(_transfer_one, source, name, target, force, delete_source=delete_source)
         try:
-            return _with_progress(source, one, on_progress)
+            return _with_progress(source, one, progress)
         except CloudPathFileNotFoundError as error:
             if type(error) is not CloudPathFileNotFoundError:
                 raise
             missing = error
-    _transfer_tree(source, target, TreeOptions(delete_source, force, None, on_progress, missing))
+    _transfer_tree(source, target, TreeOptions(delete_source, force, None, progress, missing))
     return target
 
 
 def copy_tree(
-    source: Location,
-    target: Location | Path,
-    force: bool | None,
-    ignore: Ignore | None,
-    on_progress: ProgressCallback | None,
+    source: Location, target: Place, force: bool | None, ignore: Ignore | None, progress: ProgressCallback | None
 ) -> None:
     """Copy everything below *source* to below *target*. Raises as `CloudPath.copytree` does."""
     try:
-        _transfer_tree(source, target, TreeOptions(False, force, ignore, on_progress))
+        _transfer_tree(source, target, TreeOptions(False, force, ignore, progress))
     except CloudPathNotExistsError:
         if not source.key.endswith("/") and head(source) is not None:
             raise CloudPathNotADirectoryError(
@@ -149,9 +146,7 @@ def copy_tree(
         raise
 
 
-def _transfer_one(
-    source: Location, name: str, target: Location | Path, force: bool | None, *, delete_source: bool
-) -> Location | Path:
+def _transfer_one(source: Location, name: str, target: Place, force: bool | None, *, delete_source: bool) -> Place:
     if isinstance(target, Location):
         if not target.key or target.key.endswith("/"):
             target = target.at(target.prefix + name)
@@ -164,7 +159,7 @@ def _transfer_one(
     return target
 
 
-def _transfer_tree(source: Location, target: Location | Path, options: TreeOptions) -> None:
+def _transfer_tree(source: Location, target: Place, options: TreeOptions) -> None:
     if not isinstance(target, Location):
         trees.download(source, os.fspath(target), options)
         return

@@ -179,7 +179,9 @@ def _copy(source: Location, target: Location, seen: SourceVersion, over: WriteBa
                 raise
             now = head_or_none(backend, target_key)
             if not assumed and not _is_same(ABSENT if now is None else now.validator, expect):
-                raise OverwriteNewerCloudError(f"{target} was changed by somebody else; nothing was changed") from error
+                raise OverwriteNewerCloudError(
+                    f"{target} was changed by another writer; nothing was changed"
+                ) from error
             warn_of_conditions(source)
             expect = None
     raise OverwriteNewerCloudError(f"{source} changed {TRIES} times while it was copied; nothing was changed")
@@ -284,7 +286,7 @@ def delete_moved(source: Location, target: str, version: Validator) -> None:
         delete(source, version)
     except VersionMismatchError as error:
         raise OverwriteNewerCloudError(
-            f"{source} was changed by somebody else after it was copied: {target} has the version of before, and "
+            f"{source} was changed by another writer after it was copied: {target} has the version of before, and "
             f"{source} was left alone, with the new one"
         ) from error
 

@@ -63,7 +63,7 @@ def remove_tree(root: Location, on_progress: ProgressCallback | None, *, ignore_
             raise
     if removal.changed and not ignore_errors:
         raise OverwriteNewerCloudError(
-            f"{_some(removal.changed)} changed by somebody else since the listing; not deleted, unlike the rest of "
+            f"{_some(removal.changed)} changed by another writer since the listing; not deleted, unlike the rest of "
             f"{root.shown}"
         )
 
@@ -81,7 +81,7 @@ def remove_empty(root: Location) -> None:
             try:
                 delete(at, marker.validator)
             except VersionMismatchError as error:
-                raise OverwriteNewerCloudError(f"{at} was changed by somebody else; it was not deleted") from error
+                raise OverwriteNewerCloudError(f"{at} was changed by another writer; it was not deleted") from error
     if not found:
         _require_no_object(root)
 

@@ -62,9 +62,6 @@ def _size_of(item: TreeItem) -> int:
     return item.info.size
 
 
-# --- to this machine --------------------------------------------------------------------------------------------------
-
-
 def download(root: Location, destination: str, options: TreeOptions) -> None:
     """Download all files below *root* to below the directory *destination*, which is created.
 
@@ -118,9 +115,6 @@ def _open_file(path: str) -> int | None:
         return None  # a file that may not be read may still be replaced
 
 
-# --- what is at the target --------------------------------------------------------------------------------------------
-
-
 class TargetListing:
     """The objects below a target in a cloud: assumed absent, until a request shows one; then one listing tells."""
 
@@ -156,9 +150,6 @@ class TargetListing:
             # An index page has neither versions nor sizes.
             there, is_assumed = head_or_none(self._root.backend, there.key), False
         return act(WriteBase(ABSENT if there is None else there.validator, assumed=is_assumed), there)
-
-
-# --- inside a cloud, and from one to another --------------------------------------------------------------------------
 
 
 def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:
@@ -271,9 +262,6 @@ def _copy_through(item: TreeItem, target: Location, there: TargetListing, *, del
             return False
 
         return there.put(item.name, act, lists_first=stored.size >= HEAD_FROM)
-
-
-# --- from this machine ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,7 +309,7 @@ def write_base(
     held = client.cache.lookup(location.store_key)
     if held is None and client.listings.is_absent(uri.bucket, uri.key):
         # If the listing is too old, a call may ask and go on, as if it had asked first. A file that was open in the
-        # meantime may not: nobody has seen what was created since it was opened.
+        # meantime may not: objects created since it was opened were not seen.
         return WriteBase(ABSENT, assumed=at_once)
     if policy is not ALWAYS and held is not None:
         now = client.now()
