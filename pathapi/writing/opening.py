@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from casstore import Moment, Stored, full_disk
 from pathapi.backend import ABSENT, head_or_none
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from pathapi.writing.conditional_put import WriteBase
     from pathapi.writing.writer import Upload
 
-Kind = Literal["r", "w", "x", "a"]
-
 Result = TypeVar("Result")
 
 
@@ -35,7 +33,7 @@ Result = TypeVar("Result")
 class OpenOptions:
     """A mode of `open`, taken apart: *is_updated* for ``+``; the rest is `io`'s."""
 
-    kind: Kind
+    kind: str
     is_binary: bool = True
     is_updated: bool = False
     buffering: int = -1
@@ -57,7 +55,7 @@ class OpenOptions:
             raise ValueError("binary mode takes no encoding, errors or newline argument")
         if not is_binary and buffering == 0:
             raise ValueError("can't have unbuffered text I/O")
-        return cls(cast("Kind", kinds.pop()), is_binary, "+" in letters, buffering, encoding, errors, newline)
+        return cls(kinds.pop(), is_binary, "+" in letters, buffering, encoding, errors, newline)
 
     @property
     def is_reading(self) -> bool:
@@ -229,7 +227,7 @@ def create(location: Location, *, exist_ok: bool) -> None:
             raise
 
 
-def _begin_upload(location: Location, kind: Kind, force: bool, freshness: FreshnessArg, *, at_once: bool) -> Upload:
+def _begin_upload(location: Location, kind: str, force: bool, freshness: FreshnessArg, *, at_once: bool) -> Upload:
     from pathapi.writing.pending import acquire_write_lock
     from pathapi.writing.writer import Upload
 
@@ -246,7 +244,13 @@ def _begin_upload(location: Location, kind: Kind, force: bool, freshness: Freshn
             base = write_base(location, kind, stored, freshness, began, force=force, at_once=at_once)
             upload = Upload(location, base, lock)
             if stored is not None:
-                _start_with(upload, stored)
+                assert upload.staging is not None
+                try:
+                    with full_disk(cache.root):
+                        upload.staging.copy_from(stored.descriptor)
+                except BaseException:
+                    upload.abort()
+                    raise
         finally:
             if stored is not None:
                 os.close(stored.descriptor)
@@ -256,7 +260,7 @@ def _begin_upload(location: Location, kind: Kind, force: bool, freshness: Freshn
     return upload
 
 
-def _open_start(location: Location, kind: Kind, freshness: FreshnessArg) -> Stored | None:
+def _open_start(location: Location, kind: str, freshness: FreshnessArg) -> Stored | None:
     """Open the content that is added to: its version is the base."""
     try:
         return open_identified(location, freshness, ignore_pending=True)
@@ -266,19 +270,9 @@ def _open_start(location: Location, kind: Kind, freshness: FreshnessArg) -> Stor
         return None
 
 
-def _start_with(upload: Upload, stored: Stored) -> None:
-    assert upload.staging is not None
-    try:
-        with full_disk(upload.target.client.cache.root):
-            upload.staging.copy_from(stored.descriptor)
-    except BaseException:
-        upload.abort()
-        raise
-
-
 def write_base(
     location: Location,
-    kind: Kind,
+    kind: str,
     stored: Stored | None,
     freshness: FreshnessArg,
     began: Moment,
