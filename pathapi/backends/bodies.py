@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from casstore import Validator, new_hasher
 from pathapi.backend import Nothing, ObjectInfo
-from pathapi.backends.headers import Span
+from pathapi.backends.error_table import NotModifiedError, translating
+from pathapi.backends.headers import Span, format_etag
 from pathapi.exceptions import ChecksumMismatchError, CloudPathException, TruncatedBodyError, VersionMismatchError
 
 _PIECE: Final = 1 << 20
@@ -36,6 +37,34 @@ def md5_checksum(info: ObjectInfo) -> BodyChecksum | None:
     return None if stated is None else BodyChecksum("MD5", stated, new_hasher("md5"))
 
 
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """The arguments of one `Backend.read`; *uri* and *translate* are for its errors."""
+
+    key: str
+    start: int
+    end: int | None
+    expect: Validator | None
+    unless: Validator | None
+    uri: str
+    translate: Translate
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it asks for no bytes: only for the object's version."""
+        return self.end is not None and self.end <= self.start
+
+    def etags(self, match: str, none_match: str) -> dict[str, str]:
+        """Return the conditions of the read by ETag, under the names *match* and *none_match*."""
+        conditions = {}
+        if self.expect is not None and (etag := format_etag(self.expect)):
+            conditions[match] = etag
+        if self.unless is not None and not self.unless.racy and (etag := format_etag(self.unless)):
+            conditions[none_match] = etag
+        return conditions
+
+
+@dataclass(slots=True, eq=False)
 class RangedBody:
     """*length* bytes of a response, after the first *skip*; see `pathapi.backend.Body`.
 
@@ -43,44 +72,19 @@ class RangedBody:
     checksum are checked before the last bytes are returned, so a reader that stops at *length* gets verified bytes.
     """
 
-    __slots__ = (
-        "_checksum",
-        "_is_checked",
-        "_is_cut",
-        "_left",
-        "_skip",
-        "_stream",
-        "_translate",
-        "_uri",
-        "info",
-        "length",
-    )
-
     info: ObjectInfo
     length: int | None
+    stream: Any
+    translate: Translate
+    uri: str
+    skip: int = 0
+    is_cut: bool = False
+    checksum: BodyChecksum | None = None
+    _left: int = field(init=False)
+    _is_checked: bool = field(default=False, init=False)
 
-    def __init__(
-        self,
-        stream: Any,
-        info: ObjectInfo,
-        length: int,
-        translate: Translate,
-        *,
-        uri: str,
-        skip: int = 0,
-        is_cut: bool = False,
-        checksum: BodyChecksum | None = None,
-    ) -> None:
-        self.info = info
-        self.length = length
-        self._stream = stream
-        self._left = length
-        self._translate = translate
-        self._uri = uri
-        self._skip = skip
-        self._is_cut = is_cut
-        self._checksum = checksum
-        self._is_checked = False
+    def __post_init__(self) -> None:
+        self._left = self.length or 0
 
     def readinto(self, buffer: memoryview) -> int:
         if not len(buffer):
@@ -100,10 +104,10 @@ class RangedBody:
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
-            if not self._left and not self._is_cut and not self._is_checked:
-                self._stream.read(1)  # of an empty body nothing was read; now its connection can be reused
-            self._stream.close()
-            release = getattr(self._stream, "release_conn", None)
+            if not self._left and not self.is_cut and not self._is_checked:
+                self.stream.read(1)  # of an empty body nothing was read; now its connection can be reused
+            self.stream.close()
+            release = getattr(self.stream, "release_conn", None)
             if release is not None:
                 release()
 
@@ -111,56 +115,54 @@ class RangedBody:
         if self._is_checked:
             return b""
         try:
-            while self._skip:
-                skipped = len(self._stream.read(min(self._skip, _PIECE)))
-                if not skipped:
-                    raise TruncatedBodyError(f"{self._uri}: the body ended before the requested range: read it again")
-                self._skip -= skipped
-            data: bytes | memoryview = b""
-            if self._left:
-                data = self._stream.read(amount)
-                if not data:
-                    raise TruncatedBodyError(f"{self._uri}: the body ended {self._left} bytes early: read it again")
-                if self._checksum is not None:
-                    self._checksum.hasher.update(data)
-                self._left -= len(data)
-            if not self._left:
-                self._check_end()
-        except Exception as error:
+            with translating(self.translate):
+                while self.skip:
+                    skipped = len(self.stream.read(min(self.skip, _PIECE)))
+                    if not skipped:
+                        raise TruncatedBodyError(
+                            f"{self.uri}: the body ended before the requested range: read it again"
+                        )
+                    self.skip -= skipped
+                data: bytes | memoryview = b""
+                if self._left:
+                    data = self.stream.read(amount)
+                    if not data:
+                        raise TruncatedBodyError(f"{self.uri}: the body ended {self._left} bytes early: read it again")
+                    if self.checksum is not None:
+                        self.checksum.hasher.update(data)
+                    self._left -= len(data)
+                if not self._left:
+                    self._check_end()
+        except Exception:
             self.close()
-            translated = self._translate(error)
-            if translated is error:
-                raise
-            raise translated from error
+            raise
         return data
 
     def _check_end(self) -> None:
         self._is_checked = True
         # One more read: then the SDK checks its own length and checksum, and the connection can be reused.
-        if not self._is_cut and self._stream.read(1):
-            raise TruncatedBodyError(f"{self._uri}: the body is longer than announced: read it again")
-        if self._checksum is not None and self._checksum.hasher.digest().hex() != self._checksum.expected:
+        if not self.is_cut and self.stream.read(1):
+            raise TruncatedBodyError(f"{self.uri}: the body is longer than announced: read it again")
+        if self.checksum is not None and self.checksum.hasher.digest().hex() != self.checksum.expected:
             raise ChecksumMismatchError(
-                f"{self._uri}: the bytes received do not match the {self._checksum.kind} that the server states: "
+                f"{self.uri}: the bytes received do not match the {self.checksum.kind} that the server states: "
                 "read it again"
             )
 
 
 def ranged_body(
+    asked: ReadRequest,
     stream: Any,
-    start: int,
-    end: int | None,
     span: Callable[[], Span],
     describe: Callable[[int, bool], ObjectInfo],
-    uri: str,
-    translate: Translate,
     checksum: Callable[[ObjectInfo], BodyChecksum | None] = lambda _: None,
 ) -> RangedBody:
-    """Return the body of ``[start, end)`` from a response, which may carry the whole object.
+    """Return the body of the requested bytes from a response, which may carry the whole object.
 
     *span* parses the response's range, *describe* its headers (given the object's size, and whether the response
     carries all of it). *checksum* applies to whole objects only. Closes *stream* if it raises.
     """
+    start, end = asked.start, asked.end
     try:
         first, stop, size = span()
         wanted = size if end is None else min(end, size)
@@ -168,22 +170,15 @@ def ranged_body(
             raise TruncatedBodyError(f"the server sent the bytes up to {stop}, and {wanted} were requested")
     except CloudPathException as error:
         stream.close()
-        raise type(error)(f"{uri}: {error}: read it again") from error
+        raise type(error)(f"{asked.uri}: {error}: read it again") from error
     info = describe(size, stop - first == size)
     length = max(0, min(stop, wanted) - start)
     if not length and stop > first:
         stream.close()
         stream = Nothing()
-    return RangedBody(
-        stream,
-        info,
-        length,
-        translate,
-        uri=uri,
-        skip=start - first if length else 0,
-        is_cut=stop > wanted,
-        checksum=checksum(info) if length == size else None,
-    )
+    skip = start - first if length else 0
+    verify = checksum(info) if length == size else None
+    return RangedBody(info, length, stream, asked.translate, asked.uri, skip, stop > wanted, verify)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,51 +194,47 @@ class OutOfRange:
 
 
 def open_range(
-    get: Callable[[bool], RangedBody | OutOfRange | None],
-    head: Callable[[], ObjectInfo | None],
-    start: int,
-    end: int | None,
-    uri: str,
-    translate: Translate,
-    expect: Validator | None = None,
-    unless: Validator | None = None,
+    asked: ReadRequest, get: Callable[[bool], RangedBody | OutOfRange], head: Callable[[], ObjectInfo]
 ) -> RangedBody | None:
-    """Open ``[start, end)``; None if the object still is the version *unless*.
+    """Open the requested bytes; None if the object still is the version *unless*.
 
-    *get* sends one GET, with the range or without; *head* describes the object. Both return None for a 304.
+    *get* sends one GET, with the range or without; *head* describes the object. Both raise NotModifiedError for a 304.
 
     Raises:
         VersionMismatchError: the object is not the version *expect*, or keeps changing.
     """
-
-    def empty(info: ObjectInfo) -> RangedBody:
-        return RangedBody(Nothing(), info, 0, translate, uri=uri)
-
-    def open_any() -> RangedBody | None:
-        if end is not None and end <= start:
-            info = head()
-            return None if info is None else empty(info)
-        ranged = True
-        for _ in range(_TRIES):
-            answer = get(ranged)
-            if not isinstance(answer, OutOfRange):
-                return answer
-            if not start and answer.info is not None:
-                return empty(answer.info)
-            if start or answer.keep_range:
-                info = head()
-                if info is None or info.size <= start:
-                    return None if info is None else empty(info)
-            ranged = answer.keep_range
-        raise VersionMismatchError(f"{uri}: the object kept changing while it was read: read it again")
-
-    body = open_any()
-    if body is None:
+    try:
+        body = _open_any(asked, get, head)
+    except NotModifiedError:
         return None
-    if expect is not None and not expect.same_version(body.info.validator):
+    found, expect, unless = body.info.validator, asked.expect, asked.unless
+    if expect is not None and not expect.same_version(found):
         body.close()
-        raise VersionMismatchError(f"{uri}: the object is no longer the expected version: read it again")
-    if unless is not None and unless.same_version(body.info.validator):
+        raise VersionMismatchError(f"{asked.uri}: the object is no longer the expected version: read it again")
+    if unless is not None and not unless.racy and unless.same_version(found):
         body.close()
         return None
     return body
+
+
+def _open_any(
+    asked: ReadRequest, get: Callable[[bool], RangedBody | OutOfRange], head: Callable[[], ObjectInfo]
+) -> RangedBody:
+    def empty(info: ObjectInfo) -> RangedBody:
+        return RangedBody(info, 0, Nothing(), asked.translate, asked.uri)
+
+    if asked.is_empty:
+        return empty(head())
+    ranged = True
+    for _ in range(_TRIES):
+        answer = get(ranged)
+        if isinstance(answer, RangedBody):
+            return answer
+        if not asked.start and answer.info is not None:
+            return empty(answer.info)
+        if asked.start or answer.keep_range:
+            info = head()
+            if info.size <= asked.start:
+                return empty(info)
+        ranged = answer.keep_range
+    raise VersionMismatchError(f"{asked.uri}: the object kept changing while it was read: read it again")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import urllib.parse
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NoReturn
 
 from casstore import Validator
-from pathapi.backend import WriteCondition
+from pathapi.backend import Absent, WriteCondition
 from pathapi.backends.bodies import Translate
 from pathapi.backends.error_table import GONE
-from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, VersionMismatchError
+from pathapi.exceptions import (
+    CloudPathException,
+    CloudPathFileNotFoundError,
+    CloudPathNotImplementedError,
+    InvalidUriError,
+    VersionMismatchError,
+)
 
 
 class BucketRequests:
@@ -18,6 +26,8 @@ class BucketRequests:
     scheme: ClassVar[str]
     service: ClassVar[str] = ""
     """The name of the provider's own endpoint in messages."""
+    compares: ClassVar[str]
+    """What identifies a version for this server, for messages."""
     translate: ClassVar[Callable[..., CloudPathException | None]]
 
     def __init__(self, connection: Any, bucket: str) -> None:
@@ -27,6 +37,32 @@ class BucketRequests:
     def uri(self, key: str) -> str:
         """Return the URI as users write it, for messages."""
         return f"{self.scheme}://{self.bucket}/{key}".encode("utf-8", "backslashreplace").decode()
+
+    def quote(self, name: str, safe: str) -> str:
+        """Quote a part of a URL. Raises InvalidUriError."""
+        with self.checking_utf8(name):
+            return urllib.parse.quote(name, safe=safe)
+
+    @contextlib.contextmanager
+    def checking_utf8(self, key: str) -> Iterator[None]:
+        """Raise InvalidUriError if the block cannot encode a name."""
+        try:
+            yield
+        except UnicodeEncodeError as error:
+            raise InvalidUriError(f"{self.uri(key)}: a name must be valid UTF-8") from error
+
+    def conditions(self, key: str, expect: WriteCondition) -> dict[str, Any]:
+        """Return the arguments of a write that replaces *expect*. Raises CloudPathNotImplementedError."""
+        if expect is None:
+            return {}
+        found = self.condition_of(expect)
+        if found is None:
+            raise CloudPathNotImplementedError(f"{self.uri(key)}: {self.compares}, and the expected version has none")
+        return found
+
+    def condition_of(self, expect: Validator | Absent) -> dict[str, Any] | None:
+        """Return the arguments of a write that replaces *expect*; None if the server cannot compare it."""
+        raise NotImplementedError
 
     def where(self, key: str) -> dict[str, Any]:
         """Return the fields of an error about *key*."""

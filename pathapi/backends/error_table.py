@@ -19,6 +19,10 @@ from pathapi.exceptions import (
 )
 
 
+class NotModifiedError(InvalidConfigurationException):
+    """A 304: the answer to a conditional read, which `open_range` expects; else a refusal like any other."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorTemplate:
     """An error class, and its message with fields in braces: ``<object>: <what failed>: <how to fix it>``.
@@ -54,6 +58,7 @@ BAD_NAME: Final = ErrorTemplate(InvalidUriError, "{uri}: {endpoint} refuses this
 REFUSED: Final = ErrorTemplate(
     InvalidConfigurationException, "{uri}: {endpoint} refused the request ({code}: {reason})"
 )
+NOT_MODIFIED: Final = ErrorTemplate(NotModifiedError, REFUSED.message)
 UNREACHABLE: Final = ErrorTemplate(
     CloudUnavailableError, "{uri}: {endpoint} could not be reached: check the network, the endpoint and the proxy"
 )
@@ -82,6 +87,8 @@ class ErrorTable:
 
     def of_answer(self, status: int, code: str = "") -> ErrorTemplate:
         """Return the template for a response that is no success."""
+        if status == 304:  # Azure gives it the code of a 412.
+            return NOT_MODIFIED
         return self.by_code.get(code) or self.by_status.get(status) or (BUSY if status >= 500 else REFUSED)
 
     def of_exception(self, error: BaseException) -> ErrorTemplate | None:

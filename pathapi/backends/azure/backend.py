@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import Absent, ListItem, ObjectInfo, Prefix, WriteCondition
+from pathapi.backend import WEEK, ListItem, ObjectInfo, Prefix, WriteCondition, check_expiry
 from pathapi.backends.azure.connection import AzureConnection, Login
 from pathapi.backends.azure.errors import answer_of, translate_answer
 from pathapi.backends.azure.multipart import THRESHOLD, upload_in_blocks
@@ -25,16 +26,17 @@ from pathapi.backends.azure.responses import (
     info_of_result,
     is_folder,
 )
-from pathapi.backends.azure.urls import signed_url_of, url_of
-from pathapi.backends.bodies import OutOfRange, RangedBody, md5_checksum, open_range, ranged_body
+from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, md5_checksum, open_range, ranged_body
+from pathapi.backends.bucket_backend import BucketBackend, Conditions, list_pages
 from pathapi.backends.headers import parse_range
-from pathapi.backends.operations import delete_in_batches, explaining_missing_target, list_pages, source_version
 from pathapi.backends.parallel_parts import read_exactly
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
     CloudPathNotImplementedError,
     CloudUnavailableError,
+    InvalidConfigurationException,
+    MissingCredentialsError,
     VersionMismatchError,
 )
 
@@ -42,69 +44,30 @@ __all__ = ["AzureBackend", "AzureConnection", "Login"]
 
 PAGE: Final = 5_000
 """Blobs per list request (Azure's limit)."""
-BATCH: Final = 256
-"""Blobs per delete request (Azure's limit)."""
 _BLOCK_TRIES: Final = 3
 _COPY_POLLS: Final = (0.1, 5.0)
 """Seconds between two looks at a copy in progress: the first pause, and the longest."""
+_SKEW: Final = timedelta(minutes=5)
+"""A key for signing is valid from this long ago on: the server's clock may be behind."""
 
 
-class AzureBackend:
+class AzureBackend(BucketBackend):
     """One container; see `pathapi.backend.Backend`."""
 
+    _requests: AzureRequests
+    _reading = "Get Blob"
+    _batch = 256  # Azure's limit
+
     def __init__(self, connection: AzureConnection, bucket: str) -> None:
-        self.connection = connection
         self._requests = AzureRequests(connection, bucket)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return AzureBackend, (self.connection, self.bucket)
-
-    @property
-    def origin(self) -> str:
-        return self.connection.origin
-
-    @property
-    def bucket(self) -> str:
-        return self._requests.bucket
 
     def head(self, key: str) -> ObjectInfo:
         return self._head(key, {})
 
-    def read(
-        self,
-        key: str,
-        start: int = 0,
-        end: int | None = None,
-        *,
-        expect: Validator | None = None,
-        unless: Validator | None = None,
-    ) -> RangedBody | None:
-        conditions: dict[str, Any] = {}
-        known = unless if unless is not None and not unless.racy else None
-        if expect is not None and expect.etag is not None:
-            conditions = condition_of("IfNotModified", expect)
-        elif known is not None and known.etag is not None:
-            conditions = condition_of("IfModified", known)
-        try:
-            return open_range(
-                lambda _: self._get(key, start, end, conditions),
-                lambda: self._head(key, conditions),
-                start,
-                end,
-                self._requests.uri(key),
-                self._requests.translator(key, "Get Blob"),
-                expect,
-                known,
-            )
-        except CloudPathException as error:
-            if answer_of(error.__cause__ or error)[0] == 304:
-                return None
-            raise
-
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
-        conditions = self._write_conditions(key, expect)
+        conditions = self._requests.conditions(key, expect)
 
         def call(operation: str, method: str, *arguments: Any, md5: bytes | None = None, **options: Any) -> Any:
             if "content_type" in options:  # of the two requests that create the blob
@@ -154,13 +117,13 @@ class AzureBackend:
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
-        seen = source_version(self, source, expect, self._requests.uri(source))
-        conditions = self._write_conditions(target, over)
+        seen = self._source_version(source, expect)
+        conditions = self._requests.conditions(target, over)
         conditions |= {f"source_{name}": value for name, value in condition_of("IfNotModified", seen).items()}
         # Not `requires_sync`: that copies 256 MiB at most, and reads the source without credentials. Inside one account
         # this copy is usually complete when Azure answers.
         blob = self._requests.blob(target)
-        with explaining_missing_target(self, source, over, self._requests.uri(target)):
+        with self._explaining_missing_target(source, target, over):
             options = {**conditions, **self._requests.tier_option()}
             answer = self._requests.call(
                 "Copy Blob", source, blob.start_copy_from_url, self._requests.blob(source).url, **options
@@ -169,29 +132,65 @@ class AzureBackend:
             return info_of_result(target, seen.size, answer, None, None)
         return self._await_copy(target, blob, answer.get("copy_id"))
 
-    def delete(
-        self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
-    ) -> None:
-        delete_in_batches(
-            self, keys, expect, versions, delete_one=self._delete_one, delete_batch=self._delete_batch, batch=BATCH
-        )
-
     def url(self, key: str) -> str:
-        return url_of(self._requests, key)
+        base = f"{self.connection.account.url}/{self._requests.quote(self.bucket, safe='/')}"
+        if not key:
+            return base
+        self._requests.check_name(key)
+        return f"{base}/{self._requests.quote(key, safe='~/')}"
 
     def signed_url(self, key: str, seconds: int) -> str:
-        return signed_url_of(self._requests, key, seconds)
+        """Sign by the account's key, or by one that a token credential gets."""
+        check_expiry(seconds)
+        url = self.url(key)
+        try:
+            expiry = datetime.now(UTC) + timedelta(seconds=seconds)
+        except OverflowError as error:
+            message = f"expire_seconds={seconds}: the date is too far in the future: use fewer seconds"
+            raise InvalidConfigurationException(message) from error
+        service = self.connection.service_client
+        from azure.storage.blob import BlobSasPermissions, generate_blob_sas
+
+        login = service.credential
+        if getattr(login, "account_key", None):
+            signer = {"account_name": login.account_name, "account_key": login.account_key}
+        elif hasattr(login, "get_token"):
+            check_expiry(seconds, WEEK)
+            begin, ask = datetime.now(UTC) - _SKEW, service.get_user_delegation_key
+            made = self._requests.call(
+                "Get User Delegation Key", key, ask, key_start_time=begin, key_expiry_time=expiry
+            )
+            signer = {"account_name": service.account_name, "user_delegation_key": made}
+        else:
+            raise MissingCredentialsError(
+                f"{self._requests.uri(key)}: signing a URL needs the account's key or a token credential of "
+                "azure-identity: give credential= or a connection_string with AccountKey"
+            )
+        read = BlobSasPermissions(read=True)
+        signature = generate_blob_sas(
+            container_name=self.bucket, blob_name=key, permission=read, expiry=expiry, **signer
+        )
+        return f"{url}?{signature}"
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def _head(self, key: str, conditions: dict[str, Any]) -> ObjectInfo:
+    def _head(self, key: str, conditions: Mapping[str, Any]) -> ObjectInfo:
         properties = self._requests.call(
             "Get Blob Properties", key, self._requests.blob(key).get_blob_properties, **conditions
         )
         self._require_object(key, properties.metadata)
         return info_of_properties(key, properties)
 
-    def _get(self, key: str, start: int, end: int | None, conditions: dict[str, Any]) -> RangedBody | OutOfRange:
+    def _read(self, asked: ReadRequest) -> RangedBody | None:
+        conditions: dict[str, Any] = {}
+        if asked.expect is not None and asked.expect.etag is not None:
+            conditions = condition_of("IfNotModified", asked.expect)
+        elif asked.unless is not None and not asked.unless.racy and asked.unless.etag is not None:
+            conditions = condition_of("IfModified", asked.unless)
+        return open_range(asked, lambda _: self._get(asked, conditions), lambda: self._head(asked.key, conditions))
+
+    def _get(self, asked: ReadRequest, conditions: Mapping[str, Any]) -> RangedBody | OutOfRange:
+        key, start, end = asked.key, asked.start, asked.end
         try:
             response = self._open(key, start, end, conditions)
         except CloudPathException as error:
@@ -202,24 +201,19 @@ class AzureBackend:
             headers = getattr(getattr(cause, "response", None), "headers", {})
             is_empty = not conditions and headers.get("content-range") == "bytes */0"
             return OutOfRange(ObjectInfo(key, Validator(0)) if is_empty else None, keep_range=True)
-        headers = response.headers
+        status, headers = response.status_code, response.headers
         if is_folder(headers):
             response.close()
         self._require_object(key, headers)
         return ranged_body(
+            asked,
             response.raw,
-            start,
-            end,
-            lambda: parse_range(
-                response.status_code, headers.get("content-range"), headers.get("content-length"), start, end
-            ),
+            lambda: parse_range(status, headers.get("content-range"), headers.get("content-length"), start, end),
             lambda size, _: info_of_headers(key, headers, size),
-            self._requests.uri(key),
-            self._requests.translator(key, "Get Blob"),
             md5_checksum,
         )
 
-    def _open(self, key: str, start: int, end: int | None, conditions: dict[str, Any]) -> Any:
+    def _open(self, key: str, start: int, end: int | None, conditions: Mapping[str, Any]) -> Any:
         """Send one Get Blob; return its `requests.Response` with the body unread."""
 
         def ask(request: Any) -> None:
@@ -274,22 +268,12 @@ class AzureBackend:
                 blob.abort_copy(copy_id)
             raise
 
-    def _delete_one(self, key: str, expect: Validator | None) -> None:
-        try:
-            self._requests.call(
-                "Delete Blob",
-                key,
-                self._requests.blob(key).delete_blob,
-                expect=expect,
-                **self._write_conditions(key, expect),
-            )
-        except CloudPathFileNotFoundError as error:
-            if type(error) is not CloudPathFileNotFoundError:
-                raise
+    def _send_delete(self, key: str, conditions: Mapping[str, Any], expect: Validator | None) -> object:
+        method = self._requests.blob(key).delete_blob
+        return self._requests.call("Delete Blob", key, method, expect=expect, **conditions)
 
-    def _delete_batch(self, keys: Sequence[str], versions: Mapping[str, Validator]) -> Sequence[str]:
-        """Delete in one request; return the keys whose version differs."""
-        named = [{"name": key, **self._write_conditions(key, versions.get(key))} for key in keys]
+    def _delete_batch(self, keys: Sequence[str], conditions: Conditions) -> Sequence[str]:
+        named = [{"name": key, **conditions[key]} for key in keys]
         refused: list[str] = []
         for key in keys:
             self._requests.check_name(key)
@@ -305,12 +289,7 @@ class AzureBackend:
         try:
             self._requests.call("Delete Blob", keys[0], ask)
         except CloudPathNotImplementedError:
-            for key in keys:
-                try:
-                    self._delete_one(key, versions.get(key))
-                except VersionMismatchError:
-                    refused.append(key)
-            return refused
+            return self._delete_each(keys, conditions)
         failed: dict[int, CloudPathException] = {}
         for answer in answers:
             key = keys[answer.number] if 0 <= answer.number < len(keys) else keys[0]
@@ -332,19 +311,6 @@ class AzureBackend:
             error.add_note(f"{len(failed.keys() - {-1})} of {len(keys)} objects were not deleted")
             raise error
         return refused
-
-    # --- requests --------------------------------------------------------------------------------------------------
-
-    def _write_conditions(self, key: str, expect: WriteCondition) -> dict[str, Any]:
-        if expect is None:
-            return {}
-        if isinstance(expect, Absent):
-            return condition_of("IfMissing", None)
-        if expect.etag is None:
-            raise CloudPathNotImplementedError(
-                f"{self._requests.uri(key)}: Azure compares ETags, and the expected version has none"
-            )
-        return condition_of("IfNotModified", expect)
 
 
 def _items(page: Sequence[Any]) -> Iterator[ListItem]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from casstore import Validator
-from pathapi.backend import WriteCondition
+from pathapi.backend import Absent, WriteCondition
 from pathapi.backends.azure.connection import AzureConnection
 from pathapi.backends.azure.errors import translate
 from pathapi.backends.bucket_requests import BucketRequests
@@ -26,12 +26,18 @@ class AzureRequests(BucketRequests):
 
     connection: AzureConnection
     scheme = "az"
+    compares = "Azure compares ETags"
     translate = staticmethod(translate)
 
     def __init__(self, connection: AzureConnection, bucket: str) -> None:
         super().__init__(connection, bucket)
         self._made: tuple[Any, Any] | None = None
         """A service client and its container client. A forked child has its own service client."""
+
+    def condition_of(self, expect: Validator | Absent) -> dict[str, Any] | None:
+        if isinstance(expect, Absent):
+            return condition_of("IfMissing", None)
+        return None if expect.etag is None else condition_of("IfNotModified", expect)
 
     def content_settings(self, content_type: str | None, md5: bytes | None) -> Any:
         from azure.storage.blob import ContentSettings
@@ -57,10 +63,8 @@ class AzureRequests(BucketRequests):
         return self.container().get_blob_client(key)
 
     def check_name(self, key: str) -> None:
-        try:
+        with self.checking_utf8(key):
             key.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidUriError(f"{self.uri(key)}: a name must be valid UTF-8") from error
         # HTTP clients change such names: ``a/../b`` becomes ``b``.
         if not key or any(segment in (".", "..") for segment in key.split("/")):
             raise InvalidUriError(

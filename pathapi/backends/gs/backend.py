@@ -10,27 +10,26 @@ import json
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, BinaryIO, Final
 from urllib.parse import urlencode
 
 from casstore import Validator
-from pathapi.backend import Absent, ListItem, ObjectInfo, Prefix, WriteCondition
-from pathapi.backends.bodies import OutOfRange, RangedBody, open_range, ranged_body
-from pathapi.backends.error_table import CHANGED, GONE, translating
+from pathapi.backend import WEEK, ListItem, ObjectInfo, Prefix, WriteCondition, check_expiry
+from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, open_range, ranged_body
+from pathapi.backends.bucket_backend import BucketBackend, Conditions, key_order, list_pages
+from pathapi.backends.error_table import CHANGED, NOT_MODIFIED, translating
 from pathapi.backends.gs.connection import GSConnection
 from pathapi.backends.gs.errors import Refusal, is_missing_object, should_retry
 from pathapi.backends.gs.multipart import upload
 from pathapi.backends.gs.requests import GSRequests, batch_of_deletes
 from pathapi.backends.gs.responses import FIELDS, checksum_of, info_of, info_of_media, is_empty_object, span_of
-from pathapi.backends.gs.urls import signed_url_of, url_of
 from pathapi.backends.headers import range_of
-from pathapi.backends.operations import delete_in_batches, key_order, list_pages
 from pathapi.exceptions import (
-    BucketNotFoundError,
     ChecksumMismatchError,
     CloudPathFileNotFoundError,
-    CloudPathNotImplementedError,
     CloudUnavailableError,
+    MissingCredentialsError,
     VersionMismatchError,
 )
 
@@ -38,9 +37,8 @@ __all__ = ["GSBackend", "GSConnection"]
 
 PAGE: Final = 1_000
 """Objects per list request (Google's limit)."""
-BATCH: Final = 100
-"""Objects per delete request (Google's limit for a batch)."""
 _BATCH_TRIES: Final = 4
+_HOST: Final = "https://storage.googleapis.com"
 _KEPT_BY_COPY: Final = (
     "contentType",
     "contentEncoding",
@@ -52,69 +50,24 @@ _KEPT_BY_COPY: Final = (
 )
 
 
-class GSBackend:
+class GSBackend(BucketBackend):
     """One bucket; see `pathapi.backend.Backend`."""
 
+    _requests: GSRequests
+    _reading = "read"
+    _batch = 100  # Google's limit
+
     def __init__(self, connection: GSConnection, bucket: str) -> None:
-        self.connection = connection
         self._requests = GSRequests(connection, bucket)
-        self._bucket = bucket
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return GSBackend, (self.connection, self._bucket)
-
-    @property
-    def origin(self) -> str:
-        return self.connection.origin
-
-    @property
-    def bucket(self) -> str:
-        return self._bucket
 
     def head(self, key: str) -> ObjectInfo:
-        info = self._head(key, {})
-        assert info is not None
-        return info
-
-    def read(
-        self,
-        key: str,
-        start: int = 0,
-        end: int | None = None,
-        *,
-        expect: Validator | None = None,
-        unless: Validator | None = None,
-    ) -> RangedBody | None:
-        conditions = {}
-        if expect is not None and expect.version is not None:
-            # Not ifGenerationMatch: a versioned bucket still has this version, so all parts of a read succeed.
-            conditions["generation"] = expect.version
-        known = unless if unless is not None and unless.version is not None else None
-        if known is not None and known.version is not None:
-            conditions["ifGenerationNotMatch"] = known.version
-        try:
-            return open_range(
-                lambda ranged: self._get(key, start, end, conditions, ranged=ranged),
-                lambda: self._head(key, conditions),
-                start,
-                end,
-                self._requests.uri(key),
-                self._requests.translator(key, "read"),
-                expect,
-                known,
-            )
-        except CloudPathFileNotFoundError as error:
-            if expect is None or type(error) is not CloudPathFileNotFoundError:
-                raise
-            raise VersionMismatchError(
-                f"{self._requests.uri(key)}: the expected version no longer exists: read it again"
-            ) from error
+        return self._head(key, {})
 
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
         self._requests.path(key)  # an invalid key fails before the bytes are sent
-        conditions = self._conditions(key, expect)
+        conditions = self._requests.conditions(key, expect)
         resource = upload(self._requests, key, source, size, content_type=content_type, conditions=conditions)
         info = info_of(key, resource)
         if info.size != size:
@@ -148,7 +101,10 @@ class GSBackend:
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
-        query: dict[str, Any] = {"fields": f"done,rewriteToken,resource({FIELDS})", **self._conditions(target, over)}
+        query: dict[str, Any] = {
+            "fields": f"done,rewriteToken,resource({FIELDS})",
+            **self._requests.conditions(target, over),
+        }
         if expect is not None:
             if expect.version is None:
                 seen = self.head(source).validator
@@ -156,7 +112,7 @@ class GSBackend:
                     raise CHANGED.make(uri=self._requests.uri(source))
                 expect = seen
             query["ifSourceGenerationMatch"] = expect.version
-        path = self._requests.path("o", source, "rewriteTo", "b", self._bucket, "o", target)
+        path = self._requests.path("o", source, "rewriteTo", "b", self.bucket, "o", target)
         with translating(self._requests.explain_missing(source)):
             described = self._new_metadata(source, query)
             while True:  # one request, except for large objects that change place or class
@@ -182,34 +138,46 @@ class GSBackend:
         stated = {name: found[name] for name in _KEPT_BY_COPY if name in found} | {"storageClass": storage_class}
         return {"data": json.dumps(stated).encode(), "headers": {"Content-Type": "application/json; charset=UTF-8"}}
 
-    def delete(
-        self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
-    ) -> None:
-        delete_in_batches(
-            self, keys, expect, versions, delete_one=self._delete, delete_batch=self._delete_batch, batch=BATCH
-        )
-
     def url(self, key: str) -> str:
-        return url_of(self._requests, key)
+        base = f"{self.connection.endpoint_url or _HOST}/{self._requests.quote(self.bucket, safe='~')}"
+        return f"{base}/{self._requests.quote(key, safe='/~')}" if key else base
 
     def signed_url(self, key: str, seconds: int) -> str:
-        return signed_url_of(self._requests, key, seconds)
+        """Sign with the credentials' private key (version 4). Sends a request only if that signs."""
+        check_expiry(seconds, WEEK)
+        self.url(key)  # an invalid key fails first
+        with translating(self._requests.translator(key, "read")):
+            from google.auth.credentials import Signing
 
-    def _delete(self, key: str, expect: Validator | None) -> None:
-        conditions = self._conditions(key, expect)
-        try:
-            self._requests.call("delete", key, "DELETE", self._requests.path("o", key), conditions)
-        except BucketNotFoundError:
-            raise
-        except CloudPathFileNotFoundError as error:
-            if expect is not None:
-                raise GONE.make(uri=self._requests.uri(key)) from error
+            client, credentials = self.connection.client, self.connection.client_credentials
+            if not isinstance(credentials, Signing):
+                raise MissingCredentialsError(
+                    f"{self._requests.uri(key)}: signing a URL needs a private key, and {type(credentials).__name__} "
+                    "has none: give the key file of a service account as application_credentials=, or credentials= of "
+                    "google.auth.impersonated_credentials"
+                )
+            signed = (
+                client.bucket(self.bucket)
+                .blob(key)
+                .generate_signed_url(
+                    expiration=timedelta(seconds=seconds),
+                    api_access_endpoint=self.connection.endpoint_url or _HOST,
+                    method="GET",
+                    version="v4",
+                    client=client,
+                )
+            )
+        return str(signed)
 
-    def _delete_batch(self, keys: Sequence[str], versions: Mapping[str, Validator]) -> Sequence[str]:
-        """Delete in one request; return the keys whose version differs."""
+    # --- deleting --------------------------------------------------------------------------------------------------
+
+    def _send_delete(self, key: str, conditions: Mapping[str, Any], expect: Validator | None) -> object:
+        return self._requests.call("delete", key, "DELETE", self._requests.path("o", key), conditions)
+
+    def _delete_batch(self, keys: Sequence[str], conditions: Conditions) -> Sequence[str]:
         refused: list[str] = []
         for left in range(_BATCH_TRIES - 1, -1, -1):
-            failed = self._send_batch(keys, versions)
+            failed = self._send_batch(keys, conditions)
             refused += [key for key, error in failed.items() if Refusal.of(error).status == 412]
             again = [key for key, error in failed.items() if left and should_retry(error)]
             for key, error in failed.items():
@@ -223,11 +191,10 @@ class GSBackend:
             time.sleep(random.uniform(0.1, 0.4) * 2 ** (_BATCH_TRIES - left))
         return refused
 
-    def _send_batch(self, keys: Sequence[str], versions: Mapping[str, Validator]) -> dict[str, Exception]:
+    def _send_batch(self, keys: Sequence[str], conditions: Conditions) -> dict[str, Exception]:
         """Delete *keys*; return those that were not deleted, and why."""
-        queries = (urlencode(self._conditions(key, versions.get(key))) for key in keys)
-        paths = [f"/storage/v1{self._requests.path('o', key)}" for key in keys]
-        body, content_type = batch_of_deletes([f"{p}?{q}" if q else p for p, q in zip(paths, queries, strict=True)])
+        paths = [f"/storage/v1{self._requests.path('o', key)}?{urlencode(conditions[key])}" for key in keys]
+        body, content_type = batch_of_deletes([path.removesuffix("?") for path in paths])
         url = f"{self._requests.base_url(keys[0], 'delete')}/batch/storage/v1"
         headers = {"Content-Type": content_type}
         reply = self._requests.send("delete", keys[0], "POST", url, data=body, headers=headers)
@@ -241,16 +208,33 @@ class GSBackend:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def _head(self, key: str, conditions: Mapping[str, str]) -> ObjectInfo | None:
+    def _read(self, asked: ReadRequest) -> RangedBody | None:
+        conditions = {}
+        if asked.expect is not None and asked.expect.version is not None:
+            # Not ifGenerationMatch: a versioned bucket still has this version, so all parts of a read succeed.
+            conditions["generation"] = asked.expect.version
+        if asked.unless is not None and asked.unless.version is not None:
+            conditions["ifGenerationNotMatch"] = asked.unless.version
+        try:
+            return open_range(
+                asked,
+                lambda ranged: self._get(asked, conditions, ranged=ranged),
+                lambda: self._head(asked.key, conditions),
+            )
+        except CloudPathFileNotFoundError as error:
+            if asked.expect is None or type(error) is not CloudPathFileNotFoundError:
+                raise
+            raise VersionMismatchError(f"{asked.uri}: the expected version no longer exists: read it again") from error
+
+    def _head(self, key: str, conditions: Mapping[str, str]) -> ObjectInfo:
         query = {"fields": FIELDS, "projection": "noAcl", **conditions}
         with translating(self._requests.explain_missing(key)):
-            reply = self._requests.call("head", key, "GET", self._requests.path("o", key), query, accept=(304,))
-        return None if reply.status == 304 else info_of(key, self._requests.json(reply, key))
+            reply = self._requests.call("head", key, "GET", self._requests.path("o", key), query)
+        return info_of(key, self._requests.json(reply, key))
 
-    def _get(
-        self, key: str, start: int, end: int | None, conditions: Mapping[str, str], *, ranged: bool
-    ) -> RangedBody | OutOfRange | None:
-        asked = range_of(start, end) if ranged else None
+    def _get(self, asked: ReadRequest, conditions: Mapping[str, str], *, ranged: bool) -> RangedBody | OutOfRange:
+        key, start, end = asked.key, asked.start, asked.end
+        wanted = range_of(start, end) if ranged else None
         with translating(self._requests.explain_missing(key)):
             reply = self._requests.call(
                 "read",
@@ -259,7 +243,7 @@ class GSBackend:
                 self._requests.path("o", key),
                 {"alt": "media", **conditions},
                 prefix="/download",
-                headers={} if asked is None else {"Range": asked},
+                headers={} if wanted is None else {"Range": wanted},
                 accept=(304, 416),
                 stream=True,
             )
@@ -267,7 +251,7 @@ class GSBackend:
         if reply.status in (304, 416):
             stream.drain_conn()  # closing the response would close the connection
         if reply.status == 304:
-            return None
+            raise NOT_MODIFIED.make(code=304, reason="", **self._requests.where(key))
         if reply.status == 416:
             # The response may not say that the object is empty, or which version it is.
             info = info_of_media(key, headers, 0) if is_empty_object(headers) else None
@@ -275,23 +259,9 @@ class GSBackend:
                 info = None
             return OutOfRange(info, keep_range=start > 0)
         return ranged_body(
+            asked,
             stream,
-            start,
-            end,
             lambda: span_of(headers, reply.status, start, end),
             lambda size, _: info_of_media(key, headers, size),
-            self._requests.uri(key),
-            self._requests.translator(key, "read"),
             checksum_of,
         )
-
-    def _conditions(self, key: str, expect: WriteCondition) -> dict[str, str]:
-        if expect is None:
-            return {}
-        if isinstance(expect, Absent):
-            return {"ifGenerationMatch": "0"}
-        if expect.version is None:
-            raise CloudPathNotImplementedError(
-                f"{self._requests.uri(key)}: Google compares generations, and the expected version has none"
-            )
-        return {"ifGenerationMatch": expect.version}

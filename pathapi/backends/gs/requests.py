@@ -12,8 +12,10 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
+from casstore import Validator
+from pathapi.backend import Absent
 from pathapi.backends.bodies import Translate
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.error_table import translating
@@ -58,16 +60,19 @@ class GSRequests(BucketRequests):
     connection: GSConnection
     scheme = "gs"
     service = "Google Cloud Storage"
+    compares = "Google compares generations"
     translate = staticmethod(translate)
+
+    def condition_of(self, expect: Validator | Absent) -> dict[str, Any] | None:
+        if isinstance(expect, Absent):
+            return {"ifGenerationMatch": "0"}
+        return None if expect.version is None else {"ifGenerationMatch": expect.version}
 
     def path(self, *parts: str) -> str:
         """Return the path of the bucket's resource that *parts* name. Raises InvalidUriError."""
         if not all(parts):
             raise InvalidUriError(f"{self.uri('')}: there is no object with an empty name: add a key")
-        try:
-            return "/".join(("/b", quote(self.bucket, safe="~"), *(quote(part, safe="~") for part in parts)))
-        except UnicodeEncodeError as error:
-            raise InvalidUriError(f"{self.uri(' '.join(parts))}: a name must be valid UTF-8") from error
+        return "/".join(("/b", *(self.quote(part, safe="~") for part in (self.bucket, *parts))))
 
     def call(
         self,
@@ -85,10 +90,8 @@ class GSRequests(BucketRequests):
         The other arguments are those of `send`.
         """
         given = {name: value for name, value in query.items() if value is not None} | {"prettyPrint": "false"}
-        try:
+        with self.checking_utf8(key):
             asked = urlencode(given)
-        except UnicodeEncodeError as error:
-            raise InvalidUriError(f"{self.uri(key)}: a name must be valid UTF-8") from error
         url = f"{self.base_url(key, operation)}{prefix}/storage/v1{path}?{asked}"
         return self.send(operation, key, method, url, **options)
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
 from pathapi.backend import Absent, ListItem, ObjectInfo, WriteCondition, delete_each
-from pathapi.backends.bodies import OutOfRange, RangedBody, open_range, ranged_body
-from pathapi.backends.error_table import CHANGED, GONE, translating
-from pathapi.backends.headers import Span, format_etag, parse_etag, range_of
+from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, open_range, ranged_body
+from pathapi.backends.error_table import CHANGED, GONE, NotModifiedError, translating
+from pathapi.backends.headers import format_etag, parse_etag, range_of
 from pathapi.backends.http.auth import require_lines
 from pathapi.backends.http.connection import HttpConnection, Response
 from pathapi.backends.http.index_pages import walk
@@ -87,7 +88,7 @@ class HttpBackend:
         else:
             answer.drop()
         # The server does not state the size, or does not answer a HEAD: send a GET and do not read it.
-        body = self._open(key, 0, 1, {}, None)
+        body = self._open(self._request_of(key, 0, 1), {})
         assert body is not None
         try:
             return body.info
@@ -104,7 +105,7 @@ class HttpBackend:
         unless: Validator | None = None,
     ) -> RangedBody | None:
         self._host.require_object(key)
-        return self._open(key, start, end, conditions_to_read(expect, unless), unless, expect)
+        return self._open(self._request_of(key, start, end, expect, unless), conditions_to_read(expect, unless))
 
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
@@ -181,38 +182,20 @@ class HttpBackend:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def _open(
-        self,
-        key: str,
-        start: int,
-        end: int | None,
-        conditions: Mapping[str, str],
-        unless: Validator | None,
-        expect: Validator | None = None,
-    ) -> RangedBody | None:
+    def _request_of(
+        self, key: str, start: int, end: int | None, expect: Validator | None = None, unless: Validator | None = None
+    ) -> ReadRequest:
+        return ReadRequest(key, start, end, expect, unless, self._host.uri(key), self._host.translator(key))
+
+    def _open(self, asked: ReadRequest, conditions: Mapping[str, str]) -> RangedBody | None:
         return open_range(
-            lambda ranged: self._get(key, start, end, conditions, unless, ranged=ranged),
-            lambda: self.head(key),
-            start,
-            end,
-            self._host.uri(key),
-            self._host.translator(key),
-            expect,
-            unless if end is not None and end <= start else None,  # of other reads, the 304 is checked
+            asked, lambda ranged: self._get(asked, conditions, ranged=ranged), lambda: self.head(asked.key)
         )
 
-    def _get(
-        self,
-        key: str,
-        start: int,
-        end: int | None,
-        conditions: Mapping[str, str],
-        unless: Validator | None,
-        *,
-        ranged: bool,
-    ) -> RangedBody | OutOfRange | None:
-        asked = range_of(start, end) if ranged else None
-        answer = self._host.send("GET", key, {**conditions, **({"Range": asked} if asked else {})})
+    def _get(self, asked: ReadRequest, conditions: Mapping[str, str], *, ranged: bool) -> RangedBody | OutOfRange:
+        key, unless = asked.key, asked.unless
+        wanted = range_of(asked.start, asked.end) if ranged else None
+        answer = self._host.send("GET", key, {**conditions, **({"Range": wanted} if wanted else {})})
         if answer.status == 304 and unless is not None:
             answer.drop()
             same = confirms(answer.headers, unless)
@@ -220,56 +203,54 @@ class HttpBackend:
                 # It states no time, and servers also answer 304 for an older version that was put back.
                 same = unless.same_version(self.head(key).validator)
             if same:
-                return None
+                raise NotModifiedError(f"{asked.uri}: not modified")
             kept = {name: value for name, value in conditions.items() if not name.startswith(("If-None", "If-Mod"))}
-            return self._get(key, start, end, kept, None, ranged=ranged)
-        if answer.status == 416 and asked:
+            return self._get(replace(asked, unless=None), kept, ranged=ranged)
+        if answer.status == 416 and wanted:
             answer.drop()
             # The 416 for an empty object does not state its version: a condition needs another request.
             is_empty = not conditions and size_if_unsatisfiable(answer.headers) == 0
             return OutOfRange(ObjectInfo(key, Validator(0)) if is_empty else None, keep_range=False)
         self._host.require(answer, key, "GET")
         if answer.status != 206:
-            return self._whole(key, answer, start, end)
-        body = self._part(key, answer, start, end)
+            return self._whole(asked, answer)
+        body = self._part(asked, answer)
         if body is not None:
             return body
         answer.response.close()
         if not ranged:
-            raise CloudUnavailableError(f"{self._host.uri(key)}: the server sent a part of the object, unasked")
-        return self._get(key, start, end, conditions, unless, ranged=False)
+            raise CloudUnavailableError(f"{asked.uri}: the server sent a part of the object, unasked")
+        return self._get(asked, conditions, ranged=False)
 
-    def _part(self, key: str, answer: Response, start: int, end: int | None) -> RangedBody | None:
+    def _part(self, asked: ReadRequest, answer: Response) -> RangedBody | None:
         """Return the body of a 206, or None for another range than requested, or one of a version that no condition
         can name in the request for the next range.
         """
+        end = asked.end
         try:
-            first, stop, size = span = span_of(answer.headers, start, end)
+            first, stop, size = span = span_of(answer.headers, asked.start, end)
         except CloudPathException:
             return None
-        info = info_of(key, answer.headers, size)
+        info = info_of(asked.key, answer.headers, size)
         is_piece = not first and stop < size and end != 1  # one byte is a question about the object
         if stop < (size if end is None else min(end, size)) or (is_piece and not can_pin(info.validator)):
             return None
-        return self._body(key, answer.response, start, end, span, info)
+        return ranged_body(asked, answer.response, lambda: span, lambda *_: info)
 
-    def _whole(self, key: str, answer: Response, start: int, end: int | None) -> RangedBody:
+    def _whole(self, asked: ReadRequest, answer: Response) -> RangedBody:
         """Return the body of a 200. A read from the start gets all of it, whatever the *end*: it is sent anyway."""
         stream: Any = answer.response
         size = length_of(answer.headers)
         if size is None:
             try:
-                stream, size = spool(answer.response, self._host.translator(key))
+                stream, size = spool(answer.response, asked.translate)
             except BaseException:
                 answer.response.close()
                 raise
             answer.drop()
-        info = info_of(key, answer.headers, size)
-        return self._body(key, stream, start, end if start else None, (0, size, size), info)
-
-    def _body(self, key: str, stream: Any, start: int, end: int | None, span: Span, info: ObjectInfo) -> RangedBody:
-        uri, translate = self._host.uri(key), self._host.translator(key)
-        return ranged_body(stream, start, end, lambda: span, lambda _, __: info, uri, translate)
+        info = info_of(asked.key, answer.headers, size)
+        span = (0, size, size)
+        return ranged_body(asked if asked.start else replace(asked, end=None), stream, lambda: span, lambda *_: info)
 
     # --- requests --------------------------------------------------------------------------------------------------
 

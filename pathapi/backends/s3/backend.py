@@ -7,24 +7,23 @@ detected by the validator of its response.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 from casstore import Validator
-from pathapi.backend import WEEK, Absent, ListItem, ObjectInfo, Prefix, WriteCondition, check_expiry
-from pathapi.backends.bodies import OutOfRange, RangedBody, open_range, ranged_body
+from pathapi.backend import WEEK, ListItem, ObjectInfo, Prefix, WriteCondition, check_expiry
+from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, open_range, ranged_body
+from pathapi.backends.bucket_backend import BucketBackend, Conditions, list_pages
 from pathapi.backends.error_table import translating
 from pathapi.backends.headers import format_etag, parse_range, range_of
-from pathapi.backends.operations import delete_in_batches, explaining_missing_target, list_pages, source_version
 from pathapi.backends.parallel_parts import read_exactly, read_parts
 from pathapi.backends.s3.connection import S3Connection
-from pathapi.backends.s3.deletes import BATCH, delete_many
-from pathapi.backends.s3.errors import answer_of
+from pathapi.backends.s3.errors import answer_of, translate_answer
 from pathapi.backends.s3.multipart import copy_ranges, part_size_of, send_multipart, threshold_of
 from pathapi.backends.s3.obstore_reads import FastReads, fast_reads
-from pathapi.backends.s3.requests import S3Requests
+from pathapi.backends.s3.requests import CONFLICT_TRIES, S3Requests, pause
 from pathapi.backends.s3.responses import info_of, is_empty_object
-from pathapi.backends.s3.urls import signed_url_of, url_of
 from pathapi.exceptions import CloudPathException, CloudPathNotImplementedError, MissingCredentialsError
 
 __all__ = ["S3Backend", "S3Connection"]
@@ -33,76 +32,43 @@ PAGE: Final = 1_000
 """Keys per list request (S3's limit)."""
 COPY_LIMIT: Final = 5 << 30
 """Bytes per CopyObject (S3's limit)."""
+_KEPT_BY_COPY: Final = (
+    "ContentType",
+    "ContentEncoding",
+    "ContentDisposition",
+    "ContentLanguage",
+    "CacheControl",
+    "Expires",
+    "Metadata",
+)
 
 
-class S3Backend:
+class S3Backend(BucketBackend):
     """One bucket; see `pathapi.backend.Backend`."""
 
+    _requests: S3Requests
+    _reading = "GetObject"
+    _batch = 1_000  # S3's limit
+
     def __init__(self, connection: S3Connection, bucket: str) -> None:
-        self.connection = connection
-        self._bucket = bucket
         self._requests = S3Requests(connection, bucket)
-        self._fast: FastReads | None = None
-        self._looked_for_fast = False
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return S3Backend, (self.connection, self._bucket)
-
-    @property
-    def origin(self) -> str:
-        return self.connection.origin
-
-    @property
-    def bucket(self) -> str:
-        return self._bucket
+    @functools.cached_property
+    def _fast(self) -> FastReads | None:
+        return fast_reads(self.connection, self.bucket)
 
     def head(self, key: str) -> ObjectInfo:
         return self._head(key, {})
 
-    def read(
-        self,
-        key: str,
-        start: int = 0,
-        end: int | None = None,
-        *,
-        expect: Validator | None = None,
-        unless: Validator | None = None,
-    ) -> RangedBody | None:
-        if end is None or end > start:
-            fast = self._fast_reads()
-            if fast is not None and fast.supports(key):
-                answer = fast.read(key, start, end, expect, unless)
-                if not isinstance(answer, bool):
-                    return answer
-        conditions = {}
-        if expect is not None and (etag := format_etag(expect)):
-            conditions["IfMatch"] = etag
-        if unless is not None and not unless.racy and (etag := format_etag(unless)):
-            conditions["IfNoneMatch"] = etag
-        try:
-            return open_range(
-                lambda ranged: self._get(key, start, end, conditions, ranged=ranged),
-                lambda: self._head(key, conditions),
-                start,
-                end,
-                self._requests.uri(key),
-                self._requests.translator(key, "GetObject"),
-                expect,
-            )
-        except CloudPathException as error:
-            if answer_of(error.__cause__ or error)[0] == 304:
-                return None
-            raise
-
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
-        conditions = self._write_conditions(key, expect)
+        conditions = self._requests.conditions(key, expect)
         described = {} if content_type is None else {"ContentType": content_type}
         config, uri = self.connection.boto3_transfer_config, self._requests.uri(key)
         if size >= threshold_of(config):
             answer = send_multipart(
-                lambda operation, **arguments: self._requests.call(operation, key, expect=expect, **arguments),
+                functools.partial(self._requests.call, key=key, expect=expect),
                 "UploadPart",
                 ({"Body": data} for data in read_parts(source, size, part_size_of(size, config), uri)),
                 described=described,
@@ -129,17 +95,17 @@ class S3Backend:
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
-        seen = source_version(self, source, expect, self._requests.uri(source))
+        seen = self._source_version(source, expect)
         arguments: dict[str, Any] = {
-            "CopySource": {"Bucket": self._bucket, "Key": source},
+            "CopySource": {"Bucket": self.bucket, "Key": source},
             "CopySourceIfMatch": format_etag(seen),
         }
-        conditions = self._write_conditions(target, over)
-        with explaining_missing_target(self, source, over, self._requests.uri(target)):
+        conditions = self._requests.conditions(target, over)
+        with self._explaining_missing_target(source, target, over):
             if seen.size > COPY_LIMIT:
                 described = self._requests.call("HeadObject", source)
                 answer = send_multipart(
-                    lambda operation, **more: self._requests.call(operation, target, about=source, **more),
+                    functools.partial(self._requests.call, key=target, about=source),
                     "UploadPartCopy",
                     ({**arguments, **part} for part in copy_ranges(seen.size)),
                     described={name: described[name] for name in _KEPT_BY_COPY if described.get(name)},
@@ -149,38 +115,26 @@ class S3Backend:
             answer = self._requests.call("CopyObject", target, about=source, **arguments, **conditions)
         return info_of(target, {**answer, **answer.get("CopyObjectResult", {})}, seen.size)
 
-    def delete(
-        self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
-    ) -> None:
-        def delete_one(key: str, expect: Validator | None) -> None:
-            self._requests.call("DeleteObject", key, expect=expect, **self._write_conditions(key, expect))
-
-        def delete_batch(keys: Sequence[str], _: Mapping[str, Validator]) -> Sequence[str]:
-            return delete_many(self._requests.call, self._requests.where, keys, conditions)
-
-        # Before the first request: a version that S3 cannot compare must not fail the delete halfway.
-        conditions = {key: self._write_conditions(key, (versions or {}).get(key)) for key in keys}
-
-        delete_in_batches(self, keys, expect, versions, delete_one=delete_one, delete_batch=delete_batch, batch=BATCH)
-
     def url(self, key: str) -> str:
-        with translating(self._requests.translator(key, "GetObject")):
-            return url_of(self.connection.unsigned, self._bucket, key, self._requests.uri(key))
+        method, named = ("get_object", {"Key": key}) if key else ("head_bucket", {})
+        return self._make_url(self.connection.unsigned, method, key, 1, **named).partition("?")[0]
 
     def signed_url(self, key: str, seconds: int) -> str:
         check_expiry(seconds, WEEK)
         uri, extra = self._requests.uri(key), self._requests.extra_of("GetObject")
         if self.connection.no_sign_request:
             raise MissingCredentialsError(f"{uri}: no_sign_request=True cannot sign a URL: log in instead")
-        client = self.connection.client
-        with translating(self._requests.translator(key, "GetObject")):
-            return signed_url_of(client, self._bucket, key, uri, seconds, extra)
+        if any("CustomerKey" in name for name in extra):
+            raise CloudPathNotImplementedError(
+                f"{uri}: a URL alone cannot open it, a reader must send SSECustomerKey in a header: open it by its path"
+            )
+        payer = {name: value for name, value in extra.items() if name == "RequestPayer"}
+        return self._make_url(self.connection.client, "get_object", key, seconds, Key=key, **payer)
 
-    def _fast_reads(self) -> FastReads | None:
-        if not self._looked_for_fast:
-            self._fast = fast_reads(self.connection, self._bucket)
-            self._looked_for_fast = True
-        return self._fast
+    def _make_url(self, client: Any, method: str, key: str, seconds: int, **named: Any) -> str:
+        with translating(self._requests.translator(key, "GetObject")), self._requests.checking_utf8(key):
+            parameters = {"Bucket": self.bucket, **named}
+            return str(client.generate_presigned_url(method, Params=parameters, ExpiresIn=seconds))
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -188,52 +142,72 @@ class S3Backend:
         answer = self._requests.call("HeadObject", key, **conditions)
         return info_of(key, answer, int(answer["ContentLength"]))
 
-    def _get(
-        self, key: str, start: int, end: int | None, conditions: Mapping[str, Any], *, ranged: bool
-    ) -> RangedBody | OutOfRange:
-        asked = range_of(start, end) if ranged else None
-        ranges: dict[str, Any] = {"Range": asked} if asked else {}
+    def _read(self, asked: ReadRequest) -> RangedBody | None:
+        conditions = asked.etags("IfMatch", "IfNoneMatch")
+        return open_range(
+            asked,
+            lambda ranged: self._get(asked, conditions, ranged=ranged),
+            lambda: self._head(asked.key, conditions),
+        )
+
+    def _get(self, asked: ReadRequest, conditions: Mapping[str, Any], *, ranged: bool) -> RangedBody | OutOfRange:
+        key, start, end = asked.key, asked.start, asked.end
+        if ranged and self._fast is not None and self._fast.supports(key):
+            body = self._fast.read(asked)
+            if body is not None:
+                return body
+        wanted = range_of(start, end) if ranged else None
+        ranges: dict[str, Any] = {"Range": wanted} if wanted else {}
         try:
             answer = self._requests.call("GetObject", key, **ranges, **conditions)
         except CloudPathException as error:
             cause = error.__cause__ or error
-            if asked is None or answer_of(cause)[0] != 416:
+            if wanted is None or answer_of(cause)[0] != 416:
                 raise
             # The 416 for an empty object does not state its version: a condition needs another request.
             is_empty = not conditions and is_empty_object(cause)
             return OutOfRange(ObjectInfo(key, Validator(0)) if is_empty else None, keep_range=start > 0)
         status = answer["ResponseMetadata"]["HTTPStatusCode"]
         return ranged_body(
+            asked,
             answer["Body"],
-            start,
-            end,
             lambda: parse_range(status, answer.get("ContentRange"), answer.get("ContentLength"), start, end),
             lambda size, is_whole: info_of(key, answer, size, is_whole=is_whole),
-            self._requests.uri(key),
-            self._requests.translator(key, "GetObject"),
         )
 
-    # --- conditions ------------------------------------------------------------------------------------------------
+    # --- deleting --------------------------------------------------------------------------------------------------
 
-    def _write_conditions(self, key: str, expect: WriteCondition) -> dict[str, Any]:
-        if expect is None:
-            return {}
-        if isinstance(expect, Absent):
-            return {"IfNoneMatch": "*"}
-        etag = format_etag(expect)
-        if etag is None:
-            raise CloudPathNotImplementedError(
-                f"{self._requests.uri(key)}: S3 compares ETags, and the expected version has none"
-            )
-        return {"IfMatch": etag}
+    def _send_delete(self, key: str, conditions: Mapping[str, Any], expect: Validator | None) -> object:
+        return self._requests.call("DeleteObject", key, expect=expect, **conditions)
 
+    def _delete_batch(self, keys: Sequence[str], conditions: Conditions) -> Sequence[str]:
+        # XML cannot contain control characters; a URL can.
+        refused = self._delete_each((key for key in keys if not key.isprintable()), conditions)
+        left: Sequence[str] = [key for key in keys if key.isprintable()]
+        for attempt in range(CONFLICT_TRIES):
+            if not left:
+                break
+            if attempt:
+                pause(attempt - 1)
+            mismatched, left = self._send_batch(left, conditions)
+            refused += mismatched
+        return [*refused, *left]
 
-_KEPT_BY_COPY: Final = (
-    "ContentType",
-    "ContentEncoding",
-    "ContentDisposition",
-    "ContentLanguage",
-    "CacheControl",
-    "Expires",
-    "Metadata",
-)
+    def _send_batch(self, keys: Sequence[str], conditions: Conditions) -> tuple[Sequence[str], Sequence[str]]:
+        """Send one request; return the keys whose version differs, and those that were being written at that moment."""
+        named = [{"Key": key, "ETag": conditions[key]["IfMatch"]} if conditions[key] else {"Key": key} for key in keys]
+        delete = {"Objects": named, "Quiet": True}
+        answer = self._requests.call("DeleteObjects", None, about=keys[0], Delete=delete)
+        failed: dict[str, list[str]] = {}
+        for item in answer.get("Errors", ()):
+            failed.setdefault(str(item.get("Code")), []).append(str(item.get("Key")))
+        mismatched = failed.pop("PreconditionFailed", [])
+        busy = failed.pop("ConditionalRequestConflict", [])
+        for code in ("NoSuchKey", "NoSuchVersion"):
+            failed.pop(code, None)
+        for code, failed_keys in failed.items():
+            where = self._requests.where(failed_keys[0])
+            error = translate_answer(None, code, 0, operation="DeleteObjects", **where)
+            error.add_note(f"{sum(map(len, failed.values()))} of {len(keys)} keys were not deleted")
+            raise error
+        return mismatched, busy

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from casstore import Validator, new_hasher
-from pathapi.backends.bodies import BodyChecksum, RangedBody
-from pathapi.backends.headers import format_etag
+from casstore import new_hasher
+from pathapi.backends.bodies import BodyChecksum, RangedBody, ReadRequest
+from pathapi.backends.error_table import NOT_MODIFIED
 from pathapi.backends.s3.connection import S3Connection
 from pathapi.backends.s3.responses import info_of
 from pathapi.exceptions import (
@@ -83,55 +83,43 @@ class _Stream:
 class FastReads:
     """Reads one bucket; made by `fast_reads`."""
 
-    def __init__(self, store: Any, bucket: str) -> None:
-        import obstore
-        from obstore import exceptions
-
-        self._get = obstore.get
-        self._not_modified = exceptions.NotModifiedError
-        self._precondition = exceptions.PreconditionError
+    def __init__(self, store: Any) -> None:
         self._store = store
-        self._bucket = bucket
         self._is_enabled = True
 
     def supports(self, key: str) -> bool:
         """Return whether obstore can read this key in this process."""
         return self._is_enabled and _usable and _STRANGE.search(key) is None
 
-    def read(
-        self, key: str, start: int, end: int | None, expect: Validator | None, unless: Validator | None
-    ) -> ObstoreBody | bool | None:
-        """Return a body, None for a 304, or False: use boto3. Raises VersionMismatchError."""
-        options: dict[str, Any] = {}
+    def read(self, asked: ReadRequest) -> ObstoreBody | None:
+        """Return a body, or None: use boto3. Raises VersionMismatchError, NotModifiedError."""
+        import obstore
+        from obstore import exceptions
+
+        start, end, uri = asked.start, asked.end, asked.uri
+        options: dict[str, Any] = {**asked.etags("if_match", "if_none_match")}
         if end is not None:
             options["range"] = (start, end)
         elif start:
             options["range"] = {"offset": start}
-        if expect is not None and (etag := format_etag(expect)):
-            options["if_match"] = etag
-        if unless is not None and not unless.racy and (etag := format_etag(unless)):
-            options["if_none_match"] = etag
-        uri = f"s3://{self._bucket}/{key}"
         try:
-            result = self._get(self._store, key, options=options)  # type: ignore[arg-type]  # a TypedDict, built piece by piece
+            result = obstore.get(self._store, asked.key, options=options)  # type: ignore[arg-type]  # a TypedDict, built piece by piece
             meta, (first, stop) = result.meta, result.range
-        except self._not_modified:
-            return None
-        except self._precondition as error:
+        except exceptions.NotModifiedError as error:
+            raise NOT_MODIFIED.make(uri=uri, endpoint="S3", code=304, reason="") from error
+        except exceptions.PreconditionError as error:
             scrub(error)
             raise VersionMismatchError(f"{uri}: the object is no longer the expected version: read it again") from error
         except Exception:  # noqa: BLE001 (boto3 repeats the request, and raises what is wrong)
-            return False
+            return None
         size = meta["size"]
         answer = {"ETag": meta["e_tag"], "VersionId": meta["version"], "LastModified": meta["last_modified"]}
-        info = info_of(key, answer, size)
+        info = info_of(asked.key, answer, size)
         wanted = size if end is None else min(end, size)
         etag = info.validator.etag or ""
         is_whole = start == 0 and wanted == size
         if (first, stop) != (start, wanted) or (is_whole and size and not _MD5.fullmatch(etag)):
-            return False
-        if expect is not None and not expect.same_version(info.validator):
-            raise VersionMismatchError(f"{uri}: the object is no longer the expected version: read it again")
+            return None
         length = wanted - start
         checksum = BodyChecksum("MD5 of the ETag", etag, new_hasher("md5")) if is_whole and size else None
 
@@ -145,7 +133,7 @@ class FastReads:
                 f"{uri}: the connection broke during the read ({type(error).__name__}): try again"
             )
 
-        return ObstoreBody(_Stream(result, length), info, length, translate, uri=uri, checksum=checksum)
+        return ObstoreBody(info, length, _Stream(result, length), translate, uri, checksum=checksum)
 
 
 def fast_reads(connection: S3Connection, bucket: str) -> FastReads | None:
@@ -180,6 +168,6 @@ def fast_reads(connection: S3Connection, bucket: str) -> FastReads | None:
             options["skip_signature"] = True
         else:
             options["credential_provider"] = Boto3CredentialProvider(connection.session)
-        return FastReads(S3Store(bucket, **options), bucket)
+        return FastReads(S3Store(bucket, **options))
     except (MissingDependenciesError, ValueError, TypeError):
         return None  # for example without credentials: boto3 raises the error that says what to do

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import random
 import re
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pathapi.backend import WriteCondition
+from casstore import Validator
+from pathapi.backend import Absent, WriteCondition
 from pathapi.backends.bucket_requests import BucketRequests
+from pathapi.backends.headers import format_etag
 from pathapi.backends.s3.connection import S3Connection
-from pathapi.backends.s3.deletes import CONFLICT_TRIES, pause
 from pathapi.backends.s3.errors import answer_of, retries_of, translate
 from pathapi.exceptions import CloudPathException
 
+CONFLICT_TRIES: Final = 8
+"""Tries after a 409: another write of the key was in progress, and the condition was not evaluated."""
 _METHOD: Final = re.compile(r"(?<=[a-z])([A-Z])")
 """Where boto3 divides the name of an operation: ``ListObjectsV2`` is ``list_objects_v2``."""
+
+
+def pause(attempt: int) -> None:
+    """Sleep before the next try after a 409."""
+    time.sleep(random.uniform(0.2, 1.0) * min(2.0, 0.05 * 2**attempt))
 
 
 class S3Requests(BucketRequests):
     """Requests about one bucket."""
 
+    connection: S3Connection
     scheme = "s3"
+    compares = "S3 compares ETags"
     service = "Amazon S3"
     translate = staticmethod(translate)
 
@@ -53,6 +65,12 @@ class S3Requests(BucketRequests):
                 named_key = (key or "") if about is None else about
                 self.raise_translated(error, named_key, operation, expect, retried=retries_of(error) > 0)
         raise AssertionError("unreachable")
+
+    def condition_of(self, expect: Validator | Absent) -> dict[str, Any] | None:
+        if isinstance(expect, Absent):
+            return {"IfNoneMatch": "*"}
+        etag = format_etag(expect)
+        return None if etag is None else {"IfMatch": etag}
 
     def extra_of(self, operation: str) -> Mapping[str, Any]:
         """Return those of the connection's extra arguments that *operation* accepts."""

@@ -1,11 +1,8 @@
-"""URLs of S3's objects, written and signed by boto3. Sends nothing."""
+"""How boto3 signs the URLs of S3's objects."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
-
-from pathapi.exceptions import CloudPathNotImplementedError, InvalidUriError
 
 _PAYER = "x-amz-request-payer"
 
@@ -20,30 +17,6 @@ def prepare_urls(client: Any) -> None:
     events.register("provide-client-params.s3", _address_as_requests)
     events.register_first("choose-signer.s3", _choose_version_4)
     events.register("before-sign.s3.GetObject", _move_payer_into_query)
-
-
-def url_of(client: Any, bucket: str, key: str, uri: str) -> str:
-    """Return the plain URL of the object, or of the bucket without a *key*; *client* signs nothing."""
-    if not key:
-        return _make(client, "head_bucket", uri, {"Bucket": bucket}, 1).partition("?")[0]
-    return _make(client, "get_object", uri, {"Bucket": bucket, "Key": key}, 1).partition("?")[0]
-
-
-def signed_url_of(client: Any, bucket: str, key: str, uri: str, seconds: int, extra: Mapping[str, Any]) -> str:
-    """Return a URL signed by *client*; *extra* are its extra arguments of a GetObject."""
-    if any("CustomerKey" in name for name in extra):
-        raise CloudPathNotImplementedError(
-            f"{uri}: a URL alone cannot open it, a reader must send SSECustomerKey in a header: open it by its path"
-        )
-    payer = {name: value for name, value in extra.items() if name == "RequestPayer"}
-    return _make(client, "get_object", uri, {"Bucket": bucket, "Key": key, **payer}, seconds)
-
-
-def _make(client: Any, method: str, uri: str, arguments: Mapping[str, Any], seconds: int) -> str:
-    try:
-        return str(client.generate_presigned_url(method, Params=dict(arguments), ExpiresIn=seconds))
-    except UnicodeEncodeError as error:
-        raise InvalidUriError(f"{uri}: a name must be valid UTF-8") from error
 
 
 def _address_as_requests(context: dict[str, Any], **_: Any) -> None:

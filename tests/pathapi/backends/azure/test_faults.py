@@ -524,7 +524,7 @@ def test_a_server_without_batches_is_asked_one_by_one(
 def test_more_deletes_than_one_batch_takes_are_several(
     backend: AzureBackend, ground: AzureGround, azure_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(azure, "BATCH", 2)
+    monkeypatch.setattr(azure.AzureBackend, "_batch", 2)
     names = [f"many/{number}" for number in range(5)]
     for name in names:
         ground.plant(name, b"")

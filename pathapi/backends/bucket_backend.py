@@ -1,0 +1,152 @@
+"""What the backends of buckets have in common: the flow of each call, and none of a cloud's requests."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from casstore import Validator
+from pathapi.backend import Backend, ListItem, WriteCondition, require_gone
+from pathapi.backends.bodies import RangedBody, ReadRequest
+from pathapi.backends.bucket_requests import BucketRequests
+from pathapi.backends.error_table import GONE
+from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
+
+Conditions = Mapping[str, Mapping[str, Any]]
+"""By key: the arguments of a delete that name the version."""
+
+
+class BucketBackend(Backend):
+    """One bucket, by the `BucketRequests` of a cloud; each cloud derives its own."""
+
+    _requests: BucketRequests
+    _reading: ClassVar[str]
+    """The operation of a read, for errors."""
+    _batch: ClassVar[int]
+    """Keys per delete request."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.connection, self.bucket)
+
+    @property
+    def connection(self) -> Any:
+        return self._requests.connection
+
+    @property
+    def origin(self) -> str:
+        return str(self.connection.origin)
+
+    @property
+    def bucket(self) -> str:
+        return self._requests.bucket
+
+    def read(
+        self,
+        key: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        expect: Validator | None = None,
+        unless: Validator | None = None,
+    ) -> RangedBody | None:
+        uri, translate = self._requests.uri(key), self._requests.translator(key, self._reading)
+        return self._read(ReadRequest(key, start, end, expect, unless, uri, translate))
+
+    def delete(
+        self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
+    ) -> None:
+        if expect is not None or (len(keys) == 1 and not versions):
+            for key in keys:
+                self._delete_one(key, self._requests.conditions(key, expect), expect)
+            return
+        # Before the first request: a version that the server cannot compare must not fail the delete halfway.
+        conditions = {key: self._requests.conditions(key, (versions or {}).get(key)) for key in keys}
+        refused: list[str] = []
+        for begin in range(0, len(keys), self._batch):
+            refused += self._delete_batch(keys[begin : begin + self._batch], conditions)
+        require_gone(self, refused)
+
+    @abstractmethod
+    def _read(self, asked: ReadRequest) -> RangedBody | None: ...
+
+    @abstractmethod
+    def _send_delete(self, key: str, conditions: Mapping[str, Any], expect: Validator | None) -> object: ...
+
+    @abstractmethod
+    def _delete_batch(self, keys: Sequence[str], conditions: Conditions) -> Sequence[str]:
+        """Delete *keys* in one request; return those that are another version than *conditions* name."""
+
+    def _delete_one(self, key: str, conditions: Mapping[str, Any], expect: Validator | None = None) -> None:
+        try:
+            self._send_delete(key, conditions, expect)
+        except CloudPathFileNotFoundError as error:
+            if type(error) is not CloudPathFileNotFoundError:
+                raise
+            if expect is not None:
+                raise GONE.make(uri=self._requests.uri(key)) from error
+
+    def _delete_each(self, keys: Iterable[str], conditions: Conditions) -> list[str]:
+        """Delete *keys* by one request each; return those that are another version than *conditions* name."""
+        refused = []
+        for key in keys:
+            try:
+                self._delete_one(key, conditions[key])
+            except VersionMismatchError:
+                refused.append(key)
+        return refused
+
+    def _source_version(self, source: str, expect: Validator | None) -> Validator:
+        """Return the version of *source* to copy: *expect*, or what a HEAD finds if *expect* has no ETag.
+
+        The response to a copy does not state the size, and the ETag ties the copy to this version.
+
+        Raises:
+            VersionMismatchError: the object is not the version *expect*.
+        """
+        seen = expect if expect is not None and expect.etag is not None else self.head(source).validator
+        if expect is not None and not expect.same_version(seen):
+            raise VersionMismatchError(
+                f"{self._requests.uri(source)}: the object is not the expected version; nothing was copied: read it "
+                "again"
+            )
+        return seen
+
+    @contextlib.contextmanager
+    def _explaining_missing_target(self, source: str, target: str, over: WriteCondition) -> Iterator[None]:
+        """Raise VersionMismatchError for a 404 of a copy over the version *over*, unless the source is missing."""
+        try:
+            yield
+        except CloudPathFileNotFoundError as error:
+            if not isinstance(over, Validator) or type(error) is not CloudPathFileNotFoundError:
+                raise
+            self.head(source)  # raises if the source is missing
+            raise GONE.make(uri=self._requests.uri(target)) from error
+
+
+def list_pages(
+    fetch: Callable[[int, Any], tuple[Iterable[ListItem], Any]], page: int, limit: int | None
+) -> Iterator[ListItem]:
+    """Yield at most *limit* items of a listing, each page in the order of the keys' bytes.
+
+    ``fetch(size, token)`` requests one page of at most *page* items; it returns them and the next page's token.
+    """
+
+    def items() -> Iterator[ListItem]:
+        listed, token = 0, None
+        while True:
+            found, token = fetch(page if limit is None else min(page, limit - listed), token)
+            for item in sorted(found, key=key_order):
+                listed += 1
+                yield item
+            if not token:
+                return
+
+    return itertools.islice(items(), limit)
+
+
+def key_order(item: ListItem) -> bytes:
+    """Return a key's bytes: the order of a listing."""
+    return item.key.encode("utf-8", "surrogatepass")
