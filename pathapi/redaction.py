@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Final
 
@@ -52,24 +52,32 @@ def redacted(text: str, known: Collection[str] = ()) -> str:
     return text
 
 
-def scrub(error: BaseException, known: Collection[str] = ()) -> None:
-    """Redact *error* and all its causes, in place."""
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error* and all errors that it was made of, each once."""
     pending, seen = [error], set[int]()
     while pending:
         error = pending.pop()
-        if id(error) in seen:
-            continue
-        seen.add(id(error))
-        pending += [one for one in (error.__cause__, error.__context__, *error.args) if isinstance(one, BaseException)]
+        if id(error) not in seen:
+            seen.add(id(error))
+            known = (error.__cause__, error.__context__, *error.args, *vars(error).values())
+            pending += [one for one in known if isinstance(one, BaseException)]
+            yield error
+
+
+def scrub(error: BaseException, known: Collection[str] = ()) -> None:
+    """Redact *error* and all its causes, in place."""
+    for one in causes_of(error):
         # Assigned only if it differs: some exceptions keep more than their arguments show.
-        args = tuple(redacted(one, known) if isinstance(one, str) else one for one in error.args)
-        if args != error.args:
-            error.args = args
-        for facts in (getattr(error, "kwargs", None), getattr(error, "response", None)):
+        args = tuple(redacted(arg, known) if isinstance(arg, str) else arg for arg in one.args)
+        if args != one.args:
+            one.args = args
+        for facts in (getattr(one, "kwargs", None), getattr(one, "response", None)):
             if isinstance(facts, dict):
                 detail = facts.get("Error", facts)
                 if isinstance(detail, dict):
-                    detail.update({name: redacted(one, known) for name, one in detail.items() if isinstance(one, str)})
+                    detail.update(
+                        {name: redacted(text, known) for name, text in detail.items() if isinstance(text, str)}
+                    )
 
 
 def without_user(url: str) -> str:

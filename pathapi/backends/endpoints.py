@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pathapi.exceptions import InvalidConfigurationException
+from pathapi.redaction import without_user
 
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -44,3 +45,9 @@ def parse_endpoint(url: str, name: str = "endpoint_url", example: str = "http://
         problem = "it has a query" if query else "it is malformed or names no host"
         raise InvalidConfigurationException(f"{name}: {problem}: write {example}")
     return Endpoint(scheme, host, port, path)
+
+
+def checked_endpoint(url: str) -> str:
+    """Return *url* without user and password. Raises what `parse_endpoint` does."""
+    parse_endpoint(url)
+    return without_user(url)

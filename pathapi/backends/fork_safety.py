@@ -5,33 +5,43 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any
 
 
 class ForkSafe:
-    """Objects of one process, under *lock*. A forked child must not share sockets with its parent: it makes new ones.
+    """Objects of one process, by name. A forked child must not share sockets with its parent: it makes new ones.
 
-    *inherited* lists the parent's objects with sockets (None for one that was not made). It is empty in a process that
-    was not forked, and never in one that was.
+    *inherited* lists what each parent had made. It is empty in a process that was not forked, and never in one that
+    was.
     """
 
-    sockets: ClassVar[tuple[str, ...]]
-    """The attributes that may have sockets. A class attribute is the value of one that is not made yet."""
-
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.made: dict[Any, Any] = {}
         self.inherited: list[object] = []
         _living.add(self)
 
-    def detach(self) -> list[object]:
-        """Return everything that may have sockets, and forget it."""
-        return [vars(self).pop(name, None) for name in self.sockets]
+    def once(self, name: Any, make: Callable[[], Any]) -> Any:
+        """Return the object *name*; its first use in this process makes it."""
+        found = self.made.get(name)
+        if found is None:
+            with self.lock:
+                found = self.made.get(name)
+                if found is None:
+                    found = self.made[name] = make()
+        return found
+
+    def detach(self) -> dict[Any, Any]:
+        """Return everything that was made, and forget it."""
+        made, self.made = self.made, {}
+        return made
 
     def reset_after_fork(self) -> None:
         """Reset this object in a forked child, before the child does anything else."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         # Kept, not dropped: closing a TLS socket here would send bytes on the parent's connection.
-        self.inherited += self.detach()
+        self.inherited.append(self.detach())
 
 
 _living: weakref.WeakSet[ForkSafe] = weakref.WeakSet()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, Final
 
-from pathapi.redaction import is_spawning
+from pathapi.exceptions import CloudPathException, InvalidConfigurationException, MissingDependenciesError
+from pathapi.redaction import is_spawning, redacted
 
 
 def partly_secret(plain: Callable[[Any], Any]) -> Mapping[str, Any]:
@@ -23,11 +25,15 @@ LIVE: Final = {"live": True}
 class ConnectionSettings:
     """Mixin for a dataclass of settings: pickles it without secrets, and without the state of this process."""
 
+    def scrub(self, error: BaseException) -> None:
+        """Remove this connection's secrets from an error of the SDK, the future cause of ours."""
+        raise NotImplementedError
+
     def plain_settings(self) -> dict[str, Any]:
         """Return the arguments that any pickle may contain: those that are set, without secrets."""
         found = {}
         for one in _arguments(self):
-            value = one.metadata.get("plain", _unchanged)(getattr(self, one.name))
+            value = _plain(one, getattr(self, one.name))
             if value and value != one.default and "live" not in one.metadata:
                 found[one.name] = value
         return found
@@ -38,24 +44,41 @@ class ConnectionSettings:
         return {name: value for name, value in values.items() if value}
 
     def __getstate__(self) -> dict[str, Any]:
-        clean = not is_spawning()
-        return {
-            one.name: (one.metadata.get("plain", _unchanged) if clean else _unchanged)(getattr(self, one.name))
-            for one in _arguments(self)
-        }
+        values = {one: getattr(self, one.name) for one in _arguments(self)}
+        return {one.name: value if is_spawning() else _plain(one, value) for one, value in values.items()}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        fresh = {one.name: one.default_factory() for one in _fields(self) if one.default_factory is not MISSING}
+        known: tuple[Field[Any], ...] = fields(self)  # type: ignore[arg-type]  # the class that this is mixed into
+        fresh = {one.name: one.default_factory() for one in known if one.default_factory is not MISSING}
         self.__dict__.update({**fresh, **state})
 
+    @contextlib.contextmanager
+    def checking(self, client: str, *errors: type[Exception]) -> Iterator[None]:
+        """Raise InvalidConfigurationException if the SDK refuses the settings of *client* with one of *errors*."""
+        try:
+            yield
+        except CloudPathException:
+            raise
+        except errors as error:
+            self.scrub(error)
+            message = f"{client} refuses these settings: {redacted(str(error))}"
+            raise InvalidConfigurationException(message) from error
 
-def _unchanged(value: Any) -> Any:
-    return value
+
+@contextlib.contextmanager
+def importing(need: str) -> Iterator[None]:
+    """Raise MissingDependenciesError with the message *need* if the block cannot import a package."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependenciesError(need) from error
 
 
-def _fields(settings: Any) -> tuple[Field[Any], ...]:
-    return fields(settings)
+def _plain(one: Field[Any], value: Any) -> Any:
+    """Return what any pickle may contain of the field's *value*."""
+    plain = one.metadata.get("plain")
+    return value if plain is None else plain(value)
 
 
 def _arguments(settings: Any) -> list[Field[Any]]:
-    return [one for one in _fields(settings) if one.init]
+    return [one for one in fields(settings) if one.init]

@@ -304,8 +304,8 @@ def test_python_gets_an_exception_that_names_the_thing_and_the_way_out(
     assert [word for word in (*case.says, *case.python_says) if _fill(word, facts) not in said] == [], said
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in said
     for client in made:
-        if client.path_class.cloud_prefix == "s3://" and client.connection._process.client is not None:
-            client.connection._process.client.close()
+        if client.path_class.cloud_prefix == "s3://" and "client" in client.connection._process.made:
+            client.connection._process.made["client"].close()
     gc.collect()
 
 

@@ -48,8 +48,9 @@ def make_client(seaweed: S3Server, proxy: Proxy, tmp_path: Path) -> Iterator[Mak
     yield make
     for client in made:
         client.cache.close()
-        if client.connection._process.client is not None:
-            client.connection._process.client.close()
+        sdk_client = client.connection._process.made.get("client")
+        if sdk_client is not None:
+            sdk_client.close()
     gc.collect()
 
 
@@ -83,8 +84,9 @@ def make_gs(gcs: GCSServer, tmp_path: Path) -> Iterator[MakeGSClient]:
     yield make
     for client in made:
         client.cache.close()
-        if client.connection._process.client is not None:
-            client.connection._process.client.close()
+        sdk_client = client.connection._process.made.get("client")
+        if sdk_client is not None:
+            sdk_client.close()
     gc.collect()
 
 

@@ -14,9 +14,9 @@ from urllib.parse import parse_qsl
 
 from pathapi.backends.endpoints import parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
-from pathapi.backends.settings import SECRET, ConnectionSettings
-from pathapi.exceptions import InvalidConfigurationException, MissingCredentialsError, MissingDependenciesError
-from pathapi.redaction import is_spawning, redacted, scrub, without_user
+from pathapi.backends.settings import SECRET, ConnectionSettings, importing
+from pathapi.exceptions import InvalidConfigurationException, MissingCredentialsError
+from pathapi.redaction import causes_of, is_spawning, redacted, scrub, without_user
 
 MAX_CONNECTIONS: Final = 64
 """Idle connections kept open: 32 threads, each with an object and a part of another."""
@@ -46,14 +46,6 @@ class Login(Enum):
 
     ENVIRONMENT = "environment"
     """Search like a client without arguments: the value that a pickle contains in place of a secret."""
-
-
-class _Process(ForkSafe):
-    sockets = ("service", "data_lake")
-    service: Any = None
-    data_lake: Any = None
-    account: _Account | None = None
-    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +80,7 @@ class AzureConnection(ConnectionSettings):
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     standard_blob_tier: str | None = None
-    _process: _Process = field(default_factory=_Process, init=False, repr=False)
+    _process: ForkSafe = field(default_factory=ForkSafe, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         plain = {name: value for name, value in super().__getstate__().items() if name not in _LOGINS}
@@ -112,9 +104,7 @@ class AzureConnection(ConnectionSettings):
     @property
     def account(self) -> _Account:
         """The account, and how to log in. Raises MissingCredentialsError, InvalidConfigurationException."""
-        account = self._process.account
-        if account is None:
-            account = self._process.account = self._find_account()
+        account: _Account = self._process.once("account", self._find_account)
         return account
 
     @property
@@ -125,23 +115,21 @@ class AzureConnection(ConnectionSettings):
     @property
     def origin(self) -> str:
         """``azure@`` and the account's host, for other endpoints host, port and account; see `Backend.origin`."""
-        if self._process.origin is None:
-            self._process.origin = origin_of(self.account.url)
-        return self._process.origin
+        return str(self._process.once("origin", lambda: origin_of(self.account.url)))
 
     @property
     def service_client(self) -> Any:
         """The SDK's `BlobServiceClient`, one per process."""
-        return self._process.service or self._make()
+        # Only the process that the user gave it to may use its sockets.
+        given = None if self._process.inherited else self.blob_service_client
+        return self._process.once("service", lambda: given or self._make_service())
 
     def sdk_tier(self) -> Any:
         """Return *standard_blob_tier* as the SDK's value, or None. Raises InvalidConfigurationException."""
         if self.standard_blob_tier is None:
             return None
-        try:
+        with importing(_NEEDS):
             from azure.storage.blob import StandardBlobTier
-        except ImportError as error:
-            raise MissingDependenciesError(_NEEDS) from error
         for tier in StandardBlobTier:
             if tier.value.lower() == self.standard_blob_tier.lower():
                 return tier
@@ -153,28 +141,21 @@ class AzureConnection(ConnectionSettings):
         """The SDK's `DataLakeServiceClient`: the one that was given, or one for the same account."""
         if self.data_lake_client is not None:
             return self.data_lake_client
-        if self._process.data_lake is None:
-            try:
-                from azure.storage.filedatalake import DataLakeServiceClient
-            except ImportError as error:
-                raise MissingDependenciesError(
-                    "data_lake_client needs another package: pip install azure-storage-file-datalake"
-                ) from error
-            account = self.account
-            url = account.url.replace(".blob.", ".dfs.", 1) + (f"?{account.sas}" if account.sas else "")
-            self._process.data_lake = DataLakeServiceClient(url, credential=self._login(account))
-        return self._process.data_lake
+        with importing("data_lake_client needs another package: pip install azure-storage-file-datalake"):
+            from azure.storage.filedatalake import DataLakeServiceClient
+        account = self.account
+        url = account.url.replace(".blob.", ".dfs.", 1) + (f"?{account.sas}" if account.sas else "")
+        return self._process.once("data lake", lambda: DataLakeServiceClient(url, credential=self._login(account)))
 
     def close(self) -> None:
         """Close all connections; the next request opens new ones."""
         with self._process.lock:
-            service, self._process.service = self._process.service, None
+            service = self._process.made.pop("service", None)
         if service is not None and service is not self.blob_service_client:
             service.close()
 
     def scrub(self, error: BaseException) -> None:
-        """Remove this connection's secrets from an error of the SDK, the future cause of ours."""
-        account = self._process.account
+        account: _Account | None = self._process.made.get("account")
         known = _texts_of(self.credential) | (_texts_of(account.credential) if account is not None else set())
         for text in (self.connection_string, os.environ.get(_CONNECTION_STRING)):
             settings = _parse_connection_string(text) if text else {}
@@ -220,22 +201,12 @@ class AzureConnection(ConnectionSettings):
             raise MissingCredentialsError(f"{account.url}: no credentials were found", **_HINTS) from error
         return DefaultAzureCredential()
 
-    def _make(self) -> Any:
-        with self._process.lock:
-            if self._process.service is None:
-                # Only the process that the user gave it to may use its sockets.
-                given = None if self._process.inherited else self.blob_service_client
-                self._process.service = given or self._make_service()
-            return self._process.service
-
     def _make_service(self) -> Any:
         account = self.account
-        try:
+        with importing(_NEEDS):
             import azure.storage.blob as sdk
             import requests
             from azure.core.pipeline.transport import RequestsTransport
-        except ImportError as error:
-            raise MissingDependenciesError(_NEEDS) from error
 
         class Retry(sdk.ExponentialRetry):
             """The SDK's, with shorter pauses."""
@@ -245,12 +216,12 @@ class AzureConnection(ConnectionSettings):
 
         session = requests.Session()
         # Else a line of ~/.netrc would replace the signature.
-        session.auth = _unchanged
+        session.auth = lambda request: request
         adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS, max_retries=0)
         session.mount("https://", adapter)
         session.mount("http://", adapter)
         timeouts = {"connection_timeout": self.connect_timeout, "read_timeout": self.read_timeout}
-        try:
+        with self.checking("Azure client: the SDK", ValueError, TypeError):
             return sdk.BlobServiceClient(
                 account.url + (f"?{account.sas}" if account.sas else ""),
                 credential=self._login(account),
@@ -259,17 +230,9 @@ class AzureConnection(ConnectionSettings):
                     retry_total=RETRIES, retry_connect=RETRIES, retry_read=RETRIES, retry_status=RETRIES
                 ),
             )
-        except (ValueError, TypeError) as error:
-            self.scrub(error)
-            message = f"Azure client: the SDK refuses these settings: {redacted(str(error))}"
-            raise InvalidConfigurationException(message) from error
 
 
 _LOGINS: Final = tuple(one.name for one in fields(AzureConnection) if "plain" in one.metadata)
-
-
-def _unchanged(request: Any) -> Any:
-    return request
 
 
 def _account_of(url: str, credential: Any) -> _Account:
@@ -339,15 +302,8 @@ class _RedactedResponse:
 
 def _detach(error: BaseException, secrets: set[str]) -> None:
     """Replace the responses in *error* and its causes: the text of an error quotes their bodies."""
-    pending, seen = [error], set[int]()
-    while pending:
-        error = pending.pop()
-        if id(error) in seen:
-            continue
-        seen.add(id(error))
-        facts = vars(error)
-        known = (error.__cause__, error.__context__, *error.args, *facts.values())
-        pending += [one for one in known if isinstance(one, BaseException)]
+    for one in causes_of(error):
+        facts = vars(one)
         if facts.get("response") is not None and not isinstance(facts["response"], dict):
             facts["response"] = _RedactedResponse(facts["response"])
         for name, value in facts.items():

@@ -11,23 +11,16 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pathapi.backends.endpoints import parse_endpoint
+from pathapi.backends.endpoints import checked_endpoint, parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
-from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, partly_secret
-from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
-from pathapi.redaction import is_spawning, redacted, scrub, without_user
+from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing, partly_secret
+from pathapi.redaction import causes_of, is_spawning, scrub
 
 MAX_CONNECTIONS: Final = 64
 """Idle connections kept open: 32 threads, each with an object and a part of another."""
 TIMEOUT: Final = (10.0, 60.0)
 """Seconds to connect, and between two bytes."""
 _TOKENS: Final = ("token", "_token", "_refresh_token", "_client_secret", "_id_token")
-
-
-class _Process(ForkSafe):
-    sockets = ("client",)
-    client: Any = None
-    origin: str | None = None
 
 
 def _if_picklable(value: Any) -> Any:
@@ -61,7 +54,7 @@ class GSConnection(ConnectionSettings):
     retry: Any = field(default=None, repr=False, metadata=partly_secret(_if_picklable))
     storage_class: str | None = None
     no_sign_request: bool = False
-    _process: _Process = field(default_factory=_Process, init=False, repr=False)
+    _process: ForkSafe = field(default_factory=ForkSafe, init=False, repr=False)
 
     def __post_init__(self) -> None:
         endpoint = self.endpoint_url
@@ -72,7 +65,7 @@ class GSConnection(ConnectionSettings):
             if endpoint and "://" not in endpoint:
                 endpoint = f"http://{endpoint}"
         if endpoint:
-            object.__setattr__(self, "endpoint_url", checked_endpoint(endpoint))
+            object.__setattr__(self, "endpoint_url", checked_endpoint(endpoint).rstrip("/"))
 
     def secret_settings(self) -> dict[str, Any]:
         # Credentials with a session cannot be pickled; those of the machine are found again.
@@ -93,15 +86,12 @@ class GSConnection(ConnectionSettings):
     @property
     def origin(self) -> str:
         """``gs`` for Google's own, ``gs@host:port`` elsewhere; see `pathapi.backend.Backend.origin`."""
-        if self._process.origin is None:
-            self._process.origin = origin_of(self.endpoint_url) if self.endpoint_url else "gs"
-        return self._process.origin
+        return str(self._process.once("origin", lambda: origin_of(self.endpoint_url) if self.endpoint_url else "gs"))
 
     @property
     def client(self) -> Any:
         """The SDK's client, one per process. Raises MissingDependenciesError, InvalidConfigurationException."""
-        client = self._process.client
-        return client if client is not None else self._make()
+        return self._process.once("client", self._make_client)
 
     @property
     def session(self) -> Any:
@@ -130,15 +120,7 @@ class GSConnection(ConnectionSettings):
         return is_login(self.client_credentials)
 
     def scrub(self, error: BaseException) -> None:
-        """Remove this connection's secrets from an error of the SDK, the future cause of ours."""
-        pending: list[BaseException] = [error]
-        seen = set[int]()
-        while pending:
-            one = pending.pop()
-            if id(one) in seen:
-                continue
-            seen.add(id(one))
-            pending += [more for more in (one.__cause__, one.__context__, *one.args) if isinstance(more, BaseException)]
+        for one in causes_of(error):
             # Some keep the whole request and response, where the token can be read.
             for name in ("request", "response"):
                 if getattr(one, name, None) is not None and type(one).__module__.startswith("requests"):
@@ -149,43 +131,34 @@ class GSConnection(ConnectionSettings):
 
     def known_secrets(self) -> set[str]:
         """Return the tokens and keys to remove from texts of the SDK and the server."""
-        credentials = [self.given_credentials, getattr(self._process.client, "_credentials", None)]
+        credentials = [self.given_credentials, getattr(self._process.made.get("client"), "_credentials", None)]
         found = [getattr(one, name, None) for one in credentials if one is not None for name in _TOKENS]
         return {text for text in found if isinstance(text, str)}
 
-    def _make(self) -> Any:
-        with self._process.lock:
-            if self._process.client is None:
-                try:
-                    import google.auth.exceptions
-                    from google.cloud import storage
-                except ImportError as error:
-                    raise MissingDependenciesError(
-                        "gs:// needs google-cloud-storage: pip install 'casstore[gs]'"
-                    ) from error
-                try:
-                    self._process.client = self._make_client(storage)
-                except (google.auth.exceptions.GoogleAuthError, ValueError, OSError) as error:
-                    if isinstance(error, InvalidConfigurationException):
-                        raise
-                    self.scrub(error)
-                    message = f"Google Cloud Storage client: the SDK refuses these settings: {redacted(str(error))}"
-                    raise InvalidConfigurationException(message) from error
-            return self._process.client
+    def _make_client(self) -> Any:
+        with importing("gs:// needs google-cloud-storage: pip install 'casstore[gs]'"):
+            import google.auth.exceptions
+            from google.auth.transport.requests import AuthorizedSession
+            from google.cloud import storage
+            from requests.adapters import HTTPAdapter
 
-    def _make_client(self, storage: Any) -> Any:
         if self.storage_client is not None and not self._process.inherited:
             return self.storage_client
-        credentials, project = self._find_credentials(storage.Client.SCOPE)
-        options = {"api_endpoint": self.endpoint_url} if self.endpoint_url else None
-        client = storage.Client(
-            project=self.project or project,
-            credentials=credentials,
-            client_options=options,
-            _http=None if is_login(credentials) else _anonymous_session(credentials),
-        )
-        _enlarge_pool(client._http)  # noqa: SLF001 (the SDK has no public name for it)
-        return client
+        refusals = (google.auth.exceptions.GoogleAuthError, ValueError, OSError)
+        with self.checking("Google Cloud Storage client: the SDK", *refusals):
+            credentials, project = self._find_credentials(storage.Client.SCOPE)
+            # Anonymous: a session that returns a 401. The SDK's tries to renew the credentials, and loses the response.
+            session = None if is_login(credentials) else AuthorizedSession(credentials, refresh_status_codes=())
+            client = storage.Client(
+                project=self.project or project,
+                credentials=credentials,
+                client_options={"api_endpoint": self.endpoint_url} if self.endpoint_url else None,
+                _http=session,
+            )
+            session = client._http  # noqa: SLF001 (the SDK has no public name for it)
+            for scheme in ("http://",) if session.is_mtls else ("http://", "https://"):
+                session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS))
+            return client
 
     def _find_credentials(self, scopes: Any) -> tuple[Any, str | None]:
         import google.auth
@@ -216,34 +189,6 @@ class GSConnection(ConnectionSettings):
 def is_login(credentials: Any) -> bool:
     """Return whether *credentials* identify a user."""
     return type(credentials).__name__ != "AnonymousCredentials"
-
-
-def _anonymous_session(credentials: Any) -> Any:
-    """Return a session that returns a 401: the SDK's tries to renew the credentials, and loses the response."""
-    from google.auth.transport.requests import AuthorizedSession
-
-    return AuthorizedSession(credentials, refresh_status_codes=())
-
-
-def _enlarge_pool(session: Any) -> None:
-    from requests.adapters import HTTPAdapter
-
-    def adapter() -> Any:
-        return HTTPAdapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS)
-
-    session.mount("http://", adapter())
-    if not session.is_mtls:
-        session.mount("https://", adapter())
-
-
-def checked_endpoint(endpoint: str) -> str:
-    """Return an endpoint's URL without user, password and final slash.
-
-    Raises:
-        InvalidConfigurationException: see `parse_endpoint`.
-    """
-    parse_endpoint(endpoint)
-    return without_user(endpoint).rstrip("/")
 
 
 def origin_of(endpoint: str) -> str:

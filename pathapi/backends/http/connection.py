@@ -19,8 +19,8 @@ from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.http.auth import FORWARDED_HEADERS, PUBLIC_HEADERS, Login, login_of, merged, require_lines
 from pathapi.backends.http.errors import RETRIED, TABLE
 from pathapi.backends.http.responses import parse_time
-from pathapi.backends.settings import SECRET, ConnectionSettings, partly_secret
-from pathapi.exceptions import CloudPathException, MissingDependenciesError, TruncatedBodyError
+from pathapi.backends.settings import SECRET, ConnectionSettings, importing, partly_secret
+from pathapi.exceptions import CloudPathException, TruncatedBodyError
 from pathapi.redaction import scrub
 
 MAX_CONNECTIONS: Final = 64
@@ -33,18 +33,6 @@ _FOLLOWED_BY_WRITES: Final = frozenset((307, 308))
 _AS_STORED: Final = {"Accept-Encoding": "identity"}
 _DRAINED: Final = 1 << 16
 """Bytes of an unneeded body that are read so that its connection can be reused."""
-
-
-class _Process(ForkSafe):
-    sockets = ("pools",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pools: dict[str | None, Any] = {}
-
-    def detach(self) -> list[object]:
-        made, self.pools = super().detach(), {}
-        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +107,7 @@ class HttpConnection(ConnectionSettings):
     tries: int = 5
     retry_timeout: float = 60.0
     backoff: float = 0.25
-    _process: _Process = field(default_factory=_Process, init=False, repr=False)
+    _process: ForkSafe = field(default_factory=ForkSafe, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_lines(self.headers)
@@ -141,7 +129,6 @@ class HttpConnection(ConnectionSettings):
         return url.partition("#")[0].partition("?")[0].endswith("/")
 
     def scrub(self, error: BaseException) -> None:
-        """Remove this connection's secrets from an error of urllib3, the future cause of ours."""
         known = [value for name, value in self.headers.items() if name.lower() not in PUBLIC_HEADERS]
         if isinstance(self.auth, tuple):
             known += self.auth
@@ -248,42 +235,35 @@ class HttpConnection(ConnectionSettings):
 
     def _pool(self, url: str) -> Any:
         """Return the pool for *url*: of direct connections, or of the proxy that the environment names."""
-        try:
+        with importing("http:// and https:// need urllib3: pip install 'casstore[http]'"):
             import urllib3
-        except ImportError as error:
-            raise MissingDependenciesError("http:// and https:// need urllib3: pip install 'casstore[http]'") from error
         from urllib.request import getproxies, proxy_bypass
 
         scheme, host = _server_of(url) or ("", "")
         proxy = getproxies().get(scheme)
         if proxy is not None and proxy_bypass(host):
             proxy = None
-        pool = self._process.pools.get(proxy)
-        if pool is not None:
-            return pool
-        settings: dict[str, Any] = {
-            "maxsize": MAX_CONNECTIONS,
-            "blocksize": 1 << 17,
-            "timeout": urllib3.Timeout(connect=self.connect_timeout, read=self.timeout),
-        }
-        if self.ca_certs is not None:
-            settings["ca_certs"] = self.ca_certs
-        with self._process.lock:
-            pool = self._process.pools.get(proxy)
-            if pool is None:
-                if proxy is None:
-                    pool = urllib3.PoolManager(**settings)
-                else:
-                    user = urlsplit(proxy).netloc.rpartition("@")[0]
-                    proxied = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
-                    pool = urllib3.ProxyManager(proxy, proxy_headers=proxied, **settings)
-                self._process.pools[proxy] = pool
-            return pool
+
+        def make() -> Any:
+            settings: dict[str, Any] = {
+                "maxsize": MAX_CONNECTIONS,
+                "blocksize": 1 << 17,
+                "timeout": urllib3.Timeout(connect=self.connect_timeout, read=self.timeout),
+            }
+            if self.ca_certs is not None:
+                settings["ca_certs"] = self.ca_certs
+            if proxy is None:
+                return urllib3.PoolManager(**settings)
+            user = urlsplit(proxy).netloc.rpartition("@")[0]
+            proxied = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+            return urllib3.ProxyManager(proxy, proxy_headers=proxied, **settings)
+
+        return self._process.once(proxy, make)
 
     def close(self) -> None:
         """Close idle connections; later requests open new ones."""
         with self._process.lock:
-            pools, self._process.pools = self._process.pools, {}
+            pools = self._process.detach()
         for pool in pools.values():
             pool.clear()
 

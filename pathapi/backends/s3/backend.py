@@ -52,10 +52,8 @@ class S3Backend(BucketBackend):
 
     def __init__(self, connection: S3Connection, bucket: str) -> None:
         self._requests = S3Requests(connection, bucket)
-
-    @functools.cached_property
-    def _fast(self) -> FastReads | None:
-        return fast_reads(self.connection, self.bucket)
+        self._fast: FastReads | None = None
+        self._looked_for_fast = False
 
     def head(self, key: str) -> ObjectInfo:
         return self._head(key, {})
@@ -152,6 +150,9 @@ class S3Backend(BucketBackend):
 
     def _get(self, asked: ReadRequest, conditions: Mapping[str, Any], *, ranged: bool) -> RangedBody | OutOfRange:
         key, start, end = asked.key, asked.start, asked.end
+        if not self._looked_for_fast:
+            self._fast = fast_reads(self.connection, self.bucket)
+            self._looked_for_fast = True
         if ranged and self._fast is not None and self._fast.supports(key):
             body = self._fast.read(asked)
             if body is not None:

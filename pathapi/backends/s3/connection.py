@@ -15,13 +15,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from pathapi.backends.endpoints import parse_endpoint
+from pathapi.backends.endpoints import checked_endpoint, parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.headers import parse_date
 from pathapi.backends.s3.urls import prepare_urls
-from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, partly_secret
-from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
-from pathapi.redaction import redacted, scrub, without_user
+from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing, partly_secret
+from pathapi.exceptions import InvalidConfigurationException
+from pathapi.redaction import scrub
 
 MAX_CONNECTIONS: Final = 64
 """Idle connections kept open: 32 threads, each with an object and a part of another."""
@@ -36,14 +36,6 @@ _OTHER_BYTES: Final = frozenset(
     + ("IfMatch", "IfNoneMatch", "IfModifiedSince", "IfUnmodifiedSince")
 )
 """Arguments that would select another object than the URI names, or a part of it."""
-
-
-class _Process(ForkSafe):
-    sockets = ("client", "session", "unsigned")
-    client: Any = None
-    session: Any = None
-    unsigned: Any = None
-    origin: str | None = None
 
 
 def _without_keys(extra_args: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +76,7 @@ class S3Connection(ConnectionSettings):
     extra_args: Mapping[str, Any] = field(default_factory=dict, repr=False, metadata=partly_secret(_without_keys))
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
-    _process: _Process = field(default_factory=_Process, init=False, repr=False)
+    _process: ForkSafe = field(default_factory=ForkSafe, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.endpoint_url:
@@ -101,11 +93,10 @@ class S3Connection(ConnectionSettings):
         return not self.no_sign_request
 
     def scrub(self, error: BaseException) -> None:
-        """Remove this connection's secrets from an error of the SDK, the future cause of ours."""
         known = [self.aws_access_key_id, self.aws_secret_access_key, self.aws_session_token]
         known += [os.environ.get(name) for name in _ENVIRONMENT]
         # The loaded credentials; their public name would start another search if there are none.
-        credentials = getattr(getattr(self._process.session, "_session", None), "_credentials", None)
+        credentials = getattr(getattr(self._process.made.get("session"), "_session", None), "_credentials", None)
         for name in ("access_key", "secret_key", "token"):
             known += [getattr(credentials, "__dict__", {}).get(mark + name) for mark in ("", "_")]
         known += [str(value) for name, value in self.extra_args.items() if "CustomerKey" in name]
@@ -114,36 +105,34 @@ class S3Connection(ConnectionSettings):
     @property
     def client(self) -> Any:
         """The boto3 client, one per process. Raises MissingDependenciesError, InvalidConfigurationException."""
-        client = self._process.client
-        return client if client is not None else self._make()[1]
+        return self._process.once("client", self._make_client)
 
     @property
     def session(self) -> Any:
         """The boto3 session behind `client`."""
-        session = self._process.session
-        return session if session is not None else self._make()[0]
+        _ = self.client
+        return self._process.made["session"]
 
     @property
     def unsigned(self) -> Any:
         """A client of the same settings that signs nothing: it makes plain URLs, without credentials."""
         if self.no_sign_request:
             return self.client
-        if self._process.unsigned is None:
-            like = replace(self, no_sign_request=True, boto3_session=self.session)
-            self._process.unsigned = like.client
-        return self._process.unsigned
+        return self._process.once(
+            "unsigned", lambda: replace(self, no_sign_request=True, boto3_session=self.session).client
+        )
 
     @property
     def origin(self) -> str:
         """``s3`` for Amazon, ``s3@host:port`` for any other endpoint; see `pathapi.backend.Backend.origin`."""
-        if self._process.origin is None:
-            self._process.origin = self._known_origin() or origin_of(
-                self.client.meta.endpoint_url, self._client_region()
-            )
-        return self._process.origin
+        return str(self._process.once("origin", self._find_origin))
 
-    def _client_region(self) -> str:
-        return str(self.client.meta.region_name or "")
+    def _find_origin(self) -> str:
+        known = self._known_origin()
+        if known is not None:
+            return known
+        meta = self.client.meta
+        return origin_of(meta.endpoint_url, str(meta.region_name or ""))
 
     def _known_origin(self) -> str | None:
         """Return the origin, or None if files or sessions that only botocore reads could change it."""
@@ -168,25 +157,15 @@ class S3Connection(ConnectionSettings):
                 return None
         return origin_of(configured, region) if configured else origin_of("https://s3.amazonaws.com", region)
 
-    def _make(self) -> tuple[Any, Any]:
-        with self._process.lock:
-            if self._process.client is None:
-                try:
-                    import boto3
-                    import botocore.exceptions
-                except ImportError as error:
-                    raise MissingDependenciesError("s3:// needs boto3: pip install 'casstore[s3]'") from error
-                try:
-                    session = self._make_session(boto3)
-                    self._process.client = self._make_client(session)
-                    self._process.session = session
-                except InvalidConfigurationException:
-                    raise
-                except (botocore.exceptions.BotoCoreError, ValueError) as error:
-                    self.scrub(error)
-                    message = f"S3 client: boto3 refuses these settings: {redacted(str(error))}"
-                    raise InvalidConfigurationException(message) from error
-            return self._process.session, self._process.client
+    def _make_client(self) -> Any:
+        with importing("s3:// needs boto3: pip install 'casstore[s3]'"):
+            import boto3
+            import botocore.exceptions
+        with self.checking("S3 client: boto3", botocore.exceptions.BotoCoreError, ValueError):
+            session = self._make_session(boto3)
+            client = self._client_of(session)
+            self._process.made["session"] = session
+            return client
 
     def _make_session(self, boto3: Any) -> Any:
         if self.boto3_session is not None:
@@ -214,7 +193,7 @@ class S3Connection(ConnectionSettings):
             _wrapped[core] = session
         return session
 
-    def _make_client(self, session: Any) -> Any:
+    def _client_of(self, session: Any) -> Any:
         from botocore import UNSIGNED
         from botocore.config import Config
 
@@ -240,12 +219,6 @@ class S3Connection(ConnectionSettings):
             client = make(endpoint_url=endpoint)
         prepare_urls(client)
         return client
-
-
-def checked_endpoint(endpoint: str) -> str:
-    """Return an endpoint's URL without user and password. Raises what `parse_endpoint` does."""
-    parse_endpoint(endpoint)
-    return without_user(endpoint)
 
 
 def origin_of(endpoint: str, region: str = "") -> str:

@@ -108,8 +108,9 @@ def test_a_missing_object_is_explained_by_boto3(backend: S3Backend) -> None:
 
 @pytest.mark.parametrize("key", ["a//b", "/a", "a/", "a/./b", "../a", "line\nbreak"])
 def test_a_key_that_obstore_reads_otherwise_is_left_to_boto3(backend: S3Backend, key: str) -> None:
-    assert backend._fast is not None
-    assert not backend._fast.supports(key)
+    fast = s3_fast.fast_reads(backend.connection, backend.bucket)
+    assert fast is not None
+    assert not fast.supports(key)
 
 
 def test_a_child_forked_after_obstore_was_loaded_reads_by_boto3(
