@@ -111,11 +111,14 @@ class Uri:
         return f"{self.scheme}://{self._after_scheme()}"
 
     @property
+    def _rule(self) -> Scheme:
+        name = self.scheme.lower()
+        return SCHEMES.get(name) or Scheme(name)
+
+    @property
     def provider(self) -> str:
         """The scheme in lower case, with aliases resolved: ``s3`` for ``S3://``."""
-        name = self.scheme.lower()
-        rule = SCHEMES.get(name)
-        return rule.canonical if rule is not None else name
+        return self._rule.canonical
 
     @property
     def canonical(self) -> str:
@@ -124,8 +127,7 @@ class Uri:
         A URL is without login and signature: they are no part of the object's name, and secrets must not be stored.
         """
         text = f"{self.provider}://{self._after_scheme()}"
-        rule = SCHEMES.get(self.scheme.lower())
-        return unsigned(text) if rule is not None and rule.is_url else text
+        return unsigned(text) if self._rule.is_url else text
 
     @property
     def prefix(self) -> str:
@@ -135,23 +137,18 @@ class Uri:
     @property
     def filed(self) -> Uri:
         """`canonical`, split: a bucket and a key without secrets."""
-        rule = SCHEMES.get(self.scheme.lower())
-        return Uri.parse(self.canonical) if rule is not None and rule.is_url else self
+        return Uri.parse(self.canonical) if self._rule.is_url else self
 
     @property
     def shown(self) -> str:
         """The text for messages: a URL without its login, and without its query, which may sign."""
-        rule = SCHEMES.get(self.scheme.lower())
-        if rule is None or not rule.is_url:
+        if not self._rule.is_url:
             return str(self)
         before, mark, _ = without_user(str(self)).partition("?")
         return f"{before}?{MASK}" if mark else before
 
     def _after_scheme(self) -> str:
-        rule = SCHEMES.get(self.scheme.lower())
-        if self.key or (rule is not None and not rule.has_bucket):
-            return f"{self.bucket}/{self.key}"
-        return self.bucket
+        return f"{self.bucket}/{self.key}" if self.key or not self._rule.has_bucket else self.bucket
 
 
 def register_scheme(name: str, *, canonical: str | None = None) -> None:

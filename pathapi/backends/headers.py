@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import re
 from datetime import UTC, datetime
 from typing import Final
 
 from casstore import Validator
+from pathapi.backend import Checksum
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -35,6 +38,13 @@ def format_etag(validator: Validator) -> str | None:
     if validator.etag is None:
         return None
     return f'{"W/" if validator.weak else ""}"{validator.etag}"'
+
+
+def parse_checksum(kind: str, text: str | None) -> Checksum | None:
+    """Parse a checksum in base64; None for anything else."""
+    with contextlib.suppress(binascii.Error):
+        return Checksum(kind, base64.b64decode(text, validate=True).hex()) if text else None
+    return None
 
 
 def range_of(start: int, end: int | None) -> str | None:

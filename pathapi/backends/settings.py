@@ -65,6 +65,23 @@ class ConnectionSettings:
             raise InvalidConfigurationException(message) from error
 
 
+class Connected:
+    """Mixin for a client that is configured by its *connection*."""
+
+    connection: Any
+
+    @property
+    def origin(self) -> str:
+        """Provider plus endpoint or account; see `pathapi.backend.Backend.origin`."""
+        return str(self.connection.origin)
+
+    def _settings(self) -> dict[str, Any]:
+        return dict(self.connection.plain_settings())
+
+    def _secrets(self) -> dict[str, Any]:
+        return dict(self.connection.secret_settings())
+
+
 @contextlib.contextmanager
 def importing(need: str) -> Iterator[None]:
     """Raise MissingDependenciesError with the message *need* if the block cannot import a package."""

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pathapi.backend import Backend
 from pathapi.backends.azure.backend import AzureBackend, AzureConnection
+from pathapi.backends.settings import Connected
 from pathapi.client import Client, guess_type
 from pathapi.metadata.head import checksum
 from pathapi.path import CloudPath
@@ -47,7 +48,7 @@ class AzureBlobPath(CloudPath):
 
 
 @register_client_class("az")
-class AzureBlobClient(Client[AzureBlobPath]):
+class AzureBlobClient(Connected, Client[AzureBlobPath]):
     """Azure Blob Storage by azure-storage-blob, which the first request imports.
 
     *connection_string* contains account and login. *account_url* names the account, with a SAS in it or with a
@@ -98,17 +99,6 @@ class AzureBlobClient(Client[AzureBlobPath]):
         """The SDK's `DataLakeServiceClient`; needs azure-storage-file-datalake."""
         return self.connection.data_lake
 
-    @property
-    def origin(self) -> str:
-        """``azure@ACCOUNT.blob.core.windows.net``; for other endpoints with port and account."""
-        return self.connection.origin
-
     def _make_backend(self, bucket: str) -> Backend:
         self.connection.sdk_tier()  # an unknown tier fails before anything is written
         return AzureBackend(self.connection, bucket)
-
-    def _settings(self) -> dict[str, Any]:
-        return self.connection.plain_settings()
-
-    def _secrets(self) -> dict[str, Any]:
-        return self.connection.secret_settings()

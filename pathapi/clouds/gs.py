@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, Self, TypeGuard
 
 from pathapi.backend import Backend
 from pathapi.backends.gs.backend import GSBackend, GSConnection
+from pathapi.backends.settings import Connected
 from pathapi.client import Client, guess_type
 from pathapi.metadata.head import checksum
 from pathapi.path import CloudPath
@@ -54,7 +55,7 @@ class GSPath(CloudPath):
 
 
 @register_client_class("gs")
-class GSClient(Client[GSPath]):
+class GSClient(Connected, Client[GSPath]):
     """Google Cloud Storage by google-cloud-storage, which the first request imports.
 
     Without arguments, google-auth finds the credentials (``GOOGLE_APPLICATION_CREDENTIALS``, gcloud's, the machine's).
@@ -108,17 +109,9 @@ class GSClient(Client[GSPath]):
         """The client of google-cloud-storage."""
         return self.connection.client
 
-    @property
-    def origin(self) -> str:
-        """``gs`` for Google's own, ``gs@host:port`` elsewhere."""
-        return self.connection.origin
-
     def _make_backend(self, bucket: str) -> Backend:
         return GSBackend(self.connection, bucket)
 
     def _settings(self) -> dict[str, Any]:
         unused = self.download_chunks_concurrently_kwargs
-        return self.connection.plain_settings() | ({"download_chunks_concurrently_kwargs": unused} if unused else {})
-
-    def _secrets(self) -> dict[str, Any]:
-        return self.connection.secret_settings()
+        return super()._settings() | ({"download_chunks_concurrently_kwargs": unused} if unused else {})

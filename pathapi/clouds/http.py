@@ -9,6 +9,7 @@ from urllib.parse import ParseResult, urlparse
 
 from pathapi.backend import Backend
 from pathapi.backends.http.backend import HttpBackend, HttpConnection
+from pathapi.backends.settings import Connected
 from pathapi.client import Client, guess_type
 from pathapi.exceptions import CloudPathNotImplementedError, InvalidConfigurationException
 from pathapi.path import CloudPath
@@ -133,7 +134,7 @@ class HttpsPath(HttpPath):
 
 
 @register_client_class("http")
-class HttpClient(Client[HttpPath]):
+class HttpClient(Connected, Client[HttpPath]):
     """HTTP servers by urllib3, which the first request imports.
 
     *auth* is (user, password), or a handler of `urllib.request`. *headers* are sent with every request to the path's
@@ -145,6 +146,7 @@ class HttpClient(Client[HttpPath]):
 
     path_class: ClassVar[type] = HttpPath
     scheme: ClassVar[str] = "http"
+    connection: HttpConnection
 
     def __init__(
         self,
@@ -254,12 +256,6 @@ class HttpClient(Client[HttpPath]):
     def local_name(self, uri: Uri) -> str:
         """Return the key without the query: programs recognise a file by the end of its name."""
         return _path_of(uri.key) or uri.filed.key
-
-    def _settings(self) -> dict[str, Any]:
-        return self.connection.plain_settings()
-
-    def _secrets(self) -> dict[str, Any]:
-        return self.connection.secret_settings()
 
 
 @register_client_class("https")

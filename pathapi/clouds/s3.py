@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pathapi.backend import Backend
 from pathapi.backends.s3.backend import S3Backend, S3Connection
+from pathapi.backends.settings import Connected
 from pathapi.client import Client, guess_type
 from pathapi.metadata.head import checksum
 from pathapi.path import CloudPath
@@ -34,7 +35,7 @@ class S3Path(CloudPath):
 
 
 @register_client_class("s3")
-class S3Client(Client[S3Path]):
+class S3Client(Connected, Client[S3Path]):
     """S3 by boto3, which the first request imports.
 
     Without arguments, boto3 finds credentials, region and endpoint (environment, profiles, instance roles).
@@ -94,16 +95,5 @@ class S3Client(Client[S3Path]):
         """The boto3 session."""
         return self.connection.session
 
-    @property
-    def origin(self) -> str:
-        """``s3`` for Amazon's own, ``s3@host:port`` elsewhere."""
-        return self.connection.origin
-
     def _make_backend(self, bucket: str) -> Backend:
         return S3Backend(self.connection, bucket)
-
-    def _settings(self) -> dict[str, Any]:
-        return self.connection.plain_settings()
-
-    def _secrets(self) -> dict[str, Any]:
-        return self.connection.secret_settings()

@@ -8,19 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from pathapi.backends import error_table
-from pathapi.backends.error_table import (
-    BAD_NAME,
-    BROKEN,
-    BUSY,
-    CANNOT,
-    CHANGED,
-    CUT_OFF,
-    MISSING,
-    REFUSED,
-    STALLED,
-    ErrorTable,
-    ErrorTemplate,
-)
+from pathapi.backends.error_table import ErrorTable, ErrorTemplate
 from pathapi.exceptions import (
     BucketNotFoundError,
     ChecksumMismatchError,
@@ -60,15 +48,9 @@ _LEASED: Final = ErrorTemplate(
 _ARCHIVED: Final = ErrorTemplate(
     CloudPathPermissionError, "{uri}: the blob is in the archive tier ({code}): rehydrate it first"
 )
-_IMMUTABLE: Final = ErrorTemplate(
-    CloudPathPermissionError, "{uri}: a policy protects the blob from changes ({code}); nothing was changed"
-)
-_SNAPSHOTS: Final = ErrorTemplate(
-    CloudPathPermissionError, "{uri}: the blob has snapshots ({code}): delete those first"
-)
 
 BY_CODE: Final = {
-    **dict.fromkeys(("BlobNotFound", "ResourceNotFound", "PathNotFound"), MISSING),
+    **dict.fromkeys(("BlobNotFound", "ResourceNotFound", "PathNotFound"), error_table.MISSING),
     **dict.fromkeys(("ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"), _NO_BUCKET),
     **dict.fromkeys(
         (
@@ -79,7 +61,7 @@ BY_CODE: Final = {
             "ResourceAlreadyExists",
             "BlobOverwritten",
         ),
-        CHANGED,
+        error_table.CHANGED,
     ),
     "AuthorizationFailure": ErrorTemplate(
         CloudPathPermissionError,
@@ -104,8 +86,12 @@ BY_CODE: Final = {
     **dict.fromkeys(("AuthenticationFailed", "InvalidAuthenticationInfo"), _BAD_KEY),
     **dict.fromkeys(("LeaseIdMissing", "LeaseAlreadyPresent", "LeaseLost"), _LEASED),
     **dict.fromkeys(("BlobArchived", "BlobBeingRehydrated"), _ARCHIVED),
-    "BlobImmutableDueToPolicy": _IMMUTABLE,
-    "SnapshotsPresent": _SNAPSHOTS,
+    "BlobImmutableDueToPolicy": ErrorTemplate(
+        CloudPathPermissionError, "{uri}: a policy protects the blob from changes ({code}); nothing was changed"
+    ),
+    "SnapshotsPresent": ErrorTemplate(
+        CloudPathPermissionError, "{uri}: the blob has snapshots ({code}): delete those first"
+    ),
     "ResourceTypeMismatch": ErrorTemplate(CloudPathIsADirectoryError, "{uri} is a directory, not an object ({code})"),
     "DirectoryIsNotEmpty": ErrorTemplate(DirectoryNotEmptyError, "{uri}: the directory is not empty ({code})"),
     "InvalidBlobType": ErrorTemplate(
@@ -123,12 +109,19 @@ BY_CODE: Final = {
         "{uri}: the upload was damaged on its way to {endpoint} ({code}); nothing was changed: try again",
     ),
     **dict.fromkeys(
-        ("FeatureNotSupportedForAccount", "UnsupportedHttpVerb", "APINotImplemented", "NotImplemented"), CANNOT
+        ("FeatureNotSupportedForAccount", "UnsupportedHttpVerb", "APINotImplemented", "NotImplemented"),
+        error_table.CANNOT,
     ),
-    **dict.fromkeys(("InvalidResourceName", "InvalidUri", "OutOfRangeInput"), BAD_NAME),
-    **dict.fromkeys(("ServerBusy", "InternalError", "OperationTimedOut", "TooManyRequests"), BUSY),
+    **dict.fromkeys(("InvalidResourceName", "InvalidUri", "OutOfRangeInput"), error_table.BAD_NAME),
+    **dict.fromkeys(("ServerBusy", "InternalError", "OperationTimedOut", "TooManyRequests"), error_table.BUSY),
 }
-BY_STATUS: Final = {**error_table.BY_STATUS, 401: _FORBIDDEN, 403: _FORBIDDEN, 408: BUSY, 409: REFUSED}
+BY_STATUS: Final = {
+    **error_table.BY_STATUS,
+    401: _FORBIDDEN,
+    403: _FORBIDDEN,
+    408: error_table.BUSY,
+    409: error_table.REFUSED,
+}
 _UNREACHABLE: Final = ErrorTemplate(
     CloudUnavailableError,
     "{uri}: {endpoint} could not be reached: check the network, the name of the account and the proxy",
@@ -148,20 +141,20 @@ BY_EXCEPTION: Final = {
         MissingCredentialsError, "{uri}: the account key is not an Azure key: it is not base64"
     ),
     "ServiceRequestError": _UNREACHABLE,
-    "ServiceResponseTimeoutError": STALLED,
+    "ServiceResponseTimeoutError": error_table.STALLED,
     "ServiceResponseError": ErrorTemplate(
         CloudUnavailableError, "{uri}: the connection to {endpoint} broke before a response came: try again"
     ),
-    "IncompleteReadError": BROKEN,
+    "IncompleteReadError": error_table.BROKEN,
     "DecodeError": _FOREIGN,
     "DeserializationError": _FOREIGN,
     "AzureError": ErrorTemplate(CloudUnavailableError, "{uri}: the SDK could not send the request ({reason})"),
     # of a body, which is read from the connection itself
-    "ReadTimeoutError": STALLED,
-    "IncompleteRead": CUT_OFF,
-    "HTTPError": BROKEN,
+    "ReadTimeoutError": error_table.STALLED,
+    "IncompleteRead": error_table.CUT_OFF,
+    "HTTPError": error_table.BROKEN,
     "RequestException": _UNREACHABLE,
-    "OSError": BROKEN,
+    "OSError": error_table.BROKEN,
     "ParseError": _FOREIGN,
 }
 TABLE: Final = ErrorTable(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +10,7 @@ from typing import Any, Final
 
 from casstore import Validator
 from pathapi.backend import Checksum, ObjectInfo
-from pathapi.backends.headers import nanoseconds_of, parse_date, parse_etag
+from pathapi.backends.headers import nanoseconds_of, parse_checksum, parse_date, parse_etag
 
 _FOLDER: Final = "hdi_isfolder"
 """Metadata of the empty blobs that are directories in an account with a hierarchical namespace."""
@@ -22,40 +19,27 @@ _FOLDER: Final = "hdi_isfolder"
 def info_of_headers(key: str, headers: Mapping[str, str], size: int) -> ObjectInfo:
     """Return what the headers of a Get Blob say of the whole object."""
     # Content-MD5 may be the range's.
-    stated = headers.get("x-ms-blob-content-md5")
-    if stated is None and "content-range" not in headers:
-        stated = headers.get("content-md5")
-    modified = headers.get("last-modified")
-    return _info(
-        key,
-        size,
-        headers.get("etag"),
-        parse_date(modified) if modified else None,
-        stated,
-        headers.get("x-ms-blob-type"),
-        headers.get("content-type"),
-    )
+    md5 = headers.get("x-ms-blob-content-md5")
+    if md5 is None and "content-range" not in headers:
+        md5 = headers.get("content-md5")
+    modified = parse_date(headers.get("last-modified", ""))
+    is_block = headers.get("x-ms-blob-type") == "BlockBlob"
+    return _info(key, size, headers.get("etag"), modified, md5 if is_block else None, headers.get("content-type"))
 
 
 def info_of_properties(key: str, properties: Any) -> ObjectInfo:
     """Return what the SDK's `BlobProperties` say, of a HEAD or of one item of a listing."""
-    settings = properties.content_settings
-    return _info(
-        key,
-        int(properties.size),
-        properties.etag,
-        properties.last_modified,
-        settings.content_md5,
-        getattr(properties.blob_type, "value", properties.blob_type),
-        settings.content_type,
-    )
+    stated, size, modified = properties.content_settings, int(properties.size), properties.last_modified
+    is_block = getattr(properties.blob_type, "value", properties.blob_type) == "BlockBlob"
+    md5 = stated.content_md5 if is_block else None
+    return _info(key, size, properties.etag, modified, md5, stated.content_type)
 
 
 def info_of_result(
     key: str, size: int, result: Mapping[str, Any], md5: bytes | None, content_type: str | None
 ) -> ObjectInfo:
     """Return what the response to an upload or a copy says of the new object."""
-    return _info(key, size, result["etag"], result.get("last_modified"), md5, "BlockBlob", content_type)
+    return _info(key, size, result["etag"], result.get("last_modified"), md5, content_type)
 
 
 def _info(
@@ -64,24 +48,13 @@ def _info(
     etag: str | None,
     modified: datetime | None,
     md5: str | bytes | None,
-    blob_type: str | None,
     content_type: str | None,
 ) -> ObjectInfo:
+    """*md5* is a block blob's: appending to an append or page blob does not update it."""
     mtime_ns = None if modified is None else nanoseconds_of(modified)
-    return ObjectInfo(
-        key, Validator(size, parse_etag(etag)[0], mtime_ns=mtime_ns), _checksums(md5, blob_type), content_type
-    )
-
-
-def _checksums(md5: str | bytes | None, blob_type: str | None) -> tuple[Checksum, ...]:
-    # Appending to an append or page blob does not update its MD5.
-    if not md5 or blob_type != "BlockBlob":
-        return ()
-    with contextlib.suppress(binascii.Error):
-        digest = base64.b64decode(md5, validate=True) if isinstance(md5, str) else bytes(md5)
-        if len(digest) == 16:
-            return (Checksum("md5", digest.hex()),)
-    return ()
+    checksum = parse_checksum("md5", md5) if isinstance(md5, str) else Checksum("md5", bytes(md5 or b"").hex())
+    checksums = () if checksum is None or len(checksum.value) != 32 else (checksum,)
+    return ObjectInfo(key, Validator(size, parse_etag(etag)[0], mtime_ns=mtime_ns), checksums, content_type)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,14 +158,9 @@ class FileBackend:
                 stat_object(path, uri)
                 os.unlink(path)
                 sync_directory(os.path.dirname(path))
-        except CloudPathFileNotFoundError as error:
-            if expect is not None:
-                raise mismatch(uri, expect) from error
         except OSError as error:
-            if isinstance(error, CloudPathException):
-                raise
-            if error.errno not in ABSENT_ERRNOS:
-                raise translate(error, uri) from error
+            if not isinstance(error, CloudPathFileNotFoundError) and error.errno not in ABSENT_ERRNOS:
+                raise self._missing_or(error, uri) from error
             if expect is not None:
                 raise mismatch(uri, expect) from error
 

@@ -6,19 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pathapi.backends import error_table
-from pathapi.backends.error_table import (
-    BAD_NAME,
-    BROKEN,
-    BUSY,
-    CANNOT,
-    CHANGED,
-    CUT_OFF,
-    STALLED,
-    UNREACHABLE,
-    ErrorTable,
-    ErrorTemplate,
-    names_of,
-)
+from pathapi.backends.error_table import ErrorTable, ErrorTemplate, names_of
 from pathapi.exceptions import (
     BucketNotFoundError,
     ChecksumMismatchError,
@@ -51,22 +39,23 @@ _PROTECTED: Final = ErrorTemplate(
 )
 
 BY_REASON: Final = {
-    "conditionNotMet": CHANGED,
+    "conditionNotMet": error_table.CHANGED,
     **dict.fromkeys(
-        ("rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded", "backendError", "internalError"), BUSY
+        ("rateLimitExceeded", "userRateLimitExceeded", "quotaExceeded", "backendError", "internalError"),
+        error_table.BUSY,
     ),
     "authError": _BAD_LOGIN,
     **dict.fromkeys(("retentionPolicyNotMet", "objectUnderActiveHold"), _PROTECTED),
-    "invalidBucketName": BAD_NAME,
-    "notImplemented": CANNOT,
+    "invalidBucketName": error_table.BAD_NAME,
+    "notImplemented": error_table.CANNOT,
 }
 """By ``errors[0].reason`` of the response."""
 BY_STATUS: Final = {
     **error_table.BY_STATUS,
     401: _BAD_LOGIN,
     403: _FORBIDDEN,
-    408: BUSY,
-    409: BUSY,
+    408: error_table.BUSY,
+    409: error_table.BUSY,
     410: ErrorTemplate(CloudUnavailableError, "{uri}: the server ended the upload ({code}): try again"),
 }
 BY_EXCEPTION: Final = {
@@ -75,20 +64,20 @@ BY_EXCEPTION: Final = {
     ),
     "DefaultCredentialsError": _NOT_PUBLIC,
     "RefreshError": _BAD_LOGIN,
-    "TransportError": UNREACHABLE,
+    "TransportError": error_table.UNREACHABLE,
     "GoogleAuthError": _BAD_LOGIN,
-    "RetryError": BUSY,
-    "Timeout": STALLED,
-    "ReadTimeoutError": STALLED,
-    "IncompleteRead": CUT_OFF,
-    "ChunkedEncodingError": BROKEN,
-    "ProtocolError": BROKEN,
-    "DecodeError": BROKEN,
-    "HTTPException": BROKEN,
-    "RequestException": UNREACHABLE,
-    "HTTPError": UNREACHABLE,
-    "GoogleAPIError": BUSY,
-    "OSError": UNREACHABLE,
+    "RetryError": error_table.BUSY,
+    "Timeout": error_table.STALLED,
+    "ReadTimeoutError": error_table.STALLED,
+    "IncompleteRead": error_table.CUT_OFF,
+    "ChunkedEncodingError": error_table.BROKEN,
+    "ProtocolError": error_table.BROKEN,
+    "DecodeError": error_table.BROKEN,
+    "HTTPException": error_table.BROKEN,
+    "RequestException": error_table.UNREACHABLE,
+    "HTTPError": error_table.UNREACHABLE,
+    "GoogleAPIError": error_table.BUSY,
+    "OSError": error_table.UNREACHABLE,
 }
 TABLE: Final = ErrorTable(
     BY_STATUS, BY_EXCEPTION, frozenset({"google", "requests", "urllib3", "http", "builtins"}), BY_REASON
@@ -143,7 +132,7 @@ def should_retry(error: BaseException) -> bool:
     """Return whether the same request may succeed later."""
     refusal = Refusal.of(error)
     if refusal.status:
-        return refusal.status in RETRIED or BY_REASON.get(refusal.reason) is BUSY
+        return refusal.status in RETRIED or BY_REASON.get(refusal.reason) is error_table.BUSY
     return not RETRIED_EXCEPTIONS.isdisjoint(names_of(error, TABLE.modules))
 
 
@@ -178,5 +167,5 @@ def _template_of(refusal: Refusal, operation: str) -> ErrorTemplate:
     if status == 404 and (operation in _WITHOUT_OBJECT or refusal.message.startswith(_NO_BUCKET_SAYS)):
         return _NO_BUCKET
     if status == 400 and refusal.message.startswith(("Invalid bucket name", "Invalid object name")):
-        return BAD_NAME
+        return error_table.BAD_NAME
     return TABLE.of_answer(status, refusal.reason)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,9 +9,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from casstore import Validator
-from pathapi.backend import Checksum, ObjectInfo
+from pathapi.backend import ObjectInfo
 from pathapi.backends.bodies import BodyChecksum, md5_checksum
-from pathapi.backends.headers import Span, nanoseconds_of, parse_etag, parse_range
+from pathapi.backends.headers import Span, nanoseconds_of, parse_checksum, parse_etag, parse_range
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 
 FIELDS: Final = "name,generation,size,etag,updated,md5Hash,crc32c,contentType"
@@ -25,9 +23,7 @@ def info_of(key: str, resource: Mapping[str, Any]) -> ObjectInfo:
     updated = None
     with contextlib.suppress(ValueError):
         updated = datetime.fromisoformat(resource.get("updated") or "")
-    checksums = {"md5": resource.get("md5Hash"), "crc32c": resource.get("crc32c")}
-    etag, generation = resource.get("etag"), resource.get("generation")
-    return _info(key, int(resource.get("size", 0)), etag, generation, updated, checksums, resource.get("contentType"))
+    return _info(key, resource, updated)
 
 
 def info_of_media(key: str, headers: Mapping[str, str], size: int) -> ObjectInfo:
@@ -35,36 +31,29 @@ def info_of_media(key: str, headers: Mapping[str, str], size: int) -> ObjectInfo
     modified = None
     with contextlib.suppress(ValueError):
         modified = parsedate_to_datetime(headers.get("last-modified") or "")
-    checksums = dict(part.strip().partition("=")[::2] for part in headers.get("x-goog-hash", "").split(","))
-    etag, generation = headers.get("etag"), headers.get("x-goog-generation")
-    return _info(key, size, etag, generation, modified, checksums, headers.get("content-type"))
+    hashes = dict(part.strip().partition("=")[::2] for part in headers.get("x-goog-hash", "").split(","))
+    resource = {
+        "size": size,
+        "etag": headers.get("etag"),
+        "generation": headers.get("x-goog-generation"),
+        "md5Hash": hashes.get("md5"),
+        "crc32c": hashes.get("crc32c"),
+        "contentType": headers.get("content-type"),
+    }
+    return _info(key, resource, modified)
 
 
-def _info(
-    key: str,
-    size: int,
-    etag: str | None,
-    generation: str | int | None,
-    modified: datetime | None,
-    checksums: Mapping[str, str | None],
-    content_type: str | None,
-) -> ObjectInfo:
+def _info(key: str, resource: Mapping[str, Any], modified: datetime | None) -> ObjectInfo:
+    generation = resource.get("generation")
     validator = Validator(
-        size=size,
-        etag=parse_etag(etag)[0],
+        size=int(resource.get("size", 0)),
+        etag=parse_etag(resource.get("etag"))[0],
         version=str(generation) if generation else None,
         mtime_ns=None if modified is None else nanoseconds_of(modified),
     )
-    return ObjectInfo(key, validator, _checksums_of(checksums), content_type)
-
-
-def _checksums_of(stated: Mapping[str, str | None]) -> tuple[Checksum, ...]:
-    found = []
-    for kind in ("md5", "crc32c"):  # a composed object has no MD5
-        if value := stated.get(kind):
-            with contextlib.suppress(binascii.Error):
-                found.append(Checksum(kind, base64.b64decode(value, validate=True).hex()))
-    return tuple(found)
+    # A composed object has no MD5.
+    checksums = (parse_checksum("md5", resource.get("md5Hash")), parse_checksum("crc32c", resource.get("crc32c")))
+    return ObjectInfo(key, validator, tuple(filter(None, checksums)), resource.get("contentType"))
 
 
 def is_empty_object(headers: Mapping[str, str]) -> bool:

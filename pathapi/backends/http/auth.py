@@ -6,7 +6,7 @@ import base64
 import threading
 from collections.abc import Mapping
 from email.message import Message
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from pathapi.exceptions import InvalidConfigurationException
@@ -27,37 +27,32 @@ FORWARDED_HEADERS: Final = PUBLIC_HEADERS | {
 """Headers of a request that are sent to another host after a redirect."""
 
 
-class Login(Protocol):
-    """Adds headers to a request, before it is sent and after a 401."""
+class Login:
+    """Headers that log in, the same for every request unless a subclass makes its own."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
 
     def headers_for(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the headers to add."""
-        ...
+        """Return the headers to add to a request."""
+        return self._headers
 
     def headers_after_401(
         self, method: str, url: str, headers: Mapping[str, str], answer: Mapping[str, str]
     ) -> Mapping[str, str] | None:
         """Return the headers for one more try after a 401 with the headers *answer*; None to give up."""
-        ...
-
-
-class BasicLogin:
-    """A user and a password, sent from the first request on."""
-
-    def __init__(self, user: str, password: str) -> None:
-        self._value = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-    def headers_for(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-        return {"Authorization": self._value}
-
-    def headers_after_401(self, method: str, url: str, headers: Mapping[str, str], answer: Mapping[str, str]) -> None:
         return None
 
 
-class HandlerLogin:
+def _basic_login(user: str, password: str) -> Login:
+    return Login({"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()})
+
+
+class HandlerLogin(Login):
     """A `urllib.request.BaseHandler`: it may change each request, and respond to a 401, as basic and digest do."""
 
     def __init__(self, handler: BaseHandler) -> None:
+        super().__init__({})
         self._handler = handler
         self._lock = threading.Lock()
 
@@ -120,7 +115,7 @@ def login_of(auth: Any) -> Login | None:
     if auth is None:
         return None
     if isinstance(auth, tuple) and len(auth) == 2 and all(isinstance(part, str) for part in auth):
-        return BasicLogin(*auth)
+        return _basic_login(*auth)
     if hasattr(auth, "http_request") or hasattr(auth, "https_request") or hasattr(auth, "http_error_401"):
         return HandlerLogin(auth)
     raise InvalidConfigurationException(
@@ -133,7 +128,7 @@ def login_in(user_info: str) -> Login | None:
     if not user_info:
         return None
     user, _, password = user_info.partition(":")
-    return BasicLogin(unquote(user), unquote(password))
+    return _basic_login(unquote(user), unquote(password))
 
 
 def require_lines(headers: Mapping[Any, Any]) -> None:

@@ -24,7 +24,7 @@ from casstore import Validator
 from pathapi.backend import Absent, ListItem, ObjectInfo, WriteCondition, delete_each
 from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, open_range, ranged_body
 from pathapi.backends.error_table import CHANGED, GONE, NotModifiedError, translating
-from pathapi.backends.headers import format_etag, parse_etag, range_of
+from pathapi.backends.headers import format_etag, parse_etag, parse_range, range_of
 from pathapi.backends.http.auth import require_lines
 from pathapi.backends.http.connection import HttpConnection, Response
 from pathapi.backends.http.index_pages import walk
@@ -35,8 +35,6 @@ from pathapi.backends.http.responses import (
     confirms,
     info_of,
     length_of,
-    size_if_unsatisfiable,
-    span_of,
     spool,
     validator_of,
 )
@@ -209,7 +207,7 @@ class HttpBackend:
         if answer.status == 416 and wanted:
             answer.drop()
             # The 416 for an empty object does not state its version: a condition needs another request.
-            is_empty = not conditions and size_if_unsatisfiable(answer.headers) == 0
+            is_empty = not conditions and answer.headers.get("Content-Range") == "bytes */0"
             return OutOfRange(ObjectInfo(key, Validator(0)) if is_empty else None, keep_range=False)
         self._host.require(answer, key, "GET")
         if answer.status != 206:
@@ -228,7 +226,8 @@ class HttpBackend:
         """
         end = asked.end
         try:
-            first, stop, size = span = span_of(answer.headers, asked.start, end)
+            content_range, length = answer.headers.get("Content-Range"), length_of(answer.headers)
+            first, stop, size = span = parse_range(206, content_range, length, asked.start, end)
         except CloudPathException:
             return None
         info = info_of(asked.key, answer.headers, size)

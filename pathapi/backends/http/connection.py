@@ -72,15 +72,6 @@ class Response:
             response.close()
 
 
-class NoResponseError(Exception):
-    """The server sent no response: *cause* is urllib3's error, *tried* the number of tries and their time."""
-
-    def __init__(self, cause: Exception, tried: str) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-        self.tried = tried
-
-
 def _public(headers: Mapping[str, str]) -> dict[str, str]:
     """Return *headers* without those that may log in."""
     return {name: value for name, value in headers.items() if name.lower() in PUBLIC_HEADERS}
@@ -144,8 +135,9 @@ class HttpConnection(ConnectionSettings):
         source: BinaryIO | None = None,
         size: int = 0,
         retried: frozenset[int] = RETRIED,
+        explain: Callable[[Exception, str], Exception],
     ) -> Response:
-        """Send one request, with redirects and retries. Raises NoResponseError if there is no response.
+        """Send one request, with redirects and retries. Raises ``explain(error, tried)`` if there is no response.
 
         *login* is that of the URL. *source* gives the *size* bytes of a write. Statuses in *retried*, and broken
         connections, are retried within `retry_timeout`. A POST is retried only if the server did nothing (429, 503).
@@ -174,7 +166,7 @@ class HttpConnection(ConnectionSettings):
                     return replace(answer, tries=attempt, seconds=seconds)
                 assert failure is not None
                 self.scrub(failure)
-                raise NoResponseError(failure, _tried(attempt, seconds)) from failure
+                raise explain(failure, _tried(attempt, seconds)) from failure
             if answer is not None:
                 answer.drop()
             time.sleep(wait)

@@ -9,7 +9,7 @@ from casstore import Validator
 from pathapi.backend import WriteCondition
 from pathapi.backends.bodies import Translate
 from pathapi.backends.http.auth import login_in
-from pathapi.backends.http.connection import HttpConnection, NoResponseError, Response
+from pathapi.backends.http.connection import HttpConnection, Response
 from pathapi.backends.http.errors import RETRIED, HttpStatusError, translate_exception, translate_status
 from pathapi.backends.http.responses import target_of
 from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, VersionMismatchError
@@ -37,16 +37,21 @@ class HttpHost:
     ) -> Response:
         # A 409 to a conditional write: another write was in progress, and the condition was not evaluated.
         retried = RETRIED if expect is None else RETRIED | {409}
-        try:
-            return self.connection.send(
-                method, self.url(key), headers or {}, login=self._login, source=source, size=size, retried=retried
-            )
-        except NoResponseError as failure:
-            translated = translate_exception(
-                failure.cause, uri=self.uri(key), host=self.name, tried=failure.tried, has_response=False
-            )
-            assert translated is not None
-            raise translated from failure.cause
+
+        def explain(error: Exception, tried: str) -> Exception:
+            uri = self.uri(key)
+            return translate_exception(error, uri=uri, host=self.name, tried=tried, has_response=False) or error
+
+        return self.connection.send(
+            method,
+            self.url(key),
+            headers or {},
+            login=self._login,
+            source=source,
+            size=size,
+            retried=retried,
+            explain=explain,
+        )
 
     def require(
         self,

@@ -13,7 +13,7 @@ from casstore import Validator
 from pathapi.backend import ObjectInfo
 from pathapi.backends.bodies import Translate
 from pathapi.backends.error_table import translating
-from pathapi.backends.headers import Span, format_etag, parse_etag, parse_range
+from pathapi.backends.headers import format_etag, parse_etag
 
 SECOND_NS: Final = 10**9
 """The resolution of HTTP's times."""
@@ -21,7 +21,6 @@ IN_MEMORY: Final = 8 << 20
 """Bytes of a body of unknown length that are kept in memory; a longer one is written to a temporary file."""
 
 _PIECE: Final = 1 << 20
-_NO_RANGE: Final = re.compile(r"bytes \*/(\d+)")
 _NO_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SAFE: Final = "/?:@!$&'()*+,;=-._~%[]"
 
@@ -106,17 +105,6 @@ def length_of(headers: Mapping[str, str]) -> int | None:
     """Return the announced bytes of the body; None if the response does not say."""
     text = headers.get("Content-Length", "")
     return int(text) if text.isdecimal() and "Transfer-Encoding" not in headers else None
-
-
-def size_if_unsatisfiable(headers: Mapping[str, str]) -> int | None:
-    """Return the object's size as a 416 states it."""
-    found = _NO_RANGE.fullmatch(headers.get("Content-Range", ""))
-    return None if found is None else int(found[1])
-
-
-def span_of(headers: Mapping[str, str], start: int, end: int | None) -> Span:
-    """Return `parse_range` of a 206."""
-    return parse_range(206, headers.get("Content-Range"), length_of(headers), start, end)
 
 
 def spool(stream: Any, translate: Translate) -> tuple[Any, int]:

@@ -8,19 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from pathapi.backends import error_table
-from pathapi.backends.error_table import (
-    BAD_NAME,
-    BROKEN,
-    BUSY,
-    CANNOT,
-    CHANGED,
-    CUT_OFF,
-    MISSING,
-    STALLED,
-    UNREACHABLE,
-    ErrorTable,
-    ErrorTemplate,
-)
+from pathapi.backends.error_table import ErrorTable, ErrorTemplate
 from pathapi.exceptions import (
     BucketNotFoundError,
     ChecksumMismatchError,
@@ -65,7 +53,7 @@ _ELSEWHERE: Final = ErrorTemplate(
 )
 
 BY_CODE: Final = {
-    **dict.fromkeys(("NoSuchKey", "NoSuchVersion"), MISSING),
+    **dict.fromkeys(("NoSuchKey", "NoSuchVersion"), error_table.MISSING),
     "NoSuchBucket": _NO_BUCKET,
     **dict.fromkeys(("AccessDenied", "AllAccessDisabled"), _FORBIDDEN),
     **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"), _BAD_KEY),
@@ -76,21 +64,22 @@ BY_CODE: Final = {
     "InvalidObjectState": ErrorTemplate(
         CloudPathPermissionError, "{uri}: the object is in an archive class (Glacier): restore it first"
     ),
-    "PreconditionFailed": CHANGED,
+    "PreconditionFailed": error_table.CHANGED,
     "ConditionalRequestConflict": ErrorTemplate(
         CloudUnavailableError, "{uri}: other processes kept writing this object; nothing was changed: try again"
     ),
     "NoSuchUpload": ErrorTemplate(
         CloudUnavailableError, "{uri}: another process ended this upload, or its response was lost: try again"
     ),
-    **dict.fromkeys(("NotImplemented", "MethodNotAllowed"), CANNOT),
+    **dict.fromkeys(("NotImplemented", "MethodNotAllowed"), error_table.CANNOT),
     **dict.fromkeys(
         ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _ELSEWHERE
     ),
     **dict.fromkeys(
-        ("KeyTooLongError", "KeyTooLong", "InvalidBucketName", "InvalidURI", "XMinioInvalidObjectName"), BAD_NAME
+        ("KeyTooLongError", "KeyTooLong", "InvalidBucketName", "InvalidURI", "XMinioInvalidObjectName"),
+        error_table.BAD_NAME,
     ),
-    **dict.fromkeys(("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout"), BUSY),
+    **dict.fromkeys(("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout"), error_table.BUSY),
 }
 BY_STATUS: Final = {**error_table.BY_STATUS, 301: _ELSEWHERE, 401: _FORBIDDEN, 403: _FORBIDDEN}
 _SET_KEY: Final = "configure a profile or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -112,16 +101,16 @@ BY_EXCEPTION: Final = {
     "FlexibleChecksumError": ErrorTemplate(
         ChecksumMismatchError, "{uri}: the bytes received do not match the checksum of {endpoint}: read it again"
     ),
-    "IncompleteReadError": CUT_OFF,
-    "ResponseStreamingError": BROKEN,
-    "ReadTimeoutError": STALLED,
-    "HTTPClientError": UNREACHABLE,
-    "ConnectionError": UNREACHABLE,
+    "IncompleteReadError": error_table.CUT_OFF,
+    "ResponseStreamingError": error_table.BROKEN,
+    "ReadTimeoutError": error_table.STALLED,
+    "HTTPClientError": error_table.UNREACHABLE,
+    "ConnectionError": error_table.UNREACHABLE,
     "ResponseParserError": ErrorTemplate(
         CloudUnavailableError, "{uri}: {endpoint} did not answer as S3 does: check the endpoint"
     ),
-    "HTTPError": UNREACHABLE,
-    "OSError": UNREACHABLE,
+    "HTTPError": error_table.UNREACHABLE,
+    "OSError": error_table.UNREACHABLE,
     "BotoCoreError": ErrorTemplate(CloudUnavailableError, "{uri}: boto3 could not send the request ({reason})"),
 }
 TABLE: Final = ErrorTable(BY_STATUS, BY_EXCEPTION, frozenset({"botocore", "urllib3", "builtins"}), BY_CODE)

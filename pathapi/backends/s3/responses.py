@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from casstore import Validator
 from pathapi.backend import Checksum, ObjectInfo
-from pathapi.backends.headers import nanoseconds_of, parse_etag
+from pathapi.backends.headers import nanoseconds_of, parse_checksum, parse_etag
 
 _MD5: Final = re.compile(r"[0-9a-fA-F]{32}")
 _STATED: Final = (
@@ -41,13 +38,11 @@ def info_of(key: str, answer: Mapping[str, Any], size: int, *, is_whole: bool = 
 
 
 def _checksums_of(answer: Mapping[str, Any], etag: str | None, *, is_whole: bool) -> tuple[Checksum, ...]:
-    found = []
+    found: list[Checksum] = []
     if is_whole and answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
-        for name, kind in _STATED:
-            # "value-3" is a checksum over the checksums of three parts.
-            if (value := answer.get(name)) and "-" not in value:
-                with contextlib.suppress(binascii.Error):
-                    found.append(Checksum(kind, base64.b64decode(value, validate=True).hex()))
+        # "value-3" is a checksum over the checksums of three parts.
+        stated = (parse_checksum(kind, answer.get(name)) for name, kind in _STATED if "-" not in answer.get(name, ""))
+        found += filter(None, stated)
     # Under KMS or a customer's key the ETag looks like an MD5 and is not one.
     encrypted = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in answer
     if etag is not None and not encrypted and _MD5.fullmatch(etag):
@@ -59,6 +54,5 @@ def is_empty_object(error: BaseException) -> bool:
     """Return whether a 416 says that the object is empty: in its Content-Range, or as Amazon does in its body."""
     answer = getattr(error, "response", {})
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return bool(headers.get("content-range") == "bytes */0") or bool(
-        answer.get("Error", {}).get("ActualObjectSize") == "0"
-    )
+    stated = (headers.get("content-range"), answer.get("Error", {}).get("ActualObjectSize"))
+    return bool(stated[0] == "bytes */0" or stated[1] == "0")
