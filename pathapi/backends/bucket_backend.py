@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from casstore import Validator
-from pathapi.backend import Backend, ListItem, WriteCondition, require_gone
-from pathapi.backends.bodies import RangedBody, ReadRequest
+from pathapi.backend import Backend, ListItem, ObjectInfo, WriteCondition, require_gone
+from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, open_range
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.error_table import GONE
 from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
@@ -43,6 +43,9 @@ class BucketBackend(Backend):
     def bucket(self) -> str:
         return self._requests.bucket
 
+    def head(self, key: str) -> ObjectInfo:
+        return self._head(key, {})
+
     def read(
         self,
         key: str,
@@ -53,7 +56,15 @@ class BucketBackend(Backend):
         unless: Validator | None = None,
     ) -> RangedBody | None:
         uri, translate = self._requests.uri(key), self._requests.translator(key, self._reading)
-        return self._read(ReadRequest(key, start, end, expect, unless, uri, translate))
+        return self._open(ReadRequest(key, start, end, expect, unless, uri, translate))
+
+    def _open(self, asked: ReadRequest) -> RangedBody | None:
+        conditions = self._read_conditions(asked)
+        return open_range(
+            asked,
+            lambda ranged: self._get(asked, conditions, ranged=ranged),
+            lambda: self._head(asked.key, conditions),
+        )
 
     def delete(
         self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
@@ -70,7 +81,13 @@ class BucketBackend(Backend):
         require_gone(self, refused)
 
     @abstractmethod
-    def _read(self, asked: ReadRequest) -> RangedBody | None: ...
+    def _read_conditions(self, asked: ReadRequest) -> Mapping[str, Any]: ...
+
+    @abstractmethod
+    def _head(self, key: str, conditions: Mapping[str, Any]) -> ObjectInfo: ...
+
+    @abstractmethod
+    def _get(self, asked: ReadRequest, conditions: Mapping[str, Any], *, ranged: bool) -> RangedBody | OutOfRange: ...
 
     @abstractmethod
     def _send_delete(self, key: str, conditions: Mapping[str, Any], expect: Validator | None) -> object: ...

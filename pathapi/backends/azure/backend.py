@@ -26,7 +26,7 @@ from pathapi.backends.azure.responses import (
     info_of_result,
     is_folder,
 )
-from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, md5_checksum, open_range, ranged_body
+from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, md5_checksum, ranged_body
 from pathapi.backends.bucket_backend import BucketBackend, Conditions, list_pages
 from pathapi.backends.headers import parse_range
 from pathapi.backends.parallel_parts import read_exactly
@@ -61,9 +61,6 @@ class AzureBackend(BucketBackend):
     def __init__(self, connection: AzureConnection, bucket: str) -> None:
         self._requests = AzureRequests(connection, bucket)
 
-    def head(self, key: str) -> ObjectInfo:
-        return self._head(key, {})
-
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
@@ -71,8 +68,7 @@ class AzureBackend(BucketBackend):
 
         def call(operation: str, method: str, *arguments: Any, md5: bytes | None = None, **options: Any) -> Any:
             if "content_type" in options:  # of the two requests that create the blob
-                options["content_settings"] = self._requests.content_settings(options.pop("content_type"), md5)
-                options |= self._requests.tier_option()
+                options |= self._requests.creation_options(options.pop("content_type"), md5)
             return self._requests.call(
                 operation, key, getattr(self._requests.blob(key), method), *arguments, expect=expect, **options
             )
@@ -181,18 +177,17 @@ class AzureBackend(BucketBackend):
         self._require_object(key, properties.metadata)
         return info_of_properties(key, properties)
 
-    def _read(self, asked: ReadRequest) -> RangedBody | None:
-        conditions: dict[str, Any] = {}
+    def _read_conditions(self, asked: ReadRequest) -> Mapping[str, Any]:
         if asked.expect is not None and asked.expect.etag is not None:
-            conditions = condition_of("IfNotModified", asked.expect)
-        elif asked.unless is not None and not asked.unless.racy and asked.unless.etag is not None:
-            conditions = condition_of("IfModified", asked.unless)
-        return open_range(asked, lambda _: self._get(asked, conditions), lambda: self._head(asked.key, conditions))
+            return condition_of("IfNotModified", asked.expect)
+        if asked.unless is not None and not asked.unless.racy and asked.unless.etag is not None:
+            return condition_of("IfModified", asked.unless)
+        return {}
 
-    def _get(self, asked: ReadRequest, conditions: Mapping[str, Any]) -> RangedBody | OutOfRange:
+    def _get(self, asked: ReadRequest, conditions: Mapping[str, Any], *, ranged: bool) -> RangedBody | OutOfRange:
         key, start, end = asked.key, asked.start, asked.end
         try:
-            response = self._open(key, start, end, conditions)
+            response = self._send_get(key, start, end, conditions)
         except CloudPathException as error:
             cause = error.__cause__ or error
             if answer_of(cause)[0] != 416:
@@ -213,7 +208,7 @@ class AzureBackend(BucketBackend):
             md5_checksum,
         )
 
-    def _open(self, key: str, start: int, end: int | None, conditions: Mapping[str, Any]) -> Any:
+    def _send_get(self, key: str, start: int, end: int | None, conditions: Mapping[str, Any]) -> Any:
         """Send one Get Blob; return its `requests.Response` with the body unread."""
 
         def ask(request: Any) -> None:

@@ -39,13 +39,15 @@ class AzureRequests(BucketRequests):
             return condition_of("IfMissing", None)
         return None if expect.etag is None else condition_of("IfNotModified", expect)
 
-    def content_settings(self, content_type: str | None, md5: bytes | None) -> Any:
+    def creation_options(self, content_type: str | None, md5: bytes | None) -> dict[str, Any]:
+        """Return the arguments of a request that creates a blob."""
         from azure.storage.blob import ContentSettings
 
-        return ContentSettings(content_type=content_type, content_md5=None if md5 is None else bytearray(md5))
+        settings = ContentSettings(content_type=content_type, content_md5=None if md5 is None else bytearray(md5))
+        return {"content_settings": settings, **self.tier_option()}
 
     def tier_option(self) -> dict[str, Any]:
-        """Return the tier's argument of a request that creates a blob."""
+        """Return the tier's argument of a request that creates or copies a blob."""
         tier = self.connection.sdk_tier()
         return {} if tier is None else {"standard_blob_tier": tier}
 

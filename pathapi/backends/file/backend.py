@@ -29,6 +29,7 @@ from urllib.parse import quote
 
 from casstore import Validator, sync_directory, write_all
 from pathapi.backend import Absent, ListItem, ObjectInfo, Prefix, WriteCondition, delete_each
+from pathapi.backends.error_table import translating
 from pathapi.backends.file.atomic import TEMPORARY, directory_locked, link_new, temporary_in
 from pathapi.backends.file.body import FileBody
 from pathapi.backends.file.metadata import (
@@ -70,10 +71,8 @@ class FileBackend:
 
     def head(self, key: str) -> ObjectInfo:
         path, uri = self._path_of_existing(key), self._uri(key)
-        try:
+        with self._translating(uri):
             return info_of(key, stat_object(path, uri))
-        except OSError as error:
-            raise self._missing_or(error, uri) from error
 
     def read(
         self,
@@ -85,11 +84,9 @@ class FileBackend:
         unless: Validator | None = None,
     ) -> FileBody | None:
         path, uri = self._path_of_existing(key), self._uri(key)
-        try:
+        with self._translating(uri):
             stat_object(path, uri)  # opening a FIFO would wake its writer
             file = io.FileIO(os.open(path, _OPEN_FLAGS), "rb")
-        except OSError as error:
-            raise self._missing_or(error, uri) from error
         try:
             opened = stat_settled(file.fileno(), uri)
             info = info_of(key, opened)
@@ -153,14 +150,12 @@ class FileBackend:
         uri = self._uri(key)
         try:
             path = self._path_of_existing(key)
-            with directory_locked(os.path.dirname(path)):
+            with self._translating(uri), directory_locked(os.path.dirname(path)):
                 self._require_version(path, uri, expect)
                 stat_object(path, uri)
                 os.unlink(path)
                 sync_directory(os.path.dirname(path))
-        except OSError as error:
-            if not isinstance(error, CloudPathFileNotFoundError) and error.errno not in ABSENT_ERRNOS:
-                raise self._missing_or(error, uri) from error
+        except CloudPathFileNotFoundError as error:
             if expect is not None:
                 raise mismatch(uri, expect) from error
 
@@ -181,8 +176,11 @@ class FileBackend:
             raise CloudPathFileNotFoundError(f"{self._uri(key)!r} does not exist: {problem}")
         return self._base + key
 
-    def _missing_or(self, error: OSError, uri: str) -> CloudPathException:
-        if isinstance(error, CloudPathException):
+    def _translating(self, uri: str) -> contextlib.AbstractContextManager[None]:
+        return translating(lambda error: self._explain(error, uri))
+
+    def _explain(self, error: Exception, uri: str) -> Exception:
+        if not isinstance(error, OSError) or isinstance(error, CloudPathException):
             return error
         if error.errno in ABSENT_ERRNOS and not os.path.isdir(self._base):
             return BucketNotFoundError(f"{uri} does not exist: there is no root directory {self._base}")
@@ -209,14 +207,12 @@ class FileBackend:
                 fill(descriptor)
                 self._sync_and_link(descriptor, name, path, uri, expect)
                 return info_of(key, os.fstat(descriptor))
-        except (NotADirectoryError, FileExistsError) as error:
-            if isinstance(error, CloudPathException):
-                raise
-            message = f"{uri}: a parent of this path is a file, not a directory: choose another path"
-            raise CloudPathNotADirectoryError(message) from error
         except OSError as error:
             if isinstance(error, CloudPathException):
                 raise
+            if isinstance(error, NotADirectoryError | FileExistsError):
+                message = f"{uri}: a parent of this path is a file, not a directory: choose another path"
+                raise CloudPathNotADirectoryError(message) from error
             if error.errno == errno.ENAMETOOLONG:
                 raise InvalidUriError(
                     f"{uri}: the name is too long for this file system: choose a shorter one"
@@ -261,9 +257,8 @@ class FileBackend:
         try:
             ancestors = self._ancestors(folder)
         except OSError as error:
-            if isinstance(reason := self._missing_or(error, self._uri(prefix)), BucketNotFoundError):
-                raise reason from error
-            if error.errno in ABSENT_ERRNOS:
+            reason = self._explain(error, self._uri(prefix))
+            if error.errno in ABSENT_ERRNOS and not isinstance(reason, BucketNotFoundError):
                 return
             raise reason from error
         yield from self._walk(above, start, ancestors, delimited=delimited)

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from casstore import Validator
 from pathapi.backend import WEEK, ListItem, ObjectInfo, Prefix, WriteCondition, check_expiry
-from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, open_range, ranged_body
+from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, ranged_body
 from pathapi.backends.bucket_backend import BucketBackend, Conditions, key_order, list_pages
 from pathapi.backends.error_table import CHANGED, NOT_MODIFIED, translating
 from pathapi.backends.gs.connection import GSConnection
@@ -59,9 +59,6 @@ class GSBackend(BucketBackend):
 
     def __init__(self, connection: GSConnection, bucket: str) -> None:
         self._requests = GSRequests(connection, bucket)
-
-    def head(self, key: str) -> ObjectInfo:
-        return self._head(key, {})
 
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
@@ -113,7 +110,7 @@ class GSBackend(BucketBackend):
                 expect = seen
             query["ifSourceGenerationMatch"] = expect.version
         path = self._requests.path("o", source, "rewriteTo", "b", self.bucket, "o", target)
-        with translating(self._requests.explain_missing(source)):
+        with self._requests.explaining_missing(source):
             described = self._new_metadata(source, query)
             while True:  # one request, except for large objects that change place or class
                 reply = self._requests.call("copy", source, "POST", path, query, **described)
@@ -208,34 +205,34 @@ class GSBackend(BucketBackend):
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def _read(self, asked: ReadRequest) -> RangedBody | None:
+    def _open(self, asked: ReadRequest) -> RangedBody | None:
+        try:
+            return super()._open(asked)
+        except CloudPathFileNotFoundError as error:
+            if asked.expect is None or type(error) is not CloudPathFileNotFoundError:
+                raise
+            message = f"{asked.uri}: the expected version no longer exists: read it again"
+            raise VersionMismatchError(message) from error
+
+    def _read_conditions(self, asked: ReadRequest) -> Mapping[str, Any]:
         conditions = {}
         if asked.expect is not None and asked.expect.version is not None:
             # Not ifGenerationMatch: a versioned bucket still has this version, so all parts of a read succeed.
             conditions["generation"] = asked.expect.version
         if asked.unless is not None and asked.unless.version is not None:
             conditions["ifGenerationNotMatch"] = asked.unless.version
-        try:
-            return open_range(
-                asked,
-                lambda ranged: self._get(asked, conditions, ranged=ranged),
-                lambda: self._head(asked.key, conditions),
-            )
-        except CloudPathFileNotFoundError as error:
-            if asked.expect is None or type(error) is not CloudPathFileNotFoundError:
-                raise
-            raise VersionMismatchError(f"{asked.uri}: the expected version no longer exists: read it again") from error
+        return conditions
 
-    def _head(self, key: str, conditions: Mapping[str, str]) -> ObjectInfo:
+    def _head(self, key: str, conditions: Mapping[str, Any]) -> ObjectInfo:
         query = {"fields": FIELDS, "projection": "noAcl", **conditions}
-        with translating(self._requests.explain_missing(key)):
+        with self._requests.explaining_missing(key):
             reply = self._requests.call("head", key, "GET", self._requests.path("o", key), query)
         return info_of(key, self._requests.json(reply, key))
 
-    def _get(self, asked: ReadRequest, conditions: Mapping[str, str], *, ranged: bool) -> RangedBody | OutOfRange:
+    def _get(self, asked: ReadRequest, conditions: Mapping[str, Any], *, ranged: bool) -> RangedBody | OutOfRange:
         key, start, end = asked.key, asked.start, asked.end
         wanted = range_of(start, end) if ranged else None
-        with translating(self._requests.explain_missing(key)):
+        with self._requests.explaining_missing(key):
             reply = self._requests.call(
                 "read",
                 key,

@@ -6,6 +6,7 @@ which logs in, its errors, which are the causes of ours, and its `Retry`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,7 +17,6 @@ from urllib.parse import urlencode
 
 from casstore import Validator
 from pathapi.backend import Absent
-from pathapi.backends.bodies import Translate
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.error_table import translating
 from pathapi.backends.gs.connection import TIMEOUT, GSConnection
@@ -154,23 +154,23 @@ class GSRequests(BucketRequests):
         except Exception as error:  # noqa: BLE001 (always raised)
             self.raise_translated(error, key, operation, retried=tries > 1)
 
-    def explain_missing(self, key: str) -> Translate:
-        """Return a translation of ambiguous 404s: one more request finds out if the bucket is missing.
+    @contextlib.contextmanager
+    def explaining_missing(self, key: str) -> Iterator[None]:
+        """For an ambiguous 404 in the block, find out by one more request if the bucket is missing.
 
         Google's own 404s are not ambiguous.
         """
-
-        def explain(error: Exception) -> Exception:
-            if isinstance(error, CloudPathFileNotFoundError) and Refusal.of(error.__cause__ or error).is_ambiguous:
+        try:
+            yield
+        except CloudPathFileNotFoundError as error:
+            if Refusal.of(error.__cause__ or error).is_ambiguous:
                 try:
                     self.call("list", key, "GET", self.path("o"), {"maxResults": 1, "fields": "nextPageToken"})
                 except BucketNotFoundError as missing:
-                    return missing
+                    raise missing from error
                 except CloudPathException:
                     pass
-            return error
-
-        return explain
+            raise
 
     def _retrying(self, attempt: Any, tries: Any) -> Any:
         retry = self.connection.retry

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final
 
 from casstore import Validator
 from pathapi.backend import WEEK, ListItem, ObjectInfo, Prefix, WriteCondition, check_expiry
-from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, open_range, ranged_body
+from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, ranged_body
 from pathapi.backends.bucket_backend import BucketBackend, Conditions, list_pages
 from pathapi.backends.error_table import translating
 from pathapi.backends.headers import format_etag, parse_range, range_of
@@ -54,9 +54,6 @@ class S3Backend(BucketBackend):
         self._requests = S3Requests(connection, bucket)
         self._fast: FastReads | None = None
         self._looked_for_fast = False
-
-    def head(self, key: str) -> ObjectInfo:
-        return self._head(key, {})
 
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
@@ -140,13 +137,8 @@ class S3Backend(BucketBackend):
         answer = self._requests.call("HeadObject", key, **conditions)
         return info_of(key, answer, int(answer["ContentLength"]))
 
-    def _read(self, asked: ReadRequest) -> RangedBody | None:
-        conditions = asked.etags("IfMatch", "IfNoneMatch")
-        return open_range(
-            asked,
-            lambda ranged: self._get(asked, conditions, ranged=ranged),
-            lambda: self._head(asked.key, conditions),
-        )
+    def _read_conditions(self, asked: ReadRequest) -> Mapping[str, Any]:
+        return asked.etags("IfMatch", "IfNoneMatch")
 
     def _get(self, asked: ReadRequest, conditions: Mapping[str, Any], *, ranged: bool) -> RangedBody | OutOfRange:
         key, start, end = asked.key, asked.start, asked.end
