@@ -102,19 +102,6 @@ class Body(Protocol):
         ...
 
 
-class Nothing:
-    """The stream of an empty body."""
-
-    def read(self, amount: int | None = None) -> bytes:
-        return b""
-
-    def readinto(self, buffer: memoryview) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
-
-
 class Backend(Protocol):
     """One bucket of one cloud: six calls, no cache, no policy, thread-safe, usable in a forked child.
 

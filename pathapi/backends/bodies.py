@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from casstore import Validator, new_hasher
-from pathapi.backend import Nothing, ObjectInfo
+from pathapi.backend import ObjectInfo
 from pathapi.backends.error_table import NotModifiedError, translating
 from pathapi.backends.headers import Span, format_etag
 from pathapi.exceptions import ChecksumMismatchError, CloudPathException, TruncatedBodyError, VersionMismatchError
@@ -175,7 +176,7 @@ def ranged_body(
     length = max(0, min(stop, wanted) - start)
     if not length and stop > first:
         stream.close()
-        stream = Nothing()
+        stream = io.BytesIO()
     skip = start - first if length else 0
     verify = checksum(info) if length == size else None
     return RangedBody(info, length, stream, asked.translate, asked.uri, skip, stop > wanted, verify)
@@ -221,7 +222,7 @@ def _open_any(
     asked: ReadRequest, get: Callable[[bool], RangedBody | OutOfRange], head: Callable[[], ObjectInfo]
 ) -> RangedBody:
     def empty(info: ObjectInfo) -> RangedBody:
-        return RangedBody(info, 0, Nothing(), asked.translate, asked.uri)
+        return RangedBody(info, 0, io.BytesIO(), asked.translate, asked.uri)
 
     if asked.is_empty:
         return empty(head())
