@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, Final
 
 from pathapi.exceptions import CloudPathException, InvalidConfigurationException, MissingDependenciesError
 from pathapi.redaction import is_spawning, redacted
 
-
-def partly_secret(plain: Callable[[Any], Any]) -> Mapping[str, Any]:
-    """Return the metadata of a field with a secret part: every pickle may contain *plain* of the value."""
-    return {"plain": plain}
-
-
-SECRET: Final = partly_secret(lambda _: None)
-"""Metadata of a field that only a child that multiprocessing is spawning may get."""
+SECRET: Final[Mapping[str, Any]] = {"plain": lambda _: None}
+"""Metadata of a field that only a child that multiprocessing is spawning may get. In place of a value that is secret in
+part, any other pickle contains what the function returns for it.
+"""
 LIVE: Final = {"live": True}
 """Metadata of a field for an object of the user's, such as a session: no argument of a restored client."""
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pathapi.backends.endpoints import checked_endpoint, parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
-from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing, partly_secret
+from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing
 from pathapi.redaction import causes_of, is_spawning, scrub
 
 MAX_CONNECTIONS: Final = 64
@@ -51,7 +51,7 @@ class GSConnection(ConnectionSettings):
     storage_client: Any = field(default=None, repr=False, metadata=LIVE)
     endpoint_url: str | None = field(default=None, repr=False)
     timeout: float | tuple[float, float] | None = None
-    retry: Any = field(default=None, repr=False, metadata=partly_secret(_if_picklable))
+    retry: Any = field(default=None, repr=False, metadata={"plain": _if_picklable})
     storage_class: str | None = None
     no_sign_request: bool = False
     _process: ForkSafe = field(default_factory=ForkSafe, init=False, repr=False)

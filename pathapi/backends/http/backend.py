@@ -79,12 +79,10 @@ class HttpBackend:
         )
         if not refuses:
             self._host.require(answer, key, "HEAD")
-            answer.drop()
-            length = length_of(answer.headers)
-            if length is not None:
-                return info_of(key, answer.headers, length)
-        else:
-            answer.drop()
+        answer.drop()
+        length = None if refuses else length_of(answer.headers)
+        if length is not None:
+            return info_of(key, answer.headers, length)
         # The server does not state the size, or does not answer a HEAD: send a GET and do not read it.
         body = self._open(self._request_of(key, 0, 1), {})
         assert body is not None
@@ -149,11 +147,9 @@ class HttpBackend:
             headers = self._conditions_to_write(key, expect)
             self._check_before(key, expect)
             answer = self._host.send("DELETE", key, headers, expect=expect)
-            if answer.status in (404, 410) and expect is None:
-                answer.drop()
-            else:
+            if answer.status not in (404, 410) or expect is not None:
                 self._host.require(answer, key, "DELETE", expect, _WRITTEN)
-                answer.drop()
+            answer.drop()
 
     def has_page(self, key: str) -> bool:
         """Return whether there is a page at *key*, the name of a "directory": one HEAD."""
@@ -161,12 +157,11 @@ class HttpBackend:
         if answer.status in _UNKNOWN_BY_HEAD:
             answer.drop()
             answer = self._host.send("GET", key)
-        if answer.status in (404, 410):
-            answer.drop()
-            return False
-        self._host.require(answer, key, "HEAD", is_page=True)
+        is_missing = answer.status in (404, 410)
+        if not is_missing:
+            self._host.require(answer, key, "HEAD", is_page=True)
         answer.drop()
-        return True
+        return not is_missing
 
     def request(self, method: str, key: str, headers: Mapping[str, str], data: bytes | None) -> tuple[Any, bytes]:
         """Send any request; return the response and its whole body. Raises the error of a status that is no success."""

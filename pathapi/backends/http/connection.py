@@ -19,7 +19,7 @@ from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.http.auth import FORWARDED_HEADERS, PUBLIC_HEADERS, Login, login_of, merged, require_lines
 from pathapi.backends.http.errors import RETRIED, TABLE
 from pathapi.backends.http.responses import parse_time
-from pathapi.backends.settings import SECRET, ConnectionSettings, importing, partly_secret
+from pathapi.backends.settings import SECRET, ConnectionSettings, importing
 from pathapi.exceptions import CloudPathException, TruncatedBodyError
 from pathapi.redaction import scrub
 
@@ -88,7 +88,7 @@ class HttpConnection(ConnectionSettings):
     """
 
     auth: Any = field(default=None, repr=False, metadata=SECRET)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False, metadata=partly_secret(_public))
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, metadata={"plain": _public})
     ca_certs: str | None = None
     write_file_http_method: str = "PUT"
     custom_list_page_parser: Callable[[str], Any] | None = None

@@ -19,7 +19,7 @@ from pathapi.backends.endpoints import checked_endpoint, parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.headers import parse_date
 from pathapi.backends.s3.urls import prepare_urls
-from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing, partly_secret
+from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing
 from pathapi.exceptions import InvalidConfigurationException
 from pathapi.redaction import scrub
 
@@ -73,7 +73,7 @@ class S3Connection(ConnectionSettings):
     addressing_style: str | None = None
     region: str | None = None
     boto3_transfer_config: Any = None
-    extra_args: Mapping[str, Any] = field(default_factory=dict, repr=False, metadata=partly_secret(_without_keys))
+    extra_args: Mapping[str, Any] = field(default_factory=dict, repr=False, metadata={"plain": _without_keys})
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     _process: ForkSafe = field(default_factory=ForkSafe, init=False, repr=False)

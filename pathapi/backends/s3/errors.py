@@ -124,21 +124,14 @@ PERMISSIONS: Final = {
 }
 
 
-def answer_of(error: BaseException) -> tuple[int, str]:
-    """Return status and error code of a ClientError; ``(0, "")`` of anything else."""
+def answer_of(error: BaseException) -> tuple[int, str, int]:
+    """Return status, error code and number of retries of a ClientError; ``(0, "", 0)`` of anything else."""
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
-        return 0, ""
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return int(status), str(response.get("Error", {}).get("Code", ""))
-
-
-def retries_of(error: BaseException) -> int:
-    """Return how often the SDK retried the request before it raised *error*."""
-    response = getattr(error, "response", None)
-    if not isinstance(response, dict):
-        return 0
-    return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+        return 0, "", 0
+    facts = response.get("ResponseMetadata", {})
+    code = str(response.get("Error", {}).get("Code", ""))
+    return int(facts.get("HTTPStatusCode", 0)), code, int(facts.get("RetryAttempts", 0))
 
 
 def translate(error: Exception, **where: Any) -> CloudPathException | None:
@@ -146,7 +139,7 @@ def translate(error: Exception, **where: Any) -> CloudPathException | None:
 
     *where* is for the message: see `translate_answer`.
     """
-    status, code = answer_of(error)
+    status, code, _ = answer_of(error)
     if status:
         return translate_answer(error, code, status, **where)
     template = TABLE.of_exception(error)

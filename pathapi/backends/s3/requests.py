@@ -13,7 +13,7 @@ from pathapi.backend import Absent, WriteCondition
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.headers import format_etag
 from pathapi.backends.s3.connection import S3Connection
-from pathapi.backends.s3.errors import answer_of, retries_of, translate
+from pathapi.backends.s3.errors import answer_of, translate
 from pathapi.exceptions import CloudPathException
 
 CONFLICT_TRIES: Final = 8
@@ -57,13 +57,14 @@ class S3Requests(BucketRequests):
             try:
                 return getattr(self.connection.client, _METHOD.sub(r"_\1", operation).lower())(**named)
             except Exception as error:
-                if answer_of(error)[1] == "ConditionalRequestConflict" and attempt + 1 < CONFLICT_TRIES:
+                _, code, retries = answer_of(error)
+                if code == "ConditionalRequestConflict" and attempt + 1 < CONFLICT_TRIES:
                     pause(attempt)
                     continue
                 if isinstance(error, CloudPathException):
                     raise
                 named_key = (key or "") if about is None else about
-                self.raise_translated(error, named_key, operation, expect, retried=retries_of(error) > 0)
+                self.raise_translated(error, named_key, operation, expect, retried=retries > 0)
         raise AssertionError("unreachable")
 
     def condition_of(self, expect: Validator | Absent) -> dict[str, Any] | None:
