@@ -61,9 +61,7 @@ class BucketBackend(Backend):
     def _open(self, asked: ReadRequest) -> RangedBody | None:
         conditions = self._read_conditions(asked)
         return open_range(
-            asked,
-            lambda ranged: self._get(asked, conditions, ranged=ranged),
-            lambda: self._head(asked.key, conditions),
+            asked, lambda ranged: self._get(asked, conditions, ranged=ranged), lambda: self._head(asked.key, conditions)
         )
 
     def delete(

@@ -43,12 +43,7 @@ def info_of_result(
 
 
 def _info(
-    key: str,
-    size: int,
-    etag: str | None,
-    modified: datetime | None,
-    md5: str | bytes | None,
-    content_type: str | None,
+    key: str, size: int, etag: str | None, modified: datetime | None, md5: str | bytes | None, content_type: str | None
 ) -> ObjectInfo:
     """*md5* is a block blob's: appending to an append or page blob does not update it."""
     mtime_ns = None if modified is None else nanoseconds_of(modified)
