@@ -193,7 +193,7 @@ class Reader:
         return error.extended(
             f". A copy of {request.store_key.uri} is cached, as of {when}",
             hint="read it with freshness='offline' or CASSTORE_OFFLINE=1",
-            shell_hint="read it with --freshness offline",
+            shell_hint="read it with --freshness offline or CASSTORE_OFFLINE=1",
         )
 
     def _try(self, request: ReadRequest, began: Moment, checked_cache: bool) -> Stored | None:

@@ -530,7 +530,7 @@ def test_an_endpoint_that_went_away_says_that_a_copy_is_held_and_how_to_read_it(
         environment = bare_environment | {**KEYS, "AWS_ENDPOINT_URL": proxy.endpoint}
         assert _shell(["--dir", root, "get", uri], environment).returncode == 0
     gone = _shell(["--dir", root, "get", uri], environment)
-    _assert_refused(gone, 1, (uri, "could not be reached", "is held", "--freshness offline", "CASSTORE_OFFLINE=1"))
+    _assert_refused(gone, 1, (uri, "could not be reached", "is cached", "--freshness offline", "CASSTORE_OFFLINE=1"))
     held = _shell(["--dir", root, "get", "-o", "-", "--freshness", "offline", uri], environment)
     assert (held.returncode, held.stdout, held.stderr) == (0, "1", "")
 
