@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from typing import Final, Protocol
 
 from casstore import Validator
@@ -40,8 +41,8 @@ ODD_NAMES: Final = (
     "trailing.",
     "x" * 200,
 )
-FORK_TIMEOUT: Final = 30
-"""Seconds until a forked child is killed."""
+TIMEOUT: Final = 30
+"""Seconds that a test waits for a thread or a forked child."""
 
 
 class RawBucket(Protocol):
@@ -49,57 +50,38 @@ class RawBucket(Protocol):
 
     def plant(self, key: str, data: bytes) -> None:
         """Create or replace an object."""
-        ...
 
     def remove(self, key: str) -> None:
         """Delete the object."""
-        ...
 
     def content(self, key: str) -> bytes | None:
         """Return the object's bytes, or None."""
-        ...
 
     def settle(self) -> None:
         """Wait until no object planted so far is racy (`casstore.Validator.racy`)."""
-        ...
 
 
-def opened(backend: Backend, key: str, start: int = 0, end: int | None = None) -> Body:
-    """Open the body of a read without conditions."""
-    body = backend.read(key, start, end)
-    assert body is not None, "a read without `unless` returned None"
+def opened(backend: Backend, key: str, start: int = 0, end: int | None = None, **conditions: Validator | None) -> Body:
+    """Open a body with `Backend.read`, which must not return "unchanged"."""
+    body = backend.read(key, start, end, **conditions)
+    assert body is not None, "the backend returned: unchanged"
     return body
 
 
 def drain(body: Body) -> bytes:
     """Read everything through `Body.readinto`, with a buffer of an odd size; close the body."""
-    buffer = bytearray(10_007)
-    found = bytearray()
-    try:
+    buffer, found = bytearray(10_007), bytearray()
+    with closing(body):
         while count := body.readinto(memoryview(buffer)):
             found += buffer[:count]
         assert body.readinto(memoryview(buffer)) == 0, "bytes after the end"
-    finally:
-        body.close()
     return bytes(found)
 
 
-def read(
-    backend: Backend,
-    key: str,
-    start: int = 0,
-    end: int | None = None,
-    *,
-    expect: Validator | None = None,
-    unless: Validator | None = None,
-) -> bytes:
+def read(backend: Backend, key: str, start: int = 0, end: int | None = None, **conditions: Validator | None) -> bytes:
     """Read everything through `Body.read`; close the body."""
-    body = backend.read(key, start, end, expect=expect, unless=unless)
-    assert body is not None, "the backend returned: unchanged"
-    try:
+    with closing(opened(backend, key, start, end, **conditions)) as body:
         return body.read()
-    finally:
-        body.close()
 
 
 def write(backend: Backend, key: str, data: bytes, expect: Validator | Absent | None = None) -> ObjectInfo:
@@ -112,6 +94,20 @@ def keys(backend: Backend, prefix: str, *, delimited: bool = False, limit: int |
     return [item.key for item in backend.list(prefix, delimited=delimited, limit=limit)]
 
 
+def planted(backend: Backend, ground: RawBucket, key: str, data: bytes) -> Validator:
+    """Create or replace an object, and return its version."""
+    ground.plant(key, data)
+    return backend.head(key).validator
+
+
+def plant_all(ground: RawBucket, at: str, names: Iterable[str], data: bytes = b"") -> list[str]:
+    """Create objects below *at*, and return their keys."""
+    created = [at + name for name in names]
+    for key in created:
+        ground.plant(key, data)
+    return created
+
+
 def only_winner(attempt: Callable[[bytes], object], writers: int = 4) -> bytes:
     """Let *writers* threads write concurrently, assert that only one succeeds, and return its bytes."""
     contents = [b"writer %d" % number for number in range(writers)]
@@ -120,11 +116,9 @@ def only_winner(attempt: Callable[[bytes], object], writers: int = 4) -> bytes:
 
     def run(data: bytes) -> None:
         barrier.wait()
-        try:
+        with suppress(VersionMismatchError):
             attempt(data)
-        except VersionMismatchError:
-            return
-        won.append(data)
+            won.append(data)
 
     with ThreadPoolExecutor(writers) as pool:
         list(pool.map(run, contents))
@@ -141,7 +135,7 @@ def in_forked_child(check: Callable[[], bool]) -> bool:
         status = 1
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(FORK_TIMEOUT)
+            signal.alarm(TIMEOUT)
             status = 0 if check() else 2
         finally:
             os._exit(status)
@@ -154,3 +148,12 @@ def count_descriptors() -> int:
         if os.path.isdir(directory):
             return len(os.listdir(directory))
     return 0
+
+
+def assert_leaves_no_descriptor(use: Callable[[], object], slack: int = 0) -> None:
+    """Assert that repeated calls of *use* leave at most *slack* descriptors open."""
+    use()
+    before = count_descriptors()
+    for _ in range(5):
+        use()
+    assert count_descriptors() <= before + slack

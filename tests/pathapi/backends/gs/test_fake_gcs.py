@@ -59,9 +59,8 @@ class TestTheFakeAsItIs(TestByTheRules):
     defects = {  # noqa: RUF012 (the suite declares it a ClassVar)
         "test_a_copy_takes_only_the_version_expected": _COPIES,
         "test_a_create_only_copy_leaves_an_existing_object": _COPIES,
-        "test_a_copy_over_a_stale_version_leaves_the_object": _COPIES,
-        "test_a_copy_over_a_version_that_is_gone_creates_nothing": _COPIES,
-        "test_of_concurrent_create_only_copies_one_succeeds": _COPIES,
+        "test_a_copy_over_a_stale_version_changes_nothing": _COPIES,
+        "test_one_of_concurrent_create_only_copies_succeeds": _COPIES,
         "test_a_delete_takes_only_the_version_expected": _DELETES,
         "test_a_delete_of_many_takes_only_the_versions_named": _BATCHES,
     }
