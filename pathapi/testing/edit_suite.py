@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import sqlite3
-import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 
 from casstore import PendingState
 from pathapi.exceptions import OverwriteNewerCloudError, OverwriteNewerLocalError, PendingWriteError
-from pathapi.testing.path_suite import PathSuite
-from pathapi.testing.raw_bucket import RawBucket, in_forked_child
+from pathapi.testing.path_suite import RESOLUTIONS, PathSuite, append, content, resolve, states
+from pathapi.testing.raw_bucket import TIMEOUT, RawBucket, in_forked_child
 
 
 def in_place(view: Path) -> None:
@@ -27,7 +28,6 @@ def in_place(view: Path) -> None:
 
 
 def truncate(view: Path) -> None:
-    """Truncate it."""
     view.chmod(0o600)
     os.truncate(view, 2)
 
@@ -41,26 +41,23 @@ def by_rename(view: Path) -> None:
 
 EDITS: dict[str, Callable[[Path], None]] = {"in place": in_place, "truncated": truncate, "by rename": by_rename}
 
-_RESOLUTIONS: tuple[Callable[[Any, Path], object], ...] = (
-    lambda path, _: path.drop(),
-    lambda path, _: path.push(),
-    lambda path, _: path.read_bytes(force_overwrite_from_cloud=True),
-    lambda path, elsewhere: path.save_pending(elsewhere),
-)
+
+def _assert_refused(path: Any) -> None:
+    with pytest.raises(OverwriteNewerLocalError):
+        path.read_bytes()
 
 
 class EditSuite(PathSuite):
     """Local changes, for paths of any backend."""
 
+    views = "copy"
+    """The setting *views*; a subclass may set ``link``."""
+
     @pytest.fixture
     def path(self, make: Any, at: str, ground: RawBucket) -> Any:
         """A path whose object is b"theirs"."""
-        ground.plant("d/a.txt", b"theirs")
-        ground.settle()
+        self.put(ground, b"theirs")
         return make(views=self.views).CloudPath(at + "d/a.txt")
-
-    views = "copy"
-    """The setting *views*; a subclass may set ``link``."""
 
     @pytest.fixture(params=EDITS)
     def edited(self, path: Any, request: pytest.FixtureRequest) -> bytes:
@@ -83,59 +80,39 @@ class EditSuite(PathSuite):
         assert write.state is PendingState.EDIT
         assert path.read_bytes(read_pending=True) == edited
 
-    def test_push_uploads_the_local_edit(self, path: Any, ground: RawBucket, edited: bytes) -> None:
-        path.push()
-        assert ground.content("d/a.txt") == edited
-        assert path.read_bytes() == edited
-        assert path.pending == []
-        assert Path(path.fspath).read_bytes() == edited
+    @pytest.mark.parametrize("way", RESOLUTIONS)
+    def test_a_resolved_edit_does_not_reappear(
+        self, path: Any, ground: RawBucket, edited: bytes, tmp_path: Path, way: str
+    ) -> None:
+        resolve(path, way, tmp_path / "mine", edited)
+        for _ in range(2):
+            assert path.read_bytes() == Path(path.fspath).read_bytes() == self.now(ground)
+        assert self.now(ground) == (edited if way == "push" else b"theirs")
+        assert states(path) == ([PendingState.INCOMPLETE] if way == "read" else []), "set aside, not lost"
 
     def test_an_edit_is_not_pushed_over_an_unseen_version(self, path: Any, ground: RawBucket, edited: bytes) -> None:
-        ground.settle()
-        ground.plant("d/a.txt", b"theirs, newer")
-        ground.settle()
+        self.put(ground, b"theirs, newer")
         with pytest.raises(OverwriteNewerCloudError):
             path.push()
-        assert ground.content("d/a.txt") == b"theirs, newer"
-        with pytest.raises(OverwriteNewerLocalError):
-            path.read_bytes()
+        assert self.now(ground) == b"theirs, newer"
+        _assert_refused(path)
         path.push(force_overwrite_to_cloud=True)
-        assert ground.content("d/a.txt") == edited
-
-    def test_a_forced_read_returns_the_servers_version(self, path: Any, ground: RawBucket, edited: bytes) -> None:
-        assert path.read_bytes(force_overwrite_from_cloud=True) == b"theirs"
-        assert path.read_text() == "theirs"
-        assert [write.state for write in path.pending] == [PendingState.INCOMPLETE], "set aside, not lost"
+        assert self.now(ground) == edited
 
     def test_the_environment_can_force_the_servers_version(
-        self, path: Any, ground: RawBucket, edited: bytes, monkeypatch: pytest.MonkeyPatch
+        self, path: Any, edited: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CLOUDPATHLIB_FORCE_OVERWRITE_FROM_CLOUD", "1")
-        with path.open("rb") as file:
-            assert file.read() == b"theirs"
-
-    def test_an_edit_is_saved_elsewhere(self, path: Any, ground: RawBucket, edited: bytes, tmp_path: Path) -> None:
-        path.save_pending(tmp_path / "mine")
-        assert (tmp_path / "mine").read_bytes() == edited
-        assert path.read_bytes() == b"theirs" == ground.content("d/a.txt")
-        assert path.pending == []
-
-    def test_a_resolved_edit_does_not_reappear(self, path: Any, ground: RawBucket, edited: bytes) -> None:
-        path.drop()
-        for _ in range(2):
-            assert path.read_bytes() == b"theirs"
-            assert Path(path.fspath).read_bytes() == b"theirs"
-        assert path.pending == []
+        assert content(path) == b"theirs"
 
     def test_the_same_copy_can_be_changed_and_pushed_again(self, path: Any, ground: RawBucket) -> None:
         view = Path(path.fspath)
         for number in range(3):
             view.chmod(0o600)
             view.write_bytes(b"mine, %d" % number)
-            with pytest.raises(OverwriteNewerLocalError):
-                path.read_bytes()
+            _assert_refused(path)
             path.push()
-            assert ground.content("d/a.txt") == b"mine, %d" % number
+            assert self.now(ground) == b"mine, %d" % number
             assert path.fspath == str(view), "it is the view of what was pushed"
 
     def test_a_touched_view_is_unchanged(self, path: Any, ground: RawBucket) -> None:
@@ -145,28 +122,25 @@ class EditSuite(PathSuite):
         view.write_bytes(b"theirs")
         assert path.read_bytes() == b"theirs"
         path.write_bytes(b"mine")
-        assert ground.content("d/a.txt") == b"mine"
+        assert self.now(ground) == b"mine"
         assert path.pending == []
 
     def test_another_uri_with_the_same_bytes_is_not_affected(
         self, path: Any, make: Any, ground: RawBucket, at: str, tmp_path: Path
     ) -> None:
-        ground.plant("d/twin.txt", b"theirs")
-        ground.settle()
+        self.put(ground, b"theirs", "d/twin.txt")
         twin = make(views=self.views).CloudPath(at + "d/twin.txt")
-        assert twin.read_bytes() == b"theirs"
         trusting = make(views=self.views, freshness="immutable").CloudPath(at + "d/twin.txt")
-        for number, (edit, resolve) in enumerate(itertools.product(EDITS.values(), _RESOLUTIONS)):
-            ground.plant("d/a.txt", b"theirs")
-            ground.settle()
+        assert twin.read_bytes() == b"theirs"
+        for number, (edit, way) in enumerate(itertools.product(EDITS.values(), RESOLUTIONS)):
+            self.put(ground, b"theirs")
             view, cache = Path(path.fspath), path.client.cache
             blob = cache.blob_path(cache.stat(str(path)))
             assert os.path.samefile(view, blob) == (self.views == "link")
             edit(view)
-            with pytest.raises(OverwriteNewerLocalError):
-                path.read_bytes()
+            _assert_refused(path)
             assert trusting.read_bytes() == twin.read_bytes() == b"theirs"
-            resolve(path, tmp_path / f"elsewhere{number}")
+            resolve(path, way, tmp_path / f"mine{number}", view.read_bytes())
             assert trusting.read_bytes() == twin.read_bytes() == b"theirs"
             assert twin.pending == []
         # Not earlier: two views that are links of one blob are one file.
@@ -178,45 +152,36 @@ class EditSuite(PathSuite):
         path.client.clear_cache()
         assert [file.is_changed for file in cache.clear().in_use] == [True]
         cache.execute(cache.plan(max_size=0))
-        with pytest.raises(OverwriteNewerLocalError):
-            path.read_bytes()
+        _assert_refused(path)
         assert [write.state for write in cache.clear().pending] == [PendingState.EDIT]
         path.push()
-        assert ground.content("d/a.txt") == edited
+        assert self.now(ground) == edited
         assert path.read_bytes() == edited
 
     def test_another_process_sees_an_edit_that_this_one_recorded(self, path: Any, edited: bytes) -> None:
-        with pytest.raises(OverwriteNewerLocalError):
-            path.read_bytes()
+        _assert_refused(path)
 
         def is_refused() -> bool:
-            try:
-                path.read_bytes()
-            except OverwriteNewerLocalError:
-                return bool(path.read_bytes(read_pending=True) == edited)
-            return False
+            _assert_refused(path)
+            return bool(path.read_bytes(read_pending=True) == edited)
 
         assert in_forked_child(is_refused)
 
-    def test_an_edit_that_is_noticed_during_an_upload_still_waits_for_a_decision(
-        self, path: Any, ground: RawBucket
-    ) -> None:
+    def test_an_edit_that_is_noticed_during_an_upload_still_blocks(self, path: Any, ground: RawBucket) -> None:
         view = Path(path.fspath)
         with path.open("ab") as file:
             file.write(b" and mine")
             by_rename(view)
             path.client.cache.record_changes(path.client.store_key(path.uri))
-        assert ground.content("d/a.txt") == b"theirs and mine"
-        assert [write.state for write in path.pending] == [PendingState.EDIT]
-        with pytest.raises(OverwriteNewerLocalError):
-            path.read_bytes()
+        assert self.now(ground) == b"theirs and mine"
+        assert states(path) == [PendingState.EDIT]
+        _assert_refused(path)
 
     # --- tools that take a path ---------------------------------------------------------------------------------------
 
     def test_a_tools_file_is_pending_until_a_push(self, path: Any, ground: RawBucket) -> None:
         new = path.with_name("new.csv")
-        with open(new, "w") as file:  # what pandas and numpy do with a path
-            file.write("a,b\n")
+        Path(new).write_text("a,b\n")  # what pandas and numpy do with a path
         assert ground.content("d/new.csv") is None
         with pytest.warns(UserWarning, match="never uploaded"):
             name = new.fspath
@@ -233,8 +198,7 @@ class EditSuite(PathSuite):
     def test_a_tools_file_does_not_overwrite_a_newer_object(self, path: Any, ground: RawBucket) -> None:
         new = path.with_name("new.csv")
         Path(new).write_text("mine")
-        ground.plant("d/new.csv", b"theirs")
-        ground.settle()
+        self.put(ground, b"theirs", "d/new.csv")
         with pytest.raises(OverwriteNewerCloudError):
             new.push()
         with warnings.catch_warnings():
@@ -248,23 +212,19 @@ class EditSuite(PathSuite):
             assert os.path.basename(name) == "a.txt"
             assert Path(name).read_bytes() == b"theirs"
             Path(name).write_bytes(b"mine")
-            assert ground.content("d/a.txt") == b"theirs"
-        assert ground.content("d/a.txt") == b"mine" == path.read_bytes()
+            assert self.now(ground) == b"theirs"
+        assert self.now(ground) == b"mine" == path.read_bytes()
         assert not os.path.lexists(name)
         assert path.pending == []
 
     def test_a_database_is_made_and_changed(self, path: Any, ground: RawBucket) -> None:
         new = path.with_name("new.db")
         for number in range(3):
-            with new.edit() as name:
-                database = sqlite3.connect(name)
+            with new.edit() as name, closing(sqlite3.connect(name)) as database, database:
                 database.execute("create table if not exists t (x)")
                 database.execute("insert into t values (?)", [number])
-                database.commit()
-                database.close()
-        database = sqlite3.connect(new.fspath)
-        assert database.execute("select x from t").fetchall() == [(0,), (1,), (2,)]
-        database.close()
+        with closing(sqlite3.connect(new.fspath)) as database:
+            assert database.execute("select x from t").fetchall() == [(0,), (1,), (2,)]
 
     def test_an_exception_in_an_edit_uploads_nothing(self, path: Any, ground: RawBucket) -> None:
         def fail() -> None:
@@ -274,15 +234,14 @@ class EditSuite(PathSuite):
 
         with pytest.raises(ZeroDivisionError):
             fail()
-        assert ground.content("d/a.txt") == b"theirs" == path.read_bytes()
+        assert self.now(ground) == b"theirs" == path.read_bytes()
         assert path.pending == []
 
     def test_an_edit_of_what_changed_meanwhile_is_refused_and_kept(self, path: Any, ground: RawBucket) -> None:
         def edit() -> None:
             with path.edit() as name:
                 Path(name).write_bytes(b"mine")
-                ground.plant("d/a.txt", b"theirs, newer")
-                ground.settle()
+                self.put(ground, b"theirs, newer")
 
         with pytest.raises(OverwriteNewerCloudError, match="kept at"):
             edit()
@@ -296,7 +255,7 @@ class EditSuite(PathSuite):
         with path.with_name("new").edit():
             pass
         assert ground.content("d/new") is None
-        assert ground.content("d/a.txt") == b"theirs"
+        assert self.now(ground) == b"theirs"
 
         def remove() -> None:
             with path.edit() as name:
@@ -304,19 +263,12 @@ class EditSuite(PathSuite):
 
         with pytest.raises(FileNotFoundError, match="was removed; nothing was uploaded"):
             remove()
-        assert ground.content("d/a.txt") == b"theirs" == path.read_bytes()
+        assert self.now(ground) == b"theirs" == path.read_bytes()
 
     def test_an_edit_blocks_other_writers(self, path: Any, ground: RawBucket) -> None:
-        done: list[int] = []
-
-        def append() -> None:
-            with path.open("ab") as file:
-                file.write(b" and theirs")
-            done.append(1)
-
-        with path.edit() as name:
-            thread = threading.Thread(target=append)
-            thread.start()
-            Path(name).write_bytes(b"mine")
-        thread.join(30)
-        assert done and ground.content("d/a.txt") == b"mine and theirs"
+        with ThreadPoolExecutor(1) as pool:
+            with path.edit() as name:
+                theirs = pool.submit(append, path, b" and theirs")
+                Path(name).write_bytes(b"mine")
+            theirs.result(TIMEOUT)
+        assert self.now(ground) == b"mine and theirs"

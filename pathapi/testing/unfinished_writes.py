@@ -5,45 +5,51 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from casstore import PendingState, ReentrantWriteError
 from pathapi.exceptions import CloudUnavailableError, PendingWriteError
-from pathapi.testing.intercepting_backend import interpose
-from pathapi.testing.path_suite import WritingSuite
-from pathapi.testing.raw_bucket import RawBucket, in_forked_child
+from pathapi.testing.intercepting_backend import InterceptingBackend, interpose
+from pathapi.testing.path_suite import PathSuite, append, states
+from pathapi.testing.raw_bucket import TIMEOUT, RawBucket, in_forked_child
 
-_TIMEOUT = 30.0
-"""Seconds that a test waits for a thread."""
+
+def _network_is_away() -> None:
+    raise CloudUnavailableError("the network is away")
+
+
+def _answer_is_lost() -> None:
+    raise CloudUnavailableError("the answer was lost")
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def _eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + _TIMEOUT
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 
-class UnfinishedWrites(WritingSuite):
+class UnfinishedWrites(PathSuite):
     """Writes that were not uploaded when the file was closed."""
 
     # --- no network --------------------------------------------------------------------------------------------------
 
-    def test_without_a_network_the_bytes_are_kept_and_uploaded_later(self, path: Any, ground: RawBucket) -> None:
+    def test_without_a_network_the_bytes_are_kept_and_uploaded_later(
+        self, path: Any, ground: RawBucket, wire: InterceptingBackend
+    ) -> None:
         self.put(ground, b"old")
-        wire = interpose(path.client, path.uri.bucket)
-
-        def fail() -> None:
-            raise CloudUnavailableError("the network is away")
-
         file = path.open("wb")
         file.write(b"mine")
-        wire.before.update(write=fail, head=fail, read=fail)
+        wire.before.update(write=_network_is_away, head=_network_is_away, read=_network_is_away)
         with pytest.raises(CloudUnavailableError, match=r"the network is away.*The bytes are kept at"):
             file.close()
         with pytest.raises(PendingWriteError, match="the network is away"):
@@ -52,32 +58,28 @@ class UnfinishedWrites(WritingSuite):
             path.push()
         wire.before.clear()
         path.push()
-        assert self.now(ground) == b"mine"
-        assert path.read_bytes() == b"mine"
+        assert self.now(ground) == path.read_bytes() == b"mine"
         assert path.pending == []
 
-    def test_a_pushed_forced_write_sets_aside_what_it_overwrote(self, path: Any, ground: RawBucket) -> None:
+    def test_a_pushed_forced_write_sets_aside_what_it_overwrote(
+        self, path: Any, ground: RawBucket, wire: InterceptingBackend
+    ) -> None:
         self.put(ground, b"old")
-        wire = interpose(path.client, path.uri.bucket)
-
-        def fail() -> None:
-            raise CloudUnavailableError("the network is away")
-
-        wire.before.update(write=fail, read=fail)
+        wire.before.update(write=_network_is_away, read=_network_is_away)
         for data, force in ((b"mine", False), (b"forced", True)):
             with pytest.raises(CloudUnavailableError):
                 path.write_bytes(data, force_overwrite_to_cloud=force)
         wire.before.clear()
         path.push(path.pending[-1])
         assert self.now(ground) == path.read_bytes() == b"forced"
-        assert [write.state for write in path.pending] == [PendingState.INCOMPLETE]
+        assert states(path) == [PendingState.INCOMPLETE]
 
-    @pytest.mark.parametrize("held", [b"old", None], ids=["held", "unknown"])
+    @pytest.mark.parametrize("cached", [b"old", None], ids=["cached", "unknown"])
     def test_a_write_offline_is_kept_until_the_network_is_back(
-        self, make: Any, ground: RawBucket, at: str, monkeypatch: pytest.MonkeyPatch, held: bytes | None
+        self, make: Any, ground: RawBucket, at: str, monkeypatch: pytest.MonkeyPatch, cached: bytes | None
     ) -> None:
-        if held is not None:
-            self.put(ground, held)
+        if cached is not None:
+            self.put(ground, cached)
             make().CloudPath(at + "d/a.txt").read_bytes()
         with monkeypatch.context() as offline:
             offline.setenv("CASSTORE_OFFLINE", "1")
@@ -90,24 +92,20 @@ class UnfinishedWrites(WritingSuite):
         make().CloudPath(at + "d/a.txt").push()
         assert self.now(ground) == b"mine"
 
-    def test_a_lost_answer_is_no_conflict_and_no_failure(self, path: Any, ground: RawBucket) -> None:
-        wire = interpose(path.client, path.uri.bucket)
-
-        def lose() -> None:
-            raise CloudUnavailableError("the answer was lost")
-
-        wire.after["write"] = lose
+    def test_a_lost_answer_is_no_conflict_and_no_failure(
+        self, path: Any, ground: RawBucket, wire: InterceptingBackend
+    ) -> None:
+        wire.after["write"] = _answer_is_lost
         path.write_bytes(b"mine")
-        assert self.now(ground) == b"mine"
+        assert self.now(ground) == path.read_bytes() == b"mine"
         assert path.pending == []
-        assert path.read_bytes() == b"mine"
 
-    def test_a_push_of_a_completed_upload_succeeds(self, path: Any, ground: RawBucket) -> None:
-        wire = interpose(path.client, path.uri.bucket)
-
+    def test_a_push_of_a_completed_upload_succeeds(
+        self, path: Any, ground: RawBucket, wire: InterceptingBackend
+    ) -> None:
         def lose() -> None:
-            wire.before["head"] = lose
-            raise CloudUnavailableError("the answer was lost")
+            wire.before["head"] = _answer_is_lost
+            _answer_is_lost()
 
         wire.after["write"] = lose
         with pytest.raises(CloudUnavailableError, match="kept at"):
@@ -118,13 +116,10 @@ class UnfinishedWrites(WritingSuite):
         assert self.now(ground) == b"mine"
         assert path.pending == []
 
-    def test_an_interrupted_upload_keeps_its_bytes(self, path: Any, ground: RawBucket) -> None:
-        wire = interpose(path.client, path.uri.bucket)
-
-        def interrupt() -> None:
-            raise KeyboardInterrupt
-
-        wire.before["write"] = interrupt
+    def test_an_interrupted_upload_keeps_its_bytes(
+        self, path: Any, ground: RawBucket, wire: InterceptingBackend
+    ) -> None:
+        wire.before["write"] = _interrupt
         with pytest.raises(KeyboardInterrupt) as caught:
             path.write_bytes(b"mine")
         assert "kept at" in "".join(caught.value.__notes__)
@@ -142,19 +137,12 @@ class UnfinishedWrites(WritingSuite):
         assert self.now(ground) == b"the first goes on"
 
     def test_the_next_writer_waits_for_the_one_before(self, path: Any, ground: RawBucket) -> None:
-        done: list[bytes] = []
-
-        def append() -> None:
+        with ThreadPoolExecutor(1) as pool:
             with path.open("ab") as file:
-                file.write(b"second")
-            done.append(b"second")
-
-        with path.open("ab") as file:
-            thread = threading.Thread(target=append)
-            thread.start()
-            file.write(b"first ")
-        thread.join(_TIMEOUT)
-        assert done and self.now(ground) == b"first second"
+                second = pool.submit(append, path, b"second")
+                file.write(b"first ")
+            second.result(TIMEOUT)
+        assert self.now(ground) == b"first second"
 
     def test_readers_do_not_wait_for_a_writer(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"old")
@@ -171,6 +159,7 @@ class UnfinishedWrites(WritingSuite):
     @pytest.mark.parametrize("mode", ["wb", "w", "r+b", "a"])
     def test_a_file_that_is_collected_unclosed_is_set_aside(self, path: Any, ground: RawBucket, mode: str) -> None:
         self.put(ground, b"old")
+        expected = b"oldmine" if mode == "a" else b"mine"
 
         def forget() -> None:
             path.open(mode).write(b"mine" if "b" in mode else "mine")
@@ -179,12 +168,11 @@ class UnfinishedWrites(WritingSuite):
         with pytest.warns(ResourceWarning, match=r"a\.txt was opened for writing and never closed"):
             forget()
         _eventually(lambda: path.pending)
-        (write,) = path.pending
-        assert write.state is PendingState.INCOMPLETE
-        assert path.read_bytes(read_pending=True) == (b"oldmine" if mode == "a" else b"mine")
+        assert states(path) == [PendingState.INCOMPLETE]
+        assert path.read_bytes(read_pending=True) == expected
         assert path.read_bytes() == b"old"
         path.push()
-        assert self.now(ground) == (b"oldmine" if mode == "a" else b"mine")
+        assert self.now(ground) == expected
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
     def test_a_file_in_a_cycle_loses_nothing(self, path: Any, ground: RawBucket) -> None:
@@ -198,7 +186,7 @@ class UnfinishedWrites(WritingSuite):
         assert self.now(ground) is None
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
-    def test_a_finaliser_does_not_wait_for_locks(self, path: Any, ground: RawBucket) -> None:
+    def test_a_finaliser_does_not_wait_for_locks(self, path: Any) -> None:
         """A finaliser may run while its thread holds a lock."""
         file = path.open("wb")
         file.write(b"mine")
@@ -208,9 +196,7 @@ class UnfinishedWrites(WritingSuite):
         _eventually(lambda: path.pending)
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
-    def test_a_file_that_is_finalised_before_the_text_above_it_waits_for_that(
-        self, path: Any, ground: RawBucket
-    ) -> None:
+    def test_a_file_that_is_finalised_before_its_text_waits_for_that(self, path: Any) -> None:
         """In a cycle, the order is undefined, and another thread may run between the two."""
         text = path.open("w")
         text.write("mine")
@@ -231,8 +217,7 @@ class UnfinishedWrites(WritingSuite):
         with path.open("w") as file:
             file.write("whole")
         assert self.now(ground) == b"whole"
-        (write,) = path.pending
-        assert (write.state, path.read_bytes(read_pending=True)) == (PendingState.INCOMPLETE, b"half")
+        assert (states(path), path.read_bytes(read_pending=True)) == ([PendingState.INCOMPLETE], b"half")
         left.close()
         assert self.now(ground) == b"whole"
 

@@ -10,9 +10,9 @@ import pytest
 
 from casstore import Condition, PendingState
 from pathapi.exceptions import OverwriteNewerCloudError, PendingWriteError
-from pathapi.testing.intercepting_backend import interpose
-from pathapi.testing.path_suite import WritingSuite
-from pathapi.testing.raw_bucket import RawBucket, count_descriptors
+from pathapi.testing.intercepting_backend import InterceptingBackend
+from pathapi.testing.path_suite import RESOLUTIONS, append, damage, resolve, states
+from pathapi.testing.raw_bucket import RawBucket, assert_leaves_no_descriptor
 from pathapi.testing.unfinished_writes import UnfinishedWrites
 
 _FORMS = {
@@ -27,7 +27,7 @@ _FORMS = {
 }
 
 
-class WriteSuite(UnfinishedWrites, WritingSuite):
+class WriteSuite(UnfinishedWrites):
     """Writes, for paths of any backend."""
 
     # --- content -----------------------------------------------------------------------------------------------------
@@ -98,49 +98,40 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         assert path.pending == []
         path.write_bytes(b"and the lock is free")
 
-    def test_a_write_is_cached_without_a_second_copy_or_a_download(self, path: Any, ground: RawBucket) -> None:
+    def test_a_write_is_cached_without_a_second_copy_or_a_download(self, path: Any, wire: InterceptingBackend) -> None:
         data = os.urandom(200_000)
         path.write_bytes(data)
-        wire = interpose(path.client, path.uri.bucket)
+        wire.calls.clear()
         assert path.read_bytes(freshness="immutable") == data
         (entry,) = path.client.cache.entries(str(path))
         assert os.stat(path.client.cache.blob_path(entry)).st_nlink == 1
         assert not wire.calls
 
     @pytest.mark.parametrize("mode", ["wb", "ab", "r+b"])
-    def test_an_unchanged_object_is_not_uploaded(self, path: Any, ground: RawBucket, mode: str) -> None:
+    def test_an_unchanged_object_is_not_uploaded(
+        self, path: Any, ground: RawBucket, wire: InterceptingBackend, mode: str
+    ) -> None:
         self.put(ground, b"the same")
         assert path.read_bytes() == b"the same"
-        wire = interpose(path.client, path.uri.bucket)
         with path.open(mode) as file:
             file.write(b"the same" if mode == "wb" else b"")
         assert wire.calls["write"] == 0
         assert self.now(ground) == b"the same"
 
-    def test_unchanged_bytes_are_uploaded_without_a_revalidation(self, path: Any, ground: RawBucket) -> None:
+    def test_unchanged_bytes_are_uploaded_unless_the_cache_is_sure(
+        self, path: Any, ground: RawBucket, wire: InterceptingBackend
+    ) -> None:
         """The cached version may be old: only a revalidation at this moment makes the upload unnecessary."""
         self.put(ground, b"the same")
         path.read_bytes()
-        wire = interpose(path.client, path.uri.bucket)
         with path.open("wb", freshness="immutable") as file:
             file.write(b"the same")
         assert wire.calls["write"] == 1
         path.write_bytes(b"the same", force_overwrite_to_cloud=True)
         assert wire.calls["write"] == 2
-
-    def test_unchanged_bytes_are_uploaded_if_the_cached_blob_is_damaged(self, path: Any, ground: RawBucket) -> None:
-        self.put(ground, b"the same")
-        path.read_bytes()
-        cache = path.client.cache
-        cache.flush()
-        (entry,) = cache.entries(str(path))
-        blob, status = cache.blob_path(entry), os.stat(cache.blob_path(entry))
-        os.chmod(blob, 0o644)
-        Path(blob).write_bytes(b"THE SAME")
-        os.utime(blob, ns=(status.st_atime_ns, status.st_mtime_ns))
-        wire = interpose(path.client, path.uri.bucket)
+        damage(path, b"THE SAME")
         path.write_bytes(b"the same")
-        assert wire.calls["write"] == 1
+        assert wire.calls["write"] == 3
 
     # --- conflicts ---------------------------------------------------------------------------------------------------
 
@@ -161,8 +152,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         list(path.parent.iterdir())
         self.fail_at_close(path, ground)
         assert self.now(ground) == b"theirs"
-        (write,) = path.pending
-        assert write.state is PendingState.FAILED
+        assert states(path) == [PendingState.FAILED]
 
     def test_one_call_requests_the_version_of_an_unlisted_object(self, path: Any, ground: RawBucket) -> None:
         list(path.parent.iterdir())
@@ -210,34 +200,15 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
             assert (self.now(ground), ground.content(f"d/{other_name}")) == (b"theirs", b"other")
         assert len(path.pending) == 1
 
-    def test_the_refused_write_is_uploaded_over_the_other_by_force(self, path: Any, ground: RawBucket) -> None:
+    @pytest.mark.parametrize("way", RESOLUTIONS)
+    def test_a_refused_write_is_resolved(self, path: Any, ground: RawBucket, tmp_path: Path, way: str) -> None:
         self.fail_at_close(path, ground)
-        path.push(force_overwrite_to_cloud=True)
-        assert self.now(ground) == b"mine"
-        assert path.pending == []
-        assert path.read_bytes() == b"mine"
-
-    def test_the_refused_write_is_saved_elsewhere(self, path: Any, ground: RawBucket, tmp_path: Path) -> None:
-        self.fail_at_close(path, ground)
-        path.save_pending(tmp_path / "mine.txt")
-        assert (tmp_path / "mine.txt").read_bytes() == b"mine"
-        assert path.pending == []
-        assert path.read_bytes() == b"theirs"
-
-    def test_the_refused_write_is_discarded(self, path: Any, ground: RawBucket) -> None:
-        self.fail_at_close(path, ground)
-        assert [write.size for write in path.drop()] == [4]
-        assert path.pending == []
-        assert path.read_bytes() == b"theirs"
-        with pytest.raises(FileNotFoundError, match="nothing is pending"):
-            path.push()
-
-    def test_taking_the_clouds_version_sets_the_refused_write_aside(self, path: Any, ground: RawBucket) -> None:
-        self.fail_at_close(path, ground)
-        assert path.read_bytes(force_overwrite_from_cloud=True) == b"theirs"
-        assert path.read_text() == "theirs"
-        (write,) = path.pending
-        assert write.state is PendingState.INCOMPLETE
+        resolve(path, way, tmp_path / "mine", b"mine", force=True)
+        assert self.now(ground) == (b"mine" if way == "push" else b"theirs")
+        assert states(path) == ([PendingState.INCOMPLETE] if way == "read" else [])
+        if way != "read":
+            with pytest.raises(FileNotFoundError, match="nothing is pending"):
+                path.push()
 
     def test_a_forced_write_sets_the_refused_one_aside(
         self, path: Any, ground: RawBucket, monkeypatch: pytest.MonkeyPatch
@@ -245,9 +216,8 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         self.fail_at_close(path, ground)
         monkeypatch.setenv("CLOUDPATHLIB_FORCE_OVERWRITE_TO_CLOUD", "true")
         path.write_bytes(b"a third")
-        assert self.now(ground) == b"a third"
-        assert [write.state for write in path.pending] == [PendingState.INCOMPLETE]
-        assert path.read_bytes() == b"a third"
+        assert self.now(ground) == path.read_bytes() == b"a third"
+        assert states(path) == [PendingState.INCOMPLETE]
 
     def test_a_forced_write_overwrites_an_unseen_version(self, path: Any, ground: RawBucket) -> None:
         with path.open("wb", force_overwrite_to_cloud=True) as file:
@@ -265,8 +235,7 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
         (write,) = path.pending
         assert (write.state, write.size) == (PendingState.INCOMPLETE, 4)
         assert path.read_bytes() == b"theirs"
-        with path.open("ab") as file:
-            file.write(b"!")
+        append(path, b"!")
         assert self.now(ground) == b"theirs!"
 
     def test_a_deleted_object_is_not_created_again_without_force(self, path: Any, ground: RawBucket) -> None:
@@ -307,16 +276,11 @@ class WriteSuite(UnfinishedWrites, WritingSuite):
     def test_writing_leaves_no_descriptor_open(self, path: Any, ground: RawBucket) -> None:
         def use() -> None:
             path.write_bytes(os.urandom(1000))
-            with path.open("a") as text:
-                text.write("more")
+            append(path, b"more")
             with pytest.raises(FileExistsError):
                 path.open("xb").close()
             with pytest.raises(ZeroDivisionError), path.open("w"):
                 raise ZeroDivisionError
             path.client.cache.flush()
 
-        use()
-        before = count_descriptors()
-        for _ in range(5):
-            use()
-        assert count_descriptors() <= before
+        assert_leaves_no_descriptor(use)
