@@ -68,13 +68,17 @@ class BackendSuite:
     # --- reading -------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("size", SIZES)
-    def test_both_methods_read_a_whole_object(self, backend: Backend, ground: RawBucket, at: str, size: int) -> None:
+    def test_an_object_is_read_and_written(self, backend: Backend, ground: RawBucket, at: str, size: int) -> None:
         data = os.urandom(size)
         ground.plant(at + "a", data)
         assert read(backend, at + "a") == data
         body = opened(backend, at + "a")
         assert (body.info.key, body.info.size, body.length) == (at + "a", size, size)
         assert drain(body) == data
+        info = write(backend, at + "deep/er/a", data)
+        assert ground.content(at + "deep/er/a") == data
+        assert (info.key, info.size) == (at + "deep/er/a", size)
+        assert backend.head(at + "deep/er/a").validator.same_version(info.validator)
 
     def test_a_range_returns_its_bytes_and_the_objects_size(self, backend: Backend, ground: RawBucket, at: str) -> None:
         data = b"0123456789"
@@ -145,9 +149,7 @@ class BackendSuite:
             assert info.validator.same_version(version)
             assert info.validator.etag is None or not info.validator.etag.startswith(('"', "W/"))
 
-    def test_an_expected_version_is_not_read_once_it_is_replaced(
-        self, backend: Backend, ground: RawBucket, at: str
-    ) -> None:
+    def test_a_replaced_version_is_not_read(self, backend: Backend, ground: RawBucket, at: str) -> None:
         first = planted(backend, ground, at + "a", b"first")
         assert read(backend, at + "a", 1, 3, expect=first) == b"ir"
         assert not planted(backend, ground, at + "a", b"other").same_version(first), "of equal size"
@@ -168,14 +170,6 @@ class BackendSuite:
             backend.read(at + "a", unless=first)
 
     # --- writing -------------------------------------------------------------------------------------------------
-
-    @pytest.mark.parametrize("size", SIZES)
-    def test_a_write_stores_the_bytes(self, backend: Backend, ground: RawBucket, at: str, size: int) -> None:
-        data = os.urandom(size)
-        info = write(backend, at + "deep/er/a", data)
-        assert ground.content(at + "deep/er/a") == data
-        assert (info.key, info.size) == (at + "deep/er/a", size)
-        assert backend.head(at + "deep/er/a").validator.same_version(info.validator)
 
     def test_a_write_replaces_the_expected_version(self, backend: Backend, ground: RawBucket, at: str) -> None:
         ground.plant(at + "a", b"a longer first version")
@@ -204,39 +198,36 @@ class BackendSuite:
         assert ground.content(at + "a") is None
 
     @pytest.mark.parametrize("is_there", [False, True])
-    def test_one_of_concurrent_writers_succeeds(
-        self, backend: Backend, ground: RawBucket, at: str, is_there: bool
-    ) -> None:
+    def test_one_of_concurrent_writers_wins(self, backend: Backend, ground: RawBucket, at: str, is_there: bool) -> None:
         version = planted(backend, ground, at + "a", b"writer ?") if is_there else ABSENT
         winner = only_winner(lambda data: write(backend, at + "a", data, version))
         assert ground.content(at + "a") == winner
 
     # --- listing -------------------------------------------------------------------------------------------------
 
-    def test_a_prefix_is_a_string_not_a_path_segment(self, backend: Backend, ground: RawBucket, at: str) -> None:
-        everything = plant_all(ground, at, ("a-b", "a.txt", "a/x", "a/y/z", "a0", "b"))
+    def test_a_listing_has_the_keys_with_a_prefix(self, backend: Backend, ground: RawBucket, at: str) -> None:
+        everything = plant_all(ground, at, ("a-b", "a.txt", "a/x", "a/y/z", "a0", "b", "dir/q"), b"12")
         assert sorted(keys(backend, at)) == everything
+        # A prefix is a string, not a path segment.
         assert sorted(keys(backend, at + "a")) == everything[:5]
         assert sorted(keys(backend, at + "a/")) == [at + "a/x", at + "a/y/z"]
         assert keys(backend, at + "a/y") == [at + "a/y/z"]
         assert keys(backend, at + "b") == [at + "b"]
         assert keys(backend, at + "c") == keys(backend, at + "b/") == []
+        # A delimited listing groups deeper keys.
+        found = sorted(backend.list(at, delimited=True), key=lambda item: item.key)
+        assert [item.key for item in found] == [at + name for name in ("a-b", "a.txt", "a/", "a0", "b", "dir/")]
+        assert [item.key for item in found if isinstance(item, Prefix)] == [at + "a/", at + "dir/"]
+        assert {item.size for item in found if isinstance(item, ObjectInfo) and not item.is_named_only} <= {2}
+        assert keys(backend, at + "a/", delimited=True) == [at + "a/x", at + "a/y/"]
+        assert sorted(keys(backend, at + "a", delimited=True)) == [at + name for name in ("a-b", "a.txt", "a/", "a0")]
+        assert keys(backend, at + "d", delimited=True) == [at + "dir/"]
 
     def test_a_listing_is_in_the_order_of_the_keys_bytes(self, backend: Backend, ground: RawBucket, at: str) -> None:
         names = ("a-b", "a.txt", "a/x", "a0", "aä", "a\uffee", "a\U0001f388", "b")
         plant_all(ground, at, reversed(names))
         assert keys(backend, at) == [at + name for name in names]
         assert keys(backend, at, delimited=True) == [at + name.replace("/x", "/") for name in names]
-
-    def test_a_delimited_listing_groups_deeper_keys(self, backend: Backend, ground: RawBucket, at: str) -> None:
-        plant_all(ground, at, ("a-b", "a.txt", "a/x", "a/y/z", "a0", "dir/q"), b"12")
-        found = sorted(backend.list(at, delimited=True), key=lambda item: item.key)
-        assert [item.key for item in found] == [at + name for name in ("a-b", "a.txt", "a/", "a0", "dir/")]
-        assert [type(item) for item in found] == [ObjectInfo, ObjectInfo, Prefix, ObjectInfo, Prefix]
-        assert {item.size for item in found if isinstance(item, ObjectInfo) and not item.is_named_only} <= {2}
-        assert keys(backend, at + "a/", delimited=True) == [at + "a/x", at + "a/y/"]
-        assert sorted(keys(backend, at + "a", delimited=True)) == [at + name for name in ("a-b", "a.txt", "a/", "a0")]
-        assert keys(backend, at + "d", delimited=True) == [at + "dir/"]
 
     def test_a_directory_without_objects_does_not_exist(self, backend: Backend, ground: RawBucket, at: str) -> None:
         plant_all(ground, at, ("dir/only", "a"))
@@ -359,9 +350,7 @@ class BackendSuite:
         backend.delete([at + "a"], expect=newer)
         assert ground.content(at + "a") is None
 
-    def test_a_delete_of_a_version_that_is_gone_is_a_mismatch(
-        self, backend: Backend, ground: RawBucket, at: str
-    ) -> None:
+    def test_a_delete_of_a_missing_version_is_refused(self, backend: Backend, ground: RawBucket, at: str) -> None:
         version = planted(backend, ground, at + "a", b"first")
         ground.remove(at + "a")
         with pytest.raises(VersionMismatchError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +63,6 @@ def damage(path: Any, data: bytes) -> None:
 
 class PathSuite:
     """Needs three fixtures: `ground`, `make` (creates a client) and `at` (the root's URI, which ends in a slash)."""
-
-    @pytest.fixture
-    def ground(self) -> RawBucket:
-        raise NotImplementedError(f"{type(self).__name__} must define the fixture `ground`")
-
-    @pytest.fixture
-    def make(self) -> Callable[..., Any]:
-        raise NotImplementedError(f"{type(self).__name__} must define the fixture `make`")
-
-    @pytest.fixture
-    def at(self) -> str:
-        raise NotImplementedError(f"{type(self).__name__} must define the fixture `at`")
 
     @pytest.fixture
     def path(self, make: Any, at: str) -> Any:

@@ -43,7 +43,7 @@ class UnfinishedWrites(PathSuite):
 
     # --- no network --------------------------------------------------------------------------------------------------
 
-    def test_without_a_network_the_bytes_are_kept_and_uploaded_later(
+    def test_without_a_network_the_bytes_are_kept(
         self, path: Any, ground: RawBucket, wire: InterceptingBackend
     ) -> None:
         self.put(ground, b"old")
@@ -61,7 +61,7 @@ class UnfinishedWrites(PathSuite):
         assert self.now(ground) == path.read_bytes() == b"mine"
         assert path.pending == []
 
-    def test_a_pushed_forced_write_sets_aside_what_it_overwrote(
+    def test_a_forced_push_sets_other_writes_aside(
         self, path: Any, ground: RawBucket, wire: InterceptingBackend
     ) -> None:
         self.put(ground, b"old")
@@ -92,15 +92,13 @@ class UnfinishedWrites(PathSuite):
         make().CloudPath(at + "d/a.txt").push()
         assert self.now(ground) == b"mine"
 
-    def test_a_lost_answer_is_no_conflict_and_no_failure(
-        self, path: Any, ground: RawBucket, wire: InterceptingBackend
-    ) -> None:
+    def test_a_lost_answer_is_no_failure(self, path: Any, ground: RawBucket, wire: InterceptingBackend) -> None:
         wire.after["write"] = _answer_is_lost
         path.write_bytes(b"mine")
         assert self.now(ground) == path.read_bytes() == b"mine"
         assert path.pending == []
 
-    def test_a_push_of_a_completed_upload_succeeds(
+    def test_an_upload_that_arrived_can_be_pushed(
         self, path: Any, ground: RawBucket, wire: InterceptingBackend
     ) -> None:
         def lose() -> None:
@@ -116,9 +114,7 @@ class UnfinishedWrites(PathSuite):
         assert self.now(ground) == b"mine"
         assert path.pending == []
 
-    def test_an_interrupted_upload_keeps_its_bytes(
-        self, path: Any, ground: RawBucket, wire: InterceptingBackend
-    ) -> None:
+    def test_an_interrupted_write_is_kept(self, path: Any, ground: RawBucket, wire: InterceptingBackend) -> None:
         wire.before["write"] = _interrupt
         with pytest.raises(KeyboardInterrupt) as caught:
             path.write_bytes(b"mine")
@@ -208,7 +204,7 @@ class UnfinishedWrites(PathSuite):
         _eventually(lambda: path.pending)
         assert path.read_bytes(read_pending=True) == b"mine"
 
-    def test_at_a_prompt_a_failed_cell_can_be_run_again(
+    def test_a_failed_cell_can_be_run_again(
         self, path: Any, ground: RawBucket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
