@@ -49,9 +49,43 @@ class Flight:
         """The name that its byte counts are reported under."""
         return name_hash_hex(self.name)
 
+    def enter(self) -> Flight | None:
+        """Make this the process's flight of its name; return the earlier one if there is one."""
+        with self._flights.mutex:
+            earlier = self._flights.under_way.setdefault(self.name, self)
+        return None if earlier is self else earlier
+
     def polls(self) -> Iterator[None]:
         """Wait for the right to download; yield whenever a result may be ready, and once more when it is granted."""
-        return self._flights.polls(self)
+        flights = self._flights
+        if flights.locks is None:
+            yield
+            return
+        while (earlier := self.enter()) is not None:
+            # Another thread contends, for all threads of this process.
+            flights.waits += 1
+            stall = _Stall(flights, self.progress_name)
+            while True:
+                yield
+                with flights.mutex:
+                    if flights.under_way.get(self.name) is not earlier:
+                        break  # it ended, without a result
+                if stall.is_over():
+                    return
+                if earlier.published.is_set():
+                    # Its result is of no use to this caller: only the commit is left, a few milliseconds.
+                    time.sleep(POLL_LAST)
+                else:
+                    earlier.published.wait(_LOOK_AT_RESULT)
+        pause, stall = POLL_FIRST, _Stall(flights, self.progress_name)
+        while True:
+            self.lock = flights.locks.try_acquire(self.name)
+            yield  # after the lock: a result that was committed before its release is found
+            if self.lock is not None or stall.is_over():
+                return
+            flights.waits += pause == POLL_FIRST
+            time.sleep(pause)
+            pause = min(pause * 2, POLL_LAST)
 
     def publish_result(self) -> None:
         """Tell the other threads of this process that they can see the result; they need not wait for its commit."""
@@ -59,7 +93,13 @@ class Flight:
 
     def release(self) -> None:
         """Let the next reader in: the result is committed, or there is none. A second call does nothing."""
-        self._flights.finish(self)
+        with self._flights.mutex:
+            if self._flights.under_way.get(self.name) is self:
+                del self._flights.under_way[self.name]
+        self.published.set()
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
 
     def __enter__(self) -> Self:
         return self
@@ -72,11 +112,9 @@ class SingleFlight:
     """The flights of one store in this process; without *locks*, no reader waits for another."""
 
     def __init__(self, layout: Layout, locks: ByteLocks | None, timeout: float) -> None:
-        self._layout = layout
-        self._locks = locks
-        self._timeout = timeout
-        self._mutex = threading.Lock()
-        self._under_way: dict[bytes, Flight] = {}
+        self.layout, self.locks, self.timeout = layout, locks, timeout
+        self.mutex = threading.Lock()
+        self.under_way: dict[bytes, Flight] = {}
         self.waits = 0
 
     def acquire(self, name: bytes) -> Flight:
@@ -86,77 +124,29 @@ class SingleFlight:
     def try_acquire(self, name: bytes) -> Flight | None:
         """Return the flight, granted, without waiting; None if another reader is downloading."""
         flight = Flight(self, name)
-        if self._locks is None:
+        if self.locks is None:
             return flight
-        earlier = self._enter(flight)
+        earlier = flight.enter()
         if earlier is not None:
             # One of ours whose result only waits for its commit: the caller has found a newer version since.
             return flight if earlier.published.is_set() else None
         try:
-            flight.lock = self._locks.try_acquire(name)
+            flight.lock = self.locks.try_acquire(name)
         finally:
             if flight.lock is None:
-                self.finish(flight)
+                flight.release()
         return None if flight.lock is None else flight
-
-    def _enter(self, flight: Flight) -> Flight | None:
-        """Make *flight* this process's one of its name; return the earlier one if there is one."""
-        with self._mutex:
-            earlier = self._under_way.setdefault(flight.name, flight)
-        return None if earlier is flight else earlier
-
-    def polls(self, flight: Flight) -> Iterator[None]:
-        """See `Flight.polls`."""
-        if self._locks is None:
-            yield
-            return
-        while (earlier := self._enter(flight)) is not None:
-            # Another thread contends, for all threads of this process.
-            self.waits += 1
-            stall = _Stall(self._layout, flight.name, self._timeout)
-            while True:
-                yield
-                with self._mutex:
-                    if self._under_way.get(flight.name) is not earlier:
-                        break  # it ended, without a result
-                if stall.is_over():
-                    return
-                if earlier.published.is_set():
-                    # Its result is of no use to this caller: only the commit is left, a few milliseconds.
-                    time.sleep(POLL_LAST)
-                else:
-                    earlier.published.wait(_LOOK_AT_RESULT)
-        pause, stall = POLL_FIRST, _Stall(self._layout, flight.name, self._timeout)
-        while True:
-            flight.lock = self._locks.try_acquire(flight.name)
-            yield  # after the lock: a result that was committed before its release is found
-            if flight.lock is not None or stall.is_over():
-                return
-            self.waits += pause == POLL_FIRST
-            time.sleep(pause)
-            pause = min(pause * 2, POLL_LAST)
-
-    def finish(self, flight: Flight) -> None:
-        """See `Flight.release`."""
-        with self._mutex:
-            if self._under_way.get(flight.name) is flight:
-                del self._under_way[flight.name]
-        flight.published.set()
-        if flight.lock is not None:
-            flight.lock.release()
-            flight.lock = None
 
 
 class _Stall:
     """Whether the holder of a flight has stalled: its byte count, or the lack of one, has not changed for long."""
 
-    __slots__ = ("_count", "_deadline", "_layout", "_look", "_name", "_timeout")
+    __slots__ = ("_count", "_deadline", "_flights", "_look", "_name")
 
-    def __init__(self, layout: Layout, name: bytes, timeout: float) -> None:
+    def __init__(self, flights: SingleFlight, name: str) -> None:
         now = time.monotonic()
-        self._layout, self._name, self._timeout = layout, name_hash_hex(name), timeout
-        self._deadline, self._look = now + timeout, now + _LOOK_AT_PROGRESS
-        self._count = ""
+        self._flights, self._name, self._count = flights, name, ""
+        self._deadline, self._look = now + flights.timeout, now + _LOOK_AT_PROGRESS
 
     def is_over(self) -> bool:
         """Whether the holder has reported nothing new for the timeout."""
@@ -164,18 +154,16 @@ class _Stall:
         if now < self._look:
             return False
         self._look = now + _LOOK_AT_PROGRESS
-        count = progress_of(self._layout, self._name)
+        count = self._progress()
         if count != self._count:
-            self._count, self._deadline = count, now + self._timeout
+            self._count, self._deadline = count, now + self._flights.timeout
         return now > self._deadline
 
-
-def progress_of(layout: Layout, name: str) -> str:
-    """Return the byte counts of all downloads of *name*, to be compared with an earlier call's."""
-    counts = []
-    with contextlib.suppress(FileNotFoundError), os.scandir(layout.leases) as leases:
-        for lease in leases:
-            path = f"{LeaseLayout(lease.path).progress}/{name}"
-            with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
-                counts.append(file.read())
-    return " ".join(sorted(counts))
+    def _progress(self) -> str:
+        counts = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._flights.layout.leases) as leases:
+            for lease in leases:
+                path = f"{LeaseLayout(lease.path).progress}/{self._name}"
+                with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+                    counts.append(file.read())
+        return " ".join(sorted(counts))
