@@ -75,8 +75,7 @@ def commit_upload(
         raise
     finally:
         target.forget_listed()
-    is_forced = base.condition is Condition.ANY
-    entry = finish_upload(target, staging, snapshot, result.info, moment, write, supersedes=is_forced)
+    entry = finish_upload(target, staging, snapshot, result.info, moment, write, base.condition)
     if result.unconditional:
         warn_of_conditions(target)
     return entry
@@ -89,13 +88,12 @@ def finish_upload(
     info: ObjectInfo,
     moment: Moment,
     write: PendingWrite | None,
-    *,
-    supersedes: bool,
+    condition: Condition,
 ) -> Entry | None:
     """Make *staging*'s bytes, which the server has as *info*, the entry; then discard *write*.
 
-    With *supersedes* (the user forced this write), the URI's other pending writes block it no longer. Otherwise they
-    stay: a local copy, say, that was changed during the upload.
+    Under the *condition* ANY (the user forced this write), the URI's other pending writes block it no longer. Otherwise
+    they stay: a local copy, say, that was changed during the upload.
     """
     client = target.client
     cache, pending = client.cache, client.cache.pending
@@ -114,7 +112,7 @@ def finish_upload(
             error.add_note(f"{target}: the server has the bytes; only the store could not record them")
             raise error from error.__cause__
     # First the others, then this one: a process that is killed in between has recorded all that is needed to go on.
-    if supersedes and cache.unavailable is None and pending.has(target.store_key):
+    if condition is Condition.ANY and cache.unavailable is None and pending.has(target.store_key):
         for other in pending.of(target.store_key):
             if other.blocks:
                 # Not worth failing a write that has arrived: the next use of the URI names the one that still blocks.
@@ -165,8 +163,7 @@ def raise_explained(
                 f"{target}: the object exists already; nothing was changed{where}", **hints
             ) from error
         raise OverwriteNewerCloudError(
-            f"{target}: another writer has changed the object since it was opened; nothing was uploaded{where}",
-            **hints,
+            f"{target}: another writer has changed the object since it was opened; nothing was uploaded{where}", **hints
         ) from error
     if isinstance(error, CloudPathException):
         raise error.extended(where, **hints) from error.__cause__ or error

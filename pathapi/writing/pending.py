@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from casstore import Condition, LockTimeoutError, PendingState, PendingWrite, WriteLock
+from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
@@ -118,8 +118,7 @@ def _resolve_interrupted(target: Location, write: PendingWrite) -> PendingWrite 
         except CloudPathException as error:
             raise conflict_error(target, write) from error
         if info is not None:
-            is_forced = write.condition is Condition.ANY
-            finish_upload(target, staging, snapshot, info, moment, write, supersedes=is_forced)
+            finish_upload(target, staging, snapshot, info, moment, write, write.condition)
             target.forget_listed()
             return None
     finally:
@@ -228,8 +227,7 @@ def push(target: Location, which: PendingWrite | None = None, *, force: bool = F
             finally:
                 target.forget_listed()
             # The writes that this one was forced over block the URI no longer, either.
-            is_forced = base.condition is Condition.ANY
-            finish_upload(target, staging, snapshot, result.info, moment, write, supersedes=is_forced)
+            finish_upload(target, staging, snapshot, result.info, moment, write, base.condition)
             if write.source is not None:
                 cache.mark_uploaded(write.source, write.digest, result.info.validator)
             # The server has these bytes: other pending writes of the same ones are done.

@@ -15,7 +15,7 @@ import io
 import os
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from casstore import (
@@ -64,19 +64,25 @@ class Upload:
         with full_disk(cache.root):
             return with_room(cache, lambda: write(data), memoryview(data).nbytes)
 
-    def _take_staging(self) -> Staging | None:
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[Staging | None]:
+        """Give up the staging file, and then the lock; yield None if this was done before, or in a forked child."""
         staging, self.staging = self.staging, None
-        if staging is not None and not self.is_ours:
-            staging.close_in_child()
-            return None
-        return staging
+        if staging is None or not self.is_ours:
+            if staging is not None:
+                staging.close_in_child()
+            yield None
+            return
+        try:
+            yield staging
+        finally:
+            staging.close()
+            self.lock.release()
 
     def abort(self) -> None:
         """Upload nothing, and discard the bytes."""
-        staging = self._take_staging()
-        if staging is not None:
-            staging.close()
-            self.lock.release()
+        with self._ending():
+            pass
 
     def commit(self) -> Entry | None:
         """Upload, and make the bytes the entry; they are on the server, or safe on this machine, at the end.
@@ -86,20 +92,13 @@ class Upload:
             CloudPathFileExistsError: it was to be created, and exists; it is unchanged.
             CloudPathException: whatever `conditional_put` raises; every message says where the bytes are.
         """
-        staging = self._take_staging()
-        if staging is None:
-            return None
-        try:
+        with self._ending() as staging:
+            if staging is None:
+                return None
             staging.rehash()
             if self._is_unchanged(staging):
-                staging.close()
                 return self._base.entry
             return commit_upload(self.target, staging, self._base, self._snapshot)
-        except BaseException:
-            staging.close()
-            raise
-        finally:
-            self.lock.release()
 
     def _is_unchanged(self, staging: Staging) -> bool:
         """Whether the server, asked in this very open, has these very bytes: by digest, and then byte for byte."""
@@ -116,11 +115,10 @@ class Upload:
 
     def keep_as_incomplete(self, why: str) -> PendingWrite | None:
         """Upload nothing, and keep the bytes as an ``incomplete`` pending write; None if there are none."""
-        staging = self._take_staging()
-        if staging is None:
-            return None
         cache = self.target.client.cache
-        try:
+        with self._ending() as staging:
+            if staging is None:
+                return None
             staging.rehash()
             if not staging.size:
                 return None
@@ -133,9 +131,6 @@ class Upload:
                 lease=cache.lease.name,
                 why=f"{why}; what was written so far",
             )
-        finally:
-            staging.close()
-            self.lock.release()
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

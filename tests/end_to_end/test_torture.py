@@ -326,7 +326,7 @@ def read_by_force():
     assert path.read_bytes(force_overwrite_from_cloud=True) == b"first"
     os._exit(0)
 
-def settle_loosely(target, staging, noted, info, moment, write, *, supersedes):
+def settle_loosely(target, staging, noted, info, moment, write, condition):
     pending = target.client.cache.pending
     for one in pending.of(target.store_key):
         pending.discard(one)
