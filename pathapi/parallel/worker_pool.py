@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Final, Generic, Protocol, TypeVar
 
 from pathapi.parallel.cancellation import Cancelled, set_cancel_event
@@ -35,29 +35,23 @@ class InProgress(Protocol):
     def expected(self) -> int: ...
 
 
+@dataclass(eq=False)
 class WorkerPool(Generic[Item]):
     """Calls ``process(item)`` for every item in *threads* threads; it returns whether nothing had to be transferred.
 
     For *on_progress*, ``size_of(item)`` returns bytes, ``count_of(item)`` objects, and *downloads* unfinished bytes.
     """
 
-    def __init__(
-        self,
-        process: Callable[[Item], bool],
-        size_of: Callable[[Item], int],
-        on_progress: ProgressCallback | None,
-        *,
-        threads: int = THREADS,
-        count_of: Callable[[Item], int] = lambda _: 1,
-        downloads: Callable[[], InProgress] | None = None,
-    ) -> None:
-        self._process = process
-        self._size_of = size_of
-        self._on_progress = on_progress
-        self._threads = threads
-        self._count_of = count_of
-        self._downloads = downloads
-        self._work: queue.Queue[Item | None] = queue.Queue(maxsize=2 * threads)
+    process: Callable[[Item], bool]
+    size_of: Callable[[Item], int]
+    on_progress: ProgressCallback | None
+    _: KW_ONLY
+    threads: int = THREADS
+    count_of: Callable[[Item], int] = lambda _: 1
+    downloads: Callable[[], InProgress] | None = None
+
+    def __post_init__(self) -> None:
+        self._work: queue.Queue[Item | None] = queue.Queue(maxsize=2 * self.threads)
         self._mutex = threading.Lock()
         self._progress = Progress()
         self._failure: BaseException | None = None
@@ -77,9 +71,9 @@ class WorkerPool(Generic[Item]):
                 if self._is_stopping:
                     break
                 with self._mutex:
-                    self._progress.total_files += self._count_of(item)
-                    self._progress.total_bytes += self._size_of(item)
-                if len(workers) < self._threads:
+                    self._progress.total_files += self.count_of(item)
+                    self._progress.total_bytes += self.size_of(item)
+                if len(workers) < self.threads:
                     workers.append(threading.Thread(target=self._drain, name="pathapi-tree", daemon=True))
                     workers[-1].start()
                 self._put(item)
@@ -94,12 +88,12 @@ class WorkerPool(Generic[Item]):
                     worker.join(PROGRESS_SECONDS)
                     self._report()
         except BaseException as error:
-            is_interrupt = not isinstance(error, Exception)
-            if is_interrupt:
-                self._interrupted.set()
-            self._stop(workers, INTERRUPT_SECONDS if is_interrupt else None)
-            if not is_interrupt:
+            if isinstance(error, Exception):
+                self._stop(workers, None)
                 self._raise_failure()  # it came first
+            else:
+                self._interrupted.set()
+                self._stop(workers, INTERRUPT_SECONDS)
             raise
         self._raise_failure()
         self._report(is_last=True)
@@ -123,27 +117,25 @@ class WorkerPool(Generic[Item]):
             worker.join(None if end is None else max(0.0, end - time.monotonic()))
 
     def _put(self, item: Item | None) -> None:
-        while True:
-            try:
+        is_queued = False
+        while not is_queued:
+            with contextlib.suppress(queue.Full):
                 self._work.put(item, timeout=PROGRESS_SECONDS)
-            except queue.Full:
-                self._report()
-            else:
-                break
-        self._report()
+                is_queued = True
+            self._report()
 
     def _report(self, *, is_last: bool = False) -> None:
         now = time.monotonic()
-        if self._on_progress is None or (now - self._reported < PROGRESS_SECONDS and not is_last):
+        if self.on_progress is None or (now - self._reported < PROGRESS_SECONDS and not is_last):
             return
         self._reported = now
         with self._mutex:
             state = replace(self._progress)
-        if self._downloads is not None and not is_last:
-            underway = self._downloads()
+        if self.downloads is not None and not is_last:
+            underway = self.downloads()
             state.underway = underway.received
             state.total_bytes = state.total_bytes or underway.expected
-        self._on_progress(state)
+        self.on_progress(state)
 
     def _drain(self) -> None:
         set_cancel_event(self._interrupted)
@@ -158,7 +150,7 @@ class WorkerPool(Generic[Item]):
 
     def _do(self, item: Item) -> None:
         try:
-            was_held = self._process(item)
+            was_held = self.process(item)
         except Exception as error:  # noqa: BLE001 (raised by `run`)
             with self._mutex:
                 self._failure = self._failure or error
@@ -166,7 +158,7 @@ class WorkerPool(Generic[Item]):
             return
         with self._mutex:
             done = self._progress
-            done.files += self._count_of(item)
-            done.bytes += self._size_of(item)
+            done.files += self.count_of(item)
+            done.bytes += self.size_of(item)
             done.total_bytes = max(done.total_bytes, done.bytes)  # the size may be known only now
             done.held += was_held

@@ -225,9 +225,8 @@ class Reader:
     def _serve(self, request: ReadRequest, cached: Stored, began: Moment) -> Stored | None:
         """Return *cached*, after a conditional request if the policy needs one; a newer version; None to look again."""
         assert cached.entry is not None
-        served: Stored | None = cached
-        if not self._is_fresh(request, cached.entry, began):
-            served = self._revalidate(request, cached, cached.entry, began)
+        is_fresh = self._is_fresh(request, cached.entry, began)
+        served = cached if is_fresh else self._revalidate(request, cached, cached.entry, began)
         if served is cached:
             self._cache.count_hit(cached.size)
         return served
