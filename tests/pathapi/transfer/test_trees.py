@@ -564,7 +564,7 @@ def test_the_first_error_ends_it_names_its_object_and_the_same_call_goes_on(
     path = root.client.CloudPath(f"{root}/")
     with pytest.raises(CloudPathPermissionError, match="020") as failed:
         path.download_to(tmp_path / "to")
-    assert "goes on" in failed.value.__notes__[-1]
+    assert "repeat the call" in failed.value.__notes__[-1]
     assert threading.active_count() < 8 or not [t for t in threading.enumerate() if t.name == "pathapi-tree"]
     there = local(tmp_path / "to")
     assert 10 < len(there) < 60
