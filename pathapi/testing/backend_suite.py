@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ClassVar
 
 import pytest
 
-from pathapi.backend import ABSENT, Backend, ObjectInfo, Prefix
+from casstore import Validator
+from pathapi.backend import ABSENT, Backend, ObjectInfo, Prefix, WriteCondition
 from pathapi.exceptions import BucketNotFoundError, CloudPathFileNotFoundError, VersionMismatchError
 from pathapi.testing.raw_bucket import (
     CHUNK,
@@ -19,6 +21,7 @@ from pathapi.testing.raw_bucket import (
     SIZES,
     RawBucket,
     assert_leaves_no_descriptor,
+    assert_threads_read,
     drain,
     in_forked_child,
     keys,
@@ -30,28 +33,24 @@ from pathapi.testing.raw_bucket import (
     write,
 )
 
+Put = Callable[[str, bytes, WriteCondition], ObjectInfo]
+
 
 class BackendSuite:
-    """Needs three fixtures, and the known defects of the server (not of the backend)."""
+    """Needs three fixtures, and the known defects of the server (not of the backend).
+
+    `ground` is a `RawBucket`, `backend` the same bucket, `nowhere` a backend for a bucket that does not exist.
+    """
 
     defects: ClassVar[Mapping[str, str]] = {}
-    """Tests that this server cannot pass, and the reason for the skip."""
+    """Tests that this server cannot pass, with ``[parameter]`` or without, and the reason for the skip."""
     unusable_names: ClassVar[Mapping[str, str]] = {}
     """Names of `ODD_NAMES` that this server does not support, and the reason."""
     many: ClassVar[int] = 1_005
     """Objects of the long listing, which needs more than one page."""
 
     @pytest.fixture
-    def ground(self) -> RawBucket:
-        raise NotImplementedError("a subclass must define the fixture `ground`")
-
-    @pytest.fixture
-    def backend(self) -> Backend:
-        raise NotImplementedError("a subclass must define the fixture `backend`")
-
-    @pytest.fixture
     def nowhere(self) -> Backend:
-        """A backend for a bucket that does not exist."""
         raise NotImplementedError("a subclass must define the fixture `nowhere`")
 
     @pytest.fixture
@@ -61,9 +60,9 @@ class BackendSuite:
 
     @pytest.fixture(autouse=True)
     def _skip_known_defects(self, request: pytest.FixtureRequest) -> None:
-        name = getattr(request.node, "originalname", request.node.name)
-        if name in self.defects:
-            pytest.skip(self.defects[name])
+        for name in (request.node.name, getattr(request.node, "originalname", "")):
+            if name in self.defects:
+                pytest.skip(self.defects[name])
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -88,8 +87,6 @@ class BackendSuite:
         for start, end in within + past_the_end:
             body = opened(backend, at + "a", start, end)
             assert (body.info.size, body.length, drain(body)) == (10, len(data[start:end]), data[start:end])
-
-    def test_a_range_of_an_empty_object_is_empty(self, backend: Backend, ground: RawBucket, at: str) -> None:
         version = planted(backend, ground, at + "empty", b"")
         body = opened(backend, at + "empty", 0, CHUNK)
         assert (body.info.size, body.length, drain(body)) == (0, 0, b"")
@@ -169,38 +166,49 @@ class BackendSuite:
         with pytest.raises(CloudPathFileNotFoundError):
             backend.read(at + "a", unless=first)
 
-    # --- writing -------------------------------------------------------------------------------------------------
+    # --- writes and copies under a condition ---------------------------------------------------------------------
 
-    def test_a_write_replaces_the_expected_version(self, backend: Backend, ground: RawBucket, at: str) -> None:
-        ground.plant(at + "a", b"a longer first version")
-        version = None
-        for data in (b"whatever was there", b"other", b"third"):
-            version = write(backend, at + "a", data, version).validator
+    @pytest.fixture(params=["write", "copy", "copy of a version"])
+    def put(self, backend: Backend, ground: RawBucket, at: str, request: pytest.FixtureRequest) -> Put:
+        """Give an object new content: by a write, or by a copy of another object."""
+
+        def copy(key: str, data: bytes, over: WriteCondition) -> ObjectInfo:
+            source = f"{at}from/{data.decode()}"
+            version = planted(backend, ground, source, data)
+            return backend.copy(source, key, expect=None if request.param == "copy" else version, over=over)
+
+        return partial(write, backend) if request.param == "write" else copy
+
+    def test_the_expected_version_is_replaced(self, put: Put, backend: Backend, ground: RawBucket, at: str) -> None:
+        version: Validator | None = planted(backend, ground, at + "a", b"a longer first version")
+        for data in (b"second", b"third"):
+            version = put(at + "a", data, version).validator
             assert ground.content(at + "a") == data
-        write(backend, at + "a", b"fourth", planted(backend, ground, at + "a", b"theirs"))
-        assert ground.content(at + "a") == b"fourth"
+        put(at + "a", b"whatever was there", None)
+        assert ground.content(at + "a") == b"whatever was there"
 
-    def test_a_create_only_write_leaves_the_first_object(self, backend: Backend, ground: RawBucket, at: str) -> None:
-        write(backend, at + "a", b"first", ABSENT)
+    def test_an_object_is_created_only_once(self, put: Put, ground: RawBucket, at: str) -> None:
+        put(at + "a", b"first", ABSENT)
         with pytest.raises(VersionMismatchError):
-            write(backend, at + "a", b"second", ABSENT)
+            put(at + "a", b"second", ABSENT)
         assert ground.content(at + "a") == b"first"
 
-    def test_a_write_over_a_stale_version_changes_nothing(self, backend: Backend, ground: RawBucket, at: str) -> None:
+    def test_a_stale_version_is_not_replaced(self, put: Put, backend: Backend, ground: RawBucket, at: str) -> None:
         stale = planted(backend, ground, at + "a", b"first")
         ground.plant(at + "a", b"newer")
         with pytest.raises(VersionMismatchError):
-            write(backend, at + "a", b"mine!", stale)
+            put(at + "a", b"mine!", stale)
         assert ground.content(at + "a") == b"newer"
         ground.remove(at + "a")
         with pytest.raises(VersionMismatchError):
-            write(backend, at + "a", b"mine!", stale)
+            put(at + "a", b"mine!", stale)
         assert ground.content(at + "a") is None
 
-    @pytest.mark.parametrize("is_there", [False, True])
-    def test_one_of_concurrent_writers_wins(self, backend: Backend, ground: RawBucket, at: str, is_there: bool) -> None:
-        version = planted(backend, ground, at + "a", b"writer ?") if is_there else ABSENT
-        winner = only_winner(lambda data: write(backend, at + "a", data, version))
+    def test_one_of_concurrent_writers_wins(self, put: Put, backend: Backend, ground: RawBucket, at: str) -> None:
+        winner = only_winner(lambda data: put(at + "new", data, ABSENT))
+        assert ground.content(at + "new") == winner
+        version = planted(backend, ground, at + "a", b"writer ?")
+        winner = only_winner(lambda data: put(at + "a", data, version))
         assert ground.content(at + "a") == winner
 
     # --- listing -------------------------------------------------------------------------------------------------
@@ -279,9 +287,12 @@ class BackendSuite:
         assert backend.head(at + "to/b").validator.same_version(info.validator)
 
     def test_a_copy_of_nothing_is_file_not_found(self, backend: Backend, ground: RawBucket, at: str) -> None:
-        with pytest.raises(CloudPathFileNotFoundError):
-            backend.copy(at + "missing", at + "b")
-        assert ground.content(at + "b") is None
+        stale = planted(backend, ground, at + "b", b"there")
+        ground.remove(at + "b")
+        for over in (None, stale):
+            with pytest.raises(CloudPathFileNotFoundError):
+                backend.copy(at + "missing", at + "b", over=over)
+            assert ground.content(at + "b") is None
 
     def test_a_copy_takes_only_the_version_expected(self, backend: Backend, ground: RawBucket, at: str) -> None:
         version = planted(backend, ground, at + "a", b"first")
@@ -291,47 +302,6 @@ class BackendSuite:
         with pytest.raises(VersionMismatchError):
             backend.copy(at + "a", at + "c", expect=version)
         assert ground.content(at + "c") is None
-
-    def test_a_create_only_copy_leaves_an_existing_object(self, backend: Backend, ground: RawBucket, at: str) -> None:
-        version = planted(backend, ground, at + "a", b"first")
-        backend.copy(at + "a", at + "b", expect=version, over=ABSENT)
-        assert ground.content(at + "b") == b"first"
-        ground.plant(at + "c", b"there")
-        for expect in (version, None):
-            with pytest.raises(VersionMismatchError):
-                backend.copy(at + "a", at + "c", expect=expect, over=ABSENT)
-        assert ground.content(at + "c") == b"there"
-
-    def test_a_copy_replaces_the_expected_version(self, backend: Backend, ground: RawBucket, at: str) -> None:
-        ground.plant(at + "a", b"first")
-        info = backend.copy(at + "a", at + "b", over=planted(backend, ground, at + "b", b"there"))
-        assert ground.content(at + "b") == b"first"
-        version = planted(backend, ground, at + "a", b"other")
-        backend.copy(at + "a", at + "b", expect=version, over=info.validator)
-        assert ground.content(at + "b") == b"other"
-
-    def test_a_copy_over_a_stale_version_changes_nothing(self, backend: Backend, ground: RawBucket, at: str) -> None:
-        version = planted(backend, ground, at + "a", b"first")
-        stale = planted(backend, ground, at + "b", b"there")
-        ground.plant(at + "b", b"newer")
-        with pytest.raises(VersionMismatchError):
-            backend.copy(at + "a", at + "b", expect=version, over=stale)
-        assert ground.content(at + "b") == b"newer"
-        ground.remove(at + "b")
-        with pytest.raises(VersionMismatchError):
-            backend.copy(at + "a", at + "b", over=stale)
-        assert ground.content(at + "b") is None
-        ground.remove(at + "a")
-        with pytest.raises(CloudPathFileNotFoundError):
-            backend.copy(at + "a", at + "b", over=stale)
-
-    def test_one_of_concurrent_create_only_copies_succeeds(self, backend: Backend, ground: RawBucket, at: str) -> None:
-        def attempt(data: bytes) -> None:
-            ground.plant(at + data.decode(), data)
-            backend.copy(at + data.decode(), at + "b", over=ABSENT)
-
-        winner = only_winner(attempt)
-        assert ground.content(at + "b") == winner
 
     # --- deletes -------------------------------------------------------------------------------------------------
 
@@ -372,12 +342,7 @@ class BackendSuite:
     # --- threads and processes -----------------------------------------------------------------------------------
 
     def test_threads_share_a_backend(self, backend: Backend, ground: RawBucket, at: str) -> None:
-        contents = {f"{at}{number}": os.urandom(1_000 + number) for number in range(16)}
-        for key, data in contents.items():
-            ground.plant(key, data)
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(lambda key: read(backend, key), list(contents) * 4))
-        assert found == list(contents.values()) * 4
+        assert_threads_read(lambda key: read(backend, at + key), ground, at)
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
     def test_a_forked_child_uses_its_parents_backend(self, backend: Backend, ground: RawBucket, at: str) -> None:

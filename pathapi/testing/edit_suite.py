@@ -81,9 +81,7 @@ class EditSuite(PathSuite):
         assert path.read_bytes(read_pending=True) == edited
 
     @pytest.mark.parametrize("way", RESOLUTIONS)
-    def test_a_resolved_edit_does_not_reappear(
-        self, path: Any, ground: RawBucket, edited: bytes, tmp_path: Path, way: str
-    ) -> None:
+    def test_an_edit_is_resolved(self, path: Any, ground: RawBucket, edited: bytes, tmp_path: Path, way: str) -> None:
         resolve(path, way, tmp_path / "mine", edited)
         for _ in range(2):
             assert path.read_bytes() == Path(path.fspath).read_bytes() == self.now(ground)
@@ -99,9 +97,7 @@ class EditSuite(PathSuite):
         path.push(force_overwrite_to_cloud=True)
         assert self.now(ground) == edited
 
-    def test_the_environment_can_force_the_servers_version(
-        self, path: Any, edited: bytes, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_environment_forces_a_read(self, path: Any, edited: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CLOUDPATHLIB_FORCE_OVERWRITE_FROM_CLOUD", "1")
         assert content(path) == b"theirs"
 
@@ -125,9 +121,7 @@ class EditSuite(PathSuite):
         assert self.now(ground) == b"mine"
         assert path.pending == []
 
-    def test_another_uri_with_the_same_bytes_is_not_affected(
-        self, path: Any, make: Any, ground: RawBucket, at: str, tmp_path: Path
-    ) -> None:
+    def test_a_twin_is_not_affected(self, path: Any, make: Any, ground: RawBucket, at: str, tmp_path: Path) -> None:
         self.put(ground, b"theirs", "d/twin.txt")
         twin = make(views=self.views).CloudPath(at + "d/twin.txt")
         trusting = make(views=self.views, freshness="immutable").CloudPath(at + "d/twin.txt")

@@ -126,6 +126,16 @@ def only_winner(attempt: Callable[[bytes], object], writers: int = 4) -> bytes:
     return won[0]
 
 
+def assert_threads_read(read: Callable[[str], bytes], ground: RawBucket, at: str = "") -> None:
+    """Create objects below *at*, and assert that threads which read their names at the same time get their bytes."""
+    contents = {f"{number % 3}/{number}": os.urandom(1_000 + number % 7) for number in range(40)}
+    for name, data in contents.items():
+        ground.plant(at + name, data)
+    ground.settle()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, list(contents) * 3)) == list(contents.values()) * 3
+
+
 def in_forked_child(check: Callable[[], bool]) -> bool:
     """Return the result of *check* in a forked child; False if it raises, hangs or dies."""
     with warnings.catch_warnings():

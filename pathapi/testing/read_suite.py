@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,13 @@ import pytest
 
 from pathapi.exceptions import NotCachedError
 from pathapi.testing.path_suite import PathSuite, content, damage
-from pathapi.testing.raw_bucket import RawBucket, assert_leaves_no_descriptor, in_forked_child, plant_all
+from pathapi.testing.raw_bucket import (
+    RawBucket,
+    assert_leaves_no_descriptor,
+    assert_threads_read,
+    in_forked_child,
+    plant_all,
+)
 
 
 def _files_below(view: str) -> set[str]:
@@ -146,14 +151,8 @@ class ReadSuite(PathSuite):
         assert path.read_bytes(verify=True) == path.read_bytes() == b"right"
 
     def test_threads_read_many_objects_at_once(self, make: Any, ground: RawBucket, at: str) -> None:
-        contents = {f"{number % 3}/{number}": os.urandom(1000 + number % 7) for number in range(40)}
-        for key, data in contents.items():
-            ground.plant(key, data)
-        ground.settle()
         client = make()
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(lambda key: client.CloudPath(at + key).read_bytes(), list(contents) * 3))
-        assert found == list(contents.values()) * 3
+        assert_threads_read(lambda name: client.CloudPath(at + name).read_bytes(), ground)
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
     def test_a_forked_child_uses_its_parents_path(self, path: Any, ground: RawBucket) -> None:

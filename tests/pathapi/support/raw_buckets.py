@@ -13,6 +13,20 @@ from pathapi.backends.s3.connection import S3Connection
 from tests.harness.azure_servers import AzureServer
 from tests.harness.servers import GCSServer, S3Server
 
+TESTS_OF_COPY_CONDITIONS = (
+    "test_a_copy_takes_only_the_version_expected",
+    *(
+        f"{test}[{way}]"
+        for test in (
+            "test_an_object_is_created_only_once",
+            "test_a_stale_version_is_not_replaced",
+            "test_one_of_concurrent_writers_wins",
+        )
+        for way in ("copy", "copy of a version")
+    ),
+)
+"""Tests of `BackendSuite` that fail on a server which ignores conditions on a copy."""
+
 
 class FileGround:
     """Files below *root*."""

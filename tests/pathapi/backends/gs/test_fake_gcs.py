@@ -10,7 +10,7 @@ from pathapi.backends.gs.backend import GSBackend
 from pathapi.backends.gs.connection import GSConnection
 from pathapi.testing import BackendSuite
 from tests.harness.servers import GCSServer
-from tests.pathapi.support.raw_buckets import GCSGround, gs_connection_to
+from tests.pathapi.support.raw_buckets import TESTS_OF_COPY_CONDITIONS, GCSGround, gs_connection_to
 
 _COPIES = "fake-gcs-server 1.x ignores every condition on a copy"
 _DELETES = "fake-gcs-server 1.x ignores ifGenerationMatch on a delete"
@@ -56,11 +56,7 @@ class TestByTheRules(BackendSuite):
 
 
 class TestTheFakeAsItIs(TestByTheRules):
-    defects = {  # noqa: RUF012 (the suite declares it a ClassVar)
-        "test_a_copy_takes_only_the_version_expected": _COPIES,
-        "test_a_create_only_copy_leaves_an_existing_object": _COPIES,
-        "test_a_copy_over_a_stale_version_changes_nothing": _COPIES,
-        "test_one_of_concurrent_create_only_copies_succeeds": _COPIES,
+    defects = dict.fromkeys(TESTS_OF_COPY_CONDITIONS, _COPIES) | {
         "test_a_delete_takes_only_the_version_expected": _DELETES,
         "test_a_delete_of_many_takes_only_the_versions_named": _BATCHES,
     }
