@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 import casstore
+from casstore import opening
 from pathapi import GSClient, S3Client
 from tests.harness.proxy import Proxy
 from tests.harness.servers import GCSServer, S3Server
@@ -21,6 +24,22 @@ pytest.register_assert_rewrite("pathapi.testing")
 
 MakeClient = Callable[..., S3Client]
 MakeGSClient = Callable[..., GSClient]
+
+
+@pytest.fixture(autouse=True)
+def _no_store_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Close and forget the stores below the test's `tmp_path`: a fork closes and reopens each store that is open.
+
+    With the stores of a thousand tests open, forks took most of the suite's time, and 500 MB.
+    """
+    yield
+    directory = request.node.funcargs.get("tmp_path")
+    for name, cache in list(opening._caches.items()):
+        if directory is not None and directory in Path(cache.root).parents:
+            with contextlib.suppress(Exception):  # a test may have damaged its store, or removed it
+                cache.close()
+            atexit.unregister(cache.close)
+            opening._caches.pop(name, None)
 
 
 @pytest.fixture(scope="module")
