@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
-from tests.harness import azure_servers, nolocks, servers
+from tests.harness import azure_servers, nolocks, sampling, servers
 from tests.harness.azure_servers import AzureServer
 from tests.harness.gcs_conditions import GCSRules
 from tests.harness.proxy import Fault, Proxy
@@ -39,17 +39,34 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--full", action="store_true", help="run the tests marked slow too, and every enumeration whole")
+    parser.addoption("--torture", action="store_true", help="the same, and the tests marked torture: hours")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--torture"):
+        config.option.full = True
+    sampling.configure(is_full=config.getoption("--full"), is_torture=config.getoption("--torture"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if "slow" in item.keywords and not config.getoption("--full"):
-            item.add_marker(pytest.mark.skip(reason="slow: needs --full"))
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.timeout(3_600))
+            if not config.getoption("--full"):
+                item.add_marker(pytest.mark.skip(reason="slow: needs --full"))
+        if "torture" in item.keywords and not config.getoption("--torture"):
+            item.add_marker(pytest.mark.skip(reason="torture: needs --torture"))
         if "needs_locks" in item.keywords and os.environ.get(nolocks.VARIABLE):
             item.add_marker(pytest.mark.skip(reason="needs locks, and this is the run without them"))
         if "needs_root" in item.keywords and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
+    sampling.deselect(config, items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if terminalreporter.stats.get("failed") and not config.getoption("--full"):
+        terminalreporter.write_line(f"samples were drawn with {sampling.SEED_VARIABLE}={sampling.seed()}")
 
 
 @pytest.fixture(scope="module", autouse=True)

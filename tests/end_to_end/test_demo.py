@@ -187,7 +187,6 @@ def test_a_reader_of_the_output_may_leave(demo: Run, dataset: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs_locks
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
 def test_the_demonstration_counts_no_body_twice_and_no_mismatch(
     demo: Run, dataset: Path, tmp_path: Path, start_method: str

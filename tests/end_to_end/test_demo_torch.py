@@ -79,7 +79,6 @@ def check(done: subprocess.CompletedProcess[str], *, start_methods: list[str], s
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(420)
 def test_torch_trains_while_the_collector_runs(train: Run, dataset: Path, tmp_path: Path) -> None:
     """However the DataLoader's workers are started, from a real server."""
     done = train("--dataset", str(dataset), "--workers", "2", "--json", python=python_with_torch())
@@ -88,7 +87,6 @@ def test_torch_trains_while_the_collector_runs(train: Run, dataset: Path, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(420)
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
 def test_a_plain_pool_trains_while_the_collector_runs(
     train: Run, dataset: Path, tmp_path: Path, start_method: str

@@ -44,7 +44,6 @@ def python(tmp_path: Path) -> Run:
 
 @pytest.mark.slow
 @pytest.mark.needs_locks
-@pytest.mark.timeout(180)
 def test_no_line_is_lost_by_a_kill_or_without_a_network(python: Run, tmp_path: Path) -> None:
     """Whatever a process was promised is in the cloud once, and what it was not promised by its death as well."""
     done = python("-m", "demos.writing.__main__", "--processes", "4", "--lines", "3", "--json")

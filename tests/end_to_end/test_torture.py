@@ -48,7 +48,6 @@ def is_found(finding: list[str], said: dict[str, Any]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_killed_workers_leave_a_store_that_keeps_its_promises(tmp_path: Path) -> None:
     said = torture(tmp_path, "kill", "--kills", "120")
     assert said["violations"] == []
@@ -59,7 +58,6 @@ def test_killed_workers_leave_a_store_that_keeps_its_promises(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("control", ["publish-unchecked", "sweep-unchecked"])
 def test_kills_find_a_check_that_is_not_made_inside_the_transaction(tmp_path: Path, control: str) -> None:
     said = torture(tmp_path, "kill", "--kills", "2000", "--control", control)
@@ -68,7 +66,6 @@ def test_kills_find_a_check_that_is_not_made_inside_the_transaction(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("control", "finding"),
     [("pending-unrecorded", ["did not say where its bytes are"]), ("discard-early", LOST)],
@@ -81,7 +78,6 @@ def test_kills_find_writes_that_are_not_kept_while_they_are_sent(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_kills_find_edits_that_nobody_looks_for(tmp_path: Path) -> None:
     said = torture(tmp_path, "kill", "--kills", "400", "--control", "edits-unseen")
     assert is_found(["was edited at"], said), said["violations"]
@@ -89,7 +85,6 @@ def test_kills_find_edits_that_nobody_looks_for(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs_root
-@pytest.mark.timeout(300)
 def test_power_cuts_leave_no_wrong_bytes_to_be_read(tmp_path: Path) -> None:
     said = torture(tmp_path, "cut", "--cuts", "25")
     assert said["violations"] == []
@@ -100,7 +95,6 @@ def test_power_cuts_leave_no_wrong_bytes_to_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs_root
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("control", "finding"),
     [
@@ -119,7 +113,6 @@ def test_cuts_find_bytes_that_are_trusted_although_nobody_synced_them(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_failing_system_calls_do_no_harm(tmp_path: Path) -> None:
     programs = "create,fill,read,write,append,refuse,push,drop,gc,verify,mend"
     said = torture(tmp_path, "syscalls", "--points", "80", "--only", programs)
@@ -130,7 +123,6 @@ def test_failing_system_calls_do_no_harm(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs_locks
-@pytest.mark.timeout(300)
 def test_failing_system_calls_of_collections_and_verifications_leave_work_that_the_next_one_finishes(
     tmp_path: Path,
 ) -> None:
@@ -145,7 +137,6 @@ def test_failing_system_calls_of_collections_and_verifications_leave_work_that_t
 
 @pytest.mark.slow
 @pytest.mark.needs_locks
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("program", ["collect", "clear"])
 def test_failing_system_calls_find_a_collection_or_clearing_that_looks_at_no_pins(tmp_path: Path, program: str) -> None:
     said = torture(tmp_path, "syscalls", "--points", "1", "--only", program, "--control", "pins-unseen")
@@ -153,7 +144,6 @@ def test_failing_system_calls_find_a_collection_or_clearing_that_looks_at_no_pin
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_failing_system_calls_find_an_index_that_is_mapped_unseen(tmp_path: Path) -> None:
     said = torture(tmp_path, "syscalls", "--points", "1", "--only", "mend", "--control", "index-unchecked")
     assert any("mend, undisturbed: it ended with -7" in violation for violation in said["violations"])

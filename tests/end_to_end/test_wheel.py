@@ -45,7 +45,6 @@ def _run(python: Path, code: str, cwd: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_wheel_holds_both_packages_typed_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"casstore", "pathapi"}
@@ -53,7 +52,6 @@ def test_the_wheel_holds_both_packages_typed_and_nothing_else(wheel: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_file_url_is_served_through_the_cache_with_nothing_else_installed(fresh_python: Path, tmp_path: Path) -> None:
     data = tmp_path / "bucket" / "data.txt"
     data.parent.mkdir()
@@ -74,7 +72,6 @@ print(entry.uri, entry.size)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_command_works_with_nothing_else_installed(fresh_python: Path, tmp_path: Path) -> None:
     command = fresh_python.with_name("casstore")
     done = subprocess.run([command, "--help"], cwd=tmp_path, capture_output=True, text=True)

@@ -34,8 +34,8 @@ from tests.casstore.support.fill import fill, forked, key_of, read, replace_in
 from tests.casstore.support.stores import add_orphan, dangling, stored
 from tests.harness.crash_points import Steps, crash
 
-# Without locks that exclude, nobody can tell that a process is dead. The time is for a busy machine.
-pytestmark = [pytest.mark.needs_locks, pytest.mark.timeout(300)]
+# Without locks that exclude, nobody can tell that a process is dead.
+pytestmark = [pytest.mark.needs_locks]
 
 CONTENTS = {name: name.encode() * 100 for name in ("a", "b", "c", "pinned", "wrong")} | {"twin": b"a" * 100}
 ROOM = 100

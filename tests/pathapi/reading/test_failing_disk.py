@@ -99,7 +99,6 @@ def _collect(root: Path, word: _Word, stop: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs_root
-@pytest.mark.timeout(300)
 def test_workers_beside_collectors_go_on_when_the_disk_of_the_store_turns_read_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

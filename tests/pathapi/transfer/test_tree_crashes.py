@@ -98,7 +98,7 @@ MOMENTS = int(os.environ.get("CASSTORE_TEST_MOMENTS", "3"))
 
 SIZES = [
     pytest.param(300, 2, id="300"),
-    pytest.param(2_000, MOMENTS, id="2000", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    pytest.param(2_000, MOMENTS, id="2000", marks=pytest.mark.slow),
 ]
 
 

@@ -110,7 +110,6 @@ def count(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.mark.needs_locks
-@pytest.mark.timeout(600)
 def test_8_processes_of_one_machine_append_without_a_conflict_and_lose_no_line(
     stores: Callable[..., S3Path], ground: S3Ground, at: str, tmp_path: Path, count: int
 ) -> None:
@@ -119,7 +118,6 @@ def test_8_processes_of_one_machine_append_without_a_conflict_and_lose_no_line(
 
 
 @pytest.mark.needs_locks
-@pytest.mark.timeout(600)
 def test_8_processes_of_two_machines_lose_no_line_without_an_error(
     stores: Callable[..., S3Path], ground: S3Ground, at: str, tmp_path: Path, count: int
 ) -> None:

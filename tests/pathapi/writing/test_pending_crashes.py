@@ -33,8 +33,8 @@ from tests.pathapi.support.kill_points import (
     read,
 )
 
-# Without locks that exclude, nobody can tell that the writer is dead. The time is for a busy machine.
-pytestmark = [pytest.mark.needs_locks, pytest.mark.timeout(300), pytest.mark.usefixtures("steady_steps")]
+# Without locks that exclude, nobody can tell that the writer is dead.
+pytestmark = [pytest.mark.needs_locks, pytest.mark.usefixtures("steady_steps")]
 
 OLD, NEW, FORMER, SAVED = b"old " * 500, b"new " * 700, b"former" * 100, b"saved before"
 DONE = "done"

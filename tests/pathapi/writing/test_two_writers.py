@@ -226,7 +226,7 @@ def test_on_two_machines_the_second_to_close_overwrites_nothing_that_it_has_not_
 
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["absent", "present"])
-@pytest.mark.parametrize("orders", [SAMPLE, pytest.param(ORDERS, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("orders", [SAMPLE, pytest.param(ORDERS, marks=pytest.mark.slow)])
 def test_on_two_machines_a_server_decides_the_same(
     objects: Machines, orders: Sequence[Sequence[str]], is_there: bool
 ) -> None:

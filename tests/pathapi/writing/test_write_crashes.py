@@ -41,8 +41,8 @@ from tests.pathapi.support.kill_points import (
     read,
 )
 
-# Without locks that exclude, nobody can tell that the writer is dead. The time is for a busy machine.
-pytestmark = [pytest.mark.needs_locks, pytest.mark.timeout(300), pytest.mark.usefixtures("steady_steps")]
+# Without locks that exclude, nobody can tell that the writer is dead.
+pytestmark = [pytest.mark.needs_locks, pytest.mark.usefixtures("steady_steps")]
 
 OLD, NEW, MORE, THEIRS = b"old " * 500, b"new " * 700, b"more" * 300, b"someone else's"
 LARGE = b"%09d\n" * (PART // 10 + 100) % tuple(range(PART // 10 + 100))
