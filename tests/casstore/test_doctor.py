@@ -89,7 +89,7 @@ def _wrong_in_a_process(root: str, **environment: str) -> list[str]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=1_000,
     )
     found = json.loads(done.stdout)
     wrong = [check["name"] for check in found["checks"] if check["state"] == "wrong"]

@@ -272,10 +272,10 @@ def test_two_processes_with_one_pid_in_two_namespaces_are_told_the_cause_and_the
     with _in_its_own_namespace(root, "first") as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "inside\n"
-        said, stderr = _in_its_own_namespace(root, "second").communicate(timeout=60)
+        said, stderr = _in_its_own_namespace(root, "second").communicate(timeout=1_000)
         assert "PID namespace" in said, stderr
         assert "give each its own store (CASSTORE_DIR)" in said
         # And the first is none the worse for it.
-        _, stderr = first.communicate("go on\n", timeout=60)
+        _, stderr = first.communicate("go on\n", timeout=1_000)
         assert first.returncode == 0, stderr
     assert read(casstore.open(root), key_of("k")) == b"later"

@@ -98,7 +98,7 @@ def test_every_figure_means_the_same_on_every_cloud(demo: Run, dataset: Path, tm
     """What a listing's checksums save is the one difference: an HTTP server sends every object once."""
     skip_without(cloud)
     process = demo("--cloud", cloud, "--dataset", str(dataset), "--workers", "2", "--json")
-    out, err = process.communicate(timeout=110)
+    out, err = process.communicate(timeout=1_000)
     figures = json.loads(out)
     assert figures["cloud"] == cloud
     # On so small a dataset the ratios say little about speed; every other target must be met.
@@ -119,7 +119,7 @@ def test_every_figure_means_the_same_on_every_cloud(demo: Run, dataset: Path, tm
 def test_a_cloud_without_a_server_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     """By the script itself, which would take minutes to make an environment first."""
     arguments = [str(ROOT / "scripts" / "demo"), "--cloud", "gs", "--no-server"]
-    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=1_000)
     assert done.returncode == 2
     assert "--cloud gs starts a server, --no-server starts none" in done.stderr
 
@@ -142,7 +142,7 @@ def test_serve_prints_exports_that_reach_a_bucket_until_control_c(demo: Run, tmp
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"\x89PNG")
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=110)
+    _, err = process.communicate(timeout=1_000)
     assert process.returncode == 0 and "The server has stopped" in err and "Traceback" not in err
     assert left_behind(tmp_path / "tmp") == []
 
@@ -169,7 +169,7 @@ def test_control_c_while_it_starts_waits_until_it_can_be_told(demo: Run, tmp_pat
     """The script hands the demonstration a SIGINT that is blocked: what it imports would print a traceback."""
     process = demo(preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}))
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=1_000)
     assert (process.returncode, out, err) == (130, "", "\ninterrupted\n")
     assert left_behind(tmp_path / "tmp") == []
 
@@ -180,7 +180,7 @@ def test_a_reader_of_the_output_may_leave(demo: Run, dataset: Path) -> None:
     process = demo("--no-server", "--dataset", str(dataset), "--files", "20", "--workers", "2", "--json", stdout=theirs)
     os.close(theirs)
     os.close(ours)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=1_000)
     assert process.returncode in (0, 1), err
     assert "BrokenPipeError" not in err and "Traceback" not in err
 
@@ -193,7 +193,7 @@ def test_the_demonstration_counts_no_body_twice_and_no_mismatch(
 ) -> None:
     """What travels and what is stored meet their targets, however the workers are started."""
     process = demo("--dataset", str(dataset), "--workers", "4", "--start-method", start_method, "--json")
-    out, err = process.communicate(timeout=170)
+    out, err = process.communicate(timeout=1_000)
     figures = json.loads(out)
     assert [name for name in figures["missed"] if name not in RATIOS] == [], err
     assert process.returncode == (1 if figures["missed"] else 0)
@@ -209,7 +209,7 @@ def test_the_demonstration_runs_without_a_server_and_says_what_to_type_next(
 ) -> None:
     """`--no-server` prints the table without what only a server's traffic can tell; `--keep` keeps the store."""
     process = demo("--no-server", "--dataset", str(dataset), "--workers", "2", "--files", "20", "--keep")
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=1_000)
     assert process.returncode in (0, 1), err
     assert "mismatched bytes" in out and "HEADs" not in out
     (kept,) = left_behind(tmp_path / "tmp")
@@ -232,18 +232,18 @@ def test_control_c_ends_the_demonstration_without_traceback_or_leftovers(
     options = ("--cloud", cloud, "--workers", "4", "--start-method", start_method)
     process = demo("--dataset", str(dataset), *options)
     store = None
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 1_000
     while store is None and time.monotonic() < deadline:
         time.sleep(0.05)
         store = next((tmp_path / "tmp").glob("casstore-demo-*/store/blobs/*/*"), None)
     assert store is not None, "no worker stored anything"
     assert any("tests.harness.proxy" in command for command in living_of(tmp_path))  # what has a session of its own
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=1_000)
     assert process.returncode == 130
     assert err.rstrip().endswith("interrupted") and "Traceback" not in err
     # What multiprocessing itself started (tracker, fork server) ends when it notices.
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 1_000
     while living_of(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert living_of(tmp_path) == []

@@ -48,7 +48,7 @@ def train(tmp_path: Path) -> Run:
             },
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=1_000,
             stdin=subprocess.DEVNULL,
         )
 

@@ -36,7 +36,7 @@ def python(tmp_path: Path) -> Run:
             },
             capture_output=True,
             text=True,
-            timeout=170,
+            timeout=1_000,
         )
 
     return run

@@ -112,7 +112,7 @@ def follow(seaweed: S3Server, proxy: Proxy, tmp_path: Path) -> Callable[[str], l
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=1_000,
         )
         assert child.returncode == 0, child.stderr
         assert not child.stderr, child.stderr

@@ -45,7 +45,7 @@ def run(store: Cache, tmp_path: Path) -> Run:
             env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CASSTORE_DIR": store.root},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=1_000,
         )
 
     return call

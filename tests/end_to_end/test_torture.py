@@ -22,7 +22,7 @@ def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(_PATHS)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1_000,
     )
 
 

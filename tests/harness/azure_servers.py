@@ -24,7 +24,7 @@ from tests.harness.servers import ServerStartError, _stop, _supervise, free_port
 
 _EXTERNAL_VARIABLE: Final = "CASSTORE_TEST_AZURE_CONNECTION_STRING"
 _PROGRAM_VARIABLE: Final = "CASSTORE_TEST_AZURITE"
-_START_TIMEOUT: Final = 90.0
+_START_TIMEOUT: Final = 900.0
 """Seconds; Node takes six to load Azurite from a cold disk."""
 _TRIES: Final = 5
 

@@ -98,7 +98,7 @@ class GCSRules(Action):
         return str(json.loads(body)["generation"]) if status == 200 else None
 
     def _ask(self, method: str, target: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(urlsplit(self.upstream).netloc, timeout=30)
+        connection = http.client.HTTPConnection(urlsplit(self.upstream).netloc, timeout=1_000)
         try:
             connection.request(method, target)
             answer = connection.getresponse()

@@ -27,7 +27,7 @@ from tests.harness import supervisor
 
 _ENDPOINT_VARIABLE: Final = "CASSTORE_TEST_S3_ENDPOINT"
 _GCS_ENDPOINT_VARIABLE: Final = "CASSTORE_TEST_GCS_ENDPOINT"
-_START_TIMEOUT: Final = 60.0
+_START_TIMEOUT: Final = 900.0
 """Seconds; SeaweedFS accepts writes after about one on an idle machine."""
 
 _PORTS: Final = range(20_000, 32_000)

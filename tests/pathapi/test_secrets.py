@@ -261,7 +261,7 @@ def test_secrets_travel_to_a_child_that_is_being_spawned_and_no_further(make: Ca
     answers = spawn.Queue()
     child = spawn.Process(target=_tell_secrets, args=(path, answers))
     child.start()
-    told_by_child, carries = answers.get(timeout=60), answers.get(timeout=60)
+    told_by_child, carries = answers.get(timeout=1_000), answers.get(timeout=1_000)
     child.join()
     assert told_by_child[:3] == [*KEYS.values()]
     assert MARK not in told_by_child[3]

@@ -153,7 +153,7 @@ def test_wrong_usage_is_status_2_and_removes_nothing(filled: Cache, arguments: l
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=1_000,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
@@ -287,7 +287,7 @@ def test_progress_is_drawn_on_a_terminal_and_can_be_switched_off(
         command = [sys.executable, "-m", "casstore", "--dir", cache.root, *arguments]
         environment = {**os.environ, "TERM": "xterm", "CASSTORE_DISABLE_PROGRESS": disabled}
         done = subprocess.run(
-            command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=child, timeout=60
+            command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=child, timeout=1_000
         )
         os.write(child, b"end")  # so that there is something to read
         drawn = os.read(parent, 100_000).decode()

@@ -230,7 +230,7 @@ def test_a_write_in_progress_is_not_dropped(
     with cache.write_locks.acquire(write.key):
         environment = {**os.environ, "CASSTORE_LOCK_TIMEOUT": "0.2"}
         command = [sys.executable, "-m", "casstore", "--dir", cache.root, "drop", write.uri, "--yes"]
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1_000)
     assert done.returncode == 1
     assert f": process {os.getpid()} " in done.stderr and "is writing it" in done.stderr
     assert _names(cache) == [write.name]
@@ -256,7 +256,7 @@ def test_wrong_usage_is_status_2_and_discards_nothing(cache: Cache, arguments: l
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=1_000,
     )
     assert done.returncode == 2
     assert said in done.stderr and done.stdout == ""

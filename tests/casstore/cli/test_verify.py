@@ -247,5 +247,5 @@ def _casstore(root: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=1_000,
     )

@@ -113,7 +113,7 @@ def test_what_was_filled_since_the_trims_plan_stays(open_with: Open, monkeypatch
 
     monkeypatch.setattr(Evictor, "collect", collect)
     fill(cache, key_of("c"), b"c" * 1000, "e1")
-    assert done.wait(60)
+    assert done.wait(1_000)
     _wait(cache)
     assert read(cache, key_of("a")) == b"a" * 1000
 
@@ -408,13 +408,13 @@ def test_what_is_filled_after_a_trim_has_added_up_is_trimmed_too(
     def add_up(self: trims.BackgroundEvictor) -> int:
         free = original(self)
         added_up.set()
-        assert go_on.wait(60)
+        assert go_on.wait(1_000)
         return free
 
     monkeypatch.setattr(trims.BackgroundEvictor, "_sum", add_up)
     fill(cache, key_of("a"), b"a" * 900)
     cache.background._check_budget()  # starts the first sum, if the fill has not
-    assert added_up.wait(60)
+    assert added_up.wait(1_000)
     fill(cache, key_of("b"), b"b" * 900)
     go_on.set()
     _wait(cache)
@@ -427,13 +427,13 @@ def test_a_child_forked_while_its_parent_trims_begins_anew(open_with: Open, monk
 
     def collect(self: Evictor, plan: Plan, *arguments: object, **options: bool) -> CollectResult:
         at_it.set()
-        assert go_on.wait(60)
+        assert go_on.wait(1_000)
         return original(self, plan, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Evictor, "collect", collect)
     fill(cache, key_of("a"), b"a" * 900)
     fill(cache, key_of("b"), b"b" * 900)
-    assert at_it.wait(60)
+    assert at_it.wait(1_000)
 
     def work() -> None:
         monkeypatch.undo()

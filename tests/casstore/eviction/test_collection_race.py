@@ -129,7 +129,7 @@ def test_a_race_of_fills_reads_and_collections_loses_nothing_and_leaves_nothing(
     ],
 )
 def test_without_a_protection_the_race_finds_out(cache: Cache, tmp_path: Path, control: str, violation: int) -> None:
-    hang = time.monotonic() + 100
+    hang = time.monotonic() + 1_000
     with Race(tmp_path, kills=False, control=control) as race:
         found = _watch(race, cache, lambda: time.monotonic() < hang)
     assert violation in found

@@ -164,7 +164,7 @@ class Planted:
         return forked(self._use)
 
     def _use(self) -> None:
-        signal.alarm(60)
+        signal.alarm(1_000)
         # Of the control that dies, neither a traceback nor a core file is of interest.
         faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -355,7 +355,7 @@ def test_a_damaged_blob_is_a_miss_and_is_fetched_again(root: Path, what: str, di
     cache = casstore.open(root, digest=digest)
     entry = fill(cache, KEY, b"bytes", "e", (STATED,))
     BLOBS[what](cache.blob_path(entry))
-    signal.alarm(60)
+    signal.alarm(1_000)
     try:
         if first == "read":
             assert read(cache, KEY) in (None, b"bytes")
@@ -416,7 +416,7 @@ def test_a_store_that_is_removed_again_and_again_harms_no_worker(root: Path) -> 
     done = root.parent / "done"
 
     def work(number: int) -> None:
-        signal.alarm(120)
+        signal.alarm(1_000)
         warnings.simplefilter("ignore")
         cache = casstore.open(root)
         turn = 0

@@ -405,7 +405,7 @@ def test_a_stopped_writer_stops_writers_with_an_error_and_no_reader(layout: Layo
     assert index.get(b"E1") == b"one"
     os.kill(pid, signal.SIGKILL)
     status_of(pid)
-    with index.writing(timeout=30) as txn:
+    with index.writing(timeout=1_000) as txn:
         assert txn.get(b"E1") == b"one"
 
 

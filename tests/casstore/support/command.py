@@ -21,7 +21,7 @@ def at_a_terminal(answer: bytes, *arguments: str) -> subprocess.CompletedProcess
             stdin=child,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=1_000,
         )
     finally:
         os.close(parent)

@@ -75,7 +75,7 @@ def _work_and_exit(work: Callable[[], object]) -> NoReturn:
     status = 1
     # Where it hangs is said before the test's own time is over. (faulthandler's watch would hang after a fork itself.)
     signal.signal(signal.SIGALRM, lambda _, frame: traceback.print_stack(frame))
-    signal.alarm(100)
+    signal.alarm(1_000)
     try:
         work()
         status = 0
@@ -121,7 +121,7 @@ def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedP
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=1_000,
     )
 
 
@@ -131,7 +131,7 @@ def replace_in(owner: object, **functions: object) -> None:
         setattr(owner, name, function)
 
 
-def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 1_000.0) -> None:
     """Wait until *condition* holds; the time is a bound against hanging, not a claim."""
     deadline = time.monotonic() + seconds
     while not condition():

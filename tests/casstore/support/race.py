@@ -111,7 +111,7 @@ class Race:
         for running in self._running:
             self._end(running, kill=self._kills)
         for running in list(self._running):
-            running.process.wait(timeout=60)
+            running.process.wait(timeout=1_000)
             self._bury(running)
 
     @property

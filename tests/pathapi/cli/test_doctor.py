@@ -24,7 +24,7 @@ def doctor(s3_environment: dict[str, str], tmp_path: Path, proxy: Proxy) -> Doct
     def call(*arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
         """The status; state and finding of each check of a URI."""
         run = [sys.executable, "-m", "casstore", "doctor", "--json", "--endpoint-url", proxy.endpoint, *arguments]
-        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=1_000)
         assert done.stderr == ""
         assert not (tmp_path / "store").exists()
         checks = json.loads(done.stdout)["checks"]

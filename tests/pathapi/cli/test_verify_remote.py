@@ -21,7 +21,7 @@ Casstore = Callable[..., "subprocess.CompletedProcess[str]"]
 def command(s3_environment: dict[str, str]) -> Casstore:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         run = [sys.executable, "-m", "casstore", *arguments]
-        return subprocess.run(run, env=s3_environment, capture_output=True, text=True, timeout=100)
+        return subprocess.run(run, env=s3_environment, capture_output=True, text=True, timeout=1_000)
 
     return call
 

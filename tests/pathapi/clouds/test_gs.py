@@ -202,7 +202,7 @@ def test_credentials_travel_to_a_child_that_is_being_spawned_and_no_further(make
     answers = spawn.Queue()
     child = spawn.Process(target=_tell_token, args=(path, answers))
     child.start()
-    assert answers.get(timeout=60) == ("A TOKEN", False)
+    assert answers.get(timeout=1_000) == ("A TOKEN", False)
     child.join()
 
 

@@ -78,7 +78,7 @@ def test_a_url_of_google_is_signed_by_the_service_accounts_key(
     assert url.startswith(f"{path.as_url()}?")
     require_signature(url, private_key.public_key())
     with urllib.request.urlopen(
-        urllib.request.Request(url, headers={"Host": "storage.googleapis.com"}), timeout=30
+        urllib.request.Request(url, headers={"Host": "storage.googleapis.com"}), timeout=1_000
     ) as answer:
         assert answer.read() == key.encode()
 
@@ -189,7 +189,7 @@ def test_a_login_by_token_signs_urls_of_azure_by_a_key_that_it_asks_for(
     path = token_client.AzureBlobPath(f"az://{container}/dir/a b")
     path.write_bytes(b"by token")
     trust = ssl.create_default_context(cafile=certificate[0])
-    with urllib.request.urlopen(path.as_url(presign=True, expire_seconds=60), timeout=30, context=trust) as answer:
+    with urllib.request.urlopen(path.as_url(presign=True, expire_seconds=60), timeout=1_000, context=trust) as answer:
         assert answer.read() == b"by token"
 
 

@@ -67,7 +67,7 @@ def test_what_three_clouds_hold_is_stored_once_and_du_says_so(
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=1_000,
     )
     total = json.loads(told.stdout)["total"]
     assert (total["entries"], total["blobs"], total["stored_bytes"]) == (3 * len(FILES), len(FILES), size)

@@ -47,7 +47,7 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fetched(url: str, **headers: str) -> bytes:
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=1_000) as answer:
         data: bytes = answer.read()
     return data
 

@@ -252,10 +252,10 @@ def test_one_key_can_be_asked_about(pattern: str, relative: str, is_dir: bool, e
 
 
 def test_many_wildcards_do_not_take_exponential_time() -> None:
-    began = time.monotonic()
+    began = time.thread_time()
     assert not compile_pattern("**/a/" * 8 + "**/b").matches("a/" * 60 + "a", False)
     assert compile_component("*a" * 30 + "b")("a" * 2_000) is None
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 10
 
 
 def _walk_files(root: Path) -> list[tuple[str, list[str], list[str]]]:

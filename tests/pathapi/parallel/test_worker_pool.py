@@ -13,10 +13,12 @@ import pytest
 from pathapi import Progress, S3Client, S3Path
 from pathapi.exceptions import CloudUnavailableError
 from pathapi.parallel.worker_pool import WorkerPool
+from tests.casstore.support.fill import eventually
 from tests.pathapi.support.raw_buckets import S3Ground
 
 PIECE = 1 << 16
-SECONDS = 0.1
+"""Bytes of 6 MiB that take `SECONDS`: all of it takes 48 s, and what is cut short much less."""
+SECONDS = 0.5
 
 
 def nothing_of(_: int) -> int:
@@ -29,7 +31,7 @@ def test_progress_is_reported_while_the_first_item_runs_alone() -> None:
 
     def process(item: int) -> bool:
         if not item:
-            time.sleep(0.7)
+            eventually(lambda: len(told) >= 3)
             alone.set()
         assert alone.is_set(), "the others begin when it is done"
         return False
@@ -60,7 +62,7 @@ def test_an_error_in_listing_does_not_hide_the_failure_before_it() -> None:
 
     def items() -> Iterator[int]:
         yield 0
-        failed.wait(10)
+        failed.wait(1_000)
         time.sleep(0.1)
         raise PermissionError("the second page")
 
@@ -141,8 +143,8 @@ def test_an_interrupted_upload_ends_at_its_next_chunk_and_releases_its_lock(
     name = "a" if is_alone else "b"
     began = time.monotonic()
     (path / name).write_bytes(b"the cell that is run again")
-    assert time.monotonic() - began < 5
-    assert wait_for_the_crew() < 5
+    assert time.monotonic() - began < 40
+    assert wait_for_the_crew() < 40
     assert (path / name).read_bytes() == b"the cell that is run again"
     assert not list(path.client.cache.pending.all())
 
@@ -162,7 +164,7 @@ def test_an_interrupted_download_ends_at_its_next_chunk(
     monkeypatch.setattr(backend, "read", slow)
     with pytest.raises(KeyboardInterrupt):
         path.download_to(tmp_path / "to", progress=interrupt_when(begun))
-    assert wait_for_the_crew() < 5
+    assert wait_for_the_crew() < 40
     assert not list((tmp_path / "to").iterdir())
     monkeypatch.setattr(backend, "read", read)
     path.download_to(tmp_path / "to")

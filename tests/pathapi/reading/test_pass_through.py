@@ -447,8 +447,8 @@ sys.stdin.read()
             pytest.skip("unshare is not permitted here")
         assert json.loads(line) == [1, len(SMALL), True, []]
         with _unshared(code, str(tmp_path / "store"), str(bucket)) as second:
-            out, _ = second.communicate(timeout=60)
-        first.communicate(timeout=60)
+            out, _ = second.communicate(timeout=1_000)
+        first.communicate(timeout=1_000)
     pid, size, is_right, said = json.loads(out)
     assert (pid, size, is_right) == (1, len(SMALL), True)
     assert len(said) == 1

@@ -101,7 +101,7 @@ def test_torch_saves_to_a_path_and_loads_from_it(bucket: Path, tmp_path: Path) -
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=1_000,
     )
     assert done.returncode == 0, done.stderr
     assert (bucket / "model.pt").stat().st_size > 0

@@ -55,7 +55,7 @@ def interrupt(work: Callable[[], object], how: int, proxy: Proxy, kind: str, aft
     children: list[int] = []
 
     def send() -> None:
-        begun.wait(30)
+        begun.wait(1_000)
         sent.set()
         os.kill(children[0], how)
 

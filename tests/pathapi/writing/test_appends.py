@@ -80,7 +80,7 @@ def run(paths: list[S3Path], count: int, log: Path) -> int:
     all_there = multiprocessing.get_context("fork").Barrier(len(paths))
 
     def work(who: int, path: S3Path) -> None:
-        all_there.wait(60)
+        all_there.wait(1_000)
         conflicts = sum(append_until_written(path, line) for line in lines_of(who, count))
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(descriptor, b"%d\n" % conflicts)

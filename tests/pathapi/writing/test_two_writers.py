@@ -280,7 +280,7 @@ def test_on_one_machine_a_second_thread_waits_until_the_first_has_closed(
             assert second.file is None
         first.step("write")
         first.step("close")
-        waiting.result(timeout=60)
+        waiting.result(timeout=1_000)
     model = model_of("111222", modes, is_there=is_there)
     assert {"1": first.end, "2": second.end} == model.ends
     assert files.ground.content("object") == (model.content if model.version else None)

@@ -67,7 +67,7 @@ def test_a_file_that_is_open_when_its_process_ends_is_keep_as_incomplete(
     process = start(ENDS[how])
     if how == "is interrupted":
         process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=1_000)
     (write,) = path.pending
     assert write.state is PendingState.INCOMPLETE
     assert path.read_text(read_pending=True) == "mine"
@@ -96,7 +96,7 @@ process.start()
 process.join()
 {end}
 """
-    start("", program).communicate(timeout=60)
+    start("", program).communicate(timeout=1_000)
     (write,) = path.pending
     assert (write.state, path.read_text(read_pending=True)) == (PendingState.INCOMPLETE, "mine")
 
@@ -125,7 +125,7 @@ def test_a_killed_process_leaves_nothing_pending_and_nothing_locked(
     """What was not closed was promised to nobody."""
     process = start("import time; time.sleep(60)")
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=1_000)
     assert path.pending == []
     path.write_text("the next one")
     assert path.read_text() == "the next one"

@@ -208,7 +208,7 @@ def test_secrets_travel_to_a_child_that_is_being_spawned_and_no_further() -> Non
     answers = spawn.Queue()
     child = spawn.Process(target=_tell, args=(AzureConnection(connection_string=STRING), answers))
     child.start()
-    told = answers.get(timeout=60)
+    told = answers.get(timeout=1_000)
     child.join()
     assert told == (STRING, "azure@acct.blob.core.windows.net", False)
 
