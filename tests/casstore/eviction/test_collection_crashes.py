@@ -33,6 +33,7 @@ from tests.casstore.support.damage import change
 from tests.casstore.support.fill import fill, forked, key_of, read, replace_in
 from tests.casstore.support.stores import add_orphan, dangling, stored
 from tests.harness.crash_points import Steps, crash
+from tests.harness.sampling import sampled
 
 # Without locks that exclude, nobody can tell that a process is dead.
 pytestmark = [pytest.mark.needs_locks]
@@ -114,13 +115,16 @@ def _steps_of(act: Act, root: Path, last: int | None, breaks: Callable[[], None]
 
 
 def _kills(
-    act: Act, directory: Path, every: int, breaks: Callable[[], None] | None = None
+    act: Act, directory: Path, quick: int | None = None, breaks: Callable[[], None] | None = None, every: int = 1
 ) -> Iterator[tuple[str, int]]:
-    """Kill at each of the points, or at one of so many; the name of each and the status of a look at what is left."""
+    """Kill at one of *every* so many points (without ``--full``: a sample of *quick* of them); the name of each and the
+    status of a look at what is left.
+    """
     whole = directory / "whole"
     _furnish(whole)
     points = _steps_of(act, whole, None, breaks)
-    for number in range(0, len(points), every):
+    assert len(points) > 10, "the enumeration misses most points"
+    for number in sampled(range(0, len(points), every), quick or len(points), directory.name):
         root = directory / str(number)
         _furnish(root)
         # Random names give directories another order: what has been done by the same point may differ.
@@ -151,13 +155,9 @@ def _look(root: Path, finish: Act) -> None:
 
 @pytest.mark.parametrize("act", [_collect, _evict, _repair, _clear])
 def test_what_is_killed_while_it_takes_away_leaves_a_sound_store_and_the_next_collection_finishes(
-    tmp_path: Path, act: Act, request: pytest.FixtureRequest
+    tmp_path: Path, act: Act
 ) -> None:
-    """All points with --full, else one of nineteen."""
-    every = 1 if request.config.getoption("--full") else 19
-    found = list(_kills(act, tmp_path, every))
-    assert [point for point, status in found if status] == []
-    assert len(found) * every > 10
+    assert [point for point, status in _kills(act, tmp_path, quick=5) if status] == []
 
 
 # --- negative controls -----------------------------------------------------------------------------------------------
@@ -225,5 +225,5 @@ def _pass_pins_by() -> None:
 def test_without_a_protection_the_same_kills_find_a_loss(
     tmp_path: Path, breaks: Callable[[], None], act: Act, what: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert any(status for _, status in _kills(act, tmp_path, 3, breaks))
+    assert any(status for _, status in _kills(act, tmp_path, breaks=breaks, every=3))
     assert what in capfd.readouterr().err

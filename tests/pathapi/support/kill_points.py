@@ -40,6 +40,7 @@ from pathapi.writing import pending as settling  # noqa: F401 (as above)
 from pathapi.writing import writer as writing
 from tests.casstore.support.fill import forked
 from tests.harness.crash_points import Run, Steps, crash
+from tests.harness.sampling import sampled
 from tests.pathapi.support.raw_buckets import FileGround
 
 PART = 5 << 20
@@ -271,11 +272,12 @@ def enumerate_kills(
     make: Callable[[Path], Place],
     directory: Path,
     breaks: Breaks | None = None,
-    every: int = 1,
+    quick: int | None = None,
     window: tuple[str, str] | None = None,
+    at_least: int = 0,
 ) -> Iterator[tuple[str, int]]:
-    """Kill at each point, or at one of so many, of all or of those of a *window*; the name of the point and 0, or the
-    status of a check that failed.
+    """Kill at each point, of all or of those of a *window*; the name of the point and 0, or the status of a check that
+    failed. Without ``--full`` a sample of *quick* points. There must be *at_least* so many to choose from.
     """
     place = make(directory / "whole")
     scene.plant(place)
@@ -283,7 +285,10 @@ def enumerate_kills(
     whole = play(scene, place, None, breaks)
     assert (whole.status, whole.said[-1:]) == (0, ["closed"]), "without a kill it must work"
     first, last = (0, len(whole.points) - 1) if window is None else map(whole.points.index, window)
-    places = {number: make(directory / str(number)) for number in range(first, last + 1, every)}
+    numbers = range(first, last + 1)
+    assert len(numbers) >= at_least, "the enumeration misses most points"
+    chosen = sampled(numbers, quick or len(numbers), directory.name)
+    places = {number: make(directory / str(number)) for number in chosen}
     for place in places.values():
         scene.plant(place)
     place.ground.settle()

@@ -19,6 +19,7 @@ from pathapi.exceptions import CloudPathNotExistsError
 from tests.casstore.support.fill import fork, status_of
 from tests.harness.faults import Call, Fault
 from tests.harness.proxy import Proxy
+from tests.harness.sampling import by_pass
 from tests.pathapi.support.raw_buckets import S3Ground
 from tests.pathapi.transfer.test_trees import local, make_local, plant
 
@@ -93,8 +94,8 @@ def check_whole(tree: dict[str, str], *places: dict[str, str]) -> None:
         assert set(place) <= set(tree), "something is left that nobody asked for"
 
 
-MOMENTS = int(os.environ.get("CASSTORE_TEST_MOMENTS", "3"))
-"""How often each large tree is interrupted; ten take five minutes in all."""
+MOMENTS = by_pass(quick=3, full=3, torture=30)
+"""How often each large tree is interrupted."""
 
 SIZES = [
     pytest.param(300, 2, id="300"),
@@ -102,6 +103,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("files", "times"), SIZES)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
 @pytest.mark.parametrize("op", list(OPS))

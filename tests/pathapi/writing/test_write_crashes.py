@@ -28,6 +28,7 @@ from pathapi.exceptions import (
 from pathapi.writing import commit as delivering
 from pathapi.writing import conditional_put as uploading
 from tests.harness.crash_points import Steps
+from tests.harness.sampling import by_pass
 from tests.pathapi.support.kill_points import (
     PART,
     RECORDED,
@@ -214,23 +215,18 @@ def _push_and_check(scene: Writing, place: Place, path: Any, waiting: list[bytes
 
 @pytest.mark.parametrize("name", SCENES)
 def test_a_write_that_is_killed_anywhere_is_in_the_cloud_or_pending_once_it_was_recorded(
-    tmp_path: Path, name: str, request: pytest.FixtureRequest
+    tmp_path: Path, name: str
 ) -> None:
-    """All points of all scenes with --full; of an append always, of the others else every fifth."""
-    every = 1 if name == "a" or request.config.getoption("--full") else 5
-    found = list(enumerate_kills(SCENES[name], file_place, tmp_path, every=every))
+    found = enumerate_kills(SCENES[name], file_place, tmp_path, quick=12 if name == "a" else 5, at_least=16)
     assert [point for point, status in found if status] == []
-    assert len(found) * every > 15
 
 
 @pytest.mark.parametrize("name", ["a", pytest.param("w, refused", marks=pytest.mark.slow)])
 def test_a_write_to_s3_that_is_killed_anywhere_is_in_the_cloud_or_pending_once_it_was_recorded(
-    s3_place: Callable[[Path], Place], tmp_path: Path, name: str, request: pytest.FixtureRequest
+    s3_place: Callable[[Path], Place], tmp_path: Path, name: str
 ) -> None:
-    every = 1 if request.config.getoption("--full") else 7
-    found = list(enumerate_kills(SCENES[name], s3_place, tmp_path, every=every))
+    found = enumerate_kills(SCENES[name], s3_place, tmp_path, quick=5, at_least=31)
     assert [point for point, status in found if status] == []
-    assert len(found) * every > 30
 
 
 IN_PARTS = "before upload #1", "after upload #1"
@@ -238,14 +234,13 @@ IN_PARTS = "before upload #1", "after upload #1"
 
 
 def test_an_upload_in_parts_that_is_killed_anywhere_is_in_the_cloud_or_pending(
-    s3_place: Callable[[Path], Place], tmp_path: Path, request: pytest.FixtureRequest
+    s3_place: Callable[[Path], Place], tmp_path: Path
 ) -> None:
-    every = 1 if request.config.getoption("--full") else 3
     scene = WritingInParts(OLD, LARGE, _write("wb", LARGE))
-    found = list(enumerate_kills(scene, s3_place, tmp_path, every=every, window=IN_PARTS))
+    found = list(enumerate_kills(scene, s3_place, tmp_path, quick=3, window=IN_PARTS))
     assert [point for point, status in found if status] == []
     points = {point for point, _ in found}
-    assert every > 1 or {"after UploadPart #2", "before CompleteMultipartUpload #1"} <= points
+    assert by_pass(quick=True, full={"after UploadPart #2", "before CompleteMultipartUpload #1"} <= points)
 
 
 # --- negative controls -----------------------------------------------------------------------------------------------
