@@ -289,16 +289,17 @@ def _upload_before_recording() -> None:
 
 
 @pytest.mark.parametrize(
-    ("breaks", "name"),
+    ("breaks", "name", "window"),
     [
-        (_record_nothing, "w, no network"),
-        (_discard_before_sending, "w"),
-        (_discard_before_committing, "w"),
-        (_upload_before_recording, "w, absent"),
+        (_record_nothing, "w, no network", ("before rename lease #2", "after rename other #1")),
+        (_discard_before_sending, "w", ("before unlink record #1", "before upload #1")),
+        (_discard_before_committing, "w", ("before unlink record #1", "before commit #1")),
+        (_upload_before_recording, "w, absent", ("before link object #1", "before link record #1")),
     ],
 )
 def test_without_a_protection_the_same_enumeration_finds_a_loss(
-    tmp_path: Path, breaks: Callable[[], None], name: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, breaks: Callable[[], None], name: str, window: tuple[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert any(status for _, status in enumerate_kills(SCENES[name], file_place, tmp_path, breaks))
+    kills = enumerate_kills(SCENES[name], file_place, tmp_path, breaks, window=window)
+    assert any(status for _, status in kills)
     assert "AssertionError" in capfd.readouterr().err
