@@ -30,14 +30,17 @@ class _OnAzurite:
         return f"az://{shared_container}/{prefix}"
 
 
+@pytest.mark.sampled(10)
 class TestReading(_OnAzurite, ReadSuite):
     """See `ReadSuite`."""
 
 
+@pytest.mark.sampled(10)
 class TestWriting(_OnAzurite, WriteSuite):
     """See `WriteSuite`."""
 
 
+@pytest.mark.sampled(10)
 class TestEditing(_OnAzurite, EditSuite):
     """See `EditSuite`."""
 

@@ -68,14 +68,17 @@ class _OnGCS:
         return make_gs
 
 
+@pytest.mark.sampled(10)
 class TestReading(_OnGCS, ReadSuite):
     pass
 
 
+@pytest.mark.sampled(10)
 class TestWriting(_OnGCS, WriteSuite):
     pass
 
 
+@pytest.mark.sampled(10)
 class TestEditing(_OnGCS, EditSuite):
     pass
 

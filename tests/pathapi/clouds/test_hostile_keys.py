@@ -113,11 +113,11 @@ def _reasons(cannot: dict[str, list[str]]) -> dict[str, str]:
 
 PLACES = {"files": _reasons(FILE_CANNOT), "on_moto": _reasons(MOTO_CANNOT), "on_seaweed": _reasons(SEAWEED_CANNOT)}
 
-every_key = pytest.mark.parametrize(
-    ("place", "name"),
-    [(place, name) for place, cannot in PLACES.items() for name in KEYS if name not in cannot],
-    indirect=["place"],
-)
+
+def every_key(test: Any) -> Any:
+    """A decorator: *test* with each key in each place that takes it."""
+    names = [(place, name) for place, cannot in PLACES.items() for name in KEYS if name not in cannot]
+    return pytest.mark.sampled(40)(pytest.mark.parametrize(("place", "name"), names, indirect=["place"])(test))
 
 
 def data_of(name: str) -> bytes:

@@ -17,6 +17,7 @@ from pathapi.reading.download import PART
 from tests.casstore.support.fill import eventually
 from tests.harness.faults import Call, Fault, Stall
 from tests.harness.proxy import Proxy
+from tests.harness.sampling import by_pass
 from tests.pathapi.conftest import MakeClient
 from tests.pathapi.support.raw_buckets import S3Ground
 
@@ -45,10 +46,10 @@ def path_of(client: S3Client, ground: S3Ground, at: str) -> S3Path:
     return client.S3Path(f"s3://{ground.bucket}/{at}object")
 
 
-def test_32_processes_get_one_64_mib_object_by_one_download(
+def test_32_processes_get_one_large_object_by_one_download(
     client: S3Client, ground: S3Ground, proxy: Proxy, at: str
 ) -> None:
-    data = os.urandom(1 << 20) * 64
+    data = os.urandom(1 << 20) * by_pass(quick=20, full=64)
     ground.plant(at + "object", data)
     assert run("fork", 32, path_of(client, ground, at), data) == [True] * 32
     assert proxy.body_bytes == len(data)

@@ -18,6 +18,7 @@ from casstore import PendingState
 from pathapi import S3Path
 from pathapi.exceptions import OverwriteNewerCloudError, PendingWriteError
 from tests.casstore.support.fill import fork, status_of
+from tests.harness.sampling import by_pass
 from tests.pathapi.conftest import MakeClient
 from tests.pathapi.support.raw_buckets import S3Ground
 
@@ -104,9 +105,9 @@ def check(ground: S3Ground, at: str, writers: int, count: int) -> None:
 
 
 @pytest.fixture
-def count(request: pytest.FixtureRequest) -> int:
+def count() -> int:
     """Lines of each writer."""
-    return 200 if request.config.getoption("--full") else 25
+    return by_pass(quick=8, full=60, torture=200)
 
 
 @pytest.mark.needs_locks

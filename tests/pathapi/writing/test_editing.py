@@ -30,6 +30,7 @@ class TestFiles(EditSuite):
         return f"file://{tmp_path}/bucket/"
 
 
+@pytest.mark.sampled(20)
 class TestFilesWithLinkedViews(TestFiles):
     """A view that is changed in place is then a blob that is changed in place."""
 
@@ -54,6 +55,7 @@ class TestS3(EditSuite):
         return f"s3://{shared_bucket}/{prefix}"
 
 
+@pytest.mark.sampled(10)
 class TestHttp(EditSuite):
     """A server that keeps to the conditions of a PUT and of a DELETE."""
 

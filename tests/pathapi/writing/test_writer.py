@@ -49,6 +49,7 @@ class TestS3(WriteSuite):
         return f"s3://{shared_bucket}/{prefix}"
 
 
+@pytest.mark.sampled(10)
 class TestHttp(WriteSuite):
     """A server that keeps to the conditions of a PUT and of a DELETE."""
 

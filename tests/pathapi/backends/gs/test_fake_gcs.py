@@ -55,6 +55,7 @@ class TestByTheRules(BackendSuite):
         return GSBackend(connection, "no-such-bucket-here")
 
 
+@pytest.mark.sampled(20)
 class TestTheFakeAsItIs(TestByTheRules):
     defects = dict.fromkeys(TESTS_OF_COPY_CONDITIONS, _COPIES) | {
         "test_a_delete_takes_only_the_version_expected": _DELETES,

@@ -57,18 +57,22 @@ class TestPlainServer(ReadSuite):
         return f"{server.url}/"
 
 
+@pytest.mark.sampled(8)
 class TestServerWithoutEtags(TestPlainServer):
     habits = Habits(etags=None)
 
 
+@pytest.mark.sampled(8)
 class TestServerWithWeakEtags(TestPlainServer):
     habits = Habits(etags="weak")
 
 
+@pytest.mark.sampled(8)
 class TestServerWithoutLengthsAndRanges(TestPlainServer):
     habits = Habits(length="chunked", ranges=False)
 
 
+@pytest.mark.sampled(8)
 class TestServerWithoutAnything(TestPlainServer):
     """No version can be told from another: everything is read again, and nothing old is served."""
 

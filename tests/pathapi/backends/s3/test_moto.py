@@ -28,6 +28,7 @@ def raw(moto: S3Server) -> Any:
     return moto.client(max_pool_connections=32)
 
 
+@pytest.mark.sampled(20)
 class TestMoto(BackendSuite):
     defects = dict.fromkeys(TESTS_OF_COPY_CONDITIONS, "moto 5.2 ignores conditions on a copy") | {
         "test_a_delete_of_many_takes_only_the_versions_named": "moto 5.2 ignores ETags in DeleteObjects"

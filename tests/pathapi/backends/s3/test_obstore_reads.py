@@ -43,6 +43,7 @@ def backend(connection: S3Connection, shared_bucket: str) -> S3Backend:
     return S3Backend(connection, shared_bucket)
 
 
+@pytest.mark.sampled(30)
 class TestFastSeaweedFS(BackendSuite):
     defects = _OnBoto3.defects
     unusable_names = _OnBoto3.unusable_names
