@@ -20,6 +20,7 @@ from casstore.format.keys import POLICY, ghost_row
 from casstore.index.eviction_history import LRU_EXPERT, MRU_EXPERT, NO_EXPERT, Scores, read_scores
 from tests.casstore.support.fill import eventually, fill, key_of, read
 from tests.casstore.support.stores import HOUR, stored, used_at
+from tests.harness.sampling import by_pass
 
 
 def _learned(*, better: int) -> Scores:
@@ -212,7 +213,10 @@ def _bytes_of(item: int) -> bytes:
     return (b"%d," % item * 1000)[:1000]
 
 
-@pytest.mark.parametrize(("policy", "epochs", "is_enough"), [(None, 16, True), ("lru", 6, False)])
+@pytest.mark.parametrize(
+    ("policy", "epochs", "is_enough"),
+    [(None, by_pass(quick=8, full=16), True), ("lru", by_pass(quick=3, full=6), False)],
+)
 def test_a_real_store_reaches_nine_tenths_of_the_optimum_in_random_epochs_over_one_and_a_half_times_its_budget(
     root: Path, monkeypatch: pytest.MonkeyPatch, policy: str | None, epochs: int, *, is_enough: bool
 ) -> None:
