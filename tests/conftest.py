@@ -55,8 +55,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(3_600))
             if not config.getoption("--full"):
                 item.add_marker(pytest.mark.skip(reason="slow: needs --full"))
-        if "torture" in item.keywords and not config.getoption("--torture"):
-            item.add_marker(pytest.mark.skip(reason="torture: needs --torture"))
+        if "torture" in item.keywords:
+            item.add_marker(pytest.mark.timeout(36_000))
+            if not config.getoption("--torture"):
+                item.add_marker(pytest.mark.skip(reason="torture: needs --torture"))
         if "needs_locks" in item.keywords and os.environ.get(nolocks.VARIABLE):
             item.add_marker(pytest.mark.skip(reason="needs locks, and this is the run without them"))
         if "needs_root" in item.keywords and os.geteuid() != 0:

@@ -73,6 +73,8 @@ def _run_in(scratch: str, python: str, variant: Variant, arguments: list[str]) -
         "HYPOTHESIS_STORAGE_DIRECTORY": f"{scratch}/hypothesis",
     }
     os.mkdir(variables["HOME"])
+    # Other samples than those of the plain pass.
+    variables["CASSTORE_TEST_SEED"] = str(variant.seed + 1)
     if variant.no_locks:
         variables["CASSTORE_TEST_NO_LOCKS"] = "1"
         pytest += ["-m", "not needs_locks"]

@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[2]
 _PATHS = (str(ROOT / "scripts"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")]))
 
 
+HANGS_SECONDS = 36_000
+
+
 def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command],
@@ -22,7 +25,7 @@ def _run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(_PATHS)},
         capture_output=True,
         text=True,
-        timeout=1_000,
+        timeout=HANGS_SECONDS,
     )
 
 
@@ -55,6 +58,16 @@ def test_killed_workers_leave_a_store_that_keeps_its_promises(tmp_path: Path) ->
     assert said["counts"]["checked entries"] and said["counts"]["reads"] and said["counts"]["writes"]
     assert said["counts"]["pending"] and said["counts"]["kept promises"], "no write was in danger"
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(
+    "arguments",
+    [("kill", "--kills", "20000"), ("cut", "--cuts", "1000"), ("syscalls",)],
+    ids=lambda arguments: arguments[0],
+)
+def test_hours_of_each_rig_find_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    assert torture(tmp_path, *arguments)["violations"] == []
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import random
 import subprocess
 from collections.abc import Iterable, Sequence
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -72,7 +73,7 @@ def deselect(config: pytest.Config, items: list[pytest.Item]) -> None:
             break
     left_out: set[pytest.Item] = set()
     for (name, count), group in groups.items():
-        left_out |= set(group) - set(draw(sorted(group, key=lambda item: item.nodeid), count, name))
+        left_out |= set(group) - set(draw(sorted(group, key=attrgetter("nodeid")), count, name))
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]

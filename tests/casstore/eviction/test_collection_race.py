@@ -90,7 +90,9 @@ def _leaks(cache: Cache) -> list[str]:
     return found + [f"a slot of {pid}" for pid in slots if pid != str(os.getpid())]
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seconds", [3, pytest.param(20, marks=pytest.mark.slow), pytest.param(600, marks=pytest.mark.torture)]
+)
 def test_a_race_of_fills_reads_and_collections_loses_nothing_and_leaves_nothing(
     cache: Cache, tmp_path: Path, seconds: int
 ) -> None:

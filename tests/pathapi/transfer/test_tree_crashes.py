@@ -94,12 +94,12 @@ def check_whole(tree: dict[str, str], *places: dict[str, str]) -> None:
         assert set(place) <= set(tree), "something is left that nobody asked for"
 
 
-MOMENTS = by_pass(quick=3, full=3, torture=30)
+MOMENTS = 10
 """How often each large tree is interrupted."""
 
 SIZES = [
-    pytest.param(300, 2, id="300"),
-    pytest.param(2_000, MOMENTS, id="2000", marks=pytest.mark.slow),
+    pytest.param(300, by_pass(quick=2, full=3), id="300"),
+    pytest.param(2_000, MOMENTS, id="2000", marks=pytest.mark.torture),
 ]
 
 
