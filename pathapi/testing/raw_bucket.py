@@ -41,7 +41,7 @@ ODD_NAMES: Final = (
     "trailing.",
     "x" * 200,
 )
-TIMEOUT: Final = 30
+TIMEOUT: Final = 300
 """Seconds that a test waits for a thread or a forked child."""
 
 

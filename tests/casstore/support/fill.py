@@ -131,7 +131,7 @@ def replace_in(owner: object, **functions: object) -> None:
         setattr(owner, name, function)
 
 
-def eventually(condition: Callable[[], object], seconds: float = 1_000.0) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 300.0) -> None:
     """Wait until *condition* holds; the time is a bound against hanging, not a claim."""
     deadline = time.monotonic() + seconds
     while not condition():

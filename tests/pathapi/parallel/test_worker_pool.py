@@ -31,7 +31,7 @@ def test_progress_is_reported_while_the_first_item_runs_alone() -> None:
 
     def process(item: int) -> bool:
         if not item:
-            eventually(lambda: len(told) >= 3)
+            eventually(lambda: len(reported) >= 3)
             alone.set()
         assert alone.is_set(), "the others begin when it is done"
         return False
