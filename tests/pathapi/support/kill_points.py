@@ -30,6 +30,7 @@ from casstore.verify import verifier as verification  # noqa: F401 (as above)
 from pathapi import FileClient
 from pathapi.backends.file.backend import FileBackend
 from pathapi.backends.s3.backend import S3Backend
+from pathapi.backends.s3.requests import S3Requests
 from pathapi.exceptions import (
     CloudPathFileNotFoundError,
     CloudUnavailableError,
@@ -262,7 +263,7 @@ def _wrap(steps: Steps, backend: type) -> None:
     for call, name in (("write", "upload"), ("copy", "copy"), ("delete", "delete")):
         steps.wrap(backend, call, lambda *_, name=name, **__: name)
     if backend is S3Backend:
-        steps.wrap(backend, "_call", of_part)
+        steps.wrap(S3Requests, "call", of_part)
     steps.wrap(Staging, "copy_from", lambda *_: "copy into staging")
     steps.wrap(writing._StagingFile, "write", lambda *_: "write staging")
 
