@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +60,12 @@ class S3Server:
         retries unless asked for, so that a fault meant for the code under test is not used up here unseen; without one
         there are, for SeaweedFS now and then answers InternalError on a busy machine.
         """
+        if endpoint is None and not config:
+            # Tests by the hundred ask for the same; making one takes 8 ms.
+            return _shared_client(self, os.getpid())
+        return self._new_client(endpoint, config)
+
+    def _new_client(self, endpoint: str | None, config: dict[str, Any]) -> Any:
         import boto3
         from botocore.config import Config
 
@@ -83,6 +90,12 @@ class S3Server:
         name = f"{stem}-{uuid.uuid4().hex[:12]}"
         (client or self.client()).create_bucket(Bucket=name)
         return name
+
+
+@cache
+def _shared_client(server: S3Server, pid: int) -> Any:
+    """One per process: a forked child must not speak on its parent's connections."""
+    return server._new_client(None, {})
 
 
 def _share_models(session: Any) -> None:
