@@ -98,8 +98,8 @@ MOMENTS = 10
 """How often each large tree is interrupted."""
 
 SIZES = [
-    pytest.param(300, by_pass(quick=2, full=3), id="300"),
-    pytest.param(2_000, MOMENTS, id="2000", marks=pytest.mark.torture),
+    pytest.param(by_pass(quick=100, full=300), by_pass(quick=2, full=3), id="small"),
+    pytest.param(2_000, MOMENTS, id="large", marks=pytest.mark.torture),
 ]
 
 
