@@ -21,6 +21,7 @@ from casstore.index.database import Index
 from casstore.index.updates import TouchEntry
 from casstore.reading import dedup as statements
 from tests.casstore.support.fill import fill, key_of, read
+from tests.harness.sampling import by_pass
 
 KEY = key_of("k")
 HOUR = 3600 * 10**9
@@ -410,7 +411,7 @@ def test_a_closed_cache_can_be_used_again_by_all_threads(cache: casstore.Cache) 
     threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
     for thread in threads:
         thread.start()
-    for _ in range(20):
+    for _ in range(by_pass(quick=8, full=20)):
         cache.close()
     stop.set()
     for thread in threads:

@@ -27,6 +27,7 @@ from casstore.locks.byte_locks import ByteLocks
 from casstore.locks.lock_files import LockFile
 from tests.casstore.support.fill import alone, eventually, fork, fork_without_hooks, forked, run, status_of
 from tests.casstore.support.mounts import fill_up, small_disk
+from tests.harness.sampling import by_pass
 
 ROWS = {b"E%04d" % number: b"v%d" % number * 20 for number in range(2500)}
 
@@ -168,11 +169,11 @@ def test_forks_while_threads_read_and_write_harm_neither_side(make: Callable[[],
     threads = [threading.Thread(target=target) for target in (read, read, read, write)]
     for thread in threads:
         thread.start()
-    statuses = [status_of(_in_child(index, work)) for _ in range(60)]
+    statuses = [status_of(_in_child(index, work)) for _ in range(by_pass(quick=20, full=60))]
     stop.set()
     for thread in threads:
         thread.join()
-    assert statuses == [0] * 60
+    assert set(statuses) == {0}
     assert wrong == []
 
 

@@ -66,7 +66,7 @@ def test_an_etag_of_a_directory_bucket_is_no_md5(
     make_client: MakeClient, seaweed: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_S3_DISABLE_EXPRESS_SESSION_AUTH", "true")  # SeaweedFS has no such buckets, but the name
-    bucket, raw = f"{seaweed.new_bucket()}--x-s3", seaweed.client()
+    bucket, raw = f"{seaweed.new_bucket()}--x-s3", seaweed.client(max_pool_connections=1)  # a new one, for the variable
     raw.create_bucket(Bucket=bucket)
     raw.put_object(Bucket=bucket, Key="a", Body=DATA)
     path = make_client().S3Path(f"s3://{bucket}/a")
