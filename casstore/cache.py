@@ -30,7 +30,6 @@ from casstore.ingest.publisher import Publisher
 from casstore.ingest.recent import RecentEntries
 from casstore.leases.holder import LeaseHolder
 from casstore.leases.lease import Lease
-from casstore.leases.local_files import LocalFiles
 from casstore.locks.byte_locks import ByteLocks
 from casstore.locks.single_flight import Flight, SingleFlight
 from casstore.locks.write_locks import WriteLocks
@@ -81,8 +80,8 @@ def method_of(part: str, method: Callable[Concatenate[Any, P], Result]) -> Calla
 class Cache:
     """One store in this process; thread-safe, survives forks. `casstore.open` returns one.
 
-    It is made of parts, and offers their calls as its own: `counters`, `leases`, `files`, `catalog`, `checker`,
-    `checksums`, `publisher`, `recent`, `evictor`, `background`, `pending`, `flights` and `write_locks`.
+    It is made of parts, and offers their calls as its own: `counters`, `leases`, `catalog`, `checker`, `checksums`,
+    `publisher`, `recent`, `evictor`, `background`, `pending`, `flights` and `write_locks`.
     """
 
     unavailable: OSError | None = None
@@ -112,7 +111,6 @@ class Cache:
         self.catalog = Catalog(index, self.committer)
         self.checker = BlobChecker(root, index, blobs, self.committer, self.leases, self.counters)
         self.checksums = ChecksumDedup(root, index, blobs, self.committer, self.checker)
-        self.files = LocalFiles(self.leases)
         self.evictor = Evictor(root, index, blobs, self.committer, self.leases, self.counters, self.exit)
         self.background = BackgroundEvictor(self.evictor)
         self.publisher = Publisher(
@@ -142,16 +140,16 @@ class Cache:
     stat = method_of("catalog", Catalog.stat)
     usage = method_of("catalog", Catalog.usage)
 
-    view = method_of("files", LocalFiles.view)
-    view_directory = method_of("files", LocalFiles.view_directory)
-    release_view = method_of("files", LocalFiles.release_view)
-    outbox = method_of("files", LocalFiles.outbox)
-    edit = method_of("files", LocalFiles.edit)
-    copy_local = method_of("files", LocalFiles.copy_local)
-    release_path = method_of("files", LocalFiles.release_path)
-    has_local_edits = method_of("files", LocalFiles.has_changes)
-    record_changes = method_of("files", LocalFiles.record_changes)
-    mark_uploaded = method_of("files", LocalFiles.mark_uploaded)
+    view = method_of("leases", LeaseHolder.view)
+    copy_local = method_of("leases", LeaseHolder.copy_local)
+    has_local_edits = method_of("leases", LeaseHolder.has_changes)
+    record_changes = method_of("leases", LeaseHolder.record_changes)
+    mark_uploaded = method_of("leases", LeaseHolder.mark_uploaded)
+    view_directory = method_of("lease", Lease.directory)
+    release_view = method_of("lease", Lease.release_view)
+    release_path = method_of("lease", Lease.release)
+    outbox = method_of("lease", Lease.outbox)
+    edit = method_of("lease", Lease.edit)
 
     plan = method_of("evictor", Evictor.plan)
     execute = method_of("evictor", Evictor.execute)
@@ -272,7 +270,7 @@ class Cache:
         """Whether this machine may have bytes of *key* that were not uploaded: a pending write, or a changed local
         path. Without any, one failed ``access``.
         """
-        return os.access(self.layout.pending(key.name), os.F_OK) or self.files.has_changes(key)
+        return os.access(self.layout.pending(key.name), os.F_OK) or self.leases.has_changes(key)
 
     # --- filling -----------------------------------------------------------------------------------------------------
 
@@ -283,16 +281,11 @@ class Cache:
         """
         return Fill(self.publisher, snapshot or self.snapshot(key), flights)
 
-    def lookup_or_snapshot(self, key: Key) -> tuple[Entry | None, IndexSnapshot]:
-        """Return `lookup` and `snapshot` from one look at the index."""
-        found = self.snapshot(key)
-        return found.entry, found
-
     def view_stored(self, stored: Stored, key: Key, bucket: str, object_key: str, mode: str | None = None) -> str:
         """Return a path like `view`; of bytes that could only be streamed, a private copy."""
         if stored.entry is not None:
             return self.view(stored.entry, stored.descriptor, bucket, object_key, mode)
-        return self.files.view_streamed(stored.descriptor, stored.size, stored.streamed, key, bucket, object_key)
+        return self.leases.view_streamed(stored.descriptor, stored.size, stored.streamed, key, bucket, object_key)
 
     def discard_pending(self, write: PendingWrite, save_to: str | None = None) -> bool:
         """Discard a pending write for good, or move its bytes to the local file *save_to*, replaced as a whole.

@@ -34,7 +34,6 @@ from casstore.ingest.fill import Fill
 from casstore.ingest.publisher import Publisher, RunningFill
 from casstore.leases.holder import LeaseHolder
 from casstore.leases.lease import Lease
-from casstore.leases.local_files import LocalFiles
 from casstore.locks.single_flight import Flight, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.pending.records import PendingWrite
@@ -87,7 +86,6 @@ class PassThroughCache(_Cache):
     def _start_process(self) -> None:
         self.exit = ExitHook(self.close)
         self.leases = _PrivateLeases(self._private, self.algorithm, self.exit)
-        self.files = LocalFiles(self.leases)
         self.flights = SingleFlight(self._layout, None, self.settings.lock_timeout)
         self.write_locks = WriteLocks(None, self.settings.lock_timeout)
         self.counters = Counters(None)
@@ -98,13 +96,17 @@ class PassThroughCache(_Cache):
     counts = method_of("counters", Counters.counts)
     stage = method_of("leases", LeaseHolder.stage)
     underway = method_of("publisher", Publisher.progress)
-    view_directory = method_of("files", LocalFiles.view_directory)
-    release_view = method_of("files", LocalFiles.release_view)
-    outbox = method_of("files", LocalFiles.outbox)
-    edit = method_of("files", LocalFiles.edit)
-    copy_local = method_of("files", LocalFiles.copy_local)
-    release_path = method_of("files", LocalFiles.release_path)
-    mark_uploaded = method_of("files", LocalFiles.mark_uploaded)
+    copy_local = method_of("leases", LeaseHolder.copy_local)
+    mark_uploaded = method_of("leases", LeaseHolder.mark_uploaded)
+    view_directory = method_of("_lease", Lease.directory)
+    release_view = method_of("_lease", Lease.release_view)
+    release_path = method_of("_lease", Lease.release)
+    outbox = method_of("_lease", Lease.outbox)
+    edit = method_of("_lease", Lease.edit)
+
+    @property
+    def _lease(self) -> Lease:
+        return self.leases.get()
 
     def __getattr__(self, name: str) -> NoReturn:
         """Raise the error that says why there is no store, for every call that needs one."""
@@ -164,9 +166,6 @@ class PassThroughCache(_Cache):
     def snapshot(self, key: Key) -> IndexSnapshot:
         return IndexSnapshot(key, None, 0, 0, self.now())
 
-    def lookup_or_snapshot(self, key: Key) -> tuple[None, IndexSnapshot]:
-        return None, self.snapshot(key)
-
     def begin(self, key: Key, flights: Sequence[Flight] = (), snapshot: IndexSnapshot | None = None) -> Fill:
         return PassThroughFill(self.publisher, snapshot or self.snapshot(key), flights)
 
@@ -176,8 +175,8 @@ class PassThroughCache(_Cache):
     def view_stored(self, stored: Stored, key: Key, bucket: str, object_key: str, mode: str | None = None) -> str:
         """Return a path with the object's name and a private copy of its bytes, until the process ends."""
         if stored.entry is not None:
-            return self.files.view(stored.entry, stored.descriptor, bucket, object_key, "copy")
-        return self.files.view_streamed(stored.descriptor, stored.size, stored.streamed, key, bucket, object_key)
+            return self.leases.view(stored.entry, stored.descriptor, bucket, object_key, "copy")
+        return self.leases.view_streamed(stored.descriptor, stored.size, stored.streamed, key, bucket, object_key)
 
     def has_view(self, path: str) -> bool:
         """Whether *path* is one of those copies."""

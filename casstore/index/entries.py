@@ -12,6 +12,7 @@ from casstore.format.records import (
     pack_blob,
     pack_count,
     pack_entry,
+    unpack_blob,
     unpack_count,
     unpack_entry,
 )
@@ -47,10 +48,17 @@ def snapshot(index: Index, key: Key, moment: Moment) -> IndexSnapshot:
     return IndexSnapshot(key, entry, unpack_count(row, count), generation, moment)
 
 
-def current_entry(txn: Txn, key: Key) -> Entry | None:
-    """Return the entry in this transaction."""
-    record = txn.get(key.row_key)
+def current_entry(rows: Txn | Index, key: Key) -> Entry | None:
+    """Return the entry of *key*; None without one, or if it is damaged."""
+    record = rows.get(key.row_key)
     return None if record is None else unpack_entry(key.row_key, record, key)
+
+
+def current_blob(rows: Txn | Index, digest: bytes) -> BlobRecord | None:
+    """Return the record of a blob; None without one, or if it is damaged."""
+    row = blob_row(digest)
+    record = rows.get(row)
+    return None if record is None else unpack_blob(row, record)
 
 
 def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord | None) -> None:

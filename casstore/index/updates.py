@@ -17,9 +17,16 @@ from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import AddedBlob, Inode, Staging
 from casstore.format.checksums import ChecksumRecord, ProviderChecksum, pack_checksum
 from casstore.format.keys import blob_row, count_row, ghost_row, user_prefix
-from casstore.format.records import BlobRecord, Entry, Moment, pack_blob, pack_entry, unpack_blob, unpack_count
+from casstore.format.records import BlobRecord, Entry, Moment, pack_blob, pack_entry, unpack_count
 from casstore.fs import files
-from casstore.index.entries import IndexSnapshot, current_entry, delete_entry, increment_write_count, put_entry
+from casstore.index.entries import (
+    IndexSnapshot,
+    current_blob,
+    current_entry,
+    delete_entry,
+    increment_write_count,
+    put_entry,
+)
 from casstore.index.transactions import Txn
 
 
@@ -110,9 +117,7 @@ class PublishEntry(IndexUpdate):
                 return True
         elif not _is_unchanged(txn, self.snapshot, generation):
             return True
-        row = blob_row(self.entry.digest.value)
-        record = txn.get(row)
-        known = None if record is None else unpack_blob(row, record)
+        known = current_blob(txn, self.entry.digest.value)
         is_synced = known is not None and known.written_on == 0
         if self.added.is_new:
             is_synced = self._synced  # the row may be an earlier file's

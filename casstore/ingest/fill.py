@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 from casstore.blobs.blob_store import OPEN_FLAGS, CollisionError
@@ -54,8 +54,8 @@ class Fill:
             try:
                 self._staging = self._publisher.leases.stage()
             except OSError as error:
-                self._make_room(error, 1)
-                self._staging = self._publisher.leases.stage()
+                with self._room_after(error, 1):
+                    self._staging = self._publisher.leases.stage()
         return self._staging
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -64,8 +64,7 @@ class Fill:
         try:
             staging.write(data)
         except OSError as error:
-            self._make_room(error, len(data))
-            with files.full_disk(self._publisher.layout.root):
+            with self._room_after(error, len(data)):
                 # A part may have been written before the disk was full.
                 os.lseek(staging.descriptor, staging.size, os.SEEK_SET)
                 staging.write(data)
@@ -84,16 +83,17 @@ class Fill:
         try:
             self.staging.write_at(data, offset)
         except OSError as error:
-            self._make_room(error, len(data))
-            with files.full_disk(self._publisher.layout.root):
+            with self._room_after(error, len(data)):
                 self.staging.write_at(data, offset)
 
-    def _make_room(self, error: OSError, needed: int) -> None:
-        """Evict, once, after *error* of a write of *needed* bytes; raise it unless there is room now."""
+    @contextlib.contextmanager
+    def _room_after(self, error: OSError, needed: int) -> Iterator[None]:
+        """Evict, once, after *error* of a write of *needed* bytes, for the block; raise it unless there is room now."""
         with files.full_disk(self._publisher.layout.root):
             needed = max(needed, self.expected - self.received)
             if error.errno not in NO_ROOM or not self._publisher.background.make_room(needed):
                 raise error
+            yield
 
     def report(self, count: int) -> None:
         """Report that *count* bytes were received, so that other processes go on waiting; cheap if called often."""
@@ -143,14 +143,11 @@ class Fill:
         *descriptor* is that blob, open; it stays the caller's. *moment* is when the server was asked, if not by this
         fill.
         """
-        status = os.fstat(descriptor)
-        added = AddedBlob(digest, status.st_size, Inode.of(status), is_new=False)
-        entry = self._publisher.entry(self.key, digest, validator, moment or self.noted.moment)
+        publication = self._publisher.link(self.noted, digest, descriptor, validator, moment or self.noted.moment)
         self._publisher.counters.increment("linked")
-        self._publisher.counters.increment("linked_bytes", status.st_size)
-        # The caller may close the descriptor before the commit, and its inode's number could be another file's then.
-        self._enqueue(PublishEntry(self.noted, entry, added, None, open_blob=os.dup(descriptor)))
-        return entry
+        self._publisher.counters.increment("linked_bytes", publication.added.size)
+        self._enqueue(publication)
+        return publication.entry
 
     def _enqueue(self, publication: PublishEntry) -> None:
         publisher, flights = self._publisher, self._flights

@@ -16,11 +16,11 @@ from casstore.errors import BlobDamagedError, CasstoreError, StillBeingWrittenEr
 from casstore.eviction.background import BackgroundEvictor
 from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import Digest
-from casstore.format.keys import Key, blob_row, user_prefix
-from casstore.format.records import Entry, Moment, Validator, unpack_blob
+from casstore.format.keys import Key, user_prefix
+from casstore.format.records import Entry, Moment, Validator
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.index.entries import IndexSnapshot, current_entry, delete_entry, increment_write_count
+from casstore.index.entries import IndexSnapshot, current_blob, current_entry, delete_entry, increment_write_count
 from casstore.index.transactions import Txn
 from casstore.index.updates import PublishEntry
 from casstore.ingest.recent import RecentEntries
@@ -87,6 +87,24 @@ class Publisher:
         """Make the entry of bytes that the server had at *moment*."""
         return Entry(key, digest, validator, moment, self._root.boot_mount, clock.current_hour())
 
+    def link(
+        self,
+        noted: IndexSnapshot,
+        digest: Digest,
+        descriptor: int,
+        validator: Validator,
+        moment: Moment,
+        *,
+        is_local_write: bool = False,
+    ) -> PublishEntry:
+        """Make the publication of a cached blob, open as *descriptor*, which stays the caller's."""
+        status = os.fstat(descriptor)
+        added = AddedBlob(digest, status.st_size, Inode.of(status), is_new=False)
+        entry = self.entry(noted.key, digest, validator, moment)
+        # The caller may close the descriptor before the commit, and its inode's number could be another file's then.
+        open_blob = os.dup(descriptor)
+        return PublishEntry(noted, entry, added, None, is_local_write=is_local_write, open_blob=open_blob)
+
     # --- blobs -------------------------------------------------------------------------------------------------------
 
     def add_blob(self, staging: Staging, digest: Digest) -> AddedBlob | None:
@@ -140,9 +158,7 @@ class Publisher:
         """Whether the row of a blob vouches for its file: it exists, and no power cut can have come between."""
         if self._root.settings.verify == "always":
             return False
-        row = blob_row(digest.value)
-        record = self._index.get(row)
-        known = None if record is None else unpack_blob(row, record)
+        known = current_blob(self._index, digest.value)
         return known is not None and known.written_on in (0, self._root.boot_mount)
 
     # --- what this machine did to objects ----------------------------------------------------------------------------
@@ -170,9 +186,8 @@ class Publisher:
             self.record_delete(noted.key)
             return None
         entry = self.entry(noted.key, digest, validator, moment)
-        publication = PublishEntry(
-            noted, entry, added, staging, [(item, False) for item in stated], is_local_write=True
-        )
+        checksums = [(item, False) for item in stated]
+        publication = PublishEntry(noted, entry, added, staging, checksums, is_local_write=True)
         self._commit_local(publication)
         if added.is_new:
             self.background.record_fill(added.size)
@@ -188,13 +203,10 @@ class Publisher:
         *descriptor* is that blob, open; it stays the caller's. *noted* and *moment* are from before the request. None,
         and no entry, if the blob was evicted meanwhile or if the index has learned something else.
         """
-        status = os.fstat(descriptor)
-        added = AddedBlob(digest, status.st_size, Inode.of(status), is_new=False)
-        entry = self.entry(noted.key, digest, validator, moment)
-        publication = PublishEntry(noted, entry, added, None, is_local_write=True, open_blob=os.dup(descriptor))
+        publication = self.link(noted, digest, descriptor, validator, moment, is_local_write=True)
         self._commit_local(publication)
         if publication.applied and publication.error is None:
-            return entry
+            return publication.entry
         # The entry is of before the copy.
         self.record_delete(noted.key)
         return None

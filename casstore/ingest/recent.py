@@ -20,14 +20,13 @@ from casstore.index.updates import PublishEntry
 class RecentEntries:
     """The uncommitted entries of one process, over its index; thread-safe. A forked child begins with none."""
 
-    __slots__ = ("_counters", "_entries", "_index", "_inodes", "_mutex", "_written")
+    __slots__ = ("_counters", "_entries", "_index", "_mutex", "_written")
 
     def __init__(self, index: Index, counters: Counters) -> None:
         self._index = index
         self._counters = counters
         self._mutex = threading.Lock()
-        self._entries: dict[Key, Entry] = {}
-        self._inodes: dict[Key, Inode] = {}
+        self._entries: dict[Key, tuple[Entry, Inode]] = {}
         self._written: dict[bytes, int] = {}
 
     def has(self, key: Key) -> bool:
@@ -38,7 +37,7 @@ class RecentEntries:
         """Return the entry of *key*, committed or not; None without one."""
         recent = self._entries.get(key)
         if recent is not None:
-            return recent
+            return recent[0]
         record = self._index.get(key.row_key)
         if record is None:
             return None
@@ -51,18 +50,16 @@ class RecentEntries:
         """Return what the index says of *key*, or will say once this process's results are committed."""
         recent = self._entries.get(key)  # first: what is committed meanwhile is found in the index
         found = entries.snapshot(self._index, key, moment)
-        return found if recent is None else replace(found, entry=recent)
+        return found if recent is None else replace(found, entry=recent[0])
 
     def is_blob_of(self, entry: Entry, descriptor: int) -> bool:
         """Whether the opened name is still this entry's: else the blob may have been evicted since *entry* was looked
         up, and its name given to other bytes of the same digest.
         """
-        with self._mutex:
-            inode = self._inodes[entry.key] if self._entries.get(entry.key) is entry else None
-        if inode is not None:
-            return Inode.of(os.fstat(descriptor)) == inode
-        record = self._index.get(entry.key.row_key)
-        current = None if record is None else unpack_entry(entry.key.row_key, record, entry.key)
+        recent = self._entries.get(entry.key)
+        if recent is not None and recent[0] is entry:
+            return Inode.of(os.fstat(descriptor)) == recent[1]
+        current = entries.current_entry(self._index, entry.key)
         return current is not None and current.digest == entry.digest
 
     def remember(self, entry: Entry, inode: Inode) -> None:
@@ -70,19 +67,17 @@ class RecentEntries:
         with self._mutex:
             # The index will refuse the result of a request from before a local write, and so does this.
             if self._written.get(count_row(entry.key), -1) < entry.validated.boot_ns:
-                self._entries[entry.key] = entry
-                self._inodes[entry.key] = inode
+                self._entries[entry.key] = entry, inode
 
     def forget(self, publication: PublishEntry) -> None:
         """Forget an entry that is committed, or dropped: the index knows better now."""
         with self._mutex:
-            if self._entries.get(publication.entry.key) is publication.entry:
+            recent = self._entries.get(publication.entry.key)
+            if recent is not None and recent[0] is publication.entry:
                 del self._entries[publication.entry.key]
-                del self._inodes[publication.entry.key]
 
     def forget_older(self, key: Key) -> None:
         """Forget, and refuse from now on, what was requested of *key* before this moment."""
         with self._mutex:
             self._written[count_row(key)] = mounts.boot_clock_ns()
             self._entries.pop(key, None)
-            self._inodes.pop(key, None)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from casstore.blobs.blob_store import BlobModifiedError, BlobStore
 from casstore.blobs.staging import Inode, Staging
@@ -77,29 +78,20 @@ class BlobChecker:
 
     def _recheck(self, entry: Entry) -> int | None:
         """Replace a blob whose size or mtime changed by an untouched copy, if its bytes are right; else remove it."""
-        path = self._layout.blob(entry.digest.value)
-        descriptor = self._open_suspect(entry.digest, "what had its name is not a file")
-        if descriptor is None:
-            return None
-        try:
-            staging = self._leases.stage()
-        except BaseException:
-            os.close(descriptor)
-            raise
-        try:
-            inode = Inode.of(os.fstat(descriptor))
-            if not self._copy(descriptor, staging, entry.digest):
-                # While another process writes to it, its name stays, and readers bypass the store.
-                with contextlib.suppress(StillBeingWrittenError):
-                    self.quarantine(entry.digest, "its size or mtime was changed, and its bytes are wrong", descriptor)
+        with self._suspect(entry.digest, "what had its name is not a file") as descriptor:
+            if descriptor is None:
                 return None
-            if staging.size != entry.size:
-                return None  # the entry is wrong, not the blob
-            self._replace(path, inode, staging, entry.digest)
-            return files.reopen(staging.descriptor)
-        finally:
-            os.close(descriptor)
-            staging.close()
+            with contextlib.closing(self._leases.stage()) as staging:
+                if not self._copy(descriptor, staging, entry.digest):
+                    # While another process writes to it, its name stays, and readers bypass the store.
+                    with contextlib.suppress(StillBeingWrittenError):
+                        reason = "its size or mtime was changed, and its bytes are wrong"
+                        self.quarantine(entry.digest, reason, descriptor)
+                    return None
+                if staging.size != entry.size:
+                    return None  # the entry is wrong, not the blob
+                self._replace(entry.digest, descriptor, staging)
+                return files.reopen(staging.descriptor)
 
     @staticmethod
     def _copy(source: int, staging: Staging, digest: Digest) -> bool:
@@ -113,16 +105,13 @@ class BlobChecker:
 
     def replace_with_copy(self, digest: Digest, descriptor: int) -> bool:
         """Replace an open blob that was touched by an untouched copy; False if its bytes are wrong."""
-        staging = self._leases.stage()
-        try:
-            if not self._copy(descriptor, staging, digest):
-                return False
-            self._replace(self._layout.blob(digest.value), Inode.of(os.fstat(descriptor)), staging, digest)
-            return True
-        finally:
-            staging.close()
+        with contextlib.closing(self._leases.stage()) as staging:
+            is_right = self._copy(descriptor, staging, digest)
+            if is_right:
+                self._replace(digest, descriptor, staging)
+            return is_right
 
-    def _replace(self, path: str, inode: Inode, staging: Staging, digest: Digest) -> None:
+    def _replace(self, digest: Digest, descriptor: int, staging: Staging) -> None:
         # Never set the mtime of an inode that another process may have open: a copy replaces it. The copy is synced,
         # since rows may say so of the file that it replaces.
         staging.finalize(digest)
@@ -132,8 +121,8 @@ class BlobChecker:
         try:
             # Inside a write transaction, as publishing and sweeping are.
             with self._index.writing():
-                if self._blobs.inode(digest) == inode:
-                    files.rename(temporary, path)
+                if self._blobs.inode(digest) == Inode.of(os.fstat(descriptor)):
+                    files.rename(temporary, self._layout.blob(digest.value))
         except FileNotFoundError:
             pass  # another process emptied the trash: the next open tries again
         finally:
@@ -141,31 +130,30 @@ class BlobChecker:
 
     def quarantine_if_wrong(self, digest: Digest, reason: str) -> None:
         """Quarantine a blob that was closed since, if its bytes are wrong: another file may have its name by now."""
-        descriptor = self._open_suspect(digest, reason)
-        if descriptor is None:
-            return
-        try:
-            if not self._blobs.verify(descriptor, digest):
+        with self._suspect(digest, reason) as descriptor:
+            if descriptor is not None and not self._blobs.verify(descriptor, digest):
                 self.quarantine(digest, reason, descriptor)
-        finally:
-            os.close(descriptor)
 
-    def _open_suspect(self, digest: Digest, reason: str) -> int | None:
-        """Open the file with the name of a blob; quarantine anything else with that name."""
+    @contextlib.contextmanager
+    def _suspect(self, digest: Digest, reason: str) -> Iterator[int | None]:
+        """Open the file with the name of a blob for the block, or None; quarantine anything else with that name."""
+        descriptor = None
         try:
             descriptor = self._blobs.open_any(digest.value)
         except FileNotFoundError:
-            return None
+            pass
         except BlobModifiedError:
             self.quarantine(digest, reason)
-            return None
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return descriptor
+        if descriptor is None:
+            yield None
+            return
         try:
-            self.quarantine(digest, reason, descriptor)
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            if not is_file:
+                self.quarantine(digest, reason, descriptor)
+            yield descriptor if is_file else None
         finally:
             os.close(descriptor)
-        return None
 
     def quarantine(self, digest: Digest, reason: str, open_fd: int | None = None) -> None:
         """Remove a blob whose bytes are wrong; its entries become misses and are downloaded again.

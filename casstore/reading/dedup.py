@@ -10,10 +10,9 @@ from casstore.blobs.blob_store import BlobModifiedError, BlobStore
 from casstore.blobs.hashing import raw_hash
 from casstore.format.checksums import ChecksumRecord, ProviderChecksum, unpack_checksum
 from casstore.format.digest import Digest
-from casstore.format.keys import blob_row
-from casstore.format.records import unpack_blob
 from casstore.index.committer import Committer
 from casstore.index.database import Index
+from casstore.index.entries import current_blob
 from casstore.index.updates import ChecksumVerdict
 from casstore.reading.blob_checker import BlobChecker
 from casstore.root import Root
@@ -65,9 +64,7 @@ class ChecksumDedup:
         return None
 
     def _open(self, digest: Digest, size: int) -> int | None:
-        row = blob_row(digest.value)
-        record = self._index.get(row)
-        known = None if record is None else unpack_blob(row, record)
+        known = current_blob(self._index, digest.value)
         if known is None or known.size != size or known.written_on not in (0, self._boot_mount):
             return None
         try:

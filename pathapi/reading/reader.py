@@ -330,8 +330,8 @@ class Reader:
     def _wait_for_entry(self, request: ReadRequest, flight: Flight) -> tuple[Stored | None, IndexSnapshot | None]:
         snapshot = None
         for _ in flight.polls():
-            entry, snapshot = self._cache.lookup_or_snapshot(request.store_key)
-            cached = None if request.force else self._open_cached(request, entry)
+            snapshot = self._cache.snapshot(request.store_key)
+            cached = None if request.force else self._open_cached(request, snapshot.entry)
             if cached is not None:
                 return cached, snapshot
         return None, snapshot

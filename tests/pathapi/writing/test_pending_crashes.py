@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from casstore.leases.local_files import LocalFiles
 
 from casstore import Pending, PendingState, PendingWrite, Staging
-from casstore.leases.local_files import LocalFiles
 from pathapi.exceptions import CloudPathFileNotFoundError, OverwriteNewerLocalError, PendingWriteError
 from pathapi.writing import commit as delivering
 from pathapi.writing import pending as settling
