@@ -84,32 +84,22 @@ def open_root(
         NotAStoreError, StoreFormatError, StoreFullError, StoreUnavailableError: nothing was changed.
         StoreReadOnlyError: the store exists, and this user cannot write to it.
     """
-    if path is not None:
-        return _open_at(os.fspath(path), algorithm, environment, create)
-    root, named = default_root(environment)
-    if named:
-        return _open_at(root, algorithm, environment, create)
+    root, named = default_root(environment) if path is None else (os.fspath(path), True)
     try:
         return _open_at(root, algorithm, environment, create)
     except (StoreUnavailableError, StoreFullError) as error:
-        opened = _open_fallback(error, root, algorithm, environment, create=create)
+        if named:
+            raise
+        try:
+            fallback = f"{files.temporary_directory()}/casstore-{os.geteuid()}"
+            _check_private(fallback)
+            opened = _open_at(fallback, algorithm, environment, create)
+        except (NotAStoreError, StoreUnavailableError, StoreFullError, FileNotFoundError) as worse:
+            message = f"{error.strerror}; nor can the temporary directory serve: {worse}"
+            raise StoreUnavailableError(error.errno, message, root) from worse
         message = f"{error}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory"
         warnings.warn(message, stacklevel=4)
         return opened
-
-
-def _open_fallback(
-    unfit: OSError, root: str, algorithm: str | None, environment: Mapping[str, str], *, create: bool
-) -> Root:
-    """Open a private store below the temporary directory. Raises StoreUnavailableError with both reasons."""
-    try:
-        fallback = f"{files.temporary_directory()}/casstore-{os.geteuid()}"
-        _check_private(fallback)
-        return _open_at(fallback, algorithm, environment, create)
-    except (NotAStoreError, StoreUnavailableError, StoreFullError, FileNotFoundError) as error:
-        raise StoreUnavailableError(
-            unfit.errno, f"{unfit.strerror}; nor can the temporary directory serve: {error}", root
-        ) from error
 
 
 def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], create: bool) -> Root:
@@ -117,12 +107,11 @@ def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], c
         _check_algorithm(algorithm)
     layout = Layout(os.path.expanduser(path))
     if len(os.fsencode(layout.root)) > MAX_ROOT_BYTES:
-        raise StoreUnavailableError(
-            errno.ENAMETOOLONG,
+        message = (
             f"the store's path is too long (limit: {MAX_ROOT_BYTES} bytes): choose a shorter one (CASSTORE_DIR, "
-            "local_cache_dir)",
-            layout.root,
+            "local_cache_dir)"
         )
+        raise StoreUnavailableError(errno.ENAMETOOLONG, message, layout.root)
     description = _read_marker(layout)
     if description is None:
         description = _create(layout, algorithm or environment.get("CASSTORE_DIGEST") or ALGORITHMS[0], create=create)
@@ -137,14 +126,8 @@ def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], c
             "algorithm, or choose another directory"
         )
     boot = machine.boot_id()
-    return Root(
-        layout,
-        stored,
-        description["id"],
-        _tag(boot + b"\0" + str(mount.number).encode()),
-        _tag(boot),
-        load_settings(layout, environment),
-    )
+    boot_mount = _tag(boot + b"\0" + str(mount.number).encode())
+    return Root(layout, stored, description["id"], boot_mount, _tag(boot), load_settings(layout, environment))
 
 
 def _tag(what: bytes) -> int:
@@ -158,8 +141,6 @@ def _read_marker(layout: Layout) -> dict[str, str] | None:
             text = file.read()
     except FileNotFoundError:
         return None
-    except NotADirectoryError as error:
-        raise _is_a_file(layout) from error
     except OSError as error:
         raise _unfit(layout, error) from error
     way_out = "move it away (its blobs can be fetched again), or choose another directory"
@@ -183,9 +164,8 @@ def check_marker(layout: Layout, store_id: str) -> None:
     found = _read_marker(layout)
     if found is None or found["id"] != store_id:
         what = "the marker is gone" if found is None else "another store's marker is there"
-        raise NotAStoreError(
-            errno.ENOENT, f"{what}: nothing was cleared, because these files may not be the store's", layout.store
-        )
+        message = f"{what}: nothing was cleared, because these files may not be the store's"
+        raise NotAStoreError(errno.ENOENT, message, layout.store)
 
 
 def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
@@ -194,25 +174,19 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
         present = set(os.listdir(layout.root))
     except FileNotFoundError:
         present = set()
-    except NotADirectoryError as error:
-        raise _is_a_file(layout) from error
     except OSError as error:
         raise _unfit(layout, error) from error
     # The marker counts as ours: another creator may have finished since we looked for it.
-    files_of_ours = (layout.tag, layout.config, layout.statistics, layout.store)
-    ours = {os.path.basename(path) for path in (*layout.directories(), *files_of_ours)}
+    paths = (*layout.directories(), layout.tag, layout.config, layout.statistics, layout.store)
+    ours = {os.path.basename(path) for path in paths}
     foreign = sorted(name for name in present - ours if not _is_debris(name))
     if foreign:
-        raise NotAStoreError(
-            errno.ENOTEMPTY,
-            f"the directory contains other files ({foreign[0]!r}) and no store: name an empty or a new directory",
-            layout.root,
-        )
+        message = f"the directory contains other files ({foreign[0]!r}) and no store: name an empty or a new directory"
+        raise NotAStoreError(errno.ENOTEMPTY, message, layout.root)
     _check_owner(layout)
     if not create:
-        raise NotAStoreError(
-            errno.ENOENT, "there is no store here yet; the first object that is read makes one", layout.root
-        )
+        message = "there is no store here yet; the first object that is read makes one"
+        raise NotAStoreError(errno.ENOENT, message, layout.root)
     existing = layout.root
     while not os.path.exists(existing) and existing != os.path.dirname(existing):  # nor may "/" be looked at
         existing = os.path.dirname(existing)
@@ -232,10 +206,6 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
         return _persistently(make)
     except OSError as error:
         raise _unfit(layout, error) from error
-
-
-def _is_a_file(layout: Layout) -> NotAStoreError:
-    return NotAStoreError(errno.ENOTDIR, f"the cache directory is a file: {_WAY_OUT}", layout.root)
 
 
 def _check_algorithm(algorithm: str) -> None:
@@ -277,6 +247,8 @@ def _is_debris(name: str) -> bool:
 
 def _unfit(layout: Layout, error: OSError) -> OSError:
     """Return *error* as an error of the directory; as it is, if it is one of the process."""
+    if isinstance(error, NotADirectoryError):
+        return NotAStoreError(errno.ENOTDIR, f"the cache directory is a file: {_WAY_OUT}", layout.root)
     if error.errno in _OF_THE_PROCESS:
         return OSError(error.errno, os.strerror(error.errno or 0), error.filename or layout.root)
     what = "cannot make or use a store there"
@@ -292,9 +264,8 @@ def _check_owner(layout: Layout) -> None:
     except FileNotFoundError:
         return
     if status.st_uid != os.geteuid():
-        raise StoreUnavailableError(
-            errno.EPERM, f"the store belongs to another user (uid {status.st_uid}): {_WAY_OUT}", layout.root
-        )
+        message = f"the store belongs to another user (uid {status.st_uid}): {_WAY_OUT}"
+        raise StoreUnavailableError(errno.EPERM, message, layout.root)
 
 
 def _check_private(path: str) -> None:
@@ -304,20 +275,18 @@ def _check_private(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise StoreUnavailableError(
-            errno.EPERM, "another user may have made it: remove it, or set CASSTORE_DIR to a local directory", path
-        )
+        message = "another user may have made it: remove it, or set CASSTORE_DIR to a local directory"
+        raise StoreUnavailableError(errno.EPERM, message, path)
 
 
 def _check_mount(layout: Layout, mount: machine.Mount) -> None:
     if mount.is_linkless:
-        raise StoreUnavailableError(
-            errno.ENOTSUP, f"a {mount.kind} file system has no hard links, which a store needs: {_WAY_OUT}", layout.root
-        )
-    if mount.is_shared:
-        raise StoreUnavailableError(
-            errno.ENOTSUP,
+        message = f"a {mount.kind} file system has no hard links, which a store needs: {_WAY_OUT}"
+    elif mount.is_shared:
+        message = (
             f"the directory is on a {mount.kind} file system, where an index is not safe: name a directory on a local "
-            "disk (CASSTORE_DIR, local_cache_dir)",
-            layout.root,
+            "disk (CASSTORE_DIR, local_cache_dir)"
         )
+    else:
+        return
+    raise StoreUnavailableError(errno.ENOTSUP, message, layout.root)

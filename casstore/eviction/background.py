@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,8 @@ from casstore.eviction.evictor import Evictor
 
 if TYPE_CHECKING:
     # Imported when they are used: most processes evict nothing.
+    import logging
+
     from casstore.eviction.collector import CollectResult
     from casstore.eviction.plan import Plan
 
@@ -53,24 +56,19 @@ class BackgroundEvictor:
         self._settings = evictor.settings
         self._directory = evictor.directory
         self._limit = evictor.settings.max_size
+        self._has_rules = evictor.settings.max_age is not None or bool(evictor.settings.rules)
         self._mutex = threading.Lock()
         self._making_room = threading.Lock()
-        self._made_room = 0.0
         self._thread: threading.Thread | None = None
-        self._checked = 0.0
+        self._checked = self._summed = self._made_room = 0.0
+        self._checked_rules, self._reaped = -RULE_SECONDS, -REAP_SECONDS
         self._pause = CHECK_SECONDS
-        self._filled = 0
         self._step = 0
-        self._stored: int | None = None
-        self._filled_since = 0
+        self._filled = self._filled_since = 0
         self._free_then = 0
-        self._summed = 0.0
-        self._has_rules = evictor.settings.max_age is not None or bool(evictor.settings.rules)
-        self._checked_rules = -RULE_SECONDS
+        self._stored: int | None = None
         self._is_full = self._misses_budget = False
-        self._reaped = -REAP_SECONDS
-        self._warned = False
-        self._has_logged_full = False
+        self._has_logged = self._has_logged_full = False
 
     def admits(self, size: int) -> bool:
         """Whether to store a blob of *size* bytes: not if it alone exceeds the budget, nor while nothing can be
@@ -83,11 +81,8 @@ class BackgroundEvictor:
             self._check_if_due()
         if not self._has_logged_full:
             self._has_logged_full = True
-            import logging  # takes as long to load as the rest of this module
-
             why = "the store is full and nothing can be evicted" if self._is_full else "larger than max_size"
-            message = "%s: %s: such objects are read without being stored"
-            logging.getLogger(__name__).warning(message, self._directory, why)
+            _logger().warning("%s: %s: such objects are read without being stored", self._directory, why)
         return False
 
     def _fits(self, size: int) -> bool:
@@ -125,9 +120,14 @@ class BackgroundEvictor:
                 return  # the store was removed: the next fill recreates it
             free = space.f_bavail * space.f_frsize
             self._step = self._next_step(free)
+            is_sum_old = self._limit is not None and (self._stored is None or now - self._summed > _SUM_SECONDS)
             is_lacking = self._is_full or free < self._settings.keep_free(space)
-            if is_lacking or self._may_be_over(free, now) or self._is_rule_due(now):
-                self._start()
+            if is_lacking or is_sum_old or self._is_over(free) or self._is_rule_due(now):
+                self._thread = threading.Thread(target=self._run, name="casstore-evict", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:
+                    self._thread = None  # the interpreter is shutting down and starts no more threads
 
     def _estimate(self, free: int) -> int:
         assert self._stored is not None
@@ -138,69 +138,51 @@ class BackgroundEvictor:
             return CHECK_BYTES
         return max(min(CHECK_BYTES, self._limit - self._estimate(free)), self._limit // 100)
 
-    def _may_be_over(self, free: int, now: float) -> bool:
-        if self._limit is None:
-            return False
-        return self._stored is None or self._estimate(free) > self._limit or now - self._summed > _SUM_SECONDS
+    def _is_over(self, free: int) -> bool:
+        return self._limit is not None and self._estimate(free) > self._limit
 
     def _is_rule_due(self, now: float) -> bool:
         return self._has_rules and now - self._checked_rules > RULE_SECONDS
 
-    def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="casstore-evict", daemon=True)
-        self._thread = thread
-        try:
-            thread.start()
-        except RuntimeError:
-            self._thread = None  # the interpreter is shutting down and starts no more threads
-
     def _run(self) -> None:
+        is_due = True
         try:
-            while self._should_continue(self._try()):
-                pass
+            while is_due:
+                began = time.monotonic()
+                try:
+                    self._evict()
+                finally:
+                    self._pace(began)
+                with self._mutex:
+                    # A fill that found this thread running may have come after the thread had added up.
+                    is_due = self._filled >= max(self._step, 1)
+                    if is_due:
+                        self._filled = 0
+                    else:
+                        self._thread = None
+        except (CasstoreError, OSError):
+            # No caller waits for it, and the next check tries again.
+            _logger().warning("background eviction failed", exc_info=True)
         finally:
             if self._thread is threading.current_thread():
                 self._thread = None
 
-    def _try(self) -> bool:
-        """Evict, if it is still necessary; False if that failed."""
-        began = time.monotonic()
-        try:
-            self._evict()
-        except (CasstoreError, OSError):
-            import logging  # as above
-
-            # No caller waits for it, and the next check tries again.
-            logging.getLogger(__name__).warning("background eviction failed", exc_info=True)
-            return False
-        finally:
-            self._checked = time.monotonic()
-            self._pause = max(CHECK_SECONDS, _COST * (self._checked - began))
-        return True
-
-    def _should_continue(self, succeeded: bool) -> bool:
-        with self._mutex:
-            # A fill that found this thread running may have come after the thread had added up.
-            if succeeded and self._filled >= max(self._step, 1):
-                self._filled = 0
-                return True
-            self._thread = None
-            return False
+    def _pace(self, began: float) -> None:
+        """Make the next check wait by how long this one took, which *began* then."""
+        self._checked = time.monotonic()
+        self._pause = max(CHECK_SECONDS, _COST * (self._checked - began))
 
     def _evict(self) -> None:
         # So that what was just filled has its row, and its place in the order.
         self._evictor.committer.flush()
         free = self._sum()
-        over = self._limit is not None and self._estimate(free) > self._limit
-        is_due = self._is_rule_due(time.monotonic())
         lacks = free < self._settings.keep_free(os.statvfs(self._directory))
-        if not (over or is_due or lacks or self._is_full):
+        if not (lacks or self._is_full or self._is_over(free) or self._is_rule_due(time.monotonic())):
             return
         self._checked_rules = time.monotonic()
         with self._evictor.lock.acquire(0) as is_ours:
             if is_ours:  # else another process is doing the same
-                plan = self._evictor.plan()
-                self._update(plan, self._carry_out(plan))
+                self._carry_out(self._evictor.plan())
 
     def _sum(self) -> int:
         """Add up the rows, if there is a limit; return the free bytes of the disk."""
@@ -208,12 +190,17 @@ class BackgroundEvictor:
 
         free = free_bytes(self._directory)
         if self._limit is not None:
-            self._stored = stored_bytes(self._evictor.index)
-            self._free_then, self._filled_since, self._summed = free, 0, time.monotonic()
-            self._step = self._next_step(free)
+            self._estimate_from(stored_bytes(self._evictor.index), free)
+            self._summed = time.monotonic()
         return free
 
+    def _estimate_from(self, stored: int, free: int) -> None:
+        self._stored, self._free_then, self._filled_since = stored, free, 0
+        self._step = self._next_step(free)
+
     def _carry_out(self, plan: Plan) -> CollectResult:
+        from casstore.eviction.budget import free_bytes
+
         uris: list[str] = []
         # Reaping starts a process: not for each of many small evictions, but before fills cannot be stored.
         now = time.monotonic()
@@ -222,17 +209,11 @@ class BackgroundEvictor:
         self._reaped = now if reaps else self._reaped
         if done.bytes:
             self._log_eviction(plan, done, uris)
-        return done
-
-    def _update(self, plan: Plan, done: CollectResult) -> None:
-        from casstore.eviction.budget import free_bytes
-
-        self._stored = plan.stored - done.bytes
-        self._free_then, self._filled_since = free_bytes(self._directory), 0
         # Only if all of the plan was carried out: what came back into use can be evicted another time.
         self._is_full = done.bytes < plan.requested_bytes and not done.still_in_use and not done.is_stale
         self._misses_budget = replace(plan, at_least=0).shortfall(done.bytes) > 0
-        self._step = self._next_step(self._free_then)
+        self._estimate_from(plan.stored - done.bytes, free_bytes(self._directory))
+        return done
 
     def make_room(self, needed: int) -> bool:
         """Evict at least *needed* bytes after a write found the disk full; whether to try it again.
@@ -250,13 +231,10 @@ class BackgroundEvictor:
                 with self._evictor.lock.acquire(self._settings.lock_timeout) as is_ours:
                     if not is_ours:
                         return False
-                    plan = self._evictor.plan(at_least=needed)
-                    done = self._carry_out(plan)
-                    self._update(plan, done)
+                    done = self._carry_out(self._evictor.plan(at_least=needed))
             except (CasstoreError, OSError):
                 return False  # the disk may be too full for the index as well
-            self._checked = time.monotonic()
-            self._pause = max(CHECK_SECONDS, _COST * (self._checked - began))
+            self._pace(began)
             self._made_room = self._checked if done.bytes else 0.0
             return done.bytes > 0
 
@@ -273,16 +251,13 @@ class BackgroundEvictor:
         if thread is not None and thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _log_eviction(self, plan: Plan, done: CollectResult, uris: list[str]) -> None:
+    def _log_eviction(self, plan: Plan, done: CollectResult, uris: Sequence[str]) -> None:
         """Log the first eviction as a warning, so that it is seen without configuration; later ones as information."""
-        import logging
-
         shown = ", ".join(uris[:_SHOWN_URIS]) + (f" and {len(uris) - _SHOWN_URIS:,} more" if uris[_SHOWN_URIS:] else "")
-        level = logging.INFO if self._warned else logging.WARNING
-        self._warned = True
-        logger = logging.getLogger(__name__)
-        logger.log(
-            level,
+        logger = _logger()
+        log = logger.info if self._has_logged else logger.warning
+        self._has_logged = True
+        log(
             "%s: to stay within its budget (max_size %s, min_free %s%s), the store removed "
             "%s bytes, %s entries (%s); see `casstore gc --help`",
             self._directory,
@@ -295,3 +270,9 @@ class BackgroundEvictor:
         )
         for uri in uris:
             logger.debug("removed %s", uri)
+
+
+def _logger() -> logging.Logger:
+    import logging  # takes as long to load as the rest of this module
+
+    return logging.getLogger(__name__)
