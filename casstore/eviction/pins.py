@@ -46,7 +46,6 @@ class Pin:
 
     @property
     def uri(self) -> str:
-        """The pinned URI."""
         return self.key.uri
 
     def encode(self) -> bytes:
@@ -71,11 +70,7 @@ def is_pinned(layout: Layout, name: bytes) -> bool:
 
     Raises OSError if that cannot be told: nothing is removed then.
     """
-    try:
-        os.lstat(layout.pin(name.hex()))
-    except FileNotFoundError:
-        return False
-    return True
+    return files.lstat_or_none(layout.pin(name.hex())) is not None
 
 
 def pinned_names(layout: Layout) -> frozenset[bytes]:
@@ -149,36 +144,26 @@ class Pins:
         """Pin those of *keys* that have an entry, and return the pins, on the disk; an existing one is as good."""
         pins: list[Pin] = []
         for start in range(0, len(keys), BATCH):
-            pins += self._add_batch(keys[start : start + BATCH])
+            drafts: dict[Pin, str] = {}
+            with files.full_disk(self._layout.root):
+                try:
+                    for key in keys[start : start + BATCH]:
+                        self._draft(Pin(key, time.time_ns()), drafts)
+                    pins += self._index.write(partial(self._name, drafts=drafts, made=set()))
+                finally:
+                    for draft in drafts.values():
+                        files.unlink_quietly(draft)
+                files.sync_directory(self._layout.pins)
         return pins
 
-    def _add_batch(self, keys: Sequence[Key]) -> list[Pin]:
-        drafts: dict[Pin, str] = {}
-        made: set[str] = set()
-        with files.full_disk(self._layout.root):
-            try:
-                for key in keys:
-                    pin = Pin(key, time.time_ns())
-                    drafts[pin] = self._draft(pin)
-                pins = self._index.write(lambda txn: self._name(txn, drafts, made))
-            finally:
-                for draft in drafts.values():
-                    files.unlink_quietly(draft)
-            files.sync_directory(self._layout.pins)
-        return pins
-
-    def _draft(self, pin: Pin) -> str:
-        """Write its file, under a name that is not a pin's."""
-        descriptor, path = files.open_named(self._layout.pins)
+    def _draft(self, pin: Pin, drafts: dict[Pin, str]) -> None:
+        """Write its file, under a name that is not a pin's, and add that name to *drafts*."""
+        descriptor, drafts[pin] = files.open_named(self._layout.pins)
         try:
             files.write_all(descriptor, pin.encode())
             files.sync(descriptor)
-        except BaseException:
-            files.unlink_quietly(path)
-            raise
         finally:
             os.close(descriptor)
-        return path
 
     def _name(self, txn: Txn, drafts: dict[Pin, str], made: set[str]) -> list[Pin]:
         pins = []
@@ -198,16 +183,14 @@ class Pins:
     def remove(self, pins: Sequence[Pin]) -> None:
         """Remove these pins, from the disk on return; missing ones are no error."""
         for start in range(0, len(pins), BATCH):
-            paths = [self._layout.pin(pin.key.name) for pin in pins[start : start + BATCH]]
             with files.full_disk(self._layout.root):
-                self._index.write(partial(_unlink, paths=paths))
+                self._index.write(partial(self._unlink, pins=pins[start : start + BATCH]))
         if pins:
             files.sync_directory(self._layout.pins)
 
-
-def _unlink(_: Txn, paths: Sequence[str]) -> None:
-    for path in paths:
-        files.unlink_quietly(path)
+    def _unlink(self, _: Txn, pins: Sequence[Pin]) -> None:
+        for pin in pins:
+            files.unlink_quietly(self._layout.pin(pin.key.name))
 
 
 def _not_cached(name: str) -> NotHeldError:

@@ -23,9 +23,9 @@ from casstore.format.keys import BLOB, ENTRY, USER, blob_row, user_prefix, user_
 from casstore.format.layout import Layout
 from casstore.format.records import BlobRecord, Entry, pack_blob, unpack_blob
 from casstore.fs import files
-from casstore.index.blob_users import users_of
+from casstore.index.blob_users import uris_of, users_of
 from casstore.index.database import Index
-from casstore.index.entries import delete_entry
+from casstore.index.entries import current_blob, delete_entry
 from casstore.index.transactions import Txn
 from casstore.reading.blob_checker import BlobChecker
 from casstore.root import Root
@@ -63,23 +63,24 @@ class StoreRepairer:
         return [self._repair_row(txn, *row) for row in batch]
 
     def _repair_row(self, txn: Txn, row: bytes, record: bytes) -> Repair:
-        if not _is_as_seen(txn, row, record):
+        if txn.get(row) != record:
             return GONE
+        key = None
         try:
-            if row[:1] == ENTRY and (entry := entry_in(self._algorithm, row, record)) is not None:
-                return self._repair_entry(txn, entry)
-            if row[:1] == BLOB and len(row) > 1:
+            if row[:1] == ENTRY:
+                entry = entry_in(self._algorithm, row, record)
+                if entry is not None:
+                    return self._repair_entry(txn, entry)
+                key = key_in(row)
+            elif row[:1] == BLOB and len(row) > 1:
                 return self._repair_blob_row(txn, row, record)
-            if row[:1] == USER and (key := user_in(row, record)) is not None:
+            elif row[:1] == USER and (key := user_in(row, record)) is not None:
                 found = txn.get(key.row_key)
                 entry = None if found is None else entry_in(self._algorithm, key.row_key, found)
                 if entry is not None and entry.key == key and user_row(entry.digest.value, key) == row:
                     return GONE
-                txn.delete(row)
-                return Repair("the row was dropped", (key.uri,))
         except OSError as error:
             return _failed(error)
-        key = key_in(row) if row[:1] == ENTRY else None
         txn.delete(row)
         return Repair("the row was dropped", () if key is None else (key.uri,))
 
@@ -112,10 +113,9 @@ class StoreRepairer:
 
     def _put_blob_row(self, txn: Txn, digest: bytes, status: os.stat_result) -> None:
         """Correct the size in the row; then the row also says that the file may not be synced."""
-        row = blob_row(digest)
-        record = txn.get(row)
-        known = None if record is None else unpack_blob(row, record)
+        known = current_blob(txn, digest)
         if known is None or known.size != status.st_size:
+            row = blob_row(digest)
             txn.put(row, pack_blob(row, BlobRecord(status.st_size, self._boot_mount)))
 
     def _look(self, digest: bytes) -> os.stat_result | None:
@@ -166,13 +166,11 @@ class StoreRepairer:
                 self._put_blob_row(txn, digest.value, status)
             return txn.get(row) != before
 
-        if self._index.write(correct):
-            return Repair("its row was corrected", self._uris(digest))
-        return Repair("an untouched copy has taken its place", self._uris(digest)) if is_touched else GONE
-
-    def _uris(self, digest: Digest) -> tuple[str, ...]:
-        users = self._index.read(lambda txn: users_of(txn, digest.value))
-        return tuple(user.key.uri for user in users if user.key is not None)
+        is_corrected = self._index.write(correct)
+        if not is_corrected and not is_touched:
+            return GONE
+        action = "its row was corrected" if is_corrected else "an untouched copy has taken its place"
+        return Repair(action, uris_of(self._index, digest.value))
 
     def _remove(self, digest: Digest, inode: Inode, why: str) -> Repair:
         """Drop the entries of a damaged blob, and commit; then move the file. Edits made through a view are saved."""
@@ -193,10 +191,9 @@ class StoreRepairer:
                 break
         if target is not None:
             files.unlink_quietly(target + ".txt")
-        if self._blobs.inode(digest) != inode:
-            return Repair(GONE.action, tuple(dict.fromkeys(dropped)))
-        message = f"not repaired: still in use after {_TRIES} attempts"
-        return Repair(message, tuple(dict.fromkeys(dropped)), is_done=False)
+        is_gone = self._blobs.inode(digest) != inode
+        action = GONE.action if is_gone else f"not repaired: still in use after {_TRIES} attempts"
+        return Repair(action, tuple(dict.fromkeys(dropped)), is_done=is_gone)
 
     def adopt(self, digest: Digest, size: int) -> bool:
         """Give a blob with right bytes and no row a row, so that it is counted; whether it has one now.
@@ -205,13 +202,9 @@ class StoreRepairer:
         """
 
         def put(txn: Txn) -> bool:
-            status = self._look(digest.value)
-            is_as_made = (
-                status is not None
-                and stat.S_ISREG(status.st_mode)
-                and (status.st_size, status.st_mtime_ns) == (size, digest.mtime * 1_000_000_000)
-            )
-            if status is None or not is_as_made:
+            status = files.lstat_regular(self._layout.blob(digest.value))
+            as_made = (size, digest.mtime * 1_000_000_000)
+            if status is None or (status.st_size, status.st_mtime_ns) != as_made:
                 return False
             self._put_blob_row(txn, digest.value, status)
             return True
@@ -244,7 +237,7 @@ class _DamagedBlob(Removal[Digest]):
     def select(self, txn: Txn, batch: Sequence[Digest]) -> Selection:
         value = self._digest.value
         selection = Selection(uris={value: []})
-        if _is_same(self._blobs.inode(self._digest), self._inode):
+        if self._blobs.inode(self._digest) == self._inode:
             for user in users_of(txn, value):
                 selection.rows.append(user.row)
                 if user.key is not None:
@@ -255,17 +248,7 @@ class _DamagedBlob(Removal[Digest]):
         return selection
 
     def may_sweep(self, digest: bytes, status: os.stat_result) -> bool:
-        return _is_same(Inode.of(status), self._inode)
-
-
-def _is_as_seen(txn: Txn, row: bytes, record: bytes) -> bool:
-    """Whether a row still has the record that was seen."""
-    return txn.get(row) == record
-
-
-def _is_same(found: Inode | None, inode: Inode) -> bool:
-    """Whether a name is still that of the file that was looked at."""
-    return found == inode
+        return Inode.of(status) == self._inode
 
 
 def _failed(error: Exception) -> Repair:
