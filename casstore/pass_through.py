@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from casstore import clock
@@ -146,22 +146,20 @@ class PassThroughCache(_Cache):
     def entries(self, *_: object, **__: object) -> Iterator[Entry]:
         return iter(())
 
-    entries_of = entries
+    def record_changes(self, key: Key) -> list[PendingWrite]:
+        return []  # an edited file stays where it is, and the exit warns of it
 
-    def may_have_checksum(self, stated: Iterable[ProviderChecksum]) -> bool:
+    def _return_false(self, *_: object, **__: object) -> bool:
         return False
+
+    entries_of = entries
+    has_local_edits = may_have_checksum = _return_false
 
     def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> CollectResult:
         return CollectResult(0, 0, 0)
 
     def has_local_changes(self, key: Key) -> bool:
         return self._pending.has(key)
-
-    def has_local_edits(self, key: Key) -> bool:
-        return False  # an edited file stays where it is, and the exit warns of it
-
-    def record_changes(self, key: Key) -> list[PendingWrite]:
-        return []
 
     def snapshot(self, key: Key) -> IndexSnapshot:
         return IndexSnapshot(key, None, 0, 0, self.now())
@@ -220,9 +218,7 @@ class _PrivateLeases(LeaseHolder):
     """
 
     def __init__(self, private: list[str], algorithm: str, exit_hook: ExitHook) -> None:
-        self._private = private
-        self._algorithm = algorithm
-        self._exit = exit_hook
+        self._private, self._algorithm, self._exit = private, algorithm, exit_hook
         self._mutex = threading.Lock()
         self.taken = None
 
@@ -260,9 +256,7 @@ class _NoPublisher(Publisher):
     """Knows the fills that are running, and publishes nothing."""
 
     def __init__(self, layout: Layout, leases: LeaseHolder, counters: Counters) -> None:
-        self.layout = layout
-        self.leases = leases
-        self.counters = counters
+        self.layout, self.leases, self.counters = layout, leases, counters
         self.fills: set[RunningFill] = set()
 
 
@@ -275,14 +269,10 @@ class ReadOnlyPending(Pending):
         super().__init__(layout)
         self._unavailable = unavailable
 
-    def record(self, *_: object, **__: object) -> NoReturn:
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise self._unavailable
 
-    def mark(self, *_: object, **__: object) -> NoReturn:
-        raise self._unavailable
-
-    def discard(self, write: PendingWrite) -> NoReturn:
-        raise self._unavailable
+    record = mark = discard = _refuse
 
 
 class PassThroughFill(Fill):
@@ -290,8 +280,7 @@ class PassThroughFill(Fill):
 
     @property
     def staging(self) -> Staging:
-        if self._staging is None:
-            self._staging = self._publisher.leases.stage()
+        self._staging = self._staging or self._publisher.leases.stage()
         return self._staging
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -299,10 +288,7 @@ class PassThroughFill(Fill):
         try:
             staging.write(data)
         except OSError as error:
-            if error.errno not in files.NO_SPACE:
-                raise
-            self._move_to_memory(staging.size + len(data), error)
-            with self._no_room():
+            with self._in_memory(staging.size + len(data), error):
                 staging.write(data)
 
     def resize(self, size: int) -> None:
@@ -310,17 +296,18 @@ class PassThroughFill(Fill):
         try:
             files.reserve(self.staging.descriptor, size)
         except OSError as error:
-            if error.errno not in files.NO_SPACE:
-                raise
-            self._move_to_memory(size, error)
-            with self._no_room():
+            with self._in_memory(size, error):
                 files.reserve(self.staging.descriptor, size)
 
     def write_at(self, data: memoryview, offset: int) -> None:
         with self._no_room():
             self.staging.write_at(data, offset)
 
-    def _move_to_memory(self, needed: int, error: OSError) -> None:
+    @contextlib.contextmanager
+    def _in_memory(self, needed: int, error: OSError) -> Iterator[None]:
+        """Move the file to memory after *error*, for the block; raise it unless a full disk is the reason."""
+        if error.errno not in files.NO_SPACE:
+            raise error
         staging = self.staging
         if max(needed, self.expected) > MOST_IN_MEMORY:
             raise self._too_large(error) from error
@@ -333,6 +320,7 @@ class PassThroughFill(Fill):
                 os.dup2(memory, staging.descriptor, inheritable=False)
             finally:
                 os.close(memory)
+            yield
 
     @contextlib.contextmanager
     def _no_room(self) -> Iterator[None]:
@@ -344,13 +332,12 @@ class PassThroughFill(Fill):
             raise
 
     def _too_large(self, error: OSError) -> StoreFullError:
-        return StoreFullError(
-            error.errno,
+        message = (
             f"no room for {self.key.uri} in the store, in the temporary directory, or in {MOST_IN_MEMORY >> 20} MiB of "
             f"memory ({os.strerror(error.errno or 0)}): free some space, or name other directories (CASSTORE_DIR, "
-            "TMPDIR)",
-            self._publisher.layout.root,
+            "TMPDIR)"
         )
+        return StoreFullError(error.errno, message, self._publisher.layout.root)
 
     def publish(self, validator: Validator, stated: Sequence[ProviderChecksum] = (), *, reading: bool = True) -> Stored:
         staging, descriptor = self.staging, -1

@@ -23,7 +23,6 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import Inode
 from casstore.eviction.inventory import IN_FLIGHT_SECONDS
 from casstore.eviction.pins import Pins, is_pinned, pinned_names
@@ -83,35 +82,8 @@ class ClearResult:
         return not (self.entries or self.blobs or self.bad)
 
 
-def clear(
-    index: Index,
-    layout: Layout,
-    blobs: BlobStore,
-    prefix: str,
-    on_removed: Callable[[RemovedBlob], object] | None,
-    *,
-    own_lease: str | None,
-) -> ClearResult:
-    """Clear what is below *prefix* (a string, "" for everything); *own_lease* is the name of this process's lease.
-
-    Raises StoreFullError if the disk is so full that not even one row can be dropped.
-    """
-    from casstore.leases.reaper import reap  # it loads shutil, and a dry run reaps nothing
-
-    reaped = reap(layout, index, blobs, own_lease=own_lease)
-    index.check_readers()
-    return Clearing(index, layout, prefix, on_removed).clear(reaped)
-
-
-def preview(
-    index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None
-) -> ClearResult:
-    """Return what `clear` would do now. Reads only."""
-    return _Preview(index, layout, prefix, on_removed).clear(None)
-
-
 class Clearing(Removal[bytes]):
-    """One pass over entries, blobs and quarantine, and what it adds up to."""
+    """One pass over entries, blobs and quarantine, and what it adds up to; of all, or of what is below *prefix*."""
 
     def __init__(
         self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None = None
@@ -126,7 +98,10 @@ class Clearing(Removal[bytes]):
         self._keeps_young = False
 
     def clear(self, reaped: ReapResult | None) -> ClearResult:
-        """Clear; *reaped* goes into the result."""
+        """Clear, after the reaper; *reaped* goes into the result.
+
+        Raises StoreFullError if the disk is so full that not even one row can be dropped.
+        """
         prefix = self._prefix
         rows = (row for row, _ in self.index.scan(entry_prefix(prefix)))
         for batch in _batches(rows):
@@ -244,7 +219,7 @@ class Clearing(Removal[bytes]):
         return True
 
 
-class _Preview(Clearing):
+class Preview(Clearing):
     """The dry run: the same pass, which looks where the other one drops and sweeps."""
 
     def __init__(

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from casstore.blobs.blob_store import BlobStore
 from casstore.eviction.pins import is_pinned
 from casstore.eviction.plan import Plan, Retained, make_plan
 from casstore.eviction.removal import Removal, RemovedBlob, Selection
@@ -73,22 +72,15 @@ def evict(index: Index, layout: Layout, entries: Sequence[Entry]) -> CollectResu
 def collect(
     index: Index,
     layout: Layout,
-    blobs: BlobStore,
     plan: Plan,
     on_removed: Callable[[RemovedBlob], object] | None = None,
-    *,
-    own_lease: str | None = None,
-    reaps: bool = True,
+    reaped: ReapResult | None = None,
 ) -> CollectResult:
-    """Reap what dead processes left, if *reaps*, and carry out *plan*; *own_lease* is the name of this process's lease.
+    """Carry out *plan*, after *reaped* was removed.
 
     If that is not enough, because files that were linked from a reaped lease can be evicted now or because the index
     was replaced, a second plan for the same budget is made and carried out.
     """
-    from casstore.leases.reaper import reap  # it loads shutil, and readers collect nothing
-
-    reaped = reap(layout, index, blobs, own_lease=own_lease) if reaps else None
-    index.check_readers()
     done = execute(index, layout, plan, on_removed)
     shortfall, retained = plan.shortfall(done.bytes, 0 if reaped is None else reaped.bytes), plan.retained
     is_missed = shortfall or plan.rule_overrun

@@ -86,8 +86,9 @@ class Evictor:
         """Carry out *plan* for a caller who has the lock; without *reaps*, what dead processes left stays."""
         from casstore.eviction.collector import collect
 
-        own = self._leases.own_name()
-        done = collect(self.index, self._layout, self._blobs, plan, on_removed, own_lease=own, reaps=reaps)
+        reaped = self._reap() if reaps else None
+        self.index.check_readers()
+        done = collect(self.index, self._layout, plan, on_removed, reaped)
         self._count(done)
         return done
 
@@ -104,25 +105,28 @@ class Evictor:
         Waits for another collector. Raises LockTimeoutError, StoreFullError, and NotAStoreError if the store's marker
         is gone or another store's.
         """
-        from casstore.eviction.clear import clear, preview
+        from casstore.eviction.clear import Clearing, Preview
 
         check_marker(self._layout, self._root.store_id)
         self.committer.flush()
         if dry_run:
-            return preview(self.index, self._layout, prefix, on_removed)
+            return Preview(self.index, self._layout, prefix, on_removed).clear(None)
         with self._locked():
-            own = self._leases.own_name()
-            done = clear(self.index, self._layout, self._blobs, prefix, on_removed, own_lease=own)
+            reaped = self._reap()
+            self.index.check_readers()
+            done = Clearing(self.index, self._layout, prefix, on_removed).clear(reaped)
         self._count(done)
         return done
 
     def reap(self) -> ReapResult | None:
         """Remove what dead processes left; None while another process collects."""
-        from casstore.leases.reaper import reap
-
-        own = self._leases.own_name()
         with files.full_disk(self.directory), self.lock.acquire(0) as is_ours:
-            return reap(self._layout, self.index, self._blobs, own_lease=own) if is_ours else None
+            return self._reap() if is_ours else None
+
+    def _reap(self) -> ReapResult:
+        from casstore.leases.reaper import reap  # it loads shutil
+
+        return reap(self._layout, self.index, self._blobs, own_lease=self._leases.own_name())
 
     def mark_synced(self) -> int:
         """Sync the store's file system, and record for which entries; return how many. Their blobs need not be hashed
