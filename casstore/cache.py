@@ -187,11 +187,6 @@ class Cache:
         """Return this moment, by both clocks."""
         return clock.now(self._root.boot)
 
-    @staticmethod
-    def current_hour() -> int:
-        """Return the hours since the epoch: the resolution of an entry's last use."""
-        return clock.current_hour()
-
     def open_fresh(self, key: Key, max_age_ns: int | None) -> int | None:
         """The warm path: return a descriptor of the blob if its entry was validated within *max_age_ns* (None: ever).
 
@@ -267,9 +262,7 @@ class Cache:
             self.committer.submit(TouchEntry(entry, validated=validated, used_hour=clock.current_hour()))
 
     def has_local_changes(self, key: Key) -> bool:
-        """Whether this machine may have bytes of *key* that were not uploaded: a pending write, or a changed local
-        path. Without any, one failed ``access``.
-        """
+        """Whether *key* may have bytes that were not uploaded: a pending write, or a changed local path."""
         return os.access(self.layout.pending(key.name), os.F_OK) or self.leases.has_changes(key)
 
     # --- filling -----------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from casstore.eviction.inventory import IN_FLIGHT_SECONDS
 from casstore.eviction.pins import Pins, is_pinned, pinned_names
 from casstore.eviction.removal import Removal, RemovedBlob, Selection
 from casstore.eviction.victims import Reason
-from casstore.format.keys import BLOB, Key, blob_row, entry_prefix, row_name, user_prefix
+from casstore.format.keys import BLOB, blob_row, entry_prefix, row_name, user_prefix
 from casstore.format.layout import Layout
 from casstore.format.records import Entry, unpack_entry
 from casstore.fs import files
@@ -118,6 +118,8 @@ class Clearing(Removal[bytes]):
                 self._bad_bytes += status.st_size if status.st_nlink == 1 else 0
         pins, pending = Pins(self.layout, self.index), Pending(self.layout)
         writes = tuple(write for write in pending.all() if write.uri.startswith(prefix))
+        keys = dict.fromkeys(write.key for write in writes)
+        bases = self.index.read(lambda txn: [current_entry(txn, key) for key in keys])
         return ClearResult(
             self._entries,
             self._blobs,
@@ -126,7 +128,7 @@ class Clearing(Removal[bytes]):
             self._bad_bytes,
             tuple(pins.all(prefix)),
             writes,
-            self.index.read(partial(_entries_of, keys=list(dict.fromkeys(write.key for write in writes)))),
+            tuple(entry for entry in bases if entry is not None),
             files_in_use(self.layout, prefix, self._linked),
             (*pins.unreadable(), *pending.unreadable()),
             len(self._young),
@@ -159,9 +161,10 @@ class Clearing(Removal[bytes]):
 
     def _releases(self, user: User) -> bool:
         """Whether this user of a blob is removed. Damaged rows of users are removed with everything else."""
-        if self._is_retained(user.name):
-            return False
-        return not self._prefix if user.entry is None else user.entry.uri.startswith(self._prefix)
+        return not self._is_retained(user.name) and self._is_meant(user.entry)
+
+    def _is_meant(self, entry: Entry | None) -> bool:
+        return not self._prefix if entry is None else entry.uri.startswith(self._prefix)
 
     def _select_entries(self, txn: Txn, rows: Sequence[bytes]) -> Selection:
         """Return those of these entries that may be removed; damaged rows too, if everything is cleared."""
@@ -169,11 +172,8 @@ class Clearing(Removal[bytes]):
         selection = Selection()
         for row in rows:
             record = txn.get(row)
-            if record is None:
-                continue
-            entry = unpack_entry(row, record)
-            is_meant = not self._prefix if entry is None else entry.uri.startswith(self._prefix)
-            if not is_meant or self._is_retained(row_name(row)):
+            entry = None if record is None else unpack_entry(row, record)
+            if record is None or not self._is_meant(entry) or self._is_retained(row_name(row)):
                 continue
             if entry is None:
                 selection.rows.append(row)  # a miss, and its URI is unknown: its blob is found by its own row
@@ -264,11 +264,6 @@ class Preview(Clearing):
 
     def _remove_bad(self, path: str) -> None:
         pass
-
-
-def _entries_of(txn: Txn, keys: Sequence[Key]) -> tuple[Entry, ...]:
-    found = (current_entry(txn, key) for key in keys)
-    return tuple(entry for entry in found if entry is not None)
 
 
 def _batches(items: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -69,8 +69,7 @@ class Inventory:
     """
 
     def __init__(self, index: Index, layout: Layout, max_age: int | None, rules: Sequence[Rule]) -> None:
-        self._layout = layout
-        self._matcher = RuleMatcher(rules)
+        self._layout, self._matcher = layout, RuleMatcher(rules)
         self._ages = [max_age, *(rule.max_age if rule.has_age else max_age for rule in rules)]
         self._has_ages = any(age is not None for age in self._ages)
         self._has_rules = bool(rules)
@@ -78,14 +77,15 @@ class Inventory:
         self.generation = index.read(lambda _: index.generation)
         self.digests: list[bytes] = []
         self.sizes = array("Q")
-        self._add_rows(index)
+        for row, record in index.scan(BLOB):
+            size = peek_blob(row, record)
+            if size is not None:  # else its file is one without a row
+                self.digests.append(row[1:])
+                self.sizes.append(size)
         rows = len(self.digests)
-        self.uses = array("Q", bytes(8 * rows))
-        self.users = array("Q", bytes(8 * rows))
+        self.uses, self.users = array("Q", bytes(8 * rows)), array("Q", bytes(8 * rows))
         self.due = array("Q", bytes(8 * rows if self._has_ages else 0))
-        self.rules = bytearray(rows)
-        self._has_users = bytearray(rows)
-        self._is_there = bytearray(rows)
+        self.rules, self._has_users, self._is_there = bytearray(rows), bytearray(rows), bytearray(rows)
         self._pins = pinned_names(layout)
         self._pinned: set[bytes] = set()
         # Rows before entries before files: a fill meanwhile is seen as a file without a row.
@@ -109,13 +109,6 @@ class Inventory:
         """Return the blobs with a file that is not empty: those with a row by digest, then the others."""
         return [number for number in compress(range(len(self.digests)), self._is_there) if self.sizes[number]]
 
-    def _add_rows(self, index: Index) -> None:
-        for row, record in index.scan(BLOB):
-            size = peek_blob(row, record)
-            if size is not None:  # else its file is one without a row
-                self.digests.append(row[1:])
-                self.sizes.append(size)
-
     def _users_by_byte(self, index: Index) -> list[bytearray]:
         """Every entry as a `_USER`, by the first byte of its digest."""
         by_byte = [bytearray() for _ in range(256)]
@@ -133,9 +126,7 @@ class Inventory:
         return by_byte
 
     def _add_files(self, byte: int, start: int, end: int, users: bytearray) -> None:
-        """Look for the files whose digest begins with *byte*: those of the rows from *start* to *end*, and others; and
-        add their users.
-        """
+        """Look for the files whose digest begins with *byte*, with rows *start* to *end* or none; add their *users*."""
         directory = self._layout.shard(bytes([byte]))
         known = [digest.hex()[2:] for digest in self.digests[start:end]]
         names = set(files.list_names(directory))
@@ -146,8 +137,15 @@ class Inventory:
             digest = self._layout.digest_at(f"{byte:02x}", name)
             status = None if digest is None else files.lstat_regular(f"{directory}/{name}")
             if digest is not None and status is not None:
-                numbers[digest] = number = self._add_unindexed(digest, status.st_size)
+                number = numbers[digest] = len(self.digests)
                 unindexed[number] = status
+                self.digests.append(digest)
+                self.sizes.append(status.st_size)
+                for column in (self.uses, self.users, self.rules, self._has_users):
+                    column.append(0)
+                self._is_there.append(1)
+                if self._has_ages:
+                    self.due.append(0)
         self._add_users(numbers, users)
         for number, status in unindexed.items():
             if not self._has_users[number]:
@@ -167,18 +165,6 @@ class Inventory:
             if rule != rules[number]:
                 rules[number] = MIXED_RULES if has_users[number] else rule
             has_users[number] = 1
-
-    def _add_unindexed(self, digest: bytes, size: int) -> int:
-        self.digests.append(digest)
-        self.sizes.append(size)
-        self.uses.append(0)
-        self.users.append(0)
-        self.rules.append(0)
-        self._has_users.append(0)
-        self._is_there.append(1)
-        if self._has_ages:
-            self.due.append(0)
-        return len(self.digests) - 1
 
     def _date_unindexed(self, number: int, status: os.stat_result) -> None:
         """Order unused files by the time of their names; one that may be in flight counts as just used."""

@@ -20,7 +20,7 @@ from casstore.blobs.staging import Inode
 from casstore.eviction.budget import Budget, free_bytes
 from casstore.eviction.inventory import FIRST_USE, MIXED_RULES, Inventory
 from casstore.eviction.policies import eviction_order
-from casstore.eviction.victims import Reason, VictimList
+from casstore.eviction.victims import Reason, Victim, VictimList
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.fs import files
 from casstore.index.database import Index
@@ -29,7 +29,6 @@ from casstore.leases.views import View, read_manifest
 
 _SLACK: Final = 100
 """Evict a hundredth more than necessary, so that the next fill does not collect again."""
-
 
 _STAYS, _EVICTED = 1, 2
 
@@ -77,12 +76,9 @@ class Plan:
         return max(0, over, lack)
 
 
-def _wanted_bytes(limit: int, over: int, reserve: int, lack: int) -> int:
-    """Return how much to evict: a hundredth more than necessary, and down to a hundredth below the budget."""
-    return max(
-        over + max(over, limit) // _SLACK if over > 0 else 0,
-        lack + max(lack, reserve) // _SLACK if lack > 0 else 0,
-    )
+def _with_slack(missed: int, limit: int) -> int:
+    """Return how much to evict if *limit* is missed by so much: a hundredth more than necessary, or than the limit."""
+    return missed + max(missed, limit) // _SLACK if missed > 0 else 0
 
 
 def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -> Plan:
@@ -102,15 +98,15 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
     turns = chain(
         ((number, NO_EXPERT) for number in order[:front]), eviction_order(order[front:], budget.policy, scores)
     )
-    choice.by_size(turns, _wanted_bytes(budget.max_size or 0, over, budget.min_free, lack) - choice.victims.bytes)
-    requested = max(0, over, lack)
+    wanted = max(_with_slack(over, budget.max_size or 0), _with_slack(lack, budget.min_free))
+    choice.by_size(turns, wanted - choice.victims.bytes)
     return Plan(
         budget,
         inventory.generation,
         inventory.stored,
         inventory.blobs,
         free,
-        requested,
+        max(0, over, lack),
         choice.victims,
         choice.retained(),
         at_least,
@@ -130,7 +126,7 @@ class _Choice:
         # Rows without a file and without users: nothing to lose.
         self.victims = VictimList()
         for number in inventory.stale_rows:
-            self.victims.add(inventory.digests[number])
+            self.victims.add(Victim(inventory.digests[number]))
 
     def retained(self) -> tuple[Retained, ...]:
         """Return the blobs that stay although it was their turn."""
@@ -138,24 +134,19 @@ class _Choice:
 
     def by_rules(self, order: Sequence[int], budget: Budget) -> int:
         """Choose what exceeds an age or the size of a rule; return by how many bytes the sizes are missed."""
-        inventory, now = self._inventory, time.time()
-        if inventory.due:
-            for number in order:
-                if inventory.due[number] < now and not inventory.is_pinned(number):
-                    self._choose(number, Reason.AGE)
-        return self._by_rule_sizes(order, budget)
-
-    def _by_rule_sizes(self, order: Sequence[int], budget: Budget) -> int:
-        rules = self._inventory.rules
+        inventory, rules, now = self._inventory, self._inventory.rules, time.time()
+        for number in order if inventory.due else ():
+            if inventory.due[number] < now and not inventory.is_pinned(number):
+                self._choose(number, Reason.AGE)
         sizes = [0] * (MIXED_RULES + 1)
         for number in order:
             if self._looked[number] != _EVICTED:
-                sizes[rules[number]] += self._inventory.sizes[number]
+                sizes[rules[number]] += inventory.sizes[number]
         missed, wanted = [0] * (MIXED_RULES + 1), [0] * (MIXED_RULES + 1)
         for rule, limit in enumerate((rule.max_size for rule in budget.rules), 1):
             if limit is not None and sizes[rule] > limit:
                 missed[rule] = sizes[rule] - limit
-                wanted[rule] = _wanted_bytes(limit, missed[rule], 0, 0)
+                wanted[rule] = _with_slack(missed[rule], limit)
         for number in order if any(wanted) else ():
             rule = rules[number]
             if wanted[rule] > 0 and not self._looked[number]:
@@ -190,7 +181,7 @@ class _Choice:
         if size:
             self._looked[number] = _EVICTED
             used, users = inventory.uses[number], inventory.users[number]
-            self.victims.add(digest, size, used, users, status.st_ino, status.st_ctime_ns, reason, expert)
+            self.victims.add(Victim(digest, size, used, users, status.st_ino, status.st_ctime_ns, reason, expert))
         return size
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, overload
+from typing import Final, NamedTuple, overload
 
 from casstore.index.eviction_history import NO_EXPERT
 
@@ -24,8 +23,7 @@ class Reason(StrEnum):
     """The store, or its prefix, was cleared."""
 
 
-@dataclass(frozen=True, slots=True)
-class Victim:
+class Victim(NamedTuple):
     """A blob to evict, as it was seen.
 
     *size* bytes are freed; 0 for a row without a file. *used* orders by last use (`recency_key`). *users* is a checksum
@@ -34,11 +32,11 @@ class Victim:
     """
 
     digest: bytes
-    size: int
-    used: int
-    users: int
-    inode: int
-    ctime_ns: int
+    size: int = 0
+    used: int = 0
+    users: int = 0
+    inode: int = 0
+    ctime_ns: int = 0
     reason: Reason = Reason.SIZE
     expert: int = NO_EXPERT
 
@@ -58,21 +56,12 @@ class VictimList(Sequence[Victim]):
         self._packed = bytearray()
         self.bytes = 0
 
-    def add(
-        self,
-        digest: bytes,
-        size: int = 0,
-        used: int = 0,
-        users: int = 0,
-        inode: int = 0,
-        ctime_ns: int = 0,
-        reason: Reason = Reason.SIZE,
-        expert: int = NO_EXPERT,
-    ) -> None:
-        """Append a blob, by the fields of `Victim`: making one takes as long as everything else."""
+    def add(self, victim: Victim) -> None:
+        """Append a blob."""
+        digest, *numbers, reason, expert = victim
         self._digests.append(digest)
-        self._packed += _NUMBERS.pack(size, used, users, inode, ctime_ns, _NUMBER_OF[reason], expert)
-        self.bytes += size
+        self._packed += _NUMBERS.pack(*numbers, _NUMBER_OF[reason], expert)
+        self.bytes += victim.size
 
     def __len__(self) -> int:
         return len(self._digests)

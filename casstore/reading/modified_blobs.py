@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
 
 from casstore.blobs.blob_store import OPEN_FLAGS
 from casstore.blobs.staging import Inode
@@ -58,20 +57,15 @@ def save_local_edits(layout: Layout, index: Index, leases: LeaseHolder, digest: 
 def _record_views(layout: Layout, recorder: EditRecorder, inode: Inode) -> bool:
     """Record the edit for each view, in any lease, that is this very file; whether there was one."""
     is_known = False
-    for lease, found in _views_of(layout, inode):
-        with contextlib.suppress(FileNotFoundError):  # released meanwhile
-            recorder.record_file(lease, found)
-            is_known = True
-    return is_known
-
-
-def _views_of(layout: Layout, inode: Inode) -> Iterator[tuple[LeaseLayout, UnrecordedFile]]:
-    with os.scandir(layout.leases) as entries:
-        leases = [LeaseLayout(entry.path) for entry in entries]
-    for lease in leases:
-        with contextlib.suppress(NotADirectoryError):
+    for lease in [LeaseLayout(layout.lease(name)) for name in os.listdir(layout.leases)]:
+        try:
             manifest = read_manifest(lease)
-            for name, handed in manifest.handed_out.items():
-                path = f"{lease.path}/{name}"
-                if isinstance(handed[-1], View) and handed[-1].inode == inode and Inode.at(path) == inode:
-                    yield lease, UnrecordedFile(path, handed[-1], manifest.reconciled.get(name))
+        except NotADirectoryError:
+            continue
+        for name, (*_, view) in manifest.handed_out.items():
+            path = f"{lease.path}/{name}"
+            if isinstance(view, View) and view.inode == inode and Inode.at(path) == inode:
+                with contextlib.suppress(FileNotFoundError):  # released meanwhile
+                    recorder.record_file(lease, UnrecordedFile(path, view, manifest.reconciled.get(name)))
+                    is_known = True
+    return is_known
