@@ -90,7 +90,7 @@ class Pins:
         self._index = index
 
     def all(self, prefix: str = "") -> Iterator[Pin]:
-        """Yield the pins whose URI starts with *prefix* (a string, not a path), in URI order, cached or not."""
+        """See `Cache.pins`."""
         found = [pin for pin, _ in self._read() if pin is not None and pin.uri.startswith(prefix)]
         yield from sorted(found, key=lambda pin: (pin.uri, pin.key.origin))
 
@@ -112,9 +112,7 @@ class Pins:
             yield pin if pin is not None and pin.key.name == name.hex() else None, path
 
     def pin(self, keys_by_name: Mapping[str, Sequence[Key]]) -> list[Pin]:
-        """Pin the cached *keys_by_name* of URIs and prefixes. Raises NotHeldError for a name without any; nothing is
-        pinned then.
-        """
+        """Pin the cached *keys_by_name* of URIs and prefixes: see `Cache.pin`."""
         for name, keys in keys_by_name.items():
             if not keys:
                 raise _not_cached(name)
@@ -126,9 +124,7 @@ class Pins:
         return pins
 
     def unpin(self, names: Sequence[str]) -> list[Pin]:
-        """Remove the pins of these URIs, and of those below these prefixes; return them. Raises NotHeldError for a name
-        without any; nothing is unpinned then.
-        """
+        """See `Cache.unpin`."""
         pins = list(self.all())
         found: dict[Pin, None] = {}
         for name in names:

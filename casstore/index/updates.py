@@ -86,7 +86,7 @@ class PublishEntry(IndexUpdate):
     entry: Entry
     added: AddedBlob
     staging: Staging | None
-    checksums: Sequence[tuple[ProviderChecksum, bool]] = ()
+    stated: Sequence[ProviderChecksum] = ()
     locks: Sequence[Releasable] = ()
     is_local_write: bool = False
     on_done: Callable[[PublishEntry], None] | None = None
@@ -123,8 +123,8 @@ class PublishEntry(IndexUpdate):
             is_synced = self._synced  # the row may be an earlier file's
         entry = replace(self.entry, written_on=0) if is_synced else self.entry
         put_entry(txn, entry, current, BlobRecord(self.added.size, entry.written_on))
-        for checksum, verified in self.checksums:
-            txn.put(checksum.row_key, pack_checksum(checksum.row_key, ChecksumRecord(entry.digest, verified)))
+        for checksum in self.stated:
+            txn.put(checksum.row_key, pack_checksum(checksum.row_key, ChecksumRecord(entry.digest, False)))
         ghost = txn.get(ghost_row(entry.digest.value)) if self.added.is_new else None
         if ghost is not None:
             from casstore.index.eviction_history import record_return  # only if blobs were ever evicted

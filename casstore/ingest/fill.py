@@ -44,7 +44,6 @@ class Fill:
 
     @property
     def key(self) -> Key:
-        """The key of the object."""
         return self.noted.key
 
     @property
@@ -129,7 +128,7 @@ class Fill:
         descriptor = _open_added(publisher.layout, added, staging) if reading else -1
         entry = publisher.entry(self.key, digest, validator, self.noted.moment)
         self._staging = None
-        self._enqueue(PublishEntry(self.noted, entry, added, staging, [(item, False) for item in stated]))
+        self._enqueue(PublishEntry(self.noted, entry, added, staging, stated))
         if added.is_new:
             publisher.background.record_fill(size)
         else:

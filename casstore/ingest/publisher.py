@@ -186,8 +186,7 @@ class Publisher:
             self.record_delete(noted.key)
             return None
         entry = self.entry(noted.key, digest, validator, moment)
-        checksums = [(item, False) for item in stated]
-        publication = PublishEntry(noted, entry, added, staging, checksums, is_local_write=True)
+        publication = PublishEntry(noted, entry, added, staging, stated, is_local_write=True)
         self._commit_local(publication)
         if added.is_new:
             self.background.record_fill(added.size)

@@ -74,9 +74,7 @@ class LeaseHolder:
     # --- local paths, and what is found at them later ----------------------------------------------------------------
 
     def view(self, entry: Entry, descriptor: int, bucket: str, object_key: str, mode: str | None = None) -> str:
-        """Return a path with the object's name and the bytes of *descriptor*, the entry's open blob, until the process
-        ends.
-        """
+        """Return a path with the object's name and the bytes of *descriptor*, the open blob, until the process ends."""
         return self.get().view(
             entry.key, entry.digest, entry.size, descriptor, bucket, object_key, mode, entry.validator
         )
