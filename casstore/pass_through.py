@@ -278,25 +278,12 @@ class ReadOnlyPending(Pending):
 class PassThroughFill(Fill):
     """A download for its reader alone; to memory if the temporary directory is full."""
 
-    @property
-    def staging(self) -> Staging:
-        self._staging = self._staging or self._publisher.leases.stage()
-        return self._staging
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        staging = self.staging
-        try:
-            staging.write(data)
-        except OSError as error:
-            with self._in_memory(staging.size + len(data), error):
-                staging.write(data)
-
     def resize(self, size: int) -> None:
         # With room for all of it: many threads write to it, and none can move it.
         try:
             files.reserve(self.staging.descriptor, size)
         except OSError as error:
-            with self._in_memory(size, error):
+            with self._room_after(error, size - self.staging.size):
                 files.reserve(self.staging.descriptor, size)
 
     def write_at(self, data: memoryview, offset: int) -> None:
@@ -304,12 +291,12 @@ class PassThroughFill(Fill):
             self.staging.write_at(data, offset)
 
     @contextlib.contextmanager
-    def _in_memory(self, needed: int, error: OSError) -> Iterator[None]:
+    def _room_after(self, error: OSError, needed: int) -> Iterator[None]:
         """Move the file to memory after *error*, for the block; raise it unless a full disk is the reason."""
-        if error.errno not in files.NO_SPACE:
+        staging = self._staging
+        if staging is None or error.errno not in files.NO_SPACE:
             raise error
-        staging = self.staging
-        if max(needed, self.expected) > MOST_IN_MEMORY:
+        if max(staging.size + needed, self.expected) > MOST_IN_MEMORY:
             raise self._too_large(error) from error
         with self._no_room():
             memory = files.open_memory()
