@@ -23,7 +23,7 @@ import pytest
 import casstore
 from casstore import Entry, Key, Moment, NotHeldError, Validator, clock
 from casstore.blobs.blob_store import BlobStore
-from casstore.eviction import collector, pins
+from casstore.eviction import collector
 from casstore.eviction.pins import Pins
 from casstore.format.keys import BLOB, USER, user_row
 from casstore.fs import files
@@ -164,7 +164,7 @@ class Stage:
         self.points.wrap(files, "rename", point=INSIDE_SWEEP)
         self.points.wrap(files, "rename", after=True, point=AFTER_RENAME)
         self.points.wrap(Pins, "_name", point=INSIDE_PIN)
-        self.points.wrap(pins, "_unlink", point=INSIDE_UNPIN)
+        self.points.wrap(Pins, "_unlink", point=INSIDE_UNPIN)
         self.points.wrap(leases, "append_line", after=True, point=BEFORE_PATH)
 
     def _before_lock(self, who: int, times: int) -> str:
