@@ -63,7 +63,7 @@ class StoreRepairer:
         return [self._repair_row(txn, *row) for row in batch]
 
     def _repair_row(self, txn: Txn, row: bytes, record: bytes) -> Repair:
-        if txn.get(row) != record:
+        if not _is_as_seen(txn, row, record):
             return GONE
         key = None
         try:
@@ -237,7 +237,7 @@ class _DamagedBlob(Removal[Digest]):
     def select(self, txn: Txn, batch: Sequence[Digest]) -> Selection:
         value = self._digest.value
         selection = Selection(uris={value: []})
-        if self._blobs.inode(self._digest) == self._inode:
+        if _is_same(self._blobs.inode(self._digest), self._inode):
             for user in users_of(txn, value):
                 selection.rows.append(user.row)
                 if user.key is not None:
@@ -248,7 +248,17 @@ class _DamagedBlob(Removal[Digest]):
         return selection
 
     def may_sweep(self, digest: bytes, status: os.stat_result) -> bool:
-        return Inode.of(status) == self._inode
+        return _is_same(Inode.of(status), self._inode)
+
+
+def _is_as_seen(txn: Txn, row: bytes, record: bytes) -> bool:
+    """Whether a row still has the record that was seen."""
+    return txn.get(row) == record
+
+
+def _is_same(found: Inode | None, inode: Inode) -> bool:
+    """Whether a name is still that of the file that was looked at."""
+    return found == inode
 
 
 def _failed(error: Exception) -> Repair:
