@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from casstore.counters import Statistics, statistics_facts
 from casstore.eviction.pins import Pins
@@ -24,6 +23,10 @@ def store_facts(root: Root, index: Index, usage: Usage, pending: Pending, statis
     rows, index_bytes = index.usage()
     records = (unpack_blob(row, record) for row, record in index.scan(BLOB))
     sizes = [record.size for record in records if record is not None]
+    pins = Pins(layout, index)
+    keys = [pin.key for pin in pins.all()]
+    pinned = index.read(lambda txn: [current_entry(txn, key) for key in keys])
+    writes = list(pending.all())
     space = os.statvfs(layout.root)
     return {
         "root": layout.root,
@@ -50,22 +53,12 @@ def store_facts(root: Root, index: Index, usage: Usage, pending: Pending, statis
             }
             for rule in settings.rules
         ],
-        **_retained_facts(index, Pins(layout, index), pending),
-        "views": settings.views,
-        "verify": settings.verify,
-        "statistics": statistics_facts(statistics),
-    }
-
-
-def _retained_facts(index: Index, pins: Pins, pending: Pending) -> dict[str, Any]:
-    keys = [pin.key for pin in pins.all()]
-    entries = index.read(lambda txn: [current_entry(txn, key) for key in keys])
-    pinned = {entry.digest: entry.size for entry in entries if entry is not None}
-    writes = list(pending.all())
-    return {
         "pins": len(keys) + len(pins.unreadable()),
-        "pinned_bytes": sum(pinned.values()),
+        "pinned_bytes": sum({entry.digest: entry.size for entry in pinned if entry is not None}.values()),
         "pending_writes": len(writes) + len(pending.unreadable()),
         "pending_edits": sum(write.state is PendingState.EDIT for write in writes),
         "pending_bytes": sum(write.size for write in writes),
+        "views": settings.views,
+        "verify": settings.verify,
+        "statistics": statistics_facts(statistics),
     }

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable, Mapping
@@ -31,6 +32,8 @@ from casstore.fs import mounts as machine
 
 _WAY_OUT = "name a directory that you can write to (CASSTORE_DIR, local_cache_dir)"
 _TRIES = 5
+_DEBRIS = re.compile("[0-9a-f]{16}")
+"""The names of temporary files of a creator that was killed."""
 
 Result = TypeVar("Result")
 
@@ -179,7 +182,7 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
     # The marker counts as ours: another creator may have finished since we looked for it.
     paths = (*layout.directories(), layout.tag, layout.config, layout.statistics, layout.store)
     ours = {os.path.basename(path) for path in paths}
-    foreign = sorted(name for name in present - ours if not _is_debris(name))
+    foreign = sorted(name for name in present - ours if not _DEBRIS.fullmatch(name))
     if foreign:
         message = f"the directory contains other files ({foreign[0]!r}) and no store: name an empty or a new directory"
         raise NotAStoreError(errno.ENOTEMPTY, message, layout.root)
@@ -238,11 +241,6 @@ def _complete(layout: Layout) -> None:
             message = f"this user cannot write to the store ({os.strerror(error.errno)}): {_WAY_OUT}"
             raise StoreReadOnlyError(error.errno, message, layout.root) from error
         raise _unfit(layout, error) from error
-
-
-def _is_debris(name: str) -> bool:
-    """Whether *name* is a temporary file of a creator that was killed."""
-    return len(name) == 16 and all(c in "0123456789abcdef" for c in name)
 
 
 def _unfit(layout: Layout, error: OSError) -> OSError:

@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 
 from casstore.config.rules import Rule
-from casstore.config.settings import Settings
 from casstore.eviction.policies import ADAPTIVE
 from casstore.format.keys import BLOB
 from casstore.format.records import peek_blob
@@ -31,19 +30,6 @@ class Budget:
     def has_rules(self) -> bool:
         """Whether anything is evicted although there is room."""
         return self.max_age is not None or bool(self.rules)
-
-
-def budget_of(
-    settings: Settings, root: str, max_size: int | None = None, min_free: int | None = None, max_age: int | None = None
-) -> Budget:
-    """Return the budget of these limits, by default those of the settings."""
-    return Budget(
-        settings.max_size if max_size is None else max_size,
-        settings.keep_free(os.statvfs(root)) if min_free is None else min_free,
-        settings.max_age if max_age is None else max_age,
-        settings.rules,
-        settings.policy,
-    )
 
 
 def free_bytes(root: str) -> int:

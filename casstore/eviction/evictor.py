@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -64,11 +65,18 @@ class Evictor:
         By default the limits of the settings; their rules apply in any case, and *at_least* so many bytes are evicted.
         Reads only.
         """
-        from casstore.eviction.budget import budget_of
+        from casstore.eviction.budget import Budget
         from casstore.eviction.plan import make_plan
 
         self.committer.flush()
-        budget = budget_of(self.settings, self.directory, max_size, min_free, max_age)
+        settings = self.settings
+        budget = Budget(
+            settings.max_size if max_size is None else max_size,
+            settings.keep_free(os.statvfs(self.directory)) if min_free is None else min_free,
+            settings.max_age if max_age is None else max_age,
+            settings.rules,
+            settings.policy,
+        )
         return make_plan(self.index, self._layout, budget, at_least)
 
     def execute(self, plan: Plan, on_removed: Callable[[RemovedBlob], object] | None = None) -> CollectResult:

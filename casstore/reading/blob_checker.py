@@ -165,24 +165,22 @@ class BlobChecker:
         inode = self._blobs.inode(digest)
         if open_fd is not None and inode != Inode.of(os.fstat(open_fd)):
             return
-        if inode is not None and self.save_local_edits(digest):
-            self._counters.increment("edited_blobs")
-            target = self._layout.trashed(os.urandom(8).hex())
-            self._move(digest, inode, target)
-            files.unlink_quietly(target)
+        is_edit = inode is not None and self.save_local_edits(digest)
+        self._counters.increment("edited_blobs" if is_edit else "damaged_blobs")
+        if inode is None:
             return
-        self._counters.increment("damaged_blobs")
-        if inode is not None:
+        if is_edit:
+            target = self._layout.trashed(os.urandom(8).hex())
+        else:
             target = self._layout.quarantined(f"{digest.value.hex()}-{os.urandom(4).hex()}")
             files.create_synced(target + ".txt", f"{digest}: {reason}\n".encode())
-            self._move(digest, inode, target)
-
-    def _move(self, digest: Digest, inode: Inode, target: str) -> None:
         with self._index.writing() as txn:
             # Between the look and this transaction a good blob may have taken the name.
             if self._blobs.inode(digest) == inode:
                 txn.delete(blob_row(digest.value))
                 files.rename(self._layout.blob(digest.value), target)
+        if is_edit:
+            files.unlink_quietly(target)
 
     def save_local_edits(self, digest: Digest) -> bool:
         """Make pending writes of a blob's wrong bytes, if they were written through a view; False if they were not."""
