@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from casstore.leases.local_files import LocalFiles
 
 from casstore import Pending, PendingState, PendingWrite, Staging
+from casstore.leases.holder import LeaseHolder
 from pathapi.exceptions import CloudPathFileNotFoundError, OverwriteNewerLocalError, PendingWriteError
 from pathapi.writing import commit as delivering
 from pathapi.writing import pending as settling
@@ -331,14 +331,14 @@ def _discard_before_saving() -> None:
 
 
 def _release_before_recording() -> None:
-    copy_local = LocalFiles.copy_local
+    copy_local = LeaseHolder.copy_local
 
-    def copy_and_release(self: LocalFiles, path: str) -> Staging:
+    def copy_and_release(self: LeaseHolder, path: str) -> Staging:
         staging = copy_local(self, path)
         self.release_path(path)
         return staging
 
-    setattr(LocalFiles, "copy_local", copy_and_release)  # noqa: B010 (as above)
+    setattr(LeaseHolder, "copy_local", copy_and_release)  # noqa: B010 (as above)
 
 
 @pytest.mark.parametrize(
