@@ -335,7 +335,7 @@ def _release_before_recording() -> None:
 
     def copy_and_release(self: LeaseHolder, path: str) -> Staging:
         staging = copy_local(self, path)
-        self.release_path(path)
+        self.get().release(path)
         return staging
 
     setattr(LeaseHolder, "copy_local", copy_and_release)  # noqa: B010 (as above)
