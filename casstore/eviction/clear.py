@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 from casstore.blobs.staging import Inode
 from casstore.eviction.inventory import IN_FLIGHT_SECONDS
 from casstore.eviction.pins import Pins, is_pinned, pinned_names
-from casstore.eviction.removal import Removal, RemovedBlob, Selection
+from casstore.eviction.removal import Removal, RemovedBlob, Selection, Swept
 from casstore.eviction.victims import Reason
 from casstore.format.keys import BLOB, blob_row, entry_prefix, row_name, user_prefix
 from casstore.format.layout import Layout
@@ -258,7 +258,7 @@ class Preview(Clearing):
         self._shared.add(digest)
         return all(map(self._releases, users_of(txn, digest)))
 
-    def sweep(self, digests: Sequence[bytes]) -> dict[bytes, os.stat_result | None]:
+    def sweep(self, digests: Sequence[bytes]) -> Swept:
         found = ((digest, files.lstat_regular(self.layout.blob(digest))) for digest in self._unused)
         return {digest: status for digest, status in found if status is not None and self.may_sweep(digest, status)}
 

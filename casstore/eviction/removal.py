@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from casstore.errors import IndexDamagedError, IndexUnavailableError, StoreFullError
 from casstore.eviction.victims import Reason
@@ -33,6 +33,8 @@ _BATCH_SECONDS: Final = 0.020
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Swept: TypeAlias = dict[bytes, os.stat_result | None]
+"""The removed files by digest; None for a row that had no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +128,7 @@ class Removal(abc.ABC, Generic[Item]):
         """Whether to remove the file of an unused blob; called inside the sweep's transaction."""
         return True
 
-    def run(
-        self, items: Sequence[Item]
-    ) -> Iterator[tuple[Sequence[Item], dict[bytes, list[str]], dict[bytes, os.stat_result | None]]]:
+    def run(self, items: Sequence[Item]) -> Iterator[tuple[Sequence[Item], dict[bytes, list[str]], Swept]]:
         """Remove *items*; yield each batch, the selected URIs by blob, and what `sweep` returned for these blobs.
 
         Raises StoreFullError if the disk is so full that not even one row can be dropped.
@@ -148,17 +148,14 @@ class Removal(abc.ABC, Generic[Item]):
 
         return self.index.write(drop)
 
-    def sweep(self, digests: Sequence[bytes]) -> dict[bytes, os.stat_result | None]:
-        """Remove those blobs that no entry uses, if `may_sweep` of their file; what came back into use stays.
-
-        Returns the removed files by digest; None for a row that had no file.
-        """
-        removed: dict[bytes, os.stat_result | None] = {}
+    def sweep(self, digests: Sequence[bytes]) -> Swept:
+        """Remove those blobs that no entry uses, if `may_sweep` of their file; what came back into use stays."""
+        removed: Swept = {}
         for _, swept in self.sweeping.run_in_batches(digests, self.sweep_batch):
             removed |= swept
         return removed
 
-    def sweep_batch(self, digests: Sequence[bytes]) -> dict[bytes, os.stat_result | None]:
+    def sweep_batch(self, digests: Sequence[bytes]) -> Swept:
         """Sweep in one transaction."""
         trash: dict[str, str] = {}
         # A writer publishes inside its own write transaction and checks there that its blob is the one it linked. This
@@ -181,10 +178,8 @@ class Removal(abc.ABC, Generic[Item]):
             files.unlink_quietly(target)
         return removed
 
-    def _move_unused(
-        self, txn: Txn, digests: Sequence[bytes], trash: dict[str, str]
-    ) -> dict[bytes, os.stat_result | None]:
-        removed: dict[bytes, os.stat_result | None] = {}
+    def _move_unused(self, txn: Txn, digests: Sequence[bytes], trash: dict[str, str]) -> Swept:
+        removed: Swept = {}
         for digest in digests:
             if _is_in_use(txn, digest):
                 continue
