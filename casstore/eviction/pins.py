@@ -125,16 +125,25 @@ class Pins:
 
     def unpin(self, names: Sequence[str]) -> list[Pin]:
         """See `Cache.unpin`."""
-        pins = list(self.all())
+        known = list(self.all())
         found: dict[Pin, None] = {}
         for name in names:
-            named = [pin for pin in pins if pin.uri == name or (name.endswith("/") and pin.uri.startswith(name))]
+            named = [pin for pin in known if pin.uri == name or (name.endswith("/") and pin.uri.startswith(name))]
             if not named:
                 message = "no pin has this name or prefix: `casstore pin` lists the pins"
                 raise NotHeldError(errno.ENOENT, message, name)
             found.update(dict.fromkeys(named))
-        self.remove(list(found))
-        return list(found)
+        pins = list(found)
+        for start in range(0, len(pins), BATCH):
+            with files.full_disk(self._layout.root):
+                self._index.write(partial(self._unlink, pins=pins[start : start + BATCH]))
+        if pins:
+            files.sync_directory(self._layout.pins)
+        return pins
+
+    def _unlink(self, _: Txn, pins: Sequence[Pin]) -> None:
+        for pin in pins:
+            files.unlink_quietly(self._layout.pin(pin.key.name))
 
     def add(self, keys: Sequence[Key]) -> list[Pin]:
         """Pin those of *keys* that have an entry, and return the pins, on the disk; an existing one is as good."""
@@ -175,18 +184,6 @@ class Pins:
                 made.add(path)
             pins.append(pin)
         return pins
-
-    def remove(self, pins: Sequence[Pin]) -> None:
-        """Remove these pins, from the disk on return; missing ones are no error."""
-        for start in range(0, len(pins), BATCH):
-            with files.full_disk(self._layout.root):
-                self._index.write(partial(self._unlink, pins=pins[start : start + BATCH]))
-        if pins:
-            files.sync_directory(self._layout.pins)
-
-    def _unlink(self, _: Txn, pins: Sequence[Pin]) -> None:
-        for pin in pins:
-            files.unlink_quietly(self._layout.pin(pin.key.name))
 
 
 def _not_cached(name: str) -> NotHeldError:
