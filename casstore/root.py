@@ -18,13 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from casstore.config.settings import Settings, load_settings
-from casstore.errors import (
-    NotAStoreError,
-    StoreFormatError,
-    StoreFullError,
-    StoreReadOnlyError,
-    StoreUnavailableError,
-)
+from casstore.errors import NotAStoreError, StoreFormatError, StoreFullError, StoreReadOnlyError, StoreUnavailableError
 from casstore.format.digest import ALGORITHMS, name_hash
 from casstore.format.layout import CACHEDIR_TAG, FORMAT, MAX_ROOT_BYTES, Layout
 from casstore.fs import files

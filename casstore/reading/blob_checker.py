@@ -32,13 +32,7 @@ class BlobChecker:
     __slots__ = ("_blobs", "_boot_mount", "_committer", "_counters", "_index", "_layout", "_leases")
 
     def __init__(
-        self,
-        root: Root,
-        index: Index,
-        blobs: BlobStore,
-        committer: Committer,
-        leases: LeaseHolder,
-        counters: Counters,
+        self, root: Root, index: Index, blobs: BlobStore, committer: Committer, leases: LeaseHolder, counters: Counters
     ) -> None:
         self._layout, self._boot_mount = root.layout, root.boot_mount
         self._index, self._blobs, self._committer = index, blobs, committer
