@@ -263,8 +263,6 @@ class _NoPublisher(Publisher):
 class ReadOnlyPending(Pending):
     """The pending writes of an unusable store, to be looked at."""
 
-    __slots__ = ("_unavailable",)
-
     def __init__(self, layout: Layout, unavailable: OSError) -> None:
         super().__init__(layout)
         self._unavailable = unavailable

@@ -20,8 +20,6 @@ from casstore.index.updates import PublishEntry
 class RecentEntries:
     """The uncommitted entries of one process, over its index; thread-safe. A forked child begins with none."""
 
-    __slots__ = ("_counters", "_entries", "_index", "_mutex", "_written")
-
     def __init__(self, index: Index, counters: Counters) -> None:
         self._index = index
         self._counters = counters

@@ -29,8 +29,6 @@ from casstore.root import Root
 class BlobChecker:
     """Checks and quarantines the blobs of one store; thread-safe."""
 
-    __slots__ = ("_blobs", "_boot_mount", "_committer", "_counters", "_index", "_layout", "_leases")
-
     def __init__(
         self, root: Root, index: Index, blobs: BlobStore, committer: Committer, leases: LeaseHolder, counters: Counters
     ) -> None:

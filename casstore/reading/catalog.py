@@ -29,8 +29,6 @@ class Usage:
 class Catalog:
     """The entries of a store, with what this process has not committed yet; thread-safe."""
 
-    __slots__ = ("_committer", "_index")
-
     def __init__(self, index: Index, committer: Committer) -> None:
         self._index = index
         self._committer = committer

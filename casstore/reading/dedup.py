@@ -24,8 +24,6 @@ PROVABLE: Final = {"md5": "md5", "etag-md5": "md5", "sha1": "sha1", "sha256": "s
 class ChecksumDedup:
     """Finds blobs by the checksums that providers state; thread-safe."""
 
-    __slots__ = ("_blobs", "_boot_mount", "_checker", "_committer", "_index", "_settings")
-
     def __init__(self, root: Root, index: Index, blobs: BlobStore, committer: Committer, checker: BlobChecker) -> None:
         self._settings, self._boot_mount = root.settings, root.boot_mount
         self._index, self._blobs, self._committer, self._checker = index, blobs, committer, checker
