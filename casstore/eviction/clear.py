@@ -19,7 +19,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -94,8 +93,8 @@ class Clearing(Removal[bytes]):
         self._bad = self._bad_bytes = 0
         self._young: dict[bytes, int] = {}
         self._linked: dict[Inode, InUse] = {}
-        self._select: Callable[[Txn, Sequence[bytes]], Selection] = self._select_entries
-        self._keeps_young = False
+        self._have_rows: bool | None = None
+        """Whether the blobs that are removed now have rows; None while entries are."""
 
     def clear(self, reaped: ReapResult | None) -> ClearResult:
         """Clear, after the reaper; *reaped* goes into the result.
@@ -137,7 +136,7 @@ class Clearing(Removal[bytes]):
         )
 
     def _remove_unused(self, digests: Sequence[bytes], *, have_rows: bool) -> None:
-        self._select, self._keeps_young = partial(self._select_unused, have_rows=have_rows), not have_rows
+        self._have_rows = have_rows
         # Selected in a read transaction first: most have users, and a write transaction makes writers wait.
         self._remove(list(self.index.read(lambda txn: self.select(txn, digests)).uris))
 
@@ -147,10 +146,14 @@ class Clearing(Removal[bytes]):
                 self._count(digest, uris, swept.get(digest))
 
     def select(self, txn: Txn, batch: Sequence[bytes]) -> Selection:
-        return self._select(txn, batch)
+        return self._select_entries(txn, batch) if self._have_rows is None else self._select_unused(txn, batch)
 
     def may_sweep(self, digest: bytes, status: os.stat_result) -> bool:
-        return not (self._keeps_young and self._is_young(digest, status))
+        # A file without a row may be about to get one. Removing it would be safe, and cost a copy.
+        is_young = self._have_rows is False and 0 <= time.time() - status.st_ctime <= IN_FLIGHT_SECONDS
+        if is_young:
+            self._young[digest] = status.st_size
+        return not is_young
 
     def _is_retained(self, name: bytes) -> bool:
         """Whether the URI of this hash is pinned, or has a pending write, readable or not.
@@ -181,14 +184,14 @@ class Clearing(Removal[bytes]):
                 selection.add(entry)
         return selection
 
-    def _select_unused(self, txn: Txn, digests: Sequence[bytes], *, have_rows: bool) -> Selection:
+    def _select_unused(self, txn: Txn, digests: Sequence[bytes]) -> Selection:
         """Return those of these blobs that no entry uses, and damaged rows of users, which would keep one forever."""
         selection = Selection()
         for digest in digests:
             users = users_of(txn, digest)
             if all(user.entry is None and self._releases(user) for user in users):
                 selection.rows += (user.row for user in users)
-                if (txn.get(blob_row(digest)) is not None) == have_rows:
+                if (txn.get(blob_row(digest)) is not None) == self._have_rows:
                     selection.uris[digest] = []
         return selection
 
@@ -211,13 +214,6 @@ class Clearing(Removal[bytes]):
         if self._on_removed is not None and (uris or size):
             self._on_removed(RemovedBlob(digest, tuple(uris), size, Reason.CLEARED))
 
-    def _is_young(self, digest: bytes, status: os.stat_result) -> bool:
-        """Whether a file without a row may be about to get one. Removing it would be safe, and cost a copy."""
-        if not 0 <= time.time() - status.st_ctime <= IN_FLIGHT_SECONDS:
-            return False
-        self._young[digest] = status.st_size
-        return True
-
 
 class Preview(Clearing):
     """The dry run: the same pass, which looks where the other one drops and sweeps."""
@@ -235,10 +231,10 @@ class Preview(Clearing):
     def _is_retained(self, name: bytes) -> bool:
         return name in self._retained
 
-    def _select_unused(self, txn: Txn, digests: Sequence[bytes], *, have_rows: bool) -> Selection:
+    def _select_unused(self, txn: Txn, digests: Sequence[bytes]) -> Selection:
         # Most blobs have entries still, and were counted with them: one look at each, not one at each of its users.
         unused = [digest for digest in digests if not txn.has(user_prefix(digest))]
-        return super()._select_unused(txn, unused, have_rows=have_rows)
+        return super()._select_unused(txn, unused)
 
     def drop(self, batch: Sequence[bytes]) -> dict[bytes, list[str]]:
         def look(txn: Txn) -> dict[bytes, list[str]]:
