@@ -90,6 +90,7 @@ class Cache:
     def __init__(self, root: Root) -> None:
         self._root = root
         self.layout: Layout = root.layout
+        self.root = root.layout.root
         self.settings: Settings = root.settings
         self.algorithm = root.algorithm
         self.place = root.boot_mount
@@ -156,11 +157,6 @@ class Cache:
     collect = method_of("evictor", Evictor.collect)
     clear = method_of("evictor", Evictor.clear)
     mark_synced = method_of("evictor", Evictor.mark_synced)
-
-    @property
-    def root(self) -> str:
-        """The store's directory."""
-        return self.layout.root
 
     @property
     def store_id(self) -> str:

@@ -74,7 +74,7 @@ class PassThroughCache(_Cache):
 
     def __init__(self, directory: str, error: OSError) -> None:
         self.unavailable = error
-        self._directory = directory
+        self.root = directory
         self.settings = _settings(directory)
         self.algorithm = ALGORITHMS[0]
         self._private: list[str] = []
@@ -116,20 +116,14 @@ class PassThroughCache(_Cache):
 
     def warn(self) -> None:
         """Warn, once per directory and process, that nothing is cached, and why."""
-        if self._directory not in _warned:
-            _warned.add(self._directory)
+        if self.root not in _warned:
+            _warned.add(self.root)
             import warnings
 
             warnings.warn(f"caching is disabled: {self.unavailable}", stacklevel=4)
 
     @property
-    def root(self) -> str:
-        """The unusable directory."""
-        return self._directory
-
-    @property
     def pending(self) -> Pending:
-        """The pending writes of the unusable store, to be looked at."""
         return self._pending
 
     def now(self) -> Moment:
