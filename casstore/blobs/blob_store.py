@@ -119,7 +119,6 @@ class BlobStore:
         return AddedBlob(digest, staging.size, Inode.of(status), is_new=False)
 
     def inode(self, digest: Digest) -> Inode | None:
-        """Return the blob's inode, or None if there is no such blob."""
         try:
             return Inode.of(os.stat(self._layout.blob(digest.value), follow_symlinks=False))
         except FileNotFoundError:
@@ -167,7 +166,6 @@ def _is_unreadable(path: str, error: OSError) -> bool:
 
 
 def _if_readable(check: Callable[[], bool]) -> bool:
-    """Return *check()*, or False if the disk cannot read a file."""
     try:
         return check()
     except OSError as error:

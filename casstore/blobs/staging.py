@@ -98,11 +98,9 @@ class Staging:
         return self.digest()
 
     def digest(self) -> Digest:
-        """Return the digest of all bytes hashed so far."""
         return Digest(self.algorithm, self._hasher.digest())
 
     def finalize(self, digest: Digest) -> None:
-        """Set a blob's mode and mtime."""
         if not self._has_mode:
             os.fchmod(self.descriptor, 0o444)
         os.utime(self.descriptor, (digest.mtime, digest.mtime))

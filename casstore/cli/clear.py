@@ -62,8 +62,6 @@ def clear(shell: Shell, prefix: str | None, dry_run: bool, yes: bool, as_json: b
 
 
 class _Report:
-    """Clears, and prints it as text or as JSON."""
-
     def __init__(self, shell: Shell, cache: Cache, prefix: str, *, as_json: bool, is_dry_run: bool) -> None:
         self._shell, self._cache, self._prefix = shell, cache, prefix
         self._as_json, self._is_dry_run = as_json, is_dry_run
@@ -170,7 +168,6 @@ _NOTHING: Final = "nothing: no pins, no pending writes, no local paths"
 
 
 def _kept_text(cleared: ClearResult) -> str:
-    """Summarize what was kept."""
     counts = [
         (len(cleared.pins), "pins"),
         (len(cleared.pending), "pending writes and local edits"),

@@ -59,7 +59,6 @@ class PendingFacts(TypedDict):
 
 
 def pending_facts(cache: Cache, write: PendingWrite) -> PendingFacts:
-    """Return the facts of *write*."""
     is_interrupted = cache.pending.is_interrupted(write)
     return {
         "uri": write.uri,

@@ -113,7 +113,6 @@ class _Report:
                 self._show_removal("evict", blob.size, uris, blob.reason, _last_used(blob))
 
     def execute(self) -> CollectResult:
-        """Evict, with a progress bar."""
         with progress_bar(prints_lines=not (self._as_json or self._lists_plan)) as self._draw:
             return self._cache.execute(self._plan, self._removed)
 

@@ -213,7 +213,6 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def main() -> NoReturn:
-    """Run as the installed command."""
     status = run()
     if status == INTERRUPTED:
         # A normal exit would wait for threads with large downloads. Complete ones are committed; the rest is what a

@@ -25,15 +25,12 @@ class PluginGroup(click.Group):
     _plugins: dict[str, click.Command] | None = None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return all names."""
         return sorted({*super().list_commands(ctx), *self.plugins()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return this package's command, or a plug-in's."""
         return super().get_command(ctx, cmd_name) or self.plugins().get(cmd_name)
 
     def plugins(self) -> dict[str, click.Command]:
-        """Return the commands of other packages by name."""
         if self._plugins is None:
             # Imported here: `casstore ls` needs no plug-in.
             from importlib.metadata import entry_points

@@ -40,7 +40,6 @@ class Parsed(click.ParamType[Value]):
         self._parse = parse
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Value:
-        """Return the parsed value. Raises click.BadParameter."""
         try:
             return self._parse(str(value))
         except ValueError as error:
@@ -82,7 +81,6 @@ class Shell:
         sys.stdout.write(json.dumps(value) + "\n")
 
     def json_document(self, value: object) -> None:
-        """Write *value* to stdout, indented, in ASCII."""
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
     def text(self, text: str) -> None:
@@ -138,11 +136,9 @@ class Shell:
         return format_size(count)
 
     def shown(self, text: str) -> str:
-        """Return *text* with control characters escaped."""
         return shown(text)
 
     def describe(self, error: BaseException) -> str:
-        """Return one line for *error*."""
         return describe(error)
 
 
@@ -165,7 +161,6 @@ def describe(error: BaseException) -> str:
 
 
 def say(message: str) -> None:
-    """Write a line to stderr."""
     print(f"casstore: {shown(message)}", file=sys.stderr, flush=True)  # noqa: T201 (the command's own voice)
 
 

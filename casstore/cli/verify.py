@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 
 class RemoteReport(Protocol):
-    """The result of the plug-in that compares the entries with their server."""
-
     facts: Mapping[str, Any]
     is_wrong: bool
 

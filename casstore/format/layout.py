@@ -74,11 +74,9 @@ class Layout:
         self._pending_prefix = root + "/pending/"
 
     def generation(self, number: int) -> str:
-        """Return the LMDB environment of one generation."""
         return f"{self.root}/index-v1/{number}"
 
     def index_file(self, number: int) -> str:
-        """Return LMDB's data file of one generation."""
         return f"{self.root}/index-v1/{number}/data.mdb"
 
     def index_lock(self, number: int) -> str:
@@ -90,7 +88,6 @@ class Layout:
         return f"{self.root}/index-v1/{number}/NEXT"
 
     def shard(self, digest: bytes) -> str:
-        """Return the directory of a blob."""
         return self._blob_prefix + digest[:1].hex()
 
     def blob(self, digest: bytes) -> str:
@@ -107,7 +104,6 @@ class Layout:
         return digest if len(digest) in LENGTHS else None
 
     def lease(self, name: str) -> str:
-        """Return one process's directory."""
         return f"{self.root}/leases/{name}"
 
     def fallback_lock_file(self, number: int) -> str:
@@ -115,23 +111,18 @@ class Layout:
         return f"{self.root}/locks/fill-{number:03d}"
 
     def write_lock(self, name: str) -> str:
-        """Return the lock file of the URI with hash *name*."""
         return f"{self.root}/locks/write/{name}"
 
     def pending(self, name: str) -> str:
-        """Return the directory of the pending writes of the URI with hash *name*."""
         return self._pending_prefix + name
 
     def pending_data(self, name: str, record: str) -> str:
-        """Return the file with the bytes of one pending write."""
         return f"{self._pending_prefix}{name}/{record}.data"
 
     def pending_record(self, name: str, record: str) -> str:
-        """Return the JSON record of one pending write."""
         return f"{self._pending_prefix}{name}/{record}.json"
 
     def pin(self, name: str) -> str:
-        """Return the file that pins the URI with hash *name*."""
         return f"{self.root}/pins/{name}"
 
     def trashed(self, name: str) -> str:
@@ -149,8 +140,6 @@ class Layout:
 
 
 class LeaseLayout:
-    """The paths inside one lease."""
-
     __slots__ = ("lock", "path", "progress", "staging", "views_list")
 
     def __init__(self, path: str) -> None:
@@ -165,7 +154,6 @@ class LeaseLayout:
         """A JSON line per local path, written before the file, and per file that needs no record."""
 
     def view_tree(self, number: int) -> str:
-        """Return the root of one tree of views."""
         return f"{self.path}/views/{number}"
 
     def outbox(self, number: int) -> str:

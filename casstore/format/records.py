@@ -169,7 +169,6 @@ def strip_checksum(row: bytes, record: bytes) -> bytes | None:
 
 
 def pack_entry(entry: Entry) -> bytes:
-    """Return the record of *entry*, for the row `Key.row_key`."""
     v = entry.validator
     flags = (
         (_WEAK if v.weak else 0)
@@ -263,12 +262,10 @@ _BLOB_SIZE: Final = struct.Struct("<BQ8xQ")  # the same without *written_on*, wi
 
 
 def pack_blob(row: bytes, record: BlobRecord) -> bytes:
-    """Return the record for `blob_row`."""
     return append_checksum(row, _BLOB.pack(_VERSION, record.size, record.written_on))
 
 
 def unpack_blob(row: bytes, record: bytes) -> BlobRecord | None:
-    """Return the record's value, or None if it is damaged."""
     value = strip_checksum(row, record)
     return None if value is None else BlobRecord(*_BLOB.unpack(value)[1:])
 
@@ -285,7 +282,6 @@ _COUNT: Final = struct.Struct("<BQ")
 
 
 def pack_count(row: bytes, count: int) -> bytes:
-    """Return the record for `count_row`."""
     return append_checksum(row, _COUNT.pack(_VERSION, count))
 
 

@@ -108,7 +108,6 @@ def make_directories(path: str, *, durable: bool = False) -> None:
 
 
 def same_bytes(one: int, other: int) -> bool:
-    """Return whether two open files have the same bytes."""
     offset = 0
     while True:
         left = os.pread(one, 1 << 20, offset)

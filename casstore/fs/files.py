@@ -127,12 +127,10 @@ def link(source: str, target: str) -> None:
 
 
 def rename(source: str, target: str) -> None:
-    """Move *source* to *target*, replacing it."""
     os.rename(source, target)
 
 
 def unlink_quietly(path: str) -> None:
-    """Remove the name if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
@@ -227,7 +225,6 @@ def _kernel() -> tuple[int, ...]:
 
 
 def sync_directory(path: str) -> None:
-    """Flush the names in *path* to the disk."""
     with opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
         os.fsync(descriptor)
 
@@ -240,7 +237,6 @@ def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def pwrite_all(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write all of *data* at *offset*."""
     view = memoryview(data)
     while view:
         count = os.pwrite(descriptor, view, offset)

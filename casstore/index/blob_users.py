@@ -37,7 +37,6 @@ class User:
 
 
 def users_of(txn: Txn, digest: bytes) -> list[User]:
-    """Return the users of a blob in this transaction."""
     prefix = user_prefix(digest)
     return [_user(txn, digest, row, whole) for row, whole in txn.scan(prefix, prefix, _ALL_USERS)]
 
@@ -62,6 +61,5 @@ def users_checksum(users: Iterable[User]) -> int:
 
 
 def uris_of(index: Index, digest: bytes) -> tuple[str, ...]:
-    """Return the URIs that use a blob now."""
     users = index.read(lambda txn: users_of(txn, digest))
     return tuple(user.key.uri for user in users if user.key is not None)

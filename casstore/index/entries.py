@@ -48,7 +48,6 @@ def snapshot(index: Index, key: Key, moment: Moment) -> IndexSnapshot:
 
 
 def current_entry(txn: Txn, key: Key) -> Entry | None:
-    """Return the entry in this transaction."""
     record = txn.get(key.row_key)
     return None if record is None else unpack_entry(key.row_key, record, key)
 

@@ -67,7 +67,6 @@ class Scores:
 
 
 def read_scores(txn: Txn) -> Scores:
-    """Return the scores in this transaction."""
     return Scores.unpack(txn.get(POLICY))
 
 

@@ -106,7 +106,6 @@ class Generations:
         return sorted(older for older in self._numbers() if older < number)
 
     def _last_after(self, number: int) -> int:
-        """Follow NEXT from *number* to the live generation."""
         while True:
             try:
                 with open(self._layout.successor(number), encoding="ascii") as file:
@@ -127,7 +126,6 @@ class Generations:
         return False
 
     def hint_state(self) -> HintState | None:
-        """Return the status of CURRENT; None if it is missing."""
         try:
             status = os.stat(self._layout.current)
         except FileNotFoundError:

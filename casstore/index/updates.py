@@ -163,7 +163,6 @@ class PublishEntry(IndexUpdate):
         return True
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: close the inherited descriptors."""
         if self.staging is not None:
             self.staging.close_in_child()
         self._close_blob()

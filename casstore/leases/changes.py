@@ -44,7 +44,6 @@ class ChangeTracker:
             self._put(handed)
 
     def replace(self, handed: View) -> None:
-        """Replace the facts of a tracked path."""
         with self._mutex:
             self._put(handed)
 
@@ -54,7 +53,6 @@ class ChangeTracker:
         self._keys[handed.path] = handed.key
 
     def drop(self, path: str) -> None:
-        """Stop tracking *path*."""
         with self._mutex:
             key = self._keys.pop(path, None)
             self._states.pop(path, None)
@@ -66,7 +64,6 @@ class ChangeTracker:
                     del self._by_key[key]
 
     def views(self) -> list[View]:
-        """Return the tracked views."""
         with self._mutex:
             return [handed for of_key in self._by_key.values() for handed in of_key if isinstance(handed, View)]
 

@@ -157,7 +157,6 @@ class Lease:
         raise OSError(errno.EEXIST, "a new tree of views is not empty: delete it", self.paths.path)
 
     def _create_at(self, view: View, source: int, mode: str) -> View | None:
-        """Create the view; return None if the name exists."""
         if os.path.lexists(view.path):
             return None
         temporary = self._copy_for_view(source, view.size, mode)
@@ -331,7 +330,6 @@ class Lease:
             os.close(descriptor)
 
     def exists(self) -> bool:
-        """Return whether the directory exists; the whole store may have been deleted."""
         return os.path.exists(self.paths.lock)
 
 

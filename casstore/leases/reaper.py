@@ -119,7 +119,6 @@ def reap(layout: Layout, index: Index, blobs: BlobStore, *, own_lease: str | Non
 
 
 def _leases(layout: Layout) -> list[str]:
-    """Return the names of leases, and of no other directories."""
     with os.scandir(layout.leases) as entries:
         return sorted(e.name for e in entries if _LEASE.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
 

@@ -45,7 +45,6 @@ class LeaseScan:
 
     @property
     def edited(self) -> tuple[str, ...]:
-        """The paths of the unrecorded files."""
         return tuple(found.path for found in self.unrecorded)
 
 

@@ -21,8 +21,6 @@ from casstore.fs import files
 
 
 class PathKind(StrEnum):
-    """What a local path is for."""
-
     VIEW = "view"
     """Reading: it has an object's bytes."""
     OUTBOX = "outbox"
@@ -41,7 +39,6 @@ class FileState:
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileState:
-        """From the status of a file."""
         return cls(Inode.of(status), status.st_size, status.st_mtime_ns)
 
 
@@ -64,7 +61,6 @@ class View:
 
     @property
     def state(self) -> FileState:
-        """The file's state as created."""
         return FileState(self.inode, self.size, self.mtime_ns)
 
     def is_untouched(self) -> bool:
@@ -80,7 +76,6 @@ class View:
         return digest_of(self.path, self.digest.algorithm) == self.digest
 
     def line(self) -> str:
-        """Return its line in the lease's list."""
         return _line(self.kind, self.key, self.path, self.validator, self.state, self.digest)
 
 
@@ -97,7 +92,6 @@ class DraftPath:
     validator: Validator | None = None
 
     def line(self) -> str:
-        """Return its line in the lease's list."""
         return _line(self.kind, self.key, self.path, self.validator)
 
 
@@ -113,7 +107,6 @@ class Reconciled:
     digest: Digest | None = None
 
     def line(self) -> str:
-        """Return its line in the lease's list."""
         return json.dumps({"settled": self.path, **_state_fields(self.state, self.digest)}) + "\n"
 
 

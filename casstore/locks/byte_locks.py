@@ -34,8 +34,6 @@ def _byte_of(name: bytes) -> int:
 
 
 class ByteLock:
-    """A locked byte."""
-
     __slots__ = ("byte", "locks")
 
     def __init__(self, locks: ByteLocks, byte: int) -> None:

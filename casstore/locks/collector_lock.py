@@ -7,7 +7,5 @@ from casstore.locks.lock_files import LockFile
 
 
 class CollectorLock(LockFile):
-    """The collector's lock of one store in this process."""
-
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout.collector_lock)

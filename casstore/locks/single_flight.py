@@ -46,7 +46,6 @@ class Flight:
 
     @property
     def progress_name(self) -> str:
-        """The name that its byte counts are reported under."""
         return name_hash_hex(self.name)
 
     def enter(self) -> Flight | None:
@@ -149,7 +148,6 @@ class _Stall:
         self._deadline, self._look = now + flights.timeout, now + _LOOK_AT_PROGRESS
 
     def is_over(self) -> bool:
-        """Whether the holder has reported nothing new for the timeout."""
         now = time.monotonic()
         if now < self._look:
             return False

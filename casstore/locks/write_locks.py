@@ -174,7 +174,6 @@ def _try_file(path: str) -> filelock.BaseFileLock | None:
 
 
 def is_interactive() -> bool:
-    """Return whether this is a shell, IPython or a notebook."""
     return hasattr(sys, "ps1")
 
 

@@ -15,8 +15,6 @@ _FORMAT: Final = 1
 
 
 class PendingState(StrEnum):
-    """Why a write is pending."""
-
     UPLOADING = "uploading"
     """Being uploaded. If the process of its lease is dead, the upload may or may not have completed."""
     FAILED = "failed"
@@ -71,7 +69,6 @@ class PendingWrite:
         return self.state in (PendingState.FAILED, PendingState.EDIT)
 
     def encode(self) -> bytes:
-        """Return the record file's bytes."""
         record = {
             "format": _FORMAT,
             "state": self.state.value,

@@ -245,7 +245,6 @@ class BlobChecks:
                 self._compare(blob, found.size)
 
     def _compare(self, blob: _Blob, size: int) -> None:
-        """Compare a blob with right bytes with its row."""
         if blob.record is None:
             if not self._rows.is_readable:
                 return

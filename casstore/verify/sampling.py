@@ -32,7 +32,6 @@ class Sample:
 
     @property
     def is_all(self) -> bool:
-        """Whether every blob is included."""
         return self._newest is None and self._fraction in (None, 1)
 
     def select(self, blobs: str) -> None:

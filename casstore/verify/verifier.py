@@ -62,7 +62,6 @@ class Verifier:
         self._report_progress()
 
     def _repair_index(self, repairer: Repairer) -> None:
-        """Replace the index if it is damaged or missing."""
         if self._rows.is_absent:
             count = sum(len(names) for _, _, names in os.walk(self._layout.blobs))
             if not count or self._rows.find():
