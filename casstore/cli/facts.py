@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
@@ -17,7 +16,7 @@ INTERRUPTED: Final = "interrupted: it may have reached the server; `casstore pus
 """Why a write is pending after its process died during the upload."""
 
 
-def entry_facts(cache: Cache, entry: Entry) -> dict[str, str | int | None]:
+def entry_facts(cache: Cache, entry: Entry) -> dict[str, Any]:
     """Return the facts of *entry*. Times are ISO 8601 in UTC; *last_used* has a resolution of one hour.
 
     *path* is the blob, until it is evicted. Never write to it.
@@ -37,28 +36,12 @@ def entry_facts(cache: Cache, entry: Entry) -> dict[str, str | int | None]:
     }
 
 
-class PendingFacts(TypedDict):
-    """A pending write. *path* is the file with its bytes; never write to it.
+def pending_facts(cache: Cache, write: PendingWrite) -> dict[str, Any]:
+    """Return the facts of *write*. *path* is the file with its bytes; never write to it.
 
     *interrupted*: its process died during the upload. *blocks*: this machine refuses to read or write the URI until the
     write is pushed or dropped. *source* is the local path of an edit or of a tool's file.
     """
-
-    uri: str
-    origin: str
-    name: str
-    state: str
-    interrupted: bool
-    size: int
-    created: str
-    why: str
-    digest: str
-    path: str
-    source: str | None
-    blocks: bool
-
-
-def pending_facts(cache: Cache, write: PendingWrite) -> PendingFacts:
     is_interrupted = cache.pending.is_interrupted(write)
     return {
         "uri": write.uri,
@@ -92,32 +75,24 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-@dataclass(frozen=True, slots=True)
-class UsageReport:
-    """Usage below a prefix: the total, and each child in URI order; a directory's name ends with a slash.
+def usage_by_child(cache: Cache, prefix: str = "") -> dict[str, Usage]:
+    """Return the usage below *prefix* (a string, not a path), by the path component that follows it, in URI order.
 
-    A blob that two children share counts in both, so the children may add up to more than the total.
+    A directory's name ends with a slash; the empty name is the total. A blob that two children share counts in both, so
+    the children may add up to more than the total.
     """
-
-    total: Usage
-    children: dict[str, Usage]
-
-
-def usage_by_child(cache: Cache, prefix: str = "") -> UsageReport:
-    """Return the usage below *prefix* (a string, not a path), by the path component that follows it."""
     from casstore.reading.catalog import Usage
 
-    sums: dict[str, tuple[list[int], dict[bytes, int]]] = {"": ([0, 0], {})}
+    sizes: dict[str, list[int]] = {"": []}
+    blobs: dict[str, dict[bytes, int]] = {"": {}}
     for entry in cache.entries(prefix):
         for name in ("", _child(entry.uri, prefix)):
-            counts, blobs = sums.setdefault(name, ([0, 0], {}))
-            counts[0] += 1
-            counts[1] += entry.size
-            blobs[entry.digest.value] = entry.size
-    usages = {
-        name: Usage(counts[0], counts[1], len(blobs), sum(blobs.values())) for name, (counts, blobs) in sums.items()
+            sizes.setdefault(name, []).append(entry.size)
+            blobs.setdefault(name, {})[entry.digest.value] = entry.size
+    return {
+        name: Usage(len(sizes[name]), sum(sizes[name]), len(stored), sum(stored.values()))
+        for name, stored in blobs.items()
     }
-    return UsageReport(usages.pop(""), usages)
 
 
 def _child(uri: str, prefix: str) -> str:

@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 INTERRUPTED: Final = 130
 """The status after an interrupt, or after the user declined a prompt."""
 
-_AGES: Final = ((86400, "d"), (3600, "h"), (60, "m"))
+AGE_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 _UNLIMITED_WIDTH: Final = 100_000
 """The width of tables in files and pipes: no line is broken or cut."""
 
@@ -168,7 +168,7 @@ def age_text(seconds: float) -> str:
     """Format an age: ``now``, ``40s``, ``5m``, ``3h``, ``12d``; ``?`` for a time in the future."""
     if seconds < -1:
         return "?"
-    for length, unit in _AGES:
+    for length, unit in AGE_UNITS:
         if seconds >= length:
             return f"{seconds / length:.0f}{unit}"
     return f"{seconds:.0f}s" if seconds >= 1 else "now"

@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -21,13 +20,6 @@ from casstore.config.units import format_size
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.verify.report import Leftovers, Problem, Repair, RepairSummary, VerifyProgress, VerifyReport
-
-
-class RemoteReport(Protocol):
-    facts: Mapping[str, Any]
-    is_wrong: bool
-
-    def show(self, shell: Shell) -> None: ...
 
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -76,8 +68,8 @@ def verify(
     """
     shell: Shell = ctx.obj
     cache = shell.open_cache()
-    # First, since it may raise a usage error.
-    remote: RemoteReport | None = run_extension(ctx)
+    # First, since it may raise a usage error. Its result has `facts` for JSON, `is_wrong` and `show(shell)`.
+    remote = run_extension(ctx)
     verified = _verify(cache, sample, newest, repair=repair)
     if as_json:
         shell.json_document({"root": cache.root, **_facts(verified), **({} if remote is None else remote.facts)})
@@ -111,28 +103,19 @@ def _verify(cache: Cache, sample: float | None, newest: int | timedelta | None, 
 
 
 def _facts(verified: VerifyReport) -> dict[str, Any]:
-    names = (field.name for field in dataclasses.fields(verified) if field.name != "repairs")
-    facts = {name: getattr(verified, name) for name in names}
+    facts = dataclasses.asdict(dataclasses.replace(verified, problems=(), repairs=None))
     facts["problems"] = [_problem_facts(problem) for problem in verified.problems]
-    facts["leftovers"] = dataclasses.asdict(verified.leftovers)
+    del facts["repairs"]
     facts["mended"] = None if verified.repairs is None else _repair_facts(verified.repairs)
     return {"is_sound": verified.is_sound, "left": verified.left, **facts}
 
 
 def _problem_facts(problem: Problem) -> dict[str, Any]:
-    return {
-        "kind": problem.kind.value,
-        "uri": problem.uri,
-        "origin": problem.origin,
-        "digest": None if problem.digest is None else str(problem.digest),
-        "path": problem.path,
-        "detail": problem.detail,
-        "repair": None if problem.repair is None else dataclasses.asdict(problem.repair),
-    }
+    return {**dataclasses.asdict(problem), "digest": None if problem.digest is None else str(problem.digest)}
 
 
 def _repair_facts(summary: RepairSummary) -> dict[str, Any]:
-    facts = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
+    facts = dataclasses.asdict(dataclasses.replace(summary, reaped=None))
     return {**facts, "reaped": None if summary.reaped is None else reaped_facts(summary.reaped)}
 
 
