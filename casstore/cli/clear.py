@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from casstore.cli.facts import pending_facts, pin_facts
+from casstore.cli.facts import pending_facts, pin_facts, reaped_facts, reaped_lines
 from casstore.cli.progress import progress_bar
-from casstore.cli.reaped import reaped_facts, show_reaped
 from casstore.cli.shell import Shell, json_document_option, yes_option
 from casstore.config.units import format_size
 
@@ -95,8 +94,8 @@ class _Report:
             f"{cleared.blobs:,} blobs, {cleared.entries:,} entries"
             + (f"; {format_size(cleared.bad_bytes)}: {cleared.bad:,} files in quarantine" if cleared.bad else "")
         )
-        if cleared.reaped is not None:
-            show_reaped(self._shell, cleared.reaped)
+        for line in reaped_lines(cleared.reaped):
+            self._shell.line(line)
         self._show_kept(cleared)
 
     def _removed(self, removed: RemovedBlob) -> None:
@@ -160,7 +159,7 @@ class _Report:
                 "young_blobs": cleared.young,
                 "young_bytes": cleared.young_bytes,
             },
-            "reaped": None if cleared.reaped is None else reaped_facts(cleared.reaped),
+            "reaped": reaped_facts(cleared.reaped),
         }
 
 

@@ -1,14 +1,19 @@
-"""The JSON shapes of the commands: an entry, a pending write, a pin; and usage by directory."""
+"""What several commands report: an entry, a pending write, a pin, a reaping as JSON; and usage by directory."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
+
+from casstore.config.units import format_size
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.eviction.pins import Pin
     from casstore.format.records import Entry
+    from casstore.leases.reaper import ReapResult
     from casstore.pending.records import PendingWrite
     from casstore.reading.catalog import Usage
 
@@ -69,6 +74,34 @@ def pin_facts(cache: Cache, pin: Pin) -> dict[str, Any]:
         "is_held": entry is not None,
         "size": None if entry is None else entry.size,
     }
+
+
+def reaped_facts(reaped: ReapResult | None) -> dict[str, Any] | None:
+    """Return the facts of what dead processes left behind."""
+    if reaped is None:
+        return None
+    recorded = [
+        {"uri": write.uri, "name": write.name, "state": write.state.value, "bytes": write.size, "why": write.why}
+        for write in reaped.recorded
+    ]
+    return {**dataclasses.asdict(dataclasses.replace(reaped, recorded=())), "recorded": recorded}
+
+
+def reaped_lines(reaped: ReapResult | None) -> Iterator[str]:
+    """Yield the same as text: a line for what was removed, and one for each thing that was kept."""
+    if reaped is None:
+        return
+    if reaped.leases or reaped.bytes or reaped.generations:
+        yield (
+            f"freed {format_size(reaped.bytes)} left by dead processes ({reaped.leases:,} leases, "
+            f"{reaped.generations:,} generations of the index)"
+        )
+    for write in reaped.recorded:
+        yield f"pending  {format_size(write.size):>9}        {write.uri}: {write.why}"
+    for kept in reaped.kept:
+        if not kept.is_alive or not reaped.locks_exclude:
+            edited = f": {', '.join(kept.edited)}" if kept.edited else ""
+            yield f"kept     lease {kept.name}: {kept.reason}{edited}"
 
 
 def _iso(seconds: float) -> str:

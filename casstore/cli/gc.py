@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from casstore.cli.facts import reaped_facts, reaped_lines
 from casstore.cli.progress import progress_bar
-from casstore.cli.reaped import reaped_facts, show_reaped
 from casstore.cli.shell import Parsed, Shell, age_text, json_document_option, yes_option
 from casstore.config.units import format_size, parse_age, parse_size
 from casstore.eviction.inventory import hour_of
@@ -153,8 +153,8 @@ class _Report:
             shell.line(f"would free {format_size(result.bytes)} in {result.blobs:,} blobs")
         else:
             shell.line(f"freed {format_size(result.bytes)}: {result.blobs:,} blobs, {result.entries:,} entries")
-        if result.reaped is not None:
-            show_reaped(shell, result.reaped)
+        for line in reaped_lines(result.reaped):
+            shell.line(line)
         # Pins matter only if the budget is not met.
         shown = [blob for blob in result.retained if missed or not blob.is_pinned]
         for blob in shown[:_MOST_KEPT_SHOWN]:
@@ -196,7 +196,7 @@ class _Report:
                 }
                 for blob in result.retained
             ],
-            "reaped": None if result.reaped is None else reaped_facts(result.reaped),
+            "reaped": reaped_facts(result.reaped),
         }
 
 

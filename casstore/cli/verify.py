@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from casstore.cli.facts import reaped_facts, reaped_lines
 from casstore.cli.plugins import ExtensibleCommand, run_extension
 from casstore.cli.progress import progress_bar
-from casstore.cli.reaped import reaped_facts, show_reaped
 from casstore.cli.shell import Column, Parsed, Shell, json_document_option
 from casstore.config.units import format_size
 
@@ -106,17 +106,15 @@ def _facts(verified: VerifyReport) -> dict[str, Any]:
     facts = dataclasses.asdict(dataclasses.replace(verified, problems=(), repairs=None))
     facts["problems"] = [_problem_facts(problem) for problem in verified.problems]
     del facts["repairs"]
-    facts["mended"] = None if verified.repairs is None else _repair_facts(verified.repairs)
-    return {"is_sound": verified.is_sound, "left": verified.left, **facts}
+    summary, mended = verified.repairs, None
+    if summary is not None:
+        mended = dataclasses.asdict(dataclasses.replace(summary, reaped=None))
+        mended["reaped"] = reaped_facts(summary.reaped)
+    return {"is_sound": verified.is_sound, "left": verified.left, **facts, "mended": mended}
 
 
 def _problem_facts(problem: Problem) -> dict[str, Any]:
     return {**dataclasses.asdict(problem), "digest": None if problem.digest is None else str(problem.digest)}
-
-
-def _repair_facts(summary: RepairSummary) -> dict[str, Any]:
-    facts = dataclasses.asdict(dataclasses.replace(summary, reaped=None))
-    return {**facts, "reaped": None if summary.reaped is None else reaped_facts(summary.reaped)}
 
 
 def _print(shell: Shell, verified: VerifyReport) -> None:
@@ -160,8 +158,8 @@ def _print_repairs(shell: Shell, summary: RepairSummary, left: int) -> None:
     text = ", ".join(text for count, text in done if count)
     if text:
         shell.line(f"repaired: {text}")
-    if summary.reaped is not None:
-        show_reaped(shell, summary.reaped)
+    for line in reaped_lines(summary.reaped):
+        shell.line(line)
 
 
 def _leftovers_text(left: Leftovers) -> list[str]:
