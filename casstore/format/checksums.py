@@ -45,7 +45,7 @@ def pack_checksum(row: bytes, record: ChecksumRecord) -> bytes:
     return append_checksum(row, _HEAD.pack(_VERSION, record.verified, record.digest.number) + record.digest.value)
 
 
-def unpack_checksum(row: bytes, record: bytes) -> ChecksumRecord | None:
+def unpack_checksum(row: bytes, record: bytes | None) -> ChecksumRecord | None:
     value = strip_checksum(row, record)
     if value is None:
         return None

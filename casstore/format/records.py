@@ -160,8 +160,10 @@ def append_checksum(row: bytes, value: bytes) -> bytes:
     return value + _SUM.pack(record_checksum(row + value))
 
 
-def strip_checksum(row: bytes, record: bytes) -> bytes | None:
-    """Return the record's value, or None if it is damaged."""
+def strip_checksum(row: bytes, record: bytes | None) -> bytes | None:
+    """Return the record's value, or None if it is missing or damaged."""
+    if record is None:
+        return None
     value = record[:-8]
     if len(record) < 8 or record[-8:] != _SUM.pack(record_checksum(row + value)) or value[:1] != b"\1":
         return None
@@ -222,8 +224,8 @@ def row_checksum(record: bytes) -> int:
     return int.from_bytes(record[-8:], "little")
 
 
-def unpack_entry(row: bytes, record: bytes, key: Key | None = None) -> Entry | None:
-    """Return the entry of a record; None if it is damaged, or not *key*'s."""
+def unpack_entry(row: bytes, record: bytes | None, key: Key | None = None) -> Entry | None:
+    """Return the entry of a record; None if it is missing, damaged, or not *key*'s."""
     value = strip_checksum(row, record)
     if value is None:
         return None
@@ -265,7 +267,7 @@ def pack_blob(row: bytes, record: BlobRecord) -> bytes:
     return append_checksum(row, _BLOB.pack(_VERSION, record.size, record.written_on))
 
 
-def unpack_blob(row: bytes, record: bytes) -> BlobRecord | None:
+def unpack_blob(row: bytes, record: bytes | None) -> BlobRecord | None:
     value = strip_checksum(row, record)
     return None if value is None else BlobRecord(*_BLOB.unpack(value)[1:])
 
@@ -287,5 +289,5 @@ def pack_count(row: bytes, count: int) -> bytes:
 
 def unpack_count(row: bytes, record: bytes | None) -> int:
     """Return the count; 0 if the record is missing or damaged."""
-    value = None if record is None else strip_checksum(row, record)
+    value = strip_checksum(row, record)
     return 0 if value is None else int(_COUNT.unpack(value)[1])

@@ -43,13 +43,11 @@ def snapshot(index: Index, key: Key, moment: Moment) -> IndexSnapshot:
         return txn.get(key.row_key), txn.get(row), index.generation
 
     record, count, generation = index.read(look)
-    entry = None if record is None else unpack_entry(key.row_key, record, key)
-    return IndexSnapshot(key, entry, unpack_count(row, count), generation, moment)
+    return IndexSnapshot(key, unpack_entry(key.row_key, record, key), unpack_count(row, count), generation, moment)
 
 
 def current_entry(txn: Txn, key: Key) -> Entry | None:
-    record = txn.get(key.row_key)
-    return None if record is None else unpack_entry(key.row_key, record, key)
+    return unpack_entry(key.row_key, txn.get(key.row_key), key)
 
 
 def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord | None) -> None:

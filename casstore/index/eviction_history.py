@@ -59,7 +59,7 @@ class Scores:
     @classmethod
     def unpack(cls, record: bytes | None) -> Scores:
         """Parse a record; return new scores if it is missing or damaged."""
-        value = None if record is None else strip_checksum(POLICY, record)
+        value = strip_checksum(POLICY, record)
         if value is None:
             return cls()
         _, evictions, blobs, *parts = _SCORES.unpack(value)

@@ -138,14 +138,14 @@ def _parse_meta(page: bytes, number: int) -> _Meta:
     last_page, transaction = _TAIL.unpack_from(page, tail)
     if magic != _MAGIC or version != _FORMAT or not 512 <= size <= 32768 or size & (size - 1):
         raise UnsoundError("it does not begin as an LMDB file")
-    if (own, flags, address, free_flags, flags_of_main) != (number, _IS_META, 0, _KEYS_ARE_NUMBERS, 0):
-        raise UnsoundError(f"meta page {number} is damaged")
-    if not (last_page + 1) * size <= map_size <= _LARGEST_MAP:
-        raise UnsoundError(f"meta page {number} is damaged")
     free, main = _Tree(free_depth, free_entries, free_root), _Tree(depth, entries, root)
-    for tree in (free, main):
-        if (tree.depth == 0) != (tree.root == _NO_ROOT) or (tree.entries == 0) != (tree.root == _NO_ROOT):
-            raise UnsoundError(f"meta page {number} is damaged")
+    is_sound = (
+        (own, flags, address, free_flags, flags_of_main) == (number, _IS_META, 0, _KEYS_ARE_NUMBERS, 0)
+        and (last_page + 1) * size <= map_size <= _LARGEST_MAP
+        and all((tree.depth == 0) == (tree.entries == 0) == (tree.root == _NO_ROOT) for tree in (free, main))
+    )
+    if not is_sound:
+        raise UnsoundError(f"meta page {number} is damaged")
     return _Meta(size, free, main, last_page, transaction)
 
 
@@ -234,10 +234,9 @@ class _Walk:
     def _free(self, record: bytes) -> None:
         """Check a list of free pages, which LMDB will write to: a count, and their numbers."""
         count = int.from_bytes(record[:8], "little")
-        if len(record) < 8 or len(record) < 8 * (count + 1):
-            raise UnsoundError("a list of free pages is damaged")
-        numbers = struct.unpack_from(f"<{count}Q", record, 8)
-        if numbers and not (min(numbers) >= 2 and max(numbers) <= self._meta.last_page):
+        is_complete = len(record) >= 8 * (count + 1)
+        numbers = struct.unpack_from(f"<{count}Q", record, 8) if is_complete else ()
+        if not is_complete or min(numbers, default=2) < 2 or max(numbers, default=2) > self._meta.last_page:
             raise UnsoundError("a list of free pages is damaged")
         if self._is_whole:
             if len(self._used) + count > self._meta.last_page + 1 or not self._used.isdisjoint(numbers):

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import AddedBlob, Inode, Staging
@@ -21,13 +20,7 @@ from casstore.format.records import BlobRecord, Entry, Moment, pack_blob, pack_e
 from casstore.fs import files
 from casstore.index.entries import IndexSnapshot, current_entry, delete_entry, increment_write_count, put_entry
 from casstore.index.transactions import Txn
-
-
-class Releasable(Protocol):
-    """A fill lock."""
-
-    def release(self) -> None:
-        """Unlock."""
+from casstore.locks.single_flight import Flight
 
 
 class IndexUpdate(abc.ABC):
@@ -56,10 +49,8 @@ def _same(one: Entry | None, other: Entry | None) -> bool:
 
 
 def _is_unchanged(txn: Txn, snapshot: IndexSnapshot, generation: int) -> bool:
-    if generation != snapshot.generation:
-        return False
     row = count_row(snapshot.key)
-    if unpack_count(row, txn.get(row)) != snapshot.write_count:
+    if generation != snapshot.generation or unpack_count(row, txn.get(row)) != snapshot.write_count:
         return False
     current = current_entry(txn, snapshot.key)
     # A local delete increments the count; a row that is gone without that was evicted, or its blob was lost.
@@ -80,7 +71,7 @@ class PublishEntry(IndexUpdate):
     added: AddedBlob
     staging: Staging | None
     checksums: Sequence[tuple[ProviderChecksum, bool]] = ()
-    locks: Sequence[Releasable] = ()
+    locks: Sequence[Flight] = ()
     is_local_write: bool = False
     on_done: Callable[[PublishEntry], None] | None = None
     open_blob: int = -1
@@ -96,9 +87,7 @@ class PublishEntry(IndexUpdate):
     def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
         """Put the rows if the blob exists and no local write came between."""
         self.applied = False
-        if blobs.inode(self.entry.digest) != self.added.inode:
-            return False
-        if self._needs_sync(txn):
+        if blobs.inode(self.entry.digest) != self.added.inode or self._needs_sync(txn):
             return False
         current = current_entry(txn, self.entry.key)
         if self.is_local_write:
@@ -111,8 +100,7 @@ class PublishEntry(IndexUpdate):
         elif not _is_unchanged(txn, self.snapshot, generation):
             return True
         row = blob_row(self.entry.digest.value)
-        record = txn.get(row)
-        known = None if record is None else unpack_blob(row, record)
+        known = unpack_blob(row, txn.get(row))
         is_synced = known is not None and known.written_on == 0
         if self.added.is_new:
             is_synced = self._synced  # the row may be an earlier file's
@@ -133,10 +121,9 @@ class PublishEntry(IndexUpdate):
 
         Deleting or quarantining a blob leaves its entries; they use this new file now.
         """
-        if not self.added.is_new or self._synced or self.staging is None:
-            return False
+        is_unsynced = self.added.is_new and not self._synced and self.staging is not None
         # Rows put in this transaction are this file's: another file's fail the inode check.
-        return txn.has(user_prefix(self.entry.digest.value))
+        return is_unsynced and txn.has(user_prefix(self.entry.digest.value))
 
     def retry_outside(self, blobs: BlobStore) -> bool:
         """Link the bytes again if the blob was swept; sync them if that was missing."""

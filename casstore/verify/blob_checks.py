@@ -125,7 +125,7 @@ class BlobChecks:
             self._report(ahead.popleft(), on_progress)
 
     def _skip(self, path: str, digest: Digest, record: bytes | None) -> None:
-        known = None if record is None else unpack_blob(blob_row(digest.value), record)
+        known = unpack_blob(blob_row(digest.value), record)
         with contextlib.suppress(OSError):  # deleted since
             self.skipped_bytes += os.lstat(path).st_size if known is None else known.size
             self.skipped += 1

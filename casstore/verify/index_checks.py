@@ -260,7 +260,7 @@ class IndexChecks:
             page.faults.append(self._bad(row, record, "a user of a blob"))
             return
         found = txn.get(key.row_key)
-        entry = None if found is None else entry_in(self._algorithm, key.row_key, found)
+        entry = entry_in(self._algorithm, key.row_key, found)
         if found is not None and entry is None:
             page.orphaned_users.append((row, record))
         if found is None or (entry is not None and (entry.key != key or entry.digest != digest)):
@@ -282,7 +282,7 @@ class IndexChecks:
             row = blob_row(entry.digest.value)
             record = txn.get(row)
             seen.has_blob_row = record is not None
-            blob = None if record is None else _decoded(partial(unpack_blob, row, record))
+            blob = _decoded(partial(unpack_blob, row, record))
             if blob is not None and blob.size != entry.size:
                 detail = f"the entry has the size {entry.size:,}, the row of its blob {blob.size:,}"
                 page.faults.append(self._entry_fault(ProblemKind.ROWS_DISAGREE, detail, seen))
@@ -323,7 +323,7 @@ class IndexChecks:
     def _read_again(self, txn: Txn, seen: _CheckedEntry) -> _CheckedEntry | None:
         row = seen.entry.key.row_key
         record = txn.get(row)
-        entry = None if record is None else entry_in(self._algorithm, row, record)
+        entry = entry_in(self._algorithm, row, record)
         if record is None or entry is None:
             return None
         return _CheckedEntry(record, entry, txn.get(blob_row(entry.digest.value)) is not None)
@@ -346,8 +346,8 @@ class IndexChecks:
         return _decoded(lambda: Digest(self._algorithm, value))
 
 
-def entry_in(algorithm: str, row: bytes, record: bytes) -> Entry | None:
-    """Return the entry in a row; None if it does not decode, or belongs to another row or algorithm."""
+def entry_in(algorithm: str, row: bytes, record: bytes | None) -> Entry | None:
+    """Return the entry in a row; None if it is missing, damaged, or of another row or algorithm."""
     entry = _decoded(lambda: unpack_entry(row, record))
     return entry if entry is not None and entry.key.row_key == row and entry.digest.algorithm == algorithm else None
 
