@@ -25,9 +25,10 @@ class Settings:
     """The settings of a store: ``config.toml``, each overridden by ``CASSTORE_<NAME>``.
 
     *lock_timeout*: seconds without progress until a reader stops waiting for another download, a writer for another
-    writer. *views*: see `casstore.leases.lease.VIEW_MODES`. *verify*: ``never`` checks size and mtime on a hit,
-    ``always`` the hash. *offline*: send no requests. *max_size*: bytes of all blobs, None for no limit. *min_free*:
-    bytes of the disk to keep free, None for the default (`keep_free`).
+    writer. *views*: local paths are a ``copy``, a hard ``link``, or ``auto``: a reflink, else a link (for root, a copy
+    of a small file). *verify*: ``never`` checks size and mtime on a hit, ``always`` the hash. *offline*: send no
+    requests. *max_size*: bytes of all blobs, None for no limit. *min_free*: bytes of the disk to keep free, None for
+    the default (`keep_free`).
     """
 
     lock_timeout: float = 60.0

@@ -41,16 +41,13 @@ class ChangeTracker:
                 self._states.pop(handed.path, None)
             else:
                 self._states[handed.path] = state
-            self._put(handed)
+        self.replace(handed)
 
-    def replace(self, handed: View) -> None:
+    def replace(self, handed: View | DraftPath) -> None:
         with self._mutex:
-            self._put(handed)
-
-    def _put(self, handed: View | DraftPath) -> None:
-        others = (other for other in self._by_key.get(handed.key, ()) if other.path != handed.path)
-        self._by_key[handed.key] = (*others, handed)
-        self._keys[handed.path] = handed.key
+            others = (other for other in self._by_key.get(handed.key, ()) if other.path != handed.path)
+            self._by_key[handed.key] = (*others, handed)
+            self._keys[handed.path] = handed.key
 
     def drop(self, path: str) -> None:
         with self._mutex:

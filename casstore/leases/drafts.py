@@ -33,7 +33,7 @@ class DraftPaths:
         known = self._outbox.get(key)
         if known is None:
             known = self._outbox[key] = DraftPath(key, self._free_path(key, bucket, object_key), PathKind.OUTBOX)
-            append_line(self._lease, known.line())
+            append_line(self._lease, known)
             self._changes.add(known)
         else:
             os.makedirs(os.path.dirname(known.path), 0o700, exist_ok=True)
@@ -59,12 +59,12 @@ class DraftPaths:
         draft = DraftPath(key, f"{directory}/{component_name(object_key.rpartition('/')[2])}", PathKind.EDIT, validator)
         try:
             os.makedirs(directory, 0o700)
-            append_line(self._lease, draft.line())
+            append_line(self._lease, draft)
             if copy is not None:
                 # Its state is listed before it has its name: an incomplete or untouched copy is no edit.
                 made = time.time_ns() - _BEFORE_NS
                 os.utime(copy, ns=(made, made))
-                append_line(self._lease, Reconciled(draft.path, FileState.of(os.stat(copy))).line())
+                append_line(self._lease, Reconciled(draft.path, FileState.of(os.stat(copy))))
                 files.link(copy, draft.path)
         finally:
             if copy is not None:

@@ -146,7 +146,7 @@ class EditRecorder:
                 staging.close()
         reconciled = Reconciled(found.path, state, digest)
         with contextlib.suppress(OSError):  # at worst, a second record is made, and found by its bytes
-            append_line(lease, reconciled.line())
+            append_line(lease, reconciled)
         if staging is not None:
             self._discard_older(handed.key, before, digest)
         return RecordResult(reconciled, write)

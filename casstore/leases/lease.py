@@ -34,18 +34,13 @@ from casstore.format.records import Validator
 from casstore.fs import copying, files
 from casstore.leases.changes import ChangeTracker
 from casstore.leases.scan import scan_lease
-from casstore.leases.views import View, append_line
+from casstore.leases.views import FileState, View, append_line
 from casstore.locks.lock_files import create_locked, locks_are_exclusive
 
 if TYPE_CHECKING:
     from casstore.leases.drafts import DraftPaths
     from casstore.leases.edits import EditRecorder
     from casstore.pending.records import PendingWrite
-
-VIEW_MODES = ("auto", "copy", "link")
-"""How a view is made. ``auto``: a reflink if possible; else for root (whom mode 0444 does not stop) a copy up to
-`ROOT_COPY_LIMIT`; else a hard link.
-"""
 
 ROOT_COPY_LIMIT = 64 << 20
 """Bytes up to which root gets a copy instead of a hard link."""
@@ -118,11 +113,11 @@ class Lease:
                 if known.validator != validator:
                     # The same bytes in a newer version of the object: later edits start from that version.
                     known = replace(known, validator=validator)
-                    append_line(self.paths, known.line())
+                    append_line(self.paths, known)
                     self._views[key, digest] = known
                     self.changes.replace(known)
                 return known.path
-            view = View(key, "", digest, size, Inode(0, 0), digest.mtime * 1_000_000_000, validator)
+            view = View(key, "", digest, FileState(Inode(0, 0), size, digest.mtime * 1_000_000_000), validator)
             return self._make(view, source, bucket, object_key, mode or self.view_mode).path
 
     def directory(self, origin: str, bucket: str, prefix: str) -> str:
@@ -159,7 +154,11 @@ class Lease:
     def _create_at(self, view: View, source: int, mode: str) -> View | None:
         if os.path.lexists(view.path):
             return None
-        temporary = self._copy_for_view(source, view.size, mode)
+        temporary = None
+        if mode != "link":
+            # In mode auto, without reflinks: a hard link, except for root, whom mode 0444 does not stop from writing.
+            must_copy = mode == "copy" or (os.geteuid() == 0 and view.state.size <= ROOT_COPY_LIMIT)
+            temporary = self._copy(source, must_copy=must_copy)
         if temporary is None:
             linked = self._link_blob(view, source)
             if linked is not None:
@@ -169,8 +168,8 @@ class Lease:
             raise OSError(errno.EIO, "cannot create a local copy", view.path)
         try:
             os.utime(temporary, (view.digest.mtime, view.digest.mtime))
-            view = replace(view, inode=Inode.of(os.stat(temporary)))
-            append_line(self.paths, view.line())
+            view = replace(view, state=replace(view.state, inode=Inode.of(os.stat(temporary))))
+            append_line(self.paths, view)
             files.link(temporary, view.path)
         finally:
             files.unlink_quietly(temporary)
@@ -189,8 +188,9 @@ class Lease:
             status = os.stat(blob, follow_symlinks=False)
             if Inode.of(status) != Inode.of(os.fstat(source)):
                 return None  # not the file that was checked
-            view = replace(view, inode=Inode.of(status), mtime_ns=status.st_mtime_ns)
-            append_line(self.paths, view.line())
+            state = replace(view.state, inode=Inode.of(status), mtime_ns=status.st_mtime_ns)
+            view = replace(view, state=state)
+            append_line(self.paths, view)
             files.link(blob, view.path)
         except OSError as error:
             if error.errno in _CANNOT_LINK:
@@ -201,13 +201,6 @@ class Lease:
             os.unlink(view.path)
             return None
         return self._keep(view)
-
-    def _copy_for_view(self, source: int, size: int, mode: str) -> str | None:
-        """Create a private copy with a temporary name; return None if a hard link should be used."""
-        if mode == "link":
-            return None
-        must_copy = mode == "copy" or (os.geteuid() == 0 and size <= ROOT_COPY_LIMIT)
-        return self._copy(source, must_copy=must_copy)
 
     def _copy(self, source: int, *, must_copy: bool = True) -> str | None:
         """Create a private copy as a reflink, or with *must_copy* as a copy of the bytes; return None if neither."""
@@ -252,8 +245,8 @@ class Lease:
                         return
             except (FileNotFoundError, StillBeingWrittenError):
                 return
-            made = View(view.key, path, digest, state.size, state.inode, state.mtime_ns, validator)
-            append_line(self.paths, made.line())
+            made = View(view.key, path, digest, state, validator)
+            append_line(self.paths, made)
             self._views = {known: other for known, other in self._views.items() if other.path != path}
             self._keep(made)
 
@@ -354,18 +347,11 @@ def _create(layout: Layout) -> tuple[str, int]:
         name = os.urandom(8).hex()
         new = layout.lease(f".new-{name}")
         os.mkdir(new, 0o700)
-        descriptor = -1
-        try:
+        with contextlib.ExitStack() as undo, contextlib.suppress(FileNotFoundError, BlockingIOError):
+            # Either error: another process reaped the directory before it was locked, or is about to: it has the lock.
             descriptor = create_locked(LeaseLayout(new).lock)
+            undo.callback(os.close, descriptor)
             files.rename(new, layout.lease(name))
-        except (FileNotFoundError, BlockingIOError):
-            # Another process reaped the directory before it was locked, or is about to: it has the lock.
-            if descriptor >= 0:
-                os.close(descriptor)
-            continue
-        except BaseException:
-            if descriptor >= 0:
-                os.close(descriptor)
-            raise
-        return name, descriptor
+            undo.pop_all()
+            return name, descriptor
     raise OSError(errno.EAGAIN, "new leases were deleted 100 times: try again", layout.leases)

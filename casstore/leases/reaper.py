@@ -114,7 +114,8 @@ def reap(layout: Layout, index: Index, blobs: BlobStore, *, own_lease: str | Non
     generations = _remove_superseded(layout, index)
     if exclude:
         _remove_free_locks(layout)
-    size += sum(generations) + _remove_temporary_files(layout) + empty_trash(layout)
+    size += sum(generations) + _remove_temporary_files(layout)
+    size += sum(_remove(layout.trashed(name)) for name in files.list_names(layout.trash))
     return ReapResult(leases, size, len(generations), tuple(kept), exclude, tuple(recorded))
 
 
@@ -157,14 +158,6 @@ def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutco
         return LeaseOutcome(recorded=recorded)
     finally:
         os.close(descriptor)
-
-
-def empty_trash(layout: Layout) -> int:
-    """Delete what is in the trash if possible; return the bytes freed."""
-    size = 0
-    for name in files.list_names(layout.trash):
-        size += _remove(layout.trashed(name))
-    return size
 
 
 def _remove(path: str) -> int:

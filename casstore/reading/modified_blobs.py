@@ -73,5 +73,5 @@ def _views_of(layout: Layout, inode: Inode) -> Iterator[tuple[LeaseLayout, Unrec
             manifest = read_manifest(lease)
             for name, handed in manifest.handed_out.items():
                 path = f"{lease.path}/{name}"
-                if isinstance(handed[-1], View) and handed[-1].inode == inode and Inode.at(path) == inode:
+                if isinstance(handed[-1], View) and handed[-1].state.inode == inode and Inode.at(path) == inode:
                     yield lease, UnrecordedFile(path, handed[-1], manifest.reconciled.get(name))
