@@ -121,11 +121,6 @@ class Staging:
         if duplicate >= 0:
             os.close(duplicate)
 
-    def copy_into(self, other: Staging) -> None:
-        """Copy the bytes into *other*, an empty staging file, because this one has lost its last name."""
-        copying.copy_bytes(self.descriptor, other.descriptor)
-        other.rehash()
-
     def close_in_child(self) -> None:
         """In a forked child: close the inherited descriptor; the parent removes the name."""
         descriptor, self.descriptor = self.descriptor, -1

@@ -140,18 +140,16 @@ class Layout:
 
 
 class LeaseLayout:
+    """The paths inside one lease; `casstore.leases.lease` explains them."""
+
     __slots__ = ("lock", "path", "progress", "staging", "views_list")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.lock = path + "/lock"
-        """Locked for the life of the process."""
         self.staging = path + "/staging"
-        """Staging files on file systems without unnamed files."""
         self.progress = path + "/progress"
-        """Byte counts of long downloads, for the processes that wait for them."""
         self.views_list = path + "/views.list"
-        """A JSON line per local path, written before the file, and per file that needs no record."""
 
     def view_tree(self, number: int) -> str:
         return f"{self.path}/views/{number}"

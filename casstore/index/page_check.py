@@ -191,16 +191,13 @@ class _Walk:
         if min(nodes) < upper or max(nodes) > page_size - _NODE.size:
             raise UnsoundError(f"page {number} is damaged")
         if kind == _BRANCH:
-            self._branch(page, number, nodes, tree, depth)
+            for node in nodes:
+                low, high, top, key_size = _NODE.unpack_from(page, node)
+                if node + _NODE.size + key_size > len(page) or key_size > _MAX_KEY_BYTES:
+                    raise UnsoundError(f"page {number} is damaged")
+                self._left.append((low | high << 16 | top << 32, tree, depth + 1))
         else:
             self._leaf(page, number, nodes, tree)
-
-    def _branch(self, page: bytes, number: int, nodes: tuple[int, ...], tree: _Tree, depth: int) -> None:
-        for node in nodes:
-            low, high, top, key_size = _NODE.unpack_from(page, node)
-            if node + _NODE.size + key_size > len(page) or key_size > _MAX_KEY_BYTES:
-                raise UnsoundError(f"page {number} is damaged")
-            self._left.append((low | high << 16 | top << 32, tree, depth + 1))
 
     def _leaf(self, page: bytes, number: int, nodes: tuple[int, ...], tree: _Tree) -> None:
         self._entries[tree.root] = self._entries.get(tree.root, 0) + len(nodes)

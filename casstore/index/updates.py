@@ -140,7 +140,8 @@ class PublishEntry(IndexUpdate):
         # An unnamed file that lost its only link cannot be linked again: copy the bytes to a new one.
         fresh = blobs.stage()
         try:
-            self.staging.copy_into(fresh)
+            fresh.copy_from(self.staging.descriptor)
+            fresh.rehash()
             self.added = blobs.add(fresh, self.entry.digest)
         except BaseException:
             fresh.close()

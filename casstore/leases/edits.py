@@ -140,7 +140,7 @@ class EditRecorder:
                     staging.copy_from(descriptor)
                     digest = staging.rehash()
             if staging is not None and not any(older.digest == digest for older in before):
-                write = self._deduplicate(self._add(found.path, handed.key, staging, _classify(handed)))
+                write = self._add(found.path, handed.key, staging, _classify(handed))
         finally:
             if staging is not None:
                 staging.close()
@@ -162,7 +162,7 @@ class EditRecorder:
                 raise StillBeingWrittenError(errno.EBUSY, f"{key.uri}: its local copy is still being written")
             alike = (write for write in self._pending.of(key) if write.source is None and write.digest == digest)
             if not any(write.state is PendingState.EDIT for write in alike):
-                self._deduplicate(self._add(None, key, staging, (PendingState.EDIT, base, REASON_EDITED)))
+                self._add(None, key, staging, (PendingState.EDIT, base, REASON_EDITED))
         finally:
             staging.close()
 
@@ -172,15 +172,11 @@ class EditRecorder:
         state, base, why = classified
         # The base is unknown, so no version may be overwritten.
         condition = Condition.ABSENT if base is None else Condition.MATCH
-        return self._pending.record(key, staging, state, condition, base, lease=self._owner, why=why, source=source)
-
-    def _deduplicate(self, write: PendingWrite) -> PendingWrite:
-        """Return the oldest record of this state of the file, and discard the others. The last recorder sees all of
-        them.
-        """
+        write = self._pending.record(key, staging, state, condition, base, lease=self._owner, why=why, source=source)
+        # The last recorder of this state of the file sees all records of it; the oldest one stays.
         same = [
             other
-            for other in self._pending.of(write.key)
+            for other in self._pending.of(key)
             if (other.source, other.digest, other.state) == (write.source, write.digest, write.state)
         ]
         for other in same[1:]:

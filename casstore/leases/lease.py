@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import threading
 import warnings
@@ -76,20 +77,17 @@ class Lease:
         self.name, self._descriptor = _create(layout)
         self.paths = LeaseLayout(layout.lease(self.name))
         self.changes = ChangeTracker(self.paths, self._recorder)
-        self._made_drafts: DraftPaths | None = None
 
     def _recorder(self) -> EditRecorder | None:
         from casstore.leases.edits import EditRecorder  # few processes need one
 
         return None if self._blobs is None else EditRecorder.of_lease(self._layout, self._blobs, self.name)
 
-    @property
+    @functools.cached_property
     def _drafts(self) -> DraftPaths:
-        if self._made_drafts is None:
-            from casstore.leases.drafts import DraftPaths
+        from casstore.leases.drafts import DraftPaths  # few processes need one
 
-            self._made_drafts = DraftPaths(self.paths, self.changes)
-        return self._made_drafts
+        return DraftPaths(self.paths, self.changes)
 
     def view(
         self,

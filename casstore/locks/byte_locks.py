@@ -29,10 +29,6 @@ _HAS_BYTE_LOCKS: Final = sys.platform.startswith("linux") and hasattr(fcntl, "F_
 """Other platforms have another structure, or none."""
 
 
-def _byte_of(name: bytes) -> int:
-    return int.from_bytes(name_hash(name)[:8], "big") >> 2
-
-
 class ByteLock:
     __slots__ = ("byte", "locks")
 
@@ -53,12 +49,12 @@ class ByteLocks:
         self._mutex = threading.Lock()
         self._held: dict[int, ByteLock] = {}
         self._descriptor = -1
-        self._files: dict[int, _SharedFile] = {}
+        self._files: dict[int, int] = {}  # by number: their descriptors
         self._pid = os.getpid()
 
     def try_acquire(self, name: bytes) -> ByteLock | None:
         """Return the lock of *name*, or None if another process or thread has it."""
-        return self._try_byte(_byte_of(name))
+        return self._try_byte(int.from_bytes(name_hash(name)[:8], "big") >> 2)
 
     def acquire_writer(self, timeout: float) -> ByteLock:
         """Wait in the queue of index writers. Raises: LockTimeoutError after *timeout* seconds."""
@@ -133,19 +129,14 @@ class ByteLocks:
                 fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, free)
             return
         number = _file_number(byte)
-        file = self._files[number]
-        file.users -= 1
-        if not file.users:
-            del self._files[number]
-            os.close(file.descriptor)
+        if not any(_file_number(other) == number for other in self._held):
+            os.close(self._files.pop(number))
 
     def _lock_file(self, byte: int) -> bool:
         # Several names share a file, so it excludes other processes only. A fill that has one name of a file and needs
         # another, or a commit, would wait for itself.
         number = _file_number(byte)
-        file = self._files.get(number)
-        if file is not None:
-            file.users += 1
+        if number in self._files:
             return True
         descriptor = self._open(self._layout.fallback_lock_file(number))
         try:
@@ -155,7 +146,7 @@ class ByteLocks:
             if error.errno in BUSY:
                 return False
             raise
-        self._files[number] = _SharedFile(descriptor)
+        self._files[number] = descriptor
         return True
 
     def _open(self, path: str) -> int:
@@ -173,19 +164,9 @@ class ByteLocks:
         self._pid = os.getpid()
         files, self._files = self._files, {}
         descriptor, self._descriptor = self._descriptor, -1
-        for inherited in (descriptor, *(file.descriptor for file in files.values())):
+        for inherited in (descriptor, *files.values()):
             if inherited >= 0:
                 os.close(inherited)
-
-
-class _SharedFile:
-    """A locked file, and the number of its names that this process has locked."""
-
-    __slots__ = ("descriptor", "users")
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self.users = 1
 
 
 def _file_number(byte: int) -> int:

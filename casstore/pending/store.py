@@ -112,9 +112,6 @@ class Pending:
         if descriptor is None:
             return False
         os.close(descriptor)
-        return self._locks_exclude()
-
-    def _locks_exclude(self) -> bool:
         if self._are_exclusive is None:
             self._are_exclusive = locks_are_exclusive(self._layout.locks)
         return self._are_exclusive
