@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from casstore.eviction.collector import CollectResult
     from casstore.eviction.plan import Plan
     from casstore.eviction.removal import RemovedBlob
-    from casstore.eviction.victims import Victim
 
 _OVER_BUDGET: Final = 1
 _MOST_KEPT_SHOWN: Final = 20
@@ -121,8 +120,9 @@ class _Report:
         )
         if self._lists_plan:
             for blob in plan.victims:
-                uris = self._cache.uris_of(blob.digest)
-                self._show_removal("evict", blob.size, uris, blob.reason, _last_used(blob))
+                hour = hour_of(blob.used)
+                age = age_text(max(0.0, time.time() - hour * 3600)) if hour else ""
+                self._show_removal("evict", blob.size, self._cache.uris_of(blob.digest), blob.reason, age)
 
     def execute(self) -> CollectResult:
         with progress_bar(prints_lines=not (self._as_json or self._lists_plan)) as self._draw:
@@ -138,9 +138,9 @@ class _Report:
         total = len(self._plan.victims)
         self._draw(f"{self._blobs:,}/{total:,} blobs", format_size(self._freed), self._blobs, total)
 
-    def _show_removal(self, verb: str, size: int, uris: tuple[str, ...], reason: Reason, used: str = "") -> None:
+    def _show_removal(self, verb: str, size: int, uris: tuple[str, ...], reason: Reason, age: str = "") -> None:
         for uri in uris or ("(no entry)",):
-            self._shell.line(f"{verb:<8} {format_size(size):>9}  {used:>4}  {uri}{_REASONS.get(reason, '')}")
+            self._shell.line(f"{verb:<8} {format_size(size):>9}  {age:>4}  {uri}{_REASONS.get(reason, '')}")
             size = 0  # the blob's bytes count once
 
     def end(self, result: CollectResult, *, is_dry_run: bool) -> None:
@@ -220,8 +220,3 @@ def _why_short(result: CollectResult) -> str:
 
 def _removal(digest: bytes, uris: tuple[str, ...], size: int, why: Reason) -> dict[str, Any]:
     return {"digest": digest.hex(), "bytes": size, "uris": list(uris), "why": why.value}
-
-
-def _last_used(blob: Victim) -> str:
-    hour = hour_of(blob.used)
-    return age_text(max(0.0, time.time() - hour * 3600)) if hour else ""

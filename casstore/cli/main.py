@@ -157,16 +157,12 @@ def _fact(name: str, value: object) -> str:
         return "no limit"
     if isinstance(value, int) and not isinstance(value, bool):
         if name == "max_age":
-            return _duration(value)
+            # In the largest unit that is exact, as the setting accepts it.
+            exact = (f"{value // length}{unit}" for length, unit in AGE_UNITS if value and value % length == 0)
+            return next(exact, f"{value}s")
         is_size = name.endswith("_bytes") or name in ("max_size", "min_free")
         return f"{format_size(value)} ({value:,} bytes)" if is_size else f"{value:,}"
     return str(value)
-
-
-def _duration(seconds: int) -> str:
-    """Format in the largest unit that is exact, as the setting accepts it."""
-    exact = (f"{seconds // length}{unit}" for length, unit in AGE_UNITS if seconds and seconds % length == 0)
-    return next(exact, f"{seconds}s")
 
 
 for _command in (clear, doctor, gc, stats, verify, pending_command, drop, pin, unpin):

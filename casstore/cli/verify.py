@@ -15,14 +15,11 @@ from casstore.cli.facts import reaped_facts, reaped_lines
 from casstore.cli.plugins import ExtensibleCommand, run_extension
 from casstore.cli.progress import progress_bar
 from casstore.cli.shell import Column, Parsed, Shell, json_document_option
-from casstore.config.units import format_size
+from casstore.config.units import SECONDS, format_size
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.verify.report import Leftovers, Problem, Repair, RepairSummary, VerifyProgress, VerifyReport
-
-
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def _parse_fraction(text: str) -> float:
@@ -37,7 +34,7 @@ def _parse_newest(text: str) -> int | timedelta:
     found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw]?)", text, re.ASCII)
     if found is None:
         raise ValueError("is neither a number of blobs nor a duration: use 1000 or 24h")
-    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]]) if found[2] else int(found[1])
+    return timedelta(seconds=int(found[1]) * SECONDS[found[2]]) if found[2] else int(found[1])
 
 
 _FRACTION: Final = Parsed("fraction", _parse_fraction)

@@ -19,6 +19,7 @@ with a wrong checksum decodes to None; callers treat it as a miss.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -33,24 +34,9 @@ def in_uri_order(entries: Iterable[Entry]) -> Iterator[Entry]:
 
     Keeps in memory only entries that share their first 494 bytes.
     """
-    same_prefix: list[Entry] = []
-    for entry in entries:
-        if (
-            same_prefix
-            and same_prefix[0].key.row_key[: MAX_KEY_BYTES - HASH_BYTES]
-            != entry.key.row_key[: MAX_KEY_BYTES - HASH_BYTES]
-        ):
-            yield from sorted(same_prefix, key=_encoded_key)
-            same_prefix = []
-        if len(entry.key.row_key) < MAX_KEY_BYTES - HASH_BYTES:
-            yield entry
-        else:
-            same_prefix.append(entry)
-    yield from sorted(same_prefix, key=_encoded_key)
-
-
-def _encoded_key(entry: Entry) -> bytes:
-    return entry.key.encoded
+    shown = MAX_KEY_BYTES - HASH_BYTES
+    for _, alike in itertools.groupby(entries, lambda entry: entry.key.row_key[:shown]):
+        yield from sorted(alike, key=lambda entry: entry.key.encoded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Final
 from casstore.errors import LockTimeoutError
 from casstore.format.digest import name_hash
 from casstore.format.layout import Layout
-from casstore.locks.lock_files import BUSY, POLL_FIRST, POLL_LAST
+from casstore.locks.lock_files import BUSY, polls_until
 
 _FLOCK: Final = struct.Struct("hhqqi4x")
 _FALLBACK_FILES: Final = 64
@@ -75,18 +75,14 @@ class ByteLocks:
         return writer
 
     def _wait(self, byte: int, timeout: float, deadline: float) -> ByteLock:
-        lock = self._try_byte(byte)
-        pause = POLL_FIRST
-        while lock is None:
-            if time.monotonic() > deadline:
-                raise LockTimeoutError(
-                    f"{self._layout.byte_lock_file}: timed out after {timeout:g} s waiting for another process that is "
-                    "writing to the index: stop that process if it hangs"
-                )
-            time.sleep(pause)
-            pause = min(pause * 2, POLL_LAST)
+        for _ in polls_until(deadline):
             lock = self._try_byte(byte)
-        return lock
+            if lock is not None:
+                return lock
+        raise LockTimeoutError(
+            f"{self._layout.byte_lock_file}: timed out after {timeout:g} s waiting for another process that is "
+            "writing to the index: stop that process if it hangs"
+        )
 
     def _try_byte(self, byte: int) -> ByteLock | None:
         if self._pid != os.getpid():

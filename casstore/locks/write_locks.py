@@ -22,7 +22,7 @@ from casstore.format.keys import Key
 from casstore.format.layout import Layout
 from casstore.fs import files
 from casstore.locks.byte_locks import ByteLock, ByteLocks
-from casstore.locks.lock_files import POLL_FIRST, POLL_LAST
+from casstore.locks.lock_files import polls_until
 
 if TYPE_CHECKING:
     import filelock
@@ -75,9 +75,7 @@ class WriteLocks:
         timeout = self._timeout if timeout is None else timeout
         queue_lock: ByteLock | None = None
         try:
-            deadline = time.monotonic() + timeout
-            pause = POLL_FIRST
-            while True:
+            for _ in polls_until(time.monotonic() + timeout):
                 if on_poll is not None:
                     on_poll()
                 self._refuse_reentry(key)
@@ -86,13 +84,10 @@ class WriteLocks:
                 lock = self._try_acquire(key) if queue_lock is not None or self._queue is None else None
                 if lock is not None:
                     return lock
-                if time.monotonic() >= deadline:
-                    raise LockTimeoutError(
-                        f"{key.uri}: {self._holder_of(key)} is writing it (waited {timeout:g} s): only one process per "
-                        "machine can write an object at a time; try again later"
-                    )
-                time.sleep(pause)
-                pause = min(pause * 2, POLL_LAST)
+            raise LockTimeoutError(
+                f"{key.uri}: {self._holder_of(key)} is writing it (waited {timeout:g} s): only one process per "
+                "machine can write an object at a time; try again later"
+            )
         finally:
             if queue_lock is not None:
                 queue_lock.release()

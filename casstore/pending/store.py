@@ -46,8 +46,6 @@ class Pending:
         self._layout = layout
         self._are_exclusive: bool | None = None
 
-    # --- looking -----------------------------------------------------------------------------------------------------
-
     def has(self, key: Key) -> bool:
         """Return whether *key* may have pending writes; costs one failed ``access`` if it has none."""
         return os.access(self._layout.pending(key.name), os.F_OK)
@@ -115,8 +113,6 @@ class Pending:
         if self._are_exclusive is None:
             self._are_exclusive = locks_are_exclusive(self._layout.locks)
         return self._are_exclusive
-
-    # --- changing ----------------------------------------------------------------------------------------------------
 
     def record(
         self,
@@ -253,8 +249,6 @@ class Pending:
         if os.path.commonpath((path, os.path.realpath(self._layout.root))) == os.path.realpath(self._layout.root):
             # This includes the data's own name: saved there, the bytes would be deleted with the record.
             raise OSError(errno.EINVAL, "is in the store: choose a path outside of it", destination)
-
-    # --- what killed processes left ----------------------------------------------------------------------------------
 
     def orphans(self) -> Iterator[tuple[str, str]]:
         """Yield path and lease name of files that were never promised: data or JSON without the other, temporary names.

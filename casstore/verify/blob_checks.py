@@ -130,8 +130,6 @@ class BlobChecks:
             self.skipped_bytes += os.lstat(path).st_size if known is None else known.size
             self.skipped += 1
 
-    # --- finding files -----------------------------------------------------------------------------------------------
-
     def _walk(self) -> Iterator[tuple[str, Digest]]:
         """Yield the files with a blob's name; report everything else."""
         if os.path.islink(self._layout.blobs):
@@ -182,9 +180,8 @@ class BlobChecks:
             if not (may_be_gone and error.errno == errno.ENOENT):
                 self._add(ProblemKind.UNREADABLE, directory, reason(error))
 
-    # --- checking one file, in a thread of the pool ------------------------------------------------------------------
-
     def _check_file(self, path: str, digest: Digest) -> _CheckedBlob:
+        """Check one file, in a thread of the pool."""
         try:
             with files.opened(path, OPEN_FLAGS) as descriptor:
                 return self._hash(descriptor, digest)
@@ -225,8 +222,6 @@ class BlobChecks:
         if changes:
             return _CheckedBlob(size, ProblemKind.TOUCHED_BLOB, " and ".join(changes) + "; its bytes are right")
         return _CheckedBlob(size)
-
-    # --- reporting ---------------------------------------------------------------------------------------------------
 
     def _report(self, blob: _Blob, on_progress: Callable[[], None]) -> None:
         while not blob.result.done():

@@ -174,8 +174,6 @@ class IndexChecks:
             kind = ProblemKind.DAMAGED_INDEX if is_damage else ProblemKind.UNREADABLE
             self._findings.add(Problem(kind, self._layout.index_file(self.generation), reason(error)))
 
-    # --- a page ------------------------------------------------------------------------------------------------------
-
     def _check_page(self, start: bytes) -> bytes | None:
         """Check a page of rows from *start* on; return where the next one begins, None after the last."""
         page = self._index.inspect(lambda txn: self._read_page(txn, start))
@@ -287,8 +285,6 @@ class IndexChecks:
                 detail = f"the entry has the size {entry.size:,}, the row of its blob {blob.size:,}"
                 page.faults.append(self._entry_fault(ProblemKind.ROWS_DISAGREE, detail, seen))
 
-    # --- rows and files ----------------------------------------------------------------------------------------------
-
     def _check_file(self, seen: _CheckedEntry) -> Fault | None:
         """Check that an entry's blob exists and has a row."""
         # A missing file is damage only if the entry had the same record before and after the check. A sweep deletes
@@ -327,8 +323,6 @@ class IndexChecks:
         if record is None or entry is None:
             return None
         return _CheckedEntry(record, entry, txn.get(blob_row(entry.digest.value)) is not None)
-
-    # --- problems ----------------------------------------------------------------------------------------------------
 
     def _entry_fault(self, kind: ProblemKind, detail: str, seen: _CheckedEntry) -> Fault:
         return self._fault(kind, seen.entry.digest, seen.entry.key, detail, seen.row)
