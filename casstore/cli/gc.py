@@ -17,7 +17,6 @@ from casstore.eviction.victims import Reason
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
-    from casstore.eviction.budget import Budget
     from casstore.eviction.collector import CollectResult
     from casstore.eviction.plan import Plan
     from casstore.eviction.removal import RemovedBlob
@@ -114,9 +113,11 @@ class _Report:
             return
         plan, budget = self._plan, self._plan.budget
         limit = "no limit" if budget.max_size is None else f"limit: {format_size(budget.max_size)}"
+        age = "" if budget.max_age is None else f"; maximum age: {age_text(budget.max_age)}"
+        rules = f"; per-prefix rules: {len(budget.rules)}" if budget.rules else ""
         self._shell.line(
             f"stored: {format_size(plan.stored)} in {plan.blobs:,} blobs ({limit}); free on the disk: "
-            f"{format_size(plan.free)} (minimum: {format_size(budget.min_free)}){_rules_text(budget)}"
+            f"{format_size(plan.free)} (minimum: {format_size(budget.min_free)}){age}{rules}"
         )
         if self._lists_plan:
             for blob in plan.victims:
@@ -198,11 +199,6 @@ class _Report:
             ],
             "reaped": reaped_facts(result.reaped),
         }
-
-
-def _rules_text(budget: Budget) -> str:
-    age = "" if budget.max_age is None else f"; maximum age: {age_text(budget.max_age)}"
-    return age + (f"; per-prefix rules: {len(budget.rules)}" if budget.rules else "")
 
 
 def _why_short(result: CollectResult) -> str:

@@ -19,7 +19,7 @@ from casstore.config.units import SECONDS, format_size
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
-    from casstore.verify.report import Leftovers, Problem, Repair, RepairSummary, VerifyProgress, VerifyReport
+    from casstore.verify.report import Leftovers, Repair, RepairSummary, VerifyProgress, VerifyReport
 
 
 def _parse_fraction(text: str) -> float:
@@ -101,17 +101,16 @@ def _verify(cache: Cache, sample: float | None, newest: int | timedelta | None, 
 
 def _facts(verified: VerifyReport) -> dict[str, Any]:
     facts = dataclasses.asdict(dataclasses.replace(verified, problems=(), repairs=None))
-    facts["problems"] = [_problem_facts(problem) for problem in verified.problems]
+    facts["problems"] = [
+        {**dataclasses.asdict(problem), "digest": None if problem.digest is None else str(problem.digest)}
+        for problem in verified.problems
+    ]
     del facts["repairs"]
     summary, mended = verified.repairs, None
     if summary is not None:
         mended = dataclasses.asdict(dataclasses.replace(summary, reaped=None))
         mended["reaped"] = reaped_facts(summary.reaped)
     return {"is_sound": verified.is_sound, "left": verified.left, **facts, "mended": mended}
-
-
-def _problem_facts(problem: Problem) -> dict[str, Any]:
-    return {**dataclasses.asdict(problem), "digest": None if problem.digest is None else str(problem.digest)}
 
 
 def _print(shell: Shell, verified: VerifyReport) -> None:

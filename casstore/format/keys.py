@@ -79,10 +79,6 @@ def user_row(digest: bytes, key: Key) -> bytes:
     return USER + digest + name_hash(key.encoded)
 
 
-def user_name(row: bytes) -> bytes:
-    return row[-HASH_BYTES:]
-
-
 def user_prefix(digest: bytes) -> bytes:
     return USER + digest
 

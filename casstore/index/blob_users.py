@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from casstore.format.keys import Key, user_name, user_prefix, user_row
+from casstore.format.keys import HASH_BYTES, Key, user_prefix, user_row
 from casstore.format.records import Entry, peek_entry, row_checksum, unpack_entry
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
@@ -29,7 +29,7 @@ class User:
     @property
     def name(self) -> bytes:
         """The bytes of the entry's `Key.name`."""
-        return user_name(self.row)
+        return self.row[-HASH_BYTES:]
 
     @property
     def entry(self) -> Entry | None:

@@ -126,7 +126,9 @@ class Lease:
         with self._mutex:
             for number in (*range(self._trees, -1, -1), self._trees + 1):
                 tree = self.paths.view_tree(number)
-                path = view_path(tree, origin, bucket, prefix[:-1]) if prefix else _bucket_path(tree, origin, bucket)
+                path = view_path(tree, origin, bucket, prefix[:-1]) if prefix else view_path(tree, origin, "", bucket)
+                if not (prefix or bucket):
+                    path = os.path.dirname(path)
                 try:
                     os.makedirs(path, 0o700, exist_ok=True)
                 except (FileExistsError, NotADirectoryError):
@@ -322,11 +324,6 @@ class Lease:
 
     def exists(self) -> bool:
         return os.path.exists(self.paths.lock)
-
-
-def _bucket_path(tree: str, origin: str, bucket: str) -> str:
-    path = view_path(tree, origin, "", bucket)
-    return path if bucket else os.path.dirname(path)
 
 
 def _warn_recorded(writes: Sequence[PendingWrite]) -> None:

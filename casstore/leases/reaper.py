@@ -227,7 +227,8 @@ def _remove_orphans(layout: Layout) -> int:
     for path, lease in pending.orphans():
         with contextlib.suppress(OSError), _is_dead(layout, lease) as is_dead:
             # No process can complete it now, but its own may have before the lock.
-            if lease and not _is_orphan(path):
+            stem, suffix = os.path.splitext(path)
+            if lease and os.path.lexists(stem + {".json": ".data", ".data": ".json"}[suffix]):
                 continue
             # The process of a deleted lease may still work: the store was deleted under it.
             if is_dead or os.lstat(path).st_ctime < deadline:
@@ -253,11 +254,6 @@ def _is_dead(layout: Layout, lease: str) -> Iterator[bool]:
         yield True
     finally:
         os.close(descriptor)
-
-
-def _is_orphan(path: str) -> bool:
-    stem, suffix = os.path.splitext(path)
-    return not os.path.lexists(stem + {".json": ".data", ".data": ".json"}[suffix])
 
 
 def _remove_temporary_files(layout: Layout) -> int:

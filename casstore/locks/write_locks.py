@@ -120,8 +120,8 @@ class WriteLocks:
             lock = self._held.get(key)
         if lock is None or lock.is_ending or lock.thread is not threading.current_thread() or self._pid != os.getpid():
             return
-        if lock.on_reopen is not None and is_interactive():
-            # A notebook cell failed, left its file open, and runs again.
+        if lock.on_reopen is not None and hasattr(sys, "ps1"):
+            # In a shell, IPython or a notebook: a cell failed, left its file open, and runs again.
             lock.on_reopen()
             return
         raise ReentrantWriteError(
@@ -166,10 +166,6 @@ def _try_file(path: str) -> filelock.BaseFileLock | None:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         return None
     return lock
-
-
-def is_interactive() -> bool:
-    return hasattr(sys, "ps1")
 
 
 def _write_holder(path: str) -> None:

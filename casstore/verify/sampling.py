@@ -7,7 +7,6 @@ import heapq
 import os
 import random
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 
 
@@ -39,7 +38,9 @@ class Sample:
         if isinstance(self._newest, timedelta):
             self._since_ns = time.time_ns() - int(self._newest.total_seconds() * 1e9)
         elif self._newest is not None:
-            ages = ((changed, path) for path in _files_in(blobs) if (changed := _changed_ns(path)) is not None)
+            # The blob checks report directories that cannot be listed.
+            paths = (f"{directory}/{name}" for directory, _, names in os.walk(blobs) for name in names)
+            ages = ((changed, path) for path in paths if (changed := _changed_ns(path)) is not None)
             self._paths = frozenset(path for _, path in heapq.nlargest(self._newest, ages))
 
     def includes(self, path: str) -> bool:
@@ -49,13 +50,6 @@ class Sample:
         if self._since_ns and (_changed_ns(path) or self._since_ns) < self._since_ns:
             return False
         return self._fraction is None or random.random() < self._fraction
-
-
-def _files_in(blobs: str) -> Iterator[str]:
-    # The blob checks report directories that cannot be listed.
-    for directory, _, names in os.walk(blobs):
-        for name in names:
-            yield f"{directory}/{name}"
 
 
 def _changed_ns(path: str) -> int | None:
