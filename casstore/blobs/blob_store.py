@@ -45,10 +45,7 @@ class BlobStore:
         self._open_sets_mode: bool | None = None
 
     def stage(self, fallback_directory: Callable[[], str] | None = None) -> Staging:
-        """Return a new staging file, unnamed if the file system can, else named in *fallback_directory()*.
-
-        Raises: StoreFullError.
-        """
+        """Return a new staging file, unnamed if possible, else in *fallback_directory()*. Raises: StoreFullError."""
         with files.full_disk(self._layout.root):
             descriptor = files.open_unnamed(self._layout.blobs)
             if descriptor is not None:

@@ -132,8 +132,7 @@ class PeekedEntry(NamedTuple):
     last_used_hour: int
 
 
-# version, flags, algorithm, size, validated_ns, written_on, last_used_hour, mtime_ns, granule_ns, boot_ns, boot, 3
-# lengths
+# version, flags, number, size, validated_ns, written_on, last_used_hour, mtime_ns, granule_ns, boot_ns, boot, lengths
 _HEAD: Final = struct.Struct("<BBBQqQIqQqQHHH")
 _USE: Final = struct.Struct("<BxB8xq8xI")  # of the same: version, algorithm, validated_ns, last_used_hour
 _SUM: Final = struct.Struct("<Q")

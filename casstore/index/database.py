@@ -92,10 +92,7 @@ class Index:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def get(self, row: bytes) -> bytes | None:
-        """Return one record, or None, in a transaction of its own.
-
-        Raises: IndexUnavailableError in a process that was forked without Python's hooks.
-        """
+        """Return one record, or None. Raises: IndexUnavailableError in a process forked without Python's hooks."""
         inside = self._calls
         inside.append(None)
         try:
@@ -199,9 +196,7 @@ class Index:
             writer.release()
 
     def _is_disk_full(self, error: lmdb.Error) -> bool:
-        """Return whether a commit failed on a full disk: by LMDB's text, or by the free space after the EIO of a short
-        write.
-        """
+        """Return whether the disk was full: by LMDB's text, or by the free space after the EIO of a short write."""
         if any(os.strerror(number) in str(error) for number in files.NO_SPACE):
             return True
         if os.strerror(errno.EIO) not in str(error):

@@ -98,7 +98,7 @@ class Generations:
     def superseded(self) -> list[int]:
         """Return the generations before the one in CURRENT, which no process opens again.
 
-        None if CURRENT names no existing generation: a damaged hint must not delete the live one.
+        Returns none if CURRENT names no existing generation: a damaged hint must not delete the live one.
         """
         number = self._read_hint()
         if not os.path.isdir(self._layout.generation(number)):
@@ -116,9 +116,7 @@ class Generations:
                 number += 1  # damaged, but it can mean nothing else
 
     def supersede(self, number: int) -> bool:
-        """Make an empty generation after *number*; return False if another process did. The old files stay for their
-        readers.
-        """
+        """Make an empty generation after *number*, or return False if another process did. Readers keep the old one."""
         following = number + 1
         with contextlib.suppress(FileNotFoundError):  # the store was deleted: the next check recreates it
             os.makedirs(self._layout.generation(following), 0o700, exist_ok=True)
@@ -133,9 +131,7 @@ class Generations:
         return HintState(status.st_ino, status.st_mtime_ns)
 
     def files_of(self, number: int) -> IndexFiles | None:
-        """Return a generation's files; None if one is missing. Only stats the lock file: closing it would drop LMDB's
-        locks.
-        """
+        """Return a generation's files, or None. Only stats the lock file: closing it would drop LMDB's locks."""
         try:
             data, lock = os.stat(self._layout.index_file(number)), os.stat(self._layout.index_lock(number))
         except (FileNotFoundError, NotADirectoryError):

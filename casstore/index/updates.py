@@ -173,9 +173,7 @@ class PublishEntry(IndexUpdate):
 
 
 def _is_later(one: Moment, other: Moment) -> bool:
-    """Compare by the boot clock, else by wall time. Any moment is later than one in the future, left by a clock set
-    back.
-    """
+    """Compare by the boot clock, else by wall time; any moment is later than one in the future (clock set back)."""
     if one.boot == other.boot:
         return one.boot_ns > other.boot_ns
     return one.wall_ns > other.wall_ns or other.wall_ns > time.time_ns()

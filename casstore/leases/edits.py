@@ -92,15 +92,13 @@ class RecordResult:
     write: PendingWrite | None
 
 
+@dataclass(frozen=True, slots=True)
 class EditRecorder:
-    """Records edits for the lease *owner*: this process's, or a dead one's that is being reaped."""
+    """Records edits for the lease *_owner*: this process's, or a dead one's that is being reaped."""
 
-    __slots__ = ("_owner", "_pending", "_stage")
-
-    def __init__(self, pending: Pending, stage: Callable[[], Staging], owner: str) -> None:
-        self._pending = pending
-        self._stage = stage
-        self._owner = owner
+    _pending: Pending
+    _stage: Callable[[], Staging]
+    _owner: str
 
     @classmethod
     def of_lease(cls, layout: Layout, blobs: BlobStore, name: str) -> EditRecorder:

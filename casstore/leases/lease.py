@@ -251,10 +251,7 @@ class Lease:
             self._keep(made)
 
     def outbox(self, key: Key, bucket: str, object_key: str) -> str:
-        """Return a path with the object's name where nothing exists, for a tool to create a file at.
-
-        Returns the same path until `release`.
-        """
+        """Return a path where nothing exists, with the object's name, for a tool's file; the same until `release`."""
         with self._mutex, files.full_disk(self._layout.root):
             return self._drafts.outbox(key, bucket, object_key)
 
@@ -268,10 +265,7 @@ class Lease:
             return self._drafts.edit(key, object_key, validator, copy)
 
     def release(self, path: str, digest: Digest | None = None) -> bool:
-        """Remove the file at a path of `outbox` or `edit`, and forget the path.
-
-        With *digest*, keep both and return False if the bytes differ.
-        """
+        """Forget a path of `outbox` or `edit`, and remove its file; return False if its bytes do not match *digest*."""
         with self._mutex:
             return self._drafts.release(path, digest)
 

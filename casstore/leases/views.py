@@ -44,10 +44,7 @@ class FileState:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A path with the bytes of *digest*; *state* is the file's as created.
-
-    *validator* is the version of the object, if known.
-    """
+    """A path with the bytes of *digest*; *state* is the file's as created, *validator* the version, if known."""
 
     kind: ClassVar[PathKind] = PathKind.VIEW
 

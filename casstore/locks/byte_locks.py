@@ -14,6 +14,7 @@ import struct
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from typing import Final
 
 from casstore.errors import LockTimeoutError
@@ -29,12 +30,10 @@ _HAS_BYTE_LOCKS: Final = sys.platform.startswith("linux") and hasattr(fcntl, "F_
 """Other platforms have another structure, or none."""
 
 
+@dataclass(eq=False, slots=True)
 class ByteLock:
-    __slots__ = ("byte", "locks")
-
-    def __init__(self, locks: ByteLocks, byte: int) -> None:
-        self.locks = locks
-        self.byte = byte
+    locks: ByteLocks
+    byte: int
 
     def release(self) -> None:
         """Unlock it, from any thread. Does nothing a second time, or in a forked child."""

@@ -80,10 +80,7 @@ class LockFile:
 
 
 def create_locked(path: str) -> int:
-    """Create *path*, lock it and return its descriptor, to be kept open for the life of the process.
-
-    Raises: BlockingIOError if another process has the lock.
-    """
+    """Create and lock *path*; return its descriptor, to be kept open. Raises: BlockingIOError if a process has it."""
     # Never unlocked: that would unlock it for every process that inherited it. A forked child that still has the
     # descriptor keeps the lease alive, which errs on the safe side.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

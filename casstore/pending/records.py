@@ -20,8 +20,7 @@ class PendingState(StrEnum):
     FAILED = "failed"
     """The upload failed; reading and writing the URI raises until the user pushes or drops it."""
     EDIT = "edit"
-    """A local copy was changed outside the API; reading and writing the URI raises until the user pushes or drops it.
-    """
+    """A local copy was changed outside the API; the URI is blocked in the same way."""
     INCOMPLETE = "incomplete"
     """Never closed, left by a tool, or kept aside: blocks nothing, and is uploaded by name only."""
 
