@@ -37,8 +37,6 @@ class CollisionError(BlobDamagedError):
 class BlobStore:
     """The files under ``blobs/`` of one store. Knows no index; callers decide which existing blobs to trust."""
 
-    __slots__ = ("_algorithm", "_layout", "_open_sets_mode")
-
     def __init__(self, layout: Layout, algorithm: str) -> None:
         self._layout = layout
         self._algorithm = algorithm

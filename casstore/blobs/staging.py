@@ -36,18 +36,6 @@ class Staging:
     `write` hashes the bytes in order; `hash_to` hashes behind writers that write at offsets.
     """
 
-    __slots__ = (
-        "_duplicate",
-        "_has_mode",
-        "_hasher",
-        "_keeps_name",
-        "_path",
-        "algorithm",
-        "descriptor",
-        "hashed",
-        "size",
-    )
-
     def __init__(
         self, descriptor: int, path: str | None, algorithm: str, *, has_mode: bool = False, keeps_name: bool = False
     ) -> None:

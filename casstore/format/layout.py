@@ -42,12 +42,6 @@ _BLOB_NAME = re.compile(r"[0-9a-f]{2}/(?:[0-9a-f]{2})+")
 class Layout:
     """The paths of one root; does no I/O. The tree at the head of this module explains them."""
 
-    __slots__ = (
-        *("_blob_prefix", "_pending_prefix", "blobs", "byte_lock_file", "collector_lock", "config", "current", "index"),
-        *("leases", "locks", "pending_directory", "pins", "quarantine", "root", "statistics", "statistics_lock"),
-        *("store", "tag", "trash", "write_locks"),
-    )
-
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = root = os.path.abspath(root)
         self.tag = root + "/CACHEDIR.TAG"
@@ -141,8 +135,6 @@ class Layout:
 
 class LeaseLayout:
     """The paths inside one lease; `casstore.leases.lease` explains them."""
-
-    __slots__ = ("lock", "path", "progress", "staging", "views_list")
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -15,12 +15,15 @@ Format: lmdb.h and mdb.c of engine 0.9, 64-bit.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import struct
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
+
+from casstore.fs import files
 
 FIRST_PAGES: Final = 128
 """Tree pages checked when an index is opened: at most 2 ms."""
@@ -74,11 +77,7 @@ def check(path: str, *, whole: bool = False) -> None:
     Checks the first `FIRST_PAGES` tree pages; all if the file may be truncated, or with *whole*. A missing or empty
     file is valid: LMDB fills it. Other processes may write to the file meanwhile.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return
-    try:
+    with contextlib.suppress(FileNotFoundError), files.opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnsoundError("it is not a regular file")
@@ -93,8 +92,7 @@ def check(path: str, *, whole: bool = False) -> None:
                 excess = (meta.last_page + 1) * meta.page_size - size
                 if excess > _MOST_UNWRITTEN:
                     raise UnsoundError("it is truncated")
-                is_short = excess > 0
-                _Walk(descriptor, meta, size).run(None if whole or is_short else FIRST_PAGES)
+                _Walk(descriptor, meta, size).run(None if whole or excess > 0 else FIRST_PAGES)
             except UnsoundError:
                 # Pages of an older transaction may be overwritten meanwhile; then this result is void.
                 if _read_metas(descriptor) == before:
@@ -102,8 +100,6 @@ def check(path: str, *, whole: bool = False) -> None:
             else:
                 return
         # Another process commits faster than this check: it uses the file without problems.
-    finally:
-        os.close(descriptor)
 
 
 def _read_metas(descriptor: int) -> tuple[bytes, bytes]:
@@ -151,8 +147,6 @@ def _parse_meta(page: bytes, number: int) -> _Meta:
 
 class _Walk:
     """One pass over the pages that a meta page's trees reach. Raises UnsoundError at the first damaged page."""
-
-    __slots__ = ("_descriptor", "_end", "_entries", "_is_whole", "_left", "_meta", "_used")
 
     def __init__(self, descriptor: int, meta: _Meta, size: int) -> None:
         self._descriptor = descriptor

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from casstore.errors import LockTimeoutError, ReentrantWriteError
@@ -28,19 +29,19 @@ if TYPE_CHECKING:
     import filelock
 
 
+@dataclass(eq=False, slots=True)
 class WriteLock:
     """The right to write one URI, from any thread."""
 
-    def __init__(self, locks: WriteLocks, key: Key, lock: filelock.BaseFileLock | None, where: str) -> None:
-        self.key = key
-        self.thread = threading.current_thread()  # a number could be reused by a later thread
-        self.acquired_at = where
-        self.on_reopen: Callable[[], object] | None = None
-        """Called to release the lock if the same thread opens the URI again in an interactive session."""
-        self.is_ending = False
-        """Whether another thread will release it, so that this thread may wait for it."""
-        self._locks = locks
-        self._lock = lock
+    _locks: WriteLocks
+    key: Key
+    _lock: filelock.BaseFileLock | None
+    acquired_at: str
+    thread: threading.Thread = field(default_factory=threading.current_thread)  # a number could be reused
+    on_reopen: Callable[[], object] | None = None
+    """Called to release the lock if the same thread opens the URI again in an interactive session."""
+    is_ending: bool = False
+    """Whether another thread will release it, so that this thread may wait for it."""
 
     def release(self) -> None:
         """Release the lock. Does nothing a second time, or in a forked child."""

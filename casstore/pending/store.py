@@ -40,8 +40,6 @@ _NO_LEASE: Final = "0" * 16
 class Pending:
     """The pending writes of one store. Knows no index and no backend; thread-safe; keeps no file open."""
 
-    __slots__ = ("_are_exclusive", "_layout")
-
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._are_exclusive: bool | None = None

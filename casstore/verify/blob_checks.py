@@ -21,11 +21,10 @@ from typing import Final
 from casstore.blobs.blob_store import OPEN_FLAGS
 from casstore.format.digest import Digest, new_hasher
 from casstore.format.keys import blob_row
-from casstore.format.layout import Layout
 from casstore.format.records import unpack_blob
 from casstore.fs import files
 from casstore.verify.index_checks import PROCESS_ERRORS, IndexChecks, reason
-from casstore.verify.report import Findings, Problem, ProblemKind, Repairer
+from casstore.verify.report import Problem, ProblemKind
 from casstore.verify.sampling import Sample
 
 THREADS: Final = min(4, os.cpu_count() or 1)
@@ -71,21 +70,11 @@ class _Blob:
 class BlobChecks:
     """One pass over all blobs, with counts of what was seen so far."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        algorithm: str,
-        rows: IndexChecks,
-        findings: Findings,
-        sample: Sample,
-        repairer: Repairer | None = None,
-    ) -> None:
-        self._layout = layout
-        self._sample = sample
-        self._repairer = repairer
-        self._algorithm = algorithm
+    def __init__(self, rows: IndexChecks, sample: Sample) -> None:
         self._rows = rows
-        self._findings = findings
+        self._layout, self._algorithm = rows.layout, rows.algorithm
+        self._findings, self._repairer = rows.findings, rows.repairer
+        self._sample = sample
         self._stopped = threading.Event()
         self._local = threading.local()
         self._mutex = threading.Lock()

@@ -78,11 +78,11 @@ class IndexChecks:
     def __init__(
         self, layout: Layout, index: Index, algorithm: str, findings: Findings, repairer: Repairer | None = None
     ) -> None:
-        self._layout = layout
+        self.layout = layout
         self._index = index
-        self._algorithm = algorithm
-        self._findings = findings
-        self._repairer = repairer
+        self.algorithm = algorithm
+        self.findings = findings
+        self.repairer = repairer
         self.generation = 0
         self.is_absent = False
         self.is_readable = False
@@ -106,14 +106,14 @@ class IndexChecks:
         with self._reporting():
             self.generation = self._index.generations.newest()
             try:
-                status = os.stat(self._layout.index_file(self.generation), follow_symlinks=False)
+                status = os.stat(self.layout.index_file(self.generation), follow_symlinks=False)
             except FileNotFoundError:
                 return False
             # A process that is killed while it creates an index leaves an empty file.
             if status.st_size == 0:
                 return False
             # Checked even if the index is open and mapped: the file may have been truncated since.
-            page_check.check(self._layout.index_file(self.generation), whole=True)
+            page_check.check(self.layout.index_file(self.generation), whole=True)
             self.is_readable = True
         return True
 
@@ -122,21 +122,21 @@ class IndexChecks:
         hints: set[bytes] = set()
         for _ in range(2):  # another process may change the hint and the generation between two reads
             try:
-                with open(self._layout.current, "rb") as file:
+                with open(self.layout.current, "rb") as file:
                     hint = file.read(64)
-                if os.path.isdir(self._layout.generation(int(hint))):
+                if os.path.isdir(self.layout.generation(int(hint))):
                     return
             except FileNotFoundError:
                 return  # created shortly after the first generation, and only a hint
             except OSError as error:
-                self._findings.add(Problem(ProblemKind.UNREADABLE, self._layout.current, reason(error)))
+                self.findings.add(Problem(ProblemKind.UNREADABLE, self.layout.current, reason(error)))
                 return
             except ValueError:
                 pass
             hints.add(hint)
         if len(hints) == 1:
             detail = f"it names a generation that does not exist; generation {self.generation} is used"
-            self._findings.add(Problem(ProblemKind.DAMAGED_INDEX, self._layout.current, detail))
+            self.findings.add(Problem(ProblemKind.DAMAGED_INDEX, self.layout.current, detail))
 
     def records(self, digests: Sequence[bytes]) -> dict[bytes, bytes | None] | None:
         """Return the current blob records of *digests*; None if the index cannot be read."""
@@ -172,7 +172,7 @@ class IndexChecks:
             self.is_readable = False
             is_damage = isinstance(error, IndexDamagedError | page_check.UnsoundError)
             kind = ProblemKind.DAMAGED_INDEX if is_damage else ProblemKind.UNREADABLE
-            self._findings.add(Problem(kind, self._layout.index_file(self.generation), reason(error)))
+            self.findings.add(Problem(kind, self.layout.index_file(self.generation), reason(error)))
 
     def _check_page(self, start: bytes) -> bytes | None:
         """Check a page of rows from *start* on; return where the next one begins, None after the last."""
@@ -183,12 +183,12 @@ class IndexChecks:
         self.bytes += sum(blob.size for blob in page.blobs)
         # First, since the checks of files may find the index damaged.
         self._report(page.faults)
-        if self._repairer is not None:
-            self._repairer.repair_rows(page.orphaned_users)
+        if self.repairer is not None:
+            self.repairer.repair_rows(page.orphaned_users)
         missing = [fault for seen in page.entries if (fault := self._check_file(seen)) is not None]
         stale: list[Row] = []
         for row, blob in page.unused:
-            if os.path.lexists(self._layout.blob(row[0][1:])):
+            if os.path.lexists(self.layout.blob(row[0][1:])):
                 self.unused += 1
                 self.unused_bytes += blob.size
             else:
@@ -198,16 +198,16 @@ class IndexChecks:
 
     def _report(self, faults: Sequence[Fault], stale: Sequence[Row] = ()) -> None:
         """Report a page's problems, and repair each row once."""
-        if self._repairer is None:
+        if self.repairer is None:
             self.stale += len(stale)
             for problem, _ in faults:
-                self._findings.add(problem)
+                self.findings.add(problem)
             return
         rows = dict(row for _, row in faults)
-        repairs = dict(zip(rows, self._repairer.repair_rows(list(rows.items())), strict=True))
+        repairs = dict(zip(rows, self.repairer.repair_rows(list(rows.items())), strict=True))
         for problem, (row, _) in faults:
-            self._findings.add(replace(problem, repair=repairs[row]))
-        done = sum(repair.is_done for repair in self._repairer.repair_rows(stale))
+            self.findings.add(replace(problem, repair=repairs[row]))
+        done = sum(repair.is_done for repair in self.repairer.repair_rows(stale))
         self.dropped += done
         self.stale += len(stale) - done
 
@@ -235,7 +235,7 @@ class IndexChecks:
         return page
 
     def _check_entry(self, row: bytes, record: bytes, page: _Page) -> None:
-        entry = entry_in(self._algorithm, row, record)
+        entry = entry_in(self.algorithm, row, record)
         if entry is None:
             page.faults.append(self._bad(row, record, "an entry", key_in(row)))
         else:
@@ -258,7 +258,7 @@ class IndexChecks:
             page.faults.append(self._bad(row, record, "a user of a blob"))
             return
         found = txn.get(key.row_key)
-        entry = entry_in(self._algorithm, key.row_key, found)
+        entry = entry_in(self.algorithm, key.row_key, found)
         if found is not None and entry is None:
             page.orphaned_users.append((row, record))
         if found is None or (entry is not None and (entry.key != key or entry.digest != digest)):
@@ -292,7 +292,7 @@ class IndexChecks:
         # prove that the entry existed all the time.
         for _ in range(_MAX_CHECKS):
             try:
-                is_there = self._is_there(self._layout.blob(seen.entry.digest.value))
+                is_there = self._is_there(self.layout.blob(seen.entry.digest.value))
             except OSError as error:
                 return self._entry_fault(ProblemKind.UNREADABLE, reason(error), seen)
             if is_there and seen.has_blob_row:
@@ -319,7 +319,7 @@ class IndexChecks:
     def _read_again(self, txn: Txn, seen: _CheckedEntry) -> _CheckedEntry | None:
         row = seen.entry.key.row_key
         record = txn.get(row)
-        entry = entry_in(self._algorithm, row, record)
+        entry = entry_in(self.algorithm, row, record)
         if record is None or entry is None:
             return None
         return _CheckedEntry(record, entry, txn.get(blob_row(entry.digest.value)) is not None)
@@ -328,16 +328,16 @@ class IndexChecks:
         return self._fault(kind, seen.entry.digest, seen.entry.key, detail, seen.row)
 
     def _fault(self, kind: ProblemKind, digest: Digest, key: Key, detail: str, row: Row) -> Fault:
-        return Problem(kind, self._layout.blob(digest.value), detail, digest, key.uri, key.origin), row
+        return Problem(kind, self.layout.blob(digest.value), detail, digest, key.uri, key.origin), row
 
     def _bad(self, row: bytes, record: bytes, what: str, key: Key | None = None) -> Fault:
         detail = f"the row {row[:24].hex()}{'...' if len(row) > 24 else ''} ({what}) does not decode"
         uri, origin = (None, None) if key is None else (key.uri, key.origin)
-        path = self._layout.index_file(self.generation)
+        path = self.layout.index_file(self.generation)
         return Problem(ProblemKind.BAD_RECORD, path, detail, uri=uri, origin=origin), (row, record)
 
     def _digest(self, value: bytes) -> Digest | None:
-        return _decoded(lambda: Digest(self._algorithm, value))
+        return _decoded(lambda: Digest(self.algorithm, value))
 
 
 def entry_in(algorithm: str, row: bytes, record: bytes | None) -> Entry | None:

@@ -156,8 +156,6 @@ MOST_PROBLEMS = 10_000
 class Findings:
     """Collects problems in bounded memory; used by one thread."""
 
-    __slots__ = ("problems", "repaired", "wrong")
-
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.wrong = self.repaired = 0

@@ -17,8 +17,6 @@ class Sample:
         ValueError: *fraction* or *newest* is out of range.
     """
 
-    __slots__ = ("_fraction", "_newest", "_paths", "_since_ns")
-
     def __init__(self, fraction: float | None = None, newest: int | timedelta | None = None) -> None:
         if fraction is not None and not 0 < fraction <= 1:
             raise ValueError(f"sample must be greater than 0 and at most 1, not {fraction}")

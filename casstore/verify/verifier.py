@@ -47,7 +47,7 @@ class Verifier:
         self.findings = Findings()
         self._index = index
         self._rows = IndexChecks(layout, index, algorithm, self.findings, repairer)
-        self._blobs = BlobChecks(layout, algorithm, self._rows, self.findings, sample, repairer)
+        self._blobs = BlobChecks(self._rows, sample)
 
     def run(self, store_id: str) -> None:
         """Check the marker, the index and the blobs."""
