@@ -96,13 +96,10 @@ class Generations:
         return []
 
     def superseded(self) -> list[int]:
-        """Return the generations before the one in CURRENT, which no process opens again.
-
-        Returns none if CURRENT names no existing generation: a damaged hint must not delete the live one.
-        """
+        """Return the generations before CURRENT's, which no process opens again."""
         number = self._read_hint()
         if not os.path.isdir(self._layout.generation(number)):
-            return []
+            return []  # a damaged hint must not delete the live one
         return sorted(older for older in self._numbers() if older < number)
 
     def _last_after(self, number: int) -> int:

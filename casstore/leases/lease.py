@@ -284,12 +284,8 @@ class Lease:
 
         A lease with a file that cannot be recorded stays, and so does one that a forked child still has.
         """
-        if self._pid != os.getpid():
-            return  # the child of a fork without hooks: the parent lives on
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor < 0:
+        if not self.abandon():
             return
-        os.close(descriptor)
         from casstore.leases.reaper import reap_lease  # only at the end
 
         with contextlib.suppress(OSError):  # the collector removes the rest
@@ -310,11 +306,13 @@ class Lease:
                     stacklevel=2,
                 )
 
-    def abandon(self) -> None:
-        """Close a lease whose directory was deleted."""
-        if self._pid == os.getpid() and self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+    def abandon(self) -> bool:
+        """Unlock the lease, and leave its directory; return False if this process does not have the lock."""
+        if self._pid != os.getpid() or self._descriptor < 0:
+            return False  # the child of a fork without hooks: the parent lives on
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+        return True
 
     def exists(self) -> bool:
         return os.path.exists(self.paths.lock)

@@ -243,7 +243,7 @@ class IndexChecks:
 
     def _check_blob(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
         blob = _decoded(lambda: unpack_blob(row, record))
-        digest = self._digest(row[1:])
+        digest = _decoded(partial(Digest, self.algorithm, row[1:]))
         if blob is None or digest is None:
             page.faults.append(self._bad(row, record, "a blob"))
             return
@@ -253,7 +253,7 @@ class IndexChecks:
 
     def _check_user(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
         key = user_in(row, record)
-        digest = self._digest(row[1:-16])
+        digest = _decoded(partial(Digest, self.algorithm, row[1:-16]))
         if key is None or digest is None:
             page.faults.append(self._bad(row, record, "a user of a blob"))
             return
@@ -335,9 +335,6 @@ class IndexChecks:
         uri, origin = (None, None) if key is None else (key.uri, key.origin)
         path = self.layout.index_file(self.generation)
         return Problem(ProblemKind.BAD_RECORD, path, detail, uri=uri, origin=origin), (row, record)
-
-    def _digest(self, value: bytes) -> Digest | None:
-        return _decoded(lambda: Digest(self.algorithm, value))
 
 
 def entry_in(algorithm: str, row: bytes, record: bytes | None) -> Entry | None:

@@ -27,10 +27,6 @@ class Sample:
         self._paths: frozenset[str] = frozenset()
         self._since_ns = 0
 
-    @property
-    def is_all(self) -> bool:
-        return self._newest is None and self._fraction in (None, 1)
-
     def select(self, blobs: str) -> None:
         """Find the newest files below *blobs*, if *newest* was given."""
         if isinstance(self._newest, timedelta):

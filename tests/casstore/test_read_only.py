@@ -176,7 +176,7 @@ def test_a_disk_that_fails_in_use_is_a_clear_error_for_whatever_changes_the_stor
         assert read(cache, key_of("0")) == _bytes("0"), "what needs no writing goes on"
         assert "3 blobs" in _command(root, "gc", "--dry-run", "--max-size", "0")[1]
         status, out, _ = _command(root, "verify")
-        assert (status, "1 wrong" in out) == (1, True)
+        assert (status, "1 problems" in out) == (1, True)
         cache.close()
 
     with _breaking(tmp_path) as (root, fail):
