@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.eviction.clear import ClearResult
     from casstore.eviction.removal import RemovedBlob
-    from casstore.leases.in_use import InUse
 
 _MOST_KEPT_SHOWN: Final = 20
 """Kept things that are listed, of each kind."""
@@ -125,7 +124,9 @@ class _Report:
         for entry in cleared.bases[:most]:
             self._show("kept", entry.size, f"{entry.uri}: cached, and a pending write is based on it")
         for file in cleared.in_use[:most]:
-            self._show("kept", file.size, _file_text(file))
+            uris = f"{', '.join(file.uris)}: " if file.uris else ""
+            why = "changed or created by its user" if file.is_changed else "in use"
+            self._show("kept", file.size, f"{uris}{why}: {file.path or 'links outside the store'}")
         for path in cleared.unreadable[:most]:
             self._show("kept", None, f"{path}: cannot be read, so its URI is unknown")
         if cleared.young:
@@ -175,9 +176,3 @@ def _kept_text(cleared: ClearResult) -> str:
         (cleared.young, "blobs of possibly running downloads"),
     ]
     return ", ".join(f"{count:,} {what}" for count, what in counts if count) or _NOTHING
-
-
-def _file_text(file: InUse) -> str:
-    why = "changed or created by its user" if file.is_changed else "in use"
-    uris = f"{', '.join(file.uris)}: " if file.uris else ""
-    return f"{uris}{why}: {file.path or 'links outside the store'}"

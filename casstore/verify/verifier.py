@@ -45,7 +45,6 @@ class Verifier:
         self._repairer = repairer
         self._progress = progress
         self.findings = Findings()
-        self._index = index
         self._rows = IndexChecks(layout, index, algorithm, self.findings, repairer)
         self._blobs = BlobChecks(self._rows, sample)
 
