@@ -102,7 +102,7 @@ def test_the_commands_get_a_store_out_of_a_full_disk(tmp_path: Path) -> None:
         _fill(cache)
         ballast = fill_up(disk)
         status, out, _ = _command(root, "verify")
-        assert (status, "2 wrong" in out) == (1, True)
+        assert (status, "2 problems" in out) == (1, True)
         status, out, err = _command(root, "verify", "--repair")
         assert (status, out.count("not repaired: No space left on device"), err) == (1, 2, "")
         _check(cache)
