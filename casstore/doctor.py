@@ -201,9 +201,6 @@ def _pending(cache: Cache) -> Check:
     return Check("pending writes", CheckState.WARNING, f"{count:,} not uploaded", "`casstore pending` lists them")
 
 
-# --- what is installed ------------------------------------------------------------------------------------------------
-
-
 def _requirements() -> Iterator[Check]:
     """Check Python, and the packages that the metadata require; an extra's packages are optional."""
     from importlib.metadata import PackageNotFoundError, metadata

@@ -37,18 +37,13 @@ class CollisionError(BlobDamagedError):
 class BlobStore:
     """The files under ``blobs/`` of one store. Knows no index; callers decide which existing blobs to trust."""
 
-    __slots__ = ("_algorithm", "_layout", "_open_sets_mode")
-
     def __init__(self, layout: Layout, algorithm: str) -> None:
         self._layout = layout
         self._algorithm = algorithm
         self._open_sets_mode: bool | None = None
 
     def stage(self, fallback_directory: Callable[[], str] | None = None) -> Staging:
-        """Return a new staging file, unnamed if the file system can, else named in *fallback_directory()*.
-
-        Raises: StoreFullError.
-        """
+        """Return a new staging file, unnamed if possible, else in *fallback_directory()*. Raises: StoreFullError."""
         with files.full_disk(self._layout.root):
             descriptor = files.open_unnamed(self._layout.blobs)
             if descriptor is not None:
@@ -119,7 +114,6 @@ class BlobStore:
         return AddedBlob(digest, staging.size, Inode.of(status), is_new=False)
 
     def inode(self, digest: Digest) -> Inode | None:
-        """Return the blob's inode, or None if there is no such blob."""
         try:
             return Inode.of(os.stat(self._layout.blob(digest.value), follow_symlinks=False))
         except FileNotFoundError:
@@ -167,7 +161,6 @@ def _is_unreadable(path: str, error: OSError) -> bool:
 
 
 def _if_readable(check: Callable[[], bool]) -> bool:
-    """Return *check()*, or False if the disk cannot read a file."""
     try:
         return check()
     except OSError as error:

@@ -8,7 +8,6 @@ from casstore.format.digest import Digest, new_hasher
 
 
 def hash_descriptor(descriptor: int, algorithm: str) -> Digest:
-    """Return the digest of an open file's bytes."""
     return Digest(algorithm, raw_hash(descriptor, algorithm))
 
 

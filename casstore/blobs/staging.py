@@ -36,18 +36,6 @@ class Staging:
     `write` hashes the bytes in order; `hash_to` hashes behind writers that write at offsets.
     """
 
-    __slots__ = (
-        "_duplicate",
-        "_has_mode",
-        "_hasher",
-        "_keeps_name",
-        "_path",
-        "algorithm",
-        "descriptor",
-        "hashed",
-        "size",
-    )
-
     def __init__(
         self, descriptor: int, path: str | None, algorithm: str, *, has_mode: bool = False, keeps_name: bool = False
     ) -> None:
@@ -98,11 +86,9 @@ class Staging:
         return self.digest()
 
     def digest(self) -> Digest:
-        """Return the digest of all bytes hashed so far."""
         return Digest(self.algorithm, self._hasher.digest())
 
     def finalize(self, digest: Digest) -> None:
-        """Set a blob's mode and mtime."""
         if not self._has_mode:
             os.fchmod(self.descriptor, 0o444)
         os.utime(self.descriptor, (digest.mtime, digest.mtime))
@@ -122,11 +108,6 @@ class Staging:
         duplicate, self._duplicate = self._duplicate, duplicate
         if duplicate >= 0:
             os.close(duplicate)
-
-    def copy_into(self, other: Staging) -> None:
-        """Copy the bytes into *other*, an empty staging file, because this one has lost its last name."""
-        copying.copy_bytes(self.descriptor, other.descriptor)
-        other.rehash()
 
     def close_in_child(self) -> None:
         """In a forked child: close the inherited descriptor; the parent removes the name."""

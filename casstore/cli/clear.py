@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from casstore.cli.facts import pending_facts, pin_facts
+from casstore.cli.facts import pending_facts, pin_facts, reaped_facts, reaped_lines
 from casstore.cli.progress import progress_bar
-from casstore.cli.reaped import reaped_facts, show_reaped
 from casstore.cli.shell import Shell, json_document_option, yes_option
 from casstore.config.units import format_size
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.eviction.clear import ClearResult
     from casstore.eviction.removal import RemovedBlob
-    from casstore.leases.in_use import InUse
 
 _MOST_KEPT_SHOWN: Final = 20
 """Kept things that are listed, of each kind."""
@@ -62,8 +60,6 @@ def clear(shell: Shell, prefix: str | None, dry_run: bool, yes: bool, as_json: b
 
 
 class _Report:
-    """Clears, and prints it as text or as JSON."""
-
     def __init__(self, shell: Shell, cache: Cache, prefix: str, *, as_json: bool, is_dry_run: bool) -> None:
         self._shell, self._cache, self._prefix = shell, cache, prefix
         self._as_json, self._is_dry_run = as_json, is_dry_run
@@ -97,8 +93,8 @@ class _Report:
             f"{cleared.blobs:,} blobs, {cleared.entries:,} entries"
             + (f"; {format_size(cleared.bad_bytes)}: {cleared.bad:,} files in quarantine" if cleared.bad else "")
         )
-        if cleared.reaped is not None:
-            show_reaped(self._shell, cleared.reaped)
+        for line in reaped_lines(cleared.reaped):
+            self._shell.line(line)
         self._show_kept(cleared)
 
     def _removed(self, removed: RemovedBlob) -> None:
@@ -128,7 +124,9 @@ class _Report:
         for entry in cleared.bases[:most]:
             self._show("kept", entry.size, f"{entry.uri}: cached, and a pending write is based on it")
         for file in cleared.in_use[:most]:
-            self._show("kept", file.size, _file_text(file))
+            uris = f"{', '.join(file.uris)}: " if file.uris else ""
+            why = "changed or created by its user" if file.is_changed else "in use"
+            self._show("kept", file.size, f"{uris}{why}: {file.path or 'links outside the store'}")
         for path in cleared.unreadable[:most]:
             self._show("kept", None, f"{path}: cannot be read, so its URI is unknown")
         if cleared.young:
@@ -162,7 +160,7 @@ class _Report:
                 "young_blobs": cleared.young,
                 "young_bytes": cleared.young_bytes,
             },
-            "reaped": None if cleared.reaped is None else reaped_facts(cleared.reaped),
+            "reaped": reaped_facts(cleared.reaped),
         }
 
 
@@ -170,7 +168,6 @@ _NOTHING: Final = "nothing: no pins, no pending writes, no local paths"
 
 
 def _kept_text(cleared: ClearResult) -> str:
-    """Summarize what was kept."""
     counts = [
         (len(cleared.pins), "pins"),
         (len(cleared.pending), "pending writes and local edits"),
@@ -179,9 +176,3 @@ def _kept_text(cleared: ClearResult) -> str:
         (cleared.young, "blobs of possibly running downloads"),
     ]
     return ", ".join(f"{count:,} {what}" for count, what in counts if count) or _NOTHING
-
-
-def _file_text(file: InUse) -> str:
-    why = "changed or created by its user" if file.is_changed else "in use"
-    uris = f"{', '.join(file.uris)}: " if file.uris else ""
-    return f"{uris}{why}: {file.path or 'links outside the store'}"

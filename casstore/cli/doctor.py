@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
 from casstore.cli.plugins import ExtensibleCommand, run_extension
@@ -27,11 +29,7 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
 
     shell: Shell = ctx.obj
     remote_checks = run_extension(ctx) or []
-    checks = [
-        {"name": check.name, "state": check.state.value, "found": check.found, "advice": check.advice}
-        for check in examine(shell.directory)
-    ]
-    checks += remote_checks
+    checks = [*map(dataclasses.asdict, examine(shell.directory)), *remote_checks]
     is_wrong = any(check["state"] == "wrong" for check in checks)
     if as_json:
         shell.json_document({"is_good": not is_wrong, "checks": checks})

@@ -1,15 +1,19 @@
-"""The JSON shapes of the commands: an entry, a pending write, a pin; and usage by directory."""
+"""What several commands report: an entry, a pending write, a pin, a reaping as JSON; and usage by directory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final
+
+from casstore.config.units import format_size
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.eviction.pins import Pin
     from casstore.format.records import Entry
+    from casstore.leases.reaper import ReapResult
     from casstore.pending.records import PendingWrite
     from casstore.reading.catalog import Usage
 
@@ -17,7 +21,7 @@ INTERRUPTED: Final = "interrupted: it may have reached the server; `casstore pus
 """Why a write is pending after its process died during the upload."""
 
 
-def entry_facts(cache: Cache, entry: Entry) -> dict[str, str | int | None]:
+def entry_facts(cache: Cache, entry: Entry) -> dict[str, Any]:
     """Return the facts of *entry*. Times are ISO 8601 in UTC; *last_used* has a resolution of one hour.
 
     *path* is the blob, until it is evicted. Never write to it.
@@ -37,29 +41,12 @@ def entry_facts(cache: Cache, entry: Entry) -> dict[str, str | int | None]:
     }
 
 
-class PendingFacts(TypedDict):
-    """A pending write. *path* is the file with its bytes; never write to it.
+def pending_facts(cache: Cache, write: PendingWrite) -> dict[str, Any]:
+    """Return the facts of *write*. *path* is the file with its bytes; never write to it.
 
     *interrupted*: its process died during the upload. *blocks*: this machine refuses to read or write the URI until the
     write is pushed or dropped. *source* is the local path of an edit or of a tool's file.
     """
-
-    uri: str
-    origin: str
-    name: str
-    state: str
-    interrupted: bool
-    size: int
-    created: str
-    why: str
-    digest: str
-    path: str
-    source: str | None
-    blocks: bool
-
-
-def pending_facts(cache: Cache, write: PendingWrite) -> PendingFacts:
-    """Return the facts of *write*."""
     is_interrupted = cache.pending.is_interrupted(write)
     return {
         "uri": write.uri,
@@ -89,36 +76,56 @@ def pin_facts(cache: Cache, pin: Pin) -> dict[str, Any]:
     }
 
 
+def reaped_facts(reaped: ReapResult | None) -> dict[str, Any] | None:
+    """Return the facts of what dead processes left behind."""
+    if reaped is None:
+        return None
+    recorded = [
+        {"uri": write.uri, "name": write.name, "state": write.state.value, "bytes": write.size, "why": write.why}
+        for write in reaped.recorded
+    ]
+    return {**dataclasses.asdict(dataclasses.replace(reaped, recorded=())), "recorded": recorded}
+
+
+def reaped_lines(reaped: ReapResult | None) -> Iterator[str]:
+    """Yield the same as text: a line for what was removed, and one for each thing that was kept."""
+    if reaped is None:
+        return
+    if reaped.leases or reaped.bytes or reaped.generations:
+        yield (
+            f"freed {format_size(reaped.bytes)} left by dead processes ({reaped.leases:,} leases, "
+            f"{reaped.generations:,} generations of the index)"
+        )
+    for write in reaped.recorded:
+        yield f"pending  {format_size(write.size):>9}        {write.uri}: {write.why}"
+    for kept in reaped.kept:
+        if not kept.is_alive or not reaped.locks_exclude:
+            edited = f": {', '.join(kept.edited)}" if kept.edited else ""
+            yield f"kept     lease {kept.name}: {kept.reason}{edited}"
+
+
 def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-@dataclass(frozen=True, slots=True)
-class UsageReport:
-    """Usage below a prefix: the total, and each child in URI order; a directory's name ends with a slash.
+def usage_by_child(cache: Cache, prefix: str = "") -> dict[str, Usage]:
+    """Return the usage below *prefix* (a string, not a path), by the path component that follows it, in URI order.
 
-    A blob that two children share counts in both, so the children may add up to more than the total.
+    A directory's name ends with a slash; the empty name is the total. A blob that two children share counts in both, so
+    the children may add up to more than the total.
     """
-
-    total: Usage
-    children: dict[str, Usage]
-
-
-def usage_by_child(cache: Cache, prefix: str = "") -> UsageReport:
-    """Return the usage below *prefix* (a string, not a path), by the path component that follows it."""
     from casstore.reading.catalog import Usage
 
-    sums: dict[str, tuple[list[int], dict[bytes, int]]] = {"": ([0, 0], {})}
+    sizes: dict[str, list[int]] = {"": []}
+    blobs: dict[str, dict[bytes, int]] = {"": {}}
     for entry in cache.entries(prefix):
         for name in ("", _child(entry.uri, prefix)):
-            counts, blobs = sums.setdefault(name, ([0, 0], {}))
-            counts[0] += 1
-            counts[1] += entry.size
-            blobs[entry.digest.value] = entry.size
-    usages = {
-        name: Usage(counts[0], counts[1], len(blobs), sum(blobs.values())) for name, (counts, blobs) in sums.items()
+            sizes.setdefault(name, []).append(entry.size)
+            blobs.setdefault(name, {})[entry.digest.value] = entry.size
+    return {
+        name: Usage(len(sizes[name]), sum(sizes[name]), len(stored), sum(stored.values()))
+        for name, stored in blobs.items()
     }
-    return UsageReport(usages.pop(""), usages)
 
 
 def _child(uri: str, prefix: str) -> str:

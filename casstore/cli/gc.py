@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from casstore.cli.facts import reaped_facts, reaped_lines
 from casstore.cli.progress import progress_bar
-from casstore.cli.reaped import reaped_facts, show_reaped
 from casstore.cli.shell import Parsed, Shell, age_text, json_document_option, yes_option
 from casstore.config.units import format_size, parse_age, parse_size
 from casstore.eviction.inventory import hour_of
@@ -18,11 +17,9 @@ from casstore.eviction.victims import Reason
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
-    from casstore.eviction.budget import Budget
     from casstore.eviction.collector import CollectResult
-    from casstore.eviction.plan import Plan, Retained
+    from casstore.eviction.plan import Plan
     from casstore.eviction.removal import RemovedBlob
-    from casstore.eviction.victims import Victim
 
 _OVER_BUDGET: Final = 1
 _MOST_KEPT_SHOWN: Final = 20
@@ -78,14 +75,27 @@ def gc(
     report = _Report(shell, cache, plan, as_json=as_json, lists_plan=dry_run or not yes)
     report.show_plan()
     if dry_run:
-        report.end(None)
-        return _OVER_BUDGET if plan.shortfall(plan.reclaimable_bytes) or plan.rule_overrun else 0
-    if not yes and plan.victims:
-        shell.confirm(f"Evict {len(plan.victims):,} blobs ({format_size(plan.reclaimable_bytes)})?")
-    freed = report.execute()
-    cache.mark_synced()
-    report.end(freed)
-    return _OVER_BUDGET if freed.shortfall or freed.rule_overrun else 0
+        result = _expected(plan)
+    else:
+        if not yes and plan.victims:
+            shell.confirm(f"Evict {len(plan.victims):,} blobs ({format_size(plan.reclaimable_bytes)})?")
+        result = report.execute()
+        cache.mark_synced()
+    report.end(result, is_dry_run=dry_run)
+    return _OVER_BUDGET if result.shortfall or result.rule_overrun else 0
+
+
+def _expected(plan: Plan) -> CollectResult:
+    from casstore.eviction.collector import CollectResult
+
+    return CollectResult(
+        entries=0,
+        blobs=len(plan.victims),
+        bytes=plan.reclaimable_bytes,
+        shortfall=plan.shortfall(plan.reclaimable_bytes),
+        rule_overrun=plan.rule_overrun,
+        retained=plan.retained,
+    )
 
 
 class _Report:
@@ -103,17 +113,19 @@ class _Report:
             return
         plan, budget = self._plan, self._plan.budget
         limit = "no limit" if budget.max_size is None else f"limit: {format_size(budget.max_size)}"
+        age = "" if budget.max_age is None else f"; maximum age: {age_text(budget.max_age)}"
+        rules = f"; per-prefix rules: {len(budget.rules)}" if budget.rules else ""
         self._shell.line(
             f"stored: {format_size(plan.stored)} in {plan.blobs:,} blobs ({limit}); free on the disk: "
-            f"{format_size(plan.free)} (minimum: {format_size(budget.min_free)}){_rules_text(budget)}"
+            f"{format_size(plan.free)} (minimum: {format_size(budget.min_free)}){age}{rules}"
         )
         if self._lists_plan:
             for blob in plan.victims:
-                uris = self._cache.uris_of(blob.digest)
-                self._show_removal("evict", blob.size, uris, blob.reason, _last_used(blob))
+                hour = hour_of(blob.used)
+                age = age_text(max(0.0, time.time() - hour * 3600)) if hour else ""
+                self._show_removal("evict", blob.size, self._cache.uris_of(blob.digest), blob.reason, age)
 
     def execute(self) -> CollectResult:
-        """Evict, with a progress bar."""
         with progress_bar(prints_lines=not (self._as_json or self._lists_plan)) as self._draw:
             return self._cache.execute(self._plan, self._removed)
 
@@ -127,58 +139,53 @@ class _Report:
         total = len(self._plan.victims)
         self._draw(f"{self._blobs:,}/{total:,} blobs", format_size(self._freed), self._blobs, total)
 
-    def _show_removal(self, verb: str, size: int, uris: tuple[str, ...], reason: Reason, used: str = "") -> None:
+    def _show_removal(self, verb: str, size: int, uris: tuple[str, ...], reason: Reason, age: str = "") -> None:
         for uri in uris or ("(no entry)",):
-            self._shell.line(f"{verb:<8} {format_size(size):>9}  {used:>4}  {uri}{_REASONS.get(reason, '')}")
+            self._shell.line(f"{verb:<8} {format_size(size):>9}  {age:>4}  {uri}{_REASONS.get(reason, '')}")
             size = 0  # the blob's bytes count once
 
-    def end(self, freed: CollectResult | None) -> None:
-        """Print the totals, and what prevents the budget from being met; None stands for a dry run."""
-        plan, shell = self._plan, self._shell
-        done = plan.reclaimable_bytes if freed is None else freed.bytes
-        short, kept = (plan.shortfall(done), plan.retained) if freed is None else (freed.shortfall, freed.retained)
-        overrun = plan.rule_overrun if freed is None else freed.rule_overrun
+    def end(self, result: CollectResult, *, is_dry_run: bool) -> None:
+        """Print the totals, and what prevents the budget from being met."""
+        shell, missed = self._shell, result.shortfall or result.rule_overrun
         if self._as_json:
-            shell.json_document(self._facts(freed, short, overrun, kept))
+            shell.json_document(self._facts(result, is_dry_run=is_dry_run))
             return
-        if freed is None:
-            shell.line(f"would free {format_size(done)} in {len(plan.victims):,} blobs")
+        if is_dry_run:
+            shell.line(f"would free {format_size(result.bytes)} in {result.blobs:,} blobs")
         else:
-            shell.line(f"freed {format_size(done)}: {freed.blobs:,} blobs, {freed.entries:,} entries")
-            if freed.reaped is not None:
-                show_reaped(shell, freed.reaped)
+            shell.line(f"freed {format_size(result.bytes)}: {result.blobs:,} blobs, {result.entries:,} entries")
+        for line in reaped_lines(result.reaped):
+            shell.line(line)
         # Pins matter only if the budget is not met.
-        shown = [blob for blob in kept if short or overrun or not blob.is_pinned]
+        shown = [blob for blob in result.retained if missed or not blob.is_pinned]
         for blob in shown[:_MOST_KEPT_SHOWN]:
             uris = ", ".join(self._cache.uris_of(blob.digest)) or "(no entry)"
             why = "pinned" if blob.is_pinned else f"linked from {', '.join(blob.holders)}"
             shell.line(f"kept     {format_size(blob.size):>9}        {uris}: {why}")
         if len(shown) > _MOST_KEPT_SHOWN:
             shell.line(f"kept     {len(shown) - _MOST_KEPT_SHOWN:,} more blobs that are pinned or linked")
-        for missed, budget in ((short, ""), (overrun, " of the rules")):
-            if missed:
-                shell.error(f"over the budget{budget} by {format_size(missed)}: {_why_short(freed, kept)}")
+        for size, budget in ((result.shortfall, ""), (result.rule_overrun, " of the rules")):
+            if size:
+                shell.error(f"over the budget{budget} by {format_size(size)}: {_why_short(result)}")
 
-    def _facts(self, freed: CollectResult | None, short: int, overrun: int, kept: Sequence[Retained]) -> dict[str, Any]:
+    def _facts(self, result: CollectResult, *, is_dry_run: bool) -> dict[str, Any]:
         plan, uris_of = self._plan, self._cache.uris_of
-        removals = (
-            [_removal(blob.digest, uris_of(blob.digest), blob.size, blob.reason) for blob in plan.victims]
-            if freed is None
-            else self._removals
-        )
+        removals = self._removals
+        if is_dry_run:
+            removals = [_removal(blob.digest, uris_of(blob.digest), blob.size, blob.reason) for blob in plan.victims]
         return {
-            "dry_run": freed is None,
+            "dry_run": is_dry_run,
             "max_size": plan.budget.max_size,
             "min_free": plan.budget.min_free,
             "max_age": plan.budget.max_age,
             "stored_bytes": plan.stored,
             "free_bytes": plan.free,
             "asked_bytes": plan.requested_bytes,
-            "freed_bytes": plan.reclaimable_bytes if freed is None else freed.bytes,
-            "short_bytes": short,
-            "overdue_bytes": overrun,
-            "within_budget": not (short or overrun),
-            "kept_blobs": 0 if freed is None else freed.still_in_use,
+            "freed_bytes": result.bytes,
+            "short_bytes": result.shortfall,
+            "overdue_bytes": result.rule_overrun,
+            "within_budget": not (result.shortfall or result.rule_overrun),
+            "kept_blobs": result.still_in_use,
             "removed": removals,
             "held": [
                 {
@@ -188,34 +195,24 @@ class _Report:
                     "linked_from": list(blob.holders),
                     "is_pinned": blob.is_pinned,
                 }
-                for blob in kept
+                for blob in result.retained
             ],
-            "reaped": None if freed is None or freed.reaped is None else reaped_facts(freed.reaped),
+            "reaped": reaped_facts(result.reaped),
         }
 
 
-def _rules_text(budget: Budget) -> str:
-    age = "" if budget.max_age is None else f"; maximum age: {age_text(budget.max_age)}"
-    return age + (f"; per-prefix rules: {len(budget.rules)}" if budget.rules else "")
-
-
-def _why_short(freed: CollectResult | None, kept: Sequence[Retained]) -> str:
+def _why_short(result: CollectResult) -> str:
     reasons = []
     for is_pinned, state in ((True, "pinned"), (False, "linked from outside the store")):
-        sizes = [blob.size for blob in kept if blob.is_pinned is is_pinned]
+        sizes = [blob.size for blob in result.retained if blob.is_pinned is is_pinned]
         if sizes:
             reasons.append(f"{format_size(sum(sizes))} in {len(sizes):,} blobs are {state}")
-    if freed is not None and freed.still_in_use:
-        reasons.append(f"{freed.still_in_use:,} blobs were used again in the meantime")
-    if freed is not None and freed.is_stale:
+    if result.still_in_use:
+        reasons.append(f"{result.still_in_use:,} blobs were used again in the meantime")
+    if result.is_stale:
         reasons.append("the index was replaced in the meantime: run `casstore gc` again")
     return "; ".join(reasons) or "other files use the rest of the disk"
 
 
 def _removal(digest: bytes, uris: tuple[str, ...], size: int, why: Reason) -> dict[str, Any]:
     return {"digest": digest.hex(), "bytes": size, "uris": list(uris), "why": why.value}
-
-
-def _last_used(blob: Victim) -> str:
-    hour = hour_of(blob.used)
-    return age_text(max(0.0, time.time() - hour * 3600)) if hour else ""

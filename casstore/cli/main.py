@@ -23,6 +23,7 @@ from casstore.cli.pending import drop, pending_command
 from casstore.cli.pins import pin, unpin
 from casstore.cli.plugins import PluginGroup
 from casstore.cli.shell import (
+    AGE_UNITS,
     INTERRUPTED,
     Column,
     Shell,
@@ -40,8 +41,6 @@ from casstore.config.units import format_size
 
 if TYPE_CHECKING:
     from casstore import Usage
-
-_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 
 _PIPE_CLOSED: Final = 141
 """The status that shells report for SIGPIPE: 128 and the signal's number."""
@@ -113,20 +112,15 @@ def du(shell: Shell, prefix: str, as_json: bool) -> None:
     Prints a line for each directory and object directly below PREFIX, with its size before and after deduplication.
     Content that two lines share counts in both, and once in the total.
     """
-    report = usage_by_child(shell.open_cache(), prefix)
+    children = usage_by_child(shell.open_cache(), prefix)
+    total = children.pop("")
     if as_json:
-        children = [{"name": name, **_usage_facts(usage)} for name, usage in report.children.items()]
-        shell.json_document({"prefix": prefix, "total": _usage_facts(report.total), "children": children})
+        facts = [{"name": name, **_usage_facts(usage)} for name, usage in children.items()]
+        shell.json_document({"prefix": prefix, "total": _usage_facts(total), "children": facts})
         return
-    columns = [
-        Column("ENTRIES", is_number=True),
-        Column("SIZE", is_number=True),
-        Column("STORED", is_number=True),
-        Column("RATIO", is_number=True),
-        Column("URI"),
-    ]
-    rows = [_usage_row(usage, name) for name, usage in report.children.items()]
-    shell.table(columns, rows, _usage_row(report.total, "total"))
+    columns = [*(Column(name, is_number=True) for name in ("ENTRIES", "SIZE", "STORED", "RATIO")), Column("URI")]
+    rows = [_usage_row(usage, name) for name, usage in children.items()]
+    shell.table(columns, rows, _usage_row(total, "total"))
 
 
 def _usage_facts(usage: Usage) -> dict[str, Any]:
@@ -151,7 +145,9 @@ def info(shell: Shell, as_json: bool) -> None:
     assert isinstance(counts, dict)
     assert isinstance(rules, list)
     rows = [[name.replace("_", " "), _fact(name, facts[name])] for name in facts]
-    rows += [[f"rule for {rule['prefix']}", _rule_text(rule)] for rule in rules]
+    for rule in rules:
+        limits = [f"{name.replace('_', ' ')} {_fact(name, rule[name])}" for name in ("max_size", "max_age")]
+        rows.append([f"rule for {rule['prefix']}", ", ".join(limits)])
     rows += [[name.replace("_", " "), count_text(name, counts[name])] for name in counts]
     shell.table([Column("FACT"), Column("VALUE")], rows)
 
@@ -161,20 +157,12 @@ def _fact(name: str, value: object) -> str:
         return "no limit"
     if isinstance(value, int) and not isinstance(value, bool):
         if name == "max_age":
-            return _duration(value)
+            # In the largest unit that is exact, as the setting accepts it.
+            exact = (f"{value // length}{unit}" for length, unit in AGE_UNITS if value and value % length == 0)
+            return next(exact, f"{value}s")
         is_size = name.endswith("_bytes") or name in ("max_size", "min_free")
         return f"{format_size(value)} ({value:,} bytes)" if is_size else f"{value:,}"
     return str(value)
-
-
-def _rule_text(rule: dict[str, Any]) -> str:
-    return f"max size {_fact('max_size', rule['max_size'])}, max age {_fact('max_age', rule['max_age'])}"
-
-
-def _duration(seconds: int) -> str:
-    """Format in the largest unit that is exact, as the setting accepts it."""
-    exact = (f"{seconds // length}{unit}" for length, unit in _UNITS if seconds and seconds % length == 0)
-    return next(exact, f"{seconds}s")
 
 
 for _command in (clear, doctor, gc, stats, verify, pending_command, drop, pin, unpin):
@@ -213,7 +201,6 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def main() -> NoReturn:
-    """Run as the installed command."""
     status = run()
     if status == INTERRUPTED:
         # A normal exit would wait for threads with large downloads. Complete ones are committed; the rest is what a

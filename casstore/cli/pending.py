@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,7 +20,6 @@ from casstore.config.units import format_size
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
-    from casstore.cli.facts import PendingFacts
     from casstore.pending.records import PendingWrite
 
 _INDENT: Final = " " * 33
@@ -73,7 +72,7 @@ def pending_command(shell: Shell, prefix: str, as_json: bool) -> None:
         )
 
 
-def _show(shell: Shell, facts: Sequence[PendingFacts], ages: Sequence[float]) -> None:
+def _show(shell: Shell, facts: Sequence[dict[str, Any]], ages: Sequence[float]) -> None:
     if not facts:
         shell.line("nothing is pending")
         return
@@ -84,12 +83,13 @@ def _show(shell: Shell, facts: Sequence[PendingFacts], ages: Sequence[float]) ->
         if fact["source"] is not None:
             shell.line(f"{_INDENT}source: {fact['source']}")
         shell.line(f"{_INDENT}bytes: {fact['path']}")
+    named = [fact for fact in facts if "--name" in _argument(fact, facts)]
     for state, (meaning, hints) in _STATES.items():
         matching = [fact for fact in facts if _state(fact) == state]
         if not matching:
             continue
         it = _argument(matching[0], facts) if len(matching) == 1 else "URI"
-        if len(matching) > 1 and any("--name" in _argument(fact, facts) for fact in matching):
+        if len(matching) > 1 and any(fact in named for fact in matching):
             it = "(URI or --name NAME)"
         shell.line("")
         shell.line(f"{state}: {meaning}")
@@ -97,24 +97,18 @@ def _show(shell: Shell, facts: Sequence[PendingFacts], ages: Sequence[float]) ->
         width = max(len(command) for command, _ in commands)
         for command, effect in commands:
             shell.line(f"    {command:<{width}}  # {effect}")
-    _show_names(shell, facts)
+    if len(named) > 1:
+        shell.line("")
+        shell.line("use the name if the URI is ambiguous or cannot be typed:")
+        for fact in named:
+            shell.line(f"    --name {fact['name']}  # {_state(fact)}, {format_size(fact['size'])}, {fact['uri']}")
 
 
-def _show_names(shell: Shell, facts: Sequence[PendingFacts]) -> None:
-    named = [fact for fact in facts if "--name" in _argument(fact, facts)]
-    if len(named) < 2:
-        return
-    shell.line("")
-    shell.line("use the name if the URI is ambiguous or cannot be typed:")
-    for fact in named:
-        shell.line(f"    --name {fact['name']}  # {_state(fact)}, {format_size(fact['size'])}, {fact['uri']}")
+def _state(fact: dict[str, Any]) -> str:
+    return _INTERRUPTED if fact["interrupted"] else str(fact["state"])
 
 
-def _state(fact: PendingFacts) -> str:
-    return _INTERRUPTED if fact["interrupted"] else fact["state"]
-
-
-def _argument(fact: PendingFacts, facts: Sequence[PendingFacts]) -> str:
+def _argument(fact: dict[str, Any], facts: Sequence[dict[str, Any]]) -> str:
     """Return the argument of a command: the URI, or the name if the URI is ambiguous or cannot be typed."""
     is_alone = sum(other["uri"] == fact["uri"] for other in facts) == 1
     return shlex.quote(fact["uri"]) if is_alone and fact["uri"].isprintable() else f"--name {fact['name']}"

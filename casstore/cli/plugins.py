@@ -22,29 +22,24 @@ _EXTENSION: Final = "casstore.extension"
 class PluginGroup(click.Group):
     """This package's commands, and plug-ins, which are imported only when needed."""
 
-    _plugins: dict[str, click.Command] | None = None
-
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return all names."""
-        return sorted({*super().list_commands(ctx), *self.plugins()})
+        return sorted({*super().list_commands(ctx), *self.plugins})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return this package's command, or a plug-in's."""
-        return super().get_command(ctx, cmd_name) or self.plugins().get(cmd_name)
+        return super().get_command(ctx, cmd_name) or self.plugins.get(cmd_name)
 
+    @functools.cached_property
     def plugins(self) -> dict[str, click.Command]:
-        """Return the commands of other packages by name."""
-        if self._plugins is None:
-            # Imported here: `casstore ls` needs no plug-in.
-            from importlib.metadata import entry_points
+        # Imported here: `casstore ls` needs no plug-in.
+        from importlib.metadata import entry_points
 
-            self._plugins = {}
-            for point in entry_points(group=GROUP):
-                try:
-                    self._plugins |= {command.name or point.name: command for command in point.load()}
-                except Exception as error:  # noqa: BLE001 (a broken plug-in must not break other commands)
-                    say(f"warning: {point.value}: the plug-in cannot be loaded: {error!r}")
-        return self._plugins
+        found: dict[str, click.Command] = {}
+        for point in entry_points(group=GROUP):
+            try:
+                found |= {command.name or point.name: command for command in point.load()}
+            except Exception as error:  # noqa: BLE001 (a broken plug-in must not break other commands)
+                say(f"warning: {point.value}: the plug-in cannot be loaded: {error!r}")
+        return found
 
 
 class ExtensibleCommand(click.Command):
@@ -52,7 +47,7 @@ class ExtensibleCommand(click.Command):
 
     def _extension(self, ctx: click.Context) -> click.Command | None:
         parent = None if ctx.parent is None else ctx.parent.command
-        return parent.plugins().get(self.name or "") if isinstance(parent, PluginGroup) else None
+        return parent.plugins.get(self.name or "") if isinstance(parent, PluginGroup) else None
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return its own parameters, then the extension's, then ``--help``."""

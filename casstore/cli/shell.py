@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
@@ -20,14 +20,14 @@ from casstore.cli.facts import entry_facts
 from casstore.config.units import format_size
 
 if TYPE_CHECKING:
-    from casstore import Cache, Entry
+    from casstore import Cache
 
 Value = TypeVar("Value")
 
 INTERRUPTED: Final = 130
 """The status after an interrupt, or after the user declined a prompt."""
 
-_AGES: Final = ((86400, "d"), (3600, "h"), (60, "m"))
+AGE_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 _UNLIMITED_WIDTH: Final = 100_000
 """The width of tables in files and pipes: no line is broken or cut."""
 
@@ -40,7 +40,6 @@ class Parsed(click.ParamType[Value]):
         self._parse = parse
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Value:
-        """Return the parsed value. Raises click.BadParameter."""
         try:
             return self._parse(str(value))
         except ValueError as error:
@@ -60,6 +59,28 @@ class Column:
     is_number: bool = False
 
 
+def shown(text: str) -> str:
+    """Escape what is not printable in *text*: a key must not move the cursor or fake a line."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() and c != "\\" else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in text
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Return one line for *error*, with the file first if it names one."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    return text.replace("CASSTORE_DIR, local_cache_dir", "--dir, CASSTORE_DIR")
+
+
+def say(message: str) -> None:
+    print(f"casstore: {shown(message)}", file=sys.stderr, flush=True)  # noqa: T201 (the command's own voice)
+
+
 class Shell:
     """The terminal and the store of one command, also of a plug-in's; click passes it as ``ctx.obj``.
 
@@ -73,16 +94,11 @@ class Shell:
         """Open the store, and do not create one. Raises what `casstore.open` raises."""
         return casstore.open(self.directory, create=False)
 
-    def facts(self, cache: Cache, entry: Entry) -> dict[str, Any]:
-        """Return an entry as ``--json`` shows it."""
-        return dict(entry_facts(cache, entry))
-
     def json_line(self, value: object) -> None:
         """Write *value* to one line of stdout, in ASCII."""
         sys.stdout.write(json.dumps(value) + "\n")
 
     def json_document(self, value: object) -> None:
-        """Write *value* to stdout, indented, in ASCII."""
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
     def text(self, text: str) -> None:
@@ -123,57 +139,25 @@ class Shell:
         """Report a failure on stderr; the command continues, or exits with status 1."""
         say(f"error: {message}")
 
-    def note(self, message: str) -> None:
-        """Write a line for people to stderr."""
-        say(message)
-
     def confirm(self, question: str) -> None:
         """Ask on stderr; exit with status 130 unless the answer is yes."""
         if not click.confirm(question, err=True):
             self.note("nothing was changed")
             raise click.exceptions.Exit(INTERRUPTED)
 
-    def size(self, count: int) -> str:
-        """Format *count* bytes: ``1.5 MiB``."""
-        return format_size(count)
-
-    def shown(self, text: str) -> str:
-        """Return *text* with control characters escaped."""
-        return shown(text)
-
-    def describe(self, error: BaseException) -> str:
-        """Return one line for *error*."""
-        return describe(error)
-
-
-def shown(text: str) -> str:
-    """Escape what is not printable in *text*: a key must not move the cursor or fake a line."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() and c != "\\" else c.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for c in text
-    )
-
-
-def describe(error: BaseException) -> str:
-    """Return one line for *error*, with the file first if it names one."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        text = f"{error.filename}: {error.strerror}"
-    return text.replace("CASSTORE_DIR, local_cache_dir", "--dir, CASSTORE_DIR")
-
-
-def say(message: str) -> None:
-    """Write a line to stderr."""
-    print(f"casstore: {shown(message)}", file=sys.stderr, flush=True)  # noqa: T201 (the command's own voice)
+    # The same functions, for the commands of other packages.
+    facts = staticmethod(entry_facts)
+    size = staticmethod(format_size)
+    shown = staticmethod(shown)
+    describe = staticmethod(describe)
+    note = staticmethod(say)
 
 
 def age_text(seconds: float) -> str:
     """Format an age: ``now``, ``40s``, ``5m``, ``3h``, ``12d``; ``?`` for a time in the future."""
     if seconds < -1:
         return "?"
-    for length, unit in _AGES:
+    for length, unit in AGE_UNITS:
         if seconds >= length:
             return f"{seconds / length:.0f}{unit}"
     return f"{seconds:.0f}s" if seconds >= 1 else "now"
@@ -185,11 +169,7 @@ def prepare_streams() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-    warnings.showwarning = _show_warning
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    say(f"warning: {message}")
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
 
 
 def drop_stdout() -> None:

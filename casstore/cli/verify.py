@@ -6,33 +6,20 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from casstore.cli.facts import reaped_facts, reaped_lines
 from casstore.cli.plugins import ExtensibleCommand, run_extension
 from casstore.cli.progress import progress_bar
-from casstore.cli.reaped import reaped_facts, show_reaped
 from casstore.cli.shell import Column, Parsed, Shell, json_document_option
-from casstore.config.units import format_size
+from casstore.config.units import SECONDS, format_size
 
 if TYPE_CHECKING:
     from casstore.cache import Cache
-    from casstore.verify.report import Leftovers, Problem, Repair, RepairSummary, VerifyProgress, VerifyReport
-
-
-class RemoteReport(Protocol):
-    """The result of the plug-in that compares the entries with their server."""
-
-    facts: Mapping[str, Any]
-    is_wrong: bool
-
-    def show(self, shell: Shell) -> None: ...
-
-
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+    from casstore.verify.report import Leftovers, Repair, RepairSummary, VerifyProgress, VerifyReport
 
 
 def _parse_fraction(text: str) -> float:
@@ -47,7 +34,7 @@ def _parse_newest(text: str) -> int | timedelta:
     found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw]?)", text, re.ASCII)
     if found is None:
         raise ValueError("is neither a number of blobs nor a duration: use 1000 or 24h")
-    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]]) if found[2] else int(found[1])
+    return timedelta(seconds=int(found[1]) * SECONDS[found[2]]) if found[2] else int(found[1])
 
 
 _FRACTION: Final = Parsed("fraction", _parse_fraction)
@@ -78,8 +65,8 @@ def verify(
     """
     shell: Shell = ctx.obj
     cache = shell.open_cache()
-    # First, since it may raise a usage error.
-    remote: RemoteReport | None = run_extension(ctx)
+    # First, since it may raise a usage error. Its result has `facts` for JSON, `is_wrong` and `show(shell)`.
+    remote = run_extension(ctx)
     verified = _verify(cache, sample, newest, repair=repair)
     if as_json:
         shell.json_document({"root": cache.root, **_facts(verified), **({} if remote is None else remote.facts)})
@@ -113,29 +100,17 @@ def _verify(cache: Cache, sample: float | None, newest: int | timedelta | None, 
 
 
 def _facts(verified: VerifyReport) -> dict[str, Any]:
-    names = (field.name for field in dataclasses.fields(verified) if field.name != "repairs")
-    facts = {name: getattr(verified, name) for name in names}
-    facts["problems"] = [_problem_facts(problem) for problem in verified.problems]
-    facts["leftovers"] = dataclasses.asdict(verified.leftovers)
-    facts["mended"] = None if verified.repairs is None else _repair_facts(verified.repairs)
-    return {"is_sound": verified.is_sound, "left": verified.left, **facts}
-
-
-def _problem_facts(problem: Problem) -> dict[str, Any]:
-    return {
-        "kind": problem.kind.value,
-        "uri": problem.uri,
-        "origin": problem.origin,
-        "digest": None if problem.digest is None else str(problem.digest),
-        "path": problem.path,
-        "detail": problem.detail,
-        "repair": None if problem.repair is None else dataclasses.asdict(problem.repair),
-    }
-
-
-def _repair_facts(summary: RepairSummary) -> dict[str, Any]:
-    facts = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
-    return {**facts, "reaped": None if summary.reaped is None else reaped_facts(summary.reaped)}
+    facts = dataclasses.asdict(dataclasses.replace(verified, problems=(), repairs=None))
+    facts["problems"] = [
+        {**dataclasses.asdict(problem), "digest": None if problem.digest is None else str(problem.digest)}
+        for problem in verified.problems
+    ]
+    del facts["repairs"]
+    summary, mended = verified.repairs, None
+    if summary is not None:
+        mended = dataclasses.asdict(dataclasses.replace(summary, reaped=None))
+        mended["reaped"] = reaped_facts(summary.reaped)
+    return {"is_sound": verified.is_sound, "left": verified.left, **facts, "mended": mended}
 
 
 def _print(shell: Shell, verified: VerifyReport) -> None:
@@ -179,8 +154,8 @@ def _print_repairs(shell: Shell, summary: RepairSummary, left: int) -> None:
     text = ", ".join(text for count, text in done if count)
     if text:
         shell.line(f"repaired: {text}")
-    if summary.reaped is not None:
-        show_reaped(shell, summary.reaped)
+    for line in reaped_lines(summary.reaped):
+        shell.line(line)
 
 
 def _leftovers_text(left: Leftovers) -> list[str]:

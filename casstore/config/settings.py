@@ -18,6 +18,7 @@ MAX_DEFAULT_MIN_FREE: Final = 10 << 30
 _MIN_FREE_DIVISOR: Final = 20  # the default on smaller disks: a twentieth (5 %)
 _PARSERS: Final = {"max_size": "parse_size", "min_free": "parse_size", "max_age": "parse_age", "rules": "parse_rules"}
 """Settings and their parsers in `casstore.config.rules`."""
+_CHOICES: Final = {"views": ("auto", "copy", "link"), "verify": ("never", "always"), "policy": ("adaptive", "lru")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,10 @@ class Settings:
     """The settings of a store: ``config.toml``, each overridden by ``CASSTORE_<NAME>``.
 
     *lock_timeout*: seconds without progress until a reader stops waiting for another download, a writer for another
-    writer. *views*: see `casstore.leases.lease.VIEW_MODES`. *verify*: ``never`` checks size and mtime on a hit,
-    ``always`` the hash. *offline*: send no requests. *max_size*: bytes of all blobs, None for no limit. *min_free*:
-    bytes of the disk to keep free, None for the default (`keep_free`).
+    writer. *views*: local paths are a ``copy``, a hard ``link``, or ``auto``: a reflink, else a link (for root, a copy
+    of a small file). *verify*: ``never`` checks size and mtime on a hit, ``always`` the hash. *offline*: send no
+    requests. *max_size*: bytes of all blobs, None for no limit. *min_free*: bytes of the disk to keep free, None for
+    the default (`keep_free`).
     """
 
     lock_timeout: float = 60.0
@@ -41,9 +43,9 @@ class Settings:
     policy: str = "adaptive"
 
     def __post_init__(self) -> None:
-        _require_one_of("views", self.views, ("auto", "copy", "link"))
-        _require_one_of("verify", self.verify, ("never", "always"))
-        _require_one_of("policy", self.policy, ("adaptive", "lru"))
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise StoreFormatError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(allowed)}")
         if not self.lock_timeout > 0:
             raise StoreFormatError(f"lock_timeout = {self.lock_timeout!r}: must be a positive number of seconds")
 
@@ -52,11 +54,6 @@ class Settings:
         if self.min_free is not None:
             return self.min_free
         return min(MAX_DEFAULT_MIN_FREE, space.f_blocks * space.f_frsize // _MIN_FREE_DIVISOR)
-
-
-def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise StoreFormatError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
 
 
 def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:

@@ -19,7 +19,7 @@ def format_size(count: int) -> str:
 NONE: Final = "none"
 """In a setting or rule: no limit."""
 _PREFIXES: Final = ("", "k", "m", "g", "t", "p")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def parse_size(text: object) -> int:
@@ -52,4 +52,4 @@ def parse_age(text: object) -> int | None:
     found = re.fullmatch(r"\s*(\d+)\s*([smhdw]?)\s*", str(text).lower(), re.ASCII)
     if found is None or isinstance(text, bool):
         raise ValueError("must be seconds, a number with a unit such as 12h, 30d or 2w, or none")
-    return int(found[1]) * _SECONDS[found[2] or "s"]
+    return int(found[1]) * SECONDS[found[2] or "s"]

@@ -16,7 +16,7 @@ from casstore.fs import files
 from casstore.index.committer import Committer
 from casstore.index.database import Index
 from casstore.leases.holder import LeaseHolder
-from casstore.locks.collector_lock import CollectorLock
+from casstore.locks.lock_files import LockFile
 from casstore.root import Root, check_marker
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Evictor:
     ) -> None:
         self.directory, self.settings = root.layout.root, root.settings
         self.index, self.committer, self.counters = index, committer, counters
-        self.lock = CollectorLock(root.layout)
+        self.lock = LockFile(root.layout.collector_lock)  # to save work: two collectors at once are safe
         self._root, self._layout = root, root.layout
         self._blobs, self._leases, self._exit = blobs, leases, exit_hook
 

@@ -192,8 +192,8 @@ def _find_links(layout: Layout, linked: Sequence[tuple[bytes, os.stat_result]]) 
         with contextlib.suppress(OSError):
             for handed_out in read_manifest(LeaseLayout(layout.lease(name))).handed_out.values():
                 for view in (path for path in handed_out if isinstance(path, View)):
-                    found = paths.get(view.inode)
-                    if found is not None and view.path not in found and Inode.at(view.path) == view.inode:
+                    found = paths.get(view.state.inode)
+                    if found is not None and view.path not in found and Inode.at(view.path) == view.state.inode:
                         found.append(view.path)
     return tuple(
         Retained(digest, status.st_size, tuple(paths[Inode.of(status)]) or ("links outside of the store",))

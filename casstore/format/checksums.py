@@ -25,7 +25,6 @@ class ProviderChecksum:
 
     @property
     def row_key(self) -> bytes:
-        """The key of its row in the index."""
         text = f"{self.scope}\0{self.kind}\0{self.value}\0{self.size}"
         return CHECKSUM + name_hash(text.encode("utf-8", "surrogatepass"))
 
@@ -43,12 +42,10 @@ class ChecksumRecord:
 
 
 def pack_checksum(row: bytes, record: ChecksumRecord) -> bytes:
-    """Return the record for `ProviderChecksum.row_key`."""
     return append_checksum(row, _HEAD.pack(_VERSION, record.verified, record.digest.number) + record.digest.value)
 
 
-def unpack_checksum(row: bytes, record: bytes) -> ChecksumRecord | None:
-    """Return the record's value, or None if it is damaged."""
+def unpack_checksum(row: bytes, record: bytes | None) -> ChecksumRecord | None:
     value = strip_checksum(row, record)
     if value is None:
         return None

@@ -46,7 +46,6 @@ class Key:
 
     @classmethod
     def parse(cls, encoded: bytes) -> Key:
-        """Parse `encoded`."""
         uri, _, origin = encoded.decode("utf-8", "surrogatepass").rpartition("\0")
         return cls(uri, origin)
 
@@ -67,7 +66,6 @@ def entry_prefix(uri_prefix: str) -> bytes:
 
 
 def blob_row(digest: bytes) -> bytes:
-    """Return the key of a blob's row."""
     return BLOB + digest
 
 
@@ -81,13 +79,7 @@ def user_row(digest: bytes, key: Key) -> bytes:
     return USER + digest + name_hash(key.encoded)
 
 
-def user_name(row: bytes) -> bytes:
-    """Return the bytes of the `Key.name` in a `user_row`."""
-    return row[-HASH_BYTES:]
-
-
 def user_prefix(digest: bytes) -> bytes:
-    """Return the common prefix of one blob's user rows."""
     return USER + digest
 
 

@@ -42,12 +42,6 @@ _BLOB_NAME = re.compile(r"[0-9a-f]{2}/(?:[0-9a-f]{2})+")
 class Layout:
     """The paths of one root; does no I/O. The tree at the head of this module explains them."""
 
-    __slots__ = (
-        *("_blob_prefix", "_pending_prefix", "blobs", "byte_lock_file", "collector_lock", "config", "current", "index"),
-        *("leases", "locks", "pending_directory", "pins", "quarantine", "root", "statistics", "statistics_lock"),
-        *("store", "tag", "trash", "write_locks"),
-    )
-
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = root = os.path.abspath(root)
         self.tag = root + "/CACHEDIR.TAG"
@@ -74,11 +68,9 @@ class Layout:
         self._pending_prefix = root + "/pending/"
 
     def generation(self, number: int) -> str:
-        """Return the LMDB environment of one generation."""
         return f"{self.root}/index-v1/{number}"
 
     def index_file(self, number: int) -> str:
-        """Return LMDB's data file of one generation."""
         return f"{self.root}/index-v1/{number}/data.mdb"
 
     def index_lock(self, number: int) -> str:
@@ -90,7 +82,6 @@ class Layout:
         return f"{self.root}/index-v1/{number}/NEXT"
 
     def shard(self, digest: bytes) -> str:
-        """Return the directory of a blob."""
         return self._blob_prefix + digest[:1].hex()
 
     def blob(self, digest: bytes) -> str:
@@ -107,7 +98,6 @@ class Layout:
         return digest if len(digest) in LENGTHS else None
 
     def lease(self, name: str) -> str:
-        """Return one process's directory."""
         return f"{self.root}/leases/{name}"
 
     def fallback_lock_file(self, number: int) -> str:
@@ -115,23 +105,18 @@ class Layout:
         return f"{self.root}/locks/fill-{number:03d}"
 
     def write_lock(self, name: str) -> str:
-        """Return the lock file of the URI with hash *name*."""
         return f"{self.root}/locks/write/{name}"
 
     def pending(self, name: str) -> str:
-        """Return the directory of the pending writes of the URI with hash *name*."""
         return self._pending_prefix + name
 
     def pending_data(self, name: str, record: str) -> str:
-        """Return the file with the bytes of one pending write."""
         return f"{self._pending_prefix}{name}/{record}.data"
 
     def pending_record(self, name: str, record: str) -> str:
-        """Return the JSON record of one pending write."""
         return f"{self._pending_prefix}{name}/{record}.json"
 
     def pin(self, name: str) -> str:
-        """Return the file that pins the URI with hash *name*."""
         return f"{self.root}/pins/{name}"
 
     def trashed(self, name: str) -> str:
@@ -149,23 +134,16 @@ class Layout:
 
 
 class LeaseLayout:
-    """The paths inside one lease."""
-
-    __slots__ = ("lock", "path", "progress", "staging", "views_list")
+    """The paths inside one lease; `casstore.leases.lease` explains them."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.lock = path + "/lock"
-        """Locked for the life of the process."""
         self.staging = path + "/staging"
-        """Staging files on file systems without unnamed files."""
         self.progress = path + "/progress"
-        """Byte counts of long downloads, for the processes that wait for them."""
         self.views_list = path + "/views.list"
-        """A JSON line per local path, written before the file, and per file that needs no record."""
 
     def view_tree(self, number: int) -> str:
-        """Return the root of one tree of views."""
         return f"{self.path}/views/{number}"
 
     def outbox(self, number: int) -> str:

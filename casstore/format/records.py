@@ -19,6 +19,7 @@ with a wrong checksum decodes to None; callers treat it as a miss.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -33,24 +34,9 @@ def in_uri_order(entries: Iterable[Entry]) -> Iterator[Entry]:
 
     Keeps in memory only entries that share their first 494 bytes.
     """
-    same_prefix: list[Entry] = []
-    for entry in entries:
-        if (
-            same_prefix
-            and same_prefix[0].key.row_key[: MAX_KEY_BYTES - HASH_BYTES]
-            != entry.key.row_key[: MAX_KEY_BYTES - HASH_BYTES]
-        ):
-            yield from sorted(same_prefix, key=_encoded_key)
-            same_prefix = []
-        if len(entry.key.row_key) < MAX_KEY_BYTES - HASH_BYTES:
-            yield entry
-        else:
-            same_prefix.append(entry)
-    yield from sorted(same_prefix, key=_encoded_key)
-
-
-def _encoded_key(entry: Entry) -> bytes:
-    return entry.key.encoded
+    shown = MAX_KEY_BYTES - HASH_BYTES
+    for _, alike in itertools.groupby(entries, lambda entry: entry.key.row_key[:shown]):
+        yield from sorted(alike, key=lambda entry: entry.key.encoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +132,7 @@ class PeekedEntry(NamedTuple):
     last_used_hour: int
 
 
-# version, flags, algorithm, size, validated_ns, written_on, last_used_hour, mtime_ns, granule_ns, boot_ns, boot, 3
-# lengths
+# version, flags, number, size, validated_ns, written_on, last_used_hour, mtime_ns, granule_ns, boot_ns, boot, lengths
 _HEAD: Final = struct.Struct("<BBBQqQIqQqQHHH")
 _USE: Final = struct.Struct("<BxB8xq8xI")  # of the same: version, algorithm, validated_ns, last_used_hour
 _SUM: Final = struct.Struct("<Q")
@@ -160,8 +145,10 @@ def append_checksum(row: bytes, value: bytes) -> bytes:
     return value + _SUM.pack(record_checksum(row + value))
 
 
-def strip_checksum(row: bytes, record: bytes) -> bytes | None:
-    """Return the record's value, or None if it is damaged."""
+def strip_checksum(row: bytes, record: bytes | None) -> bytes | None:
+    """Return the record's value, or None if it is missing or damaged."""
+    if record is None:
+        return None
     value = record[:-8]
     if len(record) < 8 or record[-8:] != _SUM.pack(record_checksum(row + value)) or value[:1] != b"\1":
         return None
@@ -169,7 +156,6 @@ def strip_checksum(row: bytes, record: bytes) -> bytes | None:
 
 
 def pack_entry(entry: Entry) -> bytes:
-    """Return the record of *entry*, for the row `Key.row_key`."""
     v = entry.validator
     flags = (
         (_WEAK if v.weak else 0)
@@ -223,8 +209,8 @@ def row_checksum(record: bytes) -> int:
     return int.from_bytes(record[-8:], "little")
 
 
-def unpack_entry(row: bytes, record: bytes, key: Key | None = None) -> Entry | None:
-    """Return the entry of a record; None if it is damaged, or not *key*'s."""
+def unpack_entry(row: bytes, record: bytes | None, key: Key | None = None) -> Entry | None:
+    """Return the entry of a record; None if it is missing, damaged, or not *key*'s."""
     value = strip_checksum(row, record)
     if value is None:
         return None
@@ -263,12 +249,10 @@ _BLOB_SIZE: Final = struct.Struct("<BQ8xQ")  # the same without *written_on*, wi
 
 
 def pack_blob(row: bytes, record: BlobRecord) -> bytes:
-    """Return the record for `blob_row`."""
     return append_checksum(row, _BLOB.pack(_VERSION, record.size, record.written_on))
 
 
-def unpack_blob(row: bytes, record: bytes) -> BlobRecord | None:
-    """Return the record's value, or None if it is damaged."""
+def unpack_blob(row: bytes, record: bytes | None) -> BlobRecord | None:
     value = strip_checksum(row, record)
     return None if value is None else BlobRecord(*_BLOB.unpack(value)[1:])
 
@@ -285,11 +269,10 @@ _COUNT: Final = struct.Struct("<BQ")
 
 
 def pack_count(row: bytes, count: int) -> bytes:
-    """Return the record for `count_row`."""
     return append_checksum(row, _COUNT.pack(_VERSION, count))
 
 
 def unpack_count(row: bytes, record: bytes | None) -> int:
     """Return the count; 0 if the record is missing or damaged."""
-    value = None if record is None else strip_checksum(row, record)
+    value = strip_checksum(row, record)
     return 0 if value is None else int(_COUNT.unpack(value)[1])

@@ -33,18 +33,13 @@ def copy_bytes(source: int, target: int) -> int:
         except OSError as error:
             if error.errno not in _NO_SENDFILE or offset:
                 raise
-            return _copy_by_reading(source, target)
+            while data := os.pread(source, 1 << 20, offset):
+                files.write_all(target, data)
+                offset += len(data)
+            return offset
         if count == 0:
             return offset
         offset += count
-
-
-def _copy_by_reading(source: int, target: int) -> int:
-    offset = 0
-    while data := os.pread(source, 1 << 20, offset):
-        files.write_all(target, data)
-        offset += len(data)
-    return offset
 
 
 def copy_out(source: int, target: str, *, durable: bool = False) -> None:
@@ -108,7 +103,6 @@ def make_directories(path: str, *, durable: bool = False) -> None:
 
 
 def same_bytes(one: int, other: int) -> bool:
-    """Return whether two open files have the same bytes."""
     offset = 0
     while True:
         left = os.pread(one, 1 << 20, offset)

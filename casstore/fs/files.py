@@ -23,7 +23,7 @@ NO_SPACE: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """Errors of a full disk, a full quota, and the process's file size limit (``ulimit -f``)."""
 _TMP_NAMES: Final = ("TMPDIR", "TEMP", "TMP")
 _TMP_DIRECTORIES: Final = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 (compared with, not written to)
-_NO_PROC: Final = frozenset((errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR))
+NO_PROC: Final = frozenset((errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR))
 
 
 @contextlib.contextmanager
@@ -127,12 +127,10 @@ def link(source: str, target: str) -> None:
 
 
 def rename(source: str, target: str) -> None:
-    """Move *source* to *target*, replacing it."""
     os.rename(source, target)
 
 
 def unlink_quietly(path: str) -> None:
-    """Remove the name if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
@@ -152,7 +150,7 @@ def reopen(descriptor: int) -> int:
     try:
         return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno not in _NO_PROC:
+        if error.errno not in NO_PROC:
             raise
     # No /proc (macOS, a bare chroot): both share a position. The writer of a staging file has finished by then.
     copy = os.dup(descriptor)
@@ -227,7 +225,6 @@ def _kernel() -> tuple[int, ...]:
 
 
 def sync_directory(path: str) -> None:
-    """Flush the names in *path* to the disk."""
     with opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
         os.fsync(descriptor)
 
@@ -240,7 +237,6 @@ def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def pwrite_all(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """Write all of *data* at *offset*."""
     view = memoryview(data)
     while view:
         count = os.pwrite(descriptor, view, offset)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import time
 from dataclasses import dataclass
 from typing import Final
+
+from casstore.fs import files
 
 _REMOTE: Final = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "lustre", "gpfs", "ceph", "9p", "afs", "beegfs", "orangefs")
@@ -15,7 +16,6 @@ _REMOTE: Final = frozenset(
 )
 """File systems whose shared memory or locks do not suffice for LMDB (lmdb.h, Caveats)."""
 _LINKLESS: Final = frozenset(("vfat", "msdos", "exfat"))
-_NO_PROC: Final = frozenset((errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR))
 
 
 def boot_clock_ns() -> int:
@@ -32,7 +32,7 @@ def boot_id() -> bytes:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             return file.read().strip()
     except OSError as error:
-        if error.errno not in _NO_PROC:
+        if error.errno not in files.NO_PROC:
             raise  # for example, too many open files; a wrong answer would be kept
         return b""
 
@@ -59,19 +59,17 @@ def mount_of(path: str) -> Mount:
     """Return the mount of *path*, which exists. Its kind is ``unknown`` if there is no ``/proc``."""
     if not sys.platform.startswith("linux"):
         return Mount(os.stat(path).st_dev, "unknown")
-    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-            number = next((int(line[7:]) for line in file if line.startswith(b"mnt_id:")), 0)
-        with open("/proc/self/mountinfo", "rb") as file:
-            for line in file:
-                if line.startswith(b"%d " % number):
-                    _, _, rest = line.partition(b" - ")
-                    return Mount(number, rest.split(b" ", 1)[0].decode("ascii", "replace"))
-    except OSError as error:
-        if error.errno not in _NO_PROC:
-            raise  # must not pass for a local disk because no file can be opened now
-        return Mount(os.stat(path).st_dev, "unknown")
-    finally:
-        os.close(descriptor)
+    with files.opened(path, os.O_PATH) as descriptor:
+        try:
+            with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+                number = next((int(line[7:]) for line in file if line.startswith(b"mnt_id:")), 0)
+            with open("/proc/self/mountinfo", "rb") as file:
+                for line in file:
+                    if line.startswith(b"%d " % number):
+                        _, _, rest = line.partition(b" - ")
+                        return Mount(number, rest.split(b" ", 1)[0].decode("ascii", "replace"))
+        except OSError as error:
+            if error.errno not in files.NO_PROC:
+                raise  # must not pass for a local disk because no file can be opened now
+            return Mount(os.stat(path).st_dev, "unknown")
     return Mount(number, "unknown")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from casstore.format.keys import Key, user_name, user_prefix, user_row
+from casstore.format.keys import HASH_BYTES, Key, user_prefix, user_row
 from casstore.format.records import Entry, peek_entry, row_checksum, unpack_entry
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
@@ -29,7 +29,7 @@ class User:
     @property
     def name(self) -> bytes:
         """The bytes of the entry's `Key.name`."""
-        return user_name(self.row)
+        return self.row[-HASH_BYTES:]
 
     @property
     def entry(self) -> Entry | None:
@@ -37,7 +37,6 @@ class User:
 
 
 def users_of(txn: Txn, digest: bytes) -> list[User]:
-    """Return the users of a blob in this transaction."""
     prefix = user_prefix(digest)
     return [_user(txn, digest, row, whole) for row, whole in txn.scan(prefix, prefix, _ALL_USERS)]
 
@@ -62,6 +61,5 @@ def users_checksum(users: Iterable[User]) -> int:
 
 
 def uris_of(index: Index, digest: bytes) -> tuple[str, ...]:
-    """Return the URIs that use a blob now."""
     users = index.read(lambda txn: users_of(txn, digest))
     return tuple(user.key.uri for user in users if user.key is not None)

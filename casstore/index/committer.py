@@ -26,8 +26,7 @@ WINDOW_QUIET: Final = 0.020
 MAX_FILLS: Final = 64
 """Fills, with a staging descriptor or locks, before `submit` waits for room."""
 MAX_TOUCHES: Final = 8192
-"""Other updates: last uses, validations, checksums (4 MB). More of them in one window are dropped, and learned again.
-"""
+"""Other updates: last uses, validations, checksums (4 MB). More of them in a window are dropped, and learned again."""
 _TRIES: Final = 5
 _STORE_ERRORS: Final = (StoreFullError, StoreReadOnlyError, IndexUnavailableError, TimeoutError)
 """Errors that every update of a batch would get."""
@@ -58,9 +57,7 @@ class Committer:
         self._stopping = False
 
     def submit(self, item: IndexUpdate) -> None:
-        """Queue *item*. A fill waits while `MAX_FILLS` are queued; other updates never wait, and are dropped beyond
-        `MAX_TOUCHES`.
-        """
+        """Queue *item*. A fill waits while `MAX_FILLS` are queued; beyond `MAX_TOUCHES`, other updates are dropped."""
         if self._pid != os.getpid():
             # A fork without hooks: the thread, and maybe the owner of the lock below, are the parent's.
             self._finish(item, IndexUnavailableError(errno.ECHILD, "forked without Python's fork hooks"))

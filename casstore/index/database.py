@@ -92,10 +92,7 @@ class Index:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def get(self, row: bytes) -> bytes | None:
-        """Return one record, or None, in a transaction of its own.
-
-        Raises: IndexUnavailableError in a process that was forked without Python's hooks.
-        """
+        """Return one record, or None. Raises: IndexUnavailableError in a process forked without Python's hooks."""
         inside = self._calls
         inside.append(None)
         try:
@@ -119,36 +116,30 @@ class Index:
 
         A damaged index is replaced and read again, empty. Raises: IndexUnavailableError.
         """
-        failure: lmdb.Error | None = None
-        for _ in range(_TRIES):
-            try:
-                with self._enter() as env, env.begin() as txn:
-                    return work(Txn(txn))
-            except lmdb.Error as error:
-                failure = error
-            # Outside the gate, which `_recover` closes.
-            self._recover(failure)
-        raise self._unavailable(errno.EAGAIN, f"the index cannot be read: {failure}") from failure
+        return self._read(work, self._open, replaces=True)
 
     def inspect(self, work: Callable[[Txn], Result]) -> Result:
         """As `read`, but change nothing: create, replace and repair nothing.
 
         Raises: IndexDamagedError, FileNotFoundError if there is no index, IndexUnavailableError.
         """
+        return self._read(work, self._open_unchanged, replaces=False)
+
+    def _read(
+        self, work: Callable[[Txn], Result], open_env: Callable[[], lmdb.Environment], *, replaces: bool
+    ) -> Result:
         failure: lmdb.Error | None = None
         for _ in range(_TRIES):
-            # Each time: a superseded generation may be wrong about blobs.
-            self._check_hint(force=True)
+            if not replaces:
+                # Each time: a superseded generation may be wrong about blobs.
+                self._check_hint(force=True)
             try:
-                with self._enter(self._open_unchanged) as env, env.begin() as txn:
+                with self._enter(open_env) as env, env.begin() as txn:
                     return work(Txn(txn))
-            except DAMAGE as error:
-                raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", self._layout.index) from error
-            except (lmdb.ReadersFullError, lmdb.PanicError, lmdb.MapResizedError) as error:
-                failure = error
             except lmdb.Error as error:
-                raise self._unavailable(errno.EIO, f"the index failed: {error}") from error
-            self._recover(failure)  # replaces nothing for these errors
+                failure = error
+            # Outside the gate, which `_recover` closes.
+            self._recover(failure, replaces=replaces)
         raise self._unavailable(errno.EAGAIN, f"the index cannot be read: {failure}") from failure
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -175,7 +166,7 @@ class Index:
                 f"{self._layout.index}: timed out after {timeout:g} s waiting for another thread that is writing to "
                 "the index: restart this process if that thread hangs"
             )
-        writer = self._writer
+        writer = self._writer  # a forked child replaces it
         try:
             with files.full_disk(self._layout.root):
                 queue = self._locks.acquire_writer(timeout)
@@ -205,9 +196,7 @@ class Index:
             writer.release()
 
     def _is_disk_full(self, error: lmdb.Error) -> bool:
-        """Return whether a commit failed on a full disk: by LMDB's text, or by the free space after the EIO of a short
-        write.
-        """
+        """Return whether the disk was full: by LMDB's text, or by the free space after the EIO of a short write."""
         if any(os.strerror(number) in str(error) for number in files.NO_SPACE):
             return True
         if os.strerror(errno.EIO) not in str(error):
@@ -248,8 +237,8 @@ class Index:
         finally:
             self._calls.pop()
 
-    def _ensure_open(self, open_env: Callable[[], lmdb.Environment]) -> lmdb.Environment:
-        """Return an environment of the live generation; wait for a fork in progress."""
+    def _ensure_open(self, open_env: Callable[[], lmdb.Environment]) -> None:
+        """Open an environment of the live generation; wait for a fork in progress."""
         if self._pid != os.getpid():
             raise self._unavailable(
                 errno.ECHILD,
@@ -263,11 +252,9 @@ class Index:
             time.sleep(0.0005)
         if time.monotonic() - self._checked_at > HINT_SECONDS:
             self._check_hint()
-        env = self._env
-        if env is None:
-            env = open_env()
+        if self._env is None:
+            open_env()
             self._deliver_messages()
-        return env
 
     def _deliver_messages(self) -> None:
         """Pass messages to the user's code, which must not run inside the gate or a lock."""
@@ -405,8 +392,11 @@ class Index:
             with self._opening:
                 self._close()
 
-    def _recover(self, error: lmdb.Error) -> None:
-        """After a failed call, outside the gate: repair what is possible. Raises: IndexUnavailableError otherwise."""
+    def _recover(self, error: lmdb.Error, *, replaces: bool = True) -> None:
+        """After a failed call, outside the gate: repair what is possible; replace a damaged index if *replaces*.
+
+        Raises: IndexDamagedError for one that is not replaced, IndexUnavailableError otherwise.
+        """
         number = self.generation
         if isinstance(error, lmdb.ReadersFullError):
             # A check frees the slots of dead processes; live ones free theirs in a moment.
@@ -416,7 +406,9 @@ class Index:
         elif isinstance(error, lmdb.PanicError | lmdb.MapResizedError):
             # The environment is unusable but the file is intact; another process mapped more of it.
             self.close()
-        elif isinstance(error, DAMAGE) or self.generations.is_damaged(number):
+        elif isinstance(error, DAMAGE) and not replaces:
+            raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", self._layout.index) from error
+        elif replaces and (isinstance(error, DAMAGE) or self.generations.is_damaged(number)):
             with self._opening:
                 if self.generation == number:
                     self._close()
@@ -436,8 +428,7 @@ class Index:
     def usage(self) -> tuple[int, int]:
         """Return the number of rows of all kinds, and the bytes in use."""
         with self._enter() as env:
-            info, stat = env.info(), env.stat()
-            return int(stat["entries"]), (int(info["last_pgno"]) + 1) * int(stat["psize"])
+            return _usage_of(env)
 
     def health(self) -> Health:
         """Return the index's size and use after checking every page. Raises: as `inspect`. Replaces nothing."""
@@ -446,12 +437,10 @@ class Index:
             raise IndexDamagedError(errno.EIO, "its pages are inconsistent", self._layout.index_file(number))
         self.inspect(Txn.count)
         with self._enter(self._open_unchanged) as env:
-            info, stat = env.info(), env.stat()
-            return Health(
-                self.generation,
-                int(stat["entries"]),
-                (int(info["last_pgno"]) + 1) * int(stat["psize"]),
-                int(info["map_size"]),
-                int(info["num_readers"]),
-                int(info["max_readers"]),
-            )
+            limits = (int(env.info()[name]) for name in ("map_size", "num_readers", "max_readers"))
+            return Health(self.generation, *_usage_of(env), *limits)
+
+
+def _usage_of(env: lmdb.Environment) -> tuple[int, int]:
+    stat = env.stat()
+    return int(stat["entries"]), (int(env.info()["last_pgno"]) + 1) * int(stat["psize"])

@@ -60,23 +60,22 @@ def _unsynced(index: Index, blobs: BlobStore, place: int) -> Iterator[_UnsyncedB
         if entry is not None and entry.written_on == place:
             inode = blobs.inode(entry.digest)
             if inode is not None:
-                yield _UnsyncedBlob(
-                    row, row_checksum(record), entry.digest, inode, index.get(blob_row(entry.digest.value))
-                )
+                blob = index.get(blob_row(entry.digest.value))
+                yield _UnsyncedBlob(row, row_checksum(record), entry.digest, inode, blob)
 
 
 def _mark_batch(txn: Txn, blobs: BlobStore, rows: Sequence[_UnsyncedBlob]) -> int:
     marked = 0
     for seen in rows:
         record = txn.get(seen.row)
-        if record is None or row_checksum(record) != seen.checksum or blobs.inode(seen.digest) != seen.inode:
-            continue
         entry = unpack_entry(seen.row, record)
-        if entry is None:
+        if record is None or entry is None or row_checksum(record) != seen.checksum:
+            continue
+        if blobs.inode(seen.digest) != seen.inode:
             continue
         txn.put(seen.row, pack_entry(replace(entry, written_on=0)))
         row = blob_row(seen.digest.value)
-        blob = None if seen.blob is None else unpack_blob(row, seen.blob)
+        blob = unpack_blob(row, seen.blob)
         if blob is not None and txn.get(row) == seen.blob:
             txn.put(row, pack_blob(row, BlobRecord(blob.size, 0)))
         marked += 1

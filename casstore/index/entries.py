@@ -44,21 +44,18 @@ def snapshot(index: Index, key: Key, moment: Moment) -> IndexSnapshot:
         return txn.get(key.row_key), txn.get(row), index.generation
 
     record, count, generation = index.read(look)
-    entry = None if record is None else unpack_entry(key.row_key, record, key)
-    return IndexSnapshot(key, entry, unpack_count(row, count), generation, moment)
+    return IndexSnapshot(key, unpack_entry(key.row_key, record, key), unpack_count(row, count), generation, moment)
 
 
 def current_entry(rows: Txn | Index, key: Key) -> Entry | None:
     """Return the entry of *key*; None without one, or if it is damaged."""
-    record = rows.get(key.row_key)
-    return None if record is None else unpack_entry(key.row_key, record, key)
+    return unpack_entry(key.row_key, rows.get(key.row_key), key)
 
 
 def current_blob(rows: Txn | Index, digest: bytes) -> BlobRecord | None:
     """Return the record of a blob; None without one, or if it is damaged."""
     row = blob_row(digest)
-    record = rows.get(row)
-    return None if record is None else unpack_blob(row, record)
+    return unpack_blob(row, rows.get(row))
 
 
 def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord | None) -> None:

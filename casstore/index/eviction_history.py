@@ -59,7 +59,7 @@ class Scores:
     @classmethod
     def unpack(cls, record: bytes | None) -> Scores:
         """Parse a record; return new scores if it is missing or damaged."""
-        value = None if record is None else strip_checksum(POLICY, record)
+        value = strip_checksum(POLICY, record)
         if value is None:
             return cls()
         _, evictions, blobs, *parts = _SCORES.unpack(value)
@@ -67,7 +67,6 @@ class Scores:
 
 
 def read_scores(txn: Txn) -> Scores:
-    """Return the scores in this transaction."""
     return Scores.unpack(txn.get(POLICY))
 
 

@@ -96,17 +96,13 @@ class Generations:
         return []
 
     def superseded(self) -> list[int]:
-        """Return the generations before the one in CURRENT, which no process opens again.
-
-        None if CURRENT names no existing generation: a damaged hint must not delete the live one.
-        """
+        """Return the generations before CURRENT's, which no process opens again."""
         number = self._read_hint()
         if not os.path.isdir(self._layout.generation(number)):
-            return []
+            return []  # a damaged hint must not delete the live one
         return sorted(older for older in self._numbers() if older < number)
 
     def _last_after(self, number: int) -> int:
-        """Follow NEXT from *number* to the live generation."""
         while True:
             try:
                 with open(self._layout.successor(number), encoding="ascii") as file:
@@ -117,9 +113,7 @@ class Generations:
                 number += 1  # damaged, but it can mean nothing else
 
     def supersede(self, number: int) -> bool:
-        """Make an empty generation after *number*; return False if another process did. The old files stay for their
-        readers.
-        """
+        """Make an empty generation after *number*, or return False if another process did. Readers keep the old one."""
         following = number + 1
         with contextlib.suppress(FileNotFoundError):  # the store was deleted: the next check recreates it
             os.makedirs(self._layout.generation(following), 0o700, exist_ok=True)
@@ -127,7 +121,6 @@ class Generations:
         return False
 
     def hint_state(self) -> HintState | None:
-        """Return the status of CURRENT; None if it is missing."""
         try:
             status = os.stat(self._layout.current)
         except FileNotFoundError:
@@ -135,9 +128,7 @@ class Generations:
         return HintState(status.st_ino, status.st_mtime_ns)
 
     def files_of(self, number: int) -> IndexFiles | None:
-        """Return a generation's files; None if one is missing. Only stats the lock file: closing it would drop LMDB's
-        locks.
-        """
+        """Return a generation's files, or None. Only stats the lock file: closing it would drop LMDB's locks."""
         try:
             data, lock = os.stat(self._layout.index_file(number)), os.stat(self._layout.index_lock(number))
         except (FileNotFoundError, NotADirectoryError):

@@ -15,12 +15,15 @@ Format: lmdb.h and mdb.c of engine 0.9, 64-bit.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import struct
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
+
+from casstore.fs import files
 
 FIRST_PAGES: Final = 128
 """Tree pages checked when an index is opened: at most 2 ms."""
@@ -74,11 +77,7 @@ def check(path: str, *, whole: bool = False) -> None:
     Checks the first `FIRST_PAGES` tree pages; all if the file may be truncated, or with *whole*. A missing or empty
     file is valid: LMDB fills it. Other processes may write to the file meanwhile.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return
-    try:
+    with contextlib.suppress(FileNotFoundError), files.opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnsoundError("it is not a regular file")
@@ -93,8 +92,7 @@ def check(path: str, *, whole: bool = False) -> None:
                 excess = (meta.last_page + 1) * meta.page_size - size
                 if excess > _MOST_UNWRITTEN:
                     raise UnsoundError("it is truncated")
-                is_short = excess > 0
-                _Walk(descriptor, meta, size).run(None if whole or is_short else FIRST_PAGES)
+                _Walk(descriptor, meta, size).run(None if whole or excess > 0 else FIRST_PAGES)
             except UnsoundError:
                 # Pages of an older transaction may be overwritten meanwhile; then this result is void.
                 if _read_metas(descriptor) == before:
@@ -102,8 +100,6 @@ def check(path: str, *, whole: bool = False) -> None:
             else:
                 return
         # Another process commits faster than this check: it uses the file without problems.
-    finally:
-        os.close(descriptor)
 
 
 def _read_metas(descriptor: int) -> tuple[bytes, bytes]:
@@ -138,21 +134,19 @@ def _parse_meta(page: bytes, number: int) -> _Meta:
     last_page, transaction = _TAIL.unpack_from(page, tail)
     if magic != _MAGIC or version != _FORMAT or not 512 <= size <= 32768 or size & (size - 1):
         raise UnsoundError("it does not begin as an LMDB file")
-    if (own, flags, address, free_flags, flags_of_main) != (number, _IS_META, 0, _KEYS_ARE_NUMBERS, 0):
-        raise UnsoundError(f"meta page {number} is damaged")
-    if not (last_page + 1) * size <= map_size <= _LARGEST_MAP:
-        raise UnsoundError(f"meta page {number} is damaged")
     free, main = _Tree(free_depth, free_entries, free_root), _Tree(depth, entries, root)
-    for tree in (free, main):
-        if (tree.depth == 0) != (tree.root == _NO_ROOT) or (tree.entries == 0) != (tree.root == _NO_ROOT):
-            raise UnsoundError(f"meta page {number} is damaged")
+    is_sound = (
+        (own, flags, address, free_flags, flags_of_main) == (number, _IS_META, 0, _KEYS_ARE_NUMBERS, 0)
+        and (last_page + 1) * size <= map_size <= _LARGEST_MAP
+        and all((tree.depth == 0) == (tree.entries == 0) == (tree.root == _NO_ROOT) for tree in (free, main))
+    )
+    if not is_sound:
+        raise UnsoundError(f"meta page {number} is damaged")
     return _Meta(size, free, main, last_page, transaction)
 
 
 class _Walk:
     """One pass over the pages that a meta page's trees reach. Raises UnsoundError at the first damaged page."""
-
-    __slots__ = ("_descriptor", "_end", "_entries", "_is_whole", "_left", "_meta", "_used")
 
     def __init__(self, descriptor: int, meta: _Meta, size: int) -> None:
         self._descriptor = descriptor
@@ -191,16 +185,13 @@ class _Walk:
         if min(nodes) < upper or max(nodes) > page_size - _NODE.size:
             raise UnsoundError(f"page {number} is damaged")
         if kind == _BRANCH:
-            self._branch(page, number, nodes, tree, depth)
+            for node in nodes:
+                low, high, top, key_size = _NODE.unpack_from(page, node)
+                if node + _NODE.size + key_size > len(page) or key_size > _MAX_KEY_BYTES:
+                    raise UnsoundError(f"page {number} is damaged")
+                self._left.append((low | high << 16 | top << 32, tree, depth + 1))
         else:
             self._leaf(page, number, nodes, tree)
-
-    def _branch(self, page: bytes, number: int, nodes: tuple[int, ...], tree: _Tree, depth: int) -> None:
-        for node in nodes:
-            low, high, top, key_size = _NODE.unpack_from(page, node)
-            if node + _NODE.size + key_size > len(page) or key_size > _MAX_KEY_BYTES:
-                raise UnsoundError(f"page {number} is damaged")
-            self._left.append((low | high << 16 | top << 32, tree, depth + 1))
 
     def _leaf(self, page: bytes, number: int, nodes: tuple[int, ...], tree: _Tree) -> None:
         self._entries[tree.root] = self._entries.get(tree.root, 0) + len(nodes)
@@ -234,10 +225,9 @@ class _Walk:
     def _free(self, record: bytes) -> None:
         """Check a list of free pages, which LMDB will write to: a count, and their numbers."""
         count = int.from_bytes(record[:8], "little")
-        if len(record) < 8 or len(record) < 8 * (count + 1):
-            raise UnsoundError("a list of free pages is damaged")
-        numbers = struct.unpack_from(f"<{count}Q", record, 8)
-        if numbers and not (min(numbers) >= 2 and max(numbers) <= self._meta.last_page):
+        is_complete = len(record) >= 8 * (count + 1)
+        numbers = struct.unpack_from(f"<{count}Q", record, 8) if is_complete else ()
+        if not is_complete or min(numbers, default=2) < 2 or max(numbers, default=2) > self._meta.last_page:
             raise UnsoundError("a list of free pages is damaged")
         if self._is_whole:
             if len(self._used) + count > self._meta.last_page + 1 or not self._used.isdisjoint(numbers):

@@ -25,7 +25,6 @@ class Txn:
         self._cursor: lmdb.Cursor | None = None
 
     def get(self, row: bytes) -> bytes | None:
-        """Return the record, or None."""
         if row in self._records:
             return self._records[row]
         return cast("bytes | None", self._txn.get(row))  # no buffers=True: never a memoryview
@@ -40,7 +39,6 @@ class Txn:
         self._records[row] = self._puts[row] = record
 
     def delete(self, row: bytes) -> None:
-        """Delete the row if it exists."""
         self._puts.pop(row, None)
         self._records[row] = None
         self._txn.delete(row)
@@ -77,5 +75,4 @@ class Txn:
         return rows
 
     def count(self) -> int:
-        """Return the number of rows of all kinds."""
         return int(self._txn.stat()["entries"])

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import AddedBlob, Inode, Staging
@@ -28,13 +27,7 @@ from casstore.index.entries import (
     put_entry,
 )
 from casstore.index.transactions import Txn
-
-
-class Releasable(Protocol):
-    """A fill lock."""
-
-    def release(self) -> None:
-        """Unlock."""
+from casstore.locks.single_flight import Flight
 
 
 class IndexUpdate(abc.ABC):
@@ -63,10 +56,8 @@ def _same(one: Entry | None, other: Entry | None) -> bool:
 
 
 def _is_unchanged(txn: Txn, snapshot: IndexSnapshot, generation: int) -> bool:
-    if generation != snapshot.generation:
-        return False
     row = count_row(snapshot.key)
-    if unpack_count(row, txn.get(row)) != snapshot.write_count:
+    if generation != snapshot.generation or unpack_count(row, txn.get(row)) != snapshot.write_count:
         return False
     current = current_entry(txn, snapshot.key)
     # A local delete increments the count; a row that is gone without that was evicted, or its blob was lost.
@@ -87,7 +78,7 @@ class PublishEntry(IndexUpdate):
     added: AddedBlob
     staging: Staging | None
     stated: Sequence[ProviderChecksum] = ()
-    locks: Sequence[Releasable] = ()
+    locks: Sequence[Flight] = ()
     is_local_write: bool = False
     on_done: Callable[[PublishEntry], None] | None = None
     open_blob: int = -1
@@ -103,9 +94,7 @@ class PublishEntry(IndexUpdate):
     def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
         """Put the rows if the blob exists and no local write came between."""
         self.applied = False
-        if blobs.inode(self.entry.digest) != self.added.inode:
-            return False
-        if self._needs_sync(txn):
+        if blobs.inode(self.entry.digest) != self.added.inode or self._needs_sync(txn):
             return False
         current = current_entry(txn, self.entry.key)
         if self.is_local_write:
@@ -138,10 +127,9 @@ class PublishEntry(IndexUpdate):
 
         Deleting or quarantining a blob leaves its entries; they use this new file now.
         """
-        if not self.added.is_new or self._synced or self.staging is None:
-            return False
+        is_unsynced = self.added.is_new and not self._synced and self.staging is not None
         # Rows put in this transaction are this file's: another file's fail the inode check.
-        return txn.has(user_prefix(self.entry.digest.value))
+        return is_unsynced and txn.has(user_prefix(self.entry.digest.value))
 
     def retry_outside(self, blobs: BlobStore) -> bool:
         """Link the bytes again if the blob was swept; sync them if that was missing."""
@@ -158,7 +146,8 @@ class PublishEntry(IndexUpdate):
         # An unnamed file that lost its only link cannot be linked again: copy the bytes to a new one.
         fresh = blobs.stage()
         try:
-            self.staging.copy_into(fresh)
+            fresh.copy_from(self.staging.descriptor)
+            fresh.rehash()
             self.added = blobs.add(fresh, self.entry.digest)
         except BaseException:
             fresh.close()
@@ -168,7 +157,6 @@ class PublishEntry(IndexUpdate):
         return True
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: close the inherited descriptors."""
         if self.staging is not None:
             self.staging.close_in_child()
         self._close_blob()
@@ -191,9 +179,7 @@ class PublishEntry(IndexUpdate):
 
 
 def _is_later(one: Moment, other: Moment) -> bool:
-    """Compare by the boot clock, else by wall time. Any moment is later than one in the future, left by a clock set
-    back.
-    """
+    """Compare by the boot clock, else by wall time; any moment is later than one in the future (clock set back)."""
     if one.boot == other.boot:
         return one.boot_ns > other.boot_ns
     return one.wall_ns > other.wall_ns or other.wall_ns > time.time_ns()

@@ -41,20 +41,15 @@ class ChangeTracker:
                 self._states.pop(handed.path, None)
             else:
                 self._states[handed.path] = state
-            self._put(handed)
+        self.replace(handed)
 
-    def replace(self, handed: View) -> None:
-        """Replace the facts of a tracked path."""
+    def replace(self, handed: View | DraftPath) -> None:
         with self._mutex:
-            self._put(handed)
-
-    def _put(self, handed: View | DraftPath) -> None:
-        others = (other for other in self._by_key.get(handed.key, ()) if other.path != handed.path)
-        self._by_key[handed.key] = (*others, handed)
-        self._keys[handed.path] = handed.key
+            others = (other for other in self._by_key.get(handed.key, ()) if other.path != handed.path)
+            self._by_key[handed.key] = (*others, handed)
+            self._keys[handed.path] = handed.key
 
     def drop(self, path: str) -> None:
-        """Stop tracking *path*."""
         with self._mutex:
             key = self._keys.pop(path, None)
             self._states.pop(path, None)
@@ -66,7 +61,6 @@ class ChangeTracker:
                     del self._by_key[key]
 
     def views(self) -> list[View]:
-        """Return the tracked views."""
         with self._mutex:
             return [handed for of_key in self._by_key.values() for handed in of_key if isinstance(handed, View)]
 

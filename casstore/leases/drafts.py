@@ -26,28 +26,27 @@ class DraftPaths:
     def __init__(self, lease: LeaseLayout, watch: ChangeTracker) -> None:
         self._lease = lease
         self._changes = watch
-        self._outbox: dict[Key, DraftPath] = {}
-        self._edits: dict[str, DraftPath] = {}
+        self._drafts: dict[str, DraftPath] = {}
 
     def outbox(self, key: Key, bucket: str, object_key: str) -> str:
-        known = self._outbox.get(key)
+        known = next((d for d in self._drafts.values() if d.key == key and d.kind is PathKind.OUTBOX), None)
         if known is None:
-            known = self._outbox[key] = DraftPath(key, self._free_path(key, bucket, object_key), PathKind.OUTBOX)
-            append_line(self._lease, known.line())
+            known = DraftPath(key, self._free_path(key, bucket, object_key), PathKind.OUTBOX)
+            append_line(self._lease, known)
+            self._drafts[known.path] = known
             self._changes.add(known)
         else:
             os.makedirs(os.path.dirname(known.path), 0o700, exist_ok=True)
         return known.path
 
     def _free_path(self, key: Key, bucket: str, object_key: str) -> str:
-        taken = {draft.path for draft in self._outbox.values()}
         number = 0
         while True:
             tree = self._lease.outbox(number)
             path = view_path(tree, key.origin, bucket, object_key)
             number += 1
             # Nothing may exist there, and the path of a file must not become a directory meanwhile.
-            if path in taken or os.path.lexists(path) or any(parent in taken for parent in _parents(tree, path)):
+            if any(taken in self._drafts for taken in (path, *_parents(tree, path))) or os.path.lexists(path):
                 continue
             with contextlib.suppress(FileExistsError, NotADirectoryError):
                 os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
@@ -59,41 +58,34 @@ class DraftPaths:
         draft = DraftPath(key, f"{directory}/{component_name(object_key.rpartition('/')[2])}", PathKind.EDIT, validator)
         try:
             os.makedirs(directory, 0o700)
-            append_line(self._lease, draft.line())
+            append_line(self._lease, draft)
             if copy is not None:
                 # Its state is listed before it has its name: an incomplete or untouched copy is no edit.
                 made = time.time_ns() - _BEFORE_NS
                 os.utime(copy, ns=(made, made))
-                append_line(self._lease, Reconciled(draft.path, FileState.of(os.stat(copy))).line())
+                append_line(self._lease, Reconciled(draft.path, FileState.of(os.stat(copy))))
                 files.link(copy, draft.path)
         finally:
             if copy is not None:
                 files.unlink_quietly(copy)
-        self._edits[draft.path] = draft
+        self._drafts[draft.path] = draft
         return draft.path
 
     def release(self, path: str, digest: Digest | None) -> bool:
-        draft = self._edits.get(path) or next((d for d in self._outbox.values() if d.path == path), None)
+        draft = self._drafts.get(path)
         if draft is None or (digest is not None and not _has_bytes(path, digest)):
             return False
         files.unlink_quietly(path)
-        if draft.kind is PathKind.EDIT:
-            del self._edits[path]
-            with contextlib.suppress(OSError):  # it has other files of the user
-                os.rmdir(os.path.dirname(path))
-            return True
-        del self._outbox[draft.key]
-        self._changes.drop(path)
-        self._remove_parents(path)
-        return True
-
-    def _remove_parents(self, path: str) -> None:
-        needed = {parent for draft in self._outbox.values() for parent in _parents(self._lease.path, draft.path)}
-        with contextlib.suppress(OSError):
+        del self._drafts[path]
+        if draft.kind is PathKind.OUTBOX:
+            self._changes.drop(path)
+        needed = {parent for other in self._drafts for parent in _parents(self._lease.path, other)}
+        with contextlib.suppress(OSError):  # it has other files of the user
             for parent in _parents(self._lease.path, path):
                 if parent in needed:
-                    return
+                    break
                 os.rmdir(parent)
+        return True
 
 
 def _parents(top: str, path: str) -> list[str]:

@@ -92,15 +92,13 @@ class RecordResult:
     write: PendingWrite | None
 
 
+@dataclass(frozen=True, slots=True)
 class EditRecorder:
-    """Records edits for the lease *owner*: this process's, or a dead one's that is being reaped."""
+    """Records edits for the lease *_owner*: this process's, or a dead one's that is being reaped."""
 
-    __slots__ = ("_owner", "_pending", "_stage")
-
-    def __init__(self, pending: Pending, stage: Callable[[], Staging], owner: str) -> None:
-        self._pending = pending
-        self._stage = stage
-        self._owner = owner
+    _pending: Pending
+    _stage: Callable[[], Staging]
+    _owner: str
 
     @classmethod
     def of_lease(cls, layout: Layout, blobs: BlobStore, name: str) -> EditRecorder:
@@ -140,13 +138,13 @@ class EditRecorder:
                     staging.copy_from(descriptor)
                     digest = staging.rehash()
             if staging is not None and not any(older.digest == digest for older in before):
-                write = self._deduplicate(self._add(found.path, handed.key, staging, _classify(handed)))
+                write = self._add(found.path, handed.key, staging, _classify(handed))
         finally:
             if staging is not None:
                 staging.close()
         reconciled = Reconciled(found.path, state, digest)
         with contextlib.suppress(OSError):  # at worst, a second record is made, and found by its bytes
-            append_line(lease, reconciled.line())
+            append_line(lease, reconciled)
         if staging is not None:
             self._discard_older(handed.key, before, digest)
         return RecordResult(reconciled, write)
@@ -162,7 +160,7 @@ class EditRecorder:
                 raise StillBeingWrittenError(errno.EBUSY, f"{key.uri}: its local copy is still being written")
             alike = (write for write in self._pending.of(key) if write.source is None and write.digest == digest)
             if not any(write.state is PendingState.EDIT for write in alike):
-                self._deduplicate(self._add(None, key, staging, (PendingState.EDIT, base, REASON_EDITED)))
+                self._add(None, key, staging, (PendingState.EDIT, base, REASON_EDITED))
         finally:
             staging.close()
 
@@ -172,15 +170,11 @@ class EditRecorder:
         state, base, why = classified
         # The base is unknown, so no version may be overwritten.
         condition = Condition.ABSENT if base is None else Condition.MATCH
-        return self._pending.record(key, staging, state, condition, base, lease=self._owner, why=why, source=source)
-
-    def _deduplicate(self, write: PendingWrite) -> PendingWrite:
-        """Return the oldest record of this state of the file, and discard the others. The last recorder sees all of
-        them.
-        """
+        write = self._pending.record(key, staging, state, condition, base, lease=self._owner, why=why, source=source)
+        # The last recorder of this state of the file sees all records of it; the oldest one stays.
         same = [
             other
-            for other in self._pending.of(write.key)
+            for other in self._pending.of(key)
             if (other.source, other.digest, other.state) == (write.source, write.digest, write.state)
         ]
         for other in same[1:]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import threading
 import warnings
@@ -34,18 +35,13 @@ from casstore.format.records import Validator
 from casstore.fs import copying, files
 from casstore.leases.changes import ChangeTracker
 from casstore.leases.scan import scan_lease
-from casstore.leases.views import View, append_line
+from casstore.leases.views import FileState, View, append_line
 from casstore.locks.lock_files import create_locked, locks_are_exclusive
 
 if TYPE_CHECKING:
     from casstore.leases.drafts import DraftPaths
     from casstore.leases.edits import EditRecorder
     from casstore.pending.records import PendingWrite
-
-VIEW_MODES = ("auto", "copy", "link")
-"""How a view is made. ``auto``: a reflink if possible; else for root (whom mode 0444 does not stop) a copy up to
-`ROOT_COPY_LIMIT`; else a hard link.
-"""
 
 ROOT_COPY_LIMIT = 64 << 20
 """Bytes up to which root gets a copy instead of a hard link."""
@@ -81,20 +77,17 @@ class Lease:
         self.name, self._descriptor = _create(layout)
         self.paths = LeaseLayout(layout.lease(self.name))
         self.changes = ChangeTracker(self.paths, self._recorder)
-        self._made_drafts: DraftPaths | None = None
 
     def _recorder(self) -> EditRecorder | None:
         from casstore.leases.edits import EditRecorder  # few processes need one
 
         return None if self._blobs is None else EditRecorder.of_lease(self._layout, self._blobs, self.name)
 
-    @property
+    @functools.cached_property
     def _drafts(self) -> DraftPaths:
-        if self._made_drafts is None:
-            from casstore.leases.drafts import DraftPaths
+        from casstore.leases.drafts import DraftPaths  # few processes need one
 
-            self._made_drafts = DraftPaths(self.paths, self.changes)
-        return self._made_drafts
+        return DraftPaths(self.paths, self.changes)
 
     def view(
         self,
@@ -118,11 +111,11 @@ class Lease:
                 if known.validator != validator:
                     # The same bytes in a newer version of the object: later edits start from that version.
                     known = replace(known, validator=validator)
-                    append_line(self.paths, known.line())
+                    append_line(self.paths, known)
                     self._views[key, digest] = known
                     self.changes.replace(known)
                 return known.path
-            view = View(key, "", digest, size, Inode(0, 0), digest.mtime * 1_000_000_000, validator)
+            view = View(key, "", digest, FileState(Inode(0, 0), size, digest.mtime * 1_000_000_000), validator)
             return self._make(view, source, bucket, object_key, mode or self.view_mode).path
 
     def directory(self, origin: str, bucket: str, prefix: str) -> str:
@@ -133,7 +126,9 @@ class Lease:
         with self._mutex:
             for number in (*range(self._trees, -1, -1), self._trees + 1):
                 tree = self.paths.view_tree(number)
-                path = view_path(tree, origin, bucket, prefix[:-1]) if prefix else _bucket_path(tree, origin, bucket)
+                path = view_path(tree, origin, bucket, prefix[:-1]) if prefix else view_path(tree, origin, "", bucket)
+                if not (prefix or bucket):
+                    path = os.path.dirname(path)
                 try:
                     os.makedirs(path, 0o700, exist_ok=True)
                 except (FileExistsError, NotADirectoryError):
@@ -157,10 +152,13 @@ class Lease:
         raise OSError(errno.EEXIST, "a new tree of views is not empty: delete it", self.paths.path)
 
     def _create_at(self, view: View, source: int, mode: str) -> View | None:
-        """Create the view; return None if the name exists."""
         if os.path.lexists(view.path):
             return None
-        temporary = self._copy_for_view(source, view.size, mode)
+        temporary = None
+        if mode != "link":
+            # In mode auto, without reflinks: a hard link, except for root, whom mode 0444 does not stop from writing.
+            must_copy = mode == "copy" or (os.geteuid() == 0 and view.state.size <= ROOT_COPY_LIMIT)
+            temporary = self._copy(source, must_copy=must_copy)
         if temporary is None:
             linked = self._link_blob(view, source)
             if linked is not None:
@@ -170,8 +168,8 @@ class Lease:
             raise OSError(errno.EIO, "cannot create a local copy", view.path)
         try:
             os.utime(temporary, (view.digest.mtime, view.digest.mtime))
-            view = replace(view, inode=Inode.of(os.stat(temporary)))
-            append_line(self.paths, view.line())
+            view = replace(view, state=replace(view.state, inode=Inode.of(os.stat(temporary))))
+            append_line(self.paths, view)
             files.link(temporary, view.path)
         finally:
             files.unlink_quietly(temporary)
@@ -190,8 +188,9 @@ class Lease:
             status = os.stat(blob, follow_symlinks=False)
             if Inode.of(status) != Inode.of(os.fstat(source)):
                 return None  # not the file that was checked
-            view = replace(view, inode=Inode.of(status), mtime_ns=status.st_mtime_ns)
-            append_line(self.paths, view.line())
+            state = replace(view.state, inode=Inode.of(status), mtime_ns=status.st_mtime_ns)
+            view = replace(view, state=state)
+            append_line(self.paths, view)
             files.link(blob, view.path)
         except OSError as error:
             if error.errno in _CANNOT_LINK:
@@ -202,13 +201,6 @@ class Lease:
             os.unlink(view.path)
             return None
         return self._keep(view)
-
-    def _copy_for_view(self, source: int, size: int, mode: str) -> str | None:
-        """Create a private copy with a temporary name; return None if a hard link should be used."""
-        if mode == "link":
-            return None
-        must_copy = mode == "copy" or (os.geteuid() == 0 and size <= ROOT_COPY_LIMIT)
-        return self._copy(source, must_copy=must_copy)
 
     def _copy(self, source: int, *, must_copy: bool = True) -> str | None:
         """Create a private copy as a reflink, or with *must_copy* as a copy of the bytes; return None if neither."""
@@ -253,16 +245,13 @@ class Lease:
                         return
             except (FileNotFoundError, StillBeingWrittenError):
                 return
-            made = View(view.key, path, digest, state.size, state.inode, state.mtime_ns, validator)
-            append_line(self.paths, made.line())
+            made = View(view.key, path, digest, state, validator)
+            append_line(self.paths, made)
             self._views = {known: other for known, other in self._views.items() if other.path != path}
             self._keep(made)
 
     def outbox(self, key: Key, bucket: str, object_key: str) -> str:
-        """Return a path with the object's name where nothing exists, for a tool to create a file at.
-
-        Returns the same path until `release`.
-        """
+        """Return a path where nothing exists, with the object's name, for a tool's file; the same until `release`."""
         with self._mutex, files.full_disk(self._layout.root):
             return self._drafts.outbox(key, bucket, object_key)
 
@@ -276,10 +265,7 @@ class Lease:
             return self._drafts.edit(key, object_key, validator, copy)
 
     def release(self, path: str, digest: Digest | None = None) -> bool:
-        """Remove the file at a path of `outbox` or `edit`, and forget the path.
-
-        With *digest*, keep both and return False if the bytes differ.
-        """
+        """Forget a path of `outbox` or `edit`, and remove its file; return False if its bytes do not match *digest*."""
         with self._mutex:
             return self._drafts.release(path, digest)
 
@@ -298,12 +284,8 @@ class Lease:
 
         A lease with a file that cannot be recorded stays, and so does one that a forked child still has.
         """
-        if self._pid != os.getpid():
-            return  # the child of a fork without hooks: the parent lives on
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor < 0:
+        if not self.abandon():
             return
-        os.close(descriptor)
         from casstore.leases.reaper import reap_lease  # only at the end
 
         with contextlib.suppress(OSError):  # the collector removes the rest
@@ -324,20 +306,16 @@ class Lease:
                     stacklevel=2,
                 )
 
-    def abandon(self) -> None:
-        """Close a lease whose directory was deleted."""
-        if self._pid == os.getpid() and self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+    def abandon(self) -> bool:
+        """Unlock the lease, and leave its directory; return False if this process does not have the lock."""
+        if self._pid != os.getpid() or self._descriptor < 0:
+            return False  # the child of a fork without hooks: the parent lives on
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+        return True
 
     def exists(self) -> bool:
-        """Return whether the directory exists; the whole store may have been deleted."""
         return os.path.exists(self.paths.lock)
-
-
-def _bucket_path(tree: str, origin: str, bucket: str) -> str:
-    path = view_path(tree, origin, "", bucket)
-    return path if bucket else os.path.dirname(path)
 
 
 def _warn_recorded(writes: Sequence[PendingWrite]) -> None:
@@ -356,18 +334,11 @@ def _create(layout: Layout) -> tuple[str, int]:
         name = os.urandom(8).hex()
         new = layout.lease(f".new-{name}")
         os.mkdir(new, 0o700)
-        descriptor = -1
-        try:
+        with contextlib.ExitStack() as undo, contextlib.suppress(FileNotFoundError, BlockingIOError):
+            # Either error: another process reaped the directory before it was locked, or is about to: it has the lock.
             descriptor = create_locked(LeaseLayout(new).lock)
+            undo.callback(os.close, descriptor)
             files.rename(new, layout.lease(name))
-        except (FileNotFoundError, BlockingIOError):
-            # Another process reaped the directory before it was locked, or is about to: it has the lock.
-            if descriptor >= 0:
-                os.close(descriptor)
-            continue
-        except BaseException:
-            if descriptor >= 0:
-                os.close(descriptor)
-            raise
-        return name, descriptor
+            undo.pop_all()
+            return name, descriptor
     raise OSError(errno.EAGAIN, "new leases were deleted 100 times: try again", layout.leases)

@@ -114,12 +114,12 @@ def reap(layout: Layout, index: Index, blobs: BlobStore, *, own_lease: str | Non
     generations = _remove_superseded(layout, index)
     if exclude:
         _remove_free_locks(layout)
-    size += sum(generations) + _remove_temporary_files(layout) + empty_trash(layout)
+    size += sum(generations) + _remove_temporary_files(layout)
+    size += sum(_remove(layout.trashed(name)) for name in files.list_names(layout.trash))
     return ReapResult(leases, size, len(generations), tuple(kept), exclude, tuple(recorded))
 
 
 def _leases(layout: Layout) -> list[str]:
-    """Return the names of leases, and of no other directories."""
     with os.scandir(layout.leases) as entries:
         return sorted(e.name for e in entries if _LEASE.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
 
@@ -158,14 +158,6 @@ def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutco
         return LeaseOutcome(recorded=recorded)
     finally:
         os.close(descriptor)
-
-
-def empty_trash(layout: Layout) -> int:
-    """Delete what is in the trash if possible; return the bytes freed."""
-    size = 0
-    for name in files.list_names(layout.trash):
-        size += _remove(layout.trashed(name))
-    return size
 
 
 def _remove(path: str) -> int:
@@ -235,7 +227,8 @@ def _remove_orphans(layout: Layout) -> int:
     for path, lease in pending.orphans():
         with contextlib.suppress(OSError), _is_dead(layout, lease) as is_dead:
             # No process can complete it now, but its own may have before the lock.
-            if lease and not _is_orphan(path):
+            stem, suffix = os.path.splitext(path)
+            if lease and os.path.lexists(stem + {".json": ".data", ".data": ".json"}[suffix]):
                 continue
             # The process of a deleted lease may still work: the store was deleted under it.
             if is_dead or os.lstat(path).st_ctime < deadline:
@@ -261,11 +254,6 @@ def _is_dead(layout: Layout, lease: str) -> Iterator[bool]:
         yield True
     finally:
         os.close(descriptor)
-
-
-def _is_orphan(path: str) -> bool:
-    stem, suffix = os.path.splitext(path)
-    return not os.path.lexists(stem + {".json": ".data", ".data": ".json"}[suffix])
 
 
 def _remove_temporary_files(layout: Layout) -> int:

@@ -24,9 +24,7 @@ from casstore.leases.views import (
 
 @dataclass(frozen=True, slots=True)
 class UnrecordedFile:
-    """A file whose bytes may exist nowhere else in the store: what was *handed_out* there, and its last *reconciled*
-    state.
-    """
+    """A file whose bytes may exist nowhere else in the store; what was *handed_out* there, and its last known state."""
 
     path: str
     handed_out: View | DraftPath | None
@@ -45,7 +43,6 @@ class LeaseScan:
 
     @property
     def edited(self) -> tuple[str, ...]:
-        """The paths of the unrecorded files."""
         return tuple(found.path for found in self.unrecorded)
 
 

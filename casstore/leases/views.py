@@ -21,8 +21,6 @@ from casstore.fs import files
 
 
 class PathKind(StrEnum):
-    """What a local path is for."""
-
     VIEW = "view"
     """Reading: it has an object's bytes."""
     OUTBOX = "outbox"
@@ -41,31 +39,20 @@ class FileState:
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileState:
-        """From the status of a file."""
         return cls(Inode.of(status), status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A path with the bytes of *digest*, as the file with *inode*, *size* and *mtime_ns*.
-
-    *validator* is the version of the object, if known.
-    """
+    """A path with the bytes of *digest*; *state* is the file's as created, *validator* the version, if known."""
 
     kind: ClassVar[PathKind] = PathKind.VIEW
 
     key: Key
     path: str
     digest: Digest
-    size: int
-    inode: Inode
-    mtime_ns: int
+    state: FileState
     validator: Validator | None = None
-
-    @property
-    def state(self) -> FileState:
-        """The file's state as created."""
-        return FileState(self.inode, self.size, self.mtime_ns)
 
     def is_untouched(self) -> bool:
         """Return whether the file is still there with its inode, size and mtime."""
@@ -78,10 +65,6 @@ class View:
     def has_its_bytes(self) -> bool:
         """Return whether the path still has the bytes of *digest*, with any mtime."""
         return digest_of(self.path, self.digest.algorithm) == self.digest
-
-    def line(self) -> str:
-        """Return its line in the lease's list."""
-        return _line(self.kind, self.key, self.path, self.validator, self.state, self.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +79,6 @@ class DraftPath:
     kind: PathKind
     validator: Validator | None = None
 
-    def line(self) -> str:
-        """Return its line in the lease's list."""
-        return _line(self.kind, self.key, self.path, self.validator)
-
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
@@ -112,33 +91,23 @@ class Reconciled:
     state: FileState
     digest: Digest | None = None
 
-    def line(self) -> str:
-        """Return its line in the lease's list."""
-        return json.dumps({"settled": self.path, **_state_fields(self.state, self.digest)}) + "\n"
 
-
-def _state_fields(state: FileState, digest: Digest | None) -> dict[str, Any]:
-    return {
-        "digest": None if digest is None else str(digest),
-        "size": state.size,
-        "device": state.inode.device,
-        "inode": state.inode.number,
-        "mtime_ns": state.mtime_ns,
-    }
-
-
-def _line(
-    kind: PathKind,
-    key: Key,
-    path: str,
-    validator: Validator | None,
-    state: FileState | None = None,
-    digest: Digest | None = None,
-) -> str:
-    record: dict[str, Any] = {"kind": kind.value, "path": path, "uri": key.uri, "origin": key.origin}
-    if state is not None:
-        record |= _state_fields(state, digest)
-    record["validator"] = None if validator is None else asdict(validator)
+def encode_line(given: View | DraftPath | Reconciled) -> str:
+    """Return the line of *given* in a lease's list."""
+    if isinstance(given, Reconciled):
+        record: dict[str, Any] = {"settled": given.path}
+    else:
+        record = {"kind": given.kind.value, "path": given.path, "uri": given.key.uri, "origin": given.key.origin}
+    if not isinstance(given, DraftPath):
+        record |= {
+            "digest": None if given.digest is None else str(given.digest),
+            "size": given.state.size,
+            "device": given.state.inode.device,
+            "inode": given.state.inode.number,
+            "mtime_ns": given.state.mtime_ns,
+        }
+    if not isinstance(given, Reconciled):
+        record["validator"] = None if given.validator is None else asdict(given.validator)
     return json.dumps(record) + "\n"
 
 
@@ -156,8 +125,7 @@ def parse_line(line: str) -> View | DraftPath | Reconciled | None:
         validator = None if facts is None else Validator(**facts)
         if kind is not PathKind.VIEW:
             return DraftPath(key, path, kind, validator)
-        state = _parse_state(record)
-        return View(key, path, Digest.parse(record["digest"]), state.size, state.inode, state.mtime_ns, validator)
+        return View(key, path, Digest.parse(record["digest"]), _parse_state(record), validator)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -167,8 +135,9 @@ def _parse_state(record: dict[str, Any]) -> FileState:
     return FileState(inode, int(record["size"]), int(record["mtime_ns"]))
 
 
-def append_line(lease: LeaseLayout, line: str) -> None:
-    """Append a line to a lease's list, this process's or a dead one's. Raises: FileNotFoundError if it is gone."""
+def append_line(lease: LeaseLayout, given: View | DraftPath | Reconciled) -> None:
+    """Append *given* to a lease's list, this process's or a dead one's. Raises: FileNotFoundError if it is gone."""
+    line = encode_line(given)
     with files.opened(lease.views_list, os.O_RDWR | os.O_APPEND | os.O_CREAT) as descriptor:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
@@ -206,7 +175,7 @@ def recorded_digests(
     size: int, handed_out: Iterable[View | DraftPath | None], reconciled: Reconciled | None
 ) -> list[Digest]:
     """Return the digests of *size* bytes that need no record: those of views, and of the reconciled state."""
-    digests = [view.digest for view in handed_out if isinstance(view, View) and view.size == size]
+    digests = [view.digest for view in handed_out if isinstance(view, View) and view.state.size == size]
     if reconciled is not None and reconciled.digest is not None and reconciled.state.size == size:
         digests.append(reconciled.digest)
     return digests

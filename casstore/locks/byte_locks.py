@@ -14,12 +14,13 @@ import struct
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from typing import Final
 
 from casstore.errors import LockTimeoutError
 from casstore.format.digest import name_hash
 from casstore.format.layout import Layout
-from casstore.locks.lock_files import BUSY, POLL_FIRST, POLL_LAST
+from casstore.locks.lock_files import BUSY, polls_until
 
 _FLOCK: Final = struct.Struct("hhqqi4x")
 _FALLBACK_FILES: Final = 64
@@ -29,18 +30,10 @@ _HAS_BYTE_LOCKS: Final = sys.platform.startswith("linux") and hasattr(fcntl, "F_
 """Other platforms have another structure, or none."""
 
 
-def _byte_of(name: bytes) -> int:
-    return int.from_bytes(name_hash(name)[:8], "big") >> 2
-
-
+@dataclass(eq=False, slots=True)
 class ByteLock:
-    """A locked byte."""
-
-    __slots__ = ("byte", "locks")
-
-    def __init__(self, locks: ByteLocks, byte: int) -> None:
-        self.locks = locks
-        self.byte = byte
+    locks: ByteLocks
+    byte: int
 
     def release(self) -> None:
         """Unlock it, from any thread. Does nothing a second time, or in a forked child."""
@@ -55,12 +48,12 @@ class ByteLocks:
         self._mutex = threading.Lock()
         self._held: dict[int, ByteLock] = {}
         self._descriptor = -1
-        self._files: dict[int, _SharedFile] = {}
+        self._files: dict[int, int] = {}  # by number: their descriptors
         self._pid = os.getpid()
 
     def try_acquire(self, name: bytes) -> ByteLock | None:
         """Return the lock of *name*, or None if another process or thread has it."""
-        return self._try_byte(_byte_of(name))
+        return self._try_byte(int.from_bytes(name_hash(name)[:8], "big") >> 2)
 
     def acquire_writer(self, timeout: float) -> ByteLock:
         """Wait in the queue of index writers. Raises: LockTimeoutError after *timeout* seconds."""
@@ -81,18 +74,14 @@ class ByteLocks:
         return writer
 
     def _wait(self, byte: int, timeout: float, deadline: float) -> ByteLock:
-        lock = self._try_byte(byte)
-        pause = POLL_FIRST
-        while lock is None:
-            if time.monotonic() > deadline:
-                raise LockTimeoutError(
-                    f"{self._layout.byte_lock_file}: timed out after {timeout:g} s waiting for another process that is "
-                    "writing to the index: stop that process if it hangs"
-                )
-            time.sleep(pause)
-            pause = min(pause * 2, POLL_LAST)
+        for _ in polls_until(deadline):
             lock = self._try_byte(byte)
-        return lock
+            if lock is not None:
+                return lock
+        raise LockTimeoutError(
+            f"{self._layout.byte_lock_file}: timed out after {timeout:g} s waiting for another process that is "
+            "writing to the index: stop that process if it hangs"
+        )
 
     def _try_byte(self, byte: int) -> ByteLock | None:
         if self._pid != os.getpid():
@@ -135,19 +124,14 @@ class ByteLocks:
                 fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, free)
             return
         number = _file_number(byte)
-        file = self._files[number]
-        file.users -= 1
-        if not file.users:
-            del self._files[number]
-            os.close(file.descriptor)
+        if not any(_file_number(other) == number for other in self._held):
+            os.close(self._files.pop(number))
 
     def _lock_file(self, byte: int) -> bool:
         # Several names share a file, so it excludes other processes only. A fill that has one name of a file and needs
         # another, or a commit, would wait for itself.
         number = _file_number(byte)
-        file = self._files.get(number)
-        if file is not None:
-            file.users += 1
+        if number in self._files:
             return True
         descriptor = self._open(self._layout.fallback_lock_file(number))
         try:
@@ -157,7 +141,7 @@ class ByteLocks:
             if error.errno in BUSY:
                 return False
             raise
-        self._files[number] = _SharedFile(descriptor)
+        self._files[number] = descriptor
         return True
 
     def _open(self, path: str) -> int:
@@ -175,19 +159,9 @@ class ByteLocks:
         self._pid = os.getpid()
         files, self._files = self._files, {}
         descriptor, self._descriptor = self._descriptor, -1
-        for inherited in (descriptor, *(file.descriptor for file in files.values())):
+        for inherited in (descriptor, *files.values()):
             if inherited >= 0:
                 os.close(inherited)
-
-
-class _SharedFile:
-    """A locked file, and the number of its names that this process has locked."""
-
-    __slots__ = ("descriptor", "users")
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self.users = 1
 
 
 def _file_number(byte: int) -> int:

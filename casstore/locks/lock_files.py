@@ -22,6 +22,17 @@ POLL_LAST: Final = 0.010
 BUSY: Final = frozenset((errno.EAGAIN, errno.EACCES))
 
 
+def polls_until(deadline: float) -> Iterator[None]:
+    """Yield at once and after each of ever longer pauses, until *deadline* (of `time.monotonic`) has passed."""
+    pause = POLL_FIRST
+    while True:
+        yield
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(pause)
+        pause = min(pause * 2, POLL_LAST)
+
+
 class LockFile:
     """A file or directory that one process locks at a time, to save work; thread-safe."""
 
@@ -49,8 +60,7 @@ class LockFile:
                 os.close(descriptor)
 
     def _lock(self, descriptor: int, deadline: float) -> bool:
-        pause = POLL_FIRST
-        while True:
+        for _ in polls_until(deadline):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -60,10 +70,7 @@ class LockFile:
                     raise
             else:
                 return True
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(pause)
-            pause = min(pause * 2, POLL_LAST)
+        return False
 
     def after_fork_in_child(self) -> None:
         """Close the inherited descriptors. The parent keeps its lock: closing does not unlock it."""
@@ -73,10 +80,7 @@ class LockFile:
 
 
 def create_locked(path: str) -> int:
-    """Create *path*, lock it and return its descriptor, to be kept open for the life of the process.
-
-    Raises: BlockingIOError if another process has the lock.
-    """
+    """Create and lock *path*; return its descriptor, to be kept open. Raises: BlockingIOError if a process has it."""
     # Never unlocked: that would unlock it for every process that inherited it. A forked child that still has the
     # descriptor keeps the lease alive, which errs on the safe side.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -15,16 +15,18 @@ same bytes and nothing worse.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 from casstore.format.digest import name_hash_hex
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.locks.byte_locks import ByteLock, ByteLocks
-from casstore.locks.lock_files import POLL_FIRST, POLL_LAST
+from casstore.locks.lock_files import POLL_LAST, polls_until
 
 _LOOK_AT_PROGRESS: Final = 1.0
 """Seconds between two looks at another process's byte count."""
@@ -33,20 +35,17 @@ _LOOK_AT_RESULT: Final = 0.05
 """Seconds between two polls of a thread that waits for another thread, which wakes it with the result."""
 
 
+@dataclass(eq=False, slots=True)
 class Flight:
     """A request for the right to download *name*: granted when `polls` ends, given up at the end of the block."""
 
-    __slots__ = ("_flights", "lock", "name", "published")
-
-    def __init__(self, flights: SingleFlight, name: bytes) -> None:
-        self._flights = flights
-        self.name = name
-        self.published = threading.Event()
-        self.lock: ByteLock | None = None
+    _flights: SingleFlight
+    name: bytes
+    published: threading.Event = field(default_factory=threading.Event)
+    lock: ByteLock | None = None
 
     @property
     def progress_name(self) -> str:
-        """The name that its byte counts are reported under."""
         return name_hash_hex(self.name)
 
     def enter(self) -> Flight | None:
@@ -77,15 +76,13 @@ class Flight:
                     time.sleep(POLL_LAST)
                 else:
                     earlier.published.wait(_LOOK_AT_RESULT)
-        pause, stall = POLL_FIRST, _Stall(flights, self.progress_name)
-        while True:
+        stall = _Stall(flights, self.progress_name)
+        for tries, _ in enumerate(polls_until(math.inf)):
+            flights.waits += tries == 1
             self.lock = flights.locks.try_acquire(self.name)
             yield  # after the lock: a result that was committed before its release is found
             if self.lock is not None or stall.is_over():
                 return
-            flights.waits += pause == POLL_FIRST
-            time.sleep(pause)
-            pause = min(pause * 2, POLL_LAST)
 
     def publish_result(self) -> None:
         """Tell the other threads of this process that they can see the result; they need not wait for its commit."""
@@ -141,15 +138,12 @@ class SingleFlight:
 class _Stall:
     """Whether the holder of a flight has stalled: its byte count, or the lack of one, has not changed for long."""
 
-    __slots__ = ("_count", "_deadline", "_flights", "_look", "_name")
-
     def __init__(self, flights: SingleFlight, name: str) -> None:
         now = time.monotonic()
         self._flights, self._name, self._count = flights, name, ""
         self._deadline, self._look = now + flights.timeout, now + _LOOK_AT_PROGRESS
 
     def is_over(self) -> bool:
-        """Whether the holder has reported nothing new for the timeout."""
         now = time.monotonic()
         if now < self._look:
             return False

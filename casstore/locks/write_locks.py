@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from casstore.errors import LockTimeoutError, ReentrantWriteError
@@ -22,25 +23,25 @@ from casstore.format.keys import Key
 from casstore.format.layout import Layout
 from casstore.fs import files
 from casstore.locks.byte_locks import ByteLock, ByteLocks
-from casstore.locks.lock_files import POLL_FIRST, POLL_LAST
+from casstore.locks.lock_files import polls_until
 
 if TYPE_CHECKING:
     import filelock
 
 
+@dataclass(eq=False, slots=True)
 class WriteLock:
     """The right to write one URI, from any thread."""
 
-    def __init__(self, locks: WriteLocks, key: Key, lock: filelock.BaseFileLock | None, where: str) -> None:
-        self.key = key
-        self.thread = threading.current_thread()  # a number could be reused by a later thread
-        self.acquired_at = where
-        self.on_reopen: Callable[[], object] | None = None
-        """Called to release the lock if the same thread opens the URI again in an interactive session."""
-        self.is_ending = False
-        """Whether another thread will release it, so that this thread may wait for it."""
-        self._locks = locks
-        self._lock = lock
+    _locks: WriteLocks
+    key: Key
+    _lock: filelock.BaseFileLock | None
+    acquired_at: str
+    thread: threading.Thread = field(default_factory=threading.current_thread)  # a number could be reused
+    on_reopen: Callable[[], object] | None = None
+    """Called to release the lock if the same thread opens the URI again in an interactive session."""
+    is_ending: bool = False
+    """Whether another thread will release it, so that this thread may wait for it."""
 
     def release(self) -> None:
         """Release the lock. Does nothing a second time, or in a forked child."""
@@ -75,9 +76,7 @@ class WriteLocks:
         timeout = self._timeout if timeout is None else timeout
         queue_lock: ByteLock | None = None
         try:
-            deadline = time.monotonic() + timeout
-            pause = POLL_FIRST
-            while True:
+            for _ in polls_until(time.monotonic() + timeout):
                 if on_poll is not None:
                     on_poll()
                 self._refuse_reentry(key)
@@ -86,13 +85,10 @@ class WriteLocks:
                 lock = self._try_acquire(key) if queue_lock is not None or self._queue is None else None
                 if lock is not None:
                     return lock
-                if time.monotonic() >= deadline:
-                    raise LockTimeoutError(
-                        f"{key.uri}: {self._holder_of(key)} is writing it (waited {timeout:g} s): only one process per "
-                        "machine can write an object at a time; try again later"
-                    )
-                time.sleep(pause)
-                pause = min(pause * 2, POLL_LAST)
+            raise LockTimeoutError(
+                f"{key.uri}: {self._holder_of(key)} is writing it (waited {timeout:g} s): only one process per "
+                "machine can write an object at a time; try again later"
+            )
         finally:
             if queue_lock is not None:
                 queue_lock.release()
@@ -125,8 +121,8 @@ class WriteLocks:
             lock = self._held.get(key)
         if lock is None or lock.is_ending or lock.thread is not threading.current_thread() or self._pid != os.getpid():
             return
-        if lock.on_reopen is not None and is_interactive():
-            # A notebook cell failed, left its file open, and runs again.
+        if lock.on_reopen is not None and hasattr(sys, "ps1"):
+            # In a shell, IPython or a notebook: a cell failed, left its file open, and runs again.
             lock.on_reopen()
             return
         raise ReentrantWriteError(
@@ -171,11 +167,6 @@ def _try_file(path: str) -> filelock.BaseFileLock | None:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         return None
     return lock
-
-
-def is_interactive() -> bool:
-    """Return whether this is a shell, IPython or a notebook."""
-    return hasattr(sys, "ps1")
 
 
 def _write_holder(path: str) -> None:

@@ -15,15 +15,12 @@ _FORMAT: Final = 1
 
 
 class PendingState(StrEnum):
-    """Why a write is pending."""
-
     UPLOADING = "uploading"
     """Being uploaded. If the process of its lease is dead, the upload may or may not have completed."""
     FAILED = "failed"
     """The upload failed; reading and writing the URI raises until the user pushes or drops it."""
     EDIT = "edit"
-    """A local copy was changed outside the API; reading and writing the URI raises until the user pushes or drops it.
-    """
+    """A local copy was changed outside the API; the URI is blocked in the same way."""
     INCOMPLETE = "incomplete"
     """Never closed, left by a tool, or kept aside: blocks nothing, and is uploaded by name only."""
 
@@ -71,7 +68,6 @@ class PendingWrite:
         return self.state in (PendingState.FAILED, PendingState.EDIT)
 
     def encode(self) -> bytes:
-        """Return the record file's bytes."""
         record = {
             "format": _FORMAT,
             "state": self.state.value,

@@ -40,13 +40,9 @@ _NO_LEASE: Final = "0" * 16
 class Pending:
     """The pending writes of one store. Knows no index and no backend; thread-safe; keeps no file open."""
 
-    __slots__ = ("_are_exclusive", "_layout")
-
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._are_exclusive: bool | None = None
-
-    # --- looking -----------------------------------------------------------------------------------------------------
 
     def has(self, key: Key) -> bool:
         """Return whether *key* may have pending writes; costs one failed ``access`` if it has none."""
@@ -112,14 +108,9 @@ class Pending:
         if descriptor is None:
             return False
         os.close(descriptor)
-        return self._locks_exclude()
-
-    def _locks_exclude(self) -> bool:
         if self._are_exclusive is None:
             self._are_exclusive = locks_are_exclusive(self._layout.locks)
         return self._are_exclusive
-
-    # --- changing ----------------------------------------------------------------------------------------------------
 
     def record(
         self,
@@ -256,8 +247,6 @@ class Pending:
         if os.path.commonpath((path, os.path.realpath(self._layout.root))) == os.path.realpath(self._layout.root):
             # This includes the data's own name: saved there, the bytes would be deleted with the record.
             raise OSError(errno.EINVAL, "is in the store: choose a path outside of it", destination)
-
-    # --- what killed processes left ----------------------------------------------------------------------------------
 
     def orphans(self) -> Iterator[tuple[str, str]]:
         """Yield path and lease name of files that were never promised: data or JSON without the other, temporary names.

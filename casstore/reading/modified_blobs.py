@@ -64,7 +64,7 @@ def _record_views(layout: Layout, recorder: EditRecorder, inode: Inode) -> bool:
             continue
         for name, (*_, view) in manifest.handed_out.items():
             path = f"{lease.path}/{name}"
-            if isinstance(view, View) and view.inode == inode and Inode.at(path) == inode:
+            if isinstance(view, View) and view.state.inode == inode and Inode.at(path) == inode:
                 with contextlib.suppress(FileNotFoundError):  # released meanwhile
                     recorder.record_file(lease, UnrecordedFile(path, view, manifest.reconciled.get(name)))
                     is_known = True

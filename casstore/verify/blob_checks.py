@@ -8,22 +8,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 from itertools import islice
 from typing import Final
 
+from casstore.blobs.blob_store import OPEN_FLAGS
 from casstore.format.digest import Digest, new_hasher
 from casstore.format.keys import blob_row
-from casstore.format.layout import Layout
 from casstore.format.records import unpack_blob
+from casstore.fs import files
 from casstore.verify.index_checks import PROCESS_ERRORS, IndexChecks, reason
-from casstore.verify.report import Findings, Problem, ProblemKind, ProgressCallback, Repairer
+from casstore.verify.report import Problem, ProblemKind
 from casstore.verify.sampling import Sample
 
 THREADS: Final = min(4, os.cpu_count() or 1)
@@ -41,26 +42,19 @@ _TYPES: Final = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
 }
-# Without O_NONBLOCK, opening a pipe with a blob's name would wait for a writer.
-_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-
-
-class _BlobState(Enum):
-    SOUND = auto()
-    TOUCHED = auto()
-    WRONG = auto()
-    NOT_REGULAR = auto()
-    UNREADABLE = auto()
-    GONE = auto()
+_SHARD_NAME: Final = re.compile(r"[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
 class _CheckedBlob:
-    """What a thread found: the number of bytes, and *detail* on what is wrong."""
+    """What a thread found: the number of bytes, None if they could not be hashed; and the kind of a problem, if any."""
 
-    state: _BlobState
-    size: int = 0
+    size: int | None = None
+    kind: ProblemKind | None = None
     detail: str = ""
+
+
+_NOT_REGULAR: Final = _CheckedBlob(None, ProblemKind.WRONG_TYPE, "not a regular file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +70,11 @@ class _Blob:
 class BlobChecks:
     """One pass over all blobs, with counts of what was seen so far."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        algorithm: str,
-        rows: IndexChecks,
-        findings: Findings,
-        sample: Sample,
-        repairer: Repairer | None = None,
-    ) -> None:
-        self._layout = layout
-        self._sample = sample
-        self._repairer = repairer
-        self._algorithm = algorithm
+    def __init__(self, rows: IndexChecks, sample: Sample) -> None:
         self._rows = rows
-        self._findings = findings
+        self._layout, self._algorithm = rows.layout, rows.algorithm
+        self._findings, self._repairer = rows.findings, rows.repairer
+        self._sample = sample
         self._stopped = threading.Event()
         self._local = threading.local()
         self._mutex = threading.Lock()
@@ -101,7 +85,7 @@ class BlobChecks:
         self.skipped = self.skipped_bytes = 0
         self.adopted = self.adopted_bytes = 0
 
-    def check(self, on_progress: ProgressCallback) -> None:
+    def check(self, on_progress: Callable[[], None]) -> None:
         """Check every file below ``blobs/``."""
         self._sample.select(self._layout.blobs)
         pool = ThreadPoolExecutor(THREADS, "casstore-verify")
@@ -112,10 +96,10 @@ class BlobChecks:
             self._stopped.set()
             pool.shutdown(cancel_futures=True)
 
-    def _check(self, pool: ThreadPoolExecutor, on_progress: ProgressCallback) -> None:
+    def _check(self, pool: ThreadPoolExecutor, on_progress: Callable[[], None]) -> None:
         ahead: deque[_Blob] = deque()
-        files = self._walk()
-        while batch := list(islice(files, _BATCH)):
+        found = self._walk()
+        while batch := list(islice(found, _BATCH)):
             # Looked up after the files were listed: a file without a row is not committed yet.
             records = self._rows.records([digest.value for _, digest in batch]) or {}
             for path, digest in batch:
@@ -130,12 +114,10 @@ class BlobChecks:
             self._report(ahead.popleft(), on_progress)
 
     def _skip(self, path: str, digest: Digest, record: bytes | None) -> None:
-        known = None if record is None else unpack_blob(blob_row(digest.value), record)
+        known = unpack_blob(blob_row(digest.value), record)
         with contextlib.suppress(OSError):  # deleted since
             self.skipped_bytes += os.lstat(path).st_size if known is None else known.size
             self.skipped += 1
-
-    # --- finding files -----------------------------------------------------------------------------------------------
 
     def _walk(self) -> Iterator[tuple[str, Digest]]:
         """Yield the files with a blob's name; report everything else."""
@@ -143,18 +125,17 @@ class BlobChecks:
             self._add(ProblemKind.WRONG_TYPE, self._layout.blobs, "a symbolic link instead of a directory")
             return
         for shard in self._list(self._layout.blobs):
-            try:
-                first = bytes.fromhex(shard.name)
-            except ValueError:
-                first = b""
-            if len(first) != 1 or self._layout.shard(first) != shard.path:
+            if not _SHARD_NAME.fullmatch(shard.name):
                 self._add(ProblemKind.FOREIGN_NAME, shard.path, "not the name of a directory of blobs")
             elif self._is_of_type(shard, stat.S_IFDIR):
                 yield from self._walk_shard(shard)
 
     def _walk_shard(self, shard: os.DirEntry[str]) -> Iterator[tuple[str, Digest]]:
         for entry in self._list(shard.path, may_be_gone=True):
-            digest = self._digest_of(shard.name + entry.name)
+            try:
+                digest = Digest(self._algorithm, bytes.fromhex(shard.name + entry.name))
+            except ValueError:
+                digest = None
             if digest is None or self._layout.blob(digest.value) != entry.path:
                 self._add(ProblemKind.FOREIGN_NAME, entry.path, f"not the name of a {self._algorithm} blob")
             elif self._is_of_type(entry, stat.S_IFREG, digest):
@@ -178,12 +159,6 @@ class BlobChecks:
         self._add(ProblemKind.WRONG_TYPE, entry.path, detail, digest)
         return False
 
-    def _digest_of(self, name: str) -> Digest | None:
-        try:
-            return Digest(self._algorithm, bytes.fromhex(name))
-        except ValueError:
-            return None
-
     def _list(self, directory: str, *, may_be_gone: bool = False) -> Iterator[os.DirEntry[str]]:
         try:
             with os.scandir(directory) as entries:
@@ -194,32 +169,24 @@ class BlobChecks:
             if not (may_be_gone and error.errno == errno.ENOENT):
                 self._add(ProblemKind.UNREADABLE, directory, reason(error))
 
-    # --- checking one file, in a thread of the pool ------------------------------------------------------------------
-
     def _check_file(self, path: str, digest: Digest) -> _CheckedBlob:
+        """Check one file, in a thread of the pool."""
         try:
-            descriptor = os.open(path, _FLAGS)
+            with files.opened(path, OPEN_FLAGS) as descriptor:
+                return self._hash(descriptor, digest)
         except FileNotFoundError:
-            return _CheckedBlob(_BlobState.GONE)  # swept since it was listed; the index checks cover that
+            return _CheckedBlob()  # swept since it was listed; the index checks cover that
         except OSError as error:
             if error.errno in PROCESS_ERRORS:
                 raise
             if error.errno in (errno.ELOOP, errno.ENXIO):
-                return _CheckedBlob(_BlobState.NOT_REGULAR)
-            return _CheckedBlob(_BlobState.UNREADABLE, detail=reason(error))
-        try:
-            return self._hash(descriptor, digest)
-        except OSError as error:
-            if error.errno in PROCESS_ERRORS:
-                raise
-            return _CheckedBlob(_BlobState.UNREADABLE, detail=reason(error))
-        finally:
-            os.close(descriptor)
+                return _NOT_REGULAR
+            return _CheckedBlob(None, ProblemKind.UNREADABLE, reason(error))
 
     def _hash(self, descriptor: int, digest: Digest) -> _CheckedBlob:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            return _CheckedBlob(_BlobState.NOT_REGULAR)
+            return _NOT_REGULAR
         buffer: memoryview | None = getattr(self._local, "buffer", None)
         if buffer is None:
             buffer = self._local.buffer = memoryview(bytearray(_CHUNK))
@@ -235,42 +202,33 @@ class BlobChecks:
                 self.read += count
         actual = hasher.digest()
         if actual != digest.value:
-            return _CheckedBlob(_BlobState.WRONG, size, f"its {size:,} bytes have the digest {actual.hex()}")
-        mode, mtime = stat.S_IMODE(status.st_mode), digest.mtime * 1_000_000_000
+            detail = f"its {size:,} bytes have the digest {actual.hex()}"
+            return _CheckedBlob(size, ProblemKind.WRONG_BYTES, detail)
+        mode = stat.S_IMODE(status.st_mode)
         changes = [f"its mode is {mode:04o} instead of 0444"] if mode != 0o444 else []
-        if status.st_mtime_ns != mtime:
+        if status.st_mtime_ns != digest.mtime * 1_000_000_000:
             changes.append("its mtime was changed")
         if changes:
-            return _CheckedBlob(_BlobState.TOUCHED, size, " and ".join(changes) + "; its bytes are right")
-        return _CheckedBlob(_BlobState.SOUND, size)
+            return _CheckedBlob(size, ProblemKind.TOUCHED_BLOB, " and ".join(changes) + "; its bytes are right")
+        return _CheckedBlob(size)
 
-    # --- reporting ---------------------------------------------------------------------------------------------------
-
-    def _report(self, blob: _Blob, on_progress: ProgressCallback) -> None:
+    def _report(self, blob: _Blob, on_progress: Callable[[], None]) -> None:
         while not blob.result.done():
             wait([blob.result], _PROGRESS_SECONDS)
             on_progress()
         found = blob.result.result()
         on_progress()
-        if found.state is _BlobState.GONE:
-            return
-        if found.state is _BlobState.NOT_REGULAR:
-            self._add(ProblemKind.WRONG_TYPE, blob.path, "not a regular file", blob.digest)
-            return
-        if found.state is _BlobState.UNREADABLE:
-            self._add_used(ProblemKind.UNREADABLE, blob, found.detail)
-            return
-        self.files += 1
-        self.bytes += found.size
-        if found.state is _BlobState.WRONG:
-            self._add_used(ProblemKind.WRONG_BYTES, blob, found.detail)
-            return
-        if found.state is _BlobState.TOUCHED:
-            self._add_used(ProblemKind.TOUCHED_BLOB, blob, found.detail)
-        self._compare(blob, found.size)
+        if found.kind is ProblemKind.WRONG_TYPE:
+            self._add(found.kind, blob.path, found.detail, blob.digest)
+        elif found.kind is not None:
+            self._add_used(found.kind, blob, found.detail)
+        if found.size is not None:
+            self.files += 1
+            self.bytes += found.size
+            if found.kind is not ProblemKind.WRONG_BYTES:
+                self._compare(blob, found.size)
 
     def _compare(self, blob: _Blob, size: int) -> None:
-        """Compare a blob with right bytes with its row."""
         if blob.record is None:
             if not self._rows.is_readable:
                 return

@@ -25,7 +25,7 @@ from casstore.index import page_check
 from casstore.index.database import PAGE_ROWS, Index
 from casstore.index.environment import RESERVE_ROW
 from casstore.index.transactions import Txn
-from casstore.verify.report import Findings, Problem, ProblemKind, ProgressCallback, Repairer
+from casstore.verify.report import Findings, Problem, ProblemKind, Repairer
 
 PROCESS_ERRORS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECHILD, errno.EBUSY))
 """Errors of this process or machine, not of the store."""
@@ -43,28 +43,31 @@ def reason(error: BaseException) -> str:
 
 Row = tuple[bytes, bytes]
 """A key and its record."""
+Fault = tuple[Problem, Row]
 
 
 @dataclass(slots=True)
 class _CheckedEntry:
     """An entry in one transaction, and whether its blob had a row."""
 
-    row: bytes
     record: bytes
     entry: Entry
     has_blob_row: bool = True
+
+    @property
+    def row(self) -> Row:
+        return self.entry.key.row_key, self.record
 
 
 @dataclass(slots=True)
 class _Page:
     """A page of rows in one transaction; *faults* are contradictions inside it, which need no second check."""
 
-    last: bytes = b""
-    rows: int = 0
+    rows: list[Row]
     blobs: list[BlobRecord] = field(default_factory=list)
     unused: list[tuple[Row, BlobRecord]] = field(default_factory=list)
     entries: list[_CheckedEntry] = field(default_factory=list)
-    faults: list[tuple[Problem, Row]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     orphaned_users: list[Row] = field(default_factory=list)
     """Users that are entries which do not decode: dropped with those, and not reported on their own."""
 
@@ -75,11 +78,11 @@ class IndexChecks:
     def __init__(
         self, layout: Layout, index: Index, algorithm: str, findings: Findings, repairer: Repairer | None = None
     ) -> None:
-        self._layout = layout
+        self.layout = layout
         self._index = index
-        self._algorithm = algorithm
-        self._findings = findings
-        self._repairer = repairer
+        self.algorithm = algorithm
+        self.findings = findings
+        self.repairer = repairer
         self.generation = 0
         self.is_absent = False
         self.is_readable = False
@@ -87,7 +90,7 @@ class IndexChecks:
         self.blobs = self.bytes = 0
         self.unused = self.unused_bytes = self.stale = self.dropped = 0
 
-    def check(self, on_progress: ProgressCallback) -> None:
+    def check(self, on_progress: Callable[[], None]) -> None:
         """Check every row. A damaged index is one problem, and is not changed."""
         self.is_absent = not self.find()
         if self.is_readable:
@@ -103,14 +106,14 @@ class IndexChecks:
         with self._reporting():
             self.generation = self._index.generations.newest()
             try:
-                status = os.stat(self._layout.index_file(self.generation), follow_symlinks=False)
+                status = os.stat(self.layout.index_file(self.generation), follow_symlinks=False)
             except FileNotFoundError:
                 return False
             # A process that is killed while it creates an index leaves an empty file.
             if status.st_size == 0:
                 return False
             # Checked even if the index is open and mapped: the file may have been truncated since.
-            page_check.check(self._layout.index_file(self.generation), whole=True)
+            page_check.check(self.layout.index_file(self.generation), whole=True)
             self.is_readable = True
         return True
 
@@ -119,21 +122,21 @@ class IndexChecks:
         hints: set[bytes] = set()
         for _ in range(2):  # another process may change the hint and the generation between two reads
             try:
-                with open(self._layout.current, "rb") as file:
+                with open(self.layout.current, "rb") as file:
                     hint = file.read(64)
-                if os.path.isdir(self._layout.generation(int(hint))):
+                if os.path.isdir(self.layout.generation(int(hint))):
                     return
             except FileNotFoundError:
                 return  # created shortly after the first generation, and only a hint
             except OSError as error:
-                self._findings.add(Problem(ProblemKind.UNREADABLE, self._layout.current, reason(error)))
+                self.findings.add(Problem(ProblemKind.UNREADABLE, self.layout.current, reason(error)))
                 return
             except ValueError:
                 pass
             hints.add(hint)
         if len(hints) == 1:
             detail = f"it names a generation that does not exist; generation {self.generation} is used"
-            self._findings.add(Problem(ProblemKind.DAMAGED_INDEX, self._layout.current, detail))
+            self.findings.add(Problem(ProblemKind.DAMAGED_INDEX, self.layout.current, detail))
 
     def records(self, digests: Sequence[bytes]) -> dict[bytes, bytes | None] | None:
         """Return the current blob records of *digests*; None if the index cannot be read."""
@@ -169,52 +172,49 @@ class IndexChecks:
             self.is_readable = False
             is_damage = isinstance(error, IndexDamagedError | page_check.UnsoundError)
             kind = ProblemKind.DAMAGED_INDEX if is_damage else ProblemKind.UNREADABLE
-            self._findings.add(Problem(kind, self._layout.index_file(self.generation), reason(error)))
-
-    # --- a page ------------------------------------------------------------------------------------------------------
+            self.findings.add(Problem(kind, self.layout.index_file(self.generation), reason(error)))
 
     def _check_page(self, start: bytes) -> bytes | None:
         """Check a page of rows from *start* on; return where the next one begins, None after the last."""
         page = self._index.inspect(lambda txn: self._read_page(txn, start))
-        self.rows += page.rows
+        self.rows += len(page.rows)
         self.entries += len(page.entries)
         self.blobs += len(page.blobs)
         self.bytes += sum(blob.size for blob in page.blobs)
         # First, since the checks of files may find the index damaged.
         self._report(page.faults)
-        if self._repairer is not None:
-            self._repairer.repair_rows(page.orphaned_users)
+        if self.repairer is not None:
+            self.repairer.repair_rows(page.orphaned_users)
         missing = [fault for seen in page.entries if (fault := self._check_file(seen)) is not None]
         stale: list[Row] = []
         for row, blob in page.unused:
-            if os.path.lexists(self._layout.blob(row[0][1:])):
+            if os.path.lexists(self.layout.blob(row[0][1:])):
                 self.unused += 1
                 self.unused_bytes += blob.size
             else:
                 stale.append(row)  # a sweep is between its two steps, or was killed there
         self._report(missing, stale)
-        return page.last + b"\0" if page.rows == PAGE_ROWS else None
+        return page.rows[-1][0] + b"\0" if len(page.rows) == PAGE_ROWS else None
 
-    def _report(self, faults: Sequence[tuple[Problem, Row]], stale: Sequence[Row] = ()) -> None:
+    def _report(self, faults: Sequence[Fault], stale: Sequence[Row] = ()) -> None:
         """Report a page's problems, and repair each row once."""
-        if self._repairer is None:
+        if self.repairer is None:
             self.stale += len(stale)
             for problem, _ in faults:
-                self._findings.add(problem)
+                self.findings.add(problem)
             return
         rows = dict(row for _, row in faults)
-        repairs = dict(zip(rows, self._repairer.repair_rows(list(rows.items())), strict=True))
+        repairs = dict(zip(rows, self.repairer.repair_rows(list(rows.items())), strict=True))
         for problem, (row, _) in faults:
-            self._findings.add(replace(problem, repair=repairs[row]))
-        done = sum(repair.is_done for repair in self._repairer.repair_rows(stale))
+            self.findings.add(replace(problem, repair=repairs[row]))
+        done = sum(repair.is_done for repair in self.repairer.repair_rows(stale))
         self.dropped += done
         self.stale += len(stale) - done
 
     def _read_page(self, txn: Txn, start: bytes) -> _Page:
         """Read a page of rows from *start* on, and compare it with the rows that belong to it."""
-        rows = txn.scan(b"", start, PAGE_ROWS)
-        page = _Page(rows[-1][0] if rows else b"", len(rows))
-        for row, record in rows:
+        page = _Page(txn.scan(b"", start, PAGE_ROWS))
+        for row, record in page.rows:
             kind = row[:1]
             if kind == ENTRY:
                 self._check_entry(row, record, page)
@@ -224,32 +224,28 @@ class IndexChecks:
                 self._check_user(txn, row, record, page)
             elif kind == CHECKSUM:
                 if _decoded(partial(unpack_checksum, row, record)) is None:
-                    page.faults.append((self._bad(row, "a provider's checksum"), (row, record)))
+                    page.faults.append(self._bad(row, record, "a provider's checksum"))
             elif kind == POLICY:
                 if strip_checksum(row, record) is None:
-                    page.faults.append((self._bad(row, "the eviction history"), (row, record)))
+                    page.faults.append(self._bad(row, record, "the eviction history"))
             elif row != RESERVE_ROW and (kind != COUNT or not unpack_count(row, record)):
                 what = "a count of local writes" if kind == COUNT else "of no known kind"
-                page.faults.append((self._bad(row, what), (row, record)))
+                page.faults.append(self._bad(row, record, what))
         self._compare(txn, page)
         return page
 
     def _check_entry(self, row: bytes, record: bytes, page: _Page) -> None:
-        entry = entry_in(self._algorithm, row, record)
-        if entry is not None:
-            page.entries.append(_CheckedEntry(row, record, entry))
-            return
-        fault = self._bad(row, "an entry")
-        key = key_in(row)
-        if key is not None:
-            fault = replace(fault, uri=key.uri, origin=key.origin)
-        page.faults.append((fault, (row, record)))
+        entry = entry_in(self.algorithm, row, record)
+        if entry is None:
+            page.faults.append(self._bad(row, record, "an entry", key_in(row)))
+        else:
+            page.entries.append(_CheckedEntry(record, entry))
 
     def _check_blob(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
         blob = _decoded(lambda: unpack_blob(row, record))
-        digest = self._digest(row[1:])
+        digest = _decoded(partial(Digest, self.algorithm, row[1:]))
         if blob is None or digest is None:
-            page.faults.append((self._bad(row, "a blob"), (row, record)))
+            page.faults.append(self._bad(row, record, "a blob"))
             return
         page.blobs.append(blob)
         if not txn.has(user_prefix(digest.value)):
@@ -257,17 +253,17 @@ class IndexChecks:
 
     def _check_user(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
         key = user_in(row, record)
-        digest = self._digest(row[1:-16])
+        digest = _decoded(partial(Digest, self.algorithm, row[1:-16]))
         if key is None or digest is None:
-            page.faults.append((self._bad(row, "a user of a blob"), (row, record)))
+            page.faults.append(self._bad(row, record, "a user of a blob"))
             return
         found = txn.get(key.row_key)
-        entry = None if found is None else entry_in(self._algorithm, key.row_key, found)
+        entry = entry_in(self.algorithm, key.row_key, found)
         if found is not None and entry is None:
             page.orphaned_users.append((row, record))
         if found is None or (entry is not None and (entry.key != key or entry.digest != digest)):
             detail = "it counts as used by an entry that names another blob or none"
-            page.faults.append((self._disagreement(digest, key, detail), (row, record)))
+            page.faults.append(self._fault(ProblemKind.ROWS_DISAGREE, digest, key, detail, (row, record)))
 
     def _compare(self, txn: Txn, page: _Page) -> None:
         """Compare a page's entries with the rows of their blobs and users."""
@@ -280,28 +276,25 @@ class IndexChecks:
             entry = seen.entry
             if txn.get(user_row(entry.digest.value, entry.key)) != entry.key.encoded:
                 detail = "no row says that this entry uses its blob: a collection would delete the blob"
-                page.faults.append((self._disagreement(entry.digest, entry.key, detail), (seen.row, seen.record)))
+                page.faults.append(self._entry_fault(ProblemKind.ROWS_DISAGREE, detail, seen))
             row = blob_row(entry.digest.value)
             record = txn.get(row)
             seen.has_blob_row = record is not None
-            blob = None if record is None else _decoded(partial(unpack_blob, row, record))
+            blob = _decoded(partial(unpack_blob, row, record))
             if blob is not None and blob.size != entry.size:
                 detail = f"the entry has the size {entry.size:,}, the row of its blob {blob.size:,}"
-                page.faults.append((self._disagreement(entry.digest, entry.key, detail), (seen.row, seen.record)))
+                page.faults.append(self._entry_fault(ProblemKind.ROWS_DISAGREE, detail, seen))
 
-    # --- rows and files ----------------------------------------------------------------------------------------------
-
-    def _check_file(self, seen: _CheckedEntry) -> tuple[Problem, Row] | None:
+    def _check_file(self, seen: _CheckedEntry) -> Fault | None:
         """Check that an entry's blob exists and has a row."""
         # A missing file is damage only if the entry had the same record before and after the check. A sweep deletes
         # only blobs without entries, inside a transaction. A new entry has a new time of validation: equal records
         # prove that the entry existed all the time.
         for _ in range(_MAX_CHECKS):
-            path = self._layout.blob(seen.entry.digest.value)
             try:
-                is_there = self._is_there(path)
+                is_there = self._is_there(self.layout.blob(seen.entry.digest.value))
             except OSError as error:
-                return self._fault(ProblemKind.UNREADABLE, path, reason(error), seen)
+                return self._entry_fault(ProblemKind.UNREADABLE, reason(error), seen)
             if is_there and seen.has_blob_row:
                 return None
             now = self._index.inspect(partial(self._read_again, seen=seen))
@@ -310,8 +303,8 @@ class IndexChecks:
             if now.record == seen.record and now.has_blob_row == seen.has_blob_row:
                 if is_there:
                     detail = "its blob has no row: it is neither counted nor collected"
-                    return self._fault(ProblemKind.ROWS_DISAGREE, path, detail, seen)
-                return self._fault(ProblemKind.MISSING_BLOB, path, "a read downloads the object again", seen)
+                    return self._entry_fault(ProblemKind.ROWS_DISAGREE, detail, seen)
+                return self._entry_fault(ProblemKind.MISSING_BLOB, "a read downloads the object again", seen)
             seen = now
         return None
 
@@ -324,32 +317,28 @@ class IndexChecks:
         return True
 
     def _read_again(self, txn: Txn, seen: _CheckedEntry) -> _CheckedEntry | None:
-        record = txn.get(seen.row)
-        entry = None if record is None else entry_in(self._algorithm, seen.row, record)
+        row = seen.entry.key.row_key
+        record = txn.get(row)
+        entry = entry_in(self.algorithm, row, record)
         if record is None or entry is None:
             return None
-        return _CheckedEntry(seen.row, record, entry, txn.get(blob_row(entry.digest.value)) is not None)
+        return _CheckedEntry(record, entry, txn.get(blob_row(entry.digest.value)) is not None)
 
-    # --- problems ----------------------------------------------------------------------------------------------------
+    def _entry_fault(self, kind: ProblemKind, detail: str, seen: _CheckedEntry) -> Fault:
+        return self._fault(kind, seen.entry.digest, seen.entry.key, detail, seen.row)
 
-    @staticmethod
-    def _fault(kind: ProblemKind, path: str, detail: str, seen: _CheckedEntry) -> tuple[Problem, Row]:
-        entry = seen.entry
-        return Problem(kind, path, detail, entry.digest, entry.uri, entry.key.origin), (seen.row, seen.record)
+    def _fault(self, kind: ProblemKind, digest: Digest, key: Key, detail: str, row: Row) -> Fault:
+        return Problem(kind, self.layout.blob(digest.value), detail, digest, key.uri, key.origin), row
 
-    def _bad(self, row: bytes, what: str) -> Problem:
+    def _bad(self, row: bytes, record: bytes, what: str, key: Key | None = None) -> Fault:
         detail = f"the row {row[:24].hex()}{'...' if len(row) > 24 else ''} ({what}) does not decode"
-        return Problem(ProblemKind.BAD_RECORD, self._layout.index_file(self.generation), detail)
-
-    def _disagreement(self, digest: Digest, key: Key, detail: str) -> Problem:
-        return Problem(ProblemKind.ROWS_DISAGREE, self._layout.blob(digest.value), detail, digest, key.uri, key.origin)
-
-    def _digest(self, value: bytes) -> Digest | None:
-        return _decoded(lambda: Digest(self._algorithm, value))
+        uri, origin = (None, None) if key is None else (key.uri, key.origin)
+        path = self.layout.index_file(self.generation)
+        return Problem(ProblemKind.BAD_RECORD, path, detail, uri=uri, origin=origin), (row, record)
 
 
-def entry_in(algorithm: str, row: bytes, record: bytes) -> Entry | None:
-    """Return the entry in a row; None if it does not decode, or belongs to another row or algorithm."""
+def entry_in(algorithm: str, row: bytes, record: bytes | None) -> Entry | None:
+    """Return the entry in a row; None if it is missing, damaged, or of another row or algorithm."""
     entry = _decoded(lambda: unpack_entry(row, record))
     return entry if entry is not None and entry.key.row_key == row and entry.digest.algorithm == algorithm else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -156,8 +156,6 @@ MOST_PROBLEMS = 10_000
 class Findings:
     """Collects problems in bounded memory; used by one thread."""
 
-    __slots__ = ("problems", "repaired", "wrong")
-
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.wrong = self.repaired = 0
@@ -182,20 +180,12 @@ class Repairer(Protocol):
 
     def repair_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> list[Repair]:
         """Fix or drop the rows that still have these records."""
-        ...
 
     def repair_blob(self, digest: Digest) -> Repair:
         """Repair the file with that blob's name, and its row: bytes, mtime, type, size."""
-        ...
 
     def adopt(self, digest: Digest, size: int) -> bool:
         """Add a row for a blob with right bytes; return whether it has one now."""
-        ...
 
     def replace_index(self) -> Repair:
         """Create a new index in place of one that is damaged or missing."""
-        ...
-
-
-ProgressCallback = Callable[[], None]
-"""Called from time to time during long work."""

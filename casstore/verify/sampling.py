@@ -7,7 +7,6 @@ import heapq
 import os
 import random
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 
 
@@ -17,8 +16,6 @@ class Sample:
     Raises:
         ValueError: *fraction* or *newest* is out of range.
     """
-
-    __slots__ = ("_fraction", "_newest", "_paths", "_since_ns")
 
     def __init__(self, fraction: float | None = None, newest: int | timedelta | None = None) -> None:
         if fraction is not None and not 0 < fraction <= 1:
@@ -30,17 +27,14 @@ class Sample:
         self._paths: frozenset[str] = frozenset()
         self._since_ns = 0
 
-    @property
-    def is_all(self) -> bool:
-        """Whether every blob is included."""
-        return self._newest is None and self._fraction in (None, 1)
-
     def select(self, blobs: str) -> None:
         """Find the newest files below *blobs*, if *newest* was given."""
         if isinstance(self._newest, timedelta):
             self._since_ns = time.time_ns() - int(self._newest.total_seconds() * 1e9)
         elif self._newest is not None:
-            ages = ((changed, path) for path in _files_in(blobs) if (changed := _changed_ns(path)) is not None)
+            # The blob checks report directories that cannot be listed.
+            paths = (f"{directory}/{name}" for directory, _, names in os.walk(blobs) for name in names)
+            ages = ((changed, path) for path in paths if (changed := _changed_ns(path)) is not None)
             self._paths = frozenset(path for _, path in heapq.nlargest(self._newest, ages))
 
     def includes(self, path: str) -> bool:
@@ -50,13 +44,6 @@ class Sample:
         if self._since_ns and (_changed_ns(path) or self._since_ns) < self._since_ns:
             return False
         return self._fraction is None or random.random() < self._fraction
-
-
-def _files_in(blobs: str) -> Iterator[str]:
-    # The blob checks report directories that cannot be listed.
-    for directory, _, names in os.walk(blobs):
-        for name in names:
-            yield f"{directory}/{name}"
 
 
 def _changed_ns(path: str) -> int | None:

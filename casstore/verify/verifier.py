@@ -45,9 +45,8 @@ class Verifier:
         self._repairer = repairer
         self._progress = progress
         self.findings = Findings()
-        self._index = index
         self._rows = IndexChecks(layout, index, algorithm, self.findings, repairer)
-        self._blobs = BlobChecks(layout, algorithm, self._rows, self.findings, sample, repairer)
+        self._blobs = BlobChecks(self._rows, sample)
 
     def run(self, store_id: str) -> None:
         """Check the marker, the index and the blobs."""
@@ -62,7 +61,6 @@ class Verifier:
         self._report_progress()
 
     def _repair_index(self, repairer: Repairer) -> None:
-        """Replace the index if it is damaged or missing."""
         if self._rows.is_absent:
             count = sum(len(names) for _, _, names in os.walk(self._layout.blobs))
             if not count or self._rows.find():

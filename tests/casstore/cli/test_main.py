@@ -275,7 +275,8 @@ def test_plugins_are_loaded_and_a_broken_one_breaks_no_other_command(
 
     points = [Point("broken", ImportError("half installed")), Point("good", [joined])]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: points)
-    monkeypatch.setattr(command, "_plugins", None)
+    monkeypatch.setitem(vars(command), "plugins", {})  # restored at the end
+    del vars(command)["plugins"]
     assert run(["--dir", filled.root, "joined"]) == 3
     out, err = capsys.readouterr()
     assert out == f"{filled.root}\n"

@@ -11,7 +11,7 @@ import pytest
 import casstore
 from casstore.format.layout import LeaseLayout
 from casstore.leases.scan import scan_lease
-from casstore.leases.views import View, parse_line, read_manifest
+from casstore.leases.views import View, encode_line, parse_line, read_manifest
 from tests.casstore.support.fill import fill, hand_out, key_of
 
 
@@ -154,10 +154,10 @@ def test_a_line_gives_back_the_view_that_it_was_made_of(cache: casstore.Cache, k
     path = _view_of_key(cache, key)
     ((view,),) = read_manifest(cache.lease.paths).handed_out.values()
     assert isinstance(view, View)
-    assert (view.path, view.key.uri, view.size) == (str(path), f"s3://bucket/{key}", 5)
+    assert (view.path, view.key.uri, view.state.size) == (str(path), f"s3://bucket/{key}", 5)
     assert view.is_untouched()
     assert view.has_its_bytes()
-    assert parse_line(view.line()) == view
+    assert parse_line(encode_line(view)) == view
 
 
 def _view_of_key(cache: casstore.Cache, key: str) -> Path:
@@ -173,7 +173,7 @@ def test_no_torn_line_is_a_view(cache: casstore.Cache) -> None:
     _view(cache, "k")
     ((view,),) = read_manifest(cache.lease.paths).handed_out.values()
     assert isinstance(view, View)
-    line = view.line().rstrip("\n")
+    line = encode_line(view).rstrip("\n")
     assert [parse_line(line[:end]) for end in range(len(line))] == [None] * len(line)
     assert parse_line("[]") is parse_line('"x"') is parse_line("{}") is None
 

@@ -9,14 +9,14 @@ import pytest
 
 import casstore
 from casstore import LockTimeoutError
-from casstore.locks.collector_lock import CollectorLock
+from casstore.locks.lock_files import LockFile
 from tests.casstore.support.fill import eventually, fork, forked, status_of
 
 pytestmark = pytest.mark.needs_locks
 
 
 def _is_free(cache: casstore.Cache) -> bool:
-    with CollectorLock(cache.layout).acquire(0) as is_ours:
+    with LockFile(cache.layout.collector_lock).acquire(0) as is_ours:
         return is_ours
 
 

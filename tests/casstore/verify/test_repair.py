@@ -17,7 +17,7 @@ from casstore import BlobDamagedError, Cache, ProblemKind, RepairSummary, Valida
 from casstore.format.keys import blob_row
 from casstore.format.records import BlobRecord, pack_blob
 from casstore.fs import files
-from casstore.locks.collector_lock import CollectorLock
+from casstore.locks.lock_files import LockFile
 from casstore.reading.blob_checker import BlobChecker
 from casstore.verify import repair as repairs
 from casstore.verify.repair import StoreRepairer
@@ -215,7 +215,7 @@ def test_leftovers_of_a_killed_process_are_reaped(filled: Cache) -> None:
 @pytest.mark.needs_locks
 def test_beside_a_collector_nothing_is_reaped_and_the_rest_is_repaired(filled: Cache) -> None:
     edit(filled)
-    with CollectorLock(filled.layout).acquire(0) as is_ours:
+    with LockFile(filled.layout.collector_lock).acquire(0) as is_ours:
         assert is_ours
         verified, mended = _repair(filled)
     assert (verified.left, mended.problems, mended.reaped) == (0, 1, None)
