@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from pathapi.client import Client, forced
 from pathapi.enums import FileCacheMode
-from pathapi.exceptions import InvalidConfigurationException
+from pathapi.exceptions import CloudPathFileExistsError, InvalidConfigurationException
 from pathapi.freshness import ALWAYS, FreshnessArg
 from pathapi.lazy import LazyModule
 from pathapi.metadata import head, listing
+from pathapi.metadata.globbing import compile_pattern
 from pathapi.metadata.info import CloudPathInfo
 from pathapi.pure_path import AnyTarget, PureCloudPath
 from pathapi.reading.entry_scopes import EntryHold, HoldingFile
@@ -225,7 +227,8 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
     @property
     def etag(self) -> str:
         """The object's ETag, without quotes. Raises FileNotFoundError."""
-        return head.require(self.location).validator.etag or ""
+        location = self.location
+        return head.require(location, head.head(location)).validator.etag or ""
 
     def as_url(self, presign: bool = False, expire_seconds: int = 3600) -> str:
         """Return the object's ``https://`` URL; with *presign*, one that permits a GET for *expire_seconds*.
@@ -242,14 +245,14 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         self, pattern: str | os.PathLike[str], case_sensitive: bool | None = None, recurse_symlinks: bool = True
     ) -> Iterator[Self]:
         """List paths below that match, as `pathlib` does; lists no more than the pattern's fixed start allows."""
-        found = listing.glob(self.location, pattern, case_sensitive)
+        found = listing.select(self.location, compile_pattern(pattern, case_sensitive))
         return (self.child(key, listed) for key, listed in found)
 
     def rglob(
         self, pattern: str | os.PathLike[str], case_sensitive: bool | None = None, recurse_symlinks: bool = True
     ) -> Iterator[Self]:
         """`glob` with ``**/`` before the pattern."""
-        found = listing.glob(self.location, pattern, case_sensitive, anywhere=True)
+        found = listing.select(self.location, compile_pattern(pattern, case_sensitive, anywhere=True))
         return (self.child(key, listed) for key, listed in found)
 
     def walk(
@@ -285,7 +288,11 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
 
     def touch(self, exist_ok: bool = True, mode: int | None = None) -> None:
         """Create an empty object if there is none; an existing one stays as it is. Raises FileExistsError."""
-        opening.create(self.location, exist_ok=exist_ok)
+        try:
+            opening.open_for_writing(self.location, OpenOptions("x")).close()
+        except CloudPathFileExistsError:
+            if not exist_ok:
+                raise
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False, mode: int | None = None) -> None:
         """Do nothing: "directories" of an object store exist while there is something in them."""
@@ -433,8 +440,14 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         """
         target = self._any_path(destination)
         to = target.location if isinstance(target, PureCloudPath) else target
-        dispatch.copy_tree(self.location, to, force_overwrite_to_cloud, ignore, progress)
+        ignored = None if ignore is None else partial(self._ignored, ignore)
+        dispatch.copy_tree(self.location, to, force_overwrite_to_cloud, ignored, progress)
         return target
+
+    def _ignored(self, ignore: Ignore, below: str, names: list[str]) -> Iterable[str]:
+        """Ask *ignore* about the directory *below* this one."""
+        directory = self._at_prefix(self.location.prefix + below) if below else self
+        return ignore(directory._no_prefix_no_drive, names)
 
     def download_to(self, destination: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> Path:
         """Copy to a path of this machine, as `copy` does; return that path.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import TypeAlias, TypeVar
 
 from pathapi.backend import ObjectInfo, Prefix
 from pathapi.freshness import Freshness
 from pathapi.location import Location
-from pathapi.metadata.globbing import Pattern, Visit, compile_pattern, walk_levels, walk_tree
+from pathapi.metadata.globbing import Pattern, Visit, walk_levels, walk_tree
 from pathapi.reading.listing_cache import SECONDS, ListedFact
 
 Item = TypeVar("Item", ObjectInfo, ObjectInfo | Prefix)
@@ -74,14 +73,8 @@ def children(location: Location) -> Iterator[Found]:
             yield item.key, listed
 
 
-def glob(
-    location: Location, pattern: str | os.PathLike[str], case_sensitive: bool | None, *, anywhere: bool = False
-) -> Iterator[tuple[str, ListedFact | None]]:
-    """List what is below and matches *pattern*, at any depth if *anywhere*. Raises as `compile_pattern` does."""
-    return _select(location, compile_pattern(pattern, case_sensitive, anywhere=anywhere))
-
-
-def _select(location: Location, pattern: Pattern) -> Iterator[tuple[str, ListedFact | None]]:
+def select(location: Location, pattern: Pattern) -> Iterator[tuple[str, ListedFact | None]]:
+    """List what is below and matches *pattern*."""
     last: list[Found] = []
 
     def remember(items: Iterator[tuple[Item, ListedFact]]) -> Iterator[Item]:
