@@ -44,11 +44,6 @@ class Location:
         return self.uri.shown
 
     @property
-    def bucket(self) -> str:
-        """The bucket's name."""
-        return self.uri.bucket
-
-    @property
     def key(self) -> str:
         """The object's name in the bucket."""
         return self.uri.key
@@ -65,7 +60,6 @@ class Location:
 
     @property
     def backend(self) -> Backend:
-        """The bucket's backend."""
         return self.client.backend(self.uri.bucket)
 
     @property

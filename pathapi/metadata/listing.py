@@ -21,7 +21,7 @@ def list_below(
     location: Location, prefix: str | None = None, *, delimited: bool = False
 ) -> Iterator[tuple[ObjectInfo | Prefix, ListedFact]]:
     """List the keys that start with *prefix* (default: what is below); offline, those of the store's entries."""
-    client, bucket = location.client, location.bucket
+    client = location.client
     if prefix is None:
         prefix = location.prefix
     if not location.policy.asks:
@@ -29,7 +29,7 @@ def list_below(
         held = _entries_below(location, prefix, delimited=delimited)
         return ((item, ListedFact(item if isinstance(item, ObjectInfo) else None, now)) for item in held)
     items = location.backend.list(prefix, delimited=delimited)
-    return client.listings.remember(bucket, prefix, client.now(), items)
+    return client.listings.remember(location.uri.bucket, prefix, client.now(), items)
 
 
 def list_objects(location: Location, prefix: str | None = None) -> Iterator[tuple[ObjectInfo, ListedFact]]:

@@ -78,8 +78,7 @@ def _transfer_object(source: Location, target: Location, force: bool | None, *, 
         return
     over = _target_base(target, force)
     if shares_server(source, target):
-        act = objects.rename if delete_source else objects.copy
-        act(source, target, source.listed_object(), over)
+        objects.copy_on_server(source, target, source.listed_object(), over, delete_source=delete_source)
         return
     with objects.open_version(source, delete_source=delete_source) as stored:
         objects.copy_through(source, target, stored, over, delete_source=delete_source)

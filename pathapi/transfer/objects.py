@@ -90,7 +90,7 @@ def delete(at: Location, version: Validator) -> None:
         client.cache.record_delete(at.store_key)
 
 
-def copy_on_server(
+def _copy_on_server(
     source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase
 ) -> tuple[ObjectInfo, ObjectInfo]:
     """Copy inside one bucket, over what *over* says is at the target, and make it the entry.
@@ -226,24 +226,25 @@ def copy_to_local(source: Location, stored: Stored, target: str, *, delete_sourc
             delete_moved(source, target, version)
 
 
-def copy(source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase) -> None:
-    """Copy on the server; *listed* is what a listing said of the source. Raises as `copy_on_server` does."""
-    with locked(target, over=over):
-        copy_on_server(source, target, listed, over)
+def copy_on_server(
+    source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase, *, delete_source: bool
+) -> None:
+    """Copy on the server; *listed* is what a listing said of the source.
 
-
-def rename(source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase) -> None:
-    """Copy on the server, then delete the very version that was copied; the target always exists.
-
-    Raises CloudPathFileNotFoundError; OverwriteNewerCloudError if the target changed, and nothing was done, or if the
-    source changed, and stays beside the copy of the version before.
+    With *delete_source*, delete the very version that was copied; the target always exists. Raises
+    CloudPathFileNotFoundError; OverwriteNewerCloudError if the target changed, and nothing was done, or if the source
+    changed, and stays beside the copy of the version before.
     """
+    if not delete_source:
+        with locked(target, over=over):
+            _copy_on_server(source, target, listed, over)
+        return
     with locked(source, target, over=over):
         alias = _alias_check(source, target)
         if alias is not None:
             listed = source.backend.head(source.key)
             _refuse_same_object(source, target, alias, listed.validator)
-        copied, seen = copy_on_server(source, target, listed, alias or over)
+        copied, seen = _copy_on_server(source, target, listed, alias or over)
         _refuse_same_object(source, target, alias, seen.validator)
         _require_good(target, copied, seen)
         delete_moved(source, str(target), seen.validator)
@@ -298,5 +299,5 @@ def _refuse_same_object(source: Location, target: Location, alias: WriteBase | N
 
 
 def _plain(at: Location) -> tuple[str, str]:
-    name = _SLASHES.sub("/", unicodedata.normalize("NFC", f"{at.bucket}/{at.key}")).strip("/").casefold()
+    name = _SLASHES.sub("/", unicodedata.normalize("NFC", f"{at.uri.bucket}/{at.key}")).strip("/").casefold()
     return at.canonical.partition("://")[0], name

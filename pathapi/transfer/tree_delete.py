@@ -42,7 +42,7 @@ _NAMED: Final = 5
 
 def remove_tree(root: Location, on_progress: ProgressCallback | None, *, ignore_errors: bool) -> None:
     """Delete everything below *root*. Raises as `CloudPath.rmtree` does."""
-    if not root.bucket and not root.key:
+    if not root.uri.bucket and not root.key:
         raise CloudPathNotImplementedError(f"{root.shown} has no bucket: name one, or a directory")
     pending = _pending_below(root)
     if pending and not ignore_errors:

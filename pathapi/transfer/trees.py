@@ -29,13 +29,12 @@ from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.transfer.local_files import HEAD_FROM, files_below, has_arrived, upload_file
 from pathapi.transfer.objects import (
     checksums_agree,
-    copy,
+    copy_on_server,
     copy_through,
     copy_to_local,
     delete_moved,
     locked,
     open_version,
-    rename,
 )
 from pathapi.transfer.tree_items import Ignore, TreeItem, check_names, filter_ignored, list_items
 from pathapi.writing.commit import stage
@@ -186,7 +185,7 @@ def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:
 
 def shares_server(source: Location, target: Location) -> bool:
     """Return whether the server can copy from one to the other."""
-    return source.client is target.client and source.bucket == target.bucket
+    return source.client is target.client and source.uri.bucket == target.uri.bucket
 
 
 def _mark(source: Location, target: Location | None, info: ObjectInfo, *, delete_source: bool) -> bool:
@@ -228,7 +227,7 @@ def _copy_on_server(item: TreeItem, target: Location, there: TargetListing, *, d
         if known is not None and not delete_source and checksums_agree(known, item.info):
             return True
         listed = None if item.info.is_named_only else item.info
-        (rename if delete_source else copy)(item.location, target, listed, over)
+        copy_on_server(item.location, target, listed, over, delete_source=delete_source)
         return False
 
     return there.put(item.name, act)
