@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
@@ -147,15 +148,14 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         """Read all bytes of the object; with *read_pending*, what this machine wrote last and has not uploaded."""
         is_plain = freshness is None and verify is None and not force_overwrite_from_cloud
         descriptor = self._open_warm(read_pending) if is_plain else _NOT_CHECKED
-        checked_cache = descriptor is None
         if descriptor is not None and descriptor >= 0:
             with io.FileIO(descriptor, "rb") as file:
                 try:
                     return file.readall()
                 except OSError:
                     pass  # the reader below finds out what is wrong with the blob
+        options = ReadOptions(freshness, verify, force_overwrite_from_cloud, read_pending, descriptor is None)
         try:
-            options = ReadOptions(freshness, verify, force_overwrite_from_cloud, read_pending, checked_cache)
             return opening.read_bytes(self.location, options)
         finally:
             self._hold_entry()
@@ -239,21 +239,20 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
 
     def iterdir(self) -> Iterator[Self]:
         """List the children, in the server's order; they carry what the listing said. One request for a thousand."""
-        return (self.child(key, listed) for key, listed in listing.children(self.location))
+        return starmap(self.child, listing.children(self.location))
 
     def glob(
         self, pattern: str | os.PathLike[str], case_sensitive: bool | None = None, recurse_symlinks: bool = True
     ) -> Iterator[Self]:
         """List paths below that match, as `pathlib` does; lists no more than the pattern's fixed start allows."""
-        found = listing.select(self.location, compile_pattern(pattern, case_sensitive))
-        return (self.child(key, listed) for key, listed in found)
+        return starmap(self.child, listing.select(self.location, compile_pattern(pattern, case_sensitive)))
 
     def rglob(
         self, pattern: str | os.PathLike[str], case_sensitive: bool | None = None, recurse_symlinks: bool = True
     ) -> Iterator[Self]:
         """`glob` with ``**/`` before the pattern."""
-        found = listing.select(self.location, compile_pattern(pattern, case_sensitive, anywhere=True))
-        return (self.child(key, listed) for key, listed in found)
+        compiled = compile_pattern(pattern, case_sensitive, anywhere=True)
+        return starmap(self.child, listing.select(self.location, compiled))
 
     def walk(
         self,
@@ -263,9 +262,8 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         lazy: bool = False,
     ) -> Iterator[tuple[Self, list[str], list[str]]]:
         """Walk as `pathlib` does, by one recursive listing; if *lazy*, one for each directory that *dirnames* keeps."""
-        location = self.location
-        prefix = location.prefix
-        for visit in listing.walk(location, top_down=top_down, on_error=on_error, lazy=lazy):
+        prefix = self.location.prefix
+        for visit in listing.walk(self.location, top_down=top_down, on_error=on_error, lazy=lazy):
             path = self if visit.key == prefix else self._at_prefix(visit.key)
             yield path, visit.dirnames, list(visit.files)
 
@@ -288,11 +286,8 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
 
     def touch(self, exist_ok: bool = True, mode: int | None = None) -> None:
         """Create an empty object if there is none; an existing one stays as it is. Raises FileExistsError."""
-        try:
+        with suppress(CloudPathFileExistsError) if exist_ok else nullcontext():
             opening.open_for_writing(self.location, OpenOptions("x")).close()
-        except CloudPathFileExistsError:
-            if not exist_ok:
-                raise
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False, mode: int | None = None) -> None:
         """Do nothing: "directories" of an object store exist while there is something in them."""
@@ -440,14 +435,9 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         """
         target = self._any_path(destination)
         to = target.location if isinstance(target, PureCloudPath) else target
-        ignored = None if ignore is None else partial(self._ignored, ignore)
+        ignored = None if ignore is None else partial(self._ask, ignore)
         dispatch.copy_tree(self.location, to, force_overwrite_to_cloud, ignored, progress)
         return target
-
-    def _ignored(self, ignore: Ignore, below: str, names: list[str]) -> Iterable[str]:
-        """Ask *ignore* about the directory *below* this one."""
-        directory = self._at_prefix(self.location.prefix + below) if below else self
-        return ignore(directory._no_prefix_no_drive, names)
 
     def download_to(self, destination: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> Path:
         """Copy to a path of this machine, as `copy` does; return that path.

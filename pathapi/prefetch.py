@@ -22,9 +22,7 @@ THREADS = 16
 
 @dataclass(frozen=True, slots=True)
 class PrefetchedObject:
-    """One object that is cached now; *was_held*: this version of it was cached before. *entry* is None if the bytes
-    could not be stored.
-    """
+    """An object that is cached now; *was_held*: this version was before. *entry*: None if no bytes could be stored."""
 
     path: CloudPath
     entry: Entry | None
@@ -33,10 +31,7 @@ class PrefetchedObject:
 
 @dataclass(frozen=True, slots=True)
 class Prefetched:
-    """What a prefetch did: *files* objects of *bytes* are cached, *held* of them were before.
-
-    *errors* holds (URI, error) for each object that failed.
-    """
+    """What a prefetch did: *files* objects of *bytes* are cached, *held* of them were before; each (URI, error)."""
 
     files: int
     bytes: int

@@ -78,12 +78,10 @@ class _Pusher:
 
     def find_uris(self, uris: Sequence[str]) -> list[_PushItem]:
         """Return an item for each URI. Raises what `Clients.paths` raises."""
-        items = []
-        for path in self._clients.paths(uris):
-            canonical = path.uri.canonical
-            sizes = [write.size for write in self._cache.pending.all() if write.uri == canonical]
-            items.append(_PushItem(canonical, None, None, max(sizes, default=0)))
-        return items
+        names = [path.uri.canonical for path in self._clients.paths(uris)]
+        writes = self._cache.pending.all()
+        sizes = {name: max((write.size for write in writes if write.uri == name), default=0) for name in names}
+        return [_PushItem(name, None, None, sizes[name]) for name in names]
 
     def find_named(self, name: str, uris: Sequence[str]) -> list[_PushItem]:
         """Return the item with that name. Raises click.ClickException if there is none."""
@@ -153,10 +151,8 @@ class _Pusher:
         cache, origin = location.client.cache, location.store_key.origin
         if cache.unavailable is not None:
             raise cache.unavailable
-        if item.key is not None:
-            origins = [item.key.origin]
-        else:
-            origins = sorted({write.key.origin for write in self._cache.pending.all() if write.uri == item.uri})
+        keys = (write.key for write in self._cache.pending.all() if write.uri == item.uri)
+        origins = sorted({key.origin for key in (keys if item.key is None else [item.key])})
         if not origins:
             raise CloudPathFileNotFoundError(
                 f"{item.uri}: nothing is pending: `casstore pending` lists the pending writes"

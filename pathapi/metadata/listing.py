@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from pathapi.backend import ObjectInfo, Prefix
 from pathapi.freshness import Freshness
@@ -12,9 +12,6 @@ from pathapi.metadata.globbing import Pattern, Visit, walk_levels, walk_tree
 from pathapi.reading.listing_cache import SECONDS, ListedFact
 
 Item = TypeVar("Item", ObjectInfo, ObjectInfo | Prefix)
-
-Found: TypeAlias = tuple[str, ListedFact]
-"""A key, which of a "directory" ends with ``/``, and what the listing said of it."""
 
 
 def list_below(
@@ -65,8 +62,8 @@ def as_listed(location: Location) -> Freshness:
     return Freshness(max(int(SECONDS * 1e9), age + 10**9))
 
 
-def children(location: Location) -> Iterator[Found]:
-    """List the children, in the server's order."""
+def children(location: Location) -> Iterator[tuple[str, ListedFact]]:
+    """List the children's keys, which of "directories" end with ``/``, and what the listing said of them."""
     prefix = location.prefix
     for item, listed in list_below(location, prefix, delimited=True):
         if item.key != prefix:  # an object of the directory's own name only marks it
@@ -75,7 +72,7 @@ def children(location: Location) -> Iterator[Found]:
 
 def select(location: Location, pattern: Pattern) -> Iterator[tuple[str, ListedFact | None]]:
     """List what is below and matches *pattern*."""
-    last: list[Found] = []
+    last: list[tuple[str, ListedFact]] = []
 
     def remember(items: Iterator[tuple[Item, ListedFact]]) -> Iterator[Item]:
         for item, listed in items:

@@ -183,14 +183,14 @@ def upload(target: Location, source: Path, force: bool | None, on_progress: Prog
         return target
     if not target.key or target.key.endswith("/") or is_dir(target):
         target = target.at(target.prefix + source.name)
-    _with_progress(target, partial(_upload_one, target, os.fspath(source), force), on_progress)
+
+    def upload_one() -> None:
+        over = _target_base(target, force)
+        with objects.locked(target, over=over):
+            if over.assumed and over.condition_version is ABSENT and source.stat().st_size >= HEAD_FROM:
+                there = head_or_none(target.backend, target.key)
+                over = WriteBase(ABSENT if there is None else there.validator)
+            upload_file(target, os.fspath(source), over)
+
+    _with_progress(target, upload_one, on_progress)
     return target
-
-
-def _upload_one(target: Location, path: str, force: bool | None) -> None:
-    over = _target_base(target, force)
-    with objects.locked(target, over=over):
-        if over.assumed and over.condition_version is ABSENT and os.stat(path).st_size >= HEAD_FROM:
-            there = head_or_none(target.backend, target.key)
-            over = WriteBase(ABSENT if there is None else there.validator)
-        upload_file(target, path, over)

@@ -190,21 +190,18 @@ def open_for_writing(
 
     encoding = None if options.is_binary else io.text_encoding(options.encoding)
     upload = _begin_upload(location, options.kind, forced(force, "TO_CLOUD"), freshness, at_once=at_once)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(upload.abort)
         buffered = CloudBufferedRandom(upload) if options.is_updated else CloudBufferedWriter(upload)
-    except BaseException:
-        upload.abort()
-        raise
-    try:
+        undo.callback(buffered.abort)  # an unknown encoding, say
         if options.kind == "a":
             buffered.seek(0, os.SEEK_END)
-        if options.is_binary:
-            return buffered
-        by_line = options.buffering == 1
-        return CloudTextWriter(buffered, encoding, options.errors, options.newline, line_buffering=by_line)
-    except BaseException:
-        buffered.abort()  # an unknown encoding, say
-        raise
+        file: IO[Any] = buffered
+        if not options.is_binary:
+            by_line = options.buffering == 1
+            file = CloudTextWriter(buffered, encoding, options.errors, options.newline, line_buffering=by_line)
+        undo.pop_all()
+    return file
 
 
 def write(location: Location, data: Any, options: OpenOptions, force: bool | None) -> int:
