@@ -138,8 +138,7 @@ class PureCloudPath:
     @classmethod
     def validate(cls, value: str) -> Self:
         """Return ``cls(value)``, for pydantic."""
-        made: Self = cls(value)
-        return made
+        return cls(value)
 
     @classmethod
     def from_uri(cls, uri: str) -> Self:

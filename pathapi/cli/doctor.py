@@ -32,6 +32,14 @@ _UNSUPPORTED: Final = (
     'conditional_writes="require" makes such writes fail'
 )
 
+_ADVICE: Final = {
+    MissingDependenciesError: "install the extra named in the message",
+    MissingCredentialsError: "log in, or use --no-sign-request for a public bucket",
+    PermissionError: "request the permission, or use another profile (--profile)",
+    FileNotFoundError: "check the bucket's name and the endpoint (--endpoint-url)",
+    Exception: "check the network and the endpoint (--endpoint-url)",
+}
+
 
 @click.command("doctor")
 @click.argument("uris", nargs=-1, metavar="[URI]...")
@@ -116,12 +124,4 @@ def _check_deleted(backend: Backend, key: str) -> Found:
 
 
 def _advice(error: Exception) -> str:
-    if isinstance(error, MissingDependenciesError):
-        return "install the extra named in the message"
-    if isinstance(error, MissingCredentialsError):
-        return "log in, or use --no-sign-request for a public bucket"
-    if isinstance(error, PermissionError):
-        return "request the permission, or use another profile (--profile)"
-    if isinstance(error, FileNotFoundError):
-        return "check the bucket's name and the endpoint (--endpoint-url)"
-    return "check the network and the endpoint (--endpoint-url)"
+    return next(advice for kind, advice in _ADVICE.items() if isinstance(error, kind))
