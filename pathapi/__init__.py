@@ -25,18 +25,14 @@ if TYPE_CHECKING:
     from pathapi.prefetch import prefetch
 
 _LAZY = {
-    name: module
-    for module, names in {
-        "pathapi.clouds.azure": ("AzureBlobClient", "AzureBlobPath"),
-        "pathapi.clouds.file": ("FileClient", "FilePath"),
-        "pathapi.clouds.gs": ("GSClient", "GSPath"),
-        "pathapi.clouds.http": ("HttpClient", "HttpPath", "HttpsClient", "HttpsPath"),
-        "pathapi.clouds.s3": ("S3Client", "S3Path"),
-        "pathapi.parallel.progress": ("Progress",),
-        "pathapi.parallel.progress_bar": ("progress_bar",),
-        "pathapi.prefetch": ("prefetch",),
-    }.items()
-    for name in names
+    "pathapi.clouds.azure": ("AzureBlobClient", "AzureBlobPath"),
+    "pathapi.clouds.file": ("FileClient", "FilePath"),
+    "pathapi.clouds.gs": ("GSClient", "GSPath"),
+    "pathapi.clouds.http": ("HttpClient", "HttpPath", "HttpsClient", "HttpsPath"),
+    "pathapi.clouds.s3": ("S3Client", "S3Path"),
+    "pathapi.parallel.progress": ("Progress",),
+    "pathapi.parallel.progress_bar": ("progress_bar",),
+    "pathapi.prefetch": ("prefetch",),
 }
 
 __all__ = [
@@ -62,10 +58,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        from importlib import import_module
+    for module, names in _LAZY.items():
+        if name in names:
+            from importlib import import_module
 
-        value = getattr(import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
+            globals()[name] = value = getattr(import_module(module), name)
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -245,13 +245,10 @@ class Client(Generic[PathT]):
             _default_clients[type(self)] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = {name: value for name, value in self._configuration.items() if value is not None}
+        arguments = _without_none(self._configuration | self._settings())
         if arguments.get("content_type_method") is guess_type:
             del arguments["content_type_method"]
-        arguments |= {name: value for name, value in self._settings().items() if value is not None}
-        secrets = {}
-        if is_spawning():
-            secrets = {name: value for name, value in self._secrets().items() if value is not None}
+        secrets = _without_none(self._secrets()) if is_spawning() else {}
         return _restore_client, (type(self), arguments, self._token, secrets)
 
     def _register_token(self, token: str) -> None:
@@ -286,6 +283,10 @@ def _restore_client(
             if secrets:
                 client._register_token(token)
         return client
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -44,11 +44,6 @@ class Location:
         return self.uri.shown
 
     @property
-    def bucket(self) -> str:
-        """The bucket's name."""
-        return self.uri.bucket
-
-    @property
     def key(self) -> str:
         """The object's name in the bucket."""
         return self.uri.key
@@ -65,22 +60,18 @@ class Location:
 
     @property
     def backend(self) -> Backend:
-        """The bucket's backend."""
         return self.client.backend(self.uri.bucket)
 
     @property
     def policy(self) -> Freshness:
         """The client's freshness policy for this URI."""
-        return self.client.policy.of(self._text)
+        return self.policy_of_call(None)
 
     def policy_of_call(self, freshness: FreshnessArg) -> Freshness:
         """Return the policy of a call that may name its own *freshness*."""
-        return self.client.policy.of_call(self._text, freshness)
-
-    @property
-    def _text(self) -> str:
         # With a slash after the bucket, as prefixes of policies are written.
-        return f"{self.uri.scheme}://{self.uri.bucket}/{self.uri.key}"
+        text = f"{self.uri.scheme}://{self.uri.bucket}/{self.uri.key}"
+        return self.client.policy.of_call(text, freshness)
 
     def at(self, key: str, listed: ListedFact | None = None) -> Location:
         """Return the location of *key* in the same bucket."""

@@ -8,16 +8,19 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from pathapi.client import Client, forced
 from pathapi.enums import FileCacheMode
-from pathapi.exceptions import InvalidConfigurationException
+from pathapi.exceptions import CloudPathFileExistsError, InvalidConfigurationException
 from pathapi.freshness import ALWAYS, FreshnessArg
 from pathapi.lazy import LazyModule
 from pathapi.metadata import head, listing
+from pathapi.metadata.globbing import compile_pattern
 from pathapi.metadata.info import CloudPathInfo
 from pathapi.pure_path import AnyTarget, PureCloudPath
 from pathapi.reading.entry_scopes import EntryHold, HoldingFile
@@ -145,15 +148,14 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         """Read all bytes of the object; with *read_pending*, what this machine wrote last and has not uploaded."""
         is_plain = freshness is None and verify is None and not force_overwrite_from_cloud
         descriptor = self._open_warm(read_pending) if is_plain else _NOT_CHECKED
-        checked_cache = descriptor is None
         if descriptor is not None and descriptor >= 0:
             with io.FileIO(descriptor, "rb") as file:
                 try:
                     return file.readall()
                 except OSError:
                     pass  # the reader below finds out what is wrong with the blob
+        options = ReadOptions(freshness, verify, force_overwrite_from_cloud, read_pending, descriptor is None)
         try:
-            options = ReadOptions(freshness, verify, force_overwrite_from_cloud, read_pending, checked_cache)
             return opening.read_bytes(self.location, options)
         finally:
             self._hold_entry()
@@ -225,7 +227,8 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
     @property
     def etag(self) -> str:
         """The object's ETag, without quotes. Raises FileNotFoundError."""
-        return head.require(self.location).validator.etag or ""
+        location = self.location
+        return head.require(location, head.head(location)).validator.etag or ""
 
     def as_url(self, presign: bool = False, expire_seconds: int = 3600) -> str:
         """Return the object's ``https://`` URL; with *presign*, one that permits a GET for *expire_seconds*.
@@ -236,21 +239,20 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
 
     def iterdir(self) -> Iterator[Self]:
         """List the children, in the server's order; they carry what the listing said. One request for a thousand."""
-        return (self.child(key, listed) for key, listed in listing.children(self.location))
+        return starmap(self.child, listing.children(self.location))
 
     def glob(
         self, pattern: str | os.PathLike[str], case_sensitive: bool | None = None, recurse_symlinks: bool = True
     ) -> Iterator[Self]:
         """List paths below that match, as `pathlib` does; lists no more than the pattern's fixed start allows."""
-        found = listing.glob(self.location, pattern, case_sensitive)
-        return (self.child(key, listed) for key, listed in found)
+        return starmap(self.child, listing.select(self.location, compile_pattern(pattern, case_sensitive)))
 
     def rglob(
         self, pattern: str | os.PathLike[str], case_sensitive: bool | None = None, recurse_symlinks: bool = True
     ) -> Iterator[Self]:
         """`glob` with ``**/`` before the pattern."""
-        found = listing.glob(self.location, pattern, case_sensitive, anywhere=True)
-        return (self.child(key, listed) for key, listed in found)
+        compiled = compile_pattern(pattern, case_sensitive, anywhere=True)
+        return starmap(self.child, listing.select(self.location, compiled))
 
     def walk(
         self,
@@ -260,9 +262,8 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         lazy: bool = False,
     ) -> Iterator[tuple[Self, list[str], list[str]]]:
         """Walk as `pathlib` does, by one recursive listing; if *lazy*, one for each directory that *dirnames* keeps."""
-        location = self.location
-        prefix = location.prefix
-        for visit in listing.walk(location, top_down=top_down, on_error=on_error, lazy=lazy):
+        prefix = self.location.prefix
+        for visit in listing.walk(self.location, top_down=top_down, on_error=on_error, lazy=lazy):
             path = self if visit.key == prefix else self._at_prefix(visit.key)
             yield path, visit.dirnames, list(visit.files)
 
@@ -285,7 +286,8 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
 
     def touch(self, exist_ok: bool = True, mode: int | None = None) -> None:
         """Create an empty object if there is none; an existing one stays as it is. Raises FileExistsError."""
-        opening.create(self.location, exist_ok=exist_ok)
+        with suppress(CloudPathFileExistsError) if exist_ok else nullcontext():
+            opening.open_for_writing(self.location, OpenOptions("x")).close()
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False, mode: int | None = None) -> None:
         """Do nothing: "directories" of an object store exist while there is something in them."""
@@ -433,7 +435,8 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         """
         target = self._any_path(destination)
         to = target.location if isinstance(target, PureCloudPath) else target
-        dispatch.copy_tree(self.location, to, force_overwrite_to_cloud, ignore, progress)
+        ignored = None if ignore is None else partial(self._ask, ignore)
+        dispatch.copy_tree(self.location, to, force_overwrite_to_cloud, ignored, progress)
         return target
 
     def download_to(self, destination: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> Path:

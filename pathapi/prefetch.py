@@ -22,9 +22,7 @@ THREADS = 16
 
 @dataclass(frozen=True, slots=True)
 class PrefetchedObject:
-    """One object that is cached now; *was_held*: this version of it was cached before. *entry* is None if the bytes
-    could not be stored.
-    """
+    """An object that is cached now; *was_held*: this version was before. *entry*: None if no bytes could be stored."""
 
     path: CloudPath
     entry: Entry | None
@@ -33,10 +31,7 @@ class PrefetchedObject:
 
 @dataclass(frozen=True, slots=True)
 class Prefetched:
-    """What a prefetch did: *files* objects of *bytes* are cached, *held* of them were before.
-
-    *errors* holds (URI, error) for each object that failed.
-    """
+    """What a prefetch did: *files* objects of *bytes* are cached, *held* of them were before; each (URI, error)."""
 
     files: int
     bytes: int
@@ -72,39 +67,30 @@ def prefetch(
     """
     given = [paths] if isinstance(paths, str | CloudPath) else list(paths)
     roots = [path if isinstance(path, CloudPath) else CloudPath(path, client=client) for path in given]
-    return _Prefetch(roots, threads, progress, recursive, on_object).run()
+    job = _Prefetch(roots, progress, recursive, on_object)
+    pool = WorkerPool(job.fetch, lambda item: item.size, job.report, threads=max(1, threads))
+    done = pool.run(job.items() if recursive else map(_Item, roots))
+    for cache in {id(root.client.cache): root.client.cache for root in roots}.values():
+        cache.flush()
+    files, size = done.files - len(job.failed_sizes), done.bytes - sum(job.failed_sizes)
+    return Prefetched(files, size, done.held, job.errors)
 
 
+@dataclass(frozen=True, slots=True)
 class _Prefetch:
-    def __init__(
-        self,
-        roots: list[CloudPath],
-        threads: int,
-        on_progress: Callable[[Progress], object] | None,
-        recursive: bool,
-        on_object: Callable[[PrefetchedObject], object] | None,
-    ) -> None:
-        self._roots = roots
-        self._threads = max(1, threads)
-        self._on_progress = on_progress
-        self._recursive = recursive
-        self._on_object = on_object
-        self._arrived: deque[PrefetchedObject] = deque()
-        # Appended to by many threads.
-        self._errors: list[tuple[str, Exception]] = []
-        self._failed_sizes: list[int] = []
+    """One call of `prefetch`; many threads append to its lists."""
 
-    def run(self) -> Prefetched:
-        pool = WorkerPool(self._fetch, lambda item: item.size, self._report, threads=self._threads)
-        done = pool.run(self._items() if self._recursive else map(_Item, self._roots))
-        for cache in {id(root.client.cache): root.client.cache for root in self._roots}.values():
-            cache.flush()
-        files, size = done.files - len(self._failed_sizes), done.bytes - sum(self._failed_sizes)
-        return Prefetched(files, size, done.held, self._errors)
+    roots: list[CloudPath]
+    on_progress: Callable[[Progress], object] | None
+    recursive: bool
+    on_object: Callable[[PrefetchedObject], object] | None
+    arrived: deque[PrefetchedObject] = field(default_factory=deque)
+    errors: list[tuple[str, Exception]] = field(default_factory=list)
+    failed_sizes: list[int] = field(default_factory=list)
 
-    def _items(self) -> Iterator[_Item]:
+    def items(self) -> Iterator[_Item]:
         """Find every object: those below a prefix, else the path itself."""
-        for root in self._roots:
+        for root in self.roots:
             location, found = root.location, False
             if not str(root).endswith("/") and root.key:
                 info = head(location)
@@ -118,35 +104,36 @@ class _Prefetch:
                     yield _Item(root.child(item.key, listed), item.size)
             if not found:
                 error = FileNotFoundError(f"there is nothing at or below {root.uri.shown}")
-                self._errors.append((root.uri.canonical, error))
+                self.errors.append((root.uri.canonical, error))
 
-    def _fetch(self, item: _Item) -> bool:
+    def fetch(self, item: _Item) -> bool:
         """Download one object, unless it is cached; return whether it was."""
         path = item.path
         try:
             location = path.location
             entry = location.client.cache.lookup(location.store_key)
-            freshness = as_listed(location) if self._recursive else None
+            freshness = as_listed(location) if self.recursive else None
             stored = open_stored(location, ReadOptions(freshness, require_store=True))
         except Exception as error:  # noqa: BLE001 (the result names it; the other objects go on)
-            self._errors.append((path.uri.canonical, error))
-            self._failed_sizes.append(item.size)
+            self.errors.append((path.uri.canonical, error))
+            self.failed_sizes.append(item.size)
             return False
         os.close(stored.descriptor)
         item.size = stored.size
         was_held = entry is not None and stored.entry is not None and stored.entry.same_content(entry)
-        self._arrived.append(PrefetchedObject(path, stored.entry, was_held))
+        self.arrived.append(PrefetchedObject(path, stored.entry, was_held))
         return was_held
 
-    def _report(self, progress: Progress) -> None:
-        while self._arrived:
-            arrived = self._arrived.popleft()
-            if self._on_object is not None:
-                self._on_object(arrived)
-        if self._on_progress is not None:
-            if self._roots:
-                underway = self._roots[0].client.cache.underway()
+    def report(self, progress: Progress) -> None:
+        """Report what has arrived, then *progress*."""
+        while self.arrived:
+            arrived = self.arrived.popleft()
+            if self.on_object is not None:
+                self.on_object(arrived)
+        if self.on_progress is not None:
+            if self.roots:
+                underway = self.roots[0].client.cache.underway()
                 progress.underway = underway.received
-                if not self._recursive:
+                if not self.recursive:
                     progress.total_bytes = progress.bytes + underway.expected
-            self._on_progress(progress)
+            self.on_progress(progress)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePath, PurePosixPath
 from types import ModuleType
@@ -138,8 +138,7 @@ class PureCloudPath:
     @classmethod
     def validate(cls, value: str) -> Self:
         """Return ``cls(value)``, for pydantic."""
-        made: Self = cls(value)
-        return made
+        return cls(value)
 
     @classmethod
     def from_uri(cls, uri: str) -> Self:
@@ -176,6 +175,11 @@ class PureCloudPath:
     def _no_prefix_no_drive(self) -> str:
         # cloudpathlib's name for what `copytree` passes to *ignore*.
         return self._text[len(self.cloud_prefix) + len(self.drive) :]
+
+    def _ask(self, ignore: Callable[[str, list[str]], Iterable[str]], below: str, names: list[str]) -> Iterable[str]:
+        """Return which *names* of the directory *below* this one `copytree` is to skip."""
+        directory = self._at_prefix(self.location.prefix + below) if below else self
+        return ignore(directory._no_prefix_no_drive, names)
 
     def __str__(self) -> str:
         return self._text

@@ -5,20 +5,19 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from typing import Final
 
 from casstore import Entry
-from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, CloudUnavailableError
+from pathapi.backend import head_or_none
+from pathapi.exceptions import CloudPathException, CloudUnavailableError
 from pathapi.path import CloudPath
 
 THREADS: Final = 16
 """Concurrent HEAD requests."""
-
-_AHEAD: Final = 4 * THREADS
 
 
 class RemoteState(StrEnum):
@@ -50,30 +49,25 @@ def compare(entries: Iterable[Entry], path_of: Callable[[str], CloudPath]) -> It
     def compare_one(entry: Entry) -> ComparedEntry:
         try:
             with mutex:  # *path_of* may create a client
-                path = path_of(entry.uri)
-            return ComparedEntry(entry, _request_state(entry, path))
+                location = path_of(entry.uri).location
+            if location.client.origin != entry.key.origin:
+                raise CloudUnavailableError(
+                    f"it was downloaded from {entry.key.origin}, not from {location.client.origin}"
+                )
+            info = head_or_none(location.backend, location.key)
+            if info is None:
+                return ComparedEntry(entry, RemoteState.GONE)
+            is_same = info.validator.same_version(entry.validator)
+            return ComparedEntry(entry, RemoteState.SAME if is_same else RemoteState.STALE)
         except (CloudPathException, OSError) as error:
             return ComparedEntry(entry, RemoteState.UNREACHABLE, error)
 
     remaining = iter(entries)
     with ThreadPoolExecutor(THREADS, "pathapi-compare") as pool:
         try:
-            ahead: deque[Future[ComparedEntry]] = deque(
-                pool.submit(compare_one, entry) for entry in islice(remaining, _AHEAD)
-            )
+            ahead = deque(pool.submit(compare_one, entry) for entry in islice(remaining, 4 * THREADS))
             while ahead:
                 yield ahead.popleft().result()
                 ahead.extend(pool.submit(compare_one, entry) for entry in islice(remaining, 1))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _request_state(entry: Entry, path: CloudPath) -> RemoteState:
-    client = path.client
-    if client.origin != entry.key.origin:
-        raise CloudUnavailableError(f"it was downloaded from {entry.key.origin}, not from {client.origin}")
-    try:
-        info = client.backend(path.uri.bucket).head(path.uri.key)
-    except CloudPathFileNotFoundError:
-        return RemoteState.GONE
-    return RemoteState.SAME if info.validator.same_version(entry.validator) else RemoteState.STALE

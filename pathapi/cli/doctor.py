@@ -32,6 +32,14 @@ _UNSUPPORTED: Final = (
     'conditional_writes="require" makes such writes fail'
 )
 
+_ADVICE: Final = {
+    MissingDependenciesError: "install the extra named in the message",
+    MissingCredentialsError: "log in, or use --no-sign-request for a public bucket",
+    PermissionError: "request the permission, or use another profile (--profile)",
+    FileNotFoundError: "check the bucket's name and the endpoint (--endpoint-url)",
+    Exception: "check the network and the endpoint (--endpoint-url)",
+}
+
 
 @click.command("doctor")
 @click.argument("uris", nargs=-1, metavar="[URI]...")
@@ -86,11 +94,15 @@ def _try_writes(shell: Shell, backend: Backend, key: str) -> Iterator[Found]:
     except (CloudPathException, OSError) as error:
         yield name, "wrong", describe(shell, error), _advice(error)
         return
-    for what, expect in (("create only", ABSENT), ("replace a version", info.validator)):
+    for what, expect, overwritten in (
+        ("create only", ABSENT, "an object"),
+        ("replace a version", info.validator, ""),
+        ("replace a version", info.validator, "another version"),  # the first version was replaced
+    ):
         try:
             backend.write(key, io.BytesIO(_BYTES[::-1]), len(_BYTES), expect=expect)
         except VersionMismatchError:
-            if expect is not ABSENT:
+            if not overwritten:
                 found = f"{what}: the server refused the version that was just written"
                 yield name, "wrong", found, "ask the server's operator"
                 return
@@ -98,18 +110,10 @@ def _try_writes(shell: Shell, backend: Backend, key: str) -> Iterator[Found]:
             yield name, "wrong", f"{what}: {describe(shell, error)}", _UNSUPPORTED
             return
         else:
-            if expect is ABSENT:
-                yield name, "wrong", f"{what}: the server overwrote an object", _IGNORED
+            if overwritten:
+                yield name, "wrong", f"{what}: the server overwrote {overwritten}", _IGNORED
                 return
-    try:
-        # The first version was replaced.
-        backend.write(key, io.BytesIO(_BYTES), len(_BYTES), expect=info.validator)
-    except VersionMismatchError:
-        yield name, "good", "work", ""
-    except (CloudPathException, OSError) as error:
-        yield name, "wrong", describe(shell, error), _UNSUPPORTED
-    else:
-        yield name, "wrong", "replace a version: the server overwrote another version", _IGNORED
+    yield name, "good", "work", ""
 
 
 def _check_deleted(backend: Backend, key: str) -> Found:
@@ -120,12 +124,4 @@ def _check_deleted(backend: Backend, key: str) -> Found:
 
 
 def _advice(error: Exception) -> str:
-    if isinstance(error, MissingDependenciesError):
-        return "install the extra named in the message"
-    if isinstance(error, MissingCredentialsError):
-        return "log in, or use --no-sign-request for a public bucket"
-    if isinstance(error, PermissionError):
-        return "request the permission, or use another profile (--profile)"
-    if isinstance(error, FileNotFoundError):
-        return "check the bucket's name and the endpoint (--endpoint-url)"
-    return "check the network and the endpoint (--endpoint-url)"
+    return next(advice for kind, advice in _ADVICE.items() if isinstance(error, kind))

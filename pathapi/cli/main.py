@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from casstore import Cache, copy_out
+from casstore import copy_out
 from pathapi.cli.cloud_options import Clients, Shell, cloud_command, error_facts, progress_bar, report_errors
 from pathapi.cli.doctor import doctor_extension
 from pathapi.cli.push import push_command
@@ -59,10 +59,12 @@ def get(shell: Shell, /, uris: tuple[str, ...], output: str | None, as_json: boo
     quiet = output == "-"
 
     def arrived(item: PrefetchedObject) -> None:
-        if as_json and not quiet:
-            shell.json_line(_facts(shell, cache, item))
-        else:
+        if not as_json or quiet:
             lines[str(item.path)] = _line(shell, item)
+        elif item.entry is None:
+            shell.json_line({"uri": item.path.uri.canonical, "path": None, "was_held": False})
+        else:
+            shell.json_line({**shell.facts(cache, item.entry), "was_held": item.was_held})
 
     lines: dict[str, str] = {}
     with progress_bar(shell, "Getting") as progress:
@@ -117,12 +119,6 @@ def _copy(path: CloudPath, target: str) -> None:
         out.flush()
 
 
-def _facts(shell: Shell, cache: Cache, item: PrefetchedObject) -> dict[str, Any]:
-    if item.entry is None:
-        return {"uri": item.path.uri.canonical, "path": None, "was_held": False}
-    return {**shell.facts(cache, item.entry), "was_held": item.was_held}
-
-
 def _line(shell: Shell, item: PrefetchedObject) -> str:
     if item.entry is None:
         return f"{'':>9}  {'streamed':<10}  {'':{_DIGITS}}  {item.path.uri.canonical}"
@@ -157,14 +153,8 @@ def prefetch_command(shell: Shell, /, uris: tuple[str, ...], as_json: bool, thre
         files, size, held = files + done.files, size + done.bytes, held + done.held
         errors += done.errors
     if as_json:
-        shell.json_document(
-            {
-                "files": files,
-                "bytes": size,
-                "held": held,
-                "errors": [{"uri": uri, **error_facts(shell, error)} for uri, error in errors],
-            }
-        )
+        failed = [{"uri": uri, **error_facts(shell, error)} for uri, error in errors]
+        shell.json_document({"files": files, "bytes": size, "held": held, "errors": failed})
     else:
         shell.line(f"{files:,} objects ({shell.size(size)}) are cached, {held:,} of them already were")
     return report_errors(shell, errors)

@@ -14,7 +14,6 @@ from pathapi.client import forced
 from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, PendingWriteError
 from pathapi.location import Location
 from pathapi.parallel.progress import Progress
-from pathapi.path import CloudPath
 from pathapi.writing.pending import push
 
 
@@ -77,16 +76,12 @@ class _Pusher:
         self._force = forced(force or None, "TO_CLOUD")
         self._as_json = as_json
 
-    # --- selecting ----------------------------------------------------------------------------------------------------
-
     def find_uris(self, uris: Sequence[str]) -> list[_PushItem]:
         """Return an item for each URI. Raises what `Clients.paths` raises."""
-        items = []
-        for path in self._clients.paths(uris):
-            canonical = path.uri.canonical
-            sizes = [write.size for write in self._cache.pending.all() if write.uri == canonical]
-            items.append(_PushItem(canonical, None, None, max(sizes, default=0)))
-        return items
+        names = [path.uri.canonical for path in self._clients.paths(uris)]
+        writes = self._cache.pending.all()
+        sizes = {name: max((write.size for write in writes if write.uri == name), default=0) for name in names}
+        return [_PushItem(name, None, None, sizes[name]) for name in names]
 
     def find_named(self, name: str, uris: Sequence[str]) -> list[_PushItem]:
         """Return the item with that name. Raises click.ClickException if there is none."""
@@ -111,8 +106,6 @@ class _Pusher:
             found.setdefault(write.key, []).append(write)
         return [_PushItem(key.uri, key, None, max(write.size for write in writes)) for key, writes in found.items()]
 
-    # --- uploading ----------------------------------------------------------------------------------------------------
-
     def run(self, items: Sequence[_PushItem], progress: Callable[[Progress], None] | None) -> int:
         """Upload the items; return how many failed."""
         total, done, failed = sum(item.size for item in items), 0, 0
@@ -123,7 +116,10 @@ class _Pusher:
                 self._push(item)
             except (CloudPathException, CasstoreError, OSError) as error:
                 failed += 1
-                self._report_failure(item, error)
+                text = describe(self._shell, error)
+                if self._as_json:
+                    self._shell.json_line({"uri": item.uri, **error_facts(self._shell, error)})
+                self._shell.error(text if item.uri in text else f"{item.uri}: {text}")
             done += item.size
         return failed
 
@@ -151,31 +147,22 @@ class _Pusher:
 
     def _locate(self, item: _PushItem) -> Location:
         """Raises PendingWriteError if the write belongs to another origin."""
-        path: CloudPath = self._clients.path(item.uri)
-        client = path.client
-        if client.cache.unavailable is not None:
-            raise client.cache.unavailable
-        key = client.store_key(path.uri)
-        if item.key is not None:
-            origins = [item.key.origin]
-        else:
-            origins = sorted({write.key.origin for write in self._cache.pending.all() if write.uri == item.uri})
+        location = self._clients.path(item.uri).location
+        cache, origin = location.client.cache, location.store_key.origin
+        if cache.unavailable is not None:
+            raise cache.unavailable
+        keys = (write.key for write in self._cache.pending.all() if write.uri == item.uri)
+        origins = sorted({key.origin for key in (keys if item.key is None else [item.key])})
         if not origins:
             raise CloudPathFileNotFoundError(
                 f"{item.uri}: nothing is pending: `casstore pending` lists the pending writes"
             )
-        if key.origin not in origins:
+        if origin not in origins:
             raise PendingWriteError(
                 f"{item.uri}: the write belongs to {' and '.join(map(_server, origins))}, but this command uses "
-                f"{_server(key.origin)}: {_option(origins[0])}"
+                f"{_server(origin)}: {_option(origins[0])}"
             )
-        return path.location
-
-    def _report_failure(self, item: _PushItem, error: Exception) -> None:
-        text = describe(self._shell, error)
-        if self._as_json:
-            self._shell.json_line({"uri": item.uri, **error_facts(self._shell, error)})
-        self._shell.error(text if item.uri in text else f"{item.uri}: {text}")
+        return location
 
 
 def _server(origin: str) -> str:

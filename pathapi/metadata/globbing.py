@@ -57,11 +57,6 @@ class Pattern:
     regex: re.Pattern[str]
     """Matches keys below the starting directory, each with a ``/`` at its end."""
 
-    @property
-    def recursive(self) -> bool:
-        """Whether matches may be at any depth, so that only a recursive listing finds them all."""
-        return "**" in self.parts
-
     def matches(self, relative: str, is_dir: bool) -> bool:
         """Return whether *relative*, a key below the starting directory, matches; ``""`` is that directory itself.
 
@@ -84,7 +79,7 @@ class Pattern:
         directory that a wildcard before the last component selects. A name that is an object and a directory is
         yielded once, as the object, unless the pattern is for directories only.
         """
-        if self.recursive:
+        if "**" in self.parts:
             return self._select_flat(base, list_flat)
         return self._select_level(base, 0, list_dir)
 
@@ -156,7 +151,16 @@ def compile_pattern(
         parts = ("**", *(parts[1:] if parts[:1] == ("**",) else parts))
     if not parts:
         raise ValueError(f"Unacceptable pattern: {text!r}")
-    return _compile(parts, case_sensitive is not False, directories_only)
+    is_sensitive = case_sensitive is not False
+    literal = ""
+    for depth, part in enumerate(parts):
+        start = _literal_start(part, is_sensitive)
+        literal += start
+        if start != part:
+            break
+        if depth < len(parts) - 1:
+            literal += "/"
+    return Pattern(parts, is_sensitive, directories_only, literal, compile_parts(parts, is_sensitive))
 
 
 def split_pattern(text: str) -> tuple[str, ...]:
@@ -264,19 +268,6 @@ def _new_directories(old: str, new: str, start: int) -> Iterator[int]:
         if not old.startswith(new[:end]):
             yield end
         end = new.find("/", end) + 1
-
-
-@lru_cache(maxsize=256)
-def _compile(parts: tuple[str, ...], case_sensitive: bool, directories_only: bool) -> Pattern:
-    literal = ""
-    for depth, part in enumerate(parts):
-        start = _literal_start(part, case_sensitive)
-        literal += start
-        if start != part:
-            break
-        if depth < len(parts) - 1:
-            literal += "/"
-    return Pattern(parts, case_sensitive, directories_only, literal, compile_parts(parts, case_sensitive))
 
 
 def _literal_start(part: str, case_sensitive: bool) -> str:

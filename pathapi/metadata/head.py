@@ -43,12 +43,8 @@ def head(location: Location) -> ObjectInfo | None:
     return head_or_none(location.backend, uri.key)
 
 
-def require(location: Location) -> ObjectInfo:
-    """Return what the object is, as `head` does. Raises CloudPathFileNotFoundError."""
-    return _require(location, head(location))
-
-
-def _require(location: Location, info: ObjectInfo | None) -> ObjectInfo:
+def require(location: Location, info: ObjectInfo | None) -> ObjectInfo:
+    """Return *info* of the object. Raises CloudPathFileNotFoundError if it is None."""
     if info is None:
         raise CloudPathFileNotFoundError(f"{location.shown} does not exist")
     return info
@@ -64,7 +60,7 @@ def checksum(location: Location, kind: str, *, by_listing: bool = True) -> str |
     is_entry = info is not None and not info.checksums and policy is not ALWAYS  # entries keep no checksums
     if policy.asks and (is_entry or not by_listing) and location.key:
         info = head_or_none(location.backend, location.key)
-    return next((item.value for item in _require(location, info).checksums if item.kind == kind), None)
+    return next((item.value for item in require(location, info).checksums if item.kind == kind), None)
 
 
 def has_children(location: Location) -> bool:
@@ -76,18 +72,15 @@ def has_children(location: Location) -> bool:
 
 
 def exists(location: Location) -> bool:
-    """Return whether there is an object of that name, or anything below it."""
     return location.recall() is not None or head(location) is not None or has_children(location)
 
 
 def is_file(location: Location) -> bool:
-    """Return whether there is an object of that name."""
     listed = location.recall()
     return listed.info is not None if listed is not None else head(location) is not None
 
 
 def is_dir(location: Location) -> bool:
-    """Return whether there is anything below that name."""
     listed = location.recall()
     if listed is not None and (listed.info is None or listed is location.listed):
         # A listing's child is one or the other; a name that is both comes as two children.
@@ -105,16 +98,14 @@ def names_directory(location: Location) -> bool:
 
 
 def stat(location: Location) -> os.stat_result:
-    """Return size and mtime of an object. Raises NoStatError for a directory, CloudPathFileNotFoundError."""
     info = head(location)
     if info is None and has_children(location):
         raise NoStatError(f"{location.shown} is a directory: object stores keep no size or time for those")
-    info = _require(location, info)
+    info = require(location, info)
     mtime_ns = info.validator.mtime_ns or 0
     fields = (stat_module.S_IFREG | 0o644, 0, 0, 1, 0, 0, info.size, 0, mtime_ns // 10**9, 0)
-    return os.stat_result(
-        fields, {"st_mtime": mtime_ns / 1e9, "st_mtime_ns": mtime_ns, "st_atime_ns": 0, "st_ctime_ns": 0}
-    )
+    times = {"st_mtime": mtime_ns / 1e9, "st_mtime_ns": mtime_ns, "st_atime_ns": 0, "st_ctime_ns": 0}
+    return os.stat_result(fields, times)
 
 
 def url(location: Location, expire_seconds: int | None = None) -> str:

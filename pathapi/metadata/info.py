@@ -8,7 +8,7 @@ from typing import Self
 
 
 class CloudPathInfo:
-    """Answers about one path, each requested once. Calling it returns it, as cloudpathlib's `info` is a method."""
+    """The answers of `CloudPath`, each requested once. Calling it returns it, as cloudpathlib's `info` is a method."""
 
     __slots__ = ("_exists", "_is_dir", "_is_file")
 
@@ -19,15 +19,12 @@ class CloudPathInfo:
         return self
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether there is an object, or anything below."""
         return self._exists()
 
     def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether there is an object."""
         return self._is_file()
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether there is anything below."""
         return self._is_dir()
 
     def is_symlink(self) -> bool:

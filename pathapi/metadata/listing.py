@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from pathapi.backend import ObjectInfo, Prefix
 from pathapi.freshness import Freshness
 from pathapi.location import Location
-from pathapi.metadata.globbing import Pattern, Visit, compile_pattern, walk_levels, walk_tree
+from pathapi.metadata.globbing import Pattern, Visit, walk_levels, walk_tree
 from pathapi.reading.listing_cache import SECONDS, ListedFact
 
 Item = TypeVar("Item", ObjectInfo, ObjectInfo | Prefix)
-
-Found: TypeAlias = tuple[str, ListedFact]
-"""A key, which of a "directory" ends with ``/``, and what the listing said of it."""
 
 
 def list_below(
     location: Location, prefix: str | None = None, *, delimited: bool = False
 ) -> Iterator[tuple[ObjectInfo | Prefix, ListedFact]]:
     """List the keys that start with *prefix* (default: what is below); offline, those of the store's entries."""
-    client, bucket = location.client, location.bucket
+    client = location.client
     if prefix is None:
         prefix = location.prefix
     if not location.policy.asks:
@@ -30,7 +26,7 @@ def list_below(
         held = _entries_below(location, prefix, delimited=delimited)
         return ((item, ListedFact(item if isinstance(item, ObjectInfo) else None, now)) for item in held)
     items = location.backend.list(prefix, delimited=delimited)
-    return client.listings.remember(bucket, prefix, client.now(), items)
+    return client.listings.remember(location.uri.bucket, prefix, client.now(), items)
 
 
 def list_objects(location: Location, prefix: str | None = None) -> Iterator[tuple[ObjectInfo, ListedFact]]:
@@ -66,23 +62,17 @@ def as_listed(location: Location) -> Freshness:
     return Freshness(max(int(SECONDS * 1e9), age + 10**9))
 
 
-def children(location: Location) -> Iterator[Found]:
-    """List the children, in the server's order."""
+def children(location: Location) -> Iterator[tuple[str, ListedFact]]:
+    """List the children's keys, which of "directories" end with ``/``, and what the listing said of them."""
     prefix = location.prefix
     for item, listed in list_below(location, prefix, delimited=True):
         if item.key != prefix:  # an object of the directory's own name only marks it
             yield item.key, listed
 
 
-def glob(
-    location: Location, pattern: str | os.PathLike[str], case_sensitive: bool | None, *, anywhere: bool = False
-) -> Iterator[tuple[str, ListedFact | None]]:
-    """List what is below and matches *pattern*, at any depth if *anywhere*. Raises as `compile_pattern` does."""
-    return _select(location, compile_pattern(pattern, case_sensitive, anywhere=anywhere))
-
-
-def _select(location: Location, pattern: Pattern) -> Iterator[tuple[str, ListedFact | None]]:
-    last: list[Found] = []
+def select(location: Location, pattern: Pattern) -> Iterator[tuple[str, ListedFact | None]]:
+    """List what is below and matches *pattern*."""
+    last: list[tuple[str, ListedFact]] = []
 
     def remember(items: Iterator[tuple[Item, ListedFact]]) -> Iterator[Item]:
         for item, listed in items:

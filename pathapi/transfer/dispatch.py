@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -58,30 +57,18 @@ def unlink(location: Location, *, missing_ok: bool) -> None:
 def rename(source: Location, target: Location) -> None:
     """Move one object to *target*, replacing what is there. Raises as `CloudPath.rename` does."""
     require_object_name(target)
-    with _explained(source):
-        _transfer_object(source, target, None, delete_source=True)
-
-
-@contextmanager
-def _explained(source: Location) -> Iterator[None]:
-    """Say of a missing source whether it is a directory."""
+    what = f"{source.shown} is a directory, and no server renames one; move() moves what is below"
     listed = source.recall()
     if not source.key or (listed is not None and listed.info is None):
-        raise _directory_error(source)
+        raise CloudPathIsADirectoryError(what)
     try:
-        yield
+        _transfer_object(source, target, None, delete_source=True)
     except CloudPathFileNotFoundError as error:
         if type(error) is not CloudPathFileNotFoundError:
             raise
         if isinstance(explain_missing(source, error), CloudPathIsADirectoryError):
-            raise _directory_error(source) from error
+            raise CloudPathIsADirectoryError(what) from error
         raise CloudPathNotExistsError(str(error)) from error
-
-
-def _directory_error(source: Location) -> CloudPathIsADirectoryError:
-    return CloudPathIsADirectoryError(
-        f"{source.shown} is a directory, and no server renames one; move() moves what is below"
-    )
 
 
 def _transfer_object(source: Location, target: Location, force: bool | None, *, delete_source: bool) -> None:
@@ -91,8 +78,7 @@ def _transfer_object(source: Location, target: Location, force: bool | None, *, 
         return
     over = _target_base(target, force)
     if shares_server(source, target):
-        act = objects.rename if delete_source else objects.copy
-        act(source, target, source.listed_object(), over)
+        objects.copy_on_server(source, target, source.listed_object(), over, delete_source=delete_source)
         return
     with objects.open_version(source, delete_source=delete_source) as stored:
         objects.copy_through(source, target, stored, over, delete_source=delete_source)
@@ -172,25 +158,22 @@ def _with_progress(source: Location, act: Callable[[], Result], on_progress: Pro
     """Call *act*, which transfers one object, and report its progress."""
     if on_progress is None:
         return act()
-    results: list[Result] = []
+    cache = source.client.cache
 
-    def one(_: int) -> bool:
+    def one(results: list[Result]) -> bool:
         results.append(act())
         return False
 
-    def size_of(_: int) -> int:
-        return _known_size(source) if results else 0
+    def size_of(results: list[Result]) -> int:
+        listed = source.recall() if results else None
+        if listed is not None and listed.info is not None:
+            return listed.info.size
+        entry = cache.lookup(source.store_key) if results else None
+        return 0 if entry is None else entry.size
 
-    WorkerPool(one, size_of, on_progress, downloads=source.client.cache.underway).run([0])
+    results: list[Result] = []
+    WorkerPool(one, size_of, on_progress, downloads=cache.underway).run([results])
     return results[0]
-
-
-def _known_size(location: Location) -> int:
-    listed = location.recall()
-    if listed is not None and listed.info is not None:
-        return listed.info.size
-    entry = location.client.cache.lookup(location.store_key)
-    return 0 if entry is None else entry.size
 
 
 def upload(target: Location, source: Path, force: bool | None, on_progress: ProgressCallback | None) -> Location:
@@ -200,14 +183,14 @@ def upload(target: Location, source: Path, force: bool | None, on_progress: Prog
         return target
     if not target.key or target.key.endswith("/") or is_dir(target):
         target = target.at(target.prefix + source.name)
-    _with_progress(target, partial(_upload_one, target, os.fspath(source), force), on_progress)
+
+    def upload_one() -> None:
+        over = _target_base(target, force)
+        with objects.locked(target, over=over):
+            if over.assumed and over.condition_version is ABSENT and source.stat().st_size >= HEAD_FROM:
+                there = head_or_none(target.backend, target.key)
+                over = WriteBase(ABSENT if there is None else there.validator)
+            upload_file(target, os.fspath(source), over)
+
+    _with_progress(target, upload_one, on_progress)
     return target
-
-
-def _upload_one(target: Location, path: str, force: bool | None) -> None:
-    over = _target_base(target, force)
-    with objects.locked(target, over=over):
-        if over.assumed and over.condition_version is ABSENT and os.stat(path).st_size >= HEAD_FROM:
-            there = head_or_none(target.backend, target.key)
-            over = WriteBase(ABSENT if there is None else there.validator)
-        upload_file(target, path, over)

@@ -11,7 +11,7 @@ from casstore import same_bytes
 from pathapi.backend import ObjectInfo
 from pathapi.exceptions import StaleReadError
 from pathapi.location import Location
-from pathapi.transfer.objects import upload
+from pathapi.transfer.objects import open_held, upload
 from pathapi.writing.conditional_put import WriteBase, matches_checksum
 
 HEAD_FROM: Final = 8 << 20
@@ -51,26 +51,24 @@ def has_arrived(target: Location, path: str, there: ObjectInfo) -> bool:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size != there.size:
             return False
-        cache = target.client.cache
-        entry = cache.lookup(target.store_key)
-        if entry is not None and entry.validator.same_version(there.validator):
-            held = None if entry.validator.racy or there.validator.racy else cache.open_entry(entry)
-            if held is not None:
-                try:
-                    return same_bytes(descriptor, held)
-                finally:
-                    os.close(held)
-        return matches_checksum(there, descriptor)
+        held = open_held(target, there.validator)
+        if held is None:
+            return matches_checksum(there, descriptor)
+        try:
+            return same_bytes(descriptor, held[1])
+        finally:
+            os.close(held[1])
     finally:
         os.close(descriptor)
 
 
-def files_below(directory: str) -> Iterator[tuple[str, str]]:
-    """List the regular files below *directory*, links followed: each path, and the name from there with slashes."""
-    yield from _files_below(directory, "", frozenset())
+def files_below(
+    directory: str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, str]]:
+    """List the regular files below *directory*, links followed: each path, and *prefix* and the name from there.
 
-
-def _files_below(directory: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    *above* identifies the directories that it is in.
+    """
     status = os.stat(directory)
     identity = (status.st_dev, status.st_ino)
     if identity in above:
@@ -79,6 +77,6 @@ def _files_below(directory: str, prefix: str, above: frozenset[tuple[int, int]])
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir():
-            yield from _files_below(entry.path, f"{prefix}{entry.name}/", above | {identity})
+            yield from files_below(entry.path, f"{prefix}{entry.name}/", above | {identity})
         elif entry.is_file():
             yield entry.path, prefix + entry.name

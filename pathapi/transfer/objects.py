@@ -14,7 +14,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from casstore import Entry, Stored, Validator, copy_out, full_disk
@@ -40,14 +39,6 @@ TRIES: Final = 4
 _SLASHES: Final = re.compile(r"[/\\]+")
 
 
-@dataclass(frozen=True, slots=True)
-class SourceVersion:
-    """A version of the source. *assumed* says that only a listing names it: it is looked up if the server disagrees."""
-
-    info: ObjectInfo
-    assumed: bool = False
-
-
 @contextmanager
 def locked(*changes: Location, over: WriteBase | None = None) -> Iterator[None]:
     """Acquire the write locks of several URIs, always in one order, so that no two processes wait for each other.
@@ -60,11 +51,6 @@ def locked(*changes: Location, over: WriteBase | None = None) -> Iterator[None]:
         for _, at in sorted(in_order.items()):
             stack.enter_context(acquire_write_lock(at, force=at is forced))
         yield
-
-
-def source_version(source: Location, listed: ObjectInfo | None) -> SourceVersion:
-    """Return what a listing said of the source, else what a HEAD says. Raises CloudPathFileNotFoundError."""
-    return SourceVersion(listed, assumed=True) if listed else SourceVersion(source.backend.head(source.key))
 
 
 @contextmanager
@@ -83,14 +69,6 @@ def delete(at: Location, version: Validator) -> None:
     An absent object is no error: the request may have been sent twice, and its first response lost. Raises
     VersionMismatchError for another version, which stays.
     """
-    try:
-        _delete(at, version)
-    finally:
-        at.forget_listed()
-        at.client.cache.record_delete(at.store_key)
-
-
-def _delete(at: Location, version: Validator) -> None:
     client, key = at.client, at.key
     try:
         at.backend.delete([key], expect=None if client.conditional_writes == "off" else version)
@@ -107,27 +85,31 @@ def _delete(at: Location, version: Validator) -> None:
             raise VersionMismatchError(f"{at} is not the version that was seen; it was not deleted") from error
         warn_of_conditions(at)
         at.backend.delete([key])
+    finally:
+        at.forget_listed()
+        client.cache.record_delete(at.store_key)
 
 
-def copy_on_server(
-    source: Location, target: Location, seen: SourceVersion, over: WriteBase
-) -> tuple[ObjectInfo, SourceVersion]:
+def _copy_on_server(
+    source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase
+) -> tuple[ObjectInfo, ObjectInfo]:
     """Copy inside one bucket, over what *over* says is at the target, and make it the entry.
 
     Returns what the target is now, and the version of the source that it is. The caller has the target's write lock.
-    If the server disagrees with an *over* that is assumed, it is looked up once. Raises OverwriteNewerCloudError if the
-    target changes after that; it stays.
+    What a listing said of the source, or an *over* that is assumed, is looked up once if the server disagrees. Raises
+    CloudPathFileNotFoundError; OverwriteNewerCloudError if the target changes after that; it stays.
     """
+    seen = listed or source.backend.head(source.key)
     cache = target.client.cache
     noted, moment = cache.snapshot(target.store_key), cache.now()
     try:
-        info, seen = _copy(source, target, seen, over)
+        info, seen = _copy(source, target, seen, over, is_listed=listed is not None)
     except CloudUnavailableError:
         cache.record_delete(target.store_key)  # its version is unknown now
         raise
     finally:
         target.forget_listed()
-    held = _open_held(source, seen.info.validator)
+    held = open_held(source, seen.validator)
     if held is None:
         # An entry of the target would be the version of before.
         cache.record_delete(target.store_key)
@@ -140,40 +122,41 @@ def copy_on_server(
     return info, seen
 
 
-def _open_held(source: Location, version: Validator) -> tuple[Entry, int] | None:
-    """Return the entry and the open blob of that version of the source, if the store has them."""
-    cache = source.client.cache
-    entry = cache.lookup(source.store_key)
+def open_held(location: Location, version: Validator) -> tuple[Entry, int] | None:
+    """Return the entry and the open blob of that version of the object, if the store has them."""
+    cache = location.client.cache
+    entry = cache.lookup(location.store_key)
     if entry is None or not entry.validator.same_version(version) or entry.validator.racy or version.racy:
         return None
     descriptor = cache.open_entry(entry)
     return None if descriptor is None else (entry, descriptor)
 
 
-def _copy(source: Location, target: Location, seen: SourceVersion, over: WriteBase) -> tuple[ObjectInfo, SourceVersion]:
+def _copy(
+    source: Location, target: Location, seen: ObjectInfo, over: WriteBase, *, is_listed: bool
+) -> tuple[ObjectInfo, ObjectInfo]:
     backend, target_key = source.backend, target.key
     expect, assumed = over.condition_version, over.assumed
     if source.client.conditional_writes == "off":
         expect = None
     for attempt in range(TRIES):
         try:
-            return backend.copy(source.key, target_key, expect=seen.info.validator, over=expect), seen
+            return backend.copy(source.key, target_key, expect=seen.validator, over=expect), seen
         except VersionMismatchError as error:
             now = head_or_none(backend, target_key) if expect is not None else None
-            if attempt and now is not None and checksums_agree(now, seen.info):
+            if attempt and now is not None and checksums_agree(now, seen):
                 return now, seen  # copied, and the response lost
             state = ABSENT if now is None else now.validator
-            if expect is None or _is_same(state, expect):
-                # So it was the source.
-                seen = SourceVersion(backend.head(source.key))
-            elif assumed:
-                expect, assumed = state, False
-                seen = SourceVersion(backend.head(source.key)) if seen.assumed else seen
-            else:
+            is_source = expect is None or _is_same(state, expect)
+            if not is_source and not assumed:
                 raise OverwriteNewerCloudError(
                     f"{target} was changed while {source} was being copied there; nothing was changed. Look at it and "
                     "try again, or pass force_overwrite_to_cloud=True"
                 ) from error
+            if not is_source:
+                expect, assumed = state, False
+            if is_source or is_listed:
+                seen, is_listed = backend.head(source.key), False
         except CloudPathNotImplementedError as error:
             if expect is None or source.client.conditional_writes == "require":
                 raise
@@ -243,26 +226,28 @@ def copy_to_local(source: Location, stored: Stored, target: str, *, delete_sourc
             delete_moved(source, target, version)
 
 
-def copy(source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase) -> None:
-    """Copy on the server; *listed* is what a listing said of the source. Raises as `copy_on_server` does."""
-    with locked(target, over=over):
-        copy_on_server(source, target, source_version(source, listed), over)
+def copy_on_server(
+    source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase, *, delete_source: bool
+) -> None:
+    """Copy on the server; *listed* is what a listing said of the source.
 
-
-def rename(source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase) -> None:
-    """Copy on the server, then delete the very version that was copied; the target always exists.
-
-    Raises CloudPathFileNotFoundError; OverwriteNewerCloudError if the target changed, and nothing was done, or if the
-    source changed, and stays beside the copy of the version before.
+    With *delete_source*, delete the very version that was copied; the target always exists. Raises
+    CloudPathFileNotFoundError; OverwriteNewerCloudError if the target changed, and nothing was done, or if the source
+    changed, and stays beside the copy of the version before.
     """
+    if not delete_source:
+        with locked(target, over=over):
+            _copy_on_server(source, target, listed, over)
+        return
     with locked(source, target, over=over):
         alias = _alias_check(source, target)
-        seen = source_version(source, listed if alias is None else None)
-        _refuse_same_object(source, target, alias, seen.info.validator)
-        copied, seen = copy_on_server(source, target, seen, alias or over)
-        _refuse_same_object(source, target, alias, seen.info.validator)
-        _require_good(target, copied, seen.info)
-        delete_moved(source, str(target), seen.info.validator)
+        if alias is not None:
+            listed = source.backend.head(source.key)
+            _refuse_same_object(source, target, alias, listed.validator)
+        copied, seen = _copy_on_server(source, target, listed, alias or over)
+        _refuse_same_object(source, target, alias, seen.validator)
+        _require_good(target, copied, seen)
+        delete_moved(source, str(target), seen.validator)
 
 
 def copy_through(source: Location, target: Location, stored: Stored, over: WriteBase, *, delete_source: bool) -> None:
@@ -314,5 +299,5 @@ def _refuse_same_object(source: Location, target: Location, alias: WriteBase | N
 
 
 def _plain(at: Location) -> tuple[str, str]:
-    name = _SLASHES.sub("/", unicodedata.normalize("NFC", f"{at.bucket}/{at.key}")).strip("/").casefold()
+    name = _SLASHES.sub("/", unicodedata.normalize("NFC", f"{at.uri.bucket}/{at.key}")).strip("/").casefold()
     return at.canonical.partition("://")[0], name

@@ -6,11 +6,11 @@ elsewhere: what it wrote since the listing stays, and its next write finds that 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
-from casstore import Validator
 from pathapi.backend import ObjectInfo, head_or_none
 from pathapi.exceptions import (
     CloudPathException,
@@ -42,20 +42,19 @@ _NAMED: Final = 5
 
 def remove_tree(root: Location, on_progress: ProgressCallback | None, *, ignore_errors: bool) -> None:
     """Delete everything below *root*. Raises as `CloudPath.rmtree` does."""
-    if not root.bucket and not root.key:
+    if not root.uri.bucket and not root.key:
         raise CloudPathNotImplementedError(f"{root.shown} has no bucket: name one, or a directory")
     pending = _pending_below(root)
     if pending and not ignore_errors:
-        raise _refusal(root, pending)
-    removal = _Removal(root, set(pending), ignore_errors=ignore_errors)
+        first = next(iter(pending.values()))
+        uris = _some([root.at(key).canonical for key in pending])
+        raise PendingWriteError(
+            f"{uris} not what the cloud has; nothing below {root.shown} was deleted. {first}"
+        ) from first
+    removal = _Removal(root, set(pending), ignore_errors)
     try:
-        done = WorkerPool(
-            removal.delete,
-            lambda batch: sum(info.size for info in batch),
-            on_progress,
-            threads=THREADS,
-            count_of=len,
-        ).run(removal.batches())
+        pool = WorkerPool(removal.delete, _size_of, on_progress, threads=THREADS, count_of=len)
+        done = pool.run(removal.batches())
         if not done.total_files and not pending:
             _require_no_object(root)
     except (CloudPathException, OSError):
@@ -92,65 +91,57 @@ def _require_no_object(root: Location) -> None:
         raise CloudPathNotADirectoryError(f"{root.shown} is an object, not a directory; unlink() deletes those")
 
 
+@dataclass(frozen=True, slots=True)
 class _Removal:
-    """Deletes batch after batch, by several threads."""
+    """Deletes batch after batch, by several threads, except the keys *kept*.
 
-    def __init__(self, root: Location, kept: set[str], *, ignore_errors: bool) -> None:
-        self._root = root
-        self._client, self._backend = root.client, root.backend
-        self._kept = kept
-        self._ignore_errors = ignore_errors
-        self._mutex = threading.Lock()
-        self.changed: list[str] = []
-        """URIs of objects that changed since the listing, and stay."""
+    *changed* names the objects that changed since the listing, and stay; many threads append to it.
+    """
+
+    root: Location
+    kept: set[str]
+    ignore_errors: bool
+    changed: list[str] = field(default_factory=list)
 
     def batches(self) -> Iterator[list[ObjectInfo]]:
-        batch: list[ObjectInfo] = []
-        for item in self._backend.list(self._root.prefix):
-            if isinstance(item, ObjectInfo) and item.key not in self._kept:
-                batch.append(item)
-                if len(batch) == BATCH:
-                    yield batch
-                    batch = []
-        if batch:
+        items = self.root.backend.list(self.root.prefix)
+        objects = (item for item in items if isinstance(item, ObjectInfo) and item.key not in self.kept)
+        while batch := list(islice(objects, BATCH)):
             yield batch
 
     def delete(self, batch: Sequence[ObjectInfo]) -> bool:
         try:
             self._delete(batch)
         except (CloudPathException, OSError):
-            if not self._ignore_errors:
+            if not self.ignore_errors:
                 raise
         finally:
-            objects = [self._root.at(info.key) for info in batch]
+            objects = [self.root.at(info.key) for info in batch]
             for at in objects:
                 at.forget_listed()
-            self._client.cache.record_delete(*(at.store_key for at in objects))
+            self.root.client.cache.record_delete(*(at.store_key for at in objects))
         return False
 
     def _delete(self, batch: Sequence[ObjectInfo]) -> None:
+        conditions, backend = self.root.client.conditional_writes, self.root.backend
         keys = [info.key for info in batch]
-        if self._client.conditional_writes == "off":
-            self._backend.delete(keys)
+        if conditions == "off":
+            backend.delete(keys)
             return
         try:
-            self._backend.delete(keys, versions=self._versions(batch))
+            seen = {info.key: head_or_none(backend, info.key) if info.is_named_only else info for info in batch}
+            backend.delete(keys, versions={key: info.validator for key, info in seen.items() if info is not None})
         except VersionMismatchError as error:
-            with self._mutex:
-                self.changed += [self._root.at(key).canonical for key in error.keys or keys]
+            self.changed.extend([self.root.at(key).canonical for key in error.keys or keys])
         except CloudPathNotImplementedError:
-            if self._client.conditional_writes == "require":
+            if conditions == "require":
                 raise
-            warn_of_conditions(self._root)
-            self._backend.delete(keys)
+            warn_of_conditions(self.root)
+            backend.delete(keys)
 
-    def _versions(self, batch: Sequence[ObjectInfo]) -> dict[str, Validator]:
-        versions = {info.key: info.validator for info in batch if not info.is_named_only}
-        for named in (info for info in batch if info.is_named_only):
-            seen = head_or_none(self._backend, named.key)
-            if seen is not None:
-                versions[named.key] = seen.validator
-        return versions
+
+def _size_of(batch: Sequence[ObjectInfo]) -> int:
+    return sum(info.size for info in batch)
 
 
 def _pending_below(root: Location) -> dict[str, Exception]:
@@ -171,14 +162,6 @@ def _pending_below(root: Location) -> dict[str, Exception]:
             except (PendingWriteError, OverwriteNewerLocalError) as error:
                 found[key] = error
     return found
-
-
-def _refusal(root: Location, pending: dict[str, Exception]) -> PendingWriteError:
-    first = next(iter(pending.values()))
-    uris = _some([root.at(key).canonical for key in pending])
-    error = PendingWriteError(f"{uris} not what the cloud has; nothing below {root.shown} was deleted. {first}")
-    error.__cause__ = first
-    return error
 
 
 def _some(uris: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from pathapi.location import Location
 from pathapi.metadata.listing import list_objects
 
 Ignore: TypeAlias = Callable[[str, list[str]], Iterable[str]]
-"""As `shutil.copytree` takes it: given a directory, without its scheme, and the names in it, returns those to skip."""
+"""As `shutil.copytree` takes it: given a directory, and the names in it, returns those to skip."""
 
 NAME_BYTES: Final = 255
 """The longest name of a file, on all file systems of Linux and macOS."""
@@ -48,8 +48,11 @@ def list_items(root: Location, missing: Exception | None = None) -> Iterator[Tre
         raise CloudPathNotExistsError(f"{root.shown} does not exist, nor anything below it") from missing
 
 
-def filter_ignored(root: Location, items: Sequence[TreeItem], ignore: Ignore) -> list[TreeItem]:
-    """Return what *ignore* does not name; it is called for each directory that is not ignored itself."""
+def filter_ignored(items: Sequence[TreeItem], ignore: Ignore) -> list[TreeItem]:
+    """Return what *ignore* does not name; it is called for each directory that is not ignored itself.
+
+    A directory is the rest of its keys: ``""`` is the root, others end with ``/``.
+    """
     names: dict[str, dict[str, None]] = {"": {}}
     for item in items:
         above = ""
@@ -59,19 +62,13 @@ def filter_ignored(root: Location, items: Sequence[TreeItem], ignore: Ignore) ->
     out: set[str] = set()
     for above in sorted(names, key=lambda name: name.count("/")):
         if not _is_within(above, out):
-            directory = (root.prefix + above).removesuffix("/") if above else root.key
-            for name in ignore(f"/{directory}", list(names[above])):
-                out.add(above + name)
+            out.update(above + name for name in ignore(above, list(names[above])))
     return [item for item in items if not _is_within(item.name, out)]
 
 
 def _is_within(name: str, out: set[str]) -> bool:
-    end = name.find("/")
-    while end >= 0:
-        if name[:end] in out:
-            return True
-        end = name.find("/", end + 1)
-    return name in out
+    parts = name.split("/")
+    return any("/".join(parts[:count]) in out for count in range(1, len(parts) + 1))
 
 
 def check_names(items: Iterable[TreeItem]) -> None:

@@ -29,13 +29,12 @@ from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.transfer.local_files import HEAD_FROM, files_below, has_arrived, upload_file
 from pathapi.transfer.objects import (
     checksums_agree,
-    copy,
+    copy_on_server,
     copy_through,
     copy_to_local,
     delete_moved,
     locked,
     open_version,
-    rename,
 )
 from pathapi.transfer.tree_items import Ignore, TreeItem, check_names, filter_ignored, list_items
 from pathapi.writing.commit import stage
@@ -55,11 +54,7 @@ class TreeOptions:
     def items(self, root: Location) -> Iterable[TreeItem]:
         """List what is to be transferred. Raises CloudPathNotExistsError."""
         items = list_items(root, self.missing)
-        return items if self.ignore is None else filter_ignored(root, list(items), self.ignore)
-
-
-def _size_of(item: TreeItem) -> int:
-    return item.info.size
+        return items if self.ignore is None else filter_ignored(list(items), self.ignore)
 
 
 def download(root: Location, destination: str, options: TreeOptions) -> None:
@@ -78,7 +73,7 @@ def download(root: Location, destination: str, options: TreeOptions) -> None:
         target = os.path.join(destination, *item.name.split("/"))
         return _download_item(item, target, delete_source=options.delete_source)
 
-    WorkerPool(one, _size_of, options.on_progress, downloads=root.client.cache.underway).run(items)
+    WorkerPool(one, lambda item: item.info.size, options.on_progress, downloads=root.client.cache.underway).run(items)
 
 
 def _download_item(item: TreeItem, target: str, *, delete_source: bool) -> bool:
@@ -158,7 +153,8 @@ def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:
     Raises CloudPathNotExistsError; InvalidConfigurationException if copies would be copied again.
     """
     prefix, to = root.prefix, target.prefix
-    on_server, is_one_bucket = shares_server(root, target), _is_one_bucket(root, target)
+    on_server = shares_server(root, target)
+    is_one_bucket = root.client.origin == target.client.origin and root.root == target.root  # by whatever clients
     if is_one_bucket and to == prefix:
         next(list_items(root, options.missing))  # nothing to do, if there is anything
         return
@@ -167,7 +163,13 @@ def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:
     items = options.items(root)
     if is_one_bucket and prefix.startswith(to):
         items = list(items)
-        _require_apart(items, target)
+        keys = {item.location.key for item in items}
+        for item in items:
+            if to + item.name in keys:
+                raise InvalidConfigurationException(
+                    f"{item.location.shown} would overwrite {target.at(to + item.name).shown}, which is to be copied "
+                    "or moved itself; nothing was done. Go by way of another directory"
+                )
     there = TargetListing(target, options.force)
 
     def one(item: TreeItem) -> bool:
@@ -178,28 +180,12 @@ def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:
         copy_one = _copy_on_server if on_server else _copy_through
         return copy_one(item, at, there, delete_source=options.delete_source)
 
-    WorkerPool(one, _size_of, options.on_progress).run(items, first_alone=not options.delete_source)
+    WorkerPool(one, lambda item: item.info.size, options.on_progress).run(items, first_alone=not options.delete_source)
 
 
 def shares_server(source: Location, target: Location) -> bool:
     """Return whether the server can copy from one to the other."""
-    return source.client is target.client and source.bucket == target.bucket
-
-
-def _is_one_bucket(one: Location, other: Location) -> bool:
-    """Return whether both are in one bucket, by whatever clients."""
-    return one.client.origin == other.client.origin and one.root == other.root
-
-
-def _require_apart(items: Iterable[TreeItem], target: Location) -> None:
-    prefix = target.prefix
-    keys = {item.location.key for item in items}
-    for item in items:
-        if prefix + item.name in keys:
-            raise InvalidConfigurationException(
-                f"{item.location.shown} would overwrite {target.at(prefix + item.name).shown}, which is to be copied "
-                "or moved itself; nothing was done. Go by way of another directory"
-            )
+    return source.client is target.client and source.uri.bucket == target.uri.bucket
 
 
 def _mark(source: Location, target: Location | None, info: ObjectInfo, *, delete_source: bool) -> bool:
@@ -210,20 +196,17 @@ def _mark(source: Location, target: Location | None, info: ObjectInfo, *, delete
     was_there = False
     if target is not None:
         with locked(target):
-            was_there = _has_marker(target) or not _make_marker(target)
+            was_there = not _make_marker(target)
     if delete_source:
         with locked(source):
             delete_moved(source, str(target or "its directory"), info.validator)
     return was_there
 
 
-def _has_marker(target: Location) -> bool:
-    """Look a marker up, if no condition can tell."""
-    return target.client.conditional_writes == "off" and head_or_none(target.backend, target.key) is not None
-
-
 def _make_marker(target: Location) -> bool:
     """Create a marker; return whether there was nothing of that name."""
+    if target.client.conditional_writes == "off" and head_or_none(target.backend, target.key) is not None:
+        return False  # no condition can tell
     cache = target.client.cache
     staging = stage(cache)
     try:
@@ -244,7 +227,7 @@ def _copy_on_server(item: TreeItem, target: Location, there: TargetListing, *, d
         if known is not None and not delete_source and checksums_agree(known, item.info):
             return True
         listed = None if item.info.is_named_only else item.info
-        (rename if delete_source else copy)(item.location, target, listed, over)
+        copy_on_server(item.location, target, listed, over, delete_source=delete_source)
         return False
 
     return there.put(item.name, act)

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from casstore import Moment, Stored, full_disk
 from pathapi.backend import ABSENT, head_or_none
 from pathapi.client import forced
-from pathapi.exceptions import CloudPathFileExistsError, CloudPathFileNotFoundError, CloudPathIsADirectoryError
+from pathapi.exceptions import CloudPathFileNotFoundError, CloudPathIsADirectoryError
 from pathapi.freshness import ALWAYS, FreshnessArg
 from pathapi.location import Location, informative
 from pathapi.metadata.head import explain_missing
@@ -190,21 +190,18 @@ def open_for_writing(
 
     encoding = None if options.is_binary else io.text_encoding(options.encoding)
     upload = _begin_upload(location, options.kind, forced(force, "TO_CLOUD"), freshness, at_once=at_once)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(upload.abort)
         buffered = CloudBufferedRandom(upload) if options.is_updated else CloudBufferedWriter(upload)
-    except BaseException:
-        upload.abort()
-        raise
-    try:
+        undo.callback(buffered.abort)  # an unknown encoding, say
         if options.kind == "a":
             buffered.seek(0, os.SEEK_END)
-        if options.is_binary:
-            return buffered
-        by_line = options.buffering == 1
-        return CloudTextWriter(buffered, encoding, options.errors, options.newline, line_buffering=by_line)
-    except BaseException:
-        buffered.abort()  # an unknown encoding, say
-        raise
+        file: IO[Any] = buffered
+        if not options.is_binary:
+            by_line = options.buffering == 1
+            file = CloudTextWriter(buffered, encoding, options.errors, options.newline, line_buffering=by_line)
+        undo.pop_all()
+    return file
 
 
 def write(location: Location, data: Any, options: OpenOptions, force: bool | None) -> int:
@@ -218,15 +215,6 @@ def write(location: Location, data: Any, options: OpenOptions, force: bool | Non
     return count
 
 
-def create(location: Location, *, exist_ok: bool) -> None:
-    """Create an empty object, if there is none. Raises CloudPathFileExistsError."""
-    try:
-        open_for_writing(location, OpenOptions("x")).close()
-    except CloudPathFileExistsError:
-        if not exist_ok:
-            raise
-
-
 def _begin_upload(location: Location, kind: str, force: bool, freshness: FreshnessArg, *, at_once: bool) -> Upload:
     from pathapi.writing.pending import acquire_write_lock
     from pathapi.writing.writer import Upload
@@ -236,27 +224,22 @@ def _begin_upload(location: Location, kind: str, force: bool, freshness: Freshne
     if cache.unavailable is None:
         with full_disk(cache.root):
             cache.lease  # noqa: B018 (acquired before a file is open that may never be closed: see `unclosed.track`)
-    lock = acquire_write_lock(location, force=force)
-    try:
+    with contextlib.ExitStack() as undo:
+        lock = undo.enter_context(acquire_write_lock(location, force=force))
         began = location.client.now()
         stored = _open_start(location, kind, freshness) if kind in "ar" else None
         try:
             base = write_base(location, kind, stored, freshness, began, force=force, at_once=at_once)
             upload = Upload(location, base, lock)
+            undo.callback(upload.abort)
             if stored is not None:
                 assert upload.staging is not None
-                try:
-                    with full_disk(cache.root):
-                        upload.staging.copy_from(stored.descriptor)
-                except BaseException:
-                    upload.abort()
-                    raise
+                with full_disk(cache.root):
+                    upload.staging.copy_from(stored.descriptor)
         finally:
             if stored is not None:
                 os.close(stored.descriptor)
-    except BaseException:
-        lock.release()
-        raise
+        undo.pop_all()
     return upload
 
 
@@ -327,9 +310,8 @@ def edit(location: Location, force: bool | None) -> Iterator[str]:
 
     client, cache = require_object_name(location).client, location.client.cache
     is_forced = forced(force, "TO_CLOUD")
-    lock = acquire_write_lock(location, force=is_forced)
     with contextlib.ExitStack() as undo:
-        undo.callback(lock.release)
+        lock = undo.enter_context(acquire_write_lock(location, force=is_forced))
         began = client.now()
         stored = _open_start(location, "a", None)
         source = None if stored is None else stored.descriptor

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from pathapi import HttpClient, HttpPath, S3Path, prefetch
+from casstore import Validator
+from pathapi import HttpClient, HttpPath, S3Path, implementation_registry, prefetch
+from pathapi.backend import ObjectInfo
 from pathapi.exceptions import (
     CloudPathPermissionError,
     InvalidConfigurationException,
@@ -17,6 +19,7 @@ from pathapi.exceptions import (
     PendingWriteError,
 )
 from pathapi.testing import interpose
+from pathapi.transfer.tree_items import TreeItem
 from tests.harness.http_server import HttpOrigin
 from tests.pathapi.conftest import MakeClient
 from tests.pathapi.support.raw_buckets import S3Ground
@@ -160,3 +163,38 @@ def test_a_second_upload_replaces_nothing_that_somebody_writes_meanwhile(
     with pytest.raises(OverwriteNewerCloudError, match="d/two"):
         directory.upload_from(source)
     assert server.content("d/two") == b"newer"
+
+
+# --- what *ignore* is told ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "top", "below"),
+    [
+        ("s3://b", "", "/x"),
+        ("s3://b/", "/", "/x"),
+        ("S3://b/d", "/d", "/d/x"),
+        ("s3://b/d/", "/d/", "/d/x"),
+        ("s3://b/d//", "/d//", "/d//x"),
+        ("file:///d", "/d", "/d/x"),
+        ("http://h/d", "/d", "/d/x/"),
+        ("http://h/d/", "/d/", "/d/x/"),
+    ],
+)
+def test_ignore_is_called_with_the_text_of_the_path_after_the_bucket(
+    uri: str, top: str, below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = implementation_registry.client_class(implementation_registry.path_class(uri))
+    path = client(local_cache_dir=tmp_path / "store").CloudPath(uri)
+    info = ObjectInfo(path.location.prefix + "x/y", Validator(1, etag='"1"'))
+    monkeypatch.setattr(
+        "pathapi.transfer.trees.list_items", lambda root, missing: [TreeItem("x/y", info, root.at(info.key))]
+    )
+    asked: list[tuple[str, list[str]]] = []
+
+    def ignore(directory: str, names: list[str]) -> list[str]:
+        asked.append((directory, names))
+        return [] if names == ["x"] else names
+
+    path.copytree(tmp_path / "to", ignore=ignore)
+    assert asked == [(top, ["x"]), (below, ["y"])]
