@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathapi.clouds.s3 import S3Client, S3Path
     from pathapi.parallel.progress import Progress
     from pathapi.parallel.progress_bar import progress_bar
-    from pathapi.prefetch import prefetch
+    from pathapi.prefetching import prefetch
 
 _LAZY = {
     "pathapi.clouds.azure": ("AzureBlobClient", "AzureBlobPath"),
@@ -32,7 +32,7 @@ _LAZY = {
     "pathapi.clouds.s3": ("S3Client", "S3Path"),
     "pathapi.parallel.progress": ("Progress",),
     "pathapi.parallel.progress_bar": ("progress_bar",),
-    "pathapi.prefetch": ("prefetch",),
+    "pathapi.prefetching": ("prefetch",),
 }
 
 __all__ = [

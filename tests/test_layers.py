@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ LAYERS = {
     ),
     "pathapi": (
         "exceptions lazy redaction parallel | uri backend enums freshness | registry backends reading testing | client"
-        " | location | metadata | writing | transfer pure_path | path | clouds prefetch | cli __init__"
+        " | location | metadata | writing | transfer pure_path | path | clouds prefetching | cli __init__"
     ),
 }
 RANKS = {
@@ -354,3 +355,16 @@ def test_the_stores_file_names_are_written_down_once() -> None:
 )
 def test_the_reader_of_imports_sees_them_wherever_they_stand(source: str, module: str, at_import: bool) -> None:
     assert [(found.module, found.at_import) for found in _imports(ast.parse(source))] == [(module, at_import)]
+
+
+@pytest.mark.parametrize("package", [*LAYERS])
+def test_no_public_name_is_also_a_module(package: str) -> None:
+    """Importing the module would put it in the place of the public name: ``from pathapi import prefetch``."""
+    found = importlib.import_module(package)
+    _report(
+        [
+            f"{package}.{name} is a public name and a module: rename the module"
+            for name in found.__all__
+            if f"{package}.{name}" in _modules() or any(known.startswith(f"{package}.{name}.") for known in _modules())
+        ]
+    )

@@ -1,4 +1,4 @@
-"""The commands that need a server, as plug-ins of ``casstore``; ``get`` and ``prefetch`` call `pathapi.prefetch`."""
+"""The commands that need a server, as plug-ins of ``casstore``; ``get`` and ``prefetch`` call `pathapi.prefetch()`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathapi.cli.push import push_command
 from pathapi.cli.verify_remote import verify_extension
 from pathapi.exceptions import CloudPathException
 from pathapi.path import CloudPath
-from pathapi.prefetch import THREADS, Prefetched, PrefetchedObject, prefetch
+from pathapi.prefetching import THREADS, Prefetched, PrefetchedObject, prefetch
 
 _DIGITS: Final = 12
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from importlib import import_module
 from typing import Any
 
 import pytest
 
 from casstore import ProviderChecksum
-from pathapi import S3Client, S3Path, prefetch
+from pathapi import S3Client, S3Path, prefetch, prefetching
 from pathapi.metadata import listing as tree
 from pathapi.reading.download import PART
 from pathapi.reading.reader import UNREAD_FROM
@@ -269,5 +268,5 @@ def test_a_prefetch_ends_although_every_thread_meets_a_bug(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(import_module("pathapi.prefetch"), "open_stored", fail)
+    monkeypatch.setattr(prefetching, "open_stored", fail)
     assert len(prefetch(root_of(client, ground, at), threads=2).errors) == 20

@@ -5,17 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pathapi import FileClient
+from pathapi import FileClient, prefetching
 from pathapi.location import Location
 from pathapi.metadata.listing import list_objects
 from pathapi.parallel.progress import Progress
-from pathapi.prefetch import PrefetchedObject, prefetch
+from pathapi.prefetching import PrefetchedObject, prefetch
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def test_progress_is_told_while_the_listing_goes_on(
             if not is_told():
                 time.sleep(0.2)
 
-    monkeypatch.setattr(import_module("pathapi.prefetch"), "list_objects", slow)
+    monkeypatch.setattr(prefetching, "list_objects", slow)
     prefetch(data.as_uri() + "/", client=client, progress=told.append)
     assert is_told()
     last = told[-1]
