@@ -295,9 +295,7 @@ class Cache:
     # --- for people and scripts ------------------------------------------------------------------------------------
 
     def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> CollectResult:
-        """Drop the entries below *prefix* that *choose* picks, except pinned ones, and the blobs that no entry uses
-        then. Views keep their bytes.
-        """
+        """Drop the entries below *prefix* that *choose* picks and no pin keeps, and then unused blobs; views stay."""
         return self.evictor.evict([entry for entry in self.entries(prefix) if choose(entry)])
 
     def pin(self, *names: str) -> list[Pin]:

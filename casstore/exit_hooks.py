@@ -27,8 +27,6 @@ class ExitHook:
     Registered on first need, since the children of multiprocessing forget what was registered before.
     """
 
-    __slots__ = ("_call", "is_registered")
-
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
         self.is_registered = False

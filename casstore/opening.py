@@ -33,7 +33,7 @@ def open(
 
     With *or_uncached*, a store that cannot be used (no usable default directory, a read-only store, an index that
     cannot be shared, a full disk) causes one warning, and the result is a `PassThroughCache`, which keeps nothing. A
-    named directory that cannot contain a store is refused all the same.
+    named directory that cannot contain a store is still refused.
 
     Raises:
         NotAStoreError: the directory contains other files, or nothing and *create* is False.

@@ -39,9 +39,7 @@ _NO_LINKS = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS))
 
 @dataclass(slots=True)
 class Root:
-    """A usable store: *store_id* is random, *boot_mount* a 64-bit tag of this boot and mount, *boot* of this boot
-    alone; neither is 0.
-    """
+    """A usable store: *store_id* is random, *boot_mount* a 64-bit tag of boot and mount, *boot* of this boot; not 0."""
 
     layout: Layout
     algorithm: str

@@ -35,26 +35,13 @@ _LAZY = {
     "pathapi.prefetching": ("prefetch",),
 }
 
+# fmt: off
 __all__ = [
-    "AzureBlobClient",
-    "AzureBlobPath",
-    "CloudPath",
-    "FileClient",
-    "FilePath",
-    "GSClient",
-    "GSPath",
-    "HttpClient",
-    "HttpPath",
-    "HttpsClient",
-    "HttpsPath",
-    "Progress",
-    "S3Client",
-    "S3Path",
-    "__version__",
-    "implementation_registry",
-    "prefetch",
-    "progress_bar",
+    "AzureBlobClient", "AzureBlobPath", "CloudPath", "FileClient", "FilePath", "GSClient", "GSPath", "HttpClient",
+    "HttpPath", "HttpsClient", "HttpsPath", "Progress", "S3Client", "S3Path", "__version__",
+    "implementation_registry", "prefetch", "progress_bar",
 ]
+# fmt: on
 
 
 def __getattr__(name: str) -> Any:

@@ -79,8 +79,6 @@ class FreshnessPolicy:
     *given* may be a mapping of prefixes to policies; the prefix ``""`` is for the rest, ``always`` by default.
     """
 
-    __slots__ = ("_is_offline", "_prefixes", "default")
-
     def __init__(self, given: str | float | timedelta | Freshness | Mapping[str, object] | None) -> None:
         if given is None:
             given = os.environ.get("CASSTORE_FRESHNESS") or ALWAYS

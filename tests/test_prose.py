@@ -20,8 +20,8 @@ import pytest
 ROOT: Final = Path(__file__).parents[1]
 
 DOCUMENTS: Final = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs")
-PACKAGES: Final[tuple[str, ...]] = ()
-"""Folders of Python files; a package with a command also has its help checked. To come: casstore, pathapi."""
+PACKAGES: Final = ("casstore", "pathapi")
+"""Folders of Python files; a package with a command also has its help checked."""
 COMMANDS: Final = {"casstore": "casstore.cli.main:command", "pathapi": "pathapi.cli.main:commands"}
 
 MOST_WORDS: Final = 30

@@ -158,7 +158,7 @@ class Clearing(Removal[bytes]):
     def _is_retained(self, name: bytes) -> bool:
         """Whether the URI of this hash is pinned, or has a pending write, readable or not.
 
-        Raises OSError if that cannot be told: nothing is removed then.
+        Raises OSError if neither can be ruled out: nothing is removed then.
         """
         return is_pinned(self.layout, name) or _is_pending(self.layout, name.hex())
 

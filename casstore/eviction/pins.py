@@ -68,7 +68,7 @@ class Pin:
 def is_pinned(layout: Layout, name: bytes) -> bool:
     """Whether the URI of this hash is pinned, readable or not; called inside the transaction that would drop its entry.
 
-    Raises OSError if that cannot be told: nothing is removed then.
+    Raises OSError if the file system does not answer: nothing is removed then.
     """
     return files.lstat_or_none(layout.pin(name.hex())) is not None
 

@@ -107,8 +107,6 @@ class ReadRequest:
 class Reader:
     """Reads through one store with one client's settings; thread-safe."""
 
-    __slots__ = ("_cache", "_dedup", "_on_fill")
-
     def __init__(
         self, cache: Cache, dedup_by_checksum: str, on_fill: Callable[[Entry, bool], object] | None = None
     ) -> None:

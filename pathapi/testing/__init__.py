@@ -33,25 +33,13 @@ from pathapi.testing.raw_bucket import (
 from pathapi.testing.read_suite import ReadSuite
 from pathapi.testing.write_suite import WriteSuite
 
+# fmt: off
 __all__ = [
-    "BackendSuite",
-    "EditSuite",
-    "Ground",
-    "Interposed",
-    "RawBucket",
-    "InterceptingBackend",
-    "ReadSuite",
-    "WriteSuite",
-    "count_descriptors",
-    "drain",
-    "in_forked_child",
-    "interpose",
-    "keys",
-    "only_winner",
-    "opened",
-    "read",
-    "write",
+    "BackendSuite", "EditSuite", "Ground", "Interposed", "RawBucket", "InterceptingBackend", "ReadSuite",
+    "WriteSuite", "count_descriptors", "drain", "in_forked_child", "interpose", "keys", "only_winner", "opened",
+    "read", "write",
 ]
+# fmt: on
 
 # Old names, which suites of other backends may still import.
 Ground = RawBucket

@@ -10,9 +10,7 @@ from pathapi.backend import Backend
 
 
 class InterceptingBackend:
-    """Wraps a `Backend`. A hook's error is raised: *before*, as if no request was sent; *after*, as if the response was
-    lost.
-    """
+    """Wraps a `Backend`. An error of *before* is like a lost request, an error of *after* like a lost response."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

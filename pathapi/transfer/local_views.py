@@ -50,9 +50,7 @@ def _view(location: Location, stored: Stored) -> str:
 
 
 def _view_of_directory(location: Location) -> str:
-    """Return the directory of views, with one for every entry below; under ``always``, only for entries that a listing
-    shows to be current.
-    """
+    """Return the directory of views, one for every entry below; under ``always``, for those that a listing confirms."""
     client, root, prefix = location.client, location.root, location.prefix
     cache, bucket = client.cache, location.uri.filed.bucket
     entries = {entry.uri: entry for entry in cache.entries(root + prefix) if entry.key.origin == client.origin}

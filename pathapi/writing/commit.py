@@ -104,7 +104,7 @@ def finish_upload(
     except (CasstoreError, OSError) as error:
         entry = None
         try:
-            # The old entry must not be served any more; forgetting it takes less of a full disk than the new one.
+            # The old entry must no longer be served; forgetting it takes less of a full disk than the new one.
             cache.background.make_room(1)
             cache.record_delete(target.store_key)
         except (CasstoreError, OSError):

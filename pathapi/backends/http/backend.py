@@ -7,8 +7,8 @@ conditions and ranges, so their responses are checked too. The limits of such se
   server that ignores the condition can only overwrite a change made in the moment between.
 * The only listing is an index page, whose links give names and nothing else: `ObjectInfo.is_named_only`.
 * A version that no condition can name (weak ETag, no validator) is read in one piece.
-* Bytes are stored as sent: the request asks for ``identity``. If a server compresses (``gzip``) all the same, the
-  compressed bytes are stored: its ETag, length and ranges are about those.
+* Bytes are stored as sent: the request asks for ``identity``. If a server compresses (``gzip``) nevertheless,
+  the compressed bytes are stored: its ETag, length and ranges are about those.
 * A body of unknown length is read to its end before it is returned.
 """
 
