@@ -27,10 +27,10 @@ from casstore.index.database import Index
 from casstore.leases import reaper
 from casstore.leases.edits import EditRecorder
 from casstore.leases.scan import scan_lease
-from tests.casstore.leases.test_edits import held, in_place, outbox_of, view_of
 from tests.casstore.pending.test_store import keep
 from tests.casstore.support.damage import change
 from tests.casstore.support.fill import fill, forked, key_of, read, replace_in
+from tests.casstore.support.local_edits import held, in_place, outbox_of, view_of
 from tests.casstore.support.stores import add_orphan, dangling, stored
 from tests.harness.crash_points import Steps, crash
 from tests.harness.sampling import sampled

@@ -21,7 +21,7 @@ from tests.harness.faults import Call, Fault
 from tests.harness.proxy import Proxy
 from tests.harness.sampling import by_pass
 from tests.pathapi.support.raw_buckets import S3Ground
-from tests.pathapi.transfer.test_trees import local, make_local, plant
+from tests.pathapi.support.trees import local, make_local, plant
 
 INTERRUPTED = 7
 Op = Callable[[S3Path, Path], object]

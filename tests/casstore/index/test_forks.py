@@ -1,0 +1,125 @@
+"""The index in many processes: forks with and without its hooks, and threads meanwhile."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from casstore.errors import IndexUnavailableError
+from casstore.format.layout import Layout
+from casstore.index import database as indexes
+from casstore.index.database import Index
+from casstore.locks.byte_locks import ByteLocks
+from tests.casstore.support.fill import alone, fork, fork_without_hooks, status_of
+from tests.casstore.support.indexes import fork_with, in_child, put_rows
+from tests.harness.sampling import by_pass
+
+
+def test_many_processes_open_and_write_at_once(layout: Layout) -> None:
+    def work(number: int) -> None:
+        index = Index(layout, ByteLocks(layout), print)
+        for turn in range(10):
+            put_rows(index, {b"E%d-%d" % (number, turn): b"x"})
+        index.close()
+
+    pids = [fork(lambda number=number: work(number)) for number in range(6)]  # type: ignore[misc]
+    assert [status_of(pid) for pid in pids] == [0] * 6
+    assert len(list(Index(layout, ByteLocks(layout), print).scan(b"E"))) == 60
+
+
+def test_a_forked_child_reads_and_writes_and_leaves_the_parents_index_alone(make: Callable[[], Index]) -> None:
+    index = make()
+    put_rows(index, {b"E1": b"parent"})
+
+    def work() -> None:
+        assert index.get(b"E1") == b"parent"
+        put_rows(index, {b"E2": b"child"})
+        index.close()
+
+    assert status_of(in_child(index, work)) == 0
+    assert (index.get(b"E1"), index.get(b"E2")) == (b"parent", b"child")
+
+
+def test_forks_while_threads_read_and_write_harm_neither_side(make: Callable[[], Index]) -> None:
+    index = make()
+    put_rows(index, {b"E1": b"one"})
+    stop = threading.Event()
+    wrong: list[object] = []
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                if index.get(b"E1") != b"one":
+                    wrong.append("a read failed")
+        except BaseException as error:  # noqa: BLE001 - the test shows it
+            wrong.append(error)
+
+    def write() -> None:
+        try:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                put_rows(index, {b"N": b"%d" % number})
+        except BaseException as error:  # noqa: BLE001 - the test shows it
+            wrong.append(error)
+
+    def work() -> None:
+        assert index.get(b"E1") == b"one"
+        put_rows(index, {b"C": b"child"})
+        assert index.get(b"C") == b"child"
+
+    threads = [threading.Thread(target=target) for target in (read, read, read, write)]
+    for thread in threads:
+        thread.start()
+    statuses = [status_of(in_child(index, work)) for _ in range(by_pass(quick=20, full=60))]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) == {0}
+    assert wrong == []
+
+
+def test_a_fork_without_hooks_gets_an_error_and_not_the_parents_index(make: Callable[[], Index]) -> None:
+    def parent() -> None:
+        index = make()
+        put_rows(index, {b"E1": b"one"})
+
+        def child() -> None:
+            for call in (
+                lambda: index.get(b"E1"),
+                lambda: list(index.scan(b"E")),
+                lambda: put_rows(index, {b"E2": b""}),
+            ):
+                with pytest.raises(IndexUnavailableError, match="hooks"):
+                    call()
+
+        assert status_of(fork_without_hooks(child)) == 0
+        assert index.get(b"E1") == b"one"
+
+    assert alone(parent) == 0
+
+
+def test_a_fork_in_the_middle_of_a_transaction_gives_the_child_an_error(
+    make: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "_GATE_SECONDS", 0.05)
+    index = make()
+    put_rows(index, {b"E1": b"one"})
+
+    def fork_inside(_: object) -> int:
+        pid = fork_with(index)
+        if pid == 0:
+            status = 1
+            try:
+                with pytest.raises(IndexUnavailableError):
+                    index.get(b"E1")
+                status = 0
+            finally:
+                os._exit(status)
+        return pid
+
+    assert status_of(index.read(fork_inside)) == 0
+    assert index.get(b"E1") == b"one"
