@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from casstore.index.database import Index
 from casstore.index.updates import TouchEntry
 from casstore.reading import dedup as statements
 from tests.casstore.support.fill import fill, key_of, read
+from tests.casstore.support.threads import refilling, repeating
 from tests.harness.sampling import by_pass
 
 KEY = key_of("k")
@@ -395,28 +395,9 @@ def test_a_store_that_is_removed_while_in_use_is_made_again(cache: casstore.Cach
 
 
 def test_a_closed_cache_can_be_used_again_by_all_threads(cache: casstore.Cache) -> None:
-    stop = threading.Event()
-    wrong: list[BaseException] = []
-
-    def work(name: str) -> None:
-        try:
-            number = 0
-            while not stop.is_set():
-                number += 1
-                fill(cache, key_of(name), b"%d" % number, f"e{number}")
-                assert read(cache, key_of(name)) == b"%d" % number
-        except BaseException as error:  # noqa: BLE001 - the test shows it
-            wrong.append(error)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
-    for thread in threads:
-        thread.start()
-    for _ in range(by_pass(quick=8, full=20)):
-        cache.close()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with repeating(*(refilling(cache, name) for name in "abc")):
+        for _ in range(by_pass(quick=8, full=20)):
+            cache.close()
 
 
 def test_a_refresh_that_comes_late_does_not_bring_a_row_back(cache: casstore.Cache) -> None:

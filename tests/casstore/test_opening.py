@@ -31,6 +31,7 @@ from tests.casstore.support.fill import (
     run,
     status_of,
 )
+from tests.casstore.support.threads import refilling, repeating
 
 
 def test_one_directory_is_one_cache_however_it_is_named(
@@ -102,28 +103,9 @@ def test_a_grandchild_shares_the_store(cache: casstore.Cache) -> None:
 
 def test_forks_while_threads_fill_lose_nothing_on_either_side(cache: casstore.Cache) -> None:
     fill(cache, key_of("parent"), b"parent")
-    stop = threading.Event()
-    wrong: list[BaseException] = []
-
-    def work(name: str) -> None:
-        try:
-            number = 0
-            while not stop.is_set():
-                number += 1
-                fill(cache, key_of(name), b"%d" % number, f"e{number}")
-                assert read(cache, key_of(name)) == b"%d" % number
-        except BaseException as error:  # noqa: BLE001 - the test shows it
-            wrong.append(error)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
-    for thread in threads:
-        thread.start()
-    statuses = [status_of(fork(lambda n=n: _read_and_fill(cache.root, f"child{n}"))) for n in range(20)]  # type: ignore[misc]
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with repeating(*(refilling(cache, name) for name in "abcd")):
+        statuses = [status_of(fork(lambda n=n: _read_and_fill(cache.root, f"child{n}"))) for n in range(20)]  # type: ignore[misc]
     assert statuses == [0] * 20
-    assert wrong == []
     assert cache.usage().entries == 1 + 4 + 20
 
 

@@ -412,11 +412,13 @@ def test_what_is_filled_after_a_trim_has_added_up_is_trimmed_too(
         return free
 
     monkeypatch.setattr(trims.BackgroundEvictor, "_sum", add_up)
-    fill(cache, key_of("a"), b"a" * 900)
-    cache.background._check_budget()  # starts the first sum, if the fill has not
-    assert added_up.wait(1_000)
-    fill(cache, key_of("b"), b"b" * 900)
-    go_on.set()
+    try:
+        fill(cache, key_of("a"), b"a" * 900)
+        cache.background._check_budget()  # starts the first sum, if the fill has not
+        assert added_up.wait(1_000)
+        fill(cache, key_of("b"), b"b" * 900)
+    finally:
+        go_on.set()
     _wait(cache)
     assert stored(cache) == 900
 
@@ -431,9 +433,6 @@ def test_a_child_forked_while_its_parent_trims_begins_anew(open_with: Open, monk
         return original(self, plan, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Evictor, "collect", collect)
-    fill(cache, key_of("a"), b"a" * 900)
-    fill(cache, key_of("b"), b"b" * 900)
-    assert at_it.wait(1_000)
 
     def work() -> None:
         monkeypatch.undo()
@@ -441,8 +440,13 @@ def test_a_child_forked_while_its_parent_trims_begins_anew(open_with: Open, monk
         fill(cache, key_of("c"), b"c" * 90)
         cache.close()
 
-    pid = fork(work)
-    go_on.set()
+    try:
+        fill(cache, key_of("a"), b"a" * 900)
+        fill(cache, key_of("b"), b"b" * 900)
+        assert at_it.wait(1_000)
+        pid = fork(work)
+    finally:
+        go_on.set()
     assert status_of(pid) == 0
     _wait(cache)
     assert stored(cache) <= 1000

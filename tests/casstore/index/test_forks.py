@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +14,7 @@ from casstore.index.database import Index
 from casstore.locks.byte_locks import ByteLocks
 from tests.casstore.support.fill import alone, fork, fork_without_hooks, status_of
 from tests.casstore.support.indexes import fork_with, in_child, put_rows
+from tests.casstore.support.threads import repeating
 from tests.harness.sampling import by_pass
 
 
@@ -46,40 +46,18 @@ def test_a_forked_child_reads_and_writes_and_leaves_the_parents_index_alone(make
 def test_forks_while_threads_read_and_write_harm_neither_side(make: Callable[[], Index]) -> None:
     index = make()
     put_rows(index, {b"E1": b"one"})
-    stop = threading.Event()
-    wrong: list[object] = []
 
-    def read() -> None:
-        try:
-            while not stop.is_set():
-                if index.get(b"E1") != b"one":
-                    wrong.append("a read failed")
-        except BaseException as error:  # noqa: BLE001 - the test shows it
-            wrong.append(error)
-
-    def write() -> None:
-        try:
-            number = 0
-            while not stop.is_set():
-                number += 1
-                put_rows(index, {b"N": b"%d" % number})
-        except BaseException as error:  # noqa: BLE001 - the test shows it
-            wrong.append(error)
+    def look(_: int) -> None:
+        assert index.get(b"E1") == b"one"
 
     def work() -> None:
         assert index.get(b"E1") == b"one"
         put_rows(index, {b"C": b"child"})
         assert index.get(b"C") == b"child"
 
-    threads = [threading.Thread(target=target) for target in (read, read, read, write)]
-    for thread in threads:
-        thread.start()
-    statuses = [status_of(in_child(index, work)) for _ in range(by_pass(quick=20, full=60))]
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with repeating(look, look, look, lambda number: put_rows(index, {b"N": b"%d" % number})):
+        statuses = [status_of(in_child(index, work)) for _ in range(by_pass(quick=20, full=60))]
     assert set(statuses) == {0}
-    assert wrong == []
 
 
 def test_a_fork_without_hooks_gets_an_error_and_not_the_parents_index(make: Callable[[], Index]) -> None:

@@ -88,14 +88,16 @@ def test_when_the_holder_is_killed_the_next_one_flies(cache: casstore.Cache, tmp
         time.sleep(60)
 
     pid = fork(hold)
-    eventually((tmp_path / "held").exists)
     got: list[Flight] = []
     thread = threading.Thread(target=lambda: got.append(_granted(cache)))
-    thread.start()
-    eventually(lambda: cache.flights.waits)
-    assert got == []
-    os.kill(pid, signal.SIGKILL)
-    status_of(pid)
+    try:
+        eventually((tmp_path / "held").exists)
+        thread.start()
+        eventually(lambda: cache.flights.waits)
+        assert got == []
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        status_of(pid)
     thread.join()
     got[0].release()
 

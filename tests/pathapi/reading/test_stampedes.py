@@ -143,9 +143,11 @@ def test_a_failed_download_does_not_fail_those_who_waited_for_it(
     proxy.add(Fault(Call(fail), kind="GET", times=3))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(path.read_bytes)
-        entered.wait(1_000)
-        second = pool.submit(path.read_bytes)
-        time.sleep(0.1)
-        leave.set()
+        try:
+            entered.wait(1_000)
+            second = pool.submit(path.read_bytes)
+            time.sleep(0.1)
+        finally:
+            leave.set()
         assert second.result(timeout=1_000) == b"x" * 1000
         assert first.exception(timeout=1_000) is None or isinstance(first.exception(), ConnectionError)

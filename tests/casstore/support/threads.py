@@ -1,0 +1,51 @@
+"""Threads beside a test, which end with it however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from itertools import count
+
+from casstore import Cache
+from tests.casstore.support.fill import fill, key_of, read
+
+
+@contextlib.contextmanager
+def repeating(*rounds: Callable[[int], object]) -> Iterator[None]:
+    """Run each of *rounds* over and over in a thread of its own until the block ends; it is passed its number, from 1.
+
+    Raises AssertionError with what a round raised.
+    """
+    stop = threading.Event()
+    wrong: list[BaseException] = []
+
+    def repeat(one: Callable[[int], object]) -> None:
+        try:
+            for number in count(1):
+                one(number)
+                if stop.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - the block's end shows it
+            wrong.append(error)
+
+    threads = [threading.Thread(target=repeat, args=(one,)) for one in rounds]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def refilling(cache: Cache, name: str) -> Callable[[int], None]:
+    """Return a round for `repeating`: it fills the key of *name* with new bytes and reads them."""
+
+    def refill(number: int) -> None:
+        fill(cache, key_of(name), b"%d" % number, f"e{number}")
+        assert read(cache, key_of(name)) == b"%d" % number
+
+    return refill
