@@ -449,8 +449,10 @@ def test_fillers_beside_a_clearing_read_right_bytes_and_lose_no_entry(cache: Cac
 
     clearer = fork(clear)
     workers = [fork(partial(work, number)) for number in range(3)]
-    statuses = [status_of(pid) for pid in workers]
-    (tmp_path / "done").touch()
+    try:
+        statuses = [status_of(pid) for pid in workers]
+    finally:
+        (tmp_path / "done").touch()
     assert [*statuses, status_of(clearer)] == [0] * 4
     assert dangling(cache) == []
     for entry in cache.entries():

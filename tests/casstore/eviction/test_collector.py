@@ -86,8 +86,10 @@ def test_fills_beside_a_collector_never_serve_wrong_bytes_nor_lose_an_entry(
 
     collector = fork(collect)
     workers = [fork(partial(work, number)) for number in range(3)]
-    statuses = [status_of(pid) for pid in workers]
-    (tmp_path / "done").touch()
+    try:
+        statuses = [status_of(pid) for pid in workers]
+    finally:
+        (tmp_path / "done").touch()
     assert [*statuses, status_of(collector)] == [0] * 4
     for entry in cache.entries():
         assert read(cache, entry.key) is not None

@@ -226,10 +226,12 @@ def test_a_busy_writer_lets_others_in(layout: Layout, kind: str) -> None:
             turn.release()
 
     pid = fork(write_all_the_time)
-    eventually((Path(layout.root) / "writing").exists)
-    for _ in range(50):
-        ours.acquire_writer(60).release()
-    (Path(layout.root) / "enough").touch()
+    try:
+        eventually((Path(layout.root) / "writing").exists)
+        for _ in range(50):
+            ours.acquire_writer(60).release()
+    finally:
+        (Path(layout.root) / "enough").touch()
     assert status_of(pid) == 0
 
 
