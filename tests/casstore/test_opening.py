@@ -32,6 +32,7 @@ from tests.casstore.support.fill import (
     status_of,
 )
 from tests.casstore.support.threads import refilling, repeating
+from tests.harness.sampling import by_pass
 
 
 def test_one_directory_is_one_cache_however_it_is_named(
@@ -103,10 +104,11 @@ def test_a_grandchild_shares_the_store(cache: casstore.Cache) -> None:
 
 def test_forks_while_threads_fill_lose_nothing_on_either_side(cache: casstore.Cache) -> None:
     fill(cache, key_of("parent"), b"parent")
+    children = by_pass(quick=7, full=20)
     with repeating(*(refilling(cache, name) for name in "abcd")):
-        statuses = [status_of(fork(lambda n=n: _read_and_fill(cache.root, f"child{n}"))) for n in range(20)]  # type: ignore[misc]
-    assert statuses == [0] * 20
-    assert cache.usage().entries == 1 + 4 + 20
+        statuses = [status_of(fork(lambda n=n: _read_and_fill(cache.root, f"child{n}"))) for n in range(children)]  # type: ignore[misc]
+    assert statuses == [0] * children
+    assert cache.usage().entries == 1 + 4 + children
 
 
 def test_programs_that_are_started_share_the_store(cache: casstore.Cache) -> None:

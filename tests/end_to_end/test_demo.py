@@ -93,7 +93,7 @@ def skip_without(cloud: str) -> None:
 
 
 @pytest.mark.needs_locks
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_every_figure_means_the_same_on_every_cloud(demo: Run, dataset: Path, tmp_path: Path, cloud: str) -> None:
     """What a listing's checksums save is the one difference: an HTTP server sends every object once."""
@@ -125,7 +125,7 @@ def test_a_cloud_without_a_server_is_refused_before_anything_is_made(tmp_path: P
     assert "--cloud gs starts a server, --no-server starts none" in done.stderr
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_serve_prints_exports_that_reach_a_bucket_until_control_c(demo: Run, tmp_path: Path, cloud: str) -> None:
     """`casstore get` with nothing but these exports finds the object; afterwards nothing is left."""

@@ -56,7 +56,7 @@ def test_forks_while_threads_read_and_write_harm_neither_side(make: Callable[[],
         assert index.get(b"C") == b"child"
 
     with repeating(look, look, look, lambda number: put_rows(index, {b"N": b"%d" % number})):
-        statuses = [status_of(in_child(index, work)) for _ in range(by_pass(quick=20, full=60))]
+        statuses = [status_of(in_child(index, work)) for _ in range(by_pass(quick=10, full=60))]
     assert set(statuses) == {0}
 
 

@@ -466,7 +466,7 @@ def _repair_for_ever(cache: Cache) -> None:
         cache.verify(repair=True)
 
 
-@pytest.mark.parametrize("rounds", [12, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.slow)])
 def test_repairs_that_are_killed_beside_fills_reads_evictions_and_new_damage_make_no_read_wrong(
     cache: Cache, rounds: int
 ) -> None:
