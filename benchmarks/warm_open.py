@@ -69,9 +69,9 @@ def fill_index(cache: casstore.Cache, entries: int, bucket: str, origin: str) ->
             for number in range(start, min(start + 20_000, entries)):
                 key = casstore.Key(f"s3://{bucket}/filler/{number:08d}/object-with-a-usual-name.parquet", origin)
                 entry = casstore.Entry(
-                    key, stored.entry.digest, casstore.Validator(1, "etag"), cache.now(), cache.place
+                    key, stored.entry.digest, casstore.Validator(1, "etag"), cache.now(), cache.boot_mount
                 )
-                put_entry(txn, entry, None, BlobRecord(1, cache.place))
+                put_entry(txn, entry, None, BlobRecord(1, cache.boot_mount))
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ class Cache:
         self.root = root.layout.root
         self.settings: Settings = root.settings
         self.algorithm = root.algorithm
-        self.place = root.boot_mount
+        self.boot_mount = root.boot_mount
         self._locks = ByteLocks(root.layout)
         self.index = Index(root.layout, self._locks, self._warn, root.recreate)
         self.blobs = BlobStore(root.layout, root.algorithm)
@@ -199,7 +199,7 @@ class Cache:
         if record is None:
             return None
         entry = peek_entry(key, record)
-        if entry is None or (entry.written_on and entry.written_on != self.place):
+        if entry is None or (entry.written_on and entry.written_on != self.boot_mount):
             return None
         # A validation in the future says that a clock was set; it proves nothing.
         if max_age_ns is not None and not 0 <= now - entry.validated_ns <= max_age_ns:
@@ -230,7 +230,7 @@ class Cache:
     def _record_use(self, key: Key, record: bytes, now: int) -> None:
         entry = unpack_entry(key.row_key, record, key)
         if entry is not None:
-            self.committer.submit(TouchEntry(entry, used_hour=now // clock.HOUR_NS))
+            self.committer.submit(TouchEntry(entry, last_used_hour=now // clock.HOUR_NS))
             self.counters.flush_if_due()
 
     def open_entry(self, entry: Entry, *, verify: bool | None = None) -> int | None:
@@ -255,7 +255,7 @@ class Cache:
         """Record that the server confirmed *entry* at *validated*; queued, without waiting."""
         self.count("revalidated")
         if not self.recent.has(entry.key):
-            self.committer.submit(TouchEntry(entry, validated=validated, used_hour=clock.current_hour()))
+            self.committer.submit(TouchEntry(entry, validated=validated, last_used_hour=clock.current_hour()))
 
     def has_local_changes(self, key: Key) -> bool:
         """Whether *key* may have bytes that were not uploaded: a pending write, or a changed local path."""

@@ -23,11 +23,11 @@ from pathapi.exceptions import InvalidConfigurationException
 class Freshness:
     """One policy. *max_age_ns*: how old a response may be; None for any age, negative for none.
 
-    *asks* is False if not even objects that are not cached may be requested.
+    *may_request* is False if not even objects that are not cached may be requested.
     """
 
     max_age_ns: int | None
-    asks: bool = True
+    may_request: bool = True
 
     def allows(self, entry: Entry, now: Moment, began: Moment) -> bool:
         """Return whether *entry* may be served at *now*, without a request, to a call that *began* then.
@@ -46,7 +46,7 @@ class Freshness:
 
 ALWAYS: Final = Freshness(-1)
 IMMUTABLE: Final = Freshness(None)
-OFFLINE: Final = Freshness(None, asks=False)
+OFFLINE: Final = Freshness(None, may_request=False)
 _BY_NAME: Final = {"always": ALWAYS, "immutable": IMMUTABLE, "offline": OFFLINE}
 
 

@@ -122,7 +122,7 @@ def _entry_row(cache: casstore.Cache, number: int) -> tuple[bytes, bytes]:
     hour = hour_of(number)
     moment = casstore.Moment(hour * 3600 * 10**9 + number * 10**6, 10**9, 1)
     validator = casstore.Validator(size_of(number), "0123456789abcdef0123456789abcdef", mtime_ns=10**18)
-    return key.row_key, pack_entry(casstore.Entry(key, digest_of(number), validator, moment, cache.place, hour))
+    return key.row_key, pack_entry(casstore.Entry(key, digest_of(number), validator, moment, cache.boot_mount, hour))
 
 
 def _blob_row(digest: bytes, number: int) -> tuple[bytes, bytes]:

@@ -191,7 +191,7 @@ class TouchEntry(IndexUpdate):
 
     entry: Entry
     validated: Moment | None = None
-    used_hour: int | None = None
+    last_used_hour: int | None = None
     synced_inode: Inode | None = None
     """The file that was synced, if it is still the blob."""
 
@@ -204,8 +204,8 @@ class TouchEntry(IndexUpdate):
             return True
         if self.validated is not None and _is_later(self.validated, current.validated):
             current = replace(current, validated=self.validated)
-        if self.used_hour is not None:
-            current = replace(current, last_used_hour=max(current.last_used_hour, self.used_hour))
+        if self.last_used_hour is not None:
+            current = replace(current, last_used_hour=max(current.last_used_hour, self.last_used_hour))
         if self.synced_inode is not None and blobs.inode(current.digest) == self.synced_inode:
             current = replace(current, written_on=0)
             row = blob_row(current.digest.value)

@@ -23,9 +23,9 @@ _BEFORE_NS = 10**9  # how far a copy is dated back, so that any later write chan
 class DraftPaths:
     """The drafts of one lease; its methods are called under the lease's lock."""
 
-    def __init__(self, lease: LeaseLayout, watch: ChangeTracker) -> None:
+    def __init__(self, lease: LeaseLayout, changes: ChangeTracker) -> None:
         self._lease = lease
-        self._changes = watch
+        self._changes = changes
         self._drafts: dict[str, DraftPath] = {}
 
     def outbox(self, key: Key, bucket: str, object_key: str) -> str:

@@ -38,7 +38,7 @@ def head(location: Location) -> ObjectInfo | None:
         now = client.now()
         if entry is not None and entry.validator.mtime_ns is not None and policy.allows(entry, now, now):
             return ObjectInfo(uri.key, entry.validator)
-        if not policy.asks:
+        if not policy.may_request:
             return None if entry is None else ObjectInfo(uri.key, entry.validator)
     return head_or_none(location.backend, uri.key)
 
@@ -56,16 +56,16 @@ def checksum(location: Location, kind: str, *, by_listing: bool = True) -> str |
     A listing's word counts only if *by_listing*. Raises CloudPathFileNotFoundError.
     """
     policy = location.policy
-    info = head(location) if by_listing or not policy.asks else None
+    info = head(location) if by_listing or not policy.may_request else None
     is_entry = info is not None and not info.checksums and policy is not ALWAYS  # entries keep no checksums
-    if policy.asks and (is_entry or not by_listing) and location.key:
+    if policy.may_request and (is_entry or not by_listing) and location.key:
         info = head_or_none(location.backend, location.key)
     return next((item.value for item in require(location, info).checksums if item.kind == kind), None)
 
 
 def has_children(location: Location) -> bool:
     """Return whether there is anything below; offline, whether the store has an entry there."""
-    if location.policy.asks:
+    if location.policy.may_request:
         return location.client.has_children(location.uri)
     origin = location.client.origin
     return any(entry.key.origin == origin for entry in location.client.cache.entries(location.root + location.prefix))

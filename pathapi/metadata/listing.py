@@ -21,7 +21,7 @@ def list_below(
     client = location.client
     if prefix is None:
         prefix = location.prefix
-    if not location.policy.asks:
+    if not location.policy.may_request:
         now = client.now()
         held = _entries_below(location, prefix, delimited=delimited)
         return ((item, ListedFact(item if isinstance(item, ObjectInfo) else None, now)) for item in held)

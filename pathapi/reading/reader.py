@@ -196,11 +196,11 @@ class Reader:
 
     def _try(self, request: ReadRequest, began: Moment, checked_cache: bool) -> Stored | None:
         """Read once; None if something has changed meanwhile and the caller must look again."""
-        if not checked_cache or request.listed is not None or not request.freshness.asks:
+        if not checked_cache or request.listed is not None or not request.freshness.may_request:
             cached = None if request.force else self._open_cached(request, self._cache.lookup(request.store_key))
             if cached is not None:
                 return self._serve(request, cached, began)
-        if not request.freshness.asks:
+        if not request.freshness.may_request:
             why = self._cache.unavailable or self._cache.root
             raise NotCachedError(f"{request.store_key.uri}: not cached, and the policy is offline: {why}")
         blob = self._find_blob(request)

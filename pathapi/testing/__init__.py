@@ -4,13 +4,13 @@
         defects = {"test_a_copy_takes_only_the_version_expected": "my-emulator 1.2 ignores conditions on a copy"}
 
         @pytest.fixture
-        def ground(self, my_server): return MyGround(my_server)
+        def ground(self, my_server): return MyRawBucket(my_server)
 
         @pytest.fixture
         def backend(self, my_server): return MyBackend(my_server.url, "bucket")
 
         @pytest.fixture
-        def nowhere(self, my_server): return MyBackend(my_server.url, "no-such-bucket")
+        def missing_bucket(self, my_server): return MyBackend(my_server.url, "no-such-bucket")
 
 Tests create and inspect objects through a `RawBucket`, not through the backend under test, so that no test passes
 because reads and writes share one mistake. Needs pytest.

@@ -39,7 +39,7 @@ Put = Callable[[str, bytes, WriteCondition], ObjectInfo]
 class BackendSuite:
     """Needs three fixtures, and the known defects of the server (not of the backend).
 
-    `ground` is a `RawBucket`, `backend` the same bucket, `nowhere` a backend for a bucket that does not exist.
+    `ground` is a `RawBucket`, `backend` the same bucket, `missing_bucket` a backend for a bucket that does not exist.
     """
 
     defects: ClassVar[Mapping[str, str]] = {}
@@ -50,8 +50,8 @@ class BackendSuite:
     """Objects of the long listing, which needs more than one page."""
 
     @pytest.fixture
-    def nowhere(self) -> Backend:
-        raise NotImplementedError("a subclass must define the fixture `nowhere`")
+    def missing_bucket(self) -> Backend:
+        raise NotImplementedError("a subclass must define the fixture `missing_bucket`")
 
     @pytest.fixture
     def at(self) -> str:
@@ -102,15 +102,15 @@ class BackendSuite:
             assert not isinstance(caught.value, BucketNotFoundError)
             assert name == "dir" or caught.value.__cause__ is not None
 
-    def test_a_missing_bucket_differs_from_a_missing_object(self, nowhere: Backend) -> None:
+    def test_a_missing_bucket_differs_from_a_missing_object(self, missing_bucket: Backend) -> None:
         with pytest.raises(BucketNotFoundError):
-            nowhere.read("a")
+            missing_bucket.read("a")
         with pytest.raises(BucketNotFoundError):
-            list(nowhere.list())
+            list(missing_bucket.list())
 
-    def test_a_write_to_a_missing_bucket_says_so(self, nowhere: Backend) -> None:
+    def test_a_write_to_a_missing_bucket_says_so(self, missing_bucket: Backend) -> None:
         with pytest.raises(BucketNotFoundError):
-            nowhere.write("a", io.BytesIO(b""), 0)
+            missing_bucket.write("a", io.BytesIO(b""), 0)
 
     def test_an_object_that_is_also_a_prefix_is_both(self, backend: Backend, ground: RawBucket, at: str) -> None:
         names = plant_all(ground, at, ("a", "a/b"), b"object")

@@ -66,7 +66,7 @@ def commit_upload(
     client = target.client
     write, not_kept = (None, None) if has_other_copy else _record(target, staging, base)
     try:
-        if not client.policy.of(target.canonical).asks:
+        if not client.policy.of(target.canonical).may_request:
             raise CloudUnavailableError(f"{target}: not uploaded: the policy is offline")
         moment = client.now()
         result = conditional_put(target, staging, base)

@@ -109,7 +109,7 @@ def _read(
         if is_changed:
             from pathapi.writing.pending import ensure_no_conflict  # most readers meet nothing pending
 
-            ensure_no_conflict(location, force=request.force, may_request=request.freshness.asks)
+            ensure_no_conflict(location, force=request.force, may_request=request.freshness.may_request)
         try:
             return read(request, checked_cache=checked_cache)
         except LocalChangeFoundError:
@@ -292,7 +292,7 @@ def write_base(
         now = client.now()
         if policy.allows(held, now, now):
             return WriteBase(held.validator)
-    if not policy.asks:
+    if not policy.may_request:
         return WriteBase(ABSENT)  # nothing of the object was seen, so nothing of it may be overwritten
     info = head_or_none(location.backend, uri.key)
     if info is None:

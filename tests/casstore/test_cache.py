@@ -162,7 +162,7 @@ def test_one_open_can_be_verified(cache: casstore.Cache) -> None:
 
 def test_an_unsynced_blob_of_an_earlier_boot_is_checked_and_synced(cache: casstore.Cache) -> None:
     entry = fill(cache, KEY, b"bytes")
-    _rewrite(cache, replace(entry, written_on=cache.place + 2))
+    _rewrite(cache, replace(entry, written_on=cache.boot_mount + 2))
     assert cache.open_fresh(KEY, None) is None
     assert read(cache, KEY) == b"bytes"
     cache.flush()
@@ -172,7 +172,7 @@ def test_an_unsynced_blob_of_an_earlier_boot_is_checked_and_synced(cache: cassto
 
 def test_an_unsynced_blob_of_an_earlier_boot_with_wrong_bytes_is_a_miss(cache: casstore.Cache) -> None:
     entry = fill(cache, KEY, b"bytes")
-    _rewrite(cache, replace(entry, written_on=cache.place + 2))
+    _rewrite(cache, replace(entry, written_on=cache.boot_mount + 2))
     _rot(cache.blob_path(entry))
     assert read(cache, KEY) is None
 
@@ -184,11 +184,11 @@ def test_a_blob_that_the_disk_did_not_take_stays_in_doubt(
         raise OSError(5, "disk")
 
     entry = fill(cache, KEY, b"bytes")
-    _rewrite(cache, replace(entry, written_on=cache.place + 2))
+    _rewrite(cache, replace(entry, written_on=cache.boot_mount + 2))
     monkeypatch.setattr(files, "sync", fail)
     assert read(cache, KEY) == b"bytes"
     cache.flush()
-    assert cache.lookup(KEY).written_on == cache.place + 2  # type: ignore[union-attr]
+    assert cache.lookup(KEY).written_on == cache.boot_mount + 2  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", ["md5", "etag-md5", "sha1", "sha256"])

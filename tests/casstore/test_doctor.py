@@ -159,7 +159,12 @@ def test_packages_are_compared_with_the_requirements(
 
 
 def test_requirements_of_another_platform_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _need(monkeypatch, "no-such-package>=1; sys_platform == 'nowhere'", "casstore[odd]; extra == 'odd'", "xxhash>=3.1")
+    _need(
+        monkeypatch,
+        "no-such-package>=1; sys_platform == 'nowhere'",
+        "casstore[odd]; extra == 'odd'",
+        "xxhash>=3.1",
+    )
     found = _checks(tmp_path)
     assert "xxhash" in found
     assert {"no-such-package", "casstore"}.isdisjoint(found)

@@ -18,7 +18,7 @@ from pathapi import GSClient, S3Client
 from tests.harness.proxy import Proxy
 from tests.harness.servers import GCSServer, S3Server
 from tests.pathapi.support import kill_points as kills
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 pytest.register_assert_rewrite("pathapi.testing")
 
@@ -43,9 +43,9 @@ def _no_store_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None
 
 
 @pytest.fixture(scope="module")
-def ground(seaweed: S3Server, shared_bucket: str) -> S3Ground:
+def ground(seaweed: S3Server, shared_bucket: str) -> S3RawBucket:
     """The module's bucket by raw boto3."""
-    return S3Ground(seaweed.client(max_pool_connections=32), shared_bucket)
+    return S3RawBucket(seaweed.client(max_pool_connections=32), shared_bucket)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def s3_place(seaweed: S3Server, shared_bucket: str, warm_session: Any) -> Callab
     from boto3.s3.transfer import TransferConfig
 
     config = TransferConfig(multipart_threshold=kills.PART, multipart_chunksize=kills.PART, max_concurrency=1)
-    ground = S3Ground(seaweed.client(), shared_bucket)
+    ground = S3RawBucket(seaweed.client(), shared_bucket)
     clients: dict[tuple[int, Path, str], S3Client] = {}
 
     def client(local_cache_dir: Path, freshness: str) -> S3Client:

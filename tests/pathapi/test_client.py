@@ -18,7 +18,7 @@ from pathapi import AzureBlobClient, CloudPath, FileClient, FilePath, GSClient, 
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import ClientMismatchError, InvalidConfigurationException
 from tests.harness.proxy import Proxy
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 KEY, SECRET, TOKEN = "AKIA-THE-KEY-ID", "THE-SECRET-ACCESS-KEY", "THE-SESSION-TOKEN"
 
@@ -125,7 +125,7 @@ def _read_in_child(path: S3Path, other: Any, answers: Any) -> None:
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_a_child_reads_with_its_parents_keys_endpoint_and_store(
-    proxy: Proxy, ground: S3Ground, tmp_path: Path, method: str
+    proxy: Proxy, ground: S3RawBucket, tmp_path: Path, method: str
 ) -> None:
     ground.plant(method, method.encode())
     client = S3Client(KEY, SECRET, endpoint_url=proxy.endpoint, local_cache_dir=tmp_path, freshness="immutable")

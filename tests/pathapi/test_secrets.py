@@ -34,7 +34,7 @@ from pathapi.exceptions import (
 )
 from pathapi.writing.opening import ReadOptions, read_request
 from tests.harness.proxy import Proxy
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 MARK = "PLANTED0SECRET"
 KEYS = {
@@ -159,7 +159,7 @@ def make(
         client.client.close()
 
 
-def _use(client: S3Client, ground: S3Ground, at: str) -> list[object]:
+def _use(client: S3Client, ground: S3RawBucket, at: str) -> list[object]:
     """Everything that leaves traces: reads, writes, listings, views, a conflict, an absence; all that came back."""
     ground.plant(at + "a", b"a" * 1000)
     ground.plant(at + "b/c", b"c" * 1000)
@@ -204,7 +204,7 @@ def _use(client: S3Client, ground: S3Ground, at: str) -> list[object]:
 def test_a_secret_reaches_neither_the_store_nor_a_log_nor_a_repr(
     login: Login,
     make: Callable[..., S3Client],
-    ground: S3Ground,
+    ground: S3RawBucket,
     at: str,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
@@ -233,7 +233,7 @@ def test_a_secret_reaches_neither_the_store_nor_a_log_nor_a_repr(
 
 @every_login
 def test_a_pickle_or_a_copy_holds_no_secret(
-    login: Login, make: Callable[..., S3Client], ground: S3Ground, at: str
+    login: Login, make: Callable[..., S3Client], ground: S3RawBucket, at: str
 ) -> None:
     ground.plant(at + "a", b"a")
     client = make(login, extra_args={"SSECustomerKey": MARK, "RequestPayer": "requester", "SSEKMSKeyId": "kms"})

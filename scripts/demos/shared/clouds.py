@@ -16,7 +16,7 @@ from pathapi import AzureBlobClient, GSClient, HttpClient, S3Client
 from tests.harness.azure_servers import AzureServer, azurite
 from tests.harness.http_server import SAFE, http_process
 from tests.harness.servers import GCSServer, S3Server, fake_gcs, s3_server
-from tests.pathapi.support.raw_buckets import AzureGround, GCSGround, S3Ground
+from tests.pathapi.support.raw_buckets import AzureRawBucket, GCSRawBucket, S3RawBucket
 
 UPLOADS: Final = 8
 """Parallel PUTs; four keep two cores busy."""
@@ -52,7 +52,7 @@ def _s3() -> Iterator[Ground]:
 
     with s3_server() as server:
         bucket = server.new_bucket("demo")
-        planting = S3Ground(server.client(max_pool_connections=UPLOADS), bucket)
+        planting = S3RawBucket(server.client(max_pool_connections=UPLOADS), bucket)
         yield Ground(_shown("s3", server), server.endpoint, planting.plant, client, lambda _: f"s3://{bucket}/")
 
 
@@ -66,7 +66,7 @@ def _gs() -> Iterator[Ground]:
         yield Ground(
             _shown("gs", server),
             server.endpoint,
-            GCSGround(server.client(), bucket).plant,
+            GCSRawBucket(server.client(), bucket).plant,
             client,
             lambda _: f"gs://{bucket}/",
             note="The proxy answers conditions as Google documents it; fake-gcs-server ignores most of them.",
@@ -81,7 +81,7 @@ def _az() -> Iterator[Ground]:
 
     with azurite() as server:
         container = server.new_container("demo")
-        planting = AzureGround(server.client(), container)
+        planting = AzureRawBucket(server.client(), container)
         yield Ground(_shown("az", server), server.endpoint, planting.plant, client, lambda _: f"az://{container}/")
 
 

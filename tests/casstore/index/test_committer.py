@@ -64,7 +64,7 @@ def _publication(cache: casstore.Cache, name: str, data: bytes) -> PublishEntry:
     staging = cache.stage()
     staging.write(data)
     added = cache.blobs.add(staging, staging.digest())
-    entry = casstore.Entry(noted.key, added.digest, Validator(len(data), "e"), noted.moment, cache.place)
+    entry = casstore.Entry(noted.key, added.digest, Validator(len(data), "e"), noted.moment, cache.boot_mount)
     return PublishEntry(noted, entry, added, staging)
 
 
@@ -175,7 +175,7 @@ def test_a_sync_of_a_file_that_was_replaced_says_nothing_of_the_new_one(cache: c
     cache.committer.submit(TouchEntry(entry, synced_inode=old))
     cache.flush()
     os.close(descriptor)
-    assert cache.lookup(key_of("k")).written_on == cache.place  # type: ignore[union-attr]
+    assert cache.lookup(key_of("k")).written_on == cache.boot_mount  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("what", ["write", "delete"])
@@ -251,7 +251,7 @@ def test_what_readers_learned_never_makes_them_wait(cache: casstore.Cache) -> No
     entry = fill(cache, key_of("k"), b"bytes")
     with cache.index.writing():  # so that nothing is committed meanwhile
         for _ in range(MAX_TOUCHES + 100):
-            cache.committer.submit(TouchEntry(entry, used_hour=1))
+            cache.committer.submit(TouchEntry(entry, last_used_hour=1))
         assert len(cache.committer._items) <= MAX_TOUCHES
     cache.flush()
 

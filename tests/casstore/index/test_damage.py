@@ -378,8 +378,8 @@ def test_bytes_that_a_power_cut_damaged_are_compared_when_they_come_again(root: 
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     row = blob_row(entry.digest.value)
     with cache.index.writing() as txn:
-        txn.put(KEY.row_key, pack_entry(replace(entry, written_on=cache.place + 2)))
-        txn.put(row, records.pack_blob(row, records.BlobRecord(5, cache.place + 2)))
+        txn.put(KEY.row_key, pack_entry(replace(entry, written_on=cache.boot_mount + 2)))
+        txn.put(row, records.pack_blob(row, records.BlobRecord(5, cache.boot_mount + 2)))
     fill(cache, OTHER, b"bytes")
     assert read(cache, OTHER) == b"bytes"
     assert read(cache, KEY) in (None, b"bytes")

@@ -38,7 +38,7 @@ def test_a_sync_turns_the_rows_that_were_there_before_it(cache: Cache, monkeypat
         fill(cache, key_of(name), b"shared")
     _during(monkeypatch, lambda: fill(cache, key_of("later"), b"later"))
     assert cache.mark_synced() == 2
-    assert (_place(cache, "a"), _place(cache, "b"), _place(cache, "later")) == (0, 0, cache.place)
+    assert (_place(cache, "a"), _place(cache, "b"), _place(cache, "later")) == (0, 0, cache.boot_mount)
     entry = cache.lookup(key_of("a"))
     assert entry is not None
     row = blob_row(entry.digest.value)
@@ -53,7 +53,7 @@ def test_a_row_that_changed_during_the_sync_is_left_alone(cache: Cache, monkeypa
     changed = replace(entry, last_used_hour=entry.last_used_hour + 1)
     _during(monkeypatch, lambda: cache.index.write(lambda txn: put_entry(txn, changed, entry, None)))
     assert cache.mark_synced() == 0
-    assert _place(cache, "a") == cache.place
+    assert _place(cache, "a") == cache.boot_mount
 
 
 def test_a_blob_that_was_replaced_during_the_sync_is_left_alone(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,19 +67,19 @@ def test_a_blob_that_was_replaced_during_the_sync_is_left_alone(cache: Cache, mo
 
     _during(monkeypatch, replace_blob)
     assert cache.mark_synced() == 0
-    assert _place(cache, "a") == cache.place
+    assert _place(cache, "a") == cache.boot_mount
 
 
 def test_a_sync_that_fails_changes_nothing(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(cache, key_of("a"), b"bytes")
     _during(monkeypatch, lambda: None, result=False)
     assert cache.mark_synced() == 0
-    assert _place(cache, "a") == cache.place
+    assert _place(cache, "a") == cache.boot_mount
 
 
 def test_rows_of_another_boot_are_not_turned(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = fill(cache, key_of("a"), b"bytes")
-    older = replace(entry, written_on=cache.place ^ 2)
+    older = replace(entry, written_on=cache.boot_mount ^ 2)
     cache.index.write(lambda txn: put_entry(txn, older, entry, None))
     _during(monkeypatch, lambda: None)
     assert cache.mark_synced() == 0

@@ -16,7 +16,7 @@ from pathapi.exceptions import MissingCredentialsError
 from tests.harness.azure_servers import AzureServer
 from tests.harness.servers import GCSServer
 from tests.pathapi.support.azure import azure_ground, prefix
-from tests.pathapi.support.raw_buckets import AzureGround
+from tests.pathapi.support.raw_buckets import AzureRawBucket
 
 __all__ = ["azure_ground", "prefix"]
 
@@ -71,7 +71,7 @@ def test_a_blob_is_read_with_the_credentials_of_the_environment(
     casstore: Casstore,
     environment: dict[str, str],
     azurite: AzureServer,
-    azure_ground: AzureGround,
+    azure_ground: AzureRawBucket,
     prefix: str,
 ) -> None:
     azure_ground.plant("a", b"content")
@@ -129,7 +129,7 @@ def test_without_an_account_the_error_names_the_option(casstore: Casstore) -> No
 
 
 def test_a_write_to_another_account_is_pushed_with_the_option_in_the_error(
-    casstore: Casstore, environment: dict[str, str], azurite: AzureServer, azure_ground: AzureGround, prefix: str
+    casstore: Casstore, environment: dict[str, str], azurite: AzureServer, azure_ground: AzureRawBucket, prefix: str
 ) -> None:
     uri = f"az://{azure_ground.bucket}/{prefix}k"
     code = (

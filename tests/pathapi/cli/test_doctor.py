@@ -12,7 +12,7 @@ import pytest
 
 from tests.harness.faults import Answer, DropRequestHeader, Fault
 from tests.harness.proxy import Proxy
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 Doctor = Callable[..., tuple[int, dict[str, tuple[str, str]]]]
 
@@ -35,11 +35,11 @@ def doctor(s3_environment: dict[str, str], tmp_path: Path, proxy: Proxy) -> Doct
 
 
 @pytest.fixture
-def uri(ground: S3Ground) -> str:
+def uri(ground: S3RawBucket) -> str:
     return f"s3://{ground.bucket}/doctor/"
 
 
-def _keys(ground: S3Ground) -> list[str]:
+def _keys(ground: S3RawBucket) -> list[str]:
     listed = ground.client.list_objects_v2(Bucket=ground.bucket, Prefix="doctor/")
     return [found["Key"] for found in listed.get("Contents", ())]
 
@@ -50,7 +50,7 @@ def _states(found: dict[str, tuple[str, str]]) -> dict[str, str]:
 
 @pytest.mark.needs_locks
 def test_a_server_with_conditions_is_good_and_no_object_is_left(
-    doctor: Doctor, uri: str, ground: S3Ground, proxy: Proxy
+    doctor: Doctor, uri: str, ground: S3RawBucket, proxy: Proxy
 ) -> None:
     status, found = doctor(uri, "--write")
     assert (status, _states(found)) == (0, {"reach": "good", "conditional writes": "good", "delete": "good"})
@@ -67,7 +67,7 @@ def test_without_write_nothing_is_written(doctor: Doctor, uri: str, proxy: Proxy
 
 @pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
 def test_a_server_that_ignores_conditions_is_wrong_and_no_object_is_left(
-    doctor: Doctor, uri: str, ground: S3Ground, proxy: Proxy, header: str
+    doctor: Doctor, uri: str, ground: S3RawBucket, proxy: Proxy, header: str
 ) -> None:
     proxy.add(Fault(DropRequestHeader(header), kind="PUT", times=None))
     status, found = doctor(uri, "--write")
@@ -89,7 +89,7 @@ def test_a_missing_permission_is_wrong(doctor: Doctor, uri: str, proxy: Proxy) -
     assert (status, found["conditional writes"][0]) == (1, "wrong")
 
 
-def test_an_object_that_cannot_be_deleted_is_named(doctor: Doctor, uri: str, ground: S3Ground, proxy: Proxy) -> None:
+def test_an_object_that_cannot_be_deleted_is_named(doctor: Doctor, uri: str, ground: S3RawBucket, proxy: Proxy) -> None:
     proxy.add(Fault(Answer(403, "AccessDenied"), kind="DELETE", times=None))
     status, found = doctor(uri, "--write")
     (left,) = _keys(ground)

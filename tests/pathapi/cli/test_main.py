@@ -22,7 +22,7 @@ from tests.casstore.support.fill import eventually
 from tests.harness.faults import Call, Stall
 from tests.harness.proxy import Fault, Proxy
 from tests.harness.servers import S3Server
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 _COMMAND = [sys.executable, "-m", "casstore"]
 
@@ -76,7 +76,12 @@ def test_get_reports_what_was_cached_and_the_path_of_the_bytes(casstore_command:
 
 
 def test_get_sends_one_request_for_each_object(
-    casstore_command: Casstore, environment: dict[str, str], ground: S3Ground, proxy: Proxy, seaweed: S3Server, at: str
+    casstore_command: Casstore,
+    environment: dict[str, str],
+    ground: S3RawBucket,
+    proxy: Proxy,
+    seaweed: S3Server,
+    at: str,
 ) -> None:
     environment |= {
         "AWS_ACCESS_KEY_ID": seaweed.access_key,
@@ -237,7 +242,7 @@ def test_data_goes_to_stdout_beside_a_bar(environment: dict[str, str], data: Pat
 
 
 def test_ctrl_c_ends_a_large_download_at_once_with_status_130_and_no_traceback(
-    environment: dict[str, str], ground: S3Ground, proxy: Proxy, seaweed: S3Server, data: Path, at: str
+    environment: dict[str, str], ground: S3RawBucket, proxy: Proxy, seaweed: S3Server, data: Path, at: str
 ) -> None:
     environment |= {
         "AWS_ACCESS_KEY_ID": seaweed.access_key,

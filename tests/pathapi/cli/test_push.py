@@ -21,7 +21,7 @@ from tests.casstore.support.pending_writes import interrupt, pend
 from tests.harness.faults import Answer
 from tests.harness.proxy import Fault, Proxy
 from tests.harness.servers import S3Server
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 _COMMAND = [sys.executable, "-m", "casstore"]
 
@@ -199,7 +199,7 @@ def test_a_bar_is_shown_on_a_terminal(s3_environment: dict[str, str], files: Pat
 
 
 def test_a_failed_write_is_pushed_when_the_network_is_back(
-    push: Push, client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    push: Push, client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     path = client.CloudPath(f"s3://{ground.bucket}/{at}log")
     path.write_text("one\n")
@@ -218,7 +218,13 @@ def test_a_failed_write_is_pushed_when_the_network_is_back(
 
 
 def test_a_write_of_another_origin_is_not_sent_to_this_server(
-    push: Push, s3_environment: dict[str, str], store: Cache, ground: S3Ground, proxy: Proxy, seaweed: S3Server, at: str
+    push: Push,
+    s3_environment: dict[str, str],
+    store: Cache,
+    ground: S3RawBucket,
+    proxy: Proxy,
+    seaweed: S3Server,
+    at: str,
 ) -> None:
     uri, place = f"s3://{ground.bucket}/{at}k", proxy.endpoint.removeprefix("http://")
     ours = pend(store, data=b"ours", key=Key(uri, f"s3@{place}"))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness.proxy import Proxy
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 Casstore = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -32,7 +32,7 @@ def _states(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def test_entries_are_same_stale_gone_or_of_another_server(
-    command: Casstore, ground: S3Ground, proxy: Proxy, tmp_path: Path
+    command: Casstore, ground: S3RawBucket, proxy: Proxy, tmp_path: Path
 ) -> None:
     prefix = "remote/"
     uris = {name: f"s3://{ground.bucket}/{prefix}{name}" for name in ("same", "stale", "gone")}
@@ -63,7 +63,7 @@ def test_entries_are_same_stale_gone_or_of_another_server(
     assert said.stdout.splitlines()[-1] == "4 entries compared with the server: 2 same, 1 stale, 1 gone"
 
 
-def test_an_unreachable_server_makes_entries_unreachable(command: Casstore, ground: S3Ground, proxy: Proxy) -> None:
+def test_an_unreachable_server_makes_entries_unreachable(command: Casstore, ground: S3RawBucket, proxy: Proxy) -> None:
     ground.plant("away/a", b"a")
     uri = f"s3://{ground.bucket}/away/a"
     assert command("get", "--endpoint-url", proxy.endpoint, uri).returncode == 0

@@ -11,14 +11,14 @@ from pathapi.exceptions import InvalidUriError
 from pathapi.testing import EditSuite, RawBucket, ReadSuite, WriteSuite
 from tests.harness.proxy import Proxy
 from tests.pathapi.support.azure import MakeAzureClient, azure_ground, make_azure_client, prefix
-from tests.pathapi.support.raw_buckets import AzureGround
+from tests.pathapi.support.raw_buckets import AzureRawBucket
 
 __all__ = ["azure_ground", "make_azure_client", "prefix"]
 
 
 class _OnAzurite:
     @pytest.fixture
-    def ground(self, azure_ground: AzureGround) -> RawBucket:
+    def ground(self, azure_ground: AzureRawBucket) -> RawBucket:
         return azure_ground
 
     @pytest.fixture
@@ -60,7 +60,7 @@ def test_the_long_scheme_is_another_spelling_of_the_short_one(text: str) -> None
 
 
 def test_etag_and_md5_are_told(
-    make_azure_client: MakeAzureClient, azure_ground: AzureGround, shared_container: str, prefix: str
+    make_azure_client: MakeAzureClient, azure_ground: AzureRawBucket, shared_container: str, prefix: str
 ) -> None:
     azure_ground.plant("a", b"0123456789")
     path = make_azure_client().AzureBlobPath(f"az://{shared_container}/{prefix}a")
@@ -72,7 +72,7 @@ def test_etag_and_md5_are_told(
 
 def test_the_md5_is_asked_for_where_the_entry_alone_is_fresh_and_may_be_asked_for(
     make_azure_client: MakeAzureClient,
-    azure_ground: AzureGround,
+    azure_ground: AzureRawBucket,
     azure_proxy: Proxy,
     shared_container: str,
     prefix: str,
@@ -92,7 +92,7 @@ def test_the_md5_is_asked_for_where_the_entry_alone_is_fresh_and_may_be_asked_fo
 
 
 def test_a_name_that_would_become_another_on_its_way_is_refused(
-    make_azure_client: MakeAzureClient, azure_ground: AzureGround, shared_container: str, prefix: str
+    make_azure_client: MakeAzureClient, azure_ground: AzureRawBucket, shared_container: str, prefix: str
 ) -> None:
     azure_ground.plant("b", b"another object")
     client = make_azure_client()
@@ -105,7 +105,7 @@ def test_a_name_that_would_become_another_on_its_way_is_refused(
 
 
 def test_a_mark_of_a_directory_is_no_object(
-    make_azure_client: MakeAzureClient, azure_ground: AzureGround, shared_container: str, prefix: str
+    make_azure_client: MakeAzureClient, azure_ground: AzureRawBucket, shared_container: str, prefix: str
 ) -> None:
     """As accounts with a hierarchical namespace have them."""
     azure_ground.plant("d/a", b"a")

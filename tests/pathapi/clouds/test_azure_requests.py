@@ -12,7 +12,7 @@ from pathapi import AzureBlobClient, AzureBlobPath
 from pathapi.reading.download import PART
 from tests.harness.proxy import Proxy
 from tests.pathapi.support.azure import MakeAzureClient, azure_ground, make_azure_client, prefix
-from tests.pathapi.support.raw_buckets import AzureGround
+from tests.pathapi.support.raw_buckets import AzureRawBucket
 from tests.pathapi.support.traffic import Wire
 
 __all__ = ["azure_ground", "make_azure_client", "prefix"]
@@ -36,7 +36,7 @@ def root(client: AzureBlobClient, shared_container: str, prefix: str) -> AzureBl
 
 
 @pytest.fixture
-def path(root: AzureBlobPath, azure_ground: AzureGround) -> AzureBlobPath:
+def path(root: AzureBlobPath, azure_ground: AzureRawBucket) -> AzureBlobPath:
     """An object that nobody has asked for yet."""
     azure_ground.plant("object", DATA)
     return root / "object"
@@ -59,7 +59,7 @@ def test_a_question_about_an_object_is_one_head_and_about_a_listed_one_none(
 
 @pytest.mark.parametrize("name", ["missing", "directory"])
 def test_what_is_no_object_costs_a_head_and_a_list_of_one_key(
-    root: AzureBlobPath, azure_ground: AzureGround, wire: Wire, name: str
+    root: AzureBlobPath, azure_ground: AzureRawBucket, wire: Wire, name: str
 ) -> None:
     azure_ground.plant("directory/object", b"")
     path = root / name
@@ -71,7 +71,7 @@ def test_what_is_no_object_costs_a_head_and_a_list_of_one_key(
 
 
 def test_a_glob_lists_only_what_its_fixed_start_allows(
-    root: AzureBlobPath, azure_ground: AzureGround, wire: Wire, prefix: str
+    root: AzureBlobPath, azure_ground: AzureRawBucket, wire: Wire, prefix: str
 ) -> None:
     for name in ("sub/a.txt", "sub/b.bin", "sub/deep/c.txt", "other/d.txt", "e.txt"):
         azure_ground.plant(name, b"")
@@ -111,7 +111,7 @@ def test_a_warm_read_is_free_where_the_policy_allows(
 
 @pytest.mark.parametrize(("size", "gets"), [(PART - 1, 1), (PART, 1), (PART + 1, 2), (2 * PART + 12_345, 3)])
 def test_an_object_is_one_get_for_each_part(
-    root: AzureBlobPath, azure_ground: AzureGround, wire: Wire, size: int, gets: int
+    root: AzureBlobPath, azure_ground: AzureRawBucket, wire: Wire, size: int, gets: int
 ) -> None:
     data = os.urandom(size)
     azure_ground.plant("large", data)
@@ -123,7 +123,7 @@ def test_an_object_is_one_get_for_each_part(
 
 
 def test_an_empty_object_is_one_request(
-    root: AzureBlobPath, client: AzureBlobClient, azure_ground: AzureGround, wire: Wire
+    root: AzureBlobPath, client: AzureBlobClient, azure_ground: AzureRawBucket, wire: Wire
 ) -> None:
     """A range of an empty object is answered 416, which says that it is empty."""
     azure_ground.plant("empty", b"")
@@ -145,7 +145,7 @@ def test_a_missing_object_is_asked_for_once_and_explained_once(root: AzureBlobPa
 
 
 def test_bytes_that_a_listing_shows_to_be_held_are_not_downloaded(
-    root: AzureBlobPath, path: AzureBlobPath, azure_ground: AzureGround, wire: Wire
+    root: AzureBlobPath, path: AzureBlobPath, azure_ground: AzureRawBucket, wire: Wire
 ) -> None:
     path.read_bytes()
     path.client.cache.flush()
@@ -173,7 +173,7 @@ def test_what_writes_cost(root: AzureBlobPath, wire: Wire) -> None:
 
 
 def test_what_overwriting_and_appending_cost(
-    make_azure_client: MakeAzureClient, azure_ground: AzureGround, path: AzureBlobPath, wire: Wire
+    make_azure_client: MakeAzureClient, azure_ground: AzureRawBucket, path: AzureBlobPath, wire: Wire
 ) -> None:
     path.write_bytes(b"overwritten, not cached")
     assert wire() == {"HEAD": 1, "PUT": 1}
@@ -194,7 +194,7 @@ def test_an_upload_in_blocks_is_a_request_for_each_and_one_more(root: AzureBlobP
     assert wire() == {"PUT": 4}
 
 
-def test_what_moves_cost(root: AzureBlobPath, path: AzureBlobPath, azure_ground: AzureGround, wire: Wire) -> None:
+def test_what_moves_cost(root: AzureBlobPath, path: AzureBlobPath, azure_ground: AzureRawBucket, wire: Wire) -> None:
     path.copy(root / "copied")
     assert wire() == {"HEAD": 1, "COPY": 1}
     path.rename(root / "renamed")
@@ -204,7 +204,7 @@ def test_what_moves_cost(root: AzureBlobPath, path: AzureBlobPath, azure_ground:
 
 
 def test_many_deletes_are_one_request(
-    client: AzureBlobClient, azure_ground: AzureGround, shared_container: str, prefix: str, wire: Wire
+    client: AzureBlobClient, azure_ground: AzureRawBucket, shared_container: str, prefix: str, wire: Wire
 ) -> None:
     for number in range(10):
         azure_ground.plant(str(number), b"")

@@ -21,7 +21,7 @@ from pathapi import AzureBlobClient, prefetch
 from pathapi.backends.azure.connection import AzureConnection
 from tests.harness.azure_servers import AzureServer
 from tests.pathapi.support.azure import MakeAzureClient, azure_ground, make_azure_client, prefix
-from tests.pathapi.support.raw_buckets import AzureGround
+from tests.pathapi.support.raw_buckets import AzureRawBucket
 from tests.pathapi.test_secrets import MARK, caught, found_in_files, shown, told
 
 __all__ = ["azure_ground", "make_azure_client", "prefix"]
@@ -63,7 +63,7 @@ def test_a_secret_reaches_neither_the_store_nor_a_log_nor_a_repr_nor_a_pickle(
     login: str,
     azurite: AzureServer,
     make_azure_client: MakeAzureClient,
-    azure_ground: AzureGround,
+    azure_ground: AzureRawBucket,
     shared_container: str,
     prefix: str,
     caplog: pytest.LogCaptureFixture,

@@ -28,7 +28,7 @@ from pathapi.testing import EditSuite, RawBucket, ReadSuite, WriteSuite
 from tests.harness.proxy import Proxy
 from tests.harness.servers import GCSServer
 from tests.pathapi.conftest import MakeGSClient as MakeClient
-from tests.pathapi.support.raw_buckets import GCSGround
+from tests.pathapi.support.raw_buckets import GCSRawBucket
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def raw(gcs: GCSServer) -> Any:
 
 
 @pytest.fixture
-def ground(raw: Any, gcs_bucket: str, prefix: str) -> GCSGround:
-    return GCSGround(raw, gcs_bucket, prefix)
+def ground(raw: Any, gcs_bucket: str, prefix: str) -> GCSRawBucket:
+    return GCSRawBucket(raw, gcs_bucket, prefix)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ class _OnGCS:
 
     @pytest.fixture
     def ground(self, raw: Any, gcs_bucket: str, prefix: str) -> RawBucket:
-        return GCSGround(raw, gcs_bucket, prefix)
+        return GCSRawBucket(raw, gcs_bucket, prefix)
 
     @pytest.fixture
     def make(self, make_gs: MakeClient) -> MakeClient:
@@ -86,7 +86,7 @@ class TestEditing(_OnGCS, EditSuite):
 # --- what is GSPath's own -------------------------------------------------------------------------------------------
 
 
-def test_a_path_has_cloudpathlibs_pieces(root: GSPath, ground: GCSGround) -> None:
+def test_a_path_has_cloudpathlibs_pieces(root: GSPath, ground: GCSRawBucket) -> None:
     ground.plant("dir/a.txt", b"content")
     path = root / "dir" / "a.txt"
     assert (path.bucket, path.blob) == (ground.bucket, path.key)
@@ -103,7 +103,7 @@ def test_a_path_has_cloudpathlibs_pieces(root: GSPath, ground: GCSGround) -> Non
 
 
 def test_the_md5_is_asked_for_where_the_entry_alone_is_fresh_and_may_be_asked_for(
-    root: GSPath, ground: GCSGround, gcs_proxy: Proxy, make_gs: MakeClient
+    root: GSPath, ground: GCSRawBucket, gcs_proxy: Proxy, make_gs: MakeClient
 ) -> None:
     ground.plant("a", b"content")
     stated = base64.b64encode(hashlib.md5(b"content").digest()).decode()
@@ -120,7 +120,7 @@ def test_the_md5_is_asked_for_where_the_entry_alone_is_fresh_and_may_be_asked_fo
 
 
 @pytest.mark.parametrize("scheme", ["gs", "GS", "gcs", "GCS"])
-def test_an_alias_is_the_same_object(root: GSPath, ground: GCSGround, scheme: str) -> None:
+def test_an_alias_is_the_same_object(root: GSPath, ground: GCSRawBucket, scheme: str) -> None:
     ground.plant("a", b"content")
     path = root.client.CloudPath(f"{scheme}://{root.bucket}/{root.key}a")
     assert isinstance(path, GSPath)
@@ -150,7 +150,7 @@ def test_the_constructor_takes_what_cloudpathlibs_does(gcs: GCSServer, tmp_path:
 
 
 def test_bytes_that_are_held_are_recognised_by_the_md5_that_a_listing_states(
-    root: GSPath, ground: GCSGround, gcs_proxy: Proxy, make_gs: MakeClient
+    root: GSPath, ground: GCSRawBucket, gcs_proxy: Proxy, make_gs: MakeClient
 ) -> None:
     data = os.urandom(100_000)
     for name in ("dir/a", "dir/b"):
@@ -167,7 +167,7 @@ def test_bytes_that_are_held_are_recognised_by_the_md5_that_a_listing_states(
     assert client.cache.usage(str(root)).blobs == 1
 
 
-def test_a_rename_keeps_the_type_and_the_bytes(root: GSPath, raw: Any, ground: GCSGround) -> None:
+def test_a_rename_keeps_the_type_and_the_bytes(root: GSPath, raw: Any, ground: GCSRawBucket) -> None:
     path = root / "a.png"
     path.write_bytes(b"not really")
     path.rename(root / "b")
@@ -176,7 +176,7 @@ def test_a_rename_keeps_the_type_and_the_bytes(root: GSPath, raw: Any, ground: G
     assert (blob.content_type, ground.content("b")) == ("image/png", b"not really")
 
 
-def test_a_pickled_path_reads_with_its_settings_and_a_copy_with_its_client(root: GSPath, ground: GCSGround) -> None:
+def test_a_pickled_path_reads_with_its_settings_and_a_copy_with_its_client(root: GSPath, ground: GCSRawBucket) -> None:
     ground.plant("a", b"content")
     path = root / "a"
     assert copy.deepcopy(path).client is path.client

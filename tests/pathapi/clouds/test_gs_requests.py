@@ -17,7 +17,7 @@ from tests.harness.faults import SetHeader
 from tests.harness.proxy import Fault, Proxy
 from tests.harness.servers import GCSServer
 from tests.pathapi.conftest import MakeGSClient
-from tests.pathapi.support.raw_buckets import GCSGround
+from tests.pathapi.support.raw_buckets import GCSRawBucket
 from tests.pathapi.support.traffic import kinds_of
 
 DATA = os.urandom(50_000)
@@ -29,8 +29,8 @@ def raw(gcs: GCSServer) -> Any:
 
 
 @pytest.fixture
-def ground(raw: Any, gcs_bucket: str, request: pytest.FixtureRequest) -> GCSGround:
-    return GCSGround(raw, gcs_bucket, f"{id(request.node):x}/")
+def ground(raw: Any, gcs_bucket: str, request: pytest.FixtureRequest) -> GCSRawBucket:
+    return GCSRawBucket(raw, gcs_bucket, f"{id(request.node):x}/")
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def client(make_gs: MakeGSClient, gcs_proxy: Proxy) -> GSClient:
 
 
 @pytest.fixture
-def root(client: GSClient, ground: GCSGround) -> GSPath:
+def root(client: GSClient, ground: GCSRawBucket) -> GSPath:
     return client.GSPath(f"gs://{ground.bucket}/{ground._prefix}")
 
 
 @pytest.fixture
-def path(root: GSPath, ground: GCSGround) -> GSPath:
+def path(root: GSPath, ground: GCSRawBucket) -> GSPath:
     """An object that nobody has asked for yet."""
     ground.plant("object", DATA)
     return root / "object"
@@ -69,7 +69,7 @@ def test_a_question_is_one_request_and_none_for_a_child_of_a_listing(
 
 @pytest.mark.parametrize("name", ["missing", "directory"])
 def test_what_is_no_object_costs_a_head_and_a_list_of_one_key(
-    root: GSPath, ground: GCSGround, gcs_proxy: Proxy, wire: Any, name: str
+    root: GSPath, ground: GCSRawBucket, gcs_proxy: Proxy, wire: Any, name: str
 ) -> None:
     ground.plant("directory/object", b"")
     assert (root / name).exists() == (name == "directory")
@@ -77,7 +77,7 @@ def test_what_is_no_object_costs_a_head_and_a_list_of_one_key(
     assert wire() == {"HEAD": 1, "LIST": 1}
 
 
-def test_eleven_children_with_all_their_facts_are_one_request(root: GSPath, ground: GCSGround, wire: Any) -> None:
+def test_eleven_children_with_all_their_facts_are_one_request(root: GSPath, ground: GCSRawBucket, wire: Any) -> None:
     for number in range(11):
         ground.plant(str(number), b"x" * number)
     children = list(root.iterdir())
@@ -87,7 +87,7 @@ def test_eleven_children_with_all_their_facts_are_one_request(root: GSPath, grou
 
 
 def test_a_glob_lists_only_what_its_fixed_start_allows(
-    root: GSPath, ground: GCSGround, gcs_proxy: Proxy, wire: Any
+    root: GSPath, ground: GCSRawBucket, gcs_proxy: Proxy, wire: Any
 ) -> None:
     for name in ("sub/a.txt", "sub/b.bin", "sub/deep/c.txt", "other/d.txt", "e.txt"):
         ground.plant(name, b"")
@@ -101,7 +101,7 @@ def test_a_glob_lists_only_what_its_fixed_start_allows(
 
 
 @pytest.mark.slow
-def test_2500_keys_are_three_requests(root: GSPath, ground: GCSGround, wire: Any) -> None:
+def test_2500_keys_are_three_requests(root: GSPath, ground: GCSRawBucket, wire: Any) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda number: ground.plant(f"{number % 5}/{number:04}", b""), range(2_500)))
     wire()
@@ -137,7 +137,7 @@ def test_a_warm_read_is_free_where_the_policy_allows(
 
 
 def test_a_large_object_is_one_get_for_each_part_of_one_generation(
-    root: GSPath, ground: GCSGround, gcs_proxy: Proxy, wire: Any
+    root: GSPath, ground: GCSRawBucket, gcs_proxy: Proxy, wire: Any
 ) -> None:
     data = os.urandom(2 * PART + 12_345)
     ground.plant("large", data)
@@ -149,7 +149,7 @@ def test_a_large_object_is_one_get_for_each_part_of_one_generation(
 
 
 def test_an_empty_object_is_one_request_and_two_where_the_416_does_not_say_that_it_is_empty(
-    root: GSPath, ground: GCSGround, gcs_proxy: Proxy, wire: Any
+    root: GSPath, ground: GCSRawBucket, gcs_proxy: Proxy, wire: Any
 ) -> None:
     ground.plant("empty", b"")
 
@@ -196,7 +196,7 @@ def test_what_writes_cost(root: GSPath, wire: Any) -> None:
     assert wire() == {"PUT": 1}
 
 
-def test_what_overwriting_and_appending_cost(root: GSPath, ground: GCSGround, path: GSPath, wire: Any) -> None:
+def test_what_overwriting_and_appending_cost(root: GSPath, ground: GCSRawBucket, path: GSPath, wire: Any) -> None:
     path.write_bytes(b"overwritten, not cached")
     assert wire() == {"HEAD": 1, "PUT": 1}
     ground.plant("object", DATA)
@@ -208,7 +208,9 @@ def test_what_overwriting_and_appending_cost(root: GSPath, ground: GCSGround, pa
     assert ground.content("object") == DATA + b"appended"
 
 
-def test_copies_and_renames_need_no_more_than_on_s3(root: GSPath, path: GSPath, ground: GCSGround, wire: Any) -> None:
+def test_copies_and_renames_need_no_more_than_on_s3(
+    root: GSPath, path: GSPath, ground: GCSRawBucket, wire: Any
+) -> None:
     path.copy(root / "copied")
     assert wire().get("COPY") == 1
     path.rename(root / "renamed")

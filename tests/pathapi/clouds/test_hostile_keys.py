@@ -23,7 +23,7 @@ from pathapi.client import Client
 from pathapi.exceptions import CloudPathFileNotFoundError, CloudPathIsADirectoryError, OverwriteNewerLocalError
 from pathapi.testing import RawBucket
 from tests.harness.servers import S3Server
-from tests.pathapi.support.raw_buckets import FileGround, S3Ground
+from tests.pathapi.support.raw_buckets import FileRawBucket, S3RawBucket
 
 KEYS = {
     "up": "a/../b",
@@ -177,7 +177,7 @@ class Place:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     planted, work = tmp_path_factory.mktemp("planted"), tmp_path_factory.mktemp("work")
     client = FileClient(local_cache_dir=tmp_path_factory.mktemp("store") / "s")
-    grounds = FileGround(planted), FileGround(work)
+    grounds = FileRawBucket(planted), FileRawBucket(work)
     yield Place(client, *grounds, f"file://{planted}/", f"file://{work}/", {}, PLACES["files"])
     client.cache.close()
 
@@ -192,7 +192,7 @@ def _s3_place(server: S3Server, store: Path, cannot: dict[str, str], *, apart: b
     client = S3Client(local_cache_dir=store, **login)
     raw = server.client()
     planted, work = server.new_bucket(), server.new_bucket()
-    grounds = S3Ground(raw, planted), S3Ground(raw, work)
+    grounds = S3RawBucket(raw, planted), S3RawBucket(raw, work)
     yield Place(client, *grounds, f"s3://{planted}/", f"s3://{work}/", login, cannot, apart)
     client.cache.close()
     client.client.close()

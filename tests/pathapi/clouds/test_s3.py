@@ -11,14 +11,14 @@ from pathapi import S3Client
 from tests.harness.proxy import Proxy
 from tests.harness.servers import S3Server
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 DATA = b"content"
 MD5 = hashlib.md5(DATA).hexdigest()
 
 
 def test_the_md5_is_told_of_what_came_in_one_part(
-    make_client: MakeClient, proxy: Proxy, ground: S3Ground, at: str
+    make_client: MakeClient, proxy: Proxy, ground: S3RawBucket, at: str
 ) -> None:
     ground.plant(f"{at}a", DATA)
     path = make_client().S3Path(f"s3://{ground.bucket}/{at}a")
@@ -31,7 +31,7 @@ def test_the_md5_is_told_of_what_came_in_one_part(
 
 
 def test_what_came_in_several_parts_has_no_md5(
-    make_client: MakeClient, seaweed: S3Server, ground: S3Ground, at: str
+    make_client: MakeClient, seaweed: S3Server, ground: S3RawBucket, at: str
 ) -> None:
     raw, where = seaweed.client(), {"Bucket": ground.bucket, "Key": f"{at}a"}
     upload = raw.create_multipart_upload(**where)["UploadId"]
@@ -45,7 +45,7 @@ def test_what_came_in_several_parts_has_no_md5(
 
 @pytest.mark.parametrize("freshness", ["immutable", "offline"])
 def test_the_md5_of_what_is_held_is_asked_for_where_it_may_be(
-    make_client: MakeClient, ground: S3Ground, at: str, freshness: str
+    make_client: MakeClient, ground: S3RawBucket, at: str, freshness: str
 ) -> None:
     ground.plant(f"{at}a", DATA)
     path = make_client(freshness=freshness).S3Path(f"s3://{ground.bucket}/{at}a")

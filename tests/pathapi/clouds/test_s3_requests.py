@@ -17,7 +17,7 @@ from pathapi.reading.download import PART
 from tests.harness.faults import Answer
 from tests.harness.proxy import Fault, Proxy
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 from tests.pathapi.support.traffic import Wire
 
 DATA = os.urandom(50_000)
@@ -29,13 +29,13 @@ def wire(proxy: Proxy) -> Wire:
 
 
 @pytest.fixture
-def path(client: S3Client, ground: S3Ground, at: str) -> S3Path:
+def path(client: S3Client, ground: S3RawBucket, at: str) -> S3Path:
     """An object that nobody has asked for yet."""
     ground.plant(at + "object", DATA)
     return client.S3Path(f"s3://{ground.bucket}/{at}object")
 
 
-def directory_of(client: S3Client, ground: S3Ground, at: str) -> S3Path:
+def directory_of(client: S3Client, ground: S3RawBucket, at: str) -> S3Path:
     return client.S3Path(f"s3://{ground.bucket}/{at}")
 
 
@@ -75,7 +75,7 @@ def test_a_question_about_a_child_of_a_listing_is_free(
 
 @pytest.mark.parametrize("name", ["missing", "directory"])
 def test_what_is_no_object_costs_a_head_and_a_list_of_one_key(
-    client: S3Client, ground: S3Ground, at: str, wire: Wire, name: str
+    client: S3Client, ground: S3RawBucket, at: str, wire: Wire, name: str
 ) -> None:
     ground.plant(at + "directory/object", b"")
     path = directory_of(client, ground, at) / name
@@ -90,7 +90,7 @@ def test_what_is_no_object_costs_a_head_and_a_list_of_one_key(
 
 
 def test_eleven_children_with_all_their_facts_are_one_request(
-    client: S3Client, ground: S3Ground, at: str, wire: Wire
+    client: S3Client, ground: S3RawBucket, at: str, wire: Wire
 ) -> None:
     for number in range(11):
         ground.plant(f"{at}{number}", b"x" * number)
@@ -100,7 +100,9 @@ def test_eleven_children_with_all_their_facts_are_one_request(
     assert wire() == {"LIST": 1}
 
 
-def test_a_glob_lists_only_what_its_fixed_start_allows(client: S3Client, ground: S3Ground, at: str, wire: Wire) -> None:
+def test_a_glob_lists_only_what_its_fixed_start_allows(
+    client: S3Client, ground: S3RawBucket, at: str, wire: Wire
+) -> None:
     for name in ("sub/a.txt", "sub/b.bin", "sub/deep/c.txt", "other/d.txt", "e.txt"):
         ground.plant(at + name, b"")
     found = [path.name for path in directory_of(client, ground, at).glob("sub/*.txt")]
@@ -112,7 +114,7 @@ def test_a_glob_lists_only_what_its_fixed_start_allows(client: S3Client, ground:
 
 @pytest.mark.slow
 def test_2500_keys_are_three_requests_however_they_are_listed(
-    client: S3Client, ground: S3Ground, at: str, wire: Wire
+    client: S3Client, ground: S3RawBucket, at: str, wire: Wire
 ) -> None:
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda number: ground.plant(f"{at}{number % 5}/{number:04}", b""), range(2_500)))
@@ -173,7 +175,7 @@ def test_a_warm_read_is_free_where_the_policy_allows(
     assert wire() == {}
 
 
-def test_a_large_object_is_one_get_for_each_part(client: S3Client, ground: S3Ground, at: str, wire: Wire) -> None:
+def test_a_large_object_is_one_get_for_each_part(client: S3Client, ground: S3RawBucket, at: str, wire: Wire) -> None:
     data = os.urandom(2 * PART + 12_345)
     ground.plant(at + "large", data)
     path = directory_of(client, ground, at) / "large"
@@ -185,7 +187,7 @@ def test_a_large_object_is_one_get_for_each_part(client: S3Client, ground: S3Gro
 
 
 @pytest.mark.parametrize("size", [PART - 1, PART, PART + 1])
-def test_around_one_part(client: S3Client, ground: S3Ground, at: str, wire: Wire, size: int) -> None:
+def test_around_one_part(client: S3Client, ground: S3RawBucket, at: str, wire: Wire, size: int) -> None:
     data = os.urandom(size)
     ground.plant(at + "a", data)
     path = directory_of(client, ground, at) / "a"
@@ -197,7 +199,7 @@ def test_around_one_part(client: S3Client, ground: S3Ground, at: str, wire: Wire
     assert wire() == {"GET": 1}
 
 
-def test_an_empty_object_is_one_request(client: S3Client, ground: S3Ground, at: str, wire: Wire) -> None:
+def test_an_empty_object_is_one_request(client: S3Client, ground: S3RawBucket, at: str, wire: Wire) -> None:
     """A range of an empty object is answered 416, which says that it is empty; the next request says which version."""
     ground.plant(at + "empty", b"")
     path = directory_of(client, ground, at) / "empty"
@@ -216,7 +218,7 @@ def test_an_empty_object_is_one_request(client: S3Client, ground: S3Ground, at: 
 
 
 def test_an_empty_object_that_is_appended_to_is_not_overwritten_unseen(
-    client: S3Client, ground: S3Ground, at: str
+    client: S3Client, ground: S3RawBucket, at: str
 ) -> None:
     ground.plant(at + "log", b"")
     path = directory_of(client, ground, at) / "log"
@@ -257,7 +259,7 @@ def test_processes_that_want_one_cold_object_get_it_by_one_download(path: S3Path
 
 
 def test_a_missing_object_is_asked_for_once_and_explained_once(
-    client: S3Client, ground: S3Ground, at: str, wire: Wire
+    client: S3Client, ground: S3RawBucket, at: str, wire: Wire
 ) -> None:
     with pytest.raises(FileNotFoundError):
         (directory_of(client, ground, at) / "missing").read_bytes()
@@ -267,7 +269,7 @@ def test_a_missing_object_is_asked_for_once_and_explained_once(
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def test_what_writes_cost(client: S3Client, ground: S3Ground, at: str, wire: Wire) -> None:
+def test_what_writes_cost(client: S3Client, ground: S3RawBucket, at: str, wire: Wire) -> None:
     root = directory_of(client, ground, at)
     (root / "new").write_bytes(DATA)
     assert (wire.conditions(), wire()) == ([True], {"HEAD": 1, "PUT": 1})
@@ -285,7 +287,7 @@ def test_what_writes_cost(client: S3Client, ground: S3Ground, at: str, wire: Wir
 
 
 def test_what_overwriting_and_appending_cost(
-    make_client: MakeClient, ground: S3Ground, at: str, path: S3Path, wire: Wire
+    make_client: MakeClient, ground: S3RawBucket, at: str, path: S3Path, wire: Wire
 ) -> None:
     """`path` is there and not held: nothing of the old object travels for an overwrite, all of it for an append."""
     path.write_bytes(b"overwritten, not cached")
@@ -310,7 +312,7 @@ def test_what_overwriting_and_appending_cost(
 
 
 def test_touching_what_is_there_and_unlinking_what_is_known_are_one_request(
-    client: S3Client, ground: S3Ground, at: str, path: S3Path, wire: Wire
+    client: S3Client, ground: S3RawBucket, at: str, path: S3Path, wire: Wire
 ) -> None:
     path.touch()
     assert wire() == {"PUT": 1}
@@ -331,7 +333,7 @@ def test_what_is_unchanged_costs_the_question_alone(path: S3Path, wire: Wire) ->
     assert wire() == {"GET": 1}
 
 
-def test_a_push_is_one_request(client: S3Client, ground: S3Ground, at: str, proxy: Proxy, wire: Wire) -> None:
+def test_a_push_is_one_request(client: S3Client, ground: S3RawBucket, at: str, proxy: Proxy, wire: Wire) -> None:
     path = directory_of(client, ground, at) / "new"
     file = path.open("wb")
     file.write(DATA)
@@ -345,7 +347,7 @@ def test_a_push_is_one_request(client: S3Client, ground: S3Ground, at: str, prox
 
 
 def test_what_a_listing_did_not_have_is_written_without_asking(
-    client: S3Client, ground: S3Ground, at: str, wire: Wire
+    client: S3Client, ground: S3RawBucket, at: str, wire: Wire
 ) -> None:
     ground.plant(at + "there", b"")
     root = directory_of(client, ground, at)
@@ -360,7 +362,7 @@ def test_what_a_listing_did_not_have_is_written_without_asking(
 
 
 def test_what_was_written_is_read_by_a_304(
-    client: S3Client, ground: S3Ground, at: str, proxy: Proxy, wire: Wire
+    client: S3Client, ground: S3RawBucket, at: str, proxy: Proxy, wire: Wire
 ) -> None:
     path = directory_of(client, ground, at) / "mine"
     path.write_bytes(DATA)

@@ -14,7 +14,7 @@ import pytest
 from pathapi import AzureBlobClient, GSClient, S3Client
 from tests.harness.azure_servers import AzureServer
 from tests.harness.servers import GCSServer, S3Server
-from tests.pathapi.support.raw_buckets import AzureGround, GCSGround, S3Ground
+from tests.pathapi.support.raw_buckets import AzureRawBucket, GCSRawBucket, S3RawBucket
 
 FILES = {f"data/{number}.bin": os.urandom(10_000 + number) for number in range(6)}
 
@@ -42,9 +42,9 @@ def roots(
     gs = GSClient(endpoint_url=gcs.endpoint, local_cache_dir=store)
     az = AzureBlobClient(connection_string=azurite.connection_string(), local_cache_dir=store)
     return {
-        "s3": (s3.CloudPath(f"s3://{shared_bucket}/{name}"), S3Ground(seaweed.client(), shared_bucket)),
-        "gs": (gs.CloudPath(f"gs://{gcs_bucket}/{name}"), GCSGround(gcs.client(), gcs_bucket)),
-        "az": (az.CloudPath(f"az://{shared_container}/{name}"), AzureGround(azurite.client(), shared_container)),
+        "s3": (s3.CloudPath(f"s3://{shared_bucket}/{name}"), S3RawBucket(seaweed.client(), shared_bucket)),
+        "gs": (gs.CloudPath(f"gs://{gcs_bucket}/{name}"), GCSRawBucket(gcs.client(), gcs_bucket)),
+        "az": (az.CloudPath(f"az://{shared_container}/{name}"), AzureRawBucket(azurite.client(), shared_container)),
     }
 
 

@@ -28,7 +28,7 @@ from tests.harness.proxy import Proxy
 from tests.harness.servers import GCSServer, S3Server
 from tests.pathapi.conftest import MakeClient, MakeGSClient
 from tests.pathapi.support.azure import MakeAzureClient, azure_ground, make_azure_client, prefix
-from tests.pathapi.support.raw_buckets import AzureGround
+from tests.pathapi.support.raw_buckets import AzureRawBucket
 
 __all__ = ["azure_ground", "make_azure_client", "prefix"]
 
@@ -191,7 +191,7 @@ def test_the_urls_of_google_are_its_own_hosts_unless_there_is_an_endpoint(monkey
 def test_a_signed_url_of_azure_opens_the_blob_and_a_plain_one_names_it(
     make_azure_client: MakeAzureClient,
     azure_proxy: Proxy,
-    azure_ground: AzureGround,
+    azure_ground: AzureRawBucket,
     shared_container: str,
     prefix: str,
     key: str,

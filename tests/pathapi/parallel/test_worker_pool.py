@@ -14,7 +14,7 @@ from pathapi import Progress, S3Client, S3Path
 from pathapi.exceptions import CloudUnavailableError
 from pathapi.parallel.worker_pool import WorkerPool
 from tests.casstore.support.fill import eventually
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 PIECE = 1 << 16
 """Bytes of 6 MiB that take `SECONDS`: all of it takes 48 s, and what is cut short much less."""
@@ -113,7 +113,7 @@ def wait_for_the_crew() -> float:
 
 
 @pytest.fixture
-def path(client: S3Client, ground: S3Ground, at: str, monkeypatch: pytest.MonkeyPatch) -> S3Path:
+def path(client: S3Client, ground: S3RawBucket, at: str, monkeypatch: pytest.MonkeyPatch) -> S3Path:
     """The test's "directory"; interrupts wait for nothing."""
     monkeypatch.setattr("pathapi.parallel.worker_pool.INTERRUPT_SECONDS", 0.0)
     return client.S3Path(f"s3://{ground.bucket}/{at}")
@@ -121,7 +121,7 @@ def path(client: S3Client, ground: S3Ground, at: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("is_alone", [True, False])
 def test_an_interrupted_upload_ends_at_its_next_chunk_and_releases_its_lock(
-    path: S3Path, ground: S3Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_alone: bool
+    path: S3Path, ground: S3RawBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_alone: bool
 ) -> None:
     for name in ("a", "b", "c")[: 1 if is_alone else 3]:
         (tmp_path / name).write_bytes(b"" if name == "a" and not is_alone else bytes(6 << 20))
@@ -151,7 +151,7 @@ def test_an_interrupted_upload_ends_at_its_next_chunk_and_releases_its_lock(
 
 @pytest.mark.parametrize("size", [6 << 20, 40 << 20], ids=["one piece", "parts"])
 def test_an_interrupted_download_ends_at_its_next_chunk(
-    path: S3Path, ground: S3Ground, at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    path: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     ground.plant(at + "big", bytes(size))
     backend = path.client.backend(ground.bucket)

@@ -37,7 +37,7 @@ from tests.harness.faults import (
 )
 from tests.harness.proxy import Proxy
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 PART = 1 << 18
 SMALL = os.urandom(200_000)
@@ -67,7 +67,7 @@ def data(request: pytest.FixtureRequest) -> bytes:
 
 
 @pytest.fixture
-def path(client: S3Client, ground: S3Ground, at: str, data: bytes) -> S3Path:
+def path(client: S3Client, ground: S3RawBucket, at: str, data: bytes) -> S3Path:
     ground.plant(at + "object", data)
     return client.S3Path(f"s3://{ground.bucket}/{at}object")
 
@@ -142,7 +142,7 @@ def test_what_breaks_once_is_read_all_the_same(
 @pytest.mark.parametrize("nth", [1, 2, 3])
 @pytest.mark.parametrize("action", [Truncate(after=100_000), Reset(after=50_000), Stall(60, after=10)], ids=repr)
 def test_any_part_of_a_large_object_may_break_once(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str, action: Action, nth: int
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str, action: Action, nth: int
 ) -> None:
     ground.plant(at + "object", LARGE)
     proxy.add(Fault(action, kind="GET", nth=nth))
@@ -174,7 +174,7 @@ def test_what_stays_broken_is_a_clear_error(
 
 
 def test_wrong_bytes_under_a_right_checksum_are_refused(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     ground.client.put_object(Bucket=ground.bucket, Key=at + "o", Body=SMALL, ChecksumAlgorithm="SHA256")
     # A listing's child: where the size is known, no range is asked for, and only then is the checksum stated.
@@ -189,7 +189,7 @@ def test_wrong_bytes_under_a_right_checksum_are_refused(
 
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_an_object_replaced_between_two_parts_is_read_as_one_version(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str, nth: int
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str, nth: int
 ) -> None:
     versions = [LARGE, os.urandom(len(LARGE)), os.urandom(len(LARGE) // 2), b"short"]
     path = client.S3Path(f"s3://{ground.bucket}/{at}o")
@@ -204,7 +204,7 @@ def test_an_object_replaced_between_two_parts_is_read_as_one_version(
 
 
 def test_an_object_that_never_holds_still_is_a_clear_error(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     path = client.S3Path(f"s3://{ground.bucket}/{at}o")
     ground.plant(at + "o", LARGE)
@@ -220,7 +220,7 @@ def test_an_object_that_never_holds_still_is_a_clear_error(
 
 
 def test_a_part_that_fails_for_good_ends_the_others_at_once(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     data = os.urandom(6 * PART)
     ground.plant(at + "o", data)
@@ -248,7 +248,7 @@ def test_a_403_is_not_a_404_and_leaves_the_entry(path: S3Path, proxy: Proxy, dat
 
 
 def test_what_was_deleted_is_missing_although_a_copy_is_held(
-    client: S3Client, ground: S3Ground, at: str, path: S3Path, data: bytes
+    client: S3Client, ground: S3RawBucket, at: str, path: S3Path, data: bytes
 ) -> None:
     path.read_bytes()
     ground.remove(at + "object")
@@ -276,7 +276,7 @@ def test_without_a_network_the_error_says_that_a_copy_is_held(
 
 
 def test_an_interrupt_ends_a_read_in_parts_without_a_thread_left_writing(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str, monkeypatch: pytest.MonkeyPatch
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ground.plant(at + "o", os.urandom(5 * PART))
     path = client.S3Path(f"s3://{ground.bucket}/{at}o")

@@ -14,7 +14,7 @@ from pathapi import S3Client, S3Path
 from tests.casstore.support.fill import eventually, fork, status_of
 from tests.harness.faults import Call, Fault
 from tests.harness.proxy import Proxy
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 Make = Callable[..., S3Client]
 
@@ -24,7 +24,7 @@ def _figures(client: S3Client) -> tuple[int, int, int, int]:
     return found.hits, found.disk_bytes, found.misses, found.cloud_bytes
 
 
-def test_reads_are_hits_or_misses_by_whose_bytes_were_served(make_client: Make, ground: S3Ground) -> None:
+def test_reads_are_hits_or_misses_by_whose_bytes_were_served(make_client: Make, ground: S3RawBucket) -> None:
     client = make_client()
     path = S3Path(f"s3://{ground.bucket}/counting/a", client=client)
     ground.plant("counting/a", b"12345")
@@ -43,7 +43,7 @@ def test_reads_are_hits_or_misses_by_whose_bytes_were_served(make_client: Make, 
 
 
 def test_an_object_whose_bytes_are_held_under_another_name_is_linked_and_no_miss(
-    make_client: Make, ground: S3Ground
+    make_client: Make, ground: S3RawBucket
 ) -> None:
     client = make_client()
     root = S3Path(f"s3://{ground.bucket}/linked/", client=client)
@@ -58,7 +58,7 @@ def test_an_object_whose_bytes_are_held_under_another_name_is_linked_and_no_miss
 
 @pytest.mark.needs_locks
 def test_whoever_waits_for_another_processs_download_counts_a_wait_and_a_hit(
-    make_client: Make, ground: S3Ground, proxy: Proxy, tmp_path: Path
+    make_client: Make, ground: S3RawBucket, proxy: Proxy, tmp_path: Path
 ) -> None:
     client = make_client(freshness=3600)
     path = S3Path(f"s3://{ground.bucket}/waited", client=client)

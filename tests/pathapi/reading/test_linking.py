@@ -18,16 +18,16 @@ from tests.harness.faults import Fault, SetHeader
 from tests.harness.proxy import Proxy
 from tests.harness.servers import S3Server
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 DATA = os.urandom(60_000)
 
 
-def root_of(client: S3Client, ground: S3Ground, at: str) -> S3Path:
+def root_of(client: S3Client, ground: S3RawBucket, at: str) -> S3Path:
     return client.S3Path(f"s3://{ground.bucket}/{at}")
 
 
-def hold(client: S3Client, ground: S3Ground, key: str, data: bytes) -> None:
+def hold(client: S3Client, ground: S3RawBucket, key: str, data: bytes) -> None:
     """Have *data* in the store, read from *key*."""
     ground.plant(key, data)
     assert client.S3Path(f"s3://{ground.bucket}/{key}").read_bytes() == data
@@ -38,7 +38,7 @@ def hold(client: S3Client, ground: S3Ground, key: str, data: bytes) -> None:
     ("freshness", "requests"), [(60, {}), ("immutable", {}), ("always", {"GET": 1})], ids=["ttl", "immutable", "always"]
 )
 def test_a_listed_object_whose_bytes_are_held_is_not_downloaded(
-    make_client: MakeClient, ground: S3Ground, proxy: Proxy, at: str, freshness: Any, requests: dict[str, int]
+    make_client: MakeClient, ground: S3RawBucket, proxy: Proxy, at: str, freshness: Any, requests: dict[str, int]
 ) -> None:
     client = make_client(freshness=freshness)
     hold(client, ground, at + "v1/a", DATA)
@@ -56,7 +56,7 @@ def test_a_listed_object_whose_bytes_are_held_is_not_downloaded(
 
 
 def test_a_listed_object_that_changed_since_is_read_anew(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     hold(client, ground, at + "v1/a", DATA)
     ground.plant(at + "v2/a", DATA)
@@ -65,7 +65,7 @@ def test_a_listed_object_that_changed_since_is_read_anew(
     assert child.read_bytes() == b"changed"
 
 
-def test_a_statement_that_is_wrong_never_links(client: S3Client, ground: S3Ground, proxy: Proxy, at: str) -> None:
+def test_a_statement_that_is_wrong_never_links(client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str) -> None:
     other = os.urandom(len(DATA))
     lie = hashlib.md5(other).hexdigest()
     ground.plant(at + "a", DATA)
@@ -81,7 +81,9 @@ def test_a_statement_that_is_wrong_never_links(client: S3Client, ground: S3Groun
     assert child.read_bytes(freshness="immutable") == other
 
 
-def test_the_etag_of_an_upload_in_parts_never_links(client: S3Client, ground: S3Ground, proxy: Proxy, at: str) -> None:
+def test_the_etag_of_an_upload_in_parts_never_links(
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
+) -> None:
     raw, data = ground.client, os.urandom(5 << 20) + b"end"
     for name in ("v1/a", "v2/a"):
         started = raw.create_multipart_upload(Bucket=ground.bucket, Key=at + name)["UploadId"]
@@ -104,7 +106,7 @@ def test_the_etag_of_an_upload_in_parts_never_links(client: S3Client, ground: S3
 
 
 def test_a_large_body_whose_checksum_is_known_is_not_read(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     data = os.urandom(UNREAD_FROM + 3 * PART)
     hold(client, ground, at + "a", data)
@@ -116,7 +118,7 @@ def test_a_large_body_whose_checksum_is_known_is_not_read(
 
 
 def test_statements_are_kept_apart_by_origin_unless_told_otherwise(
-    make_client: MakeClient, ground: S3Ground, seaweed: S3Server, at: str
+    make_client: MakeClient, ground: S3RawBucket, seaweed: S3Server, at: str
 ) -> None:
     """Two endpoints: the proxy's and the server's own. They share no entry, and blobs only by content."""
     ground.plant(at + "v1/a", DATA)
@@ -134,7 +136,7 @@ def test_statements_are_kept_apart_by_origin_unless_told_otherwise(
             assert other.body_bytes == downloaded, mode
 
 
-def test_without_recognition_nothing_links(make_client: MakeClient, ground: S3Ground, proxy: Proxy, at: str) -> None:
+def test_without_recognition_nothing_links(make_client: MakeClient, ground: S3RawBucket, proxy: Proxy, at: str) -> None:
     client = make_client(dedup_by_checksum="off")
     hold(client, ground, at + "v1/a", DATA)
     ground.plant(at + "v2/a", DATA)
@@ -145,7 +147,7 @@ def test_without_recognition_nothing_links(make_client: MakeClient, ground: S3Gr
 
 
 def test_two_servers_with_one_bucket_and_key_never_answer_for_each_other(
-    make_client: MakeClient, ground: S3Ground, moto: S3Server, at: str
+    make_client: MakeClient, ground: S3RawBucket, moto: S3Server, at: str
 ) -> None:
     moto.client().create_bucket(Bucket=ground.bucket)
     moto.client().put_object(Bucket=ground.bucket, Key=at + "a", Body=b"of moto")
@@ -162,7 +164,7 @@ def test_two_servers_with_one_bucket_and_key_never_answer_for_each_other(
 
 
 def test_one_size_and_one_mtime_and_different_etags_are_two_versions(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     stamp = "Mon, 23 Nov 2026 00:00:00 GMT"
     proxy.add(Fault(SetHeader("Last-Modified", stamp), times=None))
@@ -174,7 +176,7 @@ def test_one_size_and_one_mtime_and_different_etags_are_two_versions(
 
 
 def test_a_version_with_an_older_mtime_is_a_new_version(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     path = root_of(client, ground, at) / "a"
     for data, year in ((b"first", 2026), (b"other", 2020)):
@@ -184,7 +186,7 @@ def test_a_version_with_an_older_mtime_is_a_new_version(
         assert path.read_bytes() == data
 
 
-def test_bytes_under_a_new_etag_are_stored_once(client: S3Client, ground: S3Ground, proxy: Proxy, at: str) -> None:
+def test_bytes_under_a_new_etag_are_stored_once(client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str) -> None:
     path = root_of(client, ground, at) / "a"
     ground.plant(at + "a", DATA)
     assert path.read_bytes() == DATA
@@ -203,7 +205,7 @@ def test_bytes_under_a_new_etag_are_stored_once(client: S3Client, ground: S3Grou
 
 
 def test_a_prefix_whose_bytes_are_all_held_elsewhere_is_fetched_without_a_body(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     contents = [os.urandom(2_000 + number) for number in range(30)]
     for number, data in enumerate(contents):
@@ -224,7 +226,7 @@ def test_a_prefix_whose_bytes_are_all_held_elsewhere_is_fetched_without_a_body(
 
 
 def test_a_prefetch_takes_the_listed_version_though_an_older_one_was_just_validated(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     ground.plant(at + "a", b"first")
     assert (root_of(client, ground, at) / "a").read_bytes() == b"first"
@@ -233,7 +235,9 @@ def test_a_prefetch_takes_the_listed_version_though_an_older_one_was_just_valida
     assert (root_of(client, ground, at) / "a").read_bytes(freshness="offline") == b"other"
 
 
-def test_a_prefetch_goes_on_after_one_object_failed(client: S3Client, ground: S3Ground, proxy: Proxy, at: str) -> None:
+def test_a_prefetch_goes_on_after_one_object_failed(
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
+) -> None:
     from tests.harness.faults import Answer
 
     for number in range(20):
@@ -246,7 +250,7 @@ def test_a_prefetch_goes_on_after_one_object_failed(client: S3Client, ground: S3
 
 
 def test_a_long_prefetch_goes_by_its_listing_to_the_end(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str, monkeypatch: pytest.MonkeyPatch
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last objects of a million have their turn long after the listing began."""
     for number in range(5):
@@ -260,7 +264,7 @@ def test_a_long_prefetch_goes_by_its_listing_to_the_end(
 
 
 def test_a_prefetch_ends_although_every_thread_meets_a_bug(
-    client: S3Client, ground: S3Ground, at: str, monkeypatch: pytest.MonkeyPatch
+    client: S3Client, ground: S3RawBucket, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(20):
         ground.plant(f"{at}{number}", b"")

@@ -14,7 +14,7 @@ from pathapi.reading import listing_cache as listings
 from pathapi.reading.listing_cache import SECONDS, ListedFact, Listings
 from tests.harness.proxy import Proxy
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 DATA = os.urandom(60_000)
 AGE = int(3 * SECONDS * 1e9)
@@ -63,7 +63,7 @@ def test_a_write_through_the_client_ends_the_hint_for_good(clock: Clock) -> None
 
 @pytest.mark.parametrize(("freshness", "requests"), [("immutable", {}), ("always", {"GET": 1})])
 def test_an_object_listed_long_ago_whose_bytes_are_held_is_not_downloaded(
-    make_client: MakeClient, ground: S3Ground, proxy: Proxy, at: str, freshness: str, requests: dict[str, int]
+    make_client: MakeClient, ground: S3RawBucket, proxy: Proxy, at: str, freshness: str, requests: dict[str, int]
 ) -> None:
     """An epoch over a listed dataset takes longer than a listing is believed: the same bytes still travel once."""
     client = make_client(freshness=freshness)
@@ -74,13 +74,13 @@ def test_an_object_listed_long_ago_whose_bytes_are_held_is_not_downloaded(
     assert proxy.body_bytes == 0
 
 
-def test_an_object_listed_long_ago_is_read_as_it_is_now(client: S3Client, ground: S3Ground, at: str) -> None:
+def test_an_object_listed_long_ago_is_read_as_it_is_now(client: S3Client, ground: S3RawBucket, at: str) -> None:
     child = list_long_ago(client, ground, at)
     ground.plant(at + "v2/a", b"changed")
     assert child.read_bytes() == b"changed"
 
 
-def list_long_ago(client: S3Client, ground: S3Ground, at: str) -> S3Path:
+def list_long_ago(client: S3Client, ground: S3RawBucket, at: str) -> S3Path:
     """A child whose bytes are held under another name, as a listing gave it well over `SECONDS` ago."""
     for version in ("v1", "v2"):
         ground.plant(f"{at}{version}/a", DATA)

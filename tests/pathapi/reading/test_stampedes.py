@@ -19,7 +19,7 @@ from tests.harness.faults import Call, Fault, Stall
 from tests.harness.proxy import Proxy
 from tests.harness.sampling import by_pass
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 pytestmark = pytest.mark.needs_locks
 
@@ -42,12 +42,12 @@ def run(method: str, count: int, path: S3Path, data: bytes) -> list[bool]:
     return found
 
 
-def path_of(client: S3Client, ground: S3Ground, at: str) -> S3Path:
+def path_of(client: S3Client, ground: S3RawBucket, at: str) -> S3Path:
     return client.S3Path(f"s3://{ground.bucket}/{at}object")
 
 
 def test_32_processes_get_one_large_object_by_one_download(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     data = os.urandom(1 << 20) * by_pass(quick=20, full=64)
     ground.plant(at + "object", data)
@@ -57,7 +57,7 @@ def test_32_processes_get_one_large_object_by_one_download(
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_other_start_methods_share_a_download_too(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str, method: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str, method: str
 ) -> None:
     data = os.urandom(2 * PART + 1)
     ground.plant(at + "object", data)
@@ -67,7 +67,7 @@ def test_other_start_methods_share_a_download_too(
 
 @pytest.mark.parametrize("size", [100_000, 2 * PART], ids=["small", "large"])
 def test_when_a_downloader_is_killed_the_next_one_takes_over(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str, size: int
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str, size: int
 ) -> None:
     data, parts = os.urandom(size), 1 if size < PART else 2
     ground.plant(at + "object", data)
@@ -91,7 +91,7 @@ def test_when_a_downloader_is_killed_the_next_one_takes_over(
 
 
 def test_a_waiter_takes_no_answer_to_a_question_that_was_asked_before_its_own(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     """One asks, gets the old version, and is slow; the object is replaced; another asks, and must see the new one."""
     ground.plant(at + "object", b"old" * 50_000)
@@ -109,7 +109,7 @@ def test_a_waiter_takes_no_answer_to_a_question_that_was_asked_before_its_own(
 
 
 def test_of_those_who_find_a_new_version_one_reads_it(
-    make_client: MakeClient, ground: S3Ground, proxy: Proxy, at: str
+    make_client: MakeClient, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     client = make_client()
     path = path_of(client, ground, at)
@@ -129,7 +129,7 @@ def test_of_those_who_find_a_new_version_one_reads_it(
 
 
 def test_a_failed_download_does_not_fail_those_who_waited_for_it(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
     ground.plant(at + "object", b"x" * 1000)
     path = path_of(client, ground, at)

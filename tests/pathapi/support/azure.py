@@ -12,7 +12,7 @@ import pytest
 from pathapi import AzureBlobClient
 from tests.harness.azure_servers import AzureServer
 from tests.harness.proxy import Proxy
-from tests.pathapi.support.raw_buckets import AzureGround
+from tests.pathapi.support.raw_buckets import AzureRawBucket
 
 MakeAzureClient = Callable[..., AzureBlobClient]
 
@@ -24,9 +24,9 @@ def prefix(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def azure_ground(azurite: AzureServer, shared_container: str, prefix: str) -> AzureGround:
+def azure_ground(azurite: AzureServer, shared_container: str, prefix: str) -> AzureRawBucket:
     """What lies below `prefix`, by the raw SDK."""
-    return AzureGround(azurite.client(), shared_container, prefix)
+    return AzureRawBucket(azurite.client(), shared_container, prefix)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ from pathapi.writing import writer as writing
 from tests.casstore.support.fill import forked
 from tests.harness.crash_points import Run, Steps, crash
 from tests.harness.sampling import sampled
-from tests.pathapi.support.raw_buckets import FileGround
+from tests.pathapi.support.raw_buckets import FileRawBucket
 
 PART = 5 << 20
 """The least that S3 takes for a part that is not the last."""
@@ -107,7 +107,7 @@ def file_place(directory: Path) -> Place:
     """Below *directory*, which is made."""
     bucket = directory / "bucket"
     bucket.mkdir(parents=True)
-    return Place(FileGround(bucket), "", f"file://{bucket}/", directory, FileClient)
+    return Place(FileRawBucket(bucket), "", f"file://{bucket}/", directory, FileClient)
 
 
 # --- what ------------------------------------------------------------------------------------------------------------

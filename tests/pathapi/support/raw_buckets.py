@@ -28,7 +28,7 @@ TESTS_OF_COPY_CONDITIONS = (
 """Tests of `BackendSuite` that fail on a server which ignores conditions on a copy."""
 
 
-class FileGround:
+class FileRawBucket:
     """Files below *root*."""
 
     def __init__(self, root: Path) -> None:
@@ -52,7 +52,7 @@ class FileGround:
         time.sleep(2 * RACY_NS / 1e9)
 
 
-class S3Ground:
+class S3RawBucket:
     """One bucket, by a raw boto3 client."""
 
     def __init__(self, client: Any, bucket: str) -> None:
@@ -79,10 +79,10 @@ class S3Ground:
         """ETags are never racy."""
 
 
-class PrefixedGround(S3Ground):
+class PrefixedRawBucket(S3RawBucket):
     """A part of a bucket."""
 
-    def __init__(self, ground: S3Ground, prefix: str) -> None:
+    def __init__(self, ground: S3RawBucket, prefix: str) -> None:
         super().__init__(ground.client, ground.bucket)
         self._prefix = prefix
 
@@ -96,7 +96,7 @@ class PrefixedGround(S3Ground):
         return super().content(self._prefix + key)
 
 
-class GCSGround:
+class GCSRawBucket:
     """A bucket, or what is below *prefix* in it, by a raw client of google-cloud-storage."""
 
     def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:
@@ -131,7 +131,7 @@ def gs_connection_to(server: GCSServer, endpoint: str | None = None, **settings:
     return GSConnection(endpoint_url=endpoint or server.endpoint, **settings)
 
 
-class AzureGround:
+class AzureRawBucket:
     """One container, or the part of it below *prefix*, by a raw client of the SDK."""
 
     def __init__(self, client: Any, bucket: str, prefix: str = "") -> None:

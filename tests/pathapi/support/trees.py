@@ -5,17 +5,17 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 TREE = {f"{'ab'[n % 2]}/{'deep/er/' if n % 3 else ''}{n}": b"%d" % n * (n + 1) for n in range(12)}
 
 
-def plant(ground: S3Ground, prefix: str, tree: dict[str, bytes] | None = None) -> None:
+def plant(ground: S3RawBucket, prefix: str, tree: dict[str, bytes] | None = None) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda item: ground.plant(prefix + item[0], item[1]), (TREE if tree is None else tree).items()))
 
 
-def planted(ground: S3Ground, prefix: str) -> dict[str, bytes | None]:
+def planted(ground: S3RawBucket, prefix: str) -> dict[str, bytes | None]:
     pages = ground.client.get_paginator("list_objects_v2").paginate(Bucket=ground.bucket, Prefix=prefix)
     keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
     with ThreadPoolExecutor(8) as pool:

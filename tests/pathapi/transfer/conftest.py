@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from pathapi import FileClient, FilePath, S3Client, S3Path
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 
 @pytest.fixture
-def root(client: S3Client, ground: S3Ground, at: str) -> S3Path:
+def root(client: S3Client, ground: S3RawBucket, at: str) -> S3Path:
     """The test's "directory"."""
     return client.S3Path(f"s3://{ground.bucket}/{at.removesuffix('/')}")
 

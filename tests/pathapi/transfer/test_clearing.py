@@ -18,7 +18,7 @@ from tests.harness.faults import Action, Cut, Fault
 from tests.harness.http_messages import Head
 from tests.harness.proxy import Proxy
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not uploaded:UserWarning")
 
@@ -69,7 +69,7 @@ def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_retries")
 def test_what_was_closed_without_a_network_survives_and_is_pushed(
-    make_client: MakeClient, shared_bucket: str, ground: S3Ground, proxy: Proxy, clear: Callable[[Any], object]
+    make_client: MakeClient, shared_bucket: str, ground: S3RawBucket, proxy: Proxy, clear: Callable[[Any], object]
 ) -> None:
     client: S3Client = make_client()
     path = client.CloudPath(f"s3://{shared_bucket}/pending/a")
@@ -92,7 +92,7 @@ def test_what_was_closed_without_a_network_survives_and_is_pushed(
 
 
 def test_the_next_read_downloads_again_and_only_that(
-    make_client: MakeClient, shared_bucket: str, ground: S3Ground, proxy: Proxy, clear: Callable[[Any], object]
+    make_client: MakeClient, shared_bucket: str, ground: S3RawBucket, proxy: Proxy, clear: Callable[[Any], object]
 ) -> None:
     client = make_client(freshness="immutable")
     for name in ("counted/d/a", "counted/other"):

@@ -22,7 +22,7 @@ from tests.harness.crash_points import Steps
 from tests.harness.faults import Call, Fault, Reset
 from tests.harness.proxy import Proxy
 from tests.pathapi.support.kill_points import Kill, Place, Scene, enumerate_kills, file_place, read
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 DATA, OLD = os.urandom(50_000), b"old"
 DONE = "done"
@@ -149,7 +149,7 @@ def test_where_the_source_goes_first_the_same_enumeration_finds_a_loss(
 
 
 @pytest.fixture
-def moved(client: S3Client, ground: S3Ground, at: str) -> tuple[S3Path, S3Path]:
+def moved(client: S3Client, ground: S3RawBucket, at: str) -> tuple[S3Path, S3Path]:
     """Source and target; the store holds both, and other bytes are at the target."""
     root = client.S3Path(f"s3://{ground.bucket}/{at}")
     ground.plant(at + "target", OLD)
@@ -160,7 +160,7 @@ def moved(client: S3Client, ground: S3Ground, at: str) -> tuple[S3Path, S3Path]:
     return root / "source", root / "target"
 
 
-def check(moved: tuple[S3Path, S3Path], ground: S3Ground) -> None:
+def check(moved: tuple[S3Path, S3Path], ground: S3RawBucket) -> None:
     there = [ground.content(path.key) for path in moved]
     assert DATA in there, "the only copy is lost"
     assert there[1] in (OLD, DATA), "the target was missing"
@@ -177,7 +177,7 @@ def check(moved: tuple[S3Path, S3Path], ground: S3Ground) -> None:
 @pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(("kind", "nth"), [("HEAD", 1), ("COPY", 1), ("HEAD", 2), ("COPY", 2), ("DELETE", 1)], ids=str)
 def test_a_kill_at_a_request_loses_nothing(
-    moved: tuple[S3Path, S3Path], ground: S3Ground, proxy: Proxy, kind: str, nth: int, is_done: bool
+    moved: tuple[S3Path, S3Path], ground: S3RawBucket, proxy: Proxy, kind: str, nth: int, is_done: bool
 ) -> None:
     source, target = moved
     child: list[int] = []

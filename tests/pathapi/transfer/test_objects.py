@@ -22,20 +22,20 @@ from pathapi.exceptions import (
 from tests.harness.faults import Answer, Call, Fault, Reset
 from tests.harness.proxy import Proxy
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 from tests.pathapi.support.traffic import kinds_of
 
 DATA = os.urandom(50_000)
 
 
 @pytest.fixture
-def root(client: S3Client, ground: S3Ground, at: str) -> S3Path:
+def root(client: S3Client, ground: S3RawBucket, at: str) -> S3Path:
     """The test's "directory"."""
     return client.S3Path(f"s3://{ground.bucket}/{at}")
 
 
 @pytest.fixture
-def source(root: S3Path, ground: S3Ground, at: str) -> S3Path:
+def source(root: S3Path, ground: S3RawBucket, at: str) -> S3Path:
     """An object that nobody has asked for yet."""
     ground.plant(at + "source", DATA)
     return root / "source"
@@ -61,7 +61,7 @@ def is_served_without_a_body(path: S3Path, proxy: Proxy, data: bytes) -> bool:
 
 
 def test_a_rename_to_a_new_name_is_three_requests(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     renamed = source.rename(root / "target")
     assert kinds_of(proxy) == {"HEAD": 1, "COPY": 1, "DELETE": 1}
@@ -70,7 +70,7 @@ def test_a_rename_to_a_new_name_is_three_requests(
 
 
 def test_a_rename_over_an_object_is_five_requests(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     ground.plant(at + "target", b"old")
     source.replace(root / "target")
@@ -79,7 +79,7 @@ def test_a_rename_over_an_object_is_five_requests(
 
 
 def test_a_rename_of_what_a_listing_knows_asks_nothing(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     ground.plant(at + "target", b"old")
     assert len(list(root.iterdir())) == 2
@@ -90,7 +90,7 @@ def test_a_rename_of_what_a_listing_knows_asks_nothing(
 
 
 def test_what_a_listing_said_of_both_and_is_old_is_looked_up(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     ground.plant(at + "target", b"old")
     assert len(list(root.iterdir())) == 2
@@ -103,7 +103,7 @@ def test_what_a_listing_said_of_both_and_is_old_is_looked_up(
 
 
 def test_a_copy_on_the_server_is_two_requests(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     assert source.copy(root / "target") == root / "target"
     assert kinds_of(proxy) == {"HEAD": 1, "COPY": 1}
@@ -115,7 +115,7 @@ def test_a_copy_on_the_server_is_two_requests(
 
 
 def test_a_move_on_the_server_is_a_rename(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     assert source.move_into(root / "into") == root / "into" / "source"
     assert kinds_of(proxy) == {"HEAD": 1, "COPY": 1, "DELETE": 1}
@@ -134,7 +134,7 @@ def test_a_download_is_one_request(source: S3Path, tmp_path: Path, proxy: Proxy)
 
 
 def test_an_upload_of_ten_new_files_is_ten_requests(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     local = tmp_path / "local"
     (local / "deep" / "er").mkdir(parents=True)
@@ -148,7 +148,7 @@ def test_an_upload_of_ten_new_files_is_ten_requests(
 
 
 def test_an_upload_over_an_object_asks_once(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     ground.plant(at + "file", b"old")
     (tmp_path / "file").write_bytes(DATA)
@@ -162,7 +162,7 @@ def test_an_upload_over_an_object_asks_once(
 
 
 def test_a_large_upload_asks_before_it_sends(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     ground.plant(at + "file", b"old")
     (tmp_path / "file").write_bytes(DATA * 200)
@@ -200,7 +200,7 @@ def test_an_entry_of_before_does_not_outlive_a_copy_of_what_is_not_held(
 
 
 def test_an_entry_of_an_older_version_of_the_source_is_not_taken_for_the_copy(
-    make_client: MakeClient, source: S3Path, root: S3Path, ground: S3Ground, at: str
+    make_client: MakeClient, source: S3Path, root: S3Path, ground: S3RawBucket, at: str
 ) -> None:
     trusting = make_client(freshness="immutable")
     held = trusting.S3Path(str(source))
@@ -222,7 +222,7 @@ def test_listings_forget_both_names(source: S3Path, root: S3Path) -> None:
 
 
 def test_a_source_written_after_the_copy_is_left_alone_and_it_is_said(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     proxy.add(Fault(Call(lambda: ground.plant(at + "source", b"theirs")), kind="DELETE"))
     with pytest.raises(OverwriteNewerCloudError, match="left alone"):
@@ -232,7 +232,7 @@ def test_a_source_written_after_the_copy_is_left_alone_and_it_is_said(
 
 
 def test_a_source_written_before_the_copy_is_looked_at_again(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     proxy.add(Fault(Call(lambda: ground.plant(at + "source", b"theirs")), kind="COPY"))
     source.rename(root / "target")
@@ -240,7 +240,7 @@ def test_a_source_written_before_the_copy_is_looked_at_again(
 
 
 def test_a_source_that_keeps_changing_is_an_error_and_nothing_is_changed(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     versions = iter(range(100))
     proxy.add(Fault(Call(lambda: ground.plant(at + "source", b"%d" % next(versions))), kind="COPY", times=None))
@@ -251,7 +251,7 @@ def test_a_source_that_keeps_changing_is_an_error_and_nothing_is_changed(
 
 @pytest.mark.parametrize("way", [S3Path.rename, S3Path.copy, S3Path.move])
 def test_a_target_written_after_it_was_looked_at_is_left_alone(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy, way: Callable[..., Any]
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy, way: Callable[..., Any]
 ) -> None:
     ground.plant(at + "target", b"old")
     proxy.add(Fault(Call(lambda: ground.plant(at + "target", b"theirs")), kind="COPY", nth=2))
@@ -261,7 +261,7 @@ def test_a_target_written_after_it_was_looked_at_is_left_alone(
 
 
 def test_a_target_that_is_to_be_overwritten_by_force_is(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     ground.plant(at + "target", b"old")
     source.copy(root / "target", force_overwrite_to_cloud=True)
@@ -270,7 +270,7 @@ def test_a_target_that_is_to_be_overwritten_by_force_is(
 
 
 def test_a_target_that_is_deleted_meanwhile_is_made(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     ground.plant(at + "target", b"old")
     proxy.add(Fault(Call(lambda: ground.remove(at + "target")), kind="HEAD", key=at + "target"))
@@ -279,7 +279,7 @@ def test_a_target_that_is_deleted_meanwhile_is_made(
 
 
 def test_a_source_that_is_deleted_meanwhile_is_file_not_found(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     proxy.add(Fault(Call(lambda: ground.remove(at + "source")), kind="COPY"))
     with pytest.raises(FileNotFoundError):
@@ -290,7 +290,7 @@ def test_a_source_that_is_deleted_meanwhile_is_file_not_found(
 @pytest.mark.parametrize("kind", ["COPY", "DELETE"])
 @pytest.mark.parametrize("old", [None, b"old"], ids=["new", "over"])
 def test_an_answer_that_is_lost_is_no_conflict(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy, kind: str, old: bytes | None
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy, kind: str, old: bytes | None
 ) -> None:
     if old is not None:
         ground.plant(at + "target", old)
@@ -300,14 +300,14 @@ def test_an_answer_that_is_lost_is_no_conflict(
     assert (root / "target").read_bytes() == DATA
 
 
-def test_an_unlink_whose_answer_is_lost_is_done(source: S3Path, ground: S3Ground, at: str, proxy: Proxy) -> None:
+def test_an_unlink_whose_answer_is_lost_is_done(source: S3Path, ground: S3RawBucket, at: str, proxy: Proxy) -> None:
     proxy.add(Fault(Reset(after=None), kind="DELETE"))
     source.unlink(missing_ok=False)
     assert ground.content(at + "source") is None
 
 
 def test_an_unlink_of_what_somebody_has_written_meanwhile_leaves_it(
-    source: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     proxy.add(Fault(Call(lambda: ground.plant(at + "source", b"theirs")), kind="DELETE"))
     with pytest.raises(OverwriteNewerCloudError):
@@ -316,7 +316,7 @@ def test_an_unlink_of_what_somebody_has_written_meanwhile_leaves_it(
 
 
 def test_a_server_without_conditions_is_asked_just_before_and_it_is_said(
-    source: S3Path, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     proxy.add(Fault(Answer(501, "NotImplemented"), kind="COPY"))
     proxy.add(Fault(Answer(501, "NotImplemented"), kind="DELETE"))
@@ -329,7 +329,7 @@ def test_a_server_without_conditions_is_asked_just_before_and_it_is_said(
 
 
 def test_an_object_goes_to_another_bucket_and_back_by_this_machine(
-    source: S3Path, client: S3Client, make_bucket: Callable[[], str], ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, client: S3Client, make_bucket: Callable[[], str], ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     other = client.S3Path(f"s3://{make_bucket()}/there")
     proxy.reset()
@@ -346,7 +346,7 @@ def test_an_object_goes_to_another_bucket_and_back_by_this_machine(
 
 
 def test_a_source_written_while_it_is_moved_to_another_cloud_stays(
-    source: S3Path, files: FilePath, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, files: FilePath, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     proxy.add(Fault(Call(lambda: ground.plant(at + "source", b"theirs")), kind="DELETE"))
     with pytest.raises(OverwriteNewerCloudError, match="left alone"):
@@ -356,7 +356,7 @@ def test_a_source_written_while_it_is_moved_to_another_cloud_stays(
 
 
 def test_a_move_to_this_machine_takes_the_source_away(
-    source: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    source: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     assert source.move(str(tmp_path / "file")) == tmp_path / "file"
     assert kinds_of(proxy) == {"GET": 1, "DELETE": 1}
@@ -389,7 +389,7 @@ def test_a_move_to_this_machine_is_on_the_disk_before_the_source_goes(
 
 
 def test_a_move_of_a_version_that_is_old_by_now_does_not_happen(
-    make_client: MakeClient, source: S3Path, ground: S3Ground, at: str, tmp_path: Path
+    make_client: MakeClient, source: S3Path, ground: S3RawBucket, at: str, tmp_path: Path
 ) -> None:
     trusting = make_client(freshness="immutable").S3Path(str(source))
     assert trusting.read_bytes() == DATA
@@ -400,7 +400,7 @@ def test_a_move_of_a_version_that_is_old_by_now_does_not_happen(
 
 
 def test_an_empty_object_moves_like_any_other(
-    root: S3Path, ground: S3Ground, at: str, files: FilePath, tmp_path: Path
+    root: S3Path, ground: S3RawBucket, at: str, files: FilePath, tmp_path: Path
 ) -> None:
     for name in ("a", "b", "c"):
         ground.plant(at + name, b"")
@@ -412,7 +412,7 @@ def test_an_empty_object_moves_like_any_other(
 
 
 def test_a_file_that_changes_while_it_is_uploaded_is_an_error(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = tmp_path / "log"
     local.write_bytes(b"line\n")
@@ -429,7 +429,7 @@ def test_a_file_that_changes_while_it_is_uploaded_is_an_error(
     assert ground.content(at + "log") is None
 
 
-def test_an_upload_goes_below_what_is_a_directory(root: S3Path, ground: S3Ground, at: str, tmp_path: Path) -> None:
+def test_an_upload_goes_below_what_is_a_directory(root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path) -> None:
     ground.plant(at + "dir/x", b"")
     (tmp_path / "file").write_bytes(DATA)
     assert (root / "dir").upload_from(tmp_path / "file") == root / "dir" / "file"
@@ -477,7 +477,7 @@ def test_what_is_neither_an_object_nor_a_directory_is_file_not_found(
     assert not os.path.exists("/tmp/trees-never")
 
 
-def test_a_directory_cannot_be_renamed(root: S3Path, ground: S3Ground, at: str) -> None:
+def test_a_directory_cannot_be_renamed(root: S3Path, ground: S3RawBucket, at: str) -> None:
     ground.plant(at + "dir/x", b"x")
     for _ in range(2):
         for target in ("target", "dir"):
@@ -516,7 +516,7 @@ def test_what_is_missing_is_file_not_found_though_it_would_go_onto_itself(
 
 
 def test_a_name_that_leads_out_of_a_directory_is_not_downloaded_into_it(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, client: S3Client
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, client: S3Client
 ) -> None:
     path = client.S3Path(f"s3://{ground.bucket}/{at}x/..")
     with pytest.raises(CloudPathLocalPathTraversalError):
@@ -524,7 +524,7 @@ def test_a_name_that_leads_out_of_a_directory_is_not_downloaded_into_it(
 
 
 def test_two_names_that_a_server_takes_for_one_object_lose_nothing(
-    source: S3Path, client: S3Client, ground: S3Ground, at: str
+    source: S3Path, client: S3Client, ground: S3RawBucket, at: str
 ) -> None:
     alias = client.S3Path(f"s3://{ground.bucket}/{at}/source")
     if alias.exists():  # SeaweedFS, until it learns better
@@ -537,7 +537,7 @@ def test_two_names_that_a_server_takes_for_one_object_lose_nothing(
 
 
 def test_one_object_at_two_endpoints_is_not_lost_by_a_move(
-    source: S3Path, make_client: MakeClient, seaweed: Any, ground: S3Ground, at: str
+    source: S3Path, make_client: MakeClient, seaweed: Any, ground: S3RawBucket, at: str
 ) -> None:
     same = make_client(endpoint_url=seaweed.endpoint).S3Path(str(source))
     for way in (source.rename, source.move):

@@ -20,7 +20,7 @@ from tests.casstore.support.fill import fork, status_of
 from tests.harness.faults import Call, Fault
 from tests.harness.proxy import Proxy
 from tests.harness.sampling import by_pass
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 from tests.pathapi.support.trees import local, make_local, plant
 
 INTERRUPTED = 7
@@ -75,7 +75,7 @@ def md5_of(data: bytes) -> str:
     return hashlib.md5(data).hexdigest()
 
 
-def in_the_cloud(ground: S3Ground, prefix: str) -> dict[str, str]:
+def in_the_cloud(ground: S3RawBucket, prefix: str) -> dict[str, str]:
     """The MD5 of every object, as the server's listing states it: four thousand downloads would take a minute."""
     pages = ground.client.get_paginator("list_objects_v2").paginate(Bucket=ground.bucket, Prefix=prefix)
     return {item["Key"][len(prefix) :]: item["ETag"].strip('"') for page in pages for item in page.get("Contents", ())}
@@ -109,7 +109,7 @@ SIZES = [
 @pytest.mark.parametrize("op", list(OPS))
 def test_a_tree_that_is_interrupted_goes_on(
     client: S3Client,
-    ground: S3Ground,
+    ground: S3RawBucket,
     at: str,
     tmp_path: Path,
     proxy: Proxy,

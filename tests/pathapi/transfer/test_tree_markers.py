@@ -10,19 +10,19 @@ from pathapi.exceptions import CloudPathPermissionError
 from tests.harness.faults import Answer, Fault, Reset
 from tests.harness.proxy import Proxy
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 from tests.pathapi.support.traffic import kinds_of
 
 
 @pytest.fixture
-def source(client: S3Client, ground: S3Ground, at: str) -> S3Path:
+def source(client: S3Client, ground: S3RawBucket, at: str) -> S3Path:
     """Two markers and a file."""
     for key, data in (("from/", b""), ("from/empty/", b""), ("from/full/x", b"x")):
         ground.plant(at + key, data)
     return client.S3Path(f"s3://{ground.bucket}/{at}from/")
 
 
-def version_of(path: S3Path, ground: S3Ground, key: str, plant: bytes | None = None) -> Validator:
+def version_of(path: S3Path, ground: S3RawBucket, key: str, plant: bytes | None = None) -> Validator:
     """What is at *key*, once *plant* is; SeaweedFS keeps the bytes of such an object and does not give them back."""
     if plant is not None:
         ground.plant(key, plant)
@@ -30,7 +30,7 @@ def version_of(path: S3Path, ground: S3Ground, key: str, plant: bytes | None = N
 
 
 def test_a_marker_is_one_request_whether_there_is_one_or_not(
-    source: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    source: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     target = source.client.CloudPath(f"s3://{ground.bucket}/{at}to/")
     source.copytree(target)
@@ -46,7 +46,7 @@ def test_a_marker_is_one_request_whether_there_is_one_or_not(
 
 
 def test_a_marker_is_made_under_the_conditions_of_other_writes(
-    make_client: MakeClient, source: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    make_client: MakeClient, source: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     proxy.add(Fault(Answer(403, "AccessDenied"), kind="PUT", match=lambda seen: bool(seen.if_none_match), times=None))
     marks = source.client.CloudPath(f"s3://{ground.bucket}/{at}from/empty/")
@@ -62,7 +62,7 @@ def test_a_marker_is_made_under_the_conditions_of_other_writes(
     assert ground.content(at + "strict/") is None
 
 
-def test_a_marker_whose_answer_was_lost_has_arrived(source: S3Path, ground: S3Ground, at: str, proxy: Proxy) -> None:
+def test_a_marker_whose_answer_was_lost_has_arrived(source: S3Path, ground: S3RawBucket, at: str, proxy: Proxy) -> None:
     proxy.add(Fault(Reset(after=None), kind="PUT", key=at + "to/empty/", times=None))
     source.copytree(f"s3://{ground.bucket}/{at}to/")
     assert ground.content(at + "to/empty/") == b""

@@ -22,14 +22,14 @@ from pathapi.exceptions import (
     InvalidConfigurationException,
 )
 from pathapi.transfer.tree_items import TreeItem, check_names
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 from tests.pathapi.support.trees import TREE, local, plant, planted
 
 # --- what is copied ---------------------------------------------------------------------------------------------------
 
 
 def test_what_is_to_be_ignored_is_asked_of_each_directory(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path
 ) -> None:
     plant(ground, at + "from/", TREE | {"a/x.tmp": b"", "c.tmp/y": b"", "deep": b"a file of that name"})
     asked: dict[str, list[str]] = {}
@@ -50,7 +50,7 @@ def test_what_is_to_be_ignored_is_asked_of_each_directory(
 
 
 def test_objects_that_mark_directories_become_directories(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, files: FilePath
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, files: FilePath
 ) -> None:
     plant(ground, at + "from/", {"": b"", "empty/": b"", "full/": b"", "full/x": b"x"})
     (root / "from").download_to(tmp_path / "to")
@@ -69,7 +69,7 @@ def test_objects_that_mark_directories_become_directories(
 
 
 def test_an_upload_takes_a_uri_as_its_source(
-    root: S3Path, ground: S3Ground, at: str, files: FilePath, monkeypatch: pytest.MonkeyPatch
+    root: S3Path, ground: S3RawBucket, at: str, files: FilePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (files / "one").write_bytes(b"1")
     (files / "d/two").write_bytes(b"2")
@@ -83,7 +83,7 @@ def test_an_upload_takes_a_uri_as_its_source(
             root.upload_from(source)  # type: ignore[arg-type]
 
 
-def test_odd_keys_arrive_as_themselves(root: S3Path, ground: S3Ground, at: str, tmp_path: Path) -> None:
+def test_odd_keys_arrive_as_themselves(root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path) -> None:
     tree = {"a space": b"1", "50%": b"2", "ümläut/日本語": b"3", "#?&": b"4", ".hidden/..twodots": b"5", "-rf": b"6"}
     plant(ground, at + "from/", tree)
     (root / "from").copytree(root / "to")
@@ -118,7 +118,7 @@ def test_a_key_that_no_file_below_can_have_is_refused(files: FilePath, keys: lis
 
 @pytest.mark.parametrize("way", ["download_to", "copy", "move", "copytree"])
 def test_nothing_is_written_where_one_key_would_lead_out(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ground.plant(at + "fine", b"")
     ground.plant(at + "evil", b"")
@@ -135,7 +135,7 @@ def test_nothing_is_written_where_one_key_would_lead_out(
 # --- what is in the way -----------------------------------------------------------------------------------------------
 
 
-def test_files_and_directories_are_told_apart(root: S3Path, ground: S3Ground, at: str, tmp_path: Path) -> None:
+def test_files_and_directories_are_told_apart(root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path) -> None:
     ground.plant(at + "file", b"f")
     plant(ground, at + "dir/")
     (tmp_path / "file").write_bytes(b"f")
@@ -164,7 +164,7 @@ def test_files_and_directories_are_told_apart(root: S3Path, ground: S3Ground, at
 
 
 def test_an_object_that_is_a_directory_too_is_copied_as_one_once_its_parent_was_listed(
-    root: S3Path, ground: S3Ground, at: str
+    root: S3Path, ground: S3RawBucket, at: str
 ) -> None:
     ground.plant(at + "both", b"an object")
     plant(ground, at + "both/")
@@ -174,7 +174,7 @@ def test_an_object_that_is_a_directory_too_is_copied_as_one_once_its_parent_was_
 
 
 def test_a_local_directory_or_pipe_where_a_file_is_to_be_is_an_error(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path
 ) -> None:
     plant(ground, at)
     (tmp_path / "one/a/0").mkdir(parents=True)
@@ -188,7 +188,7 @@ def test_a_local_directory_or_pipe_where_a_file_is_to_be_is_an_error(
     assert (tmp_path / "two/a").read_bytes() == b"a file"
 
 
-def test_a_tree_is_not_copied_into_itself(root: S3Path, ground: S3Ground, at: str, files: FilePath) -> None:
+def test_a_tree_is_not_copied_into_itself(root: S3Path, ground: S3RawBucket, at: str, files: FilePath) -> None:
     plant(ground, at + "dir/")
     for way in (S3Path.copytree, S3Path.copy, S3Path.move):
         with pytest.raises(InvalidConfigurationException, match="into itself"):
@@ -197,7 +197,7 @@ def test_a_tree_is_not_copied_into_itself(root: S3Path, ground: S3Ground, at: st
     assert planted(ground, at + "dir/") == TREE
 
 
-def test_a_tree_moves_up_unless_it_would_meet_itself(root: S3Path, ground: S3Ground, at: str) -> None:
+def test_a_tree_moves_up_unless_it_would_meet_itself(root: S3Path, ground: S3RawBucket, at: str) -> None:
     plant(ground, at + "d/d/", {"x": b"1", "y/z": b"2"})
     (root / "d" / "d").move(f"{root}/d/")
     assert planted(ground, at) == {"d/x": b"1", "d/y/z": b"2"}

@@ -22,7 +22,7 @@ from pathapi.testing import interpose
 from pathapi.transfer.tree_items import TreeItem
 from tests.harness.http_server import HttpOrigin
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 Make = Callable[..., HttpPath]
 
@@ -53,7 +53,7 @@ def make(server: HttpOrigin, tmp_path: Path) -> Iterator[Make]:
 
 
 def test_a_tree_is_not_copied_into_itself_by_a_second_client_either(
-    make_client: MakeClient, ground: S3Ground, at: str
+    make_client: MakeClient, ground: S3RawBucket, at: str
 ) -> None:
     for name in ("x", "y/z"):
         ground.plant(f"{at}dir/{name}", name.encode())
@@ -68,7 +68,7 @@ def test_a_tree_is_not_copied_into_itself_by_a_second_client_either(
 
 
 def test_a_tree_moves_up_by_a_second_client_unless_it_would_meet_itself(
-    make_client: MakeClient, ground: S3Ground, at: str
+    make_client: MakeClient, ground: S3RawBucket, at: str
 ) -> None:
     for name in ("e/x", "x"):
         ground.plant(f"{at}e/e/{name}", name.encode())

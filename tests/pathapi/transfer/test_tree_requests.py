@@ -9,7 +9,7 @@ import pytest
 
 from pathapi import FilePath, Progress, S3Path
 from tests.harness.proxy import Proxy
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 from tests.pathapi.support.traffic import kinds_of
 from tests.pathapi.support.trees import TREE, local, make_local, plant, planted
 
@@ -17,7 +17,7 @@ from tests.pathapi.support.trees import TREE, local, make_local, plant, planted
 
 
 def test_a_download_of_twelve_files_is_thirteen_requests(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     plant(ground, at)
     path = root.client.CloudPath(f"{root}/")
@@ -30,7 +30,7 @@ def test_a_download_of_twelve_files_is_thirteen_requests(
 
 
 def test_a_download_leaves_what_is_there_with_the_same_bytes(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     plant(ground, at)
     there = make_local(tmp_path / "there")
@@ -48,7 +48,7 @@ def test_a_download_leaves_what_is_there_with_the_same_bytes(
 
 
 def test_an_upload_goes_on_and_sends_only_what_the_cloud_does_not_have(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     source = make_local(tmp_path / "source")
     root.upload_from(source)
@@ -66,7 +66,7 @@ def test_an_upload_goes_on_and_sends_only_what_the_cloud_does_not_have(
 
 
 def test_an_upload_compares_with_what_others_have_uploaded(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     plant(ground, at)
     root.upload_from(make_local(tmp_path / "source"))
@@ -94,7 +94,7 @@ def test_an_upload_holds_few_files_in_memory_and_none_of_their_names(
 
 
 def test_a_copy_of_ten_objects_on_the_server_is_eleven_requests(
-    root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     tree = dict(list(TREE.items())[:10])
     plant(ground, at + "from/", tree)
@@ -110,7 +110,7 @@ def test_a_copy_of_ten_objects_on_the_server_is_eleven_requests(
     assert planted(ground, at + "to/") == planted(ground, at + "again/") == tree
 
 
-def test_a_copy_goes_on_and_leaves_what_is_there(root: S3Path, ground: S3Ground, at: str, proxy: Proxy) -> None:
+def test_a_copy_goes_on_and_leaves_what_is_there(root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy) -> None:
     plant(ground, at + "from/")
     plant(ground, at + "to/", {name: b"8" * 8 if name == "b/deep/er/7" else TREE[name] for name in list(TREE)[2:]})
     (root / "from").copytree(f"{root}/to/")
@@ -122,7 +122,7 @@ def test_a_copy_goes_on_and_leaves_what_is_there(root: S3Path, ground: S3Ground,
 
 
 def test_a_move_of_a_tree_is_two_requests_for_each_object(
-    root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     plant(ground, at + "from/")
     moved = root.client.CloudPath(f"{root}/from/").move(f"{root}/to/")
@@ -132,7 +132,7 @@ def test_a_move_of_a_tree_is_two_requests_for_each_object(
     assert (root / "to" / "a" / "0").read_bytes() == TREE["a/0"]
 
 
-def test_a_removal_of_ten_objects_is_two_requests(root: S3Path, ground: S3Ground, at: str, proxy: Proxy) -> None:
+def test_a_removal_of_ten_objects_is_two_requests(root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy) -> None:
     plant(ground, at, dict(list(TREE.items())[:10]))
     ground.plant(at.removesuffix("/") + "-beside", b"stays")
     for path in root.walk():
@@ -154,7 +154,7 @@ def test_a_removal_of_ten_objects_is_two_requests(root: S3Path, ground: S3Ground
 
 @pytest.mark.slow
 def test_2500_objects_are_removed_by_three_listings_and_three_requests(
-    root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     plant(ground, at, {f"{n % 7}/{n}": b"" for n in range(2_500)})
     root.rmtree()
@@ -183,7 +183,7 @@ def test_a_file_bucket_goes_through_everything(files: FilePath, tmp_path: Path) 
 
 
 def test_a_tree_goes_to_another_cloud_and_back(
-    root: S3Path, files: FilePath, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, files: FilePath, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     plant(ground, at)
     assert root.copytree(files / "there") == files / "there"

@@ -15,7 +15,7 @@ from pathapi.testing import interpose
 from tests.harness.faults import Answer, Call, Fault, Stall
 from tests.harness.proxy import Proxy
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 from tests.pathapi.support.traffic import kinds_of
 from tests.pathapi.support.trees import TREE, local, make_local, plant, planted
 
@@ -23,7 +23,7 @@ from tests.pathapi.support.trees import TREE, local, make_local, plant, planted
 
 
 def test_a_removal_leaves_what_somebody_has_written_since_the_listing(
-    root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     plant(ground, at)
     theirs = iter(range(100))
@@ -36,7 +36,9 @@ def test_a_removal_leaves_what_somebody_has_written_since_the_listing(
     assert planted(ground, at) == {"a/0": b"theirs 1"}
 
 
-def test_a_removal_of_one_object_leaves_another_version(root: S3Path, ground: S3Ground, at: str, proxy: Proxy) -> None:
+def test_a_removal_of_one_object_leaves_another_version(
+    root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
+) -> None:
     ground.plant(at + "only", b"")
     proxy.add(Fault(Call(lambda: ground.plant(at + "only", b"theirs")), kind="DELETE"))
     with pytest.raises(OverwriteNewerCloudError, match="only"):
@@ -45,7 +47,7 @@ def test_a_removal_of_one_object_leaves_another_version(root: S3Path, ground: S3
 
 
 def test_a_server_that_deletes_no_versions_is_not_held_to_them_and_it_is_said(
-    make_client: MakeClient, root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    make_client: MakeClient, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     plant(ground, at)
     proxy.add(Fault(Answer(501, "NotImplemented"), kind="DELETE", times=2))
@@ -67,7 +69,7 @@ def test_a_file_bucket_is_removed_in_the_versions_that_were_listed(files: FilePa
 
 
 def test_nothing_is_removed_where_writes_wait_for_the_cloud(
-    root: S3Path, ground: S3Ground, at: str, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     plant(ground, at)
     proxy.add(Fault(Answer(403, "AccessDenied"), kind="PUT", times=None))
@@ -86,7 +88,7 @@ def test_nothing_is_removed_where_writes_wait_for_the_cloud(
     assert planted(ground, at) == {}
 
 
-def test_nothing_is_removed_where_a_local_copy_was_edited(root: S3Path, ground: S3Ground, at: str) -> None:
+def test_nothing_is_removed_where_a_local_copy_was_edited(root: S3Path, ground: S3RawBucket, at: str) -> None:
     plant(ground, at)
     view = Path((root / "a/0").fspath)
     view.unlink()
@@ -97,7 +99,7 @@ def test_nothing_is_removed_where_a_local_copy_was_edited(root: S3Path, ground: 
 
 
 def test_a_source_written_while_its_tree_moves_is_not_lost(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     plant(ground, at + "from/")
     fault = Fault(Call(lambda: ground.plant(at + "from/a/0", b"theirs")), kind="DELETE", key=at + "from/a/0", times=1)
@@ -111,7 +113,7 @@ def test_a_source_written_while_its_tree_moves_is_not_lost(
 
 
 def test_an_object_written_at_the_target_meanwhile_is_replaced_only_by_force(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     source = make_local(tmp_path / "source")
     plant(ground, at, dict.fromkeys(TREE, b"old"))
@@ -132,7 +134,7 @@ def test_an_object_written_at_the_target_meanwhile_is_replaced_only_by_force(
 
 
 def test_the_first_error_ends_it_names_its_object_and_the_same_call_goes_on(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     tree = {f"{n:03}": b"%d" % n for n in range(100)}
     plant(ground, at, tree)
@@ -151,7 +153,7 @@ def test_the_first_error_ends_it_names_its_object_and_the_same_call_goes_on(
 
 
 def test_an_interrupt_ends_it_within_a_moment(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     tree = {f"{n:03}": b"%d" % n for n in range(100)}
     plant(ground, at, tree)
@@ -168,7 +170,7 @@ def test_an_interrupt_ends_it_within_a_moment(
 
 
 def test_an_interrupt_waits_for_no_server(
-    root: S3Path, ground: S3Ground, at: str, tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pathapi.parallel.worker_pool.INTERRUPT_SECONDS", 0.2)
     plant(ground, at)
@@ -189,7 +191,7 @@ def test_an_interrupt_waits_for_no_server(
     assert local(tmp_path / "to") == {}
 
 
-def test_one_object_tells_of_its_progress_too(root: S3Path, ground: S3Ground, at: str, tmp_path: Path) -> None:
+def test_one_object_tells_of_its_progress_too(root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path) -> None:
     ground.plant(at + "x", b"x" * 1000)
     told: list[Progress] = []
     (root / "x").download_to(tmp_path / "x", progress=told.append)

@@ -20,7 +20,7 @@ from pathapi.exceptions import OverwriteNewerCloudError, PendingWriteError
 from tests.casstore.support.fill import fork, status_of
 from tests.harness.sampling import by_pass
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -28,7 +28,7 @@ NAME = "lines.txt"
 
 
 @pytest.fixture
-def stores(make_client: MakeClient, ground: S3Ground, at: str, tmp_path: Path) -> Callable[..., S3Path]:
+def stores(make_client: MakeClient, ground: S3RawBucket, at: str, tmp_path: Path) -> Callable[..., S3Path]:
     """The object, by a client with the store of that name. Not through the proxy, whose threads a fork would lose."""
 
     def path(name: str, **options: object) -> S3Path:
@@ -93,7 +93,7 @@ def run(paths: list[S3Path], count: int, log: Path) -> int:
     return sum(conflicts)
 
 
-def check(ground: S3Ground, at: str, writers: int, count: int) -> None:
+def check(ground: S3RawBucket, at: str, writers: int, count: int) -> None:
     content = ground.content(at + NAME)
     assert content is not None
     wanted = Counter(line for who in range(writers) for line in lines_of(who, count))
@@ -112,7 +112,7 @@ def count() -> int:
 
 @pytest.mark.needs_locks
 def test_8_processes_of_one_machine_append_without_a_conflict_and_lose_no_line(
-    stores: Callable[..., S3Path], ground: S3Ground, at: str, tmp_path: Path, count: int
+    stores: Callable[..., S3Path], ground: S3RawBucket, at: str, tmp_path: Path, count: int
 ) -> None:
     assert run([stores("store")] * 8, count, tmp_path / "log") == 0
     check(ground, at, 8, count)
@@ -120,7 +120,7 @@ def test_8_processes_of_one_machine_append_without_a_conflict_and_lose_no_line(
 
 @pytest.mark.needs_locks
 def test_8_processes_of_two_machines_lose_no_line_without_an_error(
-    stores: Callable[..., S3Path], ground: S3Ground, at: str, tmp_path: Path, count: int
+    stores: Callable[..., S3Path], ground: S3RawBucket, at: str, tmp_path: Path, count: int
 ) -> None:
     conflicts = run([stores("one"), stores("two")] * 4, count, tmp_path / "log")
     assert conflicts > 0, "nobody met anybody"
@@ -149,7 +149,7 @@ def append_at_one_time(paths: list[S3Path]) -> list[bool]:
 
 
 def test_of_two_machines_that_append_at_one_time_the_loser_is_told(
-    stores: Callable[..., S3Path], ground: S3Ground, at: str
+    stores: Callable[..., S3Path], ground: S3RawBucket, at: str
 ) -> None:
     paths = [stores("one"), stores("two")]
     assert append_at_one_time(paths) == [False, True]
@@ -158,7 +158,7 @@ def test_of_two_machines_that_append_at_one_time_the_loser_is_told(
 
 
 def test_without_conditions_a_line_is_lost_and_nobody_is_told(
-    stores: Callable[..., S3Path], ground: S3Ground, at: str
+    stores: Callable[..., S3Path], ground: S3RawBucket, at: str
 ) -> None:
     """The negative control."""
     paths = [stores(name, conditional_writes="off") for name in ("one", "two")]

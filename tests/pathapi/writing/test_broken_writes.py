@@ -41,7 +41,7 @@ from tests.harness.proxy import Proxy
 from tests.harness.request_log import Record
 from tests.harness.sampling import by_pass, sampled
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import S3Ground
+from tests.pathapi.support.raw_buckets import S3RawBucket
 
 PART = 5 << 20
 """The least that S3 takes for a part that is not the last."""
@@ -93,17 +93,17 @@ def before(request: pytest.FixtureRequest) -> bytes | None:
 
 
 @pytest.fixture
-def path(client: S3Client, ground: S3Ground, at: str, before: bytes | None) -> S3Path:
+def path(client: S3Client, ground: S3RawBucket, at: str, before: bytes | None) -> S3Path:
     if before is not None:
         ground.plant(at + "object", before)
     return client.S3Path(f"s3://{ground.bucket}/{at}object")
 
 
-def content(path: S3Path, ground: S3Ground) -> bytes | None:
+def content(path: S3Path, ground: S3RawBucket) -> bytes | None:
     return ground.content(path.key)
 
 
-def uploads_of(path: S3Path, ground: S3Ground) -> list[Any]:
+def uploads_of(path: S3Path, ground: S3RawBucket) -> list[Any]:
     """What was begun in parts and neither completed nor aborted."""
     found = ground.client.list_multipart_uploads(Bucket=ground.bucket).get("Uploads", [])
     return [upload for upload in found if upload["Key"] == path.key]
@@ -134,7 +134,7 @@ def message_of_close(path: S3Path, data: bytes, error: type[Exception]) -> str:
 @pytest.mark.needs_locks  # Else nobody can tell that the writer is dead.
 @pytest.mark.parametrize("size", ["single", "multipart"])
 def test_when_the_network_goes_away_the_bytes_are_kept_and_a_later_process_uploads_them(
-    path: S3Path, ground: S3Ground, proxy: Proxy, before: bytes | None, tmp_path: Path, size: str
+    path: S3Path, ground: S3RawBucket, proxy: Proxy, before: bytes | None, tmp_path: Path, size: str
 ) -> None:
     data = SMALL if size == "single" else LARGE
 
@@ -171,7 +171,7 @@ def test_when_the_network_goes_away_the_bytes_are_kept_and_a_later_process_uploa
 
 @pytest.mark.parametrize("code", ["part", "completion"])
 def test_an_upload_in_parts_that_fails_leaves_no_parts(
-    path: S3Path, ground: S3Ground, proxy: Proxy, before: bytes | None, code: str
+    path: S3Path, ground: S3RawBucket, proxy: Proxy, before: bytes | None, code: str
 ) -> None:
     match = is_part if code == "part" else is_completion
     proxy.add(Fault(Answer(503, "SlowDown"), match=match, times=None))
@@ -196,7 +196,7 @@ def lost(request: pytest.FixtureRequest) -> tuple[bytes, Fault]:
 
 
 def test_an_upload_whose_answer_is_lost_is_no_failure(
-    path: S3Path, ground: S3Ground, proxy: Proxy, lost: tuple[bytes, Fault]
+    path: S3Path, ground: S3RawBucket, proxy: Proxy, lost: tuple[bytes, Fault]
 ) -> None:
     data, fault = lost
     proxy.add(fault)
@@ -205,7 +205,7 @@ def test_an_upload_whose_answer_is_lost_is_no_failure(
 
 
 def test_an_upload_that_the_sdk_sends_again_is_no_conflict_with_itself(
-    path: S3Path, ground: S3Ground, proxy: Proxy, lost: tuple[bytes, Fault], retries: None
+    path: S3Path, ground: S3RawBucket, proxy: Proxy, lost: tuple[bytes, Fault], retries: None
 ) -> None:
     data, fault = lost
     proxy.add(fault)
@@ -214,7 +214,7 @@ def test_an_upload_that_the_sdk_sends_again_is_no_conflict_with_itself(
     check_one_upload(path, ground, proxy, data)
 
 
-def check_one_upload(path: S3Path, ground: S3Ground, proxy: Proxy, data: bytes) -> None:
+def check_one_upload(path: S3Path, ground: S3RawBucket, proxy: Proxy, data: bytes) -> None:
     done = [record for record in proxy.records if record.method in ("PUT", "POST") and record.status == 200]
     assert len(done) == (0 if data is SMALL else 1 + -(-len(data) // PART)), "what made the object had no answer"
     assert content(path, ground) == data
@@ -237,7 +237,7 @@ def test_without_looking_the_same_is_a_conflict(
 
 @pytest.mark.parametrize("theirs", [THEIRS, SMALL[:-1] + b"?"], ids=["other size", "one byte differs"])
 def test_a_conflict_is_not_taken_for_a_lost_answer(
-    path: S3Path, ground: S3Ground, proxy: Proxy, retries: None, theirs: bytes
+    path: S3Path, ground: S3RawBucket, proxy: Proxy, retries: None, theirs: bytes
 ) -> None:
     proxy.add(Fault(Call(lambda: ground.plant(path.key, theirs)), kind="PUT"))
     proxy.add(Fault(Reset(after=None), kind="PUT"))
@@ -255,7 +255,7 @@ def test_a_conflict_is_not_taken_for_a_lost_answer(
 
 
 def test_a_creation_whose_answer_is_lost_is_no_creation_by_somebody_else(
-    client: S3Client, ground: S3Ground, proxy: Proxy, at: str, retries: None
+    client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str, retries: None
 ) -> None:
     path = client.S3Path(f"s3://{ground.bucket}/{at}object")
     proxy.add(Fault(Reset(after=None), kind="PUT"))
@@ -270,7 +270,7 @@ def test_a_creation_whose_answer_is_lost_is_no_creation_by_somebody_else(
 # --- what servers and roles do not do --------------------------------------------------------------------------------
 
 
-def test_a_409_is_no_conflict_but_is_asked_again(path: S3Path, ground: S3Ground, proxy: Proxy) -> None:
+def test_a_409_is_no_conflict_but_is_asked_again(path: S3Path, ground: S3RawBucket, proxy: Proxy) -> None:
     proxy.add(Fault(Answer(409, "ConditionalRequestConflict"), kind="PUT", times=2))
     path.write_bytes(SMALL)
     assert proxy.count("PUT") == 3
@@ -278,7 +278,7 @@ def test_a_409_is_no_conflict_but_is_asked_again(path: S3Path, ground: S3Ground,
 
 
 def test_a_409_at_the_completion_of_an_upload_in_parts_is_no_conflict(
-    path: S3Path, ground: S3Ground, proxy: Proxy
+    path: S3Path, ground: S3RawBucket, proxy: Proxy
 ) -> None:
     proxy.add(Fault(Answer(409, "ConditionalRequestConflict"), match=is_completion, times=2))
     path.write_bytes(LARGE)
@@ -298,7 +298,7 @@ REFUSALS = pytest.mark.parametrize(
 @REFUSALS
 @pytest.mark.parametrize("size", ["single", "multipart"])
 def test_where_conditions_are_refused_a_look_just_before_takes_their_place_and_it_is_said_once(
-    path: S3Path, ground: S3Ground, proxy: Proxy, status: int, code: str, size: str
+    path: S3Path, ground: S3RawBucket, proxy: Proxy, status: int, code: str, size: str
 ) -> None:
     data = SMALL if size == "single" else LARGE
     proxy.add(Fault(Answer(status, code), match=is_conditional, times=None))
@@ -316,7 +316,7 @@ def test_where_conditions_are_refused_a_look_just_before_takes_their_place_and_i
 
 @REFUSALS
 def test_where_conditions_are_refused_the_look_finds_a_conflict(
-    path: S3Path, ground: S3Ground, proxy: Proxy, status: int, code: str
+    path: S3Path, ground: S3RawBucket, proxy: Proxy, status: int, code: str
 ) -> None:
     proxy.add(Fault(Answer(status, code), match=is_conditional, times=None))
     file = path.open("wb")
@@ -330,7 +330,7 @@ def test_where_conditions_are_refused_the_look_finds_a_conflict(
 
 @REFUSALS
 def test_where_conditions_are_required_a_refusal_is_an_error(
-    make_client: MakeClient, ground: S3Ground, proxy: Proxy, at: str, status: int, code: str
+    make_client: MakeClient, ground: S3RawBucket, proxy: Proxy, at: str, status: int, code: str
 ) -> None:
     client = make_client(conditional_writes="require")
     path = client.S3Path(f"s3://{ground.bucket}/{at}object")
@@ -342,7 +342,7 @@ def test_where_conditions_are_required_a_refusal_is_an_error(
 
 
 def test_a_role_that_may_not_write_at_all_is_told_so(
-    path: S3Path, ground: S3Ground, proxy: Proxy, before: bytes | None
+    path: S3Path, ground: S3RawBucket, proxy: Proxy, before: bytes | None
 ) -> None:
     proxy.add(Fault(Answer(403, "AccessDenied"), kind="PUT", times=None))
     with warnings.catch_warnings():

@@ -34,7 +34,7 @@ from pathapi.exceptions import (
 )
 from tests.casstore.support.fill import eventually, fork, status_of
 from tests.harness.servers import S3Server
-from tests.pathapi.support.raw_buckets import FileGround, S3Ground
+from tests.pathapi.support.raw_buckets import FileRawBucket, S3RawBucket
 
 MODES = ("w", "a", "r+", "x")
 PAIRS = [f"{first} {second}" for first in MODES for second in MODES]
@@ -191,7 +191,7 @@ def files(tmp_path: Path, no_power_cut: None) -> Iterator[Machines]:
     bucket = tmp_path / "bucket"
     bucket.mkdir()
     clients = {who: FileClient(local_cache_dir=tmp_path / f"store{who}") for who in "12"}
-    yield Machines(FileGround(bucket), f"file://{bucket}", clients)
+    yield Machines(FileRawBucket(bucket), f"file://{bucket}", clients)
     for client in clients.values():
         client.cache.close()
 
@@ -209,7 +209,7 @@ def objects(tmp_path: Path, seaweed: S3Server, bucket: str, no_power_cut: None) 
         )
         for who in "12"
     }
-    yield Machines(S3Ground(seaweed.client(), bucket), f"s3://{bucket}", clients)
+    yield Machines(S3RawBucket(seaweed.client(), bucket), f"s3://{bucket}", clients)
     for client in clients.values():
         client.cache.close()
         client.client.close()

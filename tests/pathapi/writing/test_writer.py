@@ -13,13 +13,13 @@ from pathapi.testing import RawBucket, WriteSuite
 from tests.harness.http_server import HttpOrigin
 from tests.harness.servers import S3Server
 from tests.pathapi.conftest import MakeClient
-from tests.pathapi.support.raw_buckets import FileGround, PrefixedGround, S3Ground
+from tests.pathapi.support.raw_buckets import FileRawBucket, PrefixedRawBucket, S3RawBucket
 
 
 class TestFiles(WriteSuite):
     @pytest.fixture
     def ground(self, tmp_path: Path) -> RawBucket:
-        return FileGround(tmp_path / "bucket")
+        return FileRawBucket(tmp_path / "bucket")
 
     @pytest.fixture
     def make(self, tmp_path: Path) -> Any:
@@ -38,7 +38,7 @@ class TestS3(WriteSuite):
 
     @pytest.fixture
     def ground(self, seaweed: S3Server, shared_bucket: str, prefix: str) -> RawBucket:
-        return PrefixedGround(S3Ground(seaweed.client(), shared_bucket), prefix)
+        return PrefixedRawBucket(S3RawBucket(seaweed.client(), shared_bucket), prefix)
 
     @pytest.fixture
     def make(self, make_client: MakeClient) -> MakeClient:

@@ -10,7 +10,7 @@ from pathapi.backends.azure import backend as azure
 from pathapi.backends.azure.backend import AzureBackend, AzureConnection
 from pathapi.testing import BackendSuite
 from tests.harness.azure_servers import AzureServer
-from tests.pathapi.support.raw_buckets import AzureGround, azure_connection_to
+from tests.pathapi.support.raw_buckets import AzureRawBucket, azure_connection_to
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ class TestAzurite(BackendSuite):
         monkeypatch.setattr(azure, "PAGE", 1_000)
 
     @pytest.fixture
-    def ground(self, raw: Any, shared_container: str) -> AzureGround:
-        return AzureGround(raw, shared_container)
+    def ground(self, raw: Any, shared_container: str) -> AzureRawBucket:
+        return AzureRawBucket(raw, shared_container)
 
     @pytest.fixture
     def backend(self, connection: AzureConnection, shared_container: str) -> AzureBackend:
         return AzureBackend(connection, shared_container)
 
     @pytest.fixture
-    def nowhere(self, connection: AzureConnection) -> AzureBackend:
+    def missing_bucket(self, connection: AzureConnection) -> AzureBackend:
         return AzureBackend(connection, "no-such-container-here")

@@ -15,7 +15,7 @@ from tests.harness.azure_servers import AzureServer
 from tests.harness.faults import Action
 from tests.harness.http_messages import Head
 from tests.harness.proxy import Fault, Proxy
-from tests.pathapi.support.raw_buckets import AzureGround, azure_connection_to
+from tests.pathapi.support.raw_buckets import AzureRawBucket, azure_connection_to
 
 Parts = list[bytes]
 
@@ -38,12 +38,12 @@ class Rearrange(Action):
 
 
 @pytest.fixture(scope="module")
-def ground(azurite: AzureServer, shared_container: str) -> AzureGround:
-    return AzureGround(azurite.client(), shared_container)
+def ground(azurite: AzureServer, shared_container: str) -> AzureRawBucket:
+    return AzureRawBucket(azurite.client(), shared_container)
 
 
 @pytest.fixture
-def backend(azurite: AzureServer, azure_proxy: Proxy, ground: AzureGround) -> Iterator[AzureBackend]:
+def backend(azurite: AzureServer, azure_proxy: Proxy, ground: AzureRawBucket) -> Iterator[AzureBackend]:
     connection = azure_connection_to(azurite, azure_proxy.endpoint)
     yield AzureBackend(connection, ground.bucket)
     connection.close()
@@ -60,7 +60,7 @@ def rearrange(azure_proxy: Proxy) -> Callable[[Callable[[Parts], Sequence[bytes]
 Change = Callable[[Callable[[Parts], Sequence[bytes]]], None]
 
 
-def plant_versions(backend: AzureBackend, ground: AzureGround, names: Sequence[str]) -> dict[str, Validator]:
+def plant_versions(backend: AzureBackend, ground: AzureRawBucket, names: Sequence[str]) -> dict[str, Validator]:
     for name in names:
         ground.plant(name, b"first")
     return {name: backend.head(name).validator for name in names}
@@ -68,7 +68,7 @@ def plant_versions(backend: AzureBackend, ground: AzureGround, names: Sequence[s
 
 @pytest.mark.parametrize("turn", [lambda parts: parts, lambda parts: parts[::-1], lambda parts: parts[1:] + parts[:1]])
 def test_an_answer_is_of_the_object_that_its_number_names(
-    backend: AzureBackend, ground: AzureGround, rearrange: Change, turn: Callable[[Parts], Parts]
+    backend: AzureBackend, ground: AzureRawBucket, rearrange: Change, turn: Callable[[Parts], Parts]
 ) -> None:
     names = ["turned/1", "turned/2", "turned/3"]
     versions = plant_versions(backend, ground, names)
@@ -81,7 +81,7 @@ def test_an_answer_is_of_the_object_that_its_number_names(
 
 
 def test_a_refusal_names_the_object_that_it_is_of(
-    backend: AzureBackend, ground: AzureGround, rearrange: Change
+    backend: AzureBackend, ground: AzureRawBucket, rearrange: Change
 ) -> None:
     names = ["leased/1", "leased/2", "leased/3"]
     plant_versions(backend, ground, names)
@@ -93,7 +93,7 @@ def test_a_refusal_names_the_object_that_it_is_of(
 
 
 def test_a_batch_that_is_not_answered_for_every_object_is_an_error(
-    backend: AzureBackend, ground: AzureGround, rearrange: Change
+    backend: AzureBackend, ground: AzureRawBucket, rearrange: Change
 ) -> None:
     plant_versions(backend, ground, ["unanswered/1", "unanswered/2"])
     rearrange(lambda parts: parts[1:])
@@ -102,7 +102,7 @@ def test_a_batch_that_is_not_answered_for_every_object_is_an_error(
 
 
 def test_an_answer_without_a_number_is_of_the_whole_batch(
-    backend: AzureBackend, ground: AzureGround, rearrange: Change
+    backend: AzureBackend, ground: AzureRawBucket, rearrange: Change
 ) -> None:
     refused = (
         b"\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 403 Forbidden\r\n"

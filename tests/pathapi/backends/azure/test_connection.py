@@ -17,7 +17,7 @@ from pathapi.backends.azure.connection import Login, origin_of
 from pathapi.exceptions import InvalidConfigurationException, MissingCredentialsError, MissingDependenciesError
 from pathapi.testing import in_forked_child, read
 from tests.harness.azure_servers import AzureServer
-from tests.pathapi.support.raw_buckets import AzureGround, azure_connection_to
+from tests.pathapi.support.raw_buckets import AzureRawBucket, azure_connection_to
 
 KEY = "UExBTlRFRDBTRUNSRVQ="
 STRING = f"DefaultEndpointsProtocol=https;AccountName=acct;AccountKey={KEY};EndpointSuffix=core.windows.net"
@@ -156,7 +156,7 @@ def test_a_forked_child_does_not_use_the_sockets_of_a_client_that_was_given(
     azurite: AzureServer, shared_container: str, is_used: bool
 ) -> None:
     service = azurite.client()
-    AzureGround(service, shared_container).plant("forked", b"x")
+    AzureRawBucket(service, shared_container).plant("forked", b"x")
     backend = AzureBackend(AzureConnection(blob_service_client=service), shared_container)
     if is_used:
         assert read(backend, "forked") == b"x"
@@ -166,7 +166,7 @@ def test_a_forked_child_does_not_use_the_sockets_of_a_client_that_was_given(
 
 def test_a_client_of_the_users_own_is_used_as_it_is(azurite: AzureServer, shared_container: str) -> None:
     service = azurite.client()
-    AzureGround(service, shared_container).plant("own", b"x")
+    AzureRawBucket(service, shared_container).plant("own", b"x")
     connection = AzureConnection(blob_service_client=service)
     assert connection.service_client is service
     assert connection.origin == origin_of(azurite.account_url())
@@ -176,7 +176,7 @@ def test_a_client_of_the_users_own_is_used_as_it_is(azurite: AzureServer, shared
 def test_a_pickle_carries_the_account_and_finds_the_key_in_the_environment(
     azurite: AzureServer, shared_container: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    AzureGround(azurite.client(), shared_container).plant("pickled", b"x")
+    AzureRawBucket(azurite.client(), shared_container).plant("pickled", b"x")
     monkeypatch.setitem(sys.modules, "azure.identity", None)
     for connection in (azure_connection_to(azurite), AzureConnection(blob_service_client=azurite.client())):
         monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)

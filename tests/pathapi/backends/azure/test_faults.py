@@ -48,7 +48,7 @@ from tests.harness.faults import (
 from tests.harness.http_messages import Head
 from tests.harness.proxy import Proxy
 from tests.pathapi.support.faulty_reads import DATA, RANGE, WHOLE, both_ways
-from tests.pathapi.support.raw_buckets import AzureGround, azure_connection_to
+from tests.pathapi.support.raw_buckets import AzureRawBucket, azure_connection_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +74,15 @@ class Shorten(Action):
 
 
 @pytest.fixture(scope="module")
-def ground(azurite: AzureServer, shared_container: str) -> AzureGround:
-    ground = AzureGround(azurite.client(), shared_container)
+def ground(azurite: AzureServer, shared_container: str) -> AzureRawBucket:
+    ground = AzureRawBucket(azurite.client(), shared_container)
     ground.plant("big", DATA)
     return ground
 
 
 @pytest.fixture
 def backend(
-    azurite: AzureServer, azure_proxy: Proxy, ground: AzureGround, request: pytest.FixtureRequest
+    azurite: AzureServer, azure_proxy: Proxy, ground: AzureRawBucket, request: pytest.FixtureRequest
 ) -> Iterator[AzureBackend]:
     # Short only where that is the point: a busy machine may well be silent for a second.
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
@@ -94,7 +94,7 @@ def backend(
 
 
 @pytest.fixture
-def by_signature(azurite: AzureServer, azure_proxy: Proxy, ground: AzureGround) -> AzureBackend:
+def by_signature(azurite: AzureServer, azure_proxy: Proxy, ground: AzureRawBucket) -> AzureBackend:
     """A backend whose requests stay valid when a header is taken away, as those signed with the key do not."""
     signature = _signature(azurite, ground.bucket, "rwdl", 60)
     return AzureBackend(
@@ -156,7 +156,7 @@ def test_a_flipped_byte_is_found_by_the_md5_that_the_server_states(backend: Azur
         fill()
 
 
-def test_an_md5_of_another_kind_of_blob_is_nobodys_word(backend: AzureBackend, ground: AzureGround) -> None:
+def test_an_md5_of_another_kind_of_blob_is_nobodys_word(backend: AzureBackend, ground: AzureRawBucket) -> None:
     """Appending does not change what was once set."""
     from azure.storage.blob import ContentSettings
 
@@ -168,7 +168,7 @@ def test_an_md5_of_another_kind_of_blob_is_nobodys_word(backend: AzureBackend, g
 
 
 def test_a_server_that_ignores_if_match_is_caught_by_its_own_answer(
-    by_signature: AzureBackend, azure_proxy: Proxy, ground: AzureGround
+    by_signature: AzureBackend, azure_proxy: Proxy, ground: AzureRawBucket
 ) -> None:
     ground.plant("changing", b"first")
     version = by_signature.head("changing").validator
@@ -191,7 +191,7 @@ def test_a_server_that_ignores_ranges_still_gives_the_range(
 
 
 def test_an_object_that_is_filled_after_it_answered_as_empty_is_read(
-    backend: AzureBackend, azure_proxy: Proxy, ground: AzureGround
+    backend: AzureBackend, azure_proxy: Proxy, ground: AzureRawBucket
 ) -> None:
     ground.plant("growing", b"")
     azure_proxy.add(Fault(Call(lambda: ground.plant("growing", DATA)), kind="HEAD", key="growing"))
@@ -203,7 +203,7 @@ def test_an_object_that_is_filled_after_it_answered_as_empty_is_read(
 
 @pytest.mark.parametrize("single", [1 << 16, 1 << 10])
 def test_a_read_is_not_cut_where_the_sdk_would_begin_another_part(
-    azurite: AzureServer, azure_proxy: Proxy, ground: AzureGround, single: int
+    azurite: AzureServer, azure_proxy: Proxy, ground: AzureRawBucket, single: int
 ) -> None:
     from azure.storage.blob import BlobServiceClient
 
@@ -223,7 +223,7 @@ def test_a_read_is_not_cut_where_the_sdk_would_begin_another_part(
 
 
 def test_an_object_that_is_larger_than_what_the_sdk_asks_for_at_once_is_read(
-    backend: AzureBackend, azure_proxy: Proxy, ground: AzureGround
+    backend: AzureBackend, azure_proxy: Proxy, ground: AzureRawBucket
 ) -> None:
     data = os.urandom(1 << 20) * 33
     ground.plant("over 32 MiB", data)
@@ -322,7 +322,9 @@ def _signature(azurite: AzureServer, container: str, permission: str, minutes: i
     return signature
 
 
-def test_a_signature_opens_what_it_permits_and_no_longer_than_it_may(azurite: AzureServer, ground: AzureGround) -> None:
+def test_a_signature_opens_what_it_permits_and_no_longer_than_it_may(
+    azurite: AzureServer, ground: AzureRawBucket
+) -> None:
     def backend(permission: str, minutes: int, *, in_url: bool) -> AzureBackend:
         signature = _signature(azurite, ground.bucket, permission, minutes)
         url = azurite.account_url()
@@ -348,7 +350,7 @@ def test_a_signature_opens_what_it_permits_and_no_longer_than_it_may(azurite: Az
     assert ground.content("unwritten") is None
 
 
-def test_a_wrong_key_is_refused_and_not_quoted(azurite: AzureServer, ground: AzureGround) -> None:
+def test_a_wrong_key_is_refused_and_not_quoted(azurite: AzureServer, ground: AzureRawBucket) -> None:
     wrong = "d3Jvbmc" + azurite.key[7:]
     backend = AzureBackend(AzureConnection(account_url=azurite.account_url(), credential=wrong), ground.bucket)
     for attempt in attempts(backend):
@@ -357,10 +359,10 @@ def test_a_wrong_key_is_refused_and_not_quoted(azurite: AzureServer, ground: Azu
         assert wrong not in f"{caught.value}{caught.value.__cause__}"
 
 
-def test_without_credentials_only_public_containers_are_read(azurite: AzureServer, ground: AzureGround) -> None:
+def test_without_credentials_only_public_containers_are_read(azurite: AzureServer, ground: AzureRawBucket) -> None:
     public = azurite.new_container()
     azurite.client().get_container_client(public).set_container_access_policy({}, public_access="container")
-    AzureGround(azurite.client(), public).plant("a", b"for all")
+    AzureRawBucket(azurite.client(), public).plant("a", b"for all")
     anonymous = AzureConnection(account_url=azurite.account_url())
     assert read(AzureBackend(anonymous, public), "a") == b"for all"
     assert [item.key for item in AzureBackend(anonymous, public).list()] == ["a"]
@@ -372,7 +374,7 @@ def test_without_credentials_only_public_containers_are_read(azurite: AzureServe
 
 
 def test_a_creation_whose_answer_was_lost_says_that_it_may_have_been_us(
-    backend: AzureBackend, azure_proxy: Proxy, ground: AzureGround
+    backend: AzureBackend, azure_proxy: Proxy, ground: AzureRawBucket
 ) -> None:
     azure_proxy.add(Fault(Reset(after=None), kind="PUT"))
     with pytest.raises(VersionMismatchError) as caught:
@@ -386,7 +388,7 @@ def test_a_creation_whose_answer_was_lost_says_that_it_may_have_been_us(
 
 @pytest.mark.parametrize("size", [10, (1 << 20) + 3])
 def test_an_upload_states_the_md5_of_its_bytes(
-    backend: AzureBackend, azure_proxy: Proxy, ground: AzureGround, monkeypatch: pytest.MonkeyPatch, size: int
+    backend: AzureBackend, azure_proxy: Proxy, ground: AzureRawBucket, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     import hashlib
 
@@ -408,7 +410,7 @@ def test_an_upload_states_the_md5_of_its_bytes(
 
 
 def test_an_upload_in_blocks_carries_its_condition(
-    backend: AzureBackend, azure_proxy: Proxy, ground: AzureGround, monkeypatch: pytest.MonkeyPatch
+    backend: AzureBackend, azure_proxy: Proxy, ground: AzureRawBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(azure, "THRESHOLD", 1 << 20)
     monkeypatch.setattr(azure_blocks, "BLOCK_SIZE", 1 << 20)
@@ -437,7 +439,7 @@ def _is_block(record: Any) -> bool:
 
 
 def test_two_uploads_in_blocks_at_one_time_are_never_mixed(
-    backend: AzureBackend, ground: AzureGround, monkeypatch: pytest.MonkeyPatch
+    backend: AzureBackend, ground: AzureRawBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(azure, "THRESHOLD", 1)
     monkeypatch.setattr(azure_blocks, "BLOCK_SIZE", 10_000)
@@ -451,7 +453,7 @@ def test_two_uploads_in_blocks_at_one_time_are_never_mixed(
 
 
 def test_blocks_that_another_writers_commit_discarded_are_sent_again(
-    backend: AzureBackend, azure_proxy: Proxy, ground: AzureGround, monkeypatch: pytest.MonkeyPatch
+    backend: AzureBackend, azure_proxy: Proxy, ground: AzureRawBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(azure, "THRESHOLD", 1)
 
@@ -481,7 +483,7 @@ def _is_commit(record: Any) -> bool:
 
 
 def test_a_copy_that_goes_on_after_its_answer_is_waited_for(
-    backend: AzureBackend, azure_proxy: Proxy, ground: AzureGround
+    backend: AzureBackend, azure_proxy: Proxy, ground: AzureRawBucket
 ) -> None:
     azure_proxy.add(Fault(SetHeader("x-ms-copy-status", "pending"), kind="COPY", times=None))
     azure_proxy.add(Fault(SetHeader("x-ms-copy-status", "pending"), kind="HEAD", key="slow", times=2))
@@ -498,7 +500,7 @@ def test_a_copy_that_fails_after_its_answer_is_an_error(backend: AzureBackend, a
         backend.copy("big", "failing", expect=backend.head("big").validator)
 
 
-def test_a_copy_keeps_type_md5_and_metadata(backend: AzureBackend, ground: AzureGround) -> None:
+def test_a_copy_keeps_type_md5_and_metadata(backend: AzureBackend, ground: AzureRawBucket) -> None:
     from azure.storage.blob import ContentSettings
 
     settings = ContentSettings(content_type="text/x-kept")
@@ -510,7 +512,7 @@ def test_a_copy_keeps_type_md5_and_metadata(backend: AzureBackend, ground: Azure
 
 
 def test_a_server_without_batches_is_asked_one_by_one(
-    backend: AzureBackend, azure_proxy: Proxy, ground: AzureGround
+    backend: AzureBackend, azure_proxy: Proxy, ground: AzureRawBucket
 ) -> None:
     names = [f"batch/{number}" for number in range(5)]
     for name in names:
@@ -522,7 +524,7 @@ def test_a_server_without_batches_is_asked_one_by_one(
 
 
 def test_more_deletes_than_one_batch_takes_are_several(
-    backend: AzureBackend, ground: AzureGround, azure_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    backend: AzureBackend, ground: AzureRawBucket, azure_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(azure.AzureBackend, "_batch", 2)
     names = [f"many/{number}" for number in range(5)]
@@ -533,7 +535,7 @@ def test_more_deletes_than_one_batch_takes_are_several(
     assert list(backend.list("many/")) == []
 
 
-def test_a_delete_that_is_refused_among_others_is_an_error(backend: AzureBackend, ground: AzureGround) -> None:
+def test_a_delete_that_is_refused_among_others_is_an_error(backend: AzureBackend, ground: AzureRawBucket) -> None:
     ground.plant("leased", b"")
     lease = ground.client.get_blob_client("leased").acquire_lease()
     ground.plant("free", b"")
@@ -546,7 +548,7 @@ def test_a_delete_that_is_refused_among_others_is_an_error(backend: AzureBackend
     lease.break_lease(0)
 
 
-def test_an_object_with_snapshots_is_not_deleted_with_them(backend: AzureBackend, ground: AzureGround) -> None:
+def test_an_object_with_snapshots_is_not_deleted_with_them(backend: AzureBackend, ground: AzureRawBucket) -> None:
     ground.plant("snapped", b"x")
     ground.client.get_blob_client("snapped").create_snapshot()
     with pytest.raises(CloudPathPermissionError, match="has snapshots"):

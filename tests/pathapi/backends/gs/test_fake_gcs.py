@@ -10,7 +10,7 @@ from pathapi.backends.gs.backend import GSBackend
 from pathapi.backends.gs.connection import GSConnection
 from pathapi.testing import BackendSuite
 from tests.harness.servers import GCSServer
-from tests.pathapi.support.raw_buckets import TESTS_OF_COPY_CONDITIONS, GCSGround, gs_connection_to
+from tests.pathapi.support.raw_buckets import TESTS_OF_COPY_CONDITIONS, GCSRawBucket, gs_connection_to
 
 _COPIES = "fake-gcs-server 1.x ignores every condition on a copy"
 _DELETES = "fake-gcs-server 1.x ignores ifGenerationMatch on a delete"
@@ -43,15 +43,15 @@ class TestByTheRules(BackendSuite):
         return server.new_bucket()
 
     @pytest.fixture
-    def ground(self, raw: Any, bucket: str) -> GCSGround:
-        return GCSGround(raw, bucket)
+    def ground(self, raw: Any, bucket: str) -> GCSRawBucket:
+        return GCSRawBucket(raw, bucket)
 
     @pytest.fixture
     def backend(self, connection: GSConnection, bucket: str) -> GSBackend:
         return GSBackend(connection, bucket)
 
     @pytest.fixture
-    def nowhere(self, connection: GSConnection) -> GSBackend:
+    def missing_bucket(self, connection: GSConnection) -> GSBackend:
         return GSBackend(connection, "no-such-bucket-here")
 
 

@@ -50,18 +50,20 @@ from tests.harness.gcs_conditions import DropParameter, Refuse, RefuseInBatch
 from tests.harness.proxy import Proxy
 from tests.harness.servers import GCSServer
 from tests.pathapi.support.faulty_reads import DATA, RANGE, WHOLE, both_ways
-from tests.pathapi.support.raw_buckets import GCSGround, gs_connection_to
+from tests.pathapi.support.raw_buckets import GCSRawBucket, gs_connection_to
 
 
 @pytest.fixture(scope="module")
-def ground(gcs: GCSServer, gcs_bucket: str) -> GCSGround:
-    ground = GCSGround(gcs.client(), gcs_bucket)
+def ground(gcs: GCSServer, gcs_bucket: str) -> GCSRawBucket:
+    ground = GCSRawBucket(gcs.client(), gcs_bucket)
     ground.plant("big", DATA)
     return ground
 
 
 @pytest.fixture
-def backend(gcs: GCSServer, gcs_proxy: Proxy, ground: GCSGround, request: pytest.FixtureRequest) -> Iterator[GSBackend]:
+def backend(
+    gcs: GCSServer, gcs_proxy: Proxy, ground: GCSRawBucket, request: pytest.FixtureRequest
+) -> Iterator[GSBackend]:
     # Short only where that is the point: a busy machine may well be silent for a second.
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
     timeout = (30.0, 2.0 if isinstance(parameters.get("action"), Stall) else 30.0)
@@ -71,7 +73,7 @@ def backend(gcs: GCSServer, gcs_proxy: Proxy, ground: GCSGround, request: pytest
 
 
 @pytest.fixture
-def logged_in(gcs: GCSServer, gcs_proxy: Proxy, ground: GCSGround) -> Iterator[GSBackend]:
+def logged_in(gcs: GCSServer, gcs_proxy: Proxy, ground: GCSRawBucket) -> Iterator[GSBackend]:
     """The same with a token that nobody can renew."""
     from google.oauth2.credentials import Credentials
 
@@ -174,7 +176,7 @@ def test_a_server_that_ignores_ranges_still_gives_the_range(
 
 @pytest.mark.parametrize(("start", "end"), [(0, None), (0, 10**9), (3, 10)])
 def test_what_is_stored_as_gzip_comes_as_it_is_stored(
-    backend: GSBackend, ground: GCSGround, start: int, end: int | None
+    backend: GSBackend, ground: GCSRawBucket, start: int, end: int | None
 ) -> None:
     packed = gzip.compress(b"x" * 100_000)
     blob = ground._blob("packed")
@@ -185,7 +187,7 @@ def test_what_is_stored_as_gzip_comes_as_it_is_stored(
     assert drain(body) == packed[start:end]
 
 
-def test_a_server_that_unpacks_is_an_error(backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround) -> None:
+def test_a_server_that_unpacks_is_an_error(backend: GSBackend, gcs_proxy: Proxy, ground: GCSRawBucket) -> None:
     blob = ground._blob("unpacked")
     blob.content_encoding = "gzip"
     blob.upload_from_string(gzip.compress(b"x" * 100_000))
@@ -207,7 +209,7 @@ def test_one_read_is_one_request(backend: GSBackend, gcs_proxy: Proxy) -> None:
 
 
 def test_answers_without_bytes_keep_the_connection(
-    backend: GSBackend, ground: GCSGround, monkeypatch: pytest.MonkeyPatch
+    backend: GSBackend, ground: GCSRawBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connections, connect = [0], urllib3.connection.HTTPConnection.connect
 
@@ -237,7 +239,7 @@ def test_answers_without_bytes_keep_the_connection(
 
 
 def test_an_empty_answer_that_does_not_say_of_which_version_is_asked_again(
-    backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround
+    backend: GSBackend, gcs_proxy: Proxy, ground: GCSRawBucket
 ) -> None:
     ground.plant("nothing", b"")
     version = backend.head("nothing").validator
@@ -248,7 +250,7 @@ def test_an_empty_answer_that_does_not_say_of_which_version_is_asked_again(
 
 
 def test_an_object_that_is_filled_after_it_answered_as_empty_is_read(
-    backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround
+    backend: GSBackend, gcs_proxy: Proxy, ground: GCSRawBucket
 ) -> None:
     ground.plant("growing", b"")
     gcs_proxy.add(Fault(SetHeader("x-goog-hash", None), kind="GET"))
@@ -259,7 +261,7 @@ def test_an_object_that_is_filled_after_it_answered_as_empty_is_read(
 
 
 def test_a_prefix_that_each_page_repeats_is_listed_once(
-    backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround, monkeypatch: pytest.MonkeyPatch
+    backend: GSBackend, gcs_proxy: Proxy, ground: GCSRawBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gs, "PAGE", 2)
     names = ["a", "b", "c", "d", "e/x", "f/x", "g"]
@@ -274,7 +276,7 @@ def test_a_prefix_that_each_page_repeats_is_listed_once(
 
 
 def test_a_server_that_ignores_the_generation_is_caught_by_its_own_answer(
-    backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround
+    backend: GSBackend, gcs_proxy: Proxy, ground: GCSRawBucket
 ) -> None:
     ground.plant("changing", b"first")
     version = backend.head("changing").validator
@@ -293,7 +295,7 @@ def test_a_condition_without_a_generation_is_refused_here(backend: GSBackend) ->
 
 
 def test_a_refusal_after_a_lost_answer_says_that_it_may_be_our_own_doing(
-    backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround
+    backend: GSBackend, gcs_proxy: Proxy, ground: GCSRawBucket
 ) -> None:
     gcs_proxy.add(Fault(Reset(after=None), kind="PUT"))
     with pytest.raises(VersionMismatchError) as caught:
@@ -317,7 +319,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> bytes:
 
 
 def test_an_upload_in_pieces_carries_its_condition(
-    backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround, pieces: bytes
+    backend: GSBackend, gcs_proxy: Proxy, ground: GCSRawBucket, pieces: bytes
 ) -> None:
     info = write(backend, "pieces", pieces, ABSENT)
     assert gcs_proxy.count("PUT") == 4
@@ -353,7 +355,7 @@ def test_an_upload_says_the_checksum_of_its_bytes_ahead_of_them(
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])
 @pytest.mark.parametrize("action", [Refuse(503), Reset(after=None)], ids=repr)
 def test_an_upload_in_pieces_goes_on_where_it_broke(
-    backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround, pieces: bytes, action: Action, nth: int
+    backend: GSBackend, gcs_proxy: Proxy, ground: GCSRawBucket, pieces: bytes, action: Action, nth: int
 ) -> None:
     name = f"resumed-{nth}-{type(action).__name__}"
     gcs_proxy.add(Fault(action, kind="PUT", nth=nth, times=1))
@@ -374,7 +376,7 @@ def test_the_uri_of_an_upload_which_lets_anybody_write_is_not_told(
 
 
 def test_an_upload_in_pieces_that_fails_is_ended(
-    backend: GSBackend, gcs_proxy: Proxy, ground: GCSGround, pieces: bytes
+    backend: GSBackend, gcs_proxy: Proxy, ground: GCSRawBucket, pieces: bytes
 ) -> None:
     gcs_proxy.add(Fault(Refuse(403, "forbidden"), kind="PUT", nth=3))
     with pytest.raises(MissingCredentialsError):
@@ -420,7 +422,7 @@ def test_a_server_that_does_not_recover_is_unavailable_and_nothing_is_absent(
 
 
 def test_a_deletion_of_many_reports_what_was_not_deleted(
-    logged_in: GSBackend, gcs_proxy: Proxy, ground: GCSGround
+    logged_in: GSBackend, gcs_proxy: Proxy, ground: GCSRawBucket
 ) -> None:
     for name in ("many/a", "many/b"):
         ground.plant(name, b"")
@@ -468,8 +470,8 @@ def test_a_token_that_is_refused_and_cannot_be_renewed_says_so(logged_in: GSBack
 
 
 def test_a_missing_bucket_and_a_missing_key_on_the_wire(backend: GSBackend, gcs_proxy: Proxy) -> None:
-    nowhere = GSBackend(backend.connection, "no-such-bucket-here")
-    for attempt in every_call(nowhere)[:-1]:  # the proxy does not look into a batch
+    missing_bucket = GSBackend(backend.connection, "no-such-bucket-here")
+    for attempt in every_call(missing_bucket)[:-1]:  # the proxy does not look into a batch
         with pytest.raises(BucketNotFoundError, match="no-such-bucket-here"):
             attempt()
     gcs_proxy.reset()

@@ -19,7 +19,7 @@ from pathapi.exceptions import InvalidConfigurationException, MissingDependencie
 from pathapi.testing import in_forked_child, read
 from tests.harness.proxy import Proxy
 from tests.harness.servers import S3Server
-from tests.pathapi.support.raw_buckets import S3Ground, connection_to
+from tests.pathapi.support.raw_buckets import S3RawBucket, connection_to
 
 SECRETS: dict[str, Any] = {
     "aws_access_key_id": "AKIDEXAMPLE",
@@ -159,7 +159,7 @@ def test_secrets_are_not_shown() -> None:
 def test_settings_survive_pickling_and_secrets_do_not(
     seaweed: S3Server, shared_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    S3Ground(seaweed.client(), shared_bucket).plant("pickled", b"x")
+    S3RawBucket(seaweed.client(), shared_bucket).plant("pickled", b"x")
     connection = connection_to(seaweed)
     assert connection.client is not None
     copied: S3Connection = pickle.loads(pickle.dumps(connection))
@@ -177,7 +177,7 @@ def test_an_extra_argument_that_would_file_other_bytes_under_a_uri_is_refused(na
 
 
 def test_extra_arguments_go_to_the_requests_that_know_them(proxy: Proxy, seaweed: S3Server, shared_bucket: str) -> None:
-    S3Ground(seaweed.client(), shared_bucket).plant("extra", b"x")
+    S3RawBucket(seaweed.client(), shared_bucket).plant("extra", b"x")
     connection = connection_to(seaweed, proxy.endpoint, extra_args={"RequestPayer": "requester", "ACL": "private"})
     backend = S3Backend(connection, shared_bucket)
     seen: list[tuple[str, dict[str, Any]]] = []

@@ -26,7 +26,7 @@ from pathapi.exceptions import (
 from pathapi.testing import read
 from tests.harness import servers
 from tests.harness.servers import S3Server
-from tests.pathapi.support.raw_buckets import S3Ground, connection_to
+from tests.pathapi.support.raw_buckets import S3RawBucket, connection_to
 
 WHERE: dict[str, Any] = {"uri": "s3://b/k", "bucket": "b", "endpoint": "127.0.0.1:1", "operation": "GetObject"}
 
@@ -92,7 +92,7 @@ def test_a_read_that_is_refused_does_not_claim_absence() -> None:
 def test_without_credentials_the_message_says_how_to_read_a_public_bucket(
     seaweed: S3Server, shared_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    S3Ground(seaweed.client(), shared_bucket).plant("public", b"for all")
+    S3RawBucket(seaweed.client(), shared_bucket).plant("public", b"for all")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
@@ -107,7 +107,7 @@ def test_without_credentials_the_message_says_how_to_read_a_public_bucket(
 @pytest.mark.slow
 def test_a_server_that_checks_signatures_refuses_what_it_does_not_know() -> None:
     with servers.seaweedfs(check_signatures=True) as server:
-        ground = S3Ground(server.client(), server.new_bucket())
+        ground = S3RawBucket(server.client(), server.new_bucket())
         ground.plant("a", b"a")
         assert read(S3Backend(connection_to(server), ground.bucket), "a") == b"a"
         for known, secret in ((server.access_key, "wrong"), ("unknown", server.secret_key)):

@@ -44,18 +44,20 @@ from tests.harness.faults import (
 from tests.harness.proxy import Proxy
 from tests.harness.servers import S3Server
 from tests.pathapi.support.faulty_reads import DATA, RANGE, WHOLE, both_ways
-from tests.pathapi.support.raw_buckets import S3Ground, connection_to
+from tests.pathapi.support.raw_buckets import S3RawBucket, connection_to
 
 
 @pytest.fixture(scope="module")
-def ground(seaweed: S3Server, shared_bucket: str) -> S3Ground:
-    ground = S3Ground(seaweed.client(), shared_bucket)
+def ground(seaweed: S3Server, shared_bucket: str) -> S3RawBucket:
+    ground = S3RawBucket(seaweed.client(), shared_bucket)
     ground.plant("big", DATA)
     return ground
 
 
 @pytest.fixture
-def backend(seaweed: S3Server, proxy: Proxy, ground: S3Ground, request: pytest.FixtureRequest) -> Iterator[S3Backend]:
+def backend(
+    seaweed: S3Server, proxy: Proxy, ground: S3RawBucket, request: pytest.FixtureRequest
+) -> Iterator[S3Backend]:
     # Short only where that is the point: a busy machine may well be silent for a second.
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
     stalls = isinstance(parameters.get("action"), Stall)
@@ -123,7 +125,7 @@ def test_a_wrong_checksum_is_an_error_before_the_last_byte(backend: S3Backend, p
 
 
 def test_a_flipped_byte_is_found_where_the_server_states_a_checksum(
-    backend: S3Backend, proxy: Proxy, ground: S3Ground
+    backend: S3Backend, proxy: Proxy, ground: S3RawBucket
 ) -> None:
     if "ChecksumCRC32" not in ground.client.get_object(Bucket=ground.bucket, Key="big", ChecksumMode="ENABLED"):
         pytest.skip("this server states no checksum")
@@ -159,7 +161,7 @@ def test_403_is_not_404(backend: S3Backend, proxy: Proxy) -> None:
 
 
 def test_a_server_that_ignores_if_match_is_caught_by_its_own_answer(
-    backend: S3Backend, proxy: Proxy, ground: S3Ground
+    backend: S3Backend, proxy: Proxy, ground: S3RawBucket
 ) -> None:
     ground.plant("changing", b"first")
     version = backend.head("changing").validator
@@ -182,7 +184,7 @@ def test_a_server_that_ignores_ranges_still_gives_the_range(
 
 
 def test_an_object_that_is_filled_after_it_answered_as_empty_is_read(
-    backend: S3Backend, proxy: Proxy, ground: S3Ground
+    backend: S3Backend, proxy: Proxy, ground: S3RawBucket
 ) -> None:
     ground.plant("growing", b"")
     proxy.add(Fault(Call(lambda: ground.plant("growing", DATA)), kind="GET", key="growing", nth=2))
@@ -201,21 +203,21 @@ def test_one_read_is_one_request(backend: S3Backend, proxy: Proxy) -> None:
     assert len(proxy.records) == 3
 
 
-def test_a_conflict_of_two_writes_is_asked_again(backend: S3Backend, proxy: Proxy, ground: S3Ground) -> None:
+def test_a_conflict_of_two_writes_is_asked_again(backend: S3Backend, proxy: Proxy, ground: S3RawBucket) -> None:
     proxy.add(Fault(Answer(409, "ConditionalRequestConflict"), kind="PUT", times=2))
     write(backend, "contended", b"mine", ABSENT)
     assert ground.content("contended") == b"mine"
     assert proxy.count("PUT") == 3
 
 
-def test_a_server_without_conditions_is_told_apart(backend: S3Backend, proxy: Proxy, ground: S3Ground) -> None:
+def test_a_server_without_conditions_is_told_apart(backend: S3Backend, proxy: Proxy, ground: S3RawBucket) -> None:
     proxy.add(Fault(Answer(501, "NotImplemented"), kind="PUT", times=None))
     with pytest.raises(CloudPathNotImplementedError, match="NotImplemented"):
         write(backend, "unconditional", b"mine", ABSENT)
 
 
 def test_an_upload_in_parts_carries_its_condition_and_leaves_nothing_behind(
-    seaweed: S3Server, proxy: Proxy, ground: S3Ground
+    seaweed: S3Server, proxy: Proxy, ground: S3RawBucket
 ) -> None:
     transfer: Any = pytest.importorskip("boto3.s3.transfer")
     config = transfer.TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20, max_concurrency=3)
@@ -240,7 +242,7 @@ def test_an_upload_in_parts_carries_its_condition_and_leaves_nothing_behind(
     assert [upload["Key"] for upload in uploads if upload["Key"] == "parts"] == []
 
 
-def test_the_parts_of_an_upload_travel_side_by_side(seaweed: S3Server, proxy: Proxy, ground: S3Ground) -> None:
+def test_the_parts_of_an_upload_travel_side_by_side(seaweed: S3Server, proxy: Proxy, ground: S3RawBucket) -> None:
     transfer: Any = pytest.importorskip("boto3.s3.transfer")
     config = transfer.TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20, max_concurrency=2)
     backend = S3Backend(connection_to(seaweed, proxy.endpoint, boto3_transfer_config=config), ground.bucket)
@@ -252,7 +254,7 @@ def test_the_parts_of_an_upload_travel_side_by_side(seaweed: S3Server, proxy: Pr
 
 
 def test_a_copy_in_parts_carries_its_condition_and_leaves_nothing_behind(
-    backend: S3Backend, ground: S3Ground, monkeypatch: pytest.MonkeyPatch
+    backend: S3Backend, ground: S3RawBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "COPY_LIMIT", 5 << 20)
     monkeypatch.setattr(s3_parts, "COPY_PART_SIZE", 5 << 20)

@@ -10,7 +10,7 @@ from pathapi.backends.s3.backend import S3Backend
 from pathapi.backends.s3.connection import S3Connection
 from pathapi.testing import BackendSuite
 from tests.harness.servers import S3Server
-from tests.pathapi.support.raw_buckets import TESTS_OF_COPY_CONDITIONS, S3Ground, connection_to
+from tests.pathapi.support.raw_buckets import TESTS_OF_COPY_CONDITIONS, S3RawBucket, connection_to
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,13 @@ class TestMoto(BackendSuite):
     unusable_names = {"tab\tnewline\n": "moto 5.2 loses a key with a newline"}  # noqa: RUF012 (the suite declares it a ClassVar)
 
     @pytest.fixture
-    def ground(self, raw: Any, bucket_on_moto: str) -> S3Ground:
-        return S3Ground(raw, bucket_on_moto)
+    def ground(self, raw: Any, bucket_on_moto: str) -> S3RawBucket:
+        return S3RawBucket(raw, bucket_on_moto)
 
     @pytest.fixture
     def backend(self, connection: S3Connection, bucket_on_moto: str) -> S3Backend:
         return S3Backend(connection, bucket_on_moto)
 
     @pytest.fixture
-    def nowhere(self, connection: S3Connection) -> S3Backend:
+    def missing_bucket(self, connection: S3Connection) -> S3Backend:
         return S3Backend(connection, "no-such-bucket-here")

@@ -18,7 +18,7 @@ from pathapi.exceptions import ChecksumMismatchError, CloudPathFileNotFoundError
 from pathapi.testing import BackendSuite
 from tests.harness.servers import S3Server
 from tests.pathapi.backends.s3.test_seaweedfs import TestSeaweedFS as _OnBoto3
-from tests.pathapi.support.raw_buckets import S3Ground, connection_to
+from tests.pathapi.support.raw_buckets import S3RawBucket, connection_to
 
 pytest.importorskip("obstore")
 
@@ -49,15 +49,15 @@ class TestFastSeaweedFS(BackendSuite):
     unusable_names = _OnBoto3.unusable_names
 
     @pytest.fixture
-    def ground(self, raw: Any, shared_bucket: str) -> S3Ground:
-        return S3Ground(raw, shared_bucket)
+    def ground(self, raw: Any, shared_bucket: str) -> S3RawBucket:
+        return S3RawBucket(raw, shared_bucket)
 
     @pytest.fixture
     def backend(self, connection: S3Connection, shared_bucket: str) -> S3Backend:
         return S3Backend(connection, shared_bucket)
 
     @pytest.fixture
-    def nowhere(self, connection: S3Connection) -> S3Backend:
+    def missing_bucket(self, connection: S3Connection) -> S3Backend:
         return S3Backend(connection, "no-such-bucket-here")
 
 

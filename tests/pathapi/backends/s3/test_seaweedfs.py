@@ -10,7 +10,7 @@ from pathapi.backends.s3.backend import S3Backend
 from pathapi.backends.s3.connection import S3Connection
 from pathapi.testing import BackendSuite
 from tests.harness.servers import S3Server
-from tests.pathapi.support.raw_buckets import S3Ground, connection_to
+from tests.pathapi.support.raw_buckets import S3RawBucket, connection_to
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,13 @@ class TestSeaweedFS(BackendSuite):
     unusable_names = {"back\\slash": "SeaweedFS 4.48 takes a backslash for a slash"}  # noqa: RUF012 (as above)
 
     @pytest.fixture
-    def ground(self, raw: Any, shared_bucket: str) -> S3Ground:
-        return S3Ground(raw, shared_bucket)
+    def ground(self, raw: Any, shared_bucket: str) -> S3RawBucket:
+        return S3RawBucket(raw, shared_bucket)
 
     @pytest.fixture
     def backend(self, connection: S3Connection, shared_bucket: str) -> S3Backend:
         return S3Backend(connection, shared_bucket)
 
     @pytest.fixture
-    def nowhere(self, connection: S3Connection) -> S3Backend:
+    def missing_bucket(self, connection: S3Connection) -> S3Backend:
         return S3Backend(connection, "no-such-bucket-here")
