@@ -10,13 +10,11 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lmdb
@@ -24,6 +22,7 @@ import pytest
 
 from casstore import LockTimeoutError, PendingState, ReentrantWriteError
 from casstore.locks import write_locks
+from casstore.locks.lock_files import polls_until
 from casstore.locks.write_locks import WriteLock, WriteLocks
 from pathapi import FileClient, S3Client
 from pathapi.exceptions import (
@@ -246,17 +245,23 @@ def test_without_the_condition_a_version_is_overwritten_that_was_never_seen(file
 # --- one machine -----------------------------------------------------------------------------------------------------
 
 
+def _polls(on_try: Callable[[], object]) -> Callable[[float], Iterator[None]]:
+    """Polls of a write lock that call *on_try* after each try that failed."""
+
+    def polls(deadline: float) -> Iterator[None]:
+        for tries, _ in enumerate(polls_until(deadline)):
+            if tries:
+                on_try()
+            yield
+
+    return polls
+
+
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Grows whenever somebody who waits for a write lock has looked in vain."""
     looked: list[None] = []
-
-    def sleep(seconds: float) -> None:
-        looked.append(None)
-        time.sleep(seconds)
-
-    clock = SimpleNamespace(sleep=sleep, monotonic=time.monotonic, strftime=time.strftime)
-    monkeypatch.setattr(write_locks, "time", clock)
+    monkeypatch.setattr(write_locks, "polls_until", _polls(lambda: looked.append(None)))
     return looked
 
 
@@ -298,13 +303,8 @@ def test_on_one_machine_a_second_process_waits_until_the_first_has_closed(
     path = files.clients["1"].CloudPath(f"{files.bucket}/object")
     reader, writer = os.pipe()
 
-    def tell_and_sleep(seconds: float) -> None:
-        os.write(writer, b".")
-        time.sleep(seconds)
-
     def work() -> None:
-        clock = SimpleNamespace(sleep=tell_and_sleep, monotonic=time.monotonic, strftime=time.strftime)
-        monkeypatch.setattr(write_locks, "time", clock)
+        monkeypatch.setattr(write_locks, "polls_until", _polls(lambda: os.write(writer, b".")))
         second = Writer(path, modes["2"], data_of("2"))
         second.write_it_all()
         os.write(writer, str(second.end).encode())
