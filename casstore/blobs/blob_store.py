@@ -14,10 +14,9 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
-from casstore.blobs.hashing import hash_descriptor
 from casstore.blobs.staging import AddedBlob, Inode, Staging
 from casstore.errors import BlobDamagedError, StoreUnavailableError
-from casstore.format.digest import Digest, digest_mtime
+from casstore.format.digest import Digest, digest_mtime, hash_descriptor
 from casstore.format.layout import Layout
 from casstore.fs import copying, files
 

@@ -6,6 +6,7 @@ be made on purpose. So the store compares the bytes before it links them to an e
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -143,3 +144,18 @@ name_hash: Final = xxhash.xxh3_128_digest
 
 name_hash_hex: Final = xxhash.xxh3_128_hexdigest
 """`name_hash` as 32 hex digits."""
+
+
+def hash_descriptor(descriptor: int, algorithm: str) -> Digest:
+    return Digest(algorithm, raw_hash(descriptor, algorithm))
+
+
+def raw_hash(descriptor: int, algorithm: str) -> bytes:
+    """Return the bare hash, by any algorithm of `new_hasher`."""
+    hasher = new_hasher(algorithm)
+    buffer = memoryview(bytearray(1 << 20))
+    offset = 0
+    while count := os.preadv(descriptor, [buffer], offset):
+        hasher.update(buffer[:count])
+        offset += count
+    return hasher.digest()

@@ -6,9 +6,8 @@ import contextlib
 import os
 import time
 
-from casstore.blobs.hashing import hash_descriptor
 from casstore.errors import StillBeingWrittenError
-from casstore.format.digest import Digest
+from casstore.format.digest import Digest, hash_descriptor
 from casstore.format.keys import Key
 from casstore.format.layout import LeaseLayout, component_name, view_path
 from casstore.format.records import Validator

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from casstore.blobs.blob_store import OPEN_FLAGS, BlobStore
-from casstore.blobs.hashing import hash_descriptor
 from casstore.blobs.staging import Staging
 from casstore.errors import CasstoreError, StillBeingWrittenError
-from casstore.format.digest import Digest
+from casstore.format.digest import Digest, hash_descriptor
 from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator

@@ -6,10 +6,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from casstore.blobs.blob_store import BlobStore
-from casstore.blobs.hashing import hash_descriptor
 from casstore.blobs.staging import Staging
 from casstore.exit_hooks import ExitHook
-from casstore.format.digest import Digest
+from casstore.format.digest import Digest, hash_descriptor
 from casstore.format.keys import Key
 from casstore.format.records import Entry, Validator
 from casstore.leases.lease import Lease

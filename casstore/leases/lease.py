@@ -25,10 +25,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from casstore.blobs.blob_store import BlobStore
-from casstore.blobs.hashing import hash_descriptor
 from casstore.blobs.staging import Inode
 from casstore.errors import StillBeingWrittenError
-from casstore.format.digest import Digest
+from casstore.format.digest import Digest, hash_descriptor
 from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout, view_path
 from casstore.format.records import Validator

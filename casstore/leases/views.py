@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Final
 
-from casstore.blobs.hashing import hash_descriptor
 from casstore.blobs.staging import Inode
 from casstore.errors import CasstoreError
-from casstore.format.digest import Digest
+from casstore.format.digest import Digest, hash_descriptor
 from casstore.format.keys import Key
 from casstore.format.layout import LeaseLayout
 from casstore.format.records import Validator

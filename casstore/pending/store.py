@@ -23,9 +23,9 @@ from dataclasses import replace
 from typing import Final
 
 from casstore.blobs.blob_store import OPEN_FLAGS
-from casstore.blobs.hashing import hash_descriptor
 from casstore.blobs.staging import Staging
 from casstore.errors import PendingDamagedError, StoreUnavailableError
+from casstore.format.digest import hash_descriptor
 from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator

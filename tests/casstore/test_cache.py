@@ -13,7 +13,7 @@ import pytest
 
 import casstore
 from casstore import Moment, ProviderChecksum, Validator
-from casstore.blobs.hashing import raw_hash
+from casstore.format.digest import raw_hash
 from casstore.format.records import pack_entry
 from casstore.fs import files
 from casstore.index.database import Index
