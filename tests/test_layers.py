@@ -357,6 +357,14 @@ def test_the_reader_of_imports_sees_them_wherever_they_stand(source: str, module
     assert [(found.module, found.at_import) for found in _imports(ast.parse(source))] == [(module, at_import)]
 
 
+def test_the_design_prints_these_layers() -> None:
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    printed = design[design.index("casstore:  errors") :].partition("```")[0]
+    for package, line in LAYERS.items():
+        names = [name for name in line.split() if not name.startswith("__")]
+        assert " ".join(names).removesuffix(" |") in " ".join(printed.split()), f"docs/design.md: layers of {package}"
+
+
 @pytest.mark.parametrize("package", [*LAYERS])
 def test_no_public_name_is_also_a_module(package: str) -> None:
     """Importing the module would put it in the place of the public name: ``from pathapi import prefetch``."""
