@@ -64,7 +64,12 @@ def stats(shell: Shell, as_json: bool, prometheus: bool, output: str | None) -> 
             shell.text(text)
         else:
             # Readable for others: the collector runs as another user.
-            files.replace(os.path.abspath(output), text.encode(), 0o644)
+            try:
+                files.replace(os.path.abspath(output), text.encode(), 0o644)
+            except OSError as error:
+                # The error itself names a temporary file.
+                why = f"cannot be written ({error.strerror}): use --output with another file"
+                raise OSError(error.errno, why, output) from error
         return
     facts = statistics_facts(cache.stats())
     if as_json:

@@ -238,5 +238,8 @@ def test_a_target_that_cannot_be_written_is_one_line_and_status_1(
 ) -> None:
     fill(cache, key_of("a"), b"alpha")
     assert run(["--dir", cache.root, "stats", "--output", "/no/such/directory/x.prom"]) == 1
-    assert "No such file or directory" in capsys.readouterr().err
+    assert (
+        "/no/such/directory/x.prom: cannot be written (No such file or directory): use --output with another file"
+        in capsys.readouterr().err
+    )
     assert run(["--dir", cache.root, "stats", "--json", "--output", "x"]) == 2
