@@ -92,7 +92,7 @@ def open_root(
         except (NotAStoreError, StoreUnavailableError, StoreFullError, FileNotFoundError) as worse:
             message = f"{error.strerror}; nor can the temporary directory serve: {worse}"
             raise StoreUnavailableError(error.errno, message, root) from worse
-        message = f"{error}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory"
+        message = f"{root}: {error.strerror}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory"
         warnings.warn(message, stacklevel=4)
         return opened
 
