@@ -51,7 +51,7 @@ def clear(shell: Shell, prefix: str | None, dry_run: bool, yes: bool, as_json: b
     if prefix == "":
         raise click.UsageError("PREFIX is empty: omit it to clear everything")
     if not (dry_run or yes or sys.stdin.isatty()):
-        raise click.UsageError("there is no terminal to ask at: add --yes to clear, or --dry-run to preview")
+        raise click.UsageError("cannot ask without a terminal: add --yes to clear, or --dry-run to preview")
     report = _Report(shell, shell.open_cache(), prefix or "", as_json=as_json, is_dry_run=dry_run)
     if not (dry_run or yes):
         report.confirm()

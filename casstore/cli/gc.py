@@ -69,7 +69,7 @@ def gc(
       casstore gc --max-age 30d --yes
     """
     if not (dry_run or yes or sys.stdin.isatty()):
-        raise click.UsageError("there is no terminal to ask at: add --yes to evict, or --dry-run to preview")
+        raise click.UsageError("cannot ask without a terminal: add --yes to evict, or --dry-run to preview")
     cache = shell.open_cache()
     plan = cache.plan(max_size, min_free, max_age)
     report = _Report(shell, cache, plan, as_json=as_json, lists_plan=dry_run or not yes)
@@ -203,7 +203,8 @@ class _Report:
 
 def _why_short(result: CollectResult) -> str:
     reasons = []
-    for is_pinned, state in ((True, "pinned"), (False, "linked from outside the store")):
+    pinned = "pinned (`casstore unpin URI` removes a pin)"
+    for is_pinned, state in ((True, pinned), (False, "linked from outside the store")):
         sizes = [blob.size for blob in result.retained if blob.is_pinned is is_pinned]
         if sizes:
             reasons.append(f"{format_size(sum(sizes))} in {len(sizes):,} blobs are {state}")

@@ -137,7 +137,7 @@ def drop(
     """
     _check_usage(uris, save_to, name, is_all=is_all)
     if save_to is None and not (yes or sys.stdin.isatty()):
-        raise click.UsageError("there is no terminal to ask at: add --yes to discard, or --save-to PATH to keep")
+        raise click.UsageError("cannot ask without a terminal: add --yes to discard, or --save-to PATH to keep")
     cache = shell.open_cache()
     writes, missing = _select(cache, uris, name)
     for text in missing:

@@ -417,7 +417,7 @@ def test_gc_names_what_pins_hold_only_where_the_budget_is_missed(
     assert _run(filled, "gc", "--max-size", "500", "--min-free", "0", "--yes") == 1
     captured = capsys.readouterr()
     assert f"{A}: pinned" in captured.out
-    assert "1.0 KiB in 1 blobs are pinned" in captured.err
+    assert "1.0 KiB in 1 blobs are pinned (`casstore unpin URI` removes a pin)" in captured.err
     assert _run(filled, "gc", "--max-size", "500", "--min-free", "0", "--yes", "--json") == 1
     (held,) = json.loads(capsys.readouterr().out)["held"]
     assert (held["uris"], held["is_pinned"], held["linked_from"]) == ([A], True, [])
