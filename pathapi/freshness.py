@@ -64,7 +64,7 @@ def parse_freshness(value: object) -> Freshness:
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise InvalidConfigurationException(
-            f"freshness is 'always', 'immutable', 'offline', a number of seconds or a timedelta, not {value!r}"
+            f"freshness: {value!r} is not a policy: use 'always', 'immutable', 'offline' or a number of seconds"
         )
     return IMMUTABLE if math.isinf(value) else Freshness(int(value * 1e9))
 

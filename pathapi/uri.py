@@ -91,7 +91,7 @@ class Uri:
         if not rule.has_bucket:
             if rest and not rest.startswith("/"):
                 raise InvalidUriError(
-                    f"{_shown(text)}: a host is not allowed: write files of this machine with three slashes, as "
+                    f"{_shown(text)}: a host is not allowed: a file of this machine has three slashes: "
                     f"{name}:///directory/name"
                 )
             return cls(scheme, "", rest[1:])
