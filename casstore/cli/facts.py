@@ -108,6 +108,10 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def usage_facts(usage: Usage) -> dict[str, Any]:
+    return {**dataclasses.asdict(usage), "ratio": round(usage.ratio, 4)}
+
+
 def usage_by_child(cache: Cache, prefix: str = "") -> dict[str, Usage]:
     """Return the usage below *prefix* (a string, not a path), by the path component that follows it, in URI order.
 

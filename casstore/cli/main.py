@@ -6,7 +6,6 @@ Other packages add commands: see `casstore.cli.plugins`.
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import os
 import sys
 import time
@@ -17,7 +16,7 @@ import click
 import casstore
 from casstore.cli.clear import clear
 from casstore.cli.doctor import doctor
-from casstore.cli.facts import usage_by_child
+from casstore.cli.facts import usage_by_child, usage_facts
 from casstore.cli.gc import gc
 from casstore.cli.pending import drop, pending_command
 from casstore.cli.pins import pin, unpin
@@ -115,16 +114,12 @@ def du(shell: Shell, prefix: str, as_json: bool) -> None:
     children = usage_by_child(shell.open_cache(), prefix)
     total = children.pop("")
     if as_json:
-        facts = [{"name": name, **_usage_facts(usage)} for name, usage in children.items()]
-        shell.json_document({"prefix": prefix, "total": _usage_facts(total), "children": facts})
+        facts = [{"name": name, **usage_facts(usage)} for name, usage in children.items()]
+        shell.json_document({"prefix": prefix, "total": usage_facts(total), "children": facts})
         return
     columns = [*(Column(name, is_number=True) for name in ("ENTRIES", "SIZE", "STORED", "RATIO")), Column("URI")]
     rows = [_usage_row(usage, name) for name, usage in children.items()]
     shell.table(columns, rows, _usage_row(total, "total"))
-
-
-def _usage_facts(usage: Usage) -> dict[str, Any]:
-    return {**dataclasses.asdict(usage), "ratio": round(usage.ratio, 4)}
 
 
 def _usage_row(usage: Usage, name: str) -> list[str]:
