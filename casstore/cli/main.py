@@ -200,7 +200,7 @@ def main() -> NoReturn:
     if status == INTERRUPTED:
         # A normal exit would wait for threads with large downloads. Complete ones are committed; the rest is what a
         # killed process leaves.
-        atexit._run_exitfuncs()  # noqa: SLF001
+        atexit._run_exitfuncs()  # noqa: SLF001 (the interpreter has no public name for it)
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)

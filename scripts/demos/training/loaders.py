@@ -67,7 +67,7 @@ def torch_batches(dataset: CachedFiles, workers: int, start_method: str, epoch: 
     with children_ignore_interrupts():
         batches = iter(loader)
     # It does not report how they ended, and kills those that take longer than five seconds.
-    processes = list(batches._workers)  # noqa: SLF001
+    processes = list(batches._workers)  # noqa: SLF001 (torch has no public name)
     try:
         for features, samples in batches:
             optimizer.zero_grad()
@@ -77,7 +77,7 @@ def torch_batches(dataset: CachedFiles, workers: int, start_method: str, epoch: 
     except RuntimeError as error:
         raise LoaderError(f"the DataLoader: {error}") from error
     finally:
-        batches._shutdown_workers()  # noqa: SLF001
+        batches._shutdown_workers()  # noqa: SLF001 (torch has no public name)
     _check_ends(processes)
 
 
@@ -107,7 +107,7 @@ def plain_batches(dataset: CachedFiles, workers: int, start_method: str, epoch: 
     batches = [numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH)]
     with children_ignore_interrupts():
         pool = context.Pool(workers, _begin, (dataset,))
-    processes = list(pool._pool)  # type: ignore[attr-defined]  # noqa: SLF001
+    processes = list(pool._pool)  # type: ignore[attr-defined]  # noqa: SLF001 (no public name)
     try:
         results = pool.imap_unordered(_take, batches)
         for _ in batches:
