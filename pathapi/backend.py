@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import BinaryIO, Final, Protocol, TypeAlias, runtime_checkable
 
 from casstore import Validator
@@ -100,6 +101,9 @@ class Body(Protocol):
     def close(self) -> None:
         """Return the connection to the pool. Never raises."""
         ...
+
+
+Nothing = BytesIO  # the name of before for an empty body
 
 
 class Backend(Protocol):

@@ -69,7 +69,8 @@ def parse_freshness(value: object) -> Freshness:
     return IMMUTABLE if math.isinf(value) else Freshness(int(value * 1e9))
 
 
-FreshnessArg: TypeAlias = str | float | timedelta | Freshness | None
+FreshnessLike: TypeAlias = str | float | timedelta | Freshness
+FreshnessArg: TypeAlias = FreshnessLike | None
 """A policy for one call, as `pathapi.freshness` reads it; None for the client's."""
 
 
