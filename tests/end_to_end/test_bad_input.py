@@ -309,7 +309,7 @@ def test_python_gets_an_exception_that_names_the_thing_and_the_way_out(
     gc.collect()
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", CASES)
 def test_the_shell_gets_one_line_and_a_status(
     name: str, facts: dict[str, str], bare_environment: dict[str, str], tmp_path: Path
@@ -402,6 +402,7 @@ def _snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
     return found
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", ROOTS)
 def test_a_directory_that_cannot_serve_is_refused_and_left_alone(
     name: str, bare_environment: dict[str, str], tmp_path: Path

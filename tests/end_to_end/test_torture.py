@@ -253,6 +253,7 @@ print(json.dumps(Checker(str(root), ledgers, str(here / "scratch")).check().viol
 """
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("damage", "finding"),
     [
@@ -354,6 +355,7 @@ print(json.dumps(list(read_all(str(root), {"ledger@one": ledger}, is_strict=True
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("state", "weakness", "finding"),
     [
@@ -456,6 +458,7 @@ print(json.dumps({"violations": run.violations(), "said": [line[0] for line in r
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("decision", "said", "finding"),
     [

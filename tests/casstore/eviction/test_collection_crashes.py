@@ -212,7 +212,7 @@ def _pass_pins_by() -> None:
     replace_in(collector, is_pinned=lambda layout, name: False)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("breaks", "act", "what"),
     [

@@ -215,7 +215,7 @@ def _bytes_of(item: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("policy", "epochs", "is_enough"),
-    [(None, by_pass(quick=5, full=16), True), ("lru", by_pass(quick=2, full=6), False)],
+    [(None, by_pass(quick=5, full=16), True), pytest.param("lru", 6, False, marks=pytest.mark.slow)],
 )
 def test_a_real_store_reaches_nine_tenths_of_the_optimum_in_random_epochs_over_one_and_a_half_times_its_budget(
     root: Path, monkeypatch: pytest.MonkeyPatch, policy: str | None, epochs: int, *, is_enough: bool

@@ -12,6 +12,7 @@ import pytest
 
 from casstore.errors import IndexDamagedError, IndexUnavailableError
 from casstore.format.layout import Layout
+from casstore.index import database
 from casstore.index import page_check as pages
 from casstore.index.database import Index
 from casstore.locks.byte_locks import ByteLocks
@@ -137,7 +138,10 @@ def _supersede(layout: Layout) -> None:
     other.close()
 
 
-def test_a_reader_notices_a_new_generation(layout: Layout, make: Callable[[], Index]) -> None:
+def test_a_reader_notices_a_new_generation(
+    layout: Layout, make: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "HINT_SECONDS", 0.05)
     index = make()
     put_rows(index, {b"E1": b"old"})
     assert forked(lambda: _supersede(layout)) == 0

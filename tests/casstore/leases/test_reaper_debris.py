@@ -11,6 +11,7 @@ import pytest
 
 import casstore
 from casstore.fs import files
+from casstore.index import database
 from casstore.index.database import Index
 from casstore.index.generations import Generations
 from casstore.leases import reaper
@@ -63,7 +64,10 @@ def test_a_hint_of_no_use_takes_no_generation_away(cache: casstore.Cache, hint: 
     assert reap_store(cache).generations == 0
 
 
-def test_a_process_that_reads_a_generation_while_it_goes_moves_on(cache: casstore.Cache, tmp_path: Path) -> None:
+def test_a_process_that_reads_a_generation_while_it_goes_moves_on(
+    cache: casstore.Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "HINT_SECONDS", 0.05)
     fill(cache, key_of("k"), b"bytes")
     gone = tmp_path / "gone"
 
