@@ -236,6 +236,7 @@ def test_a_write_in_progress_is_not_dropped(
     assert _names(cache) == [write.name]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

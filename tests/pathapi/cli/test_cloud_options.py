@@ -15,6 +15,7 @@ import pytest
 from pathapi.exceptions import MissingCredentialsError
 from tests.harness.azure_servers import AzureServer
 from tests.harness.servers import GCSServer
+from tests.harness.warm_command import RunCasstore
 from tests.pathapi.support.azure import azure_ground, prefix
 from tests.pathapi.support.raw_buckets import AzureRawBucket
 
@@ -24,9 +25,9 @@ Casstore = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 @pytest.fixture
-def casstore(environment: dict[str, str]) -> Casstore:
+def casstore(environment: dict[str, str], run_casstore: RunCasstore) -> Casstore:
     def call(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([sys.executable, "-m", "casstore", *arguments], env=environment, capture_output=True)
+        return run_casstore(*arguments, env=environment)
 
     return call
 
@@ -102,6 +103,7 @@ def test_a_public_container_is_read_without_credentials(
     assert got(casstore("get", *options, uri))["was_held"] is True
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,20 +10,20 @@ import pytest
 
 from tests.harness.faults import Answer, DropRequestHeader, Fault
 from tests.harness.proxy import Proxy
+from tests.harness.warm_command import RunCasstore
 from tests.pathapi.support.raw_buckets import S3RawBucket
 
 Doctor = Callable[..., tuple[int, dict[str, tuple[str, str]]]]
 
 
 @pytest.fixture
-def doctor(s3_environment: dict[str, str], tmp_path: Path, proxy: Proxy) -> Doctor:
+def doctor(s3_environment: dict[str, str], tmp_path: Path, proxy: Proxy, run_casstore: RunCasstore) -> Doctor:
     environment = s3_environment | {"AWS_MAX_ATTEMPTS": "1"}
 
     def call(*arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
         """The status; state and finding of each check of a URI."""
-        run = [sys.executable, "-m", "casstore", "doctor", "--json", "--endpoint-url", proxy.endpoint, *arguments]
-        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=1_000)
-        assert done.stderr == ""
+        done = run_casstore("doctor", "--json", "--endpoint-url", proxy.endpoint, *arguments, env=environment)
+        assert done.stderr == b""
         assert not (tmp_path / "store").exists()
         checks = json.loads(done.stdout)["checks"]
         found = {check["name"]: (check["state"], check["found"]) for check in checks if "://" in check["name"]}

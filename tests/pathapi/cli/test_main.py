@@ -22,6 +22,7 @@ from tests.casstore.support.fill import eventually
 from tests.harness.faults import Call, Stall
 from tests.harness.proxy import Fault, Proxy
 from tests.harness.servers import S3Server
+from tests.harness.warm_command import RunCasstore
 from tests.pathapi.support.raw_buckets import S3RawBucket
 
 _COMMAND = [sys.executable, "-m", "casstore"]
@@ -30,9 +31,9 @@ Casstore = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 @pytest.fixture
-def casstore_command(environment: dict[str, str]) -> Casstore:
+def casstore_command(environment: dict[str, str], run_casstore: RunCasstore) -> Casstore:
     def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([*_COMMAND, *arguments], env=environment, capture_output=True, **options)
+        return run_casstore(*arguments, env=environment, **options)
 
     return call
 
@@ -150,6 +151,7 @@ def test_stdout_gets_the_bytes_and_nothing_else(casstore_command: Casstore, data
     assert done.stdout == bytes(range(256)) * 9000
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("output", "names", "says"),
     [

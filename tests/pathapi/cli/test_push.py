@@ -21,6 +21,7 @@ from tests.casstore.support.pending_writes import interrupt, pend
 from tests.harness.faults import Answer
 from tests.harness.proxy import Fault, Proxy
 from tests.harness.servers import S3Server
+from tests.harness.warm_command import RunCasstore, in_text
 from tests.pathapi.support.raw_buckets import S3RawBucket
 
 _COMMAND = [sys.executable, "-m", "casstore"]
@@ -29,9 +30,9 @@ Push = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def push(s3_environment: dict[str, str]) -> Push:
+def push(s3_environment: dict[str, str], run_casstore: RunCasstore) -> Push:
     def call(*arguments: str, command: str = "push") -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*_COMMAND, command, *arguments], env=s3_environment, capture_output=True, text=True)
+        return in_text(run_casstore(command, *arguments, env=s3_environment))
 
     return call
 
@@ -153,6 +154,7 @@ def test_a_write_that_another_process_uploads_is_skipped(push: Push, files: Path
     assert os.listdir(files) == []
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

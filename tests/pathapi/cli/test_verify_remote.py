@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,16 @@ from typing import Any
 import pytest
 
 from tests.harness.proxy import Proxy
+from tests.harness.warm_command import RunCasstore, in_text
 from tests.pathapi.support.raw_buckets import S3RawBucket
 
 Casstore = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def command(s3_environment: dict[str, str]) -> Casstore:
+def command(s3_environment: dict[str, str], run_casstore: RunCasstore) -> Casstore:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        run = [sys.executable, "-m", "casstore", *arguments]
-        return subprocess.run(run, env=s3_environment, capture_output=True, text=True, timeout=1_000)
+        return in_text(run_casstore(*arguments, env=s3_environment))
 
     return call
 

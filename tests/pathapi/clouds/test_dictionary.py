@@ -17,6 +17,7 @@ from pathapi import AzureBlobClient, FileClient, GSClient, HttpClient, S3Client
 from pathapi.backends.file.metadata import problem_of
 from tests.harness.azure_servers import AzureServer
 from tests.harness.http_server import SAFE, HttpOrigin
+from tests.harness.sampling import by_pass
 from tests.harness.servers import GCSServer, S3Server
 
 
@@ -114,7 +115,7 @@ def _clashes(held: dict[str, bytes], key: str) -> bool:
 
 
 @settings(
-    max_examples=15,
+    max_examples=by_pass(quick=8, full=15),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # each try is some twenty requests: shrinking takes minutes
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )

@@ -117,7 +117,7 @@ PLACES = {"files": _reasons(FILE_CANNOT), "on_moto": _reasons(MOTO_CANNOT), "on_
 def every_key(test: Any) -> Any:
     """A decorator: *test* with each key in each place that takes it."""
     names = [(place, name) for place, cannot in PLACES.items() for name in KEYS if name not in cannot]
-    return pytest.mark.sampled(40)(pytest.mark.parametrize(("place", "name"), names, indirect=["place"])(test))
+    return pytest.mark.sampled(24)(pytest.mark.parametrize(("place", "name"), names, indirect=["place"])(test))
 
 
 def data_of(name: str) -> bytes:
