@@ -49,12 +49,13 @@ def path_of(client: S3Client, ground: S3RawBucket, at: str) -> S3Path:
 def test_32_processes_get_one_large_object_by_one_download(
     client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
-    data = os.urandom(1 << 20) * by_pass(quick=20, full=64)
+    data = os.urandom(1 << 20) * by_pass(quick=10, full=64)
     ground.plant(at + "object", data)
     assert run("fork", 32, path_of(client, ground, at), data) == [True] * 32
     assert proxy.body_bytes == len(data)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_other_start_methods_share_a_download_too(
     client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str, method: str

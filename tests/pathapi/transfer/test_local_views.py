@@ -178,6 +178,7 @@ TAKING_AWAY: Final[dict[str, Callable[[Bench], object]]] = {
 }
 
 
+@pytest.mark.sampled(2)
 def test_a_path_keeps_its_bytes_whatever_is_taken_away(bench: Bench, holder: Holder) -> None:
     expected = hashlib.sha256(_BEFORE).hexdigest()
     assert Path(holder.path).name == "object.bin"

@@ -105,7 +105,7 @@ SCENES: dict[str, Scene] = {"rename": Renaming(), "move": Renaming("move"), "mov
 
 
 def check_kills(scene: Scene, make: Callable[[Path], Place], directory: Path) -> None:
-    found = enumerate_kills(scene, make, directory, quick=5, at_least=21)
+    found = enumerate_kills(scene, make, directory, quick=4, at_least=21)
     assert [point for point, status in found if status] == []
 
 
@@ -141,7 +141,8 @@ def test_where_the_source_goes_first_the_same_enumeration_finds_a_loss(
 
         setattr(FileBackend, "copy", copy_late)  # noqa: B010 (for mypy it is a method)
 
-    assert any(status for _, status in enumerate_kills(Renaming(), file_place, tmp_path, delete_first))
+    window = "before delete #1", "after delete #1"
+    assert any(status for _, status in enumerate_kills(Renaming(), file_place, tmp_path, delete_first, window=window))
     assert "the only copy is lost" in capfd.readouterr().err
 
 

@@ -107,7 +107,7 @@ def check(ground: S3RawBucket, at: str, writers: int, count: int) -> None:
 @pytest.fixture
 def count() -> int:
     """Lines of each writer."""
-    return by_pass(quick=8, full=60, torture=200)
+    return by_pass(quick=4, full=60, torture=200)
 
 
 @pytest.mark.needs_locks

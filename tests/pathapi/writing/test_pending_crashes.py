@@ -302,7 +302,7 @@ SCENES: dict[str, Scene] = {
 
 @pytest.mark.parametrize("name", SCENES)
 def test_what_is_killed_anywhere_keeps_what_it_promised(tmp_path: Path, name: str) -> None:
-    found = enumerate_kills(SCENES[name], file_place, tmp_path, quick=5, at_least=16)
+    found = enumerate_kills(SCENES[name], file_place, tmp_path, quick=4, at_least=16)
     assert [point for point, status in found if status] == []
 
 

@@ -214,6 +214,7 @@ def objects(tmp_path: Path, seaweed: S3Server, bucket: str, no_power_cut: None) 
         client.client.close()
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("is_there", [False, True], ids=["absent", "present"])
 def test_on_two_machines_the_second_to_close_overwrites_nothing_that_it_has_not_seen(

@@ -217,7 +217,7 @@ def _push_and_check(scene: Writing, place: Place, path: Any, waiting: list[bytes
 def test_a_write_that_is_killed_anywhere_is_in_the_cloud_or_pending_once_it_was_recorded(
     tmp_path: Path, name: str
 ) -> None:
-    found = enumerate_kills(SCENES[name], file_place, tmp_path, quick=12 if name == "a" else 5, at_least=16)
+    found = enumerate_kills(SCENES[name], file_place, tmp_path, quick=8 if name == "a" else 4, at_least=16)
     assert [point for point, status in found if status] == []
 
 
@@ -225,7 +225,7 @@ def test_a_write_that_is_killed_anywhere_is_in_the_cloud_or_pending_once_it_was_
 def test_a_write_to_s3_that_is_killed_anywhere_is_in_the_cloud_or_pending_once_it_was_recorded(
     s3_place: Callable[[Path], Place], tmp_path: Path, name: str
 ) -> None:
-    found = enumerate_kills(SCENES[name], s3_place, tmp_path, quick=5, at_least=31)
+    found = enumerate_kills(SCENES[name], s3_place, tmp_path, quick=4, at_least=31)
     assert [point for point, status in found if status] == []
 
 
