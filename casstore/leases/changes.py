@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from casstore.format.keys import Key
 from casstore.format.layout import LeaseLayout
-from casstore.leases.scan import UnrecordedFile
 from casstore.leases.views import DraftPath, FileState, View, path_in_lease, read_manifest
 
 if TYPE_CHECKING:
     from casstore.leases.edits import EditRecorder
+    from casstore.leases.scan import UnrecordedFile
     from casstore.pending.records import PendingWrite
 
 
@@ -87,6 +87,8 @@ class ChangeTracker:
         recorder = self._recorder() if self.has_changes(key) else None
         if recorder is None:
             return []
+        from casstore.leases.scan import UnrecordedFile  # few processes change a local path
+
         writes: list[PendingWrite] = []
         errors: list[OSError] = []
         # One thread at a time: a thread that waited finds the files reconciled.

@@ -33,7 +33,6 @@ from casstore.format.layout import Layout, LeaseLayout, view_path
 from casstore.format.records import Validator
 from casstore.fs import copying, files
 from casstore.leases.changes import ChangeTracker
-from casstore.leases.scan import scan_lease
 from casstore.leases.views import FileState, View, append_line
 from casstore.locks.lock_files import create_locked, locks_are_exclusive
 
@@ -291,6 +290,8 @@ class Lease:
             # A lock that succeeds proves that no other process has the lease. If locks do not exclude, only a process
             # that never forked knows that.
             if self._forks != _forks and not locks_are_exclusive(self._layout.locks):
+                from casstore.leases.scan import scan_lease
+
                 recorder = self._recorder()
                 if recorder is not None:
                     _warn_recorded(recorder.record(self.paths, scan_lease(self.paths).unrecorded))
