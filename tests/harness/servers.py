@@ -270,7 +270,7 @@ def _start_seaweedfs(*, check_signatures: bool) -> tuple[S3Server, subprocess.Po
             _await_first_write(server, process, directory)
         except BaseException as error:
             _stop(process, directory)
-            if isinstance(error, _PortTakenError) and attempt < 4:
+            if isinstance(error, _StartAgainError) and attempt < 4:
                 continue
             raise
         return server, process, directory
@@ -319,8 +319,11 @@ def _stop(process: subprocess.Popen[bytes], directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-class _PortTakenError(ServerStartError):
-    """Somebody took a port first; SeaweedFS then silently chooses another, and ours may answer for a stranger."""
+class _StartAgainError(ServerStartError):
+    """Other ports may do: another process took one first, or the server ended while it started.
+
+    If a port is taken, SeaweedFS silently chooses another one, and a foreign server may answer in its place.
+    """
 
 
 def _await_first_write(server: S3Server, process: subprocess.Popen[bytes], directory: Path) -> None:
@@ -331,10 +334,12 @@ def _await_first_write(server: S3Server, process: subprocess.Popen[bytes], direc
     while True:
         log = (directory / supervisor.LOG_NAME).read_bytes() if (directory / supervisor.LOG_NAME).exists() else b""
         if b"finding alternative port" in log:
-            raise _PortTakenError("a port was taken between the look and the start")
+            raise _StartAgainError("a port was taken between the look and the start")
         if process.poll() is not None or time.monotonic() > deadline:
-            state = "ended" if process.poll() is not None else "took no write in time"
-            raise ServerStartError(f"SeaweedFS {state}; its log ends:\n{log[-2000:].decode(errors='replace')}")
+            has_ended = process.poll() is not None
+            state = "ended" if has_ended else "took no write in time"
+            kind = _StartAgainError if has_ended else ServerStartError
+            raise kind(f"SeaweedFS {state}; its log ends:\n{log[-2000:].decode(errors='replace')}")
         try:
             if bucket is None:
                 bucket = server.new_bucket("ready", client)

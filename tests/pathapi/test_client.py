@@ -33,7 +33,7 @@ KEY, SECRET, TOKEN = "AKIA-THE-KEY-ID", "THE-SECRET-ACCESS-KEY", "THE-SESSION-TO
         ("conditional_writes", "maybe", "'auto', 'require', 'off'"),
         ("views", "hardlink", "'auto', 'copy', 'link'"),
         ("file_cache_mode", "forever", "'persistent', 'tmp_dir', 'cloudpath_object', 'close_file'"),
-        ("freshness", "sometimes", "'always', 'immutable', 'offline', a number of seconds or a timedelta"),
+        ("freshness", "sometimes", "'always', 'immutable', 'offline' or a number of seconds"),
         ("freshness", -1, "'always', 'immutable', 'offline'"),
         ("freshness", float("nan"), "'always', 'immutable', 'offline'"),
         ("freshness", True, "'always', 'immutable', 'offline'"),
