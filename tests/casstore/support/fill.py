@@ -126,8 +126,9 @@ def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedP
 
 
 def replace_in(owner: object, **functions: object) -> None:
-    """For a process that ends by it: nothing is put back."""
+    """For a process that ends by it: nothing is put back. What is not there cannot be replaced, so that is an error."""
     for name, function in functions.items():
+        assert hasattr(owner, name), f"{owner} has no {name}: it is elsewhere now"
         setattr(owner, name, function)
 
 

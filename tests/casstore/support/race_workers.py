@@ -23,7 +23,7 @@ from typing import Final
 import casstore
 from casstore import Cache, Entry, Key, ProviderChecksum, Validator, new_hasher
 from casstore.blobs.blob_store import BlobStore
-from casstore.eviction import collector
+from casstore.eviction import collector, removal
 from casstore.format.keys import blob_row
 from casstore.index.transactions import Txn
 from casstore.index.updates import PublishEntry
@@ -317,7 +317,7 @@ def _collect_naively(cache: Cache, chance: random.Random, grace_ns: int) -> int:
 
 
 def _sweep_unchecked() -> None:
-    replace_in(collector, _is_in_use=lambda txn, digest: False)
+    replace_in(removal, _is_in_use=lambda txn, digest: False)
 
 
 def _publish_unchecked() -> None:
