@@ -263,7 +263,10 @@ def _start_seaweedfs(*, check_signatures: bool) -> tuple[S3Server, subprocess.Po
             directory,
             _seaweed_command(weed, directory, ports, grpc_ports),
             environment,
-            leftovers=[f"/tmp/seaweedfs-{part}-grpc-{port}.sock" for part, port in grpc_ports.items()],
+            leftovers=[
+                *(f"/tmp/seaweedfs-{part}-grpc-{port}.sock" for part, port in grpc_ports.items()),
+                *(_local_socket(part, ports) for part in ("s3", "filer")),
+            ],
         )
         server = S3Server(f"http://127.0.0.1:{ports['s3']}", access_key, secret_key, "us-east-1", "seaweedfs")
         try:
@@ -277,6 +280,11 @@ def _start_seaweedfs(*, check_signatures: bool) -> tuple[S3Server, subprocess.Po
     raise AssertionError("unreachable")
 
 
+def _local_socket(part: str, ports: dict[str, int]) -> str:
+    """Return a short path: the address of a Unix socket has 107 bytes at most, and TMPDIR may be longer."""
+    return f"/tmp/casstore-seaweedfs-{part}-{ports[part]}.sock"
+
+
 def _seaweed_command(weed: str, directory: Path, ports: dict[str, int], grpc_ports: dict[str, int]) -> list[str]:
     return [
         weed,
@@ -288,8 +296,8 @@ def _seaweed_command(weed: str, directory: Path, ports: dict[str, int], grpc_por
         "-ip.bind=127.0.0.1",
         *(f"-{part}.port={port}" for part, port in ports.items()),
         *(f"-{part}.port.grpc={port}" for part, port in grpc_ports.items()),
-        f"-s3.localSocket={directory}/s3.sock",
-        f"-filer.localSocket={directory}/filer.sock",
+        f"-s3.localSocket={_local_socket('s3', ports)}",
+        f"-filer.localSocket={_local_socket('filer', ports)}",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-webdav=false",
