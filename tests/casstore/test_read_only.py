@@ -14,9 +14,8 @@ import pytest
 import casstore
 from casstore import Cache, ProblemKind, StoreReadOnlyError
 from casstore.cli.main import run
-from casstore.eviction import collector
+from casstore.eviction.removal import Removal
 from casstore.fs import files
-from casstore.verify import repair as repairs
 from tests.casstore.support.fill import fill, forked, key_of, read
 from tests.casstore.support.mounts import breakable_disk, mounted, small_disk
 from tests.casstore.support.stores import HOUR, dangling, used_at
@@ -204,8 +203,8 @@ def _before(owner: object, name: str, first: Callable[[], object]) -> None:
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        pytest.param(collector, "_drop_users", id="before the rows are dropped"),
-        pytest.param(collector, "sweep", id="between the rows and the files"),
+        pytest.param(Removal, "drop", id="before the rows are dropped"),
+        pytest.param(Removal, "sweep", id="between the rows and the files"),
         pytest.param(files, "rename", id="in the transaction of the sweep"),
         pytest.param(files, "unlink_quietly", id="with files in the trash"),
     ],
@@ -232,7 +231,7 @@ def test_a_collection_whose_disk_fails_in_the_midst_leaves_no_entry_without_its_
     ("owner", "name"),
     [
         pytest.param(files, "create_synced", id="before the reason is written"),
-        pytest.param(repairs, "sweep", id="between the rows and the file"),
+        pytest.param(Removal, "sweep", id="between the rows and the file"),
         pytest.param(files, "rename", id="in the transaction that moves the file"),
     ],
 )

@@ -31,9 +31,9 @@ _VIEWS: Final = 12
 
 def scale_down() -> None:
     """Make what happens to objects of many megabytes happen to small ones: parallel parts, bodies left unread."""
-    for module in (pathapi.transfer, pathapi.reading):
+    for module in (pathapi.reading.download, pathapi.reading.reader):
         vars(module)["PART"] = 64 << 10
-    vars(pathapi.reading)["UNREAD_FROM"] = 4096
+    vars(pathapi.reading.reader)["UNREAD_FROM"] = 4096
 
 
 class Worker(Writer):

@@ -17,7 +17,7 @@ import casstore
 from casstore import Cache, PendingState
 from casstore.cli.main import run
 from casstore.errors import StoreFullError
-from casstore.eviction import collector
+from casstore.eviction.removal import Removal
 from casstore.fs import files
 from tests.casstore.support.fill import fill, fork, forked, key_of, read, status_of
 from tests.casstore.support.mounts import fill_up, small_disk
@@ -174,7 +174,7 @@ def test_with_any_number_of_pages_left_nothing_is_lost_and_the_next_one_finishes
 @pytest.mark.needs_locks
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(collector, "_drop_users"), (collector, "sweep"), (files, "rename"), (files, "unlink_quietly")],
+    [(Removal, "drop"), (Removal, "sweep"), (files, "rename"), (files, "unlink_quietly")],
 )
 def test_others_that_take_every_page_at_once_do_not_make_a_collection_lose_anything(
     tmp_path: Path, owner: object, name: str
