@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from casstore.format.digest import Digest, Hasher, new_hasher
 from casstore.fs import copying, files
 
 
-@dataclass(frozen=True, slots=True)
-class Inode:
+class Inode(NamedTuple):
     """Device and inode number: identifies a file."""
 
     device: int
@@ -129,8 +128,7 @@ class Staging:
         self.keep_open(-1)
 
 
-@dataclass(frozen=True, slots=True)
-class AddedBlob:
+class AddedBlob(NamedTuple):
     """The result of `BlobStore.add`: *inode* is what the index must still find under the name."""
 
     digest: Digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from casstore.format.digest import Digest, algorithm_of, name_hash
 from casstore.format.keys import CHECKSUM
@@ -33,8 +33,7 @@ _HEAD: Final = struct.Struct("<BBB")
 _VERSION: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class ChecksumRecord:
+class ChecksumRecord(NamedTuple):
     """The blob with a checksum's bytes; *verified* once hashing that blob gave the same checksum."""
 
     digest: Digest

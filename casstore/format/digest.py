@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import xxhash
 
@@ -44,8 +44,7 @@ def _new_blake3() -> Hasher:
     return blake3.blake3()
 
 
-@dataclass(frozen=True, slots=True)
-class _Algorithm:
+class _Algorithm(NamedTuple):
     number: int
     length: int
     new: Callable[[], Hasher]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from casstore.fs import files
 
@@ -37,8 +36,7 @@ def boot_id() -> bytes:
         return b""
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """A mount: the kernel's *number* and the file system's type *kind* (``ext4``)."""
 
     number: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from casstore.format.keys import Key, blob_row, count_row, user_row
 from casstore.format.records import (
@@ -20,8 +20,7 @@ from casstore.index.database import Index
 from casstore.index.transactions import Txn
 
 
-@dataclass(frozen=True, slots=True)
-class IndexSnapshot:
+class IndexSnapshot(NamedTuple):
     """The index's state of a URI before a request. The result applies only if no local write came between.
 
     *write_count* is the stripe's number of local writes, *moment* the time just before the request.

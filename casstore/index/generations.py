@@ -10,8 +10,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from casstore.format.layout import Layout
 from casstore.fs import files
@@ -21,16 +20,14 @@ PROCESS_LIMITS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 """Errors of this process, not of the store."""
 
 
-@dataclass(frozen=True, slots=True)
-class HintState:
+class HintState(NamedTuple):
     """Identifies one state of CURRENT."""
 
     inode: int
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class IndexFiles:
+class IndexFiles(NamedTuple):
     """The inodes of an environment's files, and the data file's size."""
 
     data: tuple[int, int]

@@ -20,8 +20,7 @@ import os
 import stat
 import struct
 from collections import deque
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from casstore.fs import files
 
@@ -47,15 +46,13 @@ _MOST_UNWRITTEN: Final = 1 << 30
 _ATTEMPTS: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class _Tree:
+class _Tree(NamedTuple):
     depth: int
     entries: int
     root: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Meta:
+class _Meta(NamedTuple):
     page_size: int
     free: _Tree
     main: _Tree

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from casstore import clock
 from casstore.blobs.blob_store import BlobStore, CollisionError
@@ -35,8 +34,7 @@ _MOST_USERS: Final = 10_000
 """Entries of one lost blob that one transaction drops."""
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadProgress:
+class DownloadProgress(NamedTuple):
     """Bytes of the downloads that this process has begun and not finished: *received* of *expected*."""
 
     received: int

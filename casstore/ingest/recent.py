@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
 
 from casstore.blobs.staging import Inode
 from casstore.counters import Counters
@@ -48,7 +47,7 @@ class RecentEntries:
         """Return what the index says of *key*, or will say once this process's results are committed."""
         recent = self._entries.get(key)  # first: what is committed meanwhile is found in the index
         found = entries.snapshot(self._index, key, moment)
-        return found if recent is None else replace(found, entry=recent[0])
+        return found if recent is None else found._replace(entry=recent[0])
 
     def is_blob_of(self, entry: Entry, descriptor: int) -> bool:
         """Whether the opened name is still this entry's: else the blob may have been evicted since *entry* was looked

@@ -166,7 +166,7 @@ class Lease:
             raise OSError(errno.EIO, "cannot create a local copy", view.path)
         try:
             os.utime(temporary, (view.digest.mtime, view.digest.mtime))
-            view = replace(view, state=replace(view.state, inode=Inode.of(os.stat(temporary))))
+            view = replace(view, state=view.state._replace(inode=Inode.of(os.stat(temporary))))
             append_line(self.paths, view)
             files.link(temporary, view.path)
         finally:
@@ -186,7 +186,7 @@ class Lease:
             status = os.stat(blob, follow_symlinks=False)
             if Inode.of(status) != Inode.of(os.fstat(source)):
                 return None  # not the file that was checked
-            state = replace(view.state, inode=Inode.of(status), mtime_ns=status.st_mtime_ns)
+            state = view.state._replace(inode=Inode.of(status), mtime_ns=status.st_mtime_ns)
             view = replace(view, state=state)
             append_line(self.paths, view)
             files.link(blob, view.path)

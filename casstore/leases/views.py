@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 from casstore.blobs.staging import Inode
 from casstore.errors import CasstoreError
@@ -28,8 +28,7 @@ class PathKind(StrEnum):
     """Changes inside a ``with`` block, which uploads it at its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(NamedTuple):
     """Inode, size and mtime of a file: they change if it is written to."""
 
     inode: Inode
@@ -66,8 +65,7 @@ class View:
         return digest_of(self.path, self.digest.algorithm) == self.digest
 
 
-@dataclass(frozen=True, slots=True)
-class DraftPath:
+class DraftPath(NamedTuple):
     """A path for bytes that a user creates or changes, of *kind* outbox or edit.
 
     *validator* is the version that the user starts from; None for an object that does not exist.
@@ -79,8 +77,7 @@ class DraftPath:
     validator: Validator | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reconciled:
+class Reconciled(NamedTuple):
     """The file at *path* in *state* needs no record: it has one, or is as it was created.
 
     With *digest*, these bytes need none in another state either: a touch makes no difference.
@@ -144,8 +141,7 @@ def append_line(lease: LeaseLayout, given: View | DraftPath | Reconciled) -> Non
         files.write_all(descriptor, line.encode("ascii"))
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseManifest:
+class LeaseManifest(NamedTuple):
     """A lease's list by path inside the lease: what was *handed_out*, oldest first, and the *reconciled* states."""
 
     handed_out: dict[str, list[View | DraftPath]]

@@ -14,7 +14,6 @@ import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -44,8 +43,7 @@ class Visit(NamedTuple):
     files: dict[str, ObjectInfo]
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(NamedTuple):
     """A compiled relative pattern; made by `compile_pattern`."""
 
     parts: tuple[str, ...]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from casstore import Moment, boot_clock_ns
 from pathapi.backend import ObjectInfo, Prefix
@@ -26,8 +25,7 @@ MOST_IN_ALL: Final = 5 * MOST_REMEMBERED
 _NS: Final = int(SECONDS * 1e9)
 
 
-@dataclass(frozen=True, slots=True)
-class ListedFact:
+class ListedFact(NamedTuple):
     """One key in a listing, and when the server was asked; *info* is None for a "directory"."""
 
     info: ObjectInfo | None

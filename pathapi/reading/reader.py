@@ -13,8 +13,8 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from dataclasses import replace
+from typing import Final, NamedTuple, Protocol
 
 from casstore import (
     Cache,
@@ -76,8 +76,7 @@ class ObjectSource(Protocol):
     def backend(self) -> Backend: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ReadRequest:
+class ReadRequest(NamedTuple):
     """One object to read, and how.
 
     *verify* None leaves it to the store's setting. *force* downloads the server's version whatever is cached. With
@@ -152,7 +151,7 @@ class Reader:
             if error.errno != errno.EIO or request.verify:
                 raise
         # The disk cannot read the blob: with *verify* the store finds it damaged, and downloads the object again.
-        return self.read_bytes(replace(request, verify=True))
+        return self.read_bytes(request._replace(verify=True))
 
     def _read(self, request: ReadRequest, checked_cache: bool) -> Stored:
         began = self._cache.now()

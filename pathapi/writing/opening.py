@@ -10,8 +10,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from casstore import Moment, Stored, full_disk
 from pathapi.backend import ABSENT, head_or_none
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class OpenOptions:
+class OpenOptions(NamedTuple):
     """A mode of `open`, taken apart: *is_updated* for ``+``; the rest is `io`'s."""
 
     kind: str
@@ -63,8 +61,7 @@ class OpenOptions:
         return self.kind == "r" and not self.is_updated
 
 
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
+class ReadOptions(NamedTuple):
     """What one read overrides. *checked_cache*: the store was just found to have no fresh entry. *require_store*: raise
     if the store cannot keep the bytes.
     """

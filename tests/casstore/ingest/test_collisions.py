@@ -35,7 +35,7 @@ class _TwoBits:
 def weak(root: Path, monkeypatch: pytest.MonkeyPatch) -> casstore.Cache:
     """A store whose digest has two bits."""
     known = digests._ALGORITHMS["xxh3-128"]
-    monkeypatch.setitem(digests._ALGORITHMS, "xxh3-128", replace(known, new=_TwoBits))
+    monkeypatch.setitem(digests._ALGORITHMS, "xxh3-128", known._replace(new=_TwoBits))
     return casstore.open(root)
 
 

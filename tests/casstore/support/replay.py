@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +31,7 @@ class WeakHasher:
 def weaken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores made from now on have a digest that collides at will."""
     known = digests._ALGORITHMS["xxh3-128"]
-    monkeypatch.setitem(digests._ALGORITHMS, "xxh3-128", replace(known, new=WeakHasher))
+    monkeypatch.setitem(digests._ALGORITHMS, "xxh3-128", known._replace(new=WeakHasher))
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:

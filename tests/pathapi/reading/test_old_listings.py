@@ -90,6 +90,6 @@ def list_long_ago(client: S3Client, ground: S3RawBucket, at: str) -> S3Path:
     said = child._listed
     assert said is not None
     moment = replace(said.moment, wall_ns=said.moment.wall_ns - AGE, boot_ns=said.moment.boot_ns - AGE)
-    child._listed = replace(said, moment=moment)
+    child._listed = said._replace(moment=moment)
     client.listings = Listings()  # The client itself no longer remembers.
     return child
