@@ -46,6 +46,7 @@ from casstore.format.records import Entry, Moment, Validator
 from casstore.fs.copying import copy_out, make_directories, same_bytes
 from casstore.fs.files import full_disk, sync_directory, write_all
 from casstore.fs.mounts import boot_clock_ns
+from casstore.fs.permissions import copy_permissions
 from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
 from casstore.locks.single_flight import Flight
@@ -86,8 +87,8 @@ __all__ = [
     "ProblemKind", "ProviderChecksum", "ReentrantWriteError", "RemovedBlob", "Repair", "RepairSummary", "Staging",
     "Statistics", "StillBeingWrittenError", "Stored", "StoreFormatError", "StoreFullError", "StoreReadOnlyError",
     "StoreUnavailableError", "Usage", "Validator", "VerifyProgress", "VerifyReport", "WriteLock", "at_exit",
-    "boot_clock_ns", "copy_out", "format_size", "full_disk", "make_directories", "new_hasher", "open",
-    "pass_through_for", "same_bytes", "sync_directory", "write_all", "__version__",
+    "boot_clock_ns", "copy_out", "copy_permissions", "format_size", "full_disk", "make_directories", "new_hasher",
+    "open", "pass_through_for", "same_bytes", "sync_directory", "write_all", "__version__",
 ]
 # fmt: on
 

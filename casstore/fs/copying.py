@@ -8,7 +8,7 @@ import fcntl
 import os
 from typing import Final
 
-from casstore.fs import files
+from casstore.fs import files, permissions
 
 _FICLONE: Final = 0x40049409
 """``FICLONE`` of linux/fs.h: share all extents of one file with another."""
@@ -45,8 +45,9 @@ def copy_bytes(source: int, target: int) -> int:
 def copy_out(source: int, target: str, *, durable: bool = False) -> None:
     """Make the file *target* a copy of the open file *source*, replaced as a whole.
 
-    The umask sets its mode. Follows symbolic links; writes into a device or a pipe. With *durable*, the copy is on the
-    disk on return, so the caller may delete the original.
+    A new file gets its mode from the umask; one that is replaced keeps its own, and no other user can read the copy
+    meanwhile. Follows symbolic links; writes into a device or a pipe. With *durable*, the copy is on the disk on
+    return, so the caller may delete the original.
     """
     target = os.path.realpath(target)
     if os.path.lexists(target) and not os.path.isfile(target):
@@ -55,21 +56,26 @@ def copy_out(source: int, target: str, *, durable: bool = False) -> None:
         return
     directory = os.path.dirname(target)
     temporary = f"{directory}/.{os.urandom(8).hex()}.part"
+    mode = permissions.PRIVATE if os.path.lexists(target) else 0o666
     # Unnamed until it is complete, if possible: then a killed process leaves nothing.
-    unnamed = files.open_unnamed(directory, 0o666)
+    unnamed = files.open_unnamed(directory, mode)
     is_named = unnamed is None
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o666) if unnamed is None else unnamed
+    descriptor = os.open(temporary, flags, mode) if unnamed is None else unnamed
     try:
         try:
             if not clone(source, descriptor):
                 copy_bytes(source, descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                permissions.copy_permissions(descriptor, target)
             if durable:
                 files.sync(descriptor)
             if not is_named:
                 try:
                     files.link_descriptor(descriptor, target)
                 except FileExistsError:
+                    with contextlib.suppress(FileNotFoundError):
+                        permissions.copy_permissions(descriptor, target)
                     files.link_descriptor(descriptor, temporary)
                     is_named = True
         finally:

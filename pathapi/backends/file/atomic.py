@@ -22,10 +22,13 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 
 
 @contextlib.contextmanager
-def temporary_in(directory: str) -> Iterator[tuple[int, str]]:
-    """Create a file to write and then rename; yield its descriptor and path. If it still has that name, delete it."""
+def temporary_in(directory: str, mode: int) -> Iterator[tuple[int, str]]:
+    """Create a file to write and then rename; yield its descriptor and path. If it still has that name, delete it.
+
+    The umask limits *mode*.
+    """
     path = os.path.join(directory, f".casstore-{secrets.token_hex(8)}")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         yield descriptor, path
     finally:

@@ -11,7 +11,8 @@ Where files and objects differ:
   invisible; a write creates them as needed.
 * A link to a parent directory would have endlessly many keys: it can be read through, and is never listed.
 * A key that no file can have (``a//b``, ``a/``, ``..``, a NUL) does not exist, and cannot be written.
-* A new version is a new file with the mode of the old one: hard links to the old one keep the old bytes.
+* A new version is a new file with the permissions of the old one: hard links to the old one keep the old bytes. A copy
+  under a new name has those of its source. Until then, no other user can read the new file.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
-from casstore import Validator, sync_directory, write_all
+from casstore import Validator, copy_permissions, sync_directory, write_all
 from pathapi.backend import Absent, ListItem, ObjectInfo, Prefix, WriteCondition, delete_each
 from pathapi.backends.error_table import translating
 from pathapi.backends.file.atomic import TEMPORARY, directory_locked, link_new, temporary_in
@@ -133,7 +134,7 @@ class FileBackend:
                 write_all(descriptor, view[:count])
 
         try:
-            return self._publish(target, fill, over)
+            return self._publish(target, fill, over, copied=body.file.fileno())
         finally:
             body.close()
 
@@ -188,7 +189,10 @@ class FileBackend:
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def _publish(self, key: str, fill: Callable[[int], None], expect: WriteCondition) -> ObjectInfo:
+    def _publish(
+        self, key: str, fill: Callable[[int], None], expect: WriteCondition, *, copied: int | None = None
+    ) -> ObjectInfo:
+        """Make a file of what *fill* writes; a new object has the permissions of the file *copied*, if given."""
         uri = self._uri(key)
         problem = problem_of(key)
         if problem is not None:
@@ -203,9 +207,10 @@ class FileBackend:
             directory = os.path.dirname(path)
             os.makedirs(directory, exist_ok=True)
             self._require_version(path, uri, expect)  # before the bytes are copied in vain
-            with temporary_in(directory) as (descriptor, name):
+            is_new = copied is None and not os.path.lexists(path)
+            with temporary_in(directory, 0o666 if is_new else 0o600) as (descriptor, name):
                 fill(descriptor)
-                self._sync_and_link(descriptor, name, path, uri, expect)
+                self._sync_and_link(descriptor, name, path, uri, expect, copied)
                 return info_of(key, os.fstat(descriptor))
         except OSError as error:
             if isinstance(error, CloudPathException):
@@ -219,7 +224,9 @@ class FileBackend:
                 ) from error
             raise translate(error, uri) from error
 
-    def _sync_and_link(self, descriptor: int, temporary: str, path: str, uri: str, expect: WriteCondition) -> None:
+    def _sync_and_link(
+        self, descriptor: int, temporary: str, path: str, uri: str, expect: WriteCondition, copied: int | None
+    ) -> None:
         directory = os.path.dirname(path)
         # The kernel's own times have the resolution of a tick: two versions in one inode and tick would look the same.
         now = time.time_ns()
@@ -227,11 +234,14 @@ class FileBackend:
         os.fsync(descriptor)
         with directory_locked(directory):
             self._require_version(path, uri, expect)
+            try:
+                copy_permissions(descriptor, path)
+            except FileNotFoundError:
+                if copied is not None:
+                    copy_permissions(descriptor, copied, owner=False)
             if isinstance(expect, Absent) and link_new(temporary, path, uri):
                 os.unlink(temporary)
             else:
-                with contextlib.suppress(FileNotFoundError):
-                    os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
                 os.replace(temporary, path)
             sync_directory(directory)
 

@@ -282,3 +282,43 @@ def test_unfinished_writes_are_hidden_and_modes_are_kept(backend: FileBackend, t
     write(backend, "a", b"second")
     assert keys(backend, "") == ["a"]
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+class _Watching(io.BytesIO):
+    """A source that notes the modes of all files in *folder* while it is read."""
+
+    def __init__(self, data: bytes, folder: Path) -> None:
+        super().__init__(data)
+        self.folder = folder
+        self.modes: set[int] = set()
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.modes |= {path.stat().st_mode & 0o777 for path in self.folder.iterdir()}
+        return super().read(size)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640])
+def test_the_bytes_of_a_private_file_are_private_while_they_are_written(
+    tmp_path: Path, backend: FileBackend, mode: int
+) -> None:
+    (tmp_path / "private").write_bytes(b"before")
+    (tmp_path / "private").chmod(mode)
+    source = _Watching(b"secret", tmp_path)
+    backend.write("private", source, 6)
+    assert source.modes == {mode, 0o600}
+    assert (tmp_path / "private").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_a_copy_of_a_private_file_is_private(tmp_path: Path, backend: FileBackend, mode: int) -> None:
+    for name in ("private", "public"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "private").chmod(mode)
+    (tmp_path / "public").chmod(0o666)
+    for condition in (None, ABSENT):
+        backend.copy("private", "copy", over=condition)
+        assert (tmp_path / "copy").stat().st_mode & 0o777 == mode
+        (tmp_path / "copy").unlink()
+    backend.copy("public", "private")
+    assert (tmp_path / "private").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "private").read_bytes() == b"public"
