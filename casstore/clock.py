@@ -12,7 +12,7 @@ HOUR_NS: Final = 3600 * 10**9
 
 
 def now(boot: int) -> Moment:
-    """Return this moment by both clocks; *boot* is the tag of this boot (`Root.boot`)."""
+    """Return this moment by both clocks; *boot* is the tag of this boot clock (`Root.boot`)."""
     return Moment(time.time_ns(), mounts.boot_clock_ns(), boot)
 
 

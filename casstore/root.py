@@ -39,7 +39,10 @@ _NO_LINKS = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS))
 
 @dataclass(slots=True)
 class Root:
-    """A usable store: *store_id* is random, *boot_mount* a 64-bit tag of boot and mount, *boot* of this boot; not 0."""
+    """A usable store: *store_id* is random, *boot_mount* is a 64-bit tag of boot and mount, *boot* of the boot clock.
+
+    Neither is 0.
+    """
 
     layout: Layout
     algorithm: str
@@ -120,9 +123,11 @@ def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], c
             f"the store at {layout.root} names its blobs by {stored}, not {algorithm}: open it without naming an "
             "algorithm, or choose another directory"
         )
-    boot = machine.boot_id()
+    # Unknown: then what another process wrote or validated is not known to be of this boot.
+    boot = machine.boot_id() or os.urandom(16)
     boot_mount = _tag(boot + b"\0" + str(mount.number).encode())
-    return Root(layout, stored, description["id"], boot_mount, _tag(boot), load_settings(layout, environment))
+    clock = _tag(boot + b"\0" + machine.time_namespace())
+    return Root(layout, stored, description["id"], boot_mount, clock, load_settings(layout, environment))
 
 
 def _tag(what: bytes) -> int:

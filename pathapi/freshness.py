@@ -35,7 +35,7 @@ class Freshness:
         The response to a request that was sent after the call began is always fresh enough: a call that waited for
         another's download gets it.
         """
-        if self.max_age_ns is None or entry.validated.is_since(began):
+        if self.max_age_ns is None or entry.validated.is_between(began, now):
             return True
         return self.serves_age(now.wall_ns - entry.validated.wall_ns)
 

@@ -35,6 +35,8 @@ IN_FLIGHT_SECONDS: Final = 60
 """How long a file without a row counts as just used. Evicting one in flight is safe, and costs a copy."""
 
 _HOUR: Final = 3600
+_CLOCK_AHEAD_HOURS: Final = 24
+"""How far in the future a time may be. Beyond it, a clock was ahead, and when the blob was used is unknown."""
 _MILLISECOND_BITS: Final = 42
 """Of the 64 of a `recency_key`: enough until 2109."""
 _HOUR_BITS: Final = 64 - _MILLISECOND_BITS
@@ -114,7 +116,9 @@ class Inventory:
         by_byte = [bytearray() for _ in range(256)]
         is_plain = not (self._pins or self._has_rules or self._has_ages)
         due = rule = 0
-        for row, digest, validated_ns, hour, checksum in scan_usage(index.scan(ENTRY)):
+        latest = int(self._now) // _HOUR + _CLOCK_AHEAD_HOURS
+        for row, digest, validated_ns, used_hour, checksum in scan_usage(index.scan(ENTRY)):
+            hour = used_hour if used_hour <= latest else 0
             if not is_plain:
                 if self._pins and row_name(row) in self._pins:
                     self._pinned.add(digest)
@@ -168,7 +172,10 @@ class Inventory:
 
     def _date_unindexed(self, number: int, status: os.stat_result) -> None:
         """Order unused files by the time of their names; one that may be in flight counts as just used."""
-        hour = 0 if self._now - status.st_ctime > IN_FLIGHT_SECONDS else int(self._now) // _HOUR
+        is_ahead = status.st_ctime > self._now + _CLOCK_AHEAD_HOURS * _HOUR
+        is_old = self._now - status.st_ctime > IN_FLIGHT_SECONDS or is_ahead
+        hour = 0 if is_old else int(self._now) // _HOUR
         self.uses[number] = recency_key(hour, status.st_ctime_ns // 1_000_000)
         if self._has_ages:
-            self.due[number] = NEVER if self._ages[0] is None else int(status.st_ctime) + self._ages[0]
+            since = 0 if is_ahead else int(status.st_ctime)
+            self.due[number] = NEVER if self._ages[0] is None else since + self._ages[0]

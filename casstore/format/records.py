@@ -82,7 +82,7 @@ class Validator:
 class Moment:
     """When a request was sent: *wall_ns* since the epoch outlives a boot, *boot_ns* since boot never jumps.
 
-    *boot* is a 64-bit tag of the boot id.
+    *boot* is a 64-bit tag of that boot clock: moments with different tags cannot be compared by it.
     """
 
     wall_ns: int
@@ -92,6 +92,10 @@ class Moment:
     def is_since(self, other: Moment) -> bool:
         """Return whether this is certainly not before *other*: same boot, and not earlier on the boot clock."""
         return self.boot == other.boot and self.boot_ns >= other.boot_ns
+
+    def is_between(self, earliest: Moment, now: Moment) -> bool:
+        """Return whether this is certainly not before *earliest*, nor after *now* by another clock."""
+        return self.is_since(earliest) and now.is_since(self)
 
 
 @dataclass(frozen=True, slots=True)

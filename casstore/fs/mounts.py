@@ -26,7 +26,9 @@ _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def boot_id() -> bytes:
-    """Return an identifier of this boot; empty if the platform has none."""
+    """Return an identifier of this boot; empty if it cannot be found out."""
+    if sys.platform == "darwin":
+        return _sysctl(b"kern.bootsessionuuid")
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             return file.read().strip()
@@ -34,6 +36,29 @@ def boot_id() -> bytes:
         if error.errno not in files.NO_PROC:
             raise  # for example, too many open files; a wrong answer would be kept
         return b""
+
+
+def time_namespace() -> bytes:
+    """Return an identifier of this process's time namespace, in which the boot clock may be ahead; empty without."""
+    try:
+        return os.fsencode(os.readlink("/proc/self/ns/time"))
+    except OSError as error:
+        if error.errno not in files.NO_PROC:
+            raise
+        return b""
+
+
+def _sysctl(name: bytes) -> bytes:
+    """Return the kernel's string *name*; empty if there is none."""
+    import ctypes  # takes a while to load
+
+    buffer = ctypes.create_string_buffer(_LONGEST_SYSCTL)
+    size = ctypes.c_size_t(len(buffer))
+    failed = ctypes.CDLL(None).sysctlbyname(name, buffer, ctypes.byref(size), None, ctypes.c_size_t(0))
+    return b"" if failed else buffer.value
+
+
+_LONGEST_SYSCTL: Final = 256
 
 
 class Mount(NamedTuple):

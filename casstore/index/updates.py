@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from casstore import clock
 from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import AddedBlob, Inode, Staging
 from casstore.format.checksums import ChecksumRecord, ProviderChecksum, pack_checksum
 from casstore.format.keys import blob_row, count_row, ghost_row, user_prefix
 from casstore.format.records import BlobRecord, Entry, Moment, pack_blob, pack_entry, unpack_count
-from casstore.fs import files
+from casstore.fs import files, mounts
 from casstore.index.entries import (
     IndexSnapshot,
     current_blob,
@@ -179,10 +180,15 @@ class PublishEntry(IndexUpdate):
 
 
 def _is_later(one: Moment, other: Moment) -> bool:
-    """Compare by the boot clock, else by wall time; any moment is later than one in the future (clock set back)."""
+    """Compare by the boot clock, else by wall time; any moment is later than one in the future (a clock was ahead)."""
     if one.boot == other.boot:
-        return one.boot_ns > other.boot_ns
+        return one.boot_ns > other.boot_ns or other.boot_ns > mounts.boot_clock_ns()
     return one.wall_ns > other.wall_ns or other.wall_ns > time.time_ns()
+
+
+def _last_use(recorded: int, used: int) -> int:
+    """Return the later hour; one in the future is from a clock that was ahead, and does not count."""
+    return used if recorded > clock.current_hour() else max(recorded, used)
 
 
 @dataclass(slots=True)
@@ -205,7 +211,7 @@ class TouchEntry(IndexUpdate):
         if self.validated is not None and _is_later(self.validated, current.validated):
             current = replace(current, validated=self.validated)
         if self.last_used_hour is not None:
-            current = replace(current, last_used_hour=max(current.last_used_hour, self.last_used_hour))
+            current = replace(current, last_used_hour=_last_use(current.last_used_hour, self.last_used_hour))
         if self.synced_inode is not None and blobs.inode(current.digest) == self.synced_inode:
             current = replace(current, written_on=0)
             row = blob_row(current.digest.value)

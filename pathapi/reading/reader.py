@@ -266,7 +266,7 @@ class Reader:
             with self._cache.flights.acquire(request.store_key.row_key) as flight:
                 for _ in flight.polls():
                     newer = self._cache.lookup(request.store_key)
-                    if newer is not None and newer.validated.is_since(began):
+                    if newer is not None and newer.validated.is_between(began, self._cache.now()):
                         stored = self._open_cached(request, newer)
                         if stored is not None:
                             self._cache.count_hit(stored.size)

@@ -273,7 +273,7 @@ def write_base(
         return WriteBase(None)
     if stored is not None and stored.validator is not None:
         entry = stored.entry
-        is_asked = entry is not None and (policy is ALWAYS or entry.validated.is_since(began))
+        is_asked = entry is not None and (policy is ALWAYS or entry.validated.is_between(began, client.now()))
         return WriteBase(stored.validator, entry=entry if is_asked and not stored.validator.racy else None)
     if kind == "a" and stored is None:
         return WriteBase(ABSENT)

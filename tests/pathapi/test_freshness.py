@@ -45,6 +45,13 @@ def test_an_answer_to_a_later_question_is_good_under_any_policy_of_the_same_boot
         assert not policy.allows(entry_validated(0, 600, boot=8), BEGAN, BEGAN)
 
 
+def test_an_answer_from_a_boot_clock_that_is_ahead_proves_nothing() -> None:
+    later = Moment(1_001 * SECOND, 501 * SECOND, 7)
+    assert ALWAYS.allows(entry_validated(1_001, 501), later, BEGAN)
+    for boot_ns in (502, 1_000_000):
+        assert not ALWAYS.allows(entry_validated(1_000, boot_ns), later, BEGAN)
+
+
 def test_the_longest_prefix_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CASSTORE_OFFLINE", raising=False)
     policy = FreshnessPolicy({"s3://b/": 60, "s3://b/raw/": "immutable", "": "always"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 import pytest
@@ -42,6 +43,21 @@ def test_least_recently_used_goes_first_and_no_more_than_is_asked(cache: casstor
         plan.reclaimable_bytes,
         plan.shortfall(plan.reclaimable_bytes),
     ) == (4000, 4, 1500, 2000, 0)
+
+
+def test_what_was_used_while_a_clock_was_ahead_counts_as_of_unknown_use(cache: casstore.Cache) -> None:
+    ahead = int(time.time()) // 3600 + 30 * 365 * 24
+    _fill_aged(cache, a=3, b=1)
+    used_at(cache, fill(cache, key_of("future"), b"f" * 1000), ahead)
+    assert _uris(cache, cache.plan(max_size=2500, min_free=0)) == [("s3://bucket/future",)]
+    assert _uris(cache, cache.plan(max_age=10 * 365 * 86400, min_free=0)) == [("s3://bucket/future",)]
+
+
+def test_a_clock_that_was_slightly_ahead_evicts_nothing_early(cache: casstore.Cache) -> None:
+    used_at(cache, fill(cache, key_of("ahead"), b"f" * 1000), int(time.time()) // 3600 + 2)
+    _fill_aged(cache, old=1)
+    assert _uris(cache, cache.plan(max_size=1500, min_free=0)) == [("s3://bucket/old",)]
+    assert _uris(cache, cache.plan(max_age=86400, min_free=0)) == [("s3://bucket/old",)]
 
 
 def test_within_the_budget_nothing_goes(cache: casstore.Cache) -> None:
