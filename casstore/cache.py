@@ -95,7 +95,7 @@ class Cache:
         self.algorithm = root.algorithm
         self.boot_mount = root.boot_mount
         self._locks = ByteLocks(root.layout)
-        self.index = Index(root.layout, self._locks, self._warn, root.recreate)
+        self.index = Index(root.layout, self._locks, self._warn, root.recreate, self.settings.lock_timeout)
         self.blobs = BlobStore(root.layout, root.algorithm)
         self._pending: Pending | None = None
         self._start_process()

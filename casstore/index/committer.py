@@ -3,6 +3,7 @@
 A fill continues as soon as its blob is linked. The committer keeps its staging descriptor and fill locks until the row
 is committed, so the next process that gets the lock finds the row. It is one thread per process, waits for no fill
 lock, and has at most `MAX_FILLS` fills. Reads queue here what they learn (last use, a 304), and run no transaction.
+While another process stalls the index, batches are dropped: the bytes are read, and downloaded again another time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from collections.abc import Callable
 from typing import Final
 
 from casstore.blobs.blob_store import BlobStore
-from casstore.errors import CasstoreError, IndexDamagedError, IndexUnavailableError, StoreFullError, StoreReadOnlyError
+from casstore.errors import (
+    CasstoreError,
+    IndexDamagedError,
+    IndexUnavailableError,
+    LockTimeoutError,
+    StoreFullError,
+    StoreReadOnlyError,
+)
 from casstore.index.database import Index
 from casstore.index.updates import IndexUpdate, PublishEntry
 
@@ -55,6 +63,7 @@ class Committer:
         self._waiters = 0
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._is_stalled = False
 
     def submit(self, item: IndexUpdate) -> None:
         """Queue *item*. A fill waits while `MAX_FILLS` are queued; beyond `MAX_TOUCHES`, other updates are dropped."""
@@ -187,6 +196,8 @@ class Committer:
         except IndexDamagedError:
             return batch
         except Exception as error:  # noqa: BLE001 (one bad update must not fail the others)
+            if isinstance(error, LockTimeoutError):
+                self._report_stall(error)
             if len(batch) > 1 and not isinstance(error, _STORE_ERRORS):
                 for item in batch:
                     self._commit([item])
@@ -194,9 +205,18 @@ class Committer:
                 for item in batch:
                     self._finish(item, error)
             return []
+        self._is_stalled = False
         for item in applied:
             self._finish(item, None)
         return [item for item in again if self._can_retry(item)]
+
+    def _report_stall(self, error: LockTimeoutError) -> None:
+        """Log the first of the time-outs that follow each other."""
+        if not self._is_stalled:
+            self._is_stalled = True
+            import logging
+
+            logging.getLogger(__name__).warning("%s; until then, the store records nothing that is read", error)
 
     def _can_retry(self, item: IndexUpdate) -> bool:
         try:

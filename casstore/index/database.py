@@ -39,8 +39,8 @@ from casstore.locks.byte_locks import ByteLocks
 
 HINT_SECONDS: Final = 1.0
 """Maximum age of a read's last check of CURRENT."""
-WRITER_TIMEOUT: Final = 60.0
-"""Seconds that a writer queues for another one."""
+LEAST_TIMEOUT: Final = 1.0
+"""Seconds that a writer queues for others at least: their commits take a part of it on any disk."""
 PAGE_ROWS: Final = 1000
 """Rows per transaction of a scan: a long transaction would pin pages that writers free."""
 _GATE_SECONDS: Final = 30.0
@@ -71,10 +71,15 @@ class Index:
         locks: ByteLocks,
         on_replaced: Callable[[str], None],
         on_vanished: Callable[[], None] = lambda: None,
+        timeout: float = 60.0,
     ) -> None:
-        """*on_replaced* gets a message for the user; *on_vanished* recreates the store's directories, or raises."""
+        """*on_replaced* gets a message for the user; *on_vanished* recreates the store's directories, or raises.
+
+        A writer queues for *timeout* seconds while the queue advances; see `ByteLocks.acquire_writer`.
+        """
         self._layout = layout
         self._locks = locks
+        self._timeout = max(timeout, LEAST_TIMEOUT)
         self._on_replaced = on_replaced
         self.generations = Generations(layout, on_vanished)
         self._messages: deque[str] = deque()
@@ -155,12 +160,14 @@ class Index:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def writing(self, timeout: float = WRITER_TIMEOUT) -> Iterator[Txn]:
+    def writing(self, timeout: float | None = None) -> Iterator[Txn]:
         """Run a write transaction: commit at the end of the block, roll back on any exception.
 
-        Queues outside LMDB, where waiting is interruptible. Raises: LockTimeoutError after *timeout* seconds.
-        IndexDamagedError if the generation was superseded meanwhile: the commit is void; run the block again.
+        Queues outside LMDB, where waiting is interruptible. Raises: LockTimeoutError that names the writer, after
+        *timeout* seconds (default: the store's ``lock_timeout``), sooner if that writer hangs. IndexDamagedError if the
+        generation was superseded meanwhile: the commit is void; run the block again.
         """
+        timeout = self._timeout if timeout is None else timeout
         if not self._writer.acquire(timeout=timeout):
             raise LockTimeoutError(
                 f"{self._layout.index}: timed out after {timeout:g} s waiting for another thread that is writing to "
@@ -213,7 +220,7 @@ class Index:
             return True
         return self.generations.hint_state() != hint and self.generations.newest() != generation
 
-    def write(self, work: Callable[[Txn], Result], timeout: float = WRITER_TIMEOUT) -> Result:
+    def write(self, work: Callable[[Txn], Result], timeout: float | None = None) -> Result:
         """Return *work*'s result in one write transaction; repeat it if the index was replaced meanwhile."""
         for _ in range(_TRIES - 1):
             with contextlib.suppress(IndexDamagedError), self.writing(timeout) as txn:

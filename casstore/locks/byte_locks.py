@@ -4,10 +4,14 @@ Each byte of one file is a lock: one for every URI being filled, two for the que
 would cost as much as the blob. They are open-file-description locks, which belong to the descriptor. Unlike POSIX locks
 they survive the closing of another descriptor of the file, and the kernel frees them when the process dies. Threads of
 a process share the descriptor; a table tells them apart.
+
+The kernel does not tell who has such a lock. So an index writer describes itself in the file, for error messages, and
+for others to see whether the queue advances.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -26,6 +30,11 @@ _FLOCK: Final = struct.Struct("hhqqi4x")
 _FALLBACK_FILES: Final = 64
 _WRITER_BYTE: Final = 1 << 62  # just past the bytes that names hash to
 _QUEUE_BYTE: Final = _WRITER_BYTE + 1
+STALL_SECONDS: Final = 10.0
+"""Seconds without a new index writer until those that wait give up: a writer needs milliseconds, unless it hangs."""
+_KNOWN_STALL_SECONDS: Final = 0.1
+"""The same, once this process has given up on this writer."""
+_RECORD: Final = 160  # bytes of a writer's description
 _HAS_BYTE_LOCKS: Final = sys.platform.startswith("linux") and hasattr(fcntl, "F_OFD_SETLK")
 """Other platforms have another structure, or none."""
 
@@ -50,19 +59,26 @@ class ByteLocks:
         self._descriptor = -1
         self._files: dict[int, int] = {}  # by number: their descriptors
         self._pid = os.getpid()
+        self._name = b""
+        self._stalled = b""
+        """The description of the writer that this process gave up on."""
 
     def try_acquire(self, name: bytes) -> ByteLock | None:
         """Return the lock of *name*, or None if another process or thread has it."""
-        return self._try_byte(int.from_bytes(name_hash(name)[:8], "big") >> 2)
+        return self.try_byte(int.from_bytes(name_hash(name)[:8], "big") >> 2)
 
     def acquire_writer(self, timeout: float) -> ByteLock:
-        """Wait in the queue of index writers. Raises: LockTimeoutError after *timeout* seconds."""
+        """Wait in the queue of index writers.
+
+        Raises: LockTimeoutError that names the writer, after *timeout* seconds, or `STALL_SECONDS` without a new one;
+        sooner if this process has given up on the same writer before.
+        """
         # Two locks make polling fair. A writer that wants to write again finds the queue lock taken by the process that
         # waits for the writer. With one lock, it would nearly always poll queue and starve the others.
-        deadline = time.monotonic() + timeout
-        queue = self._wait(_QUEUE_BYTE, timeout, deadline)
+        wait = _Wait(self, timeout)
+        queue = wait.acquire(_QUEUE_BYTE)
         try:
-            writer = self._wait(_WRITER_BYTE, timeout, deadline)
+            writer = wait.acquire(_WRITER_BYTE)
         except BaseException:
             queue.release()
             raise
@@ -73,17 +89,46 @@ class ByteLocks:
             raise
         return writer
 
-    def _wait(self, byte: int, timeout: float, deadline: float) -> ByteLock:
-        for _ in polls_until(deadline):
-            lock = self._try_byte(byte)
-            if lock is not None:
-                return lock
-        raise LockTimeoutError(
-            f"{self._layout.byte_lock_file}: timed out after {timeout:g} s waiting for another process that is "
-            "writing to the index: stop that process if it hangs"
+    def describe(self, byte: int) -> None:
+        """Describe this process as the one that has *byte*."""
+        if not self._name:
+            program = os.path.basename(sys.argv[0] if sys.argv else "") or "python"
+            self._name = f"process {os.getpid()} ({program}, host {os.uname().nodename})".encode()
+        record = b"%d %s" % (time.time_ns(), self._name)
+        with contextlib.suppress(OSError):  # a full disk: the message will have no name
+            os.pwrite(self._descriptor, record[:_RECORD].ljust(_RECORD, b"\0"), _record_offset(byte))
+
+    def description(self, byte: int) -> bytes:
+        """Return how the process that has *byte*, or had it last, described itself."""
+        with contextlib.suppress(OSError):
+            return os.pread(self._descriptor, _RECORD, _record_offset(byte)).rstrip(b"\0")
+        return b""
+
+    def has_given_up_on(self, writer: bytes) -> bool:
+        """Return whether this process gave up on the writer with this description."""
+        return bool(writer) and writer == self._stalled
+
+    def give_up(self, byte: int, seconds: float) -> LockTimeoutError:
+        """Note that the writer is stalled; return the error that names the process that has *byte*."""
+        self._stalled = self.description(_WRITER_BYTE)
+        # The process that has the queue may be waiting, too.
+        writer = self.try_byte(_WRITER_BYTE)
+        if writer is None:
+            byte = _WRITER_BYTE
+        else:
+            writer.release()
+        when, _, name = self.description(byte).partition(b" ")
+        holder = "another process"
+        if when.isdigit():
+            began = time.strftime("%H:%M:%S", time.localtime(int(when) / 1e9))
+            holder = f"{name.decode('utf-8', 'replace')!s} since {began}"
+        return LockTimeoutError(
+            f"{self._layout.index}: timed out after {seconds:.3g} s waiting for {holder}, which is writing to the "
+            "index: continue that process (kill -CONT) if it is stopped, or end it if it hangs"
         )
 
-    def _try_byte(self, byte: int) -> ByteLock | None:
+    def try_byte(self, byte: int) -> ByteLock | None:
+        """Return the lock of *byte*, or None if another process or thread has it."""
         if self._pid != os.getpid():
             # A fork without hooks. The parent shares the open file, so locking it again would always succeed.
             self.after_fork_in_child()
@@ -102,10 +147,10 @@ class ByteLocks:
                 self._unlock(lock.byte)
 
     def _lock(self, byte: int) -> bool:
-        if not _HAS_BYTE_LOCKS:
-            return self._lock_file(byte)
         if self._descriptor < 0:
             self._descriptor = self._open(self._layout.byte_lock_file)
+        if not _HAS_BYTE_LOCKS:
+            return self._lock_file(byte)
         try:
             fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
         except OSError as error:
@@ -157,11 +202,50 @@ class ByteLocks:
         self._mutex = threading.Lock()
         self._held = {}
         self._pid = os.getpid()
+        self._name = b""
         files, self._files = self._files, {}
         descriptor, self._descriptor = self._descriptor, -1
         for inherited in (descriptor, *files.values()):
             if inherited >= 0:
                 os.close(inherited)
+
+
+class _Wait:
+    """One wait in the queue of index writers, and whether the queue still advances."""
+
+    def __init__(self, locks: ByteLocks, timeout: float) -> None:
+        self._locks = locks
+        self._began = self._advanced_at = time.monotonic()
+        self._timeout = timeout
+        self._writer: bytes | None = None
+
+    def acquire(self, byte: int) -> ByteLock:
+        """Wait for one of the queue's two locks. Raises: LockTimeoutError."""
+        locks = self._locks
+        for tries, _ in enumerate(polls_until(self._began + self._timeout)):
+            lock = locks.try_byte(byte)
+            if lock is not None:
+                if byte == _WRITER_BYTE:
+                    locks.describe(byte)
+                return lock
+            if byte == _WRITER_BYTE and not tries:
+                locks.describe(_QUEUE_BYTE)  # it has that one, and keeps it for a while
+            if self._is_stalled():
+                break
+        raise locks.give_up(byte, time.monotonic() - self._began)
+
+    def _is_stalled(self) -> bool:
+        now, writer = time.monotonic(), self._locks.description(_WRITER_BYTE)
+        if writer != self._writer:
+            if self._writer is not None:
+                self._advanced_at = now
+            self._writer = writer
+        limit = _KNOWN_STALL_SECONDS if self._locks.has_given_up_on(writer) else STALL_SECONDS
+        return now - self._advanced_at > limit
+
+
+def _record_offset(byte: int) -> int:
+    return (byte - _WRITER_BYTE) * _RECORD
 
 
 def _file_number(byte: int) -> int:

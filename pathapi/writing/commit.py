@@ -105,7 +105,8 @@ def finish_upload(
         entry = None
         try:
             # The old entry must no longer be served; forgetting it takes less of a full disk than the new one.
-            cache.background.make_room(1)
+            if isinstance(error, StoreFullError):
+                cache.background.make_room(1)
             cache.record_delete(target.store_key)
         except (CasstoreError, OSError):
             # The pending write stays, so that the next use of the URI finds out and tries again.

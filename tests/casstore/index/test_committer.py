@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 
 import casstore
-from casstore import Validator
+from casstore import LockTimeoutError, Validator
 from casstore.blobs.blob_store import BlobStore
 from casstore.fs import files
 from casstore.index import committer
@@ -24,6 +24,7 @@ from casstore.index.committer import MAX_FILLS, MAX_TOUCHES
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
 from casstore.index.updates import IndexUpdate, PublishEntry, TouchEntry
+from casstore.locks import byte_locks
 from tests.casstore.support.fill import (
     alone,
     eventually,
@@ -245,6 +246,38 @@ def test_no_more_than_the_bound_are_held(cache: casstore.Cache, monkeypatch: pyt
     cache.flush()
     assert max(most) <= MAX_FILLS
     assert cache.usage().entries == 240
+
+
+@pytest.mark.needs_locks
+def test_a_process_that_hangs_in_a_commit_delays_others_once_and_is_reported_once(
+    root: Path, cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hang() -> None:
+        with casstore.open(root).index.writing():
+            (root / "inside").touch()
+            time.sleep(600)
+
+    fill(cache, key_of("before"), b"before")
+    cache.flush()
+    pid = fork(hang)
+    try:
+        eventually((root / "inside").exists)
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(byte_locks, "STALL_SECONDS", 0.1)
+        with pytest.raises(LockTimeoutError, match=f"process {pid} "):
+            cache.record_delete(key_of("before"))
+        monkeypatch.setattr(byte_locks, "STALL_SECONDS", 1e6)
+        for number in range(2 * MAX_FILLS):
+            cache.committer.submit(_publication(cache, f"k{number}", b"%d" % number))
+        cache.flush()
+        assert cache.usage().entries == 1
+        assert [record.getMessage().count(f"process {pid} ") for record in caplog.records] == [1]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        status_of(pid)
+    fill(cache, key_of("after"), b"after")
+    cache.flush()
+    assert cache.usage().entries == 2
 
 
 def test_what_readers_learned_never_makes_them_wait(cache: casstore.Cache) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from casstore.errors import LockTimeoutError
 from casstore.format.layout import Layout
 from casstore.locks import byte_locks as locks
+from casstore.locks import lock_files
 from casstore.locks.byte_locks import ByteLocks
 from casstore.locks.lock_files import create_locked, locks_are_exclusive, try_lock_existing
 from tests.casstore.support.fill import alone, eventually, fork, fork_without_hooks, forked, status_of
@@ -174,10 +177,85 @@ def test_names_that_share_a_fallback_file_do_not_wait_for_each_other_in_one_proc
 
 def test_a_writers_turn_that_does_not_come_is_an_error(layout: Layout, kind: str) -> None:
     turn = ByteLocks(layout).acquire_writer(0.0)
-    with pytest.raises(LockTimeoutError, match="another process"):
+    with pytest.raises(LockTimeoutError, match=f"process {os.getpid()} "):
         ByteLocks(layout).acquire_writer(0.05)
     turn.release()
     ByteLocks(layout).acquire_writer(0.05).release()
+
+
+def test_a_writer_that_hangs_is_named_and_given_up_once(
+    layout: Layout, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = ByteLocks(layout)
+
+    def hang() -> None:
+        ByteLocks(layout).acquire_writer(0.0)
+        (Path(layout.root) / "writing").touch()
+        time.sleep(600)
+
+    pid = fork(hang)
+    try:
+        eventually((Path(layout.root) / "writing").exists)
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(locks, "STALL_SECONDS", 0.1)
+        with pytest.raises(LockTimeoutError, match=rf"process {pid} \(.*, host .*\) since ..:..:.., .*kill -CONT"):
+            ours.acquire_writer(1e6)
+        # From now on this writer is known: no later call waits as long as the first.
+        monkeypatch.setattr(locks, "STALL_SECONDS", 1e6)
+        for _ in range(3):
+            with pytest.raises(LockTimeoutError, match=f"process {pid} "):
+                ours.acquire_writer(1e6)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        status_of(pid)
+    ours.acquire_writer(1e6).release()
+    # The next one that hangs is another one.
+    turn = ByteLocks(layout).acquire_writer(0.0)
+    assert not ours.has_given_up_on(ours.description(locks._WRITER_BYTE))
+    turn.release()
+
+
+def test_a_process_that_hangs_while_it_waits_to_write_is_named(
+    layout: Layout, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "STALL_SECONDS", 0.1)
+    theirs = ByteLocks(layout)
+    turn = theirs.acquire_writer(0.0)
+
+    def hang() -> None:
+        theirs.after_fork_in_child()
+        monkeypatch.setattr(time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGSTOP))
+        ByteLocks(layout).acquire_writer(1e6)
+
+    pid = fork(hang)
+    try:
+        os.waitpid(pid, os.WUNTRACED)
+        turn.release()
+        with pytest.raises(LockTimeoutError, match=f"process {pid} "):
+            ByteLocks(layout).acquire_writer(1e6)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        status_of(pid)
+
+
+def test_the_time_of_a_waiting_writer_starts_again_with_each_that_writes(
+    layout: Layout, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Six seconds pass between two looks, in which another process has written; after ten of them it is our turn.
+    looks, turns = itertools.count(), itertools.count(1)
+    theirs = ByteLocks(layout)
+    turn = theirs.acquire_writer(0.0)
+
+    def write(_: float) -> None:
+        theirs.describe(locks._WRITER_BYTE)
+        if next(turns) == 10:
+            turn.release()
+
+    clock = SimpleNamespace(monotonic=lambda: 6.0 * next(looks), time_ns=time.time_ns)
+    monkeypatch.setattr(locks, "time", clock)
+    monkeypatch.setattr(lock_files, "time", SimpleNamespace(monotonic=time.monotonic, sleep=write))
+    ByteLocks(layout).acquire_writer(1e6).release()
+    assert next(turns) == 11
 
 
 @pytest.mark.parametrize("failures", [1, 2])
@@ -206,7 +284,7 @@ def test_a_lock_that_cannot_be_freed_keeps_nobody_waiting_for_ever(
 
 
 def test_a_writer_comes_after_those_that_wait_already(layout: Layout, kind: str) -> None:
-    waiting = ByteLocks(layout)._try_byte(locks._QUEUE_BYTE)
+    waiting = ByteLocks(layout).try_byte(locks._QUEUE_BYTE)
     assert waiting is not None
     with pytest.raises(LockTimeoutError):
         ByteLocks(layout).acquire_writer(0.0)
