@@ -65,6 +65,12 @@ two looks; far more than the clocks of file systems lag behind.
 _OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
+_in_use: Final[set[Cache]] = set()
+"""Caches with an open environment, which are not garbage-collected: before its environment is closed, another one of the
+same directory could be opened, and LMDB allows one in a process.
+"""
+
+
 def method_of(part: str, method: Callable[Concatenate[Any, P], Result]) -> Callable[Concatenate[Any, P], Result]:
     """Return a method that calls *method* of the attribute *part*."""
     name = method.__name__
@@ -95,7 +101,7 @@ class Cache:
         self.algorithm = root.algorithm
         self.boot_mount = root.boot_mount
         self._locks = ByteLocks(root.layout)
-        self.index = Index(root.layout, self._locks, self._warn, root.recreate, self.settings.lock_timeout)
+        self.index = Index(root.layout, self._locks, self._warn, root.recreate, self.settings.lock_timeout, self._keep)
         self.blobs = BlobStore(root.layout, root.algorithm)
         self._pending: Pending | None = None
         self._start_process()
@@ -383,12 +389,20 @@ class Cache:
         self.committer.flush()
 
     def close(self) -> None:
-        """Commit what is queued, give up the lease and the environment; the next use takes them again."""
+        """Commit what is queued, give up the lease, the environment and all descriptors; the next use takes them again."""
+        self.exit.cancel()  # first: what is taken from now on registers it again
         self.committer.close(EXIT_SECONDS)
         self.background.close(EXIT_SECONDS)
         self.leases.close()
         self.counters.flush(_COUNTERS_SECONDS)
         self.index.close()
+        self._locks.close()
+        _in_use.discard(self)
+        if self.index.is_open:  # again, by another thread
+            self._keep()
+
+    def _keep(self) -> None:
+        _in_use.add(self)
 
     def recreate(self) -> None:
         """Create the store again, empty: its directory was removed while it is in use. See `Root.recreate`."""

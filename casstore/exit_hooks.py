@@ -7,18 +7,18 @@ import sys
 from collections.abc import Callable
 
 
-def at_exit(call: Callable[[], None]) -> None:
+def at_exit(call: Callable[[], None]) -> Callable[[], object]:
     """Call *call* at a normal exit: before the interpreter's own teardown, while daemon threads still run.
 
-    A child of multiprocessing leaves by ``os._exit`` and runs no atexit functions, only its own finalizers.
+    Returns a function that cancels it. A child of multiprocessing leaves by ``os._exit`` and runs no atexit functions, only its own finalizers.
     """
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         from multiprocessing.util import Finalize
 
-        Finalize(None, call, exitpriority=100)
-    else:
-        atexit.register(call)
+        return Finalize(None, call, exitpriority=100).cancel
+    atexit.register(call)
+    return lambda: atexit.unregister(call)
 
 
 class ExitHook:
@@ -29,10 +29,16 @@ class ExitHook:
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
+        self._cancel: Callable[[], object] = lambda: None
         self.is_registered = False
 
     def ensure(self) -> None:
         """Register the call, once."""
         if not self.is_registered:
             self.is_registered = True
-            at_exit(self._call)
+            self._cancel = at_exit(self._call)
+
+    def cancel(self) -> None:
+        """Do not make the call; the next need registers it again."""
+        self.is_registered = False
+        self._cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 from casstore.cache import Cache
 from casstore.errors import StoreUnavailableError
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 _ANY_ROW: Final = b"\0"
 
-_caches: Final[dict[str, Cache]] = {}
+_caches: Final[WeakValueDictionary[str, Cache]] = WeakValueDictionary()
+"""By directory. A cache that is closed, and that nothing refers to, is garbage-collected."""
 _mutex = threading.Lock()
 
 

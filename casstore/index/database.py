@@ -72,15 +72,16 @@ class Index:
         on_replaced: Callable[[str], None],
         on_vanished: Callable[[], None] = lambda: None,
         timeout: float = 60.0,
+        on_open: Callable[[], None] = lambda: None,
     ) -> None:
         """*on_replaced* gets a message for the user; *on_vanished* recreates the store's directories, or raises.
 
-        A writer queues for *timeout* seconds while the queue advances; see `ByteLocks.acquire_writer`.
+        *on_open* is called when the environment is open, inside a lock: it must return at once. A writer queues for *timeout* seconds while the queue advances; see `ByteLocks.acquire_writer`.
         """
         self._layout = layout
         self._locks = locks
         self._timeout = max(timeout, LEAST_TIMEOUT)
-        self._on_replaced = on_replaced
+        self._on_replaced, self._on_open = on_replaced, on_open
         self.generations = Generations(layout, on_vanished)
         self._messages: deque[str] = deque()
         self._calls: deque[None] = deque()
@@ -369,7 +370,13 @@ class Index:
         self._hint = hint
         self._checked_at = time.monotonic()
         self._env = env
+        self._on_open()
         return env
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the environment is open."""
+        return self._env is not None
 
     def _supersede(self, number: int, why: str, *, say: bool = True) -> None:
         """Make an empty generation after *number* unless another process did."""

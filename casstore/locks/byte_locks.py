@@ -57,6 +57,7 @@ class ByteLocks:
         self._mutex = threading.Lock()
         self._held: dict[int, ByteLock] = {}
         self._descriptor = -1
+        self._is_closing = False
         self._files: dict[int, int] = {}  # by number: their descriptors
         self._pid = os.getpid()
         self._name = b""
@@ -145,10 +146,25 @@ class ByteLocks:
             if self._held.get(lock.byte) is lock:
                 del self._held[lock.byte]
                 self._unlock(lock.byte)
+                if self._is_closing:
+                    self._close_if_unused()
+
+    def close(self) -> None:
+        """Close the descriptor, once no lock is held; the next use opens it again."""
+        if self._pid == os.getpid():
+            with self._mutex:
+                self._is_closing = True
+                self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if not self._held and self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
     def _lock(self, byte: int) -> bool:
         if self._descriptor < 0:
             self._descriptor = self._open(self._layout.byte_lock_file)
+            self._is_closing = False
         if not _HAS_BYTE_LOCKS:
             return self._lock_file(byte)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.context
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import cast
 
@@ -46,6 +48,47 @@ def test_one_directory_is_one_cache_however_it_is_named(
     assert casstore.open() is cache
     with pytest.raises(casstore.StoreFormatError):
         casstore.open(root, digest="sha256")
+
+
+def test_a_closed_store_leaves_no_descriptor_and_no_cache(tmp_path: Path) -> None:
+    def descriptors() -> list[str]:
+        paths = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        return [path for path in paths if path.startswith(str(tmp_path))]
+
+    caches: list[weakref.ref[casstore.Cache]] = []
+    for number in range(5):
+        cache = casstore.open(tmp_path / str(number))
+        caches.append(weakref.ref(cache))
+        fill(cache, key_of("k"), b"bytes")
+        cache.flush()
+        assert read(cache, key_of("k")) == b"bytes"
+        cache.close()
+        assert descriptors() == []
+        del cache
+    gc.collect()
+    assert [one() for one in caches] == [None] * 5
+
+
+def test_a_closed_cache_that_is_used_again_stays_the_cache_of_its_directory(root: Path) -> None:
+    cache = casstore.open(root)
+    fill(cache, key_of("k"), b"bytes")
+    cache.close()
+    assert read(cache, key_of("k")) == b"bytes"  # opens the environment again
+    kept = id(cache)
+    del cache
+    gc.collect()
+    again = casstore.open(root)
+    assert id(again) == kept
+    assert again.index.is_open
+
+
+def test_a_lock_that_is_released_after_the_close_takes_its_descriptor_along(root: Path) -> None:
+    cache = casstore.open(root)
+    with cache.flights.acquire(b"name") as flight:
+        list(flight.polls())
+        cache.close()
+        assert cache._locks._descriptor >= 0
+    assert cache._locks._descriptor < 0
 
 
 def test_many_threads_open_one_cache(root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import os
@@ -38,7 +37,6 @@ def _no_store_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None
         if directory is not None and directory in Path(cache.root).parents:
             with contextlib.suppress(Exception):  # a test may have damaged its store, or removed it
                 cache.close()
-            atexit.unregister(cache.close)
             opening._caches.pop(name, None)
 
 
