@@ -66,8 +66,9 @@ _OF_THE_PROCESS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 _in_use: Final[set[Cache]] = set()
-"""Caches with an open environment, which are not garbage-collected: before its environment is closed, another one of the
-same directory could be opened, and LMDB allows one in a process.
+"""Caches with an open environment, which must not be garbage-collected.
+
+Else the directory's next cache could open another environment first, and LMDB allows one in a process.
 """
 
 
@@ -389,7 +390,7 @@ class Cache:
         self.committer.flush()
 
     def close(self) -> None:
-        """Commit what is queued, give up the lease, the environment and all descriptors; the next use takes them again."""
+        """Commit what is queued; give up the lease, the environment and all descriptors until the next use."""
         self.exit.cancel()  # first: what is taken from now on registers it again
         self.committer.close(EXIT_SECONDS)
         self.background.close(EXIT_SECONDS)

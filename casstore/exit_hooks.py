@@ -10,7 +10,8 @@ from collections.abc import Callable
 def at_exit(call: Callable[[], None]) -> Callable[[], object]:
     """Call *call* at a normal exit: before the interpreter's own teardown, while daemon threads still run.
 
-    Returns a function that cancels it. A child of multiprocessing leaves by ``os._exit`` and runs no atexit functions, only its own finalizers.
+    Returns a function that cancels it. A child of multiprocessing leaves by ``os._exit`` and runs no atexit functions,
+    only its own finalizers.
     """
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:

@@ -76,7 +76,8 @@ class Index:
     ) -> None:
         """*on_replaced* gets a message for the user; *on_vanished* recreates the store's directories, or raises.
 
-        *on_open* is called when the environment is open, inside a lock: it must return at once. A writer queues for *timeout* seconds while the queue advances; see `ByteLocks.acquire_writer`.
+        *on_open* is called when the environment is open, inside a lock: it must return at once. A writer queues for
+        *timeout* seconds while the queue advances; see `ByteLocks.acquire_writer`.
         """
         self._layout = layout
         self._locks = locks
