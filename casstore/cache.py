@@ -96,6 +96,7 @@ class Cache:
 
     def __init__(self, root: Root) -> None:
         self._root = root
+        self._uid = os.geteuid()
         self.layout: Layout = root.layout
         self.root = root.layout.root
         self.settings: Settings = root.settings
@@ -218,7 +219,8 @@ class Cache:
                 raise
             return None
         status = os.fstat(descriptor)
-        if status.st_size != entry.size or status.st_mtime_ns != digest_mtime(entry.digest) * 1_000_000_000:
+        is_unchanged = status.st_size == entry.size and status.st_uid == self._uid
+        if not is_unchanged or status.st_mtime_ns != digest_mtime(entry.digest) * 1_000_000_000:
             os.close(descriptor)
             return None
         # Between the two looks the blob may have been evicted, and its name given to other bytes of the same digest.

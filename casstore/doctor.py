@@ -17,7 +17,7 @@ from casstore.config.settings import Settings, load_settings
 from casstore.config.units import format_size
 from casstore.errors import CasstoreError, IndexDamagedError
 from casstore.format.layout import Layout
-from casstore.fs import copying, files, mounts
+from casstore.fs import copying, files, mounts, ownership
 from casstore.index.environment import MAX_READERS
 from casstore.locks.lock_files import locks_are_exclusive
 from casstore.opening import open as open_cache
@@ -61,6 +61,7 @@ def examine(root: str | os.PathLike[str] | None = None) -> Iterator[Check]:
     cache, check = _open(layout, parent)
     yield check
     yield _mount(parent)
+    yield _other_users(layout)
     if not os.access(parent, os.W_OK):
         yield Check("directory", CheckState.FAILED, f"{parent} is not writable", _OTHER_DIRECTORY)
     else:
@@ -89,6 +90,16 @@ def _mount(parent: str) -> Check:
         why = "no hard links" if mount.is_linkless else "shared with other machines, where an index is not safe"
         return Check("file system", CheckState.FAILED, f"{mount.kind}: {why}", _LOCAL_DISK)
     return Check("file system", CheckState.OK, mount.kind)
+
+
+def _other_users(layout: Layout) -> Check:
+    found = ownership.find_movers(layout.root)
+    if found is None:
+        return Check("other users", CheckState.OK, "cannot replace the store")
+    is_fatal = os.geteuid() != 0 and os.environ.get("CASSTORE_SHARED_DIRECTORY") != "allow"
+    state = CheckState.FAILED if is_fatal else CheckState.WARNING
+    advice = f"{_OTHER_DIRECTORY}, or set CASSTORE_SHARED_DIRECTORY=allow if you trust them"
+    return Check("other users", state, f"{found.name} can write to {found.path} and replace the store", advice)
 
 
 def _try_files(parent: str) -> Iterator[Check]:

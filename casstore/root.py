@@ -1,7 +1,8 @@
 """A store's directory: created, recognised or refused.
 
 ``store.json`` is written last and by link: of two creators one wins, and a half-made store is completed. A directory
-with files and without that marker is refused; nothing in it is touched.
+with files and without that marker is refused; nothing in it is touched. So is one in which another user can replace
+files.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import stat
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,10 +23,11 @@ from casstore.config.settings import Settings, load_settings
 from casstore.errors import NotAStoreError, StoreFormatError, StoreFullError, StoreReadOnlyError, StoreUnavailableError
 from casstore.format.digest import ALGORITHMS, name_hash
 from casstore.format.layout import CACHEDIR_TAG, FORMAT, MAX_ROOT_BYTES, Layout
-from casstore.fs import files
+from casstore.fs import files, ownership
 from casstore.fs import mounts as machine
 
 _WAY_OUT = "name a directory that you can write to (CASSTORE_DIR, local_cache_dir)"
+_TRUST = "set CASSTORE_SHARED_DIRECTORY=allow if you trust them"
 _TRIES = 5
 _DEBRIS = re.compile("[0-9a-f]{16}")
 """The names of temporary files of a creator that was killed."""
@@ -111,12 +114,18 @@ def _open_at(path: str, algorithm: str | None, environment: Mapping[str, str], c
         )
         raise StoreUnavailableError(errno.ENAMETOOLONG, message, layout.root)
     description = _read_marker(layout)
+    _check_owner(layout)
+    is_trusted = environment.get("CASSTORE_SHARED_DIRECTORY") == "allow"
+    if not is_trusted:
+        _check_movers(layout)
     if description is None:
         description = _create(layout, algorithm or environment.get("CASSTORE_DIGEST") or ALGORITHMS[0], create=create)
-    _check_owner(layout)
     mount = machine.mount_of(layout.root)
     _check_mount(layout, mount)
     _complete(layout)
+    _check_owner(layout)  # again: before it was created, another user may have been faster
+    if not is_trusted:
+        _check_writers(layout)
     stored = description["digest"]
     if algorithm is not None and algorithm != stored:
         raise StoreFormatError(
@@ -183,7 +192,6 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
     if foreign:
         message = f"the directory contains other files ({foreign[0]!r}) and no store: name an empty or a new directory"
         raise NotAStoreError(errno.ENOTEMPTY, message, layout.root)
-    _check_owner(layout)
     if not create:
         message = "there is no store here yet; the first object that is read makes one"
         raise NotAStoreError(errno.ENOENT, message, layout.root)
@@ -195,6 +203,8 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
 
     def make() -> dict[str, str]:
         _make_directories(layout)
+        if (mode := stat.S_IMODE(os.stat(layout.root).st_mode)) & 0o022:
+            os.chmod(layout.root, mode & ~0o022)  # it existed, empty: from now on, it is private to the store
         files.create_synced(layout.tag, CACHEDIR_TAG, 0o644)
         files.create_synced(layout.store, json.dumps(description).encode() + b"\n", 0o644)
         found = _read_marker(layout)
@@ -216,7 +226,20 @@ def _check_algorithm(algorithm: str) -> None:
 def _make_directories(layout: Layout) -> None:
     for directory in layout.directories():
         if not os.path.isdir(directory):
-            os.makedirs(directory, 0o700, exist_ok=True)  # another process may make it now
+            _make_directory(directory, 0o700)
+
+
+def _make_directory(path: str, mode: int) -> None:
+    """Make a directory, and its missing parents, which no other user may write to, whatever the umask."""
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        _make_directory(parent, 0o755)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+        # Another process made it now.
 
 
 def _persistently(make: Callable[[], Result]) -> Result:
@@ -254,13 +277,30 @@ def _unfit(layout: Layout, error: OSError) -> OSError:
 
 
 def _check_owner(layout: Layout) -> None:
-    try:
-        status = os.stat(layout.root)
-    except FileNotFoundError:
+    for path in (*layout.directories(), layout.store, layout.config):
+        owner = ownership.find_owner(path)
+        if owner is not None:
+            message = f"the store belongs to another user ({owner.name} owns {path}): {_WAY_OUT}"
+            raise StoreUnavailableError(errno.EPERM, message, layout.root)
+
+
+def _check_movers(layout: Layout) -> None:
+    """Refuse a place in which another user can rename the store; warn root, whose containers seldom have others."""
+    found = ownership.find_movers(layout.root)
+    if found is None:
         return
-    if status.st_uid != os.geteuid():
-        message = f"the store belongs to another user (uid {status.st_uid}): {_WAY_OUT}"
+    message = f"{found.name} can write to {found.path} and replace the store: {_WAY_OUT}, or {_TRUST}"
+    if os.geteuid():
         raise StoreUnavailableError(errno.EPERM, message, layout.root)
+    warnings.warn(f"{layout.root}: {message}", stacklevel=6)
+
+
+def _check_writers(layout: Layout) -> None:
+    for directory in layout.directories():
+        found = ownership.find_writers(directory)
+        if found is not None:
+            message = f"{found.name} can replace files in it: run chmod go-w {shlex.quote(directory)}, or {_TRUST}"
+            raise StoreUnavailableError(errno.EPERM, message, directory)
 
 
 def _check_private(path: str) -> None:

@@ -39,6 +39,7 @@ class BlobStore:
     def __init__(self, layout: Layout, algorithm: str) -> None:
         self._layout = layout
         self._algorithm = algorithm
+        self._uid = os.geteuid()
         self._open_sets_mode: bool | None = None
 
     def stage(self, fallback_directory: Callable[[], str] | None = None) -> Staging:
@@ -104,8 +105,8 @@ class BlobStore:
         if not stat.S_ISREG(status.st_mode):
             raise BlobDamagedError(errno.EIO, "a blob is not a regular file", str(digest))
         size_differs = status.st_size != staging.size
-        # A changed mtime may mean changed bytes.
-        compare = compare or status.st_mtime_ns != digest.mtime * 1_000_000_000
+        # A changed mtime may mean changed bytes, and a foreign owner other bytes.
+        compare = compare or status.st_mtime_ns != digest.mtime * 1_000_000_000 or status.st_uid != self._uid
         if size_differs or (compare and not _if_readable(lambda: copying.same_bytes(staging.descriptor, existing))):
             if not self.verify(existing, digest):
                 raise BlobDamagedError(errno.EIO, "a blob's bytes do not match its digest", str(digest))
@@ -121,12 +122,12 @@ class BlobStore:
     def open(self, digest: bytes, size: int) -> int:
         """Open the blob for reading: one open, one fstat.
 
-        Raises: FileNotFoundError if it is missing, BlobModifiedError if its size or mtime was changed.
+        Raises: FileNotFoundError if it is missing, BlobModifiedError if its size or mtime was changed, or its owner.
         """
         descriptor = self.open_any(digest)
         status = os.fstat(descriptor)
         is_unchanged = status.st_size == size and status.st_mtime_ns == digest_mtime(digest) * 1_000_000_000
-        if not is_unchanged or not stat.S_ISREG(status.st_mode):
+        if not is_unchanged or not stat.S_ISREG(status.st_mode) or status.st_uid != self._uid:
             os.close(descriptor)
             raise BlobModifiedError(errno.EIO, "a blob was touched since it was stored", self._layout.blob(digest))
         return descriptor

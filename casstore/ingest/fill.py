@@ -196,7 +196,8 @@ def _open_added(layout: Layout, added: AddedBlob, staging: Staging) -> int:
     """Open the blob for reading; if its name is another file's by now, the bytes that were received."""
     with contextlib.suppress(OSError):
         descriptor = os.open(layout.blob(added.digest.value), OPEN_FLAGS)
-        if Inode.of(os.fstat(descriptor)) == added.inode:
+        status = os.fstat(descriptor)
+        if Inode.of(status) == added.inode and status.st_uid == os.geteuid():
             return descriptor
         os.close(descriptor)
     return files.reopen(staging.descriptor)

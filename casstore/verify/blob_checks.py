@@ -208,6 +208,8 @@ class BlobChecks:
         changes = [f"its mode is {mode:04o} instead of 0444"] if mode != 0o444 else []
         if status.st_mtime_ns != digest.mtime * 1_000_000_000:
             changes.append("its mtime was changed")
+        if status.st_uid != os.geteuid():
+            changes.append("it belongs to another user")
         if changes:
             return _CheckedBlob(size, ProblemKind.TOUCHED_BLOB, " and ".join(changes) + "; its bytes are right")
         return _CheckedBlob(size)

@@ -150,6 +150,7 @@ class StoreRepairer:
             if not self._blobs.verify(descriptor, digest):
                 return self._remove(digest, inode, _NO_BYTES)
             is_touched = status.st_mtime_ns != digest.mtime * 1_000_000_000 or stat.S_IMODE(status.st_mode) != 0o444
+            is_touched = is_touched or status.st_uid != os.geteuid()
             if is_touched and not self._checker.replace_with_copy(digest, descriptor):
                 return self._remove(digest, inode, _NO_BYTES)
             return self._repair_size(digest, is_touched=is_touched)

@@ -100,6 +100,37 @@ def test_a_touched_blob_with_right_bytes_is_replaced_by_a_copy_and_served(cache:
     assert os.listdir(cache.layout.quarantine) == os.listdir(cache.layout.trash) == []
 
 
+def _plant(cache: casstore.Cache, entry: casstore.Entry, data: bytes) -> None:
+    """Put a file of another user, with the right size and mtime, in the place of the entry's blob."""
+    path = Path(cache.blob_path(entry))
+    made = path.stat().st_mtime_ns
+    path.unlink()
+    path.write_bytes(data)
+    path.chmod(0o444)
+    os.utime(path, ns=(made, made))
+    os.chown(path, 4711, -1)
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("digest", ["xxh3-128", "sha256"])
+def test_a_file_of_another_user_is_never_served_as_a_blob(root: Path, digest: str) -> None:
+    cache = casstore.open(root, digest=digest)
+    entry = fill(cache, KEY, b"right bytes")
+    _plant(cache, entry, b"EVIL  bytes")
+    assert cache.open_fresh(KEY, None) is None
+    assert read(cache, KEY) is None
+    _plant(cache, fill(cache, KEY, b"right bytes", "e2"), b"right bytes")
+    assert read(cache, KEY) == b"right bytes"
+    assert os.stat(cache.blob_path(entry)).st_uid == 0
+    # Neither is one that is there when the same bytes arrive again.
+    other = key_of("other")
+    for data in (b"EVIL  bytes", b"right bytes"):
+        _plant(cache, entry, data)
+        fill(cache, other, b"right bytes", data.hex())
+        assert read(cache, other) == b"right bytes"
+        assert os.stat(cache.blob_path(entry)).st_uid == 0
+
+
 def test_a_copy_that_takes_a_blobs_place_is_synced_since_rows_may_say_so(
     cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

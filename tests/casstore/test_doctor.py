@@ -110,6 +110,16 @@ def test_an_unsuitable_file_system_fails(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.needs_root
+def test_other_users_who_can_replace_the_store_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _checks(tmp_path / "store")["other users"].state is CheckState.OK
+    tmp_path.chmod(0o777)
+    found = _checks(tmp_path / "store")["other users"]
+    assert found.state is (CheckState.FAILED if os.geteuid() else CheckState.WARNING)
+    assert found.found == f"every user can write to {tmp_path} and replace the store"
+    monkeypatch.setenv("CASSTORE_SHARED_DIRECTORY", "allow")
+    assert _checks(tmp_path / "store")["other users"].state is CheckState.WARNING
+
+
 def test_a_disk_without_reflinks_is_a_warning(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small") as place:
         checks = _checks(place)

@@ -147,7 +147,7 @@ def test_a_root_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch, 
     def refuse(path: str, *arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(os, "makedirs", refuse)
+    monkeypatch.setattr(os, "mkdir", refuse)
     with pytest.raises(StoreUnavailableError, match="CASSTORE_DIR"):
         open_root(root, None, {})
 
@@ -199,3 +199,80 @@ def test_a_fallback_that_somebody_else_may_have_made_is_refused(
         name.touch()
     with pytest.raises(StoreUnavailableError, match="another user"):
         open_root(None, None, {})
+
+
+def _loose(path: Path) -> Path:
+    path.mkdir()
+    path.chmod(0o777)
+    return path
+
+
+def test_a_store_is_refused_while_other_users_can_write_to_one_of_its_directories(root: Path) -> None:
+    layout = open_root(root, None, {}).layout
+    for directory in layout.directories():
+        os.chmod(directory, 0o770 if os.geteuid() == 0 else 0o777)
+        if os.geteuid() == 0:
+            os.chown(directory, -1, 4711)
+        with pytest.raises(StoreUnavailableError, match=rf"can replace files in it: run chmod go-w {directory}, or"):
+            open_root(root, None, {})
+        open_root(root, None, {"CASSTORE_SHARED_DIRECTORY": "allow"})
+        os.chmod(directory, 0o700)
+    open_root(root, None, {})
+
+
+def test_an_empty_directory_becomes_private_to_its_new_store(root: Path) -> None:
+    _loose(root)
+    open_root(root, None, {})
+    assert os.stat(root).st_mode & 0o777 == 0o755
+    open_root(root, None, {})
+
+
+def test_a_place_in_which_others_can_rename_the_store_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    place = _loose(tmp_path / "shared")
+    message = rf"every user can write to {place} and replace the store: .*set CASSTORE_SHARED_DIRECTORY=allow"
+    for _ in ("new", "existing"):
+        if os.geteuid():
+            with pytest.raises(StoreUnavailableError, match=message):
+                open_root(place / "store", None, {})
+            assert os.listdir(place) == []
+        else:
+            with pytest.warns(UserWarning, match=message):
+                open_root(place / "store", None, {})
+    open_root(place / "store", None, {"CASSTORE_SHARED_DIRECTORY": "allow"})
+
+
+def test_a_place_like_tmp_is_good_enough(tmp_path: Path) -> None:
+    place = _loose(tmp_path / "tmp")
+    place.chmod(0o1777)
+    open_root(place / "store", None, {})
+    open_root(place / "store", None, {})
+
+
+@pytest.mark.needs_root
+def test_a_user_is_refused_where_others_can_rename_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = _loose(tmp_path / "shared")
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(StoreUnavailableError, match=f"every user can write to {place} and replace the store"):
+        open_root(place / "store", None, {})
+    assert os.listdir(place) == []
+
+
+def test_missing_parents_are_writable_for_this_user_only_whatever_the_umask(tmp_path: Path) -> None:
+    former = os.umask(0)
+    try:
+        open_root(tmp_path / "a" / "b" / "store", None, {})
+    finally:
+        os.umask(former)
+    modes = [os.stat(tmp_path / name).st_mode & 0o777 for name in ("a", "a/b", "a/b/store")]
+    assert modes == [0o755, 0o755, 0o700]
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("name", ["blobs", "index-v1", "store.json", "config.toml"])
+def test_a_store_with_a_part_of_another_user_is_refused(root: Path, name: str) -> None:
+    open_root(root, None, {})
+    if name == "config.toml":
+        (root / name).touch()
+    os.chown(root / name, 4711, -1)
+    with pytest.raises(StoreUnavailableError, match=f"belongs to another user \\(user 4711 owns {root / name}"):
+        open_root(root, None, {})
