@@ -36,7 +36,7 @@ class FileClient(Client[FilePath]):
     def _make_backend(self, bucket: str) -> Backend:
         from pathapi.backends.file.backend import FileBackend
 
-        return FileBackend("/")
+        return FileBackend("/", lambda: self.cache.settings.lock_timeout)
 
     def _settings(self) -> dict[str, Any]:
         return {}

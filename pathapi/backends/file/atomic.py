@@ -11,14 +11,18 @@ import fcntl
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from typing import Final
 
-from pathapi.exceptions import VersionMismatchError
+from pathapi.exceptions import CloudUnavailableError, VersionMismatchError
 
 TEMPORARY: Final = re.compile(r"\.casstore-[0-9a-f]{16}")
 """Names of unfinished writes; they are no objects. Those of a killed process can be deleted."""
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_BUSY: Final = frozenset({errno.EAGAIN, errno.EACCES})
+_POLL_FIRST: Final = 0.0005  # seconds until the second try for a lock; doubled up to the last
+_POLL_LAST: Final = 0.010
 
 
 @contextlib.contextmanager
@@ -51,15 +55,52 @@ def link_new(temporary: str, path: str, uri: str) -> bool:
 
 
 @contextlib.contextmanager
-def directory_locked(directory: str) -> Iterator[None]:
-    """Exclude every other writer of this backend, in any process, during a compare and a rename."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+def directory_locked(directory: str, uri: str, timeout: float) -> Iterator[None]:
+    """Exclude every other writer of this backend, in any process, during a compare and a rename.
+
+    Raises: CloudUnavailableError that names the holder, after *timeout* seconds: each user who can read a directory can
+    lock it.
+    """
+    descriptor = -1
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+        _lock(descriptor, directory, uri, timeout)
+        yield
+    finally:
+        if descriptor >= 0:
             # Explicitly: a child that another thread forked meanwhile has a copy of the descriptor.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, directory: str, uri: str, timeout: float) -> None:
+    deadline, pause = time.monotonic() + timeout, _POLL_FIRST
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _BUSY:
+                raise
+        else:
+            return
+        if time.monotonic() >= deadline:
+            raise CloudUnavailableError(
+                f"{uri}: timed out after {timeout:g} s waiting for {_holder_of(descriptor)}, which has locked the "
+                f"directory {directory}; nothing was changed: end that process, or try again later"
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, _POLL_LAST)
+
+
+def _holder_of(descriptor: int) -> str:
+    """Name a process that has a `flock` on the open file; only Linux tells."""
+    status = os.fstat(descriptor)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii", errors="replace") as locks:
+        for line in locks:
+            match line.split():
+                case [_, "FLOCK", _, _, pid, locked, *_] if locked == file and pid.isdigit():
+                    with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", errors="replace") as name:
+                        return f"process {pid} ({name.read().strip()})"
+                    return f"process {pid}"
+    return "another process"

@@ -67,8 +67,10 @@ class FileBackend:
     origin: Final = "file"
     bucket: Final = ""
 
-    def __init__(self, root: str = "/") -> None:
+    def __init__(self, root: str = "/", lock_timeout: Callable[[], float] = lambda: 60.0) -> None:
+        """*lock_timeout* returns the seconds that a write waits for the lock of its directory."""
         self._base = os.path.abspath(root).rstrip("/") + "/"
+        self._lock_timeout = lock_timeout
 
     def head(self, key: str) -> ObjectInfo:
         path, uri = self._path_of_existing(key), self._uri(key)
@@ -151,7 +153,7 @@ class FileBackend:
         uri = self._uri(key)
         try:
             path = self._path_of_existing(key)
-            with self._translating(uri), directory_locked(os.path.dirname(path)):
+            with self._translating(uri), self._locked(os.path.dirname(path), uri):
                 self._require_version(path, uri, expect)
                 stat_object(path, uri)
                 os.unlink(path)
@@ -232,7 +234,7 @@ class FileBackend:
         now = time.time_ns()
         os.utime(descriptor if os.utime in os.supports_fd else temporary, ns=(now, now))
         os.fsync(descriptor)
-        with directory_locked(directory):
+        with self._locked(directory, uri):
             self._require_version(path, uri, expect)
             try:
                 copy_permissions(descriptor, path)
@@ -244,6 +246,9 @@ class FileBackend:
             else:
                 os.replace(temporary, path)
             sync_directory(directory)
+
+    def _locked(self, directory: str, uri: str) -> contextlib.AbstractContextManager[None]:
+        return directory_locked(directory, uri, self._lock_timeout())
 
     def _require_version(self, path: str, uri: str, expect: WriteCondition) -> None:
         if expect is None:

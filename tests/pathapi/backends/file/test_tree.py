@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
+import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,17 +16,19 @@ import pytest
 from pathapi.backend import ABSENT
 from pathapi.backends.file import metadata as file_status
 from pathapi.backends.file.backend import FileBackend
+from pathapi.clouds.file import FileClient
 from pathapi.exceptions import (
     CloudPathFileNotFoundError,
     CloudPathIsADirectoryError,
     CloudPathNotADirectoryError,
     CloudPathPermissionError,
+    CloudUnavailableError,
     InvalidUriError,
     TruncatedBodyError,
     VersionMismatchError,
 )
 from pathapi.testing import in_forked_child, keys, opened, read, write
-from tests.casstore.support.fill import fork, status_of
+from tests.casstore.support.fill import eventually, fork, status_of
 
 UNHOLDABLE = ("", "/a", "a/", "a//b", "..", "../a", "a/../b", "a/./b", "a\0b", ".casstore-0123456789abcdef")
 
@@ -265,6 +270,60 @@ def add_one(backend: FileBackend) -> None:
         except VersionMismatchError:
             continue
         return
+
+
+@pytest.mark.needs_locks
+@pytest.mark.parametrize("kind", [fcntl.LOCK_SH, fcntl.LOCK_EX])
+def test_a_directory_that_another_process_has_locked_is_an_error_that_names_it(tmp_path: Path, kind: int) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    backend = FileBackend(str(folder), lambda: 0.05)
+    write(backend, "a", b"first")
+
+    def hold() -> None:
+        fcntl.flock(os.open(folder, os.O_RDONLY), kind)
+        (tmp_path / "held").touch()
+        signal.pause()
+
+    child = fork(hold)
+    try:
+        eventually((tmp_path / "held").exists)
+        holder = rf"process {child} \(.+\)" if os.path.exists("/proc/locks") else "another process"
+        calls: list[Callable[[], object]] = [
+            lambda: write(backend, "a", b"second"),
+            lambda: write(backend, "b", b"new", ABSENT),
+            lambda: backend.copy("a", "b"),
+            lambda: backend.delete(["a"]),
+        ]
+        for call in calls:
+            with pytest.raises(CloudUnavailableError, match=rf"timed out after 0.05 s waiting for {holder}"):
+                call()
+        assert os.listdir(folder) == ["a"]
+        assert read(backend, "a") == b"first"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        status_of(child)
+    write(backend, "a", b"second")
+    assert read(backend, "a") == b"second"
+
+
+@pytest.mark.needs_locks
+def test_a_write_to_a_locked_directory_ends_after_lock_timeout_and_is_pending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CASSTORE_LOCK_TIMEOUT", "0.3")
+    path = FileClient(local_cache_dir=tmp_path / "store").CloudPath(f"file://{tmp_path}/a")
+    path.write_bytes(b"first")
+    holder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(holder, fcntl.LOCK_SH)
+        with pytest.raises(CloudUnavailableError, match=r"timed out after 0.3 s waiting for .*kept at"):
+            path.write_bytes(b"second")
+    finally:
+        os.close(holder)
+    assert (tmp_path / "a").read_bytes() == b"first"
+    path.push()
+    assert (tmp_path / "a").read_bytes() == b"second"
 
 
 def test_a_source_that_ends_early_writes_nothing(backend: FileBackend, tmp_path: Path) -> None:
