@@ -1,7 +1,8 @@
 """Reaping: remove what killed processes left, except what a user may still want.
 
 The kernel knows which processes are dead: if a lease can be locked, neither its process nor a forked child is alive.
-This requires locks that exclude, so a second process proves that first. If they do not, every lease counts as alive.
+This requires locks that exclude, so a second lock of one file proves that first. If they do not, every lease counts as
+alive.
 
     lease of a dead process     edits, and files that tools made, become pending writes; then it is renamed to trash/.
                                 If it has files that cannot be recorded, it stays whole and is reported
@@ -90,7 +91,7 @@ class LeaseOutcome:
 def reap(layout: Layout, index: Index, blobs: BlobStore, *, own_lease: str | None = None) -> ReapResult:
     """Delete what dead processes left in the store, except *own_lease*, this process's lease.
 
-    Starts a process and checks every view of a dead one: not for reads. Raises: OSError if the store is not writable.
+    Checks every view of a dead one: not for reads. Raises: OSError if the store is not writable.
     """
     exclude = locks_are_exclusive(layout.locks)
     leases = size = 0

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import sys
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -111,39 +110,26 @@ def try_lock_existing(path: str) -> int | None:
     return descriptor
 
 
-_SECOND_PROCESS: Final = """
-import fcntl, os, sys
-descriptor = os.open(sys.argv[1], os.O_RDWR)
-try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-except BlockingIOError:
-    sys.exit(100)
-"""
-"""Exits with `_LOCKED_OUT` if the lock excludes it, with 0 if it gets the lock too."""
-_LOCKED_OUT: Final = 100
-
-
 def locks_are_exclusive(directory: str) -> bool:
-    """Return whether a lock of this process on a file in *directory* excludes a second process.
+    """Return whether a lock on a file in *directory* excludes every later opener of it; False if that fails.
 
-    On file systems where it does not, no process can be proved dead. Starts a process (20 ms); False if that fails.
+    On file systems where it does not, no process can be proved dead. Locks belong to open files, not to processes, so
+    two open files of this process prove it. Needs no second process: see docs/decisions/0013.
     """
-    import subprocess  # only for reaping
-
     try:
         descriptor, path = files.open_named(directory)
     except OSError:
         return False
+    second = -1
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Isolated from the environment (-I), and not a fork: a forked child would share this lock.
-        command = [sys.executable, "-I", "-S", "-c", _SECOND_PROCESS, path]
-        done = subprocess.run(  # noqa: S603 (this interpreter)
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
-        )
-        return done.returncode == _LOCKED_OUT
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        return False
+        second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return second >= 0 and error.errno in BUSY
     finally:
         files.unlink_quietly(path)
-        os.close(descriptor)
+        for opened in (second, descriptor):
+            if opened >= 0:
+                os.close(opened)
+    return False

@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,13 +16,14 @@ from types import SimpleNamespace
 
 import pytest
 
+import casstore
 from casstore.errors import LockTimeoutError
 from casstore.format.layout import Layout
 from casstore.locks import byte_locks as locks
 from casstore.locks import lock_files
 from casstore.locks.byte_locks import ByteLocks
 from casstore.locks.lock_files import create_locked, locks_are_exclusive, try_lock_existing
-from tests.casstore.support.fill import alone, eventually, fork, fork_without_hooks, forked, status_of
+from tests.casstore.support.fill import alone, eventually, fork, fork_without_hooks, forked, run, status_of
 
 pytestmark = pytest.mark.needs_locks
 
@@ -374,13 +376,54 @@ def test_no_link_is_taken_for_a_lock_file(tmp_path: Path) -> None:
         try_lock_existing(str(tmp_path / "lock"))
 
 
-def test_that_locks_exclude_is_found_out_with_a_second_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _other_process_is_excluded(path: Path) -> bool:
+    """What `locks_are_exclusive` stands for."""
+    descriptor = create_locked(str(path))
+    try:
+        code = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        tried = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+        return "BlockingIOError" in tried.stderr
+    finally:
+        os.close(descriptor)
+
+
+def test_two_locks_of_one_file_prove_that_other_processes_are_excluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _other_process_is_excluded(tmp_path / "lock")
+    (tmp_path / "lock").unlink()
     assert locks_are_exclusive(str(tmp_path))
     assert os.listdir(tmp_path) == []
-    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-    assert not locks_are_exclusive(str(tmp_path))
-    monkeypatch.undo()
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert not locks_are_exclusive(str(tmp_path))
-    monkeypatch.undo()
+    before = len(os.listdir("/dev/fd"))
+    for failure in (None, OSError(errno.ENOLCK, "no locks"), OSError(errno.ENOSYS, "no locks")):
+
+        def flock(*_: object, error: OSError | None = failure) -> None:
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert not locks_are_exclusive(str(tmp_path))
+        monkeypatch.undo()
     assert not locks_are_exclusive(str(tmp_path / "gone"))
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_no_program_is_started_to_collect(cache: casstore.Cache, tmp_path: Path) -> None:
+    """In a frozen or embedding program, ``sys.executable`` is the program."""
+    code = f"""
+import sys
+import casstore
+cache = casstore.open({cache.root!r})
+cache.lease
+sys.frozen, sys.executable = True, {str(tmp_path / "app")!r}
+cache.collect(cache.plan())
+"""
+    (tmp_path / "app").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "app").chmod(0o755)
+    killed = "import os, sys, casstore; casstore.open(sys.argv[1]).lease; os.kill(os.getpid(), 9)"
+    run(killed, cache.root)
+    assert len(os.listdir(cache.layout.leases)) == 1
+    done = run(code, cache.root)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "started").exists()
+    assert os.listdir(cache.layout.leases) == []
