@@ -37,6 +37,7 @@ from casstore.errors import (
     StoreFullError,
     StoreReadOnlyError,
     StoreUnavailableError,
+    printable,
 )
 from casstore.exit_hooks import at_exit
 from casstore.format.checksums import ProviderChecksum
@@ -88,7 +89,7 @@ __all__ = [
     "Statistics", "StillBeingWrittenError", "Stored", "StoreFormatError", "StoreFullError", "StoreReadOnlyError",
     "StoreUnavailableError", "Usage", "Validator", "VerifyProgress", "VerifyReport", "WriteLock", "at_exit",
     "boot_clock_ns", "copy_out", "copy_permissions", "format_size", "full_disk", "make_directories", "new_hasher",
-    "open", "pass_through_for", "same_bytes", "sync_directory", "write_all", "__version__",
+    "open", "pass_through_for", "printable", "same_bytes", "sync_directory", "write_all", "__version__",
 ]
 # fmt: on
 

@@ -13,7 +13,7 @@ from casstore import clock
 from casstore.blobs.blob_store import OPEN_FLAGS, BlobStore
 from casstore.config.settings import Settings
 from casstore.counters import Counters
-from casstore.errors import IndexUnavailableError, StoreReadOnlyError
+from casstore.errors import IndexUnavailableError, StoreReadOnlyError, printable
 from casstore.eviction.background import BackgroundEvictor
 from casstore.eviction.evictor import Evictor
 from casstore.exit_hooks import ExitHook
@@ -414,7 +414,7 @@ class Cache:
     def _warn(self, message: str) -> None:
         import warnings
 
-        warnings.warn(f"{self.root}: {message}", stacklevel=3)
+        warnings.warn(printable(f"{self.root}: {message}"), stacklevel=3)
 
     def before_fork(self) -> None:
         """Close the index's environment, which no child may inherit."""

@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Escape what is not printable in *text*: a key or a server's text must not move the cursor or fake a line.
+
+    For everything that a terminal may show: errors, warnings, log lines, prompts. Text that is printable is returned
+    as it is.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() and c != "\\" else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in text
+    )
+
+
 class CasstoreError(Exception):
-    """Base class of all errors of `casstore`."""
+    """Base class of all errors of `casstore`. Its text is printable, whatever key it names."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+    def add_note(self, note: str, /) -> None:
+        super().add_note(printable(note))
 
 
 class StoreFormatError(CasstoreError, ValueError):

@@ -19,7 +19,7 @@ from casstore.blobs.staging import Staging
 from casstore.cache import method_of
 from casstore.config.settings import Settings, load_settings
 from casstore.counters import Counters
-from casstore.errors import IndexUnavailableError, StoreFullError, StoreUnavailableError
+from casstore.errors import IndexUnavailableError, StoreFullError, StoreUnavailableError, printable
 from casstore.eviction.background import BackgroundEvictor
 from casstore.eviction.collector import CollectResult
 from casstore.exit_hooks import ExitHook
@@ -120,7 +120,7 @@ class PassThroughCache(_Cache):
             _warned.add(self.root)
             import warnings
 
-            warnings.warn(f"caching is disabled: {self.unavailable}", stacklevel=4)
+            warnings.warn(printable(f"caching is disabled: {self.unavailable}"), stacklevel=4)
 
     @property
     def pending(self) -> Pending:

@@ -20,7 +20,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from casstore.config.settings import Settings, load_settings
-from casstore.errors import NotAStoreError, StoreFormatError, StoreFullError, StoreReadOnlyError, StoreUnavailableError
+from casstore.errors import (
+    NotAStoreError,
+    StoreFormatError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    printable,
+)
 from casstore.format.digest import ALGORITHMS, name_hash
 from casstore.format.layout import CACHEDIR_TAG, FORMAT, MAX_ROOT_BYTES, Layout
 from casstore.fs import files, ownership
@@ -99,7 +106,7 @@ def open_root(
             message = f"{error.strerror}; nor can the temporary directory serve: {worse}"
             raise StoreUnavailableError(error.errno, message, root) from worse
         message = f"{root}: {error.strerror}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory"
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(printable(message), stacklevel=4)
         return opened
 
 
@@ -292,7 +299,7 @@ def _check_movers(layout: Layout) -> None:
     message = f"{found.name} can write to {found.path} and replace the store: {_WAY_OUT}, or {_TRUST}"
     if os.geteuid():
         raise StoreUnavailableError(errno.EPERM, message, layout.root)
-    warnings.warn(f"{layout.root}: {message}", stacklevel=6)
+    warnings.warn(printable(f"{layout.root}: {message}"), stacklevel=6)
 
 
 def _check_writers(layout: Layout) -> None:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import casstore
-from casstore import Cache, Entry, Key, Moment, Stored
+from casstore import Cache, Entry, Key, Moment, Stored, printable
 from pathapi.backend import Backend
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import InvalidConfigurationException
@@ -210,7 +210,7 @@ class Client(Generic[PathT]):
             import warnings
 
             self._warned.add(about)
-            warnings.warn(message, stacklevel=4)
+            warnings.warn(printable(message), stacklevel=4)
 
     def clear_cache(self, uri: Uri | None = None) -> None:
         """Evict the entries of this client's origin, or of *uri* and what is below, except pinned ones.

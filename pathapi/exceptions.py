@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from typing import Self
 
+from casstore import printable
+
 
 class CloudPathException(Exception):
     """Base of everything that `pathapi` raises on purpose.
 
     A message ends with *hint*, the fix in Python; `shell_message` ends with *shell_hint*, the fix on the command line.
+    The text is printable, whatever key or server it quotes.
     """
 
     shell_message: str | None = None
@@ -25,6 +28,12 @@ class CloudPathException(Exception):
             self.shell_message = f"{message}: {shell_hint or hint}"
             args = (f"{message}: {hint}", *others)
         super().__init__(*args)
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+    def add_note(self, note: str, /) -> None:
+        super().add_note(printable(note))
 
     def extended(self, text: str, *, hint: str = "", shell_hint: str = "") -> Self:
         """Return the same error with *text* and the hints at the end of its message."""

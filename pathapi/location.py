@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from casstore import Key
+from casstore import Key, printable
 from pathapi.backend import Backend, ObjectInfo
 from pathapi.client import Client
 from pathapi.exceptions import CloudPathLocalPathTraversalError
@@ -40,7 +40,7 @@ class Location:
 
     @property
     def shown(self) -> str:
-        """The URI as the user wrote it, without a login or a query."""
+        """The URI as the user wrote it, printable, without a login or a query."""
         return self.uri.shown
 
     @property
@@ -102,7 +102,8 @@ class Location:
         self.client.listings.forget(self.uri.bucket, self.uri.key)
 
     def __str__(self) -> str:
-        return self.canonical
+        """Return the canonical URI for messages: printable."""
+        return printable(self.canonical)
 
 
 def informative(listed: ListedFact | None) -> ListedFact | None:

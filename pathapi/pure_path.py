@@ -15,7 +15,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from types import ModuleType
 from typing import Any, ClassVar, NoReturn, Self, TypeAlias, TypeGuard
 
-from casstore import Key
+from casstore import Key, printable
 from pathapi.client import Client
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError, InvalidUriError
 from pathapi.location import Location
@@ -185,7 +185,7 @@ class PureCloudPath:
         return self._text
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}('{self._text}')"
+        return f"{type(self).__name__}('{printable(self._text)}')"
 
     def __hash__(self) -> int:
         return hash(self._text)

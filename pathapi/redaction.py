@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Final
 
+from casstore import printable
+
 MASK: Final = "***"
 
 _SHORTEST: Final = 8
@@ -42,14 +44,14 @@ def _masked() -> tuple[tuple[str, re.Pattern[str], str], ...]:
 
 
 def redacted(text: str, known: Collection[str] = ()) -> str:
-    """Return *text* without passwords, queries of URLs, signatures and the *known* secrets."""
+    """Return *text* without passwords, queries of URLs, signatures and the *known* secrets; its lines are printable."""
     for secret in known:
         if len(secret) >= _SHORTEST:
             text = text.replace(secret, MASK)
     for sign, pattern, mask in _masked():
         if sign in text:
             text = pattern.sub(mask, text)
-    return text
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from casstore import printable
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError, InvalidUriError
 from pathapi.redaction import MASK, unsigned, without_user
 
@@ -141,11 +142,11 @@ class Uri:
 
     @property
     def shown(self) -> str:
-        """The text for messages: a URL without its login, and without its query, which may sign."""
+        """The text for messages: printable; a URL without its login, and without its query, which may sign."""
         if not self._rule.is_url:
-            return str(self)
+            return printable(str(self))
         before, mark, _ = without_user(str(self)).partition("?")
-        return f"{before}?{MASK}" if mark else before
+        return printable(f"{before}?{MASK}" if mark else before)
 
     def _after_scheme(self) -> str:
         return f"{self.bucket}/{self.key}" if self.key or not self._rule.has_bucket else self.bucket

@@ -18,6 +18,7 @@ import click
 import casstore
 from casstore.cli.facts import entry_facts
 from casstore.config.units import format_size
+from casstore.errors import printable
 
 if TYPE_CHECKING:
     from casstore import Cache
@@ -59,16 +60,6 @@ class Column:
     is_number: bool = False
 
 
-def shown(text: str) -> str:
-    """Escape what is not printable in *text*: a key must not move the cursor or fake a line."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() and c != "\\" else c.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for c in text
-    )
-
-
 def describe(error: BaseException) -> str:
     """Return one line for *error*, with the file first if it names one."""
     text = str(error) or type(error).__name__
@@ -78,7 +69,7 @@ def describe(error: BaseException) -> str:
 
 
 def say(message: str) -> None:
-    print(f"casstore: {shown(message)}", file=sys.stderr, flush=True)  # noqa: T201 (the command's own voice)
+    print(f"casstore: {printable(message)}", file=sys.stderr, flush=True)  # noqa: T201 (the command's own voice)
 
 
 class Shell:
@@ -107,7 +98,7 @@ class Shell:
 
     def line(self, text: str) -> None:
         """Write a line to stdout, with control characters escaped."""
-        sys.stdout.write(shown(text) + "\n")
+        sys.stdout.write(printable(text) + "\n")
 
     def table(
         self, columns: Sequence[Column], rows: Iterable[Sequence[str]], total: Sequence[str] | None = None
@@ -126,10 +117,10 @@ class Shell:
             else:
                 table.add_column(column.name, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(shown(cell)) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         if total is not None:
             table.add_section()
-            table.add_row(*(Text(shown(cell), "bold") for cell in total))
+            table.add_row(*(Text(printable(cell), "bold") for cell in total))
         console = Console(file=sys.stdout, highlight=False, width=None if is_terminal else _UNLIMITED_WIDTH)
         with console.capture() as capture:
             console.print(table)
@@ -141,14 +132,14 @@ class Shell:
 
     def confirm(self, question: str) -> None:
         """Ask on stderr; exit with status 130 unless the answer is yes."""
-        if not click.confirm(question, err=True):
+        if not click.confirm(printable(question), err=True):
             self.note("nothing was changed")
             raise click.exceptions.Exit(INTERRUPTED)
 
     # The same functions, for the commands of other packages.
     facts = staticmethod(entry_facts)
     size = staticmethod(format_size)
-    shown = staticmethod(shown)
+    shown = staticmethod(printable)
     describe = staticmethod(describe)
     note = staticmethod(say)
 

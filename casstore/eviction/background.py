@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from casstore.errors import CasstoreError
+from casstore.errors import CasstoreError, printable
 from casstore.eviction.evictor import Evictor
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class BackgroundEvictor:
         if not self._has_logged_full:
             self._has_logged_full = True
             why = "the store is full and nothing can be evicted" if self._is_full else "larger than max_size"
-            _logger().warning("%s: %s: such objects are read without being stored", self._directory, why)
+            _logger().warning("%s: %s: such objects are read without being stored", printable(self._directory), why)
         return False
 
     def _fits(self, size: int) -> bool:
@@ -253,6 +253,7 @@ class BackgroundEvictor:
 
     def _log_eviction(self, plan: Plan, done: CollectResult, uris: Sequence[str]) -> None:
         """Log the first eviction as a warning, so that it is seen without configuration; later ones as information."""
+        uris = [printable(uri) for uri in uris]
         shown = ", ".join(uris[:_SHOWN_URIS]) + (f" and {len(uris) - _SHOWN_URIS:,} more" if uris[_SHOWN_URIS:] else "")
         logger = _logger()
         log = logger.info if self._has_logged else logger.warning
@@ -260,7 +261,7 @@ class BackgroundEvictor:
         log(
             "%s: to stay within its budget (max_size %s, min_free %s%s), the store removed "
             "%s bytes, %s entries (%s); see `casstore gc --help`",
-            self._directory,
+            printable(self._directory),
             "none" if plan.budget.max_size is None else plan.budget.max_size,
             plan.budget.min_free,
             ", ages and rules" if plan.budget.has_rules else "",

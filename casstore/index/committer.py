@@ -23,6 +23,7 @@ from casstore.errors import (
     LockTimeoutError,
     StoreFullError,
     StoreReadOnlyError,
+    printable,
 )
 from casstore.index.database import Index
 from casstore.index.updates import IndexUpdate, PublishEntry
@@ -44,7 +45,7 @@ def _log_exception(message: str) -> None:
     """Log an error that no caller waits for."""
     import logging  # loads as slowly as the rest of this module
 
-    logging.getLogger(__name__).exception(message)  # noqa: LOG004 (called inside handlers only)
+    logging.getLogger(__name__).exception(printable(message))  # noqa: LOG004 (called inside handlers only)
 
 
 class Committer:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import Inode
-from casstore.errors import StillBeingWrittenError
+from casstore.errors import StillBeingWrittenError, printable
 from casstore.format.digest import Digest, hash_descriptor
 from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout, view_path
@@ -300,11 +300,11 @@ class Lease:
             _warn_recorded(outcome.recorded)
             if outcome.retained is not None and outcome.retained.edited:
                 edited = outcome.retained.edited
-                warnings.warn(
+                message = (
                     f"{len(edited)} local files were edited or created, and not uploaded; they are kept at: "
-                    f"{', '.join(edited[:_MAX_NAMED])}",
-                    stacklevel=2,
+                    f"{', '.join(edited[:_MAX_NAMED])}"
                 )
+                warnings.warn(printable(message), stacklevel=2)
 
     def abandon(self) -> bool:
         """Unlock the lease, and leave its directory; return False if this process does not have the lock."""
@@ -322,11 +322,11 @@ def _warn_recorded(writes: Sequence[PendingWrite]) -> None:
     if writes:
         uris = sorted({write.uri for write in writes})
         more = ", ..." if len(uris) > _MAX_NAMED else ""
-        warnings.warn(
+        message = (
             f"{len(writes)} local files were changed or created, and not uploaded; they are kept as pending writes: "
-            f"{', '.join(uris[:_MAX_NAMED])}{more}: run casstore pending to list them",
-            stacklevel=3,
+            f"{', '.join(uris[:_MAX_NAMED])}{more}: run casstore pending to list them"
         )
+        warnings.warn(printable(message), stacklevel=3)
 
 
 def _create(layout: Layout) -> tuple[str, int]:

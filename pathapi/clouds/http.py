@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 from urllib.parse import ParseResult, urlparse
 
+from casstore import printable
 from pathapi.backend import Backend
 from pathapi.backends.http.backend import HttpBackend, HttpConnection
 from pathapi.backends.settings import Connected
@@ -72,7 +73,7 @@ class HttpPath(CloudPath):
         shown = unsigned(self._text)
         if shown != self._text:
             shown += ("&" if "?" in shown else "?") + MASK
-        return f"{type(self).__name__}('{shown}')"
+        return f"{type(self).__name__}('{printable(shown)}')"
 
     def joinpath(self, *pathsegments: str | os.PathLike[str]) -> Self:
         """As `CloudPath.joinpath`; keeps a final slash, the sign of a "directory"."""

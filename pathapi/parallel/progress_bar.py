@@ -35,7 +35,7 @@ def progress_bar(
     from rich.console import Console
     from rich.table import Column
 
-    from casstore import format_size
+    from casstore import format_size, printable
 
     shown = size or format_size
 
@@ -54,7 +54,7 @@ def progress_bar(
     # On a terminal, printed lines appear above the bar. Otherwise stdout is data and must not go to the bar's console.
     is_shown = in_notebook or sys.stdout.isatty()
     with bars.Progress(*columns, console=console, transient=True, redirect_stdout=is_shown) as bar:
-        task = bar.add_task("", total=None, title=title, objects="", size="", rate="")
+        task = bar.add_task("", total=None, title=printable(title), objects="", size="", rate="")
 
         def show(now: Progress) -> None:
             done = now.bytes + now.underway

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +64,16 @@ class BackendSuite:
         for name in (request.node.name, getattr(request.node, "originalname", "")):
             if name in self.defects:
                 pytest.skip(self.defects[name])
+
+    # --- errors --------------------------------------------------------------------------------------------------
+
+    def test_an_error_shows_no_escape_sequence_of_a_key(self, backend: Backend, at: str) -> None:
+        key = f"{at}\x1b[2Jmissing\x9b31m"
+        for call in (lambda: backend.read(key), lambda: backend.head(key)):
+            with pytest.raises(CloudPathFileNotFoundError) as caught:
+                call()
+            shown = "".join(traceback.format_exception(caught.value))
+            assert all(line.isprintable() for line in shown.split("\n")), ascii(shown)
 
     # --- reading -------------------------------------------------------------------------------------------------
 

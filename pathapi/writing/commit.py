@@ -23,6 +23,7 @@ from casstore import (
     Staging,
     StoreFullError,
     full_disk,
+    printable,
 )
 from pathapi.backend import ObjectInfo
 from pathapi.exceptions import (
@@ -110,7 +111,7 @@ def finish_upload(
             cache.record_delete(target.store_key)
         except (CasstoreError, OSError):
             # The pending write stays, so that the next use of the URI finds out and tries again.
-            error.add_note(f"{target}: the server has the bytes; only the store could not record them")
+            error.add_note(printable(f"{target}: the server has the bytes; only the store could not record them"))
             raise error from error.__cause__
     # First the others, then this one: a process that is killed in between has recorded all that is needed to go on.
     if condition is Condition.ANY and cache.unavailable is None and pending.has(target.store_key):
@@ -169,7 +170,7 @@ def raise_explained(
     if isinstance(error, CloudPathException):
         raise error.extended(where, **hints) from error.__cause__ or error
     if where:
-        error.add_note(": ".join([f"{target}: not uploaded{where}", *hints.values()][:2]))
+        error.add_note(printable(": ".join([f"{target}: not uploaded{where}", *hints.values()][:2])))
 
 
 def _where_kept(target: Location, kept: PendingWrite | None, not_kept: OSError | None) -> tuple[str, dict[str, str]]:

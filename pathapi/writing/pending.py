@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock
+from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock, printable
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
@@ -80,9 +80,8 @@ def ensure_no_conflict(target: Location, *, force: bool, may_request: bool) -> N
                     cache.pending.mark(write, PendingState.INCOMPLETE, why=why)
         elif write.state is PendingState.INCOMPLETE and write.source is not None and write.name not in _warned:
             _warned.add(write.name)
-            warnings.warn(
-                f"{target}: {write.why} ({write.source}): push() uploads it, drop() discards it", stacklevel=5
-            )
+            message = f"{target}: {write.why} ({write.source}): push() uploads it, drop() discards it"
+            warnings.warn(printable(message), stacklevel=5)
 
 
 def _is_interrupted(target: Location, write: PendingWrite) -> bool:

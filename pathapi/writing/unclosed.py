@@ -11,7 +11,7 @@ import os
 import weakref
 from typing import Final, Protocol
 
-from casstore import at_exit
+from casstore import at_exit, printable
 from pathapi.parallel.finalizer_queue import FinalizerQueue
 
 
@@ -64,7 +64,7 @@ def log_warning(message: str) -> None:
     """Warn on the log, which shows warnings by default: Python hides a ResourceWarning, and this one matters."""
     import logging  # few processes leave a file open
 
-    logging.getLogger(__name__).warning(message)
+    logging.getLogger(__name__).warning(printable(message))
 
 
 def process_queue() -> None:

@@ -27,6 +27,7 @@ from casstore import (
     Staging,
     WriteLock,
     full_disk,
+    printable,
     same_bytes,
 )
 from pathapi.exceptions import CloudPathException
@@ -244,7 +245,8 @@ class _UploadingBuffer:
         if upload is None:
             return
         if upload.is_ours:
-            warnings.warn(f"{upload.uri} was opened for writing and never closed", ResourceWarning, stacklevel=2)
+            message = f"{upload.uri} was opened for writing and never closed"
+            warnings.warn(printable(message), ResourceWarning, stacklevel=2)
             upload.lock.is_ending = True  # by another thread: the one that opened it may wait for that
             unclosed.queue_unclosed(self)
         else:

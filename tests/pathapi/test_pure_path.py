@@ -241,6 +241,11 @@ DIFFERENCES = [
         ("parents", "match class"),
     ),
     Difference(
+        "a terminal shows a repr; cloudpathlib lets a name move its cursor",
+        ("s3://b/line\nend.txt", "s3://b/tab\t.x"),
+        ("repr",),
+    ),
+    Difference(
         "without its suffix the name would be '.', which cloudpathlib turns into the parent where pathlib lets it",
         ("s3://b/..a",) if sys.version_info < (3, 12) else (),
         ("with_suffix none",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from casstore import printable
 from pathapi.backends.error_table import BROKEN, CHANGED, CUT_OFF, MISSING, ErrorTable, ErrorTemplate
 from pathapi.exceptions import (
     CloudPathException,
@@ -21,7 +22,7 @@ class HttpStatusError(Exception):
     """A status that is no success: the cause of the error that explains it."""
 
     def __init__(self, status: int, reason: str = "") -> None:
-        super().__init__(f"HTTP {status} {reason}".rstrip())
+        super().__init__(printable(f"HTTP {status} {reason}".rstrip()))
         self.status = status
 
 

@@ -18,8 +18,9 @@ import pytest
 import casstore
 from casstore import Cache
 from casstore.cli.main import command, run
-from casstore.cli.shell import age_text, shown
+from casstore.cli.shell import age_text
 from casstore.config.units import format_size
+from casstore.errors import printable
 from tests.casstore.support.fill import fill, key_of
 from tests.casstore.support.pending_writes import pend
 
@@ -102,7 +103,7 @@ def test_no_key_is_read_as_markup(cache: Cache, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("text", ["plain", "日本語", "back\\slash", ""])
 def test_what_is_printable_is_shown_as_it_is(text: str) -> None:
-    assert shown(text) == text
+    assert printable(text) == text
 
 
 def test_du_sums_by_the_next_part_of_the_path(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,19 +60,20 @@ def test_a_store_that_is_filled_beyond_its_budget_is_trimmed_least_recently_used
 ) -> None:
     cache = open_with(max_size=10_000)
     for number in range(5):
-        used_at(cache, fill(cache, key_of(f"old-{number}"), b"%d" % number * 1000), HOUR + number)
+        used_at(cache, fill(cache, key_of(f"\x1b[2Jold-{number}"), b"%d" % number * 1000), HOUR + number)
     _wait(cache)
     for number in range(5, 13):
         fill(cache, key_of(f"new-{number}"), (b"%d" % number * 1000)[:1000])
         _wait(cache)
     # Twice it was passed, and each time two went: one would have left not a byte of room.
     held = {entry.uri for entry in cache.entries()}
-    assert held == {"s3://bucket/old-4", *(f"s3://bucket/new-{number}" for number in range(5, 13))}
+    assert held == {"s3://bucket/\x1b[2Jold-4", *(f"s3://bucket/new-{number}" for number in range(5, 13))}
     assert stored(cache) == 9000
     assert dangling(cache) == []
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warned) == 1  # once, and then on the log
-    assert "s3://bucket/old-0" in warned[0] and cache.root in warned[0]
+    assert r"s3://bucket/\x1b[2Jold-0" in warned[0] and cache.root in warned[0]
+    assert warned[0].isprintable()
 
 
 def test_the_rows_of_other_processes_count(open_with: Open) -> None:

@@ -101,20 +101,25 @@ def test_get_sends_one_request_for_each_object(
     assert proxy.count() == 3
 
 
-def test_an_output_file_is_replaced_atomically_and_follows_the_umask(
+def test_an_output_file_is_replaced_atomically_and_only_a_new_one_follows_the_umask(
     casstore_command: Casstore, data: Path, tmp_path: Path
 ) -> None:
     target, link = tmp_path / "out.bin", tmp_path / "link.bin"
     target.write_bytes(b"before")
+    target.chmod(0o604)
     link.symlink_to(target)
     held = target.open("rb")
     done = casstore_command("get", "-o", str(link), (data / "a.bin").as_uri(), umask=0o027)
     assert done.returncode == 0, done.stderr
     assert target.read_bytes() == b"a" * 5000
     assert link.is_symlink()
-    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert stat.S_IMODE(target.stat().st_mode) == 0o604
     assert held.read() == b"before", "who reads the old file goes on reading it"
     held.close()
+    new = tmp_path / "new.bin"
+    casstore_command("get", "-o", str(new), (data / "a.bin").as_uri(), umask=0o027)
+    assert stat.S_IMODE(new.stat().st_mode) == 0o640
+    new.unlink()
     assert sorted(os.listdir(tmp_path)) == ["data", "link.bin", "out.bin", "store"]
     # The copy is nobody else's: writing to it reaches no blob.
     target.write_bytes(b"mine")
