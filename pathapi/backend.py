@@ -158,7 +158,8 @@ class Backend(Protocol):
         new object. The `mtime_ns` of the result is None if the provider does not state it in the same response.
 
         Raises:
-            VersionMismatchError: the object is another version; it is unchanged.
+            VersionMismatchError: the object is another version; it is unchanged, unless `outcome_unknown`.
+            CloudUnavailableError: the object is unchanged, unless `outcome_unknown`.
         """
         ...
 

@@ -21,6 +21,12 @@ class CloudPathException(Exception):
 
     shell_message: str | None = None
     """The message for the command line, if it differs."""
+    outcome_unknown = False
+    """Whether the server may have carried out the change, in this request or in an earlier try of it.
+
+    True after a lost response, a timeout, and statuses such as 500, 502 and 504; False if every try was refused (503,
+    429, connection refused).
+    """
 
     def __init__(self, *args: object, hint: str = "", shell_hint: str = "") -> None:
         if hint:
@@ -40,6 +46,7 @@ class CloudPathException(Exception):
         error = type(self)(f"{self}{text}", hint=hint, shell_hint=shell_hint)
         if self.shell_message is not None:
             error.shell_message = f"{self.shell_message}{text}" + (f": {shell_hint or hint}" if hint else "")
+        error.outcome_unknown = self.outcome_unknown
         return error
 
 
@@ -142,9 +149,6 @@ class ChecksumMismatchError(CloudPathException, OSError):
 
 class VersionMismatchError(CloudPathException, OSError):
     """The server refused a conditional request: the object is not the expected version (HTTP 412)."""
-
-    after_retry = False
-    """Whether the SDK had sent the request before and lost the response: its own success may explain the refusal."""
 
     keys: tuple[str, ...] = ()
     """The keys that a delete of several objects did not delete."""

@@ -77,6 +77,13 @@ class Validator:
         granule = max(self.granule_ns, other.granule_ns, 1)
         return self.mtime_ns // granule == other.mtime_ns // granule
 
+    def proves_same_bytes(self, other: Validator) -> bool:
+        """Return whether both certainly identify the same bytes: `same_version`, and neither is *racy* or *weak*.
+
+        A weak ETag means equivalent content, which may be other bytes.
+        """
+        return self.same_version(other) and not (self.racy or other.racy or self.weak or other.weak)
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:

@@ -169,7 +169,17 @@ class EditRecorder:
         state, base, why = classified
         # The base is unknown, so no version may be overwritten.
         condition = Condition.ABSENT if base is None else Condition.MATCH
-        write = self._pending.record(key, staging, state, condition, base, lease=self._owner, why=why, source=source)
+        write = self._pending.record(
+            key,
+            staging,
+            state,
+            condition,
+            base,
+            lease=self._owner,
+            why=why,
+            source=source,
+            outcome_unknown=why == _UNFINISHED,  # its process may have died after the upload
+        )
         # The last recorder of this state of the file sees all records of it; the oldest one stays.
         same = [
             other

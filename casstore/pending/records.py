@@ -42,7 +42,7 @@ class PendingWrite:
 
     *base* is the version that they started from, for `Condition.MATCH`. *lease* is the process that handles them, or
     last did. *why* is a sentence for users. *exclusive*: the object must be created. *source* is the local path of an
-    edit or a tool's file.
+    edit or a tool's file. *outcome_unknown*: an upload of these bytes may have completed, though it was not confirmed.
     """
 
     key: Key
@@ -57,6 +57,7 @@ class PendingWrite:
     why: str
     exclusive: bool = False
     source: str | None = None
+    outcome_unknown: bool = False
 
     @property
     def uri(self) -> str:
@@ -82,6 +83,7 @@ class PendingWrite:
             "why": self.why,
             "exclusive": self.exclusive,
             "source": self.source,
+            "outcome_unknown": self.outcome_unknown,
         }
         return json.dumps(record, indent=1).encode("ascii") + b"\n"
 
@@ -106,6 +108,7 @@ class PendingWrite:
                 why=str(record["why"]),
                 exclusive=bool(record["exclusive"]),
                 source=record["source"],
+                outcome_unknown=bool(record.get("outcome_unknown", False)),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"invalid record of a pending write: {error!r}") from error

@@ -124,6 +124,7 @@ class Pending:
         why: str,
         exclusive: bool = False,
         source: str | None = None,
+        outcome_unknown: bool = False,
     ) -> PendingWrite:
         """Record all bytes of *staging*, already hashed, and sync them. The caller closes *staging*.
 
@@ -133,7 +134,19 @@ class Pending:
         digest = staging.digest()
         name = f"{lease or _NO_LEASE}-{os.urandom(8).hex()}"
         write = PendingWrite(
-            key, name, state, digest, staging.size, condition, base, lease, time.time_ns(), why, exclusive, source
+            key,
+            name,
+            state,
+            digest,
+            staging.size,
+            condition,
+            base,
+            lease,
+            time.time_ns(),
+            why,
+            exclusive,
+            source,
+            outcome_unknown,
         )
         staging.finalize(digest)
         try:
@@ -171,11 +184,21 @@ class Pending:
         files.sync_directory(self._layout.pending_directory)
 
     def mark(
-        self, write: PendingWrite, state: PendingState, *, why: str | None = None, lease: str | None = None
+        self,
+        write: PendingWrite,
+        state: PendingState,
+        *,
+        why: str | None = None,
+        lease: str | None = None,
+        outcome_unknown: bool | None = None,
     ) -> PendingWrite:
         """Change the state, synced. Raises: FileNotFoundError if the write was pushed or dropped meanwhile."""
         changed = replace(
-            write, state=state, why=write.why if why is None else why, lease=write.lease if lease is None else lease
+            write,
+            state=state,
+            why=write.why if why is None else why,
+            lease=write.lease if lease is None else lease,
+            outcome_unknown=write.outcome_unknown if outcome_unknown is None else outcome_unknown,
         )
         path = self._layout.pending_record(write.key.name, write.name)
         if not os.path.lexists(path):

@@ -16,7 +16,6 @@ from pathapi.exceptions import (
     CloudPathFileNotFoundError,
     CloudPathNotImplementedError,
     InvalidUriError,
-    VersionMismatchError,
 )
 
 
@@ -85,17 +84,17 @@ class BucketRequests:
         return translate
 
     def raise_translated(
-        self, error: Exception, key: str, operation: str, expect: WriteCondition = None, *, retried: bool
+        self, error: Exception, key: str, operation: str, expect: WriteCondition = None, *, outcome_unknown: bool
     ) -> NoReturn:
         """Raise the translation of *error*, or *error* itself. With *expect*, a 404 means another version.
 
-        *retried*: the SDK sent the request more than once, so a refusal may be the consequence of its own success.
+        *outcome_unknown* is for the error raised; see `CloudPathException`.
         """
         translated = self.translator(key, operation)(error)
         if isinstance(expect, Validator) and type(translated) is CloudPathFileNotFoundError:
             translated = GONE.make(uri=self.uri(key))
         if translated is error:
             raise error
-        if isinstance(translated, VersionMismatchError):
-            translated.after_retry = retried
+        if isinstance(translated, CloudPathException):
+            translated.outcome_unknown = outcome_unknown
         raise translated from error

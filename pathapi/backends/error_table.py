@@ -68,6 +68,17 @@ BROKEN: Final = ErrorTemplate(
 )
 CUT_OFF: Final = ErrorTemplate(TruncatedBodyError, "{uri}: the server stopped sending before the end: try again")
 
+_NOT_CARRIED_OUT: Final = frozenset((501, 503, 505, 507, 508, 511))
+
+
+def may_be_carried_out(status: int) -> bool:
+    """Return whether the server may have carried out a request that it answered with the failure *status*.
+
+    A gateway's 502 and 504, and a 500, do not exclude it; a refusal (4xx, 503) does.
+    """
+    return status >= 500 and status not in _NOT_CARRIED_OUT
+
+
 BY_STATUS: Final = {400: REFUSED, 404: MISSING, 405: CANNOT, 412: CHANGED, 429: BUSY, 501: CANNOT}
 """The statuses that every provider uses alike."""
 
@@ -77,13 +88,14 @@ class ErrorTable:
     """One cloud's errors. An error code is more specific than a status; a status that is not listed is a refusal.
 
     *by_exception* names classes: the nearest listed parent counts, if its module belongs to *modules*. So no SDK has to
-    be imported here.
+    be imported here. *unsent* names those raised before a request was sent, themselves or as a reason of another.
     """
 
     by_status: Mapping[int, ErrorTemplate]
     by_exception: Mapping[str, ErrorTemplate]
     modules: frozenset[str]
     by_code: Mapping[str, ErrorTemplate] = field(default_factory=dict)
+    unsent: frozenset[str] = frozenset()
 
     def of_answer(self, status: int, code: str = "") -> ErrorTemplate:
         """Return the template for a response that is no success."""
@@ -94,6 +106,18 @@ class ErrorTable:
     def of_exception(self, error: BaseException) -> ErrorTemplate | None:
         """Return the template for an exception; None if neither the SDK nor the network raised it."""
         return next(filter(None, (self.by_exception.get(name) for name in names_of(error, self.modules))), None)
+
+    def may_be_sent(self, error: BaseException) -> bool:
+        """Return whether the server may have received the request that ended in *error*, without a response."""
+        if self.of_exception(error) is None:
+            return False  # not of the network
+        reasons = (error, getattr(error, "reason", None), *error.args)
+        reasons += tuple(getattr(reason, "reason", None) for reason in error.args)
+        return not any(
+            self.unsent.intersection(names_of(reason, self.modules))
+            for reason in reasons
+            if isinstance(reason, BaseException)
+        )
 
 
 def names_of(error: BaseException, modules: frozenset[str]) -> Iterator[str]:

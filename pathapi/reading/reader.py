@@ -248,7 +248,7 @@ class Reader:
             cleanup.callback(os.close, cached.descriptor)
             with self._cache.begin(request.store_key) as fill:
                 body = self._request(request, entry.size, unless=entry.validator)
-                if body is not None and _is_unchanged(entry.validator, body.info.validator):
+                if body is not None and entry.validator.proves_same_bytes(body.info.validator):
                     body.close()  # the server ignores conditions
                     body = None
                 if body is None:
@@ -380,7 +380,3 @@ class Reader:
             return []
         scope = key.origin if self._dedup == "origin" else ""
         return [ProviderChecksum(scope, c.kind, c.value, info.size) for c in info.checksums if c.kind in COMPARABLE]
-
-
-def _is_unchanged(one: Validator, other: Validator) -> bool:
-    return one.same_version(other) and not (one.racy or other.racy)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pathapi.backend import Backend
+from pathapi.exceptions import CloudPathException
 
 
 class InterceptingBackend:
@@ -29,7 +30,11 @@ class InterceptingBackend:
                 self.before[name]()
             result = found(*arguments, **options)
             if name in self.after:
-                self.after[name]()
+                try:
+                    self.after[name]()
+                except CloudPathException as error:
+                    error.outcome_unknown = True
+                    raise
             return result
 
         return call

@@ -19,7 +19,7 @@ from pathapi.testing.path_suite import PathSuite, append, states
 from pathapi.testing.raw_bucket import TIMEOUT, RawBucket, in_forked_child
 
 
-def _network_is_away() -> None:
+def network_is_away() -> None:
     raise CloudUnavailableError("the network is away")
 
 
@@ -47,7 +47,7 @@ class UnfinishedWrites(PathSuite):
         self.put(ground, b"old")
         file = path.open("wb")
         file.write(b"mine")
-        wire.before.update(write=_network_is_away, head=_network_is_away, read=_network_is_away)
+        wire.before.update(write=network_is_away, head=network_is_away, read=network_is_away)
         with pytest.raises(CloudUnavailableError, match=r"the network is away.*The bytes are kept at"):
             file.close()
         with pytest.raises(PendingWriteError, match="the network is away"):
@@ -61,7 +61,7 @@ class UnfinishedWrites(PathSuite):
 
     def test_a_forced_push_sets_others_aside(self, path: Any, ground: RawBucket, wire: InterceptingBackend) -> None:
         self.put(ground, b"old")
-        wire.before.update(write=_network_is_away, read=_network_is_away)
+        wire.before.update(write=network_is_away, read=network_is_away)
         for data, force in ((b"mine", False), (b"forced", True)):
             with pytest.raises(CloudUnavailableError):
                 path.write_bytes(data, force_overwrite_to_cloud=force)

@@ -126,7 +126,7 @@ def open_held(location: Location, version: Validator) -> tuple[Entry, int] | Non
     """Return the entry and the open blob of that version of the object, if the store has them."""
     cache = location.client.cache
     entry = cache.lookup(location.store_key)
-    if entry is None or not entry.validator.same_version(version) or entry.validator.racy or version.racy:
+    if entry is None or not entry.validator.proves_same_bytes(version):
         return None
     descriptor = cache.open_entry(entry)
     return None if descriptor is None else (entry, descriptor)
@@ -139,16 +139,16 @@ def _copy(
     expect, assumed = over.condition_version, over.assumed
     if source.client.conditional_writes == "off":
         expect = None
-    for attempt in range(TRIES):
+    for _ in range(TRIES):
         try:
             return backend.copy(source.key, target_key, expect=seen.validator, over=expect), seen
         except VersionMismatchError as error:
             now = head_or_none(backend, target_key) if expect is not None else None
-            if attempt and now is not None and checksums_agree(now, seen):
+            if error.outcome_unknown and now is not None and checksums_agree(now, seen):
                 return now, seen  # copied, and the response lost
             state = ABSENT if now is None else now.validator
             is_source = expect is None or _is_same(state, expect)
-            if not is_source and not assumed:
+            if not is_source and (not assumed or error.outcome_unknown):
                 raise OverwriteNewerCloudError(
                     f"{target} was changed while {source} was being copied there; nothing was changed. Look at it and "
                     "try again, or pass force_overwrite_to_cloud=True"

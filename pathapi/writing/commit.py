@@ -197,7 +197,7 @@ def _keep(target: Location, base: WriteBase, write: PendingWrite | None, error: 
     if write is None:
         return None
     if not isinstance(error, VersionMismatchError) or not base.exclusive:
-        return mark_failed(target, write, PendingState.FAILED, why_failed(error))
+        return mark_failed(target, write, PendingState.FAILED, why_failed(error), outcome_unknown=is_unknown(error))
     # "x" is how programs find out whether they are the first. A program that is not may continue: nothing may block
     # the URI, and a loop of attempts must not fill the disk.
     pending = target.client.cache.pending
@@ -209,12 +209,19 @@ def _keep(target: Location, base: WriteBase, write: PendingWrite | None, error: 
     return mark_failed(target, write, PendingState.INCOMPLETE, "it was to be created, and existed already")
 
 
-def mark_failed(target: Location, write: PendingWrite, state: PendingState, why: str) -> PendingWrite:
+def mark_failed(
+    target: Location, write: PendingWrite, state: PendingState, why: str, *, outcome_unknown: bool = False
+) -> PendingWrite:
     """Record that *write*'s upload has failed, and *why*; return it as it is pending now."""
     try:
-        return target.client.cache.pending.mark(write, state, why=why)
+        return target.client.cache.pending.mark(write, state, why=why, outcome_unknown=outcome_unknown)
     except OSError:
         return write  # the record exists, and the next use of the URI finds out
+
+
+def is_unknown(error: BaseException) -> bool:
+    """Return whether an upload that ended in *error* may have reached the server: an interrupt does not tell."""
+    return error.outcome_unknown if isinstance(error, CloudPathException) else True
 
 
 def why_failed(error: BaseException) -> str:

@@ -1,13 +1,12 @@
 """One conditional upload: what it starts from, how it is sent, and what a refusal or a lost answer means.
 
-The condition is the version that was seen, or absence. A refusal is a conflict, unless it may answer our own upload,
-which the SDK or an earlier push had sent before. The object is read back then: with these very bytes, they arrived.
+The condition is the version that was seen, or absence. A refusal is a conflict. Only if an earlier try may have been
+carried out (`CloudPathException.outcome_unknown`), the object is read back: with these very bytes, they arrived.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -75,23 +74,24 @@ def conditional_put(target: Location, staging: Staging, base: WriteBase, *, agai
     """Upload *staging*'s bytes under *base*'s condition.
 
     *again*: they were sent before, with an unknown result. Raises VersionMismatchError for a conflict, and whatever
-    else `Backend.write` raises.
+    else `Backend.write` raises; `outcome_unknown` of the error says whether they may have arrived.
     """
     try:
         return _send(target, staging, base)
-    except VersionMismatchError as error:
-        if not (again or error.after_retry):
-            raise
-        info = find_completed_upload(target, staging)
-        if info is None:
-            raise
-        return UploadResult(info)
-    except CloudUnavailableError as error:
-        info = None
-        with suppress(CloudPathException):  # no network: it stays unknown
+    except (VersionMismatchError, CloudUnavailableError) as error:
+        error.outcome_unknown = error.outcome_unknown or again
+        if not error.outcome_unknown:
+            raise  # another writer's object may have the same bytes: two creations must not both succeed
+        try:
             info = find_completed_upload(target, staging)
+        except CloudPathException as unavailable:
+            if isinstance(error, CloudUnavailableError):
+                raise error from error.__cause__
+            unavailable.outcome_unknown = True  # whose object it is stays unknown
+            raise
         if info is None:
-            raise error from error.__cause__
+            error.outcome_unknown = False  # it was asked, and does not have them
+            raise
         return UploadResult(info)
 
 
@@ -99,8 +99,8 @@ def _send(target: Location, staging: Staging, base: WriteBase) -> UploadResult:
     expect = None if target.client.conditional_writes == "off" else base.condition_version
     try:
         return UploadResult(_write(target, staging, expect))
-    except VersionMismatchError:
-        if not base.assumed:
+    except VersionMismatchError as error:
+        if not base.assumed or error.outcome_unknown:
             raise
         # The listing did not have it, and now it is there: ask once, and use the answer.
         seen = head_or_none(target.backend, target.key)

@@ -227,7 +227,7 @@ def _begin_upload(location: Location, kind: str, force: bool, freshness: Freshne
         stored = _open_start(location, kind, freshness) if kind in "ar" else None
         try:
             base = write_base(location, kind, stored, freshness, began, force=force, at_once=at_once)
-            upload = Upload(location, base, lock)
+            upload = Upload(location, base, lock, at_once=at_once)
             undo.callback(upload.abort)
             if stored is not None:
                 assert upload.staging is not None
@@ -274,7 +274,7 @@ def write_base(
     if stored is not None and stored.validator is not None:
         entry = stored.entry
         is_asked = entry is not None and (policy is ALWAYS or entry.validated.is_between(began, client.now()))
-        return WriteBase(stored.validator, entry=entry if is_asked and not stored.validator.racy else None)
+        return WriteBase(stored.validator, entry=entry if is_asked else None)
     if kind == "a" and stored is None:
         return WriteBase(ABSENT)
     listed = location.listed_object()
@@ -294,9 +294,8 @@ def write_base(
     info = head_or_none(location.backend, uri.key)
     if info is None:
         return WriteBase(ABSENT)
-    is_held = held is not None and held.validator.same_version(info.validator)
-    is_racy = held is None or held.validator.racy or info.validator.racy
-    return WriteBase(info.validator, entry=held if is_held and not is_racy else None)
+    is_held = held is not None and held.validator.proves_same_bytes(info.validator)
+    return WriteBase(info.validator, entry=held if is_held else None)
 
 
 @contextmanager

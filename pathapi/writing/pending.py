@@ -20,7 +20,7 @@ from pathapi.exceptions import (
 )
 from pathapi.location import Location
 from pathapi.writing import unclosed
-from pathapi.writing.commit import finish_upload, mark_failed, raise_explained, why_failed
+from pathapi.writing.commit import finish_upload, is_unknown, mark_failed, raise_explained, why_failed
 from pathapi.writing.conditional_put import WriteBase, conditional_put, find_completed_upload, warn_of_conditions
 
 _warned: Final[set[str]] = set()
@@ -124,7 +124,7 @@ def _resolve_interrupted(target: Location, write: PendingWrite) -> PendingWrite 
         staging.close()
     why = "its process ended before the server had answered, and the server does not have the bytes"
     with suppress(FileNotFoundError):
-        return cache.pending.mark(write, PendingState.FAILED, why=why)
+        return cache.pending.mark(write, PendingState.FAILED, why=why, outcome_unknown=False)
     return None
 
 
@@ -218,10 +218,10 @@ def push(target: Location, which: PendingWrite | None = None, *, force: bool = F
             write = cache.pending.mark(write, PendingState.UPLOADING, lease=cache.lease.name)
             snapshot, moment = cache.snapshot(target.store_key), cache.now()
             try:
-                # An earlier try may have arrived after all.
-                result = conditional_put(target, staging, base, again=pushed.state is not PendingState.EDIT)
+                result = conditional_put(target, staging, base, again=write.outcome_unknown)
             except BaseException as error:
-                raise_explained(target, base, mark_failed(target, write, state, why_failed(error)), error)
+                kept = mark_failed(target, write, state, why_failed(error), outcome_unknown=is_unknown(error))
+                raise_explained(target, base, kept, error)
                 raise
             finally:
                 target.forget_listed()

@@ -30,6 +30,7 @@ from casstore import (
     printable,
     same_bytes,
 )
+from pathapi.backend import head_or_none
 from pathapi.exceptions import CloudPathException
 from pathapi.location import Location
 from pathapi.writing import unclosed
@@ -40,12 +41,21 @@ from pathapi.writing.conditional_put import WriteBase
 class Upload:
     """One write: owns staging file and write lock until `commit`, `abort` or `keep_as_incomplete`."""
 
-    def __init__(self, target: Location, base: WriteBase, lock: WriteLock, staging: Staging | None = None) -> None:
-        """Take over *lock*, and *staging* if the bytes are there already."""
+    def __init__(
+        self,
+        target: Location,
+        base: WriteBase,
+        lock: WriteLock,
+        staging: Staging | None = None,
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """Take over *lock*, and *staging* if the bytes are there already; *at_once* as for `opening.write_base`."""
         cache = target.client.cache
         self.target = target
         self.lock = lock
         self._base = base
+        self._at_once = at_once
         self._snapshot: IndexSnapshot = cache.snapshot(target.store_key)
         self._pid = os.getpid()
         self.staging: Staging | None = staging or stage(cache)
@@ -102,7 +112,7 @@ class Upload:
             return commit_upload(self.target, staging, self._base, self._snapshot)
 
     def _is_unchanged(self, staging: Staging) -> bool:
-        """Whether the server, asked in this very open, has these very bytes: by digest, and then byte for byte."""
+        """Whether the server, asked in this call, has these very bytes: the base's version, compared byte for byte."""
         entry = self._base.entry
         if entry is None or entry.digest != staging.digest() or entry.size != staging.size:
             return False
@@ -110,9 +120,18 @@ class Upload:
         if blob is None:
             return False
         try:
-            return same_bytes(staging.descriptor, blob)
+            if not same_bytes(staging.descriptor, blob):
+                return False
         finally:
             os.close(blob)
+        if self._at_once:
+            return True
+        # The base was seen when the file was opened, perhaps hours ago.
+        try:
+            info = head_or_none(self.target.backend, self.target.key)
+        except CloudPathException:
+            return False  # the upload finds out, and keeps the bytes
+        return info is not None and entry.validator.proves_same_bytes(info.validator)
 
     def keep_as_incomplete(self, why: str) -> PendingWrite | None:
         """Upload nothing, and keep the bytes as an ``incomplete`` pending write; None if there are none."""

@@ -83,13 +83,16 @@ class AzureBackend(BucketBackend):
             }
             answer = call("Put Blob", "upload_blob", data, **options, **conditions)
             return info_of_result(key, size, answer, answer.get("content_md5"), content_type)
+        is_unknown = False
         for left in range(_BLOCK_TRIES - 1, -1, -1):
             try:
                 answer, md5 = upload_in_blocks(
                     call, source, size, self._requests.uri(key), content_type=content_type, conditions=conditions
                 )
             except CloudPathException as error:
-                # Another writer's commit discarded our blocks. Once they are uploaded again, the condition decides.
+                is_unknown = error.outcome_unknown = error.outcome_unknown or is_unknown
+                # A commit discarded our blocks, another writer's or our own. Once they are uploaded again, the
+                # condition decides.
                 if answer_of(error.__cause__ or error)[1] != "InvalidBlockList" or not left:
                     raise
                 source.seek(0)

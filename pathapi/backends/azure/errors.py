@@ -158,7 +158,11 @@ BY_EXCEPTION: Final = {
     "ParseError": _FOREIGN,
 }
 TABLE: Final = ErrorTable(
-    BY_STATUS, BY_EXCEPTION, frozenset({"azure", "urllib3", "requests", "builtins", "xml"}), BY_CODE
+    BY_STATUS,
+    BY_EXCEPTION,
+    frozenset({"azure", "urllib3", "requests", "builtins", "xml"}),
+    BY_CODE,
+    unsent=frozenset({"ServiceRequestError", "ClientAuthenticationError", "AzureSigningError"}),
 )
 
 _CONTRIBUTOR: Final = "Storage Blob Data Contributor"
@@ -182,6 +186,14 @@ def answer_of(error: BaseException) -> tuple[int, str]:
         headers = getattr(getattr(error, "response", None), "headers", None) or {}
         code = headers.get("x-ms-error-code")
     return status, str(getattr(code, "value", code) or "")
+
+
+def may_be_carried_out(error: BaseException) -> bool:
+    """Return whether the server may have carried out the request that ended in *error*."""
+    status, _ = answer_of(error)
+    if 200 <= status < 300:
+        return True  # the SDK could not read the rest of the response
+    return error_table.may_be_carried_out(status) if status else TABLE.may_be_sent(error)
 
 
 def translate(error: Exception, **where: Any) -> CloudPathException | None:

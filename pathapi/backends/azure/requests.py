@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from casstore import Validator
 from pathapi.backend import Absent, WriteCondition
+from pathapi.backends import error_table
 from pathapi.backends.azure.connection import AzureConnection
-from pathapi.backends.azure.errors import translate
+from pathapi.backends.azure.errors import may_be_carried_out, translate
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.headers import format_etag
 from pathapi.exceptions import CloudPathException, InvalidUriError
+
+_CHANGES: Final = frozenset(("Put Blob", "Put Block List", "Copy Blob", "Delete Blob"))
+"""Operations that change a blob; those that upload a block change none."""
 
 
 class ResponseOpened(Exception):  # noqa: N818 (no error: it carries a response out of the SDK)
@@ -83,13 +87,22 @@ class AzureRequests(BucketRequests):
         **options: Any,
     ) -> Any:
         """Send one request about *key*. With *expect*, a missing object is a version mismatch."""
-        retries: list[object] = []
+        is_unknown = False
+
+        def note(response: Any = None, error: BaseException | None = None, **_: Any) -> None:
+            nonlocal is_unknown
+            if response is not None and error_table.may_be_carried_out(int(response.status_code)):
+                is_unknown = True
+            is_unknown = is_unknown or (error is not None and may_be_carried_out(error))
+
         try:
-            return method(*arguments, retry_hook=lambda **again: retries.append(again), **options)
+            return method(*arguments, retry_hook=note, **options)
         except (ResponseOpened, CloudPathException):
             raise
         except Exception as error:  # noqa: BLE001 (always raised)
-            self.raise_translated(error, key, operation, expect, retried=bool(retries))
+            note(error=error)
+            unknown = is_unknown and operation in _CHANGES
+            self.raise_translated(error, key, operation, expect, outcome_unknown=unknown)
 
 
 def condition_of(name: str, version: Validator | None) -> dict[str, Any]:

@@ -241,11 +241,17 @@ class FileBackend:
             except FileNotFoundError:
                 if copied is not None:
                     copy_permissions(descriptor, copied, owner=False)
-            if isinstance(expect, Absent) and link_new(temporary, path, uri):
-                os.unlink(temporary)
-            else:
+            is_linked = isinstance(expect, Absent) and link_new(temporary, path, uri)
+            if not is_linked:
                 os.replace(temporary, path)
-            sync_directory(directory)
+            try:
+                if is_linked:
+                    os.unlink(temporary)
+                sync_directory(directory)
+            except OSError as error:
+                failure = translate(error, uri)
+                failure.outcome_unknown = True  # other processes see the new object
+                raise failure from error
 
     def _locked(self, directory: str, uri: str) -> contextlib.AbstractContextManager[None]:
         return directory_locked(directory, uri, self._lock_timeout())

@@ -80,7 +80,22 @@ BY_EXCEPTION: Final = {
     "OSError": error_table.UNREACHABLE,
 }
 TABLE: Final = ErrorTable(
-    BY_STATUS, BY_EXCEPTION, frozenset({"google", "requests", "urllib3", "http", "builtins"}), BY_REASON
+    BY_STATUS,
+    BY_EXCEPTION,
+    frozenset({"google", "requests", "urllib3", "http", "builtins"}),
+    BY_REASON,
+    unsent=frozenset(
+        {
+            "ConnectTimeout",
+            "NewConnectionError",
+            "ConnectTimeoutError",
+            "ProxyError",
+            "SSLError",
+            "GoogleAuthError",
+            "DefaultCredentialsError",
+            "TransportError",
+        }
+    ),
 )
 
 RETRIED: Final = frozenset((408, 409, 429, 500, 502, 503, 504))

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 from pathapi.backends.gs.requests import GSRequests, Reply, multipart_upload
 from pathapi.backends.gs.responses import FIELDS, Crc32c, has_fast_crc32c
 from pathapi.backends.parallel_parts import read_exactly, read_parts
-from pathapi.exceptions import CloudPathException, CloudUnavailableError, VersionMismatchError
+from pathapi.exceptions import CloudPathException, CloudUnavailableError
 
 THRESHOLD: Final = 8 << 20
 """Bytes from which an upload is a session: below, one more request costs more than sending all again."""
@@ -70,7 +70,11 @@ def _upload_in_session(
     }
     options: dict[str, Any] = {"prefix": "/upload", "data": json.dumps(dict(resource)).encode(), "headers": headers}
     query = {"uploadType": "resumable", "name": key, **query}
-    url = requests.call("write", key, "POST", requests.path("o"), query, **options).headers.get("location", "")
+    try:
+        url = requests.call("write", key, "POST", requests.path("o"), query, **options).headers.get("location", "")
+    except CloudPathException as error:
+        error.outcome_unknown = False  # a session is no object yet
+        raise
     if not url:
         raise CloudUnavailableError(f"{requests.uri(key)}: the server did not begin an upload: try again")
 
@@ -95,27 +99,30 @@ def _upload_in_session(
 
 def _send_pieces(send: Callable[..., Reply], source: BinaryIO, size: int, uri: str) -> Reply:
     """Send *size* bytes by ``send(data, content_range, again=...)``; return the response that completes the upload."""
-    at, failures = 0, 0
-    while True:
-        source.seek(at)
-        data = read_exactly(source, min(PIECE, size - at), uri)
-        try:
-            # Not simply retried: after a lost response the piece may have arrived. The session knows.
-            reply = send(data, f"bytes {at}-{at + len(data) - 1}/{size}", again=False)
-        except VersionMismatchError as error:
-            error.after_retry = error.after_retry or failures > 0
-            raise
-        except CloudUnavailableError:
-            failures += 1
-            if failures > _RESUMED:
-                raise
-            time.sleep(random.uniform(0.0, 0.2) * 2**failures)
-            reply = send(b"", f"bytes */{size}", again=True)
-        else:
-            failures = 0
-        if reply.status != 308:
-            return reply
-        arrived = _RANGE.fullmatch(reply.headers.get("range", ""))
-        at = int(arrived[1]) + 1 if arrived is not None else 0
-        if at >= size:
-            raise CloudUnavailableError(f"{uri}: the server does not complete the upload: try again")
+    at, failures, is_unknown = 0, 0, False
+    try:
+        while True:
+            source.seek(at)
+            data = read_exactly(source, min(PIECE, size - at), uri)
+            try:
+                # Not simply retried: after a lost response the piece may have arrived. The session knows.
+                reply = send(data, f"bytes {at}-{at + len(data) - 1}/{size}", again=False)
+                failures = 0
+            except CloudUnavailableError as error:
+                failures += 1
+                # Only the last piece creates the object.
+                is_unknown = is_unknown or (error.outcome_unknown and at + len(data) == size)
+                if failures > _RESUMED:
+                    raise
+                time.sleep(random.uniform(0.0, 0.2) * 2**failures)
+                reply = send(b"", f"bytes */{size}", again=True)
+            if reply.status != 308:
+                return reply
+            arrived = _RANGE.fullmatch(reply.headers.get("range", ""))
+            at = int(arrived[1]) + 1 if arrived is not None else 0
+            is_unknown = at >= size  # the session is not complete, but has everything that completes it
+            if at >= size:
+                raise CloudUnavailableError(f"{uri}: the server does not complete the upload: try again")
+    except CloudPathException as error:
+        error.outcome_unknown = is_unknown
+        raise

@@ -18,9 +18,9 @@ from urllib.parse import urlencode
 from casstore import Validator
 from pathapi.backend import Absent
 from pathapi.backends.bucket_requests import BucketRequests
-from pathapi.backends.error_table import translating
+from pathapi.backends.error_table import may_be_carried_out, translating
 from pathapi.backends.gs.connection import TIMEOUT, GSConnection
-from pathapi.backends.gs.errors import Refusal, should_retry, translate
+from pathapi.backends.gs.errors import TABLE, Refusal, should_retry, translate
 from pathapi.exceptions import (
     BucketNotFoundError,
     CloudPathException,
@@ -127,22 +127,27 @@ class GSRequests(BucketRequests):
 
         Not *again*: without retries.
         """
-        tries = 0
+        tries, is_unknown = 0, False
         connection = self.connection
         described = {"User-Agent": connection.user_agent, "Accept-Encoding": "gzip", **(headers or {})}
 
         def attempt() -> Any:
-            nonlocal tries
+            nonlocal tries, is_unknown
             tries += 1
-            response = connection.session.request(
-                method,
-                url,
-                data=data,
-                headers=dict(described),
-                timeout=connection.timeout or TIMEOUT,
-                stream=stream,
-                allow_redirects=False,
-            )
+            try:
+                response = connection.session.request(
+                    method,
+                    url,
+                    data=data,
+                    headers=dict(described),
+                    timeout=connection.timeout or TIMEOUT,
+                    stream=stream,
+                    allow_redirects=False,
+                )
+            except Exception as error:
+                is_unknown = is_unknown or TABLE.may_be_sent(error)
+                raise
+            is_unknown = is_unknown or may_be_carried_out(response.status_code)
             if response.status_code in _OK or response.status_code in accept:
                 return response
             raise self._error_of(response, stream=stream)
@@ -152,7 +157,7 @@ class GSRequests(BucketRequests):
         except CloudPathException:
             raise
         except Exception as error:  # noqa: BLE001 (always raised)
-            self.raise_translated(error, key, operation, retried=tries > 1)
+            self.raise_translated(error, key, operation, outcome_unknown=is_unknown and method != "GET")
 
     @contextlib.contextmanager
     def explaining_missing(self, key: str) -> Iterator[None]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urljoin, urlsplit
 
+from pathapi.backends.error_table import may_be_carried_out
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.http.auth import FORWARDED_HEADERS, PUBLIC_HEADERS, Login, login_of, merged, require_lines
 from pathapi.backends.http.errors import RETRIED, TABLE
@@ -30,6 +31,7 @@ MAX_REDIRECTS: Final = 10
 _FOLLOWED: Final = {"GET": frozenset((301, 302, 303, 307, 308)), "HEAD": frozenset((301, 302, 303, 307, 308))}
 _FOLLOWED_BY_WRITES: Final = frozenset((307, 308))
 """The others may turn a write into a read of another page."""
+_READS: Final = frozenset(_FOLLOWED)
 _AS_STORED: Final = {"Accept-Encoding": "identity"}
 _DRAINED: Final = 1 << 16
 """Bytes of an unneeded body that are read so that its connection can be reused."""
@@ -37,12 +39,16 @@ _DRAINED: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """urllib3's response with its body unread. *url* is where redirects ended; *tries* and *seconds* are the cost."""
+    """urllib3's response with its body unread. *url* is where redirects ended; *tries* and *seconds* are the cost.
+
+    *outcome_unknown* is that of `CloudPathException`, if it is a failure.
+    """
 
     response: Any
     url: str
     tries: int = 1
     seconds: float = 0.0
+    outcome_unknown: bool = False
 
     @property
     def status(self) -> int:
@@ -144,7 +150,7 @@ class HttpConnection(ConnectionSettings):
         """
         began = time.monotonic()
         is_repeatable = method != "POST"
-        attempt = 0
+        attempt, is_unknown = 0, False
         while True:
             attempt += 1
             answer: Response | None = None
@@ -156,17 +162,23 @@ class HttpConnection(ConnectionSettings):
                 if isinstance(error, CloudPathException) or TABLE.of_exception(error) is None:
                     raise
                 failure = error
+                is_unknown = is_unknown or TABLE.may_be_sent(error)
                 again = is_repeatable and not _is_untrusted(error)
             else:
+                is_unknown = is_unknown or may_be_carried_out(answer.status)
                 again = answer.status in retried and (is_repeatable or answer.status in (429, 503))
                 wait = max(wait, _retry_after(answer.headers))
             seconds = time.monotonic() - began
             if not again or attempt == self.tries or seconds + wait > self.retry_timeout:
+                is_unknown = is_unknown and method not in _READS
                 if answer is not None:
-                    return replace(answer, tries=attempt, seconds=seconds)
+                    return replace(answer, tries=attempt, seconds=seconds, outcome_unknown=is_unknown)
                 assert failure is not None
                 self.scrub(failure)
-                raise explain(failure, _tried(attempt, seconds)) from failure
+                explained = explain(failure, _tried(attempt, seconds))
+                if isinstance(explained, CloudPathException):
+                    explained.outcome_unknown = is_unknown
+                raise explained from failure
             if answer is not None:
                 answer.drop()
             time.sleep(wait)

@@ -99,7 +99,12 @@ BY_EXCEPTION: Final = {
     "HTTPError": _UNREACHABLE,
     "OSError": _UNREACHABLE,
 }
-TABLE: Final = ErrorTable(BY_STATUS, BY_EXCEPTION, frozenset(("urllib3", "builtins", "http", "ssl", "socket")))
+TABLE: Final = ErrorTable(
+    BY_STATUS,
+    BY_EXCEPTION,
+    frozenset(("urllib3", "builtins", "http", "ssl", "socket")),
+    unsent=frozenset(("NewConnectionError", "ConnectTimeoutError", "ProxyError", "SSLError", "LocationValueError")),
+)
 
 
 def translate_exception(

@@ -12,7 +12,7 @@ from pathapi.backends.http.auth import login_in
 from pathapi.backends.http.connection import HttpConnection, Response
 from pathapi.backends.http.errors import RETRIED, HttpStatusError, translate_exception, translate_status
 from pathapi.backends.http.responses import target_of
-from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, VersionMismatchError
+from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError
 from pathapi.uri import Uri
 
 
@@ -83,8 +83,7 @@ class HttpHost:
             allow=answer.headers.get("Allow"),
             has_login=self.connection.has_login or self._login is not None,
         )
-        if isinstance(translated, VersionMismatchError):
-            translated.after_retry = answer.tries > 1
+        translated.outcome_unknown = answer.outcome_unknown
         raise translated from HttpStatusError(answer.status, answer.response.reason or "")
 
     def _leads_to_page(self, answer: Response, key: str) -> bool:

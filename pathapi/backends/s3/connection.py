@@ -18,6 +18,7 @@ from typing import Any, Final
 from pathapi.backends.endpoints import checked_endpoint, parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.headers import parse_date
+from pathapi.backends.s3.attempts import watch
 from pathapi.backends.s3.urls import prepare_urls
 from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing
 from pathapi.exceptions import InvalidConfigurationException
@@ -218,6 +219,7 @@ class S3Connection(ConnectionSettings):
         if endpoint != client.meta.endpoint_url:
             client = make(endpoint_url=endpoint)
         prepare_urls(client)
+        watch(client)
         return client
 
 

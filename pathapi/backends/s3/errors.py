@@ -113,7 +113,15 @@ BY_EXCEPTION: Final = {
     "OSError": error_table.UNREACHABLE,
     "BotoCoreError": ErrorTemplate(CloudUnavailableError, "{uri}: boto3 could not send the request ({reason})"),
 }
-TABLE: Final = ErrorTable(BY_STATUS, BY_EXCEPTION, frozenset({"botocore", "urllib3", "builtins"}), BY_CODE)
+TABLE: Final = ErrorTable(
+    BY_STATUS,
+    BY_EXCEPTION,
+    frozenset({"botocore", "urllib3", "builtins"}),
+    BY_CODE,
+    unsent=frozenset(
+        {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "SSLError", "ConnectionRefusedError"}
+    ),
+)
 
 PERMISSIONS: Final = {
     **dict.fromkeys(("HeadObject", "GetObject"), "s3:GetObject"),
@@ -124,14 +132,19 @@ PERMISSIONS: Final = {
 }
 
 
-def answer_of(error: BaseException) -> tuple[int, str, int]:
-    """Return status, error code and number of retries of a ClientError; ``(0, "", 0)`` of anything else."""
+def answer_of(error: BaseException) -> tuple[int, str]:
+    """Return status and error code of a ClientError; ``(0, "")`` of anything else."""
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
-        return 0, "", 0
+        return 0, ""
     facts = response.get("ResponseMetadata", {})
-    code = str(response.get("Error", {}).get("Code", ""))
-    return int(facts.get("HTTPStatusCode", 0)), code, int(facts.get("RetryAttempts", 0))
+    return int(facts.get("HTTPStatusCode", 0)), str(response.get("Error", {}).get("Code", ""))
+
+
+def may_be_carried_out(error: BaseException) -> bool:
+    """Return whether the server may have carried out the request that ended in *error*."""
+    status, _ = answer_of(error)
+    return error_table.may_be_carried_out(status) if status else TABLE.may_be_sent(error)
 
 
 def translate(error: Exception, **where: Any) -> CloudPathException | None:
@@ -139,7 +152,7 @@ def translate(error: Exception, **where: Any) -> CloudPathException | None:
 
     *where* is for the message: see `translate_answer`.
     """
-    status, code, _ = answer_of(error)
+    status, code = answer_of(error)
     if status:
         return translate_answer(error, code, status, **where)
     template = TABLE.of_exception(error)

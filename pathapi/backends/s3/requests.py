@@ -12,12 +12,15 @@ from casstore import Validator
 from pathapi.backend import Absent, WriteCondition
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.headers import format_etag
+from pathapi.backends.s3.attempts import watching_attempts
 from pathapi.backends.s3.connection import S3Connection
-from pathapi.backends.s3.errors import answer_of, translate
+from pathapi.backends.s3.errors import answer_of, may_be_carried_out, translate
 from pathapi.exceptions import CloudPathException
 
 CONFLICT_TRIES: Final = 8
 """Tries after a 409: another write of the key was in progress, and the condition was not evaluated."""
+_CHANGES: Final = frozenset(("PutObject", "CompleteMultipartUpload", "CopyObject", "DeleteObject"))
+"""Operations that change an object; the others of an upload in parts change none."""
 _METHOD: Final = re.compile(r"(?<=[a-z])([A-Z])")
 """Where boto3 divides the name of an operation: ``ListObjectsV2`` is ``list_objects_v2``."""
 
@@ -53,18 +56,21 @@ class S3Requests(BucketRequests):
         named = {"Bucket": self.bucket, **self.extra_of(operation), **arguments}
         if key is not None:
             named["Key"] = key
-        for attempt in range(CONFLICT_TRIES):
-            try:
-                return getattr(self.connection.client, _METHOD.sub(r"_\1", operation).lower())(**named)
-            except Exception as error:
-                _, code, retries = answer_of(error)
-                if code == "ConditionalRequestConflict" and attempt + 1 < CONFLICT_TRIES:
-                    pause(attempt)
-                    continue
-                if isinstance(error, CloudPathException):
-                    raise
-                named_key = (key or "") if about is None else about
-                self.raise_translated(error, named_key, operation, expect, retried=retries > 0)
+        with watching_attempts() as attempts:
+            for attempt in range(CONFLICT_TRIES):
+                try:
+                    return getattr(self.connection.client, _METHOD.sub(r"_\1", operation).lower())(**named)
+                except Exception as error:
+                    if answer_of(error)[1] == "ConditionalRequestConflict" and attempt + 1 < CONFLICT_TRIES:
+                        pause(attempt)
+                        continue
+                    if isinstance(error, CloudPathException):
+                        raise
+                    named_key = (key or "") if about is None else about
+                    unknown = attempts.outcome_unknown or may_be_carried_out(error)
+                    self.raise_translated(
+                        error, named_key, operation, expect, outcome_unknown=unknown and operation in _CHANGES
+                    )
         raise AssertionError("unreachable")
 
     def condition_of(self, expect: Validator | Absent) -> dict[str, Any] | None:

@@ -379,11 +379,11 @@ def test_a_creation_whose_answer_was_lost_says_that_it_may_have_been_us(
     azure_proxy.add(Fault(Reset(after=None), kind="PUT"))
     with pytest.raises(VersionMismatchError) as caught:
         write(backend, "lost", b"mine", ABSENT)
-    assert caught.value.after_retry
+    assert caught.value.outcome_unknown
     assert ground.content("lost") == b"mine"
     with pytest.raises(VersionMismatchError) as caught:
         write(backend, "lost", b"mine", ABSENT)
-    assert not caught.value.after_retry
+    assert not caught.value.outcome_unknown
 
 
 @pytest.mark.parametrize("size", [10, (1 << 20) + 3])

@@ -300,11 +300,11 @@ def test_a_refusal_after_a_lost_answer_says_that_it_may_be_our_own_doing(
     gcs_proxy.add(Fault(Reset(after=None), kind="PUT"))
     with pytest.raises(VersionMismatchError) as caught:
         write(backend, "lost", b"mine", ABSENT)
-    assert caught.value.after_retry
+    assert caught.value.outcome_unknown
     assert ground.content("lost") == b"mine"
     with pytest.raises(VersionMismatchError) as caught:
         write(backend, "lost", b"other", ABSENT)
-    assert not caught.value.after_retry
+    assert not caught.value.outcome_unknown
 
 
 # --- uploads in a session -------------------------------------------------------------------------------------------

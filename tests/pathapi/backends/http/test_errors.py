@@ -216,7 +216,7 @@ def test_a_write_whose_answer_was_lost_may_be_our_own_success(server: HttpOrigin
     proxy.add(Fault(Reset(after=None), kind="PUT"))
     with pytest.raises(VersionMismatchError) as caught:
         write(backend, "d/a", b"mine", ABSENT)
-    assert caught.value.after_retry
+    assert caught.value.outcome_unknown
     assert server.content("d/a") == b"mine"
 
 

@@ -14,7 +14,9 @@ from pathapi import CloudPath, HttpClient, HttpPath, prefetch
 from pathapi.exceptions import OverwriteNewerCloudError, StaleReadError
 from pathapi.reading.download import PART
 from pathapi.testing import ReadSuite, in_forked_child
+from tests.harness.faults import Fault, SetHeader
 from tests.harness.http_server import Habits, HttpOrigin
+from tests.harness.proxy import Proxy
 
 Make = Callable[..., HttpClient]
 
@@ -228,6 +230,18 @@ def test_a_large_object_of_this_very_second_is_read_in_one_piece_where_only_its_
     server.plant("big", data)
     assert make().HttpPath(f"{server.url}/big").read_bytes() == data
     assert [one.headers.get("Range") for one in server.seen] == [f"bytes=0-{PART - 1}", None]
+
+
+def test_a_body_under_the_same_weak_etag_is_new(server: HttpOrigin, make: Make) -> None:
+    """A weak ETag promises equivalent content, not the same bytes: those that were sent are the ones to return."""
+    server.habits = Habits(conditions=False, etags="weak")
+    with Proxy(server.url) as proxy:
+        proxy.add(Fault(SetHeader("ETag", 'W/"1"'), times=None))
+        path = make().HttpPath(f"{proxy.endpoint}/d/a")
+        for data in (b"first!", b"second"):
+            server.plant("d/a", data)
+            assert path.read_bytes() == data
+            assert path.location.backend.read(path.location.key, unless=path.location.backend.head("d/a").validator)
 
 
 def test_a_server_that_encodes_all_the_same_has_its_bytes_kept_as_sent(server: HttpOrigin, make: Make) -> None:
