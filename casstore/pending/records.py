@@ -32,6 +32,8 @@ class Condition(StrEnum):
     """The version that the write started from."""
     ABSENT = "absent"
     """No object."""
+    UNKNOWN = "unknown"
+    """No object, since the server could not be asked for the version that the write starts from."""
     ANY = "any"
     """Anything: the user forced it."""
 

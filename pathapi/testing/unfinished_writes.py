@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from casstore import PendingState, ReentrantWriteError
-from pathapi.exceptions import CloudUnavailableError, PendingWriteError
+from casstore import Condition, PendingState, ReentrantWriteError
+from pathapi.exceptions import CloudUnavailableError, OverwriteNewerCloudError, PendingWriteError
 from pathapi.testing.intercepting_backend import InterceptingBackend, interpose
 from pathapi.testing.path_suite import PathSuite, append, states
 from pathapi.testing.raw_bucket import TIMEOUT, RawBucket, in_forked_child
@@ -58,6 +58,57 @@ class UnfinishedWrites(PathSuite):
         path.push()
         assert self.now(ground) == path.read_bytes() == b"mine"
         assert path.pending == []
+
+    @pytest.mark.parametrize("there", [b"theirs", None], ids=["present", "absent"])
+    @pytest.mark.parametrize("how", ["write_text", "w", "wb"])
+    def test_bytes_are_kept_if_the_network_was_away_before_the_write(
+        self, path: Any, ground: RawBucket, wire: InterceptingBackend, how: str, there: bytes | None
+    ) -> None:
+        if there is not None:
+            self.put(ground, there)
+
+        def write() -> None:
+            if how == "write_text":
+                path.write_text("mine")
+                return
+            with path.open(how) as file:
+                file.write(b"mine" if how == "wb" else "mine")
+
+        wire.before.update(write=network_is_away, head=network_is_away, read=network_is_away)
+        with pytest.raises(CloudUnavailableError, match=r"the network is away.*The bytes are kept at"):
+            write()
+        assert [write.condition for write in path.pending] == [Condition.UNKNOWN]
+        assert path.read_bytes(read_pending=True) == b"mine"
+        wire.before.clear()
+        if there is None:
+            path.push()
+            assert self.now(ground) == path.read_bytes() == b"mine"
+            return
+        with pytest.raises(OverwriteNewerCloudError, match=r"the object exists, .* could not be reached .*kept at"):
+            path.push()
+        assert self.now(ground) == there
+        path.push(force_overwrite_to_cloud=True)
+        assert self.now(ground) == path.read_bytes() == b"mine"
+        assert path.pending == []
+
+    def test_a_write_that_ends_in_its_call_tries_a_lost_network_once(
+        self, path: Any, wire: InterceptingBackend
+    ) -> None:
+        wire.before.update(write=network_is_away, head=network_is_away, read=network_is_away)
+        wire.calls.clear()
+        with pytest.raises(CloudUnavailableError, match="kept at"):
+            path.write_bytes(b"mine")
+        assert wire.calls == {"head": 1}
+
+    def test_a_network_that_is_back_at_the_close_takes_the_write(
+        self, path: Any, ground: RawBucket, wire: InterceptingBackend
+    ) -> None:
+        wire.before.update(head=network_is_away)
+        file = path.open("wb")
+        wire.before.clear()
+        file.write(b"mine")
+        file.close()
+        assert self.now(ground) == path.read_bytes() == b"mine"
 
     def test_a_forced_push_sets_others_aside(self, path: Any, ground: RawBucket, wire: InterceptingBackend) -> None:
         self.put(ground, b"old")

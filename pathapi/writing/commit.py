@@ -69,6 +69,8 @@ def commit_upload(
     try:
         if not client.policy.of(target.canonical).may_request:
             raise CloudUnavailableError(f"{target}: not uploaded: the policy is offline")
+        if base.unreached is not None:
+            raise base.unreached
         moment = client.now()
         result = conditional_put(target, staging, base)
     except BaseException as error:
@@ -163,6 +165,12 @@ def raise_explained(
         if base.exclusive:
             raise CloudPathFileExistsError(
                 f"{target}: the object exists already; nothing was changed{where}", **hints
+            ) from error
+        if base.unknown:
+            raise OverwriteNewerCloudError(
+                f"{target}: the object exists, and the server could not be reached when this write began; nothing was "
+                f"uploaded{where}",
+                **hints,
             ) from error
         raise OverwriteNewerCloudError(
             f"{target}: another writer has changed the object since it was opened; nothing was uploaded{where}", **hints

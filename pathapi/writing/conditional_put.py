@@ -32,17 +32,22 @@ class WriteBase:
 
     *condition_version* None overwrites whatever is there. *assumed*: a listing alone shows the absence; one HEAD
     request decides if the server disagrees. *entry* is the cached entry of that very version, if the server confirmed
-    it in this very open.
+    it in this very open. *unknown*: the server could not be asked for the version, so that no object may be there;
+    *unreached* is the error of a call that would only try the same server again.
     """
 
     condition_version: Validator | Absent | None
     assumed: bool = False
     exclusive: bool = False
     entry: Entry | None = None
+    unknown: bool = False
+    unreached: CloudUnavailableError | None = None
 
     @property
     def condition(self) -> Condition:
         """The condition as a pending write records it."""
+        if self.unknown:
+            return Condition.UNKNOWN
         if self.condition_version is None:
             return Condition.ANY
         return Condition.ABSENT if isinstance(self.condition_version, Absent) else Condition.MATCH
@@ -57,8 +62,8 @@ class WriteBase:
         """Return what a pending write started from: never what is there now."""
         if force or write.condition is Condition.ANY:
             return cls(None)
-        if write.condition is Condition.ABSENT:
-            return cls(ABSENT, exclusive=write.exclusive)
+        if write.condition in (Condition.ABSENT, Condition.UNKNOWN):
+            return cls(ABSENT, exclusive=write.exclusive, unknown=write.condition is Condition.UNKNOWN)
         return cls(write.base)
 
 

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 from casstore import Moment, Stored, full_disk
 from pathapi.backend import ABSENT, head_or_none
 from pathapi.client import forced
-from pathapi.exceptions import CloudPathFileNotFoundError, CloudPathIsADirectoryError
+from pathapi.exceptions import CloudPathFileNotFoundError, CloudPathIsADirectoryError, CloudUnavailableError
 from pathapi.freshness import ALWAYS, FreshnessArg
 from pathapi.location import Location, informative
 from pathapi.metadata.head import explain_missing
@@ -290,8 +290,14 @@ def write_base(
         if policy.allows(held, now, now):
             return WriteBase(held.validator)
     if not policy.may_request:
-        return WriteBase(ABSENT)  # nothing of the object was seen, so nothing of it may be overwritten
-    info = head_or_none(location.backend, uri.key)
+        return WriteBase(ABSENT, unknown=True)  # nothing of the object was seen, so nothing of it may be overwritten
+    try:
+        info = head_or_none(location.backend, uri.key)
+    except CloudUnavailableError as error:
+        if client.cache.unavailable is not None:
+            raise  # the bytes could not be kept
+        # Kept at the close. A later push uploads them if no object is there.
+        return WriteBase(ABSENT, unknown=True, unreached=error if at_once else None)
     if info is None:
         return WriteBase(ABSENT)
     is_held = held is not None and held.validator.proves_same_bytes(info.validator)
