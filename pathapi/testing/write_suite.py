@@ -174,6 +174,21 @@ class WriteSuite(UnfinishedWrites):
         assert write.condition is (Condition.MATCH if seen == "present" else Condition.ABSENT)
         assert Path(path.client.cache.pending.path(write)).read_bytes() == b"mine"
 
+    def test_equal_bytes_of_another_writer_are_a_conflict(
+        self, path: Any, make: Any, at: str, ground: RawBucket, tmp_path: Path
+    ) -> None:
+        """Two machines append one line each, and the lines are equal: one append raises, or a line is lost."""
+        self.put(ground, b"old\n")
+        other = make(local_cache_dir=tmp_path / "other machine").CloudPath(at + "d/a.txt")
+        files = [writer.open("ab") for writer in (path, other)]
+        for file in files:
+            file.write(b"line\n")
+        files[0].close()
+        with pytest.raises(OverwriteNewerCloudError):
+            files[1].close()
+        assert self.now(ground) == b"old\nline\n"
+        assert states(other) == [PendingState.FAILED]
+
     def test_one_call_requests_the_version_of_an_unlisted_object(self, path: Any, ground: RawBucket) -> None:
         list(path.parent.iterdir())
         self.put(ground, b"theirs")

@@ -17,6 +17,7 @@ from casstore.format import digest as digests
 from casstore.format.layout import Layout
 from casstore.fs import copying, files
 from tests.casstore.support.fill import fill, key_of, read
+from tests.casstore.support.stores import open_inodes
 
 
 @pytest.fixture
@@ -64,6 +65,20 @@ def test_equal_bytes_are_one_file(blobs: BlobStore, staged: Stage) -> None:
     first, second = blobs.add(one, one.digest()), blobs.add(two, two.digest())
     assert (first.is_new, second.is_new) == (True, False)
     assert first.inode == second.inode
+
+
+def test_a_blob_that_was_compared_stays_open_so_that_no_other_file_gets_its_inode(
+    blobs: BlobStore, layout: Layout, staged: Stage
+) -> None:
+    one, two = staged(b"bytes"), staged(b"bytes")
+    added = blobs.add(one, one.digest())
+    one.close()
+    assert added.inode not in open_inodes()
+    blobs.add(two, two.digest())
+    os.unlink(layout.blob(added.digest.value))
+    assert added.inode in open_inodes()
+    two.close()
+    assert added.inode not in open_inodes()
 
 
 def test_pieces_written_out_of_order_have_the_digest_of_the_whole(blobs: BlobStore, staged: Stage) -> None:

@@ -12,7 +12,10 @@ import pytest
 import casstore
 from casstore import ProviderChecksum, Validator
 from casstore.format import digest as digests
-from tests.casstore.support.fill import fill, key_of, read
+from casstore.fs import files
+from casstore.index.database import Index
+from casstore.index.updates import IndexUpdate
+from tests.casstore.support.fill import fill, hand_out, key_of, read
 
 ONE, TWO = key_of("one"), key_of("two")
 STATED = ProviderChecksum("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
@@ -71,6 +74,88 @@ def test_a_blob_that_was_lost_leaves_no_entry_to_a_newcomer_that_collides(weak: 
     os.unlink(weak.blob_path(entry))
     fill(weak, TWO, b"a third")
     assert (read(weak, ONE), read(weak, TWO)) == (None, b"a third")
+
+
+def test_a_name_that_another_content_took_between_lookup_and_open_is_not_believed(weak: casstore.Cache) -> None:
+    entry = fill(weak, ONE, b"a first")
+    found = weak.lookup(ONE)
+    assert found == entry
+    weak.evict(lambda _: True)
+    fill(weak, TWO, b"a third")
+    assert found.digest == weak.lookup(TWO).digest  # type: ignore[union-attr]
+    assert weak.open_entry(found) is None
+
+
+def test_a_name_that_another_content_took_during_the_warm_path_is_not_believed(
+    weak: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(weak, ONE, b"a first")
+    get, looks = Index.get, [0]
+
+    def get_then_change(self: Index, row: bytes) -> bytes | None:
+        record = get(self, row)
+        looks[0] += 1
+        if looks[0] == 1:
+            weak.evict(lambda _: True)
+            fill(weak, TWO, b"a third")
+        return record
+
+    monkeypatch.setattr(Index, "get", get_then_change)
+    assert weak.open_fresh(ONE, None) is None
+
+
+def test_an_uncommitted_entry_is_believed_of_its_own_file_only(
+    weak: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[IndexUpdate] = []
+    monkeypatch.setattr(weak.committer, "submit", waiting.append)
+    with weak.begin(ONE) as filling:
+        filling.write(b"a first")
+        os.close(filling.publish(Validator(7, "e")).descriptor)
+    found = weak.lookup(ONE)
+    assert found is not None
+    os.unlink(weak.blob_path(found))  # swept: it has no row yet
+    with weak.begin(TWO) as filling:
+        filling.write(b"a third")
+        os.close(filling.publish(Validator(7, "e")).descriptor)
+    assert weak.open_entry(found) is None
+    for update in waiting:
+        update.done(None)
+
+
+def test_the_copy_of_a_touched_blob_replaces_no_content_that_took_its_name_meanwhile(
+    weak: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(weak.blob_path(fill(weak, ONE, b"a first")))
+    sync = files.sync
+
+    def sync_and_take(descriptor: int) -> None:
+        monkeypatch.setattr(files, "sync", sync)
+        sync(descriptor)
+        weak.evict(lambda _: True)
+        fill(weak, TWO, b"a third")
+
+    monkeypatch.setattr(files, "sync", sync_and_take)
+    assert read(weak, ONE) in (None, b"a first")
+    assert read(weak, TWO) == b"a third"
+
+
+def test_a_view_is_no_link_to_a_content_that_took_the_blobs_name_meanwhile(
+    weak: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = fill(weak, ONE, b"a first")
+    link = files.link
+
+    def take_and_link(source: str, target: str) -> None:
+        monkeypatch.setattr(files, "link", link)
+        weak.evict(lambda _: True)
+        fill(weak, TWO, b"a third")
+        link(source, target)
+
+    monkeypatch.setattr(files, "link", take_and_link)
+    view = hand_out(weak, entry, "link")
+    assert files.link is link
+    assert view.read_bytes() == b"a first"
 
 
 def test_a_blob_that_was_lost_keeps_its_entries_under_a_digest_that_does_not_collide(root: Path) -> None:

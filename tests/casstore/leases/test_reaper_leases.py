@@ -325,6 +325,27 @@ def test_an_edit_between_the_looks_at_a_lease_saves_it(cache: casstore.Cache, mo
 
 
 @pytest.mark.needs_locks
+def test_a_touch_between_the_looks_at_a_lease_shows_that_a_process_works_there(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are still the store's; the next write may be an edit."""
+    name = _leave(cache)
+    (path,) = Path(cache.layout.lease(name)).rglob("k")
+    real = scan.scan_lease
+
+    def survey(lease: LeaseLayout) -> object:
+        monkeypatch.setattr(reaper, "scan_lease", real)
+        seen = real(lease)
+        os.utime(path)
+        return seen
+
+    monkeypatch.setattr(reaper, "scan_lease", survey)
+    assert [kept.reason for kept in reap_store(cache).kept] == ["another process is changing files in it"]
+    assert path.read_bytes() == b"bytes of k"
+    assert reap_store(cache).leases == 1
+
+
+@pytest.mark.needs_locks
 def test_staging_files_of_the_dead_go_with_their_lease(cache: casstore.Cache) -> None:
     def stage() -> None:
         os.makedirs(cache.lease.paths.staging, exist_ok=True)
@@ -376,6 +397,26 @@ def test_a_process_that_ends_leaves_its_lease_to_a_child_that_still_has_it(
 
     child = fork(look_later)
     cache.close()
+    assert path.read_bytes() == b"bytes of k"
+    release.touch()
+    assert status_of(child) == 0
+
+
+def test_a_process_that_forked_leaves_its_lease_where_locks_are_for_show(
+    cache: casstore.Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    path, other = make_view(cache), make_view(cache, "other")
+    release = tmp_path / "release"
+
+    def look_later() -> None:
+        eventually(release.exists)
+        assert path.read_bytes() == b"bytes of k"
+
+    child = fork(look_later)
+    _edit(other)
+    with pytest.warns(UserWarning, match="s3://bucket/other"):
+        cache.close()
     assert path.read_bytes() == b"bytes of k"
     release.touch()
     assert status_of(child) == 0

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from casstore import Validator
 from pathapi import FileClient
+from pathapi.backends.file import metadata
 from pathapi.testing import RawBucket, ReadSuite
 from tests.harness.servers import S3Server
 from tests.pathapi.conftest import MakeClient
@@ -78,3 +80,13 @@ def test_an_image_library_opens_one_path_and_the_tree_shows_that_file_alone(tmp_
         assert (opened.size, opened.getpixel((0, 0))) == ((4, 3), (255, 0, 0))
     tree = Path(root.fspath)
     assert [str(file.relative_to(tree)) for file in tree.rglob("*") if file.is_file()] == ["deep/c.png"]
+
+
+def test_a_version_that_may_have_changed_unseen_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two contents in one tick of the clock look the same: that the server's answer agrees proves nothing."""
+    path = FileClient(local_cache_dir=tmp_path / "store").CloudPath(f"file://{tmp_path}/file")
+    racy = Validator(3, "same", mtime_ns=1, racy=True)
+    monkeypatch.setattr(metadata, "validator_of", lambda _: racy)
+    for data in (b"one", b"two"):
+        (tmp_path / "file").write_bytes(data)
+        assert path.read_bytes() == data

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from casstore.fs import files
 from pathapi.backend import ABSENT
 from pathapi.backends.file import metadata as file_status
 from pathapi.backends.file.backend import FileBackend
@@ -256,6 +257,33 @@ def test_processes_that_count_under_a_condition_lose_no_step(backend: FileBacken
     children = [fork(count) for _ in range(4)]
     assert [status_of(child) for child in children] == [0] * 4
     assert read(backend, "n") == b"40"
+
+
+@pytest.mark.needs_locks
+@pytest.mark.parametrize("step", ["unlink", "replace", "link"])
+def test_the_directory_is_locked_from_the_comparison_to_the_change(
+    backend: FileBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Else a version that another process writes between the two would be deleted or replaced."""
+    version = write(backend, "a", b"first").validator
+    real = getattr(os, step)
+    refused: list[BaseException] = []
+
+    def change(*names: str) -> None:
+        monkeypatch.setattr(os, step, real)
+        with pytest.raises(BlockingIOError) as caught, files.opened(str(tmp_path), os.O_RDONLY) as directory:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        refused.append(caught.value)
+        real(*names)
+
+    monkeypatch.setattr(os, step, change)
+    if step == "unlink":
+        backend.delete(["a"], expect=version)
+    elif step == "replace":
+        write(backend, "a", b"second", version)
+    else:
+        write(backend, "b", b"second", ABSENT)
+    assert len(refused) == 1
 
 
 def add_one(backend: FileBackend) -> None:
