@@ -206,7 +206,7 @@ def _index(cache: Cache) -> Check:
 
 
 def _pending(cache: Cache) -> Check:
-    count = sum(1 for _ in cache.pending.all())
+    count = cache.pending.count()
     if not count:
         return Check("pending writes", CheckState.OK, "none")
     return Check("pending writes", CheckState.WARNING, f"{count:,} not uploaded", "`casstore pending` lists them")

@@ -26,7 +26,7 @@ def store_facts(root: Root, index: Index, usage: Usage, pending: Pending, statis
     pins = Pins(layout, index)
     keys = [pin.key for pin in pins.all()]
     pinned = index.read(lambda txn: [current_entry(txn, key) for key in keys])
-    writes = list(pending.all())
+    writes, unidentified = list(pending.all()), pending.unidentified()
     space = os.statvfs(layout.root)
     return {
         "root": layout.root,
@@ -55,9 +55,9 @@ def store_facts(root: Root, index: Index, usage: Usage, pending: Pending, statis
         ],
         "pins": len(keys) + len(pins.unreadable()),
         "pinned_bytes": sum({entry.digest: entry.size for entry in pinned if entry is not None}.values()),
-        "pending_writes": len(writes) + len(pending.unreadable()),
+        "pending_writes": len(writes) + len(unidentified),
         "pending_edits": sum(write.state is PendingState.EDIT for write in writes),
-        "pending_bytes": sum(write.size for write in writes),
+        "pending_bytes": sum(write.size for write in (*writes, *unidentified)),
         "views": settings.views,
         "verify": settings.verify,
         "statistics": statistics_facts(statistics),

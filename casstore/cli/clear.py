@@ -25,7 +25,7 @@ _HINTS: Final = {
     "pins": "`casstore unpin URI` removes a pin (`casstore pin` lists them)",
     "pending": "`casstore push` uploads pending writes, `casstore drop` discards them (`casstore pending` lists them)",
     "in_use": "local paths are removed when the processes that use them exit; changed ones become pending writes",
-    "unreadable": "unreadable records block their URIs: remove the files to go on without them",
+    "unreadable": "unreadable records block their URIs: `casstore pending` says how to go on, or remove the files",
     "young": "files less than a minute old may belong to a running download; run `clear` again later to remove them",
 }
 """By field of `ClearResult`: how to remove what was kept."""

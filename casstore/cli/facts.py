@@ -57,7 +57,7 @@ def pending_facts(cache: Cache, write: PendingWrite) -> dict[str, Any]:
         "size": write.size,
         "created": _iso(write.created_ns / 1e9),
         "why": INTERRUPTED if is_interrupted else write.why,
-        "digest": str(write.digest),
+        "digest": None if write.state.value == "unreadable" else str(write.digest),
         "path": cache.pending.path(write),
         "source": write.source,
         "blocks": write.blocks,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import sys
@@ -38,6 +39,7 @@ _STATES: Final = {
         "kept; does not block reads or writes; skipped by `push --all`",
         (("casstore push {it}", "upload the incomplete bytes, unless the object has changed since"), *_DROP),
     ),
+    "unreadable": (f"the record is damaged, or of a newer casstore; {_BLOCKED}", _DROP),
     _INTERRUPTED: (
         "its process died during the upload, which may have reached the server",
         (("casstore push {it}", "check, and upload if it did not reach the server"), *_DROP),
@@ -65,10 +67,11 @@ def pending_command(shell: Shell, prefix: str, as_json: bool) -> None:
             shell.json_line(fact)
     else:
         _show(shell, facts, [(time.time_ns() - write.created_ns) / 1e9 for write in writes])
-    for path in cache.pending.unreadable():
+    for write in cache.pending.unidentified():
         shell.note(
-            f"warning: {path}: the record is damaged, or was written by a newer casstore: its bytes are in "
-            f"{path.removesuffix('.json')}.data; remove both files to discard them"
+            f"warning: {cache.pending.record_path(write)}: the record of a pending write is unreadable; its URI is "
+            f"unknown and blocked, its bytes are in {cache.pending.path(write)}: `casstore drop --save-to PATH --name "
+            f"{write.name}` moves them to a file, `casstore drop --name {write.name}` discards them"
         )
 
 
@@ -170,7 +173,7 @@ def _check_usage(uris: Sequence[str], save_to: str | None, name: str | None, *, 
 
 def _select(cache: Cache, uris: Sequence[str], name: str | None) -> tuple[list[PendingWrite], list[str]]:
     """Return the selected writes (all of them without a URI or name), and a message for each that does not exist."""
-    writes, missing = list(cache.pending.all()), []
+    writes, missing = [*cache.pending.all(), *_identify(cache, uris)], []
     if uris:
         known = {write.uri for write in writes}
         missing = [f"{uri}: nothing is pending" for uri in dict.fromkeys(uris) if uri not in known]
@@ -180,6 +183,14 @@ def _select(cache: Cache, uris: Sequence[str], name: str | None) -> tuple[list[P
         if not writes:
             missing = [f"{uris[0] if uris else name}: no pending write has the name {name}"]
     return writes, missing
+
+
+def _identify(cache: Cache, uris: Sequence[str]) -> list[PendingWrite]:
+    """Return the writes without a readable record, with their URI if they are of a cached object of *uris*."""
+    unidentified = cache.pending.unidentified()
+    cached = (entry.key for uri in uris for entry in cache.entries(uri) if entry.uri == uri) if unidentified else ()
+    keys = {key.name: key for key in cached}
+    return [dataclasses.replace(write, key=keys.get(write.key.name, write.key)) for write in unidentified]
 
 
 def _check_single(writes: Sequence[PendingWrite], save_to: str) -> None:

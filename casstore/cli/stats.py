@@ -109,7 +109,7 @@ def _metrics(cache: Cache) -> Iterator[str]:
         "index_bytes": ("Bytes of the index in use.", index_bytes),
         "free_bytes": ("Bytes free on the disk.", space.f_bavail * space.f_frsize),
         "max_size_bytes": ("The setting max_size; 0 for no limit.", cache.settings.max_size or 0),
-        "pending_writes": ("Writes that were not uploaded.", sum(1 for _ in cache.pending.all())),
+        "pending_writes": ("Writes that were not uploaded.", cache.pending.count()),
     }
     for name, (text, value) in gauges.items():
         yield f"# HELP casstore_{name} {text}\n# TYPE casstore_{name} gauge\ncasstore_{name}{label} {value}\n"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from casstore.format.digest import Digest
+from casstore.format.digest import ALGORITHMS, Digest
 from casstore.format.keys import Key
 from casstore.format.records import Validator
 
@@ -23,6 +24,8 @@ class PendingState(StrEnum):
     """A local copy was changed outside the API; the URI is blocked in the same way."""
     INCOMPLETE = "incomplete"
     """Never closed, left by a tool, or kept aside: blocks nothing, and is uploaded by name only."""
+    UNREADABLE = "unreadable"
+    """In no record: the record is damaged or of a newer format. Blocks the URI; its bytes can be saved or dropped."""
 
 
 class Condition(StrEnum):
@@ -36,6 +39,10 @@ class Condition(StrEnum):
     """No object, since the server could not be asked for the version that the write starts from."""
     ANY = "any"
     """Anything: the user forced it."""
+
+
+UNKNOWN: Final = Digest(ALGORITHMS[0], bytes(16))
+"""The digest of an unreadable write: only its record has the right one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class PendingWrite:
     @property
     def blocks(self) -> bool:
         """Whether the URI cannot be read or written until the user pushes or drops this."""
-        return self.state in (PendingState.FAILED, PendingState.EDIT)
+        return self.state in (PendingState.FAILED, PendingState.EDIT, PendingState.UNREADABLE)
 
     def encode(self) -> bytes:
         record = {
@@ -96,6 +103,8 @@ class PendingWrite:
             record: dict[str, Any] = json.loads(data)
             if record["format"] != _FORMAT:
                 raise ValueError(f"record format {record['format']}: only {_FORMAT} is supported")
+            if record["state"] == PendingState.UNREADABLE:
+                raise ValueError("no record has this state")
             base = record["base"]
             return cls(
                 key=Key(str(record["uri"]), str(record["origin"])),
@@ -114,3 +123,24 @@ class PendingWrite:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"invalid record of a pending write: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownKey(Key):
+    """The key of an unreadable write whose URI is unknown: only the name of its *directory*, the hash of the URI."""
+
+    directory: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.directory
+
+
+def key_in(data: bytes, directory: str) -> Key:
+    """Return the key that an unreadable record names, if *directory* is its; else an `UnknownKey`."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        record = json.loads(data)
+        key = Key(str(record["uri"]), str(record["origin"]))
+        if key.name == directory:
+            return key
+    return UnknownKey("(unknown URI)", "", directory)

@@ -31,7 +31,7 @@ from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator
 from casstore.fs import copying, files
 from casstore.locks.lock_files import locks_are_exclusive, try_lock_existing
-from casstore.pending.records import Condition, PendingState, PendingWrite
+from casstore.pending.records import UNKNOWN, Condition, PendingState, PendingWrite, UnknownKey, key_in
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
 _NO_LEASE: Final = "0" * 16
@@ -49,31 +49,42 @@ class Pending:
         return os.access(self._layout.pending(key.name), os.F_OK)
 
     def of(self, key: Key) -> list[PendingWrite]:
-        """Return the pending writes of *key*, oldest first."""
-        return [write for write in self._in(key.name) if write.key == key]
+        """Return the pending writes of *key*, oldest first; those with an unreadable record, too."""
+        return self._in(key.name, key)
 
     def all(self) -> Iterator[PendingWrite]:
-        """Yield all pending writes by URI, oldest first."""
-        found = [write for name in sorted(files.list_names(self._layout.pending_directory)) for write in self._in(name)]
+        """Yield all pending writes by URI, oldest first, except the `unidentified` ones."""
+        found = (write for write in self._everything() if not isinstance(write.key, UnknownKey))
         yield from sorted(found, key=lambda write: (write.uri, write.key.origin, write.created_ns))
 
-    def unreadable(self) -> list[str]:
-        """Return the paths of unreadable records that have data: of a newer format, or damaged."""
-        found = []
-        for directory in files.list_names(self._layout.pending_directory):
-            for name in self._records(directory):
-                with contextlib.suppress(OSError):
-                    try:
-                        self._read(directory, name)
-                    except ValueError:
-                        found.append(self._layout.pending_record(directory, name))
-        return sorted(found)
+    def unidentified(self) -> list[PendingWrite]:
+        """Return the pending writes whose URI is unknown, because their records are damaged or of a newer format.
 
-    def _in(self, directory: str) -> list[PendingWrite]:
+        They still block that URI: `of` returns them.
+        """
+        found = (write for write in self._everything() if isinstance(write.key, UnknownKey))
+        return sorted(found, key=self.record_path)
+
+    def count(self) -> int:
+        """Return the number of pending writes, `unidentified` ones included."""
+        return sum(1 for _ in self._everything())
+
+    def unreadable(self) -> list[str]:
+        """Return the paths of the records of `unidentified` writes."""
+        return [self.record_path(write) for write in self.unidentified()]
+
+    def record_path(self, write: PendingWrite) -> str:
+        return self._layout.pending_record(write.key.name, write.name)
+
+    def _everything(self) -> Iterator[PendingWrite]:
+        for directory in files.list_names(self._layout.pending_directory):
+            yield from self._in(directory)
+
+    def _in(self, directory: str, key: Key | None = None) -> list[PendingWrite]:
         found = []
         for name in self._records(directory):
-            with contextlib.suppress(FileNotFoundError, ValueError):  # discarded meanwhile; see `unreadable`
-                found.append(self._read(directory, name))
+            with contextlib.suppress(FileNotFoundError):  # discarded meanwhile
+                found.append(self._read(directory, name, key))
         return sorted(found, key=lambda write: (write.created_ns, write.name))
 
     def _records(self, directory: str) -> list[str]:
@@ -81,9 +92,27 @@ class Pending:
         stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return [stem for stem in stems if _NAME.fullmatch(stem) and f"{stem}.data" in names]
 
-    def _read(self, directory: str, name: str) -> PendingWrite:
+    def _read(self, directory: str, name: str, key: Key | None) -> PendingWrite:
+        """Read a record of *key*, or of the key that it names. An unreadable record is a pending write, too."""
         with open(self._layout.pending_record(directory, name), "rb") as file:
-            return PendingWrite.parse(name, file.read())
+            data = file.read()
+        with contextlib.suppress(ValueError):
+            write = PendingWrite.parse(name, data)
+            if write.key.name == directory and (key is None or write.key == key):
+                return write
+        status = os.stat(self._layout.pending_data(directory, name))
+        return PendingWrite(
+            key or key_in(data, directory),
+            name,
+            PendingState.UNREADABLE,
+            UNKNOWN,
+            status.st_size,
+            Condition.ABSENT,
+            None,
+            name[:16],
+            status.st_mtime_ns,
+            "its record is damaged, or was written by a newer casstore",
+        )
 
     def path(self, write: PendingWrite) -> str:
         """Return the path of the bytes; never write to it. It is removed with the write."""
@@ -200,7 +229,10 @@ class Pending:
             lease=write.lease if lease is None else lease,
             outcome_unknown=write.outcome_unknown if outcome_unknown is None else outcome_unknown,
         )
-        path = self._layout.pending_record(write.key.name, write.name)
+        if write.state is PendingState.UNREADABLE:
+            with files.opened(self.path(write), OPEN_FLAGS) as descriptor:
+                changed = replace(changed, digest=hash_descriptor(descriptor, UNKNOWN.algorithm))
+        path = self.record_path(write)
         if not os.path.lexists(path):
             raise FileNotFoundError(errno.ENOENT, "the pending write was pushed or dropped meanwhile", path)
         with files.full_disk(self._layout.root):
@@ -211,7 +243,7 @@ class Pending:
         """Remove it from the disk, because it is uploaded or unwanted."""
         directory = self._layout.pending(write.key.name)
         try:
-            os.unlink(self._layout.pending_record(write.key.name, write.name))
+            os.unlink(self.record_path(write))
         except FileNotFoundError:
             pass
         else:
@@ -226,13 +258,14 @@ class Pending:
             os.rmdir(self._layout.pending(name))
 
     def adopt(self, write: PendingWrite) -> Staging:
-        """Return the bytes, checked against their digest, as a staging file that keeps its name.
+        """Return the bytes, checked against their digest if it is known, as a staging file that keeps its name.
 
         Raises: PendingDamagedError if they are damaged, FileNotFoundError if they are gone.
         """
         descriptor = self.open(write)
         try:
-            if hash_descriptor(descriptor, write.digest.algorithm) != write.digest:
+            is_known = write.state is not PendingState.UNREADABLE
+            if is_known and hash_descriptor(descriptor, write.digest.algorithm) != write.digest:
                 raise PendingDamagedError(
                     errno.EIO,
                     f"the pending bytes of {write.uri} were changed or damaged on this disk",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,44 @@ class WriteSuite(UnfinishedWrites):
         assert self.now(ground) is None
         path.push(force_overwrite_to_cloud=True)
         assert self.now(ground) == b"seen and mine"
+
+    @pytest.mark.parametrize("is_newer", [False, True], ids=["damaged", "newer"])
+    def test_a_pending_write_that_cannot_be_read_blocks_every_use(
+        self, path: Any, ground: RawBucket, tmp_path: Path, is_newer: bool
+    ) -> None:
+        self.fail_at_close(path, ground)
+        (sound,) = path.pending
+        record = Path(path.client.cache.pending.record_path(sound))
+        facts = json.loads(record.read_text())
+        record.write_text(json.dumps(facts | {"format": 2}) if is_newer else "{")
+        (write,) = path.pending
+        assert (write.state, write.size, write.name) == (PendingState.UNREADABLE, 4, sound.name)
+        for use in (path.read_bytes, path.open, lambda: path.open("wb"), path.unlink, path.parent.rmtree, path.push):
+            with pytest.raises(PendingWriteError, match="damaged, or was written by a newer casstore") as caught:
+                use()
+            assert "save_pending(PATH)" in str(caught.value) and "drop()" in str(caught.value)
+        assert path.read_bytes(read_pending=True) == b"mine"
+        path.save_pending(tmp_path / "mine")
+        assert (tmp_path / "mine").read_bytes() == b"mine"
+        assert (path.pending, path.read_bytes()) == ([], b"theirs")
+
+    @pytest.mark.parametrize("way", ["drop", "read", "write"])
+    def test_a_pending_write_that_cannot_be_read_is_resolved(self, path: Any, ground: RawBucket, way: str) -> None:
+        self.fail_at_close(path, ground)
+        (sound,) = path.pending
+        Path(path.client.cache.pending.record_path(sound)).write_text("")
+        if way == "drop":
+            path.drop()
+        elif way == "read":
+            assert path.read_bytes(force_overwrite_from_cloud=True) == b"theirs"
+        else:
+            path.write_bytes(b"new", force_overwrite_to_cloud=True)
+        assert path.read_bytes() == (b"new" if way == "write" else b"theirs")
+        assert states(path) == ([] if way == "drop" else [PendingState.INCOMPLETE])
+        if way != "drop":
+            assert path.read_bytes(read_pending=True) == b"mine"
+            path.push(force_overwrite_to_cloud=True)
+            assert self.now(ground) == b"mine"
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.transfer.objects import delete, locked
 from pathapi.writing import unclosed
 from pathapi.writing.conditional_put import warn_of_conditions
-from pathapi.writing.pending import acquire_write_lock
+from pathapi.writing.pending import acquire_write_lock, conflict_error
 
 BATCH: Final = 1_000
 """Objects that are deleted together: what one request of S3 takes."""
@@ -161,6 +161,11 @@ def _pending_below(root: Location) -> dict[str, Exception]:
                 acquire_write_lock(root.at(key)).release()
             except (PendingWriteError, OverwriteNewerLocalError) as error:
                 found[key] = error
+    unidentified = {write.key.name: write for write in cache.pending.unidentified()}
+    for item in root.backend.list(root.prefix) if unidentified else ():
+        at = root.at(item.key)
+        if at.store_key.name in unidentified:
+            found[item.key] = conflict_error(at, unidentified[at.store_key.name])
     return found
 
 

@@ -134,6 +134,15 @@ def conflict_error(target: Location, write: PendingWrite) -> PendingWriteError |
     what = f"an earlier write was not uploaded: {write.why}"
     if write.state is PendingState.EDIT:
         error, what = OverwriteNewerLocalError, f"{write.why} ({write.source})"
+    elif write.state is PendingState.UNREADABLE:
+        return error(
+            f"{target}: an earlier write is pending, and {write.why}. The bytes are at "
+            f"{target.client.cache.pending.path(write)}",
+            hint="save_pending(PATH) moves them to a file, and drop() discards them. On the command line: casstore "
+            "pending, drop",
+            shell_hint=f"`casstore drop --save-to PATH --name {write.name}` moves them to a file; `casstore drop "
+            f"--name {write.name}` discards them",
+        )
     elif write.state is PendingState.UPLOADING:
         what = (
             "an upload was interrupted when its process died, and the server cannot be reached to check whether it "
@@ -211,6 +220,8 @@ def push(target: Location, which: PendingWrite | None = None, *, force: bool = F
             if write.state is PendingState.UPLOADING:
                 raise PendingWriteError(f"{target}: another process is uploading it: push again once it has ended")
         assert write is not None
+        if write.state is PendingState.UNREADABLE:
+            raise conflict_error(target, write)  # what it started from is unknown
         staging = cache.pending.adopt(write)
         try:
             base = WriteBase.of(write, force=force)

@@ -129,6 +129,20 @@ def test_an_unreadable_record_is_a_warning_and_does_not_hide_the_others(
     out, err = capsys.readouterr()
     assert "s3://bucket/good" in out
     assert path in err and f"{path.removesuffix('.json')}.data" in err
+    assert f"casstore drop --name {write.name}" in err
+
+
+def test_an_unreadable_record_can_be_saved_and_dropped(
+    cache: Cache, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    one, two = pend(cache, "one", data=b"one"), pend(cache, "two", data=b"two")
+    for write in (one, two):
+        Path(cache.pending.record_path(write)).write_text("{")
+    _lines(capsys, cache, "drop", "--name", one.name, "--save-to", str(tmp_path / "saved"))
+    assert (tmp_path / "saved").read_bytes() == b"one"
+    (line,) = _lines(capsys, cache, "drop", "--all", "--yes")
+    assert "(unknown URI)" in line
+    assert cache.pending.count() == 0
 
 
 def test_nothing_pending_is_a_line_of_text_and_no_line_of_json(

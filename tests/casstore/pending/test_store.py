@@ -65,7 +65,7 @@ def test_uris_of_two_origins_have_records_of_their_own(cache: casstore.Cache) ->
 
 @pytest.mark.parametrize("base", [None, BASE, Validator(0, None, version="v", racy=True, weak=True)])
 @pytest.mark.parametrize("condition", Condition)
-@pytest.mark.parametrize("state", PendingState)
+@pytest.mark.parametrize("state", [state for state in PendingState if state is not PendingState.UNREADABLE])
 def test_a_record_is_read_as_it_was_written(
     cache: casstore.Cache, state: PendingState, condition: Condition, base: Validator | None
 ) -> None:
@@ -117,14 +117,40 @@ def test_damaged_bytes_are_not_adopted(cache: casstore.Cache) -> None:
     assert path.read_bytes() == b"mime"
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"format": 1}', '{"format": 2}', '{"format": 1, "state": "odd"}'])
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", '{"format": 1}', '{"format": 2}', '{"format": 1, "state": "odd"}', '{"state": "unreadable"}']
+)
 def test_a_record_that_cannot_be_read_is_told_and_kept(cache: casstore.Cache, damage: str) -> None:
     write = keep(cache)
     path = cache.layout.pending_record(KEY.name, write.name)
     Path(path).write_text(damage)
-    assert cache.pending.of(KEY) == []
+    (found,) = cache.pending.of(KEY)
+    assert (found.key, found.name, found.state, found.blocks) == (KEY, write.name, PendingState.UNREADABLE, True)
+    assert list(cache.pending.all()) == []
     assert cache.pending.unreadable() == [path]
+    assert cache.pending.count() == 1
     assert list(cache.pending.orphans()) == []
+
+
+def test_an_unreadable_record_may_tell_its_uri(cache: casstore.Cache) -> None:
+    write = keep(cache)
+    path = Path(cache.pending.record_path(write))
+    sound = path.read_text()
+    path.write_text(sound.replace('"format": 1', '"format": 2'))
+    assert [found.state for found in cache.pending.all()] == [PendingState.UNREADABLE]
+    path.write_text(sound.replace(KEY.uri, KEY.uri + "2"))
+    assert [found.key for found in cache.pending.of(KEY)] == [KEY], "of the directory that it is in"
+    assert cache.pending.unreadable() == [str(path)]
+
+
+def test_an_unreadable_record_is_set_aside_with_the_digest_of_its_bytes(cache: casstore.Cache) -> None:
+    write = keep(cache)
+    Path(cache.pending.record_path(write)).write_text("{")
+    (found,) = cache.pending.of(KEY)
+    marked = cache.pending.mark(found, PendingState.INCOMPLETE)
+    assert cache.pending.of(KEY) == [marked]
+    assert (marked.digest, marked.condition) == (write.digest, Condition.ABSENT)
+    cache.pending.adopt(marked).close()
 
 
 def test_half_a_record_is_debris_of_its_lease(cache: casstore.Cache) -> None:
