@@ -168,6 +168,9 @@ class Backend(Protocol):
 
         *delimited* folds everything below the next ``/`` into one `Prefix`. *limit* stops after that many items, and
         requests no more than that. A prefix without objects yields nothing.
+
+        Raises:
+            CloudUnavailableError: the server lists keys that were not asked for, or the same page again.
         """
         ...
 

@@ -6,14 +6,20 @@ import contextlib
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
 from casstore import Validator
-from pathapi.backend import Backend, ListItem, ObjectInfo, WriteCondition, require_gone
+from pathapi.backend import Backend, ListItem, ObjectInfo, Prefix, WriteCondition, require_gone
 from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, open_range
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.error_table import GONE
-from pathapi.exceptions import CloudPathFileNotFoundError, VersionMismatchError
+from pathapi.exceptions import (
+    CloudPathException,
+    CloudPathFileNotFoundError,
+    CloudUnavailableError,
+    VersionMismatchError,
+)
 
 Conditions = Mapping[str, Mapping[str, Any]]
 """By key: the arguments of a delete that name the version."""
@@ -103,6 +109,9 @@ class BucketBackend(Backend):
             if expect is not None:
                 raise GONE.make(uri=self._requests.uri(key)) from error
 
+    def _list_request(self, prefix: str, page: int, limit: int | None, *, delimited: bool) -> ListRequest:
+        return ListRequest(prefix, delimited, limit, page, self._requests.uri(prefix))
+
     def _delete_each(self, keys: Iterable[str], conditions: Conditions) -> list[str]:
         """Delete *keys* by one request each; return those that are another version than *conditions* name."""
         refused = []
@@ -141,25 +150,74 @@ class BucketBackend(Backend):
             raise GONE.make(uri=self._requests.uri(target)) from error
 
 
-def list_pages(
-    fetch: Callable[[int, Any], tuple[Iterable[ListItem], Any]], page: int, limit: int | None
-) -> Iterator[ListItem]:
-    """Yield at most *limit* items of a listing, each page in the order of the keys' bytes.
+MOST_EMPTY_PAGES: Final = 10_000
+"""Pages without an item in a row: servers that scan deleted objects send some."""
 
-    ``fetch(size, token)`` requests one page of at most *page* items; it returns them and the next page's token.
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """The arguments of one `Backend.list`; *uri* is for its errors. Pages have at most *page* items."""
+
+    prefix: str
+    delimited: bool
+    limit: int | None
+    page: int
+    uri: str
+
+
+def list_pages(asked: ListRequest, fetch: Callable[[int, Any], tuple[Iterable[ListItem], Any]]) -> Iterator[ListItem]:
+    """Yield the items of a listing, each page in the order of the keys' bytes.
+
+    ``fetch(size, token)`` requests one page of at most *size* items; it returns them and the next page's token.
+
+    Raises:
+        CloudUnavailableError: the server lists what was not asked for, or repeats itself; nothing of that page is
+            yielded.
     """
 
     def items() -> Iterator[ListItem]:
-        listed, token = 0, None
+        listed = pages = empty = 0
+        token = earlier = None
+        before: list[ListItem] = []
         while True:
-            found, token = fetch(page if limit is None else min(page, limit - listed), token)
-            for item in sorted(found, key=key_order):
-                listed += 1
-                yield item
+            size = asked.page if asked.limit is None else min(asked.page, asked.limit - listed)
+            try:
+                page, token = fetch(size, token)
+                found = sorted(page, key=key_order)
+            except CloudPathException:
+                raise
+            except (KeyError, TypeError, ValueError) as error:
+                raise CloudUnavailableError(f"{asked.uri}: the server's listing cannot be read: {_CHECK}") from error
+            _require_asked(found, asked)
+            listed += len(found)
+            yield from found
             if not token:
                 return
+            pages += 1
+            empty = 0 if found else empty + 1
+            if token == earlier or (found and found == before) or empty > MOST_EMPTY_PAGES:
+                raise CloudUnavailableError(f"{asked.uri}: the server's listing does not end: {_CHECK}")
+            before = found
+            if not pages & (pages - 1):  # a power of two: tokens that recur in any period meet one that is kept (Brent)
+                earlier = token
 
-    return itertools.islice(items(), limit)
+    return itertools.islice(items(), asked.limit)
+
+
+_CHECK: Final = "check the endpoint, and whether the server supports listings"
+
+
+def _require_asked(found: Iterable[ListItem], asked: ListRequest) -> None:
+    """Raise CloudUnavailableError for a key that the listing was not asked for: it may be deleted, or overwritten."""
+    prefix, delimited = asked.prefix, asked.delimited
+    for item in found:
+        key = item.key
+        is_asked = key.startswith(prefix)
+        if is_asked and delimited:
+            slash = key.find("/", len(prefix))
+            is_asked = slash == (len(key) - 1 if isinstance(item, Prefix) else -1)
+        if not is_asked:
+            raise CloudUnavailableError(f"{asked.uri}: the server listed {key!r}, which was not requested: {_CHECK}")
 
 
 def key_order(item: ListItem) -> bytes:

@@ -47,6 +47,8 @@ PAGE: Final = 5_000
 _BLOCK_TRIES: Final = 3
 _COPY_POLLS: Final = (0.1, 5.0)
 """Seconds between two looks at a copy in progress: the first pause, and the longest."""
+_COPY_PATIENCE: Final = 600.0
+"""Seconds without progress after which a copy is given up."""
 _SKEW: Final = timedelta(minutes=5)
 """A key for signing is valid from this long ago on: the server's clock may be behind."""
 
@@ -111,7 +113,7 @@ class AzureBackend(BucketBackend):
             page = self._requests.call("List Blobs", prefix, lambda **_: list(next(pages, ())))
             return _items(page), pages.continuation_token
 
-        return list_pages(fetch, PAGE, limit)
+        return list_pages(self._list_request(prefix, PAGE, limit, delimited=delimited), fetch)
 
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
@@ -245,6 +247,7 @@ class AzureBackend(BucketBackend):
 
     def _await_copy(self, key: str, blob: Any, copy_id: str | None) -> ObjectInfo:
         pause, longest = _COPY_POLLS
+        stalled, reached = 0.0, None
         try:
             while True:
                 properties = self._requests.call("Get Blob Properties", key, blob.get_blob_properties)
@@ -258,6 +261,12 @@ class AzureBackend(BucketBackend):
                 if copy.status != "pending":
                     raise CloudUnavailableError(
                         f"{self._requests.uri(key)}: the copy ended as {copy.status!r}: try again"
+                    )
+                stalled = stalled + pause if copy.progress == reached else 0.0
+                reached = copy.progress
+                if stalled > _COPY_PATIENCE:
+                    raise CloudUnavailableError(
+                        f"{self._requests.uri(key)}: the copy makes no progress at the server: try again"
                     )
                 time.sleep(pause)
                 pause = min(2 * pause, longest)

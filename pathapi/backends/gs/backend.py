@@ -25,6 +25,7 @@ from pathapi.backends.gs.multipart import upload
 from pathapi.backends.gs.requests import GSRequests, batch_of_deletes
 from pathapi.backends.gs.responses import FIELDS, checksum_of, info_of, info_of_media, is_empty_object, span_of
 from pathapi.backends.headers import range_of
+from pathapi.backends.progress import Progress
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathFileNotFoundError,
@@ -93,13 +94,13 @@ class GSBackend(BucketBackend):
             folded = max(map(key_order, prefixes), default=folded)
             return found + prefixes, page.get("nextPageToken") or None
 
-        return list_pages(fetch, PAGE, limit)
+        return list_pages(self._list_request(prefix, PAGE, limit, delimited=delimited), fetch)
 
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
         query: dict[str, Any] = {
-            "fields": f"done,rewriteToken,resource({FIELDS})",
+            "fields": f"done,rewriteToken,totalBytesRewritten,resource({FIELDS})",
             **self._requests.conditions(target, over),
         }
         if expect is not None:
@@ -110,14 +111,16 @@ class GSBackend(BucketBackend):
                 expect = seen
             query["ifSourceGenerationMatch"] = expect.version
         path = self._requests.path("o", source, "rewriteTo", "b", self.bucket, "o", target)
+        progress = Progress(f"{self._requests.uri(source)}: the copy")
         with self._requests.explaining_missing(source):
             described = self._new_metadata(source, query)
             while True:  # one request, except for large objects that change place or class
                 reply = self._requests.call("copy", source, "POST", path, query, **described)
                 answer = self._requests.json(reply, source)
                 if answer.get("done", True):
-                    return info_of(target, answer["resource"])
-                query["rewriteToken"] = answer["rewriteToken"]
+                    return info_of(target, self._requests.field(answer, "resource", source))
+                query["rewriteToken"] = self._requests.field(answer, "rewriteToken", source)
+                progress.reach(int(answer.get("totalBytesRewritten", 0)))
 
     def _new_metadata(self, source: str, query: dict[str, Any]) -> dict[str, Any]:
         """Return the metadata to send with a copy that changes the class: all that the copy keeps must be stated.
@@ -130,7 +133,8 @@ class GSBackend(BucketBackend):
         asked = {"fields": f"generation,{','.join(_KEPT_BY_COPY)}", "projection": "noAcl"}
         reply = self._requests.call("copy", source, "GET", self._requests.path("o", source), asked)
         found = self._requests.json(reply, source)
-        if query.setdefault("ifSourceGenerationMatch", found["generation"]) != found["generation"]:
+        generation = self._requests.field(found, "generation", source)
+        if query.setdefault("ifSourceGenerationMatch", generation) != generation:
             raise CHANGED.make(uri=self._requests.uri(source))
         stated = {name: found[name] for name in _KEPT_BY_COPY if name in found} | {"storageClass": storage_class}
         return {"data": json.dumps(stated).encode(), "headers": {"Content-Type": "application/json; charset=UTF-8"}}

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final
 from pathapi.backends.gs.requests import GSRequests, Reply, multipart_upload
 from pathapi.backends.gs.responses import FIELDS, Crc32c, has_fast_crc32c
 from pathapi.backends.parallel_parts import read_exactly, read_parts
+from pathapi.backends.progress import Progress
 from pathapi.exceptions import CloudPathException, CloudUnavailableError
 
 THRESHOLD: Final = 8 << 20
@@ -100,6 +101,7 @@ def _upload_in_session(
 def _send_pieces(send: Callable[..., Reply], source: BinaryIO, size: int, uri: str) -> Reply:
     """Send *size* bytes by ``send(data, content_range, again=...)``; return the response that completes the upload."""
     at, failures, is_unknown = 0, 0, False
+    progress = Progress(f"{uri}: the upload", _RESUMED)
     try:
         while True:
             source.seek(at)
@@ -123,6 +125,7 @@ def _send_pieces(send: Callable[..., Reply], source: BinaryIO, size: int, uri: s
             is_unknown = at >= size  # the session is not complete, but has everything that completes it
             if at >= size:
                 raise CloudUnavailableError(f"{uri}: the server does not complete the upload: try again")
+            progress.reach(at)
     except CloudPathException as error:
         error.outcome_unknown = is_unknown
         raise

@@ -100,10 +100,19 @@ class GSRequests(BucketRequests):
         try:
             found = reply.response.json()
         except ValueError as error:
-            raise CloudUnavailableError(
-                f"{self.uri(key)}: the server did not answer as Google Cloud Storage does: check the endpoint"
-            ) from error
+            raise self._not_google(key) from error
         return found if isinstance(found, dict) else {}
+
+    def field(self, found: Mapping[str, Any], name: str, key: str) -> Any:
+        """Return a field that every response has. Raises CloudUnavailableError if it is missing."""
+        if name not in found:
+            raise self._not_google(key)
+        return found[name]
+
+    def _not_google(self, key: str) -> CloudUnavailableError:
+        return CloudUnavailableError(
+            f"{self.uri(key)}: the server did not answer as Google Cloud Storage does: check the endpoint"
+        )
 
     def base_url(self, key: str, operation: str) -> str:
         """Return where the API is. The search for credentials may fail here already."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from typing import Final
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 from casstore import Validator
 from pathapi.backend import ListItem, ObjectInfo, Prefix
@@ -20,6 +20,7 @@ MAX_DEPTH: Final = 64
 """Depth of directories: a link to a parent would never end."""
 
 _CHARSET: Final = re.compile(r"charset=\"?([\w.:-]+)", re.IGNORECASE)
+_DOTS: Final = frozenset((".", ".."))
 _MARKUP: Final = ("text/html", "application/xhtml+xml")
 
 
@@ -63,7 +64,8 @@ def text_of(data: bytes, content_type: str | None) -> str:
 def names_below(page: str, links: Iterable[str]) -> Iterator[str]:
     """Yield the names that *links* of the page at *page* give below it, relative to it; each once, in no order.
 
-    Links to parents, other places, the page itself and other orders of it (``?C=N;O=D``) are skipped.
+    Links to parents, other places, the page itself and other orders of it (``?C=N;O=D``) are skipped; links to a parent
+    also if they are escaped (``%2e%2e/x``), because a server may follow them there.
     """
     folder = page.partition("#")[0].partition("?")[0]
     folder = folder[: folder.rfind("/") + 1]
@@ -71,7 +73,8 @@ def names_below(page: str, links: Iterable[str]) -> Iterator[str]:
     for link in links:
         target = urljoin(folder, str(link)).partition("#")[0]
         name = target[len(folder) :] if target.startswith(folder) else ""
-        if name and not name.startswith(("?", "/")) and name not in seen:
+        parts = re.split(r"[/\\]", unquote(name.partition("?")[0]))
+        if name and not name.startswith(("?", "/")) and name not in seen and not _DOTS.intersection(parts):
             seen.add(name)
             yield name
 

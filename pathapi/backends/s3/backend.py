@@ -83,9 +83,10 @@ class S3Backend(BucketBackend):
             page = self._requests.call("ListObjectsV2", None, about=prefix, MaxKeys=size, **arguments, **more)
             found: list[ListItem] = [info_of(item["Key"], item, int(item["Size"])) for item in page.get("Contents", ())]
             found += [Prefix(item["Prefix"]) for item in page.get("CommonPrefixes", ())]
+            # A truncated page without a token is a KeyError, and an error of the listing: its end is not the end.
             return found, page["NextContinuationToken"] if page.get("IsTruncated") else None
 
-        return list_pages(fetch, PAGE, limit)
+        return list_pages(self._list_request(prefix, PAGE, limit, delimited=delimited), fetch)
 
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None

@@ -45,6 +45,16 @@ def test_a_page_lists_what_is_below_it_and_nothing_else(server: HttpOrigin, back
     assert keys(backend, "d/", delimited=True, limit=2) == ["d/a.txt", "d/absolute"]
 
 
+@pytest.mark.parametrize(
+    "link",
+    ["%2e%2e/thesis", ".%2E/thesis", "..%2fthesis", "sub/%2e%2e/%2e%2e/thesis", "sub%2f..%2f..%2fthesis", "..%5cx"],
+)
+def test_an_escaped_link_to_a_parent_is_not_below(server: HttpOrigin, backend: HttpBackend, link: str) -> None:
+    server.plant("d/a..b", b"")
+    server.habits.page = lambda path, names: ("text/html", f'<a href="a..b"></a><a href="{link}"></a>')
+    assert keys(backend, "d/") == keys(backend, "d/", delimited=True) == ["d/a..b"]
+
+
 def test_a_base_and_a_redirect_are_gone_by(server: HttpOrigin, backend: HttpBackend) -> None:
     server.plant("real/a", b"")
     server.plant("real/b/c", b"")
