@@ -103,6 +103,11 @@ class Client(Generic[PathT]):
         """The provider and the endpoint or account of everything this client reads; part of every entry's identity."""
         raise NotImplementedError
 
+    @property
+    def push_options(self) -> str:
+        """The shell options, without secrets, by which ``casstore push`` reaches this client's server."""
+        return ""
+
     def _make_backend(self, bucket: str) -> Backend:
         raise NotImplementedError
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from casstore.cli.facts import pending_facts
+from casstore.cli.plugins import push_options
 from casstore.cli.shell import Shell, age_text, json_lines_option, yes_option
 from casstore.config.units import format_size
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 _INDENT: Final = " " * 33
 _INTERRUPTED: Final = "interrupted"
-_PUSH: Final = ("casstore push {it}", "upload, unless the object has changed since")
-_FORCE: Final = ("casstore push --force {it}", "upload, and overwrite the object")
+_PUSH: Final = ("casstore push {options}{it}", "upload, unless the object has changed since")
+_FORCE: Final = ("casstore push --force {options}{it}", "upload, and overwrite the object")
 _DROP: Final = (
     ("casstore drop --save-to PATH {it}", "move the bytes to a local file"),
     ("casstore drop {it}", "discard the bytes for good"),
@@ -37,12 +38,12 @@ _STATES: Final = {
     "edit": (f"a local copy was changed outside the API, {_BLOCKED}", (_PUSH, _FORCE, *_DROP)),
     "incomplete": (
         "kept; does not block reads or writes; skipped by `push --all`",
-        (("casstore push {it}", "upload the incomplete bytes, unless the object has changed since"), *_DROP),
+        (("casstore push {options}{it}", "upload the incomplete bytes, unless the object has changed since"), *_DROP),
     ),
     "unreadable": (f"the record is damaged, or of a newer casstore; {_BLOCKED}", _DROP),
     _INTERRUPTED: (
         "its process died during the upload, which may have reached the server",
-        (("casstore push {it}", "check, and upload if it did not reach the server"), *_DROP),
+        (("casstore push {options}{it}", "check, and upload if it did not reach the server"), *_DROP),
     ),
     "uploading": ("being uploaded by another process", (("casstore pending", "check again shortly"),)),
 }
@@ -52,13 +53,14 @@ _STATES: Final = {
 @click.command("pending")
 @click.argument("prefix", default="")
 @json_lines_option
-@click.pass_obj
-def pending_command(shell: Shell, prefix: str, as_json: bool) -> None:
+@click.pass_context
+def pending_command(ctx: click.Context, prefix: str, as_json: bool) -> None:
     """List pending writes, and how to resolve them.
 
     PREFIX selects the URIs that start with it. A write is pending if its upload failed or was interrupted, if a local
     copy was changed, or if its file was never closed. This command sends no requests.
     """
+    shell: Shell = ctx.obj
     cache = shell.open_cache()
     writes = [write for write in cache.pending.all() if write.uri.startswith(prefix)]
     facts = [pending_facts(cache, write) for write in writes]
@@ -66,6 +68,8 @@ def pending_command(shell: Shell, prefix: str, as_json: bool) -> None:
         for fact in facts:
             shell.json_line(fact)
     else:
+        for write, fact in zip(writes, facts, strict=True):
+            fact["push_options"] = write.push_options or push_options(ctx, write.key.origin)
         _show(shell, facts, [(time.time_ns() - write.created_ns) / 1e9 for write in writes])
     for write in cache.pending.unidentified():
         shell.note(
@@ -89,17 +93,18 @@ def _show(shell: Shell, facts: Sequence[dict[str, Any]], ages: Sequence[float]) 
     named = [fact for fact in facts if "--name" in _argument(fact, facts)]
     for state, (meaning, hints) in _STATES.items():
         matching = [fact for fact in facts if _state(fact) == state]
-        if not matching:
-            continue
-        it = _argument(matching[0], facts) if len(matching) == 1 else "URI"
-        if len(matching) > 1 and any(fact in named for fact in matching):
-            it = "(URI or --name NAME)"
-        shell.line("")
-        shell.line(f"{state}: {meaning}")
-        commands = [(command.format(it=it), effect) for command, effect in hints]
-        width = max(len(command) for command, _ in commands)
-        for command, effect in commands:
-            shell.line(f"    {command:<{width}}  # {effect}")
+        if matching:
+            shell.line("")
+            shell.line(f"{state}: {meaning}")
+        for options in dict.fromkeys(fact["push_options"] for fact in matching):
+            of_server = [fact for fact in matching if fact["push_options"] == options]
+            it = _argument(of_server[0], facts) if len(of_server) == 1 else "URI"
+            if len(of_server) > 1 and any(fact in named for fact in of_server):
+                it = "(URI or --name NAME)"
+            commands = [(text.format(it=it, options=options and f"{options} "), effect) for text, effect in hints]
+            width = max(len(command) for command, _ in commands)
+            for command, effect in commands:
+                shell.line(f"    {command:<{width}}  # {effect}")
     if len(named) > 1:
         shell.line("")
         shell.line("use the name if the URI is ambiguous or cannot be typed:")

@@ -8,6 +8,7 @@ be an `ExtensibleCommand`: its options are added, and its callback returns more 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -63,6 +64,18 @@ class ExtensibleCommand(click.Command):
             theirs = {name: ctx.params.pop(name) for param in extension.params if (name := param.name)}
             ctx.meta[_EXTENSION] = functools.partial(ctx.invoke, extension.callback, **theirs)
         return super().invoke(ctx)
+
+
+def push_options(ctx: click.Context, origin: str) -> str:
+    """Return the options by which ``push``, a plug-in, reaches the server of *origin*, if it needs any and knows them.
+
+    The plug-in is loaded only if *origin* names an endpoint.
+    """
+    if "@" not in origin or ctx.parent is None or not isinstance(ctx.parent.command, PluginGroup):
+        return ""
+    push = ctx.parent.command.plugins.get("push")
+    options: Callable[[str], str] | None = getattr(push, "options_of", None)
+    return options(origin) if options is not None else ""
 
 
 def run_extension(ctx: click.Context) -> Any:

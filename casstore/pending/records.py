@@ -52,6 +52,7 @@ class PendingWrite:
     *base* is the version that they started from, for `Condition.MATCH`. *lease* is the process that handles them, or
     last did. *why* is a sentence for users. *exclusive*: the object must be created. *source* is the local path of an
     edit or a tool's file. *outcome_unknown*: an upload of these bytes may have completed, though it was not confirmed.
+    *push_options* are the shell options, without secrets, by which ``casstore push`` reaches the server, if known.
     """
 
     key: Key
@@ -67,6 +68,7 @@ class PendingWrite:
     exclusive: bool = False
     source: str | None = None
     outcome_unknown: bool = False
+    push_options: str = ""
 
     @property
     def uri(self) -> str:
@@ -93,6 +95,7 @@ class PendingWrite:
             "exclusive": self.exclusive,
             "source": self.source,
             "outcome_unknown": self.outcome_unknown,
+            "push_options": self.push_options,
         }
         return json.dumps(record, indent=1).encode("ascii") + b"\n"
 
@@ -120,6 +123,7 @@ class PendingWrite:
                 exclusive=bool(record["exclusive"]),
                 source=record["source"],
                 outcome_unknown=bool(record.get("outcome_unknown", False)),
+                push_options=str(record.get("push_options") or ""),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"invalid record of a pending write: {error!r}") from error

@@ -154,6 +154,7 @@ class Pending:
         exclusive: bool = False,
         source: str | None = None,
         outcome_unknown: bool = False,
+        push_options: str = "",
     ) -> PendingWrite:
         """Record all bytes of *staging*, already hashed, and sync them. The caller closes *staging*.
 
@@ -176,6 +177,7 @@ class Pending:
             exclusive,
             source,
             outcome_unknown,
+            push_options,
         )
         staging.finalize(digest)
         try:

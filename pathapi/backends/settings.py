@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, Final
@@ -48,6 +49,10 @@ class ConnectionSettings:
         fresh = {one.name: one.default_factory() for one in known if one.default_factory is not MISSING}
         self.__dict__.update({**fresh, **state})
 
+    def shell_options(self) -> list[str]:
+        """Return the options of the command, without secrets, for these settings."""
+        return []
+
     @contextlib.contextmanager
     def checking(self, client: str, *errors: type[Exception]) -> Iterator[None]:
         """Raise InvalidConfigurationException if the SDK refuses the settings of *client* with one of *errors*."""
@@ -70,6 +75,11 @@ class Connected:
     def origin(self) -> str:
         """Provider plus endpoint or account; see `pathapi.backend.Backend.origin`."""
         return str(self.connection.origin)
+
+    @property
+    def push_options(self) -> str:
+        """See `pathapi.client.Client.push_options`."""
+        return shlex.join(self.connection.shell_options())
 
     def _settings(self) -> dict[str, Any]:
         return dict(self.connection.plain_settings())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,17 +28,40 @@ class _PushItem:
     size: int
 
 
-@click.command("push")
+class _PushCommand(click.Command):
+    """``push``; ``casstore pending`` asks it for its options."""
+
+    @staticmethod
+    def options_of(origin: str) -> str:
+        """Return the options that reach the server of *origin*, as far as its name tells."""
+        provider, _, place = origin.partition("@")
+        if ":" not in place or provider not in ("s3", "gs", "azure"):
+            return f"--account-url https://{place}" if provider == "azure" else ""
+        name = "--account-url" if provider == "azure" else "--endpoint-url"
+        scheme = "https" if place.partition("/")[0].endswith(":443") else "http"
+        return f"{name} {shlex.quote(f'{scheme}://{place}')}"
+
+
+@click.command("push", cls=_PushCommand)
 @click.argument("uris", nargs=-1, metavar="[URI]...")
 @click.option(
     "--all", "is_all", is_flag=True, help="Push all pending writes except incomplete ones (files never closed)."
 )
+@click.option("--incomplete", is_flag=True, help="With --all: push incomplete writes, too.")
 @click.option("--name", metavar="NAME", help="Push the pending write with this name, if a URI has several.")
 @click.option("--force", is_flag=True, help="Overwrite the object, even if another client has changed it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @cloud_command
 def push_command(
-    shell: Shell, /, uris: tuple[str, ...], is_all: bool, name: str | None, force: bool, as_json: bool, **options: Any
+    shell: Shell,
+    /,
+    uris: tuple[str, ...],
+    is_all: bool,
+    incomplete: bool,
+    name: str | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
 ) -> int:
     """Upload pending writes.
 
@@ -53,17 +77,22 @@ def push_command(
         raise click.UsageError("no URI was given: `casstore pending` lists them; --all pushes all pending writes")
     if is_all and (uris or name):
         raise click.UsageError("--all cannot be combined with a URI or --name")
+    if incomplete and not is_all:
+        raise click.UsageError("--incomplete is for --all: a URI or --name pushes incomplete writes without it")
     if name and len(dict.fromkeys(uris)) > 1:
         raise click.UsageError(f"--name takes one URI, not {len(uris)}")
     cache = shell.open_cache()
     pusher = _Pusher(shell, cache, Clients(shell, options, cache.root), force=force, as_json=as_json)
-    items = pusher.find_named(name, uris) if name else pusher.find_uris(uris) if uris else pusher.find_all()
+    if is_all:
+        items = pusher.find_all(incomplete=incomplete)
+    else:
+        items = pusher.find_named(name, uris) if name else pusher.find_uris(uris)
     title = items[0].uri if len(items) == 1 else "Pushing"
     with progress_bar(shell, title) as progress:
         failed = pusher.run(items, progress)
     if failed > 1:
         shell.note(f"{failed:,} failed")
-    if is_all and not items and not as_json:
+    if is_all and not items and not pusher.skipped and not as_json:
         shell.line("nothing to push")
     return 1 if failed else 0
 
@@ -75,6 +104,8 @@ class _Pusher:
         self._shell, self._cache, self._clients = shell, cache, clients
         self._force = forced(force or None, "TO_CLOUD")
         self._as_json = as_json
+        self.skipped = 0
+        """Pending writes that `find_all` left out, and reported."""
 
     def find_uris(self, uris: Sequence[str]) -> list[_PushItem]:
         """Return an item for each URI. Raises what `Clients.paths` raises."""
@@ -94,16 +125,29 @@ class _Pusher:
             f"{where}: no pending write has the name {name}: `casstore pending` lists the pending writes"
         )
 
-    def find_all(self) -> list[_PushItem]:
-        """Return an item for each URI and origin, except those that another process is uploading."""
+    def find_all(self, *, incomplete: bool) -> list[_PushItem]:
+        """Return an item for each URI and origin; report what is left out.
+
+        That is what another process is uploading, what cannot be read, and incomplete writes unless *incomplete*.
+        """
         found: dict[Key, list[PendingWrite]] = {}
+        unclosed = 0
         for write in self._cache.pending.all():
-            if write.state is PendingState.INCOMPLETE:
-                continue
-            if write.state is PendingState.UPLOADING and not self._cache.pending.is_interrupted(write):
+            if write.state is PendingState.INCOMPLETE and not incomplete:
+                unclosed += 1
+            elif write.state is PendingState.UPLOADING and not self._cache.pending.is_interrupted(write):
+                self.skipped += 1
                 self._shell.note(f"{write.uri}: skipped, another process is uploading it")
-                continue
-            found.setdefault(write.key, []).append(write)
+            else:
+                found.setdefault(write.key, []).append(write)
+        if unclosed:
+            writes = "1 incomplete write was" if unclosed == 1 else f"{unclosed:,} incomplete writes were"
+            self._shell.note(f"{writes} skipped: `casstore pending` lists what is left, and --incomplete uploads it")
+        unknown = self._cache.pending.unidentified()
+        for write in unknown:
+            path = self._cache.pending.record_path(write)
+            self._shell.note(f"warning: {path}: skipped, the record cannot be read: see `casstore pending`")
+        self.skipped += unclosed + len(unknown)
         return [_PushItem(key.uri, key, None, max(write.size for write in writes)) for key, writes in found.items()]
 
     def run(self, items: Sequence[_PushItem], progress: Callable[[Progress], None] | None) -> int:
@@ -158,9 +202,11 @@ class _Pusher:
                 f"{item.uri}: nothing is pending: `casstore pending` lists the pending writes"
             )
         if origin not in origins:
+            known = (write.push_options for write in self._cache.pending.of(Key(item.uri, origins[0])))
+            options = next(filter(None, known), None)
             raise PendingWriteError(
                 f"{item.uri}: the write belongs to {' and '.join(map(_server, origins))}, but this command uses "
-                f"{_server(origin)}: {_option(origins[0])}"
+                f"{_server(origin)}: {f'use {options}' if options else _option(origins[0])}"
             )
         return location
 

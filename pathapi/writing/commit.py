@@ -145,6 +145,7 @@ def _record(target: Location, staging: Staging, base: WriteBase) -> tuple[Pendin
             lease=lease,
             why="it is being uploaded",
             exclusive=base.exclusive,
+            push_options=target.client.push_options,
         )
 
     try:

@@ -150,6 +150,7 @@ class Upload:
                 self._base.version,
                 lease=cache.lease.name,
                 why=f"{why}; what was written so far",
+                push_options=self.target.client.push_options,
             )
 
 

@@ -251,3 +251,21 @@ def test_at_exit_nothing_is_left_of_what_was_to_go(bucket: Bucket, mode: str) ->
 )
 def test_an_origin_is_worked_out_once_for_all_paths(client: Any) -> None:
     assert client.origin is client.origin
+
+
+def test_the_shell_options_of_a_client_reach_its_server_and_contain_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "STORAGE_EMULATOR_HOST", "API_ENDPOINT_OVERRIDE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    assert S3Client().push_options == FileClient().push_options == GSClient().push_options == ""
+    secret = S3Client(endpoint_url="https://user:password@127.0.0.1:9000", profile_name="my work", no_sign_request=True)
+    assert secret.push_options == "--profile 'my work' --endpoint-url https://127.0.0.1:9000 --no-sign-request"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:password@127.0.0.1:9001")
+    assert S3Client().push_options == "--endpoint-url http://127.0.0.1:9001"
+    google = GSClient(endpoint_url="http://127.0.0.1:9002", application_credentials=tmp_path / "key.json")
+    assert google.push_options == f"--credentials {tmp_path}/key.json --endpoint-url http://127.0.0.1:9002"
+    azure = AzureBlobClient(account_url="http://127.0.0.1:9003/name?sig=secret")
+    assert azure.push_options == "--account-url http://127.0.0.1:9003/name"

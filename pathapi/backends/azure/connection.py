@@ -117,6 +117,9 @@ class AzureConnection(ConnectionSettings):
         """``azure@`` and the account's host, for other endpoints host, port and account; see `Backend.origin`."""
         return str(self._process.once("origin", lambda: origin_of(self.account.url)))
 
+    def shell_options(self) -> list[str]:
+        return ["--account-url", self.account.url]
+
     @property
     def service_client(self) -> Any:
         """The SDK's `BlobServiceClient`, one per process."""

@@ -88,6 +88,11 @@ class GSConnection(ConnectionSettings):
         """``gs`` for Google's own, ``gs@host:port`` elsewhere; see `pathapi.backend.Backend.origin`."""
         return str(self._process.once("origin", lambda: origin_of(self.endpoint_url) if self.endpoint_url else "gs"))
 
+    def shell_options(self) -> list[str]:
+        options = ["--credentials", os.fspath(self.application_credentials)] if self.application_credentials else []
+        options += ["--endpoint-url", self.endpoint_url] if self.endpoint_url and self.origin != "gs" else []
+        return options + ["--no-sign-request"] * self.no_sign_request
+
     @property
     def client(self) -> Any:
         """The SDK's client, one per process. Raises MissingDependenciesError, InvalidConfigurationException."""

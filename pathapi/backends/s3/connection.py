@@ -22,7 +22,7 @@ from pathapi.backends.s3.attempts import watch
 from pathapi.backends.s3.urls import prepare_urls
 from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing
 from pathapi.exceptions import InvalidConfigurationException
-from pathapi.redaction import scrub
+from pathapi.redaction import scrub, without_user
 
 MAX_CONNECTIONS: Final = 64
 """Idle connections kept open: 32 threads, each with an object and a part of another."""
@@ -43,6 +43,7 @@ def _without_keys(extra_args: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in extra_args.items() if "CustomerKey" not in name}
 
 
+_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _wrapped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 """The boto3 session around a user's botocore session: a second one around the same cannot make an S3 client."""
 _loaders: dict[str | None, Any] = {}
@@ -144,7 +145,7 @@ class S3Connection(ConnectionSettings):
             return None
         if "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS" in os.environ:
             return None
-        configured = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        configured = next(filter(None, map(os.environ.get, _ENDPOINTS)), None)
         files = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
         for variable, default in files:
             try:
@@ -157,6 +158,15 @@ class S3Connection(ConnectionSettings):
             if any(word in text for word in ("ignore_configured_endpoint_urls", *_CONFIGURABLE)):
                 return None
         return origin_of(configured, region) if configured else origin_of("https://s3.amazonaws.com", region)
+
+    def shell_options(self) -> list[str]:
+        options = ["--profile", self.profile_name] if self.profile_name else []
+        made = self._process.made.get("client")
+        urls = (self.endpoint_url, *map(os.environ.get, _ENDPOINTS), None if made is None else made.meta.endpoint_url)
+        if ":" in self.origin:
+            url = next((url for url in urls if url and origin_of(url) == self.origin), None)
+            options += ["--endpoint-url", without_user(url)] if url else []
+        return options + ["--no-sign-request"] * self.no_sign_request
 
     def _make_client(self) -> Any:
         with importing("s3:// needs boto3: pip install 'casstore[s3]'"):

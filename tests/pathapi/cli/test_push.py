@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import casstore
 from casstore import Cache, Condition, Key, PendingState, PendingWrite
 from pathapi import FileClient, S3Client
 from pathapi.exceptions import CloudPathException
+from pathapi.testing.intercepting_backend import interpose
+from pathapi.testing.unfinished_writes import network_is_away
 from tests.casstore.support.pending_writes import interrupt, pend
 from tests.harness.faults import Answer
 from tests.harness.proxy import Fault, Proxy
@@ -74,15 +77,54 @@ def test_push_all_skips_incomplete_writes(push: Push, files: Path, store: Cache)
     _pend(store, files / "b", state=PendingState.EDIT, source="/view/b")
     left = _pend(store, files / "c", state=PendingState.INCOMPLETE)
     done = push("--all", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    note = (
+        "casstore: 1 incomplete write was skipped: `casstore pending` lists what is left, and --incomplete uploads it\n"
+    )
+    assert (done.returncode, done.stderr) == (0, note)
     assert [(fact["uri"], fact["size"], fact["origin"]) for fact in _json(done)] == [
         ((files / name).as_uri(), 4, "file") for name in "ab"
     ]
     assert sorted(os.listdir(files)) == ["a", "b"]
     assert [write.name for write in store.pending.all()] == [left.name]
-    assert push("--all").stdout == "nothing to push\n"
-    assert push(left.uri).returncode == 0
+    done = push("--all")
+    assert (done.stdout, done.stderr) == ("", note), "which is not nothing"
+    assert push("--all", "--incomplete").returncode == 0
     assert (files / "c").read_bytes() == b"mine"
+    assert push("--all").stdout == "nothing to push\n"
+
+
+def test_push_all_reports_records_that_cannot_be_read(push: Push, files: Path, store: Cache) -> None:
+    write = _pend(store, files / "a")
+    record = Path(store.pending.path(write)).with_suffix(".json")
+    record.chmod(0o600)
+    record.write_text("{")
+    done = push("--all")
+    assert done.stdout == ""
+    assert f"{record}: skipped, the record cannot be read" in done.stderr
+
+
+def test_the_commands_that_pending_prints_reach_the_server_as_they_are(
+    push: Push, s3_environment: dict[str, str], store: Cache, ground: S3RawBucket, seaweed: S3Server, at: str
+) -> None:
+    """One write is of a client with an endpoint, one a local file that was left by a process without a client."""
+    names = ("aws_access_key_id", "aws_secret_access_key")
+    login: dict[str, Any] = {name: s3_environment[name.upper()] for name in names}
+    client = S3Client(endpoint_url=seaweed.endpoint, local_cache_dir=store.root, **login)
+    path = client.CloudPath(f"s3://{ground.bucket}/{at}") / "a b.txt"
+    interpose(client, ground.bucket).before["write"] = network_is_away
+    with pytest.raises(CloudPathException):
+        path.write_bytes(b"mine")
+    left = Key(f"s3://{ground.bucket}/{at}left", client.origin)
+    pend(store, data=b"left", key=left, condition=Condition.ABSENT, state=PendingState.INCOMPLETE, source="/left")
+    for _ in range(2):
+        commands = [line.partition("#")[0] for line in push(command="pending").stdout.splitlines()]
+        command = next(command for command in commands if "casstore push" in command)
+        assert f"--endpoint-url {seaweed.endpoint}" in command
+        done = push(*shlex.split(command)[2:])
+        assert done.returncode == 0, done.stderr
+    assert ground.content(f"{at}a b.txt") == b"mine"
+    assert ground.content(f"{at}left") == b"left"
+    assert push(command="pending").stdout == "nothing is pending\n"
 
 
 def test_a_failure_is_a_line_on_stderr_and_does_not_stop_the_others(push: Push, files: Path, store: Cache) -> None:
