@@ -38,8 +38,9 @@ _HINTS: Final = {
 @json_document_option
 @click.pass_obj
 def clear(shell: Shell, prefix: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
-    """Remove every entry, or those whose URI starts with PREFIX.
+    """Remove every entry, or those at or below PREFIX.
 
+    PREFIX is one object, or a directory: s3://bucket/1 removes s3://bucket/1/a, and not s3://bucket/10.
     Pins, pending writes and local edits are always kept; the report lists them. Open files and local paths stay
     readable. Without PREFIX, the quarantine is emptied too.
 
@@ -74,7 +75,7 @@ class _Report:
         if cleared.is_nothing:
             return
         self._total = cleared.entries
-        below = f" below {self._shell.shown(self._prefix)}" if self._prefix else ""
+        below = f" at or below {self._prefix}" if self._prefix else ""
         bad = f" and {cleared.bad:,} files in quarantine" if cleared.bad else ""
         self._shell.confirm(
             f"Remove {cleared.entries:,} entries{below} and {cleared.blobs:,} blobs "
@@ -136,10 +137,19 @@ class _Report:
         if more:
             self._shell.line(f"kept     {more:,} more like these")
         if _kept_text(cleared) == _NOTHING:
-            self._shell.line(f"kept     {_NOTHING}{f' below {self._prefix}' if self._prefix else ''}")
+            self._shell.line(f"kept     {_NOTHING}{f' at or below {self._prefix}' if self._prefix else ''}")
+        self._show_others(cleared)
         for kind, hint in _HINTS.items():
             if getattr(cleared, kind):
                 self._shell.line(f"         {hint}")
+
+    def _show_others(self, cleared: ClearResult) -> None:
+        """If nothing was removed, name an entry whose URI only starts with the prefix."""
+        if self._prefix and not cleared.entries:
+            kept = {entry.uri for entry in cleared.bases} | {pin.uri for pin in cleared.pins}
+            other = next((entry for entry in self._cache.entries(self._prefix) if entry.uri not in kept), None)
+            if other is not None:
+                self._shell.note(f"nothing is at or below {self._prefix}; {other.uri} only starts with it")
 
     def _facts(self, cleared: ClearResult) -> dict[str, Any]:
         return {

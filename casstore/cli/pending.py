@@ -101,7 +101,8 @@ def _show(shell: Shell, facts: Sequence[dict[str, Any]], ages: Sequence[float]) 
             it = _argument(of_server[0], facts) if len(of_server) == 1 else "URI"
             if len(of_server) > 1 and any(fact in named for fact in of_server):
                 it = "(URI or --name NAME)"
-            commands = [(text.format(it=it, options=options and f"{options} "), effect) for text, effect in hints]
+            texts = [(text.format(it=it, options=options and f"{options} "), effect) for text, effect in hints]
+            commands = [(shell.command(text), effect) for text, effect in texts]
             width = max(len(command) for command, _ in commands)
             for command, effect in commands:
                 shell.line(f"    {command:<{width}}  # {effect}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -80,6 +81,12 @@ class Shell:
 
     def __init__(self, directory: str | None) -> None:
         self.directory = directory
+
+    def command(self, text: str) -> str:
+        """Return the command line *text*, with this command's store."""
+        if self.directory is None:
+            return text
+        return text.replace("casstore ", f"casstore --dir {shlex.quote(self.directory)} ", 1)
 
     def open_cache(self) -> Cache:
         """Open the store, and do not create one. Raises what `casstore.open` raises."""

@@ -27,7 +27,7 @@ from casstore.eviction.inventory import IN_FLIGHT_SECONDS
 from casstore.eviction.pins import Pins, is_pinned, pinned_names
 from casstore.eviction.removal import Removal, RemovedBlob, Selection, Swept
 from casstore.eviction.victims import Reason
-from casstore.format.keys import BLOB, blob_row, entry_prefix, row_name, user_prefix
+from casstore.format.keys import BLOB, blob_row, entry_prefix, is_at_or_below, row_name, user_prefix
 from casstore.format.layout import Layout
 from casstore.format.records import Entry, unpack_entry
 from casstore.fs import files
@@ -82,7 +82,7 @@ class ClearResult:
 
 
 class Clearing(Removal[bytes]):
-    """One pass over entries, blobs and quarantine, and what it adds up to; of all, or of what is below *prefix*."""
+    """One pass over entries, blobs and quarantine, and what it adds up to; of all, or at or below *prefix*."""
 
     def __init__(
         self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None = None
@@ -116,7 +116,7 @@ class Clearing(Removal[bytes]):
                 self._bad += 1
                 self._bad_bytes += status.st_size if status.st_nlink == 1 else 0
         pins, pending = Pins(self.layout, self.index), Pending(self.layout)
-        writes = tuple(write for write in pending.all() if write.uri.startswith(prefix))
+        writes = tuple(write for write in pending.all() if is_at_or_below(write.uri, prefix))
         keys = dict.fromkeys(write.key for write in writes)
         bases = self.index.read(lambda txn: [current_entry(txn, key) for key in keys])
         return ClearResult(
@@ -125,7 +125,7 @@ class Clearing(Removal[bytes]):
             self._bytes,
             self._bad,
             self._bad_bytes,
-            tuple(pins.all(prefix)),
+            tuple(pin for pin in pins.all(prefix) if is_at_or_below(pin.uri, prefix)),
             writes,
             tuple(entry for entry in bases if entry is not None),
             files_in_use(self.layout, prefix, self._linked),
@@ -167,7 +167,7 @@ class Clearing(Removal[bytes]):
         return not self._is_retained(user.name) and self._is_meant(user.entry)
 
     def _is_meant(self, entry: Entry | None) -> bool:
-        return not self._prefix if entry is None else entry.uri.startswith(self._prefix)
+        return not self._prefix if entry is None else is_at_or_below(entry.uri, self._prefix)
 
     def _select_entries(self, txn: Txn, rows: Sequence[bytes]) -> Selection:
         """Return those of these entries that may be removed; damaged rows too, if everything is cleared."""

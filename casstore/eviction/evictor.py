@@ -103,8 +103,9 @@ class Evictor:
     def clear(
         self, prefix: str = "", on_removed: Callable[[RemovedBlob], object] | None = None, *, dry_run: bool = False
     ) -> ClearResult:
-        """Drop all entries whose URI starts with *prefix* (a string, not a path), and their blobs; return what was
-        removed, and what stays: pins, pending writes and local edits, always.
+        """Drop all entries at or below *prefix* (``s3://b/1`` is not above ``s3://b/10``), and their blobs.
+
+        Return what was removed, and what stays: pins, pending writes and local edits, always.
 
         Without a prefix, unused blobs and the quarantine are removed too. What dead processes left is reaped in any
         case, and their edits become pending writes. Views keep their bytes; a fill meanwhile may stay. *on_removed* is

@@ -65,6 +65,13 @@ def entry_prefix(uri_prefix: str) -> bytes:
     return (ENTRY + uri_prefix.encode("utf-8", "surrogatepass"))[: MAX_KEY_BYTES - HASH_BYTES]
 
 
+def is_at_or_below(uri: str, prefix: str) -> bool:
+    """Return whether *prefix* names *uri*, or a directory above it: ``s3://b/1`` is not above ``s3://b/10``."""
+    if not prefix or prefix.endswith("/"):
+        return uri.startswith(prefix)
+    return uri == prefix or uri.startswith(f"{prefix}/")
+
+
 def blob_row(digest: bytes) -> bytes:
     return BLOB + digest
 

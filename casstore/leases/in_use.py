@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from casstore.blobs.staging import Inode
+from casstore.format.keys import is_at_or_below
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.fs import files
 from casstore.leases.scan import scan_lease
@@ -29,7 +30,7 @@ class InUse:
 
 
 def files_in_use(layout: Layout, prefix: str, linked: Mapping[Inode, InUse]) -> tuple[InUse, ...]:
-    """Return the files in all leases for URIs with *prefix*, and the *linked* blobs that none of these files links.
+    """Return the files in all leases for URIs at or below *prefix*, and the *linked* blobs that none of them links.
 
     *linked* are blobs that had other links when they were evicted.
     """
@@ -38,7 +39,7 @@ def files_in_use(layout: Layout, prefix: str, linked: Mapping[Inode, InUse]) -> 
         with contextlib.suppress(OSError):
             status = os.lstat(path)
             known.add(Inode.of(status))
-            if (uri or "").startswith(prefix):
+            if is_at_or_below(uri or "", prefix):
                 found.append(InUse((uri,) if uri else (), path, status.st_size, is_changed))
     return (*found, *(file for inode, file in linked.items() if inode not in known))
 

@@ -116,10 +116,17 @@ def test_json_is_one_document_with_every_uri_and_everything_kept(
 
 
 def test_a_prefix_limits_what_is_removed_and_reported(full: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    before = _uris(full)
     assert _clear(full, "s3://bucket/a-", "--yes") == 0
+    said = capsys.readouterr()
+    assert "freed 0 B: 0 blobs, 0 entries" in said.out
+    (other,) = set(before) - {A, B, C}
+    assert f"casstore: nothing is at or below s3://bucket/a-; {other} only starts with it" in said.err
+    assert _uris(full) == before
+    assert _clear(full, other, "--yes") == 0
     out = capsys.readouterr().out
     assert "freed 0 B: 0 blobs, 1 entries" in out
-    assert "kept     nothing: no pins, no pending writes, no local paths below s3://bucket/a-" in out
+    assert f"kept     nothing: no pins, no pending writes, no local paths at or below {other}" in out
     assert _uris(full) == [A, B, C]
 
 

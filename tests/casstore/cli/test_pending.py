@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +25,11 @@ def _names(cache: Cache) -> list[str]:
 
 
 def _lines(capsys: pytest.CaptureFixture[str], cache: Cache, *arguments: str) -> list[str]:
+    """What is printed; the store's directory is left out of the commands that are named."""
     assert run(["--dir", cache.root, *arguments]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    return captured.out.splitlines()
+    return captured.out.replace(f"casstore --dir {shlex.quote(cache.root)} ", "casstore ").splitlines()
 
 
 # --- pending ----------------------------------------------------------------------------------------------------------
@@ -51,6 +53,17 @@ def test_a_failed_write_is_listed_with_its_reason_its_bytes_and_the_fixes(
         "casstore drop --save-to PATH 's3://bucket/a b'",
         "casstore drop 's3://bucket/a b'",
     ]
+
+
+def test_the_commands_are_for_the_store_that_was_asked(
+    cache: Cache, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pend(cache, "a")
+    for directory, lead in ((["--dir", cache.root], f"casstore --dir {cache.root} "), ([], "casstore ")):
+        monkeypatch.setenv("CASSTORE_DIR", cache.root)
+        assert run([*directory, "pending"]) == 0
+        said = [line.strip() for line in capsys.readouterr().out.splitlines() if "# " in line]
+        assert len(said) == 4 and all(line.startswith((f"{lead}push ", f"{lead}drop ")) for line in said)
 
 
 def test_each_state_lists_its_fixes_once(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:

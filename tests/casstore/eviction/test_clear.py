@@ -92,6 +92,20 @@ def test_below_a_prefix_only_its_entries_go_and_the_blobs_that_nobody_else_uses(
     assert os.path.exists(filled.layout.blob(orphan.value))
 
 
+def test_a_prefix_is_an_object_or_a_directory_and_no_part_of_a_name(cache: Cache) -> None:
+    names = ("1", "1/a", "1/b/c", "10", "10/a", "1.txt", "1 /a")
+    for name in names:
+        fill(cache, key_of(name), name.encode())
+    cache.pin("s3://bucket/10/")
+    pend(cache, "11")
+    cleared = cache.clear("s3://bucket/1", dry_run=True)
+    assert (cleared.entries, cleared.pins, cleared.pending) == (3, (), ())
+    assert cache.clear("s3://bucket/1").entries == 3
+    assert _uris(cache) == sorted(f"s3://bucket/{name}" for name in ("10", "10/a", "1.txt", "1 /a"))
+    assert cache.clear("s3://buck").entries == 0
+    assert cache.clear("s3://bucket").entries == 3  # one is pinned
+
+
 def test_a_prefix_that_is_longer_than_the_rows_keys_takes_no_more_than_what_begins_so(cache: Cache) -> None:
     long = "x" * 600
     for name in (f"{long}/a", f"{long}/b", f"{long}y", long[:550]):
