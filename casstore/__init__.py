@@ -41,7 +41,7 @@ from casstore.errors import (
 )
 from casstore.exit_hooks import at_exit
 from casstore.format.checksums import ProviderChecksum
-from casstore.format.digest import ALGORITHMS, Digest, new_hasher
+from casstore.format.digest import ALGORITHMS, Digest, new_hasher, strong_digest
 from casstore.format.keys import Key
 from casstore.format.records import Entry, Moment, Validator
 from casstore.fs.copying import copy_out, make_directories, same_bytes
@@ -89,7 +89,8 @@ __all__ = [
     "Statistics", "StillBeingWrittenError", "Stored", "StoreFormatError", "StoreFullError", "StoreReadOnlyError",
     "StoreUnavailableError", "Usage", "Validator", "VerifyProgress", "VerifyReport", "WriteLock", "at_exit",
     "boot_clock_ns", "copy_out", "copy_permissions", "format_size", "full_disk", "make_directories", "new_hasher",
-    "open", "pass_through_for", "printable", "same_bytes", "sync_directory", "write_all", "__version__",
+    "open", "pass_through_for", "printable", "same_bytes", "strong_digest", "sync_directory", "write_all",
+    "__version__",
 ]
 # fmt: on
 

@@ -152,7 +152,7 @@ def drop(
     for text in missing:
         shell.error(f"{text}: `casstore pending` lists the pending writes")
     if save_to is not None:
-        _check_single(writes, save_to)
+        _check_single(cache, writes, save_to)
     elif writes and not yes:
         _confirm(shell, writes, lists=not as_json)
     failed = bool(missing)
@@ -199,10 +199,13 @@ def _identify(cache: Cache, uris: Sequence[str]) -> list[PendingWrite]:
     return [dataclasses.replace(write, key=keys.get(write.key.name, write.key)) for write in unidentified]
 
 
-def _check_single(writes: Sequence[PendingWrite], save_to: str) -> None:
-    contents = {(write.key, write.digest): write for write in writes}
+def _check_single(cache: Cache, writes: Sequence[PendingWrite], save_to: str) -> None:
+    contents: list[PendingWrite] = []
+    for write in writes:
+        if not any(write.key == one.key and cache.pending.have_same_bytes(write, one) for one in contents):
+            contents.append(write)
     if len(contents) > 1:
-        listed = "; ".join(f"--name {write.name} ({write.state}, {write.size} bytes)" for write in contents.values())
+        listed = "; ".join(f"--name {write.name} ({write.state}, {write.size} bytes)" for write in contents)
         raise click.UsageError(f"{save_to} cannot take {len(contents)} different writes: select one with {listed}")
 
 

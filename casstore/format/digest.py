@@ -149,6 +149,11 @@ def hash_descriptor(descriptor: int, algorithm: str) -> Digest:
     return Digest(algorithm, raw_hash(descriptor, algorithm))
 
 
+def strong_digest(descriptor: int) -> Digest:
+    """Return a digest of an open file that proves its bytes, even against an attacker."""
+    return hash_descriptor(descriptor, "sha256")
+
+
 def raw_hash(descriptor: int, algorithm: str) -> bytes:
     """Return the bare hash, by any algorithm of `new_hasher`."""
     hasher = new_hasher(algorithm)

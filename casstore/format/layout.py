@@ -143,6 +143,11 @@ class LeaseLayout:
         self.progress = path + "/progress"
         self.views_list = path + "/views.list"
 
+    @property
+    def store(self) -> Layout:
+        """The store that it is in."""
+        return Layout(os.path.dirname(os.path.dirname(self.path)))
+
     def view_tree(self, number: int) -> str:
         return f"{self.path}/views/{number}"
 

@@ -21,11 +21,12 @@ from typing import Final
 from casstore.blobs.blob_store import OPEN_FLAGS, BlobStore
 from casstore.blobs.staging import Staging
 from casstore.errors import CasstoreError, StillBeingWrittenError
-from casstore.format.digest import Digest, hash_descriptor
+from casstore.format.digest import Digest, strong_digest
 from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator
 from casstore.fs import files
+from casstore.leases.proof import has_bytes
 from casstore.leases.scan import UnrecordedFile
 from casstore.leases.views import (
     DraftPath,
@@ -127,25 +128,28 @@ class EditRecorder:
         source = f"/leases/{os.path.basename(lease.path)}/{name}"
         before = [write for write in self._pending.of(handed.key) if (write.source or "").endswith(source)]
         write, staging = None, None
+        older: list[PendingWrite] = []
         try:
             with stable_read(found.path) as (descriptor, state):
                 if reconciled is not None and reconciled.state == state:
                     return RecordResult(reconciled, None)
-                digest = _known_digest(descriptor, state.size, found)
+                digest = _known_digest(lease, descriptor, state.size, found)
                 if digest is None:
                     staging = self._stage()
                     staging.copy_from(descriptor)
-                    digest = staging.rehash()
-            if staging is not None and not any(older.digest == digest for older in before):
-                write = self._add(found.path, handed.key, staging, _classify(handed))
+                    staging.rehash()
+            if staging is not None:
+                older = [other for other in before if not self._pending.has_bytes(other, staging.descriptor)]
+                if len(older) == len(before):
+                    write = self._add(found.path, handed.key, staging, _classify(handed))
+                digest = strong_digest(staging.descriptor)
         finally:
             if staging is not None:
                 staging.close()
         reconciled = Reconciled(found.path, state, digest)
         with contextlib.suppress(OSError):  # at worst, a second record is made, and found by its bytes
             append_line(lease, reconciled)
-        if staging is not None:
-            self._discard_older(handed.key, before, digest)
+        self._discard_older(handed.key, older)
         return RecordResult(reconciled, write)
 
     def record_bytes(self, key: Key, base: Validator | None, descriptor: int) -> None:
@@ -154,11 +158,12 @@ class EditRecorder:
         try:
             before = FileState.of(os.fstat(descriptor))
             staging.copy_from(descriptor)
-            digest = staging.rehash()
+            staging.rehash()
             if FileState.of(os.fstat(descriptor)) != before:
                 raise StillBeingWrittenError(errno.EBUSY, f"{key.uri}: its local copy is still being written")
-            alike = (write for write in self._pending.of(key) if write.source is None and write.digest == digest)
-            if not any(write.state is PendingState.EDIT for write in alike):
+            edits = (write for write in self._pending.of(key) if write.source is None)
+            alike = (write for write in edits if write.state is PendingState.EDIT)
+            if not any(self._pending.has_bytes(write, staging.descriptor) for write in alike):
                 self._add(None, key, staging, (PendingState.EDIT, base, REASON_EDITED))
         finally:
             staging.close()
@@ -184,27 +189,25 @@ class EditRecorder:
         same = [
             other
             for other in self._pending.of(key)
-            if (other.source, other.digest, other.state) == (write.source, write.digest, write.state)
+            if (other.source, other.state) == (write.source, write.state)
+            and self._pending.have_same_bytes(other, write)
         ]
         for other in same[1:]:
             self._pending.discard(other)
         return same[0] if same else write
 
-    def _discard_older(self, key: Key, before: list[PendingWrite], digest: Digest) -> None:
+    def _discard_older(self, key: Key, older: list[PendingWrite]) -> None:
         """Discard only records made before these bytes were read: later ones may be newer than they are."""
-        names = {write.name for write in before if write.digest != digest}
-        for write in self._pending.of(key):
+        names = {write.name for write in older}
+        for write in self._pending.of(key) if names else ():
             if write.name in names and write.state in _REPLACEABLE:
                 self._pending.discard(write)
 
 
-def _known_digest(descriptor: int, size: int, found: UnrecordedFile) -> Digest | None:
+def _known_digest(lease: LeaseLayout, descriptor: int, size: int, found: UnrecordedFile) -> Digest | None:
     """Return the digest of an open file of *size* bytes if its bytes need no record, else None."""
-    for digest in recorded_digests(size, (found.handed_out,), found.reconciled):
-        with contextlib.suppress(CasstoreError):
-            if hash_descriptor(descriptor, digest.algorithm) == digest:
-                return digest
-    return None
+    digests = recorded_digests(size, (found.handed_out,), found.reconciled)
+    return next((digest for digest in digests if has_bytes(lease.store, descriptor, digest)), None)
 
 
 def _classify(handed: View | DraftPath) -> tuple[PendingState, Validator | None, str]:

@@ -100,14 +100,14 @@ class LeaseHolder:
         lease = self.taken
         return [] if lease is None else lease.changes.record_changes(key)
 
-    def mark_uploaded(self, path: str, digest: Digest, validator: Validator) -> None:
-        """Note that the bytes of *digest* at a local path were uploaded as *validator*.
+    def mark_uploaded(self, path: str, digest: Digest, proof: Digest, validator: Validator) -> None:
+        """Note that the bytes of *digest* at a local path were uploaded as *validator*; *proof* is cryptographic.
 
         If the file still has these bytes, a path of `outbox` is removed, and a view becomes one of that version.
         """
         lease = self.taken
-        if lease is not None and not lease.release(path, digest):
-            lease.rebase(path, digest, validator)
+        if lease is not None and not lease.release(path, proof):
+            lease.rebase(path, digest, proof, validator)
 
     def copy_local(self, path: str) -> Staging:
         """Return a private copy of a local file that others may write to, hashed; the caller closes it.

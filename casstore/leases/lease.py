@@ -105,7 +105,7 @@ class Lease:
         """
         with self._mutex, files.full_disk(self._layout.root):
             known = self._views.get((key, digest))
-            if known is not None and (known.is_untouched() or known.has_its_bytes()):
+            if known is not None and (known.is_untouched() or known.has_bytes_of(source)):
                 if known.validator != validator:
                     # The same bytes in a newer version of the object: later edits start from that version.
                     known = replace(known, validator=validator)
@@ -226,10 +226,10 @@ class Lease:
                     del self._views[cached]
                     self.changes.drop(path)
 
-    def rebase(self, path: str, digest: Digest, validator: Validator) -> None:
-        """Make *path* a view of version *validator*, because its edit, the bytes of *digest*, was uploaded.
+    def rebase(self, path: str, digest: Digest, proof: Digest, validator: Validator) -> None:
+        """Make *path* a view of version *validator*, because its edit, the bytes of the blob *digest*, was uploaded.
 
-        Does nothing if it is no view of this lease, or its bytes differ by now.
+        Does nothing if it is no view of this lease, or its bytes are not those of the cryptographic digest *proof*.
         """
         with self._mutex:
             view = next((view for view in self.changes.views() if view.path == path), None)
@@ -239,7 +239,7 @@ class Lease:
 
             try:
                 with stable_read(path) as (descriptor, state):
-                    if hash_descriptor(descriptor, digest.algorithm) != digest:
+                    if hash_descriptor(descriptor, proof.algorithm) != proof:
                         return
             except (FileNotFoundError, StillBeingWrittenError):
                 return

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from casstore.format.digest import ALGORITHMS, MTIME_EPOCH
-from casstore.format.layout import LeaseLayout
+from casstore.format.layout import Layout, LeaseLayout
+from casstore.leases.proof import path_has_bytes
 from casstore.leases.views import (
     OWN_NAMES,
     DraftPath,
@@ -58,7 +59,7 @@ def scan_lease(lease: LeaseLayout) -> LeaseScan:
         name = path[len(lease.path) + 1 :]
         seen.add((name, status.st_ino, status.st_size, status.st_mtime_ns))
         handed, reconciled = manifest.handed_out.get(name, []), manifest.reconciled.get(name)
-        if not stat.S_ISREG(status.st_mode) or not _is_known(path, status, handed, reconciled):
+        if not stat.S_ISREG(status.st_mode) or not _is_known(lease.store, path, status, handed, reconciled):
             found.append(UnrecordedFile(path, handed[-1] if handed else None, reconciled))
     return LeaseScan(tuple(sorted(found, key=lambda file: file.path)), frozenset(seen))
 
@@ -76,14 +77,20 @@ def _files_of(lease: LeaseLayout) -> Iterator[tuple[str, os.stat_result]]:
                 yield entry.path, entry.stat(follow_symlinks=False)
 
 
-def _is_known(path: str, status: os.stat_result, handed: list[View | DraftPath], reconciled: Reconciled | None) -> bool:
+def _is_known(
+    layout: Layout,
+    path: str,
+    status: os.stat_result,
+    handed: list[View | DraftPath],
+    reconciled: Reconciled | None,
+) -> bool:
     state = FileState.of(status)
     if reconciled is not None and reconciled.state == state:
         return True
     views = [view for view in handed if isinstance(view, View)]
     if any(view.state == state for view in views):
         return True
-    if any(digest == digest_of(path, digest.algorithm) for digest in recorded_digests(state.size, views, reconciled)):
+    if any(path_has_bytes(layout, path, digest) for digest in recorded_digests(state.size, views, reconciled)):
         return True
     # The list is not synced, and a power cut may have truncated it. But what the store makes has an mtime that follows
     # from its bytes, in whole seconds; edits do not.

@@ -16,7 +16,7 @@ from casstore.format.digest import Digest, hash_descriptor
 from casstore.format.keys import Key
 from casstore.format.layout import LeaseLayout
 from casstore.format.records import Validator
-from casstore.fs import files
+from casstore.fs import copying, files
 
 
 class PathKind(StrEnum):
@@ -60,9 +60,12 @@ class View:
             return False
         return FileState.of(status) == self.state
 
-    def has_its_bytes(self) -> bool:
-        """Return whether the path still has the bytes of *digest*, with any mtime."""
-        return digest_of(self.path, self.digest.algorithm) == self.digest
+    def has_bytes_of(self, source: int) -> bool:
+        """Return whether the path has the bytes of the open file *source*, with any mtime."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        with contextlib.suppress(OSError), files.opened(self.path, flags) as descriptor:
+            return copying.same_bytes(descriptor, source)
+        return False
 
 
 class DraftPath(NamedTuple):

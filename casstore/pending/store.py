@@ -25,7 +25,7 @@ from typing import Final
 from casstore.blobs.blob_store import OPEN_FLAGS
 from casstore.blobs.staging import Staging
 from casstore.errors import PendingDamagedError, StoreUnavailableError
-from casstore.format.digest import hash_descriptor
+from casstore.format.digest import Digest, hash_descriptor, strong_digest
 from casstore.format.keys import Key
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator
@@ -121,6 +121,25 @@ class Pending:
     def open(self, write: PendingWrite) -> int:
         """Open the bytes for reading. Raises: FileNotFoundError."""
         return os.open(self.path(write), OPEN_FLAGS)
+
+    def has_bytes(self, write: PendingWrite, descriptor: int) -> bool:
+        """Return whether *write* has exactly the bytes of an open file: compared, since digests can be made equal."""
+        with contextlib.suppress(FileNotFoundError), files.opened(self.path(write), OPEN_FLAGS) as data:
+            return os.fstat(data).st_size == os.fstat(descriptor).st_size and copying.same_bytes(data, descriptor)
+        return False
+
+    def have_same_bytes(self, one: PendingWrite, other: PendingWrite) -> bool:
+        """Return whether both have the same bytes, compared."""
+        if one.size != other.size:
+            return False
+        with contextlib.suppress(FileNotFoundError), files.opened(self.path(other), OPEN_FLAGS) as descriptor:
+            return self.has_bytes(one, descriptor)
+        return False
+
+    def strong_digest(self, write: PendingWrite) -> Digest:
+        """Return a cryptographic digest of the bytes. Raises: FileNotFoundError."""
+        with files.opened(self.path(write), OPEN_FLAGS) as descriptor:
+            return strong_digest(descriptor)
 
     def is_interrupted(self, write: PendingWrite) -> bool:
         """Return whether *write* was being uploaded by a process that is proved dead, so that its result is unknown.

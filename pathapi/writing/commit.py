@@ -211,7 +211,8 @@ def _keep(target: Location, base: WriteBase, write: PendingWrite | None, error: 
     # the URI, and a loop of attempts must not fill the disk.
     pending = target.client.cache.pending
     if not write.size or any(
-        other.digest == write.digest and other.state is PendingState.INCOMPLETE for other in pending.of(write.key)
+        other.state is PendingState.INCOMPLETE and pending.have_same_bytes(other, write)
+        for other in pending.of(write.key)
     ):
         pending.discard(write)
         return None

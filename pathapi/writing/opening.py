@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from casstore import Moment, Stored, full_disk
+from casstore import Moment, Stored, full_disk, strong_digest
 from pathapi.backend import ABSENT, head_or_none
 from pathapi.client import forced
 from pathapi.exceptions import CloudPathFileNotFoundError, CloudPathIsADirectoryError, CloudUnavailableError
@@ -338,12 +338,12 @@ def edit(location: Location, force: bool | None) -> Iterator[str]:
                 f"{location.shown}: its local copy was removed; nothing was uploaded: unlink() deletes the object"
             ) from None
         undo.pop_all()
-        digest = staging.digest()
+        proof = strong_digest(staging.descriptor)
         try:
             Upload(location, base, lock, staging).commit()
         except BaseException:
-            if not any(write.digest == digest for write in cache.pending.of(location.store_key)):
+            if not any(cache.pending.strong_digest(write) == proof for write in cache.pending.of(location.store_key)):
                 raise  # the bytes are nowhere else
-            cache.release_path(path, digest)
+            cache.release_path(path, proof)
             raise
-        cache.release_path(path, digest)
+        cache.release_path(path, proof)

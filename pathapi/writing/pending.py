@@ -7,11 +7,11 @@ whose process died is looked for on the server, once. Every change is made with 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
-from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock, printable
+from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock, printable, strong_digest
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
@@ -193,7 +193,8 @@ def select_pending(target: Location, which: PendingWrite | None) -> PendingWrite
     if not writes:
         raise CloudPathFileNotFoundError(f"{target}: nothing is pending")
     chosen = [write for write in writes if write.state is not PendingState.INCOMPLETE] or writes
-    if len({write.digest for write in chosen}) > 1:
+    have_same_bytes = target.client.cache.pending.have_same_bytes
+    if not all(have_same_bytes(write, chosen[-1]) for write in chosen):
         listed = "; ".join(f"{write.name}: {write.size} bytes, {write.why}" for write in chosen)
         raise PendingWriteError(
             f"{target}: {len(chosen)} different writes are pending",
@@ -236,13 +237,20 @@ def push(target: Location, which: PendingWrite | None = None, *, force: bool = F
                 raise
             finally:
                 target.forget_listed()
+            # Before *staging* is taken over.
+            proof = None if write.source is None else strong_digest(staging.descriptor)
+            done = [
+                other
+                for other in cache.pending.of(target.store_key)
+                if other.name != write.name and cache.pending.has_bytes(other, staging.descriptor)
+            ]
             # The writes that this one was forced over block the URI no longer, either.
             finish_upload(target, staging, snapshot, result.info, moment, write, base.condition)
-            if write.source is not None:
-                cache.mark_uploaded(write.source, write.digest, result.info.validator)
+            if write.source is not None and proof is not None:
+                cache.mark_uploaded(write.source, write.digest, proof, result.info.validator)
             # The server has these bytes: other pending writes of the same ones are done.
-            for other in cache.pending.of(target.store_key):
-                if other.digest == write.digest and other.state is not PendingState.UPLOADING:
+            for other in done:
+                if other.state is not PendingState.UPLOADING:
                     cache.pending.discard(other)
             if result.unconditional:
                 warn_of_conditions(target)
@@ -257,8 +265,8 @@ def drop(target: Location, which: PendingWrite | None = None) -> list[PendingWri
     with _lock(target):
         writes: Sequence[PendingWrite] = pending_of(target) if which is None else [select_pending(target, which)]
         for write in writes:
-            pending.discard(write)
-            _release_source(target, write)
+            with _releasing_source(target, write):
+                pending.discard(write)
         return list(writes)
 
 
@@ -266,11 +274,19 @@ def save(target: Location, destination: str, which: PendingWrite | None = None) 
     """Copy a pending write's bytes to the local file *destination*, replaced as a whole; then discard the write."""
     with _lock(target):
         write = select_pending(target, which)
-        target.client.cache.pending.save(write, destination)
-        _release_source(target, write)
+        with _releasing_source(target, write):
+            target.client.cache.pending.save(write, destination)
         return write
 
 
-def _release_source(target: Location, write: PendingWrite) -> None:
+@contextmanager
+def _releasing_source(target: Location, write: PendingWrite) -> Iterator[None]:
+    """After the block, remove the file that a tool put into the outbox, if it still has *write*'s bytes."""
+    cache = target.client.cache
+    proof = None
     if write.source is not None:
-        target.client.cache.release_path(write.source, write.digest)  # a file that a tool put into the outbox
+        with suppress(FileNotFoundError):
+            proof = cache.pending.strong_digest(write)
+    yield
+    if write.source is not None and proof is not None:
+        cache.release_path(write.source, proof)

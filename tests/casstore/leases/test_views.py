@@ -10,6 +10,7 @@ import pytest
 
 import casstore
 from casstore.format.layout import LeaseLayout
+from casstore.leases.proof import path_has_bytes
 from casstore.leases.scan import scan_lease
 from casstore.leases.views import View, encode_line, parse_line, read_manifest
 from tests.casstore.support.fill import fill, hand_out, key_of
@@ -156,7 +157,7 @@ def test_a_line_gives_back_the_view_that_it_was_made_of(cache: casstore.Cache, k
     assert isinstance(view, View)
     assert (view.path, view.key.uri, view.state.size) == (str(path), f"s3://bucket/{key}", 5)
     assert view.is_untouched()
-    assert view.has_its_bytes()
+    assert path_has_bytes(cache.layout, view.path, view.digest)
     assert parse_line(encode_line(view)) == view
 
 

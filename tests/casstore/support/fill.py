@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from casstore import Cache, Entry, Key, ProviderChecksum, Validator
+from casstore.leases.proof import path_has_bytes
 from casstore.leases.views import View
 
 REPOSITORY = Path(__file__).parents[3]
@@ -60,7 +61,8 @@ def hand_out(cache: Cache, entry: Entry, mode: str) -> Path:
 def edited_views(cache: Cache) -> list[View]:
     """The views that exist and have other bytes."""
     views = [view for view in cache.lease.changes.views() if os.path.exists(view.path)]
-    return [view for view in views if not (view.is_untouched() or view.has_its_bytes())]
+    known = [view for view in views if view.is_untouched() or path_has_bytes(cache.layout, view.path, view.digest)]
+    return [view for view in views if view not in known]
 
 
 def fork(work: Callable[[], object]) -> int:
