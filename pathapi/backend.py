@@ -125,7 +125,11 @@ class Backend(Protocol):
         ...
 
     def head(self, key: str) -> ObjectInfo:
-        """Return what the object is now: one request."""
+        """Return what the object is now: one request.
+
+        Raises:
+            NoStatError: the object exists, and finding out its size would be a long download.
+        """
         ...
 
     def read(

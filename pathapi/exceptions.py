@@ -128,7 +128,7 @@ class DirectoryNotEmptyError(CloudPathException, OSError):
 
 
 class NoStatError(CloudPathException, OSError):
-    """Nothing to stat: a prefix, or no object."""
+    """Nothing to stat: a prefix, or an object whose size the server does not state."""
 
 
 class CloudPathPermissionError(CloudPathException, PermissionError):

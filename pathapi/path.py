@@ -221,7 +221,7 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         return head.is_dir(self.location)
 
     def stat(self, follow_symlinks: bool = True) -> os.stat_result:
-        """Return size, mtime and a mode of a regular file. Raises NoStatError for a directory, FileNotFoundError."""
+        """Return size, mtime and a mode of a regular file. Raises NoStatError (a directory), FileNotFoundError."""
         return head.stat(self.location)
 
     @property

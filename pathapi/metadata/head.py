@@ -72,12 +72,19 @@ def has_children(location: Location) -> bool:
 
 
 def exists(location: Location) -> bool:
-    return location.recall() is not None or head(location) is not None or has_children(location)
+    return location.recall() is not None or _is_object(location) or has_children(location)
 
 
 def is_file(location: Location) -> bool:
     listed = location.recall()
-    return listed.info is not None if listed is not None else head(location) is not None
+    return listed.info is not None if listed is not None else _is_object(location)
+
+
+def _is_object(location: Location) -> bool:
+    try:
+        return head(location) is not None
+    except NoStatError:
+        return True  # of a size that the server does not state
 
 
 def is_dir(location: Location) -> bool:

@@ -9,7 +9,7 @@ conditions and ranges, so their responses are checked too. The limits of such se
 * A version that no condition can name (weak ETag, no validator) is read in one piece.
 * Bytes are stored as sent: the request asks for ``identity``. If a server compresses (``gzip``) nevertheless,
   the compressed bytes are stored: its ETag, length and ranges are about those.
-* A body of unknown length is read to its end before it is returned.
+* A body of unknown length is read to its end before it is returned, or up to `MOST_FOR_SIZE` bytes for its size alone.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from pathapi.backends.http.connection import HttpConnection, Response
 from pathapi.backends.http.index_pages import walk
 from pathapi.backends.http.requests import HttpHost
 from pathapi.backends.http.responses import (
+    MOST_FOR_SIZE,
     can_pin,
     conditions_to_read,
     confirms,
     info_of,
     length_of,
+    most_spooled,
     spool,
     validator_of,
 )
@@ -43,11 +45,14 @@ from pathapi.exceptions import (
     CloudPathFileNotFoundError,
     CloudPathNotImplementedError,
     CloudUnavailableError,
+    NoStatError,
 )
 from pathapi.redaction import unsigned
 
 __all__ = ["HttpBackend", "HttpConnection"]
 
+MOST_RETURNED: Final = 1 << 30
+"""Bytes of the longest body that `request` returns; it is in memory."""
 _WRITTEN: Final = frozenset((200, 201, 202, 204))
 _UNKNOWN_BY_HEAD: Final = frozenset((405, 501))
 
@@ -130,11 +135,12 @@ class HttpBackend:
         body = self.read(source, expect=expect)
         assert body is not None
         try:
-            spooled, size = spool(body, self._host.translator(source))
+            spooled = spool(body, self._host.translator(source), body.info.size)
         finally:
             body.close()
-        with spooled:
-            return self.write(target, spooled, size, expect=over, content_type=body.info.content_type)
+        assert spooled is not None, "a body ends at its announced length"
+        with spooled[0]:
+            return self.write(target, *spooled, expect=over, content_type=body.info.content_type)
 
     def delete(
         self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
@@ -170,8 +176,16 @@ class HttpBackend:
         answer = self._host.send(method, key, headers, source=source, size=len(data or b""))
         if answer.status >= 300:
             self._host.require(answer, key, method, is_page=True)
+        body = bytearray()
         with translating(self._host.translator(key)):
-            return answer.response, answer.response.read()
+            # Until nothing comes: only then does urllib3 notice a body that was cut.
+            while len(body) <= MOST_RETURNED and (data := answer.response.read(MOST_RETURNED + 1 - len(body))):
+                body += data
+        if len(body) > MOST_RETURNED:
+            answer.response.close()
+            uri = self._host.uri(key)
+            raise CloudUnavailableError(f"{uri}: the body has over {MOST_RETURNED} bytes: use read_bytes() or open()")
+        return answer.response, bytes(body)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -236,15 +250,27 @@ class HttpBackend:
         stream: Any = answer.response
         size = length_of(answer.headers)
         if size is None:
-            try:
-                stream, size = spool(answer.response, asked.translate)
-            except BaseException:
-                answer.response.close()
-                raise
-            answer.drop()
+            stream, size = self._spool(asked, answer)
         info = info_of(asked.key, answer.headers, size)
         span = (0, size, size)
         return ranged_body(asked if asked.start else replace(asked, end=None), stream, lambda: span, lambda *_: info)
+
+    def _spool(self, asked: ReadRequest, answer: Response) -> tuple[Any, int]:
+        """Read a body of unknown length, since an `ObjectInfo` has the size."""
+        is_question = asked.end == 1  # about the object; its bytes are not needed
+        most = MOST_FOR_SIZE if is_question else most_spooled()
+        try:
+            spooled = spool(answer.response, asked.translate, most)
+        except BaseException:
+            answer.response.close()
+            raise
+        answer.drop()
+        if spooled is not None:
+            return spooled
+        what = f"{asked.uri}: the server does not state its size, and it has over {most} bytes"
+        if is_question:
+            raise NoStatError(f"{what}: read it, or configure the server to send Content-Length")
+        raise CloudUnavailableError(f"{what}: configure the server to send Content-Length")
 
     # --- requests --------------------------------------------------------------------------------------------------
 

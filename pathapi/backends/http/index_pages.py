@@ -15,7 +15,7 @@ from pathapi.backends.http.requests import HttpHost
 from pathapi.exceptions import CloudPathNotImplementedError
 
 MAX_PAGE: Final = 64 << 20
-"""Bytes of the longest page that is read as an index."""
+"""Bytes of the longest page that is read as an index, decompressed."""
 MAX_DEPTH: Final = 64
 """Depth of directories: a link to a parent would never end."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -19,6 +20,11 @@ SECOND_NS: Final = 10**9
 """The resolution of HTTP's times."""
 IN_MEMORY: Final = 8 << 20
 """Bytes of a body of unknown length that are kept in memory; a longer one is written to a temporary file."""
+MOST_SPOOLED: Final = 16 << 30
+"""Bytes of the longest body of unknown length that is read."""
+
+MOST_FOR_SIZE: Final = 32 << 20
+"""Bytes of a body of unknown length that are read only to find its size."""
 
 _PIECE: Final = 1 << 20
 _NO_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -107,20 +113,30 @@ def length_of(headers: Mapping[str, str]) -> int | None:
     return int(text) if text.isdecimal() and "Transfer-Encoding" not in headers else None
 
 
-def spool(stream: Any, translate: Translate) -> tuple[Any, int]:
-    """Read all of *stream*, whose length is unknown, into memory or a temporary file; return that and its length.
+def most_spooled() -> int:
+    """Return how many bytes of a body of unknown length may be read now: half of the temporary directory's space."""
+    space = os.statvfs(tempfile.gettempdir())
+    return min(MOST_SPOOLED, max(space.f_bavail * space.f_frsize // 2, IN_MEMORY))
+
+
+def spool(stream: Any, translate: Translate, most: int) -> tuple[Any, int] | None:
+    """Read all of *stream* into memory or a temporary file; return that and its length, None if it is over *most*.
 
     *translate* applies to errors of the stream; those of the temporary file are raised unchanged.
     """
     spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (its reader closes it)
+    size = 0
     try:
         while True:
             with translating(translate):
                 data = stream.read(_PIECE)
             if not data:
                 break
+            size += len(data)
+            if size > most:
+                spooled.close()
+                return None
             spooled.write(data)
-        size = spooled.tell()
         spooled.seek(0)
     except BaseException:
         spooled.close()
