@@ -34,6 +34,7 @@ from pathapi.backend import COMPARABLE, Backend, Body, ObjectInfo
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathException,
+    CloudPathIsADirectoryError,
     CloudUnavailableError,
     NotCachedError,
     StaleReadError,
@@ -346,8 +347,13 @@ class Reader:
         return request.location.backend.read(request.location.key, 0, end, unless=unless)
 
     def _receive(self, request: ReadRequest, fill: Fill, body: Body) -> Stored:
-        """Put a response's object into the store: its body, or a link if a blob has its checksum."""
+        """Put a response's object into the store: its body, or a link if a blob has its checksum.
+
+        Raises CloudPathIsADirectoryError for an empty object of a directory's name, which only marks the directory.
+        """
         info = body.info
+        if not info.size and request.location.key.endswith("/"):
+            raise CloudPathIsADirectoryError(f"{fill.key.uri} is a directory, not an object")
         checksums = self.checksums(fill.key, info)
         blob = self._cache.find_by_checksum(checksums) if info.size > UNREAD_FROM and not request.force else None
         if blob is not None:

@@ -44,6 +44,22 @@ class ReadSuite(PathSuite):
             with path.local() as local:
                 assert Path(local).read_bytes() == data
 
+    def test_an_empty_object_of_a_directorys_name_is_a_directory(self, make: Any, ground: RawBucket, at: str) -> None:
+        """It marks the directory, as consoles of clouds do; a server may also answer so for any directory."""
+        marker = make().CloudPath(at + "marked/")
+        ground.plant("marked/a.txt", b"bytes")
+        try:
+            ground.plant("marked/", b"")
+        except OSError:
+            pytest.skip("no object can have such a name here")
+        cache = marker.client.cache
+        for call in (marker.read_bytes, marker.read_text, lambda: marker.open("rb")):
+            with pytest.raises(IsADirectoryError, match="marked/ is a directory"):
+                call()
+        cache.flush()
+        assert list(cache.entries(str(marker))) == []
+        assert (marker / "a.txt").read_bytes() == b"bytes"
+
     def test_what_is_there_now_is_read_under_always(self, path: Any, ground: RawBucket) -> None:
         for data in (b"first", b"other", b"", b"longer than before", b"first"):
             self.put(ground, data)

@@ -76,6 +76,25 @@ def test_get_reports_what_was_cached_and_the_path_of_the_bytes(casstore_command:
     assert casstore_command("get", uris[0]).stdout.decode().split()[:3] == ["7", "B", "downloaded"]
 
 
+def test_get_of_a_directory_names_prefetch_and_stores_nothing(
+    casstore_command: Casstore, environment: dict[str, str], ground: S3RawBucket, seaweed: S3Server, at: str
+) -> None:
+    environment |= {
+        "AWS_ACCESS_KEY_ID": seaweed.access_key,
+        "AWS_SECRET_ACCESS_KEY": seaweed.secret_key,
+        "AWS_DEFAULT_REGION": seaweed.region,
+        "AWS_ENDPOINT_URL": seaweed.endpoint,
+    }
+    ground.plant(f"{at}photos/cat.png", b"cat")
+    for name in (f"s3://{ground.bucket}/{at}photos/", f"s3://{ground.bucket}/{at}photos"):
+        done = casstore_command("get", name)
+        assert (done.returncode, done.stdout) == (1, b""), done.stderr
+        assert b"is a directory" in done.stderr and b"`casstore prefetch` downloads what is below it" in done.stderr
+    assert casstore_command("ls").stdout == b""
+    assert casstore_command("prefetch", name + "/").returncode == 0
+    assert len(casstore_command("ls").stdout.splitlines()) == 1
+
+
 def test_get_sends_one_request_for_each_object(
     casstore_command: Casstore,
     environment: dict[str, str],
