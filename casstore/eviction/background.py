@@ -8,6 +8,7 @@ includes other processes), whichever is more. Readers never wait; a fill that fo
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -68,6 +69,7 @@ class BackgroundEvictor:
         self._free_then = 0
         self._stored: int | None = None
         self._is_full = self._misses_budget = False
+        self._refused = sys.maxsize
         self._has_logged = self._has_logged_full = False
 
     def admits(self, size: int) -> bool:
@@ -218,25 +220,41 @@ class BackgroundEvictor:
     def make_room(self, needed: int) -> bool:
         """Evict at least *needed* bytes after a write found the disk full; whether to try it again.
 
-        Waits for other collectors; one eviction serves all threads that wait meanwhile.
+        Evicts nothing for what would not fit even then. Waits for other collectors; one eviction serves all threads
+        that wait meanwhile.
         """
         since = time.monotonic()
         with self._making_room:
             if self._made_room > since:
                 return True
-            if self._is_full and time.monotonic() - self._checked < self._pause:
-                return False  # there was nothing to evict a moment ago
+            if (self._is_full or needed >= self._refused) and time.monotonic() - self._checked < self._pause:
+                return False  # there was nothing to evict a moment ago, or not enough
             began = time.monotonic()
             try:
                 with self._evictor.lock.acquire(self._settings.lock_timeout) as is_ours:
                     if not is_ours:
                         return False
-                    done = self._carry_out(self._evictor.plan(at_least=needed))
+                    plan = self._plan_room(needed)
+                    done = self._carry_out(plan) if plan is not None else None
             except (CasstoreError, OSError):
                 return False  # the disk may be too full for the index as well
             self._pace(began)
-            self._made_room = self._checked if done.bytes else 0.0
-            return done.bytes > 0
+            self._refused = needed if done is None else sys.maxsize
+            has_made = done is not None and done.bytes > 0
+            self._made_room = self._checked if has_made else 0.0
+            return has_made
+
+    def _plan_room(self, needed: int) -> Plan | None:
+        """Plan to evict at least *needed* bytes; None if all that can be evicted is not enough."""
+        from casstore.eviction.victims import VictimList
+
+        plan = self._evictor.plan(at_least=needed)
+        if plan.can_suffice or not plan.victims:
+            return plan
+        # Perhaps files of dead processes take the room.
+        self._evictor.collect(replace(plan, victims=VictimList()))
+        plan = self._evictor.plan(at_least=needed)
+        return plan if plan.can_suffice else None
 
     def close(self, timeout: float) -> None:
         """Check what was filled since the last time, and wait up to *timeout* seconds for the thread."""

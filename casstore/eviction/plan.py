@@ -69,6 +69,11 @@ class Plan:
         """Bytes that it frees unless blobs come back into use."""
         return self.victims.bytes
 
+    @property
+    def can_suffice(self) -> bool:
+        """Whether there is room for *at_least* bytes once all of it is carried out."""
+        return self.at_least <= self.free + self.reclaimable_bytes
+
     def shortfall(self, freed: int, beside: int = 0) -> int:
         """Return the bytes still missing once blobs of *freed* bytes are evicted, and other files of *beside* bytes."""
         over = 0 if self.budget.max_size is None else self.stored - freed - self.budget.max_size

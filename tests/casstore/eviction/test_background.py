@@ -358,6 +358,57 @@ def test_an_object_that_no_trim_makes_room_for_is_a_clear_error_and_the_store_go
 
 
 @pytest.mark.needs_root
+def test_an_object_that_can_never_fit_evicts_nothing(
+    small_disk: Path, open_with: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = open_with(min_free=0)
+    for number in range(5):
+        fill(cache, key_of(str(number)), os.urandom(1 << 20))
+    total = os.statvfs(small_disk)
+    plans: list[int] = []
+    plan = Evictor.plan
+
+    def count(self: Evictor, *, at_least: int = 0) -> Plan:
+        plans.append(at_least)
+        return plan(self, at_least=at_least)
+
+    monkeypatch.setattr(Evictor, "plan", count)
+    monkeypatch.setattr(trims, "CHECK_SECONDS", 3600.0)
+    for _ in range(3):
+        with cache.begin(key_of("huge")) as filling:
+            filling.expect(total.f_blocks * total.f_frsize + 1)
+            filling.write(os.urandom(2 << 20))
+            with pytest.raises(StoreFullError, match="no room"):
+                filling.write(os.urandom(6 << 20))
+    assert len(list(cache.entries())) == 5
+    assert len(plans) <= 2, "what was refused a moment ago is not planned again"
+    with cache.begin(key_of("large")) as filling:
+        filling.expect(5 << 20)
+        for _ in range(5):
+            filling.write(bytes(1 << 20))
+
+
+@pytest.mark.needs_root
+def test_files_of_dead_processes_make_room_before_that_is_decided(small_disk: Path, open_with: Open) -> None:
+    cache = open_with(min_free=0)
+    fill(cache, key_of("held"), os.urandom(1 << 20))
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+
+    def die() -> None:
+        staging = Path(cache.lease.paths.staging)
+        staging.mkdir(exist_ok=True)
+        (staging / "left").write_bytes(bytes(free - (1 << 20)))
+        os._exit(0)
+
+    assert status_of(fork(die)) == 0
+    with cache.begin(key_of("large")) as filling:
+        filling.expect(free)
+        for _ in range(free >> 20):
+            filling.write(bytes(1 << 20))
+        os.close(filling.publish(Validator(free >> 20 << 20, "e1")).descriptor)
+
+
+@pytest.mark.needs_root
 def test_without_the_trim_the_same_fill_fails(
     small_disk: Path, open_with: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
