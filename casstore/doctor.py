@@ -19,6 +19,7 @@ from casstore.errors import CasstoreError, IndexDamagedError
 from casstore.format.layout import Layout
 from casstore.fs import copying, files, mounts, ownership
 from casstore.index.environment import MAX_READERS
+from casstore.installation import find_damage
 from casstore.locks.lock_files import locks_are_exclusive
 from casstore.opening import open as open_cache
 from casstore.root import default_root
@@ -71,6 +72,7 @@ def examine(root: str | os.PathLike[str] | None = None) -> Iterator[Check]:
     if cache is not None:
         yield _index(cache)
         yield _pending(cache)
+    yield _installation()
     yield from _requirements()
 
 
@@ -210,6 +212,13 @@ def _pending(cache: Cache) -> Check:
     if not count:
         return Check("pending writes", CheckState.OK, "none")
     return Check("pending writes", CheckState.WARNING, f"{count:,} not uploaded", "`casstore pending` lists them")
+
+
+def _installation() -> Check:
+    damage = find_damage()
+    if damage is not None:
+        return Check("installed files", CheckState.FAILED, *damage)
+    return Check("installed files", CheckState.OK, "as installed")
 
 
 def _requirements() -> Iterator[Check]:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 # distribution's folder; those between two bars do not import each other.
 LAYERS = {
     "casstore": (
-        "errors exit_hooks | fs format | clock config locks blobs | index pending root counters | leases"
+        "errors exit_hooks | fs format | clock config locks blobs installation | index pending root counters | leases"
         " | reading eviction | ingest verify info | cache | pass_through | opening | doctor __init__ | cli | __main__"
     ),
     "pathapi": (

@@ -39,8 +39,16 @@ class PluginGroup(click.Group):
             try:
                 found |= {command.name or point.name: command for command in point.load()}
             except Exception as error:  # noqa: BLE001 (a broken plug-in must not break other commands)
-                say(f"warning: {point.value}: the plug-in cannot be loaded: {error!r}")
+                say(f"warning: {point.value}: the plug-in cannot be loaded: {error!r}{_explain()}")
         return found
+
+
+def _explain() -> str:
+    """Return how to mend an installation that was overwritten, as the end of a message; empty if it was not."""
+    from casstore.installation import find_damage
+
+    damage = find_damage()
+    return f": {': '.join(damage)}" if damage is not None else ""
 
 
 class ExtensibleCommand(click.Command):
