@@ -2,7 +2,10 @@
 
 This backend does what a server would do. Inode, size and both times, to the nanosecond, identify a version. A
 conditional write compares and renames under a `flock` on the parent directory. That excludes every other user of this
-backend; a program that writes in place is detected by the times.
+backend; a program that writes in place is detected by the times. A changed mapping (`mmap`)
+sets the times only once, until the kernel has written the page to the disk. Therefore a young file that any program has
+open or mapped for writing is read again. Three cases go unnoticed: tmpfs, which never writes pages; overlayfs, once the
+descriptor of the mapping is closed; and macOS.
 
 Where files and objects differ:
 
@@ -37,6 +40,7 @@ from pathapi.backends.file.metadata import (
     ABSENT_ERRNOS,
     identity,
     info_of,
+    info_of_open,
     mismatch,
     problem_of,
     stat_object,
@@ -92,7 +96,7 @@ class FileBackend:
             file = io.FileIO(os.open(path, _OPEN_FLAGS), "rb")
         try:
             opened = stat_settled(file.fileno(), uri)
-            info = info_of(key, opened)
+            info = info_of_open(key, file.fileno(), opened)
             if expect is not None and not expect.same_version(info.validator):
                 raise VersionMismatchError(f"{uri}: the file is no longer the expected version: read it again")
             # With a racy validator a changed file may look the same.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
+import signal
 import stat
 import time
+from dataclasses import replace
 from typing import Final
 
 from casstore import Validator
@@ -25,6 +29,12 @@ RACY_NS: Final = 20_000_000
 later can have finer times; a program cannot find out on which file systems.)"""
 TICK_NS: Final = 10_000_000
 """The longest tick, HZ=100. A read waits for its end, so that a change during the read shows in the times."""
+WRITEBACK_NS: Final = 60 * 10**9
+"""How long Linux takes at most, by default, to write a changed page to the disk: 35 s, and some time for the disk.
+
+It sets the times of a file when a page that is mapped into memory (`mmap`) is changed for the first time. Until it has
+written that page, further changes of it leave the times as they are.
+"""
 ABSENT_ERRNOS: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
 
@@ -70,6 +80,32 @@ def stat_settled(descriptor: int, uri: str) -> os.stat_result:
     return status
 
 
+def may_change_unseen(descriptor: int, status: os.stat_result) -> bool:
+    """Return whether a program may have mapped an open file, so that it can change without a new time.
+
+    *status* was taken before. Only Linux can tell; of another user's file only that it is old enough.
+    """
+    age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
+    return age <= WRITEBACK_NS and hasattr(fcntl, "F_SETLEASE") and _may_be_written(descriptor)
+
+
+def _may_be_written(descriptor: int) -> bool:
+    """Return whether a program has the file open or mapped for writing, or the kernel does not say.
+
+    The kernel grants a read lease if no program has. It ends at once: who opens the file for writing meanwhile waits
+    for some microseconds, and the kernel sends this process a signal about it.
+    """
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # ignored by default; SIGIO would end the process
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError:
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
 def validator_of(status: os.stat_result) -> Validator:
     now = time.time_ns()
     times = (status.st_mtime_ns, status.st_ctime_ns)
@@ -80,6 +116,14 @@ def validator_of(status: os.stat_result) -> Validator:
 
 def info_of(key: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, validator_of(status))
+
+
+def info_of_open(key: str, descriptor: int, status: os.stat_result) -> ObjectInfo:
+    """Return what *status* says of an open file; its version is racy if the file may change unseen."""
+    info = info_of(key, status)
+    if may_change_unseen(descriptor, status):
+        return replace(info, validator=replace(info.validator, racy=True))
+    return info
 
 
 def mismatch(uri: str, expect: Validator | Absent) -> VersionMismatchError:
