@@ -103,7 +103,8 @@ class _Prefetch:
                     found = True
                     yield _Item(root.child(item.key, listed), item.size)
             if not found:
-                error = FileNotFoundError(f"there is nothing at or below {root.uri.shown}")
+                hint = ": * and ? are part of the name" if {"*", "?"} & set(root.key) else ""
+                error = FileNotFoundError(f"there is nothing at or below {root.uri.shown}{hint}")
                 self.errors.append((root.uri.canonical, error))
 
     def fetch(self, item: _Item) -> bool:

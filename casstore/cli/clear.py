@@ -51,6 +51,8 @@ def clear(shell: Shell, prefix: str | None, dry_run: bool, yes: bool, as_json: b
     """
     if prefix == "":
         raise click.UsageError("PREFIX is empty: omit it to clear everything")
+    if prefix and "://" not in prefix:
+        raise click.UsageError(f"{prefix}: not a URI: write it as `casstore ls` does, such as s3://{prefix}")
     if not (dry_run or yes or sys.stdin.isatty()):
         raise click.UsageError("cannot ask without a terminal: add --yes to clear, or --dry-run to preview")
     report = _Report(shell, shell.open_cache(), prefix or "", as_json=as_json, is_dry_run=dry_run)
@@ -145,10 +147,11 @@ class _Report:
 
     def _show_others(self, cleared: ClearResult) -> None:
         """If nothing was removed, name an entry whose URI only starts with the prefix."""
-        if self._prefix and not cleared.entries:
-            kept = {entry.uri for entry in cleared.bases} | {pin.uri for pin in cleared.pins}
-            other = next((entry for entry in self._cache.entries(self._prefix) if entry.uri not in kept), None)
-            if other is not None:
+        if self._prefix and not cleared.entries and not cleared.bases and not cleared.pins:
+            other = next(self._cache.entries(self._prefix), None)
+            if other is None:
+                self._shell.note_no_match("cached", self._prefix)
+            else:
                 self._shell.note(f"nothing is at or below {self._prefix}; {other.uri} only starts with it")
 
     def _facts(self, cleared: ClearResult) -> dict[str, Any]:

@@ -91,14 +91,17 @@ def ls(shell: Shell, prefix: str, as_json: bool) -> None:
     cache = shell.open_cache()
     if not as_json and sys.stdout.isatty():
         shell.line(f"{'SIZE':>9}  {'CHECKED':>7}  {'DIGEST':<12}  URI")
-    now = time.time()
+    now, is_empty = time.time(), True
     # Not a table, which needs all rows first: there may be millions of entries, and `head` reads few.
     for entry in cache.entries(prefix):
+        is_empty = False
         if as_json:
             shell.json_line(shell.facts(cache, entry))
         else:
             age = age_text(now - entry.validated.wall_ns / 1e9)
             shell.line(f"{format_size(entry.size):>9}  {age:>7}  {entry.digest.value.hex()[:12]}  {entry.uri}")
+    if is_empty and prefix and not as_json:
+        shell.note_no_match("cached", prefix)
 
 
 @command.command()
@@ -113,6 +116,8 @@ def du(shell: Shell, prefix: str, as_json: bool) -> None:
     """
     children = usage_by_child(shell.open_cache(), prefix)
     total = children.pop("")
+    if prefix and not total.entries and not as_json:
+        shell.note_no_match("cached", prefix)
     if as_json:
         facts = [{"name": name, **usage_facts(usage)} for name, usage in children.items()]
         shell.json_document({"prefix": prefix, "total": usage_facts(total), "children": facts})

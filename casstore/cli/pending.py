@@ -48,6 +48,11 @@ _STATES: Final = {
     "uploading": ("being uploaded by another process", (("casstore pending", "check again shortly"),)),
 }
 """By state: its meaning, and the commands that resolve it."""
+_ALL: Final = {
+    **dict.fromkeys(("failed", "edit", _INTERRUPTED), ("casstore push --all {options}", "upload all, as below")),
+    "incomplete": ("casstore push --all --incomplete {options}", "upload all, as below"),
+}
+"""The first command if several writes have the state."""
 
 
 @click.command("pending")
@@ -70,7 +75,10 @@ def pending_command(ctx: click.Context, prefix: str, as_json: bool) -> None:
     else:
         for write, fact in zip(writes, facts, strict=True):
             fact["push_options"] = write.push_options or push_options(ctx, write.key.origin)
-        _show(shell, facts, [(time.time_ns() - write.created_ns) / 1e9 for write in writes])
+        if prefix and not facts:
+            shell.note_no_match("pending", prefix)
+        else:
+            _show(shell, facts, [(time.time_ns() - write.created_ns) / 1e9 for write in writes])
     for write in cache.pending.unidentified():
         shell.note(
             f"warning: {cache.pending.record_path(write)}: the record of a pending write is unreadable; its URI is "
@@ -101,8 +109,9 @@ def _show(shell: Shell, facts: Sequence[dict[str, Any]], ages: Sequence[float]) 
             it = _argument(of_server[0], facts) if len(of_server) == 1 else "URI"
             if len(of_server) > 1 and any(fact in named for fact in of_server):
                 it = "(URI or --name NAME)"
-            texts = [(text.format(it=it, options=options and f"{options} "), effect) for text, effect in hints]
-            commands = [(shell.command(text), effect) for text, effect in texts]
+            ways = hints if len(of_server) == 1 or state not in _ALL else [_ALL[state], *hints]
+            texts = [(text.format(it=it, options=options and f"{options} "), effect) for text, effect in ways]
+            commands = [(shell.command(text.rstrip()), effect) for text, effect in texts]
             width = max(len(command) for command, _ in commands)
             for command, effect in commands:
                 shell.line(f"    {command:<{width}}  # {effect}")
@@ -145,10 +154,10 @@ def drop(
       casstore drop --save-to mine.txt s3://bucket/log.txt
     """
     _check_usage(uris, save_to, name, is_all=is_all)
-    if save_to is None and not (yes or sys.stdin.isatty()):
-        raise click.UsageError("cannot ask without a terminal: add --yes to discard, or --save-to PATH to keep")
     cache = shell.open_cache()
     writes, missing = _select(cache, uris, name)
+    if writes and save_to is None and not (yes or sys.stdin.isatty()):
+        raise click.UsageError("cannot ask without a terminal: add --yes to discard, or --save-to PATH to keep")
     for text in missing:
         shell.error(f"{text}: `casstore pending` lists the pending writes")
     if save_to is not None:

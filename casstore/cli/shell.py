@@ -107,6 +107,15 @@ class Shell:
         """Write a line to stdout, with control characters escaped."""
         sys.stdout.write(printable(text) + "\n")
 
+    def note_no_match(self, what: str, prefix: str) -> None:
+        """Say on stderr that nothing *what* (``cached``, ``pending``) has this prefix, and how one is written."""
+        why = ""
+        if "://" not in prefix:
+            why = f": write it as in the URIs, such as s3://{prefix}"
+        elif "*" in prefix or "?" in prefix:
+            why = ": it is no pattern, and * and ? are part of it"
+        self.note(f"nothing {what} starts with {prefix}{why}")
+
     def table(
         self, columns: Sequence[Column], rows: Iterable[Sequence[str]], total: Sequence[str] | None = None
     ) -> None:

@@ -47,8 +47,9 @@ class _RemoteReport:
     def show(self, shell: Shell) -> None:
         """Print the result as text."""
         for found in self._listed:
-            detail = f": {found['detail']}" if found["detail"] else ""
-            shell.line(f"{found['state']:<11}  {found['uri']}{detail}")
+            uri, detail = found["uri"], found["detail"] or ""
+            named = detail if detail.startswith(uri) else f"{uri}: {detail}" if detail else uri
+            shell.line(f"{found['state']:<11}  {named}")
         counts = ", ".join(f"{self._counts[state]:,} {state}" for state in RemoteState if self._counts[state])
         shell.line(f"{self._counts.total():,} entries compared with the server: {counts or 'none'}")
 

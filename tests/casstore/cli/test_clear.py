@@ -115,6 +115,13 @@ def test_json_is_one_document_with_every_uri_and_everything_kept(
     }
 
 
+def test_a_prefix_without_a_scheme_is_a_usage_error(full: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _clear(full, "bucket/a", "--yes") == 2
+    assert "bucket/a: not a URI: write it as `casstore ls` does, such as s3://bucket/a" in capsys.readouterr().err
+    assert _clear(full, "s3://bucket/none", "--yes") == 0
+    assert capsys.readouterr().err == "casstore: nothing cached starts with s3://bucket/none\n"
+
+
 def test_a_prefix_limits_what_is_removed_and_reported(full: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     before = _uris(full)
     assert _clear(full, "s3://bucket/a-", "--yes") == 0

@@ -142,6 +142,27 @@ def test_du_shows_what_follows_the_prefix(
     assert [child["name"] for child in _document(capsys, filled, "du", "--json", prefix)["children"]] == children
 
 
+@pytest.mark.parametrize(
+    ("prefix", "hint"),
+    [
+        ("s3://bucket/none", ""),
+        ("bucket/images", ": write it as in the URIs, such as s3://bucket/images"),
+        ("s3://bucket/*.png", ": it is no pattern, and * and ? are part of it"),
+    ],
+)
+def test_a_prefix_of_nothing_is_explained(
+    filled: Cache, capsys: pytest.CaptureFixture[str], prefix: str, hint: str
+) -> None:
+    pend(filled, "a")
+    for name, what in (("ls", "cached"), ("du", "cached"), ("pending", "pending")):
+        assert run(["--dir", filled.root, name, prefix]) == 0
+        said = capsys.readouterr()
+        assert said.err == f"casstore: nothing {what} starts with {prefix}{hint}\n"
+        assert "nothing" not in said.out
+        assert run(["--dir", filled.root, name, "--json", prefix]) == 0
+        assert capsys.readouterr().err == ""
+
+
 def test_du_counts_shared_content_in_each_child_and_once_in_the_total(
     cache: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:

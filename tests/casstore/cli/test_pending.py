@@ -66,6 +66,26 @@ def test_the_commands_are_for_the_store_that_was_asked(
         assert len(said) == 4 and all(line.startswith((f"{lead}push ", f"{lead}drop ")) for line in said)
 
 
+def test_several_writes_of_a_state_can_be_pushed_by_one_command(
+    cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for state in (PendingState.FAILED, PendingState.INCOMPLETE):
+        for number in range(2):
+            pend(cache, f"{state}-{number}", state=state)
+    commands = [line.partition("#")[0].strip() for line in _lines(capsys, cache, "pending")]
+    assert [command for command in commands if command.startswith("casstore push --all")] == [
+        "casstore push --all", "casstore push --all --incomplete"
+    ]  # fmt: skip
+
+
+def test_nothing_to_drop_asks_for_no_terminal(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    pend(cache, "a")
+    assert run(["--dir", cache.root, "drop", "s3://bucket/none"]) == 1
+    assert "s3://bucket/none: nothing is pending" in capsys.readouterr().err
+    assert run(["--dir", cache.root, "drop", "s3://bucket/a"]) == 2
+    assert "cannot ask without a terminal" in capsys.readouterr().err
+
+
 def test_each_state_lists_its_fixes_once(cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(3):
         pend(cache, f"failed-{number}")
