@@ -35,6 +35,9 @@ class Checksum:
 COMPARABLE: Final = frozenset(("md5", "etag-md5", "sha1", "sha256"))
 """Kinds of checksums that `casstore.new_hasher` can compute, to compare cached bytes."""
 
+COLLISION_FREE: Final = frozenset(("sha256",))
+"""Those of them that prove equal bytes. Two objects with one MD5 are easily made; a CRC besides adds nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
@@ -231,6 +234,22 @@ def check_expiry(seconds: object, most: int | None = None) -> None:
         raise InvalidConfigurationException(
             f"expire_seconds={seconds}: signed URLs of this cloud expire earlier: use at most {most}"
         )
+
+
+def have_equal_bytes(one: Body, other: Body) -> bool:
+    """Return whether two bodies, read to their ends, have the same bytes."""
+    pieces = [memoryview(bytearray(1 << 20)) for _ in range(2)]
+    while True:
+        counts = []
+        for body, piece in zip((one, other), pieces, strict=True):
+            at = 0
+            while at < len(piece) and (count := body.readinto(piece[at:])):
+                at += count
+            counts.append(at)
+        if counts[0] != counts[1] or pieces[0][: counts[0]] != pieces[1][: counts[0]]:
+            return False
+        if not counts[0]:
+            return True
 
 
 def head_or_none(backend: Backend, key: str) -> ObjectInfo | None:

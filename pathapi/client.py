@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -21,7 +21,7 @@ from pathapi.exceptions import InvalidConfigurationException
 from pathapi.freshness import Freshness, FreshnessPolicy
 from pathapi.reading.entry_scopes import EntryHold, EntryScope
 from pathapi.reading.listing_cache import Listings
-from pathapi.reading.reader import DEDUP_MODES, Reader
+from pathapi.reading.reader import BELIEVED, Reader
 from pathapi.redaction import is_spawning
 from pathapi.uri import Uri
 
@@ -48,9 +48,11 @@ class Client(Generic[PathT]):
     *local_cache_dir* is the root of the store (default: ``CASSTORE_DIR``, ``CLOUDPATHLIB_LOCAL_CACHE_DIR``, the user's
     cache directory). *file_cache_mode* says how long entries are kept. *content_type_method* guesses the type of an
     upload from its name. *freshness*: see `pathapi.freshness`; a policy or a mapping of URI prefixes to policies.
-    *verify* hashes every blob before it is served. *views*: ``auto``, ``copy`` or ``link``. *dedup_by_checksum*:
-    whether the provider's checksum of an object finds a cached blob, within one ``origin``, in ``all``, or not
-    (``off``). *conditional_writes*: ``auto`` falls back, with a warning, if the server has none; ``require``; ``off``.
+    *verify* hashes every blob before it is served. *views*: ``auto``, ``copy`` or ``link``. *dedup_by_checksum*: which
+    stated checksums stand for equal bytes, so that nothing is sent: ``strong``, SHA-256 only; ``origin``, within one
+    origin MD5 and SHA-1, too, although two objects can be made with one MD5; ``all``, across origins; ``off``. The
+    default is ``CASSTORE_DEDUP_BY_CHECKSUM``, or ``strong``. *conditional_writes*: ``auto`` falls back, with a warning,
+    if the server has none; ``require``; ``off``.
 
     Raises InvalidConfigurationException for arguments that are not valid.
     """
@@ -64,10 +66,12 @@ class Client(Generic[PathT]):
         freshness: str | float | timedelta | Freshness | Mapping[str, Any] | None = None,
         verify: bool | None = None,
         views: str | None = None,
-        dedup_by_checksum: str = "origin",
+        dedup_by_checksum: str | None = None,
         conditional_writes: str = "auto",
     ) -> None:
-        _choose("dedup_by_checksum", dedup_by_checksum, DEDUP_MODES)
+        if dedup_by_checksum is None:
+            dedup_by_checksum = os.environ.get("CASSTORE_DEDUP_BY_CHECKSUM") or "strong"
+        _choose("dedup_by_checksum", dedup_by_checksum, tuple(BELIEVED))
         _choose("conditional_writes", conditional_writes, _CONDITIONS)
         if views is not None:
             _choose("views", views, _VIEW_MODES)
@@ -138,6 +142,11 @@ class Client(Generic[PathT]):
         if self._cache is None:
             _ = self.cache
         return self._policy
+
+    @property
+    def believed_checksums(self) -> Collection[str]:
+        """The kinds of stated checksums that, if they are equal, stand for equal bytes."""
+        return BELIEVED[self.dedup_by_checksum]
 
     @property
     def reader(self) -> Reader:

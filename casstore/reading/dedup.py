@@ -19,6 +19,8 @@ from casstore.root import Root
 PROVABLE: Final = {"md5": "md5", "etag-md5": "md5", "sha1": "sha1", "sha256": "sha256"}
 """Kinds of checksums that can be computed from a blob, and how; others never link."""
 
+_COLLISION_FREE: Final = frozenset(("sha256",))
+
 
 class ChecksumDedup:
     """Finds blobs by the checksums that providers state; thread-safe."""
@@ -55,7 +57,9 @@ class ChecksumDedup:
             descriptor = self._open(found.digest, item.size)
             if descriptor is None:
                 continue
-            if found.verified or self._verify(item, found.digest, descriptor):
+            # An earlier proof is remembered by the digest, and another blob may have an equal one by now.
+            is_proved = found.verified and (found.digest.is_cryptographic or item.kind not in _COLLISION_FREE)
+            if is_proved or self._verify(item, found.digest, descriptor):
                 return found.digest, descriptor
             os.close(descriptor)
         return None

@@ -30,7 +30,7 @@ from casstore import (
     Validator,
     pass_through_for,
 )
-from pathapi.backend import COMPARABLE, Backend, Body, ObjectInfo
+from pathapi.backend import COLLISION_FREE, COMPARABLE, Backend, Body, ObjectInfo
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathException,
@@ -51,7 +51,8 @@ TRIES: Final = 4
 LOOKS: Final = 100
 """How often one reader looks again because the readers that download a newer version end without a result."""
 
-DEDUP_MODES: Final = ("origin", "all", "off")
+BELIEVED: Final = {"strong": COLLISION_FREE, "origin": COMPARABLE, "all": COMPARABLE, "off": frozenset[str]()}
+"""By a client's `dedup_by_checksum`: the kinds of checksums that, if they are equal, stand for equal bytes."""
 
 UNREAD_FROM: Final = 8 << 20
 """Bytes: the body of a larger object is not read if its checksum is known. The server has sent a smaller one anyway."""
@@ -112,7 +113,8 @@ class Reader:
     ) -> None:
         """*on_fill* is called with every entry that this reader makes, and whether there was none before."""
         self._cache = cache
-        self._dedup = dedup_by_checksum
+        self._believed = BELIEVED[dedup_by_checksum]
+        self._is_scoped = dedup_by_checksum != "all"
         self._on_fill = on_fill
 
     def open(self, request: ReadRequest, *, checked_cache: bool = False) -> Stored:
@@ -382,7 +384,7 @@ class Reader:
 
     def checksums(self, key: Key, info: ObjectInfo | None) -> list[ProviderChecksum]:
         """Return the provider's checksums to remember or to look for; none of plain HTTP servers."""
-        if info is None or not info.size or self._dedup == "off" or key.origin.startswith("http"):
+        if info is None or not info.size or key.origin.startswith("http"):
             return []
-        scope = key.origin if self._dedup == "origin" else ""
-        return [ProviderChecksum(scope, c.kind, c.value, info.size) for c in info.checksums if c.kind in COMPARABLE]
+        scope = key.origin if self._is_scoped else ""
+        return [ProviderChecksum(scope, c.kind, c.value, info.size) for c in info.checksums if c.kind in self._believed]

@@ -42,24 +42,29 @@ def upload_file(target: Location, path: str, base: WriteBase) -> None:
 
 
 def has_arrived(target: Location, path: str, there: ObjectInfo) -> bool:
-    """Return whether the object *there* has the bytes of the file at *path*; downloads nothing.
-
-    The store's entry of that very version tells, else a hash that the server states.
-    """
+    """Return whether the object *there* certainly has the bytes of the file at *path*; downloads nothing."""
     descriptor = os.open(path, _OPEN_FLAGS)
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size != there.size:
-            return False
-        held = open_held(target, there.validator)
-        if held is None:
-            return matches_checksum(there, descriptor)
-        try:
-            return same_bytes(descriptor, held[1])
-        finally:
-            os.close(held[1])
+        return stat.S_ISREG(status.st_mode) and has_bytes(target, there, descriptor)
     finally:
         os.close(descriptor)
+
+
+def has_bytes(target: Location, there: ObjectInfo, descriptor: int) -> bool:
+    """Return whether the object *there* certainly has the bytes of an open file; downloads nothing.
+
+    The cached blob of that very version tells, else a hash that the server states and the client believes.
+    """
+    if os.fstat(descriptor).st_size != there.size or not there.size:
+        return not there.size and not os.fstat(descriptor).st_size
+    held = open_held(target, there.validator)
+    if held is None:
+        return matches_checksum(there, descriptor, target.client.believed_checksums)
+    try:
+        return same_bytes(descriptor, held[1])
+    finally:
+        os.close(held[1])
 
 
 def files_below(

@@ -12,15 +12,16 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from casstore import Entry, Stored, Validator, copy_out, full_disk
-from pathapi.backend import ABSENT, Absent, ObjectInfo, head_or_none
+from pathapi.backend import ABSENT, Absent, ObjectInfo, have_equal_bytes, head_or_none
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathFileExistsError,
+    CloudPathFileNotFoundError,
     CloudPathNotImplementedError,
     CloudUnavailableError,
     OverwriteNewerCloudError,
@@ -144,7 +145,7 @@ def _copy(
             return backend.copy(source.key, target_key, expect=seen.validator, over=expect), seen
         except VersionMismatchError as error:
             now = head_or_none(backend, target_key) if expect is not None else None
-            if error.outcome_unknown and now is not None and checksums_agree(now, seen):
+            if error.outcome_unknown and now is not None and _is_copy(source, target, seen, now):
                 return now, seen  # copied, and the response lost
             state = ABSENT if now is None else now.validator
             is_source = expect is None or _is_same(state, expect)
@@ -170,15 +171,38 @@ def _copy(
     raise OverwriteNewerCloudError(f"{source} changed {TRIES} times while it was copied; nothing was changed")
 
 
+def _is_copy(source: Location, target: Location, seen: ObjectInfo, now: ObjectInfo) -> bool:
+    """Return whether the target *now* has the bytes of the version *seen* of the source: else both are read."""
+    if now.size != seen.size or checksums_agree(now, seen, source.client.believed_checksums):
+        return now.size == seen.size
+    bodies = []
+    try:
+        for at, info in ((source, seen), (target, now)):
+            bodies.append(at.backend.read(at.key, 0, None, expect=info.validator))
+        one, other = bodies
+        assert one is not None and other is not None
+        return have_equal_bytes(one, other)
+    except (VersionMismatchError, CloudPathFileNotFoundError):
+        return False
+    finally:
+        for body in bodies:
+            if body is not None:
+                body.close()
+
+
 def _is_same(one: Validator | Absent, other: Validator | Absent) -> bool:
     if isinstance(one, Absent) or isinstance(other, Absent):
         return one is other
     return one.same_version(other)
 
 
-def checksums_agree(one: ObjectInfo, other: ObjectInfo) -> bool:
-    """Return whether the server's checksums say that both are the same bytes."""
-    known = {checksum.kind: checksum.value for checksum in other.checksums}
+def checksums_agree(one: ObjectInfo, other: ObjectInfo, believed: Collection[str] | None = None) -> bool:
+    """Return whether the server's checksums, of the kinds *believed*, say that both are the same bytes.
+
+    Without *believed*, of any kind: enough to find a copy that is incomplete.
+    """
+    kinds = [checksum for checksum in other.checksums if believed is None or checksum.kind in believed]
+    known = {checksum.kind: checksum.value for checksum in kinds}
     return one.size == other.size and any(known.get(item.kind) == item.value for item in one.checksums)
 
 

@@ -26,7 +26,7 @@ from pathapi.location import Location
 from pathapi.metadata.listing import as_listed
 from pathapi.parallel.progress import ProgressCallback
 from pathapi.parallel.worker_pool import WorkerPool
-from pathapi.transfer.local_files import HEAD_FROM, files_below, has_arrived, upload_file
+from pathapi.transfer.local_files import HEAD_FROM, files_below, has_arrived, has_bytes, upload_file
 from pathapi.transfer.objects import (
     checksums_agree,
     copy_on_server,
@@ -38,7 +38,7 @@ from pathapi.transfer.objects import (
 )
 from pathapi.transfer.tree_items import Ignore, TreeItem, check_names, filter_ignored, list_items
 from pathapi.writing.commit import stage
-from pathapi.writing.conditional_put import WriteBase, conditional_put, matches_checksum, warn_of_conditions
+from pathapi.writing.conditional_put import WriteBase, conditional_put, warn_of_conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _download_item(item: TreeItem, target: str, *, delete_source: bool) -> bool:
     there = _open_file(target)
     try:
         may_be_same = there is not None and not delete_source and os.fstat(there).st_size == item.info.size
-        if there is not None and may_be_same and matches_checksum(item.info, there):
+        if there is not None and may_be_same and has_bytes(source, item.info, there):
             return True
         with open_version(source, as_listed(source), delete_source=delete_source) as stored:
             if there is not None and may_be_same and same_bytes(there, stored.descriptor):
@@ -224,7 +224,11 @@ def _make_marker(target: Location) -> bool:
 
 def _copy_on_server(item: TreeItem, target: Location, there: TargetListing, *, delete_source: bool) -> bool:
     def act(over: WriteBase, known: ObjectInfo | None) -> bool:
-        if known is not None and not delete_source and checksums_agree(known, item.info):
+        if (
+            known is not None
+            and not delete_source
+            and checksums_agree(known, item.info, target.client.believed_checksums)
+        ):
             return True
         listed = None if item.info.is_named_only else item.info
         copy_on_server(item.location, target, listed, over, delete_source=delete_source)
@@ -238,8 +242,7 @@ def _copy_through(item: TreeItem, target: Location, there: TargetListing, *, del
     with open_version(source, as_listed(source), delete_source=delete_source) as stored:
 
         def act(over: WriteBase, known: ObjectInfo | None) -> bool:
-            may_be_same = known is not None and not delete_source and known.size == stored.size
-            if known is not None and may_be_same and matches_checksum(known, stored.descriptor):
+            if known is not None and not delete_source and has_bytes(target, known, stored.descriptor):
                 return True
             copy_through(source, target, stored, over, delete_source=delete_source)
             return False

@@ -7,6 +7,7 @@ carried out (`CloudPathException.outcome_unknown`), the object is read back: wit
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -184,13 +185,13 @@ class _Source:
 def find_completed_upload(target: Location, staging: Staging) -> ObjectInfo | None:
     """Return the object if it has exactly *staging*'s bytes, else None.
 
-    A checksum of the provider that agrees is enough; otherwise all bytes are read and compared.
+    A checksum of the provider that the client believes is enough; otherwise all bytes are read and compared.
     """
     backend = target.backend
     info = head_or_none(backend, target.key)
     if info is None or info.size != staging.size:
         return None
-    if matches_checksum(info, staging.descriptor):
+    if matches_checksum(info, staging.descriptor, target.client.believed_checksums):
         return info
     try:
         body = backend.read(target.key, 0, None, expect=info.validator if info.validator.identifies else None)
@@ -208,10 +209,10 @@ def find_completed_upload(target: Location, staging: Staging) -> ObjectInfo | No
         body.close()
 
 
-def matches_checksum(info: ObjectInfo, descriptor: int) -> bool:
-    """Whether an open file has a hash that the provider states of the whole object; False if it states none."""
+def matches_checksum(info: ObjectInfo, descriptor: int, believed: Collection[str]) -> bool:
+    """Whether an open file has the hash, of a kind *believed*, that the provider states of the whole object."""
     for checksum in info.checksums:
-        if checksum.kind in COMPARABLE:
+        if checksum.kind in COMPARABLE and checksum.kind in believed:
             hasher, offset = new_hasher(checksum.kind.removeprefix("etag-")), 0
             while piece := os.pread(descriptor, _PIECE, offset):
                 hasher.update(piece)

@@ -223,7 +223,7 @@ def test_a_blob_that_the_disk_did_not_take_stays_in_doubt(
 
 
 @pytest.mark.parametrize("kind", ["md5", "etag-md5", "sha1", "sha256"])
-def test_a_true_statement_is_proved_once_and_finds_the_bytes(
+def test_a_true_statement_is_proved_and_finds_the_bytes(
     cache: casstore.Cache, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stated = ProviderChecksum("s3", kind, hashlib.new(kind.removeprefix("etag-"), b"bytes").hexdigest(), 5)
@@ -242,7 +242,8 @@ def test_a_true_statement_is_proved_once_and_finds_the_bytes(
         with open(found[1], "rb") as file:
             assert file.read() == b"bytes"
         cache.flush()
-    assert len(proofs) == 1
+    # A proof is remembered by the blob's digest, which is not cryptographic: enough for MD5, which is not, either.
+    assert len(proofs) == (2 if kind == "sha256" else 1)
 
 
 def test_a_wrong_statement_never_links_and_is_forgotten(cache: casstore.Cache) -> None:

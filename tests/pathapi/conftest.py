@@ -17,6 +17,7 @@ from pathapi import GSClient, S3Client
 from tests.harness.proxy import Proxy
 from tests.harness.servers import GCSServer, S3Server
 from tests.pathapi.support import kill_points as kills
+from tests.pathapi.support.proxied import az, cloud, gs, http, s3  # noqa: F401 (fixtures)
 from tests.pathapi.support.raw_buckets import S3RawBucket
 
 pytest.register_assert_rewrite("pathapi.testing")
@@ -69,6 +70,12 @@ def make_client(seaweed: S3Server, proxy: Proxy, tmp_path: Path) -> Iterator[Mak
         if sdk_client is not None:
             sdk_client.close()
     gc.collect()
+
+
+@pytest.fixture
+def md5_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients take equal MD5s of one origin for equal bytes."""
+    monkeypatch.setenv("CASSTORE_DEDUP_BY_CHECKSUM", "origin")
 
 
 @pytest.fixture

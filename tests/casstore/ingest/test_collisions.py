@@ -192,6 +192,18 @@ def test_verify_always_serves_nothing_unverified(
     assert read(cache, ONE) == b"bytes"
 
 
+def test_a_proof_is_not_believed_of_another_blob_with_the_same_digest(weak: casstore.Cache) -> None:
+    stated = replace(STATED, kind="sha256", value=hashlib.sha256(b"bytes").hexdigest())
+    entry = fill(weak, ONE, b"bytes", "e", (stated,))
+    found = weak.find_by_checksum([stated])
+    assert found is not None
+    os.close(found[1])
+    weak.flush()
+    weak.evict(lambda _: True)
+    assert fill(weak, TWO, b"bYTES").digest == entry.digest
+    assert weak.find_by_checksum([stated]) is None
+
+
 def test_a_provider_that_states_a_wrong_checksum_links_nothing(cache: casstore.Cache) -> None:
     lie = replace(STATED, value=hashlib.md5(b"others").hexdigest())
     fill(cache, ONE, b"bytes", "e", (lie,))

@@ -144,6 +144,7 @@ def test_a_missing_object_is_asked_for_once_and_explained_once(root: AzureBlobPa
     assert wire() == {"GET": 1, "LIST": 1}
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_bytes_that_a_listing_shows_to_be_held_are_not_downloaded(
     root: AzureBlobPath, path: AzureBlobPath, azure_ground: AzureRawBucket, wire: Wire
 ) -> None:

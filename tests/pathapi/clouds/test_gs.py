@@ -149,6 +149,7 @@ def test_the_constructor_takes_what_cloudpathlibs_does(gcs: GCSServer, tmp_path:
     assert pathapi.implementation_registry["gs"].client_class is GSClient
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_bytes_that_are_held_are_recognised_by_the_md5_that_a_listing_states(
     root: GSPath, ground: GCSRawBucket, gcs_proxy: Proxy, make_gs: MakeClient
 ) -> None:

@@ -42,6 +42,7 @@ def test_reads_are_hits_or_misses_by_whose_bytes_were_served(make_client: Make, 
     assert client.cache.stats().evicted_bytes == 7
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_an_object_whose_bytes_are_held_under_another_name_is_linked_and_no_miss(
     make_client: Make, ground: S3RawBucket
 ) -> None:

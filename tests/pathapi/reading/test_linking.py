@@ -34,6 +34,7 @@ def hold(client: S3Client, ground: S3RawBucket, key: str, data: bytes) -> None:
     client.cache.flush()
 
 
+@pytest.mark.usefixtures("md5_believed")
 @pytest.mark.parametrize(
     ("freshness", "requests"), [(60, {}), ("immutable", {}), ("always", {"GET": 1})], ids=["ttl", "immutable", "always"]
 )
@@ -55,6 +56,7 @@ def test_a_listed_object_whose_bytes_are_held_is_not_downloaded(
     assert client.cache.usage(f"s3://{ground.bucket}/{at}").blobs == 1
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_a_listed_object_that_changed_since_is_read_anew(
     client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
@@ -65,6 +67,7 @@ def test_a_listed_object_that_changed_since_is_read_anew(
     assert child.read_bytes() == b"changed"
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_a_statement_that_is_wrong_never_links(client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str) -> None:
     other = os.urandom(len(DATA))
     lie = hashlib.md5(other).hexdigest()
@@ -81,6 +84,7 @@ def test_a_statement_that_is_wrong_never_links(client: S3Client, ground: S3RawBu
     assert child.read_bytes(freshness="immutable") == other
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_the_etag_of_an_upload_in_parts_never_links(
     client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
@@ -105,6 +109,7 @@ def test_the_etag_of_an_upload_in_parts_never_links(
     assert client.cache.usage(f"s3://{ground.bucket}/{at}").blobs == 1, "the same bytes are kept once all the same"
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_a_large_body_whose_checksum_is_known_is_not_read(
     client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
@@ -204,6 +209,7 @@ def test_bytes_under_a_new_etag_are_stored_once(client: S3Client, ground: S3RawB
 # --- prefetching ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_a_prefix_whose_bytes_are_all_held_elsewhere_is_fetched_without_a_body(
     client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str
 ) -> None:
@@ -249,6 +255,7 @@ def test_a_prefetch_goes_on_after_one_object_failed(
     assert all((root_of(client, ground, at) / str(n)).read_bytes(freshness="offline") for n in range(20) if n != 7)
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_a_long_prefetch_goes_by_its_listing_to_the_end(
     client: S3Client, ground: S3RawBucket, proxy: Proxy, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_write_through_the_client_ends_the_hint_for_good(clock: Clock) -> None
     assert known.recall_any_age("b", "a", listed_at(clock)) is not None
 
 
+@pytest.mark.usefixtures("md5_believed")
 @pytest.mark.parametrize(("freshness", "requests"), [("immutable", {}), ("always", {"GET": 1})])
 def test_an_object_listed_long_ago_whose_bytes_are_held_is_not_downloaded(
     make_client: MakeClient, ground: S3RawBucket, proxy: Proxy, at: str, freshness: str, requests: dict[str, int]
@@ -74,6 +75,7 @@ def test_an_object_listed_long_ago_whose_bytes_are_held_is_not_downloaded(
     assert proxy.body_bytes == 0
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_an_object_listed_long_ago_is_read_as_it_is_now(client: S3Client, ground: S3RawBucket, at: str) -> None:
     child = list_long_ago(client, ground, at)
     ground.plant(at + "v2/a", b"changed")

@@ -29,6 +29,7 @@ def version_of(path: S3Path, ground: S3RawBucket, key: str, plant: bytes | None 
     return path.client.backend(ground.bucket).head(key).validator
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_a_marker_is_one_request_whether_there_is_one_or_not(
     source: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:

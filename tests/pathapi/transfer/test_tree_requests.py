@@ -29,6 +29,7 @@ def test_a_download_of_twelve_files_is_thirteen_requests(
     assert local(tmp_path / "b") == TREE
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_a_download_leaves_what_is_there_with_the_same_bytes(
     root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
@@ -65,6 +66,7 @@ def test_an_upload_goes_on_and_sends_only_what_the_cloud_does_not_have(
     assert planted(ground, at) == TREE | {"a/0": b"?", "new": b"new"}
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_an_upload_compares_with_what_others_have_uploaded(
     root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_copy_of_ten_objects_on_the_server_is_eleven_requests(
     assert planted(ground, at + "to/") == planted(ground, at + "again/") == tree
 
 
+@pytest.mark.usefixtures("md5_believed")
 def test_a_copy_goes_on_and_leaves_what_is_there(root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy) -> None:
     plant(ground, at + "from/")
     plant(ground, at + "to/", {name: b"8" * 8 if name == "b/deep/er/7" else TREE[name] for name in list(TREE)[2:]})

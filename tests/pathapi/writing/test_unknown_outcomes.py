@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import botocore.retries.standard
 import pytest
 from azure.storage.blob import ExponentialRetry
 
-from pathapi import AzureBlobClient, FileClient, GSClient, HttpClient, S3Client
+from pathapi import FileClient
 from pathapi.backend import ABSENT
 from pathapi.backends.file import backend as file_backend
 from pathapi.exceptions import (
@@ -23,15 +22,9 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.testing import write
-from tests.harness.azure_servers import AzureServer
 from tests.harness.faults import Action, Answer, Call, Fault, Reset
 from tests.harness.http_messages import Head
-from tests.harness.http_server import HttpOrigin
-from tests.harness.proxy import Proxy
-from tests.harness.servers import GCSServer, S3Server
-from tests.pathapi.support.raw_buckets import AzureRawBucket, GCSRawBucket, S3RawBucket
-
-DATA = b"the same line\n"
+from tests.pathapi.support.proxied import DATA, Cloud
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,83 +37,12 @@ class Disguise(Action):
         response.start = (response.start[0], str(self.status), "disguised")
 
 
-class Cloud(NamedTuple):
-    """One object through a proxy, by a client, and its bucket by other means; *make* gives a client of any endpoint."""
-
-    path: Any
-    ground: Any
-    proxy: Proxy
-    make: Callable[[str], Any]
-
-    @property
-    def content(self) -> bytes | None:
-        found: bytes | None = self.ground.content(self.path.location.key)
-        return found
-
-    def plant(self, data: bytes = DATA) -> None:
-        self.ground.plant(self.path.location.key, data)
-
-    def fail(self, *actions: Action, nth: int = 1, times: int | None = 1) -> None:
-        for action in actions:
-            self.proxy.add(Fault(action, kind="PUT", nth=nth, times=times))
-
-
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
     monkeypatch.setattr(botocore.retries.standard.ExponentialBackoff, "delay_amount", lambda self, context: 0)
     monkeypatch.setattr(ExponentialRetry, "get_backoff_time", lambda self, settings: 0)
     monkeypatch.setattr("random.uniform", lambda low, high: 0)
-
-
-@pytest.fixture
-def s3(seaweed: S3Server, proxy: Proxy, shared_bucket: str, tmp_path: Path) -> Cloud:
-    def make(endpoint: str) -> S3Client:
-        return S3Client(
-            aws_access_key_id=seaweed.access_key,
-            aws_secret_access_key=seaweed.secret_key,
-            region=seaweed.region,
-            endpoint_url=endpoint,
-            local_cache_dir=tmp_path / "store",
-        )
-
-    path = make(proxy.endpoint).S3Path(f"s3://{shared_bucket}/{tmp_path.name}/a")
-    return Cloud(path, S3RawBucket(seaweed.client(), shared_bucket), proxy, make)
-
-
-@pytest.fixture
-def gs(gcs: GCSServer, gcs_proxy: Proxy, gcs_bucket: str, tmp_path: Path) -> Cloud:
-    def make(endpoint: str) -> GSClient:
-        return GSClient(endpoint_url=endpoint, local_cache_dir=tmp_path / "store")
-
-    path = make(gcs_proxy.endpoint).GSPath(f"gs://{gcs_bucket}/{tmp_path.name}/a")
-    return Cloud(path, GCSRawBucket(gcs.client(), gcs_bucket), gcs_proxy, make)
-
-
-@pytest.fixture
-def az(azurite: AzureServer, azure_proxy: Proxy, shared_container: str, tmp_path: Path) -> Cloud:
-    def make(endpoint: str) -> AzureBlobClient:
-        return AzureBlobClient(
-            connection_string=azurite.connection_string(endpoint), local_cache_dir=tmp_path / "store"
-        )
-
-    path = make(azure_proxy.endpoint).AzureBlobPath(f"az://{shared_container}/{tmp_path.name}/a")
-    return Cloud(path, AzureRawBucket(azurite.client(), shared_container), azure_proxy, make)
-
-
-@pytest.fixture
-def http(tmp_path: Path) -> Iterator[Cloud]:
-    def make(_: str) -> HttpClient:
-        return HttpClient(local_cache_dir=tmp_path / "store")
-
-    with HttpOrigin() as server, Proxy(server.url) as proxy:
-        yield Cloud(make("").CloudPath(f"{proxy.endpoint}/d/a"), server, proxy, make)
-
-
-@pytest.fixture(params=["s3", "gs", "az", "http"])
-def cloud(request: pytest.FixtureRequest) -> Cloud:
-    found: Cloud = request.getfixturevalue(request.param)
-    return found
 
 
 def close_error(file: Any, error: type[Exception]) -> Any:
