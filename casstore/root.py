@@ -296,7 +296,10 @@ def _check_movers(layout: Layout) -> None:
     found = ownership.find_movers(layout.root)
     if found is None:
         return
-    message = f"{found.name} can write to {found.path} and replace the store: {_WAY_OUT}, or {_TRUST}"
+    message = (
+        f"{found.name} can write to {found.path} and replace the store: name a directory that only you can write to "
+        f"(CASSTORE_DIR, local_cache_dir), or {_TRUST}"
+    )
     if os.geteuid():
         raise StoreUnavailableError(errno.EPERM, message, layout.root)
     warnings.warn(printable(f"{layout.root}: {message}"), stacklevel=6)

@@ -511,7 +511,7 @@ def test_a_store_of_another_user_is_refused_in_both_directions(
     assert _shell(["--dir", str(ours), "get", data.as_uri()], bare_environment).returncode == 0
     _assert_refused(_as_somebody(["--dir", str(ours), "ls"], bare_environment), 1, (str(ours), "--dir"))
 
-    anybodys_directory.chmod(0o777)
+    anybodys_directory.chmod(0o1777)
     theirs = anybodys_directory / "theirs"
     assert _as_somebody(["--dir", str(theirs), "get", data.as_uri()], bare_environment).returncode == 0
     done = _shell(["--dir", str(theirs), "ls"], bare_environment)
