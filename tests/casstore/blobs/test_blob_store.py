@@ -81,6 +81,34 @@ def test_a_blob_that_was_compared_stays_open_so_that_no_other_file_gets_its_inod
     assert added.inode not in open_inodes()
 
 
+def test_a_blob_is_read_only_though_its_staging_file_had_a_name(
+    blobs: BlobStore, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "open_unnamed", lambda _: None)
+    staging = blobs.stage(lambda: str(tmp_path / "staging"))
+    staging.write(b"bytes")
+    added = blobs.add(staging, staging.digest())
+    staging.close()
+    assert os.stat(layout.blob(added.digest.value)).st_mode & 0o777 == 0o444
+    assert os.listdir(tmp_path / "staging") == []
+
+
+def test_a_blob_of_another_size_is_damaged_though_its_digest_proves_equality(layout: Layout) -> None:
+    blobs = BlobStore(layout, "sha256")
+    one, two = blobs.stage(), blobs.stage()
+    for staging in (one, two):
+        staging.write(b"bytes")
+    added = blobs.add(one, one.digest())
+    path = layout.blob(added.digest.value)
+    os.chmod(path, 0o600)
+    os.truncate(path, 3)
+    os.utime(path, (added.digest.mtime, added.digest.mtime))
+    with pytest.raises(BlobDamagedError):
+        blobs.add(two, two.digest())
+    one.close()
+    two.close()
+
+
 def test_pieces_written_out_of_order_have_the_digest_of_the_whole(blobs: BlobStore, staged: Stage) -> None:
     ordered, scattered = staged(b"abcdef"), staged(b"")
     scattered.write_at(memoryview(b"def"), 3)

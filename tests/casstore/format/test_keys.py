@@ -127,6 +127,12 @@ def test_one_uri_of_two_origins_is_two_entries_however_long(cache: Cache) -> Non
 # --- what is on disk ------------------------------------------------------------------------------------------------
 
 
+def test_an_origin_with_a_nul_is_refused() -> None:
+    """Else two keys could have the same bytes."""
+    with pytest.raises(ValueError, match="contains a NUL"):
+        Key("s3://bucket/k", "a\0b")
+
+
 def test_names_on_disk_are_the_same_on_a_file_system_that_ignores_case(cache: Cache) -> None:
     put(cache, HOSTILE)
     cache.lease.report_progress(Key("s3://bucket/..", "s3").name, 1)

@@ -62,6 +62,12 @@ def test_long_components_that_begin_alike_stay_apart() -> None:
     assert len(names) == 4
 
 
+def test_a_key_that_is_too_long_for_a_path_has_one_of_a_length_that_fits() -> None:
+    paths = {view_path("/tree", "s3", "bucket", "/".join([piece * 200] * 40)) for piece in "ab"}
+    assert len(paths) == 2
+    assert all(len(os.fsencode(path)) < 3200 for path in paths)
+
+
 def test_what_looks_like_an_escape_is_escaped_itself() -> None:
     alike = ["", "%", ".", "%2E", "..", "%2E%2E", "\n", "%0A", "%250A"]
     assert len({component_name(name) for name in alike}) == len(alike)

@@ -185,6 +185,7 @@ def test_versions_are_compared_by_version_then_etag_then_size_and_mtime() -> Non
     assert Validator(1, "a").same_version(Validator(1, "a", mtime_ns=5))
     assert not Validator(1, "a").same_version(Validator(2, "a"))
     assert not Validator(1, "a").same_version(Validator(1, None, mtime_ns=5))
+    assert not Validator(1, "a", mtime_ns=5).same_version(Validator(1, None, mtime_ns=5))
     assert Validator(1, "a", version="1").same_version(Validator(1, "b", version="1"))
     assert not Validator(1, "a", version="1").same_version(Validator(1, "a", version="2"))
     assert not Validator(1).same_version(Validator(1))

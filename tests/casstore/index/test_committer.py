@@ -37,6 +37,7 @@ from tests.casstore.support.fill import (
     run,
     status_of,
 )
+from tests.casstore.support.stores import open_inodes
 
 
 @dataclass
@@ -106,6 +107,23 @@ def test_a_bad_item_takes_no_other_down(cache: casstore.Cache, error: Exception)
     assert len(stubborn.ends) == 1
     assert isinstance(stubborn.ends[0], casstore.CasstoreError)
     assert cache.index.get(b"E1") == b"x"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_after_a_bug_in_a_commit_every_item_is_finished(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have locks for which other processes wait."""
+
+    def fail(self: committer.Committer, batch: list[IndexUpdate]) -> None:
+        raise ZeroDivisionError
+
+    items = [_Item(), _Item()]
+    with monkeypatch.context() as patched:
+        patched.setattr(committer.Committer, "_commit", fail)
+        for item in items:
+            cache.committer.submit(item)
+        cache.flush()
+    assert [[type(error) for error in item.ends] for item in items] == [[ZeroDivisionError]] * 2
+    fill(cache, key_of("k"), b"bytes")
 
 
 def test_an_item_that_fails_to_finish_stops_nobody(cache: casstore.Cache, caplog: pytest.LogCaptureFixture) -> None:
@@ -401,6 +419,23 @@ def _is_parked(thread: threading.Thread) -> bool:
     before = state()
     time.sleep(0.1)
     return before == state() and "S (sleeping)" in before[0]
+
+
+def test_a_forked_child_has_no_staging_file_of_its_parent_open(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer, "WINDOW_QUIET", 30.0)
+    publication = _publication(cache, "k", b"bytes")
+    inode = publication.added.inode
+    cache.committer.submit(publication)
+
+    def look() -> None:
+        assert inode not in open_inodes()
+
+    assert inode in open_inodes()
+    assert forked(look) == 0
+    cache.flush()
+    assert read(cache, key_of("k")) == b"bytes"
 
 
 def test_a_child_of_a_fork_without_hooks_does_not_hang(cache: casstore.Cache) -> None:

@@ -42,6 +42,12 @@ def test_rows_are_read_scanned_and_dropped(make: Callable[[], Index]) -> None:
     assert index.usage()[0] == len(ROWS) - 1
 
 
+def test_a_scan_sees_what_its_transaction_has_put(make: Callable[[], Index]) -> None:
+    with make().writing() as txn:
+        txn.put(b"Ea", b"one")
+        assert txn.scan(b"E", b"E", 10) == [(b"Ea", b"one")]
+
+
 def test_a_failed_block_changes_nothing(make: Callable[[], Index]) -> None:
     index = make()
 

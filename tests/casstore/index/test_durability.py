@@ -11,7 +11,7 @@ import pytest
 import casstore
 from casstore import Cache
 from casstore.format.keys import blob_row
-from casstore.format.records import unpack_blob
+from casstore.format.records import BlobRecord, pack_blob, unpack_blob
 from casstore.fs import files
 from casstore.index.entries import put_entry
 from tests.casstore.support.fill import fill, key_of
@@ -68,6 +68,16 @@ def test_a_blob_that_was_replaced_during_the_sync_is_left_alone(cache: Cache, mo
     _during(monkeypatch, replace_blob)
     assert cache.mark_synced() == 0
     assert _place(cache, "a") == cache.boot_mount
+
+
+def test_a_row_of_a_blob_that_changed_during_the_sync_is_left_alone(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = blob_row(fill(cache, key_of("a"), b"bytes").digest.value)
+    changed = pack_blob(row, BlobRecord(7, cache.boot_mount))
+    _during(monkeypatch, lambda: cache.index.write(lambda txn: txn.put(row, changed)))
+    assert cache.mark_synced() == 1
+    assert cache.index.get(row) == changed
 
 
 def test_a_sync_that_fails_changes_nothing(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

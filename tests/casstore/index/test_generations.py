@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import lmdb
 import pytest
 
 from casstore.errors import IndexDamagedError, IndexUnavailableError
 from casstore.format.layout import Layout
-from casstore.index import database
+from casstore.index import database, generations
 from casstore.index import page_check as pages
 from casstore.index.database import Index
+from casstore.index.generations import IndexFiles
+from casstore.index.transactions import Txn
 from casstore.locks.byte_locks import ByteLocks
 from tests.casstore.support.fill import eventually, fork, forked, status_of
 from tests.casstore.support.indexes import ROWS, damage_index, put_rows
@@ -170,6 +174,58 @@ def test_a_commit_that_lost_its_generation_says_so(layout: Layout, make: Callabl
         write_while_it_is_replaced()
     assert index.get(b"E2") is None
     assert index.write(lambda txn: txn.get(b"E1")) is None
+
+
+@pytest.mark.parametrize("name", ["data.mdb", "lock.mdb"])
+def test_a_commit_into_a_file_that_lost_its_name_is_repeated(
+    layout: Layout, make: Callable[[], Index], name: str
+) -> None:
+    index, tries = make(), []
+
+    def work(txn: Txn) -> None:
+        tries.append(index.generation)
+        if len(tries) == 1:
+            os.unlink(f"{layout.generation(1)}/{name}")
+        txn.put(b"E1", b"one")
+
+    index.write(work)
+    assert tries == [1, 2]
+    assert index.get(b"E1") == b"one"
+
+
+@pytest.mark.parametrize("name", ["data.mdb", "lock.mdb"])
+def test_a_process_makes_no_new_pair_of_data_and_lock_file_in_one_generation(
+    layout: Layout, make: Callable[[], Index], name: str
+) -> None:
+    """Another process may have the old pair open: the two would exclude nothing."""
+    index = make()
+    put_rows(index, {b"E1": b"one"})
+    index.close()
+    os.unlink(f"{layout.generation(1)}/{name}")
+    assert index.get(b"E1") is None
+    assert index.generation == 2
+
+
+def test_a_file_that_lost_its_end_is_not_the_same_file() -> None:
+    whole = IndexFiles((1, 2), (1, 3), 8192)
+    assert whole.are_still(whole._replace(size=12288))
+    assert not whole.are_still(whole._replace(size=4096))
+
+
+def test_too_many_open_files_do_not_make_an_older_generation_the_live_one(
+    layout: Layout, make: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make()
+    put_rows(index, {b"E1": b"one"})
+
+    def fail(path: str, **options: str) -> IO[str]:
+        if path == layout.current:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return open(path, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(generations, "open", fail, raising=False)
+    with pytest.raises(OSError, match="Too many open files"):
+        index.generations.newest()
 
 
 def test_a_damaged_successor_file_still_names_the_next(layout: Layout, make: Callable[[], Index]) -> None:

@@ -160,3 +160,24 @@ def test_a_damaged_field_of_a_page_is_seen(tmp_path: Path, field: str) -> None:
     file.write_bytes(data)
     with pytest.raises(UnsoundError):
         pages.check(str(file))
+
+
+def test_a_commit_during_the_check_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may overwrite pages that the check is about to read."""
+    file = _sample(tmp_path / "sample")
+    run, runs = pages._Walk.run, []
+
+    def interrupted(self: pages._Walk, limit: int | None) -> None:
+        runs.append(limit)
+        if len(runs) == 1:
+            with (
+                lmdb.open(str(file.parent), map_size=1 << 30, max_dbs=0, lib_version=0) as env,
+                env.begin(write=True) as txn,
+            ):
+                txn.put(b"key", b"of another process")
+            raise UnsoundError("a page was overwritten")
+        run(self, limit)
+
+    monkeypatch.setattr(pages._Walk, "run", interrupted)
+    pages.check(str(file))
+    assert len(runs) == 2

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import casstore
 from casstore.blobs.staging import Inode
+from casstore.format.keys import blob_row
+from casstore.format.records import BlobRecord, pack_blob, pack_entry, unpack_blob
+from casstore.fs import files
+from casstore.index.entries import delete_entry
 from casstore.index.updates import TouchEntry
 from tests.casstore.support.fill import fill, key_of
 
@@ -36,6 +41,15 @@ def test_an_older_validation_leaves_a_newer_one(cache: casstore.Cache) -> None:
     assert _touch(cache, TouchEntry(entry, validated=older)).validated == now
     newer = replace(now, boot_ns=now.boot_ns + 1)
     assert _touch(cache, TouchEntry(entry, validated=newer)).validated == newer
+
+
+def test_a_validation_of_a_clock_that_was_ahead_does_not_stay(cache: casstore.Cache) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    ahead = replace(entry, validated=replace(entry.validated, boot_ns=entry.validated.boot_ns + HOUR_NS))
+    with cache.index.writing() as txn:
+        txn.put(KEY.row_key, pack_entry(ahead))
+    now = replace(entry.validated, boot_ns=entry.validated.boot_ns + 1)
+    assert _touch(cache, TouchEntry(ahead, validated=now)).validated == now
 
 
 @pytest.mark.parametrize(
@@ -72,3 +86,34 @@ def test_only_the_file_that_was_synced_counts_as_synced(cache: casstore.Cache) -
     other = Inode(inode.device, inode.number + 1)
     assert _touch(cache, TouchEntry(entry, synced_inode=other)).written_on == cache.boot_mount != 0
     assert _touch(cache, TouchEntry(entry, synced_inode=inode)).written_on == 0
+
+
+def test_a_new_file_is_not_marked_as_synced_because_of_a_row_that_a_killed_sweep_left(root: Path) -> None:
+    cache = casstore.open(root, digest="sha256")
+    entry = fill(cache, KEY, b"bytes")
+    row = blob_row(entry.digest.value)
+    os.unlink(cache.blob_path(entry))
+    with cache.index.writing() as txn:
+        delete_entry(txn, entry)
+        txn.put(row, pack_blob(row, BlobRecord(5, 0)))
+    assert fill(cache, KEY, b"bytes").written_on == cache.boot_mount != 0
+    assert _row(cache).written_on == cache.boot_mount
+    assert unpack_blob(row, cache.index.get(row)) == BlobRecord(5, cache.boot_mount)
+
+
+def test_a_copy_of_a_blob_that_was_swept_twice_is_synced_itself(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = casstore.open(root, digest="sha256")
+    entry = fill(cache, key_of("old"), b"bytes")
+    os.unlink(cache.blob_path(entry))  # its entry stays, so that the next file of this name is synced
+    synced: list[int] = []
+    sync = files.sync
+
+    def sync_and_sweep(descriptor: int) -> None:
+        sync(descriptor)
+        synced.append(os.fstat(descriptor).st_ino)
+        if len(synced) == 1:
+            os.unlink(cache.blob_path(entry))
+
+    monkeypatch.setattr(files, "sync", sync_and_sweep)
+    fill(cache, KEY, b"bytes")
+    assert os.stat(cache.blob_path(entry)).st_ino == synced[-1] != synced[0]
