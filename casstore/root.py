@@ -287,7 +287,8 @@ def _check_owner(layout: Layout) -> None:
     for path in (*layout.directories(), layout.store, layout.config):
         owner = ownership.find_owner(path)
         if owner is not None:
-            message = f"the store belongs to another user ({owner.name} owns {path}): {_WAY_OUT}"
+            part = "" if path == layout.root else f", the owner of {path}"
+            message = f"the store belongs to another user (uid {owner}{part}): {_WAY_OUT}"
             raise StoreUnavailableError(errno.EPERM, message, layout.root)
 
 

@@ -28,13 +28,13 @@ class Intruder(NamedTuple):
     path: str
 
 
-def find_owner(path: str) -> Intruder | None:
-    """Return the owner of *path*; None if that is this user, or if it is missing."""
+def find_owner(path: str) -> int | None:
+    """Return the id of the other user who owns *path*; None if this user does, or if it is missing."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return None
-    return None if status.st_uid == os.geteuid() else Intruder(_user(status.st_uid), path)
+    return None if status.st_uid == os.geteuid() else status.st_uid
 
 
 def find_writers(directory: str, status: os.stat_result | None = None) -> Intruder | None:

@@ -274,5 +274,5 @@ def test_a_store_with_a_part_of_another_user_is_refused(root: Path, name: str) -
     if name == "config.toml":
         (root / name).touch()
     os.chown(root / name, 4711, -1)
-    with pytest.raises(StoreUnavailableError, match=f"belongs to another user \\(user 4711 owns {root / name}"):
+    with pytest.raises(StoreUnavailableError, match=f"belongs to another user \\(uid 4711, the owner of {root / name}"):
         open_root(root, None, {})

@@ -76,9 +76,9 @@ def test_a_store_that_this_user_cannot_write_to_is_passed_by(bucket: Path, tmp_p
             check_reads(client, bucket)
         client.cache.close()
 
-    root.mkdir(mode=0o777)
-    root.chmod(0o777)
-    (tmp_path / "tmp").chmod(0o777)
+    root.mkdir()
+    root.chmod(0o1777)
+    (tmp_path / "tmp").chmod(0o1777)
     assert forked(make) == 0
     before = sorted(str(path) for path in (root / "mine").rglob("*"))
     (root / "mine/index-v1").chmod(0o555)
