@@ -2,10 +2,10 @@
 
 This backend does what a server would do. Inode, size and both times, to the nanosecond, identify a version. A
 conditional write compares and renames under a `flock` on the parent directory. That excludes every other user of this
-backend; a program that writes in place is detected by the times. A changed mapping (`mmap`)
-sets the times only once, until the kernel has written the page to the disk. Therefore a young file that any program has
-open or mapped for writing is read again. Three cases go unnoticed: tmpfs, which never writes pages; overlayfs, once the
-descriptor of the mapping is closed; and macOS.
+backend; a program that writes in place is detected by the times. A changed mapping (`mmap`) sets the times only once,
+until the kernel has written the page to the disk. Therefore a young file that any program has open or mapped for
+writing is read again. Three cases go unnoticed: tmpfs, which never writes pages; overlayfs, once the descriptor of the
+mapping is closed; and macOS.
 
 Where files and objects differ:
 

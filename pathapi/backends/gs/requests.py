@@ -34,14 +34,18 @@ TRIES: Final = 5
 """The most tries of one request."""
 _OK: Final = frozenset((200, 201, 204, 206))
 _LONGEST_EXPLANATION: Final = 64 << 10
+MOST_ANSWERED: Final = 64 << 20
+"""Bytes of the longest answer that is not an object's bytes, decompressed: a page of a listing has 1 MiB."""
+_PIECE: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One response; *tries* counts how often its request was sent."""
+    """One response; *tries* counts how often its request was sent. *content* is its body, unless that is a stream."""
 
     response: Any
     tries: int
+    content: bytes = b""
 
     @property
     def status(self) -> int:
@@ -98,7 +102,7 @@ class GSRequests(BucketRequests):
     def json(self, reply: Reply, key: str) -> dict[str, Any]:
         """Parse the response. Raises CloudUnavailableError if it is not JSON."""
         try:
-            found = reply.response.json()
+            found = json.loads(reply.content)
         except ValueError as error:
             raise self._not_google(key) from error
         return found if isinstance(found, dict) else {}
@@ -136,9 +140,14 @@ class GSRequests(BucketRequests):
 
         Not *again*: without retries.
         """
-        tries, is_unknown = 0, False
+        tries, is_unknown, content = 0, False, b""
         connection = self.connection
         described = {"User-Agent": connection.user_agent, "Accept-Encoding": "gzip", **(headers or {})}
+
+        def read(response: Any, **_: Any) -> None:
+            nonlocal content
+            # In a hook: google-auth drops a 401 and sends the request again, by the same connection if it was read.
+            content = _read_whole(response)
 
         def attempt() -> Any:
             nonlocal tries, is_unknown
@@ -150,7 +159,8 @@ class GSRequests(BucketRequests):
                     data=data,
                     headers=dict(described),
                     timeout=connection.timeout or TIMEOUT,
-                    stream=stream,
+                    stream=True,
+                    hooks=None if stream else {"response": [read, *connection.session.hooks["response"]]},
                     allow_redirects=False,
                 )
             except Exception as error:
@@ -159,12 +169,16 @@ class GSRequests(BucketRequests):
             is_unknown = is_unknown or may_be_carried_out(response.status_code)
             if response.status_code in _OK or response.status_code in accept:
                 return response
-            raise self._error_of(response, stream=stream)
+            raise self._error_of(response, None if stream else content)
 
         try:
-            return Reply(self._retrying(attempt, lambda: tries) if again else attempt(), tries)
+            return Reply(self._retrying(attempt, lambda: tries) if again else attempt(), tries, content)
         except CloudPathException:
             raise
+        except _TooLongError as error:
+            refusal = self._not_google(key)
+            refusal.outcome_unknown = method != "GET"
+            raise refusal from error
         except Exception as error:  # noqa: BLE001 (always raised)
             self.raise_translated(error, key, operation, outcome_unknown=is_unknown and method != "GET")
 
@@ -201,10 +215,14 @@ class GSRequests(BucketRequests):
             )
         return getattr(retry, "retry_policy", retry)(attempt)()
 
-    def _error_of(self, response: Any, *, stream: bool) -> Exception:
-        """Return the SDK's error for a response, without the request: that contains a token, and its URL may sign."""
+    def _error_of(self, response: Any, text: bytes | None) -> Exception:
+        """Return the SDK's error for a response, without the request: that contains a token, and its URL may sign.
+
+        *text* is its body; without it, the body is a stream.
+        """
         try:
-            text = response.raw.read(_LONGEST_EXPLANATION, decode_content=True) if stream else response.content
+            if text is None:
+                text = response.raw.read(_LONGEST_EXPLANATION, decode_content=True)
         finally:
             response.close()
         return self._make_error(response.status_code, text)
@@ -222,7 +240,7 @@ class GSRequests(BucketRequests):
         boundary = re.search(r'boundary="?([^";]+)', reply.headers.get("content-type", ""))
         if boundary is None:
             return
-        for part in reply.response.content.split(b"--" + boundary[1].encode()):
+        for part in reply.content.split(b"--" + boundary[1].encode()):
             number, status = _BATCH_ID.search(part), _BATCH_STATUS.search(part)
             if number is not None and status is not None:
                 begin = part.find(b"{")
@@ -232,6 +250,21 @@ class GSRequests(BucketRequests):
 
 _BATCH_ID: Final = re.compile(rb"content-id:\s*<response-(\d+)>", re.IGNORECASE)
 _BATCH_STATUS: Final = re.compile(rb"HTTP/[\d.]+ (\d{3})")
+
+
+class _TooLongError(Exception):
+    """The body is no answer of this API."""
+
+
+def _read_whole(response: Any) -> bytes:
+    """Return a response's body, decompressed. Raises _TooLongError, which is not retried."""
+    body = bytearray()
+    for piece in response.iter_content(_PIECE):
+        body += piece
+        if len(body) > MOST_ANSWERED:
+            response.close()
+            raise _TooLongError(f"over {MOST_ANSWERED} bytes")
+    return bytes(body)
 
 
 def _explanation(text: bytes) -> tuple[str, str]:

@@ -97,24 +97,26 @@ class Cloud:
 
 
 @pytest.fixture
-def s3_cloud(seaweed: S3Server, proxy: Proxy, shared_bucket: str) -> Cloud:
+def s3_cloud(seaweed: S3Server, proxy: Proxy, shared_bucket: str) -> Iterator[Cloud]:
     client = S3Client(
         aws_access_key_id=seaweed.access_key, aws_secret_access_key=seaweed.secret_key, endpoint_url=proxy.endpoint
     )
-    return Cloud(client, proxy, f"s3://{shared_bucket}/", s3_page)
+    yield Cloud(client, proxy, f"s3://{shared_bucket}/", s3_page)
+    client.connection.client.close()
 
 
 @pytest.fixture
-def gs_cloud(gcs: GCSServer, gcs_proxy: Proxy, gcs_bucket: str) -> Cloud:
-    return Cloud(
-        GSClient(endpoint_url=gcs_proxy.endpoint), gcs_proxy, f"gs://{gcs_bucket}/", gs_page, "application/json"
-    )
+def gs_cloud(gcs: GCSServer, gcs_proxy: Proxy, gcs_bucket: str) -> Iterator[Cloud]:
+    client = GSClient(endpoint_url=gcs_proxy.endpoint)
+    yield Cloud(client, gcs_proxy, f"gs://{gcs_bucket}/", gs_page, "application/json")
+    client.connection.client.close()
 
 
 @pytest.fixture
-def azure_cloud(azurite: AzureServer, azure_proxy: Proxy, shared_container: str) -> Cloud:
+def azure_cloud(azurite: AzureServer, azure_proxy: Proxy, shared_container: str) -> Iterator[Cloud]:
     client = AzureBlobClient(connection_string=azurite.connection_string(azure_proxy.endpoint))
-    return Cloud(client, azure_proxy, f"az://{shared_container}/", azure_page)
+    yield Cloud(client, azure_proxy, f"az://{shared_container}/", azure_page)
+    client.connection.close()
 
 
 @pytest.fixture(params=["s3", "gs", "azure"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from pathapi.backends import progress
 from pathapi.backends.azure import backend as azure
 from pathapi.backends.azure.backend import AzureBackend
 from pathapi.backends.gs import multipart
+from pathapi.backends.gs import requests as gs_requests
 from pathapi.backends.gs.backend import GSBackend
 from pathapi.backends.progress import Progress
 from pathapi.exceptions import CloudUnavailableError
@@ -41,16 +44,43 @@ class Replies(Action):
         return Head(("HTTP/1.1", str(status), "-"), headers + ([("Range", arrived)] if arrived else [])), data
 
 
+@dataclass(frozen=True, slots=True)
+class Endless(Action):
+    """A body that goes on until the client closes the connection."""
+
+    status: str
+
+    def respond(self, response: Head, stop: threading.Event) -> None:
+        response.start = ("HTTP/1.1", self.status, "-")
+        response.set("Content-Length", None)
+        response.set("Transfer-Encoding", "chunked")
+
+    def body(self, chunks: Iterator[bytes], stop: threading.Event) -> Iterator[bytes]:
+        while not stop.is_set():
+            yield b" " * (1 << 18)
+
+
+class Packed(Action):
+    """64 MiB of JSON, compressed."""
+
+    def answer(self, request: Head) -> tuple[Head, bytes]:
+        data = gzip.compress(b"{" + b" " * (64 << 20) + b"}", 1)
+        headers = [("Content-Encoding", "gzip"), ("Content-Length", str(len(data)))]
+        return Head(("HTTP/1.1", "200", "OK"), headers), data
+
+
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_LONGEST_PAUSE", 0.001)
 
 
 @pytest.fixture
-def backend(gcs: GCSServer, gcs_proxy: Proxy, gcs_bucket: str, monkeypatch: pytest.MonkeyPatch) -> GSBackend:
+def backend(gcs: GCSServer, gcs_proxy: Proxy, gcs_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[GSBackend]:
     monkeypatch.setattr(multipart, "THRESHOLD", 1)
     monkeypatch.setattr(multipart, "PIECE", PIECE)
-    return GSBackend(gs_connection_to(gcs, gcs_proxy.endpoint), gcs_bucket)
+    connection = gs_connection_to(gcs, gcs_proxy.endpoint)
+    yield GSBackend(connection, gcs_bucket)
+    connection.client.close()
 
 
 def test_only_a_position_beyond_all_before_is_progress() -> None:
@@ -120,8 +150,31 @@ def test_a_copy_on_azure_without_progress_is_given_up(
     monkeypatch.setattr(azure, "_COPY_POLLS", (0.001, 0.001))
     monkeypatch.setattr(azure, "_COPY_PATIENCE", 0.01)
     AzureRawBucket(azurite.client(), shared_container).plant("from", b"data")
-    backend = AzureBackend(azure_connection_to(azurite, azure_proxy.endpoint), shared_container)
+    connection = azure_connection_to(azurite, azure_proxy.endpoint)
     azure_proxy.add(Fault(SetHeader("x-ms-copy-status", "pending"), times=None))
     with pytest.raises(CloudUnavailableError, match="to: the copy makes no progress at the server: try again"):
-        backend.copy("from", "to")
+        AzureBackend(connection, shared_container).copy("from", "to")
+    connection.close()
     assert azure_proxy.count("HEAD", key="to") <= 14
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_an_answer_of_google_without_end_is_an_error(
+    backend: GSBackend, gcs_proxy: Proxy, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gs_requests, "MOST_ANSWERED", 3 << 20)
+    gcs_proxy.add(Fault(Endless(str(status)), times=None))
+    for call in (lambda: backend.head("a"), lambda: list(backend.list("a")), lambda: backend.copy("a", "b")):
+        with pytest.raises(CloudUnavailableError, match="did not answer as Google Cloud Storage does"):
+            call()
+    assert len(gcs_proxy.records) == 3, "such a server is not asked again"
+    assert max(record.body_bytes for record in gcs_proxy.records) < 32 << 20
+
+
+def test_an_answer_of_google_that_grows_when_it_is_decompressed_is_an_error(
+    backend: GSBackend, gcs_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gs_requests, "MOST_ANSWERED", 3 << 20)
+    gcs_proxy.add(Fault(Packed(), times=None))
+    with pytest.raises(CloudUnavailableError, match="did not answer as Google Cloud Storage does"):
+        backend.head("a")
