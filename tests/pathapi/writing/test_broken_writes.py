@@ -220,7 +220,7 @@ def check_one_upload(path: S3Path, ground: S3RawBucket, proxy: Proxy, data: byte
     assert content(path, ground) == data
     assert not path.pending
     assert path.read_bytes() == data
-    assert not proxy.count("GET", status=200) or data is LARGE, "the entry is the version that arrived"
+    assert proxy.count("GET", status=200) <= 1 or data is LARGE, "compared once; the entry is the version that arrived"
     assert uploads_of(path, ground) == []
 
 
