@@ -80,6 +80,14 @@ class EditSuite(PathSuite):
         assert write.state is PendingState.EDIT
         assert path.read_bytes(read_pending=True) == edited
 
+    def test_a_write_is_refused_if_it_is_the_first_to_notice_an_edit(self, path: Any, ground: RawBucket) -> None:
+        view = Path(path.fspath)
+        by_rename(view)
+        with pytest.raises(OverwriteNewerLocalError):
+            path.write_bytes(b"newer")
+        assert self.now(ground) == b"theirs"
+        assert path.read_bytes(read_pending=True) == view.read_bytes()
+
     @pytest.mark.parametrize("way", RESOLUTIONS)
     def test_an_edit_is_resolved(self, path: Any, ground: RawBucket, edited: bytes, tmp_path: Path, way: str) -> None:
         resolve(path, way, tmp_path / "mine", edited)

@@ -147,6 +147,13 @@ class WriteSuite(UnfinishedWrites):
         path.push()
         assert path.pending == []
 
+    def test_bytes_of_an_older_version_are_uploaded(self, path: Any, ground: RawBucket) -> None:
+        self.put(ground, b"one")
+        assert path.read_bytes() == b"one"
+        self.put(ground, b"two")
+        path.write_bytes(b"one")
+        assert self.now(ground) == b"one"
+
     def test_bytes_are_uploaded_if_in_doubt(self, path: Any, ground: RawBucket, wire: InterceptingBackend) -> None:
         """The cached version may be old: only a revalidation at this moment makes the upload unnecessary."""
         self.put(ground, b"the same")

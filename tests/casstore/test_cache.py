@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -12,14 +13,14 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Moment, ProviderChecksum, Validator
+from casstore import Condition, Moment, PendingState, ProviderChecksum, Validator
 from casstore.format.digest import raw_hash
 from casstore.format.records import pack_entry
 from casstore.fs import files
 from casstore.index.database import Index
 from casstore.index.updates import TouchEntry
 from casstore.reading import dedup as statements
-from tests.casstore.support.fill import fill, key_of, read
+from tests.casstore.support.fill import fill, hand_out, key_of, read
 from tests.casstore.support.threads import refilling, repeating
 from tests.harness.sampling import by_pass
 
@@ -438,3 +439,38 @@ def test_a_refresh_that_comes_late_does_not_bring_a_row_back(cache: casstore.Cac
     cache.committer.submit(TouchEntry(entry, validated=cache.now()))
     cache.flush()
     assert cache.stat(KEY.uri) is None
+
+
+def test_a_blob_of_another_size_is_not_served_by_the_warm_path(cache: casstore.Cache) -> None:
+    path = cache.blob_path(fill(cache, KEY, b"bytes"))
+    status = os.stat(path)
+    os.chmod(path, 0o600)
+    os.truncate(path, 3)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert cache.open_fresh(KEY, None) is None
+    assert read(cache, KEY) is None
+
+
+def test_the_warm_path_serves_nothing_while_a_write_is_pending(cache: casstore.Cache) -> None:
+    fill(cache, KEY, b"bytes")
+    assert _is_fresh(cache, None)
+    staging = cache.stage()
+    staging.write(b"newer")
+    write = cache.pending.record(
+        KEY, staging, PendingState.FAILED, Condition.ABSENT, None, lease=cache.lease.name, why="a test"
+    )
+    staging.close()
+    assert not _is_fresh(cache, None)
+    cache.pending.discard(write)
+    assert _is_fresh(cache, None)
+
+
+def test_the_warm_path_serves_nothing_while_a_local_copy_is_edited(cache: casstore.Cache) -> None:
+    view = hand_out(cache, fill(cache, KEY, b"bytes"), "copy")
+    assert _is_fresh(cache, None)
+    view.write_bytes(b"newer")
+    assert not _is_fresh(cache, None)
+    view.write_bytes(b"bytes")
+    with contextlib.suppress(OSError):
+        cache.record_changes(KEY)
+    assert _is_fresh(cache, None)

@@ -14,7 +14,7 @@ import pytest
 from tests.harness import sampling
 
 ROOT = Path(__file__).parents[2]
-LEAST = 90
+LEAST = 120
 SAMPLE = 8
 HANGS_SECONDS = 36_000
 

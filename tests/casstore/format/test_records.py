@@ -195,6 +195,15 @@ def test_versions_are_compared_by_version_then_etag_then_size_and_mtime() -> Non
     assert not Validator(1, mtime_ns=second, racy=True).same_version(Validator(1, mtime_ns=second))
 
 
+def test_a_version_that_is_racy_or_weak_proves_no_equal_bytes() -> None:
+    sure = Validator(1, "a")
+    assert sure.proves_same_bytes(Validator(1, "a"))
+    assert not sure.proves_same_bytes(Validator(1, "b"))
+    for unsure in (Validator(1, "a", racy=True), Validator(1, "a", weak=True)):
+        assert sure.same_version(unsure)
+        assert not sure.proves_same_bytes(unsure) and not unsure.proves_same_bytes(sure)
+
+
 def test_moments_of_two_boots_are_never_in_order() -> None:
     assert Moment(1, 5, 7).is_since(Moment(9, 5, 7))
     assert not Moment(1, 4, 7).is_since(Moment(1, 5, 7))

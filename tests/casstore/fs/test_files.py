@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,15 @@ def test_a_write_that_a_limit_cuts_short_is_a_full_disk(tmp_path: Path) -> None:
             files.write_all(descriptor, b"x" * 2000)
 
     assert forked(work) == 0
+
+
+def test_the_working_directory_is_no_place_for_temporary_files_unless_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python falls back to it if no other directory is writable."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", os.getcwd())
+    with pytest.raises(FileNotFoundError, match="set TMPDIR"):
+        files.temporary_directory()
+    monkeypatch.setenv("TMPDIR", os.getcwd())
+    assert files.temporary_directory() == os.getcwd()

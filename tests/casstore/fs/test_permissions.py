@@ -151,3 +151,15 @@ def test_a_copy_has_no_list_that_the_replaced_file_did_not_have(tmp_path: Path, 
         permissions.copy_permissions(descriptor, str(target))
     assert _ACL not in os.listxattr(tmp_path / "new")
     assert _mode(tmp_path / "new") == 0o640
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_file_that_is_replaced_keeps_its_mode(
+    tmp_path: Path, source: int, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    (tmp_path / "target").write_bytes(b"before")
+    (tmp_path / "target").chmod(0o640)
+    if named:
+        monkeypatch.setattr(files, "open_unnamed", lambda *_: None)
+    copying.copy_out(source, str(tmp_path / "target"))
+    assert _mode(tmp_path / "target") == 0o640

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
-from casstore import ProviderChecksum, Validator
+from casstore import ProviderChecksum, Staging, Validator
+from casstore.blobs.staging import AddedBlob
 from casstore.format import digest as digests
 from casstore.fs import files
 from casstore.index.database import Index
+from casstore.index.transactions import Txn
 from casstore.index.updates import IndexUpdate
+from casstore.ingest.publisher import Publisher
 from tests.casstore.support.fill import fill, hand_out, key_of, read
 
 ONE, TWO = key_of("one"), key_of("two")
@@ -156,6 +161,41 @@ def test_a_view_is_no_link_to_a_content_that_took_the_blobs_name_meanwhile(
     view = hand_out(weak, entry, "link")
     assert files.link is link
     assert view.read_bytes() == b"a first"
+
+
+def test_a_blob_that_comes_back_keeps_its_entries(weak: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = weak.blob_path(fill(weak, ONE, b"a first"))
+    os.rename(path, path + ".away")
+    write = Index.write
+
+    def come_back_and_write(self: Index, work: Callable[[Txn], Any], timeout: float | None = None) -> Any:
+        monkeypatch.setattr(Index, "write", write)
+        os.rename(path + ".away", path)
+        return write(self, work, timeout)
+
+    monkeypatch.setattr(Index, "write", come_back_and_write)
+    stored = _publish(weak, TWO, b"a third")
+    os.close(stored.descriptor)
+    assert stored.entry is None, "it collides"
+    assert read(weak, ONE) == b"a first"
+
+
+def test_a_fill_returns_its_own_bytes_though_another_content_took_the_name(
+    weak: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Publisher.add_blob
+
+    def add_and_lose(self: Publisher, staging: Staging, digest: casstore.Digest) -> AddedBlob | None:
+        monkeypatch.setattr(Publisher, "add_blob", add)
+        added = add(self, staging, digest)
+        os.unlink(weak.layout.blob(digest.value))
+        fill(weak, TWO, b"a third")
+        return added
+
+    monkeypatch.setattr(Publisher, "add_blob", add_and_lose)
+    with open(_publish(weak, ONE, b"a first").descriptor, "rb") as file:
+        assert file.read() == b"a first"
+    assert read(weak, TWO) == b"a third"
 
 
 def test_a_blob_that_was_lost_keeps_its_entries_under_a_digest_that_does_not_collide(root: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 import casstore
 from casstore import PendingState
 from pathapi import FileClient, FilePath
-from tests.casstore.support.fill import REPOSITORY
+from pathapi.writing import unclosed
+from tests.casstore.support.fill import REPOSITORY, forked
 
 PROGRAM = """
 import sys
@@ -131,3 +132,26 @@ def test_a_killed_process_leaves_nothing_pending_and_nothing_locked(
     assert path.read_text() == "the next one"
     cache: Any = casstore.open(tmp_path / "store")
     assert cache.verify().is_sound
+
+
+def test_a_forked_child_does_not_move_its_parents_file(path: FilePath) -> None:
+    with path.open("w+b") as file:
+        file.write(b"0123456789")
+        file.flush()
+
+        def move() -> None:
+            file.seek(2)
+            file.flush()
+            file.truncate(3)
+
+        assert forked(move) == 0
+        file.write(b"X")
+    assert path.read_bytes() == b"0123456789X"
+
+
+def test_a_text_file_that_is_collected_in_a_cycle_waits_for_its_text(path: FilePath) -> None:
+    file: Any = path.open("w")
+    file.write("mine")
+    assert not unclosed._keep(file.buffer, False), "the layer above may be collected later"
+    file.close()
+    assert path.read_bytes() == b"mine"

@@ -133,3 +133,11 @@ def test_a_program_that_opens_the_file_meanwhile_only_waits(
     assert read(backend, "a") == b"0" * 4096
     (writer,) = started
     assert writer.wait() == 0
+
+
+def test_the_look_at_a_file_makes_no_writer_wait(backend: FileBackend, file: Path) -> None:
+    """A lease that is kept would block it until the reader has closed the file."""
+    body = backend.read("a")
+    assert body is not None
+    os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+    body.close()

@@ -1,0 +1,95 @@
+"""What a commit leaves behind: after a failure of the store, an interrupt, beside uploads of living processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from casstore import Cache, Condition, PendingState
+from pathapi import FileClient, FilePath
+from pathapi.exceptions import PendingWriteError
+from pathapi.testing.intercepting_backend import interpose
+from tests.casstore.support.reaping import living_process
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The object."""
+    (tmp_path / "bucket").mkdir()
+    return tmp_path / "bucket" / "object"
+
+
+@pytest.fixture
+def path(tmp_path: Path, file: Path) -> Iterator[FilePath]:
+    client = FileClient(local_cache_dir=tmp_path / "store")
+    yield client.FilePath(file.as_uri())
+    client.cache.close()
+
+
+def test_after_a_write_that_the_store_cannot_record_the_version_before_it_is_not_served(
+    path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(b"before")
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Cache, "record_write", fail)
+        path.write_bytes(b"after")
+    assert path.read_bytes(freshness="immutable") == b"after"
+    assert path.pending == []
+
+
+def test_an_upload_that_was_interrupted_after_it_arrived_is_recognised_by_a_push(path: FilePath, file: Path) -> None:
+    wire = interpose(path.client, path.uri.bucket)
+
+    def interrupt() -> NoReturn:
+        raise KeyboardInterrupt
+
+    wire.after["write"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        path.write_bytes(b"mine")
+    del wire.after["write"]
+    assert file.read_bytes() == b"mine"
+    (write,) = path.pending
+    assert (write.state, write.outcome_unknown) == (PendingState.FAILED, True)
+    path.push()
+    assert path.pending == []
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_read_during_an_upload_of_its_own_process_gets_the_version_before_it(path: FilePath) -> None:
+    path.write_bytes(b"before")
+    seen: list[bytes] = []
+    wire = interpose(path.client, path.uri.bucket)
+    wire.before["write"] = lambda: seen.append(path.read_bytes())
+    path.write_bytes(b"after")
+    assert seen == [b"before"]
+    assert path.read_bytes() == b"after"
+
+
+@pytest.mark.needs_locks
+def test_an_upload_of_a_living_process_is_left_to_it(path: FilePath, file: Path, tmp_path: Path) -> None:
+    """Though this process has the write lock: it may have been removed by hand."""
+    cache = path.client.cache
+    with living_process(cache, tmp_path):
+        lease = next(name for name in os.listdir(cache.layout.leases) if name != cache.lease.name)
+        staging = cache.stage()
+        staging.write(b"theirs")
+        key = path.client.store_key(path.uri)
+        record = cache.pending.record(
+            key, staging, PendingState.UPLOADING, Condition.ABSENT, None, lease=lease, why="it is being uploaded"
+        )
+        staging.close()
+        with pytest.raises(PendingWriteError, match="another process is uploading it"):
+            path.push()
+        assert path.pending == [record]
+        assert not file.exists()
+    path.push()  # its process is dead
+    assert file.read_bytes() == b"theirs"
