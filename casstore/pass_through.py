@@ -280,7 +280,7 @@ class PassThroughFill(Fill):
 
     def write_at(self, data: memoryview, offset: int) -> None:
         with self._no_room():
-            self.staging.write_at(data, offset)
+            self._open_staging().write_at(data, offset)
 
     @contextlib.contextmanager
     def _room_after(self, error: OSError, needed: int) -> Iterator[None]:
@@ -322,7 +322,7 @@ class PassThroughFill(Fill):
         staging, descriptor = self.staging, -1
         self._publisher.counters.increment("uncached")
         if reading:
-            descriptor, staging.descriptor = staging.descriptor, -1
+            descriptor = staging.detach()
             os.lseek(descriptor, 0, os.SEEK_SET)
         self.abandon()
         return Stored(descriptor, validator.size, None, validator)

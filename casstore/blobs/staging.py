@@ -29,17 +29,34 @@ class Inode(NamedTuple):
             return None
 
 
+class _OpenFile:
+    """A descriptor that is closed once nothing refers to this: not while another thread reads or writes by it."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    __del__ = close
+
+
 class Staging:
     """A private file to be stored; used by one thread at a time.
 
-    `write` hashes the bytes in order; `hash_to` hashes behind writers that write at offsets.
+    `write` hashes the bytes in order; `hash_to` hashes behind writers that write at offsets. Those two may still be in
+    progress in other threads when it is closed; its descriptor is closed after them.
     """
 
     def __init__(
         self, descriptor: int, path: str | None, algorithm: str, *, has_mode: bool = False, keeps_name: bool = False
     ) -> None:
         """*has_mode*: the file was created with a blob's mode. *keeps_name*: *path* outlives this object."""
-        self.descriptor = descriptor
+        self._file = _OpenFile(descriptor)
         self._duplicate = -1
         self._has_mode = has_mode
         self._keeps_name = keeps_name
@@ -48,6 +65,17 @@ class Staging:
         self._hasher: Hasher = new_hasher(algorithm)
         self.size = 0
         self.hashed = 0
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor; -1 once it is closed."""
+        return self._file.descriptor
+
+    def detach(self) -> int:
+        """Return the descriptor, which is the caller's now."""
+        file, self._file = self._file, _OpenFile(-1)
+        descriptor, file.descriptor = file.descriptor, -1
+        return descriptor
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append and hash. Raises: OSError of the write."""
@@ -64,13 +92,15 @@ class Staging:
 
     def write_at(self, data: memoryview, offset: int) -> None:
         """Write at an offset, unhashed; several threads may write different ranges."""
-        files.pwrite_all(self.descriptor, data, offset)
+        file = self._file
+        files.pwrite_all(file.descriptor, data, offset)
 
     def hash_to(self, end: int, buffer: memoryview) -> None:
         """Hash the written bytes from `hashed` to *end*, through *buffer*."""
+        file = self._file
         while self.hashed < end:
             piece = buffer[: min(len(buffer), end - self.hashed)]
-            count = os.preadv(self.descriptor, [piece], self.hashed)
+            count = os.preadv(file.descriptor, [piece], self.hashed)
             if count == 0:
                 raise OSError(errno.EIO, "a staging file is shorter than the bytes written to it")
             self._hasher.update(piece[:count])
@@ -110,21 +140,16 @@ class Staging:
 
     def close_in_child(self) -> None:
         """In a forked child: close the inherited descriptor; the parent removes the name."""
-        descriptor, self.descriptor = self.descriptor, -1
         self._path = None
-        if descriptor >= 0:
-            os.close(descriptor)
+        self._file.close()  # also if a thread of the parent refers to it
         self.keep_open(-1)
 
     def close(self) -> None:
         """Close the descriptor and remove the private name; a name in the store stays."""
-        # In this order: a fork between the two leaves the child an extra descriptor. In the other order, the child
-        # would close a descriptor that is free, or by then another file's.
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-            if self._path is not None and not self._keeps_name:
-                files.unlink_quietly(self._path)
+        file, self._file = self._file, _OpenFile(-1)
+        if file.descriptor >= 0 and self._path is not None and not self._keeps_name:
+            files.unlink_quietly(self._path)
+        del file
         self.keep_open(-1)
 
 

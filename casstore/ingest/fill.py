@@ -78,12 +78,22 @@ class Fill:
             os.ftruncate(self.staging.descriptor, size)
 
     def write_at(self, data: memoryview, offset: int) -> None:
-        """Write at *offset*; from any thread, as long as the ranges differ. Raises StoreFullError."""
+        """Write at *offset*; from any thread, as long as the ranges differ. Raises StoreFullError.
+
+        Raises ValueError if the fill has ended meanwhile: a thread may notice that later.
+        """
+        staging = self._open_staging()
         try:
-            self.staging.write_at(data, offset)
+            staging.write_at(data, offset)
         except OSError as error:
             with self._room_after(error, len(data)):
-                self.staging.write_at(data, offset)
+                staging.write_at(data, offset)
+
+    def _open_staging(self) -> Staging:
+        staging = self._staging
+        if staging is None:
+            raise ValueError("the fill has ended")
+        return staging
 
     @contextlib.contextmanager
     def _room_after(self, error: OSError, needed: int) -> Iterator[None]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import BinaryIO, Final, TypeVar
 
 from pathapi.exceptions import TruncatedBodyError
+from pathapi.parallel.part_threads import PartThreads
 
 THREADS: Final = 8
 
@@ -28,24 +29,38 @@ def read_parts(source: BinaryIO, size: int, part_size: int, uri: str) -> Iterato
         yield read_exactly(source, min(part_size, size - start), uri)
 
 
-def send_parts(send: Callable[[int, Part], Result], parts: Iterable[Part], threads: int = THREADS) -> list[Result]:
+def send_parts(
+    send: Callable[[int, Part], Result],
+    parts: Iterable[Part],
+    threads: int = THREADS,
+    on_late: Callable[[], object] | None = None,
+) -> list[Result]:
     """Call ``send(number, part)`` for each part, numbered from 1, and return the results in the order of the parts.
 
-    Holds *threads* + 1 parts in memory. Returns or raises once no call is running: a part that arrived after its upload
-    was aborted would stay, and cost money.
+    Holds *threads* + 1 parts in memory. Returns, or raises an error, once no call is running: a part that arrived after
+    its upload was aborted would stay, and cost money. An interrupt is raised at once; then *on_late* is called after
+    each call that ends later.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="casstore-part")
+    pool: PartThreads[tuple[int, Result]] = PartThreads("pathapi-upload", threads, on_late)
+    results: dict[int, Result] = {}
+
+    def call(number: int, part: Part) -> tuple[int, Result]:
+        return number, send(number, part)
+
+    def keep(ended: tuple[int, Result]) -> None:
+        results[ended[0]] = ended[1]
+
     try:
-        futures: list[Future[Result]] = []
-        pending: set[Future[Result]] = set()
-        for number, part in enumerate(parts, start=1):
-            future = pool.submit(send, number, part)
-            futures.append(future)
-            pending.add(future)
-            if len(pending) >= threads:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for sent in done:
-                    sent.result()
-        return [future.result() for future in futures]
+        try:
+            for number, part in enumerate(parts, start=1):
+                pool.submit(partial(call, number, part))
+                if pool.running >= threads:
+                    keep(pool.result())
+            while pool.running:
+                keep(pool.result())
+        except Exception:
+            pool.drain()
+            raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.close()
+    return [results[number] for number in sorted(results)]

@@ -1,12 +1,16 @@
 """Cancellation of a worker's transfer, after its current chunk.
 
-Ctrl-C interrupts one thread only, which may wait for workers that hold locks and connections. The workers check an
-event before each chunk.
+Ctrl-C interrupts one thread only, which may wait for workers that hold locks and connections. The workers check a flag
+before each chunk.
 """
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
+
+INTERRUPT_SECONDS = 0.5
+"""Seconds that an interrupt waits for work in other threads; what takes longer continues without the caller."""
 
 _local = threading.local()
 
@@ -15,20 +19,27 @@ class Cancelled(BaseException):
     """The transfer was cancelled; its result is not needed."""
 
 
-class CancelToken:
-    """The cancel event of the thread that created this; any thread may check it."""
+@dataclass(eq=False, slots=True)
+class CancelFlag:
+    """Whether transfers are cancelled. A plain flag: an interrupt inside of an event would leave its lock behind."""
 
-    __slots__ = ("_event",)
+    is_set: bool = False
+
+
+class CancelToken:
+    """The cancel flag of the thread that created this; any thread may check it."""
+
+    __slots__ = ("_flag",)
 
     def __init__(self) -> None:
-        self._event: threading.Event | None = getattr(_local, "event", None)
+        self._flag: CancelFlag | None = getattr(_local, "flag", None)
 
     def check(self) -> None:
-        """Raise Cancelled if the event is set."""
-        if self._event is not None and self._event.is_set():
+        """Raise Cancelled if the flag is set."""
+        if self._flag is not None and self._flag.is_set:
             raise Cancelled
 
 
-def set_cancel_event(event: threading.Event) -> None:
-    """Cancel this thread's further transfers when *event* is set."""
-    _local.event = event
+def set_cancel_flag(flag: CancelFlag) -> None:
+    """Cancel this thread's further transfers when *flag* is set."""
+    _local.flag = flag

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import threading
-from typing import TYPE_CHECKING, Final
+from queue import Empty, SimpleQueue
+from typing import Final
 
 from casstore import Fill, Staging
 from pathapi.backend import Backend, Body, ObjectInfo
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 from pathapi.parallel.cancellation import CancelToken
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+from pathapi.parallel.part_threads import PartThreads
 
 PART: Final = 8 << 20
 """Bytes of one ranged request: what the S3 SDKs use, and large enough that a request's fixed cost does not show."""
 
 THREADS: Final = 8
-"""Parts that one process reads at a time."""
+"""Parts that one process reads from one bucket at a time. Each has its own: one server that stalls delays no other."""
 
 _PIECE: Final = 1 << 20
+_STOP_SECONDS: Final = 0.1  # between two looks of a thread that waits for its turn
 _PART_TRIES: Final = 4
 
 
@@ -71,75 +70,84 @@ def _broken(error: CloudUnavailableError) -> TruncatedBodyError:
 
 
 class _StoppedError(Exception):
-    """Another part has failed."""
+    """The download has failed, or was interrupted."""
 
 
 class _Parts:
-    """One object, read in parts: each thread writes its own ranges; one of them hashes what is complete from byte 0."""
+    """One object, read in parts: each thread writes its own ranges; one of them hashes what is complete from byte 0.
+
+    After a failure or an interrupt, threads may continue for as long as a server stalls. They write nothing more, and
+    their file stays open as long as they do.
+    """
 
     def __init__(self, backend: Backend, key: str, info: ObjectInfo, fill: Fill) -> None:
         self._backend, self._key, self._info, self._fill = backend, key, info, fill
         self._staging: Staging = fill.staging
-        self._mutex = threading.Lock()
-        self._changed = threading.Condition()
+        self._slots = _slots_of(backend)
         self._arrived: dict[int, int] = {}
-        self._hashing = False
+        self._hashing: SimpleQueue[None] = SimpleQueue()  # its one item is the right to hash
+        self._hashing.put(None)
         self._received = 0
-        self._left = 0
-        self._active = 0
+        self._starts = iter(range(0))
         self._failure: BaseException | None = None
+        self._is_stopped = False
         self._stop = CancelToken()
 
     def run(self, first: Body) -> None:
-        """Read all parts; return once no thread writes: the descriptor may be another file's after that."""
+        """Read all parts. After a failure, threads may still be waiting for the server."""
         length = first.length
         assert length is not None
         starts = range(length, self._info.size, PART)
-        self._left = len(starts)
+        self._starts = iter(starts)
+        threads: PartThreads[None] = PartThreads("pathapi-part", THREADS)
         try:
             self._fill.resize(self._info.size)
-            pool = part_pool()
-            for start in starts:
-                pool.submit(self._part, start, min(start + PART, self._info.size))
+            for _ in range(min(len(starts), THREADS)):
+                threads.submit(self._read_parts)
             self._finish_first(first, length)
-        except BaseException as error:  # noqa: BLE001 (raised below)
-            self._fail(error)
-        self._wait()
-        if self._failure is not None:
-            raise self._failure
-
-    def _wait(self) -> None:
-        while True:
-            try:
-                with self._changed:
-                    while self._active or (self._left and self._failure is None):
-                        self._changed.wait()
-            except BaseException as error:  # noqa: BLE001 (Ctrl-C must not leave the threads behind)
-                self._fail(error)
-            else:
-                return
-
-    def _part(self, start: int, end: int) -> None:
-        with self._changed:
-            if self._failure is not None:
-                return
-            self._active += 1
-        try:
-            self._fetch(start, end)
-        except BaseException as error:  # noqa: BLE001 (raised by `run`)
-            self._fail(error)
+            while threads.running:
+                threads.result()
+        except _StoppedError:
+            assert self._failure is not None
+            raise self._failure from None
+        except Exception:
+            raise
+        except BaseException:
+            # The next read need not wait until these threads give back their slots.
+            _slots.pop(_bucket_of(self._backend), None)
+            raise
         finally:
-            with self._changed:
-                self._active -= 1
-                self._left -= 1
-                self._changed.notify_all()
+            self._is_stopped = True
+            threads.close()
 
-    def _fail(self, error: BaseException) -> None:
-        with self._changed:
-            # An interrupt takes precedence over an earlier failure.
-            if self._failure is None or (isinstance(self._failure, Exception) and not isinstance(error, Exception)):
-                self._failure = error
-            self._changed.notify_all()
+    def _read_parts(self) -> None:
+        """Read one part after the other until none is left."""
+        try:
+            for start in self._starts:  # in one step, so that no two threads get the same
+                self._acquire_slot()
+                try:
+                    self._fetch(start, min(start + PART, self._info.size))
+                finally:
+                    self._slots.put(None)
+        except BaseException as error:
+            self._failure = self._failure or error
+            self._is_stopped = True
+            raise
+
+    def _acquire_slot(self) -> None:
+        while True:
+            self._check()
+            try:
+                self._slots.get(timeout=_STOP_SECONDS)
+            except Empty:
+                continue
+            return
+
+    def _check(self) -> None:
+        """Raise _StoppedError after a failure, Cancelled after an interrupt of the tree."""
+        if self._is_stopped:
+            raise _StoppedError
+        self._stop.check()
 
     def _finish_first(self, body: Body, length: int) -> None:
         try:
@@ -154,6 +162,7 @@ class _Parts:
 
     def _fetch(self, start: int, end: int) -> None:
         for left in range(_PART_TRIES - 1, -1, -1):
+            self._check()
             body = self._backend.read(self._key, start, end, expect=self._info.validator)
             assert body is not None
             try:
@@ -171,53 +180,49 @@ class _Parts:
 
     def _copy(self, body: Body, offset: int) -> int:
         buffer = memoryview(bytearray(_PIECE))
-        while self._failure is None and (count := body.readinto(buffer)):
-            self._stop.check()
+        while count := body.readinto(buffer):
+            self._check()
             self._fill.write_at(buffer[:count], offset)
             offset += count
             self._received += count
             self._fill.report(self._received)
-        if self._failure is not None:
-            raise _StoppedError
         return offset
 
     def _arrive(self, start: int, end: int) -> None:
         """Record a complete part. The thread that closes the first gap hashes on from there, one at a time."""
-        with self._mutex:
-            self._arrived[start] = end
-            if self._hashing:
+        self._arrived[start] = end
+        # Looked at again once the right is given back: a part that arrived just before found it taken.
+        while self._staging.hashed in self._arrived:
+            try:
+                self._hashing.get_nowait()
+            except Empty:
                 return
-            self._hashing = True
-        buffer = memoryview(bytearray(_PIECE))
-        while True:
-            with self._mutex:
-                reached = self._arrived.pop(self._staging.hashed, None)
-                if reached is None:
-                    self._hashing = False
-                    return
-            self._staging.hash_to(reached, buffer)
+            try:
+                buffer = memoryview(bytearray(_PIECE))
+                while (reached := self._arrived.pop(self._staging.hashed, None)) is not None:
+                    self._staging.hash_to(reached, buffer)
+            finally:
+                self._hashing.put(None)
 
 
-_pool: ThreadPoolExecutor | None = None
-_pool_mutex = threading.Lock()
+_slots: dict[tuple[str, str], SimpleQueue[None]] = {}
 
 
-def part_pool() -> ThreadPoolExecutor:
-    """Return the threads that read parts, for all clients of the process; they never wait for each other."""
-    global _pool
-    with _pool_mutex:
-        if _pool is None:
-            # Imported here: it loads logging, and small objects need no pool.
-            from concurrent.futures import ThreadPoolExecutor
-
-            _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pathapi-part")
-        return _pool
+def _bucket_of(backend: Backend) -> tuple[str, str]:
+    return backend.origin, backend.bucket
 
 
-def _forget_pool() -> None:
-    global _pool, _pool_mutex
-    _pool, _pool_mutex = None, threading.Lock()
+def _slots_of(backend: Backend) -> SimpleQueue[None]:
+    """Return a queue with an item for each part that may be read from this bucket now."""
+    name = _bucket_of(backend)
+    slots = _slots.get(name)
+    if slots is None:
+        made: SimpleQueue[None] = SimpleQueue()
+        for _ in range(THREADS):
+            made.put(None)
+        slots = _slots.setdefault(name, made)
+    return slots
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_slots.clear)  # threads of the parent hold some

@@ -33,11 +33,12 @@ from pathapi.testing.raw_bucket import (
     read,
     write,
 )
+from pathapi.testing.stalls import StallSuite
 
 Put = Callable[[str, bytes, WriteCondition], ObjectInfo]
 
 
-class BackendSuite:
+class BackendSuite(StallSuite):
     """Needs three fixtures, and the known defects of the server (not of the backend).
 
     `ground` is a `RawBucket`, `backend` the same bucket, `missing_bucket` a backend for a bucket that does not exist.

@@ -18,6 +18,7 @@ from pathapi.testing.raw_bucket import (
     in_forked_child,
     plant_all,
 )
+from pathapi.testing.stalls import LARGE, Stall
 
 
 def _files_below(view: str) -> set[str]:
@@ -177,6 +178,25 @@ class ReadSuite(PathSuite):
         assert path.read_bytes() == b"warm"
         assert in_forked_child(lambda: (path.read_bytes(), path.with_name("b").read_bytes()) == (b"warm", b"cold"))
         assert path.with_name("b").read_bytes() == b"cold"
+
+    def test_an_interrupt_is_heard_while_parts_stall(
+        self, path: Any, ground: RawBucket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = os.urandom(LARGE)
+        self.put(ground, data)
+        backend, stall = path.location.backend, Stall()
+
+        def stalled(key: str, start: int = 0, end: int | None = None, **options: Any) -> Any:
+            if start:
+                stall()
+            return read(key, start, end, **options)
+
+        read = backend.read
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, "read", stalled)
+            if not stall.interrupts(path.read_bytes):
+                pytest.skip("this server sends objects in one piece")
+        assert path.read_bytes() == data
 
     def test_reading_leaves_no_descriptor_open(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"x" * 100_000)

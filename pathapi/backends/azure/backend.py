@@ -6,7 +6,6 @@ whole part into memory before it returns any of it, and sends more requests by i
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -39,6 +38,7 @@ from pathapi.exceptions import (
     MissingCredentialsError,
     VersionMismatchError,
 )
+from pathapi.parallel.part_threads import undone_on_error
 
 __all__ = ["AzureBackend", "AzureConnection", "Login"]
 
@@ -248,7 +248,7 @@ class AzureBackend(BucketBackend):
     def _await_copy(self, key: str, blob: Any, copy_id: str | None) -> ObjectInfo:
         pause, longest = _COPY_POLLS
         stalled, reached = 0.0, None
-        try:
+        with undone_on_error(lambda: blob.abort_copy(copy_id)):
             while True:
                 properties = self._requests.call("Get Blob Properties", key, blob.get_blob_properties)
                 copy = properties.copy
@@ -270,10 +270,6 @@ class AzureBackend(BucketBackend):
                     )
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                blob.abort_copy(copy_id)
-            raise
 
     def _send_delete(self, key: str, conditions: Mapping[str, Any], expect: Validator | None) -> object:
         method = self._requests.blob(key).delete_blob

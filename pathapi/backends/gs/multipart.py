@@ -6,7 +6,6 @@ Google checks the bytes against the CRC32C sent with the metadata, and the condi
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import random
 import re
@@ -19,6 +18,7 @@ from pathapi.backends.gs.responses import FIELDS, Crc32c, has_fast_crc32c
 from pathapi.backends.parallel_parts import read_exactly, read_parts
 from pathapi.backends.progress import Progress
 from pathapi.exceptions import CloudPathException, CloudUnavailableError
+from pathapi.parallel.part_threads import undone_on_error
 
 THRESHOLD: Final = 8 << 20
 """Bytes from which an upload is a session: below, one more request costs more than sending all again."""
@@ -90,12 +90,8 @@ def _upload_in_session(
                 ) from error.__cause__
             raise
 
-    try:
+    with undone_on_error(lambda: requests.send("write", key, "DELETE", url, accept=(308, 499))):
         return requests.json(_send_pieces(send, source, size, requests.uri(key)), key)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            requests.send("write", key, "DELETE", url, accept=(308, 499))
-        raise
 
 
 def _send_pieces(send: Callable[..., Reply], source: BinaryIO, size: int, uri: str) -> Reply:

@@ -5,11 +5,11 @@ The condition belongs to the last request, which creates the object.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from pathapi.backends.parallel_parts import THREADS, send_parts
+from pathapi.parallel.part_threads import undone_on_error
 
 PART_SIZE: Final = 8 << 20
 THRESHOLD: Final = 16 << 20
@@ -56,16 +56,15 @@ def send_multipart(
     """
     upload = {"UploadId": call("CreateMultipartUpload", **described)["UploadId"]}
 
+    def abort() -> None:
+        call("AbortMultipartUpload", **upload)
+
     def send(number: int, part: Mapping[str, Any]) -> dict[str, Any]:
         answer = call(operation, PartNumber=number, **upload, **part)
         result = answer.get("CopyPartResult", answer)
         stated = {name: result[name] for name in result if name.startswith("Checksum") and name != "ChecksumType"}
         return {"PartNumber": number, "ETag": result["ETag"], **stated}
 
-    try:
-        sent = send_parts(send, parts, threads or THREADS)
+    with undone_on_error(abort):
+        sent = send_parts(send, parts, threads or THREADS, on_late=abort)
         return call("CompleteMultipartUpload", MultipartUpload={"Parts": sent}, **upload, **conditions)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            call("AbortMultipartUpload", **upload)
-        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.testing import drain, opened, read, write
+from tests.casstore.support.fill import eventually
 from tests.harness.faults import (
     Action,
     Answer,
@@ -240,6 +242,37 @@ def test_an_upload_in_parts_carries_its_condition_and_leaves_nothing_behind(
     assert ground.content("parts") == data[::-1]
     uploads = ground.client.list_multipart_uploads(Bucket=ground.bucket).get("Uploads", [])
     assert [upload["Key"] for upload in uploads if upload["Key"] == "parts"] == []
+
+
+def test_an_interrupted_upload_in_parts_is_aborted_again_after_parts_that_arrive_later(
+    seaweed: S3Server, proxy: Proxy, ground: S3RawBucket
+) -> None:
+    transfer: Any = pytest.importorskip("boto3.s3.transfer")
+    config = transfer.TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20)
+    backend = S3Backend(connection_to(seaweed, proxy.endpoint, boto3_transfer_config=config), ground.bucket)
+    released = threading.Event()
+
+    def interrupt() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        released.wait()
+
+    proxy.reset()
+    proxy.add(Fault(Call(interrupt), match=lambda record: "partNumber=2" in record.query))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write(backend, "late", bytes(11 << 20))
+        eventually(lambda: _aborts(proxy) == 1)
+    finally:
+        released.set()
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "pathapi-upload"])
+    assert _aborts(proxy) >= 2
+    uploads = ground.client.list_multipart_uploads(Bucket=ground.bucket).get("Uploads", [])
+    assert [upload["Key"] for upload in uploads if upload["Key"] == "late"] == []
+    assert ground.content("late") is None
+
+
+def _aborts(proxy: Proxy) -> int:
+    return len([record for record in proxy.records if record.method == "DELETE" and "uploadId" in record.query])
 
 
 def test_the_parts_of_an_upload_travel_side_by_side(seaweed: S3Server, proxy: Proxy, ground: S3RawBucket) -> None:

@@ -1,0 +1,137 @@
+"""Threads for the parts of one transfer, which never keep their caller from leaving.
+
+The caller waits on a `SimpleQueue`: an interrupt is raised at once, and leaves no lock behind. The threads are daemons,
+so that no exit waits for a server that does not answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Final, Generic, TypeVar
+
+from pathapi.parallel.cancellation import INTERRUPT_SECONDS, CancelToken
+
+CANCEL_SECONDS: Final = 0.1
+"""Seconds between two looks at the cancel flag of a caller that waits."""
+
+ResultT = TypeVar("ResultT")
+
+
+class PartThreads(Generic[ResultT]):
+    """Up to *threads* threads that make calls for one other thread.
+
+    *on_late* is called, in its thread, after each call that ends after `close`.
+    """
+
+    def __init__(self, name: str, threads: int, on_late: Callable[[], object] | None = None) -> None:
+        self._name, self._limit, self._on_late = name, threads, on_late
+        self._calls: SimpleQueue[Callable[[], ResultT] | None] = SimpleQueue()
+        self._ended: SimpleQueue[Callable[[], ResultT]] = SimpleQueue()  # each returns the result, or raises the error
+        self._threads = 0
+        self._is_closed = False
+        self._stop = CancelToken()
+        self.running = 0
+        """Calls that were submitted, and whose end `result` has not returned yet."""
+
+    def submit(self, call: Callable[[], ResultT]) -> None:
+        """Make *call* in one of the threads. Raises: RuntimeError if no thread can be started."""
+        self.running += 1
+        self._calls.put(call)
+        if self._threads < min(self._limit, self.running):
+            # Counted first: an interrupt of `start` does not tell whether the thread runs.
+            self._threads += 1
+            try:
+                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+            except RuntimeError:
+                self._threads -= 1
+                if not self._threads:
+                    raise
+
+    def result(self) -> ResultT:
+        """Wait for the next end of a call; return its result, or raise its error. Raises: Cancelled."""
+        return self._next()()
+
+    def drain(self) -> None:
+        """Wait until no call is running; calls that have not begun are dropped. Raises: Cancelled."""
+        with contextlib.suppress(Empty):
+            while True:
+                self._calls.get_nowait()
+                self.running -= 1
+        while self.running:
+            self._next()
+
+    def close(self) -> None:
+        """End the threads after their current calls, without waiting; calls that have not begun are dropped."""
+        self._is_closed = True
+        self._calls.put(None)  # for all threads: each puts it back
+
+    def _next(self) -> Callable[[], ResultT]:
+        while True:
+            self._stop.check()
+            with contextlib.suppress(Empty):
+                ended = self._ended.get(timeout=CANCEL_SECONDS)
+                self.running -= 1
+                return ended
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None and not self._is_closed:
+            self._ended.put(_outcome(call))
+            del call  # `get` may wait for long
+            self._call_late()
+        self._calls.put(None)
+
+    def _call_late(self) -> None:
+        if self._is_closed and self._on_late is not None:
+            with contextlib.suppress(Exception):
+                self._on_late()
+
+
+def _outcome(call: Callable[[], ResultT]) -> Callable[[], ResultT]:
+    """Make *call*; return a function that returns its result, or raises its error."""
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 (raised in the other thread)
+        failure = error
+
+        def fail() -> ResultT:
+            raise failure
+
+        return fail
+    return lambda: result
+
+
+@contextlib.contextmanager
+def undone_on_error(undo: Callable[[], object]) -> Iterator[None]:
+    """Call *undo* if the block raises; errors of *undo* are ignored.
+
+    After an interrupt it is called in another thread, and `INTERRUPT_SECONDS` are waited for it: it is a request to a
+    server that may not answer.
+    """
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(Exception):
+            undo()
+        raise
+    except BaseException:
+        call_briefly(undo)
+        raise
+
+
+def call_briefly(call: Callable[[], object]) -> None:
+    """Make *call* in another thread, and wait for its end for `INTERRUPT_SECONDS` at most; its errors are ignored."""
+    ended: SimpleQueue[None] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            with contextlib.suppress(Exception):
+                call()
+        finally:
+            ended.put(None)
+
+    with contextlib.suppress(RuntimeError, Empty):  # no thread can be started, or it takes longer
+        threading.Thread(target=run, name="pathapi-undo", daemon=True).start()
+        ended.get(timeout=INTERRUPT_SECONDS)

@@ -1,0 +1,76 @@
+"""A server that stalls, and Ctrl-C meanwhile."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from pathapi.backend import Backend
+from pathapi.testing.raw_bucket import CHUNK, RawBucket, write
+
+LARGE: Final = 20 << 20
+"""Bytes that are more than one request, either way."""
+_SECONDS: Final = 60.0
+"""How long a stall takes if no interrupt is heard."""
+_WORKERS: Final = ("pathapi-part", "pathapi-upload")
+
+
+class Stall:
+    """Stops each thread that calls it, and interrupts the main thread when it stops the first one."""
+
+    def __init__(self) -> None:
+        self._released = threading.Event()
+        self._calls = itertools.count()
+        self._was_outlasted = False
+
+    def __call__(self) -> None:
+        if next(self._calls) == 0:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if not self._released.wait(_SECONDS):
+            self._was_outlasted = True
+
+    def interrupts(self, call: Callable[[], object]) -> bool:
+        """Make *call*, which is to be interrupted while threads are stopped; return whether any was stopped."""
+        was_interrupted = False
+        try:
+            call()
+        except KeyboardInterrupt:
+            was_interrupted = True
+            assert not self._was_outlasted, "the interrupt was heard after the stall only"
+        finally:
+            self._released.set()
+            for thread in threading.enumerate():
+                if thread.name in _WORKERS:
+                    thread.join()
+        assert was_interrupted == (next(self._calls) > 0)
+        return was_interrupted
+
+
+class StallSuite:
+    """What an interrupt leaves of a large upload; a part of `BackendSuite`."""
+
+    def test_an_interrupt_of_a_large_upload_is_heard_at_once(
+        self, backend: Backend, ground: RawBucket, at: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        send, stall = http.client.HTTPConnection.send, Stall()
+
+        def stalled(connection: http.client.HTTPConnection, data: Any) -> None:
+            if threading.current_thread().name in _WORKERS or (isinstance(data, bytes) and len(data) >= CHUNK):
+                stall()
+            send(connection, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(http.client.HTTPConnection, "send", stalled)
+            was_stopped = stall.interrupts(lambda: write(backend, at + "large", os.urandom(LARGE)))
+        if not was_stopped:
+            pytest.skip("this backend uploads without http.client")
+        assert ground.content(at + "large") is None
+        write(backend, at + "large", b"again")
+        assert ground.content(at + "large") == b"again"
