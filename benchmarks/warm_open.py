@@ -14,6 +14,7 @@ from harness import contestants as transports
 from harness.rounds import Contestant, compete, options
 
 import casstore
+from casstore.index.transactions import Txn
 from tests.harness.servers import s3_server
 
 
@@ -64,14 +65,16 @@ def fill_index(cache: casstore.Cache, entries: int, bucket: str, origin: str) ->
     os.close(stored.descriptor)
     cache.flush()
     assert stored.entry is not None
+    digest = stored.entry.digest
+
+    def put(numbers: range, txn: Txn) -> None:
+        for number in numbers:
+            key = casstore.Key(f"s3://{bucket}/filler/{number:08d}/object-with-a-usual-name.parquet", origin)
+            entry = casstore.Entry(key, digest, casstore.Validator(1, "etag"), cache.now(), cache.boot_mount)
+            put_entry(txn, entry, None, BlobRecord(1, cache.boot_mount))
+
     for start in range(0, entries, 20_000):
-        with cache.index.writing() as txn:
-            for number in range(start, min(start + 20_000, entries)):
-                key = casstore.Key(f"s3://{bucket}/filler/{number:08d}/object-with-a-usual-name.parquet", origin)
-                entry = casstore.Entry(
-                    key, stored.entry.digest, casstore.Validator(1, "etag"), cache.now(), cache.boot_mount
-                )
-                put_entry(txn, entry, None, BlobRecord(1, cache.boot_mount))
+        cache.index.write(partial(put, range(start, min(start + 20_000, entries))))
 
 
 def main() -> None:

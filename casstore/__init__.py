@@ -31,6 +31,7 @@ from casstore.errors import (
     NotAStoreError,
     NotHeldError,
     PendingDamagedError,
+    ReentrantCallError,
     ReentrantWriteError,
     StillBeingWrittenError,
     StoreFormatError,
@@ -50,7 +51,8 @@ from casstore.fs.mounts import boot_clock_ns
 from casstore.fs.permissions import copy_permissions
 from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
-from casstore.locks.single_flight import Flight
+from casstore.locks.mutex import new_mutex, refuse_wait, start_thread
+from casstore.locks.single_flight import Flight, Flights
 from casstore.locks.write_locks import WriteLock
 from casstore.opening import open, pass_through_for
 from casstore.reading.catalog import Usage
@@ -82,15 +84,15 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "ALGORITHMS", "BlobDamagedError", "BlobModifiedError", "Cache", "CasstoreError", "ClearResult", "CollectResult",
-    "CollisionError", "Condition", "Digest", "Entry", "Fill", "Flight", "IndexDamagedError", "IndexSnapshot",
-    "IndexUnavailableError", "InUse", "Key", "Leftovers", "LockTimeoutError", "Moment", "NotAStoreError",
-    "NotHeldError", "Pending", "PendingDamagedError", "PendingState", "PendingWrite", "Pin", "Plan", "Problem",
-    "ProblemKind", "ProviderChecksum", "ReentrantWriteError", "RemovedBlob", "Repair", "RepairSummary", "Staging",
-    "Statistics", "StillBeingWrittenError", "Stored", "StoreFormatError", "StoreFullError", "StoreReadOnlyError",
-    "StoreUnavailableError", "Usage", "Validator", "VerifyProgress", "VerifyReport", "WriteLock", "at_exit",
-    "boot_clock_ns", "copy_out", "copy_permissions", "format_size", "full_disk", "make_directories", "new_hasher",
-    "open", "pass_through_for", "printable", "same_bytes", "strong_digest", "sync_directory", "write_all",
-    "__version__",
+    "CollisionError", "Condition", "Digest", "Entry", "Fill", "Flight", "Flights", "IndexDamagedError",
+    "IndexSnapshot", "IndexUnavailableError", "InUse", "Key", "Leftovers", "LockTimeoutError", "Moment",
+    "NotAStoreError", "NotHeldError", "Pending", "PendingDamagedError", "PendingState", "PendingWrite", "Pin", "Plan",
+    "Problem", "ProblemKind", "ProviderChecksum", "ReentrantCallError", "ReentrantWriteError", "RemovedBlob",
+    "Repair", "RepairSummary", "Staging", "Statistics", "StillBeingWrittenError", "Stored", "StoreFormatError",
+    "StoreFullError", "StoreReadOnlyError", "StoreUnavailableError", "Usage", "Validator", "VerifyProgress",
+    "VerifyReport", "WriteLock", "at_exit", "boot_clock_ns", "copy_out", "copy_permissions", "format_size",
+    "full_disk", "make_directories", "new_hasher", "new_mutex", "open", "pass_through_for", "printable",
+    "refuse_wait", "same_bytes", "start_thread", "strong_digest", "sync_directory", "write_all", "__version__",
 ]
 # fmt: on
 

@@ -6,7 +6,7 @@ import errno
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from casstore import clock
@@ -31,7 +31,7 @@ from casstore.ingest.recent import RecentEntries
 from casstore.leases.holder import LeaseHolder
 from casstore.leases.lease import Lease
 from casstore.locks.byte_locks import ByteLocks
-from casstore.locks.single_flight import Flight, SingleFlight
+from casstore.locks.single_flight import Flight, Flights, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.reading.blob_checker import BlobChecker
 from casstore.reading.catalog import Catalog
@@ -218,23 +218,29 @@ class Cache:
             if error.errno in _OF_THE_PROCESS:
                 raise
             return None
-        status = os.fstat(descriptor)
-        is_unchanged = status.st_size == entry.size and status.st_uid == self._uid
-        if not is_unchanged or status.st_mtime_ns != digest_mtime(entry.digest) * 1_000_000_000:
+        try:
+            status = os.fstat(descriptor)
+            is_right = (
+                status.st_size == entry.size
+                and status.st_uid == self._uid
+                and status.st_mtime_ns == digest_mtime(entry.digest) * 1_000_000_000
+                # Since the first look the blob may have been evicted, and its name given to other bytes of its digest.
+                and (status.st_ctime_ns <= now - _NEW_NS or self.index.get(key.row_key) == record)
+            )
+            if is_right:
+                if now // clock.HOUR_NS != entry.last_used_hour:
+                    self._record_use(key, record, now)
+                counters = self.counters
+                counters.hits += 1
+                counters.disk_bytes += entry.size
+                if not self.exit.is_registered:
+                    self.exit.ensure()
+                return descriptor
+        except BaseException:
             os.close(descriptor)
-            return None
-        # Between the two looks the blob may have been evicted, and its name given to other bytes of the same digest.
-        if status.st_ctime_ns > now - _NEW_NS and self.index.get(key.row_key) != record:
-            os.close(descriptor)
-            return None
-        if now // clock.HOUR_NS != entry.last_used_hour:
-            self._record_use(key, record, now)
-        counters = self.counters
-        counters.hits += 1
-        counters.disk_bytes += entry.size
-        if not self.exit.is_registered:
-            self.exit.ensure()
-        return descriptor
+            raise
+        os.close(descriptor)
+        return None
 
     def _record_use(self, key: Key, record: bytes, now: int) -> None:
         entry = unpack_entry(key.row_key, record, key)
@@ -249,8 +255,14 @@ class Cache:
         this boot or mount and never synced. With *verify*, or the setting ``verify = "always"``, all are.
         """
         descriptor = self.checker.open(entry, verify=self.settings.verify == "always" if verify is None else verify)
-        if descriptor is None or entry.digest.is_cryptographic or self.recent.is_blob_of(entry, descriptor):
-            return descriptor
+        if descriptor is None:
+            return None
+        try:
+            if entry.digest.is_cryptographic or self.recent.is_blob_of(entry, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
         return None
 
@@ -272,7 +284,7 @@ class Cache:
 
     # --- filling -----------------------------------------------------------------------------------------------------
 
-    def begin(self, key: Key, flights: Sequence[Flight] = (), snapshot: IndexSnapshot | None = None) -> Fill:
+    def begin(self, key: Key, flights: Flights | Iterable[Flight] = (), snapshot: IndexSnapshot | None = None) -> Fill:
         """Begin a fill, just before its request is sent; *flights* are released when it ends.
 
         *snapshot* is that of the key, if it was just taken.
@@ -291,7 +303,8 @@ class Cache:
         False if it is pending no longer. Raises LockTimeoutError while the URI is being written, and what
         `Pending.save` raises; the write stays pending then.
         """
-        with self.write_locks.acquire(write.key):
+        with self.write_locks.request(write.key) as lock, lock:
+            lock.acquire()
             current = next((found for found in self.pending.of(write.key) if found.name == write.name), None)
             if current is None:
                 return False
@@ -430,6 +443,7 @@ class Cache:
                 for fill in list(self.publisher.fills):
                     fill.after_fork_in_child()
                 self._locks.after_fork_in_child()
+                self.write_locks.after_fork_in_child()
                 self.evictor.after_fork_in_child()
             finally:
                 self._start_process()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Final
 from casstore.format.layout import Layout
 from casstore.fs import files
 from casstore.locks.lock_files import LockFile
+from casstore.locks.mutex import new_mutex
 from casstore.locks.single_flight import SingleFlight
 
 FLUSH_SECONDS: Final = 5.0
@@ -91,7 +91,7 @@ class Counters:
         self._counts: Counter[str] = Counter()
         self._added: Mapping[str, int] = {}
         self._due = time.monotonic() + FLUSH_SECONDS
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self.hits = self.disk_bytes = 0
 
     def increment(self, what: str, count: int = 1) -> None:
@@ -124,14 +124,11 @@ class Counters:
 
     def flush(self, timeout: float = 0.0) -> None:
         """Add what is new to the store's file; after *timeout* seconds of waiting for another process, leave it."""
-        if self._layout is None or not self._mutex.acquire(blocking=timeout > 0):
+        if self._layout is None:
             return
-        try:
-            self._due = time.monotonic() + FLUSH_SECONDS
-            with contextlib.suppress(OSError):  # a full disk, a removed store: these are only counts
-                self._add_to_file(self._layout, timeout)
-        finally:
-            self._mutex.release()
+        self._due = time.monotonic() + FLUSH_SECONDS
+        with self._mutex, contextlib.suppress(OSError):  # a full disk, a removed store: these are only counts
+            self._add_to_file(self._layout, timeout)
 
     def _add_to_file(self, layout: Layout, timeout: float) -> None:
         counted = self.counts()
@@ -139,8 +136,8 @@ class Counters:
         # If the store was removed, or replaced by something else, nothing there is ours to write.
         if not new or not os.path.exists(layout.store):
             return
-        with LockFile(layout.statistics_lock).acquire(timeout) as is_ours:
-            if is_ours:
+        with LockFile(layout.statistics_lock).acquire(timeout) as file:
+            if file.is_locked:
                 since, counts = _read(layout)
                 counts.update(new)
                 record = {"since": since or time.time_ns(), "counts": counts}

@@ -75,5 +75,9 @@ class LockTimeoutError(CasstoreError, TimeoutError):
     """Another process or thread had the lock until the time-out; the message names it."""
 
 
-class ReentrantWriteError(CasstoreError, RuntimeError):
+class ReentrantCallError(CasstoreError, RuntimeError):
+    """A signal handler interrupted its own thread inside of the store, and would wait for itself."""
+
+
+class ReentrantWriteError(ReentrantCallError):
     """This thread is already writing that URI and would wait for itself."""

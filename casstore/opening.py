@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from casstore.cache import Cache
 from casstore.errors import StoreUnavailableError
+from casstore.locks.mutex import new_mutex
 from casstore.root import open_root
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _ANY_ROW: Final = b"\0"
 
 _caches: Final[WeakValueDictionary[str, Cache]] = WeakValueDictionary()
 """By directory. A cache that is closed, and that nothing refers to, is garbage-collected."""
-_mutex = threading.Lock()
+_mutex = new_mutex(may_wait=True)
 
 
 def open(
@@ -123,8 +123,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _mutex
-    _mutex = threading.Lock()
+    _mutex.release()
     for cache in _all():
         cache.after_fork(in_child=True)
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from casstore import clock
@@ -34,7 +33,8 @@ from casstore.ingest.fill import Fill
 from casstore.ingest.publisher import Publisher, RunningFill
 from casstore.leases.holder import LeaseHolder
 from casstore.leases.lease import Lease
-from casstore.locks.single_flight import Flight, SingleFlight
+from casstore.locks.mutex import new_mutex
+from casstore.locks.single_flight import Flight, Flights, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.pending.records import PendingWrite
 from casstore.pending.store import Pending
@@ -158,7 +158,7 @@ class PassThroughCache(_Cache):
     def snapshot(self, key: Key) -> IndexSnapshot:
         return IndexSnapshot(key, None, 0, 0, self.now())
 
-    def begin(self, key: Key, flights: Sequence[Flight] = (), snapshot: IndexSnapshot | None = None) -> Fill:
+    def begin(self, key: Key, flights: Flights | Iterable[Flight] = (), snapshot: IndexSnapshot | None = None) -> Fill:
         return PassThroughFill(self.publisher, snapshot or self.snapshot(key), flights)
 
     def record_write(self, noted: IndexSnapshot, staging: Staging, *_: object) -> None:
@@ -213,7 +213,7 @@ class _PrivateLeases(LeaseHolder):
 
     def __init__(self, private: list[str], algorithm: str, exit_hook: ExitHook) -> None:
         self._private, self._algorithm, self._exit = private, algorithm, exit_hook
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self.taken = None
 
     def _take(self) -> Lease:

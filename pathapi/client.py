@@ -7,14 +7,13 @@ Subclasses define how to log in and make backends; everything that is the same f
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import casstore
-from casstore import Cache, Entry, Key, Moment, Stored, printable
+from casstore import Cache, Entry, Key, Moment, Stored, new_mutex, printable
 from pathapi.backend import Backend
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import InvalidConfigurationException
@@ -274,7 +273,7 @@ class Client(Generic[PathT]):
 _default_clients: dict[type, Client[Any]] = {}
 _restored: dict[tuple[type, str], Client[Any]] = {}
 _alive: weakref.WeakValueDictionary[str, Client[Any]] = weakref.WeakValueDictionary()
-_mutex = threading.Lock()
+_mutex = new_mutex()
 
 
 def _restore_client(
@@ -306,15 +305,6 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InvalidConfigurationException(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r}")
-
-
-def _forget_mutex() -> None:
-    global _mutex
-    _mutex = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_mutex)
 
 
 def forced(given: bool | None, which: str) -> bool:

@@ -42,7 +42,6 @@ IMPORT_OWNERS = {
     "xxhash": ("casstore.format.digest",),
     "blake3": ("casstore.format.digest",),
     "zlib": ("casstore.format.digest",),
-    "filelock": ("casstore.locks.write_locks",),
     "platformdirs": ("casstore.root",),
     "click": ("casstore.cli*", "pathapi.cli*"),
     "rich": ("casstore.cli*", "pathapi.parallel.progress_bar", "pathapi.cli*"),
@@ -57,7 +56,7 @@ IMPORT_OWNERS = {
     "obstore": ("pathapi.backends.*",),
 }
 # Loaded at the first use and not by `import pathapi`: each costs 30 to 300 ms, and may not be installed.
-LAZY = {"blake3", "filelock", "boto3", "botocore", "s3transfer", "google", "google_crc32c", "requests", "azure"}
+LAZY = {"blake3", "boto3", "botocore", "s3transfer", "google", "google_crc32c", "requests", "azure"}
 LAZY |= {"urllib3", "obstore"}
 
 NAMING_AND_DURABILITY = {"rename", "renames", "replace", "link", "fsync", "fdatasync"}

@@ -8,8 +8,9 @@ minutes, a million inodes, and about 700 MB for the index and the directories.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ import casstore
 from casstore.format.digest import name_hash
 from casstore.format.keys import blob_row, user_row
 from casstore.format.records import BlobRecord, pack_blob, pack_entry
+from casstore.index.transactions import Txn
 
 PER_PREFIX: Final = 1000
 """Entries below one prefix that ends in a slash."""
@@ -112,9 +114,12 @@ def _add_file(path: str, size: int, mtime: int) -> bool:
 def _put_rows(cache: casstore.Cache, rows: Iterable[tuple[bytes, bytes]]) -> None:
     left = iter(rows)
     while batch := list(islice(left, _ROWS)):
-        with cache.index.writing() as txn:
-            for row, record in batch:
-                txn.put(row, record)
+        cache.index.write(partial(_put_batch, batch))
+
+
+def _put_batch(batch: Sequence[tuple[bytes, bytes]], txn: Txn) -> None:
+    for row, record in batch:
+        txn.put(row, record)
 
 
 def _entry_row(cache: casstore.Cache, number: int) -> tuple[bytes, bytes]:

@@ -125,12 +125,15 @@ class BlobStore:
         Raises: FileNotFoundError if it is missing, BlobModifiedError if its size or mtime was changed, or its owner.
         """
         descriptor = self.open_any(digest)
-        status = os.fstat(descriptor)
-        is_unchanged = status.st_size == size and status.st_mtime_ns == digest_mtime(digest) * 1_000_000_000
-        if not is_unchanged or not stat.S_ISREG(status.st_mode) or status.st_uid != self._uid:
-            os.close(descriptor)
+        try:
+            status = os.fstat(descriptor)
+            is_unchanged = status.st_size == size and status.st_mtime_ns == digest_mtime(digest) * 1_000_000_000
+            if is_unchanged and stat.S_ISREG(status.st_mode) and status.st_uid == self._uid:
+                return descriptor
             raise BlobModifiedError(errno.EIO, "a blob was touched since it was stored", self._layout.blob(digest))
-        return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def open_any(self, digest: bytes) -> int:
         """Open whatever has the blob's name, even if it was touched or is a directory.

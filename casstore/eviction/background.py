@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from casstore.errors import CasstoreError, printable
 from casstore.eviction.evictor import Evictor
+from casstore.locks.lock_files import polls_until
+from casstore.locks.mutex import new_mutex, start_thread
 
 if TYPE_CHECKING:
     # Imported when they are used: most processes evict nothing.
@@ -58,9 +59,8 @@ class BackgroundEvictor:
         self._directory = evictor.directory
         self._limit = evictor.settings.max_size
         self._has_rules = evictor.settings.max_age is not None or bool(evictor.settings.rules)
-        self._mutex = threading.Lock()
-        self._making_room = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._mutex, self._making_room = new_mutex(), new_mutex(may_wait=True)
+        self._is_making_room = self._is_running = False
         self._checked = self._summed = self._made_room = 0.0
         self._checked_rules, self._reaped = -RULE_SECONDS, -REAP_SECONDS
         self._pause = CHECK_SECONDS
@@ -110,7 +110,7 @@ class BackgroundEvictor:
     def _check_budget(self) -> None:
         """Check how full the store is, and start the thread if anything has to be evicted; returns at once."""
         with self._mutex:
-            if self._thread is not None:
+            if self._is_running:
                 return  # it checks again itself
             now = time.monotonic()
             self._checked = now
@@ -125,11 +125,11 @@ class BackgroundEvictor:
             is_sum_old = self._limit is not None and (self._stored is None or now - self._summed > _SUM_SECONDS)
             is_lacking = self._is_full or free < self._settings.keep_free(space)
             if is_lacking or is_sum_old or self._is_over(free) or self._is_rule_due(now):
-                self._thread = threading.Thread(target=self._run, name="casstore-evict", daemon=True)
                 try:
-                    self._thread.start()
+                    self._is_running = True
+                    start_thread(self._run)
                 except RuntimeError:
-                    self._thread = None  # the interpreter is shutting down and starts no more threads
+                    self._is_running = False  # the interpreter is shutting down and starts no more threads
 
     def _estimate(self, free: int) -> int:
         assert self._stored is not None
@@ -161,13 +161,13 @@ class BackgroundEvictor:
                     if is_due:
                         self._filled = 0
                     else:
-                        self._thread = None
-        except (CasstoreError, OSError):
+                        self._is_running = False
+        except BaseException as error:
+            self._is_running = False
+            if not isinstance(error, CasstoreError | OSError):
+                raise
             # No caller waits for it, and the next check tries again.
             _logger().warning("background eviction failed", exc_info=True)
-        finally:
-            if self._thread is threading.current_thread():
-                self._thread = None
 
     def _pace(self, began: float) -> None:
         """Make the next check wait by how long this one took, which *began* then."""
@@ -182,8 +182,8 @@ class BackgroundEvictor:
         if not (lacks or self._is_full or self._is_over(free) or self._is_rule_due(time.monotonic())):
             return
         self._checked_rules = time.monotonic()
-        with self._evictor.lock.acquire(0) as is_ours:
-            if is_ours:  # else another process is doing the same
+        with self._evictor.lock.acquire(0) as file:
+            if file.is_locked:  # else another process is doing the same
                 self._carry_out(self._evictor.plan())
 
     def _sum(self) -> int:
@@ -227,17 +227,22 @@ class BackgroundEvictor:
         with self._making_room:
             if self._made_room > since:
                 return True
+            if self._is_making_room:
+                return False  # a signal handler interrupted the eviction of its own thread
             if (self._is_full or needed >= self._refused) and time.monotonic() - self._checked < self._pause:
                 return False  # there was nothing to evict a moment ago, or not enough
             began = time.monotonic()
             try:
-                with self._evictor.lock.acquire(self._settings.lock_timeout) as is_ours:
-                    if not is_ours:
+                self._is_making_room = True
+                with self._evictor.lock.acquire(self._settings.lock_timeout) as file:
+                    if not file.is_locked:
                         return False
                     plan = self._plan_room(needed)
                     done = self._carry_out(plan) if plan is not None else None
             except (CasstoreError, OSError):
                 return False  # the disk may be too full for the index as well
+            finally:
+                self._is_making_room = False
             self._pace(began)
             self._refused = needed if done is None else sys.maxsize
             has_made = done is not None and done.bytes > 0
@@ -265,9 +270,9 @@ class BackgroundEvictor:
         self._join(deadline)
 
     def _join(self, deadline: float) -> None:
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for _ in polls_until(deadline):
+            if not self._is_running:
+                return
 
     def _log_eviction(self, plan: Plan, done: CollectResult, uris: Sequence[str]) -> None:
         """Log the first eviction as a warning, so that it is seen without configuration; later ones as information."""

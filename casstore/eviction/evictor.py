@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from casstore.blobs.blob_store import BlobStore
@@ -16,7 +15,7 @@ from casstore.fs import files
 from casstore.index.committer import Committer
 from casstore.index.database import Index
 from casstore.leases.holder import LeaseHolder
-from casstore.locks.lock_files import LockFile
+from casstore.locks.lock_files import LockedFile, LockFile
 from casstore.root import Root, check_marker
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class Evictor:
         *on_removed* is called with each blob. Views keep their bytes. Waits for another collector; raises
         LockTimeoutError.
         """
-        with self._locked():
+        with files.full_disk(self.directory), self._lock():
             return self.collect(plan, on_removed)
 
     def collect(
@@ -120,7 +119,7 @@ class Evictor:
         self.committer.flush()
         if dry_run:
             return Preview(self.index, self._layout, prefix, on_removed).clear(None)
-        with self._locked():
+        with files.full_disk(self.directory), self._lock():
             reaped = self._reap()
             self.index.check_readers()
             done = Clearing(self.index, self._layout, prefix, on_removed).clear(reaped)
@@ -129,8 +128,8 @@ class Evictor:
 
     def reap(self) -> ReapResult | None:
         """Remove what dead processes left; None while another process collects."""
-        with files.full_disk(self.directory), self.lock.acquire(0) as is_ours:
-            return self._reap() if is_ours else None
+        with files.full_disk(self.directory), self.lock.acquire(0) as file:
+            return self._reap() if file.is_locked else None
 
     def _reap(self) -> ReapResult:
         from casstore.leases.reaper import reap  # it loads shutil
@@ -146,14 +145,14 @@ class Evictor:
         self.committer.flush()
         return mark_synced(self.index, self._layout, self._blobs, self._root.boot_mount)
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Be the only collector for the block."""
+    def _lock(self) -> LockedFile:
+        """Become the only collector, until the result is closed."""
         timeout = self.settings.lock_timeout
-        with files.full_disk(self.directory), self.lock.acquire(timeout) as is_ours:
-            if not is_ours:
-                raise LockTimeoutError(f"another process collects in {self.directory}: timed out after {timeout:g} s")
-            yield
+        file = self.lock.acquire(timeout)
+        if not file.is_locked:
+            file.close()
+            raise LockTimeoutError(f"another process collects in {self.directory}: timed out after {timeout:g} s")
+        return file
 
     def _count(self, done: CollectResult | ClearResult) -> None:
         self.counters.count_eviction(done.entries, done.blobs, done.bytes)

@@ -158,12 +158,16 @@ class Removal(abc.ABC, Generic[Item]):
     def sweep_batch(self, digests: Sequence[bytes]) -> Swept:
         """Sweep in one transaction."""
         trash: dict[str, str] = {}
+
+        def move(txn: Txn) -> Swept:
+            with self.sweeping.timed(len(digests)):
+                return self._move_unused(txn, digests, trash)
+
         # A writer publishes inside its own write transaction and checks there that its blob is the one it linked. This
         # one checks use again and moves the file inside its transaction. One of the two runs first; either order is
         # right.
         try:
-            with self.index.writing() as txn, self.sweeping.timed(len(digests)):
-                removed = self._move_unused(txn, digests, trash)
+            removed = self.index.write_once(move)
         except BaseException as error:
             # Nothing of the transaction counts. If the index was replaced meanwhile, a writer to the new one may have
             # found the names taken and relied on them.

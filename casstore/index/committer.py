@@ -8,11 +8,13 @@ While another process stalls the index, batches are dropped: the bytes are read,
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from threading import get_ident
 from typing import Final
 
 from casstore.blobs.blob_store import BlobStore
@@ -26,7 +28,9 @@ from casstore.errors import (
     printable,
 )
 from casstore.index.database import Index
+from casstore.index.transactions import Txn
 from casstore.index.updates import IndexUpdate, PublishEntry
+from casstore.locks.mutex import new_mutex, refuse_wait, start_thread
 
 WINDOW_WAITED: Final = 0.005
 """Seconds that a batch is open while a caller waits for it."""
@@ -36,6 +40,8 @@ MAX_FILLS: Final = 64
 """Fills, with a staging descriptor or locks, before `submit` waits for room."""
 MAX_TOUCHES: Final = 8192
 """Other updates: last uses, validations, checksums (4 MB). More of them in a window are dropped, and learned again."""
+_ROOM_SECONDS: Final = 0.001
+"""Seconds between two looks for room among the fills."""
 _TRIES: Final = 5
 _STORE_ERRORS: Final = (StoreFullError, StoreReadOnlyError, IndexUnavailableError, TimeoutError)
 """Errors that every update of a batch would get."""
@@ -48,6 +54,17 @@ def _log_exception(message: str) -> None:
     logging.getLogger(__name__).exception(printable(message))  # noqa: LOG004 (called inside handlers only)
 
 
+class _Flush:
+    """A caller that waits until what was queued before it is committed."""
+
+    def __init__(self) -> None:
+        self.done: SimpleQueue[None] = SimpleQueue()
+
+
+class _Stop(_Flush):
+    """A caller that waits until the thread has ended."""
+
+
 class Committer:
     """The queue and its thread, for one store in one process. `close` ends the thread; the next use starts another."""
 
@@ -56,14 +73,14 @@ class Committer:
         self._blobs = blobs
         self._on_start = on_start
         self._pid = os.getpid()
-        self._changed = threading.Condition()
-        self._items: list[IndexUpdate] = []
-        self._batch: list[IndexUpdate] = []
-        self._opened = 0.0
+        self._mutex = new_mutex()
+        self._queue: SimpleQueue[IndexUpdate | _Flush] = SimpleQueue()
+        self._hurry: SimpleQueue[None] = SimpleQueue()
+        """Ends a batch's window early."""
+        self._publications: set[PublishEntry] = set()
+        """The fills that are queued or being committed."""
+        self._thread = 0
         self._fills = 0
-        self._waiters = 0
-        self._thread: threading.Thread | None = None
-        self._stopping = False
         self._is_stalled = False
 
     def submit(self, item: IndexUpdate) -> None:
@@ -72,110 +89,141 @@ class Committer:
             # A fork without hooks: the thread, and maybe the owner of the lock below, are the parent's.
             self._finish(item, IndexUnavailableError(errno.ECHILD, "forked without Python's fork hooks"))
             return
-        is_fill = isinstance(item, PublishEntry)
-        with self._changed:
-            while is_fill and self._fills >= MAX_FILLS:
-                self._wait()
-            if not is_fill and len(self._items) - self._fills >= MAX_TOUCHES:
-                return
-            if not self._items:
-                self._opened = time.monotonic()
-            self._items.append(item)
-            self._fills += is_fill
-            if len(self._items) == 1 or self._fills >= MAX_FILLS:
-                self._changed.notify_all()
-            is_running = self._thread is not None or self._start()
+        if not isinstance(item, PublishEntry):
+            if self._queue.qsize() - self._fills < MAX_TOUCHES:
+                self._put(item)
+            return
+        while self._fills >= MAX_FILLS:
+            self._refuse_wait()
+            self._hurry.put(None)
+            time.sleep(_ROOM_SECONDS)
+        try:
+            self._publications.add(item)
+            self._put(item)
+        except BaseException:
+            if not item.is_queued:
+                self._publications.discard(item)
+            raise
+        if self._fills >= MAX_FILLS:
+            self._hurry.put(None)
+
+    def _put(self, item: IndexUpdate | _Flush) -> None:
+        """Queue *item* for the thread. Nothing can interrupt between the notes that it is queued, and its queueing."""
+        with self._mutex:
+            is_running = self._thread != 0 or self._start()
+            if isinstance(item, PublishEntry):
+                item.is_queued = True
+                self._fills += 1
+            self._queue.put(item)
         if is_running:
-            self._on_start()
+            if isinstance(item, IndexUpdate):
+                self._on_start()
         else:
             # The interpreter is shutting down and starts no threads.
-            self._run_batch()
+            self._run_batch(self._drain())
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything queued so far is committed or dropped; return False after *timeout* seconds."""
+        """Wait until everything queued so far is committed or dropped; return False after *timeout* seconds.
+
+        Raises ReentrantCallError in a signal handler that interrupted a write to the index.
+        """
         if self._pid != os.getpid():
             return False
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while self._items or self._batch:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._wait(left)
+        if self._thread in (0, get_ident()):
+            return True
+        self._refuse_wait()
+        marker = _Flush()
+        self._put(marker)
+        self._hurry.put(None)
+        try:
+            marker.done.get(timeout=timeout)
+        except Empty:
+            return False
         return True
+
+    def _refuse_wait(self) -> None:
+        self._index.refuse_reentry()
+        refuse_wait(self._index.directory)
 
     def close(self, timeout: float) -> None:
         """Flush, and wait for the thread to end, within *timeout* seconds in all."""
         deadline = time.monotonic() + timeout
-        self.flush(timeout)
-        if self._pid == os.getpid():
-            with self._changed:
-                thread = self._thread
-                self._stopping = True
-                self._changed.notify_all()
-            if thread is not None and thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
+        if not self.flush(timeout) or self._thread in (0, get_ident()):
+            return
+        marker = _Stop()
+        self._put(marker)
+        with contextlib.suppress(Empty):
+            marker.done.get(timeout=max(0.0, deadline - time.monotonic()))
 
     def after_fork_in_child(self) -> None:
         """In a forked child: close the parent's staging descriptors; the parent commits its updates."""
-        for item in (*self._items, *self._batch):
-            if isinstance(item, PublishEntry):
-                item.after_fork_in_child()
-
-    def _wait(self, timeout: float | None = None) -> None:
-        self._waiters += 1
-        self._changed.notify_all()
-        try:
-            self._changed.wait(timeout)
-        finally:
-            self._waiters -= 1
+        for item in self._publications:
+            item.after_fork_in_child()
 
     def _start(self) -> bool:
-        self._stopping = False
-        thread = threading.Thread(target=self._run, name="casstore-committer", daemon=True)
         try:
-            thread.start()
+            self._thread = -1
+            start_thread(self._run)
         except RuntimeError:
+            self._thread = 0
             return False
-        self._thread = thread
         return True
 
     def _run(self) -> None:
-        while self._is_batch_ready():
-            self._run_batch()
+        self._thread = get_ident()
+        while True:
+            first = self._queue.get()
+            if not isinstance(first, _Stop):
+                self._wait_for_window()
+            batch = [first, *self._drain()]
+            self._run_batch(batch)
+            if stops := [item for item in batch if isinstance(item, _Stop)]:
+                with self._mutex:
+                    self._thread = 0
+                    if not self._queue.empty():
+                        self._start()
+                for stop in stops:
+                    stop.done.put(None)
+                return
 
-    def _run_batch(self) -> None:
-        with self._changed:
-            batch, self._items = self._items, []
-            self._batch = batch
+    def _wait_for_window(self) -> None:
+        """Let a batch fill up, unless it is full, or a caller waits for it."""
+        began = time.monotonic()
+        with contextlib.suppress(Empty):
+            if self._fills < MAX_FILLS:
+                self._hurry.get(timeout=WINDOW_QUIET)
+            while self._fills < MAX_FILLS and (left := began + WINDOW_WAITED - time.monotonic()) > 0:
+                self._hurry.get(timeout=left)
+        with contextlib.suppress(Empty):
+            while True:  # before the queue: what these wait for is in the batch
+                self._hurry.get_nowait()
+
+    def _drain(self) -> list[IndexUpdate | _Flush]:
+        """Return what is queued."""
+        batch: list[IndexUpdate | _Flush] = []
+        with contextlib.suppress(Empty):
+            while True:
+                batch.append(self._queue.get_nowait())
+        return batch
+
+    def _run_batch(self, batch: Sequence[IndexUpdate | _Flush]) -> None:
+        updates = [item for item in batch if isinstance(item, IndexUpdate)]
+        publications = [item for item in updates if isinstance(item, PublishEntry)]
         try:
-            self._commit(batch)
+            if updates:
+                self._commit(updates)
         except Exception as error:  # noqa: BLE001 (logged, and passed to each update)
             # No caller may wait for a dead thread. Finishing an update twice is harmless.
             _log_exception("a commit failed")
-            for item in batch:
+            for item in updates:
                 self._finish(item, error)
         finally:
-            with self._changed:
-                self._batch = []
-                self._fills -= sum(isinstance(item, PublishEntry) for item in batch)
-                self._changed.notify_all()
-
-    def _is_batch_ready(self) -> bool:
-        """Wait until a window has closed; return False if the thread must end."""
-        with self._changed:
-            while not self._items:
-                if self._stopping:
-                    self._thread = None
-                    return False
-                self._changed.wait()
-            while not self._stopping and self._fills < MAX_FILLS:
-                window = WINDOW_WAITED if self._waiters else WINDOW_QUIET
-                left = self._opened + window - time.monotonic()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
-            return True
+            self._publications.difference_update(publications)
+            with self._mutex:
+                self._fills -= len(publications)
+            for flush in batch:
+                if isinstance(flush, _Flush) and not isinstance(flush, _Stop):
+                    flush.done.put(None)
 
     def _commit(self, batch: list[IndexUpdate]) -> None:
         for _ in range(_TRIES):
@@ -189,11 +237,14 @@ class Committer:
         """Run one transaction over *batch*; return the updates to retry."""
         again: list[IndexUpdate] = []
         applied: list[IndexUpdate] = []
+
+        def apply(txn: Txn) -> None:
+            txn.prefetch([row for item in batch for row in item.rows()])
+            for item in batch:
+                (applied if item.apply(txn, self._blobs, self._index.generation) else again).append(item)
+
         try:
-            with self._index.writing() as txn:
-                txn.prefetch([row for item in batch for row in item.rows()])
-                for item in batch:
-                    (applied if item.apply(txn, self._blobs, self._index.generation) else again).append(item)
+            self._index.write_once(apply)
         except IndexDamagedError:
             return batch
         except Exception as error:  # noqa: BLE001 (one bad update must not fail the others)

@@ -5,9 +5,10 @@ sparse, so the file system grows the file. It has one unnamed database: py-lmdb 
 transaction, for which every process's first read would queue.
 
 **Gate.** A process must not fork with an environment open: using it in the child leaks reader slots, and closing it
-there clears the parent's. So every call passes a gate, a count and a flag. Before a fork, the forking thread sets the
-flag, waits until the count is 0 and closes the environment; parent and child open it again on next use. Calls do not
-exclude each other. Nothing inside the gate logs, imports, calls user code or takes another lock.
+there clears the parent's. So every call passes a gate, a table of calls and a flag. Before a fork, the forking thread
+sets the flag, waits until the table is empty and closes the environment; parent and child open it again on next use.
+Calls do not exclude each other. Nothing inside the gate logs, imports, calls user code or takes another lock; a signal
+handler may still run there. Each call leaves the table as the first step of a ``finally``, which nothing interrupts.
 
 **Generations.** A damaged or deleted index is replaced by an empty one (`casstore.index.generations`). A read checks
 CURRENT if its last check is over a second ago; a commit checks it before and after.
@@ -18,24 +19,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from threading import get_ident
+from typing import Final, TypeAlias, TypeVar
 
 import lmdb
 
-from casstore.errors import IndexDamagedError, IndexUnavailableError, LockTimeoutError, StoreFullError
+from casstore.errors import IndexDamagedError, IndexUnavailableError, StoreFullError
 from casstore.format.layout import Layout
 from casstore.fs import files
 from casstore.index import page_check
-from casstore.index.environment import DAMAGE, open_environment
+from casstore.index.environment import DAMAGE, is_disk_full, open_environment, usage_of
 from casstore.index.generations import Generations, HintState, IndexFiles
 from casstore.index.transactions import Txn
-from casstore.locks.byte_locks import ByteLocks
+from casstore.locks.byte_locks import ByteLock, ByteLocks
+from casstore.locks.mutex import new_mutex
 
 HINT_SECONDS: Final = 1.0
 """Maximum age of a read's last check of CURRENT."""
@@ -45,9 +47,10 @@ PAGE_ROWS: Final = 1000
 """Rows per transaction of a scan: a long transaction would pin pages that writers free."""
 _GATE_SECONDS: Final = 30.0
 _TRIES: Final = 5
-_LOW_SPACE: Final = 1 << 20  # bytes: more than one commit writes at a time
 
 Result = TypeVar("Result")
+_State: TypeAlias = tuple[int, IndexFiles | None, HintState | None]
+"""The generation before a commit, its files, and the state of CURRENT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +88,12 @@ class Index:
         self._on_replaced, self._on_open = on_replaced, on_open
         self.generations = Generations(layout, on_vanished)
         self._messages: deque[str] = deque()
-        self._calls: deque[None] = deque()
-        self._closing = False
+        self._calls: dict[object, int] = {}  # by token: their threads
+        self._closing = 0  # the thread that closes the gate
         self._env: lmdb.Environment | None = None
         self._pid = os.getpid()
-        self._opening = threading.Lock()
-        self._writer = threading.Lock()
+        self._opening = new_mutex()
+        self._is_opening = False
         self._hint: HintState | None = None
         self._files: IndexFiles | None = None
         self._checked_at = 0.0
@@ -100,9 +103,9 @@ class Index:
 
     def get(self, row: bytes) -> bytes | None:
         """Return one record, or None. Raises: IndexUnavailableError in a process forked without Python's hooks."""
-        inside = self._calls
-        inside.append(None)
+        calls, token = self._calls, object()
         try:
+            calls[token] = get_ident()
             env = self._env
             if (
                 env is not None
@@ -115,7 +118,7 @@ class Index:
         except lmdb.Error:
             pass  # `read` meets it again and handles it
         finally:
-            inside.pop()
+            calls.pop(token, None)
         return self.read(lambda txn: txn.get(row))
 
     def read(self, work: Callable[[Txn], Result]) -> Result:
@@ -141,8 +144,7 @@ class Index:
                 # Each time: a superseded generation may be wrong about blobs.
                 self._check_hint(force=True)
             try:
-                with self._enter(open_env) as env, env.begin() as txn:
-                    return work(Txn(txn))
+                return self._call(partial(_read_in, work), open_env)
             except lmdb.Error as error:
                 failure = error
             # Outside the gate, which `_recover` closes.
@@ -161,57 +163,63 @@ class Index:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def writing(self, timeout: float | None = None) -> Iterator[Txn]:
-        """Run a write transaction: commit at the end of the block, roll back on any exception.
+    def write_once(self, work: Callable[[Txn], Result], timeout: float | None = None) -> Result:
+        """Return *work*'s result in one write transaction, committed; rolled back on any exception.
 
         Queues outside LMDB, where waiting is interruptible. Raises: LockTimeoutError that names the writer, after
         *timeout* seconds (default: the store's ``lock_timeout``), sooner if that writer hangs. IndexDamagedError if the
-        generation was superseded meanwhile: the commit is void; run the block again.
+        generation was superseded meanwhile: the commit is void; call it again. ReentrantCallError in a signal handler
+        that interrupted a write.
         """
         timeout = self._timeout if timeout is None else timeout
-        if not self._writer.acquire(timeout=timeout):
-            raise LockTimeoutError(
-                f"{self._layout.index}: timed out after {timeout:g} s waiting for another thread that is writing to "
-                "the index: restart this process if that thread hangs"
-            )
-        writer = self._writer  # a forked child replaces it
+        writer: ByteLock | None = None
         try:
-            with files.full_disk(self._layout.root):
-                queue = self._locks.acquire_writer(timeout)
             try:
-                self._check_hint(force=True)
-                with self._enter() as env:
-                    generation, files_before, hint = self.generation, self._files, self._hint
-                    with env.begin(write=True) as txn:
-                        rows = Txn(txn)
-                        yield rows
-                        rows.flush()
-                if self._was_superseded(generation, files_before, hint):
-                    self._check_hint(force=True)
-                    raise IndexDamagedError(
-                        errno.ESTALE, "the index was replaced during a commit: try again", self._layout.index
-                    )
-            except lmdb.Error as error:
-                if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or self._is_disk_full(error):
-                    raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
-                if os.strerror(errno.EROFS) in str(error):
-                    raise files.read_only(self._layout.root) from error
-                self._recover(error)
-                raise IndexDamagedError(errno.EIO, f"a commit failed: {error}", self._layout.index) from error
+                with files.full_disk(self._layout.root):
+                    writer = self._locks.acquire_writer(timeout)
+                return self._write_locked(work)
             finally:
-                queue.release()
-        finally:
-            writer.release()
+                if writer is not None:
+                    writer.release()
+        except BaseException:
+            if writer is not None:
+                writer.release()  # again: an interrupt may have ended the first one
+            raise
 
-    def _is_disk_full(self, error: lmdb.Error) -> bool:
-        """Return whether the disk was full: by LMDB's text, or by the free space after the EIO of a short write."""
-        if any(os.strerror(number) in str(error) for number in files.NO_SPACE):
-            return True
-        if os.strerror(errno.EIO) not in str(error):
-            return False
-        space = os.statvfs(self._layout.index)
-        return space.f_bavail * space.f_frsize < _LOW_SPACE
+    def _write_locked(self, work: Callable[[Txn], Result]) -> Result:
+        try:
+            self._check_hint(force=True)
+            result, state = self._call(partial(self._commit, work))
+            if self._was_superseded(*state):
+                self._check_hint(force=True)
+                raise IndexDamagedError(
+                    errno.ESTALE, "the index was replaced during a commit: try again", self._layout.index
+                )
+            return result
+        except lmdb.Error as error:
+            if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or is_disk_full(error, self._layout.index):
+                raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
+            if os.strerror(errno.EROFS) in str(error):
+                raise files.read_only(self._layout.root) from error
+            self._recover(error)
+            raise IndexDamagedError(errno.EIO, f"a commit failed: {error}", self._layout.index) from error
+
+    def _commit(self, work: Callable[[Txn], Result], env: lmdb.Environment) -> tuple[Result, _State]:
+        state = self.generation, self._files, self._hint
+        with env.begin(write=True) as txn:
+            rows = Txn(txn)
+            result = work(rows)
+            rows.flush()
+        return result, state
+
+    @property
+    def directory(self) -> str:
+        """The directory of its files."""
+        return self._layout.index
+
+    def refuse_reentry(self) -> None:
+        """Raise ReentrantCallError in a signal handler that interrupted a write of this thread."""
+        self._locks.refuse_reentry()
 
     def _was_superseded(self, generation: int, files_before: IndexFiles | None, hint: HintState | None) -> bool:
         """After a commit: return whether it went into files that other processes no longer read."""
@@ -225,26 +233,27 @@ class Index:
     def write(self, work: Callable[[Txn], Result], timeout: float | None = None) -> Result:
         """Return *work*'s result in one write transaction; repeat it if the index was replaced meanwhile."""
         for _ in range(_TRIES - 1):
-            with contextlib.suppress(IndexDamagedError), self.writing(timeout) as txn:
-                return work(txn)
-        with self.writing(timeout) as txn:
-            return work(txn)
+            with contextlib.suppress(IndexDamagedError):
+                return self.write_once(work, timeout)
+        return self.write_once(work, timeout)
 
     # --- the gate ----------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _enter(self, open_env: Callable[[], lmdb.Environment] | None = None) -> Iterator[lmdb.Environment]:
-        while True:
-            self._ensure_open(open_env or self._open)
-            self._calls.append(None)
-            env = self._env
-            if not self._closing and env is not None:
-                break
-            self._calls.pop()
+    def _call(
+        self, work: Callable[[lmdb.Environment], Result], open_env: Callable[[], lmdb.Environment] | None = None
+    ) -> Result:
+        """Return *work*'s result with the environment, inside the gate."""
+        calls, token = self._calls, object()
         try:
-            yield env
+            while True:
+                self._ensure_open(open_env or self._open)
+                calls[token] = get_ident()
+                env = self._env
+                if not self._closing and env is not None:
+                    return work(env)
+                calls.pop(token, None)
         finally:
-            self._calls.pop()
+            calls.pop(token, None)
 
     def _ensure_open(self, open_env: Callable[[], lmdb.Environment]) -> None:
         """Open an environment of the live generation; wait for a fork in progress."""
@@ -256,13 +265,20 @@ class Index:
             )
         deadline = time.monotonic() + _GATE_SECONDS
         while self._closing:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self._closing == get_ident():
                 raise self._unavailable(errno.EBUSY, "timed out waiting for a fork in this process")
             time.sleep(0.0005)
         if time.monotonic() - self._checked_at > HINT_SECONDS:
             self._check_hint()
         if self._env is None:
-            open_env()
+            with self._opening:
+                if self._is_opening:
+                    raise self._unavailable(errno.EBUSY, "a signal handler interrupted the opening of the index")
+                try:
+                    self._is_opening = True
+                    open_env()
+                finally:
+                    self._is_opening = False
             self._deliver_messages()
 
     def _deliver_messages(self) -> None:
@@ -273,18 +289,19 @@ class Index:
 
     def _close(self) -> None:
         """Close the environment when no call is inside; later calls reopen it."""
-        self._closing = True
         try:
+            self._closing = get_ident()
             deadline = time.monotonic() + _GATE_SECONDS
             while self._calls:
-                if time.monotonic() > deadline:
+                # A signal handler cannot wait for the call that it interrupted.
+                if time.monotonic() > deadline or get_ident() in list(self._calls.values()):
                     raise self._unavailable(errno.EBUSY, "timed out waiting for a call into the index")
                 time.sleep(0.0002)
             env, self._env = self._env, None
             if env is not None:
                 env.close()
         finally:
-            self._closing = False
+            self._closing = 0
 
     def close(self) -> None:
         """Close the environment; the next use reopens it."""
@@ -297,73 +314,70 @@ class Index:
         self._opening.acquire()
         with contextlib.suppress(IndexUnavailableError):
             self._close()
-        self._closing = True
+        self._closing = get_ident()
 
     def after_fork(self, *, in_child: bool) -> None:
         """Open the gate. The child never uses an environment that could not be closed."""
         if in_child:
-            self._opening, self._writer = threading.Lock(), threading.Lock()
-            self._calls = deque()
+            self._calls = {}
             self._pid = os.getpid() if self._env is None else -1
-        else:
+        with contextlib.suppress(RuntimeError):  # an interrupt has ended `before_fork`
             self._opening.release()
-        self._closing = False
+        self._closing = 0
 
     # --- opening and generations -------------------------------------------------------------------------------------
 
     def _open(self) -> lmdb.Environment:
-        with self._opening:
-            if self._env is not None:
-                return self._env
-            missing = 0
-            for _ in range(20):
-                # Before following NEXT: if another process replaces CURRENT meanwhile, the next check notices.
-                hint = self.generations.hint_state()
-                number = self.generations.live()
-                path = self._layout.generation(number)
-                if number == self.generation and self._files is not None:
-                    now = self.generations.files_of(number)
-                    if not self._files.are_still(now):
-                        # Other processes may have the old files open. Two data files with one lock file, or the
-                        # reverse, exclude no process: all must move to a new pair.
-                        self._supersede(number, "its files were deleted, replaced or truncated", say=now is not None)
-                        self._files = None
-                        continue
-                try:
-                    page_check.check(self._layout.index_file(number))
-                    with files.full_disk(self._layout.root):
-                        env = open_environment(path, reserves=True)
-                except (*DAMAGE, page_check.UnsoundError) as error:
-                    self._supersede(number, str(error), say=not isinstance(error, page_check.UnfinishedError))
+        if self._env is not None:
+            return self._env
+        missing = 0
+        for _ in range(20):
+            # Before following NEXT: if another process replaces CURRENT meanwhile, the next check notices.
+            hint = self.generations.hint_state()
+            number = self.generations.live()
+            path = self._layout.generation(number)
+            if number == self.generation and self._files is not None:
+                now = self.generations.files_of(number)
+                if not self._files.are_still(now):
+                    # Other processes may have the old files open. Two data files with one lock file, or the
+                    # reverse, exclude no process: all must move to a new pair.
+                    self._supersede(number, "its files were deleted, replaced or truncated", say=now is not None)
+                    self._files = None
                     continue
-                except FileNotFoundError:
-                    if number == missing:
-                        # Not deleted as superseded: then another number would have been found by now.
-                        with contextlib.suppress(FileExistsError, FileNotFoundError):
-                            os.mkdir(path, 0o700)
-                    missing = number
-                    continue
-                env.reader_check()
-                return self._use(env, number, hint)
-            raise self._unavailable(errno.EAGAIN, "the index is replaced repeatedly")
+            try:
+                page_check.check(self._layout.index_file(number))
+                with files.full_disk(self._layout.root):
+                    env = open_environment(path, reserves=True)
+            except (*DAMAGE, page_check.UnsoundError) as error:
+                self._supersede(number, str(error), say=not isinstance(error, page_check.UnfinishedError))
+                continue
+            except FileNotFoundError:
+                if number == missing:
+                    # Not deleted as superseded: then another number would have been found by now.
+                    with contextlib.suppress(FileExistsError, FileNotFoundError):
+                        os.mkdir(path, 0o700)
+                missing = number
+                continue
+            env.reader_check()
+            return self._use(env, number, hint)
+        raise self._unavailable(errno.EAGAIN, "the index is replaced repeatedly")
 
     def _open_unchanged(self) -> lmdb.Environment:
         """As `_open`, but write nothing. Raises: FileNotFoundError if there is no index, IndexDamagedError."""
-        with self._opening:
-            if self._env is not None:
-                return self._env
-            hint = self.generations.hint_state()
-            number = self.generations.newest()
-            file = self._layout.index_file(number)
-            if os.stat(file).st_size == 0:
-                raise FileNotFoundError(errno.ENOENT, "there is no index yet", file)  # LMDB would initialize it
-            try:
-                page_check.check(file)
-                with files.full_disk(self._layout.root):
-                    env = open_environment(self._layout.generation(number))
-            except (*DAMAGE, page_check.UnsoundError) as error:
-                raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", file) from error
-            return self._use(env, number, hint)
+        if self._env is not None:
+            return self._env
+        hint = self.generations.hint_state()
+        number = self.generations.newest()
+        file = self._layout.index_file(number)
+        if os.stat(file).st_size == 0:
+            raise FileNotFoundError(errno.ENOENT, "there is no index yet", file)  # LMDB would initialize it
+        try:
+            page_check.check(file)
+            with files.full_disk(self._layout.root):
+                env = open_environment(self._layout.generation(number))
+        except (*DAMAGE, page_check.UnsoundError) as error:
+            raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", file) from error
+        return self._use(env, number, hint)
 
     def _use(self, env: lmdb.Environment, number: int, hint: HintState | None) -> lmdb.Environment:
         self.generation = number
@@ -415,8 +429,7 @@ class Index:
         number = self.generation
         if isinstance(error, lmdb.ReadersFullError):
             # A check frees the slots of dead processes; live ones free theirs in a moment.
-            with self._enter() as env:
-                env.reader_check()
+            self._call(lmdb.Environment.reader_check)
             time.sleep(0.01)
         elif isinstance(error, lmdb.PanicError | lmdb.MapResizedError):
             # The environment is unusable but the file is intact; another process mapped more of it.
@@ -437,13 +450,11 @@ class Index:
 
     def check_readers(self) -> int:
         """Free the reader slots of dead processes, which prevent pages from being reused; return their number."""
-        with self._enter() as env:
-            return int(env.reader_check())
+        return int(self._call(lmdb.Environment.reader_check))
 
     def usage(self) -> tuple[int, int]:
         """Return the number of rows of all kinds, and the bytes in use."""
-        with self._enter() as env:
-            return _usage_of(env)
+        return self._call(usage_of)
 
     def health(self) -> Health:
         """Return the index's size and use after checking every page. Raises: as `inspect`. Replaces nothing."""
@@ -451,11 +462,14 @@ class Index:
         if number and self.generations.is_damaged(number):
             raise IndexDamagedError(errno.EIO, "its pages are inconsistent", self._layout.index_file(number))
         self.inspect(Txn.count)
-        with self._enter(self._open_unchanged) as env:
+
+        def measure(env: lmdb.Environment) -> Health:
             limits = (int(env.info()[name]) for name in ("map_size", "num_readers", "max_readers"))
-            return Health(self.generation, *_usage_of(env), *limits)
+            return Health(self.generation, *usage_of(env), *limits)
+
+        return self._call(measure, self._open_unchanged)
 
 
-def _usage_of(env: lmdb.Environment) -> tuple[int, int]:
-    stat = env.stat()
-    return int(stat["entries"]), (int(env.info()["last_pgno"]) + 1) * int(stat["psize"])
+def _read_in(work: Callable[[Txn], Result], env: lmdb.Environment) -> Result:
+    with env.begin() as txn:
+        return work(Txn(txn))

@@ -10,8 +10,9 @@ from typing import Final
 import lmdb
 
 from casstore.errors import IndexUnavailableError, StoreFullError
+from casstore.fs import files
 from casstore.index.generations import PROCESS_LIMITS
-from casstore.locks.lock_files import LockFile
+from casstore.locks.lock_files import lock_directory
 
 MAP_SIZES: Final = (1 << 40, 1 << 36, 1 << 33, 1 << 30)
 """Bytes of address space, tried in turn. Files are sparse; address space may be limited (ulimit -v, containers)."""
@@ -23,13 +24,14 @@ RESERVE_ROW: Final = b"R"
 """Exists only while the reserve is made, or if that was interrupted; has no meaning."""
 _OPENING_SECONDS: Final = 1.0
 """How long to wait for other processes that are opening it: a stopped one must not block all."""
+_LOW_SPACE: Final = 1 << 20  # bytes: more than one commit writes at a time
 DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 
 def open_environment(path: str, *, reserves: bool = False) -> lmdb.Environment:
     # The first process to open it resets its lock file, and then writes the last transaction's number to it. If it is
     # killed in between while another waits, that one would count from 0, and overwrite the newest commits.
-    with LockFile(path, is_directory=True).acquire(_OPENING_SECONDS):
+    with lock_directory(path, _OPENING_SECONDS):
         env = _open(path)
         if reserves and int(env.info()["last_txnid"]) < _RESERVE_TRANSACTIONS:
             env.close()
@@ -93,3 +95,19 @@ def _open(path: str, *, sync: bool = True) -> lmdb.Environment:
                     raise OSError(number, f"cannot open the index now: {error}", path) from error
             raise IndexUnavailableError(errno.EIO, f"cannot open the index: {error}", path) from error
     raise IndexUnavailableError(errno.ENOMEM, "no address space for the index: raise ulimit -v", path)
+
+
+def is_disk_full(error: lmdb.Error, directory: str) -> bool:
+    """Return whether the disk was full: by LMDB's text, or by the free space after the EIO of a short write."""
+    if any(os.strerror(number) in str(error) for number in files.NO_SPACE):
+        return True
+    if os.strerror(errno.EIO) not in str(error):
+        return False
+    space = os.statvfs(directory)
+    return space.f_bavail * space.f_frsize < _LOW_SPACE
+
+
+def usage_of(env: lmdb.Environment) -> tuple[int, int]:
+    """Return the number of rows of all kinds, and the bytes in use."""
+    stat = env.stat()
+    return int(stat["entries"]), (int(env.info()["last_pgno"]) + 1) * int(stat["psize"])

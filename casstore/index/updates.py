@@ -65,7 +65,7 @@ def _is_unchanged(txn: Txn, snapshot: IndexSnapshot, generation: int) -> bool:
     return current is None or _same(current, snapshot.entry)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PublishEntry(IndexUpdate):
     """Makes a linked blob a URI's entry.
 
@@ -83,6 +83,8 @@ class PublishEntry(IndexUpdate):
     is_local_write: bool = False
     on_done: Callable[[PublishEntry], None] | None = None
     open_blob: int = -1
+    is_queued: bool = False
+    """Whether the committer owns it: its staging file, descriptor and locks."""
     applied: bool = False
     error: BaseException | None = None
     _synced: bool = False
@@ -172,11 +174,15 @@ class PublishEntry(IndexUpdate):
         self.error = error
         if self.staging is not None:
             self.staging.close()
+        self.discard()
+        for lock in self.locks:
+            lock.release()
+
+    def discard(self) -> None:
+        """Undo what it has shown to this process, and close the blob: it is committed, or is not to be."""
         self._close_blob()
         if self.on_done is not None:
             self.on_done(self)
-        for lock in self.locks:
-            lock.release()
 
 
 def _is_later(one: Moment, other: Moment) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from casstore.blobs.blob_store import OPEN_FLAGS, CollisionError
@@ -19,7 +19,7 @@ from casstore.fs import files
 from casstore.index.entries import IndexSnapshot
 from casstore.index.updates import PublishEntry
 from casstore.ingest.publisher import NO_ROOM, Publisher
-from casstore.locks.single_flight import Flight
+from casstore.locks.single_flight import Flight, Flights
 from casstore.reading.open_blob import Stored
 
 _PROGRESS_SECONDS = 1.0
@@ -28,19 +28,19 @@ _PROGRESS_SECONDS = 1.0
 class Fill:
     """One download: `Cache.begin` makes it **before** the request is sent; `publish`, `link` or `abandon` ends it.
 
-    Belongs to one thread, except for `write_at`. As a context manager, it is abandoned unless it was finished.
+    Belongs to one thread, except for `write_at`. As a context manager, used twice in one ``with``
+    (`casstore.locks.mutex` says why), it is abandoned unless it was finished.
     """
 
-    def __init__(self, publisher: Publisher, noted: IndexSnapshot, flights: Sequence[Flight] = ()) -> None:
+    def __init__(self, publisher: Publisher, noted: IndexSnapshot, flights: Flights | Iterable[Flight] = ()) -> None:
         self._publisher = publisher
-        self._flights = list(flights)
+        self._flights = flights if isinstance(flights, Flights) else Flights(flights)
         self._staging: Staging | None = None
         self._reported = time.monotonic()
         self._has_progress = False
         self.noted = noted
         self.received = 0
         self.expected = 0
-        publisher.fills.add(self)
 
     @property
     def key(self) -> Key:
@@ -50,6 +50,7 @@ class Fill:
     def staging(self) -> Staging:
         """The file that the bytes are written to. Raises StoreFullError."""
         if self._staging is None:
+            self._publisher.fills.add(self)
             try:
                 self._staging = self._publisher.leases.stage()
             except OSError as error:
@@ -108,11 +109,11 @@ class Fill:
         """Report that *count* bytes were received, so that other processes go on waiting; cheap if called often."""
         self.received = count
         now = time.monotonic()
-        if self._flights and now - self._reported > _PROGRESS_SECONDS:
+        if self._flights.requests and now - self._reported > _PROGRESS_SECONDS:
             self._reported = now
             self._has_progress = True
             with contextlib.suppress(OSError):
-                for flight in self._flights:
+                for flight in self._flights.requests:
                     self._publisher.leases.get().report_progress(flight.progress_name, count)
 
     def publish(self, validator: Validator, stated: Sequence[ProviderChecksum] = (), *, reading: bool = True) -> Stored:
@@ -136,9 +137,13 @@ class Fill:
             self.abandon()
             return Stored(descriptor, size, None, validator)
         descriptor = _open_added(publisher.layout, added, staging) if reading else -1
-        entry = publisher.entry(self.key, digest, validator, self.noted.moment)
-        self._staging = None
-        self._enqueue(PublishEntry(self.noted, entry, added, staging, stated))
+        try:
+            entry = publisher.entry(self.key, digest, validator, self.noted.moment)
+            self._enqueue(PublishEntry(self.noted, entry, added, staging, stated))
+        except BaseException:
+            if descriptor >= 0:
+                os.close(descriptor)
+            raise
         if added.is_new:
             publisher.background.record_fill(size)
         else:
@@ -159,41 +164,42 @@ class Fill:
         return publication.entry
 
     def _enqueue(self, publication: PublishEntry) -> None:
-        publisher, flights = self._publisher, self._flights
-        publication.locks, self._flights = flights, []
+        publisher, flights = self._publisher, self._flights.requests
+        publication.locks = tuple(flights)
         publication.on_done = publisher.recent.forget
-        publisher.fills.discard(self)
-        self._end_progress(flights)
         publisher.counters.flush_if_due()
-        publisher.recent.remember(publication.entry, publication.added.inode)
-        for flight in flights:
-            flight.publish_result()
-        publisher.committer.submit(publication)
+        try:
+            self._flights.publication = publication
+            publisher.recent.remember(publication.entry, publication.added.inode)
+            for flight in flights:
+                flight.publish_result()
+            publisher.committer.submit(publication)
+        except BaseException:
+            if not publication.is_queued:
+                publication.discard()
+            raise
+        self.abandon()
 
-    def join(self, flight: Flight) -> None:
-        """Take over a flight that was acquired after the request was sent."""
-        self._flights.append(flight)
+    def join(self, flight: Flight) -> Flight:
+        """Own a request for a flight, made after the request was sent, from before it is granted."""
+        return self._flights.add(flight)
 
     def abandon(self) -> None:
-        """Give up the staging file and the flights. Safe to call twice, and after the end."""
-        if self._staging is not None:
-            self._staging.close()
-            self._staging = None
+        """Give up the staging file and the flights, unless they are the committer's by now. May be called twice."""
         self._publisher.fills.discard(self)
-        flights, self._flights = self._flights, []
-        self._end_progress(flights)
-        for flight in flights:
-            flight.release()
+        if self._has_progress:
+            for flight in self._flights.requests:
+                self._publisher.leases.get().end_progress(flight.progress_name)
+        self._flights.release()
+        publication, staging = self._flights.publication, self._staging
+        if staging is not None and (publication is None or not publication.is_queued):
+            staging.close()
+        self._staging = None
 
     def after_fork_in_child(self) -> None:
         """Close the inherited descriptor: the download is the parent's, and fails here."""
         if self._staging is not None:
             self._staging.close_in_child()
-
-    def _end_progress(self, flights: Sequence[Flight]) -> None:
-        if self._has_progress:
-            for flight in flights:
-                self._publisher.leases.get().end_progress(flight.progress_name)
 
     def __enter__(self) -> Self:
         return self

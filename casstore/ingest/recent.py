@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 
 from casstore.blobs.staging import Inode
 from casstore.counters import Counters
@@ -14,6 +13,7 @@ from casstore.index import entries
 from casstore.index.database import Index
 from casstore.index.entries import IndexSnapshot
 from casstore.index.updates import PublishEntry
+from casstore.locks.mutex import new_mutex
 
 
 class RecentEntries:
@@ -22,7 +22,7 @@ class RecentEntries:
     def __init__(self, index: Index, counters: Counters) -> None:
         self._index = index
         self._counters = counters
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self._entries: dict[Key, tuple[Entry, Inode]] = {}
         self._written: dict[bytes, int] = {}
 

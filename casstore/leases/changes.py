@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from casstore.format.keys import Key
 from casstore.format.layout import LeaseLayout
 from casstore.leases.views import DraftPath, FileState, View, path_in_lease, read_manifest
+from casstore.locks.mutex import new_mutex
 
 if TYPE_CHECKING:
     from casstore.leases.edits import EditRecorder
@@ -27,8 +27,8 @@ class ChangeTracker:
     def __init__(self, lease: LeaseLayout, recorder: Callable[[], EditRecorder | None]) -> None:
         self._lease = lease
         self._recorder = recorder
-        self._mutex = threading.Lock()
-        self._noticing = threading.Lock()
+        self._mutex = new_mutex()
+        self._noticing = new_mutex()
         # Tuples, replaced as a whole: `has_changes` reads them without a lock.
         self._by_key: dict[Key, tuple[View | DraftPath, ...]] = {}
         self._keys: dict[str, Key] = {}

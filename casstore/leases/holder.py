@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from casstore.blobs.blob_store import BlobStore
@@ -12,6 +11,7 @@ from casstore.format.digest import Digest, hash_descriptor
 from casstore.format.keys import Key
 from casstore.format.records import Entry, Validator
 from casstore.leases.lease import Lease
+from casstore.locks.mutex import new_mutex
 from casstore.root import Root
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class LeaseHolder:
         self._root = root
         self._blobs = blobs
         self._exit = exit_hook
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self.taken: Lease | None = None
         """The lease, if this process has one; read without a lock."""
 

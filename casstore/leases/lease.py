@@ -18,7 +18,6 @@ import contextlib
 import errno
 import functools
 import os
-import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +33,8 @@ from casstore.format.records import Validator
 from casstore.fs import copying, files
 from casstore.leases.changes import ChangeTracker
 from casstore.leases.views import FileState, View, append_line
-from casstore.locks.lock_files import create_locked, locks_are_exclusive
+from casstore.locks.lock_files import LockedFile, create_locked, locks_are_exclusive
+from casstore.locks.mutex import new_mutex
 
 if TYPE_CHECKING:
     from casstore.leases.drafts import DraftPaths
@@ -66,13 +66,13 @@ class Lease:
     def __init__(self, layout: Layout, view_mode: str = "auto", blobs: BlobStore | None = None) -> None:
         self._layout = layout
         self._blobs = blobs
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self._views: dict[tuple[Key, Digest], View] = {}
         self._pid = os.getpid()
         self._trees = 0
         self.view_mode = view_mode
         self._forks = _forks  # set first: a fork from now on gives the lease to a child
-        self.name, self._descriptor = _create(layout)
+        self.name, self._file = _create(layout)
         self.paths = LeaseLayout(layout.lease(self.name))
         self.changes = ChangeTracker(self.paths, self._recorder)
 
@@ -308,10 +308,9 @@ class Lease:
 
     def abandon(self) -> bool:
         """Unlock the lease, and leave its directory; return False if this process does not have the lock."""
-        if self._pid != os.getpid() or self._descriptor < 0:
+        if self._pid != os.getpid() or self._file.closed:
             return False  # the child of a fork without hooks: the parent lives on
-        descriptor, self._descriptor = self._descriptor, -1
-        os.close(descriptor)
+        self._file.close()
         return True
 
     def exists(self) -> bool:
@@ -329,16 +328,18 @@ def _warn_recorded(writes: Sequence[PendingWrite]) -> None:
         warnings.warn(printable(message), stacklevel=3)
 
 
-def _create(layout: Layout) -> tuple[str, int]:
+def _create(layout: Layout) -> tuple[str, LockedFile]:
     for _ in range(100):
         name = os.urandom(8).hex()
         new = layout.lease(f".new-{name}")
         os.mkdir(new, 0o700)
-        with contextlib.ExitStack() as undo, contextlib.suppress(FileNotFoundError, BlockingIOError):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
             # Either error: another process reaped the directory before it was locked, or is about to: it has the lock.
-            descriptor = create_locked(LeaseLayout(new).lock)
-            undo.callback(os.close, descriptor)
-            files.rename(new, layout.lease(name))
-            undo.pop_all()
-            return name, descriptor
+            file = create_locked(LeaseLayout(new).lock)
+            try:
+                files.rename(new, layout.lease(name))
+                return name, file
+            except BaseException:
+                file.close()
+                raise
     raise OSError(errno.EAGAIN, "new leases were deleted 100 times: try again", layout.leases)

@@ -18,13 +18,14 @@ import struct
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from casstore.errors import LockTimeoutError
+from casstore.errors import LockTimeoutError, ReentrantCallError
 from casstore.format.digest import name_hash
 from casstore.format.layout import Layout
-from casstore.locks.lock_files import BUSY, polls_until
+from casstore.locks.lock_files import BUSY, LockedFile, open_lock_file, polls_until
+from casstore.locks.mutex import new_mutex
 
 _FLOCK: Final = struct.Struct("hhqqi4x")
 _FALLBACK_FILES: Final = 64
@@ -43,6 +44,7 @@ _HAS_BYTE_LOCKS: Final = sys.platform.startswith("linux") and hasattr(fcntl, "F_
 class ByteLock:
     locks: ByteLocks
     byte: int
+    thread: int = field(default_factory=threading.get_ident)
 
     def release(self) -> None:
         """Unlock it, from any thread. Does nothing a second time, or in a forked child."""
@@ -54,11 +56,11 @@ class ByteLocks:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self._held: dict[int, ByteLock] = {}
         self._descriptor = -1
         self._is_closing = False
-        self._files: dict[int, int] = {}  # by number: their descriptors
+        self._files: dict[int, LockedFile] = {}  # by number
         self._pid = os.getpid()
         self._name = b""
         self._stalled = b""
@@ -72,23 +74,33 @@ class ByteLocks:
         """Wait in the queue of index writers.
 
         Raises: LockTimeoutError that names the writer, after *timeout* seconds, or `STALL_SECONDS` without a new one;
-        sooner if this process has given up on the same writer before.
+        sooner if this process has given up on the same writer before. ReentrantCallError if this thread is writing.
         """
+        self.refuse_reentry()
         # Two locks make polling fair. A writer that wants to write again finds the queue lock taken by the process that
         # waits for the writer. With one lock, it would nearly always poll queue and starve the others.
         wait = _Wait(self, timeout)
-        queue = wait.acquire(_QUEUE_BYTE)
+        queue = writer = None
         try:
+            queue = wait.acquire(_QUEUE_BYTE)
             writer = wait.acquire(_WRITER_BYTE)
-        except BaseException:
             queue.release()
-            raise
-        try:
-            queue.release()
+            return writer
         except BaseException:
-            writer.release()  # no caller would release it
+            for lock in (queue, writer):
+                if lock is not None:
+                    lock.release()
             raise
-        return writer
+
+    def refuse_reentry(self) -> None:
+        """Raise ReentrantCallError if this thread is writing to the index: it would wait for itself."""
+        held = self._held
+        writers = (held.get(_WRITER_BYTE), held.get(_QUEUE_BYTE)) if held and self._pid == os.getpid() else ()
+        if any(lock is not None and lock.thread == threading.get_ident() for lock in writers):
+            raise ReentrantCallError(
+                f"{self._layout.index}: this thread is writing to the index already, and a signal handler interrupted "
+                "it: let the handler set a flag, and write after it"
+            )
 
     def describe(self, byte: int) -> None:
         """Describe this process as the one that has *byte*."""
@@ -133,19 +145,28 @@ class ByteLocks:
         if self._pid != os.getpid():
             # A fork without hooks. The parent shares the open file, so locking it again would always succeed.
             self.after_fork_in_child()
-        with self._mutex:
-            if byte in self._held or not self._lock(byte):
-                return None
-            lock = self._held[byte] = ByteLock(self, byte)
-            return lock
+        lock = ByteLock(self, byte)
+        try:
+            with self._mutex:
+                if byte in self._held:
+                    return None
+                self._held[byte] = lock  # before it is locked: what an interrupt leaves locked has an owner
+                if self._lock(byte):
+                    return lock
+                del self._held[byte]
+            return None
+        except BaseException:
+            self.release(lock)
+            raise
 
     def release(self, lock: ByteLock) -> None:
         if self._pid != os.getpid():
             return  # a fork without hooks: the lock is the parent's
         with self._mutex:
+            # In this order: an interrupt leaves something that a second call releases.
             if self._held.get(lock.byte) is lock:
-                del self._held[lock.byte]
                 self._unlock(lock.byte)
+                del self._held[lock.byte]
                 if self._is_closing:
                     self._close_if_unused()
 
@@ -177,6 +198,8 @@ class ByteLocks:
 
     def _unlock(self, byte: int) -> None:
         if _HAS_BYTE_LOCKS:
+            if self._descriptor < 0:
+                return  # it was interrupted before it was locked
             free = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0)
             try:
                 fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, free)
@@ -185,8 +208,9 @@ class ByteLocks:
                 fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, free)
             return
         number = _file_number(byte)
-        if not any(_file_number(other) == number for other in self._held):
-            os.close(self._files.pop(number))
+        if number in self._files and not any(_file_number(other) == number for other in self._held if other != byte):
+            self._files[number].close()
+            del self._files[number]
 
     def _lock_file(self, byte: int) -> bool:
         # Several names share a file, so it excludes other processes only. A fill that has one name of a file and needs
@@ -194,15 +218,15 @@ class ByteLocks:
         number = _file_number(byte)
         if number in self._files:
             return True
-        descriptor = self._open(self._layout.fallback_lock_file(number))
+        file = open_lock_file(self._layout.fallback_lock_file(number))
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno in BUSY:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._files[number] = file
+        except BaseException as error:
+            file.close()
+            if isinstance(error, OSError) and error.errno in BUSY:
                 return False
             raise
-        self._files[number] = descriptor
         return True
 
     def _open(self, path: str) -> int:
@@ -215,15 +239,15 @@ class ByteLocks:
 
     def after_fork_in_child(self) -> None:
         """Close the parent's descriptors without unlocking: unlocking would free the parent's locks."""
-        self._mutex = threading.Lock()
         self._held = {}
         self._pid = os.getpid()
         self._name = b""
         files, self._files = self._files, {}
         descriptor, self._descriptor = self._descriptor, -1
-        for inherited in (descriptor, *files.values()):
-            if inherited >= 0:
-                os.close(inherited)
+        if descriptor >= 0:
+            os.close(descriptor)
+        for file in files.values():
+            file.close()
 
 
 class _Wait:
@@ -241,9 +265,13 @@ class _Wait:
         for tries, _ in enumerate(polls_until(self._began + self._timeout)):
             lock = locks.try_byte(byte)
             if lock is not None:
-                if byte == _WRITER_BYTE:
-                    locks.describe(byte)
-                return lock
+                try:
+                    if byte == _WRITER_BYTE:
+                        locks.describe(byte)
+                    return lock
+                except BaseException:
+                    lock.release()
+                    raise
             if byte == _WRITER_BYTE and not tries:
                 locks.describe(_QUEUE_BYTE)  # it has that one, and keeps it for a while
             if self._is_stalled():

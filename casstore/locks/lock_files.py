@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
+import io
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Final
 
@@ -32,63 +35,96 @@ def polls_until(deadline: float) -> Iterator[None]:
         pause = min(pause * 2, POLL_LAST)
 
 
+open_private: Final = functools.partial(os.open, mode=0o600)
+
+
+class LockedFile(io.FileIO):
+    """An open lock file, for ``with``: an interrupt at the end of the block cannot leave it locked."""
+
+    is_locked = False
+    """Whether this process has the lock; it ends when the file is closed."""
+
+    __del__ = io.FileIO.close  # without a warning: what an interrupt drops has no other end
+
+    def wait(self, timeout: float) -> None:
+        """Lock it within *timeout* seconds, if no other process has it for longer."""
+        self.is_locked = _lock(self, timeout)
+
+
+def open_lock_file(path: str) -> LockedFile:
+    """Open *path*, created if it is missing, with its directory: a file that closes itself if an interrupt drops it."""
+    # Append mode only creates it: nothing is written, and FileIO opens it in one step.
+    try:
+        return LockedFile(path, "a+", opener=open_private)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        return LockedFile(path, "a+", opener=open_private)
+
+
 class LockFile:
-    """A file or directory that one process locks at a time, to save work; thread-safe."""
+    """A file that one process locks at a time, to save work; thread-safe."""
 
-    def __init__(self, path: str, *, is_directory: bool = False) -> None:
-        """A lock file is created if it is missing; a directory is not."""
+    def __init__(self, path: str) -> None:
         self._path = path
-        self._is_directory = is_directory
-        self._flags = os.O_CLOEXEC | (os.O_RDONLY | os.O_DIRECTORY if is_directory else os.O_RDWR | os.O_CREAT)
-        self._descriptors: set[int] = set()
+        self._open: weakref.WeakSet[LockedFile] = weakref.WeakSet()
 
-    @contextlib.contextmanager
-    def acquire(self, timeout: float) -> Iterator[bool]:
-        """Lock it for the block, and yield True; yield False if another process has it for *timeout* seconds.
-
-        Yields False for a directory that cannot be locked. Raises FileNotFoundError if the directory is missing.
-        """
-        descriptor = os.open(self._path, self._flags, 0o600)
-        self._descriptors.add(descriptor)
+    def acquire(self, timeout: float) -> LockedFile:
+        """Open the file, created if it is missing, and try for *timeout* seconds to lock it until it is closed."""
+        file = LockedFile(self._path, "a+", opener=open_private)
         try:
-            yield self._lock(descriptor, time.monotonic() + timeout)
-        finally:
-            # In a child that was forked inside the block, `after_fork_in_child` has closed it already.
-            if descriptor in self._descriptors:
-                self._descriptors.discard(descriptor)
-                os.close(descriptor)
-
-    def _lock(self, descriptor: int, deadline: float) -> bool:
-        for _ in polls_until(deadline):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in BUSY:
-                    if self._is_directory:
-                        return False
-                    raise
-            else:
-                return True
-        return False
+            self._open.add(file)
+            file.wait(timeout)
+            return file
+        except BaseException:
+            file.close()
+            raise
 
     def after_fork_in_child(self) -> None:
-        """Close the inherited descriptors. The parent keeps its lock: closing does not unlock it."""
-        descriptors, self._descriptors = self._descriptors, set()
-        for descriptor in descriptors:
-            os.close(descriptor)
+        """Close the inherited files. The parent keeps its lock: closing does not unlock it."""
+        for file in list(self._open):
+            file.close()
 
 
-def create_locked(path: str) -> int:
-    """Create and lock *path*; return its descriptor, to be kept open. Raises: BlockingIOError if a process has it."""
+@contextlib.contextmanager
+def lock_directory(path: str, timeout: float) -> Iterator[bool]:
+    """Lock a directory for the block, and yield True; yield False if it cannot be locked within *timeout* seconds.
+
+    An interrupt may leave it locked until its traceback is dropped: use it only where others do not wait for long.
+    """
+    descriptor = os.open(path, os.O_CLOEXEC | os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            is_locked = _lock(descriptor, timeout)
+        except OSError:
+            is_locked = False  # a file system without locks
+        yield is_locked
+    finally:
+        os.close(descriptor)
+
+
+def _lock(file: io.FileIO | int, timeout: float) -> bool:
+    for _ in polls_until(time.monotonic() + timeout):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in BUSY:
+                raise
+        else:
+            return True
+    return False
+
+
+def create_locked(path: str) -> LockedFile:
+    """Create and lock *path*; return it open, to be kept. Raises: BlockingIOError if a process has it."""
     # Never unlocked: that would unlock it for every process that inherited it. A forked child that still has the
     # descriptor keeps the lease alive, which errs on the safe side.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = LockedFile(path, "a+", opener=open_private)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
-    return descriptor
 
 
 def try_lock_existing(path: str) -> int | None:
@@ -114,7 +150,7 @@ def locks_are_exclusive(directory: str) -> bool:
     """Return whether a lock on a file in *directory* excludes every later opener of it; False if that fails.
 
     On file systems where it does not, no process can be proved dead. Locks belong to open files, not to processes, so
-    two open files of this process prove it. Needs no second process: see docs/decisions/0013.
+    two open files of this process prove it. Needs no second process: see docs/decisions/0014.
     """
     try:
         descriptor, path = files.open_named(directory)

@@ -5,7 +5,7 @@ processes share a byte lock. A reader without the flight polls for the holder's 
 holder reports no progress for the timeout. Locks only save work: two flights of one name cause two downloads of the
 same bytes and nothing worse.
 
-    with flights.acquire(name) as flight:
+    with flights.acquire(name) as flight, flight:
         for _ in flight.polls():
             if (found := look()) is not None:
                 return found
@@ -19,14 +19,15 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Final, Self
+from collections.abc import Iterable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Final, Protocol, Self
 
 from casstore.format.digest import name_hash_hex
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.locks.byte_locks import ByteLock, ByteLocks
 from casstore.locks.lock_files import POLL_LAST, polls_until
+from casstore.locks.mutex import is_interrupted, new_mutex
 
 _LOOK_AT_PROGRESS: Final = 1.0
 """Seconds between two looks at another process's byte count."""
@@ -35,14 +36,20 @@ _LOOK_AT_RESULT: Final = 0.05
 """Seconds between two polls of a thread that waits for another thread, which wakes it with the result."""
 
 
-@dataclass(eq=False, slots=True)
 class Flight:
-    """A request for the right to download *name*: granted when `polls` ends, given up at the end of the block."""
+    """A request for the right to download *name*: granted when `polls` ends, given up at the end of the block.
 
-    _flights: SingleFlight
-    name: bytes
-    published: threading.Event = field(default_factory=threading.Event)
-    lock: ByteLock | None = None
+    Use it twice in one ``with`` (`casstore.locks.mutex` says why). Whatever has it may release it.
+    """
+
+    __slots__ = ("_flights", "_result", "_thread", "is_published", "lock", "name")
+
+    def __init__(self, flights: SingleFlight, name: bytes) -> None:
+        self._flights, self.name = flights, name
+        self._result: SimpleQueue[None] = SimpleQueue()
+        self._thread = threading.get_ident()
+        self.is_published = False
+        self.lock: ByteLock | None = None
 
     @property
     def progress_name(self) -> str:
@@ -50,8 +57,7 @@ class Flight:
 
     def enter(self) -> Flight | None:
         """Make this the process's flight of its name; return the earlier one if there is one."""
-        with self._flights.mutex:
-            earlier = self._flights.under_way.setdefault(self.name, self)
+        earlier = self._flights.under_way.setdefault(self.name, self)
         return None if earlier is self else earlier
 
     def polls(self) -> Iterator[None]:
@@ -61,21 +67,19 @@ class Flight:
             yield
             return
         while (earlier := self.enter()) is not None:
+            if earlier.is_own or is_interrupted():
+                yield
+                return
             # Another thread contends, for all threads of this process.
             flights.waits += 1
             stall = _Stall(flights, self.progress_name)
             while True:
                 yield
-                with flights.mutex:
-                    if flights.under_way.get(self.name) is not earlier:
-                        break  # it ended, without a result
+                if flights.under_way.get(self.name) is not earlier:
+                    break  # it ended, without a result
                 if stall.is_over():
                     return
-                if earlier.published.is_set():
-                    # Its result is of no use to this caller: only the commit is left, a few milliseconds.
-                    time.sleep(POLL_LAST)
-                else:
-                    earlier.published.wait(_LOOK_AT_RESULT)
+                earlier.wait_for_result()
         stall = _Stall(flights, self.progress_name)
         for tries, _ in enumerate(polls_until(math.inf)):
             flights.waits += tries == 1
@@ -84,19 +88,70 @@ class Flight:
             if self.lock is not None or stall.is_over():
                 return
 
+    @property
+    def is_own(self) -> bool:
+        """Whether this thread is downloading *name* already: a signal handler must not wait for what it interrupted."""
+        return self._thread == threading.get_ident() and not self.is_published
+
+    def wait_for_result(self) -> None:
+        """Wait a moment, in another thread, for what `publish_result` tells."""
+        if self.is_published:
+            # Its result is of no use to this caller: only the commit is left, a few milliseconds.
+            time.sleep(POLL_LAST)
+        else:
+            with contextlib.suppress(Empty):
+                self._result.get(timeout=_LOOK_AT_RESULT)
+                self._result.put(None)  # for the next thread
+
     def publish_result(self) -> None:
         """Tell the other threads of this process that they can see the result; they need not wait for its commit."""
-        self.published.set()
+        self.is_published = True
+        self._result.put(None)
 
     def release(self) -> None:
         """Let the next reader in: the result is committed, or there is none. A second call does nothing."""
-        with self._flights.mutex:
-            if self._flights.under_way.get(self.name) is self:
-                del self._flights.under_way[self.name]
-        self.published.set()
+        flights = self._flights
+        with flights.mutex:
+            if flights.under_way.get(self.name) is self:
+                del flights.under_way[self.name]
+        self.publish_result()
         if self.lock is not None:
             self.lock.release()
             self.lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+class Publication(Protocol):
+    """A result on its way into the index."""
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether the committer owns it, and releases its flights."""
+        ...
+
+
+class Flights:
+    """The flights of one download, released together: by a block that uses it twice, unless the committer does it."""
+
+    def __init__(self, requests: Iterable[Flight] = ()) -> None:
+        self.requests = list(requests)
+        self.publication: Publication | None = None
+
+    def add(self, request: Flight) -> Flight:
+        """Own *request* from before it is granted."""
+        self.requests.append(request)
+        return request
+
+    def release(self) -> None:
+        """Release all, unless the result is queued. A second call does nothing."""
+        if self.publication is None or not self.publication.is_queued:
+            for flight in self.requests:
+                flight.release()
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +165,7 @@ class SingleFlight:
 
     def __init__(self, layout: Layout, locks: ByteLocks | None, timeout: float) -> None:
         self.layout, self.locks, self.timeout = layout, locks, timeout
-        self.mutex = threading.Lock()
+        self.mutex = new_mutex()
         self.under_way: dict[bytes, Flight] = {}
         self.waits = 0
 
@@ -121,18 +176,22 @@ class SingleFlight:
     def try_acquire(self, name: bytes) -> Flight | None:
         """Return the flight, granted, without waiting; None if another reader is downloading."""
         flight = Flight(self, name)
+        return flight if self.try_grant(flight) else None
+
+    def try_grant(self, flight: Flight) -> bool:
+        """Return whether *flight*, a new request, could be granted without waiting."""
         if self.locks is None:
-            return flight
-        earlier = flight.enter()
-        if earlier is not None:
-            # One of ours whose result only waits for its commit: the caller has found a newer version since.
-            return flight if earlier.published.is_set() else None
+            return True
         try:
-            flight.lock = self.locks.try_acquire(name)
+            earlier = flight.enter()
+            if earlier is not None:
+                # One of ours whose result only waits for its commit: the caller has found a newer version since.
+                return earlier.is_published
+            flight.lock = self.locks.try_acquire(flight.name)
+            return flight.lock is not None
         finally:
             if flight.lock is None:
                 flight.release()
-        return None if flight.lock is None else flight
 
 
 class _Stall:

@@ -21,6 +21,7 @@ from casstore.format.records import Entry
 from casstore.fs import copying, files
 from casstore.index.committer import Committer
 from casstore.index.database import Index
+from casstore.index.transactions import Txn
 from casstore.index.updates import TouchEntry
 from casstore.leases.holder import LeaseHolder
 from casstore.root import Root
@@ -110,11 +111,14 @@ class BlobChecker:
         files.sync(staging.descriptor)
         temporary = self._layout.trashed(os.urandom(8).hex())
         staging.link(temporary)
+
+        def rename(_: Txn) -> None:
+            if self._blobs.inode(digest) == Inode.of(os.fstat(descriptor)):
+                files.rename(temporary, self._layout.blob(digest.value))
+
         try:
             # Inside a write transaction, as publishing and sweeping are.
-            with self._index.writing():
-                if self._blobs.inode(digest) == Inode.of(os.fstat(descriptor)):
-                    files.rename(temporary, self._layout.blob(digest.value))
+            self._index.write_once(rename)
         except FileNotFoundError:
             pass  # another process emptied the trash: the next open tries again
         finally:
@@ -166,11 +170,14 @@ class BlobChecker:
         else:
             target = self._layout.quarantined(f"{digest.value.hex()}-{os.urandom(4).hex()}")
             files.create_synced(target + ".txt", f"{digest}: {reason}\n".encode())
-        with self._index.writing() as txn:
+
+        def remove(txn: Txn) -> None:
             # Between the look and this transaction a good blob may have taken the name.
             if self._blobs.inode(digest) == inode:
                 txn.delete(blob_row(digest.value))
                 files.rename(self._layout.blob(digest.value), target)
+
+        self._index.write_once(remove)
         if is_edit:
             files.unlink_quietly(target)
 

@@ -23,6 +23,7 @@ from casstore.format.digest import Digest, new_hasher
 from casstore.format.keys import blob_row
 from casstore.format.records import unpack_blob
 from casstore.fs import files
+from casstore.locks.mutex import new_mutex
 from casstore.verify.index_checks import PROCESS_ERRORS, IndexChecks, reason
 from casstore.verify.report import Problem, ProblemKind
 from casstore.verify.sampling import Sample
@@ -77,7 +78,7 @@ class BlobChecks:
         self._sample = sample
         self._stopped = threading.Event()
         self._local = threading.local()
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self.read = 0
         """Bytes that the threads have read so far."""
         self.files = self.bytes = 0

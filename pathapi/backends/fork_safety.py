@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
+
+from casstore import new_mutex
 
 
 class ForkSafe:
@@ -17,7 +18,7 @@ class ForkSafe:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = new_mutex()
         self.made: dict[Any, Any] = {}
         self.inherited: list[object] = []
         _living.add(self)
@@ -39,7 +40,6 @@ class ForkSafe:
 
     def reset_after_fork(self) -> None:
         """Reset this object in a forked child, before the child does anything else."""
-        self.lock = threading.RLock()
         # Kept, not dropped: closing a TLS socket here would send bytes on the parent's connection.
         self.inherited.append(self.detach())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final
 
-from casstore import Entry
+from casstore import Entry, new_mutex
 from pathapi.backend import head_or_none
 from pathapi.exceptions import CloudPathException, CloudUnavailableError
 from pathapi.path import CloudPath
@@ -44,7 +43,7 @@ class ComparedEntry:
 
 def compare(entries: Iterable[Entry], path_of: Callable[[str], CloudPath]) -> Iterator[ComparedEntry]:
     """Compare *entries* with the server, and yield them in their order; *path_of* returns a path for a URI."""
-    mutex = threading.Lock()
+    mutex = new_mutex()
 
     def compare_one(entry: Entry) -> ComparedEntry:
         try:

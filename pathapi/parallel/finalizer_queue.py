@@ -13,6 +13,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
+from casstore import new_mutex
+
 ItemT = TypeVar("ItemT")
 
 _MOMENT: Final = 0.005
@@ -34,7 +36,7 @@ class FinalizerQueue(Generic[ItemT]):
 
     def _begin_process(self) -> None:
         self._items: SimpleQueue[ItemT] = SimpleQueue()
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self._started_in = 0
 
     def start(self) -> None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import threading
 import weakref
 from typing import Final
 
-from casstore import Cache, CasstoreError, Entry, Key, at_exit
+from casstore import Cache, CasstoreError, Entry, Key, at_exit, new_mutex
 from pathapi.parallel.finalizer_queue import FinalizerQueue
 
 
@@ -53,7 +52,7 @@ class EntryScope:
         self._pid = os.getpid()
         self._filled: dict[Key, Entry] = {}
         self._holds: weakref.WeakValueDictionary[Key, EntryHold] = weakref.WeakValueDictionary()
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self._is_registered = False
 
     def filled(self, entry: Entry, is_new: bool) -> None:

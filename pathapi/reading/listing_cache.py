@@ -6,11 +6,10 @@ something below. Only a complete listing of its "directory" shows that an object
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from casstore import Moment, boot_clock_ns
+from casstore import Moment, boot_clock_ns, new_mutex
 from pathapi.backend import ObjectInfo, Prefix
 
 SECONDS: Final = 10.0
@@ -40,7 +39,7 @@ class Listings:
     """The recent listings of one client; thread-safe."""
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self._listed: dict[tuple[str, str], ListedFact] = {}
         self._complete: dict[tuple[str, str], Moment] = {}
         self._written: dict[tuple[str, str], int] = {}

@@ -12,7 +12,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from casstore import (
     Entry,
     Fill,
     Flight,
+    Flights,
     IndexSnapshot,
     Key,
     Moment,
@@ -225,8 +226,15 @@ class Reader:
     def _serve(self, request: ReadRequest, cached: Stored, began: Moment) -> Stored | None:
         """Return *cached*, after a conditional request if the policy needs one; a newer version; None to look again."""
         assert cached.entry is not None
-        is_fresh = self._is_fresh(request, cached.entry, began)
-        served = cached if is_fresh else self._revalidate(request, cached, cached.entry, began)
+        try:
+            is_fresh = self._is_fresh(request, cached.entry, began)
+            if is_fresh:
+                self._cache.count_hit(cached.size)
+                return cached
+        except BaseException:
+            os.close(cached.descriptor)
+            raise
+        served = self._revalidate(request, cached, cached.entry, began)
         if served is cached:
             self._cache.count_hit(cached.size)
         return served
@@ -247,34 +255,36 @@ class Reader:
         return False
 
     def _revalidate(self, request: ReadRequest, cached: Stored, entry: Entry, began: Moment) -> Stored | None:
-        with ExitStack() as cleanup:
-            cleanup.callback(os.close, cached.descriptor)
-            with self._cache.begin(request.store_key) as fill:
+        is_current = False
+        try:
+            with self._cache.begin(request.store_key) as fill, fill:
                 body = self._request(request, entry.size, unless=entry.validator)
                 if body is not None and entry.validator.proves_same_bytes(body.info.validator):
                     body.close()  # the server ignores conditions
                     body = None
                 if body is None:
-                    cleanup.pop_all()
                     age = fill.noted.moment.wall_ns - entry.validated.wall_ns
                     if request.freshness.max_age_ns != -1 or age > _REFRESH_NS:
                         self._cache.refresh(entry, fill.noted.moment)
+                    is_current = True
                     return cached
                 with closing(body):
                     # The object has changed. One of all readers that find that out reads its body.
-                    granted = self._cache.flights.try_acquire(request.store_key.row_key)
-                    if granted is not None:
-                        fill.join(granted)
+                    flights = self._cache.flights
+                    if flights.try_grant(fill.join(flights.acquire(request.store_key.row_key))):
                         return self._receive(request, fill, body)
-            with self._cache.flights.acquire(request.store_key.row_key) as flight:
-                for _ in flight.polls():
-                    newer = self._cache.lookup(request.store_key)
-                    if newer is not None and newer.validated.is_between(began, self._cache.now()):
-                        stored = self._open_cached(request, newer)
-                        if stored is not None:
-                            self._cache.count_hit(stored.size)
-                            return stored
-            return None
+        finally:
+            if not is_current:
+                os.close(cached.descriptor)
+        with flights.acquire(request.store_key.row_key) as flight, flight:
+            for _ in flight.polls():
+                newer = self._cache.lookup(request.store_key)
+                if newer is not None and newer.validated.is_between(began, self._cache.now()):
+                    stored = self._open_cached(request, newer)
+                    if stored is not None:
+                        self._cache.count_hit(stored.size)
+                        return stored
+        return None
 
     # --- not cached --------------------------------------------------------------------------------------------------
 
@@ -287,36 +297,38 @@ class Reader:
         """Serve the blob that a listing names; ask the server first if the listing is too old for the policy."""
         listed, info = request.listed, request.info
         assert listed is not None and info is not None
-        with ExitStack() as cleanup:
-            cleanup.callback(os.close, descriptor)
-            with self._cache.begin(request.store_key) as fill:
-                moment = None
+        try:
+            with self._cache.begin(request.store_key) as fill, fill:
+                moment = body = None
                 if request.freshness.serves_age(self._cache.now().wall_ns - listed.moment.wall_ns):
                     moment = listed.moment
                 else:
                     body = self._request(request, info.size, unless=info.validator)
-                    if body is not None:
-                        with closing(body):
-                            return self._receive(request, fill, body)
-                entry = self._filled(fill, fill.link(digest, descriptor, info.validator, moment))
-            cleanup.pop_all()
-            return Stored(descriptor, info.size, entry)
+                if body is None:
+                    entry = self._filled(fill, fill.link(digest, descriptor, info.validator, moment))
+                    return Stored(descriptor, info.size, entry)
+                with closing(body):
+                    stored = self._receive(request, fill, body)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return stored
 
     def _download(self, request: ReadRequest, began: Moment) -> Stored | None:
         """Download once for all readers: the URI has a flight, and so has each checksum that a listing stated."""
         key, blob = request.store_key, None
-        with ExitStack() as flights:
-            granted = [flights.enter_context(self._cache.flights.acquire(key.row_key))]
-            cached, snapshot = self._wait_for_entry(request, granted[0])
+        flights = self._cache.flights
+        with Flights() as granted, granted:
+            cached, snapshot = self._wait_for_entry(request, granted.add(flights.acquire(key.row_key)))
             for item in self.checksums(key, request.info) if cached is None else ():
-                granted.append(flights.enter_context(self._cache.flights.acquire(item.row_key)))
-                blob = self._wait_for_blob(request, granted[-1])
+                blob = self._wait_for_blob(request, granted.add(flights.acquire(item.row_key)))
                 if blob is not None:
                     break
             if cached is None and blob is None:
                 # The snapshot of the first flight still serves if there was no second one to wait for.
-                with self._cache.begin(key, granted, snapshot if len(granted) == 1 else None) as fill:
-                    flights.pop_all()  # the fill releases them
+                is_recent = len(granted.requests) == 1
+                with self._cache.begin(key, granted, snapshot if is_recent else None) as fill, fill:
                     body = self._request(request, None if request.info is None else request.info.size)
                     assert body is not None
                     with closing(body):

@@ -225,7 +225,7 @@ class UnfinishedWrites(PathSuite):
         """A finaliser may run while its thread holds a lock."""
         file = path.open("wb")
         file.write(b"mine")
-        with path.client.cache.write_locks._mutex:  # noqa: SLF001 (a lock that keeping the write needs)
+        with path.client.cache.leases._mutex:  # noqa: SLF001 (a lock that keeping the write needs)
             del file
             gc.collect()
         _eventually(lambda: path.pending)

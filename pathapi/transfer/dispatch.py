@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 def unlink(location: Location, *, missing_ok: bool) -> None:
     """Delete the object, if it still is the version seen. Raises as `CloudPath.unlink` does."""
-    with objects.locked(location):
+    with objects.Locked(location) as locks, locks:
         listed, key = location.listed_info(), location.key
         info = listed.info if listed is not None else head_or_none(location.backend, key) if key else None
         if info is None:
@@ -186,7 +186,7 @@ def upload(target: Location, source: Path, force: bool | None, on_progress: Prog
 
     def upload_one() -> None:
         over = _target_base(target, force)
-        with objects.locked(target, over=over):
+        with objects.Locked(target, over=over) as locks, locks:
             if over.assumed and over.condition_version is ABSENT and source.stat().st_size >= HEAD_FROM:
                 there = head_or_none(target.backend, target.key)
                 over = WriteBase(ABSENT if there is None else there.validator)

@@ -13,8 +13,8 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Final
+from contextlib import contextmanager
+from typing import Final, Self
 
 from casstore import Entry, Stored, Validator, copy_out, full_disk
 from pathapi.backend import ABSENT, Absent, ObjectInfo, have_equal_bytes, head_or_none
@@ -32,7 +32,7 @@ from pathapi.location import Location
 from pathapi.writing.commit import commit_upload, stage
 from pathapi.writing.conditional_put import WriteBase, warn_of_conditions
 from pathapi.writing.opening import ReadOptions, open_blob, open_identified
-from pathapi.writing.pending import acquire_write_lock
+from pathapi.writing.pending import acquire_write_lock, write_lock
 
 TRIES: Final = 4
 """Copies that are requested before objects that keep changing are an error."""
@@ -40,18 +40,31 @@ TRIES: Final = 4
 _SLASHES: Final = re.compile(r"[/\\]+")
 
 
-@contextmanager
-def locked(*changes: Location, over: WriteBase | None = None) -> Iterator[None]:
-    """Acquire the write locks of several URIs, always in one order, so that no two processes wait for each other.
+class Locked:
+    """The write locks of several URIs for a block, which uses it twice (`casstore.locks.mutex` says why)."""
 
-    The last is written *over* what that says, by force if it says nothing.
-    """
-    forced = changes[-1] if over is not None and over.condition_version is None else None
-    in_order = {(at.client.cache.root, at.store_key.encoded): at for at in changes}
-    with ExitStack() as stack:
-        for _, at in sorted(in_order.items()):
-            stack.enter_context(acquire_write_lock(at, force=at is forced))
-        yield
+    def __init__(self, *changes: Location, over: WriteBase | None = None) -> None:
+        """The last of *changes* is written *over* what that says, by force if it says nothing."""
+        self._forced = changes[-1] if over is not None and over.condition_version is None else None
+        # Always in one order, so that no two processes wait for each other.
+        in_order = {(at.client.cache.root, at.store_key.encoded): at for at in changes}
+        self._locks = [(at, write_lock(at)) for _, at in sorted(in_order.items())]
+        self._is_entered = False
+
+    def __enter__(self) -> Self:
+        if not self._is_entered:
+            try:
+                for at, lock in self._locks:
+                    acquire_write_lock(at, lock, force=at is self._forced)
+                self._is_entered = True
+            except BaseException:
+                self.__exit__()
+                raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for _, lock in reversed(self._locks):
+            lock.release()
 
 
 @contextmanager
@@ -246,7 +259,7 @@ def copy_to_local(source: Location, stored: Stored, target: str, *, delete_sourc
         assert version is not None
         if os.stat(target).st_size != stored.size:
             raise ChecksumMismatchError(f"{target} has another size than {source.shown}, which was kept")
-        with locked(source):
+        with Locked(source) as locks, locks:
             delete_moved(source, target, version)
 
 
@@ -260,10 +273,10 @@ def copy_on_server(
     changed, and stays beside the copy of the version before.
     """
     if not delete_source:
-        with locked(target, over=over):
+        with Locked(target, over=over) as locks, locks:
             _copy_on_server(source, target, listed, over)
         return
-    with locked(source, target, over=over):
+    with Locked(source, target, over=over) as locks, locks:
         alias = _alias_check(source, target)
         if alias is not None:
             listed = source.backend.head(source.key)
@@ -279,10 +292,10 @@ def copy_through(source: Location, target: Location, stored: Stored, over: Write
     version = stored.validator
     assert version is not None
     if not delete_source:
-        with locked(target, over=over):
+        with Locked(target, over=over) as locks, locks:
             upload(target, stored.descriptor, over)
         return
-    with locked(source, target, over=over):
+    with Locked(source, target, over=over) as locks, locks:
         alias = _alias_check(source, target)
         _refuse_same_object(source, target, alias, version)
         upload(target, stored.descriptor, alias or over)

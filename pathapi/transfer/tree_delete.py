@@ -25,10 +25,10 @@ from pathapi.exceptions import (
 from pathapi.location import Location
 from pathapi.parallel.progress import ProgressCallback
 from pathapi.parallel.worker_pool import WorkerPool
-from pathapi.transfer.objects import delete, locked
+from pathapi.transfer.objects import Locked, delete
 from pathapi.writing import unclosed
 from pathapi.writing.conditional_put import warn_of_conditions
-from pathapi.writing.pending import acquire_write_lock, conflict_error
+from pathapi.writing.pending import acquire_write_lock, conflict_error, write_lock
 
 BATCH: Final = 1_000
 """Objects that are deleted together: what one request of S3 takes."""
@@ -76,7 +76,7 @@ def remove_empty(root: Location) -> None:
         raise DirectoryNotEmptyError(f"{root.shown} is not empty; rmtree() deletes what is below, too")
     for marker in markers:
         at = root.at(marker.key)
-        with locked(at):
+        with Locked(at) as locks, locks:
             try:
                 delete(at, marker.validator)
             except VersionMismatchError as error:
@@ -158,7 +158,8 @@ def _pending_below(root: Location) -> dict[str, Exception]:
         if write.key.origin == client.origin and write.uri.startswith(below) and key not in found:
             try:
                 # An upload in progress is waited for; one whose process has died may have completed.
-                acquire_write_lock(root.at(key)).release()
+                with write_lock(root.at(key)) as lock, lock:
+                    acquire_write_lock(root.at(key), lock)
             except (PendingWriteError, OverwriteNewerLocalError) as error:
                 found[key] = error
     unidentified = {write.key.name: write for write in cache.pending.unidentified()}

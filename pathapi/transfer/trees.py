@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from casstore import make_directories, same_bytes
+from casstore import make_directories, new_mutex, same_bytes
 from pathapi.backend import ABSENT, ObjectInfo, head_or_none
 from pathapi.client import forced
 from pathapi.exceptions import (
@@ -28,12 +27,12 @@ from pathapi.parallel.progress import ProgressCallback
 from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.transfer.local_files import HEAD_FROM, files_below, has_arrived, has_bytes, upload_file
 from pathapi.transfer.objects import (
+    Locked,
     checksums_agree,
     copy_on_server,
     copy_through,
     copy_to_local,
     delete_moved,
-    locked,
     open_version,
 )
 from pathapi.transfer.tree_items import Ignore, TreeItem, check_names, filter_ignored, list_items
@@ -81,7 +80,7 @@ def _download_item(item: TreeItem, target: str, *, delete_source: bool) -> bool:
     if item.is_marker:
         make_directories(target.rstrip(os.sep) or os.sep, durable=delete_source)
         if delete_source:
-            with locked(source):
+            with Locked(source) as locks, locks:
                 delete_moved(source, target, item.info.validator)
         return False
     make_directories(os.path.dirname(target), durable=delete_source)
@@ -116,7 +115,7 @@ class TargetListing:
     def __init__(self, root: Location, force: bool | None) -> None:
         self._root = root
         self._is_forced = forced(force, "TO_CLOUD")
-        self._mutex = threading.Lock()
+        self._mutex = new_mutex()
         self._known: dict[str, ObjectInfo] | None = None
 
     def _list(self) -> dict[str, ObjectInfo]:
@@ -195,10 +194,10 @@ def _mark(source: Location, target: Location | None, info: ObjectInfo, *, delete
     """
     was_there = False
     if target is not None:
-        with locked(target):
+        with Locked(target) as locks, locks:
             was_there = not _make_marker(target)
     if delete_source:
-        with locked(source):
+        with Locked(source) as locks, locks:
             delete_moved(source, str(target or "its directory"), info.validator)
     return was_there
 
@@ -265,7 +264,7 @@ def upload(root: Location, directory: str, options: TreeOptions) -> None:
         at = root.at(prefix + file.name)
 
         def act(over: WriteBase, known: ObjectInfo | None) -> bool:
-            with locked(at, over=over):
+            with Locked(at, over=over) as locks, locks:
                 if known is not None and has_arrived(at, file.path, known):
                     return True
                 upload_file(at, file.path, over)

@@ -5,7 +5,6 @@ What writing needs is imported by the first write: most processes only read, and
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -187,18 +186,20 @@ def open_for_writing(
 
     encoding = None if options.is_binary else io.text_encoding(options.encoding)
     upload = _begin_upload(location, options.kind, forced(force, "TO_CLOUD"), freshness, at_once=at_once)
-    with contextlib.ExitStack() as undo:
-        undo.callback(upload.abort)
+    buffered: CloudBufferedRandom | CloudBufferedWriter | None = None
+    try:
         buffered = CloudBufferedRandom(upload) if options.is_updated else CloudBufferedWriter(upload)
-        undo.callback(buffered.abort)  # an unknown encoding, say
         if options.kind == "a":
             buffered.seek(0, os.SEEK_END)
-        file: IO[Any] = buffered
-        if not options.is_binary:
-            by_line = options.buffering == 1
-            file = CloudTextWriter(buffered, encoding, options.errors, options.newline, line_buffering=by_line)
-        undo.pop_all()
-    return file
+        if options.is_binary:
+            return buffered
+        by_line = options.buffering == 1
+        return CloudTextWriter(buffered, encoding, options.errors, options.newline, line_buffering=by_line)
+    except BaseException:  # an unknown encoding, say
+        upload.abort()
+        if buffered is not None:
+            buffered.abort()
+        raise
 
 
 def write(location: Location, data: Any, options: OpenOptions, force: bool | None) -> int:
@@ -213,7 +214,7 @@ def write(location: Location, data: Any, options: OpenOptions, force: bool | Non
 
 
 def _begin_upload(location: Location, kind: str, force: bool, freshness: FreshnessArg, *, at_once: bool) -> Upload:
-    from pathapi.writing.pending import acquire_write_lock
+    from pathapi.writing.pending import acquire_write_lock, write_lock
     from pathapi.writing.writer import Upload
 
     require_object_name(location)
@@ -221,14 +222,14 @@ def _begin_upload(location: Location, kind: str, force: bool, freshness: Freshne
     if cache.unavailable is None:
         with full_disk(cache.root):
             cache.lease  # noqa: B018 (acquired before a file is open that may never be closed: see `unclosed.track`)
-    with contextlib.ExitStack() as undo:
-        lock = undo.enter_context(acquire_write_lock(location, force=force))
+    lock, upload = write_lock(location), None
+    try:
+        acquire_write_lock(location, lock, force=force)
         began = location.client.now()
         stored = _open_start(location, kind, freshness) if kind in "ar" else None
         try:
             base = write_base(location, kind, stored, freshness, began, force=force, at_once=at_once)
             upload = Upload(location, base, lock, at_once=at_once)
-            undo.callback(upload.abort)
             if stored is not None:
                 assert upload.staging is not None
                 with full_disk(cache.root):
@@ -236,8 +237,12 @@ def _begin_upload(location: Location, kind: str, force: bool, freshness: Freshne
         finally:
             if stored is not None:
                 os.close(stored.descriptor)
-        undo.pop_all()
-    return upload
+        return upload
+    except BaseException:
+        if upload is not None:
+            upload.abort()
+        lock.release()
+        raise
 
 
 def _open_start(location: Location, kind: str, freshness: FreshnessArg) -> Stored | None:
@@ -307,13 +312,13 @@ def write_base(
 @contextmanager
 def edit(location: Location, force: bool | None) -> Iterator[str]:
     """Make a private local copy of the object; upload it at the end of the block. Raises as `CloudPath.edit` does."""
-    from pathapi.writing.pending import acquire_write_lock
+    from pathapi.writing.pending import acquire_write_lock, write_lock
     from pathapi.writing.writer import Upload
 
     client, cache = require_object_name(location).client, location.client.cache
     is_forced = forced(force, "TO_CLOUD")
-    with contextlib.ExitStack() as undo:
-        lock = undo.enter_context(acquire_write_lock(location, force=is_forced))
+    with write_lock(location) as lock, lock:
+        acquire_write_lock(location, lock, force=is_forced)
         began = client.now()
         stored = _open_start(location, "a", None)
         source = None if stored is None else stored.descriptor
@@ -337,7 +342,6 @@ def edit(location: Location, force: bool | None) -> Iterator[str]:
             raise CloudPathFileNotFoundError(
                 f"{location.shown}: its local copy was removed; nothing was uploaded: unlink() deletes the object"
             ) from None
-        undo.pop_all()
         proof = strong_digest(staging.descriptor)
         try:
             Upload(location, base, lock, staging).commit()

@@ -26,14 +26,19 @@ from pathapi.writing.conditional_put import WriteBase, conditional_put, find_com
 _warned: Final[set[str]] = set()
 
 
-def acquire_write_lock(target: Location, *, force: bool = False) -> WriteLock:
-    """Return the URI's write lock, once no pending write blocks it; with *force*, whatever is pending.
+def write_lock(target: Location) -> WriteLock:
+    """Return the URI's write lock, which is not acquired yet."""
+    return target.client.cache.write_locks.request(target.store_key)
+
+
+def acquire_write_lock(target: Location, lock: WriteLock, *, force: bool = False) -> None:
+    """Acquire *lock*, the URI's, once no pending write blocks it; with *force*, whatever is pending.
 
     Raises PendingWriteError, OverwriteNewerLocalError, LockTimeoutError, ReentrantWriteError.
     """
     cache = target.client.cache
-    lock = _lock(target)
     try:
+        lock.acquire(on_poll=unclosed.process_queue)
         cache.record_changes(target.store_key)
         if cache.pending.has(target.store_key):
             for write in cache.pending.of(target.store_key):
@@ -46,11 +51,6 @@ def acquire_write_lock(target: Location, *, force: bool = False) -> WriteLock:
     except BaseException:
         lock.release()
         raise
-    return lock
-
-
-def _lock(target: Location) -> WriteLock:
-    return target.client.cache.write_locks.acquire(target.store_key, on_poll=unclosed.process_queue)
 
 
 def ensure_no_conflict(target: Location, *, force: bool, may_request: bool) -> None:
@@ -66,7 +66,8 @@ def ensure_no_conflict(target: Location, *, force: bool, may_request: bool) -> N
             if not may_request:
                 raise conflict_error(target, write)
             # The process that has the lock, if one does, resolves it: until then, readers get the old version.
-            with suppress(LockTimeoutError), cache.write_locks.acquire(target.store_key, 0):
+            with suppress(LockTimeoutError), write_lock(target) as lock, lock:
+                lock.acquire(0)
                 _resolve_interrupted(target, write)
     # Listed again, as in `acquire_write_lock`.
     for write in cache.pending.of(target.store_key):
@@ -211,7 +212,8 @@ def push(target: Location, which: PendingWrite | None = None, *, force: bool = F
     pending. Raises PendingWriteError if another process is uploading it.
     """
     cache = target.client.cache
-    with _lock(target):
+    with write_lock(target) as lock, lock:
+        lock.acquire(on_poll=unclosed.process_queue)
         pushed = select_pending(target, which)
         write: PendingWrite | None = pushed
         if pushed.state is PendingState.UPLOADING:
@@ -262,7 +264,8 @@ def push(target: Location, which: PendingWrite | None = None, *, force: bool = F
 def drop(target: Location, which: PendingWrite | None = None) -> list[PendingWrite]:
     """Discard a pending write, or all of the URI's; return what was discarded."""
     pending = target.client.cache.pending
-    with _lock(target):
+    with write_lock(target) as lock, lock:
+        lock.acquire(on_poll=unclosed.process_queue)
         writes: Sequence[PendingWrite] = pending_of(target) if which is None else [select_pending(target, which)]
         for write in writes:
             with _releasing_source(target, write):
@@ -272,7 +275,8 @@ def drop(target: Location, which: PendingWrite | None = None) -> list[PendingWri
 
 def save(target: Location, destination: str, which: PendingWrite | None = None) -> PendingWrite:
     """Copy a pending write's bytes to the local file *destination*, replaced as a whole; then discard the write."""
-    with _lock(target):
+    with write_lock(target) as lock, lock:
+        lock.acquire(on_poll=unclosed.process_queue)
         write = select_pending(target, which)
         with _releasing_source(target, write):
             target.client.cache.pending.save(write, destination)

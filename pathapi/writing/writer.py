@@ -11,12 +11,13 @@ the bytes are on the server or pending, whatever happens to this process or mach
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 from casstore import (
     CasstoreError,
@@ -39,7 +40,10 @@ from pathapi.writing.conditional_put import WriteBase
 
 
 class Upload:
-    """One write: owns staging file and write lock until `commit`, `abort` or `keep_as_incomplete`."""
+    """One write: owns staging file and write lock until `commit`, `abort` or `keep_as_incomplete`.
+
+    Each ends it in a block that uses it twice (`casstore.locks.mutex` says why).
+    """
 
     def __init__(
         self,
@@ -58,6 +62,8 @@ class Upload:
         self._at_once = at_once
         self._snapshot: IndexSnapshot = cache.snapshot(target.store_key)
         self._pid = os.getpid()
+        self.has_failed_write = False
+        """Whether a write into the staging file has failed: text that was on its way is lost."""
         self.staging: Staging | None = staging or stage(cache)
 
     @property
@@ -72,28 +78,38 @@ class Upload:
     def write(self, write: Callable[[Any], int | None], data: Any) -> int | None:
         """Call ``write(data)`` on the staging file; if the disk is full, make room in the store once."""
         cache = self.target.client.cache
-        with full_disk(cache.root):
-            return with_room(cache, lambda: write(data), memoryview(data).nbytes)
-
-    @contextlib.contextmanager
-    def _ending(self) -> Iterator[Staging | None]:
-        """Give up the staging file, and then the lock; yield None if this was done before, or in a forked child."""
-        staging, self.staging = self.staging, None
-        if staging is None or not self.is_ours:
-            if staging is not None:
-                staging.close_in_child()
-            yield None
-            return
         try:
-            yield staging
-        finally:
+            with full_disk(cache.root):
+                return with_room(cache, lambda: write(data), memoryview(data).nbytes)
+        except BaseException:
+            self.has_failed_write = True
+            raise
+
+    def _begin_end(self) -> Staging | None:
+        """Return the staging file; None if this ended before, or in a forked child."""
+        staging = self.staging
+        if staging is None or self.is_ours:
+            return staging
+        self.staging = None
+        staging.close_in_child()
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Give up the staging file, and then the lock. A second call does nothing."""
+        staging = self.staging
+        if staging is not None:
             staging.close()
-            self.lock.release()
+        self.lock.release()
+        self.staging = None
 
     def abort(self) -> None:
         """Upload nothing, and discard the bytes."""
-        with self._ending():
-            pass
+        if self._begin_end() is not None:
+            with self, self:
+                pass
 
     def commit(self) -> Entry | None:
         """Upload, and make the bytes the entry; they are on the server, or safe on this machine, at the end.
@@ -103,9 +119,10 @@ class Upload:
             CloudPathFileExistsError: it was to be created, and exists; it is unchanged.
             CloudPathException: whatever `conditional_put` raises; every message says where the bytes are.
         """
-        with self._ending() as staging:
-            if staging is None:
-                return None
+        staging = self._begin_end()
+        if staging is None:
+            return None
+        with self, self:
             staging.rehash()
             if self._is_unchanged(staging):
                 return self._base.entry
@@ -135,10 +152,10 @@ class Upload:
 
     def keep_as_incomplete(self, why: str) -> PendingWrite | None:
         """Upload nothing, and keep the bytes as an ``incomplete`` pending write; None if there are none."""
-        cache = self.target.client.cache
-        with self._ending() as staging:
-            if staging is None:
-                return None
+        cache, staging = self.target.client.cache, self._begin_end()
+        if staging is None:
+            return None
+        with self, self:
             staging.rehash()
             if not staging.size:
                 return None
@@ -203,29 +220,44 @@ class _UploadingBuffer:
         upload.lock.on_reopen = keep
         unclosed.track(self, upload.target.client.cache.root)
 
-    def _end(self) -> Upload | None:
-        upload, self._upload = self._upload, None
-        if upload is not None:
-            unclosed.forget(self)
-        return upload
+    def _end(self) -> None:
+        self._upload = None
+        unclosed.forget(self)
 
     def close(self) -> None:
-        upload = self._end()
+        upload = self._upload
         if upload is None:
             super().close()  # type: ignore[misc]
             return
         try:
             super().close()  # type: ignore[misc]
+            upload.commit()
         except BaseException:
             upload.abort()
             raise
-        upload.commit()
+        finally:
+            self._end()
+
+    def flush_text(self, flush: Callable[[], object]) -> None:
+        """Call *flush*, of the layer above. If it fails, or a write failed before, text is lost: upload nothing."""
+        upload = self._upload
+        try:
+            flush()
+        except BaseException:
+            self.abort()
+            raise
+        if upload is not None and upload.has_failed_write and upload.staging is not None:
+            self.keep_as_incomplete("a write failed or was interrupted")
+            raise OSError(errno.EIO, "some text is missing, and nothing was uploaded: write it again", upload.uri)
 
     def abort(self) -> None:
         """Close, and upload nothing."""
-        upload = self._end()
-        if upload is not None:
-            upload.abort()
+        upload = self._upload
+        try:
+            if upload is not None:
+                upload.abort()
+        finally:
+            self._end()
         with contextlib.suppress(OSError):  # a full disk has raised before
             super().close()  # type: ignore[misc]
 
@@ -235,9 +267,10 @@ class _UploadingBuffer:
 
     def keep_as_incomplete(self, why: str) -> None:
         """Upload nothing, keep what was written so far as ``incomplete``, and close; log what happened."""
-        upload = self._end()
+        upload = self._upload
         if upload is None or not upload.is_ours:
             return
+        self._end()
         text = None if self._text is None else self._text()
         with contextlib.suppress(OSError, ValueError):
             if text is not None:
@@ -262,7 +295,7 @@ class _UploadingBuffer:
 
     def __del__(self) -> None:
         upload = self._upload
-        if upload is None:
+        if upload is None or upload.staging is None:
             return
         if upload.is_ours:
             message = f"{upload.uri} was opened for writing and never closed"
@@ -304,6 +337,12 @@ class CloudTextWriter(io.TextIOWrapper):
         buffer: Any = super().detach()
         buffer.text_flushed = True
         return buffer
+
+    def close(self) -> None:
+        """Flush, and close the binary file below, which uploads; upload nothing if any text was lost on its way."""
+        if not self.closed and isinstance(self.buffer, _UploadingBuffer):
+            self.buffer.flush_text(super().flush)
+        super().close()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:

@@ -30,8 +30,7 @@ HOUR = 3600 * 10**9
 
 def _rewrite(cache: casstore.Cache, entry: casstore.Entry) -> None:
     """Put a row by hand."""
-    with cache.index.writing() as txn:
-        txn.put(entry.key.row_key, pack_entry(entry))
+    cache.index.write(lambda txn: txn.put(entry.key.row_key, pack_entry(entry)))
 
 
 def _is_fresh(cache: casstore.Cache, max_age_ns: int | None) -> bool:

@@ -125,7 +125,7 @@ def test_while_another_process_adds_the_counts_stay_for_the_next_time(cache: Cac
     held = create_locked(cache.layout.statistics_lock)
     cache.counters.flush()
     assert _total(cache) == Statistics()
-    os.close(held)
+    held.close()
     cache.counters.flush()
     cache.counters.flush()
     assert _total(cache).misses == 1

@@ -449,7 +449,7 @@ def anybodys_directory() -> Iterator[Path]:
 _AS_NOBODY = f"""
 import os, sys
 # Everything that the commands import when they need it: a Python below /root is closed to nobody.
-import filelock, platformdirs, random, rich.console, rich.table
+import platformdirs, random, rich.console, rich.table
 import casstore.cli.main, pathapi.backends.file.backend, pathapi.clouds.file
 casstore.cli.main.command.list_commands(None)
 os.setgroups([]), os.setgid({_NOBODY}), os.setuid({_NOBODY})

@@ -140,8 +140,8 @@ def test_a_rule_that_cannot_be_kept_is_status_1_and_an_age_can_be_given(run: Run
 
 @pytest.mark.needs_locks
 def test_while_another_process_collects_it_is_left_to_that(run: Run, store: Cache) -> None:
-    with store.evictor.lock.acquire(0) as is_ours:
-        assert is_ours
+    with store.evictor.lock.acquire(0) as file:
+        assert file.is_locked
         Path(store.layout.config).write_text("lock_timeout = 0.1\n")
         done = run("collect_garbage", "--max-size", "0")
     assert (done.returncode, done.stderr) == (0, "")

@@ -88,7 +88,7 @@ def _pip_version(python: Path, cwd: Path) -> str:
 
 
 def test_importing_pathapi_loads_no_sdk_and_nothing_of_the_command_line(tmp_path: Path) -> None:
-    absent = (*SDKS, "click", "rich", "filelock", "blake3")
+    absent = (*SDKS, "click", "rich", "blake3")
     code = f"import sys, pathapi; print([name for name in {absent!r} if name in sys.modules], end='')"
     # Here, where all of them are installed: in an environment without them it would be no feat.
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -6,18 +6,18 @@ same, stands still right there, and is killed. Only for children that end by it:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from casstore.locks import lock_files, write_locks
 from tests.casstore.support.fill import fork
 
 _CALLS: Final = (
@@ -33,7 +33,7 @@ _CALLS: Final = (
     "fchmod",
     "ftruncate",
 )
-_OURS: Final = ("casstore", "pathapi", "filelock", "os")
+_OURS: Final = ("casstore", "pathapi", "os")
 """Whose calls count; `os` because of `os.makedirs`."""
 
 _THINGS: Final = (
@@ -113,7 +113,7 @@ class Steps:
         setattr(owner, name, stop_call_stop)
 
     def wrap_system_calls(self) -> None:
-        """Those by which casstore and pathapi (and filelock for them) change names and bytes on the disk."""
+        """Those by which casstore and pathapi change names and bytes on the disk."""
 
         def label_of(name: str) -> Callable[..., str | None]:
             def label(*arguments: Any, **options: Any) -> str | None:
@@ -133,21 +133,29 @@ class Steps:
             return f"create {_thing(path)}" if flags & os.O_CREAT else None
 
         self.wrap(os, "open", creates)
+        # `io` makes the calls for files that are locked: what opens them, and their methods, are wrapped instead.
+        for module in (lock_files, write_locks):
+            self.wrap(module, "open_private", creates)
+        for name, call in (("write", "write"), ("truncate", "ftruncate")):
+            self.wrap(lock_files.LockedFile, name, lambda file, *_, call=call: f"{call} {_thing(file.fileno())}")
 
     def wrap_transactions(self, owner: Any, name: str) -> None:
-        """``owner.name`` gives a context manager that commits at its end."""
+        """``owner.name`` is a call that does work in a transaction, and commits it."""
         real = getattr(owner, name)
 
-        @contextlib.contextmanager
-        def writing(*arguments: Any, **options: Any) -> Iterator[Any]:
-            self.stop("before begin")
-            with real(*arguments, **options) as txn:
+        def write(self_: Any, work: Callable[[Any], Any], *arguments: Any, **options: Any) -> Any:
+            def work_inside(txn: Any) -> Any:
                 self.stop("after begin")
-                yield txn
+                result = work(txn)
                 self.stop("before commit")
-            self.stop("after commit")
+                return result
 
-        setattr(owner, name, writing)
+            self.stop("before begin")
+            result = real(self_, work_inside, *arguments, **options)
+            self.stop("after commit")
+            return result
+
+        setattr(owner, name, write)
 
 
 def _thing(what: Any) -> str:

@@ -8,7 +8,6 @@ thread wait for is told to the scheduler (`Points.wrap_lock`), which lets nobody
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 from collections import Counter
@@ -149,29 +148,28 @@ class Points:
         self._monkeypatch.setattr(owner, name, stop_and_call)
 
     def wrap_lock(self, owner: Any, name: str, point: Callable[[int, int], str] | None = None) -> None:
-        """``owner.name`` gives a context manager that one thread at a time may be in; stop before and after it.
+        """``owner.name`` is a call that one thread at a time may be in; stop before and after it.
 
         With *point*, only before; it says what that is called, by who comes there and how often he has been there.
         """
         real = getattr(owner, name)
 
-        @contextlib.contextmanager
-        def stop_and_enter(*arguments: Any, **options: Any) -> Iterator[Any]:
+        def stop_and_call(*arguments: Any, **options: Any) -> Any:
             actor: _Actor | None = getattr(self._local, "actor", None)
             if actor is not None:
                 at = name if point is None else point(actor.number, actor.locked[name])
                 actor.locked[name] += 1
                 self._stop(actor, at, wants=name)
             try:
-                with real(*arguments, **options) as entered:
-                    yield entered
+                result = real(*arguments, **options)
             finally:
                 if actor is not None:
                     del self._owners[name]
             if point is None:
                 self._come_to(f"after {name}")
+            return result
 
-        self._monkeypatch.setattr(owner, name, stop_and_enter)
+        self._monkeypatch.setattr(owner, name, stop_and_call)
 
     def _come_to(self, point: str) -> None:
         actor: _Actor | None = getattr(self._local, "actor", None)

@@ -13,8 +13,10 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from typing import Final
+from threading import get_ident
+from typing import ClassVar, Final, Self
 
+from casstore import ReentrantCallError
 from pathapi.exceptions import CloudUnavailableError, VersionMismatchError
 
 TEMPORARY: Final = re.compile(r"\.casstore-[0-9a-f]{16}")
@@ -54,22 +56,51 @@ def link_new(temporary: str, path: str, uri: str) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def directory_locked(directory: str, uri: str, timeout: float) -> Iterator[None]:
-    """Exclude every other writer of this backend, in any process, during a compare and a rename.
+class DirectoryLock:
+    """Excludes every other writer of this backend, in any process, during a compare and a rename.
 
-    Raises: CloudUnavailableError that names the holder, after *timeout* seconds: each user who can read a directory can
-    lock it.
+    For a block that uses it twice (`casstore.locks.mutex` says why).
     """
-    descriptor = -1
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-        _lock(descriptor, directory, uri, timeout)
-        yield
-    finally:
+
+    _threads: ClassVar[dict[str, int]] = {}
+    """By locked directory: the thread of this process that has locked it."""
+
+    def __init__(self, directory: str, uri: str, timeout: float) -> None:
+        self._directory, self._uri, self._timeout = directory, uri, timeout
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        """Lock the directory.
+
+        Raises: CloudUnavailableError that names the holder, after *timeout* seconds: each user who can read a directory
+        can lock it. ReentrantCallError in a signal handler that interrupted this thread inside the block.
+        """
+        if self._descriptor < 0:
+            try:
+                self._descriptor = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+                if self._threads.get(self._directory) == get_ident():
+                    raise ReentrantCallError(
+                        f"{self._uri}: {self._directory} is locked by what a signal handler "
+                        "interrupted: let the handler set a flag, and write after it"
+                    )
+                _lock(self._descriptor, self._directory, self._uri, self._timeout)
+                self._threads[self._directory] = get_ident()
+            except BaseException:
+                self._close()
+                raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._descriptor >= 0:
+            self._threads.pop(self._directory, None)
+            self._close()
+
+    def _close(self) -> None:
+        descriptor = self._descriptor
         if descriptor >= 0:
             # Explicitly: a child that another thread forked meanwhile has a copy of the descriptor.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
+            self._descriptor = -1
             os.close(descriptor)
 
 
@@ -104,3 +135,7 @@ def _holder_of(descriptor: int) -> str:
                         return f"process {pid} ({name.read().strip()})"
                     return f"process {pid}"
     return "another process"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=DirectoryLock._threads.clear)  # noqa: SLF001 (this module's own)

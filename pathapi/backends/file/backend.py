@@ -34,7 +34,7 @@ from urllib.parse import quote
 from casstore import Validator, copy_permissions, sync_directory, write_all
 from pathapi.backend import Absent, ListItem, ObjectInfo, Prefix, WriteCondition, delete_each
 from pathapi.backends.error_table import translating
-from pathapi.backends.file.atomic import TEMPORARY, directory_locked, link_new, temporary_in
+from pathapi.backends.file.atomic import TEMPORARY, DirectoryLock, link_new, temporary_in
 from pathapi.backends.file.body import FileBody
 from pathapi.backends.file.metadata import (
     ABSENT_ERRNOS,
@@ -157,7 +157,7 @@ class FileBackend:
         uri = self._uri(key)
         try:
             path = self._path_of_existing(key)
-            with self._translating(uri), self._locked(os.path.dirname(path), uri):
+            with self._translating(uri), self._lock(os.path.dirname(path), uri) as lock, lock:
                 self._require_version(path, uri, expect)
                 stat_object(path, uri)
                 os.unlink(path)
@@ -238,7 +238,7 @@ class FileBackend:
         now = time.time_ns()
         os.utime(descriptor if os.utime in os.supports_fd else temporary, ns=(now, now))
         os.fsync(descriptor)
-        with self._locked(directory, uri):
+        with self._lock(directory, uri) as lock, lock:
             self._require_version(path, uri, expect)
             try:
                 copy_permissions(descriptor, path)
@@ -257,8 +257,8 @@ class FileBackend:
                 failure.outcome_unknown = True  # other processes see the new object
                 raise failure from error
 
-    def _locked(self, directory: str, uri: str) -> contextlib.AbstractContextManager[None]:
-        return directory_locked(directory, uri, self._lock_timeout())
+    def _lock(self, directory: str, uri: str) -> DirectoryLock:
+        return DirectoryLock(directory, uri, self._lock_timeout())
 
     def _require_version(self, path: str, uri: str, expect: WriteCondition) -> None:
         if expect is None:

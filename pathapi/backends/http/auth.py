@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import threading
 from collections.abc import Mapping
 from email.message import Message
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
+from casstore import new_mutex
 from pathapi.exceptions import InvalidConfigurationException
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class HandlerLogin(Login):
     def __init__(self, handler: BaseHandler) -> None:
         super().__init__({})
         self._handler = handler
-        self._lock = threading.Lock()
+        self._lock = new_mutex()
 
     def headers_for(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         prepare = getattr(self._handler, url.partition("://")[0] + "_request", None)

@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import casstore
@@ -96,8 +97,7 @@ def _replace_by(path: str, data: bytes) -> None:
 
 
 def _drop(cache: Cache, entry: Entry) -> None:
-    with cache.index.writing() as txn:
-        delete_entry(txn, entry)
+    cache.index.write(lambda txn: delete_entry(txn, entry))
 
 
 def _make_stale(cache: Cache, entry: Entry) -> None:
@@ -123,8 +123,8 @@ def _prepare_collection(root: str, ledger: SharedLedger) -> None:
     cache.pin(_BUCKET + _PINNED)
     for key in (_PINNED, "data/aged"):
         entry = _entry(cache, key)
-        with cache.index.writing() as txn:
-            put_entry(txn, replace(entry, last_used_hour=_LONG_AGO), entry, None)
+        aged = replace(entry, last_used_hour=_LONG_AGO)
+        cache.index.write(partial(put_entry, entry=aged, previous=entry, blob=None))
     _drop(cache, _entry(cache, "data/unused"))
     _make_stale(cache, _entry(cache, "data/stale"))
     _leave_unsent(root, ledger)
@@ -234,11 +234,7 @@ def _change(path: str, data: bytes) -> None:
 
 
 def _put(cache: Cache, row: bytes, record: bytes | None) -> None:
-    with cache.index.writing() as txn:
-        if record is None:
-            txn.delete(row)
-        else:
-            txn.put(row, record)
+    cache.index.write(lambda txn: txn.delete(row) if record is None else txn.put(row, record))
 
 
 def _flip(cache: Cache, row: bytes) -> None:

@@ -155,13 +155,13 @@ def test_filling_keeps_ages_and_rules_without_a_size(root: Path, monkeypatch: py
     try:
         fill(again, key_of("new"), b"new")
         eventually(lambda: again.lookup(key_of("old")) is None)  # a read would be a use
-        eventually(lambda: again.background._thread is None)
+        eventually(lambda: not again.background._is_running)
         # The next look at rules is due in ten minutes, not with the next fill.
         for name in ("aa", "bb", "cc"):
             fill(again, key_of(f"t/{name}"), name.encode() * 500)
         monkeypatch.setattr(again.background, "_pause", 0.0)
         fill(again, key_of("next"), b"next")
-        eventually(lambda: again.background._thread is None)
+        eventually(lambda: not again.background._is_running)
         assert stored(again) > 3000
         monkeypatch.setattr(trims, "RULE_SECONDS", 0.0)
         fill(again, key_of("last"), b"last")

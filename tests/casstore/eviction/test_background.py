@@ -49,7 +49,7 @@ def _stream(cache: Cache, name: str, data: bytes) -> tuple[bytes, bool]:
 
 def _wait(cache: Cache) -> None:
     cache.flush()
-    eventually(lambda: cache.background._thread is None)
+    eventually(lambda: not cache.background._is_running)
 
 
 # --- max_size --------------------------------------------------------------------------------------------------------
@@ -208,14 +208,14 @@ def test_reading_looks_at_nothing(open_with: Open, monkeypatch: pytest.MonkeyPat
 def test_without_a_limit_no_thread_is_started(open_with: Open) -> None:
     cache = open_with()
     fill(cache, key_of("a"), b"a")
-    assert not any(thread.name == "casstore-evict" for thread in threading.enumerate())
+    assert cache.background._checked > 0 and not cache.background._is_running
 
 
 @pytest.mark.needs_locks
 def test_a_trim_leaves_it_to_another_process_that_collects(open_with: Open, tmp_path: Path) -> None:
     cache = open_with(max_size=1000)
-    with cache.evictor.lock.acquire(0) as is_ours:
-        assert is_ours
+    with cache.evictor.lock.acquire(0) as file:
+        assert file.is_locked
         fill(cache, key_of("a"), b"a" * 900)
         fill(cache, key_of("b"), b"b" * 900)
         _wait(cache)
@@ -488,7 +488,7 @@ def test_a_child_forked_while_its_parent_trims_begins_anew(open_with: Open, monk
 
     def work() -> None:
         monkeypatch.undo()
-        assert cache.background._thread is None
+        assert not cache.background._is_running
         fill(cache, key_of("c"), b"c" * 90)
         cache.close()
 

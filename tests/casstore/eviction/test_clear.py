@@ -438,13 +438,10 @@ def test_it_waits_for_its_turn_and_gives_up(root: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("CASSTORE_LOCK_TIMEOUT", "0.05")
     cache = casstore.open(root)
     fill(cache, key_of("a"), b"a")
-    descriptor = create_locked(cache.layout.collector_lock)
-    try:
+    with create_locked(cache.layout.collector_lock):
         with pytest.raises(casstore.LockTimeoutError, match="another process collects"):
             cache.clear()
         assert cache.clear(dry_run=True).entries == 1
-    finally:
-        os.close(descriptor)
     assert cache.clear().entries == 1
 
 

@@ -104,7 +104,7 @@ def _steps_of(act: Act, root: Path, last: int | None, breaks: Callable[[], None]
         if breaks is not None:
             breaks()
         steps.wrap_system_calls()
-        steps.wrap_transactions(Index, "writing")
+        steps.wrap_transactions(Index, "write_once")
         steps.begin()
         act(cache)
         steps.say("done")

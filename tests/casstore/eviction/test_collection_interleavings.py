@@ -22,6 +22,7 @@ from casstore.format.layout import Layout
 from casstore.fs import files
 from casstore.index import updates as items
 from casstore.index.database import Index
+from casstore.index.transactions import Txn
 from casstore.leases import views
 from tests.casstore.support import replay as playing
 from tests.casstore.support.scenes import SCENES, Passing, Scene, Stage
@@ -107,10 +108,14 @@ def _hand_out_whatever_was_linked(monkeypatch: pytest.MonkeyPatch) -> None:
 def _rename_after_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
     def sweep(self: removal.Removal[Any], digests: Sequence[bytes]) -> dict[bytes, os.stat_result | None]:
         layout = self.layout
-        with self.index.writing() as txn:
+
+        def delete(txn: Txn) -> list[bytes]:
             unused = [digest for digest in digests if not txn.has(user_prefix(digest))]
             for digest in unused:
                 txn.delete(blob_row(digest))
+            return unused
+
+        unused = self.index.write_once(delete)
         for digest in unused:
             files.rename(layout.blob(digest), layout.trashed(digest.hex()))
             files.unlink_quietly(layout.trashed(digest.hex()))

@@ -16,6 +16,7 @@ import pytest
 from casstore import Cache
 from casstore.format.keys import BLOB, ENTRY, USER
 from casstore.format.records import unpack_entry
+from casstore.index.transactions import Txn
 from tests.casstore.support.fill import run
 from tests.casstore.support.race import Race
 from tests.casstore.support.race_workers import BUDGET, LOST_PATH, WRONG_READ, Count
@@ -44,9 +45,12 @@ cache.evict(lambda _: True)
 
 def _look(cache: Cache) -> list[int]:
     """What is wrong with the rows, inside a write transaction, in which nobody publishes and nobody sweeps."""
-    with cache.index.writing() as txn:
+
+    def look(txn: Txn) -> list[int]:
         entries = [unpack_entry(row, record) for row, record in txn.scan(ENTRY, ENTRY, _ALL_ROWS)]
         return [DANGLING for entry in entries if entry is None or not os.path.exists(cache.blob_path(entry))]
+
+    return cache.index.write_once(look)
 
 
 def _watch(race: Race, cache: Cache, goes_on: Callable[[], bool]) -> list[int]:
@@ -114,8 +118,7 @@ def test_a_race_of_fills_reads_and_collections_loses_nothing_and_leaves_nothing(
     assert stored(cache) <= BUDGET
     # What has no row was counted, and goes as everything does.
     _collect(cache, 0)
-    with cache.index.writing() as txn:
-        assert not any(txn.has(kind) for kind in (ENTRY, BLOB, USER))
+    assert not cache.index.write_once(lambda txn: any(txn.has(kind) for kind in (ENTRY, BLOB, USER)))
     assert (stored(cache), _leaks(cache)) == (0, [])
 
 

@@ -208,7 +208,7 @@ def test_a_trim_while_filling_and_one_for_a_full_disk_pass_pins_by(root: Path, m
     cache.pin(A)
     for name in ("b", "c", "d", "e"):
         fill(cache, key_of(name), name.encode() * 1000)
-        eventually(lambda: cache.background._thread is None)
+        eventually(lambda: not cache.background._is_running)
     assert (read(cache, key_of("a")), stored(cache)) == (b"a" * 1000, 2000)
     assert cache.background.make_room(1) is True
     assert _uris(cache) == [A]
@@ -225,7 +225,7 @@ class _Stage:
         cache.close()
         self.cache = cache
         self.points = Points(monkeypatch)
-        self.points.wrap_lock(Index, "writing")
+        self.points.wrap_lock(Index, "write_once")
         self.points.wrap(Index, "read", after=True)
         self.points.wrap(files, "link")
         self.points.wrap(files, "rename")

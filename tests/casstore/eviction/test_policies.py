@@ -204,7 +204,7 @@ def _hits_of_a_store(root: Path, trace: list[int]) -> float:
             hits += 1
             continue
         fill(cache, key_of(str(item)), _bytes_of(item))
-        eventually(lambda: cache.background._thread is None)
+        eventually(lambda: not cache.background._is_running)
     assert stored(cache) <= 100_000
     return hits / len(trace)
 

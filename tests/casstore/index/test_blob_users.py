@@ -13,8 +13,7 @@ def test_a_row_whose_value_is_another_key_names_no_entry(cache: casstore.Cache) 
     entry = fill(cache, key_of("one"), b"shared")
     fill(cache, key_of("two"), b"shared")
     digest, row = entry.digest.value, user_row(entry.digest.value, key_of("one"))
-    with cache.index.writing() as txn:
-        txn.put(row, key_of("two").encoded)
+    cache.index.write(lambda txn: txn.put(row, key_of("two").encoded))
     users = cache.index.read(lambda txn: users_of(txn, digest))
     assert User(row) in users
     assert [user.key for user in users if user.key is not None] == [key_of("two")]

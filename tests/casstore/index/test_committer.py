@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import multiprocessing.context
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -37,6 +38,7 @@ from tests.casstore.support.fill import (
     run,
     status_of,
 )
+from tests.casstore.support.indexes import holding_writer, raising
 from tests.casstore.support.stores import open_inodes
 
 
@@ -72,13 +74,13 @@ def _publication(cache: casstore.Cache, name: str, data: bytes) -> PublishEntry:
 
 def test_items_that_wait_together_are_one_transaction(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = []
-    writing = Index.writing
+    write_once = Index.write_once
 
-    def count(self: Index, timeout: float = 60.0) -> object:
+    def count(self: Index, work: Callable[[Txn], object]) -> object:
         commits.append(self)
-        return writing(self, timeout)
+        return write_once(self, work)
 
-    monkeypatch.setattr(Index, "writing", count)
+    monkeypatch.setattr(Index, "write_once", count)
     monkeypatch.setattr(committer, "WINDOW_QUIET", 10.0)
     for number in range(50):
         cache.committer.submit(_publication(cache, f"k{number}", b"%d" % number))
@@ -87,17 +89,10 @@ def test_items_that_wait_together_are_one_transaction(cache: casstore.Cache, mon
     assert cache.usage().entries == 50
 
 
-def _raise(error: BaseException) -> Callable[[Txn], object]:
-    def work(txn: Txn) -> object:
-        raise error
-
-    return work
-
-
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyError(), RecursionError(), casstore.CasstoreError("bad")])
 def test_a_bad_item_takes_no_other_down(cache: casstore.Cache, error: Exception) -> None:
     good = [_Item(), _Item(lambda txn: txn.put(b"E1", b"x")), _Item()]
-    bad = _Item(_raise(error))
+    bad = _Item(raising(error))
     stubborn = _Item(lambda _: False)
     for item in (good[0], bad, good[1], stubborn, good[2]):
         cache.committer.submit(item)
@@ -271,9 +266,11 @@ def test_a_process_that_hangs_in_a_commit_delays_others_once_and_is_reported_onc
     root: Path, cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def hang() -> None:
-        with casstore.open(root).index.writing():
+        def stand_still(_: object) -> None:
             (root / "inside").touch()
             time.sleep(600)
+
+        casstore.open(root).index.write(stand_still)
 
     fill(cache, key_of("before"), b"before")
     cache.flush()
@@ -300,10 +297,10 @@ def test_a_process_that_hangs_in_a_commit_delays_others_once_and_is_reported_onc
 
 def test_what_readers_learned_never_makes_them_wait(cache: casstore.Cache) -> None:
     entry = fill(cache, key_of("k"), b"bytes")
-    with cache.index.writing():  # so that nothing is committed meanwhile
+    with holding_writer(cache.index):  # so that nothing is committed meanwhile
         for _ in range(MAX_TOUCHES + 100):
             cache.committer.submit(TouchEntry(entry, last_used_hour=1))
-        assert len(cache.committer._items) <= MAX_TOUCHES
+        assert cache.committer._queue.qsize() <= MAX_TOUCHES
     cache.flush()
 
 
@@ -311,7 +308,7 @@ def test_a_closed_committer_starts_again(cache: casstore.Cache) -> None:
     for number in range(5):
         fill(cache, key_of(f"k{number}"), b"%d" % number)
         cache.close()
-        assert cache.committer._thread is None
+        assert cache.committer._thread == 0
     assert cache.usage().entries == 5
 
 
@@ -319,27 +316,30 @@ def test_the_thread_has_ended_when_the_committer_is_closed(
     cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not merely soon: a fork around Python's hooks is safe where there is one thread only."""
+    before = set(os.listdir("/proc/self/task"))
     ended = threading.Event()
-    real = committer.Committer._run
+    real = committer.Committer._run_batch
 
-    def run_slowly(self: committer.Committer) -> None:
-        real(self)
-        time.sleep(0.1)
-        ended.set()
+    def run_slowly(self: committer.Committer, batch: Sequence[object]) -> None:
+        real(self, batch)  # type: ignore[arg-type]
+        if any(isinstance(item, committer._Stop) for item in batch):
+            time.sleep(0.1)
+            ended.set()
 
-    monkeypatch.setattr(committer.Committer, "_run", run_slowly)
+    monkeypatch.setattr(committer.Committer, "_run_batch", run_slowly)
     fill(cache, key_of("k"), b"bytes")
     cache.close()
     assert ended.is_set()
+    eventually(lambda: set(os.listdir("/proc/self/task")) <= before)
 
 
 def test_a_commit_when_no_thread_can_start_any_more_is_done_at_once(
     cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: threading.Thread) -> None:
+    def refuse(run: Callable[[], object], arguments: tuple[()]) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
     fill(cache, key_of("k"), b"bytes")
     assert read(cache, key_of("k")) == b"bytes"
 
@@ -401,7 +401,7 @@ def test_a_forked_child_commits_what_is_its_own_and_not_its_parents(
     cache.committer.submit(_publication(cache, "parent", b"parent"))
 
     def work() -> None:
-        assert cache.committer._items == []
+        assert cache.committer._queue.empty()
         fill(cache, key_of("child"), b"child")
 
     assert forked(work) == 0
@@ -409,11 +409,12 @@ def test_a_forked_child_commits_what_is_its_own_and_not_its_parents(
     assert sorted(entry.uri for entry in cache.entries()) == ["s3://bucket/child", "s3://bucket/parent"]
 
 
-def _is_parked(thread: threading.Thread) -> bool:
-    """Whether *thread* sleeps and does not stir although the interpreter's lock is free."""
+def _is_other_thread_parked() -> bool:
+    """Whether the one other thread sleeps and does not stir although the interpreter's lock is free."""
 
     def state() -> list[str]:
-        text = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+        (thread,) = set(os.listdir("/proc/self/task")) - {str(threading.get_native_id())}
+        text = Path(f"/proc/self/task/{thread}/status").read_text()
         return [line for line in text.splitlines() if line.startswith(("State:", "voluntary"))]
 
     before = state()
@@ -448,10 +449,8 @@ def test_a_child_of_a_fork_without_hooks_does_not_hang(cache: casstore.Cache) ->
 
     def parent() -> None:
         fill(cache, key_of("k"), b"bytes")
-        thread = cache.committer._thread
-        assert thread is not None
         # The one other thread must wait for work: neither hold nor be about to take the interpreter's lock.
-        eventually(lambda: _is_parked(thread))
+        eventually(_is_other_thread_parked)
         assert status_of(fork_without_hooks(child)) == 0
 
     assert alone(parent) == 0

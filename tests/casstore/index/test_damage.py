@@ -35,6 +35,7 @@ from casstore.index.database import Index
 from casstore.index.generations import IndexFiles
 from casstore.locks.byte_locks import ByteLocks
 from tests.casstore.support.fill import fill, fork, forked, key_of, read, status_of
+from tests.casstore.support.indexes import put_rows
 
 KEY, OTHER = key_of("k"), key_of("other")
 STATED = ProviderChecksum("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
@@ -63,11 +64,9 @@ def _flip_each(cache: casstore.Cache, row: bytes) -> Iterator[None]:
     for at in range(len(whole)):
         damaged = bytearray(whole)
         damaged[at] ^= 1 << at % 8
-        with cache.index.writing() as txn:
-            txn.put(row, bytes(damaged))
+        put_rows(cache.index, {row: bytes(damaged)})
         yield
-    with cache.index.writing() as txn:
-        txn.put(row, whole)
+    put_rows(cache.index, {row: whole})
 
 
 def _known(cache: casstore.Cache) -> bytes | None:
@@ -148,11 +147,9 @@ class Planted:
         made = Index(self.layout, ByteLocks(self.layout), print)
         for version in (0, 1):
             for start in range(0, rows, 250):
-                with made.writing() as txn:
-                    for number in range(start, min(start + 250, rows)):
-                        entry = self.entries[number][version]
-                        txn.put(entry.key.row_key, pack_entry(entry))
-                    txn.put(b"X%d" % version, b"long" * 3000)
+                entries = [self.entries[number][version] for number in range(start, min(start + 250, rows))]
+                long = {b"X%d" % version: b"long" * 3000}
+                put_rows(made, {entry.key.row_key: pack_entry(entry) for entry in entries} | long)
         made.close()
         self.data = Path(self.layout.index_file(1)).read_bytes()
 
@@ -377,9 +374,8 @@ def test_bytes_that_a_power_cut_damaged_are_compared_when_they_come_again(root: 
     _write(path, b"\0" * 5)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     row = blob_row(entry.digest.value)
-    with cache.index.writing() as txn:
-        txn.put(KEY.row_key, pack_entry(replace(entry, written_on=cache.boot_mount + 2)))
-        txn.put(row, records.pack_blob(row, records.BlobRecord(5, cache.boot_mount + 2)))
+    record = records.pack_blob(row, records.BlobRecord(5, cache.boot_mount + 2))
+    put_rows(cache.index, {KEY.row_key: pack_entry(replace(entry, written_on=cache.boot_mount + 2)), row: record})
     fill(cache, OTHER, b"bytes")
     assert read(cache, OTHER) == b"bytes"
     assert read(cache, KEY) in (None, b"bytes")

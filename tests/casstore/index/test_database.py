@@ -21,9 +21,9 @@ from casstore.index.database import Index
 from casstore.index.environment import RESERVE_ROW
 from casstore.index.transactions import Txn
 from casstore.locks.byte_locks import ByteLocks
-from casstore.locks.lock_files import LockFile
+from casstore.locks.lock_files import lock_directory
 from tests.casstore.support.fill import eventually, fork, run, status_of
-from tests.casstore.support.indexes import ROWS, in_child, put_rows
+from tests.casstore.support.indexes import ROWS, in_child, put_rows, raising
 from tests.casstore.support.mounts import fill_up, small_disk
 
 
@@ -35,29 +35,33 @@ def test_rows_are_read_scanned_and_dropped(make: Callable[[], Index]) -> None:
     assert dict(index.scan(b"")) == ROWS
     assert [row for row, _ in index.scan(b"E00")] == [b"E%04d" % number for number in range(100)]
     assert list(index.scan(b"F")) == []
-    with index.writing() as txn:
+
+    def delete(txn: Txn) -> None:
         txn.delete(b"E0001")
         txn.delete(b"never there")
+
+    index.write_once(delete)
     assert index.get(b"E0001") is None
     assert index.usage()[0] == len(ROWS) - 1
 
 
 def test_a_scan_sees_what_its_transaction_has_put(make: Callable[[], Index]) -> None:
-    with make().writing() as txn:
+    def put_and_scan(txn: Txn) -> list[tuple[bytes, bytes]]:
         txn.put(b"Ea", b"one")
-        assert txn.scan(b"E", b"E", 10) == [(b"Ea", b"one")]
+        return txn.scan(b"E", b"E", 10)
+
+    assert make().write(put_and_scan) == [(b"Ea", b"one")]
 
 
-def test_a_failed_block_changes_nothing(make: Callable[[], Index]) -> None:
+def test_a_failed_transaction_changes_nothing(make: Callable[[], Index]) -> None:
     index = make()
 
-    def fail() -> None:
-        with index.writing() as txn:
-            txn.put(b"row", b"record")
-            raise KeyError
+    def fail(txn: Txn) -> None:
+        txn.put(b"row", b"record")
+        raise KeyError
 
     with pytest.raises(KeyError):
-        fail()
+        index.write_once(fail)
     assert index.get(b"row") is None
     put_rows(index, {b"row": b"other"})
 
@@ -68,22 +72,20 @@ def test_a_stopped_writer_stops_writers_with_an_error_and_no_reader(layout: Layo
     put_rows(index, {b"E1": b"one"})
     index.close()
 
-    def stop_inside() -> None:
-        with make().writing() as txn:
-            txn.put(b"E1", b"two")
-            Path(layout.root, "inside").touch()
-            time.sleep(60)
+    def stop_inside(txn: Txn) -> None:
+        txn.put(b"E1", b"two")
+        Path(layout.root, "inside").touch()
+        time.sleep(60)
 
-    pid = fork(stop_inside)
+    pid = fork(lambda: make().write_once(stop_inside))
     eventually(Path(layout.root, "inside").exists)
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(LockTimeoutError), index.writing(timeout=0.05):
-        pass
+    with pytest.raises(LockTimeoutError):
+        index.write_once(lambda _: None, timeout=0.05)
     assert index.get(b"E1") == b"one"
     os.kill(pid, signal.SIGKILL)
     status_of(pid)
-    with index.writing(timeout=1_000) as txn:
-        assert txn.get(b"E1") == b"one"
+    assert index.write_once(lambda txn: txn.get(b"E1"), timeout=1_000) == b"one"
 
 
 @pytest.mark.needs_locks
@@ -93,15 +95,16 @@ def test_a_thread_that_does_not_move_on_stops_other_threads_with_an_error(make: 
 
     def write() -> None:
         try:
-            with index.writing(timeout=0.05):
-                pass
+            index.write_once(lambda _: None, timeout=0.05)
         except LockTimeoutError as error:
             got.append(error)
 
-    with index.writing():
+    def stand_still(_: Txn) -> None:
         thread = threading.Thread(target=write)
         thread.start()
         thread.join()
+
+    index.write_once(stand_still)
     assert len(got) == 1
 
 
@@ -151,16 +154,16 @@ def test_a_full_table_of_living_readers_is_a_typed_error(layout: Layout, monkeyp
 @pytest.mark.parametrize("error", [lmdb.MapFullError("x"), lmdb.DiskError("x")])
 def test_an_index_without_room_is_a_full_store(make: Callable[[], Index], error: lmdb.Error) -> None:
     index = make()
-    with pytest.raises(StoreFullError), index.writing():
-        raise error
+    with pytest.raises(StoreFullError):
+        index.write_once(raising(error))
     put_rows(index, {b"E1": b"one"})
 
 
 def test_an_environment_that_panicked_is_opened_again(make: Callable[[], Index]) -> None:
     index = make()
     put_rows(index, {b"E1": b"one"})
-    with pytest.raises(IndexDamagedError), index.writing():
-        raise lmdb.PanicError("x")
+    with pytest.raises(IndexDamagedError):
+        index.write_once(raising(lmdb.PanicError("x")))
     assert index.get(b"E1") == b"one"
     assert index.generation == 1
 
@@ -175,8 +178,7 @@ from casstore.locks.byte_locks import ByteLocks
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 layout = Layout(sys.argv[1])
 index = Index(layout, ByteLocks(layout), print)
-with index.writing() as txn:
-    txn.put(b"E1", b"one")
+index.write_once(lambda txn: txn.put(b"E1", b"one"))
 assert index.get(b"E1") == b"one"
 """
     done = run(code, layout.root)
@@ -245,7 +247,7 @@ def test_one_process_at_a_time_is_inside_the_opening_of_lmdb(
     index.close()
     assert held and all(held)
     monkeypatch.undo()
-    with LockFile(layout.generation(1), is_directory=True).acquire(0) as is_ours:
+    with lock_directory(layout.generation(1), 0) as is_ours:
         assert is_ours
         index.get(b"Bx")  # after some patience it does without
 

@@ -21,7 +21,7 @@ from casstore.index.generations import IndexFiles
 from casstore.index.transactions import Txn
 from casstore.locks.byte_locks import ByteLocks
 from tests.casstore.support.fill import eventually, fork, forked, status_of
-from tests.casstore.support.indexes import ROWS, damage_index, put_rows
+from tests.casstore.support.indexes import ROWS, damage_index, put_rows, raising
 from tests.harness.sampling import sampled
 
 
@@ -156,22 +156,20 @@ def test_a_writer_notices_a_new_generation_at_once(layout: Layout, make: Callabl
     index = make()
     put_rows(index, {b"E1": b"old"})
     assert forked(lambda: _supersede(layout)) == 0
-    with index.writing() as txn:
-        assert txn.get(b"E1") == b"new"
+    assert index.write_once(lambda txn: txn.get(b"E1")) == b"new"
 
 
 def test_a_commit_that_lost_its_generation_says_so(layout: Layout, make: Callable[[], Index]) -> None:
     index = make()
     put_rows(index, {b"E1": b"old"})
 
-    def write_while_it_is_replaced() -> None:
-        with index.writing() as txn:
-            os.makedirs(layout.generation(2))
-            Path(layout.successor(1)).write_text("2")
-            txn.put(b"E2", b"lost")
+    def write_while_it_is_replaced(txn: Txn) -> None:
+        os.makedirs(layout.generation(2))
+        Path(layout.successor(1)).write_text("2")
+        txn.put(b"E2", b"lost")
 
     with pytest.raises(IndexDamagedError, match="replaced"):
-        write_while_it_is_replaced()
+        index.write_once(write_while_it_is_replaced)
     assert index.get(b"E2") is None
     assert index.write(lambda txn: txn.get(b"E1")) is None
 
@@ -249,8 +247,8 @@ def test_an_error_without_an_explanation_is_damage_if_a_page_is_damaged(
 
     def work() -> None:
         index = make()
-        with pytest.raises(IndexDamagedError if is_damaged else IndexUnavailableError), index.writing():
-            raise lmdb.Error("mdb_txn_commit: Input/output error")
+        with pytest.raises(IndexDamagedError if is_damaged else IndexUnavailableError):
+            index.write_once(raising(lmdb.Error("mdb_txn_commit: Input/output error")))
         index.write(lambda txn: txn.put(b"E", b"new"))
         assert index.generation == 1 + is_damaged
 

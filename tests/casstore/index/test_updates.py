@@ -14,6 +14,7 @@ from casstore.format.keys import blob_row
 from casstore.format.records import BlobRecord, pack_blob, pack_entry, unpack_blob
 from casstore.fs import files
 from casstore.index.entries import delete_entry
+from casstore.index.transactions import Txn
 from casstore.index.updates import TouchEntry
 from tests.casstore.support.fill import fill, key_of
 
@@ -46,8 +47,7 @@ def test_an_older_validation_leaves_a_newer_one(cache: casstore.Cache) -> None:
 def test_a_validation_of_a_clock_that_was_ahead_does_not_stay(cache: casstore.Cache) -> None:
     entry = fill(cache, KEY, b"bytes")
     ahead = replace(entry, validated=replace(entry.validated, boot_ns=entry.validated.boot_ns + HOUR_NS))
-    with cache.index.writing() as txn:
-        txn.put(KEY.row_key, pack_entry(ahead))
+    cache.index.write(lambda txn: txn.put(KEY.row_key, pack_entry(ahead)))
     now = replace(entry.validated, boot_ns=entry.validated.boot_ns + 1)
     assert _touch(cache, TouchEntry(ahead, validated=now)).validated == now
 
@@ -93,9 +93,12 @@ def test_a_new_file_is_not_marked_as_synced_because_of_a_row_that_a_killed_sweep
     entry = fill(cache, KEY, b"bytes")
     row = blob_row(entry.digest.value)
     os.unlink(cache.blob_path(entry))
-    with cache.index.writing() as txn:
+
+    def replace_row(txn: Txn) -> None:
         delete_entry(txn, entry)
         txn.put(row, pack_blob(row, BlobRecord(5, 0)))
+
+    cache.index.write(replace_row)
     assert fill(cache, KEY, b"bytes").written_on == cache.boot_mount != 0
     assert _row(cache).written_on == cache.boot_mount
     assert unpack_blob(row, cache.index.get(row)) == BlobRecord(5, cache.boot_mount)

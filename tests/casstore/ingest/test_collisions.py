@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from casstore.index.database import Index
 from casstore.index.transactions import Txn
 from casstore.index.updates import IndexUpdate
 from casstore.ingest.publisher import Publisher
-from tests.casstore.support.fill import fill, hand_out, key_of, read
+from tests.casstore.support.fill import fill, hand_out, key_of, queue, read
 
 ONE, TWO = key_of("one"), key_of("two")
 STATED = ProviderChecksum("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
@@ -113,7 +115,7 @@ def test_an_uncommitted_entry_is_believed_of_its_own_file_only(
     weak: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting: list[IndexUpdate] = []
-    monkeypatch.setattr(weak.committer, "submit", waiting.append)
+    monkeypatch.setattr(weak.committer, "submit", partial(queue, waiting))
     with weak.begin(ONE) as filling:
         filling.write(b"a first")
         os.close(filling.publish(Validator(7, "e")).descriptor)
@@ -153,8 +155,9 @@ def test_a_view_is_no_link_to_a_content_that_took_the_blobs_name_meanwhile(
 
     def take_and_link(source: str, target: str) -> None:
         monkeypatch.setattr(files, "link", link)
-        weak.evict(lambda _: True)
-        fill(weak, TWO, b"a third")
+        other = threading.Thread(target=lambda: (weak.evict(lambda _: True), fill(weak, TWO, b"a third")))
+        other.start()
+        other.join()
         link(source, target)
 
     monkeypatch.setattr(files, "link", take_and_link)

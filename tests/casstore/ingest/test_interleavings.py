@@ -25,6 +25,7 @@ from casstore.eviction.collector import evict
 from casstore.format.layout import Layout
 from casstore.fs import copying, files
 from casstore.index.database import Index
+from casstore.index.transactions import Txn
 from casstore.ingest import fill as fills
 from casstore.ingest.publisher import Publisher
 from tests.casstore.support import replay as playing
@@ -57,6 +58,11 @@ SCENES = {
 }
 
 
+def _delete_rows(txn: Txn) -> None:
+    for row, _ in txn.scan(b"", b"", 1000):
+        txn.delete(row)
+
+
 class Stage:
     """One store in which a scene is played again and again."""
 
@@ -68,7 +74,7 @@ class Stage:
         self.cache = casstore.open(root)
         self.cache.stage().close()
         self.points = Points(monkeypatch)
-        self.points.wrap_lock(Index, "writing")
+        self.points.wrap_lock(Index, "write_once")
         self.points.wrap(Index, "get", after=True)
         self.points.wrap(Index, "read", after=True)
         self.points.wrap(files, "link_descriptor")
@@ -80,9 +86,7 @@ class Stage:
 
     def reset(self) -> None:
         cache, scene = self.cache, self.scene
-        with cache.index.writing() as txn:
-            for row, _ in txn.scan(b"", b"", 1000):
-                txn.delete(row)
+        cache.index.write(_delete_rows)
         for directory in (cache.layout.blobs, cache.layout.trash, cache.layout.quarantine):
             shutil.rmtree(directory)
             os.mkdir(directory)
@@ -91,9 +95,7 @@ class Stage:
         if scene.before == "lost":
             path.unlink()
         elif scene.before in ("rowless", "poisoned"):
-            with cache.index.writing() as txn:
-                for row, _ in txn.scan(b"", b"", 1000):
-                    txn.delete(row)
+            cache.index.write(_delete_rows)
         if scene.before == "poisoned":
             status = path.stat()
             path.chmod(0o600)

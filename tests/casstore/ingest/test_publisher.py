@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
 
 import casstore
 from casstore import Validator
 from casstore.index.updates import IndexUpdate, PublishEntry
-from tests.casstore.support.fill import fill, key_of
+from tests.casstore.support.fill import fill, key_of, queue
 from tests.casstore.support.stores import open_inodes
 
 ONE, TWO = key_of("one"), key_of("two")
@@ -18,7 +19,7 @@ ONE, TWO = key_of("one"), key_of("two")
 def _queued(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> list[IndexUpdate]:
     """What is submitted from now on, and is not committed."""
     queued: list[IndexUpdate] = []
-    monkeypatch.setattr(cache.committer, "submit", queued.append)
+    monkeypatch.setattr(cache.committer, "submit", partial(queue, queued))
     return queued
 
 

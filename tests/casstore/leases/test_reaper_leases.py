@@ -113,7 +113,7 @@ def test_a_child_of_a_fork_without_hooks_keeps_the_lease_of_its_parent(cache: ca
 
 
 def test_a_program_that_was_started_holds_no_lease_of_its_starter(cache: casstore.Cache) -> None:
-    assert not os.get_inheritable(cache.lease._descriptor)
+    assert not os.get_inheritable(cache.lease._file.fileno())
 
 
 def test_ones_own_lease_is_left_alone(cache: casstore.Cache) -> None:
@@ -203,14 +203,14 @@ def test_a_lease_born_under_its_own_name_would_be_lost_at_once(
 ) -> None:
     """The negative control of the two above: why a birth has a name of its own."""
 
-    def naive(layout: object) -> tuple[str, int]:
+    def naive(layout: object) -> tuple[str, lock_files.LockedFile]:
         name = "0" * 16
         os.mkdir(cache.layout.lease(name))
-        lock = LeaseLayout(cache.layout.lease(name)).lock
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        lock = lock_files.LockedFile(LeaseLayout(cache.layout.lease(name)).lock, "a+")
         assert reap_store(cache).leases == 1
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return name, descriptor
+        lock.wait(0)
+        assert lock.is_locked
+        return name, lock
 
     monkeypatch.setattr(leases, "_create", naive)
     lease = Lease(cache.layout)
@@ -222,7 +222,7 @@ def test_a_lease_born_under_its_own_name_would_be_lost_at_once(
 def test_births_that_were_cut_off_go(cache: casstore.Cache) -> None:
     os.mkdir(cache.layout.lease(f".new-{'1' * 16}"))
     os.mkdir(cache.layout.lease(f".new-{'2' * 16}"))
-    os.close(create_locked(LeaseLayout(cache.layout.lease(f".new-{'2' * 16}")).lock))
+    create_locked(LeaseLayout(cache.layout.lease(f".new-{'2' * 16}")).lock).close()
     assert reap_store(cache).leases == 2
     assert os.listdir(cache.layout.leases) == []
 

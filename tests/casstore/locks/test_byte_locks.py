@@ -323,9 +323,9 @@ def test_a_lock_for_life_is_held_until_the_process_is_dead(tmp_path: Path) -> No
     path = str(tmp_path / "lock")
 
     def hold() -> None:
-        create_locked(path)
-        (tmp_path / "held").touch()
-        time.sleep(60)
+        with create_locked(path):
+            (tmp_path / "held").touch()
+            time.sleep(60)
 
     pid = fork(hold)
     eventually((tmp_path / "held").exists)
@@ -333,14 +333,14 @@ def test_a_lock_for_life_is_held_until_the_process_is_dead(tmp_path: Path) -> No
         create_locked(path)
     os.kill(pid, signal.SIGKILL)
     status_of(pid)
-    os.close(create_locked(path))
+    create_locked(path).close()
 
 
 def test_a_lock_is_taken_over_from_the_dead_and_not_from_the_living(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     holder = create_locked(path)
     assert try_lock_existing(path) is None
-    os.close(holder)
+    holder.close()
     taken = try_lock_existing(path)
     assert taken is not None
     assert try_lock_existing(path) is None
@@ -353,7 +353,7 @@ def test_a_lock_file_that_is_replaced_while_its_lock_is_taken_proves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     path = tmp_path / "lock"
-    os.close(create_locked(str(path)))
+    create_locked(str(path)).close()
     real = fcntl.flock
 
     def replaced(descriptor: int, operation: int) -> None:
@@ -378,13 +378,13 @@ def test_no_link_is_taken_for_a_lock_file(tmp_path: Path) -> None:
 
 def _other_process_is_excluded(path: Path) -> bool:
     """What `locks_are_exclusive` stands for."""
-    descriptor = create_locked(str(path))
+    file = create_locked(str(path))
     try:
         code = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
         tried = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
         return "BlockingIOError" in tried.stderr
     finally:
-        os.close(descriptor)
+        file.close()
 
 
 def test_two_locks_of_one_file_prove_that_other_processes_are_excluded(

@@ -16,13 +16,13 @@ pytestmark = pytest.mark.needs_locks
 
 
 def _is_free(cache: casstore.Cache) -> bool:
-    with LockFile(cache.layout.collector_lock).acquire(0) as is_ours:
-        return is_ours
+    with LockFile(cache.layout.collector_lock).acquire(0) as file:
+        return file.is_locked
 
 
 def test_who_comes_second_is_told_so(cache: casstore.Cache) -> None:
-    with cache.evictor.lock.acquire(0) as is_ours:
-        assert is_ours
+    with cache.evictor.lock.acquire(0) as file:
+        assert file.is_locked
         assert not _is_free(cache)
         assert forked(lambda: _is_free(cache) and os._exit(3)) == 0
     assert _is_free(cache)

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +41,12 @@ def _granted(cache: casstore.Cache, look: Callable[[], object] = lambda: None) -
     flight = cache.flights.acquire(KEY.row_key)
     assert _find(flight, look) is None
     return flight
+
+
+def _granted_elsewhere(cache: casstore.Cache) -> Flight:
+    """The flight, granted to another thread: to its own holder, it would be granted again."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_granted, cache).result()
 
 
 def _get(cache: casstore.Cache, log: Path) -> bytes:
@@ -115,7 +122,7 @@ def test_a_holder_that_stands_still_is_passed_by(
         time.sleep(60)
 
     if holder == "thread":
-        hold_flight = _granted(cache)
+        hold_flight = _granted_elsewhere(cache)
         pid = 0
     else:
         hold_flight = None
@@ -132,10 +139,22 @@ def test_a_holder_that_stands_still_is_passed_by(
     assert isinstance(cache.flights.try_acquire(KEY.row_key), Flight)
 
 
+def test_a_signal_handler_does_not_wait_for_the_download_that_it_interrupted(cache: casstore.Cache) -> None:
+    flight = _granted(cache)
+    polls: list[None] = []
+    with cache.flights.acquire(KEY.row_key) as mine:
+        polls.extend(mine.polls())
+        assert len(polls) == 1
+    # The download that it interrupted still has the flight.
+    assert cache.flights.try_acquire(KEY.row_key) is None
+    flight.release()
+    assert isinstance(cache.flights.try_acquire(KEY.row_key), Flight)
+
+
 def test_progress_keeps_waiters_patient(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASSTORE_LOCK_TIMEOUT", "0.3")
     cache = casstore.open(root)
-    flight = _granted(cache)
+    flight = _granted_elsewhere(cache)
     began, count = time.monotonic(), itertools.count(1)
 
     def look() -> str | None:

@@ -261,8 +261,7 @@ def test_an_upload_is_interrupted_once_its_process_is_proved_dead(root: Path, ca
 def test_where_locks_do_not_exclude_nobody_is_dead(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = Lease(cache.layout)
     write = keep(cache, state=PendingState.UPLOADING, lease=dead.name)
-    os.close(dead._descriptor)
-    dead._descriptor = -1
+    dead._file.close()
     monkeypatch.setattr("casstore.pending.store.locks_are_exclusive", lambda _: False)
     assert not cache.pending.is_interrupted(write)
 

@@ -40,11 +40,7 @@ def blob_of(cache: Cache, name: str = "a") -> Path:
 
 
 def put(cache: Cache, row: bytes, record: bytes | None) -> None:
-    with cache.index.writing() as txn:
-        if record is None:
-            txn.delete(row)
-        else:
-            txn.put(row, record)
+    cache.index.write(lambda txn: txn.delete(row) if record is None else txn.put(row, record))
 
 
 def flip(cache: Cache, row: bytes, at: int = -12) -> None:

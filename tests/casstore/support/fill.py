@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from casstore import Cache, Entry, Key, ProviderChecksum, Validator
+from casstore.index.updates import IndexUpdate, PublishEntry
 from casstore.leases.proof import path_has_bytes
 from casstore.leases.views import View
 
@@ -132,6 +133,13 @@ def replace_in(owner: object, **functions: object) -> None:
     for name, function in functions.items():
         assert hasattr(owner, name), f"{owner} has no {name}: it is elsewhere now"
         setattr(owner, name, function)
+
+
+def queue(waiting: list[IndexUpdate], update: IndexUpdate) -> None:
+    """What `Committer.submit` does, without a commit."""
+    if isinstance(update, PublishEntry):
+        update.is_queued = True
+    waiting.append(update)
 
 
 def eventually(condition: Callable[[], object], seconds: float = 300.0) -> None:

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from casstore.index.database import Index
+from casstore.index.transactions import Txn
 
 ROWS = {b"E%04d" % number: b"v%d" % number * 20 for number in range(2500)}
 
 
 def put_rows(index: Index, rows: dict[bytes, bytes]) -> None:
-    with index.writing() as txn:
+    def put(txn: Txn) -> None:
         for row, record in rows.items():
             txn.put(row, record)
+
+    index.write_once(put)
+
+
+def raising(error: BaseException) -> Callable[[Txn], object]:
+    """What a transaction is to do: fail."""
+
+    def work(_: Txn) -> object:
+        raise error
+
+    return work
+
+
+@contextlib.contextmanager
+def holding_writer(index: Index) -> Iterator[None]:
+    """For the block, no thread and no process commits to this index."""
+    writer = index._locks.acquire_writer(60.0)
+    try:
+        yield
+    finally:
+        writer.release()
 
 
 def fork_with(index: Index) -> int:

@@ -157,7 +157,7 @@ class Stage:
         monkeypatch.setattr(clock, "now", lambda boot: self._now())
         monkeypatch.setattr(clock, "current_hour", lambda: HOUR)
         self.points = Points(monkeypatch, stops=[stops for _, stops in scene.parts], look=self._look)
-        self.points.wrap_lock(Index, "writing", self._before_lock)
+        self.points.wrap_lock(Index, "write_once", self._before_lock)
         self.points.wrap(BlobStore, "add", after=True, point=AFTER_LINK)
         self.points.wrap(items, "put_entry", point=INSIDE_PUT)
         self.points.wrap(collector, "record_evictions", point=INSIDE_EVICTION)

@@ -215,8 +215,8 @@ def test_leftovers_of_a_killed_process_are_reaped(filled: Cache) -> None:
 @pytest.mark.needs_locks
 def test_beside_a_collector_nothing_is_reaped_and_the_rest_is_repaired(filled: Cache) -> None:
     edit(filled)
-    with LockFile(filled.layout.collector_lock).acquire(0) as is_ours:
-        assert is_ours
+    with LockFile(filled.layout.collector_lock).acquire(0) as file:
+        assert file.is_locked
         verified, mended = _repair(filled)
     assert (verified.left, mended.problems, mended.reaped) == (0, 1, None)
 

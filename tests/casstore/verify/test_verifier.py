@@ -38,6 +38,7 @@ from tests.casstore.support.damage import (
     entry_of,
     fill_variously,
     flip_entry,
+    put,
     remove_a_shared_one,
     touch,
 )
@@ -109,8 +110,7 @@ def test_an_empty_store_is_sound_before_and_after_it_has_an_index(cache: Cache) 
 
 
 def test_the_initial_rows_of_an_index_are_no_damage(filled: Cache) -> None:
-    with filled.index.writing() as txn:
-        txn.put(RESERVE_ROW, bytes(64 << 10))
+    filled.index.write(lambda txn: txn.put(RESERVE_ROW, bytes(64 << 10)))
     assert filled.verify().is_sound
     assert filled.verify(repair=True).is_sound
 
@@ -281,12 +281,11 @@ def test_uncommitted_unused_and_trashed_blobs_are_leftovers(filled: Cache) -> No
     staging.write(b"nobody knows me")
     filled.blobs.add(staging, staging.digest())  # a fill that was killed before its commit, or is just before it
     staging.close()
-    with filled.index.writing() as txn:
-        entry = entry_of(filled)
-        txn.delete(entry.key.row_key)
-        txn.delete(user_row(entry.digest.value, entry.key))
-        gone = blob_row(b"g" * 16)
-        txn.put(gone, pack_blob(gone, BlobRecord(1, 0)))
+    entry = entry_of(filled)
+    put(filled, entry.key.row_key, None)
+    put(filled, user_row(entry.digest.value, entry.key), None)
+    gone = blob_row(b"g" * 16)
+    put(filled, gone, pack_blob(gone, BlobRecord(1, 0)))
     Path(filled.layout.trashed("x")).write_bytes(b"12")
     Path(filled.layout.trashed("dead/views")).mkdir(parents=True)
     Path(filled.layout.trashed("dead/views/file")).write_bytes(b"345")

@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import filelock  # noqa: F401 (as above)
 import lmdb
 import pytest
 
@@ -259,7 +258,7 @@ def _wrap(steps: Steps, backend: type) -> None:
         return operation if "Part" in operation or "Multipart" in operation else None
 
     steps.wrap_system_calls()
-    steps.wrap_transactions(Index, "writing")
+    steps.wrap_transactions(Index, "write_once")
     for call, name in (("write", "upload"), ("copy", "copy"), ("delete", "delete")):
         steps.wrap(backend, call, lambda *_, name=name, **__: name)
     if backend is S3Backend:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from casstore import Key, WriteLock
+from casstore import WriteLock
 from pathapi import S3Client, S3Path
 from pathapi.backends.file.backend import FileBackend
 from tests.casstore.support.fill import fork, status_of
@@ -211,14 +211,13 @@ def test_whoever_changes_two_objects_locks_them_in_one_order(
     moved: tuple[S3Path, S3Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = moved
-    cache, order = source.client.cache, []
-    take = cache.write_locks.acquire
+    order, take = [], WriteLock.acquire
 
-    def take_and_note(key: Key, **options: Any) -> WriteLock:
-        order.append(key.uri)
-        return take(key, **options)
+    def take_and_note(lock: WriteLock, **options: Any) -> None:
+        order.append(lock.key.uri)
+        take(lock, **options)
 
-    monkeypatch.setattr(cache.write_locks, "acquire", take_and_note)
+    monkeypatch.setattr(WriteLock, "acquire", take_and_note)
     source.rename(target)
     target.rename(source)
     assert order == sorted(map(str, moved)) * 2

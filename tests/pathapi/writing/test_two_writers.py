@@ -23,7 +23,7 @@ import pytest
 from casstore import LockTimeoutError, PendingState, ReentrantWriteError
 from casstore.locks import write_locks
 from casstore.locks.lock_files import polls_until
-from casstore.locks.write_locks import WriteLock, WriteLocks
+from casstore.locks.write_locks import WriteLocks
 from pathapi import FileClient, S3Client
 from pathapi.exceptions import (
     CloudPathFileExistsError,
@@ -365,7 +365,7 @@ def test_without_the_lock_the_second_gets_a_conflict_and_keeps_its_bytes(
 ) -> None:
     """The negative control; and locks save work, not bytes."""
     monkeypatch.setattr(WriteLocks, "_refuse_reentry", lambda self, key: None)
-    monkeypatch.setattr(WriteLocks, "_try_acquire", lambda self, key: WriteLock(self, key, None, "nowhere"))
+    monkeypatch.setattr(WriteLocks, "_try_acquire", lambda self, lock: True)
     files.ground.plant("object", BEFORE)
     path = files.clients["1"].CloudPath(f"{files.bucket}/object")
     first, second = Writer(path, "a", b"first"), Writer(path, "a", b"second")

@@ -1,0 +1,68 @@
+"""Ctrl-C, and handlers that use the library, at every point of every kind of call: nothing stays locked or half.
+
+`tests/harness/interrupts.py` says what a point is, `tests/harness/interrupt_scenes.py` what is called and checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.harness.interrupt_scenes import SCENES
+from tests.harness.sampling import by_pass
+
+pytestmark = pytest.mark.needs_locks
+
+ROOT: Final = Path(__file__).parents[2]
+HANDLED: Final = ("warm-hit", "cold-read", "write", "append", "unlink", "listing", "collect")
+"""Of each kind one: a handler takes its time."""
+
+
+def run(directory: Path, scene: str, how: str, count: int, control: str = "none") -> dict[str, Any]:
+    """Return what the process of one scene reports."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.harness.interrupt_scenes", scene, how, str(count), control, str(directory)],
+        cwd=ROOT,
+        env={**os.environ, "CASSTORE_LOCK_TIMEOUT": "20"},
+        capture_output=True,
+        text=True,
+        timeout=3_000,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_an_interrupt_at_any_point_leaves_nothing_locked_and_nothing_half(tmp_path: Path, scene: str) -> None:
+    report = run(tmp_path, scene, "raise", by_pass(12, 0))
+    assert report["points"] > 100
+    assert report["violations"] == []
+
+
+@pytest.mark.parametrize("scene", HANDLED)
+def test_a_handler_that_reads_and_writes_at_any_point_never_waits_for_itself(tmp_path: Path, scene: str) -> None:
+    report = run(tmp_path, scene, "handle", by_pass(12, 0))
+    assert report["violations"] == []
+
+
+@pytest.mark.parametrize(
+    ("scene", "how", "control", "expected"),
+    [
+        ("cold-read", "raise", "flights", "a flight of"),
+        ("text-write", "raise", "text", "a half object"),
+    ],
+)
+def test_without_its_mending_a_fault_is_noticed(
+    tmp_path: Path, scene: str, how: str, control: str, expected: str
+) -> None:
+    """The negative control."""
+    report = run(tmp_path, scene, how, 0, control)
+    assert any(expected in wrong for violation in report["violations"] for wrong in violation["wrong"])
