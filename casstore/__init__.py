@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from casstore.eviction.plan import Plan
     from casstore.eviction.removal import RemovedBlob
     from casstore.leases.in_use import InUse
+    from casstore.locks.task_threads import TaskThreads
     from casstore.pass_through import PassThroughCache as PassThroughCache  # few processes ever load it
     from casstore.pending.records import Condition, PendingState, PendingWrite
     from casstore.pending.store import Pending
@@ -89,10 +90,11 @@ __all__ = [
     "NotAStoreError", "NotHeldError", "Pending", "PendingDamagedError", "PendingState", "PendingWrite", "Pin", "Plan",
     "Problem", "ProblemKind", "ProviderChecksum", "ReentrantCallError", "ReentrantWriteError", "RemovedBlob",
     "Repair", "RepairSummary", "Staging", "Statistics", "StillBeingWrittenError", "Stored", "StoreFormatError",
-    "StoreFullError", "StoreReadOnlyError", "StoreUnavailableError", "Usage", "Validator", "VerifyProgress",
-    "VerifyReport", "WriteLock", "at_exit", "boot_clock_ns", "copy_out", "copy_permissions", "format_size",
-    "full_disk", "make_directories", "new_hasher", "new_mutex", "open", "pass_through_for", "printable",
-    "refuse_wait", "same_bytes", "start_thread", "strong_digest", "sync_directory", "write_all", "__version__",
+    "StoreFullError", "StoreReadOnlyError", "StoreUnavailableError", "TaskThreads", "Usage", "Validator",
+    "VerifyProgress", "VerifyReport", "WriteLock", "at_exit", "boot_clock_ns", "copy_out", "copy_permissions",
+    "format_size", "full_disk", "make_directories", "new_hasher", "new_mutex", "open", "pass_through_for",
+    "printable", "refuse_wait", "same_bytes", "start_thread", "strong_digest", "sync_directory", "write_all",
+    "__version__",
 ]
 # fmt: on
 
@@ -109,6 +111,7 @@ _LATER = {
     "InUse": "leases.in_use",
     "Pin": "eviction.pins",
     "Plan": "eviction.plan",
+    "TaskThreads": "locks.task_threads",
     "format_size": "config.units",
 }
 

@@ -13,8 +13,8 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -24,6 +24,7 @@ from casstore.format.keys import blob_row
 from casstore.format.records import unpack_blob
 from casstore.fs import files
 from casstore.locks.mutex import new_mutex
+from casstore.locks.task_threads import Task, TaskThreads
 from casstore.verify.index_checks import PROCESS_ERRORS, IndexChecks, reason
 from casstore.verify.report import Problem, ProblemKind
 from casstore.verify.sampling import Sample
@@ -65,7 +66,7 @@ class _Blob:
     path: str
     digest: Digest
     record: bytes | None
-    result: Future[_CheckedBlob]
+    result: Task[_CheckedBlob]
 
 
 class BlobChecks:
@@ -76,7 +77,7 @@ class BlobChecks:
         self._layout, self._algorithm = rows.layout, rows.algorithm
         self._findings, self._repairer = rows.findings, rows.repairer
         self._sample = sample
-        self._stopped = threading.Event()
+        self._threads = TaskThreads(THREADS)
         self._local = threading.local()
         self._mutex = new_mutex()
         self.read = 0
@@ -89,15 +90,13 @@ class BlobChecks:
     def check(self, on_progress: Callable[[], None]) -> None:
         """Check every file below ``blobs/``."""
         self._sample.select(self._layout.blobs)
-        pool = ThreadPoolExecutor(THREADS, "casstore-verify")
         try:
-            self._check(pool, on_progress)
+            self._check(on_progress)
         finally:
             # After an interrupt, the threads stop after their current chunk.
-            self._stopped.set()
-            pool.shutdown(cancel_futures=True)
+            self._threads.close()
 
-    def _check(self, pool: ThreadPoolExecutor, on_progress: Callable[[], None]) -> None:
+    def _check(self, on_progress: Callable[[], None]) -> None:
         ahead: deque[_Blob] = deque()
         found = self._walk()
         while batch := list(islice(found, _BATCH)):
@@ -107,7 +106,7 @@ class BlobChecks:
                 if not self._sample.includes(path):
                     self._skip(path, digest, records.get(digest.value))
                     continue
-                result = pool.submit(self._check_file, path, digest)
+                result = self._threads.submit(partial(self._check_file, path, digest))
                 ahead.append(_Blob(path, digest, records.get(digest.value), result))
                 if len(ahead) > _AHEAD:
                     self._report(ahead.popleft(), on_progress)
@@ -195,7 +194,7 @@ class BlobChecks:
         size = 0
         # Not beyond the size seen: another process may append without end.
         while size <= status.st_size and (count := os.preadv(descriptor, [buffer], size)):
-            if self._stopped.is_set():
+            if self._threads.is_closed:
                 break
             hasher.update(buffer[:count])
             size += count
@@ -216,8 +215,7 @@ class BlobChecks:
         return _CheckedBlob(size)
 
     def _report(self, blob: _Blob, on_progress: Callable[[], None]) -> None:
-        while not blob.result.done():
-            wait([blob.result], _PROGRESS_SECONDS)
+        while not blob.result.wait(_PROGRESS_SECONDS):
             on_progress()
         found = blob.result.result()
         on_progress()

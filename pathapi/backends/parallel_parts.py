@@ -41,7 +41,7 @@ def send_parts(
     its upload was aborted would stay, and cost money. An interrupt is raised at once; then *on_late* is called after
     each call that ends later.
     """
-    pool: PartThreads[tuple[int, Result]] = PartThreads("pathapi-upload", threads, on_late)
+    pool: PartThreads[tuple[int, Result]] = PartThreads(threads, on_late)
     results: dict[int, Result] = {}
 
     def call(number: int, part: Part) -> tuple[int, Result]:

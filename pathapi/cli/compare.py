@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from typing import Final
 
-from casstore import Entry, new_mutex
+from casstore import Entry, TaskThreads, new_mutex
 from pathapi.backend import head_or_none
 from pathapi.exceptions import CloudPathException, CloudUnavailableError
 from pathapi.path import CloudPath
@@ -61,12 +61,11 @@ def compare(entries: Iterable[Entry], path_of: Callable[[str], CloudPath]) -> It
         except (CloudPathException, OSError) as error:
             return ComparedEntry(entry, RemoteState.UNREACHABLE, error)
 
-    remaining = iter(entries)
-    with ThreadPoolExecutor(THREADS, "pathapi-compare") as pool:
-        try:
-            ahead = deque(pool.submit(compare_one, entry) for entry in islice(remaining, 4 * THREADS))
-            while ahead:
-                yield ahead.popleft().result()
-                ahead.extend(pool.submit(compare_one, entry) for entry in islice(remaining, 1))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    remaining, threads = iter(entries), TaskThreads(THREADS)
+    try:
+        ahead = deque(threads.submit(partial(compare_one, entry)) for entry in islice(remaining, 4 * THREADS))
+        while ahead:
+            yield ahead.popleft().result()
+            ahead.extend(threads.submit(partial(compare_one, entry)) for entry in islice(remaining, 1))
+    finally:
+        threads.close(0.0)

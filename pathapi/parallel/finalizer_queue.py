@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
-from casstore import new_mutex
+from casstore import new_mutex, start_thread
 
 ItemT = TypeVar("ItemT")
 
@@ -27,8 +27,7 @@ class FinalizerQueue(Generic[ItemT]):
     ``handle(item, is_last)`` returns False if the item is too early: it is handled again. It may not raise.
     """
 
-    def __init__(self, name: str, handle: Callable[[ItemT, bool], bool]) -> None:
-        self._name = name
+    def __init__(self, handle: Callable[[ItemT, bool], bool]) -> None:
         self._handle = handle
         self._begin_process()
         if hasattr(os, "register_at_fork"):
@@ -46,9 +45,8 @@ class FinalizerQueue(Generic[ItemT]):
         with self._mutex:
             if not self._started_in:
                 self._started_in = os.getpid()
-                thread = threading.Thread(target=self._run, args=(self._items,), name=self._name, daemon=True)
                 with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
-                    thread.start()
+                    start_thread(partial(self._run, self._items))
 
     def put(self, item: ItemT) -> None:
         """Queue *item*, which keeps it alive until it is handled. Takes no lock."""

@@ -7,11 +7,11 @@ so that no exit waits for a server that does not answer.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
+from casstore import start_thread
 from pathapi.parallel.cancellation import INTERRUPT_SECONDS, CancelToken
 
 CANCEL_SECONDS: Final = 0.1
@@ -26,8 +26,8 @@ class PartThreads(Generic[ResultT]):
     *on_late* is called, in its thread, after each call that ends after `close`.
     """
 
-    def __init__(self, name: str, threads: int, on_late: Callable[[], object] | None = None) -> None:
-        self._name, self._limit, self._on_late = name, threads, on_late
+    def __init__(self, threads: int, on_late: Callable[[], object] | None = None) -> None:
+        self._limit, self._on_late = threads, on_late
         self._calls: SimpleQueue[Callable[[], ResultT] | None] = SimpleQueue()
         self._ended: SimpleQueue[Callable[[], ResultT]] = SimpleQueue()  # each returns the result, or raises the error
         self._threads = 0
@@ -44,7 +44,7 @@ class PartThreads(Generic[ResultT]):
             # Counted first: an interrupt of `start` does not tell whether the thread runs.
             self._threads += 1
             try:
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                start_thread(self._run)
             except RuntimeError:
                 self._threads -= 1
                 if not self._threads:
@@ -133,5 +133,5 @@ def call_briefly(call: Callable[[], object]) -> None:
             ended.put(None)
 
     with contextlib.suppress(RuntimeError, Empty):  # no thread can be started, or it takes longer
-        threading.Thread(target=run, name="pathapi-undo", daemon=True).start()
+        start_thread(run)
         ended.get(timeout=INTERRUPT_SECONDS)

@@ -10,7 +10,6 @@ raised at once, and leaves no lock behind.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass, replace
@@ -18,6 +17,7 @@ from enum import Enum, auto
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, Protocol, TypeVar
 
+from casstore import start_thread
 from pathapi.parallel.cancellation import INTERRUPT_SECONDS, CancelFlag, Cancelled, set_cancel_flag
 from pathapi.parallel.progress import PROGRESS_SECONDS, Progress, ProgressCallback
 
@@ -120,7 +120,7 @@ class WorkerPool(Generic[Item]):
         # Counted first: an interrupt of `start` does not tell whether the thread runs.
         self._workers += 1
         try:
-            threading.Thread(target=self._drain, name="pathapi-tree", daemon=True).start()
+            start_thread(self._drain)
         except RuntimeError:  # no more threads can be started
             self._workers -= 1
             if not self._workers:

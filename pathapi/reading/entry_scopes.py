@@ -25,7 +25,7 @@ def _evict(item: tuple[Cache, Entry], _: bool) -> bool:
     return True
 
 
-_queue: Final = FinalizerQueue("pathapi-entries", _evict)
+_queue: Final = FinalizerQueue(_evict)
 
 
 class EntryHold:

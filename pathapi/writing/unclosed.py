@@ -38,7 +38,7 @@ def _keep(file: WritableFile, is_last: bool) -> bool:
     return True
 
 
-_queue: Final = FinalizerQueue(__name__, _keep)
+_queue: Final = FinalizerQueue(_keep)
 
 
 def track(file: WritableFile, root: str) -> None:

@@ -14,7 +14,7 @@ from tests.casstore.support.fill import eventually
 
 
 def test_results_and_errors_reach_the_caller() -> None:
-    pool: PartThreads[int] = PartThreads("test-parts", 3)
+    pool: PartThreads[int] = PartThreads(3)
 
     def divide(number: int) -> int:
         return 12 // number
@@ -40,7 +40,7 @@ def test_closing_waits_for_nothing_and_drops_what_has_not_begun() -> None:
         begun.append(number)
         released.wait()
 
-    pool: PartThreads[None] = PartThreads("test-parts", 2, late.set)
+    pool: PartThreads[None] = PartThreads(2, late.set)
     for number in range(5):
         pool.submit(partial(call, number))
     eventually(lambda: len(begun) == 2)
@@ -59,7 +59,7 @@ def test_draining_waits_for_running_calls_and_drops_the_others() -> None:
         time.sleep(0.1)
         ended.append(number)
 
-    pool: PartThreads[None] = PartThreads("test-parts", 2)
+    pool: PartThreads[None] = PartThreads(2)
     for number in range(9):
         pool.submit(partial(call, number))
     pool.drain()
@@ -76,7 +76,7 @@ def test_a_caller_that_is_cancelled_waits_no_longer() -> None:
 
     def transfer() -> None:
         set_cancel_flag(flag)
-        pool: PartThreads[bool] = PartThreads("test-parts", 1)
+        pool: PartThreads[bool] = PartThreads(1)
         pool.submit(released.wait)
         try:
             pool.result()
