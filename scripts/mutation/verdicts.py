@@ -66,7 +66,7 @@ class Trial:
     """Runs tests in private copies; from several threads, each with a copy of its own."""
 
     def __init__(self) -> None:
-        self._processes: set[subprocess.Popen[str]] = set()
+        self._processes: set[subprocess.Popen[bytes]] = set()
 
     def stop(self) -> None:
         """End all tests that are running."""
@@ -106,20 +106,21 @@ class Trial:
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         environment |= {"PYTHONPATH": str(copy.directory), "TMPDIR": str(temporary)}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        process = subprocess.Popen(
-            command,
-            cwd=copy.directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        output = temporary / "output"
+        with open(output, "wb") as file:
+            # Not a pipe: what a failed test has started may keep it open.
+            process = subprocess.Popen(
+                command,
+                cwd=copy.directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self._processes.add(process)
         try:
-            output, _ = process.communicate(timeout=_LIMIT_SECONDS * (1 if stops else len(tests)))
+            process.wait(_LIMIT_SECONDS * (1 if stops else len(tests)))
         except subprocess.TimeoutExpired:
             return _TestRun(problem=f"its tests hang: {' '.join(tests)}")
         finally:
@@ -127,11 +128,11 @@ class Trial:
             _end(process)
         # 0: all passed. 1: some failed. All others: pytest could not run them.
         if process.returncode not in (0, 1) or not report.exists():
-            return _TestRun(problem=output[-_SHOWN:])
+            return _TestRun(problem=output.read_text(encoding="utf-8", errors="replace")[-_SHOWN:])
         return _read(report)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the group: what tests had started may live on."""
     if process.poll() is None:
         process.kill()

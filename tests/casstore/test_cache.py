@@ -473,3 +473,10 @@ def test_the_warm_path_serves_nothing_while_a_local_copy_is_edited(cache: cassto
     with contextlib.suppress(OSError):
         cache.record_changes(KEY)
     assert _is_fresh(cache, None)
+
+
+def test_an_entry_of_another_size_than_its_blob_is_a_miss(cache: casstore.Cache) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    _rewrite(cache, replace(entry, validator=replace(entry.validator, size=6)))
+    assert read(cache, KEY) is None
+    assert os.path.exists(cache.blob_path(entry)), "the blob is right"

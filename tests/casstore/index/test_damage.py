@@ -29,6 +29,7 @@ from casstore.format import records
 from casstore.format.keys import Key, blob_row, count_row, user_row
 from casstore.format.layout import Layout
 from casstore.format.records import Entry, Moment, pack_entry, unpack_entry
+from casstore.fs import files
 from casstore.index import page_check as pages
 from casstore.index import transactions
 from casstore.index.database import Index
@@ -437,6 +438,29 @@ def test_a_store_that_is_removed_again_and_again_harms_no_worker(root: Path) -> 
 
 
 # --- between a look and its consequence -------------------------------------------------------------------------------
+
+
+def test_right_bytes_that_take_the_name_just_before_the_quarantine_stay(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = fill(cache, KEY, b"bytes")
+    path = Path(cache.blob_path(entry))
+    right = path.with_name("right")
+    shutil.copy2(path, right)
+    path.chmod(0o600)
+    path.write_bytes(b"wrong")
+    os.utime(path, (entry.digest.mtime, entry.digest.mtime))
+    create = files.create_synced
+
+    def create_and_fetch(name: str, data: bytes) -> bool:
+        monkeypatch.setattr(files, "create_synced", create)
+        right.replace(path)
+        return create(name, data)
+
+    monkeypatch.setattr(files, "create_synced", create_and_fetch)
+    assert cache.open_entry(entry, verify=True) is None
+    assert files.create_synced is create
+    assert path.read_bytes() == b"bytes" == read(cache, KEY)
 
 
 @pytest.mark.parametrize("meets", [pytest.param(True, id="a reader"), pytest.param(False, id="a fill")])

@@ -146,3 +146,16 @@ def test_a_touched_blob_with_views_is_no_edit(cache: casstore.Cache) -> None:
     assert cache.record_changes(KEY) == []
     cache.close()
     assert held(cache) == []
+
+
+def test_wrong_bytes_with_the_time_of_the_blob_are_damage_though_a_view_links_to_them(cache: casstore.Cache) -> None:
+    path = view_of(cache, mode="link")
+    before = path.stat()
+    path.chmod(0o600)
+    path.write_bytes(b"wrong")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    entry = cache.lookup(KEY)
+    assert entry is not None
+    assert cache.open_entry(entry, verify=True) is None
+    assert held(cache) == []
+    assert len(os.listdir(cache.layout.quarantine)) == 2, "the blob, and the reason"

@@ -396,10 +396,12 @@ def test_a_process_that_ends_leaves_its_lease_to_a_child_that_still_has_it(
         assert path.read_bytes() == b"bytes of k"
 
     child = fork(look_later)
-    cache.close()
-    assert path.read_bytes() == b"bytes of k"
-    release.touch()
-    assert status_of(child) == 0
+    try:
+        cache.close()
+        assert path.read_bytes() == b"bytes of k"
+    finally:
+        release.touch()
+        assert status_of(child) == 0
 
 
 def test_a_process_that_forked_leaves_its_lease_where_locks_are_for_show(
@@ -414,12 +416,14 @@ def test_a_process_that_forked_leaves_its_lease_where_locks_are_for_show(
         assert path.read_bytes() == b"bytes of k"
 
     child = fork(look_later)
-    _edit(other)
-    with pytest.warns(UserWarning, match="s3://bucket/other"):
-        cache.close()
-    assert path.read_bytes() == b"bytes of k"
-    release.touch()
-    assert status_of(child) == 0
+    try:
+        _edit(other)
+        with pytest.warns(UserWarning, match="s3://bucket/other"):
+            cache.close()
+        assert path.read_bytes() == b"bytes of k"
+    finally:
+        release.touch()
+        assert status_of(child) == 0
 
 
 @pytest.mark.needs_locks

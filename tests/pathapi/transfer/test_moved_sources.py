@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,8 +14,16 @@ from casstore import Validator
 from pathapi import FileClient, FilePath
 from pathapi.backend import Checksum, ObjectInfo, WriteCondition, head_or_none
 from pathapi.backends.file.backend import FileBackend
-from pathapi.exceptions import ChecksumMismatchError, CloudPathFileExistsError, VersionMismatchError
+from pathapi.exceptions import (
+    ChecksumMismatchError,
+    CloudPathFileExistsError,
+    CloudPathNotImplementedError,
+    CloudUnavailableError,
+    OverwriteNewerCloudError,
+    VersionMismatchError,
+)
 from pathapi.testing.intercepting_backend import InterceptingBackend, interpose
+from pathapi.transfer import objects
 
 DATA = b"the only copy"
 
@@ -118,3 +127,71 @@ def test_an_object_is_not_moved_onto_itself_under_another_name(source: FilePath,
             source.rename(source.with_name(name))
     assert wire.calls["copy"] == wire.calls["delete"] == 0
     assert (tmp_path / "tree" / "source").read_bytes() == DATA
+
+
+class _NoConditions(FileBackend):
+    """Deletes under no condition."""
+
+    def delete(
+        self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
+    ) -> None:
+        if expect is not None:
+            raise CloudPathNotImplementedError("no conditions")
+        super().delete(keys)
+
+
+def test_a_server_without_conditional_deletes_is_asked_for_the_version_before(source: FilePath, tmp_path: Path) -> None:
+    wire = _behind(source, _NoConditions())
+    wire.before["delete"] = _in_turn(lambda: (tmp_path / "tree" / "source").write_bytes(b"of another writer"))
+    with pytest.raises(OverwriteNewerCloudError):
+        source.unlink()
+    assert source.read_bytes() == b"of another writer"
+    with pytest.warns(UserWarning, match="conditionally"):
+        source.unlink()
+    assert not source.exists()
+
+
+def test_after_a_copy_without_an_answer_no_version_of_the_target_is_believed(source: FilePath) -> None:
+    target = source.with_name("target")
+    target.write_bytes(b"before")
+    wire = interpose(source.client, source.uri.bucket)
+
+    def lose() -> NoReturn:
+        raise CloudUnavailableError("the answer was lost")
+
+    wire.after["copy"] = lose
+    with pytest.raises(CloudUnavailableError):
+        source.copy(target, force_overwrite_to_cloud=True)
+    assert target.read_bytes(freshness="immutable") == DATA
+
+
+class _NoConditionalCopies(FileBackend):
+    """Copies over whatever is there."""
+
+    def copy(
+        self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
+    ) -> ObjectInfo:
+        if over is not None:
+            raise CloudPathNotImplementedError("no conditions")
+        return super().copy(source, target, expect=expect)
+
+
+def test_a_server_without_conditional_copies_is_asked_for_the_target_before(source: FilePath, tmp_path: Path) -> None:
+    target = tmp_path / "tree" / "SOURCE"  # another object on this server; the rename looks whether it is
+    wire = _behind(source, _NoConditionalCopies())
+    wire.before["copy"] = _in_turn(lambda: target.write_bytes(b"of another writer"))
+    with pytest.raises(OverwriteNewerCloudError):
+        source.rename(source.with_name("SOURCE"))
+    assert (target.read_bytes(), source.read_bytes()) == (b"of another writer", DATA)
+
+
+def test_a_local_copy_of_another_size_keeps_the_source(
+    source: FilePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(descriptor: int, target: str, *, durable: bool) -> None:
+        Path(target).write_bytes(DATA[:-1])
+
+    monkeypatch.setattr(objects, "copy_out", cut)
+    with pytest.raises(ChecksumMismatchError, match="another size"):
+        source.move(tmp_path / "local")
+    assert source.read_bytes() == DATA

@@ -21,6 +21,7 @@ from pathapi.exceptions import (
     DirectoryNotEmptyError,
     InvalidConfigurationException,
 )
+from pathapi.transfer import tree_items
 from pathapi.transfer.tree_items import TreeItem, check_names
 from tests.pathapi.support.raw_buckets import S3RawBucket
 from tests.pathapi.support.trees import TREE, local, plant, planted
@@ -205,3 +206,18 @@ def test_a_tree_moves_up_unless_it_would_meet_itself(root: S3Path, ground: S3Raw
     with pytest.raises(InvalidConfigurationException, match="another directory"):
         (root / "e" / "e").move(f"{root}/e/")
     assert planted(ground, at + "e/") == {"e/e/x": b"1", "e/x": b"2"}
+
+
+def test_two_keys_that_a_file_system_takes_for_one_name_are_refused(
+    files: FilePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS; on Linux the two are files of their own."""
+    for name in ("e\u0301.txt", "\u00c9.txt"):
+        (files / name).write_bytes(name.encode())
+    monkeypatch.setattr(tree_items, "_FOLDS", True)
+    with pytest.raises(CloudPathLocalPathTraversalError, match="files of one name here"):
+        files.download_to(tmp_path / "local")
+    assert not (tmp_path / "local").exists()
+    monkeypatch.setattr(tree_items, "_FOLDS", False)
+    files.download_to(tmp_path / "local")
+    assert len(os.listdir(tmp_path / "local")) == 2

@@ -12,7 +12,7 @@ import pytest
 
 from casstore import Cache, Condition, PendingState
 from pathapi import FileClient, FilePath
-from pathapi.exceptions import PendingWriteError
+from pathapi.exceptions import OverwriteNewerLocalError, PendingWriteError
 from pathapi.testing.intercepting_backend import interpose
 from tests.casstore.support.reaping import living_process
 
@@ -93,3 +93,26 @@ def test_an_upload_of_a_living_process_is_left_to_it(path: FilePath, file: Path,
         assert not file.exists()
     path.push()  # its process is dead
     assert file.read_bytes() == b"theirs"
+
+
+def test_a_local_copy_that_changes_while_its_edit_is_pushed_is_an_edit_again(path: FilePath, file: Path) -> None:
+    path.write_bytes(b"before")
+    view = Path(path.fspath)
+    replace_file(view, b"first edit")
+    with pytest.raises(OverwriteNewerLocalError):
+        path.read_bytes()
+    wire = interpose(path.client, path.uri.bucket)
+    wire.after["write"] = lambda: replace_file(view, b"second edit")
+    path.push()
+    del wire.after["write"]
+    assert file.read_bytes() == b"first edit"
+    with pytest.raises(OverwriteNewerLocalError):
+        path.read_bytes()
+    assert path.read_bytes(read_pending=True) == b"second edit"
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """As an editor does."""
+    other = path.with_name("other")
+    other.write_bytes(data)
+    other.replace(path)
