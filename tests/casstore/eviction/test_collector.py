@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -459,3 +460,14 @@ def test_emptying_the_trash_while_a_touched_blob_is_replaced_costs_its_reader_no
         assert read(cache, key_of("a")) == b"bytes"
     assert read(cache, key_of("a")) == b"bytes"
     assert os.listdir(cache.layout.trash) == []
+
+
+def test_a_blob_is_the_planned_one_only_with_its_inode_and_its_time_of_change(cache: Cache) -> None:
+    path = cache.blob_path(fill(cache, key_of("k"), b"bytes"))
+    (victim,) = cache.plan(max_size=0).victims
+    status = os.lstat(path)
+    assert collector._is_as_planned(victim, status)
+    for changed in ((1, 0), (0, 1)):
+        numbers = (status.st_ino + changed[0], status.st_ctime_ns + changed[1])
+        other: Any = SimpleNamespace(st_ino=numbers[0], st_ctime_ns=numbers[1])
+        assert not collector._is_as_planned(victim, other)

@@ -164,6 +164,14 @@ def test_pins_outlive_the_index(filled: Cache) -> None:
     assert read(filled, key_of("a")) == b"a" * 1000
 
 
+def test_a_pin_whose_contents_are_of_another_uri_is_unreadable(filled: Cache) -> None:
+    filled.pin(A)
+    path = Path(filled.layout.pin(key_of("b").name))
+    path.write_bytes(Path(filled.layout.pin(key_of("a").name)).read_bytes())
+    assert [pin.uri for pin in filled.pins()] == [A]
+    assert filled.unreadable_pins() == [str(path)]
+
+
 def test_a_pin_that_cannot_be_read_holds_and_is_told(filled: Cache, capsys: pytest.CaptureFixture[str]) -> None:
     filled.pin(A)
     path = Path(filled.layout.pin(key_of("a").name))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
+import lmdb
 import pytest
 
 from casstore.errors import IndexUnavailableError
@@ -101,3 +104,38 @@ def test_a_fork_in_the_middle_of_a_transaction_gives_the_child_an_error(
 
     assert status_of(index.read(fork_inside)) == 0
     assert index.get(b"E1") == b"one"
+
+
+def test_a_call_that_begins_while_the_environment_is_closed_waits(
+    make: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make()
+    put_rows(index, {b"E1": b"one"})
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        index._closing = 0
+
+    monkeypatch.setattr(indexes, "time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
+    index._closing = -1  # another thread closes it
+    assert index.get(b"E1") == b"one"
+    assert len(waits) == 1
+
+
+def test_a_call_that_meets_the_closing_of_the_environment_begins_again(
+    make: Callable[[], Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make()
+    put_rows(index, {b"E1": b"one"})
+    ensure, closings = index._ensure_open, list[int]()
+
+    def close_after(open_env: Callable[[], lmdb.Environment]) -> None:
+        index._closing = 0
+        ensure(open_env)
+        closings.append(0 if closings else -1)
+        index._closing = closings[-1]
+
+    monkeypatch.setattr(index, "_ensure_open", close_after)
+    assert index.read(lambda txn: txn.get(b"E1")) == b"one"
+    assert closings == [-1, 0]

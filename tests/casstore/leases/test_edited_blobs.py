@@ -12,6 +12,7 @@ import pytest
 import casstore
 from casstore import PendingState, Validator
 from casstore.blobs.staging import Staging
+from casstore.errors import StillBeingWrittenError
 from casstore.fs import files
 from casstore.leases import edits
 from tests.casstore.support.fill import eventually, fill, fork, key_of, read, status_of
@@ -159,3 +160,20 @@ def test_wrong_bytes_with_the_time_of_the_blob_are_damage_though_a_view_links_to
     assert cache.open_entry(entry, verify=True) is None
     assert held(cache) == []
     assert len(os.listdir(cache.layout.quarantine)) == 2, "the blob, and the reason"
+
+
+def test_bytes_that_change_while_they_are_copied_are_not_recorded(
+    cache: casstore.Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"first")
+    copy = Staging.copy_from
+
+    def copy_and_change(self: Staging, source: int) -> None:
+        copy(self, source)
+        (tmp_path / "file").write_bytes(b"others")
+
+    monkeypatch.setattr(Staging, "copy_from", copy_and_change)
+    recorder = edits.EditRecorder.of_lease(cache.layout, cache.blobs, cache.lease.name)
+    with files.opened(str(tmp_path / "file"), os.O_RDONLY) as descriptor, pytest.raises(StillBeingWrittenError):
+        recorder.record_bytes(KEY, None, descriptor)
+    assert held(cache) == []

@@ -11,7 +11,17 @@ import pytest
 import casstore
 from casstore.format.layout import LeaseLayout
 from casstore.fs import files
-from tests.casstore.support.fill import edited_views, fill, fork, forked, key_of, run, status_of
+from tests.casstore.support.fill import (
+    alone,
+    edited_views,
+    fill,
+    fork,
+    fork_without_hooks,
+    forked,
+    key_of,
+    run,
+    status_of,
+)
 
 
 @pytest.fixture(params=["link", "copy", "auto"])
@@ -322,3 +332,28 @@ def test_leases_that_went_leave_no_descriptors(cache: casstore.Cache) -> None:
         shutil.rmtree(cache.lease.paths.path)
     assert cache.lease.exists()
     assert len(os.listdir("/dev/fd")) <= before + 1
+
+
+def test_a_child_of_a_fork_without_hooks_does_not_end_its_parents_lease(cache: casstore.Cache) -> None:
+    def parent() -> None:
+        lease = cache.lease
+
+        def child() -> None:
+            assert not lease.abandon()
+
+        assert status_of(fork_without_hooks(child)) == 0
+        assert lease.abandon()
+
+    assert alone(parent) == 0
+
+
+def test_a_view_with_other_bytes_of_its_size_is_not_handed_out_again(mode: str, root: Path) -> None:
+    cache = casstore.open(root)
+    entry = fill(cache, key_of("k"), b"bytes")
+    edited = _view(cache, entry)
+    _overwrite(edited, b"MINE!")
+    assert _view(cache, entry) != edited
+    cache.release_view(str(edited))
+    assert edited.read_bytes() == b"MINE!", "nor is it removed"
+    with pytest.warns(UserWarning, match="kept as pending writes"):
+        cache.close()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import casstore
+from casstore import Condition, Pending, PendingState
 from casstore.fs import files
 from casstore.index import database
 from casstore.index.database import Index
@@ -314,3 +316,47 @@ def test_a_reaper_that_is_killed_anywhere_harms_nothing_and_the_next_one_finishe
             assert read(cache, key_of("k")) == b"bytes of k"
         assert status == 0
         assert number > 20
+
+
+@pytest.mark.needs_locks
+@pytest.mark.parametrize("kind", [".data", ".json"])
+def test_a_pending_write_that_is_completed_before_its_lease_is_locked_stays(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def record() -> None:
+        staging = cache.stage()
+        staging.write(b"mine")
+        cache.pending.record(
+            key_of("k"), staging, PendingState.FAILED, Condition.ABSENT, None, lease=cache.lease.name, why="a test"
+        )
+
+    assert forked(record) == 0  # and dies
+    (write,) = cache.pending.of(key_of("k"))
+    paths = {".data": cache.pending.path(write), ".json": cache.pending.record_path(write)}
+    half = paths.pop(kind)
+    (rest,) = paths.values()
+    os.rename(rest, f"{cache.root}/rest")
+    orphans = Pending.orphans
+
+    def look_and_complete(self: Pending) -> Iterator[tuple[str, str]]:
+        found = list(orphans(self))
+        os.rename(f"{cache.root}/rest", rest)
+        assert [path for path, _ in found] == [half]
+        return iter(found)
+
+    monkeypatch.setattr(Pending, "orphans", look_and_complete)
+    reap_store(cache)
+    assert cache.pending.of(key_of("k")) == [write]
+
+
+@pytest.mark.needs_locks
+def test_half_a_pending_write_of_a_living_process_stays(cache: casstore.Cache, tmp_path: Path) -> None:
+    with living_process(cache, tmp_path):
+        (lease,) = os.listdir(cache.layout.leases)
+        path = f"{cache.layout.pending(key_of('k').name)}/{lease}-{'0' * 16}.data"
+        os.makedirs(os.path.dirname(path))
+        Path(path).write_bytes(b"mine")
+        reap_store(cache)
+        assert os.path.exists(path)
+    reap_store(cache)
+    assert not os.path.exists(path)

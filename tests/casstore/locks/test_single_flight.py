@@ -222,3 +222,16 @@ def test_a_forked_child_starts_without_its_parents_flights(cache: casstore.Cache
 
     assert status_of(fork(work)) == 0
     assert cache.flights.try_acquire(KEY.row_key) is None
+
+
+def test_the_end_of_a_flight_that_was_not_granted_ends_no_other(cache: casstore.Cache) -> None:
+    with cache.flights.acquire(KEY.row_key) as first:
+        for _ in first.polls():
+            pass
+        with cache.flights.acquire(KEY.row_key):
+            pass  # it does not wait for its turn
+        assert cache.flights.under_way[KEY.row_key] is first
+        assert cache.flights.try_acquire(KEY.row_key) is None
+    again = cache.flights.try_acquire(KEY.row_key)
+    assert again is not None
+    again.release()

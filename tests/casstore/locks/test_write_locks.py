@@ -16,7 +16,7 @@ from casstore import LockTimeoutError, ReentrantWriteError
 from casstore.format.layout import Layout
 from casstore.locks.byte_locks import ByteLocks
 from casstore.locks.write_locks import WriteLock, WriteLocks
-from tests.casstore.support.fill import fork, forked, key_of, status_of
+from tests.casstore.support.fill import alone, fork, fork_without_hooks, forked, key_of, status_of
 
 KEY, OTHER = key_of("k"), key_of("other")
 
@@ -215,3 +215,41 @@ def test_the_directory_of_the_locks_is_made_where_somebody_removed_it(locks: Wri
     os.rmdir(layout.write_locks)
     with locks.acquire(KEY):
         pass
+
+
+def test_without_files_threads_exclude_each_other_all_the_same() -> None:
+    locks = WriteLocks(None, 60)
+    failures: list[BaseException] = []
+
+    def take() -> None:
+        try:
+            locks.acquire(KEY, 0).release()
+        except LockTimeoutError as error:
+            failures.append(error)
+
+    with locks.acquire(KEY):
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+    assert len(failures) == 1
+    take()
+    assert len(failures) == 1
+
+
+def test_a_child_of_a_fork_without_hooks_has_locks_of_its_own_and_none_of_its_parent(layout: Layout) -> None:
+    def parent() -> None:
+        locks = WriteLocks(layout, 60)
+        mine = locks.acquire(KEY)
+
+        def child() -> None:
+            assert not locks.is_held(KEY)
+            mine.release()
+            with locks.acquire(OTHER):
+                assert locks.is_held(OTHER)
+            assert not locks.is_held(OTHER)
+
+        assert status_of(fork_without_hooks(child)) == 0
+        assert locks.is_held(KEY) and os.path.exists(layout.write_lock(KEY.name))
+        mine.release()
+
+    assert alone(parent) == 0

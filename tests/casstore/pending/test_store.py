@@ -12,6 +12,7 @@ import pytest
 
 import casstore
 from casstore import Condition, Pending, PendingDamagedError, PendingState, PendingWrite, Staging, Validator
+from casstore.fs import files
 from casstore.leases.lease import Lease
 from tests.casstore.support.fill import forked, key_of
 
@@ -308,3 +309,49 @@ def test_the_record_says_in_plain_text_what_the_bytes_are(cache: casstore.Cache)
     with open(cache.layout.pending_record(KEY.name, write.name), encoding="ascii") as file:
         record = json.load(file)
     assert (record["uri"], record["origin"], record["state"], record["why"]) == (KEY.uri, "s3", "failed", "because")
+
+
+def test_a_write_that_was_discarded_meanwhile_does_not_come_back(cache: casstore.Cache) -> None:
+    write, other = keep(cache), keep(cache, b"other")
+    cache.pending.discard(write)
+    with pytest.raises(FileNotFoundError, match="pushed or dropped meanwhile"):
+        cache.pending.mark(write, PendingState.INCOMPLETE)
+    assert cache.pending.of(KEY) == [other]
+    assert list(cache.pending.orphans()) == []
+
+
+def test_a_write_is_not_saved_into_the_store(cache: casstore.Cache) -> None:
+    write = keep(cache)
+    for place in (cache.pending.path(write), f"{cache.root}/blobs/mine"):
+        with pytest.raises(OSError, match="is in the store"):
+            cache.pending.save(write, place)
+    assert bytes_of(cache.pending, write) == b"mine"
+
+
+def test_a_write_that_is_saved_is_on_the_disk_before_its_record_goes(
+    cache: casstore.Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = keep(cache)
+    (tmp_path / "saved").mkdir()
+    steps: list[str] = []
+    sync, sync_directory, discard = files.sync, files.sync_directory, Pending.discard
+
+    def note_sync(descriptor: int) -> None:
+        sync(descriptor)
+        steps.append("file")
+
+    def note_sync_directory(path: str) -> None:
+        sync_directory(path)
+        if path == str(tmp_path / "saved"):
+            steps.append("directory")
+
+    def note_discard(self: Pending, discarded: PendingWrite) -> None:
+        steps.append("discard")
+        discard(self, discarded)
+
+    monkeypatch.setattr(files, "sync", note_sync)
+    monkeypatch.setattr(files, "sync_directory", note_sync_directory)
+    monkeypatch.setattr(Pending, "discard", note_discard)
+    cache.pending.save(write, str(tmp_path / "saved" / "file"))
+    assert steps == ["file", "directory", "discard"]
+    assert (tmp_path / "saved" / "file").read_bytes() == b"mine"

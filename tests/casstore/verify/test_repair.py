@@ -503,3 +503,15 @@ def test_repairs_that_are_killed_beside_fills_reads_evictions_and_new_damage_mak
     assert cache.verify().problems == ()
     assert _sound_in_quarantine(cache) == []
     assert read(cache, key_of("kept")) == b"kept"
+
+
+def test_a_file_without_a_row_is_adopted_only_as_it_was_hashed(cache: Cache) -> None:
+    repairer = StoreRepairer(cache._root, cache.index, cache.blobs, cache.checker)
+    digest = add_orphan(cache, b"bytes")
+    assert not repairer.adopt(digest, 6)
+    os.utime(cache.layout.blob(digest.value))
+    assert not repairer.adopt(digest, 5)
+    assert cache.index.get(blob_row(digest.value)) is None
+    os.utime(cache.layout.blob(digest.value), (digest.mtime, digest.mtime))
+    assert repairer.adopt(digest, 5)
+    assert cache.index.get(blob_row(digest.value)) is not None
