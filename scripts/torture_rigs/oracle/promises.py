@@ -282,7 +282,12 @@ def settle_all(root: str, ledgers: Mapping[str, Ledger], dropping: Callable[[str
         if all(one.name != write.name for one in waiting_of(root, write.uri, origin)):
             continue  # the same bytes as those of another, which was pushed
         number, held = ledger.now(waiting.key)
-        fits = {"any": True, "absent": held is None, "match": waiting.base == str(number) and held is not None}
+        fits = {
+            "any": True,
+            "absent": held is None,
+            "unknown": held is None,
+            "match": waiting.base == str(number) and held is not None,
+        }
         try:
             path.push(write)
         except (OverwriteNewerCloudError, CloudPathFileExistsError):
