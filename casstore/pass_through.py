@@ -322,7 +322,7 @@ class PassThroughFill(Fill):
         staging, descriptor = self.staging, -1
         self._publisher.counters.increment("uncached")
         if reading:
-            descriptor = staging.detach()
+            descriptor, staging.descriptor = staging.descriptor, -1
             os.lseek(descriptor, 0, os.SEEK_SET)
         self.abandon()
         return Stored(descriptor, validator.size, None, validator)

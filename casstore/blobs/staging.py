@@ -29,13 +29,14 @@ class Inode(NamedTuple):
             return None
 
 
-class _OpenFile:
-    """A descriptor that is closed once nothing refers to this: not while another thread reads or writes by it."""
+class _Duplicate:
+    """A duplicate of a descriptor, closed once nothing refers to it."""
 
     __slots__ = ("descriptor",)
 
     def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
+        self.descriptor = -1
+        self.descriptor = os.dup(descriptor)
 
     def close(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
@@ -48,16 +49,17 @@ class _OpenFile:
 class Staging:
     """A private file to be stored; used by one thread at a time.
 
-    `write` hashes the bytes in order; `hash_to` hashes behind writers that write at offsets. Those two may still be in
-    progress in other threads when it is closed; its descriptor is closed after them.
+    `write` hashes the bytes in order; `hash_to` hashes behind writers that write at offsets. Those may be other threads
+    after `share`, and may still be in progress when the file is closed.
     """
 
     def __init__(
         self, descriptor: int, path: str | None, algorithm: str, *, has_mode: bool = False, keeps_name: bool = False
     ) -> None:
         """*has_mode*: the file was created with a blob's mode. *keeps_name*: *path* outlives this object."""
-        self._file = _OpenFile(descriptor)
+        self.descriptor = descriptor
         self._duplicate = -1
+        self._shared: _Duplicate | None = None
         self._has_mode = has_mode
         self._keeps_name = keeps_name
         self._path = path
@@ -65,17 +67,6 @@ class Staging:
         self._hasher: Hasher = new_hasher(algorithm)
         self.size = 0
         self.hashed = 0
-
-    @property
-    def descriptor(self) -> int:
-        """The descriptor; -1 once it is closed."""
-        return self._file.descriptor
-
-    def detach(self) -> int:
-        """Return the descriptor, which is the caller's now."""
-        file, self._file = self._file, _OpenFile(-1)
-        descriptor, file.descriptor = file.descriptor, -1
-        return descriptor
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append and hash. Raises: OSError of the write."""
@@ -92,20 +83,29 @@ class Staging:
 
     def write_at(self, data: memoryview, offset: int) -> None:
         """Write at an offset, unhashed; several threads may write different ranges."""
-        file = self._file
-        files.pwrite_all(file.descriptor, data, offset)
+        shared = self._shared  # open for as long as this refers to it
+        files.pwrite_all(self.descriptor if shared is None else shared.descriptor, data, offset)
 
     def hash_to(self, end: int, buffer: memoryview) -> None:
         """Hash the written bytes from `hashed` to *end*, through *buffer*."""
-        file = self._file
+        shared = self._shared
+        descriptor = self.descriptor if shared is None else shared.descriptor
         while self.hashed < end:
             piece = buffer[: min(len(buffer), end - self.hashed)]
-            count = os.preadv(file.descriptor, [piece], self.hashed)
+            count = os.preadv(descriptor, [piece], self.hashed)
             if count == 0:
                 raise OSError(errno.EIO, "a staging file is shorter than the bytes written to it")
             self._hasher.update(piece[:count])
             self.hashed += count
         self.size = max(self.size, self.hashed)
+
+    def share(self) -> None:
+        """Let other threads use `write_at` and `hash_to`; those that are in progress at `close` may continue."""
+        self._shared = _Duplicate(self.descriptor)
+
+    def unshare(self) -> None:
+        """Close what `share` opened, once no thread uses it."""
+        self._shared = None
 
     def rehash(self) -> Digest:
         """Hash everything from the start, for a file written without `write`."""
@@ -140,16 +140,24 @@ class Staging:
 
     def close_in_child(self) -> None:
         """In a forked child: close the inherited descriptor; the parent removes the name."""
+        descriptor, self.descriptor = self.descriptor, -1
         self._path = None
-        self._file.close()  # also if a thread of the parent refers to it
+        if descriptor >= 0:
+            os.close(descriptor)
+        if self._shared is not None:
+            self._shared.close()  # a thread of the parent may refer to it
         self.keep_open(-1)
 
     def close(self) -> None:
         """Close the descriptor and remove the private name; a name in the store stays."""
-        file, self._file = self._file, _OpenFile(-1)
-        if file.descriptor >= 0 and self._path is not None and not self._keeps_name:
-            files.unlink_quietly(self._path)
-        del file
+        # In this order: a fork between the two leaves the child an extra descriptor. In the other order, the child
+        # would close a descriptor that is free, or by then another file's.
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+            if self._path is not None and not self._keeps_name:
+                files.unlink_quietly(self._path)
+        self._shared = None  # after the descriptor: a thread that finds none must not find the other
         self.keep_open(-1)
 
 

@@ -102,11 +102,13 @@ class _Parts:
         threads: PartThreads[None] = PartThreads(THREADS)
         try:
             self._fill.resize(self._info.size)
+            self._staging.share()
             for _ in range(min(len(starts), THREADS)):
                 threads.submit(self._read_parts)
             self._finish_first(first, length)
             while threads.running:
                 threads.result()
+            self._staging.unshare()
         except _StoppedError:
             assert self._failure is not None
             raise self._failure from None
