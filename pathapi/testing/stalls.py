@@ -6,20 +6,23 @@ import http.client
 import itertools
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final
 
 import pytest
 
 from pathapi.backend import Backend
+from pathapi.parallel.part_threads import PartThreads
 from pathapi.testing.raw_bucket import CHUNK, RawBucket, write
 
 LARGE: Final = 20 << 20
 """Bytes that are more than one request, either way."""
 _SECONDS: Final = 60.0
 """How long a stall takes if no interrupt is heard."""
-_WORKERS: Final = ("pathapi-part", "pathapi-upload")
 
 
 class Stall:
@@ -46,11 +49,17 @@ class Stall:
             assert not self._was_outlasted, "the interrupt was heard after the stall only"
         finally:
             self._released.set()
-            for thread in threading.enumerate():
-                if thread.name in _WORKERS:
-                    thread.join()
+            while any(_is_part_thread(frame) for frame in sys._current_frames().values()):  # noqa: SLF001
+                time.sleep(0.01)
         assert was_interrupted == (next(self._calls) > 0)
         return was_interrupted
+
+
+def _is_part_thread(frame: FrameType | None) -> bool:
+    """Return whether the thread of *frame* was started for the parts of a transfer."""
+    while frame is not None and frame.f_code is not PartThreads._run.__code__:  # noqa: SLF001 (threads have no names)
+        frame = frame.f_back
+    return frame is not None
 
 
 class StallSuite:
@@ -62,7 +71,7 @@ class StallSuite:
         send, stall = http.client.HTTPConnection.send, Stall()
 
         def stalled(connection: http.client.HTTPConnection, data: Any) -> None:
-            if threading.current_thread().name in _WORKERS or (isinstance(data, bytes) and len(data) >= CHUNK):
+            if _is_part_thread(sys._getframe()) or (isinstance(data, bytes) and len(data) >= CHUNK):  # noqa: SLF001
                 stall()
             send(connection, data)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,9 @@ from pathapi import FileClient, prefetching
 from pathapi.location import Location
 from pathapi.metadata.listing import list_objects
 from pathapi.parallel.progress import Progress
+from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.prefetching import PrefetchedObject, prefetch
+from tests.casstore.support.threads import threads_in
 
 
 @pytest.fixture
@@ -84,6 +85,6 @@ def test_an_interruption_leaves_no_thread_behind(client: FileClient, data: Path)
     with pytest.raises(KeyboardInterrupt):
         prefetch(data.as_uri() + "/", client=client, progress=interrupt)
     deadline = time.monotonic() + 1_000
-    while any(thread.name == "pathapi-tree" for thread in threading.enumerate()):
+    while threads_in(WorkerPool._drain):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count
+from types import FrameType, FunctionType
+from typing import cast
 
 from casstore import Cache
 from tests.casstore.support.fill import fill, key_of, read
+
+
+def threads_in(function: Callable[..., object]) -> int:
+    """Return how many threads are inside of *function*, which their start called; they have no names."""
+    code, found = cast("FunctionType", function).__code__, 0
+    for frame in sys._current_frames().values():
+        below: FrameType | None = frame
+        while below is not None and below.f_code is not code:
+            below = below.f_back
+        found += below is not None
+    return found
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from casstore.index.database import Index
 from casstore.index.environment import RESERVE_ROW
 from casstore.index.transactions import Txn
 from casstore.locks.byte_locks import ByteLocks
+from casstore.locks.task_threads import TaskThreads
 from casstore.pass_through import PassThroughCache
 from casstore.verify import blob_checks
 from casstore.verify import report as findings
@@ -42,7 +43,8 @@ from tests.casstore.support.damage import (
     remove_a_shared_one,
     touch,
 )
-from tests.casstore.support.fill import fill, fork, forked, key_of, run, status_of
+from tests.casstore.support.fill import eventually, fill, fork, forked, key_of, run, status_of
+from tests.casstore.support.threads import threads_in
 
 
 @pytest.fixture
@@ -260,7 +262,7 @@ def test_an_interrupt_ends_the_threads_and_errors_of_the_callback_are_raised(fil
 
     with pytest.raises(StopError):
         filled.verify(stop)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("casstore-verify")]
+    eventually(lambda: not threads_in(TaskThreads._run))
     assert filled.verify().is_sound
 
 

@@ -11,6 +11,7 @@ import pytest
 from pathapi.parallel.cancellation import INTERRUPT_SECONDS, CancelFlag, Cancelled, set_cancel_flag
 from pathapi.parallel.part_threads import PartThreads, undone_on_error
 from tests.casstore.support.fill import eventually
+from tests.casstore.support.threads import threads_in
 
 
 def test_results_and_errors_reach_the_caller() -> None:
@@ -30,7 +31,7 @@ def test_results_and_errors_reach_the_caller() -> None:
     pool.close()
     assert sorted(found) == [4, 6, 12]
     assert errors == 1
-    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "test-parts"])
+    eventually(lambda: not threads_in(PartThreads._run))
 
 
 def test_closing_waits_for_nothing_and_drops_what_has_not_begun() -> None:
@@ -48,7 +49,7 @@ def test_closing_waits_for_nothing_and_drops_what_has_not_begun() -> None:
     assert not late.is_set()
     released.set()
     assert late.wait(300)
-    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "test-parts"])
+    eventually(lambda: not threads_in(PartThreads._run))
     assert sorted(begun) == [0, 1]
 
 

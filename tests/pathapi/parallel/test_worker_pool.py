@@ -14,6 +14,7 @@ from pathapi import Progress, S3Client, S3Path
 from pathapi.exceptions import CloudUnavailableError
 from pathapi.parallel.worker_pool import WorkerPool
 from tests.casstore.support.fill import eventually
+from tests.casstore.support.threads import threads_in
 from tests.pathapi.support.raw_buckets import S3RawBucket
 
 PIECE = 1 << 16
@@ -106,9 +107,7 @@ def interrupt_when(begun: threading.Event) -> Callable[[Progress], None]:
 
 def wait_for_the_crew() -> float:
     began = time.monotonic()
-    for thread in threading.enumerate():
-        if thread.name == "pathapi-tree":
-            thread.join()
+    eventually(lambda: not threads_in(WorkerPool._drain))
     return time.monotonic() - began
 
 

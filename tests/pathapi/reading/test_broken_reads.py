@@ -20,9 +20,11 @@ from pathapi.exceptions import (
     StaleReadError,
     TruncatedBodyError,
 )
+from pathapi.parallel.part_threads import PartThreads
 from pathapi.reading import download as transfer
 from pathapi.reading import reader as reading
 from tests.casstore.support.fill import eventually
+from tests.casstore.support.threads import threads_in
 from tests.harness.faults import (
     Action,
     Answer,
@@ -294,7 +296,7 @@ def test_an_interrupt_of_a_read_in_parts_waits_for_no_server(
     with pytest.raises(KeyboardInterrupt):
         path.read_bytes()
     thread.join()
-    assert any(thread.name == "pathapi-part" for thread in threading.enumerate()), "they still wait for the server"
+    assert threads_in(PartThreads._run), "they still wait for the server"
     proxy.clear_faults()
     # Nothing of it is in the way: neither its flight, nor the places of its threads.
     assert path.read_bytes() == data

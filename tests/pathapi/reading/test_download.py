@@ -19,6 +19,7 @@ from pathapi.parallel.part_threads import PartThreads
 from pathapi.reading import download
 from pathapi.reading.download import THREADS, receive
 from tests.casstore.support.fill import eventually
+from tests.casstore.support.threads import threads_in
 
 
 class _Body:
@@ -179,9 +180,7 @@ def test_a_thread_that_is_late_writes_into_no_file_that_was_opened_since(
         _receive(cache, _Bucket("http://late", 4 * download.PART))
     opened = [os.open(tmp_path / str(number), os.O_RDWR | os.O_CREAT) for number in range(50)]
     released.set()
-    for thread in threading.enumerate():
-        if thread.name == "pathapi-part":
-            thread.join()
+    eventually(lambda: not threads_in(PartThreads._run))
     assert [os.fstat(descriptor).st_size for descriptor in opened] == [0] * 50
     for descriptor in opened:
         os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 
@@ -11,7 +10,10 @@ import pytest
 import pathapi
 from pathapi import FilePath, Progress, S3Path
 from pathapi.exceptions import CloudPathPermissionError, OverwriteNewerCloudError, PendingWriteError
+from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.testing import interpose
+from tests.casstore.support.fill import eventually
+from tests.casstore.support.threads import threads_in
 from tests.harness.faults import Answer, Call, Fault, Stall
 from tests.harness.proxy import Proxy
 from tests.pathapi.conftest import MakeClient
@@ -143,7 +145,7 @@ def test_the_first_error_ends_it_names_its_object_and_the_same_call_goes_on(
     with pytest.raises(CloudPathPermissionError, match="020") as failed:
         path.download_to(tmp_path / "to")
     assert "repeat the call" in failed.value.__notes__[-1]
-    assert threading.active_count() < 8 or not [t for t in threading.enumerate() if t.name == "pathapi-tree"]
+    assert not threads_in(WorkerPool._drain)
     there = local(tmp_path / "to")
     assert 10 < len(there) < 60
     assert there.items() <= tree.items()
@@ -165,7 +167,7 @@ def test_an_interrupt_ends_it_within_a_moment(
     proxy.add(Fault(Call(lambda: time.sleep(0.02)), kind="GET", times=None))
     with pytest.raises(KeyboardInterrupt):
         root.client.CloudPath(f"{root}/").download_to(tmp_path / "to", progress=interrupt)
-    assert not [thread for thread in threading.enumerate() if thread.name == "pathapi-tree"]
+    eventually(lambda: not threads_in(WorkerPool._drain))
     assert local(tmp_path / "to").items() < tree.items(), "it went on"
 
 
@@ -185,9 +187,7 @@ def test_an_interrupt_waits_for_no_server(
         root.client.CloudPath(f"{root}/").download_to(tmp_path / "to", progress=interrupt)
     assert time.monotonic() - began < 600
     proxy.close()
-    for thread in threading.enumerate():
-        if thread.name == "pathapi-tree":
-            thread.join()
+    eventually(lambda: not threads_in(WorkerPool._drain))
     assert local(tmp_path / "to") == {}
 
 

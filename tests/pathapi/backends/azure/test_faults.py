@@ -29,7 +29,10 @@ from pathapi.exceptions import (
     TruncatedBodyError,
     VersionMismatchError,
 )
+from pathapi.parallel.part_threads import PartThreads
 from pathapi.testing import drain, opened, read, write
+from tests.casstore.support.fill import eventually
+from tests.casstore.support.threads import threads_in
 from tests.harness.azure_servers import AzureServer
 from tests.harness.faults import (
     Action,
@@ -431,7 +434,7 @@ def test_an_upload_in_blocks_carries_its_condition(
     with pytest.raises(TruncatedBodyError):
         backend.write("blocks", io.BytesIO(data[:-1]), len(data))
     assert ground.content("blocks") == data[::-1]
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("casstore-block")] == []
+    eventually(lambda: not threads_in(PartThreads._run))
 
 
 def _is_block(record: Any) -> bool:

@@ -27,8 +27,10 @@ from pathapi.exceptions import (
     TruncatedBodyError,
     VersionMismatchError,
 )
+from pathapi.parallel.part_threads import PartThreads
 from pathapi.testing import drain, opened, read, write
 from tests.casstore.support.fill import eventually
+from tests.casstore.support.threads import threads_in
 from tests.harness.faults import (
     Action,
     Answer,
@@ -262,19 +264,15 @@ def test_an_interrupted_upload_in_parts_is_aborted_again_after_parts_that_arrive
         with pytest.raises(KeyboardInterrupt):
             write(backend, "late", bytes(11 << 20))
         # The other parts may end later than the interrupt, too; then the second one is the only one that is left.
-        eventually(lambda: _aborts(proxy) and len(_uploading()) == 1)
+        eventually(lambda: _aborts(proxy) and threads_in(PartThreads._run) == 1)
         before = _aborts(proxy)
     finally:
         released.set()
-    eventually(lambda: not _uploading())
+    eventually(lambda: not threads_in(PartThreads._run))
     assert _aborts(proxy) == before + 1
     uploads = ground.client.list_multipart_uploads(Bucket=ground.bucket).get("Uploads", [])
     assert [upload["Key"] for upload in uploads if upload["Key"] == "late"] == []
     assert ground.content("late") is None
-
-
-def _uploading() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "pathapi-upload"]
 
 
 def _aborts(proxy: Proxy) -> int:
