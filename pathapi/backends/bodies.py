@@ -12,7 +12,13 @@ from casstore import Validator, new_hasher
 from pathapi.backend import ObjectInfo
 from pathapi.backends.error_table import NotModifiedError, translating
 from pathapi.backends.headers import Span, format_etag
-from pathapi.exceptions import ChecksumMismatchError, CloudPathException, TruncatedBodyError, VersionMismatchError
+from pathapi.exceptions import (
+    ChecksumMismatchError,
+    CloudPathException,
+    CloudUnavailableError,
+    TruncatedBodyError,
+    VersionMismatchError,
+)
 
 _PIECE: Final = 1 << 20
 _TRIES: Final = 4
@@ -206,7 +212,10 @@ def open_range(
     """
     try:
         body = _open_any(asked, get, head)
-    except NotModifiedError:
+    except NotModifiedError as error:
+        if asked.unless is None:
+            unasked = f"{asked.uri}: the server answered 304 without a condition: read it again"
+            raise CloudUnavailableError(unasked) from error
         return None
     found, expect, unless = body.info.validator, asked.expect, asked.unless
     if expect is not None and not expect.same_version(found):

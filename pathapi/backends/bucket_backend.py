@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 from casstore import Validator
 from pathapi.backend import Backend, ListItem, ObjectInfo, Prefix, WriteCondition, require_gone
@@ -23,6 +24,29 @@ from pathapi.exceptions import (
 
 Conditions = Mapping[str, Mapping[str, Any]]
 """By key: the arguments of a delete that name the version."""
+CallT = TypeVar("CallT", bound=Callable[..., Any])
+
+_MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What the SDKs, and the code that looks for a field, raise for a response that is not one of the API."""
+_CHANGES: Final = frozenset(("write", "copy", "delete"))
+
+
+def checking_answers(call: CallT) -> CallT:
+    """Return the method *call* of `Backend`, raising CloudUnavailableError for a malformed response."""
+
+    @functools.wraps(call)
+    def checked(self: BucketBackend, key: str | Sequence[str], *arguments: Any, **options: Any) -> Any:
+        try:
+            return call(self, key, *arguments, **options)
+        except CloudPathException:
+            raise
+        except _MALFORMED as error:
+            uri = self._requests.uri(key if isinstance(key, str) else key[0])
+            unreadable = CloudUnavailableError(f"{uri}: the server's response cannot be read: check the endpoint")
+            unreadable.outcome_unknown = call.__name__ in _CHANGES  # it may mean success
+            raise unreadable from error
+
+    return cast(CallT, checked)
 
 
 class BucketBackend(Backend):
@@ -49,9 +73,11 @@ class BucketBackend(Backend):
     def bucket(self) -> str:
         return self._requests.bucket
 
+    @checking_answers
     def head(self, key: str) -> ObjectInfo:
         return self._head(key, {})
 
+    @checking_answers
     def read(
         self,
         key: str,
@@ -70,6 +96,7 @@ class BucketBackend(Backend):
             asked, lambda ranged: self._get(asked, conditions, ranged=ranged), lambda: self._head(asked.key, conditions)
         )
 
+    @checking_answers
     def delete(
         self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
     ) -> None:
@@ -179,6 +206,7 @@ def list_pages(asked: ListRequest, fetch: Callable[[int, Any], tuple[Iterable[Li
         listed = pages = empty = 0
         token = earlier = None
         before: list[ListItem] = []
+        kept: list[ListItem] = []
         while True:
             size = asked.page if asked.limit is None else min(asked.page, asked.limit - listed)
             try:
@@ -186,7 +214,7 @@ def list_pages(asked: ListRequest, fetch: Callable[[int, Any], tuple[Iterable[Li
                 found = sorted(page, key=key_order)
             except CloudPathException:
                 raise
-            except (KeyError, TypeError, ValueError) as error:
+            except _MALFORMED as error:
                 raise CloudUnavailableError(f"{asked.uri}: the server's listing cannot be read: {_CHECK}") from error
             _require_asked(found, asked)
             listed += len(found)
@@ -195,11 +223,11 @@ def list_pages(asked: ListRequest, fetch: Callable[[int, Any], tuple[Iterable[Li
                 return
             pages += 1
             empty = 0 if found else empty + 1
-            if token == earlier or (found and found == before) or empty > MOST_EMPTY_PAGES:
+            if token == earlier or (found and found in (before, kept)) or empty > MOST_EMPTY_PAGES:
                 raise CloudUnavailableError(f"{asked.uri}: the server's listing does not end: {_CHECK}")
             before = found
-            if not pages & (pages - 1):  # a power of two: tokens that recur in any period meet one that is kept (Brent)
-                earlier = token
+            if not pages & (pages - 1):  # a power of two: what recurs in any period meets what is kept (Brent)
+                earlier, kept = token, found
 
     return itertools.islice(items(), asked.limit)
 

@@ -26,7 +26,7 @@ from pathapi.backends.azure.responses import (
     is_folder,
 )
 from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, md5_checksum, ranged_body
-from pathapi.backends.bucket_backend import BucketBackend, Conditions, list_pages
+from pathapi.backends.bucket_backend import BucketBackend, Conditions, checking_answers, list_pages
 from pathapi.backends.headers import parse_range
 from pathapi.backends.parallel_parts import read_exactly
 from pathapi.exceptions import (
@@ -63,6 +63,7 @@ class AzureBackend(BucketBackend):
     def __init__(self, connection: AzureConnection, bucket: str) -> None:
         self._requests = AzureRequests(connection, bucket)
 
+    @checking_answers
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
@@ -115,6 +116,7 @@ class AzureBackend(BucketBackend):
 
         return list_pages(self._list_request(prefix, PAGE, limit, delimited=delimited), fetch)
 
+    @checking_answers
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
@@ -131,7 +133,7 @@ class AzureBackend(BucketBackend):
             )
         if answer.get("copy_status") == "success":
             return info_of_result(target, seen.size, answer, None, None)
-        return self._await_copy(target, blob, answer.get("copy_id"))
+        return self._await_copy(target, blob, answer.get("copy_id"), seen.size)
 
     def url(self, key: str) -> str:
         base = f"{self.connection.account.url}/{self._requests.quote(self.bucket, safe='/')}"
@@ -245,9 +247,9 @@ class AzureBackend(BucketBackend):
 
     # --- copying and deleting --------------------------------------------------------------------------------------
 
-    def _await_copy(self, key: str, blob: Any, copy_id: str | None) -> ObjectInfo:
+    def _await_copy(self, key: str, blob: Any, copy_id: str | None, size: int) -> ObjectInfo:
         pause, longest = _COPY_POLLS
-        stalled, reached = 0.0, None
+        stalled, reached = 0.0, 0
         with undone_on_error(lambda: blob.abort_copy(copy_id)):
             while True:
                 properties = self._requests.call("Get Blob Properties", key, blob.get_blob_properties)
@@ -262,8 +264,9 @@ class AzureBackend(BucketBackend):
                     raise CloudUnavailableError(
                         f"{self._requests.uri(key)}: the copy ended as {copy.status!r}: try again"
                     )
-                stalled = stalled + pause if copy.progress == reached else 0.0
-                reached = copy.progress
+                copied = min(int(str(copy.progress or 0).partition("/")[0]), size)
+                stalled = stalled + pause if copied <= reached else 0.0
+                reached = max(reached, copied)
                 if stalled > _COPY_PATIENCE:
                     raise CloudUnavailableError(
                         f"{self._requests.uri(key)}: the copy makes no progress at the server: try again"

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from casstore import Validator
 from pathapi.backend import WEEK, ListItem, ObjectInfo, Prefix, WriteCondition, check_expiry
 from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, ranged_body
-from pathapi.backends.bucket_backend import BucketBackend, Conditions, key_order, list_pages
+from pathapi.backends.bucket_backend import BucketBackend, Conditions, checking_answers, key_order, list_pages
 from pathapi.backends.error_table import CHANGED, NOT_MODIFIED, translating
 from pathapi.backends.gs.connection import GSConnection
 from pathapi.backends.gs.errors import Refusal, is_missing_object, should_retry
@@ -61,6 +61,7 @@ class GSBackend(BucketBackend):
     def __init__(self, connection: GSConnection, bucket: str) -> None:
         self._requests = GSRequests(connection, bucket)
 
+    @checking_answers
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
@@ -88,14 +89,15 @@ class GSBackend(BucketBackend):
             }
             reply = self._requests.call("list", prefix, "GET", self._requests.path("o"), query)
             page = self._requests.json(reply, prefix)
-            found: list[ListItem] = [info_of(item["name"], item) for item in page.get("items") or ()]
+            found: list[ListItem] = [info_of(item["name"], item) for item in _list_in(page, "items")]
             # Some servers repeat on each page the prefixes of those before.
-            prefixes = [one for one in map(Prefix, page.get("prefixes") or ()) if key_order(one) > folded]
+            prefixes = [one for one in map(Prefix, _list_in(page, "prefixes")) if key_order(one) > folded]
             folded = max(map(key_order, prefixes), default=folded)
             return found + prefixes, page.get("nextPageToken") or None
 
         return list_pages(self._list_request(prefix, PAGE, limit, delimited=delimited), fetch)
 
+    @checking_answers
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
@@ -120,7 +122,8 @@ class GSBackend(BucketBackend):
                 if answer.get("done", True):
                     return info_of(target, self._requests.field(answer, "resource", source))
                 query["rewriteToken"] = self._requests.field(answer, "rewriteToken", source)
-                progress.reach(int(answer.get("totalBytesRewritten", 0)))
+                copied = int(answer.get("totalBytesRewritten", 0))
+                progress.reach(copied if expect is None else min(copied, expect.size))
 
     def _new_metadata(self, source: str, query: dict[str, Any]) -> dict[str, Any]:
         """Return the metadata to send with a copy that changes the class: all that the copy keeps must be stated.
@@ -266,3 +269,11 @@ class GSBackend(BucketBackend):
             lambda size, _: info_of_media(key, headers, size),
             checksum_of,
         )
+
+
+def _list_in(page: Mapping[str, Any], name: str) -> Sequence[Any]:
+    """Return a list of a listing's page, which may be missing. Raises TypeError for anything else."""
+    found = page.get(name)
+    if not isinstance(found, list | None):
+        raise TypeError(f"{name} is no list")
+    return found or ()

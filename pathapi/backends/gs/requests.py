@@ -46,6 +46,7 @@ class Reply:
     response: Any
     tries: int
     content: bytes = b""
+    method: str = "GET"
 
     @property
     def status(self) -> int:
@@ -100,23 +101,27 @@ class GSRequests(BucketRequests):
         return self.send(operation, key, method, url, **options)
 
     def json(self, reply: Reply, key: str) -> dict[str, Any]:
-        """Parse the response. Raises CloudUnavailableError if it is not JSON."""
+        """Parse the response. Raises CloudUnavailableError if it is no JSON object: that would be an empty listing."""
         try:
             found = json.loads(reply.content)
-        except ValueError as error:
-            raise self._not_google(key) from error
-        return found if isinstance(found, dict) else {}
+        except (ValueError, RecursionError) as error:
+            raise self._not_google(key, reply.method) from error
+        if not isinstance(found, dict):
+            raise self._not_google(key, reply.method)
+        return found
 
     def field(self, found: Mapping[str, Any], name: str, key: str) -> Any:
         """Return a field that every response has. Raises CloudUnavailableError if it is missing."""
         if name not in found:
-            raise self._not_google(key)
+            raise self._not_google(key, "POST")
         return found[name]
 
-    def _not_google(self, key: str) -> CloudUnavailableError:
-        return CloudUnavailableError(
+    def _not_google(self, key: str, method: str) -> CloudUnavailableError:
+        error = CloudUnavailableError(
             f"{self.uri(key)}: the server did not answer as Google Cloud Storage does: check the endpoint"
         )
+        error.outcome_unknown = method != "GET"
+        return error
 
     def base_url(self, key: str, operation: str) -> str:
         """Return where the API is. The search for credentials may fail here already."""
@@ -172,13 +177,11 @@ class GSRequests(BucketRequests):
             raise self._error_of(response, None if stream else content)
 
         try:
-            return Reply(self._retrying(attempt, lambda: tries) if again else attempt(), tries, content)
+            return Reply(self._retrying(attempt, lambda: tries) if again else attempt(), tries, content, method)
         except CloudPathException:
             raise
         except _TooLongError as error:
-            refusal = self._not_google(key)
-            refusal.outcome_unknown = method != "GET"
-            raise refusal from error
+            raise self._not_google(key, method) from error
         except Exception as error:  # noqa: BLE001 (always raised)
             self.raise_translated(error, key, operation, outcome_unknown=is_unknown and method != "GET")
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 from casstore import Validator
 from pathapi.backend import WEEK, ListItem, ObjectInfo, Prefix, WriteCondition, check_expiry
 from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, ranged_body
-from pathapi.backends.bucket_backend import BucketBackend, Conditions, list_pages
+from pathapi.backends.bucket_backend import BucketBackend, Conditions, checking_answers, list_pages
 from pathapi.backends.error_table import translating
 from pathapi.backends.headers import format_etag, parse_range, range_of
 from pathapi.backends.parallel_parts import read_exactly, read_parts
@@ -55,6 +55,7 @@ class S3Backend(BucketBackend):
         self._fast: FastReads | None = None
         self._looked_for_fast = False
 
+    @checking_answers
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
@@ -83,11 +84,12 @@ class S3Backend(BucketBackend):
             page = self._requests.call("ListObjectsV2", None, about=prefix, MaxKeys=size, **arguments, **more)
             found: list[ListItem] = [info_of(item["Key"], item, int(item["Size"])) for item in page.get("Contents", ())]
             found += [Prefix(item["Prefix"]) for item in page.get("CommonPrefixes", ())]
-            # A truncated page without a token is a KeyError, and an error of the listing: its end is not the end.
-            return found, page["NextContinuationToken"] if page.get("IsTruncated") else None
+            # Without either field it is no page, or not the last one: a KeyError, and so an error of the listing.
+            return found, page["NextContinuationToken"] if page["IsTruncated"] else None
 
         return list_pages(self._list_request(prefix, PAGE, limit, delimited=delimited), fetch)
 
+    @checking_answers
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:

@@ -245,7 +245,10 @@ def origin_of(endpoint: str, region: str = "") -> str:
 
 
 def _parse_timestamp(value: Any) -> datetime:
-    """Parse S3's times: ``Last-Modified`` of a header, ISO 8601 of a listing; botocore parses anything else."""
+    """Parse S3's times: ``Last-Modified`` of a header, ISO 8601 of a listing; botocore parses anything else.
+
+    Raises ValueError.
+    """
     if isinstance(value, str):
         if value.endswith(" GMT") and (moment := parse_date(value)) is not None:
             return moment
@@ -254,5 +257,8 @@ def _parse_timestamp(value: Any) -> datetime:
                 return datetime.fromisoformat(value)
     import botocore.utils
 
-    parsed: datetime = botocore.utils.parse_timestamp(value)
+    try:
+        parsed: datetime = botocore.utils.parse_timestamp(value)
+    except RuntimeError as error:  # a year of many digits
+        raise ValueError(f"no time: {value}") from error
     return parsed

@@ -172,6 +172,7 @@ ENDLESS: dict[str, Callable[[], Iterator[tuple[Sequence[str], str | None]]]] = {
     "one token": lambda: numbered(lambda number: [f"d/{number}"], lambda _: "same"),
     "three tokens": lambda: numbered(lambda number: [f"d/{number}"], lambda number: f"token-{number % 3}"),
     "one page": lambda: numbered(lambda _: ["d/a", "d/b"], lambda number: f"token-{number}"),
+    "two pages": lambda: numbered(lambda number: [f"d/{number % 2}"], lambda number: f"token-{number}"),
     "nothing": lambda: numbered(lambda _: [], lambda number: f"token-{number}"),
 }
 
@@ -205,3 +206,15 @@ def test_an_item_without_a_name_or_a_size_is_an_error(s3_cloud: Cloud, missing: 
     with pytest.raises(CloudUnavailableError, match="d/: the server's listing cannot be read"):
         s3_cloud.path("d/").rmtree()
     assert s3_cloud.proxy.count("DELETE") == 0
+
+
+NO_PAGES = {"s3": b"<html>Log in</html>", "gs": b"[]", "azure": b"<html>Log in</html>"}
+
+
+@pytest.mark.parametrize("call", ["rmtree", "iterdir", "is_dir"])
+def test_what_is_no_page_is_not_an_empty_one(request: pytest.FixtureRequest, cloud: Cloud, call: str) -> None:
+    body = NO_PAGES[request.node.callspec.params["cloud"]]
+    cloud.render = lambda keys, token: body
+    cloud.answers(one_page())
+    with pytest.raises(CloudUnavailableError, match=r"the server's listing cannot be read|did not answer as"):
+        CALLS[call](cloud.path("d/"))
