@@ -53,6 +53,7 @@ from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
 from casstore.locks.mutex import new_mutex, refuse_wait, start_thread
 from casstore.locks.single_flight import Flight, Flights
+from casstore.locks.timed_queue import TimedQueue
 from casstore.locks.write_locks import WriteLock
 from casstore.opening import open, pass_through_for
 from casstore.reading.catalog import Usage
@@ -90,7 +91,7 @@ __all__ = [
     "NotAStoreError", "NotHeldError", "Pending", "PendingDamagedError", "PendingState", "PendingWrite", "Pin", "Plan",
     "Problem", "ProblemKind", "ProviderChecksum", "ReentrantCallError", "ReentrantWriteError", "RemovedBlob",
     "Repair", "RepairSummary", "Staging", "Statistics", "StillBeingWrittenError", "Stored", "StoreFormatError",
-    "StoreFullError", "StoreReadOnlyError", "StoreUnavailableError", "TaskThreads", "Usage", "Validator",
+    "StoreFullError", "StoreReadOnlyError", "StoreUnavailableError", "TaskThreads", "TimedQueue", "Usage", "Validator",
     "VerifyProgress", "VerifyReport", "WriteLock", "at_exit", "boot_clock_ns", "copy_out", "copy_permissions",
     "format_size", "full_disk", "make_directories", "new_hasher", "new_mutex", "open", "pass_through_for",
     "printable", "refuse_wait", "same_bytes", "start_thread", "strong_digest", "sync_directory", "write_all",

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,14 +55,47 @@ def uses_of_locks(source: str, name: str) -> list[str]:
     return found
 
 
-def test_the_packages_make_no_lock_of_their_own() -> None:
-    found = []
+def timed_gets(source: str, name: str) -> list[str]:
+    """Return the places where a module waits for a `SimpleQueue` with a time-out, which may not hold."""
+    nodes = list(ast.walk(ast.parse(source)))
+    queues = {
+        ast.unparse(target)
+        for node in nodes
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func).endswith("SimpleQueue")
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    }
+    return [
+        f"{name}:{node.lineno}: {ast.unparse(node)}"
+        for node in nodes
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "get"
+        and ast.unparse(node.func.value) in queues
+        and (node.args or node.keywords)
+    ]
+
+
+def sources() -> Iterator[tuple[str, str]]:
     for package in ("casstore", "pathapi"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            name = str(path.relative_to(ROOT))
-            if name not in EXEMPT and not name.startswith("pathapi/testing/"):
-                found += uses_of_locks(path.read_text(), name)
+            yield str(path.relative_to(ROOT)), path.read_text()
+
+
+def test_the_packages_make_no_lock_of_their_own() -> None:
+    found = []
+    for name, source in sources():
+        if name not in EXEMPT and not name.startswith("pathapi/testing/"):
+            found += uses_of_locks(source, name)
     assert found == []
+
+
+def test_no_time_out_is_that_of_a_simple_queue() -> None:
+    assert [place for name, source in sources() for place in timed_gets(source, name)] == []
+    assert timed_gets("q: SimpleQueue[int] = SimpleQueue()\nq.get()\nq.get(timeout=1)", "new.py") == [
+        "new.py:3: q.get(timeout=1)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +137,9 @@ for owner in gc.get_objects():
         slots = [name for kind in type(owner).__mro__ for name in getattr(kind, "__slots__", ())]
         values = {**getattr(owner, "__dict__", {}), **{name: getattr(owner, name, None) for name in slots}}
     for name, value in (values or {}).items():
-        if isinstance(value, locks) and id(value) not in known:
+        # A semaphore, which no thread owns, and for which nothing waits longer than a moment.
+        is_wakeup = type(owner).__name__ == "TimedQueue" and name == "_wakeup"
+        if isinstance(value, locks) and id(value) not in known and not is_wakeup:
             print(module or owner.get("__name__"), name)
 """
 

@@ -31,6 +31,7 @@ from casstore.index.database import Index
 from casstore.index.transactions import Txn
 from casstore.index.updates import IndexUpdate, PublishEntry
 from casstore.locks.mutex import new_mutex, refuse_wait, start_thread
+from casstore.locks.timed_queue import TimedQueue
 
 WINDOW_WAITED: Final = 0.005
 """Seconds that a batch is open while a caller waits for it."""
@@ -58,7 +59,7 @@ class _Flush:
     """A caller that waits until what was queued before it is committed."""
 
     def __init__(self) -> None:
-        self.done: SimpleQueue[None] = SimpleQueue()
+        self.done: TimedQueue[None] = TimedQueue()
 
 
 class _Stop(_Flush):
@@ -75,7 +76,7 @@ class Committer:
         self._pid = os.getpid()
         self._mutex = new_mutex()
         self._queue: SimpleQueue[IndexUpdate | _Flush] = SimpleQueue()
-        self._hurry: SimpleQueue[None] = SimpleQueue()
+        self._hurry: TimedQueue[None] = TimedQueue()
         """Ends a batch's window early."""
         self._publications: set[PublishEntry] = set()
         """The fills that are queued or being committed."""

@@ -7,7 +7,8 @@ leaves its inner lock locked. So the packages use these instead:
 
 - `new_mutex` and ``with``. The same thread may lock it again: a signal handler may run inside of a block, and call the
   library. In a forked child it is unlocked.
-- `queue.SimpleQueue`, to wait with a time-out: `put` and `get` are one step each.
+- `queue.SimpleQueue`, to wait: `put` and `get` are one step each; to wait with a time-out,
+  `casstore.locks.timed_queue`.
 - `start_thread`: `Thread.start` waits for an Event.
 
 What must be released, a lock, an entry of a table, has an owner that exists before it is acquired, and whose release

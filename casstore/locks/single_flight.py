@@ -20,7 +20,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Final, Protocol, Self
 
 from casstore.format.digest import name_hash_hex
@@ -28,6 +28,7 @@ from casstore.format.layout import Layout, LeaseLayout
 from casstore.locks.byte_locks import ByteLock, ByteLocks
 from casstore.locks.lock_files import POLL_LAST, polls_until
 from casstore.locks.mutex import is_interrupted, new_mutex
+from casstore.locks.timed_queue import TimedQueue
 
 _LOOK_AT_PROGRESS: Final = 1.0
 """Seconds between two looks at another process's byte count."""
@@ -46,7 +47,7 @@ class Flight:
 
     def __init__(self, flights: SingleFlight, name: bytes) -> None:
         self._flights, self.name = flights, name
-        self._result: SimpleQueue[None] = SimpleQueue()
+        self._result: TimedQueue[None] = TimedQueue()
         self._thread = threading.get_ident()
         self.is_published = False
         self.lock: ByteLock | None = None

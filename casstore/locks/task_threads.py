@@ -9,6 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar, cast
 
 from casstore.locks.mutex import start_thread
+from casstore.locks.timed_queue import TimedQueue
 
 Result = TypeVar("Result")
 
@@ -20,7 +21,7 @@ class Task(Generic[Result]):
 
     def __init__(self, call: Callable[[], Result]) -> None:
         self._call = call
-        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._ended: TimedQueue[None] = TimedQueue()
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._is_done = False
@@ -56,7 +57,7 @@ class TaskThreads:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._tasks: SimpleQueue[Task[object] | None] = SimpleQueue()
-        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._ended: TimedQueue[None] = TimedQueue()
         self._threads = 0
         self.is_closed = False
         """Whether calls that have not begun are dropped."""

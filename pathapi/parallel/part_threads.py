@@ -1,6 +1,6 @@
 """Threads for the parts of one transfer, which never keep their caller from leaving.
 
-The caller waits on a `SimpleQueue`: an interrupt is raised at once, and leaves no lock behind. The threads are daemons,
+The caller waits on a `TimedQueue`: an interrupt is raised at once, and leaves no lock behind. The threads are daemons,
 so that no exit waits for a server that does not answer.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
-from casstore import start_thread
+from casstore import TimedQueue, start_thread
 from pathapi.parallel.cancellation import INTERRUPT_SECONDS, CancelToken
 
 CANCEL_SECONDS: Final = 0.1
@@ -29,7 +29,7 @@ class PartThreads(Generic[ResultT]):
     def __init__(self, threads: int, on_late: Callable[[], object] | None = None) -> None:
         self._limit, self._on_late = threads, on_late
         self._calls: SimpleQueue[Callable[[], ResultT] | None] = SimpleQueue()
-        self._ended: SimpleQueue[Callable[[], ResultT]] = SimpleQueue()  # each returns the result, or raises the error
+        self._ended: TimedQueue[Callable[[], ResultT]] = TimedQueue()  # each returns the result, or raises the error
         self._threads = 0
         self._is_closed = False
         self._stop = CancelToken()
@@ -123,7 +123,7 @@ def undone_on_error(undo: Callable[[], object]) -> Iterator[None]:
 
 def call_briefly(call: Callable[[], object]) -> None:
     """Make *call* in another thread, and wait for its end for `INTERRUPT_SECONDS` at most; its errors are ignored."""
-    ended: SimpleQueue[None] = SimpleQueue()
+    ended: TimedQueue[None] = TimedQueue()
 
     def run() -> None:
         try:

@@ -3,7 +3,7 @@
 The queue is bounded, so that a long listing needs little memory. After the first failure, no further item starts; the
 pool waits for running items and raises the failure. An interrupt cancels running items at their next chunk.
 
-The calling thread waits for messages of the workers on a `SimpleQueue`, and keeps the counts: an interrupt of it is
+The calling thread waits for messages of the workers on a `TimedQueue`, and keeps the counts: an interrupt of it is
 raised at once, and leaves no lock behind.
 """
 
@@ -17,7 +17,7 @@ from enum import Enum, auto
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, Protocol, TypeVar
 
-from casstore import start_thread
+from casstore import TimedQueue, start_thread
 from pathapi.parallel.cancellation import INTERRUPT_SECONDS, CancelFlag, Cancelled, set_cancel_flag
 from pathapi.parallel.progress import PROGRESS_SECONDS, Progress, ProgressCallback
 
@@ -64,7 +64,7 @@ class WorkerPool(Generic[Item]):
 
     def __post_init__(self) -> None:
         self._work: SimpleQueue[Item | None] = SimpleQueue()
-        self._messages: SimpleQueue[tuple[_Event, int, int, BaseException | None]] = SimpleQueue()
+        self._messages: TimedQueue[tuple[_Event, int, int, BaseException | None]] = TimedQueue()
         self._flag = CancelFlag()
         self._is_stopping = False
         # The calling thread's alone:

@@ -6,7 +6,7 @@ import os
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from casstore import Fill, Staging
+from casstore import Fill, Staging, TimedQueue
 from pathapi.backend import Backend, Body, ObjectInfo
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 from pathapi.parallel.cancellation import CancelToken
@@ -207,19 +207,19 @@ class _Parts:
                 self._hashing.put(None)
 
 
-_slots: dict[tuple[str, str], SimpleQueue[None]] = {}
+_slots: dict[tuple[str, str], TimedQueue[None]] = {}
 
 
 def _bucket_of(backend: Backend) -> tuple[str, str]:
     return backend.origin, backend.bucket
 
 
-def _slots_of(backend: Backend) -> SimpleQueue[None]:
+def _slots_of(backend: Backend) -> TimedQueue[None]:
     """Return a queue with an item for each part that may be read from this bucket now."""
     name = _bucket_of(backend)
     slots = _slots.get(name)
     if slots is None:
-        made: SimpleQueue[None] = SimpleQueue()
+        made: TimedQueue[None] = TimedQueue()
         for _ in range(THREADS):
             made.put(None)
         slots = _slots.setdefault(name, made)
