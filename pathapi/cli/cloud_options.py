@@ -142,6 +142,12 @@ def describe(shell: Shell, error: Exception) -> str:
     return text
 
 
+def name_in(shell: Shell, uri: str, text: str) -> str:
+    """Return *text* with *uri* first, unless it names it. Both are escaped on their own, so that neither is twice."""
+    uri, text = shell.shown(uri), shell.shown(text)
+    return text if uri in text else f"{uri}: {text}"
+
+
 def error_facts(shell: Shell, error: Exception) -> dict[str, str]:
     """Return *error* for JSON."""
     return {"error": type(error).__name__, "message": describe(shell, error)}
@@ -154,9 +160,9 @@ def report_errors(shell: Shell, errors: Sequence[tuple[str, Exception]]) -> int:
         uris_of.setdefault(describe(shell, error), []).append(uri)
     for text, uris in uris_of.items():
         if len(uris) > 1:
-            shell.error(f"{uris[0]} and {len(uris) - 1:,} more: {text}")
+            shell.error(f"{shell.shown(uris[0])} and {len(uris) - 1:,} more: {shell.shown(text)}")
         else:
-            shell.error(text if uris[0] in text else f"{uris[0]}: {text}")
+            shell.error(name_in(shell, uris[0], text))
     if len(errors) > 1:
         shell.note(f"{len(errors):,} failed")
     return 1 if errors else 0

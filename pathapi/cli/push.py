@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from casstore import Cache, CasstoreError, Key, PendingState, PendingWrite
-from pathapi.cli.cloud_options import Clients, Shell, cloud_command, describe, error_facts, progress_bar
+from pathapi.cli.cloud_options import Clients, Shell, cloud_command, describe, error_facts, name_in, progress_bar
 from pathapi.client import forced
 from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, PendingWriteError
 from pathapi.location import Location
@@ -163,7 +163,7 @@ class _Pusher:
                 text = describe(self._shell, error)
                 if self._as_json:
                     self._shell.json_line({"uri": item.uri, **error_facts(self._shell, error)})
-                self._shell.error(text if item.uri in text else f"{item.uri}: {text}")
+                self._shell.error(name_in(self._shell, item.uri, text))
             done += item.size
         return failed
 

@@ -47,7 +47,7 @@ class _RemoteReport:
     def show(self, shell: Shell) -> None:
         """Print the result as text."""
         for found in self._listed:
-            uri, detail = found["uri"], found["detail"] or ""
+            uri, detail = shell.shown(found["uri"]), shell.shown(found["detail"] or "")
             named = detail if detail.startswith(uri) else f"{uri}: {detail}" if detail else uri
             shell.line(f"{found['state']:<11}  {named}")
         counts = ", ".join(f"{self._counts[state]:,} {state}" for state in RemoteState if self._counts[state])

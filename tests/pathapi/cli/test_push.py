@@ -295,3 +295,14 @@ def test_push_on_the_command_line_and_in_python_are_equivalent(
     assert [found.name for found in path.pending] == [write.name]
     assert push(str(path)).returncode == 0
     assert path.pending == [] and path.read_bytes() == b"mine"
+
+
+def test_a_key_is_shown_once_and_escaped_once(push: Push, files: Path, store: Cache) -> None:
+    (files / "dog\x1b.txt").write_text("other")
+    _pend(store, files / "dog\x1b.txt")
+    done = push("--all")
+    assert done.returncode == 1
+    assert done.stderr.count("dog\\x1b.txt: ") == 1
+    assert "\\\\" not in done.stderr
+    assert done.stderr.isascii()
+    assert "\x1b" not in done.stderr
