@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 
 from casstore import Condition, PendingState, ReentrantWriteError
-from pathapi.exceptions import CloudUnavailableError, OverwriteNewerCloudError, PendingWriteError
+from pathapi.exceptions import (
+    CloudPathPermissionError,
+    CloudUnavailableError,
+    OverwriteNewerCloudError,
+    PendingWriteError,
+)
 from pathapi.testing.intercepting_backend import InterceptingBackend, interpose
 from pathapi.testing.path_suite import PathSuite, append, states
 from pathapi.testing.raw_bucket import TIMEOUT, RawBucket, in_forked_child
@@ -155,6 +160,29 @@ class UnfinishedWrites(PathSuite):
             path.write_bytes(b"mine")
         wire.before.clear()
         wire.after.clear()
+        path.push()
+        assert self.now(ground) == b"mine"
+        assert path.pending == []
+
+    def test_a_refused_push_does_not_forget_that_the_bytes_may_have_arrived(
+        self, path: Any, ground: RawBucket, wire: InterceptingBackend
+    ) -> None:
+        def refuse() -> None:
+            raise CloudPathPermissionError("denied")
+
+        def lose() -> None:
+            wire.before["head"] = _answer_is_lost
+            _answer_is_lost()
+
+        self.put(ground, b"old")
+        wire.after["write"] = lose
+        with pytest.raises(CloudUnavailableError, match="kept at"):
+            path.write_bytes(b"mine")
+        wire.after.clear()
+        wire.before.update(write=refuse, head=refuse)
+        with pytest.raises(CloudPathPermissionError, match="kept at"):
+            path.push()
+        wire.before.clear()
         path.push()
         assert self.now(ground) == b"mine"
         assert path.pending == []

@@ -99,6 +99,9 @@ def conditional_put(target: Location, staging: Staging, base: WriteBase, *, agai
             error.outcome_unknown = False  # it was asked, and does not have them
             raise
         return UploadResult(info)
+    except CloudPathException as error:  # of this try only: what became of the one before stays unknown
+        error.outcome_unknown = error.outcome_unknown or again
+        raise
 
 
 def _send(target: Location, staging: Staging, base: WriteBase) -> UploadResult:
@@ -128,7 +131,9 @@ def _send_unconditionally(
         raise error from error.__cause__
     matches = seen is None if isinstance(expect, Absent) else seen is not None and seen.validator.same_version(expect)
     if not matches:
-        raise VersionMismatchError(f"{target}: not the version that was seen; nothing was changed") from error
+        mismatch = VersionMismatchError(f"{target}: not the version that was seen; nothing was changed")
+        mismatch.outcome_unknown = error.outcome_unknown
+        raise mismatch from error
     try:
         return UploadResult(_write(target, staging, None), unconditional=True)
     except CloudPathPermissionError:
