@@ -56,11 +56,10 @@ def _try_all(lines: Sequence[SafetyLine], jobs: int, *, control: bool) -> list[V
         _show(0, len(lines), 0)
         failing = trial.failing_before(first, lines)
         copies.put(first)
-        if failing:
-            detail = f"its tests, or those of other lines, fail with the line as well:\n{failing}"
-            return [Verdict(line, Outcome.FAILED, detail) for line in lines]
 
         def work(line: SafetyLine) -> Verdict:
+            if line.name in failing:
+                return Verdict(line, Outcome.FAILED, f"its tests fail with the line as well:\n{failing[line.name]}")
             copy = copies.get()
             try:
                 return trial.try_line(copy, line, control=control)
@@ -87,7 +86,7 @@ def _try_all(lines: Sequence[SafetyLine], jobs: int, *, control: bool) -> list[V
 def _copies(count: int) -> Iterator[queue.SimpleQueue[PrivateCopy]]:
     """Yield *count* private copies of the tree, which are removed afterwards."""
     # A short name: servers of tests have sockets below it.
-    with tempfile.TemporaryDirectory(prefix="casstore-m-", ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(prefix="mutate-", ignore_cleanup_errors=True) as directory:
         copies: queue.SimpleQueue[PrivateCopy] = queue.SimpleQueue()
         for number in range(count):
             copies.put(PrivateCopy(ROOT, Path(directory) / str(number)))

@@ -88,11 +88,20 @@ class Trial:
             return Verdict(line, Outcome.NOTICED, done.failed[0], seconds)
         return Verdict(line, Outcome.SKIPPED if done.skipped == done.count else Outcome.SURVIVED, "", seconds)
 
-    def failing_before(self, copy: PrivateCopy, lines: Iterable[SafetyLine]) -> str:
-        """Run the tests of all *lines* in the copy as it is; return what fails, which would prove nothing later."""
+    def failing_before(self, copy: PrivateCopy, lines: Iterable[SafetyLine]) -> dict[str, str]:
+        """Run the tests of all *lines* in the copy as it is. Return the names of lines, each with those of its tests
+        that fail: they would prove nothing.
+        """
+        lines = list(lines)
         tests = list(dict.fromkeys(test for line in lines for test in line.tests))
         done = self._run(copy, tests, stops=False)
-        return done.problem or "\n".join(done.failed)
+        if done.problem:
+            return {line.name: done.problem for line in lines}
+        found = {
+            line.name: [name for name in done.failed if any(_is_of(name, test) for test in line.tests)]
+            for line in lines
+        }
+        return {name: "\n".join(failed) for name, failed in found.items() if failed}
 
     def _run(self, copy: PrivateCopy, tests: Sequence[str], *, stops: bool) -> _TestRun:
         temporary = copy.directory.with_name(copy.directory.name + ".tmp")
@@ -130,6 +139,14 @@ class Trial:
         if process.returncode not in (0, 1) or not report.exists():
             return _TestRun(problem=output.read_text(encoding="utf-8", errors="replace")[-_SHOWN:])
         return _read(report)
+
+
+def _is_of(name: str, test: str) -> bool:
+    """Whether *name*, of a report, is that of a case of *test*, a node id."""
+    file, _, inside = test.partition("::")
+    path = ".".join([file.removesuffix(".py").replace("/", "."), *inside.split("::")[:-1]])
+    whole = f"{path}::{inside.rpartition('::')[2]}"
+    return name == whole or name.startswith(whole + "[")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

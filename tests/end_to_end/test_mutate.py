@@ -34,9 +34,13 @@ def entry(
 
 
 def mutate(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return python("-m", "mutation", *arguments, **environment)
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     paths = (str(ROOT / "scripts"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")]))
     return subprocess.run(
-        [sys.executable, "-m", "mutation", *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
         capture_output=True,
@@ -84,6 +88,23 @@ def test_an_entry_that_is_wrong_is_named(tmp_path: Path, what: str) -> None:
     assert what in done.stdout + done.stderr and reason in done.stdout + done.stderr
 
 
+NAMES = """
+from mutation.verdicts import _is_of
+assert _is_of("tests.a.test_b::test_c", "tests/a/test_b.py::test_c")
+assert _is_of("tests.a.test_b::test_c[x]", "tests/a/test_b.py::test_c")
+assert _is_of("tests.a.test_b::test_c[x]", "tests/a/test_b.py::test_c[x]")
+assert _is_of("tests.a.test_b.TestD::test_c", "tests/a/test_b.py::TestD::test_c")
+assert not _is_of("tests.a.test_b::test_cc", "tests/a/test_b.py::test_c")
+assert not _is_of("tests.a.test_b::test_c[y]", "tests/a/test_b.py::test_c[x]")
+assert not _is_of("tests.a.test_b.TestD::test_c", "tests/a/test_b.py::test_c")
+"""
+
+
+def test_a_failure_before_any_change_is_put_down_to_the_lines_that_name_the_test() -> None:
+    done = python("-c", NAMES)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_name_that_is_not_in_the_list_is_refused() -> None:
     done = mutate("--only", "gone", "--check")
     assert done.returncode == 2
@@ -116,8 +137,7 @@ def test_what_the_tests_notice_and_what_they_do_not_is_told_apart(tmp_path: Path
 def test_tests_that_fail_in_any_case_notice_nothing(tmp_path: Path) -> None:
     # A case that does not exist: only pytest finds that out.
     (tmp_path / "list.toml").write_text(entry("one", test=f"{_AGES}[gone]"))
-    done = mutate("--lines", str(tmp_path), "--json")
-    assert outcomes(done) == {"one": "failed"}
+    assert outcomes(mutate("--lines", str(tmp_path), "--json")) == {"one": "failed"}
 
 
 @pytest.mark.slow

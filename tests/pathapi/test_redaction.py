@@ -73,3 +73,7 @@ def test_what_is_left_of_a_url_is_left_of_it_again(path: str, parameters: list[t
 def test_a_url_that_neither_signs_nor_logs_in_stays(path: str) -> None:
     assert unsigned(f"https://host/{path}") == f"https://host/{path}"
     assert unsigned(f"https://host/{path}?a=b&c") == f"https://host/{path}?a=b&c"
+
+
+def test_what_is_left_cannot_move_the_cursor_and_keeps_its_lines() -> None:
+    assert redacted("one\x1b[2J\ntwo\r") == "one\\x1b[2J\ntwo\\r"

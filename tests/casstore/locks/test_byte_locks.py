@@ -427,3 +427,22 @@ cache.collect(cache.plan())
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "started").exists()
     assert os.listdir(cache.layout.leases) == []
+
+
+def test_a_byte_that_was_locked_when_an_interrupt_came_is_unlocked(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks, lock = ByteLocks(layout), ByteLocks._lock
+
+    def lock_and_interrupt(self: ByteLocks, byte: int) -> bool:
+        lock(self, byte)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ByteLocks, "_lock", lock_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            locks.try_acquire(b"name")
+    for others in (ByteLocks(layout), locks):
+        again = others.try_acquire(b"name")
+        assert again is not None
+        again.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import sys
@@ -253,3 +254,21 @@ def test_a_child_of_a_fork_without_hooks_has_locks_of_its_own_and_none_of_its_pa
         mine.release()
 
     assert alone(parent) == 0
+
+
+@pytest.mark.needs_locks
+def test_a_lock_file_that_was_unlinked_before_it_was_locked_is_left_for_the_new_one(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def unlink_and_lock(file: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        os.unlink(layout.write_lock(KEY.name))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", unlink_and_lock)
+    with WriteLocks(layout, 60).acquire(KEY):
+        assert fcntl.flock is flock
+        with pytest.raises(LockTimeoutError):
+            WriteLocks(layout, 60).acquire(KEY, 0.05)

@@ -15,7 +15,7 @@ import pytest
 
 from casstore import BlobDamagedError, Cache, ProblemKind, RepairSummary, Validator, VerifyReport
 from casstore.format.keys import blob_row
-from casstore.format.records import BlobRecord, pack_blob
+from casstore.format.records import BlobRecord, pack_blob, unpack_blob
 from casstore.fs import files
 from casstore.locks.lock_files import LockFile
 from casstore.reading.blob_checker import BlobChecker
@@ -514,4 +514,5 @@ def test_a_file_without_a_row_is_adopted_only_as_it_was_hashed(cache: Cache) -> 
     assert cache.index.get(blob_row(digest.value)) is None
     os.utime(cache.layout.blob(digest.value), (digest.mtime, digest.mtime))
     assert repairer.adopt(digest, 5)
-    assert cache.index.get(blob_row(digest.value)) is not None
+    row = blob_row(digest.value)
+    assert unpack_blob(row, cache.index.get(row)) == BlobRecord(5, cache.boot_mount), "nobody knows that it is synced"

@@ -14,6 +14,7 @@ from casstore import Cache, Condition, PendingState
 from pathapi import FileClient, FilePath
 from pathapi.exceptions import OverwriteNewerLocalError, PendingWriteError
 from pathapi.testing.intercepting_backend import interpose
+from pathapi.writing import writer
 from tests.casstore.support.reaping import living_process
 
 
@@ -35,10 +36,6 @@ def test_after_a_write_that_the_store_cannot_record_the_version_before_it_is_not
     path: FilePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.write_bytes(b"before")
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     with monkeypatch.context() as patched:
         patched.setattr(Cache, "record_write", fail)
         path.write_bytes(b"after")
@@ -116,3 +113,37 @@ def replace_file(path: Path, data: bytes) -> None:
     other = path.with_name("other")
     other.write_bytes(data)
     other.replace(path)
+
+
+def test_a_text_file_that_lost_a_part_of_its_text_is_not_uploaded(
+    path: FilePath, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layer above forgets what it could not write."""
+    text = path.open("w")
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "with_room", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            text.write("lost" * 100_000)
+    text.write("and more")
+    with pytest.raises(OSError, match="some text is missing"):
+        text.close()
+    assert not file.exists()
+    assert [write.state for write in path.pending] in ([], [PendingState.INCOMPLETE])
+    path.write_text("the lock is free")
+
+
+def test_a_text_file_whose_last_text_cannot_be_written_is_not_uploaded(
+    path: FilePath, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = path.open("w")
+    text.write("lost")
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "with_room", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            text.close()
+    assert not file.exists()
+    path.write_text("the lock is free")
+
+
+def fail(*_: object, **__: object) -> NoReturn:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))

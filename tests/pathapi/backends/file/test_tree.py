@@ -7,15 +7,19 @@ import io
 import os
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from casstore.fs import files
 from pathapi.backend import ABSENT
 from pathapi.backends.file import metadata as file_status
+from pathapi.backends.file.atomic import DirectoryLock
 from pathapi.backends.file.backend import FileBackend
 from pathapi.clouds.file import FileClient
 from pathapi.exceptions import (
@@ -409,3 +413,75 @@ def test_a_copy_of_a_private_file_is_private(tmp_path: Path, backend: FileBacken
     backend.copy("public", "private")
     assert (tmp_path / "private").stat().st_mode & 0o777 == mode
     assert (tmp_path / "private").read_bytes() == b"public"
+
+
+@pytest.mark.needs_locks
+def test_a_child_that_was_forked_during_a_write_does_not_keep_the_directory_locked(tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    with (block := DirectoryLock(str(tmp_path), "file:///d", 0.0)), block:
+        child = fork(lambda: eventually(release.exists))
+    try:
+        with (again := DirectoryLock(str(tmp_path), "file:///d", 0.0)), again:
+            pass
+    finally:
+        release.touch()
+        assert status_of(child) == 0
+
+
+def test_a_creation_replaces_no_file_of_a_program_that_asks_for_no_lock(
+    backend: FileBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def create_and_link(source: str, target: str) -> None:
+        Path(target).write_bytes(b"theirs")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", create_and_link)
+    with pytest.raises(VersionMismatchError):
+        write(backend, "a", b"mine", ABSENT)
+    assert (tmp_path / "a").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("change", ["create", "replace", "delete"])
+def test_a_change_is_on_the_disk_in_this_order(
+    backend: FileBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The bytes before their name, and the name before the call returns."""
+    version = write(backend, "a", b"first").validator
+    steps: list[str] = []
+
+    def noting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*arguments: Any) -> Any:
+            is_directory = name == "sync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)
+            steps.append("sync directory" if is_directory else name)
+            return call(*arguments)
+
+        return note
+
+    for name, called in {"sync": "fsync", "link": "link", "replace": "replace", "unlink": "unlink"}.items():
+        monkeypatch.setattr(os, called, noting(name, getattr(os, called)))
+    if change == "create":
+        write(backend, "b", b"second", ABSENT)
+        assert steps == ["sync", "link", "unlink", "sync directory", "unlink"], "of the temporary name, twice"
+    elif change == "replace":
+        write(backend, "a", b"second", version)
+        assert steps[:3] == ["sync", "replace", "sync directory"]
+    else:
+        backend.delete(["a"], expect=version)
+        assert steps == ["unlink", "sync directory"]
+
+
+def test_the_status_of_a_file_is_taken_when_its_next_change_will_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"first")
+
+    def change(seconds: float) -> None:
+        path.write_bytes(b"changed in the same tick")
+
+    now = path.stat().st_ctime_ns + 1
+    monkeypatch.setattr(file_status, "time", SimpleNamespace(time_ns=lambda: now, sleep=change))
+    with files.opened(str(path), os.O_RDONLY) as descriptor:
+        assert file_status.stat_settled(descriptor, "file:///a").st_size == len(b"changed in the same tick")

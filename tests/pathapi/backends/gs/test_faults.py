@@ -498,3 +498,16 @@ def test_an_endpoint_that_nobody_listens_on_is_unavailable_soon(gcs: GCSServer) 
     backend = GSBackend(gs_connection_to(gcs, endpoint, timeout=(1.0, 1.0)), "bucket")
     with pytest.raises(CloudUnavailableError, match=endpoint.removeprefix("http://")):
         backend.head("a")
+
+
+def test_an_object_of_another_size_than_was_sent_is_an_error(
+    backend: GSBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = gs_uploads.upload
+
+    def state_another(*arguments: Any, **options: Any) -> dict[str, Any]:
+        return {**upload(*arguments, **options), "size": "3"}
+
+    monkeypatch.setattr(gs, "upload", state_another)
+    with pytest.raises(ChecksumMismatchError, match="4 bytes were sent, and the object has 3"):
+        write(backend, "sized", b"data")

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +101,25 @@ def test_an_object_whose_etag_states_no_md5_is_left_to_boto3(raw: Any, shared_bu
     assert body is not None
     assert not isinstance(body, ObstoreBody)
     assert body.read() == b"x" * 5000
+
+
+def test_another_range_than_the_one_that_was_asked_for_is_left_to_boto3(
+    raw: Any, shared_bucket: str, backend: S3Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import obstore
+
+    key = _planted(raw, shared_bucket, b"0123456789")
+    get = obstore.get
+
+    def get_another(*arguments: Any, **options: Any) -> Any:
+        result = get(*arguments, **options)
+        return SimpleNamespace(meta=result.meta, range=(result.range[0] + 1, result.range[1] + 1))
+
+    monkeypatch.setattr(obstore, "get", get_another)
+    body = backend.read(key, 2, 5)
+    assert body is not None
+    assert not isinstance(body, ObstoreBody)
+    assert body.read() == b"234"
 
 
 def test_a_missing_object_is_explained_by_boto3(backend: S3Backend) -> None:
