@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from casstore.errors import CasstoreError
 from casstore.format.digest import Digest, algorithm_length, algorithm_of, record_checksum
 from casstore.format.keys import HASH_BYTES, MAX_KEY_BYTES, Key
 
@@ -167,6 +168,7 @@ def strip_checksum(row: bytes, record: bytes | None) -> bytes | None:
 
 
 def pack_entry(entry: Entry) -> bytes:
+    """Return the record of *entry*. Raises CasstoreError if it cannot have a field, such as an ETag of over 64 KiB."""
     v = entry.validator
     flags = (
         (_WEAK if v.weak else 0)
@@ -178,11 +180,15 @@ def pack_entry(entry: Entry) -> bytes:
     etag = (v.etag or "").encode("utf-8", "surrogatepass")
     version = (v.version or "").encode("utf-8", "surrogatepass")
     encoded_key = entry.key.encoded if len(entry.key.row_key) >= MAX_KEY_BYTES else b""
-    head = _HEAD.pack(
-        *(_VERSION, flags, entry.digest.number, v.size, entry.validated.wall_ns, entry.written_on),
-        *(entry.last_used_hour, v.mtime_ns or 0, v.granule_ns, entry.validated.boot_ns, entry.validated.boot),
-        *(len(etag), len(version), len(encoded_key)),
-    )
+    try:
+        head = _HEAD.pack(
+            *(_VERSION, flags, entry.digest.number, v.size, entry.validated.wall_ns, entry.written_on),
+            *(entry.last_used_hour, v.mtime_ns or 0, v.granule_ns, entry.validated.boot_ns, entry.validated.boot),
+            *(len(etag), len(version), len(encoded_key)),
+        )
+    except struct.error as error:
+        uri = entry.key.uri
+        raise CasstoreError(f"{uri}: its version cannot be recorded ({error}): read it without the store") from error
     return append_checksum(entry.key.row_key, b"".join((head, entry.digest.value, etag, version, encoded_key)))
 
 

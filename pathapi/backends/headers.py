@@ -14,6 +14,8 @@ from pathapi.backend import Checksum
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST: Final = (1 << 63) - 1
+"""The last time that an entry can have, in 2262."""
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+|-1)/(\d+)")
 """Azurite answers ``bytes=0-`` of an empty object with ``bytes 0--1/0``, where Azure answers 416."""
@@ -97,7 +99,8 @@ def parse_date(text: str) -> datetime | None:
     return None
 
 
-def nanoseconds_of(moment: datetime) -> int:
-    """Return nanoseconds since the epoch, exactly (`datetime.timestamp` rounds)."""
+def nanoseconds_of(moment: datetime) -> int | None:
+    """Return nanoseconds since the epoch, exactly (`datetime.timestamp` rounds); None beyond those that are stored."""
     since = moment - _EPOCH
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
+    found = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
+    return found if abs(found) <= _LATEST else None

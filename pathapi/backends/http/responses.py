@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from casstore import Validator
 from pathapi.backend import ObjectInfo
 from pathapi.backends.bodies import Translate
 from pathapi.backends.error_table import translating
-from pathapi.backends.headers import format_etag, parse_etag
+from pathapi.backends.headers import format_etag, nanoseconds_of, parse_etag
 
 SECOND_NS: Final = 10**9
 """The resolution of HTTP's times."""
@@ -40,9 +41,10 @@ def target_of(key: str) -> str:
 def parse_time(text: str | None) -> int | None:
     """Parse a date of HTTP to nanoseconds since the epoch; None for anything else."""
     try:
-        return None if text is None else int(parsedate_to_datetime(text).timestamp()) * SECOND_NS
+        moment = None if text is None else parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
+    return None if moment is None else nanoseconds_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def format_time(mtime_ns: int) -> str:
@@ -115,7 +117,10 @@ def length_of(headers: Mapping[str, str]) -> int | None:
 
 def most_spooled() -> int:
     """Return how many bytes of a body of unknown length may be read now: half of the temporary directory's space."""
-    space = os.statvfs(tempfile.gettempdir())
+    try:
+        space = os.statvfs(tempfile.gettempdir())
+    except OSError:
+        return IN_MEMORY  # no such directory can be used
     return min(MOST_SPOOLED, max(space.f_bavail * space.f_frsize // 2, IN_MEMORY))
 
 

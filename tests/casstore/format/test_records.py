@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from casstore.errors import CasstoreError
 from casstore.format.checksums import ChecksumRecord, ProviderChecksum, pack_checksum, unpack_checksum
 from casstore.format.digest import Digest
 from casstore.format.keys import Key, blob_row, count_row, entry_prefix, user_prefix, user_row
@@ -208,3 +210,11 @@ def test_moments_of_two_boots_are_never_in_order() -> None:
     assert Moment(1, 5, 7).is_since(Moment(9, 5, 7))
     assert not Moment(1, 4, 7).is_since(Moment(1, 5, 7))
     assert not Moment(9, 9, 8).is_since(Moment(1, 1, 7))
+
+
+@pytest.mark.parametrize("part", [{"etag": "e" * 65_536}, {"version": "v" * 65_536}, {"mtime_ns": 2**63}])
+def test_a_version_that_no_record_can_have_is_an_error_of_the_store(part: dict[str, Any]) -> None:
+    moment = Moment(1, 1, 1)
+    entry = Entry(Key("s3://b/k", "s3"), Digest("xxh3-128", bytes(16)), Validator(0, **part), moment, 1, 1)
+    with pytest.raises(CasstoreError, match="s3://b/k: its version cannot be recorded"):
+        pack_entry(entry)

@@ -87,6 +87,16 @@ def test_a_304_without_a_condition_is_an_error(cloud: Cloud) -> None:
         cloud.path.read_bytes()
 
 
+@pytest.mark.parametrize("time", ["Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT"])
+@pytest.mark.parametrize("name", ["s3", "gs", "az", "http"])
+def test_a_time_that_no_entry_can_have_is_no_time(cloud: Cloud, time: str) -> None:
+    cloud.proxy.add(Fault(SetHeader("Last-Modified", time), times=None))
+    cloud.path.write_bytes(DATA)
+    assert cloud.path.read_bytes() == DATA
+    cloud.plant(b"other")
+    assert cloud.path.read_bytes() == b"other"
+
+
 @dataclass(frozen=True, slots=True)
 class NotModified(Action):
     def answer(self, request: Head) -> tuple[Head, bytes]:

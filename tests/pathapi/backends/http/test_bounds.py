@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import tomllib
 import zlib
@@ -164,3 +165,15 @@ def test_an_urllib3_that_decompresses_without_a_bound_is_not_allowed() -> None:
     (urllib3,) = map(Requirement, project["optional-dependencies"]["http"])
     assert "2.5.0" not in urllib3.specifier
     assert "2.6.0" in urllib3.specifier
+
+
+def test_a_short_body_of_unknown_length_needs_no_temporary_directory(
+    server: HttpOrigin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    server.habits.length = "chunked"
+    path = HttpClient(local_cache_dir=tmp_path / "store").HttpPath(f"{server.url}/a")
+    monkeypatch.setattr(tempfile, "gettempdir", fail)
+    assert path.read_bytes() == b"x"

@@ -89,6 +89,7 @@ def test_the_null_version_of_an_unversioned_bucket_is_none() -> None:
 def test_times_are_exact(moment: datetime) -> None:
     moment = moment.replace(tzinfo=UTC)
     nanoseconds = nanoseconds_of(moment)
+    assert nanoseconds is not None
     assert nanoseconds % 1_000 == 0
     assert nanoseconds // 1_000 % 1_000_000 == moment.microsecond
     whole = moment.replace(microsecond=0)
