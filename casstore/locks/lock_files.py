@@ -66,13 +66,14 @@ class LockFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._open: weakref.WeakSet[LockedFile] = weakref.WeakSet()
+        # Without callbacks: an interrupt that meets one is lost.
+        self._open: list[weakref.ref[LockedFile]] = []
 
     def acquire(self, timeout: float) -> LockedFile:
         """Open the file, created if it is missing, and try for *timeout* seconds to lock it until it is closed."""
         file = LockedFile(self._path, "a+", opener=open_private)
         try:
-            self._open.add(file)
+            self._open = [*(known for known in self._open if known() is not None), weakref.ref(file)]
             file.wait(timeout)
             return file
         except BaseException:
@@ -81,8 +82,10 @@ class LockFile:
 
     def after_fork_in_child(self) -> None:
         """Close the inherited files. The parent keeps its lock: closing does not unlock it."""
-        for file in list(self._open):
-            file.close()
+        for reference in self._open:
+            file = reference()
+            if file is not None:
+                file.close()
 
 
 @contextlib.contextmanager

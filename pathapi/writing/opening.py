@@ -182,19 +182,19 @@ def open_for_writing(
     at_once: bool = False,
 ) -> IO[Any]:
     """Open a private file that is uploaded at `close`; *at_once* says that the same call closes it."""
-    from pathapi.writing.writer import CloudBufferedRandom, CloudBufferedWriter, CloudTextWriter
+    from pathapi.writing.writer import open_binary, open_text
 
     encoding = None if options.is_binary else io.text_encoding(options.encoding)
     upload = _begin_upload(location, options.kind, forced(force, "TO_CLOUD"), freshness, at_once=at_once)
-    buffered: CloudBufferedRandom | CloudBufferedWriter | None = None
+    buffered = None
     try:
-        buffered = CloudBufferedRandom(upload) if options.is_updated else CloudBufferedWriter(upload)
+        buffered = open_binary(upload, is_updated=options.is_updated)
         if options.kind == "a":
             buffered.seek(0, os.SEEK_END)
         if options.is_binary:
             return buffered
         by_line = options.buffering == 1
-        return CloudTextWriter(buffered, encoding, options.errors, options.newline, line_buffering=by_line)
+        return open_text(buffered, encoding, options.errors, options.newline, line_buffering=by_line)
     except BaseException:  # an unknown encoding, say
         upload.abort()
         if buffered is not None:

@@ -172,6 +172,8 @@ class Upload:
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
+# Python loses an interrupt that meets a `__del__`. So only the classes of open files have one: at its end, a file
+# changes its class.
 
 
 class _StagingFile(io.FileIO):
@@ -192,6 +194,10 @@ class _StagingFile(io.FileIO):
 
     def truncate(self, size: int | None = None) -> int:
         return super().truncate(size) if self._upload.is_ours else size or 0
+
+
+class _OpenStagingFile(_StagingFile):
+    """A staging file whose upload has not ended."""
 
     def __del__(self) -> None:
         # In a cycle this may run before the buffer above has been flushed into it: the end of the upload closes this.
@@ -222,6 +228,11 @@ class _UploadingBuffer:
 
     def _end(self) -> None:
         self._upload = None
+        raw = getattr(self, "raw", None)
+        if isinstance(raw, _OpenStagingFile):
+            raw.__class__ = _StagingFile  # type: ignore[assignment]
+        if isinstance(self, _Unclosed):
+            self.__class__ = type(self).__mro__[2]  # the one after the open class and `_Unclosed`
         unclosed.forget(self)
 
     def close(self) -> None:
@@ -293,6 +304,10 @@ class _UploadingBuffer:
         else:
             self.abort()
 
+
+class _Unclosed(_UploadingBuffer):
+    """What is done with a file that is never closed."""
+
     def __del__(self) -> None:
         upload = self._upload
         if upload is None or upload.staging is None:
@@ -311,16 +326,20 @@ class _UploadingBuffer:
 class CloudBufferedWriter(_UploadingBuffer, io.BufferedWriter):
     """What ``open("wb")`` returns."""
 
+
+class _OpenBufferedWriter(_Unclosed, CloudBufferedWriter):
     def __init__(self, upload: Upload) -> None:
-        super().__init__(_StagingFile(upload, "wb"))
+        super().__init__(_OpenStagingFile(upload, "wb"))
         self._begin(upload)
 
 
 class CloudBufferedRandom(_UploadingBuffer, io.BufferedRandom):
     """What ``open("w+b")`` and ``open("r+b")`` return."""
 
+
+class _OpenBufferedRandom(_Unclosed, CloudBufferedRandom):
     def __init__(self, upload: Upload) -> None:
-        super().__init__(_StagingFile(upload, "r+b"))
+        super().__init__(_OpenStagingFile(upload, "r+b"))
         self._begin(upload)
 
 
@@ -343,6 +362,7 @@ class CloudTextWriter(io.TextIOWrapper):
         if not self.closed and isinstance(self.buffer, _UploadingBuffer):
             self.buffer.flush_text(super().flush)
         super().close()
+        self.__class__ = CloudTextWriter
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
@@ -351,6 +371,8 @@ class CloudTextWriter(io.TextIOWrapper):
             buffer.abort()
         self.close()
 
+
+class _OpenTextWriter(CloudTextWriter):
     def __del__(self) -> None:
         # Not closed: that would upload. The buffer below is collected next, or lives on while it is used elsewhere.
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -359,3 +381,13 @@ class CloudTextWriter(io.TextIOWrapper):
                 self.flush()
             finally:
                 buffer.text_flushed = True
+
+
+def open_binary(upload: Upload, *, is_updated: bool) -> CloudBufferedWriter | CloudBufferedRandom:
+    """Return the file whose `close` commits *upload*; *is_updated* for reading and writing."""
+    return _OpenBufferedRandom(upload) if is_updated else _OpenBufferedWriter(upload)
+
+
+def open_text(buffer: CloudBufferedWriter | CloudBufferedRandom, *arguments: Any, **options: Any) -> CloudTextWriter:
+    """Return a text file above *buffer*; the arguments are those of `io.TextIOWrapper`."""
+    return _OpenTextWriter(buffer, *arguments, **options)

@@ -29,7 +29,7 @@ def run(directory: Path, scene: str, how: str, count: int, control: str = "none"
     done = subprocess.run(
         [sys.executable, "-m", "tests.harness.interrupt_scenes", scene, how, str(count), control, str(directory)],
         cwd=ROOT,
-        env={**os.environ, "CASSTORE_LOCK_TIMEOUT": "20"},
+        env={**os.environ, "CASSTORE_LOCK_TIMEOUT": "20" if control == "none" else "0.1"},
         capture_output=True,
         text=True,
         timeout=3_000,

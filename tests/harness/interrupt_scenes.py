@@ -259,12 +259,12 @@ SCENES: Final[dict[str, type[Scene]]] = {
 }
 
 
-def what_is_left(stage: Stage) -> list[str]:
+def what_is_left(stage: Stage, seconds: float = HANGS_AFTER / 4) -> list[str]:
     """Return what is locked, open or in a table although no call is running."""
     cache = stage.cache
     gc.collect()
     unclosed.process_queue()
-    deadline = time.monotonic() + HANGS_AFTER / 4
+    deadline = time.monotonic() + seconds
     while True:
         cache.flush()
         left = [
@@ -398,7 +398,7 @@ def main(name: str, how: str, count: int, control: str, directory: str) -> None:
             pass
         except Exception as error:  # noqa: BLE001 (reported)
             wrong.append(f"{type(error).__name__} instead of the interrupt: {error}")
-        wrong += what_is_left(stage)
+        wrong += what_is_left(stage) if control == "none" else what_is_left(stage, 0.1)
         wrong.append(scene.check(key, is_done))
         wrong += try_again(stage, key)
         if number % 50 == 0:
