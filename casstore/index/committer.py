@@ -30,7 +30,7 @@ from casstore.errors import (
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
 from casstore.index.updates import IndexUpdate, PublishEntry
-from casstore.locks.mutex import new_mutex, refuse_wait, start_thread
+from casstore.locks.mutex import is_interrupted, new_mutex, refuse_wait, start_thread
 from casstore.locks.timed_queue import TimedQueue
 
 WINDOW_WAITED: Final = 0.005
@@ -85,7 +85,10 @@ class Committer:
         self._is_stalled = False
 
     def submit(self, item: IndexUpdate) -> None:
-        """Queue *item*. A fill waits while `MAX_FILLS` are queued; beyond `MAX_TOUCHES`, other updates are dropped."""
+        """Queue *item*. A fill waits while `MAX_FILLS` are queued; beyond `MAX_TOUCHES`, other updates are dropped.
+
+        A signal handler does not wait: the thread that it interrupted may be what the commit waits for.
+        """
         if self._pid != os.getpid():
             # A fork without hooks: the thread, and maybe the owner of the lock below, are the parent's.
             self._finish(item, IndexUnavailableError(errno.ECHILD, "forked without Python's fork hooks"))
@@ -94,8 +97,7 @@ class Committer:
             if self._queue.qsize() - self._fills < MAX_TOUCHES:
                 self._put(item)
             return
-        while self._fills >= MAX_FILLS:
-            self._refuse_wait()
+        while self._fills >= MAX_FILLS and not (is_interrupted() or self._index.is_writing()):
             self._hurry.put(None)
             time.sleep(_ROOM_SECONDS)
         try:

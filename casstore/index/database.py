@@ -217,6 +217,10 @@ class Index:
         """The directory of its files."""
         return self._layout.index
 
+    def is_writing(self) -> bool:
+        """Return whether this thread is writing: it runs a signal handler."""
+        return self._locks.is_writing()
+
     def refuse_reentry(self) -> None:
         """Raise ReentrantCallError in a signal handler that interrupted a write of this thread."""
         self._locks.refuse_reentry()

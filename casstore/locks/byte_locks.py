@@ -92,11 +92,15 @@ class ByteLocks:
                     lock.release()
             raise
 
-    def refuse_reentry(self) -> None:
-        """Raise ReentrantCallError if this thread is writing to the index: it would wait for itself."""
+    def is_writing(self) -> bool:
+        """Return whether this thread is writing to the index, or queues for it: a signal handler interrupted it."""
         held = self._held
         writers = (held.get(_WRITER_BYTE), held.get(_QUEUE_BYTE)) if held and self._pid == os.getpid() else ()
-        if any(lock is not None and lock.thread == threading.get_ident() for lock in writers):
+        return any(lock is not None and lock.thread == threading.get_ident() for lock in writers)
+
+    def refuse_reentry(self) -> None:
+        """Raise ReentrantCallError if `is_writing`: this thread would wait for itself."""
+        if self.is_writing():
             raise ReentrantCallError(
                 f"{self._layout.index}: this thread is writing to the index already, and a signal handler interrupted "
                 "it: let the handler set a flag, and write after it"

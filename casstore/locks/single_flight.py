@@ -43,13 +43,15 @@ class Flight:
     Use it twice in one ``with`` (`casstore.locks.mutex` says why). Whatever has it may release it.
     """
 
-    __slots__ = ("_flights", "_result", "_thread", "is_published", "lock", "name")
+    __slots__ = ("_flights", "_result", "_thread", "is_published", "lock", "name", "passes_by")
 
     def __init__(self, flights: SingleFlight, name: bytes) -> None:
         self._flights, self.name = flights, name
         self._result: TimedQueue[None] = TimedQueue()
         self._thread = threading.get_ident()
         self.is_published = False
+        self.passes_by = False
+        """Whether another reader has the flight and stalls, so that this one downloads beside it."""
         self.lock: ByteLock | None = None
 
     @property
@@ -68,7 +70,8 @@ class Flight:
             yield
             return
         while (earlier := self.enter()) is not None:
-            if earlier.is_own or is_interrupted():
+            if earlier.is_own or is_interrupted() or flights.locks.is_writing():
+                self.passes_by = True
                 yield
                 return
             # Another thread contends, for all threads of this process.
@@ -79,6 +82,7 @@ class Flight:
                 if flights.under_way.get(self.name) is not earlier:
                     break  # it ended, without a result
                 if stall.is_over():
+                    self.passes_by = True
                     return
                 earlier.wait_for_result()
         stall = _Stall(flights, self.progress_name)
@@ -86,7 +90,8 @@ class Flight:
             flights.waits += tries == 1
             self.lock = flights.locks.try_acquire(self.name)
             yield  # after the lock: a result that was committed before its release is found
-            if self.lock is not None or stall.is_over():
+            self.passes_by = self.lock is None and stall.is_over()
+            if self.lock is not None or self.passes_by:
                 return
 
     @property

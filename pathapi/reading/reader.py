@@ -276,7 +276,8 @@ class Reader:
         finally:
             if not is_current:
                 os.close(cached.descriptor)
-        with flights.acquire(request.store_key.row_key) as flight, flight:
+        with Flights() as granted, granted:
+            flight = granted.add(flights.acquire(request.store_key.row_key))
             for _ in flight.polls():
                 newer = self._cache.lookup(request.store_key)
                 if newer is not None and newer.validated.is_between(began, self._cache.now()):
@@ -284,7 +285,13 @@ class Reader:
                     if stored is not None:
                         self._cache.count_hit(stored.size)
                         return stored
-        return None
+            if not flight.passes_by:
+                return None  # what is cached by now may be current
+            with self._cache.begin(request.store_key, granted) as fill, fill:
+                body = self._request(request, entry.size)
+                assert body is not None
+                with closing(body):
+                    return self._receive(request, fill, body)
 
     # --- not cached --------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
     python -m tests.harness.interrupt_scenes SCENE raise|handle COUNT CONTROL DIRECTORY
 
-COUNT points are drawn, all with 0. It writes a line of JSON: the number of points, and for each violation the point and
+COUNT points are drawn, all with 0; with a control, all until one is noticed. It writes a line of JSON: the number of points, and for each violation the point and
 what is wrong.
 """
 
@@ -383,7 +383,8 @@ def main(name: str, how: str, count: int, control: str, directory: str) -> None:
     leaks: list[str] = []
     descriptors = len(os.listdir("/proc/self/fd"))
     points = range(1, counter.count + 1)
-    for number in draw(points, count, f"{name} {how}") if count else points:
+    chosen = draw(points, count, f"{name} {how}") if count else points
+    for number in chosen if control == "none" else reversed(points):
         faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
         key = f"point-{number}"
         scene.prepare(key)
@@ -413,6 +414,8 @@ def main(name: str, how: str, count: int, control: str, directory: str) -> None:
         descriptors = now
         if wrong:
             violations.append({"point": number, "where": interrupter.where, "wrong": wrong})
+            if control != "none":
+                break  # it is noticed
     faulthandler.cancel_dump_traceback_later()
     print(json.dumps({"points": counter.count, "leaks": leaks, "violations": violations}))
 

@@ -8,11 +8,14 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pathapi import S3Client, S3Path
+from pathapi.clouds.file import FileClient
+from pathapi.reading import reader
 from pathapi.reading.download import PART
 from tests.casstore.support.fill import eventually
 from tests.harness.faults import Call, Fault, Stall
@@ -152,3 +155,25 @@ def test_a_failed_download_does_not_fail_those_who_waited_for_it(
             leave.set()
         assert second.result(timeout=1_000) == b"x" * 1000
         assert first.exception(timeout=1_000) is None or isinstance(first.exception(), ConnectionError)
+
+
+def test_a_reader_of_a_changed_object_waits_once_for_one_that_stalls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And downloads beside it then: each wait takes the whole time-out."""
+    monkeypatch.setenv("CASSTORE_LOCK_TIMEOUT", "0.05")
+    client = FileClient(local_cache_dir=tmp_path / "store")
+    (tmp_path / "object").write_bytes(b"old")
+    path = client.CloudPath(f"file://{tmp_path}/object")
+    assert path.read_bytes() == b"old"
+    client.cache.flush()
+    (tmp_path / "object").write_bytes(b"new bytes")
+    stalled = client.cache.flights
+    thread = threading.Thread(target=lambda: list(stalled.acquire(path.location.store_key.row_key).polls()))
+    thread.start()
+    thread.join()
+    with stalled.acquire(path.location.store_key.row_key) as flight, flight:
+        waits = sum(1 for _ in flight.polls())
+    assert flight.passes_by and waits < 100
+    monkeypatch.setattr(reader, "LOOKS", 2)
+    assert path.read_bytes() == b"new bytes"
