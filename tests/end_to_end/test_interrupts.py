@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_a_handler_that_reads_and_writes_at_any_point_never_waits_for_itself(tmp
 @pytest.mark.parametrize(
     ("scene", "how", "control", "expected"),
     [
-        ("cold-read", "raise", "flights", "a flight of"),
+        ("cold-read", "raise", "flights", "a (flight|fill)"),
         ("text-write", "raise", "text", "a half object"),
     ],
 )
@@ -65,4 +66,4 @@ def test_without_its_mending_a_fault_is_noticed(
 ) -> None:
     """The negative control."""
     report = run(tmp_path, scene, how, 0, control)
-    assert any(expected in wrong for violation in report["violations"] for wrong in violation["wrong"])
+    assert any(re.search(expected, wrong) for violation in report["violations"] for wrong in violation["wrong"])

@@ -2,8 +2,8 @@
 
     python -m tests.harness.interrupt_scenes SCENE raise|handle COUNT CONTROL DIRECTORY
 
-COUNT points are drawn, all with 0; with a control, all until one is noticed. It writes a line of JSON: the number of points, and for each violation the point and
-what is wrong.
+COUNT points are drawn, all with 0; with a control, all until one is noticed. It writes a line of JSON: the number of
+points, and for each violation the point and what is wrong.
 """
 
 from __future__ import annotations
