@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import os
 import warnings
@@ -64,6 +65,8 @@ class Upload:
         self._pid = os.getpid()
         self.has_failed_write = False
         """Whether a write into the staging file has failed: text that was on its way is lost."""
+        self.interrupt: Callable[[], BaseException] | None = None
+        """Makes the interrupt by which it failed, if it was one; the first itself has frames that have this object."""
         self.staging: Staging | None = staging or stage(cache)
 
     @property
@@ -81,8 +84,10 @@ class Upload:
         try:
             with full_disk(cache.root):
                 return with_room(cache, lambda: write(data), memoryview(data).nbytes)
-        except BaseException:
+        except BaseException as error:
             self.has_failed_write = True
+            if not isinstance(error, Exception):
+                self.interrupt = functools.partial(type(error), *error.args)
             raise
 
     def _begin_end(self) -> Staging | None:
@@ -250,7 +255,10 @@ class _UploadingBuffer:
             self._end()
 
     def flush_text(self, flush: Callable[[], object]) -> None:
-        """Call *flush*, of the layer above. If it fails, or a write failed before, text is lost: upload nothing."""
+        """Call *flush*, of the layer above. If it fails, or a write failed before, text is lost: upload nothing.
+
+        An interrupt of a write is raised again: an error of a close in a ``finally`` block would take its place.
+        """
         upload = self._upload
         try:
             flush()
@@ -259,7 +267,12 @@ class _UploadingBuffer:
             raise
         if upload is not None and upload.has_failed_write and upload.staging is not None:
             self.keep_as_incomplete("a write failed or was interrupted")
-            raise OSError(errno.EIO, "some text is missing, and nothing was uploaded: write it again", upload.uri)
+            missing = "some text is missing, and nothing was uploaded: write it again"
+            if upload.interrupt is None:
+                raise OSError(errno.EIO, missing, upload.uri)
+            interrupt = upload.interrupt()
+            interrupt.add_note(printable(f"{upload.uri}: {missing}"))
+            raise interrupt
 
     def abort(self) -> None:
         """Close, and upload nothing."""

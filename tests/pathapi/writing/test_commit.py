@@ -132,6 +132,25 @@ def test_a_text_file_that_lost_a_part_of_its_text_is_not_uploaded(
     path.write_text("the lock is free")
 
 
+def test_an_interrupt_of_a_write_is_not_replaced_by_an_error_of_the_close(
+    path: FilePath, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    text = path.open("w")
+    with pytest.raises(KeyboardInterrupt) as caught, monkeypatch.context() as patched:  # noqa: PT012 (as a script does)
+        try:
+            patched.setattr(writer, "with_room", interrupt)
+            text.write("lost" * 100_000)
+        finally:
+            patched.undo()
+            text.close()
+    assert "some text is missing, and nothing was uploaded" in caught.value.__notes__[0]
+    assert not file.exists()
+    path.write_text("the lock is free")
+
+
 def test_a_text_file_whose_last_text_cannot_be_written_is_not_uploaded(
     path: FilePath, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
