@@ -36,8 +36,8 @@ class ExitHook:
     def ensure(self) -> None:
         """Register the call, once."""
         if not self.is_registered:
-            self.is_registered = True
             self._cancel = at_exit(self._call)
+            self.is_registered = True  # last: an interrupt must not leave the call out
 
     def cancel(self) -> None:
         """Do not make the call; the next need registers it again."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from casstore.cache import Cache
-from casstore.errors import StoreUnavailableError
+from casstore.errors import ReentrantCallError, StoreUnavailableError
 from casstore.locks.mutex import new_mutex
 from casstore.root import open_root
 
@@ -19,6 +20,8 @@ _ANY_ROW: Final = b"\0"
 _caches: Final[WeakValueDictionary[str, Cache]] = WeakValueDictionary()
 """By directory. A cache that is closed, and that nothing refers to, is garbage-collected."""
 _mutex = new_mutex(may_wait=True)
+_is_opening = False
+"""Whether the thread that has the mutex is opening a store."""
 
 
 def open(
@@ -77,6 +80,7 @@ def pass_through_for(error: OSError, store: Cache | str) -> PassThroughCache:
 
 
 def _open(root: str | os.PathLike[str] | None, digest: str | None, *, create: bool) -> Cache:
+    global _is_opening
     with _mutex:
         asked = _name_of(root)
         known = _caches.get(asked)
@@ -84,17 +88,31 @@ def _open(root: str | os.PathLike[str] | None, digest: str | None, *, create: bo
             if not os.path.exists(known.layout.store):
                 known.recreate()
             return known
-        opened = open_root(root, digest, os.environ, create=create)
-        name = os.path.realpath(opened.layout.root)
-        cache = _caches.get(name)
-        if cache is None:
-            cache = Cache(opened)
-        elif cache.algorithm != opened.algorithm:
-            # Another store was put there; LMDB allows one environment per path and process.
-            cache.close()
-            cache = Cache(opened)
-        _caches[name] = _caches[asked] = cache
-        return cache
+        if _is_opening:
+            # A second cache of one directory could not open the index.
+            raise ReentrantCallError(
+                f"{asked.partition(chr(0))[0]}: a signal handler interrupted this thread while it opened a store: call "
+                "it again, or let the handler set a flag and do the work after it"
+            )
+        try:
+            _is_opening = True
+            return _open_new(root, asked, digest, create=create)
+        finally:
+            _is_opening = False
+
+
+def _open_new(root: str | os.PathLike[str] | None, asked: str, digest: str | None, *, create: bool) -> Cache:
+    opened = open_root(root, digest, os.environ, create=create)
+    name = os.path.realpath(opened.layout.root)
+    cache = _caches.get(name)
+    if cache is None:
+        cache = Cache(opened)
+    elif cache.algorithm != opened.algorithm:
+        # Another store was put there; LMDB allows one environment per path and process.
+        cache.close()
+        cache = Cache(opened)
+    _caches[name] = _caches[asked] = cache
+    return cache
 
 
 def _name_of(root: str | os.PathLike[str] | None) -> str:
@@ -119,13 +137,18 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     for cache in _all():
         cache.after_fork(in_child=False)
-    _mutex.release()
+    _release()
 
 
 def _after_fork_in_child() -> None:
-    _mutex.release()
+    _release()
     for cache in _all():
         cache.after_fork(in_child=True)
+
+
+def _release() -> None:
+    with contextlib.suppress(RuntimeError):  # an interrupt has ended `_before_fork`
+        _mutex.release()
 
 
 if hasattr(os, "register_at_fork"):

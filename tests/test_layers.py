@@ -51,7 +51,7 @@ IMPORT_OWNERS = {
     "google": ("pathapi.backends.gs*",),
     "google_crc32c": ("pathapi.backends.gs*",),
     "azure": ("pathapi.backends.azure*",),
-    "requests": ("pathapi.backends.azure*", "pathapi.backends.gs*"),
+    "requests": ("pathapi.backends.azure*", "pathapi.backends.gs*", "pathapi.backends.connection_pools"),
     "urllib3": ("pathapi.backends.http*",),
     "obstore": ("pathapi.backends.*",),
 }

@@ -127,7 +127,7 @@ class BackgroundEvictor:
             if is_lacking or is_sum_old or self._is_over(free) or self._is_rule_due(now):
                 try:
                     self._is_running = True
-                    start_thread(self._run)
+                    start_thread(self._run, ())
                 except RuntimeError:
                     self._is_running = False  # the interpreter is shutting down and starts no more threads
 

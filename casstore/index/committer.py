@@ -166,7 +166,7 @@ class Committer:
     def _start(self) -> bool:
         try:
             self._thread = -1
-            start_thread(self._run)
+            start_thread(self._run, ())
         except RuntimeError:
             self._thread = 0
             return False

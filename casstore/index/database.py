@@ -339,31 +339,25 @@ class Index:
             # Before following NEXT: if another process replaces CURRENT meanwhile, the next check notices.
             hint = self.generations.hint_state()
             number = self.generations.live()
-            path = self._layout.generation(number)
             if number == self.generation and self._files is not None:
                 now = self.generations.files_of(number)
                 if not self._files.are_still(now):
-                    # Other processes may have the old files open. Two data files with one lock file, or the
-                    # reverse, exclude no process: all must move to a new pair.
+                    # Others may have the old files open. Two data files with one lock file exclude no process, nor
+                    # does the reverse: all must move to a new pair.
                     self._supersede(number, "its files were deleted, replaced or truncated", say=now is not None)
                     self._files = None
                     continue
             try:
                 page_check.check(self._layout.index_file(number))
-                with files.full_disk(self._layout.root):
-                    env = open_environment(path, reserves=True)
+                return self._use(number, hint, reserves=True)
             except (*DAMAGE, page_check.UnsoundError) as error:
                 self._supersede(number, str(error), say=not isinstance(error, page_check.UnfinishedError))
-                continue
             except FileNotFoundError:
                 if number == missing:
                     # Not deleted as superseded: then another number would have been found by now.
                     with contextlib.suppress(FileExistsError, FileNotFoundError):
-                        os.mkdir(path, 0o700)
+                        os.mkdir(self._layout.generation(number), 0o700)
                 missing = number
-                continue
-            env.reader_check()
-            return self._use(env, number, hint)
         raise self._unavailable(errno.EAGAIN, "the index is replaced repeatedly")
 
     def _open_unchanged(self) -> lmdb.Environment:
@@ -377,20 +371,27 @@ class Index:
             raise FileNotFoundError(errno.ENOENT, "there is no index yet", file)  # LMDB would initialize it
         try:
             page_check.check(file)
-            with files.full_disk(self._layout.root):
-                env = open_environment(self._layout.generation(number))
+            return self._use(number, hint)
         except (*DAMAGE, page_check.UnsoundError) as error:
             raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", file) from error
-        return self._use(env, number, hint)
 
-    def _use(self, env: lmdb.Environment, number: int, hint: HintState | None) -> lmdb.Environment:
-        self.generation = number
-        self._files = self.generations.files_of(number)
-        self._hint = hint
-        self._checked_at = time.monotonic()
-        self._env = env
-        self._on_open()
-        return env
+    def _use(self, number: int, hint: HintState | None, *, reserves: bool = False) -> lmdb.Environment:
+        env = None
+        try:
+            with files.full_disk(self._layout.root):
+                env = open_environment(self._layout.generation(number), reserves=reserves)
+            if reserves:
+                env.reader_check()
+            self.generation, self._hint = number, hint
+            self._files = self.generations.files_of(number)
+            self._checked_at = time.monotonic()
+            self._on_open()
+            self._env = env
+            return env
+        except BaseException:
+            if env is not None:  # a process can open it only once, and a traceback may live for long
+                env.close()
+            raise
 
     @property
     def is_open(self) -> bool:

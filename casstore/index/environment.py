@@ -12,7 +12,7 @@ import lmdb
 from casstore.errors import IndexUnavailableError, StoreFullError
 from casstore.fs import files
 from casstore.index.generations import PROCESS_LIMITS
-from casstore.locks.lock_files import lock_directory
+from casstore.locks.lock_files import DirectoryLock
 
 MAP_SIZES: Final = (1 << 40, 1 << 36, 1 << 33, 1 << 30)
 """Bytes of address space, tried in turn. Files are sparse; address space may be limited (ulimit -v, containers)."""
@@ -31,13 +31,19 @@ DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError,
 def open_environment(path: str, *, reserves: bool = False) -> lmdb.Environment:
     # The first process to open it resets its lock file, and then writes the last transaction's number to it. If it is
     # killed in between while another waits, that one would count from 0, and overwrite the newest commits.
-    with lock_directory(path, _OPENING_SECONDS):
-        env = _open(path)
-        if reserves and int(env.info()["last_txnid"]) < _RESERVE_TRANSACTIONS:
-            env.close()
-            _reserve(path)
+    lock, env = DirectoryLock(path, _OPENING_SECONDS), None
+    try:
+        with lock, lock:
             env = _open(path)
+            if reserves and int(env.info()["last_txnid"]) < _RESERVE_TRANSACTIONS:
+                env.close()
+                _reserve(path)
+                env = _open(path)
         return env
+    except BaseException:
+        if env is not None:
+            env.close()  # a process can open it only once, and a traceback may live for long
+        raise
 
 
 def _reserve(path: str) -> None:

@@ -132,7 +132,7 @@ def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutco
     """
     lease = LeaseLayout(layout.lease(name))
     try:
-        descriptor = try_lock_existing(lease.lock)
+        lock = try_lock_existing(lease.lock)
     except FileNotFoundError:
         if name.startswith("."):
             # It was not locked yet. A live creator finds the directory gone, and starts again.
@@ -141,7 +141,7 @@ def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutco
             return LeaseOutcome()
         reason = "its lock file is missing, so its process may be alive: delete it if not"
         return LeaseOutcome(retained=RetainedLease(name, reason))
-    if descriptor is None:
+    if lock is None:
         return LeaseOutcome(retained=RetainedLease(name, "its process is alive"))
     recorded: tuple[PendingWrite, ...] = ()
     try:
@@ -158,7 +158,7 @@ def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutco
     except FileNotFoundError:
         return LeaseOutcome(recorded=recorded)
     finally:
-        os.close(descriptor)
+        lock.close()
 
 
 def _remove(path: str) -> int:
@@ -214,10 +214,10 @@ def _remove_free_locks(layout: Layout) -> None:
     directory = layout.write_locks + "/"
     for name in files.list_names(directory):
         with contextlib.suppress(OSError):
-            descriptor = try_lock_existing(directory + name)
-            if descriptor is not None:
-                files.unlink_quietly(directory + name)
-                os.close(descriptor)
+            file = try_lock_existing(directory + name)
+            if file is not None:
+                with file:
+                    files.unlink_quietly(directory + name)
 
 
 def _remove_orphans(layout: Layout) -> int:
@@ -248,13 +248,13 @@ def _is_dead(layout: Layout, lease: str) -> Iterator[bool]:
     if not lease or not os.path.isdir(path):
         yield False
         return
-    descriptor = try_lock_existing(LeaseLayout(path).lock)
-    if descriptor is None:
+    file = try_lock_existing(LeaseLayout(path).lock)
+    if file is None:
         raise BlockingIOError(errno.EAGAIN, "the process is alive", path)
     try:
         yield True
     finally:
-        os.close(descriptor)
+        file.close()
 
 
 def _remove_temporary_files(layout: Layout) -> int:

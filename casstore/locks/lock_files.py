@@ -11,7 +11,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Self
 
 from casstore.fs import files
 
@@ -88,21 +88,34 @@ class LockFile:
                 file.close()
 
 
-@contextlib.contextmanager
-def lock_directory(path: str, timeout: float) -> Iterator[bool]:
-    """Lock a directory for the block, and yield True; yield False if it cannot be locked within *timeout* seconds.
-
-    An interrupt may leave it locked until its traceback is dropped: use it only where others do not wait for long.
+class DirectoryLock:
+    """Locks a directory for a block that uses it twice (`casstore.locks.mutex` says why), if it can be locked within
+    *timeout* seconds.
     """
-    descriptor = os.open(path, os.O_CLOEXEC | os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            is_locked = _lock(descriptor, timeout)
-        except OSError:
-            is_locked = False  # a file system without locks
-        yield is_locked
-    finally:
-        os.close(descriptor)
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self._path, self._timeout = path, timeout
+        self._descriptor = -1
+        self.is_locked = False
+
+    def __enter__(self) -> Self:
+        if self._descriptor < 0:
+            try:
+                self._descriptor = os.open(self._path, os.O_CLOEXEC | os.O_RDONLY | os.O_DIRECTORY)
+                with contextlib.suppress(OSError):  # a file system without locks
+                    self.is_locked = _lock(self._descriptor, self._timeout)
+            except BaseException:
+                self._close()
+                raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
 
 def _lock(file: io.FileIO | int, timeout: float) -> bool:
@@ -130,23 +143,27 @@ def create_locked(path: str) -> LockedFile:
         raise
 
 
-def try_lock_existing(path: str) -> int | None:
-    """Lock the lock file of a dead process and return its descriptor; None if a process has the lock.
+def try_lock_existing(path: str) -> LockedFile | None:
+    """Lock the lock file of a dead process and return it, open, for ``with``; None if a process has the lock.
 
     Proves a death only if `locks_are_exclusive`. Raises: FileNotFoundError if the file is missing, or was replaced
     before it was locked.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    file = LockedFile(path, "r+", opener=_open_itself)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False)):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path, follow_symlinks=False)):
             raise FileNotFoundError(errno.ENOENT, "the lock file was replaced", path)
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno in BUSY:
+        return file
+    except BaseException as error:
+        file.close()
+        if isinstance(error, OSError) and error.errno in BUSY:
             return None
         raise
-    return descriptor
+
+
+def _open_itself(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def locks_are_exclusive(directory: str) -> bool:

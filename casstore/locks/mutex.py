@@ -9,7 +9,8 @@ leaves its inner lock locked. So the packages use these instead:
   library. In a forked child it is unlocked.
 - `queue.SimpleQueue`, to wait: `put` and `get` are one step each; to wait with a time-out,
   `casstore.locks.timed_queue`.
-- `start_thread`: `Thread.start` waits for an Event.
+- `start_thread`, of C: `Thread.start` waits for an Event. Nothing can interrupt between a note that the thread runs,
+  made just before, and its start.
 
 What must be released, a lock, an entry of a table, has an owner that exists before it is acquired, and whose release
 does nothing twice. ``with owner, owner:`` releases it twice: an interrupt may be raised inside the first release.
@@ -21,32 +22,37 @@ import _thread
 import os
 import threading
 import weakref
-from collections.abc import Callable
 from typing import Any, Final
 
 from casstore.errors import ReentrantCallError
 
-_short: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
-_long: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+_short: Final[set[weakref.ref[Any]]] = set()
+_long: Final[set[weakref.ref[Any]]] = set()
+"""Plain sets, which are copied in one step: other threads make mutexes meanwhile."""
+
+start_thread: Final = _thread.start_new_thread
+"""Call a function with a tuple of arguments in a new daemon thread. Raises RuntimeError if none can be started."""
 
 
 def new_mutex(*, may_wait: bool = False) -> threading.RLock:
     """Return an unlocked mutex, for ``with`` only. *may_wait*: its blocks may wait for other threads."""
     mutex = threading.RLock()
-    (_long if may_wait else _short).add(mutex)
+    known = _long if may_wait else _short
+    known.add(weakref.ref(mutex, known.discard))
     return mutex
 
 
 def mutexes() -> list[threading.RLock]:
     """Return the mutexes of this process."""
-    return [*_short, *_long]
+    return [mutex for reference in (*_short, *_long) if (mutex := reference()) is not None]
 
 
 def is_interrupted() -> bool:
     """Return whether this thread runs a signal handler that interrupted it in the block of a mutex: other threads may
     wait for that mutex, so the handler must not wait for them.
     """
-    return any(mutex._is_owned() for mutex in list(_short))  # noqa: SLF001 (as below)
+    mutexes = (reference() for reference in list(_short))
+    return any(mutex is not None and mutex._is_owned() for mutex in mutexes)  # noqa: SLF001 (as below)
 
 
 def refuse_wait(what: object) -> None:
@@ -56,11 +62,6 @@ def refuse_wait(what: object) -> None:
             f"{what}: a signal handler interrupted this thread inside of the store, and would wait for itself: call "
             "it again, or let the handler set a flag and do the work after it"
         )
-
-
-def start_thread(run: Callable[[], object]) -> None:
-    """Run *run* in a new daemon thread. Raises RuntimeError if the interpreter is shutting down."""
-    _thread.start_new_thread(run, ())
 
 
 def _after_fork_in_child() -> None:

@@ -68,7 +68,7 @@ class TaskThreads:
         if self._threads < self._limit:
             self._threads += 1  # first: an interrupt does not tell whether the thread runs
             try:
-                start_thread(self._run)
+                start_thread(self._run, ())
             except RuntimeError:
                 self._threads -= 1
         if self._threads:

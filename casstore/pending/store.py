@@ -150,12 +150,12 @@ class Pending:
             return False
         lock = LeaseLayout(self._layout.lease(write.lease)).lock
         try:
-            descriptor = try_lock_existing(lock)
+            file = try_lock_existing(lock)
         except FileNotFoundError:
             return not os.path.isdir(self._layout.lease(write.lease))
-        if descriptor is None:
+        if file is None:
             return False
-        os.close(descriptor)
+        file.close()
         if self._are_exclusive is None:
             self._are_exclusive = locks_are_exclusive(self._layout.locks)
         return self._are_exclusive

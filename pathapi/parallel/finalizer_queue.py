@@ -9,7 +9,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
@@ -44,9 +43,10 @@ class FinalizerQueue(Generic[ItemT]):
             self._begin_process()  # a fork that ran no hooks
         with self._mutex:
             if not self._started_in:
-                self._started_in = os.getpid()
+                pid = os.getpid()
                 with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
-                    start_thread(partial(self._run, self._items))
+                    self._started_in = pid
+                    start_thread(self._run, (self._items,))
 
     def put(self, item: ItemT) -> None:
         """Queue *item*, which keeps it alive until it is handled. Takes no lock."""

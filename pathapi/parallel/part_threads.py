@@ -44,7 +44,7 @@ class PartThreads(Generic[ResultT]):
             # Counted first: an interrupt of `start` does not tell whether the thread runs.
             self._threads += 1
             try:
-                start_thread(self._run)
+                start_thread(self._run, ())
             except RuntimeError:
                 self._threads -= 1
                 if not self._threads:
@@ -133,5 +133,5 @@ def call_briefly(call: Callable[[], object]) -> None:
             ended.put(None)
 
     with contextlib.suppress(RuntimeError, Empty):  # no thread can be started, or it takes longer
-        start_thread(run)
+        start_thread(run, ())
         ended.get(timeout=INTERRUPT_SECONDS)

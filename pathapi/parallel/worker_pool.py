@@ -120,7 +120,7 @@ class WorkerPool(Generic[Item]):
         # Counted first: an interrupt of `start` does not tell whether the thread runs.
         self._workers += 1
         try:
-            start_thread(self._drain)
+            start_thread(self._drain, ())
         except RuntimeError:  # no more threads can be started
             self._workers -= 1
             if not self._workers:

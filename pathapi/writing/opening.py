@@ -208,7 +208,7 @@ def write(location: Location, data: Any, options: OpenOptions, force: bool | Non
         data = memoryview(data)
     elif not isinstance(data, str):
         raise TypeError(f"data must be str, not {type(data).__name__}")
-    with open_for_writing(location, options, force, at_once=True) as file:
+    with open_for_writing(location, options, force, at_once=True) as file, file:
         count: int = file.write(data)
     return count
 

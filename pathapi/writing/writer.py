@@ -312,10 +312,14 @@ class _UploadingBuffer:
         unclosed.log_warning(f"{upload.uri}: {why}; {outcome}")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
+        try:
+            if kind is None:
+                self.close()
+            else:
+                self.abort()
+        except BaseException:
+            self.abort()  # an interrupt may have ended the first step of either
+            raise
 
 
 class _Unclosed(_UploadingBuffer):
@@ -372,17 +376,26 @@ class CloudTextWriter(io.TextIOWrapper):
 
     def close(self) -> None:
         """Flush, and close the binary file below, which uploads; upload nothing if any text was lost on its way."""
-        if not self.closed and isinstance(self.buffer, _UploadingBuffer):
-            self.buffer.flush_text(super().flush)
+        buffer = self.buffer
+        if not self.closed and isinstance(buffer, _UploadingBuffer):
+            try:
+                buffer.flush_text(super().flush)
+            except BaseException:
+                buffer.abort()  # an interrupt may have ended its first step
+                raise
         super().close()
         self.__class__ = CloudTextWriter
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            buffer = self.buffer
-            assert isinstance(buffer, _UploadingBuffer)
-            buffer.abort()
-        self.close()
+        buffer = self.buffer
+        assert isinstance(buffer, _UploadingBuffer)
+        try:
+            if kind is not None:
+                buffer.abort()
+            self.close()
+        except BaseException:
+            buffer.abort()  # an interrupt may have ended the first step of either
+            raise
 
 
 class _OpenTextWriter(CloudTextWriter):

@@ -19,8 +19,10 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final
 
 import lmdb
@@ -28,50 +30,34 @@ import lmdb
 import pathapi
 from casstore import CasstoreError, Fill, Flights
 from casstore.locks.byte_locks import ByteLocks
-from pathapi import CloudPath
-from pathapi.clouds.file import FileClient
 from pathapi.exceptions import CloudPathException
 from pathapi.writing import unclosed
 from pathapi.writing.writer import CloudTextWriter
+from tests.harness.interrupt_stages import OLD, HttpStage, Stage
 from tests.harness.interrupts import Interrupted, Interrupter
 from tests.harness.sampling import draw
 
-OLD: Final = b"old " * 5_000
 NEW: Final = b"new! " * 5_000
 OTHER: Final = b"other"
 HANGS_AFTER: Final = 120
 """Seconds for one point: against hanging only."""
 
 
-class Stage:
-    """A store, a "cloud" of local files, and one object for each point."""
-
-    def __init__(self, directory: Path) -> None:
-        self.files = directory / "cloud"
-        self.files.mkdir(parents=True)
-        self.client = FileClient(local_cache_dir=directory / "store")
-        self.cache = self.client.cache
-        self.threads = threading.active_count()
-
-    def plant(self, name: str, content: bytes = OLD) -> CloudPath:
-        """Put an object of the cloud in its place."""
-        file = self.files / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(content)
-        return self.path(name)
-
-    def path(self, name: str) -> CloudPath:
-        return self.client.CloudPath(f"file://{self.files}/{name}")
-
-    def content(self, name: str) -> bytes | None:
-        try:
-            return (self.files / name).read_bytes()
-        except FileNotFoundError:
-            return None
+LEFT_OPEN: Final = (
+    "in _UploadingBuffer.__exit__",
+    "in _UploadingBuffer.close",
+    "in CloudTextWriter.__exit__",
+    "in CloudTextWriter.close",
+)
+"""Nothing of their own has begun: the caller's file stays open, as every file of Python does, until it is dropped."""
 
 
 class Scene:
     """One public call: prepared, made and checked for each point, on an object of its own."""
+
+    stage_type: type[Stage] = Stage
+    is_first_use = False
+    """Whether each point has a new store, of which nothing is open and no thread runs."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -239,6 +225,26 @@ class Edit(Write):
             Path(path).write_bytes(NEW)
 
 
+class HttpRead(ColdRead):
+    stage_type = HttpStage
+
+
+class HttpWrite(Write):
+    stage_type = HttpStage
+
+
+class FirstRead(ColdRead):
+    is_first_use = True
+
+
+class FirstWrite(Write):
+    is_first_use = True
+
+    def prepare(self, name: str) -> None:
+        super().prepare(name)
+        unclosed._queue._begin_process()
+
+
 SCENES: Final[dict[str, type[Scene]]] = {
     "warm-hit": WarmHit,
     "warm-read": WarmRead,
@@ -256,12 +262,18 @@ SCENES: Final[dict[str, type[Scene]]] = {
     "prefetch": Prefetch,
     "collect": Collect,
     "clear": Clear,
+    "http-read": HttpRead,
+    "http-write": HttpWrite,
+    "first-read": FirstRead,
+    "first-write": FirstWrite,
 }
 
 
 def what_is_left(stage: Stage, seconds: float = HANGS_AFTER / 4) -> list[str]:
     """Return what is locked, open or in a table although no call is running."""
     cache = stage.cache
+    if cache.unavailable is not None:
+        return [f"the store is bypassed: {cache.unavailable}"]
     gc.collect()
     unclosed.process_queue()
     deadline = time.monotonic() + seconds
@@ -308,6 +320,13 @@ def try_again(stage: Stage, name: str) -> list[str]:
     except Exception as error:  # noqa: BLE001 (reported)
         wrong.append(f"a call afterwards: {type(error).__name__}: {error}")
     return wrong
+
+
+def in_another_thread(work: Callable[[], list[str]]) -> list[str]:
+    """Return what *work* returns in another thread: the interrupted one may lock again what it has left locked."""
+    results: SimpleQueue[list[str]] = SimpleQueue()
+    threading.Thread(target=lambda: results.put(work()), daemon=True).start()
+    return results.get(timeout=HANGS_AFTER * 2)
 
 
 def fork_and_read(stage: Stage, name: str) -> list[str]:
@@ -367,8 +386,8 @@ def main(name: str, how: str, count: int, control: str, directory: str) -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.unraisablehook = lambda _: None  # an interrupt inside of a finaliser is lost, in every program
-    stage = Stage(Path(directory))
-    scene = SCENES[name](stage)
+    scene = SCENES[name](SCENES[name].stage_type(Path(directory)))
+    stage = scene.stage
     handler = Handler(stage) if how == "handle" else None
     for number in range(2):  # imports, and what is made once
         scene.prepare(f"warm-up-{number}")
@@ -376,6 +395,8 @@ def main(name: str, how: str, count: int, control: str, directory: str) -> None:
         stage.cache.flush()
         what_is_left(stage)
         try_again(stage, f"warm-up-{number}") if name != "rename" else None
+    if scene.is_first_use:
+        scene.stage = Stage(Path(directory) / "count")
     scene.prepare("count")
     with Interrupter() as counter:
         scene.run("count")
@@ -387,6 +408,9 @@ def main(name: str, how: str, count: int, control: str, directory: str) -> None:
     for number in chosen if control == "none" else reversed(points):
         faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
         key = f"point-{number}"
+        if scene.is_first_use:
+            stage.cache.close()
+            stage = scene.stage = Stage(Path(directory) / key)
         scene.prepare(key)
         is_done = False
         wrong: list[str | None] = []
@@ -395,13 +419,15 @@ def main(name: str, how: str, count: int, control: str, directory: str) -> None:
             with interrupter:
                 scene.run(key)
                 is_done = True
-        except Interrupted:
-            pass
+        except Interrupted as error:
+            sys.last_value = error  # as a notebook does: its traceback has the frames, and their variables
         except Exception as error:  # noqa: BLE001 (reported)
             wrong.append(f"{type(error).__name__} instead of the interrupt: {error}")
+        if interrupter.where.endswith(LEFT_OPEN):
+            sys.last_value = None
         wrong += what_is_left(stage) if control == "none" else what_is_left(stage, 0.1)
         wrong.append(scene.check(key, is_done))
-        wrong += try_again(stage, key)
+        wrong += in_another_thread(partial(try_again, stage, key))
         if number % 50 == 0:
             stage.plant(key)
             wrong += fork_and_read(stage, key)

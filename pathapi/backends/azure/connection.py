@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from pathapi.backends.connection_pools import mount_without_locks
 from pathapi.backends.endpoints import parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.settings import SECRET, ConnectionSettings, importing
@@ -220,9 +221,8 @@ class AzureConnection(ConnectionSettings):
         session = requests.Session()
         # Else a line of ~/.netrc would replace the signature.
         session.auth = lambda request: request
-        adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS, max_retries=0)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
+        options = {"pool_connections": 4, "pool_maxsize": MAX_CONNECTIONS, "max_retries": 0}
+        mount_without_locks(session, "https://", "http://", **options)
         timeouts = {"connection_timeout": self.connect_timeout, "read_timeout": self.read_timeout}
         with self.checking("Azure client: the SDK", ValueError, TypeError):
             return sdk.BlobServiceClient(

@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pathapi.backends.connection_pools import mount_without_locks
 from pathapi.backends.endpoints import checked_endpoint, parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing
@@ -145,7 +146,6 @@ class GSConnection(ConnectionSettings):
             import google.auth.exceptions
             from google.auth.transport.requests import AuthorizedSession
             from google.cloud import storage
-            from requests.adapters import HTTPAdapter
 
         if self.storage_client is not None and not self._process.inherited:
             return self.storage_client
@@ -161,8 +161,8 @@ class GSConnection(ConnectionSettings):
                 _http=session,
             )
             session = client._http  # noqa: SLF001 (the SDK has no public name for it)
-            for scheme in ("http://",) if session.is_mtls else ("http://", "https://"):
-                session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS))
+            schemes = ("http://",) if session.is_mtls else ("http://", "https://")
+            mount_without_locks(session, *schemes, pool_connections=4, pool_maxsize=MAX_CONNECTIONS)
             return client
 
     def _find_credentials(self, scopes: Any) -> tuple[Any, str | None]:

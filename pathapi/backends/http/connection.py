@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urljoin, urlsplit
 
+from pathapi.backends.connection_pools import without_locks
 from pathapi.backends.error_table import may_be_carried_out
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.http.auth import FORWARDED_HEADERS, PUBLIC_HEADERS, Login, login_of, merged, require_lines
@@ -257,10 +258,10 @@ class HttpConnection(ConnectionSettings):
             if self.ca_certs is not None:
                 settings["ca_certs"] = self.ca_certs
             if proxy is None:
-                return urllib3.PoolManager(**settings)
+                return without_locks(urllib3.PoolManager(**settings))
             user = urlsplit(proxy).netloc.rpartition("@")[0]
             proxied = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
-            return urllib3.ProxyManager(proxy, proxy_headers=proxied, **settings)
+            return without_locks(urllib3.ProxyManager(proxy, proxy_headers=proxied, **settings))
 
         return self._process.once(proxy, make)
 

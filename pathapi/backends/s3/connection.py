@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
+from pathapi.backends.connection_pools import pools_without_locks
 from pathapi.backends.endpoints import checked_endpoint, parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.headers import parse_date
@@ -230,6 +231,9 @@ class S3Connection(ConnectionSettings):
             client = make(endpoint_url=endpoint)
         prepare_urls(client)
         watch(client)
+        session = client._endpoint.http_session  # noqa: SLF001 (boto3 has no public name for it)
+        pools = getattr(session, "_pool_classes_by_scheme", {})
+        pools.update(pools_without_locks(pools))
         return client
 
 

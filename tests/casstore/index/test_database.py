@@ -21,7 +21,7 @@ from casstore.index.database import Index
 from casstore.index.environment import RESERVE_ROW
 from casstore.index.transactions import Txn
 from casstore.locks.byte_locks import ByteLocks
-from casstore.locks.lock_files import lock_directory
+from casstore.locks.lock_files import DirectoryLock
 from tests.casstore.support.fill import eventually, fork, run, status_of
 from tests.casstore.support.indexes import ROWS, in_child, put_rows, raising
 from tests.casstore.support.mounts import fill_up, small_disk
@@ -247,8 +247,8 @@ def test_one_process_at_a_time_is_inside_the_opening_of_lmdb(
     index.close()
     assert held and all(held)
     monkeypatch.undo()
-    with lock_directory(layout.generation(1), 0) as is_ours:
-        assert is_ours
+    with DirectoryLock(layout.generation(1), 0) as lock:
+        assert lock.is_locked
         index.get(b"Bx")  # after some patience it does without
 
 

@@ -20,7 +20,7 @@ from casstore.leases import reaper, scan
 from casstore.leases.lease import Lease
 from casstore.leases.reaper import reap
 from casstore.locks import lock_files
-from casstore.locks.lock_files import create_locked
+from casstore.locks.lock_files import LockedFile, create_locked
 from tests.casstore.support.fill import alone, eventually, fork, fork_without_hooks, forked, key_of, read, status_of
 from tests.casstore.support.reaping import living_process, make_view, reap_store
 
@@ -38,9 +38,9 @@ def _leave(cache: casstore.Cache, work: Callable[[], object] = lambda: None) -> 
     return name
 
 
-def _take_over_unasked(path: str) -> int:
+def _take_over_unasked(path: str) -> LockedFile:
     """`try_lock_existing` without asking the lock: what the tests below must catch."""
-    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    return LockedFile(path, "r+")
 
 
 # --- who is dead ------------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_a_lease_whose_lock_the_reaper_is_quicker_to_take_starts_again(
     cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch, finishes: bool
 ) -> None:
     real = fcntl.flock
-    taken: list[int | None] = []
+    taken: list[LockedFile | None] = []
 
     def beaten(descriptor: int, operation: int) -> None:
         if not taken:
@@ -184,14 +184,14 @@ def test_a_lease_whose_lock_the_reaper_is_quicker_to_take_starts_again(
             taken[0] = lock_files.try_lock_existing(LeaseLayout(cache.layout.lease(new)).lock)
             if finishes:
                 files.rename(cache.layout.lease(new), cache.layout.trashed(new))
-                os.close(taken[0])  # type: ignore[arg-type]
+                taken[0].close()  # type: ignore[union-attr]
         real(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", beaten)
     lease = Lease(cache.layout)
     assert lease.exists()
     if not finishes:
-        os.close(taken[0])  # type: ignore[arg-type]
+        taken[0].close()  # type: ignore[union-attr]
     assert reap_store(cache).leases == (not finishes)
     assert os.listdir(cache.layout.leases) == [lease.name]
     lease.close()

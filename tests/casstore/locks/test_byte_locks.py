@@ -344,8 +344,8 @@ def test_a_lock_is_taken_over_from_the_dead_and_not_from_the_living(tmp_path: Pa
     taken = try_lock_existing(path)
     assert taken is not None
     assert try_lock_existing(path) is None
-    assert not os.get_inheritable(taken)
-    os.close(taken)
+    assert not os.get_inheritable(taken.fileno())
+    taken.close()
 
 
 @pytest.mark.parametrize("by", ["another", "nothing"])

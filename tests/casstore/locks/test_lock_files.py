@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,6 @@ def test_a_lock_file_that_was_replaced_before_it_was_locked_proves_no_death(
     monkeypatch.setattr(fcntl, "flock", replace_and_lock)
     with pytest.raises(FileNotFoundError, match="was replaced"):
         lock_files.try_lock_existing(str(path))
-    descriptor = lock_files.try_lock_existing(str(path))
-    assert descriptor is not None
-    os.close(descriptor)
+    file = lock_files.try_lock_existing(str(path))
+    assert file is not None
+    file.close()
