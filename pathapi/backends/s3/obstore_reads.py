@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from threading import get_ident, main_thread
+from typing import Any, Final, TypeVar
 
 from casstore import new_hasher
 from pathapi.backends.bodies import BodyChecksum, RangedBody, ReadRequest
@@ -30,6 +31,7 @@ from pathapi.exceptions import (
     TruncatedBodyError,
     VersionMismatchError,
 )
+from pathapi.parallel.part_threads import PartThreads
 from pathapi.redaction import scrub
 
 _STRANGE: Final = re.compile(r"//|^/|/$|(^|/)\.\.?(/|$)|[\x00-\x1f\x7f]")
@@ -38,6 +40,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 """Names of buckets that obstore accepts: no access points; a space makes it panic."""
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _PIECE: Final = 1 << 20
+
+ResultT = TypeVar("ResultT")
 
 _usable = True
 
@@ -50,6 +54,21 @@ def _forbid_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forbid_in_child)
+
+
+def _heard(call: Callable[[], ResultT]) -> ResultT:
+    """Return what *call*, of obstore, returns; raise Ctrl-C at once.
+
+    obstore looks for no signals while it waits for a server. Only the main thread gets them, so it waits for another.
+    """
+    if get_ident() != main_thread().ident:
+        return call()
+    threads = PartThreads[ResultT](1)
+    try:
+        threads.submit(call)
+        return threads.result()
+    finally:
+        threads.close()
 
 
 class ObstoreBody(RangedBody):
@@ -70,8 +89,10 @@ class _Stream:
     def read(self, amount: int) -> memoryview:
         if self._pieces is None:
             whole = amount >= self._length
-            self._pieces = iter((self._result.bytes(),) if whole else self._result.stream(min_chunk_size=_PIECE))
-        while not self._rest and (piece := next(self._pieces, None)) is not None:
+            result = self._result
+            self._pieces = iter((_heard(result.bytes),) if whole else result.stream(min_chunk_size=_PIECE))
+        pieces = self._pieces
+        while not self._rest and (piece := _heard(lambda: next(pieces, None))) is not None:
             self._rest = memoryview(piece).cast("B")
         data, self._rest = self._rest[:amount], self._rest[amount:]
         return data
@@ -103,7 +124,7 @@ class FastReads:
         elif start:
             options["range"] = {"offset": start}
         try:
-            result = obstore.get(self._store, asked.key, options=options)  # type: ignore[arg-type]  # a TypedDict, built piece by piece
+            result = _heard(lambda: obstore.get(self._store, asked.key, options=options))  # type: ignore[arg-type]  # a TypedDict, built piece by piece
             meta, (first, stop) = result.meta, result.range
         except exceptions.NotModifiedError as error:
             raise NOT_MODIFIED.make(uri=uri, endpoint="S3", code=304, reason="") from error

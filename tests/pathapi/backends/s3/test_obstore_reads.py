@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
+import socket
 import sys
+import threading
 import uuid
 from types import SimpleNamespace
 from typing import Any
@@ -161,3 +164,32 @@ def test_the_environment_switches_it_off(
 ) -> None:
     monkeypatch.setenv("CASSTORE_FAST", "0")
     assert s3_fast.fast_reads(connection, shared_bucket) is None
+
+
+def test_ctrl_c_is_heard_while_a_server_does_not_answer() -> None:
+    was_outlasted = threading.Event()
+    is_over = threading.Event()
+
+    def accept_and_interrupt(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            if not is_over.wait(60):
+                was_outlasted.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept_and_interrupt, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        connection = S3Connection(
+            aws_access_key_id="key",
+            aws_secret_access_key="secret",
+            endpoint_url=url,
+            region="us-east-1",
+            addressing_style="path",
+        )
+        backend = S3Backend(connection, "bucket")
+        with pytest.raises(KeyboardInterrupt):
+            backend.read("key", 0, None)
+        is_over.set()
+    assert not was_outlasted.is_set()
