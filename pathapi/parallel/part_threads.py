@@ -78,7 +78,7 @@ class PartThreads(Generic[ResultT]):
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None and not self._is_closed:
-            self._ended.put(_outcome(call))
+            self._ended.put(outcome(call))
             del call  # `get` may wait for long
             self._call_late()
         self._calls.put(None)
@@ -89,7 +89,7 @@ class PartThreads(Generic[ResultT]):
                 self._on_late()
 
 
-def _outcome(call: Callable[[], ResultT]) -> Callable[[], ResultT]:
+def outcome(call: Callable[[], ResultT]) -> Callable[[], ResultT]:
     """Make *call*; return a function that returns its result, or raises its error."""
     try:
         result = call()

@@ -16,10 +16,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from queue import SimpleQueue
 from threading import get_ident, main_thread
 from typing import Any, Final, TypeVar
 
-from casstore import new_hasher
+from casstore import new_hasher, start_thread
 from pathapi.backends.bodies import BodyChecksum, RangedBody, ReadRequest
 from pathapi.backends.error_table import NOT_MODIFIED
 from pathapi.backends.s3.connection import S3Connection
@@ -31,7 +33,7 @@ from pathapi.exceptions import (
     TruncatedBodyError,
     VersionMismatchError,
 )
-from pathapi.parallel.part_threads import PartThreads
+from pathapi.parallel.part_threads import outcome
 from pathapi.redaction import scrub
 
 _STRANGE: Final = re.compile(r"//|^/|/$|(^|/)\.\.?(/|$)|[\x00-\x1f\x7f]")
@@ -63,12 +65,12 @@ def _heard(call: Callable[[], ResultT]) -> ResultT:
     """
     if get_ident() != main_thread().ident:
         return call()
-    threads = PartThreads[ResultT](1)
+    ended: SimpleQueue[Callable[[], ResultT]] = SimpleQueue()
     try:
-        threads.submit(call)
-        return threads.result()
-    finally:
-        threads.close()
+        start_thread(lambda: ended.put(outcome(call)), ())
+    except RuntimeError:  # no more threads can be started
+        return call()
+    return ended.get()()
 
 
 class ObstoreBody(RangedBody):
@@ -84,21 +86,26 @@ class _Stream:
         self._result = result
         self._length = length
         self._pieces: Iterator[Any] | None = None
+        """None if there are no more."""
         self._rest = memoryview(b"")
 
     def read(self, amount: int) -> memoryview:
-        if self._pieces is None:
-            whole = amount >= self._length
-            result = self._result
-            self._pieces = iter((_heard(result.bytes),) if whole else result.stream(min_chunk_size=_PIECE))
-        pieces = self._pieces
-        while not self._rest and (piece := _heard(lambda: next(pieces, None))) is not None:
-            self._rest = memoryview(piece).cast("B")
+        result, self._result = self._result, None
+        if result is not None and amount >= self._length:
+            self._rest = memoryview(_heard(result.bytes)).cast("B")
+        elif result is not None:
+            self._pieces = iter(result.stream(min_chunk_size=_PIECE))
+        while not self._rest and (pieces := self._pieces) is not None:
+            piece = _heard(partial(next, pieces, None))
+            if piece is None:
+                self._pieces = None
+            else:
+                self._rest = memoryview(piece).cast("B")
         data, self._rest = self._rest[:amount], self._rest[amount:]
         return data
 
     def close(self) -> None:
-        self._result, self._pieces, self._rest = None, iter(()), memoryview(b"")
+        self._result, self._pieces, self._rest = None, None, memoryview(b"")
 
 
 class FastReads:
