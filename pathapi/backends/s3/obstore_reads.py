@@ -58,19 +58,46 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forbid_in_child)
 
 
+class _Helper:
+    """A thread that makes the calls of the main thread, one after the other."""
+
+    def __init__(self) -> None:
+        self.calls: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[Any]] | None] = SimpleQueue()
+        start_thread(self._run, ())
+
+    def _run(self) -> None:
+        while (item := self.calls.get()) is not None:
+            call, ended = item
+            ended.put(outcome(call))
+            del item, call, ended  # `get` may wait for long
+
+
+_helper: _Helper | None = None
+"""The one that has no call now; an interrupted call keeps its own, which ends with it."""
+
+
 def _heard(call: Callable[[], ResultT]) -> ResultT:
     """Return what *call*, of obstore, returns; raise Ctrl-C at once.
 
     obstore looks for no signals while it waits for a server. Only the main thread gets them, so it waits for another.
     """
+    global _helper
     if get_ident() != main_thread().ident:
         return call()
-    ended: SimpleQueue[Callable[[], ResultT]] = SimpleQueue()
+    helper, _helper = _helper, None
     try:
-        start_thread(lambda: ended.put(outcome(call)), ())
+        helper = helper or _Helper()
+        ended: SimpleQueue[Callable[[], ResultT]] = SimpleQueue()
+        helper.calls.put((call, ended))
+        result = ended.get()
     except RuntimeError:  # no more threads can be started
         return call()
-    return ended.get()()
+    except BaseException:
+        if helper is not None:
+            helper.calls.put(None)
+        raise
+    _helper = helper
+    return result()
 
 
 class ObstoreBody(RangedBody):
@@ -80,18 +107,24 @@ class ObstoreBody(RangedBody):
 
 
 class _Stream:
-    """obstore's response as a stream of *length* bytes: read at once, or piece by piece."""
+    """obstore's response as a stream of *length* bytes: read at once, or piece by piece.
 
-    def __init__(self, result: Any, length: int) -> None:
+    *small* returns all bytes, or raises what their read raised; None if they were not read with the response.
+    """
+
+    def __init__(self, result: Any, length: int, small: Callable[[], Any] | None) -> None:
         self._result = result
         self._length = length
+        self._small = small
         self._pieces: Iterator[Any] | None = None
         """None if there are no more."""
         self._rest = memoryview(b"")
 
     def read(self, amount: int) -> memoryview:
         result, self._result = self._result, None
-        if result is not None and amount >= self._length:
+        if result is not None and self._small is not None:
+            self._rest = memoryview(self._small()).cast("B")
+        elif result is not None and amount >= self._length:
             self._rest = memoryview(_heard(result.bytes)).cast("B")
         elif result is not None:
             self._pieces = iter(result.stream(min_chunk_size=_PIECE))
@@ -105,7 +138,7 @@ class _Stream:
         return data
 
     def close(self) -> None:
-        self._result, self._pieces, self._rest = None, None, memoryview(b"")
+        self._result, self._small, self._pieces, self._rest = None, None, None, memoryview(b"")
 
 
 class FastReads:
@@ -130,8 +163,14 @@ class FastReads:
             options["range"] = (start, end)
         elif start:
             options["range"] = {"offset": start}
+
+        def fetch() -> tuple[Any, Callable[[], Any] | None]:
+            result = obstore.get(self._store, asked.key, options=options)  # type: ignore[arg-type]  # built piece by piece
+            first, stop = result.range
+            return result, outcome(result.bytes) if stop - first <= _PIECE else None
+
         try:
-            result = _heard(lambda: obstore.get(self._store, asked.key, options=options))  # type: ignore[arg-type]  # a TypedDict, built piece by piece
+            result, small = _heard(fetch)
             meta, (first, stop) = result.meta, result.range
         except exceptions.NotModifiedError as error:
             raise NOT_MODIFIED.make(uri=uri, endpoint="S3", code=304, reason="") from error
@@ -161,7 +200,7 @@ class FastReads:
                 f"{uri}: the connection broke during the read ({type(error).__name__}): try again"
             )
 
-        return ObstoreBody(info, length, _Stream(result, length), translate, uri, checksum=checksum)
+        return ObstoreBody(info, length, _Stream(result, length, small), translate, uri, checksum=checksum)
 
 
 def fast_reads(connection: S3Connection, bucket: str) -> FastReads | None:
