@@ -18,7 +18,7 @@ from typing import Final
 from mutation.private_copy import PrivateCopy
 from mutation.safety_lines import SafetyLine, StaleLineError
 
-_LIMIT_SECONDS: Final = 1_200.0
+_LIMIT_SECONDS: Final = 300.0
 """Until the tests of one line count as hanging: a bound, and no expectation."""
 _SHOWN: Final = 2_000  # characters of pytest's output
 _NOT_INHERITED: Final = ("CASSTORE_TEST_NO_LOCKS", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTEST_VERSION")

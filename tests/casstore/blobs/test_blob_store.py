@@ -109,6 +109,20 @@ def test_a_blob_of_another_size_is_damaged_though_its_digest_proves_equality(lay
     two.close()
 
 
+def test_a_staging_file_that_lost_bytes_is_an_error_at_once(staged: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging, reads, preadv = staged(b""), list[int](), os.preadv
+
+    def read(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        reads.append(offset)
+        assert len(reads) < 10, "it is read without end"
+        return preadv(descriptor, buffers, offset)
+
+    staging.write_at(memoryview(b"abc"), 0)
+    monkeypatch.setattr(os, "preadv", read)
+    with pytest.raises(OSError, match="shorter than the bytes written"):
+        staging.hash_to(5, memoryview(bytearray(2)))
+
+
 def test_pieces_written_out_of_order_have_the_digest_of_the_whole(blobs: BlobStore, staged: Stage) -> None:
     ordered, scattered = staged(b"abcdef"), staged(b"")
     scattered.write_at(memoryview(b"def"), 3)

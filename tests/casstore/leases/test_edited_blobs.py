@@ -6,11 +6,12 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
-from casstore import PendingState, Validator
+from casstore import Pending, PendingState, PendingWrite, Validator
 from casstore.blobs.staging import Staging
 from casstore.errors import StillBeingWrittenError
 from casstore.fs import files
@@ -177,3 +178,21 @@ def test_bytes_that_change_while_they_are_copied_are_not_recorded(
     with files.opened(str(tmp_path / "file"), os.O_RDONLY) as descriptor, pytest.raises(StillBeingWrittenError):
         recorder.record_bytes(KEY, None, descriptor)
     assert held(cache) == []
+
+
+def test_of_two_records_of_one_state_that_are_made_at_once_the_older_stays(
+    cache: casstore.Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    record, made = Pending.record, list[PendingWrite]()
+
+    def record_twice(self: Pending, *arguments: Any, **options: Any) -> PendingWrite:
+        made.append(record(self, *arguments, **options))  # by another process, which had found no record either
+        made.append(record(self, *arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(Pending, "record", record_twice)
+    recorder = edits.EditRecorder.of_lease(cache.layout, cache.blobs, cache.lease.name)
+    with files.opened(str(tmp_path / "file"), os.O_RDONLY) as descriptor:
+        recorder.record_bytes(KEY, None, descriptor)
+    assert cache.pending.of(KEY) == made[:1]

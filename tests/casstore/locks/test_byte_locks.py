@@ -446,3 +446,20 @@ def test_a_byte_that_was_locked_when_an_interrupt_came_is_unlocked(
         again = others.try_acquire(b"name")
         assert again is not None
         again.release()
+
+
+@pytest.mark.parametrize(("is_known", "limit"), [(False, locks.STALL_SECONDS), (True, 0.1)])
+def test_a_writer_that_this_process_has_given_up_on_is_waited_for_briefly(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, is_known: bool, limit: float
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(locks, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    mine = ByteLocks(layout)
+    monkeypatch.setattr(mine, "description", lambda _: b"a writer")
+    monkeypatch.setattr(mine, "has_given_up_on", lambda _: is_known)
+    wait = locks._Wait(mine, 60.0)
+    assert not wait._is_stalled()
+    now[0] += limit - 0.05
+    assert not wait._is_stalled()
+    now[0] += 0.1
+    assert wait._is_stalled()

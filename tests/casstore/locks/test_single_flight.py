@@ -18,6 +18,8 @@ import pytest
 import casstore
 from casstore import Flight, Validator
 from casstore.index import committer
+from casstore.locks import single_flight
+from casstore.locks.byte_locks import ByteLocks
 from tests.casstore.support.fill import eventually, fill, fork, key_of, read, status_of
 
 pytestmark = pytest.mark.needs_locks
@@ -235,3 +237,17 @@ def test_the_end_of_a_flight_that_was_not_granted_ends_no_other(cache: casstore.
     again = cache.flights.try_acquire(KEY.row_key)
     assert again is not None
     again.release()
+
+
+def test_a_download_that_stalls_in_another_process_is_waited_for_no_longer(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = ByteLocks(cache.layout)
+    lock = others.try_acquire(KEY.row_key)
+    assert lock is not None
+    monkeypatch.setattr(single_flight, "_LOOK_AT_PROGRESS", 0.0)
+    monkeypatch.setattr(cache.flights, "timeout", 0.0)
+    with cache.flights.acquire(KEY.row_key) as flight:
+        for polls, _ in enumerate(flight.polls()):
+            assert polls < 100, "it is waited for without end"
+    lock.release()

@@ -272,3 +272,14 @@ def test_a_lock_file_that_was_unlinked_before_it_was_locked_is_left_for_the_new_
         assert fcntl.flock is flock
         with pytest.raises(LockTimeoutError):
             WriteLocks(layout, 60).acquire(KEY, 0.05)
+
+
+def test_a_second_release_frees_nothing_of_the_next_writer(layout: Layout) -> None:
+    locks = WriteLocks(layout, 60)
+    first = locks.acquire(KEY)
+    first.release()
+    with locks.acquire(KEY):
+        first.release()
+        assert locks.is_held(KEY)
+        assert os.path.exists(layout.write_lock(KEY.name))
+    assert not locks.is_held(KEY)

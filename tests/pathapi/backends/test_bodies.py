@@ -9,8 +9,8 @@ import pytest
 
 from casstore import Validator, new_hasher
 from pathapi.backend import ObjectInfo
-from pathapi.backends.bodies import BodyChecksum, RangedBody
-from pathapi.backends.headers import parse_range
+from pathapi.backends.bodies import BodyChecksum, RangedBody, ReadRequest, ranged_body
+from pathapi.backends.headers import Span, parse_range
 from pathapi.exceptions import ChecksumMismatchError, CloudUnavailableError, TruncatedBodyError
 
 
@@ -67,3 +67,12 @@ def test_a_response_to_another_range_is_refused(status: int, content_range: str 
 def test_a_length_that_does_not_fit_the_range_is_refused() -> None:
     with pytest.raises(TruncatedBodyError):
         parse_range(206, "bytes 5-9/20", 4, 5, 10)
+
+
+@pytest.mark.parametrize(("start", "end", "span"), [(0, 10, (0, 9, 20)), (5, None, (5, 19, 20)), (0, None, (0, 5, 20))])
+def test_a_response_that_ends_before_the_range_is_refused(start: int, end: int | None, span: Span) -> None:
+    asked = ReadRequest("k", start, end, None, None, "s3://b/k", lambda error: error)
+    stream = io.BytesIO(bytes(span[1] - span[0]))
+    with pytest.raises(TruncatedBodyError):
+        ranged_body(asked, stream, lambda: span, lambda size, _: ObjectInfo("k", Validator(size)))
+    assert stream.closed

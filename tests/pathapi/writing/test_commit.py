@@ -15,6 +15,7 @@ from pathapi import FileClient, FilePath
 from pathapi.exceptions import OverwriteNewerLocalError, PendingWriteError
 from pathapi.testing.intercepting_backend import interpose
 from pathapi.writing import writer
+from tests.casstore.support.fill import forked
 from tests.casstore.support.reaping import living_process
 
 
@@ -166,3 +167,25 @@ def test_a_text_file_whose_last_text_cannot_be_written_is_not_uploaded(
 
 def fail(*_: object, **__: object) -> NoReturn:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_binary_file_whose_last_bytes_cannot_be_written_is_not_uploaded(
+    path: FilePath, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = path.open("wb")
+    binary.write(b"lost")
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "with_room", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            binary.close()
+    assert not file.exists()
+    path.write_text("the lock is free")
+
+
+def test_a_forked_child_uploads_nothing_of_its_parents_file(path: FilePath, file: Path) -> None:
+    with path.open("wb") as binary:
+        binary.write(b"mine")
+        binary.flush()
+        assert forked(binary.close) == 0
+        assert not file.exists()
+    assert file.read_bytes() == b"mine"

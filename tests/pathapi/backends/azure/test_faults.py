@@ -563,15 +563,3 @@ def test_a_server_without_conditions_is_told_apart(backend: AzureBackend, azure_
     azure_proxy.add(Fault(Answer(501, "NotImplemented"), kind="PUT", times=None))
     with pytest.raises(CloudPathNotImplementedError, match="NotImplemented"):
         write(backend, "unconditional", b"mine", ABSENT)
-
-
-def test_a_copy_that_another_one_replaced_meanwhile_is_not_taken_for_it(
-    azurite: AzureServer, azure_proxy: Proxy, shared_container: str
-) -> None:
-    AzureRawBucket(azurite.client(), shared_container).plant("copied from", b"data")
-    connection = azure_connection_to(azurite, azure_proxy.endpoint)
-    azure_proxy.add(Fault(SetHeader("x-ms-copy-status", "pending"), times=None))
-    azure_proxy.add(Fault(SetHeader("x-ms-copy-id", "another"), kind="HEAD", key="copied to", times=None))
-    with pytest.raises(VersionMismatchError, match="another process replaced the object"):
-        AzureBackend(connection, shared_container).copy("copied from", "copied to")
-    connection.close()

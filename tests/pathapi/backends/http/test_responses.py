@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from casstore import Validator
-from pathapi.backends.http.responses import confirms, format_time, length_of, validator_of
+from pathapi.backends.http.responses import confirms, format_time, length_of, spool, validator_of
 
 SECOND = 10**9
 TIME = 1_700_000_000 * SECOND
@@ -41,3 +43,23 @@ def test_a_body_that_is_encoded_in_transfer_has_no_length() -> None:
     assert length_of({"Content-Length": "5"}) == 5
     assert length_of({"Content-Length": "5", "Transfer-Encoding": "chunked"}) is None
     assert length_of({}) is length_of({"Content-Length": "five"}) is None
+
+
+class _Endless:
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def read(self, size: int) -> bytes:
+        self.reads += 1
+        assert self.reads < 100, "it is read without end"
+        return bytes(1_000)
+
+
+def test_a_body_of_unknown_length_is_read_up_to_a_bound() -> None:
+    endless = _Endless()
+    assert spool(endless, lambda error: error, 5_000) is None
+    assert endless.reads == 6
+    spooled = spool(io.BytesIO(b"12345"), lambda error: error, 5)
+    assert spooled is not None
+    assert (spooled[0].read(), spooled[1]) == (b"12345", 5)
+    spooled[0].close()
