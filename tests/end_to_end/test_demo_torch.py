@@ -73,7 +73,8 @@ def check(done: subprocess.CompletedProcess[str], *, start_methods: list[str], s
         assert reading["errors"] == []
         assert reading["wrong_bytes"] == 0
         assert reading["samples"] == samples
-        assert 0 < reading["stored_bytes"] <= reading["budget"]
+        # Nothing is stored if the last file was the large one, which alone exceeds the budget.
+        assert 0 <= reading["stored_bytes"] <= reading["budget"]
         assert reading["evicted_bytes"] > 0
         assert reading["missed"] == []
 
