@@ -88,6 +88,7 @@ def test_a_second_edit_replaces_the_record_of_the_first(path: Any) -> None:
         assert path.read_bytes(read_pending=True) == data
 
 
+@pytest.mark.needs_locks  # they prove its death
 def test_an_edit_of_a_process_that_was_killed_is_recorded(path: Any, client: FileClient, tmp_path: Path) -> None:
     def edit() -> None:
         replaced(path.fspath, B)
