@@ -29,6 +29,7 @@ import lmdb
 
 import pathapi
 from casstore import CasstoreError, Fill, Flights
+from casstore.index import committer
 from casstore.locks.byte_locks import ByteLocks
 from pathapi.exceptions import CloudPathException
 from pathapi.writing import unclosed
@@ -274,10 +275,9 @@ def what_is_left(stage: Stage, seconds: float = HANGS_AFTER / 4) -> list[str]:
     cache = stage.cache
     if cache.unavailable is not None:
         return [f"the store is bypassed: {cache.unavailable}"]
-    gc.collect()
-    unclosed.process_queue()
     deadline = time.monotonic() + seconds
     while True:
+        unclosed.process_queue()
         cache.flush()
         left = [
             *(f"a flight of {flight.name!r:.60}" for flight in cache.flights.under_way.values()),
@@ -290,6 +290,7 @@ def what_is_left(stage: Stage, seconds: float = HANGS_AFTER / 4) -> list[str]:
         ]
         if not left or time.monotonic() > deadline:
             break
+        gc.collect()  # only now: a collection takes longer than all the rest
         time.sleep(0.01)  # a finaliser's thread may be about it
     # As another process would see it: an open file description of its own.
     others = ByteLocks(cache.layout)
@@ -379,7 +380,8 @@ def weaken(control: str) -> None:
 
 
 def main(name: str, how: str, count: int, control: str, directory: str) -> None:
-    # No power is cut here.
+    # No power is cut here, and no batch waits for more.
+    committer.WINDOW_QUIET = committer.WINDOW_WAITED = 0.0  # type: ignore[misc]
     setattr(lmdb, "open", partial(lmdb.open, sync=False))  # noqa: B010 (a class, for mypy)
     setattr(os, "fsync", lambda _: None)  # noqa: B010
     weaken(control)
