@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from threading import get_ident, main_thread
 from typing import Any, Final, TypeVar
 
-from casstore import new_hasher, start_thread
+from casstore import TimedQueue, new_hasher, start_thread
 from pathapi.backends.bodies import BodyChecksum, RangedBody, ReadRequest
 from pathapi.backends.error_table import NOT_MODIFIED
 from pathapi.backends.s3.connection import S3Connection
@@ -62,7 +62,7 @@ class _Helper:
     """A thread that makes the calls of the main thread, one after the other."""
 
     def __init__(self) -> None:
-        self.calls: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[Any]] | None] = SimpleQueue()
+        self.calls: SimpleQueue[tuple[Callable[[], Any], TimedQueue[Any]] | None] = SimpleQueue()
         start_thread(self._run, ())
 
     def _run(self) -> None:
@@ -87,7 +87,7 @@ def _heard(call: Callable[[], ResultT]) -> ResultT:
     helper, _helper = _helper, None
     try:
         helper = helper or _Helper()
-        ended: SimpleQueue[Callable[[], ResultT]] = SimpleQueue()
+        ended: TimedQueue[Callable[[], ResultT]] = TimedQueue()  # hears a signal that came just before the wait, too
         helper.calls.put((call, ended))
         result = ended.get()
     except RuntimeError:  # no more threads can be started
