@@ -31,6 +31,7 @@ import pathapi
 from casstore import CasstoreError, Fill, Flights
 from casstore.index import committer
 from casstore.locks.byte_locks import ByteLocks
+from pathapi.backends.file import metadata
 from pathapi.exceptions import CloudPathException
 from pathapi.writing import unclosed
 from pathapi.writing.writer import CloudTextWriter
@@ -380,7 +381,8 @@ def weaken(control: str) -> None:
 
 
 def main(name: str, how: str, count: int, control: str, directory: str) -> None:
-    # No power is cut here, and no batch waits for more.
+    # No power is cut here, no batch waits for more, and no object is changed in the tick in which it was read.
+    metadata.TICK_NS = 0  # type: ignore[misc]
     committer.WINDOW_QUIET = committer.WINDOW_WAITED = 0.0  # type: ignore[misc]
     setattr(lmdb, "open", partial(lmdb.open, sync=False))  # noqa: B010 (a class, for mypy)
     setattr(os, "fsync", lambda _: None)  # noqa: B010
