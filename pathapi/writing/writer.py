@@ -376,19 +376,18 @@ class CloudTextWriter(io.TextIOWrapper):
 
     def close(self) -> None:
         """Flush, and close the binary file below, which uploads; upload nothing if any text was lost on its way."""
-        buffer = self.buffer
-        if not self.closed and isinstance(buffer, _UploadingBuffer):
-            try:
+        buffer: Any = self.buffer
+        try:
+            if not self.closed and isinstance(buffer, _UploadingBuffer):
                 buffer.flush_text(super().flush)
-            except BaseException:
-                buffer.abort()  # an interrupt may have ended its first step
-                raise
+        except BaseException:
+            buffer.abort()  # an interrupt may have ended any step
+            raise
         super().close()
         self.__class__ = CloudTextWriter
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        buffer = self.buffer
-        assert isinstance(buffer, _UploadingBuffer)
+        buffer: Any = self.buffer
         try:
             if kind is not None:
                 buffer.abort()
