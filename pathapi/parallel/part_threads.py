@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
+from threading import get_ident, main_thread
 from typing import Final, Generic, TypeVar
 
 from casstore import TimedQueue, start_thread
@@ -101,6 +102,21 @@ def outcome(call: Callable[[], ResultT]) -> Callable[[], ResultT]:
 
         return fail
     return lambda: result
+
+
+def heard(call: Callable[[], ResultT]) -> ResultT:
+    """Return what *call*, of C, returns; raise Ctrl-C at once, though *call* looks for no signals.
+
+    Only the main thread gets them, so it waits for another; after an interrupt, the result is dropped.
+    """
+    if get_ident() != main_thread().ident:
+        return call()
+    ended: TimedQueue[Callable[[], ResultT]] = TimedQueue()
+    try:
+        start_thread(lambda: ended.put(outcome(call)), ())
+    except RuntimeError:  # no more threads can be started
+        return call()
+    return ended.get()()
 
 
 @contextlib.contextmanager

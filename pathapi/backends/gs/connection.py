@@ -163,6 +163,8 @@ class GSConnection(ConnectionSettings):
             session = client._http  # noqa: SLF001 (the SDK has no public name for it)
             schemes = ("http://",) if session.is_mtls else ("http://", "https://")
             mount_without_locks(session, *schemes, pool_connections=4, pool_maxsize=MAX_CONNECTIONS)
+            if (renewing := session._auth_request_session) is not None:  # noqa: SLF001 (as above)
+                mount_without_locks(renewing, "https://", max_retries=3)
             return client
 
     def _find_credentials(self, scopes: Any) -> tuple[Any, str | None]:
