@@ -39,9 +39,7 @@ class PartThreads(Generic[ResultT]):
 
     def submit(self, call: Callable[[], ResultT]) -> None:
         """Make *call* in one of the threads. Raises: RuntimeError if no thread can be started."""
-        self.running += 1
-        self._calls.put(call)
-        if self._threads < min(self._limit, self.running):
+        if self._threads < min(self._limit, self.running + 1):
             # Counted first: an interrupt of `start` does not tell whether the thread runs.
             self._threads += 1
             try:
@@ -50,10 +48,18 @@ class PartThreads(Generic[ResultT]):
                 self._threads -= 1
                 if not self._threads:
                     raise
+        self.running += 1
+        self._calls.put(call)
 
     def result(self) -> ResultT:
         """Wait for the next end of a call; return its result, or raise its error. Raises: Cancelled."""
         return self._next()()
+
+    def poll(self, seconds: float) -> ResultT:
+        """Do the same within *seconds*, cancelled or not. Raises: queue.Empty."""
+        ended = self._ended.get(timeout=seconds)
+        self.running -= 1
+        return ended()
 
     def drain(self) -> None:
         """Wait until no call is running; calls that have not begun are dropped. Raises: Cancelled."""

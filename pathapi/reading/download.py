@@ -226,5 +226,4 @@ def _slots_of(backend: Backend) -> TimedQueue[None]:
     return slots
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_slots.clear)  # threads of the parent hold some
+os.register_at_fork(after_in_child=_slots.clear)  # threads of the parent hold some

@@ -356,7 +356,6 @@ class BackendSuite(StallSuite):
     def test_threads_share_a_backend(self, backend: Backend, ground: RawBucket, at: str) -> None:
         assert_threads_read(lambda key: read(backend, at + key), ground, at)
 
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
     def test_a_forked_child_uses_its_parents_backend(self, backend: Backend, ground: RawBucket, at: str) -> None:
         data = os.urandom(CHUNK)
         ground.plant(at + "a", data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -282,7 +281,6 @@ class UnfinishedWrites(PathSuite):
         left.close()
         assert self.now(ground) == b"whole"
 
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
     def test_a_forked_child_cannot_write_to_its_parents_file(self, path: Any, ground: RawBucket) -> None:
         file = path.open("wb")
         file.write(b"from the parent")

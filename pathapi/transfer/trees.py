@@ -104,7 +104,7 @@ def _open_file(path: str) -> int | None:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise CloudPathFileExistsError(f"{path} exists and is not a file; nothing was written to it")
-        return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, PermissionError):
         return None  # a file that may not be read may still be replaced
 

@@ -137,5 +137,4 @@ def _holder_of(descriptor: int) -> str:
     return "another process"
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=DirectoryLock._threads.clear)  # noqa: SLF001 (this module's own)
+os.register_at_fork(after_in_child=DirectoryLock._threads.clear)  # noqa: SLF001 (this module's own)

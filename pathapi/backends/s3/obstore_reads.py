@@ -54,8 +54,7 @@ def _forbid_in_child() -> None:
         _usable = False
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forbid_in_child)
+os.register_at_fork(after_in_child=_forbid_in_child)
 
 
 class _Helper:
