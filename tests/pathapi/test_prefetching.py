@@ -12,8 +12,8 @@ import pytest
 from pathapi import FileClient, prefetching
 from pathapi.location import Location
 from pathapi.metadata.listing import list_objects
-from pathapi.parallel.progress import Progress
 from pathapi.parallel.part_threads import PartThreads
+from pathapi.parallel.progress import Progress
 from pathapi.prefetching import PrefetchedObject, prefetch
 from tests.casstore.support.threads import threads_in
 
