@@ -118,21 +118,22 @@ def _copy_on_server(
     noted, moment = cache.snapshot(target.store_key), cache.now()
     try:
         info, seen = _copy(source, target, seen, over, is_listed=listed is not None)
-    except CloudUnavailableError:
-        cache.record_delete(target.store_key)  # its version is unknown now
+        held = open_held(source, seen.validator)
+        if held is None:
+            # An entry of the target would be the version of before.
+            cache.record_delete(target.store_key)
+        else:
+            entry, descriptor = held
+            try:
+                cache.record_copy(noted, entry.digest, descriptor, info.validator, moment)
+            finally:
+                os.close(descriptor)
+    except BaseException as error:
+        if isinstance(error, CloudUnavailableError) or not isinstance(error, Exception):
+            cache.record_delete(target.store_key)  # its version is unknown now
         raise
     finally:
         target.forget_listed()
-    held = open_held(source, seen.validator)
-    if held is None:
-        # An entry of the target would be the version of before.
-        cache.record_delete(target.store_key)
-    else:
-        entry, descriptor = held
-        try:
-            cache.record_copy(noted, entry.digest, descriptor, info.validator, moment)
-        finally:
-            os.close(descriptor)
     return info, seen
 
 
