@@ -11,6 +11,7 @@ Clouds' SDKs are imported when first used, and so is everything below that a pro
 from typing import TYPE_CHECKING, Any
 
 from casstore import __version__
+from pathapi.client import set_default_client
 from pathapi.path import CloudPath
 from pathapi.registry import implementation_registry
 
@@ -39,7 +40,7 @@ _LAZY = {
 __all__ = [
     "AzureBlobClient", "AzureBlobPath", "CloudPath", "FileClient", "FilePath", "GSClient", "GSPath", "HttpClient",
     "HttpPath", "HttpsClient", "HttpsPath", "Progress", "S3Client", "S3Path", "__version__",
-    "implementation_registry", "prefetch", "progress_bar",
+    "implementation_registry", "prefetch", "progress_bar", "set_default_client",
 ]
 # fmt: on
 

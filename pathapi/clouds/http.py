@@ -164,13 +164,11 @@ class HttpClient(Connected, Client[HttpPath]):
         timeout: float = 60.0,
         **client_options: Any,
     ) -> None:
-        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         for name in headers or {}:
             if name.lower() in _OTHER_BYTES:
                 raise InvalidConfigurationException(
                     f"headers: {name} would select other bytes than the URL names: leave it out"
                 )
-        self.listings = NameListings()
         self.auth = auth
         self.connection = HttpConnection(
             auth=auth,
@@ -181,6 +179,8 @@ class HttpClient(Connected, Client[HttpPath]):
             custom_dir_matcher=custom_dir_matcher,
             timeout=timeout,
         )
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
+        self.listings = NameListings()
 
     def HttpPath(self, cloud_path: str | HttpPath, *parts: str) -> HttpPath:  # noqa: N802 (the name users know)
         """A path that uses this client."""

@@ -97,7 +97,9 @@ class AzureConnection(ConnectionSettings):
 
     def secret_settings(self) -> dict[str, Any]:
         # Keys and signatures, no objects.
-        found: dict[str, Any] = {"account_url": self.account_url, "connection_string": self.connection_string}
+        found: dict[str, Any] = {"connection_string": self.connection_string}
+        if self.account_url and "?" in self.account_url:
+            found["account_url"] = self.account_url
         if isinstance(self.credential, str | dict):
             found["credential"] = self.credential
         return {name: value for name, value in found.items() if value}
@@ -202,7 +204,8 @@ class AzureConnection(ConnectionSettings):
         try:
             from azure.identity import DefaultAzureCredential
         except ImportError as error:
-            raise MissingCredentialsError(f"{account.url}: no credentials were found", **_HINTS) from error
+            missing = MissingCredentialsError(f"{account.url}: no credentials were found", **_HINTS)
+            raise self.explain(missing) from error
         return DefaultAzureCredential()
 
     def _make_service(self) -> Any:

@@ -83,6 +83,7 @@ class HttpHost:
             allow=answer.headers.get("Allow"),
             has_login=self.connection.has_login or self._login is not None,
         )
+        translated = self.connection.explain(translated)
         translated.outcome_unknown = answer.outcome_unknown
         raise translated from HttpStatusError(answer.status, answer.response.reason or "")
 
