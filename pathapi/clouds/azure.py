@@ -85,9 +85,7 @@ class AzureBlobClient(Connected, Client[AzureBlobPath]):
         )
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
 
-    def AzureBlobPath(self, cloud_path: str | AzureBlobPath, *parts: str) -> AzureBlobPath:  # noqa: N802 (as users know it)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    AzureBlobPath = Client.CloudPath
 
     @property
     def service_client(self) -> Any:

@@ -24,9 +24,7 @@ class FileClient(Client[FilePath]):
 
     path_class: ClassVar[type] = FilePath
 
-    def FilePath(self, cloud_path: str | FilePath, *parts: str) -> FilePath:  # noqa: N802 (like the other clients)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    FilePath = Client.CloudPath
 
     @property
     def origin(self) -> str:

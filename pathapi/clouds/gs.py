@@ -100,9 +100,7 @@ class GSClient(Connected, Client[GSPath]):
         )
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
 
-    def GSPath(self, cloud_path: str | GSPath, *parts: str) -> GSPath:  # noqa: N802 (the name users know)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    GSPath = Client.CloudPath
 
     @property
     def client(self) -> Any:

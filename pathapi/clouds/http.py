@@ -182,9 +182,7 @@ class HttpClient(Connected, Client[HttpPath]):
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         self.listings = NameListings()
 
-    def HttpPath(self, cloud_path: str | HttpPath, *parts: str) -> HttpPath:  # noqa: N802 (the name users know)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    HttpPath = Client.CloudPath
 
     @property
     def origin(self) -> str:
@@ -266,9 +264,7 @@ class HttpsClient(HttpClient):
     path_class: ClassVar[type] = HttpsPath
     scheme: ClassVar[str] = "https"
 
-    def HttpsPath(self, cloud_path: str | HttpsPath, *parts: str) -> HttpPath:  # noqa: N802 (the name users know)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    HttpsPath = Client.CloudPath
 
 
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))

@@ -81,9 +81,7 @@ class S3Client(Connected, Client[S3Path]):
         )
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
 
-    def S3Path(self, cloud_path: str | S3Path, *parts: str) -> S3Path:  # noqa: N802 (the name users know)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    S3Path = Client.CloudPath
 
     @property
     def client(self) -> Any:

@@ -48,6 +48,7 @@ from pathapi.backends.file.metadata import (
     translate,
     validator_of,
 )
+from pathapi.backends.parallel_parts import read_parts
 from pathapi.exceptions import (
     BucketNotFoundError,
     CloudPathException,
@@ -57,7 +58,6 @@ from pathapi.exceptions import (
     CloudPathNotImplementedError,
     CloudPathPermissionError,
     InvalidUriError,
-    TruncatedBodyError,
     VersionMismatchError,
 )
 
@@ -115,13 +115,8 @@ class FileBackend:
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
         def fill(descriptor: int) -> None:
-            left = size
-            while left:
-                chunk = source.read(min(left, _CHUNK))
-                if not chunk:
-                    raise TruncatedBodyError(f"{self._uri(key)}: the source of the upload ended {left} bytes early")
+            for chunk in read_parts(source, size, _CHUNK, self._uri(key)):
                 write_all(descriptor, chunk)
-                left -= len(chunk)
 
         return self._publish(key, fill, expect)
 
