@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -204,7 +205,8 @@ def main() -> NoReturn:
     status = run()
     if status == INTERRUPTED:
         # A normal exit would wait for threads with large downloads. Complete ones are committed; the rest is what a
-        # killed process leaves.
+        # killed process leaves. A second interrupt ends it now.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(status))
         atexit._run_exitfuncs()  # noqa: SLF001 (the interpreter has no public name for it)
         sys.stderr.flush()
         os._exit(status)

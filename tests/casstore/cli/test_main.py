@@ -320,6 +320,33 @@ def test_the_help_and_ls_load_no_more_than_they_need(filled: Cache) -> None:
 _COMMAND = [sys.executable, "-m", "casstore"]
 
 
+_INTERRUPTED_IMPORT = """
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "casstore.cli.main":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+"""
+_INTERRUPTED_EXIT = """
+import atexit, casstore.cli.main
+casstore.cli.main.run = lambda: 130
+atexit.register(signal.raise_signal, signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "said"), [(_INTERRUPTED_IMPORT, "casstore: interrupted\n"), (_INTERRUPTED_EXIT, "")]
+)
+def test_an_interrupt_before_or_after_the_command_has_no_traceback(before: str, said: str) -> None:
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"{before}\nfrom casstore.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, said)
+
+
 def test_a_closed_pipe_ends_ls_quietly(cache: Cache) -> None:
     with cache.begin(key_of("x" * 400)) as filling:
         filling.write(b"1")
