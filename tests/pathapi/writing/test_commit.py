@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -152,32 +152,20 @@ def test_an_interrupt_of_a_write_is_not_replaced_by_an_error_of_the_close(
     path.write_text("the lock is free")
 
 
-def test_a_text_file_whose_last_text_cannot_be_written_is_not_uploaded(
-    path: FilePath, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = path.open("w")
-    text.write("lost")
-    with monkeypatch.context() as patched:
-        patched.setattr(writer, "with_room", fail)
-        with pytest.raises(OSError, match="Input/output"):
-            text.close()
-    assert not file.exists()
-    path.write_text("the lock is free")
-
-
 def fail(*_: object, **__: object) -> NoReturn:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_a_binary_file_whose_last_bytes_cannot_be_written_is_not_uploaded(
-    path: FilePath, file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("mode", "data"), [("w", "lost"), ("wb", b"lost")], ids=["text", "binary"])
+def test_a_file_whose_last_bytes_cannot_be_written_is_not_uploaded(
+    path: FilePath, file: Path, monkeypatch: pytest.MonkeyPatch, mode: str, data: str | bytes
 ) -> None:
-    binary = path.open("wb")
-    binary.write(b"lost")
+    opened: Any = path.open(mode)
+    opened.write(data)
     with monkeypatch.context() as patched:
         patched.setattr(writer, "with_room", fail)
         with pytest.raises(OSError, match="Input/output"):
-            binary.close()
+            opened.close()
     assert not file.exists()
     path.write_text("the lock is free")
 
