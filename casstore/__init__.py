@@ -41,23 +41,19 @@ from casstore.errors import (
     printable,
 )
 from casstore.exit_hooks import at_exit
-from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import ALGORITHMS, Digest, new_hasher, strong_digest
 from casstore.format.keys import Key
-from casstore.format.records import Entry, Moment, Validator
-from casstore.fs.copying import copy_out, make_directories, same_bytes
+from casstore.format.records import Entry, Moment, ProviderChecksum, Validator
+from casstore.fs.copying import copy_out, copy_permissions, make_directories, same_bytes
 from casstore.fs.files import full_disk, sync_directory, write_all
 from casstore.fs.mounts import boot_clock_ns
-from casstore.fs.permissions import copy_permissions
 from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
-from casstore.locks.mutex import new_mutex, refuse_wait, start_thread
+from casstore.locks.mutex import TimedQueue, new_mutex, refuse_wait, start_thread
 from casstore.locks.single_flight import Flight, Flights
-from casstore.locks.timed_queue import TimedQueue
 from casstore.locks.write_locks import WriteLock
 from casstore.opening import open, pass_through_for
-from casstore.reading.catalog import Usage
-from casstore.reading.open_blob import Stored
+from casstore.reading.catalog import Stored, Usage
 
 if TYPE_CHECKING:
     from casstore.config.units import format_size

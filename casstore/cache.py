@@ -23,7 +23,7 @@ from casstore.format.layout import Layout
 from casstore.format.records import Entry, Moment, peek_entry, unpack_entry
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.index.entries import IndexSnapshot
+from casstore.index.entries import IndexSnapshot, uris_of
 from casstore.index.updates import TouchEntry
 from casstore.ingest.fill import Fill
 from casstore.ingest.publisher import Publisher
@@ -34,9 +34,8 @@ from casstore.locks.byte_locks import ByteLocks
 from casstore.locks.single_flight import Flight, Flights, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.reading.blob_checker import BlobChecker
-from casstore.reading.catalog import Catalog
+from casstore.reading.catalog import Catalog, Stored
 from casstore.reading.dedup import ChecksumDedup
-from casstore.reading.open_blob import Stored
 from casstore.root import Root
 
 if TYPE_CHECKING:
@@ -165,6 +164,9 @@ class Cache:
     collect = method_of("evictor", Evictor.collect)
     clear = method_of("evictor", Evictor.clear)
     mark_synced = method_of("evictor", Evictor.mark_synced)
+
+    recreate = method_of("_root", Root.recreate)
+    before_fork = method_of("index", Index.before_fork)
 
     @property
     def store_id(self) -> str:
@@ -350,8 +352,6 @@ class Cache:
 
     def uris_of(self, digest: bytes) -> tuple[str, ...]:
         """Return the URIs whose entries use the blob of *digest* (the bare hash) now."""
-        from casstore.index.blob_users import uris_of
-
         return uris_of(self.index, digest)
 
     def blob_path(self, entry: Entry) -> str:
@@ -385,7 +385,7 @@ class Cache:
         what this process has not committed yet. *progress* is called often, in this thread. Damage is in the report;
         raises OSError only for errors of the process (too many open files, no memory).
         """
-        from casstore.verify.sampling import Sample
+        from casstore.verify.blob_checks import Sample
         from casstore.verify.verifier import Verifier
 
         chosen, repairer = Sample(sample, newest), None
@@ -420,18 +420,10 @@ class Cache:
     def _keep(self) -> None:
         _in_use.add(self)
 
-    def recreate(self) -> None:
-        """Create the store again, empty: its directory was removed while it is in use. See `Root.recreate`."""
-        self._root.recreate()
-
     def _warn(self, message: str) -> None:
         import warnings
 
         warnings.warn(printable(f"{self.root}: {message}"), stacklevel=3)
-
-    def before_fork(self) -> None:
-        """Close the index's environment, which no child may inherit."""
-        self.index.before_fork()
 
     def after_fork(self, *, in_child: bool) -> None:
         """Let both sides open the index again on next use; a child keeps nothing of its parent's except the store."""

@@ -22,11 +22,10 @@ from casstore.errors import IndexUnavailableError, StoreFullError, StoreUnavaila
 from casstore.eviction.background import BackgroundEvictor
 from casstore.eviction.collector import CollectResult
 from casstore.exit_hooks import ExitHook
-from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import ALGORITHMS
 from casstore.format.keys import Key
 from casstore.format.layout import Layout
-from casstore.format.records import Entry, Moment, Validator
+from casstore.format.records import Entry, Moment, ProviderChecksum, Validator
 from casstore.fs import copying, files
 from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
@@ -38,7 +37,7 @@ from casstore.locks.single_flight import Flight, Flights, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.pending.records import PendingWrite
 from casstore.pending.store import Pending
-from casstore.reading.open_blob import Stored
+from casstore.reading.catalog import Stored
 
 if TYPE_CHECKING:
     from casstore.cache import Cache as _Cache  # it stands in for one, and has the same signatures

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from casstore.cli.facts import reaped_facts, reaped_lines
-from casstore.cli.progress import progress_bar
-from casstore.cli.shell import Parsed, Shell, age_text, json_document_option, yes_option
+from casstore.cli.shell import Parsed, Shell, age_text, json_document_option, progress_bar, yes_option
 from casstore.config.units import format_size, parse_age, parse_size
 from casstore.eviction.inventory import hour_of
 from casstore.eviction.victims import Reason

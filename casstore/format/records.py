@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from casstore.errors import CasstoreError
-from casstore.format.digest import Digest, algorithm_length, algorithm_of, record_checksum
-from casstore.format.keys import HASH_BYTES, MAX_KEY_BYTES, Key
+from casstore.format.digest import Digest, algorithm_length, algorithm_of, name_hash, record_checksum
+from casstore.format.keys import CHECKSUM, HASH_BYTES, MAX_KEY_BYTES, Key
 
 
 def in_uri_order(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -293,3 +293,43 @@ def unpack_count(row: bytes, record: bytes | None) -> int:
     """Return the count; 0 if the record is missing or damaged."""
     value = strip_checksum(row, record)
     return 0 if value is None else int(_COUNT.unpack(value)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderChecksum:
+    """A provider's checksum of an object's bytes: *kind* and *value* as the backend gives them, *size* in bytes.
+
+    *scope* is an origin; it is empty if equal checksums of all origins mean equal bytes.
+    """
+
+    scope: str
+    kind: str
+    value: str
+    size: int
+
+    @property
+    def row_key(self) -> bytes:
+        text = f"{self.scope}\0{self.kind}\0{self.value}\0{self.size}"
+        return CHECKSUM + name_hash(text.encode("utf-8", "surrogatepass"))
+
+
+_CHECKSUM: Final = struct.Struct("<BBB")
+
+
+class ChecksumRecord(NamedTuple):
+    """The blob with a checksum's bytes; *verified* once hashing that blob gave the same checksum."""
+
+    digest: Digest
+    verified: bool
+
+
+def pack_checksum(row: bytes, record: ChecksumRecord) -> bytes:
+    return append_checksum(row, _CHECKSUM.pack(_VERSION, record.verified, record.digest.number) + record.digest.value)
+
+
+def unpack_checksum(row: bytes, record: bytes | None) -> ChecksumRecord | None:
+    value = strip_checksum(row, record)
+    if value is None:
+        return None
+    _, proved, number = _CHECKSUM.unpack_from(value)
+    return ChecksumRecord(Digest(algorithm_of(number), value[_CHECKSUM.size :]), bool(proved))

@@ -30,8 +30,7 @@ from casstore.errors import (
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
 from casstore.index.updates import IndexUpdate, PublishEntry
-from casstore.locks.mutex import is_interrupted, new_mutex, refuse_wait, start_thread
-from casstore.locks.timed_queue import TimedQueue
+from casstore.locks.mutex import TimedQueue, is_interrupted, new_mutex, refuse_wait, start_thread
 
 WINDOW_WAITED: Final = 0.005
 """Seconds that a batch is open while a caller waits for it."""
@@ -97,7 +96,7 @@ class Committer:
             if self._queue.qsize() - self._fills < MAX_TOUCHES:
                 self._put(item)
             return
-        while self._fills >= MAX_FILLS and not (is_interrupted() or self._index.is_writing()):
+        while self._fills >= MAX_FILLS and not (is_interrupted() or self._index.locks.is_writing()):
             self._hurry.put(None)
             time.sleep(_ROOM_SECONDS)
         try:
@@ -134,7 +133,8 @@ class Committer:
             return False
         if self._thread in (0, get_ident()):
             return True
-        self._refuse_wait()
+        self._index.locks.refuse_reentry()
+        refuse_wait(self._index.directory)
         marker = _Flush()
         self._put(marker)
         self._hurry.put(None)
@@ -143,10 +143,6 @@ class Committer:
         except Empty:
             return False
         return True
-
-    def _refuse_wait(self) -> None:
-        self._index.refuse_reentry()
-        refuse_wait(self._index.directory)
 
     def close(self, timeout: float) -> None:
         """Flush, and wait for the thread to end, within *timeout* seconds in all."""

@@ -83,7 +83,7 @@ class Index:
         *timeout* seconds while the queue advances; see `ByteLocks.acquire_writer`.
         """
         self._layout = layout
-        self._locks = locks
+        self.locks = locks
         self._timeout = max(timeout, LEAST_TIMEOUT)
         self._on_replaced, self._on_open = on_replaced, on_open
         self.generations = Generations(layout, on_vanished)
@@ -176,7 +176,7 @@ class Index:
         try:
             try:
                 with files.full_disk(self._layout.root):
-                    writer = self._locks.acquire_writer(timeout)
+                    writer = self.locks.acquire_writer(timeout)
                 return self._write_locked(work)
             finally:
                 if writer is not None:
@@ -216,14 +216,6 @@ class Index:
     def directory(self) -> str:
         """The directory of its files."""
         return self._layout.index
-
-    def is_writing(self) -> bool:
-        """Return whether this thread is writing: it runs a signal handler."""
-        return self._locks.is_writing()
-
-    def refuse_reentry(self) -> None:
-        """Raise ReentrantCallError in a signal handler that interrupted a write of this thread."""
-        self._locks.refuse_reentry()
 
     def _was_superseded(self, generation: int, files_before: IndexFiles | None, hint: HintState | None) -> bool:
         """After a commit: return whether it went into files that other processes no longer read."""

@@ -1,10 +1,13 @@
-"""Read and change an entry's row inside a transaction."""
+"""Read and change an entry's rows inside a transaction, and find the entries that use a blob."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
-from casstore.format.keys import Key, blob_row, count_row, user_row
+from casstore.format.keys import HASH_BYTES, Key, blob_row, count_row, user_prefix, user_row
 from casstore.format.records import (
     BlobRecord,
     Entry,
@@ -12,6 +15,8 @@ from casstore.format.records import (
     pack_blob,
     pack_count,
     pack_entry,
+    peek_entry,
+    row_checksum,
     unpack_blob,
     unpack_count,
     unpack_entry,
@@ -78,3 +83,66 @@ def increment_write_count(txn: Txn, key: Key) -> None:
     """Count a local write of this URI: results of earlier requests no longer apply."""
     row = count_row(key)
     txn.put(row, pack_count(row, unpack_count(row, txn.get(row)) + 1))
+
+
+_ALL_USERS: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A row that says that an entry uses a blob, with that entry's *key* and *record*.
+
+    Without them, the entry is gone, damaged or uses another blob.
+    """
+
+    row: bytes
+    key: Key | None = None
+    record: bytes = b""
+
+    @property
+    def name(self) -> bytes:
+        """The bytes of the entry's `Key.name`."""
+        return self.row[-HASH_BYTES:]
+
+    @property
+    def entry(self) -> Entry | None:
+        return None if self.key is None else unpack_entry(self.key.row_key, self.record, self.key)
+
+
+def users_of(txn: Txn, digest: bytes, limit: int = _ALL_USERS) -> list[User]:
+    prefix = user_prefix(digest)
+    return [_user(txn, digest, row, whole) for row, whole in txn.scan(prefix, prefix, limit)]
+
+
+def drop_users(txn: Txn, digest: bytes, limit: int = _ALL_USERS) -> list[str]:
+    """Drop the entries that use a blob, up to *limit*; return their URIs."""
+    users = users_of(txn, digest, limit)
+    for user in users:
+        txn.delete(user.row)
+        if user.key is not None:
+            txn.delete(user.key.row_key)
+    return [user.key.uri for user in users if user.key is not None]
+
+
+def _user(txn: Txn, digest: bytes, row: bytes, encoded: bytes) -> User:
+    # A user row has no checksum, but its key contains a hash of its value.
+    with contextlib.suppress(ValueError):
+        key = Key.parse(encoded)
+        record = txn.get(key.row_key) if user_row(digest, key) == row else None
+        entry = None if record is None else peek_entry(key, record)
+        if record is not None and entry is not None and entry.digest == digest:
+            return User(row, key, record)
+    return User(row)
+
+
+def users_checksum(users: Iterable[User]) -> int:
+    """Return the checksum over *users*: `Victim.users`."""
+    folded = 0
+    for user in users:
+        folded ^= row_checksum(user.record)
+    return folded
+
+
+def uris_of(index: Index, digest: bytes) -> tuple[str, ...]:
+    users = index.read(lambda txn: users_of(txn, digest))
+    return tuple(user.key.uri for user in users if user.key is not None)

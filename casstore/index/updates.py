@@ -15,9 +15,18 @@ from dataclasses import dataclass, replace
 from casstore import clock
 from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import AddedBlob, Inode, Staging
-from casstore.format.checksums import ChecksumRecord, ProviderChecksum, pack_checksum
 from casstore.format.keys import blob_row, count_row, ghost_row, user_prefix
-from casstore.format.records import BlobRecord, Entry, Moment, pack_blob, pack_entry, unpack_count
+from casstore.format.records import (
+    BlobRecord,
+    ChecksumRecord,
+    Entry,
+    Moment,
+    ProviderChecksum,
+    pack_blob,
+    pack_checksum,
+    pack_entry,
+    unpack_count,
+)
 from casstore.fs import files, mounts
 from casstore.index.entries import (
     IndexSnapshot,

@@ -10,17 +10,16 @@ from typing import Self
 
 from casstore.blobs.blob_store import OPEN_FLAGS, CollisionError
 from casstore.blobs.staging import AddedBlob, Inode, Staging
-from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import Digest
 from casstore.format.keys import Key
 from casstore.format.layout import Layout
-from casstore.format.records import Entry, Moment, Validator
+from casstore.format.records import Entry, Moment, ProviderChecksum, Validator
 from casstore.fs import files
 from casstore.index.entries import IndexSnapshot
 from casstore.index.updates import PublishEntry
 from casstore.ingest.publisher import NO_ROOM, Publisher
 from casstore.locks.single_flight import Flight, Flights
-from casstore.reading.open_blob import Stored
+from casstore.reading.catalog import Stored
 
 _PROGRESS_SECONDS = 1.0
 

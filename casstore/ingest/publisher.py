@@ -13,13 +13,19 @@ from casstore.blobs.staging import AddedBlob, Inode, Staging
 from casstore.counters import Counters
 from casstore.errors import BlobDamagedError, CasstoreError, StillBeingWrittenError, StoreFullError
 from casstore.eviction.background import BackgroundEvictor
-from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import Digest
 from casstore.format.keys import Key, user_prefix
-from casstore.format.records import Entry, Moment, Validator
+from casstore.format.records import Entry, Moment, ProviderChecksum, Validator
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.index.entries import IndexSnapshot, current_blob, current_entry, delete_entry, increment_write_count
+from casstore.index.entries import (
+    IndexSnapshot,
+    current_blob,
+    current_entry,
+    delete_entry,
+    drop_users,
+    increment_write_count,
+)
 from casstore.index.transactions import Txn
 from casstore.index.updates import PublishEntry
 from casstore.ingest.recent import RecentEntries
@@ -142,12 +148,7 @@ class Publisher:
 
         def drop(txn: Txn) -> None:
             if is_orphaned(txn):
-                prefix = user_prefix(digest.value)
-                for row, encoded in txn.scan(prefix, prefix, _MOST_USERS):
-                    entry = current_entry(txn, Key.parse(encoded))
-                    if entry is not None and entry.digest == digest:
-                        txn.delete(entry.key.row_key)
-                    txn.delete(row)
+                drop_users(txn, digest.value, _MOST_USERS)
 
         while self._index.read(is_orphaned):
             self._index.write(drop)

@@ -7,8 +7,7 @@ leaves its inner lock locked. So the packages use these instead:
 
 - `new_mutex` and ``with``. The same thread may lock it again: a signal handler may run inside of a block, and call the
   library. In a forked child it is unlocked.
-- `queue.SimpleQueue`, to wait: `put` and `get` are one step each; to wait with a time-out,
-  `casstore.locks.timed_queue`.
+- `queue.SimpleQueue`, to wait: `put` and `get` are one step each; to wait with a time-out, `TimedQueue`.
 - `start_thread`, of C: `Thread.start` waits for an Event. Nothing can interrupt between a note that the thread runs,
   made just before, and its start.
 
@@ -19,10 +18,13 @@ does nothing twice. ``with owner, owner:`` releases it twice: an interrupt may b
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import threading
+import time
 import weakref
-from typing import Any, Final
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Generic, TypeVar
 
 from casstore.errors import ReentrantCallError
 
@@ -73,3 +75,50 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+ItemT = TypeVar("ItemT")
+
+_LONGEST: Final = 0.25
+"""Seconds until a waiting thread looks for itself: an interrupt may come between an item and the wake-up for it."""
+
+
+class TimedQueue(Generic[ItemT]):
+    """Items in the order in which they were put, for several threads; no interrupt leaves a lock locked.
+
+    `queue.SimpleQueue.get(timeout=...)` may wait without end (CPython 3.11 and 3.12): if the time runs out between two
+    of its steps, on a busy machine or while a signal handler runs, the rest is negative.
+    """
+
+    def __init__(self) -> None:
+        self._items: SimpleQueue[ItemT] = SimpleQueue()
+        # A binary semaphore, which no thread owns: unlocked once there may be an item to look for.
+        self._wakeup = _thread.allocate_lock()
+        self._wakeup.acquire()
+
+    def put(self, item: ItemT) -> None:
+        self._items.put(item)
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is unlocked
+            self._wakeup.release()
+
+    def get(self, timeout: float | None = None) -> ItemT:
+        """Remove and return the first item; wait for one. Raises: queue.Empty after *timeout* seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with contextlib.suppress(Empty):
+                return self._items.get_nowait()
+            left = _LONGEST if deadline is None else min(deadline - time.monotonic(), _LONGEST)
+            if left <= 0:
+                raise Empty
+            if self._wakeup.acquire(timeout=left) and self._items.qsize() > 1:
+                self._wake()  # another thread that waits
+
+    def get_nowait(self) -> ItemT:
+        """Remove and return the first item. Raises: queue.Empty."""
+        return self._items.get_nowait()
+
+    def qsize(self) -> int:
+        return self._items.qsize()

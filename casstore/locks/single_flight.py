@@ -27,8 +27,7 @@ from casstore.format.digest import name_hash_hex
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.locks.byte_locks import ByteLock, ByteLocks
 from casstore.locks.lock_files import POLL_LAST, polls_until
-from casstore.locks.mutex import is_interrupted, new_mutex
-from casstore.locks.timed_queue import TimedQueue
+from casstore.locks.mutex import TimedQueue, is_interrupted, new_mutex
 
 _LOOK_AT_PROGRESS: Final = 1.0
 """Seconds between two looks at another process's byte count."""

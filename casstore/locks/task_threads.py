@@ -8,8 +8,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar, cast
 
-from casstore.locks.mutex import start_thread
-from casstore.locks.timed_queue import TimedQueue
+from casstore.locks.mutex import TimedQueue, start_thread
 
 Result = TypeVar("Result")
 

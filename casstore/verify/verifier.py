@@ -1,7 +1,7 @@
 """Verification of a store: hash the blobs, and compare rows with files.
 
 The store may be in use. A running publication and an eviction between its two steps are not damage: a second check
-tells them apart. What a killed process leaves behind counts as leftovers. Only a `Repairer` changes anything.
+tells them apart. What a killed process leaves behind counts as leftovers. Only a `StoreRepairer` changes anything.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from collections.abc import Callable
 from casstore.format.layout import Layout
 from casstore.index.database import Index
 from casstore.leases.reaper import ReapResult
-from casstore.verify.blob_checks import BlobChecks
-from casstore.verify.index_checks import IndexChecks, reason
+from casstore.verify.blob_checks import BlobChecks, Sample
+from casstore.verify.index_checks import IndexChecks
+from casstore.verify.repair import StoreRepairer, reason
 from casstore.verify.report import (
     Findings,
     Leftovers,
     Problem,
     ProblemKind,
-    Repairer,
     RepairSummary,
     VerifyProgress,
     VerifyReport,
 )
-from casstore.verify.sampling import Sample
 
 
 class Verifier:
@@ -37,7 +36,7 @@ class Verifier:
         index: Index,
         algorithm: str,
         sample: Sample,
-        repairer: Repairer | None,
+        repairer: StoreRepairer | None,
         progress: Callable[[VerifyProgress], None] | None,
     ) -> None:
         self._layout = layout
@@ -60,7 +59,7 @@ class Verifier:
             self._add_absence(self._blobs.files)
         self._report_progress()
 
-    def _repair_index(self, repairer: Repairer) -> None:
+    def _repair_index(self, repairer: StoreRepairer) -> None:
         if self._rows.is_absent:
             count = sum(len(names) for _, _, names in os.walk(self._layout.blobs))
             if not count or self._rows.find():
