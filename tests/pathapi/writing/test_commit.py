@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import pytest
@@ -149,6 +151,27 @@ def test_an_interrupt_of_a_write_is_not_replaced_by_an_error_of_the_close(
             text.close()
     assert "some text is missing, and nothing was uploaded" in caught.value.__notes__[0]
     assert not file.exists()
+    path.write_text("the lock is free")
+
+
+@pytest.mark.parametrize(("step", "event"), [("__enter__", "c_return"), ("__exit__", "call")])
+def test_an_interrupt_in_what_is_between_an_edit_and_its_block_releases_the_object(
+    path: FilePath, file: Path, step: str, event: str
+) -> None:
+    def interrupt(frame: FrameType, met: str, _: object) -> None:
+        generator = getattr(frame.f_locals.get("self"), "gen", None)
+        if (frame.f_code.co_name, met) == (step, event) and getattr(generator, "__name__", "").endswith("edit"):
+            raise KeyboardInterrupt
+
+    file.write_bytes(b"before")
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught, path.edit() as copy:
+            Path(copy).write_bytes(b"after")
+    finally:
+        sys.setprofile(None)
+    assert caught.value.__traceback__ is not None  # it keeps the frames, as in a notebook
+    assert file.read_bytes() == b"before"
     path.write_text("the lock is free")
 
 
