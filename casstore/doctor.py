@@ -5,6 +5,7 @@ Creates no store. Tests use temporary files in the store's directory, or in the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from casstore.cache import Cache
 from casstore.config.settings import Settings, load_settings
 from casstore.config.units import format_size
-from casstore.errors import CasstoreError, IndexDamagedError
+from casstore.errors import CasstoreError, IndexDamagedError, StoreFormatError
 from casstore.format.layout import Layout
 from casstore.fs import copying, files, mounts, ownership
 from casstore.index.environment import MAX_READERS
@@ -98,9 +99,11 @@ def _other_users(layout: Layout) -> Check:
     found = ownership.find_movers(layout.root)
     if found is None:
         return Check("other users", CheckState.OK, "cannot replace the store")
-    is_fatal = os.geteuid() != 0 and os.environ.get("CASSTORE_SHARED_DIRECTORY") != "allow"
+    is_fatal = not ownership.is_tolerated(found)
+    with contextlib.suppress(StoreFormatError, OSError):  # `_open` has reported it
+        is_fatal = is_fatal and not load_settings(layout, os.environ).trust_root
     state = CheckState.FAILED if is_fatal else CheckState.WARNING
-    advice = f"{_OTHER_DIRECTORY}, or set CASSTORE_SHARED_DIRECTORY=allow if you trust them"
+    advice = f"{_OTHER_DIRECTORY}, or set CASSTORE_TRUST_ROOT=1 if you trust them"
     return Check("other users", state, f"{found.name} can write to {found.path} and replace the store", advice)
 
 

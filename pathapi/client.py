@@ -47,11 +47,11 @@ class Client(Generic[PathT]):
     *local_cache_dir* is the root of the store (default: ``CASSTORE_DIR``, ``CLOUDPATHLIB_LOCAL_CACHE_DIR``, the user's
     cache directory). *file_cache_mode* says how long entries are kept. *content_type_method* guesses the type of an
     upload from its name. *freshness*: see `pathapi.freshness`; a policy or a mapping of URI prefixes to policies.
-    *verify* hashes every blob before it is served. *views*: ``auto``, ``copy`` or ``link``. *dedup_by_checksum*: which
-    stated checksums stand for equal bytes, so that nothing is sent: ``strong``, SHA-256 only; ``origin``, within one
-    origin MD5 and SHA-1, too, although two objects can be made with one MD5; ``all``, across origins; ``off``. The
-    default is ``CASSTORE_DEDUP_BY_CHECKSUM``, or ``strong``. *conditional_writes*: ``auto`` falls back, with a warning,
-    if the server has none; ``require``; ``off``.
+    *verify* hashes every blob before it is served. *views*: ``auto``, ``copy`` or ``link``. *trust_root* uses a store
+    in which other users can replace files. *dedup_by_checksum*: which stated checksums stand for equal bytes, so that
+    nothing is sent: ``strong``, SHA-256 only; ``origin``, within one origin MD5 and SHA-1, too, although two objects
+    can be made with one MD5; ``all``, across origins; ``off``. The default is ``CASSTORE_DEDUP_BY_CHECKSUM``, or
+    ``strong``. *conditional_writes*: ``auto`` falls back, with a warning, if the server has none; ``require``; ``off``.
 
     Raises InvalidConfigurationException for arguments that are not valid.
     """
@@ -67,6 +67,7 @@ class Client(Generic[PathT]):
         views: str | None = None,
         dedup_by_checksum: str | None = None,
         conditional_writes: str = "auto",
+        trust_root: bool | None = None,
     ) -> None:
         self.dedup_by_checksum = dedup_by_checksum or os.environ.get("CASSTORE_DEDUP_BY_CHECKSUM") or "strong"
         _choose("dedup_by_checksum", self.dedup_by_checksum, tuple(BELIEVED))
@@ -82,6 +83,7 @@ class Client(Generic[PathT]):
         self.conditional_writes = conditional_writes
         self._policy = FreshnessPolicy(freshness)
         self.listings = Listings()
+        self._trust_root = trust_root
         self._root = None if local_cache_dir is None else os.fspath(local_cache_dir)
         self._cache: Cache | None = None
         self._reader: Reader | None = None
@@ -97,6 +99,7 @@ class Client(Generic[PathT]):
             "verify": verify,
             "views": views,
             "dedup_by_checksum": dedup_by_checksum,
+            "trust_root": trust_root,
             "conditional_writes": None if conditional_writes == "auto" else conditional_writes,
         }
         self._arguments = _without_none(given | self._settings())
@@ -160,7 +163,7 @@ class Client(Generic[PathT]):
             root = self._root
             if root is None and not os.environ.get("CASSTORE_DIR"):
                 root = os.environ.get("CLOUDPATHLIB_LOCAL_CACHE_DIR") or None
-            cache = casstore.open(root, or_uncached=True)
+            cache = casstore.open(root, or_uncached=True, trust_root=self._trust_root)
             if cache.settings.offline:
                 self._policy.go_offline()
             self._cache = cache

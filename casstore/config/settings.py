@@ -28,14 +28,15 @@ class Settings:
     *lock_timeout*: seconds without progress until a reader stops waiting for another download, a writer for another
     writer. *views*: local paths are a ``copy``, a hard ``link``, or ``auto``: a reflink, else a link (for root, a copy
     of a small file). *verify*: ``never`` checks size and mtime on a hit, ``always`` the hash. *offline*: send no
-    requests. *max_size*: bytes of all blobs, None for no limit. *min_free*: bytes of the disk to keep free, None for
-    the default (`keep_free`).
+    requests. *trust_root*: use the store although other users can replace its files. *max_size*: bytes of all blobs,
+    None for no limit. *min_free*: bytes of the disk to keep free, None for the default (`keep_free`).
     """
 
     lock_timeout: float = 60.0
     views: str = "auto"
     verify: str = "never"
     offline: bool = False
+    trust_root: bool = False
     max_size: int | None = None
     min_free: int | None = None
     max_age: int | None = None
@@ -65,6 +66,8 @@ def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
             import tomllib
 
             found = tomllib.load(file)
+            if os.fstat(file.fileno()).st_uid not in (0, os.geteuid()):
+                found.pop("trust_root", None)  # another user cannot say so
     except FileNotFoundError:
         pass
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError

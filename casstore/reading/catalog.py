@@ -9,6 +9,7 @@ from casstore.format.keys import entry_prefix
 from casstore.format.records import Entry, Validator, in_uri_order, unpack_entry
 from casstore.index.committer import Committer
 from casstore.index.database import Index
+from casstore.index.unlocked import UnlockedIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +51,20 @@ class Usage:
 class Catalog:
     """The entries of a store, with what this process has not committed yet; thread-safe."""
 
-    def __init__(self, index: Index, committer: Committer) -> None:
+    def __init__(self, index: Index | UnlockedIndex, committer: Committer | None = None) -> None:
         self._index = index
-        self._committer = committer
+        self._flush = (lambda: None) if committer is None else committer.flush
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         """Yield the entries whose URI starts with *prefix* (a string, not a path), in URI order; not one snapshot."""
-        self._committer.flush()
+        self._flush()
         rows = self._index.scan(entry_prefix(prefix))
         entries = (entry for row, record in rows if (entry := unpack_entry(row, record)) is not None)
         yield from in_uri_order(entry for entry in entries if entry.uri.startswith(prefix))
 
     def entries_of(self, uri: str) -> Iterator[Entry]:
         """Yield the entries of exactly this URI: one for each origin."""
-        self._committer.flush()
+        self._flush()
         # Only the rows of this URI, however many begin with it; a long one's are cut, and are compared.
         for row, record in self._index.scan(entry_prefix(uri + "\0")):
             entry = unpack_entry(row, record)

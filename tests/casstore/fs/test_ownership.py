@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from casstore.fs import ownership
-from casstore.fs.ownership import Intruder, find_movers, find_owner, find_writers
+from casstore.fs.ownership import Intruder, find_changers, find_movers, find_owner, find_writers
 
 _STRANGER = 4_711
 
@@ -34,7 +34,7 @@ def _name_the_group(monkeypatch: pytest.MonkeyPatch, name: str, members: list[st
 def test_what_only_this_user_can_rename_is_safe_and_so_is_what_is_missing(place: Path) -> None:
     assert find_movers(str(place)) is None
     assert find_movers(str(place / "not" / "made")) is None
-    assert find_writers(str(place)) is None
+    assert find_changers(str(place)) is None
     assert find_owner(str(place)) is None
     assert find_owner(str(place / "missing")) is None
 
@@ -46,14 +46,14 @@ def test_a_writable_directory_above_lets_every_user_replace_what_is_below(
 ) -> None:
     place.parent.chmod(mode)
     assert find_movers(str(place / "missing" if missing else place)) == Intruder("every user", str(place.parent))
-    assert find_writers(str(place.parent)) == Intruder("every user", str(place.parent))
+    assert find_changers(str(place.parent)) == Intruder("every user", str(place.parent))
 
 
 def test_in_a_sticky_directory_a_file_is_its_owners(place: Path) -> None:
     place.parent.chmod(0o1777)
     assert find_movers(str(place)) is None
     assert find_movers(str(place / "missing")) is None
-    assert find_writers(str(place.parent)) is not None
+    assert find_changers(str(place.parent)) is not None
 
 
 @pytest.mark.needs_root
@@ -109,7 +109,7 @@ def test_an_access_control_list_may_name_any_user(place: Path, monkeypatch: pyte
     place.chmod(0o775)
     monkeypatch.setattr(os, "listxattr", lambda _: ["system.posix_acl_access"], raising=False)
     _name_the_group(monkeypatch, "me", [])
-    assert find_writers(str(place)) is not None
+    assert find_changers(str(place)) is not None
 
 
 def test_users_without_a_number_in_the_namespace_are_trusted_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
