@@ -41,7 +41,7 @@ from casstore.errors import (
     printable,
 )
 from casstore.exit_hooks import at_exit
-from casstore.format.digest import ALGORITHMS, Digest, new_hasher, strong_digest
+from casstore.format.digest import ALGORITHMS, Digest, new_hasher, raw_hash, strong_digest
 from casstore.format.keys import Key
 from casstore.format.records import Entry, Moment, ProviderChecksum, Validator
 from casstore.fs.copying import copy_out, copy_permissions, make_directories, same_bytes
@@ -90,8 +90,8 @@ __all__ = [
     "StoreFullError", "StoreReadOnlyError", "StoreUnavailableError", "TaskThreads", "TimedQueue", "Usage", "Validator",
     "VerifyProgress", "VerifyReport", "WriteLock", "at_exit", "boot_clock_ns", "copy_out", "copy_permissions",
     "format_size", "full_disk", "make_directories", "new_hasher", "new_mutex", "open", "pass_through_for",
-    "printable", "refuse_wait", "same_bytes", "start_thread", "strong_digest", "sync_directory", "write_all",
-    "__version__",
+    "printable", "raw_hash", "refuse_wait", "same_bytes", "start_thread", "strong_digest", "sync_directory",
+    "write_all", "__version__",
 ]
 # fmt: on
 

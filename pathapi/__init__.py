@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from pathapi.clouds.gs import GSClient, GSPath
     from pathapi.clouds.http import HttpClient, HttpPath, HttpsClient, HttpsPath
     from pathapi.clouds.s3 import S3Client, S3Path
-    from pathapi.parallel.progress import Progress
-    from pathapi.parallel.progress_bar import progress_bar
+    from pathapi.parallel.progress import Progress, progress_bar
     from pathapi.prefetching import prefetch
 
 _LAZY = {
@@ -31,8 +30,7 @@ _LAZY = {
     "pathapi.clouds.gs": ("GSClient", "GSPath"),
     "pathapi.clouds.http": ("HttpClient", "HttpPath", "HttpsClient", "HttpsPath"),
     "pathapi.clouds.s3": ("S3Client", "S3Path"),
-    "pathapi.parallel.progress": ("Progress",),
-    "pathapi.parallel.progress_bar": ("progress_bar",),
+    "pathapi.parallel.progress": ("Progress", "progress_bar"),
     "pathapi.prefetching": ("prefetch",),
 }
 

@@ -22,7 +22,7 @@ from pathapi.exceptions import (
 class BucketRequests:
     """Requests about one bucket; a cloud derives its own."""
 
-    scheme: ClassVar[str]
+    scheme: str
     service: ClassVar[str] = ""
     """The name of the provider's own endpoint in messages."""
     compares: ClassVar[str]

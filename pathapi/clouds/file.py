@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pathapi.backend import Backend
 from pathapi.client import Client
@@ -35,6 +35,3 @@ class FileClient(Client[FilePath]):
         from pathapi.backends.file.backend import FileBackend
 
         return FileBackend("/", lambda: self.cache.settings.lock_timeout)
-
-    def _settings(self) -> dict[str, Any]:
-        return {}

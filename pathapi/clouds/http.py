@@ -39,8 +39,6 @@ class HttpPath(CloudPath):
         if client is not None and client.scheme != self._scheme():
             implementation_registry.refuse_client(type(self), client)
 
-    # --- the URL ------------------------------------------------------------------------------------------------------
-
     @property
     def parsed_url(self) -> ParseResult:
         """The URL, split."""
@@ -97,8 +95,6 @@ class HttpPath(CloudPath):
 
     def _at_prefix(self, prefix: str) -> Self:
         return self._at_key(prefix)
-
-    # --- requests -----------------------------------------------------------------------------------------------------
 
     def get(self, **options: Any) -> Response:
         """Send a GET that bypasses the store; see `HttpClient.request`."""

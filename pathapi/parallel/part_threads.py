@@ -145,15 +145,8 @@ def undone_on_error(undo: Callable[[], object]) -> Iterator[None]:
 
 def call_briefly(call: Callable[[], object]) -> None:
     """Make *call* in another thread, and wait for its end for `INTERRUPT_SECONDS` at most; its errors are ignored."""
-    ended: TimedQueue[None] = TimedQueue()
-
-    def run() -> None:
-        try:
-            with contextlib.suppress(Exception):
-                call()
-        finally:
-            ended.put(None)
-
-    with contextlib.suppress(RuntimeError, Empty):  # no thread can be started, or it takes longer
-        start_thread(run, ())
-        ended.get(timeout=INTERRUPT_SECONDS)
+    threads: PartThreads[object] = PartThreads(1)
+    with contextlib.suppress(Exception):
+        threads.submit(call)
+        threads.poll(INTERRUPT_SECONDS)
+    threads.close()

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from casstore import Condition, Entry, PendingWrite, Staging, Validator, new_hasher
+from casstore import Condition, Entry, PendingWrite, Staging, Validator, raw_hash
 from pathapi.backend import ABSENT, COMPARABLE, Absent, ObjectInfo, head_or_none
 from pathapi.exceptions import (
     CloudPathException,
@@ -218,9 +218,5 @@ def matches_checksum(info: ObjectInfo, descriptor: int, believed: Collection[str
     """Whether an open file has the hash, of a kind *believed*, that the provider states of the whole object."""
     for checksum in info.checksums:
         if checksum.kind in COMPARABLE and checksum.kind in believed:
-            hasher, offset = new_hasher(checksum.kind.removeprefix("etag-")), 0
-            while piece := os.pread(descriptor, _PIECE, offset):
-                hasher.update(piece)
-                offset += len(piece)
-            return hasher.digest().hex() == checksum.value
+            return raw_hash(descriptor, checksum.kind.removeprefix("etag-")).hex() == checksum.value
     return False

@@ -174,8 +174,6 @@ class AzureBackend(BucketBackend):
         )
         return f"{url}?{signature}"
 
-    # --- reading ---------------------------------------------------------------------------------------------------
-
     def _head(self, key: str, conditions: Mapping[str, Any]) -> ObjectInfo:
         properties = self._requests.call(
             "Get Blob Properties", key, self._requests.blob(key).get_blob_properties, **conditions
@@ -243,8 +241,6 @@ class AzureBackend(BucketBackend):
     def _require_object(self, key: str, metadata: Any) -> None:
         if is_folder(metadata):
             raise CloudPathFileNotFoundError(f"{self._requests.uri(key)} does not exist: it is a directory")
-
-    # --- copying and deleting --------------------------------------------------------------------------------------
 
     def _await_copy(self, key: str, blob: Any, copy_id: str | None, size: int) -> ObjectInfo:
         pause, longest = _COPY_POLLS

@@ -170,8 +170,6 @@ class AzureConnection(ConnectionSettings):
         _detach(error, known)
         scrub(error, known)
 
-    # --- finding ---------------------------------------------------------------------------------------------------
-
     def _find_account(self) -> _Account:
         if self.blob_service_client is not None:
             return _account_of(self.blob_service_client.primary_endpoint, self.blob_service_client.credential)

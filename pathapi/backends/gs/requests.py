@@ -272,9 +272,6 @@ def _explanation(text: bytes) -> tuple[str, str]:
         return "", "" if plain.startswith("<") else plain[:500]
 
 
-# --- bodies of requests ---------------------------------------------------------------------------------------------
-
-
 def multipart_upload(resource: Mapping[str, Any], data: bytes) -> tuple[bytes, str]:
     """Return an object's metadata and bytes as one body, and that body's content type."""
     boundary = f"casstore-{os.urandom(16).hex()}"  # unguessable for the author of the data

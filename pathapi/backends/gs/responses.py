@@ -78,28 +78,13 @@ def span_of(headers: Mapping[str, str], status: int, start: int, end: int | None
     )
 
 
-class Crc32c:
-    """The running CRC32C of bytes."""
-
-    def __init__(self) -> None:
-        from google_crc32c import extend
-
-        self._extend = extend
-        self._value = 0
-
-    def update(self, data: bytes | memoryview) -> None:
-        if data:
-            self._value = self._extend(self._value, bytes(data))
-
-    def digest(self) -> bytes:
-        return self._value.to_bytes(4, "big")
-
-
 def checksum_of(info: ObjectInfo) -> BodyChecksum | None:
     """Return the checksum to verify a body with: CRC32C if that is fast, else MD5; None if neither is stated."""
     crc32c = next((checksum.value for checksum in info.checksums if checksum.kind == "crc32c"), None)
     if crc32c is not None and has_fast_crc32c():
-        return BodyChecksum("CRC32C", crc32c, Crc32c())
+        from google_crc32c import Checksum
+
+        return BodyChecksum("CRC32C", crc32c, Checksum())
     return md5_checksum(info)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urljoin, urlsplit
@@ -34,6 +34,7 @@ _FOLLOWED_BY_WRITES: Final = frozenset((307, 308))
 """The others may turn a write into a read of another page."""
 _READS: Final = frozenset(_FOLLOWED)
 _AS_STORED: Final = {"Accept-Encoding": "identity"}
+_BLOCK: Final = 1 << 17
 _DRAINED: Final = 1 << 16
 """Bytes of an unneeded body that are read so that its connection can be reused."""
 
@@ -222,7 +223,7 @@ class HttpConnection(ConnectionSettings):
         body = None
         if source is not None:
             source.seek(0)
-            body = _Exact(source, size)
+            body = _exactly(source, size)
             headers = {**headers, "Content-Length": str(size)}
         try:
             return self._pool(url).urlopen(
@@ -252,7 +253,7 @@ class HttpConnection(ConnectionSettings):
         def make() -> Any:
             settings: dict[str, Any] = {
                 "maxsize": MAX_CONNECTIONS,
-                "blocksize": 1 << 17,
+                "blocksize": _BLOCK,
                 "timeout": urllib3.Timeout(connect=self.connect_timeout, read=self.timeout),
             }
             if self.ca_certs is not None:
@@ -277,20 +278,14 @@ class _SourceEndedError(Exception):
     """Not an OSError: urllib3 would treat it as the network's."""
 
 
-class _Exact:
-    """The body of *size* bytes: sends no more; fewer are an error, since the server would wait for the rest."""
-
-    def __init__(self, source: BinaryIO, size: int) -> None:
-        self._source = source
-        self._left = size
-
-    def read(self, amount: int = -1) -> bytes:
-        wanted = self._left if amount < 0 else min(amount, self._left)
-        data = self._source.read(wanted) if wanted else b""
-        if wanted and not data:
-            raise _SourceEndedError(f"the source of the upload ended {self._left} bytes early")
-        self._left -= len(data)
-        return data
+def _exactly(source: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield *size* bytes; fewer are an error, since the server would wait for the rest. Raises _SourceEndedError."""
+    while size:
+        data = source.read(min(size, _BLOCK))
+        if not data:
+            raise _SourceEndedError(f"the source of the upload ended {size} bytes early")
+        yield data
+        size -= len(data)
 
 
 def _tried(tries: int, seconds: float) -> str:

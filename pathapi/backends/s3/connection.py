@@ -19,8 +19,7 @@ from pathapi.backends.connection_pools import pools_without_locks
 from pathapi.backends.endpoints import checked_endpoint, parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.headers import parse_date
-from pathapi.backends.s3.attempts import watch
-from pathapi.backends.s3.urls import prepare_urls
+from pathapi.backends.s3.events import prepare_urls, watch
 from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing
 from pathapi.exceptions import InvalidConfigurationException
 from pathapi.redaction import scrub, without_user

@@ -17,11 +17,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from queue import SimpleQueue
 from threading import get_ident, main_thread
 from typing import Any, Final, TypeVar
 
-from casstore import TimedQueue, new_hasher, start_thread
+from casstore import new_hasher
 from pathapi.backends.bodies import BodyChecksum, RangedBody, ReadRequest
 from pathapi.backends.error_table import NOT_MODIFIED
 from pathapi.backends.s3.connection import S3Connection
@@ -33,7 +32,7 @@ from pathapi.exceptions import (
     TruncatedBodyError,
     VersionMismatchError,
 )
-from pathapi.parallel.part_threads import outcome
+from pathapi.parallel.part_threads import PartThreads, outcome
 from pathapi.redaction import scrub
 
 _STRANGE: Final = re.compile(r"//|^/|/$|(^|/)\.\.?(/|$)|[\x00-\x1f\x7f]")
@@ -57,22 +56,8 @@ def _forbid_in_child() -> None:
 os.register_at_fork(after_in_child=_forbid_in_child)
 
 
-class _Helper:
-    """A thread that makes the calls of the main thread, one after the other."""
-
-    def __init__(self) -> None:
-        self.calls: SimpleQueue[tuple[Callable[[], Any], TimedQueue[Any]] | None] = SimpleQueue()
-        start_thread(self._run, ())
-
-    def _run(self) -> None:
-        while (item := self.calls.get()) is not None:
-            call, ended = item
-            ended.put(outcome(call))
-            del item, call, ended  # `get` may wait for long
-
-
-_helper: _Helper | None = None
-"""The one that has no call now; an interrupted call keeps its own, which ends with it."""
+_helper: PartThreads[Callable[[], Any]] | None = None
+"""The thread that has no call now; an interrupted call keeps its own, which ends with it."""
 
 
 def _heard(call: Callable[[], ResultT]) -> ResultT:
@@ -84,16 +69,14 @@ def _heard(call: Callable[[], ResultT]) -> ResultT:
     if get_ident() != main_thread().ident:
         return call()
     helper, _helper = _helper, None
+    helper = helper or PartThreads(1)
     try:
-        helper = helper or _Helper()
-        ended: TimedQueue[Callable[[], ResultT]] = TimedQueue()  # hears a signal that came just before the wait, too
-        helper.calls.put((call, ended))
-        result = ended.get()
+        helper.submit(partial(outcome, call))
+        result: Callable[[], ResultT] = helper.result()
     except RuntimeError:  # no more threads can be started
         return call()
     except BaseException:
-        if helper is not None:
-            helper.calls.put(None)
+        helper.close()
         raise
     _helper = helper
     return result()

@@ -340,14 +340,14 @@ def test_an_error_of_our_own_disk_is_not_told_as_the_servers(
 ) -> None:
     server.habits.length = "chunked"
     server.plant("a", b"x" * 3_000_000)
-    full, answers, send = _Full(error), list[Any](), backend._host.send
+    full, answers, send = _Full(error), list[Any](), backend._requests.send
 
     def noted(*arguments: Any, **options: Any) -> Any:
         answers.append(send(*arguments, **options))
         return answers[-1]
 
     monkeypatch.setattr("tempfile.SpooledTemporaryFile", lambda _: full)
-    monkeypatch.setattr(backend._host, "send", noted)
+    monkeypatch.setattr(backend._requests, "send", noted)
     for work in (lambda: backend.read("a"), lambda: backend.copy("a", "b")):
         with pytest.raises(type(error)) as caught:
             work()
