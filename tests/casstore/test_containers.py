@@ -18,7 +18,7 @@ from casstore.fs import ownership
 from casstore.pass_through import PassThroughCache
 from casstore.root import open_root
 from tests.casstore.support.fill import fill, forked, key_of, read
-from tests.casstore.support.mounts import become_nobody, mounted
+from tests.casstore.support.mounts import become_nobody, let_others_in, mounted
 
 _LOADED = """
 import codecs, grp, os, pwd, sys, tempfile, warnings
@@ -60,8 +60,7 @@ def _in_container(root: Path, group: int = 65534) -> subprocess.CompletedProcess
 def test_a_volume_is_used_by_the_only_user_of_a_container_who_is_told_what_that_costs(
     tmp_path: Path, mode: int, group: int, below: str
 ) -> None:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    let_others_in(tmp_path)
     with mounted("tmpfs", tmp_path / "volume", "-t", "tmpfs", "-o", f"size=8m,mode={mode:o},gid={group}") as volume:
         for _ in ("empty", "with a store"):
             done = _in_container(volume / below, group)
@@ -83,8 +82,7 @@ def test_a_volume_is_used_by_the_only_user_of_a_container_who_is_told_what_that_
 
 @pytest.mark.needs_root
 def test_a_directory_that_is_no_volume_is_refused_in_a_container_too(tmp_path: Path) -> None:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    let_others_in(tmp_path)
     (tmp_path / "directory").mkdir()
     (tmp_path / "directory").chmod(0o777)
     done = _in_container(tmp_path / "directory")
@@ -226,8 +224,7 @@ assert read(cache, key_of("a")) == b"bytes"
 cache.close()
 print(cache.root, *(warning.message for warning in caught))
 """
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    let_others_in(tmp_path)
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp").chmod(0o1777)
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}

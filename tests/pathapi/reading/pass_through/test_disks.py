@@ -25,7 +25,7 @@ from pathapi import FileClient, prefetch
 from pathapi.exceptions import NotCachedError
 from tests.casstore.support.fill import REPOSITORY, eventually, forked
 from tests.casstore.support.limits import is_about_descriptors
-from tests.casstore.support.mounts import become_nobody, breakable_disk, fill_up, small_disk
+from tests.casstore.support.mounts import become_nobody, breakable_disk, fill_up, let_others_in, small_disk
 from tests.pathapi.support.pass_through import (
     LARGE,
     SMALL,
@@ -33,7 +33,6 @@ from tests.pathapi.support.pass_through import (
     check_reads,
     check_store,
     is_stored,
-    let_others_in,
     one_warning,
 )
 
