@@ -111,7 +111,7 @@ def outcome(call: Callable[[], ResultT]) -> Callable[[], ResultT]:
 
 
 def heard(call: Callable[[], ResultT]) -> ResultT:
-    """Return what *call*, of C, returns; raise Ctrl-C at once, though *call* looks for no signals.
+    """Return what *call* returns; raise Ctrl-C at once, also while *call* looks for no signals, but never inside of it.
 
     Only the main thread gets them, so it waits for another; after an interrupt, the result is dropped.
     """
