@@ -49,6 +49,7 @@ from casstore.fs.files import full_disk, sync_directory, write_all
 from casstore.fs.mounts import boot_clock_ns
 from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
+from casstore.locks.lock_files import polls_until
 from casstore.locks.mutex import TimedQueue, new_mutex, refuse_wait, start_thread
 from casstore.locks.single_flight import Flight, Flights
 from casstore.locks.write_locks import WriteLock
@@ -90,8 +91,8 @@ __all__ = [
     "StoreFullError", "StoreReadOnlyError", "StoreUnavailableError", "TaskThreads", "TimedQueue", "Usage", "Validator",
     "VerifyProgress", "VerifyReport", "WriteLock", "at_exit", "boot_clock_ns", "copy_out", "copy_permissions",
     "format_size", "full_disk", "make_directories", "new_hasher", "new_mutex", "open", "pass_through_for",
-    "printable", "raw_hash", "refuse_wait", "same_bytes", "start_thread", "strong_digest", "sync_directory",
-    "write_all", "__version__",
+    "polls_until", "printable", "raw_hash", "refuse_wait", "same_bytes", "start_thread", "strong_digest",
+    "sync_directory", "write_all", "__version__",
 ]
 # fmt: on
 

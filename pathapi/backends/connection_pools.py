@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import functools
 import queue
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pathapi.parallel.part_threads import heard
+
+MAX_CONNECTIONS: Final = 64
+"""Idle connections kept open to one host: 32 threads, each with an object and a part of another."""
 
 ManagerT = TypeVar("ManagerT")
 
@@ -83,7 +86,7 @@ def mount_without_locks(session: Any, *schemes: str, **options: Any) -> None:
         def extract_cookies(self, response: Any, request: Any) -> None:
             """Keep none."""
 
-    adapter = Adapter(**options)
+    adapter = Adapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS, **options)
     for scheme in schemes:
         session.mount(scheme, adapter)
     session.cookies = NoCookies()

@@ -7,10 +7,11 @@ so that no exit waits for a server that does not answer.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from threading import get_ident, main_thread
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from casstore import TimedQueue, start_thread
 from pathapi.parallel.cancellation import INTERRUPT_SECONDS, CancelToken
@@ -110,19 +111,54 @@ def outcome(call: Callable[[], ResultT]) -> Callable[[], ResultT]:
     return lambda: result
 
 
+class _CallThread:
+    """A thread that makes the calls of the main thread, one after the other."""
+
+    def __init__(self) -> None:
+        self.calls: SimpleQueue[tuple[Callable[[], Any], TimedQueue[Any]] | None] = SimpleQueue()
+        start_thread(self._run, ())
+
+    def _run(self) -> None:
+        while (item := self.calls.get()) is not None:
+            call, ended = item
+            ended.put(outcome(call))
+            del item, call, ended  # `get` may wait for long
+
+
+_idle: _CallThread | None = None
+"""The one that has no call now; an interrupted call keeps its own, which ends with it."""
+
+
+def _forget_idle() -> None:
+    global _idle
+    _idle = None
+
+
+os.register_at_fork(after_in_child=_forget_idle)
+
+
 def heard(call: Callable[[], ResultT]) -> ResultT:
     """Return what *call* returns; raise Ctrl-C at once, also while *call* looks for no signals, but never inside of it.
 
     Only the main thread gets them, so it waits for another; after an interrupt, the result is dropped.
     """
+    global _idle
     if get_ident() != main_thread().ident:
         return call()
-    ended: TimedQueue[Callable[[], ResultT]] = TimedQueue()
+    thread, _idle = _idle, None
+    ended: TimedQueue[Callable[[], ResultT]] = TimedQueue()  # hears a signal that came just before the wait, too
     try:
-        start_thread(lambda: ended.put(outcome(call)), ())
+        thread = thread or _CallThread()
+        thread.calls.put((call, ended))
+        result = ended.get()
     except RuntimeError:  # no more threads can be started
         return call()
-    return ended.get()()
+    except BaseException:
+        if thread is not None:
+            thread.calls.put(None)
+        raise
+    _idle = thread
+    return result()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -203,15 +204,13 @@ def find_completed_upload(target: Location, staging: Staging) -> ObjectInfo | No
     except (VersionMismatchError, CloudPathFileNotFoundError):
         return None
     assert body is not None
-    try:
-        buffer, offset = memoryview(bytearray(_PIECE)), 0
+    buffer, offset = memoryview(bytearray(_PIECE)), 0
+    with closing(body):
         while count := body.readinto(buffer):
             if os.pread(staging.descriptor, count, offset) != buffer[:count]:
                 return None
             offset += count
-        return info if offset == staging.size else None
-    finally:
-        body.close()
+    return info if offset == staging.size else None
 
 
 def matches_checksum(info: ObjectInfo, descriptor: int, believed: Collection[str]) -> bool:

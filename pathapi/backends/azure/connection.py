@@ -19,8 +19,6 @@ from pathapi.backends.settings import SECRET, ConnectionSettings, importing
 from pathapi.exceptions import InvalidConfigurationException, MissingCredentialsError
 from pathapi.redaction import causes_of, is_spawning, redacted, scrub, without_user
 
-MAX_CONNECTIONS: Final = 64
-"""Idle connections kept open: 32 threads, each with an object and a part of another."""
 RETRIES: Final = 3
 _BACKOFF: Final = 0.4
 _LONGEST_BACKOFF: Final = 8.0
@@ -222,8 +220,7 @@ class AzureConnection(ConnectionSettings):
         session = requests.Session()
         # Else a line of ~/.netrc would replace the signature.
         session.auth = lambda request: request
-        options = {"pool_connections": 4, "pool_maxsize": MAX_CONNECTIONS, "max_retries": 0}
-        mount_without_locks(session, "https://", "http://", **options)
+        mount_without_locks(session, "https://", "http://", max_retries=0)
         timeouts = {"connection_timeout": self.connect_timeout, "read_timeout": self.read_timeout}
         with self.checking("Azure client: the SDK", ValueError, TypeError):
             return sdk.BlobServiceClient(

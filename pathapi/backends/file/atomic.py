@@ -16,15 +16,13 @@ from collections.abc import Iterator
 from threading import get_ident
 from typing import ClassVar, Final, Self
 
-from casstore import ReentrantCallError
+from casstore import ReentrantCallError, polls_until
 from pathapi.exceptions import CloudUnavailableError, VersionMismatchError
 
 TEMPORARY: Final = re.compile(r"\.casstore-[0-9a-f]{16}")
 """Names of unfinished writes; they are no objects. Those of a killed process can be deleted."""
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _BUSY: Final = frozenset({errno.EAGAIN, errno.EACCES})
-_POLL_FIRST: Final = 0.0005  # seconds until the second try for a lock; doubled up to the last
-_POLL_LAST: Final = 0.010
 
 
 @contextlib.contextmanager
@@ -102,8 +100,7 @@ class DirectoryLock:
 
 
 def _lock(descriptor: int, directory: str, uri: str, timeout: float) -> None:
-    deadline, pause = time.monotonic() + timeout, _POLL_FIRST
-    while True:
+    for _ in polls_until(time.monotonic() + timeout):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -111,13 +108,10 @@ def _lock(descriptor: int, directory: str, uri: str, timeout: float) -> None:
                 raise
         else:
             return
-        if time.monotonic() >= deadline:
-            raise CloudUnavailableError(
-                f"{uri}: timed out after {timeout:g} s waiting for {_holder_of(descriptor)}, which has locked the "
-                f"directory {directory}; nothing was changed: end that process, or try again later"
-            )
-        time.sleep(pause)
-        pause = min(2 * pause, _POLL_LAST)
+    raise CloudUnavailableError(
+        f"{uri}: timed out after {timeout:g} s waiting for {_holder_of(descriptor)}, which has locked the directory "
+        f"{directory}; nothing was changed: end that process, or try again later"
+    )
 
 
 def _holder_of(descriptor: int) -> str:

@@ -161,10 +161,8 @@ class FileBackend:
             while count := body.readinto(view):
                 write_all(descriptor, view[:count])
 
-        try:
+        with contextlib.closing(body):
             return self._publish(target, fill, over, copied=body.stream.file.fileno())
-        finally:
-            body.close()
 
     def delete(
         self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None

@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, BinaryIO, Final
 
@@ -90,10 +91,8 @@ class HttpBackend:
         # The server does not state the size, or does not answer a HEAD: send a GET and do not read it.
         body = self._open(self._request_of(key, 0, 1), {})
         assert body is not None
-        try:
+        with closing(body):
             return body.info
-        finally:
-            body.close()
 
     def read(
         self,
@@ -133,10 +132,8 @@ class HttpBackend:
         """Copy through this machine: plain HTTP has no request for it."""
         body = self.read(source, expect=expect)
         assert body is not None
-        try:
+        with closing(body):
             spooled = spool(body, self._requests.translator(source, "GET"), body.info.size)
-        finally:
-            body.close()
         assert spooled is not None, "a body ends at its announced length"
         with spooled[0]:
             return self.write(target, *spooled, expect=over, content_type=body.info.content_type)

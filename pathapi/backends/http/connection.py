@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urljoin, urlsplit
 
-from pathapi.backends.connection_pools import without_locks
+from pathapi.backends.connection_pools import MAX_CONNECTIONS, without_locks
 from pathapi.backends.error_table import may_be_carried_out
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.http.auth import FORWARDED_HEADERS, PUBLIC_HEADERS, Login, login_of, merged, require_lines
@@ -25,8 +25,6 @@ from pathapi.backends.settings import SECRET, ConnectionSettings, importing
 from pathapi.exceptions import CloudPathException, TruncatedBodyError
 from pathapi.redaction import scrub
 
-MAX_CONNECTIONS: Final = 64
-"""Idle connections kept open to one host: 32 threads, each with an object and a part of another."""
 MAX_REDIRECTS: Final = 10
 
 _FOLLOWED: Final = {"GET": frozenset((301, 302, 303, 307, 308)), "HEAD": frozenset((301, 302, 303, 307, 308))}
