@@ -140,8 +140,10 @@ class PureCloudPath:
                 client = implementation_registry.client_class(type(self)).chosen_default()
         return _restore_path, (type(self), self._text, None if client is None or client.is_automatic else client)
 
-    def __dask_tokenize__(self) -> object:
-        return self.__reduce__()[1]
+    def __dask_tokenize__(self) -> bytes:
+        import pickle  # loaded by dask already
+
+        return pickle.dumps(self, protocol=4)
 
     @classmethod
     def validate(cls, value: str) -> Self:

@@ -141,7 +141,7 @@ def test_a_root_of_another_user_is_refused_and_untouched(root: Path, monkeypatch
     if not os.geteuid():
         os.chown(root, 65534, -1)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    with pytest.raises(StoreUnavailableError, match=rf"user nobody.* can write to {root} and replace files of the st"):
+    with pytest.raises(StoreUnavailableError, match=r"user nobody.* can write to .* and replace files of the store"):
         open_root(root, None, {})
     assert _tree(root) == {}
 

@@ -149,7 +149,7 @@ for _ in range(2):
     S3Client(profile_name="mine").set_as_default_client()
 pickled = [pickle.dumps(path) for path in paths]
 assert pickle.loads(pickled[0]).client is clients[0]
-print(*(text.hex() for text in pickled), *map(hash, paths))
+print(*(text.hex() for text in pickled), *map(hash, paths), *(str(path.__dask_tokenize__()) for path in paths))
 """
 
 

@@ -8,11 +8,13 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,47 @@ def test_a_store_that_this_user_cannot_write_to_is_passed_by(bucket: Path, tmp_p
     (root / "mine/index-v1").chmod(0o755)
     (root / "mine/index-v1/1/data.mdb").chmod(0o444)
     assert forked(read) == 0, "the index's file alone cannot be written to"
+
+
+def test_a_store_whose_modes_forbid_writing_serves_what_it_holds(bucket: Path, tmp_path: Path) -> None:
+    """As an ordinary user: root may write whatever the modes are."""
+    root, name = tmp_path / "own" / "store", f"file://{bucket}/small"
+    codecs.lookup("ascii")
+    root.parent.mkdir()
+    if not os.geteuid():
+        os.chown(root.parent, 65534, 65534)
+        let_others_in(tmp_path)
+        (tmp_path / "tmp").chmod(0o1777)
+
+    def in_child(work: Callable[[FileClient], object]) -> int:
+        def run() -> None:
+            if not os.geteuid():
+                become_nobody()
+            client = FileClient(local_cache_dir=root, freshness="immutable")
+            work(client)
+            client.cache.close()
+
+        return forked(run)
+
+    def read(client: FileClient) -> None:
+        with one_warning(f"{WARNING}.*cannot write to the store"):
+            assert client.CloudPath(name).read_bytes() == SMALL
+        assert client.CloudPath(name).read_bytes(freshness="offline") == SMALL
+        assert client.CloudPath(name).stat().st_size == len(SMALL)
+        with client.CloudPath(name).open("rb") as file:
+            assert file.read() == SMALL
+
+    assert in_child(lambda client: client.CloudPath(name).read_bytes()) == 0
+    (bucket / "small").write_bytes(b"newer")
+    places = [root, *root.rglob("*")]
+    modes = [stat.S_IMODE(os.stat(place).st_mode) for place in places]
+    for place, mode in zip(places, modes, strict=True):
+        place.chmod(mode & 0o555)
+    before = _snapshot(root)
+    assert in_child(read) == 0
+    assert _snapshot(root) == before
+    for place, mode in zip(places, modes, strict=True):
+        place.chmod(mode)
 
 
 def _snapshot(root: Path) -> list[tuple[str, int, int, int]]:
