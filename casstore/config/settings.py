@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import Any, Final
 
+from casstore.config.rules import Rule, parse_rules
+from casstore.config.units import parse_age, parse_size
 from casstore.errors import StoreFormatError
 from casstore.format.layout import Layout
-
-if TYPE_CHECKING:
-    from casstore.config.rules import Rule
 
 MAX_DEFAULT_MIN_FREE: Final = 10 << 30
 """Bytes: the default of `Settings.min_free` on a large disk."""
 _MIN_FREE_DIVISOR: Final = 20  # the default on smaller disks: a twentieth (5 %)
-_PARSERS: Final = {"max_size": "parse_size", "min_free": "parse_size", "max_age": "parse_age", "rules": "parse_rules"}
-"""Settings and their parsers in `casstore.config.rules`."""
+_PARSERS: Final = {"max_size": parse_size, "min_free": parse_size, "max_age": parse_age, "rules": parse_rules}
 _CHOICES: Final = {"views": ("auto", "copy", "link"), "verify": ("never", "always"), "policy": ("adaptive", "lru")}
 
 
@@ -84,21 +83,13 @@ def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
             where, value = variable, environment[variable]
         if value is not None:
             try:
-                changed: dict[str, Any] = {name: _read(name, value, type(getattr(settings, name)))}
+                parse = _PARSERS.get(name, partial(_convert, kind=type(getattr(settings, name))))
+                changed: dict[str, Any] = {name: parse(value)}
                 settings = replace(settings, **changed)
             except (TypeError, ValueError) as error:
                 setting = name if name == "rules" else f"{name} = {value!r}"
                 raise StoreFormatError(f"{where}: {setting}: {error}") from error
     return settings
-
-
-def _read(name: str, value: object, kind: type) -> object:
-    if name not in _PARSERS:
-        return _convert(value, kind)
-    # Imported here because few stores have any of these.
-    from casstore.config import rules
-
-    return getattr(rules, _PARSERS[name])(value)
 
 
 def _convert(value: object, kind: type) -> object:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from casstore.errors import CasstoreError
-from casstore.format.digest import Digest, algorithm_length, algorithm_of, name_hash, record_checksum
+from casstore.format.digest import ALGORITHM_OF, LENGTH_OF, Digest, name_hash, record_checksum
 from casstore.format.keys import CHECKSUM, HASH_BYTES, MAX_KEY_BYTES, Key
 
 
@@ -199,7 +199,7 @@ def peek_entry(key: Key, record: bytes) -> PeekedEntry | None:
         return None
     fields = _HEAD.unpack_from(value)
     start = _HEAD.size
-    end = start + algorithm_length(fields[2])
+    end = start + LENGTH_OF[fields[2]]
     if fields[13] and value[end + fields[11] + fields[12] :] != key.encoded:
         return None
     return PeekedEntry(value[start:end], fields[3], fields[4], fields[5], fields[6])
@@ -218,7 +218,7 @@ def scan_usage(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, byt
         (checksum,) = sum_of(record, len(value))
         version, algorithm, validated_ns, used_hour = use_of(value)
         if checksum == record_checksum(row + value) and version == _VERSION:
-            yield row, value[head : head + algorithm_length(algorithm)], validated_ns, used_hour, checksum
+            yield row, value[head : head + LENGTH_OF[algorithm]], validated_ns, used_hour, checksum
 
 
 def row_checksum(record: bytes) -> int:
@@ -234,8 +234,8 @@ def unpack_entry(row: bytes, record: bytes | None, key: Key | None = None) -> En
     fields = _HEAD.unpack_from(value)
     _, flags, number, size, wall, place, used, mtime, granule, boot_ns, boot, etag_len, version_len, whole_len = fields
     start = _HEAD.size
-    end = start + algorithm_length(number)
-    digest = Digest(algorithm_of(number), value[start:end])
+    end = start + LENGTH_OF[number]
+    digest = Digest(ALGORITHM_OF[number], value[start:end])
     etag = value[end : end + etag_len].decode("utf-8", "surrogatepass")
     version = value[end + etag_len : end + etag_len + version_len].decode("utf-8", "surrogatepass")
     encoded_key = value[end + etag_len + version_len :] if whole_len else row[1:]
@@ -332,4 +332,4 @@ def unpack_checksum(row: bytes, record: bytes | None) -> ChecksumRecord | None:
     if value is None:
         return None
     _, proved, number = _CHECKSUM.unpack_from(value)
-    return ChecksumRecord(Digest(algorithm_of(number), value[_CHECKSUM.size :]), bool(proved))
+    return ChecksumRecord(Digest(ALGORITHM_OF[number], value[_CHECKSUM.size :]), bool(proved))

@@ -134,7 +134,7 @@ class Committer:
         if self._thread in (0, get_ident()):
             return True
         self._index.locks.refuse_reentry()
-        refuse_wait(self._index.directory)
+        refuse_wait(self._index.layout.index)
         marker = _Flush()
         self._put(marker)
         self._hurry.put(None)

@@ -172,20 +172,11 @@ def locks_are_exclusive(directory: str) -> bool:
     On file systems where it does not, no process can be proved dead. Locks belong to open files, not to processes, so
     two open files of this process prove it. Needs no second process: see docs/decisions/0014.
     """
-    try:
-        descriptor, path = files.open_named(directory)
-    except OSError:
-        return False
-    second = -1
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return second >= 0 and error.errno in BUSY
-    finally:
-        files.unlink_quietly(path)
-        for opened in (second, descriptor):
-            if opened >= 0:
-                os.close(opened)
+    with contextlib.suppress(OSError), files.temporary_file(directory) as (first, path):
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with files.opened(path, os.O_RDWR) as second:
+            try:
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                return error.errno in BUSY
     return False
