@@ -26,8 +26,7 @@ from casstore.index.database import Index
 from casstore.index.entries import IndexSnapshot, uris_of
 from casstore.index.updates import TouchEntry
 from casstore.ingest.fill import Fill
-from casstore.ingest.publisher import Publisher
-from casstore.ingest.recent import RecentEntries
+from casstore.ingest.publisher import Publisher, RecentEntries
 from casstore.leases.holder import LeaseHolder
 from casstore.leases.lease import Lease
 from casstore.locks.byte_locks import ByteLocks

@@ -168,7 +168,7 @@ class Fill:
         publication.on_done = publisher.recent.forget
         publisher.counters.flush_if_due()
         try:
-            self._flights.publication = publication
+            self._flights.are_committers = lambda: publication.is_queued
             publisher.recent.remember(publication.entry, publication.added.inode)
             for flight in flights:
                 flight.publish_result()
@@ -190,9 +190,8 @@ class Fill:
             for flight in self._flights.requests:
                 self._publisher.leases.get().end_progress(flight.progress_name)
         self._flights.release()
-        publication, staging = self._flights.publication, self._staging
-        if staging is not None and (publication is None or not publication.is_queued):
-            staging.close()
+        if self._staging is not None and not self._flights.are_committers():
+            self._staging.close()
         self._staging = None
 
     def after_fork_in_child(self) -> None:
