@@ -52,6 +52,11 @@ def current_blob(rows: Txn | Index, digest: bytes) -> BlobRecord | None:
     return records.unpack_blob(row, rows.get(row))
 
 
+def put_blob(txn: Txn, digest: bytes, record: BlobRecord) -> None:
+    row = blob_row(digest)
+    txn.put(row, records.pack_blob(row, record))
+
+
 def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord | None) -> None:
     """Set an entry and its user row; remove the previous user row."""
     if previous is not None and previous.digest != entry.digest:
@@ -59,8 +64,7 @@ def put_entry(txn: Txn, entry: Entry, previous: Entry | None, blob: BlobRecord |
     txn.put(entry.key.row_key, records.pack_entry(entry))
     txn.put(user_row(entry.digest.value, entry.key), entry.key.encoded)
     if blob is not None:
-        row = blob_row(entry.digest.value)
-        txn.put(row, records.pack_blob(row, blob))
+        put_blob(txn, entry.digest.value, blob)
 
 
 def delete_entry(txn: Txn, entry: Entry) -> None:

@@ -22,7 +22,6 @@ from casstore.format.records import (
     Entry,
     Moment,
     ProviderChecksum,
-    pack_blob,
     pack_checksum,
     pack_entry,
     unpack_count,
@@ -34,6 +33,7 @@ from casstore.index.entries import (
     current_entry,
     delete_entry,
     increment_write_count,
+    put_blob,
     put_entry,
 )
 from casstore.index.transactions import Txn
@@ -229,8 +229,7 @@ class TouchEntry(IndexUpdate):
             current = replace(current, last_used_hour=_last_use(current.last_used_hour, self.last_used_hour))
         if self.synced_inode is not None and blobs.inode(current.digest) == self.synced_inode:
             current = replace(current, written_on=0)
-            row = blob_row(current.digest.value)
-            txn.put(row, pack_blob(row, BlobRecord(current.size, 0)))
+            put_blob(txn, current.digest.value, BlobRecord(current.size, 0))
         txn.put(current.key.row_key, pack_entry(current))
         return True
 

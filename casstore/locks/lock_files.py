@@ -10,10 +10,12 @@ import io
 import os
 import time
 import weakref
-from collections.abc import Iterator
-from typing import Final, Self
+from collections.abc import Callable, Iterator
+from typing import Final, Self, TypeVar
 
 from casstore.fs import files
+
+Opened = TypeVar("Opened")
 
 POLL_FIRST: Final = 0.0005
 """Seconds between the first two tries for a lock; doubled up to `POLL_LAST`. Measured: a fixed 50 ms made eight
@@ -54,11 +56,16 @@ class LockedFile(io.FileIO):
 def open_lock_file(path: str) -> LockedFile:
     """Open *path*, created if it is missing, with its directory: a file that closes itself if an interrupt drops it."""
     # Append mode only creates it: nothing is written, and FileIO opens it in one step.
+    return in_directory(path, lambda: LockedFile(path, "a+", opener=open_private))
+
+
+def in_directory(path: str, opening: Callable[[], Opened]) -> Opened:
+    """Return what *opening* makes at *path*; make its directory first if it is missing."""
     try:
-        return LockedFile(path, "a+", opener=open_private)
+        return opening()
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        return LockedFile(path, "a+", opener=open_private)
+        return opening()
 
 
 class LockFile:

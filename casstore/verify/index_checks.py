@@ -17,7 +17,6 @@ from typing import Final
 from casstore.errors import CasstoreError, IndexDamagedError
 from casstore.format.digest import Digest
 from casstore.format.keys import BLOB, CHECKSUM, COUNT, ENTRY, POLICY, USER, Key, blob_row, user_prefix, user_row
-from casstore.format.layout import Layout
 from casstore.format.records import (
     BlobRecord,
     Entry,
@@ -28,6 +27,7 @@ from casstore.format.records import (
 )
 from casstore.index import page_check
 from casstore.index.database import PAGE_ROWS, Index
+from casstore.index.entries import User, users_of
 from casstore.index.environment import RESERVE_ROW
 from casstore.index.transactions import Txn
 from casstore.verify.repair import Row, StoreRepairer, decoded, entry_in, key_in, reason, user_in
@@ -71,14 +71,11 @@ class _Page:
 class IndexChecks:
     """One pass over all rows, a page at a time, by one thread, with counts of what was seen so far."""
 
-    def __init__(
-        self, layout: Layout, index: Index, algorithm: str, findings: Findings, repairer: StoreRepairer | None = None
-    ) -> None:
-        self.layout = layout
+    def __init__(self, index: Index, algorithm: str, repairer: StoreRepairer | None) -> None:
+        """Without *repairer*, change nothing."""
+        self.layout, self.algorithm, self.repairer = index.layout, algorithm, repairer
         self._index = index
-        self.algorithm = algorithm
-        self.findings = findings
-        self.repairer = repairer
+        self.findings = Findings()
         self.generation = 0
         self.is_absent = False
         self.is_readable = False
@@ -149,13 +146,11 @@ class IndexChecks:
 
     def user_of(self, digest: bytes) -> tuple[Key | None, int]:
         """Return one of the entries that use a blob, and their number, up to a page."""
-        prefix = user_prefix(digest)
-        users: list[tuple[bytes, bytes]] = []
+        users: list[User] = []
         if self.is_readable:
             with self._reporting():
-                users = self._index.inspect(lambda txn: txn.scan(prefix, prefix, PAGE_ROWS))
-        key = decoded(lambda: Key.parse(users[0][1])) if users else None
-        return key, len(users)
+                users = self._index.inspect(lambda txn: users_of(txn, digest, PAGE_ROWS))
+        return next((user.key for user in users), None), len(users)
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:

@@ -19,10 +19,10 @@ from casstore.blobs.staging import Inode
 from casstore.errors import CasstoreError
 from casstore.format.digest import Digest, name_hash
 from casstore.format.keys import BLOB, ENTRY, USER, Key, blob_row, user_prefix, user_row
-from casstore.format.records import BlobRecord, Entry, pack_blob, unpack_blob, unpack_entry
+from casstore.format.records import BlobRecord, Entry, unpack_blob, unpack_entry
 from casstore.fs import files
 from casstore.index.database import Index
-from casstore.index.entries import current_blob, delete_entry, drop_users, uris_of
+from casstore.index.entries import current_blob, delete_entry, drop_users, put_blob, uris_of
 from casstore.index.transactions import Txn
 from casstore.reading.blob_checker import BlobChecker
 from casstore.root import Root
@@ -117,8 +117,7 @@ class StoreRepairer:
         """Correct the size in the row; then the row also says that the file may not be synced."""
         known = current_blob(txn, digest)
         if known is None or known.size != status.st_size:
-            row = blob_row(digest)
-            txn.put(row, pack_blob(row, BlobRecord(status.st_size, self._boot_mount)))
+            put_blob(txn, digest, BlobRecord(status.st_size, self._boot_mount))
 
     def _look(self, digest: bytes) -> os.stat_result | None:
         try:

@@ -10,14 +10,11 @@ import json
 import os
 from collections.abc import Callable
 
-from casstore.format.layout import Layout
-from casstore.index.database import Index
 from casstore.leases.reaper import ReapResult
 from casstore.verify.blob_checks import BlobChecks, Sample
 from casstore.verify.index_checks import IndexChecks
 from casstore.verify.repair import StoreRepairer, reason
 from casstore.verify.report import (
-    Findings,
     Leftovers,
     Problem,
     ProblemKind,
@@ -28,28 +25,15 @@ from casstore.verify.report import (
 
 
 class Verifier:
-    """One verification; *sample* selects the blobs to hash, *repairer* is None for a check only."""
+    """One verification; *sample* selects the blobs to hash."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        index: Index,
-        algorithm: str,
-        sample: Sample,
-        repairer: StoreRepairer | None,
-        progress: Callable[[VerifyProgress], None] | None,
-    ) -> None:
-        self._layout = layout
-        self._algorithm = algorithm
-        self._repairer = repairer
-        self._progress = progress
-        self.findings = Findings()
-        self._rows = IndexChecks(layout, index, algorithm, self.findings, repairer)
-        self._blobs = BlobChecks(self._rows, sample)
+    def __init__(self, rows: IndexChecks, sample: Sample, progress: Callable[[VerifyProgress], None] | None) -> None:
+        self._rows, self._blobs, self._progress = rows, BlobChecks(rows, sample), progress
+        self._layout, self._findings, self._repairer = rows.layout, rows.findings, rows.repairer
 
     def run(self, store_id: str) -> None:
         """Check the marker, the index and the blobs."""
-        _check_marker(self._layout, self._algorithm, store_id, self.findings)
+        self._check_marker(store_id)
         self._rows.check(self._report_progress)
         if self._repairer is not None:
             self._repair_index(self._repairer)
@@ -65,16 +49,30 @@ class Verifier:
             if not count or self._rows.find():
                 return  # a new store
             self._add_absence(count)
-        if not any(problem.kind is ProblemKind.DAMAGED_INDEX for problem in self.findings.problems):
+        if not any(problem.kind is ProblemKind.DAMAGED_INDEX for problem in self._findings.problems):
             return
         repair = repairer.replace_index()
-        self.findings.set_repair(ProblemKind.DAMAGED_INDEX, repair)
+        self._findings.set_repair(ProblemKind.DAMAGED_INDEX, repair)
         if repair.is_done:
             self._rows.is_absent = not self._rows.find()
 
     def _add_absence(self, blobs: int) -> None:
         detail = f"the index is missing, but there are {blobs:,} blobs"
-        self.findings.add(Problem(ProblemKind.DAMAGED_INDEX, self._layout.index, detail))
+        self._findings.add(Problem(ProblemKind.DAMAGED_INDEX, self._layout.index, detail))
+
+    def _check_marker(self, store_id: str) -> None:
+        detail = None
+        try:
+            with open(self._layout.store, "rb") as file:
+                found = json.loads(file.read())
+            if (found["digest"], found["id"]) != (self._rows.algorithm, store_id):
+                detail = "it belongs to another store than the one that was opened"
+        except OSError as error:
+            detail = reason(error)
+        except (ValueError, LookupError, TypeError):
+            detail = "it does not identify a store"
+        if detail is not None:
+            self._findings.add(Problem(ProblemKind.DAMAGED_MARKER, self._layout.store, detail))
 
     def _report_progress(self) -> None:
         if self._progress is not None:
@@ -87,7 +85,7 @@ class Verifier:
 
     def result(self, reaped: ReapResult | None = None) -> VerifyReport:
         """Return the report; *reaped* is what a repair removed of dead processes."""
-        rows, blobs, findings, layout = self._rows, self._blobs, self.findings, self._layout
+        rows, blobs, findings, layout = self._rows, self._blobs, self._findings, self._layout
         leftovers = Leftovers(
             blobs.unknown,
             blobs.unknown_bytes,
@@ -113,21 +111,6 @@ class Verifier:
             blobs.skipped_bytes,
             repairs,
         )
-
-
-def _check_marker(layout: Layout, algorithm: str, store_id: str, findings: Findings) -> None:
-    detail = None
-    try:
-        with open(layout.store, "rb") as file:
-            found = json.loads(file.read())
-        if (found["digest"], found["id"]) != (algorithm, store_id):
-            detail = "it belongs to another store than the one that was opened"
-    except OSError as error:
-        detail = reason(error)
-    except (ValueError, LookupError, TypeError):
-        detail = "it does not identify a store"
-    if detail is not None:
-        findings.add(Problem(ProblemKind.DAMAGED_MARKER, layout.store, detail))
 
 
 def _measure(directory: str) -> tuple[int, int]:

@@ -131,7 +131,8 @@ def test_another_thread_that_waits_too_long_is_told_where_it_is_held(locks: Writ
             acquired(locks, KEY, 0.05)
         errors.append(str(caught.value))
 
-    with acquired(locks, KEY):
+    with locks.request(KEY) as lock, lock:
+        lock.acquire()
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
@@ -139,12 +140,10 @@ def test_another_thread_that_waits_too_long_is_told_where_it_is_held(locks: Writ
 
 
 def test_a_thread_that_asks_again_gets_an_error_at_once(locks: WriteLocks) -> None:
-    with (
-        acquired(locks, KEY),
-        acquired(locks, OTHER),
-        pytest.raises(ReentrantWriteError, match=r"this thread already has it open for writing, since .*test_write_l"),
-    ):
-        acquired(locks, KEY)
+    with locks.request(KEY) as lock, acquired(locks, OTHER):
+        lock.acquire()
+        with pytest.raises(ReentrantWriteError, match=r"already has it open for writing, since .*test_write_l"):
+            acquired(locks, KEY)
     with acquired(locks, KEY):
         pass
 
