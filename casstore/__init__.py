@@ -50,7 +50,7 @@ from casstore.fs.mounts import boot_clock_ns
 from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
 from casstore.locks.lock_files import polls_until
-from casstore.locks.mutex import TimedQueue, new_mutex, refuse_wait, start_thread
+from casstore.locks.mutex import TaskThreads, TimedQueue, new_mutex, refuse_wait, start_thread
 from casstore.locks.single_flight import Flight, Flights
 from casstore.locks.write_locks import WriteLock
 from casstore.opening import open, pass_through_for
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from casstore.eviction.plan import Plan
     from casstore.eviction.removal import RemovedBlob
     from casstore.leases.in_use import InUse
-    from casstore.locks.task_threads import TaskThreads
     from casstore.pass_through import PassThroughCache as PassThroughCache  # few processes ever load it
     from casstore.pending.records import Condition, PendingState, PendingWrite
     from casstore.pending.store import Pending
@@ -109,7 +108,6 @@ _LATER = {
     "InUse": "leases.in_use",
     "Pin": "eviction.pins",
     "Plan": "eviction.plan",
-    "TaskThreads": "locks.task_threads",
     "format_size": "config.units",
 }
 

@@ -27,8 +27,7 @@ from casstore.format.digest import Digest, new_hasher
 from casstore.format.keys import blob_row
 from casstore.format.records import unpack_blob
 from casstore.fs import files
-from casstore.locks.mutex import new_mutex
-from casstore.locks.task_threads import Task, TaskThreads
+from casstore.locks.mutex import Task, TaskThreads, new_mutex
 from casstore.verify.index_checks import PROCESS_ERRORS, IndexChecks
 from casstore.verify.repair import reason
 from casstore.verify.report import Problem, ProblemKind
