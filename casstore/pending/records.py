@@ -45,6 +45,14 @@ UNKNOWN: Final = Digest(ALGORITHMS[0], bytes(16))
 """The digest of an unreadable write: only its record has the right one."""
 
 
+class PendingChanges(TypedDict, total=False):
+    """The fields of a `PendingWrite` that change with its state."""
+
+    why: str
+    lease: str
+    outcome_unknown: bool
+
+
 class PendingDetails(TypedDict, total=False):
     """The fields of a `PendingWrite` that have defaults."""
 

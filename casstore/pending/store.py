@@ -31,7 +31,16 @@ from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator
 from casstore.fs import copying, files
 from casstore.locks.lock_files import locks_are_exclusive, try_lock_existing
-from casstore.pending.records import UNKNOWN, Condition, PendingDetails, PendingState, PendingWrite, UnknownKey, key_in
+from casstore.pending.records import (
+    UNKNOWN,
+    Condition,
+    PendingChanges,
+    PendingDetails,
+    PendingState,
+    PendingWrite,
+    UnknownKey,
+    key_in,
+)
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
 _NO_LEASE: Final = "0" * 16
@@ -217,23 +226,9 @@ class Pending:
                     raise
         files.sync_directory(self._layout.pending_directory)
 
-    def mark(
-        self,
-        write: PendingWrite,
-        state: PendingState,
-        *,
-        why: str | None = None,
-        lease: str | None = None,
-        outcome_unknown: bool | None = None,
-    ) -> PendingWrite:
+    def mark(self, write: PendingWrite, state: PendingState, **changes: Unpack[PendingChanges]) -> PendingWrite:
         """Change the state, synced. Raises: FileNotFoundError if the write was pushed or dropped meanwhile."""
-        changed = replace(
-            write,
-            state=state,
-            why=write.why if why is None else why,
-            lease=write.lease if lease is None else lease,
-            outcome_unknown=write.outcome_unknown if outcome_unknown is None else outcome_unknown,
-        )
+        changed = replace(write, state=state, **changes)
         if write.state is PendingState.UNREADABLE:
             with files.opened(self.path(write), OPEN_FLAGS) as descriptor:
                 changed = replace(changed, digest=hash_descriptor(descriptor, UNKNOWN.algorithm))

@@ -15,16 +15,10 @@ from functools import partial
 from typing import Final
 
 from casstore.errors import CasstoreError, IndexDamagedError
+from casstore.format import records
 from casstore.format.digest import Digest
 from casstore.format.keys import BLOB, CHECKSUM, COUNT, ENTRY, POLICY, USER, Key, blob_row, user_prefix, user_row
-from casstore.format.records import (
-    BlobRecord,
-    Entry,
-    strip_checksum,
-    unpack_blob,
-    unpack_checksum,
-    unpack_count,
-)
+from casstore.format.records import BlobRecord, Entry
 from casstore.index import page_check
 from casstore.index.database import PAGE_ROWS, Index
 from casstore.index.entries import User, users_of
@@ -214,12 +208,12 @@ class IndexChecks:
             elif kind == USER:
                 self._check_user(txn, row, record, page)
             elif kind == CHECKSUM:
-                if decoded(partial(unpack_checksum, row, record)) is None:
+                if decoded(partial(records.unpack_checksum, row, record)) is None:
                     page.faults.append(self._bad(row, record, "a provider's checksum"))
             elif kind == POLICY:
-                if strip_checksum(row, record) is None:
+                if records.strip_checksum(row, record) is None:
                     page.faults.append(self._bad(row, record, "the eviction history"))
-            elif row != RESERVE_ROW and (kind != COUNT or not unpack_count(row, record)):
+            elif row != RESERVE_ROW and (kind != COUNT or not records.unpack_count(row, record)):
                 what = "a count of local writes" if kind == COUNT else "of no known kind"
                 page.faults.append(self._bad(row, record, what))
         self._compare(txn, page)
@@ -233,7 +227,7 @@ class IndexChecks:
             page.entries.append(_CheckedEntry(record, entry))
 
     def _check_blob(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
-        blob = decoded(lambda: unpack_blob(row, record))
+        blob = decoded(lambda: records.unpack_blob(row, record))
         digest = decoded(partial(Digest, self.algorithm, row[1:]))
         if blob is None or digest is None:
             page.faults.append(self._bad(row, record, "a blob"))
@@ -271,7 +265,7 @@ class IndexChecks:
             row = blob_row(entry.digest.value)
             record = txn.get(row)
             seen.has_blob_row = record is not None
-            blob = decoded(partial(unpack_blob, row, record))
+            blob = decoded(partial(records.unpack_blob, row, record))
             if blob is not None and blob.size != entry.size:
                 detail = f"the entry has the size {entry.size:,}, the row of its blob {blob.size:,}"
                 page.faults.append(self._entry_fault(ProblemKind.ROWS_DISAGREE, detail, seen))

@@ -11,17 +11,11 @@ import os
 from collections.abc import Callable
 
 from casstore.leases.reaper import ReapResult
+from casstore.verify import report
 from casstore.verify.blob_checks import BlobChecks, Sample
 from casstore.verify.index_checks import IndexChecks
 from casstore.verify.repair import StoreRepairer, reason
-from casstore.verify.report import (
-    Leftovers,
-    Problem,
-    ProblemKind,
-    RepairSummary,
-    VerifyProgress,
-    VerifyReport,
-)
+from casstore.verify.report import Problem, ProblemKind, VerifyProgress
 
 
 class Verifier:
@@ -83,10 +77,10 @@ class Verifier:
                 )
             )
 
-    def result(self, reaped: ReapResult | None = None) -> VerifyReport:
+    def result(self, reaped: ReapResult | None = None) -> report.VerifyReport:
         """Return the report; *reaped* is what a repair removed of dead processes."""
         rows, blobs, findings, layout = self._rows, self._blobs, self._findings, self._layout
-        leftovers = Leftovers(
+        leftovers = report.Leftovers(
             blobs.unknown,
             blobs.unknown_bytes,
             rows.unused,
@@ -98,8 +92,8 @@ class Verifier:
         )
         repairs = None
         if self._repairer is not None:
-            repairs = RepairSummary(findings.repaired, blobs.adopted, blobs.adopted_bytes, rows.dropped, reaped)
-        return VerifyReport(
+            repairs = report.RepairSummary(findings.repaired, blobs.adopted, blobs.adopted_bytes, rows.dropped, reaped)
+        return report.VerifyReport(
             blobs.files,
             blobs.bytes,
             rows.entries,
