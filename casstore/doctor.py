@@ -98,7 +98,7 @@ def _mount(parent: str) -> Check:
 
 
 def _other_users(layout: Layout) -> Check:
-    found = ownership.find_movers(layout.root)
+    found = ownership.gravest(ownership.find_movers(layout.root))
     if found is None:
         return Check("other users", CheckState.OK, "cannot replace the store")
     is_fatal = not ownership.is_tolerated(found)

@@ -309,16 +309,16 @@ def _check_users(layout: Layout, *, exists: bool, warns: bool = True) -> None:
     Root is only warned about what belongs to others: in containers, those are often its own user outside. So is the
     user of a container about its volumes. Raises StoreReadOnlyError if a part belongs to another, trusted, user.
     """
-    intruder, owner = ownership.find_movers(layout.root), None
+    intruders, owner = list(ownership.find_movers(layout.root)), None
     for path in (*layout.directories(), layout.store, layout.config) if exists else (layout.root,):
         found, other = ownership.find_changers(path), ownership.find_owner(path)
         if other is None and found is not None and exists:
             message = f"{found.name} can replace files in it: run chmod go-w {shlex.quote(path)}, or {_TRUST}"
             raise StoreUnavailableError(errno.EPERM, message, path)
         if other is not None:
-            intruder = intruder or found
+            intruders += [found] if found is not None else []
             owner = owner or (None if path in (layout.root, layout.config) else (other, path))
-    if intruder is not None:
+    if (intruder := ownership.gravest(intruders)) is not None:
         message = (
             f"{intruder.name} can write to {intruder.path} and replace files of the store: name a directory that only "
             f"you can write to (CASSTORE_DIR, local_cache_dir), or {_TRUST}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from casstore.fs import files
@@ -78,8 +78,14 @@ def is_tolerated(intruder: Intruder) -> bool:
     return False
 
 
-def find_movers(path: str) -> Intruder | None:
-    """Return the users who can rename *path*, a directory above, or a link that leads to it; None if no others.
+def gravest(intruders: Iterable[Intruder]) -> Intruder | None:
+    """Return the first who is not tolerated, else the first; None without any."""
+    found = list(intruders)
+    return next((one for one in found if not is_tolerated(one)), found[0] if found else None)
+
+
+def find_movers(path: str) -> Iterator[Intruder]:
+    """Yield the users who can rename *path*, a directory above, or a link that leads to it.
 
     In a sticky directory, only its owner and a file's own may rename the file. *path* may be missing.
     """
@@ -87,16 +93,14 @@ def find_movers(path: str) -> Intruder | None:
         try:
             above = os.stat(directory)
         except OSError:
-            return None  # all below is missing
+            return  # all below is missing
         writers = _changers(directory, above)
-        if writers is not None and not _is_trusted(above.st_uid):
-            return writers
-        if writers is not None and not above.st_mode & stat.S_ISVTX:
-            return writers
-        status = files.lstat_or_none(entry) if writers is not None else None
-        if status is not None and not _is_trusted(status.st_uid):
-            return Intruder(_user(status.st_uid), entry)
-    return None
+        if writers is None:
+            continue
+        if not _is_trusted(above.st_uid) or not above.st_mode & stat.S_ISVTX:
+            yield writers
+        elif (status := files.lstat_or_none(entry)) is not None and not _is_trusted(status.st_uid):
+            yield Intruder(_user(status.st_uid), entry)
 
 
 def _steps(path: str) -> Iterator[tuple[str, str]]:

@@ -91,6 +91,19 @@ def test_a_directory_that_is_no_volume_is_refused_in_a_container_too(tmp_path: P
 
 
 @pytest.mark.needs_root
+@pytest.mark.parametrize("below", ["", "store"])
+def test_a_directory_of_another_user_in_a_volume_is_refused(tmp_path: Path, below: str) -> None:
+    let_others_in(tmp_path)
+    with mounted("tmpfs", tmp_path / "volume", "-t", "tmpfs", "-o", "size=8m,mode=777") as volume:
+        assert forked(lambda: casstore.open(volume / "planted", trust_root=True).close()) == 0
+        for path in (volume / "planted", *(volume / "planted").rglob("*")):
+            os.chown(path, 4711, -1)
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        done = _in_container(volume / "planted" / below)
+        assert f"refused: [Errno 1] user 4711 can write to {volume / 'planted'} and replace files" in done.stderr
+
+
+@pytest.mark.needs_root
 def test_root_uses_the_volume_of_a_user_and_leaves_its_owner_and_mode(tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
