@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from threading import get_ident
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from casstore.blobs.blob_store import BlobStore
 from casstore.errors import (
@@ -25,14 +25,13 @@ from casstore.errors import (
     LockTimeoutError,
     StoreFullError,
     StoreReadOnlyError,
+    printable,
 )
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
 from casstore.index.updates import IndexUpdate, PublishEntry
-from casstore.locks.mutex import TimedQueue, is_interrupted, new_mutex, refuse_wait, start_thread
-
-if TYPE_CHECKING:
-    import logging
+from casstore.locks.mutex import is_interrupted, new_mutex, refuse_wait, start_thread
+from casstore.locks.timed_queue import TimedQueue
 
 WINDOW_WAITED: Final = 0.005
 """Seconds that a batch is open while a caller waits for it."""
@@ -49,10 +48,11 @@ _STORE_ERRORS: Final = (StoreFullError, StoreReadOnlyError, IndexUnavailableErro
 """Errors that every update of a batch would get."""
 
 
-def _logger() -> logging.Logger:
+def _log_exception(message: str) -> None:
+    """Log an error that no caller waits for."""
     import logging  # loads as slowly as the rest of this module
 
-    return logging.getLogger(__name__)
+    logging.getLogger(__name__).exception(printable(message))  # noqa: LOG004 (called inside handlers only)
 
 
 class _Flush:
@@ -97,7 +97,7 @@ class Committer:
             if self._queue.qsize() - self._fills < MAX_TOUCHES:
                 self._put(item)
             return
-        while self._fills >= MAX_FILLS and not (is_interrupted() or self._index.locks.is_writing()):
+        while self._fills >= MAX_FILLS and not (is_interrupted() or self._index.is_writing()):
             self._hurry.put(None)
             time.sleep(_ROOM_SECONDS)
         try:
@@ -134,8 +134,7 @@ class Committer:
             return False
         if self._thread in (0, get_ident()):
             return True
-        self._index.locks.refuse_reentry()
-        refuse_wait(self._index.layout.index)
+        self._refuse_wait()
         marker = _Flush()
         self._put(marker)
         self._hurry.put(None)
@@ -144,6 +143,10 @@ class Committer:
         except Empty:
             return False
         return True
+
+    def _refuse_wait(self) -> None:
+        self._index.refuse_reentry()
+        refuse_wait(self._index.directory)
 
     def close(self, timeout: float) -> None:
         """Flush, and wait for the thread to end, within *timeout* seconds in all."""
@@ -214,7 +217,7 @@ class Committer:
                 self._commit(updates)
         except Exception as error:  # noqa: BLE001 (logged, and passed to each update)
             # No caller may wait for a dead thread. Finishing an update twice is harmless.
-            _logger().exception("a commit failed")
+            _log_exception("a commit failed")
             for item in updates:
                 self._finish(item, error)
         finally:
@@ -266,7 +269,9 @@ class Committer:
         """Log the first of the time-outs that follow each other."""
         if not self._is_stalled:
             self._is_stalled = True
-            _logger().warning("%s; until then, the store records nothing that is read", error)
+            import logging
+
+            logging.getLogger(__name__).warning("%s; until then, the store records nothing that is read", error)
 
     def _can_retry(self, item: IndexUpdate) -> bool:
         try:
@@ -284,4 +289,4 @@ class Committer:
             item.done(error)
         except Exception:  # noqa: BLE001 (logged)
             # The owner's problem; the others in the batch have locks to release.
-            _logger().exception("an update failed to finish after its commit")
+            _log_exception("an update failed to finish after its commit")

@@ -163,34 +163,23 @@ class BlobChecker:
             return
         is_edit = inode is not None and self.save_local_edits(digest)
         self._counters.increment("edited_blobs" if is_edit else "damaged_blobs")
-        if inode is not None:
-            self.remove(digest, inode, None if is_edit else reason)
-
-    def remove(self, digest: Digest, inode: Inode, reason: str | None) -> str | None:
-        """Move the file *inode* of a blob to the quarantine, with the *reason*; delete it if there is none.
-
-        Return its path there; None if the name is another file's by now.
-        """
-        if reason is None:
+        if inode is None:
+            return
+        if is_edit:
             target = self._layout.trashed(os.urandom(8).hex())
         else:
             target = self._layout.quarantined(f"{digest.value.hex()}-{os.urandom(4).hex()}")
             files.create_synced(target + ".txt", f"{digest}: {reason}\n".encode())
 
-        def move(txn: Txn) -> bool:
+        def remove(txn: Txn) -> None:
             # Between the look and this transaction a good blob may have taken the name.
-            if self._blobs.inode(digest) != inode:
-                return False
-            txn.delete(blob_row(digest.value))
-            files.rename(self._layout.blob(digest.value), target)
-            return True
+            if self._blobs.inode(digest) == inode:
+                txn.delete(blob_row(digest.value))
+                files.rename(self._layout.blob(digest.value), target)
 
-        is_moved = self._index.write_once(move)
-        if reason is None:
+        self._index.write_once(remove)
+        if is_edit:
             files.unlink_quietly(target)
-        elif not is_moved:
-            files.unlink_quietly(target + ".txt")
-        return target if is_moved else None
 
     def save_local_edits(self, digest: Digest) -> bool:
         """Make pending writes of a blob's wrong bytes, if they were written through a view; False if they were not."""

@@ -19,7 +19,6 @@ from pathapi.exceptions import (
     MissingDependenciesError,
     VersionMismatchError,
 )
-from pathapi.parallel.part_threads import undone_on_error
 from pathapi.path import CloudPath
 
 _PROBE_NAME: Final = "casstore-doctor-"
@@ -77,10 +76,11 @@ def _examine(shell: Shell, path: CloudPath, *, write: bool) -> Iterator[Found]:
         yield "conditional writes", "note", "not tested", "--write tests them with a temporary object"
         return
     key = f"{path.uri.key}{_PROBE_NAME}{os.urandom(8).hex()}"
-    with undone_on_error(lambda: backend.delete([key])):
+    try:
         yield from _try_writes(shell, backend, key)
-    with contextlib.suppress(CloudPathException, OSError):
-        backend.delete([key])
+    finally:
+        with contextlib.suppress(CloudPathException, OSError):
+            backend.delete([key])
     yield _check_deleted(backend, key)
 
 

@@ -75,6 +75,7 @@ class AzureBlobClient(Connected, Client[AzureBlobPath]):
         standard_blob_tier: Any = None,
         **client_options: Any,
     ) -> None:
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         self.connection = AzureConnection(
             account_url=account_url,
             credential=credential,
@@ -83,9 +84,10 @@ class AzureBlobClient(Connected, Client[AzureBlobPath]):
             data_lake_client=data_lake_client,
             standard_blob_tier=getattr(standard_blob_tier, "value", standard_blob_tier),
         )
-        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
 
-    AzureBlobPath = Client.CloudPath
+    def AzureBlobPath(self, cloud_path: str | AzureBlobPath, *parts: str) -> AzureBlobPath:  # noqa: N802 (as users know it)
+        """A path that uses this client."""
+        return self.CloudPath(cloud_path, *parts)
 
     @property
     def service_client(self) -> Any:

@@ -77,7 +77,10 @@ def remove_empty(root: Location) -> None:
     for marker in markers:
         at = root.at(marker.key)
         with Locked(at) as locks, locks:
-            delete(at, marker.validator)
+            try:
+                delete(at, marker.validator)
+            except VersionMismatchError as error:
+                raise OverwriteNewerCloudError(f"{at} was changed by another writer; it was not deleted") from error
     if not found:
         _require_no_object(root)
 

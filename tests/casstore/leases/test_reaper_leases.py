@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -386,29 +385,23 @@ def test_what_has_no_leases_name_is_not_touched(cache: casstore.Cache, tmp_path:
 # --- the end of a process ---------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _child_that_looks_later(path: Path, release: Path) -> Iterator[None]:
-    """Fork a child for the block, which reads *path* after the block."""
-
-    def look() -> None:
-        eventually(release.exists)
-        assert path.read_bytes() == b"bytes of k"
-
-    child = fork(look)
-    try:
-        yield
-    finally:
-        release.touch()
-        assert status_of(child) == 0
-
-
 def test_a_process_that_ends_leaves_its_lease_to_a_child_that_still_has_it(
     cache: casstore.Cache, tmp_path: Path
 ) -> None:
     path = make_view(cache)
-    with _child_that_looks_later(path, tmp_path / "release"):
+    release = tmp_path / "release"
+
+    def look_later() -> None:
+        eventually(release.exists)
+        assert path.read_bytes() == b"bytes of k"
+
+    child = fork(look_later)
+    try:
         cache.close()
         assert path.read_bytes() == b"bytes of k"
+    finally:
+        release.touch()
+        assert status_of(child) == 0
 
 
 def test_a_process_that_forked_leaves_its_lease_where_locks_are_for_show(
@@ -416,11 +409,21 @@ def test_a_process_that_forked_leaves_its_lease_where_locks_are_for_show(
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     path, other = make_view(cache), make_view(cache, "other")
-    with _child_that_looks_later(path, tmp_path / "release"):
+    release = tmp_path / "release"
+
+    def look_later() -> None:
+        eventually(release.exists)
+        assert path.read_bytes() == b"bytes of k"
+
+    child = fork(look_later)
+    try:
         _edit(other)
         with pytest.warns(UserWarning, match="s3://bucket/other"):
             cache.close()
         assert path.read_bytes() == b"bytes of k"
+    finally:
+        release.touch()
+        assert status_of(child) == 0
 
 
 @pytest.mark.needs_locks

@@ -12,7 +12,6 @@ import pytest
 
 from pathapi import Progress, S3Client, S3Path
 from pathapi.exceptions import CloudUnavailableError
-from pathapi.parallel.part_threads import PartThreads
 from pathapi.parallel.worker_pool import WorkerPool
 from tests.casstore.support.fill import eventually
 from tests.casstore.support.threads import threads_in
@@ -108,7 +107,7 @@ def interrupt_when(begun: threading.Event) -> Callable[[Progress], None]:
 
 def wait_for_the_crew() -> float:
     began = time.monotonic()
-    eventually(lambda: not threads_in(PartThreads._run))
+    eventually(lambda: not threads_in(WorkerPool._drain))
     return time.monotonic() - began
 
 

@@ -151,19 +151,16 @@ def test_a_server_without_conditional_deletes_is_asked_for_the_version_before(so
     assert not source.exists()
 
 
-@pytest.mark.parametrize("error", [CloudUnavailableError("the answer was lost"), KeyboardInterrupt()])
-def test_after_a_copy_without_an_end_no_version_of_the_target_is_believed(
-    source: FilePath, error: BaseException
-) -> None:
+def test_after_a_copy_without_an_answer_no_version_of_the_target_is_believed(source: FilePath) -> None:
     target = source.with_name("target")
     target.write_bytes(b"before")
     wire = interpose(source.client, source.uri.bucket)
 
     def lose() -> NoReturn:
-        raise error
+        raise CloudUnavailableError("the answer was lost")
 
     wire.after["copy"] = lose
-    with pytest.raises(type(error)):
+    with pytest.raises(CloudUnavailableError):
         source.copy(target, force_overwrite_to_cloud=True)
     assert target.read_bytes(freshness="immutable") == DATA
 
