@@ -32,7 +32,7 @@ import json, re, sys, threading, time
 import casstore
 from casstore.eviction.budget import Budget
 from casstore.eviction.plan import make_plan
-from casstore.config.rules import Rule
+from casstore.config.settings import Rule
 
 def anonymous():
     with open("/proc/self/status") as status:

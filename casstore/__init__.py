@@ -41,23 +41,20 @@ from casstore.errors import (
     printable,
 )
 from casstore.exit_hooks import at_exit
-from casstore.format.checksums import ProviderChecksum
-from casstore.format.digest import ALGORITHMS, Digest, new_hasher, strong_digest
+from casstore.format.digest import ALGORITHMS, Digest, new_hasher, raw_hash, strong_digest
 from casstore.format.keys import Key
-from casstore.format.records import Entry, Moment, Validator
-from casstore.fs.copying import copy_out, make_directories, same_bytes
+from casstore.format.records import Entry, Moment, ProviderChecksum, Validator
+from casstore.fs.copying import copy_out, copy_permissions, make_directories, same_bytes
 from casstore.fs.files import full_disk, sync_directory, write_all
 from casstore.fs.mounts import boot_clock_ns
-from casstore.fs.permissions import copy_permissions
 from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
-from casstore.locks.mutex import new_mutex, refuse_wait, start_thread
+from casstore.locks.lock_files import polls_until
+from casstore.locks.mutex import TaskThreads, TimedQueue, new_mutex, refuse_wait, start_thread
 from casstore.locks.single_flight import Flight, Flights
-from casstore.locks.timed_queue import TimedQueue
 from casstore.locks.write_locks import WriteLock
 from casstore.opening import open, pass_through_for
-from casstore.reading.catalog import Usage
-from casstore.reading.open_blob import Stored
+from casstore.reading.catalog import Stored, Usage
 
 if TYPE_CHECKING:
     from casstore.config.units import format_size
@@ -67,7 +64,6 @@ if TYPE_CHECKING:
     from casstore.eviction.plan import Plan
     from casstore.eviction.removal import RemovedBlob
     from casstore.leases.in_use import InUse
-    from casstore.locks.task_threads import TaskThreads
     from casstore.pass_through import PassThroughCache as PassThroughCache  # few processes ever load it
     from casstore.pending.records import Condition, PendingState, PendingWrite
     from casstore.pending.store import Pending
@@ -94,8 +90,8 @@ __all__ = [
     "StoreFullError", "StoreReadOnlyError", "StoreUnavailableError", "TaskThreads", "TimedQueue", "Usage", "Validator",
     "VerifyProgress", "VerifyReport", "WriteLock", "at_exit", "boot_clock_ns", "copy_out", "copy_permissions",
     "format_size", "full_disk", "make_directories", "new_hasher", "new_mutex", "open", "pass_through_for",
-    "printable", "refuse_wait", "same_bytes", "start_thread", "strong_digest", "sync_directory", "write_all",
-    "__version__",
+    "polls_until", "printable", "raw_hash", "refuse_wait", "same_bytes", "start_thread", "strong_digest",
+    "sync_directory", "write_all", "__version__",
 ]
 # fmt: on
 
@@ -112,7 +108,6 @@ _LATER = {
     "InUse": "leases.in_use",
     "Pin": "eviction.pins",
     "Plan": "eviction.plan",
-    "TaskThreads": "locks.task_threads",
     "format_size": "config.units",
 }
 

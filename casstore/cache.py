@@ -6,7 +6,7 @@ import errno
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from casstore import clock
@@ -16,6 +16,7 @@ from casstore.counters import Counters
 from casstore.errors import IndexUnavailableError, StoreReadOnlyError, printable
 from casstore.eviction.background import BackgroundEvictor
 from casstore.eviction.evictor import Evictor
+from casstore.eviction.pins import Pin, Pins
 from casstore.exit_hooks import ExitHook
 from casstore.format.digest import digest_mtime
 from casstore.format.keys import Key
@@ -23,20 +24,18 @@ from casstore.format.layout import Layout
 from casstore.format.records import Entry, Moment, peek_entry, unpack_entry
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.index.entries import IndexSnapshot
+from casstore.index.entries import IndexSnapshot, uris_of
 from casstore.index.updates import TouchEntry
 from casstore.ingest.fill import Fill
-from casstore.ingest.publisher import Publisher
-from casstore.ingest.recent import RecentEntries
+from casstore.ingest.publisher import Publisher, RecentEntries
 from casstore.leases.holder import LeaseHolder
 from casstore.leases.lease import Lease
 from casstore.locks.byte_locks import ByteLocks
 from casstore.locks.single_flight import Flight, Flights, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.reading.blob_checker import BlobChecker
-from casstore.reading.catalog import Catalog
+from casstore.reading.catalog import Catalog, Stored
 from casstore.reading.dedup import ChecksumDedup
-from casstore.reading.open_blob import Stored
 from casstore.root import Root
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from casstore.eviction.collector import CollectResult
-    from casstore.eviction.pins import Pin, Pins
     from casstore.pending.records import PendingWrite
     from casstore.pending.store import Pending
     from casstore.verify.report import VerifyProgress, VerifyReport
@@ -105,6 +103,7 @@ class Cache:
         self._locks = ByteLocks(root.layout)
         self.index = Index(root.layout, self._locks, self._warn, root.recreate, self.settings.lock_timeout, self._keep)
         self.blobs = BlobStore(root.layout, root.algorithm)
+        self._pins = Pins(root.layout, self.index)
         self._pending: Pending | None = None
         self._start_process()
 
@@ -165,6 +164,13 @@ class Cache:
     collect = method_of("evictor", Evictor.collect)
     clear = method_of("evictor", Evictor.clear)
     mark_synced = method_of("evictor", Evictor.mark_synced)
+
+    unpin = method_of("_pins", Pins.unpin)
+    pins = method_of("_pins", Pins.all)
+    unreadable_pins = method_of("_pins", Pins.unreadable)
+
+    recreate = method_of("_root", Root.recreate)
+    before_fork = method_of("index", Index.before_fork)
 
     @property
     def store_id(self) -> str:
@@ -326,32 +332,10 @@ class Cache:
         A pin is of the URI: it covers newer versions, until `unpin`. On the disk on return. Raises NotHeldError for a
         name without cached entries; nothing is pinned then.
         """
-        return self._pins().pin({name: [entry.key for entry in self.catalog.named(name)] for name in names})
-
-    def unpin(self, *names: str) -> list[Pin]:
-        """Remove the pins of these URIs, and of those below these prefixes, cached or not; return them.
-
-        Raises NotHeldError for a name without pins; nothing is unpinned then.
-        """
-        return self._pins().unpin(names)
-
-    def pins(self, prefix: str = "") -> Iterator[Pin]:
-        """Yield the pins whose URI starts with *prefix* (a string, not a path), in URI order, cached or not."""
-        return self._pins().all(prefix)
-
-    def unreadable_pins(self) -> list[str]:
-        """Return paths of pins that count although their URI is unknown: damage, or a newer format."""
-        return self._pins().unreadable()
-
-    def _pins(self) -> Pins:
-        from casstore.eviction.pins import Pins
-
-        return Pins(self.layout, self.index)
+        return self._pins.pin({name: [entry.key for entry in self.catalog.named(name)] for name in names})
 
     def uris_of(self, digest: bytes) -> tuple[str, ...]:
         """Return the URIs whose entries use the blob of *digest* (the bare hash) now."""
-        from casstore.index.blob_users import uris_of
-
         return uris_of(self.index, digest)
 
     def blob_path(self, entry: Entry) -> str:
@@ -385,7 +369,8 @@ class Cache:
         what this process has not committed yet. *progress* is called often, in this thread. Damage is in the report;
         raises OSError only for errors of the process (too many open files, no memory).
         """
-        from casstore.verify.sampling import Sample
+        from casstore.verify.blob_checks import Sample
+        from casstore.verify.index_checks import IndexChecks
         from casstore.verify.verifier import Verifier
 
         chosen, repairer = Sample(sample, newest), None
@@ -394,7 +379,7 @@ class Cache:
 
             self.flush()
             repairer = StoreRepairer(self._root, self.index, self.blobs, self.checker)
-        verifier = Verifier(self.layout, self.index, self.algorithm, chosen, repairer, progress)
+        verifier = Verifier(IndexChecks(self.index, self.algorithm, repairer), chosen, progress)
         verifier.run(self.store_id)
         return verifier.result(self.evictor.reap() if repair else None)
 
@@ -420,18 +405,10 @@ class Cache:
     def _keep(self) -> None:
         _in_use.add(self)
 
-    def recreate(self) -> None:
-        """Create the store again, empty: its directory was removed while it is in use. See `Root.recreate`."""
-        self._root.recreate()
-
     def _warn(self, message: str) -> None:
         import warnings
 
         warnings.warn(printable(f"{self.root}: {message}"), stacklevel=3)
-
-    def before_fork(self) -> None:
-        """Close the index's environment, which no child may inherit."""
-        self.index.before_fork()
 
     def after_fork(self, *, in_child: bool) -> None:
         """Let both sides open the index again on next use; a child keeps nothing of its parent's except the store."""

@@ -5,6 +5,7 @@ Creates no store. Tests use temporary files in the store's directory, or in the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from casstore.cache import Cache
 from casstore.config.settings import Settings, load_settings
 from casstore.config.units import format_size
-from casstore.errors import CasstoreError, IndexDamagedError
+from casstore.errors import CasstoreError, IndexDamagedError, StoreFormatError
 from casstore.format.layout import Layout
 from casstore.fs import copying, files, mounts, ownership
 from casstore.index.environment import MAX_READERS
@@ -72,7 +73,9 @@ def examine(root: str | os.PathLike[str] | None = None) -> Iterator[Check]:
     if cache is not None:
         yield _index(cache)
         yield _pending(cache)
-    yield _installation()
+    damage = find_damage()
+    state = CheckState.OK if damage is None else CheckState.FAILED
+    yield Check("installed files", state, *(damage or ("as installed",)))
     yield from _requirements()
 
 
@@ -95,33 +98,27 @@ def _mount(parent: str) -> Check:
 
 
 def _other_users(layout: Layout) -> Check:
-    found = ownership.find_movers(layout.root)
+    found = ownership.gravest(ownership.find_movers(layout.root))
     if found is None:
         return Check("other users", CheckState.OK, "cannot replace the store")
-    is_fatal = os.geteuid() != 0 and os.environ.get("CASSTORE_SHARED_DIRECTORY") != "allow"
+    is_fatal = not ownership.is_tolerated(found)
+    with contextlib.suppress(StoreFormatError, OSError):  # `_open` has reported it
+        is_fatal = is_fatal and not load_settings(layout, os.environ).trust_root
     state = CheckState.FAILED if is_fatal else CheckState.WARNING
-    advice = f"{_OTHER_DIRECTORY}, or set CASSTORE_SHARED_DIRECTORY=allow if you trust them"
+    advice = f"{_OTHER_DIRECTORY}, or set CASSTORE_TRUST_ROOT=1 if you trust them"
     return Check("other users", state, f"{found.name} can write to {found.path} and replace the store", advice)
 
 
 def _try_files(parent: str) -> Iterator[Check]:
     try:
-        descriptor, path = files.open_named(parent)
+        with files.temporary_file(parent) as (descriptor, path):
+            files.write_all(descriptor, _PROBE)
+            yield _links(path)
+            yield _reflinks(descriptor, parent)
+            yield _unnamed(parent)
     except OSError as error:
-        yield Check("directory", CheckState.FAILED, f"{parent}: {error.strerror}", _OTHER_DIRECTORY)
-        return
-    try:
-        files.write_all(descriptor, _PROBE)
-        yield _links(path)
-        yield _reflinks(descriptor, parent)
-        yield _unnamed(parent)
-    except OSError as error:
-        yield Check(
-            "directory", CheckState.FAILED, f"{parent}: {error.strerror}", f"free some space, or {_OTHER_DIRECTORY}"
-        )
-    finally:
-        os.close(descriptor)
-        files.unlink_quietly(path)
+        advice = f"free some space, or {_OTHER_DIRECTORY}"
+        yield Check("directory", CheckState.FAILED, f"{parent}: {error.strerror}", advice)
 
 
 def _links(path: str) -> Check:
@@ -135,15 +132,10 @@ def _links(path: str) -> Check:
 
 
 def _reflinks(source: int, parent: str) -> Check:
-    descriptor, path = files.open_named(parent)
-    try:
+    with files.temporary_file(parent) as (descriptor, _):
         if copying.clone(source, descriptor):
-            return Check(
-                "reflinks", CheckState.OK, "work: local paths need no copy, and writing to one cannot change a blob"
-            )
-    finally:
-        os.close(descriptor)
-        files.unlink_quietly(path)
+            found = "work: local paths need no copy, and writing to one cannot change a blob"
+            return Check("reflinks", CheckState.OK, found)
     found = "not supported: local paths are hard links, or copies for root"
     advice = 'if tools write to local paths, use XFS, Btrfs or bcachefs, or set views = "copy"'
     return Check("reflinks", CheckState.WARNING, found, advice)
@@ -161,12 +153,8 @@ def _unnamed(parent: str) -> Check:
 def _locks(parent: str) -> Check:
     if locks_are_exclusive(parent):
         return Check("file locks", CheckState.OK, "work")
-    return Check(
-        "file locks",
-        CheckState.FAILED,
-        "do not work: processes may download the same object twice, and crashed processes cannot be detected",
-        _LOCAL_DISK,
-    )
+    found = "do not work: processes may download the same object twice, and crashed processes cannot be detected"
+    return Check("file locks", CheckState.FAILED, found, _LOCAL_DISK)
 
 
 def _space(layout: Layout, parent: str, cache: Cache | None) -> Check:
@@ -178,9 +166,8 @@ def _space(layout: Layout, parent: str, cache: Cache | None) -> Check:
     free, least = space.f_bavail * space.f_frsize, settings.keep_free(space)
     found = f"{format_size(free)} (minimum: {format_size(least)})"
     if free < least:
-        return Check(
-            "free space", CheckState.FAILED, found, "run `casstore gc --yes`, delete other files, or lower min_free"
-        )
+        advice = "run `casstore gc --yes`, delete other files, or lower min_free"
+        return Check("free space", CheckState.FAILED, found, advice)
     if space.f_files and not space.f_favail:
         return Check("free space", CheckState.FAILED, "no inodes are left", f"delete files, or {_OTHER_DIRECTORY}")
     return Check("free space", CheckState.OK, found)
@@ -212,13 +199,6 @@ def _pending(cache: Cache) -> Check:
     if not count:
         return Check("pending writes", CheckState.OK, "none")
     return Check("pending writes", CheckState.WARNING, f"{count:,} not uploaded", "`casstore pending` lists them")
-
-
-def _installation() -> Check:
-    damage = find_damage()
-    if damage is not None:
-        return Check("installed files", CheckState.FAILED, *damage)
-    return Check("installed files", CheckState.OK, "as installed")
 
 
 def _requirements() -> Iterator[Check]:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Callable
-from threading import get_ident
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from casstore.cache import Cache
-from casstore.errors import ReentrantCallError, StoreUnavailableError, printable
+from casstore.errors import IndexUnavailableError, ReentrantCallError, StoreReadOnlyError, StoreUnavailableError
 from casstore.locks.mutex import new_mutex
-from casstore.root import open_root
+from casstore.root import READ_ONLY, Root, open_root
 
 if TYPE_CHECKING:
     from casstore.pass_through import PassThroughCache
 
 _ANY_ROW: Final = b"\0"
-_IMPORT_SECONDS: Final = 10.0
-"""How long a fork waits for the imports of other threads."""
 
 _caches: Final[WeakValueDictionary[str, Cache]] = WeakValueDictionary()
 """By directory. A cache that is closed, and that nothing refers to, is garbage-collected."""
@@ -35,6 +30,7 @@ def open(
     digest: str | None = None,
     create: bool = True,
     or_uncached: bool = False,
+    trust_root: bool | None = None,
 ) -> Cache:
     """Open the store at *root*, and create it unless *create* is False. Each directory has one `Cache`.
 
@@ -42,8 +38,10 @@ def open(
     **new** store: ``xxh3-128`` (default), ``sha256`` or ``blake3``.
 
     With *or_uncached*, a store that cannot be used (no usable default directory, a read-only store, an index that
-    cannot be shared, a full disk) causes one warning, and the result is a `PassThroughCache`, which keeps nothing. A
-    named directory that cannot contain a store is still refused.
+    cannot be shared, a full disk) causes one warning, and the result is a `PassThroughCache`, which keeps nothing. It
+    reads what a read-only store holds. A named directory that cannot contain a store is still refused.
+
+    *trust_root* uses a directory in which other users can replace files; None leaves it to the setting.
 
     Raises:
         NotAStoreError: the directory contains other files, or nothing and *create* is False.
@@ -51,9 +49,9 @@ def open(
         StoreUnavailableError, StoreFullError: the directory cannot be used.
     """
     if not or_uncached:
-        return _open(root, digest, create=create)
+        return _open(root, digest, trust_root, create=create)
     try:
-        cache = _open(root, digest, create=create)
+        cache = _open(root, digest, trust_root, create=create)
         cache.index.get(_ANY_ROW)  # opens it: only then does it fail if it cannot be shared
     except OSError as error:
         named = root if root is not None else os.environ.get("CASSTORE_DIR")
@@ -76,28 +74,21 @@ def pass_through_for(error: OSError, store: Cache | str) -> PassThroughCache:
     if not should_bypass(error) or isinstance(store, PassThroughCache):
         raise error
     directory = store if isinstance(store, str) else store.root
-    name = f"uncached\0{directory}"
+    # A store that became read-only in use is still looked into by its own cache.
+    reads = (
+        directory is store
+        and isinstance(error, StoreReadOnlyError | IndexUnavailableError)
+        and (error.errno in READ_ONLY)
+    )
+    name = f"uncached\0{reads}\0{directory}"
     with _mutex:
         known = _caches.get(name)
         if not isinstance(known, PassThroughCache):
-            known = _caches[name] = PassThroughCache(directory, error)
+            known = _caches[name] = PassThroughCache(directory, error, reads=reads)
         return known
 
 
-def _open(root: str | os.PathLike[str] | None, digest: str | None, *, create: bool) -> Cache:
-    messages: list[str] = []
-    cache = _find_or_open(root, digest, messages.append, create=create)
-    for message in messages:
-        # Not inside of the mutex: what shows it may wait for another thread, which forks and waits for the mutex.
-        import warnings
-
-        warnings.warn(printable(message), stacklevel=3)
-    return cache
-
-
-def _find_or_open(
-    root: str | os.PathLike[str] | None, digest: str | None, warn: Callable[[str], object], *, create: bool
-) -> Cache:
+def _open(root: str | os.PathLike[str] | None, digest: str | None, trust_root: bool | None, *, create: bool) -> Cache:
     global _is_opening
     with _mutex:
         asked = _name_of(root)
@@ -114,20 +105,13 @@ def _find_or_open(
             )
         try:
             _is_opening = True
-            return _open_new(root, asked, digest, warn, create=create)
+            opened = open_root(root, digest, os.environ, create=create, trust_root=trust_root)
+            return _open_new(opened, asked)
         finally:
             _is_opening = False
 
 
-def _open_new(
-    root: str | os.PathLike[str] | None,
-    asked: str,
-    digest: str | None,
-    warn: Callable[[str], object],
-    *,
-    create: bool,
-) -> Cache:
-    opened = open_root(root, digest, os.environ, warn, create=create)
+def _open_new(opened: Root, asked: str) -> Cache:
     name = os.path.realpath(opened.layout.root)
     cache = _caches.get(name)
     if cache is None:
@@ -154,28 +138,9 @@ def _all() -> list[Cache]:
 
 
 def _before_fork() -> None:
-    deadline = time.monotonic() + _IMPORT_SECONDS
-    while True:
-        while _is_another_importing() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        _mutex.acquire()
-        for cache in _all():
-            cache.before_fork()
-        # Again: what is imported may wait for the gates, so that these may not wait for it.
-        if not _is_another_importing() or time.monotonic() >= deadline:
-            return
-        _after_fork_in_parent()
-
-
-def _is_another_importing() -> bool:
-    """Return whether another thread is importing a module, whose lock would stay locked in a forked child.
-
-    The first use of many functions imports modules. importlib has no public way to tell.
-    """
-    from importlib import _bootstrap
-
-    locks = [reference() for reference in list(getattr(_bootstrap, "_module_locks", {}).values())]
-    return any(getattr(lock, "owner", None) not in (None, get_ident()) for lock in locks)
+    _mutex.acquire()
+    for cache in _all():
+        cache.before_fork()
 
 
 def _after_fork_in_parent() -> None:

@@ -1,8 +1,8 @@
 """Read and write without a store: a stand-in for a `Cache` that keeps nothing.
 
-What is read is written to a private file without a name, or to memory if no file can be written, and checked as on the
-way into a store. Local paths are in a private temporary directory that is removed at exit. Any other call raises the
-error that says why there is no store.
+What a read-only store holds is read from it. What is downloaded is written to a private file without a name, or to
+memory if no file can be written, and checked as on the way into a store. Local paths are in a private temporary
+directory that is removed at exit. Any other call raises the error that says why there is no store.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from casstore.errors import IndexUnavailableError, StoreFullError, StoreUnavaila
 from casstore.eviction.background import BackgroundEvictor
 from casstore.eviction.collector import CollectResult
 from casstore.exit_hooks import ExitHook
-from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import ALGORITHMS
 from casstore.format.keys import Key
 from casstore.format.layout import Layout
-from casstore.format.records import Entry, Moment, Validator
+from casstore.format.records import Entry, Moment, ProviderChecksum, Validator
 from casstore.fs import copying, files
 from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
@@ -38,7 +37,8 @@ from casstore.locks.single_flight import Flight, Flights, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.pending.records import PendingWrite
 from casstore.pending.store import Pending
-from casstore.reading.open_blob import Stored
+from casstore.reading.catalog import Catalog, Stored
+from casstore.reading.read_only import ReadOnlyStore
 
 if TYPE_CHECKING:
     from casstore.cache import Cache as _Cache  # it stands in for one, and has the same signatures
@@ -72,8 +72,11 @@ class PassThroughCache(_Cache):
     unavailable: OSError
     _pending: ReadOnlyPending
 
-    def __init__(self, directory: str, error: OSError) -> None:
+    def __init__(self, directory: str, error: OSError, *, reads: bool = False) -> None:
+        """With *reads*, the directory is a store that may be read, and whose owner is trusted."""
         self.unavailable = error
+        self._held = ReadOnlyStore(Layout(directory if reads else _NOWHERE))
+        self.catalog = self._held.catalog
         self.root = directory
         self.settings = _settings(directory)
         self.algorithm = ALGORITHMS[0]
@@ -92,6 +95,11 @@ class PassThroughCache(_Cache):
         self.background = _NoEvictor()
         self.publisher = _NoPublisher(self._layout, self.leases, self.counters)
 
+    lookup = method_of("_held", ReadOnlyStore.lookup)
+    entries = method_of("catalog", Catalog.entries)
+    entries_of = method_of("catalog", Catalog.entries_of)
+    stat = method_of("catalog", Catalog.stat)
+    usage = method_of("catalog", Catalog.usage)
     count = method_of("counters", Counters.increment)
     counts = method_of("counters", Counters.counts)
     stage = method_of("leases", LeaseHolder.stage)
@@ -115,7 +123,7 @@ class PassThroughCache(_Cache):
         raise self.unavailable
 
     def warn(self) -> None:
-        """Warn, once per directory and process, that nothing is cached, and why."""
+        """Warn, once per directory and process, that nothing more is cached, and why."""
         if self.root not in _warned:
             _warned.add(self.root)
             import warnings
@@ -129,16 +137,17 @@ class PassThroughCache(_Cache):
     def now(self) -> Moment:
         return clock.now(1)
 
+    def open_entry(self, entry: Entry, *, verify: bool | None = None) -> int | None:
+        """Return a descriptor of the blob in a read-only store; None if its bytes are missing or wrong."""
+        return self._held.open(entry, verify=self.settings.verify == "always" if verify is None else verify)
+
     # --- nothing is cached, nothing is kept --------------------------------------------------------------------------
 
     def _return_none(self, *_: object, **__: object) -> None:
         pass
 
-    open_fresh = lookup = stat = find_by_checksum = refresh = quarantine = _return_none
+    open_fresh = find_by_checksum = refresh = quarantine = count_hit = _return_none
     record_copy = record_delete = flush = before_fork = _return_none
-
-    def entries(self, *_: object, **__: object) -> Iterator[Entry]:
-        return iter(())
 
     def record_changes(self, key: Key) -> list[PendingWrite]:
         return []  # an edited file stays where it is, and the exit warns of it
@@ -146,7 +155,6 @@ class PassThroughCache(_Cache):
     def _return_false(self, *_: object, **__: object) -> bool:
         return False
 
-    entries_of = entries
     has_local_edits = may_have_checksum = _return_false
 
     def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> CollectResult:
@@ -156,7 +164,7 @@ class PassThroughCache(_Cache):
         return self._pending.has(key)
 
     def snapshot(self, key: Key) -> IndexSnapshot:
-        return IndexSnapshot(key, None, 0, 0, self.now())
+        return IndexSnapshot(key, self.lookup(key), 0, 0, self.now())
 
     def begin(self, key: Key, flights: Flights | Iterable[Flight] = (), snapshot: IndexSnapshot | None = None) -> Fill:
         return PassThroughFill(self.publisher, snapshot or self.snapshot(key), flights)

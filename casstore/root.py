@@ -14,9 +14,10 @@ import os
 import re
 import shlex
 import stat
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 from casstore.config.settings import Settings, load_settings
 from casstore.errors import (
@@ -25,6 +26,7 @@ from casstore.errors import (
     StoreFullError,
     StoreReadOnlyError,
     StoreUnavailableError,
+    printable,
 )
 from casstore.format.digest import ALGORITHMS, name_hash
 from casstore.format.layout import CACHEDIR_TAG, FORMAT, MAX_ROOT_BYTES, Layout
@@ -32,14 +34,14 @@ from casstore.fs import files, ownership
 from casstore.fs import mounts as machine
 
 _WAY_OUT = "name a directory that you can write to (CASSTORE_DIR, local_cache_dir)"
-_TRUST = "set CASSTORE_SHARED_DIRECTORY=allow if you trust them"
+_TRUST = "set CASSTORE_TRUST_ROOT=1 if you trust them"
 _TRIES = 5
 _DEBRIS = re.compile("[0-9a-f]{16}")
 """The names of temporary files of a creator that was killed."""
 
 Result = TypeVar("Result")
 
-_READ_ONLY = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
+READ_ONLY: Final = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
 _OF_THE_PROCESS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR))
 """Temporary errors of the process, not of the directory."""
 _NO_LINKS = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS))
@@ -64,56 +66,68 @@ class Root:
 
         Raises what `open_root` does if that is impossible; StoreFormatError for a store with another digest.
         """
-        self.store_id = open_root(self.layout.root, self.algorithm, os.environ).store_id
+        trust_root = self.settings.trust_root
+        self.store_id = open_root(self.layout.root, self.algorithm, os.environ, trust_root=trust_root).store_id
 
 
 def default_root(environment: Mapping[str, str]) -> tuple[str, bool]:
-    """Return the default directory, and whether ``CASSTORE_DIR`` names it; else it is the user's cache directory."""
+    """Return the default directory, and whether ``CASSTORE_DIR`` names it; else it is the user's cache directory.
+
+    Raises: StoreUnavailableError if this user has no home.
+    """
     named = environment.get("CASSTORE_DIR")
     if named:
         return named, True
     # Imported here: only the default needs it.
     import platformdirs
 
-    return platformdirs.user_cache_dir("casstore", appauthor=False), False
+    try:
+        return platformdirs.user_cache_dir("casstore", appauthor=False), False
+    except RuntimeError as error:
+        message = f"user {os.geteuid()} has no home directory: set CASSTORE_DIR"
+        raise StoreUnavailableError(errno.ENOENT, message, "~/.cache/casstore") from error
 
 
 def open_root(
     path: str | os.PathLike[str] | None,
     algorithm: str | None,
     environment: Mapping[str, str],
-    warn: Callable[[str], object] = lambda _: None,
     *,
     create: bool = True,
+    trust_root: bool | None = None,
 ) -> Root:
     """Open the store at *path* (without it, the default one); create it unless *create* is False.
 
     If the default directory is unusable, a private directory below the system's temporary directory replaces it, with
-    one warning; a named one is refused. *warn* gets the warnings: the caller may have a lock, and shows them later.
+    one warning; a named one is refused.
 
     Raises:
         NotAStoreError, StoreFormatError, StoreFullError, StoreUnavailableError: nothing was changed.
-        StoreReadOnlyError: the store exists, and this user cannot write to it.
+        StoreReadOnlyError: the store exists, and this user may only read it; its owner is trusted.
     """
-    root, named = default_root(environment) if path is None else (os.fspath(path), True)
+    root, named = "" if path is None else os.fspath(path), path is not None
     try:
-        return _open_at(root, algorithm, environment, warn, create)
+        if path is None:
+            root, named = default_root(environment)
+        return _open_at(root, algorithm, environment, create, trust_root)
     except (StoreUnavailableError, StoreFullError) as error:
         if named:
             raise
         try:
             fallback = f"{files.temporary_directory()}/casstore-{os.geteuid()}"
             _check_private(fallback)
-            opened = _open_at(fallback, algorithm, environment, warn, create)
+            opened = _open_at(fallback, algorithm, environment, create, trust_root)
         except (NotAStoreError, StoreUnavailableError, StoreFullError, FileNotFoundError) as worse:
             message = f"{error.strerror}; nor can the temporary directory serve: {worse}"
             raise StoreUnavailableError(error.errno, message, root) from worse
-        warn(f"{root}: {error.strerror}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory")
+        root = root or error.filename
+        message = f"{root}: {error.strerror}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory"
+        warnings.warn(printable(message), stacklevel=4)
         return opened
 
 
 def _open_at(
-    path: str, algorithm: str | None, environment: Mapping[str, str], warn: Callable[[str], object], create: bool
+    path: str, algorithm: str | None, environment: Mapping[str, str], create: bool, trust_root: bool | None
 ) -> Root:
     if algorithm is not None:
         _check_algorithm(algorithm)
@@ -124,21 +138,20 @@ def _open_at(
             "local_cache_dir)"
         )
         raise StoreUnavailableError(errno.ENAMETOOLONG, message, layout.root)
-    _check_owner(layout)  # before anything is read: it may be a pipe, or without end
-    is_trusted = environment.get("CASSTORE_SHARED_DIRECTORY") == "allow"
-    if not is_trusted:
-        _find_movers(layout)
     description = _read_marker(layout)
+    settings = load_settings(layout, environment)
+    if trust_root is not None:
+        settings = replace(settings, trust_root=trust_root)
+    if not settings.trust_root:
+        _check_users(layout, exists=description is not None)
     if description is None:
         description = _create(layout, algorithm or environment.get("CASSTORE_DIGEST") or ALGORITHMS[0], create=create)
+        if not settings.trust_root:
+            # Before it was created, another user may have been faster.
+            _check_users(layout, exists=True, warns=False)
     mount = machine.mount_of(layout.root)
     _check_mount(layout, mount)
     _complete(layout)
-    _check_owner(layout)  # again: before it was created, another user may have been faster
-    if not is_trusted:
-        if movers := _find_movers(layout):  # again: they may have made a directory above it
-            warn(movers)
-        _check_writers(layout)
     stored = description["digest"]
     if algorithm is not None and algorithm != stored:
         raise StoreFormatError(
@@ -149,7 +162,7 @@ def _open_at(
     boot = machine.boot_id() or os.urandom(16)
     boot_mount = _tag(boot + b"\0" + str(mount.number).encode())
     clock = _tag(boot + b"\0" + machine.time_namespace())
-    return Root(layout, stored, description["id"], boot_mount, clock, load_settings(layout, environment))
+    return Root(layout, stored, description["id"], boot_mount, clock, settings)
 
 
 def _tag(what: bytes) -> int:
@@ -216,7 +229,8 @@ def _create(layout: Layout, algorithm: str, *, create: bool) -> dict[str, str]:
 
     def make() -> dict[str, str]:
         _make_directories(layout)
-        if (mode := stat.S_IMODE(os.stat(layout.root).st_mode)) & 0o022:
+        mode = stat.S_IMODE(os.stat(layout.root).st_mode)
+        if mode & 0o022 and ownership.find_owner(layout.root) is None:
             os.chmod(layout.root, mode & ~0o022)  # it existed, empty: from now on, it is private to the store
         files.create_synced(layout.tag, CACHEDIR_TAG, 0o644)
         files.create_synced(layout.store, json.dumps(description).encode() + b"\n", 0o644)
@@ -270,7 +284,7 @@ def _complete(layout: Layout) -> None:
         if not os.access(layout.index, os.W_OK):
             raise PermissionError(errno.EROFS, "read-only")
     except OSError as error:
-        if error.errno in _READ_ONLY:
+        if error.errno in READ_ONLY:
             message = f"this user cannot write to the store ({os.strerror(error.errno)}): {_WAY_OUT}"
             raise StoreReadOnlyError(error.errno, message, layout.root) from error
         raise _unfit(layout, error) from error
@@ -289,38 +303,36 @@ def _unfit(layout: Layout, error: OSError) -> OSError:
     return kind(error.errno, f"{what} ({os.strerror(error.errno or 0)}): {_WAY_OUT}", layout.root)
 
 
-def _check_owner(layout: Layout) -> None:
-    for path in (*layout.directories(), layout.store, layout.config):
-        owner = ownership.find_owner(path)
-        if owner is not None:
-            part = "" if path == layout.root else f", the owner of {path}"
-            message = f"the store belongs to another user (uid {owner}{part}): {_WAY_OUT}"
-            raise StoreUnavailableError(errno.EPERM, message, layout.root)
+def _check_users(layout: Layout, *, exists: bool, warns: bool = True) -> None:
+    """Refuse a store in which a user who is not trusted can replace files.
 
-
-def _find_movers(layout: Layout) -> str:
-    """Refuse a place in which another user can rename the store.
-
-    Return a warning for root, whose containers seldom have others; empty if there are none.
+    Root is only warned about what belongs to others: in containers, those are often its own user outside. So is the
+    user of a container about its volumes. Raises StoreReadOnlyError if a part belongs to another, trusted, user.
     """
-    found = ownership.find_movers(layout.root)
-    if found is None:
-        return ""
-    message = (
-        f"{found.name} can write to {found.path} and replace the store: name a directory that only you can write to "
-        f"(CASSTORE_DIR, local_cache_dir), or {_TRUST}"
-    )
-    if os.geteuid():
-        raise StoreUnavailableError(errno.EPERM, message, layout.root)
-    return f"{layout.root}: {message}"
-
-
-def _check_writers(layout: Layout) -> None:
-    for directory in layout.directories():
-        found = ownership.find_writers(directory)
-        if found is not None:
-            message = f"{found.name} can replace files in it: run chmod go-w {shlex.quote(directory)}, or {_TRUST}"
-            raise StoreUnavailableError(errno.EPERM, message, directory)
+    intruders, owner = list(ownership.find_movers(layout.root)), None
+    for path in (*layout.directories(), layout.store, layout.config) if exists else (layout.root,):
+        found, other = ownership.find_changers(path), ownership.find_owner(path)
+        if other is None and found is not None and exists:
+            message = f"{found.name} can replace files in it: run chmod go-w {shlex.quote(path)}, or {_TRUST}"
+            raise StoreUnavailableError(errno.EPERM, message, path)
+        if other is not None:
+            intruders += [found] if found is not None else []
+            owner = owner or (None if path in (layout.root, layout.config) else (other, path))
+    if (intruder := ownership.gravest(intruders)) is not None:
+        message = (
+            f"{intruder.name} can write to {intruder.path} and replace files of the store: name a directory that only "
+            f"you can write to (CASSTORE_DIR, local_cache_dir), or {_TRUST}"
+        )
+        if not ownership.is_tolerated(intruder):
+            raise StoreUnavailableError(errno.EPERM, message, layout.root)
+        if warns:
+            warnings.warn(printable(f"{layout.root}: {message}"), stacklevel=7)
+    if owner is not None:
+        message = (
+            f"the store belongs to another user (uid {owner[0]}, the owner of {owner[1]}) and is only read: "
+            f"{_WAY_OUT}, or set CASSTORE_TRUST_ROOT=1 to write to it"
+        )
+        raise StoreReadOnlyError(errno.EPERM, message, layout.root)
 
 
 def _check_private(path: str) -> None:

@@ -11,6 +11,7 @@ Clouds' SDKs are imported when first used, and so is everything below that a pro
 from typing import TYPE_CHECKING, Any
 
 from casstore import __version__
+from pathapi.client import set_default_client
 from pathapi.path import CloudPath
 from pathapi.registry import implementation_registry
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from pathapi.clouds.gs import GSClient, GSPath
     from pathapi.clouds.http import HttpClient, HttpPath, HttpsClient, HttpsPath
     from pathapi.clouds.s3 import S3Client, S3Path
-    from pathapi.parallel.progress import Progress
-    from pathapi.parallel.progress_bar import progress_bar
+    from pathapi.parallel.progress import Progress, progress_bar
     from pathapi.prefetching import prefetch
 
 _LAZY = {
@@ -30,8 +30,7 @@ _LAZY = {
     "pathapi.clouds.gs": ("GSClient", "GSPath"),
     "pathapi.clouds.http": ("HttpClient", "HttpPath", "HttpsClient", "HttpsPath"),
     "pathapi.clouds.s3": ("S3Client", "S3Path"),
-    "pathapi.parallel.progress": ("Progress",),
-    "pathapi.parallel.progress_bar": ("progress_bar",),
+    "pathapi.parallel.progress": ("Progress", "progress_bar"),
     "pathapi.prefetching": ("prefetch",),
 }
 
@@ -39,7 +38,7 @@ _LAZY = {
 __all__ = [
     "AzureBlobClient", "AzureBlobPath", "CloudPath", "FileClient", "FilePath", "GSClient", "GSPath", "HttpClient",
     "HttpPath", "HttpsClient", "HttpsPath", "Progress", "S3Client", "S3Path", "__version__",
-    "implementation_registry", "prefetch", "progress_bar",
+    "implementation_registry", "prefetch", "progress_bar", "set_default_client",
 ]
 # fmt: on
 

@@ -236,22 +236,6 @@ def check_expiry(seconds: object, most: int | None = None) -> None:
         )
 
 
-def have_equal_bytes(one: Body, other: Body) -> bool:
-    """Return whether two bodies, read to their ends, have the same bytes."""
-    pieces = [memoryview(bytearray(1 << 20)) for _ in range(2)]
-    while True:
-        counts = []
-        for body, piece in zip((one, other), pieces, strict=True):
-            at = 0
-            while at < len(piece) and (count := body.readinto(piece[at:])):
-                at += count
-            counts.append(at)
-        if counts[0] != counts[1] or pieces[0][: counts[0]] != pieces[1][: counts[0]]:
-            return False
-        if not counts[0]:
-            return True
-
-
 def head_or_none(backend: Backend, key: str) -> ObjectInfo | None:
     """Return what the object is, or None if it does not exist."""
     try:

@@ -28,8 +28,8 @@ PathT = TypeVar("PathT")
 
 ContentType = Callable[[str], tuple[str | None, str | None]]
 
-_PLAIN_SETTINGS = ("content_type_method", "verify", "views", "dedup_by_checksum", "conditional_writes")
 _VIEW_MODES = ("auto", "copy", "link")
+_BY_ADDRESS: Any = object.__repr__
 _CONDITIONS = ("auto", "require", "off")
 
 
@@ -47,11 +47,11 @@ class Client(Generic[PathT]):
     *local_cache_dir* is the root of the store (default: ``CASSTORE_DIR``, ``CLOUDPATHLIB_LOCAL_CACHE_DIR``, the user's
     cache directory). *file_cache_mode* says how long entries are kept. *content_type_method* guesses the type of an
     upload from its name. *freshness*: see `pathapi.freshness`; a policy or a mapping of URI prefixes to policies.
-    *verify* hashes every blob before it is served. *views*: ``auto``, ``copy`` or ``link``. *dedup_by_checksum*: which
-    stated checksums stand for equal bytes, so that nothing is sent: ``strong``, SHA-256 only; ``origin``, within one
-    origin MD5 and SHA-1, too, although two objects can be made with one MD5; ``all``, across origins; ``off``. The
-    default is ``CASSTORE_DEDUP_BY_CHECKSUM``, or ``strong``. *conditional_writes*: ``auto`` falls back, with a warning,
-    if the server has none; ``require``; ``off``.
+    *verify* hashes every blob before it is served. *views*: ``auto``, ``copy`` or ``link``. *trust_root* uses a store
+    in which other users can replace files. *dedup_by_checksum*: which stated checksums stand for equal bytes, so that
+    nothing is sent: ``strong``, SHA-256 only; ``origin``, within one origin MD5 and SHA-1, too, although two objects
+    can be made with one MD5; ``all``, across origins; ``off``. The default is ``CASSTORE_DEDUP_BY_CHECKSUM``, or
+    ``strong``. *conditional_writes*: ``auto`` falls back, with a warning, if the server has none; ``require``; ``off``.
 
     Raises InvalidConfigurationException for arguments that are not valid.
     """
@@ -67,10 +67,10 @@ class Client(Generic[PathT]):
         views: str | None = None,
         dedup_by_checksum: str | None = None,
         conditional_writes: str = "auto",
+        trust_root: bool | None = None,
     ) -> None:
-        if dedup_by_checksum is None:
-            dedup_by_checksum = os.environ.get("CASSTORE_DEDUP_BY_CHECKSUM") or "strong"
-        _choose("dedup_by_checksum", dedup_by_checksum, tuple(BELIEVED))
+        self.dedup_by_checksum = dedup_by_checksum or os.environ.get("CASSTORE_DEDUP_BY_CHECKSUM") or "strong"
+        _choose("dedup_by_checksum", self.dedup_by_checksum, tuple(BELIEVED))
         _choose("conditional_writes", conditional_writes, _CONDITIONS)
         if views is not None:
             _choose("views", views, _VIEW_MODES)
@@ -80,10 +80,10 @@ class Client(Generic[PathT]):
         self.content_type_method = content_type_method
         self.verify = verify
         self.views = views
-        self.dedup_by_checksum = dedup_by_checksum
         self.conditional_writes = conditional_writes
         self._policy = FreshnessPolicy(freshness)
         self.listings = Listings()
+        self._trust_root = trust_root
         self._root = None if local_cache_dir is None else os.fspath(local_cache_dir)
         self._cache: Cache | None = None
         self._reader: Reader | None = None
@@ -91,15 +91,35 @@ class Client(Generic[PathT]):
         self.entry_scope: EntryScope | None = None
         self._backends: dict[str, Backend] = {}
         self._warned: set[str] = set()
-        self._register_token(os.urandom(16).hex())
-        self._configuration = {
+        given = {
             "file_cache_mode": None if file_cache_mode is None else self.file_cache_mode,
             "local_cache_dir": self._root,
+            "content_type_method": None if content_type_method is guess_type else content_type_method,
             "freshness": freshness,
-            **{name: getattr(self, name) for name in _PLAIN_SETTINGS},
+            "verify": verify,
+            "views": views,
+            "dedup_by_checksum": dedup_by_checksum,
+            "trust_root": trust_root,
+            "conditional_writes": None if conditional_writes == "auto" else conditional_writes,
         }
+        self._arguments = _without_none(given | self._settings())
+        self.identity = type(self), _name(self._arguments), 0
+        if (login := self._login()) is not None:
+            self._be_login(login)
+        with _mutex:
+            _clients.add(self)
 
     path_class: ClassVar[type]
+    identity: tuple[type, str, int]
+    """What a pickle names: class, configuration, and the number of the login among those of the configuration.
+
+    0 is without keys. A pickle cannot tell more: a hash of keys would help to guess them, and a random number would
+    make each pickle another text.
+    """
+    is_automatic = False
+    """Whether it is the default client, made of the environment only."""
+    has_lost_keys = False
+    """Whether it was unpickled without the keys that the pickled one had."""
 
     @property
     def origin(self) -> str:
@@ -122,6 +142,20 @@ class Client(Generic[PathT]):
         """Return constructor arguments for the pickle of a child that multiprocessing is spawning, and for no other."""
         return {}
 
+    def _login(self) -> object:
+        """Return what tells this client's keys from others, in this process; None without keys."""
+        return None
+
+    def _lose_keys(self) -> None:
+        self.has_lost_keys = True
+
+    def _be_login(self, login: object, number: int = 0) -> None:
+        """Number the logins of one configuration: clients with the same keys have the same *number*, the next one."""
+        with _mutex:
+            known = _logins.setdefault(self.identity[:2], {})
+            known[login] = number or known.get(login) or max(known.values(), default=0) + 1
+            self.identity = (*self.identity[:2], known[login])
+
     @property
     def cache(self) -> Cache:
         """The store, opened on first use, or a stand-in if no store is usable. Raises as `casstore.open` does."""
@@ -129,7 +163,7 @@ class Client(Generic[PathT]):
             root = self._root
             if root is None and not os.environ.get("CASSTORE_DIR"):
                 root = os.environ.get("CLOUDPATHLIB_LOCAL_CACHE_DIR") or None
-            cache = casstore.open(root, or_uncached=True)
+            cache = casstore.open(root, or_uncached=True, trust_root=self._trust_root)
             if cache.settings.offline:
                 self._policy.go_offline()
             self._cache = cache
@@ -249,8 +283,15 @@ class Client(Generic[PathT]):
             client = _default_clients.get(cls)
             if client is None:
                 client = _default_clients[cls] = cls()
+                client.is_automatic = True
             assert isinstance(client, cls)
             return client
+
+    @classmethod
+    def chosen_default(cls) -> Self | None:
+        """Return the client that `set_as_default_client` has set; None if there is none."""
+        client = _default_clients.get(cls)
+        return client if isinstance(client, cls) and not client.is_automatic else None
 
     def set_as_default_client(self) -> None:
         """Make this the client of paths that are made without one, from now on."""
@@ -258,48 +299,67 @@ class Client(Generic[PathT]):
             _default_clients[type(self)] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = _without_none(self._configuration | self._settings())
-        if arguments.get("content_type_method") is guess_type:
-            del arguments["content_type_method"]
+        """Pickle the configuration and the number of the login: no secret, and nothing that is of this process."""
+        if self.is_automatic:
+            return _restore_default, (type(self),)
+        pickled = type(self), self._arguments, self.identity[2]
         secrets = _without_none(self._secrets()) if is_spawning() else {}
-        return _restore_client, (type(self), arguments, self._token, secrets)
-
-    def _register_token(self, token: str) -> None:
-        """Be the client of every pickle with *token*, in this process and its children."""
-        self._token = token
-        _alive[token] = self
+        return _restore_client, (*pickled, secrets) if secrets else pickled
 
 
 _default_clients: dict[type, Client[Any]] = {}
-_restored: dict[tuple[type, str], Client[Any]] = {}
-_alive: weakref.WeakValueDictionary[str, Client[Any]] = weakref.WeakValueDictionary()
+_restored: dict[tuple[type, str, int], Client[Any]] = {}
+_clients: weakref.WeakSet[Client[Any]] = weakref.WeakSet()
+_logins: dict[tuple[type, str], dict[object, int]] = {}
 _mutex = new_mutex()
 
 
-def _restore_client(
-    cls: type[Client[Any]], arguments: dict[str, Any], token: str, secrets: dict[str, Any]
-) -> Client[Any]:
-    """Return the pickled client itself, if it lives in this process, its parent, or the process that spawned this one.
+def set_default_client(client: Client[Any]) -> None:
+    """Make *client* the one of paths that are made without one, and of unpickled ones whose keys stayed behind.
 
-    Else return one client for all pickles of one configuration.
+    For initializers of worker processes: a path of a client with keys takes this one if it has the same origin.
     """
-    alive = _alive.get(token)
-    if alive is not None:
-        return alive
-    if not arguments and not secrets:
-        return cls.get_default_client()
-    name = token if secrets else repr(sorted(arguments.items(), key=lambda item: item[0]))
+    client.set_as_default_client()
+
+
+def _restore_default(cls: type[Client[Any]]) -> Client[Any]:
+    return cls.get_default_client()
+
+
+def _restore_client(
+    cls: type[Client[Any]], arguments: dict[str, Any], number: int, secrets: Mapping[str, Any] | None = None
+) -> Client[Any]:
+    """Return the client of this configuration and login that this process has, by inheritance or its own making.
+
+    Else make one for all such pickles. Without its keys, the default client stands in for it, if it has the same
+    origin.
+    """
+    name = cls, _name(arguments), number
     with _mutex:
-        client = _restored.get((cls, name))
+        same = (one for one in list(_clients) if one.identity == name and not one.has_lost_keys)
+        client = next(same, None) or _restored.get(name)
         if client is None:
-            client = _restored[cls, name] = cls(**arguments | secrets)
+            client = _restored[name] = cls(**arguments | dict(secrets or {}))
+            client.identity = name
             if secrets:
-                client._register_token(token)
-        return client
+                client._be_login(client._login(), number)
+            elif number:
+                client._lose_keys()
+        stand_in = cls.chosen_default() if client.has_lost_keys else None
+        return stand_in if stand_in is not None and stand_in.origin == client.origin else client
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _name(arguments: Mapping[str, Any]) -> str:
+    """Return a text that is equal for equal *arguments*, also after they were pickled."""
+
+    def describe(value: Any) -> object:
+        return getattr(value, "__dict__", value) if type(value).__repr__ is _BY_ADDRESS else value
+
+    return repr([(name, describe(value)) for name, value in sorted(arguments.items())])
 
 
 def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:

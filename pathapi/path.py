@@ -298,7 +298,7 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         The end of the block uploads it, with the errors of `close` and `casstore.StillBeingWrittenError`; an exception
         inside uploads nothing. If there is no object, a file that is at the path at the end becomes the object.
         """
-        return opening.edit(self.location, force_overwrite_to_cloud)
+        return opening.Edit(self.location, force_overwrite_to_cloud)
 
     @property
     def pending(self) -> list[PendingWrite]:

@@ -7,6 +7,7 @@ no name, as in `pathlib`. Only joined segments are interpreted: ``p / "x/../y"``
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, NoReturn, Self, TypeAlias, TypeGuard
 
 from casstore import Key, printable
 from pathapi.client import Client
-from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError, InvalidUriError
+from pathapi.exceptions import AnyPathTypeError, IncompleteImplementationError, InvalidPrefixError, InvalidUriError
 from pathapi.location import Location
 from pathapi.metadata.globbing import compile_component, compile_parts, split_pattern
 from pathapi.reading.entry_scopes import EntryHold
@@ -133,7 +134,16 @@ class PureCloudPath:
         return target / self.location.file_name(self.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_path, (type(self), self._text, self._client)
+        client = self._client
+        if client is None:  # as after the first use, which looks for the default client
+            with contextlib.suppress(IncompleteImplementationError):
+                client = implementation_registry.client_class(type(self)).chosen_default()
+        return _restore_path, (type(self), self._text, None if client is None or client.is_automatic else client)
+
+    def __dask_tokenize__(self) -> bytes:
+        import pickle  # loaded by dask already
+
+        return pickle.dumps(self, protocol=4)
 
     @classmethod
     def validate(cls, value: str) -> Self:

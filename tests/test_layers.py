@@ -44,7 +44,7 @@ IMPORT_OWNERS = {
     "zlib": ("casstore.format.digest",),
     "platformdirs": ("casstore.root",),
     "click": ("casstore.cli*", "pathapi.cli*"),
-    "rich": ("casstore.cli*", "pathapi.parallel.progress_bar", "pathapi.cli*"),
+    "rich": ("casstore.cli*", "pathapi.parallel.progress", "pathapi.cli*"),
     "boto3": ("pathapi.backends.s3*",),
     "botocore": ("pathapi.backends.s3*",),
     "s3transfer": ("pathapi.backends.s3*",),

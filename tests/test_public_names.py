@@ -19,7 +19,7 @@ NAMES: Final = {
     """,
     "pathapi": """
         AzureBlobClient AzureBlobPath CloudPath FileClient FilePath GSClient GSPath HttpClient HttpPath HttpsClient
-        HttpsPath Progress S3Client S3Path __version__ implementation_registry prefetch progress_bar
+        HttpsPath Progress S3Client S3Path __version__ implementation_registry prefetch progress_bar set_default_client
     """,
     "pathapi.backend": """
         Validator CloudPathFileNotFoundError InvalidConfigurationException VersionMismatchError WEEK Checksum

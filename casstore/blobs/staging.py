@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from typing import NamedTuple
 
@@ -29,21 +30,13 @@ class Inode(NamedTuple):
             return None
 
 
-class _Duplicate:
+class _Duplicate(io.FileIO):
     """A duplicate of a descriptor, closed once nothing refers to it."""
 
-    __slots__ = ("descriptor",)
-
     def __init__(self, descriptor: int) -> None:
-        self.descriptor = -1
-        self.descriptor = os.dup(descriptor)
+        super().__init__("", "r+", opener=lambda *_: os.dup(descriptor))
 
-    def close(self) -> None:
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    __del__ = close
+    __del__ = io.FileIO.close
 
 
 class Staging:
@@ -84,12 +77,12 @@ class Staging:
     def write_at(self, data: memoryview, offset: int) -> None:
         """Write at an offset, unhashed; several threads may write different ranges."""
         shared = self._shared  # open for as long as this refers to it
-        files.pwrite_all(self.descriptor if shared is None else shared.descriptor, data, offset)
+        files.pwrite_all(self.descriptor if shared is None else shared.fileno(), data, offset)
 
     def hash_to(self, end: int, buffer: memoryview) -> None:
         """Hash the written bytes from `hashed` to *end*, through *buffer*."""
         shared = self._shared
-        descriptor = self.descriptor if shared is None else shared.descriptor
+        descriptor = self.descriptor if shared is None else shared.fileno()
         while self.hashed < end:
             piece = buffer[: min(len(buffer), end - self.hashed)]
             count = os.preadv(descriptor, [piece], self.hashed)

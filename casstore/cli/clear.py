@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from casstore.cli.facts import pending_facts, pin_facts, reaped_facts, reaped_lines
-from casstore.cli.progress import progress_bar
-from casstore.cli.shell import Shell, json_document_option, yes_option
+from casstore.cli.shell import Shell, json_document_option, progress_bar, yes_option
 from casstore.config.units import format_size
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from casstore.cli.facts import reaped_facts, reaped_lines
-from casstore.cli.progress import progress_bar
-from casstore.cli.shell import Parsed, Shell, age_text, json_document_option, yes_option
+from casstore.cli.shell import Parsed, Shell, age_text, json_document_option, progress_bar, yes_option
 from casstore.config.units import format_size, parse_age, parse_size
 from casstore.eviction.inventory import hour_of
 from casstore.eviction.victims import Reason
@@ -45,15 +44,7 @@ _AGE: Final = Parsed("age", _parse_max_age)
 @yes_option
 @json_document_option
 @click.pass_obj
-def gc(
-    shell: Shell,
-    max_size: int | None,
-    min_free: int | None,
-    max_age: int | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> int:
+def gc(shell: Shell, /, dry_run: bool, yes: bool, as_json: bool, **limits: int | None) -> int:
     """Evict blobs until the store is within its budget.
 
     The least recently used blobs are evicted first. The default policy, `adaptive`, switches to another order when LRU
@@ -71,7 +62,7 @@ def gc(
     if not (dry_run or yes or sys.stdin.isatty()):
         raise click.UsageError("cannot ask without a terminal: add --yes to evict, or --dry-run to preview")
     cache = shell.open_cache()
-    plan = cache.plan(max_size, min_free, max_age)
+    plan = cache.plan(limits["max_size"], limits["min_free"], limits["max_age"])
     report = _Report(shell, cache, plan, as_json=as_json, lists_plan=dry_run or not yes)
     report.show_plan()
     if dry_run:

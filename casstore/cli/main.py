@@ -6,7 +6,9 @@ Other packages add commands: see `casstore.cli.plugins`.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import os
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -15,16 +17,14 @@ import click
 
 import casstore
 from casstore.cli.clear import clear
-from casstore.cli.doctor import doctor
 from casstore.cli.facts import usage_by_child, usage_facts
 from casstore.cli.gc import gc
 from casstore.cli.pending import drop, pending_command
 from casstore.cli.pins import pin, unpin
-from casstore.cli.plugins import PluginGroup
+from casstore.cli.plugins import ExtensibleCommand, PluginGroup, run_extension
 from casstore.cli.shell import (
     AGE_UNITS,
     INTERRUPTED,
-    Column,
     Shell,
     age_text,
     describe,
@@ -122,9 +122,9 @@ def du(shell: Shell, prefix: str, as_json: bool) -> None:
         facts = [{"name": name, **usage_facts(usage)} for name, usage in children.items()]
         shell.json_document({"prefix": prefix, "total": usage_facts(total), "children": facts})
         return
-    columns = [*(Column(name, is_number=True) for name in ("ENTRIES", "SIZE", "STORED", "RATIO")), Column("URI")]
+    numbers = ("ENTRIES", "SIZE", "STORED", "RATIO")
     rows = [_usage_row(usage, name) for name, usage in children.items()]
-    shell.table(columns, rows, _usage_row(total, "total"))
+    shell.table((*numbers, "URI"), rows, _usage_row(total, "total"), numbers)
 
 
 def _usage_row(usage: Usage, name: str) -> list[str]:
@@ -149,7 +149,7 @@ def info(shell: Shell, as_json: bool) -> None:
         limits = [f"{name.replace('_', ' ')} {_fact(name, rule[name])}" for name in ("max_size", "max_age")]
         rows.append([f"rule for {rule['prefix']}", ", ".join(limits)])
     rows += [[name.replace("_", " "), count_text(name, counts[name])] for name in counts]
-    shell.table([Column("FACT"), Column("VALUE")], rows)
+    shell.table(("FACT", "VALUE"), rows)
 
 
 def _fact(name: str, value: object) -> str:
@@ -165,7 +165,36 @@ def _fact(name: str, value: object) -> str:
     return str(value)
 
 
-for _command in (clear, doctor, gc, stats, verify, pending_command, drop, pin, unpin):
+@command.command(cls=ExtensibleCommand)
+@json_document_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> int:
+    """Check that this machine is fit for a store.
+
+    Checks the store's directory, its file system, its index and the installed packages. Each URI is checked too:
+    whether its server can be reached, and with --write, whether it supports conditional writes. Prints a fix for each
+    problem, creates no store, and exits with status 1 if anything is wrong.
+
+    \b
+    Examples:
+      casstore doctor
+      casstore doctor s3://bucket/tmp/ --write
+    """
+    from casstore.doctor import examine
+
+    shell: Shell = ctx.obj
+    remote_checks = run_extension(ctx) or []
+    checks = [*map(dataclasses.asdict, examine(shell.directory)), *remote_checks]
+    is_wrong = any(check["state"] == "wrong" for check in checks)
+    if as_json:
+        shell.json_document({"is_good": not is_wrong, "checks": checks})
+    else:
+        rows = [[check["name"], check["state"], check["found"], check["advice"]] for check in checks]
+        shell.table(("CHECK", "STATE", "FOUND", "WHAT TO DO"), rows)
+    return 1 if is_wrong else 0
+
+
+for _command in (clear, gc, stats, verify, pending_command, drop, pin, unpin):
     command.add_command(_command)
 
 
@@ -204,7 +233,8 @@ def main() -> NoReturn:
     status = run()
     if status == INTERRUPTED:
         # A normal exit would wait for threads with large downloads. Complete ones are committed; the rest is what a
-        # killed process leaves.
+        # killed process leaves. A second interrupt ends it now.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(status))
         atexit._run_exitfuncs()  # noqa: SLF001 (the interpreter has no public name for it)
         sys.stderr.flush()
         os._exit(status)

@@ -10,8 +10,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
@@ -23,6 +22,9 @@ from casstore.errors import printable
 
 if TYPE_CHECKING:
     from casstore import Cache
+import contextlib
+from collections.abc import Iterator
+from typing import TypeAlias
 
 Value = TypeVar("Value")
 
@@ -51,14 +53,6 @@ class Parsed(click.ParamType[Value]):
 json_document_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 json_lines_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A table's column; numbers are aligned to the right."""
-
-    name: str
-    is_number: bool = False
 
 
 def describe(error: BaseException) -> str:
@@ -117,9 +111,16 @@ class Shell:
         self.note(f"nothing {what} starts with {prefix}{why}")
 
     def table(
-        self, columns: Sequence[Column], rows: Iterable[Sequence[str]], total: Sequence[str] | None = None
+        self,
+        columns: Iterable[str],
+        rows: Iterable[Sequence[str]],
+        total: Sequence[str] | None = None,
+        numbers: Container[str] = (),
     ) -> None:
-        """Write a table to stdout, as wide as the terminal; *total* is its last row, below a rule."""
+        """Write a table to stdout, as wide as the terminal; *total* is its last row, below a rule.
+
+        The columns that are *numbers* are aligned to the right.
+        """
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -128,10 +129,8 @@ class Shell:
         is_terminal = sys.stdout.isatty()
         table = Table(box=box.SIMPLE_HEAD if is_terminal else None, pad_edge=False, show_edge=False)
         for column in columns:
-            if column.is_number:
-                table.add_column(column.name, justify="right", no_wrap=True)
-            else:
-                table.add_column(column.name, overflow="fold")
+            is_number = column in numbers
+            table.add_column(column, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         if total is not None:
@@ -184,3 +183,35 @@ def drop_stdout() -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
+
+
+Draw: TypeAlias = Callable[[str, str, int, int | None], None]
+"""Draws the bar: a count, a size, how much is done, and of how much (None if that is not known)."""
+
+
+@contextlib.contextmanager
+def progress_bar(*, prints_lines: bool = False) -> Iterator[Draw]:
+    """Show a bar on stderr during the block; yield the function that draws it, which draws nothing without a terminal.
+
+    ``CASSTORE_DISABLE_PROGRESS`` and a dumb terminal switch the bar off, and so does a block that prints lines to one.
+    """
+    # Redrawing the bar after each of a million lines would take longer than the work.
+    is_disabled = os.environ.get("CASSTORE_DISABLE_PROGRESS") or os.environ.get("TERM") == "dumb"
+    if is_disabled or not sys.stderr.isatty() or (prints_lines and sys.stdout.isatty()):
+        yield lambda *_: None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+    from rich.table import Column
+
+    def column(field: str) -> bars.TextColumn:
+        return bars.TextColumn(f"{{task.fields[{field}]}}", markup=False, table_column=Column(no_wrap=True))
+
+    columns = (column("count"), bars.BarColumn(bar_width=None), column("size"), bars.TimeRemainingColumn())
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("", total=None, count="", size="")
+
+        def draw(count: str, size: str, done: int, total: int | None) -> None:
+            bar.update(task, count=count, size=size, completed=done, total=total)
+
+        yield draw

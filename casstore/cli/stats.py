@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from casstore.cli.shell import Column, Shell, json_document_option
+from casstore.cli.shell import Shell, json_document_option
 from casstore.config.units import format_size
 from casstore.counters import NAMES, statistics_facts
 from casstore.fs import files
@@ -75,10 +75,8 @@ def stats(shell: Shell, as_json: bool, prometheus: bool, output: str | None) -> 
     if as_json:
         shell.json_document({"root": cache.root, **facts})
         return
-    shell.table(
-        [Column("COUNT"), Column("VALUE", is_number=True)],
-        [[name.replace("_", " "), count_text(name, facts[name])] for name in facts],
-    )
+    rows = [[name.replace("_", " "), count_text(name, facts[name])] for name in facts]
+    shell.table(("COUNT", "VALUE"), rows, numbers=("VALUE",))
 
 
 def count_text(name: str, value: object) -> str:

@@ -13,8 +13,7 @@ import click
 
 from casstore.cli.facts import reaped_facts, reaped_lines
 from casstore.cli.plugins import ExtensibleCommand, run_extension
-from casstore.cli.progress import progress_bar
-from casstore.cli.shell import Column, Parsed, Shell, json_document_option
+from casstore.cli.shell import Parsed, Shell, json_document_option, progress_bar
 from casstore.config.units import SECONDS, format_size
 
 if TYPE_CHECKING:
@@ -115,10 +114,10 @@ def _facts(verified: VerifyReport) -> dict[str, Any]:
 
 def _print(shell: Shell, verified: VerifyReport) -> None:
     if verified.problems:
-        columns = [Column("PROBLEM"), Column("WHERE"), Column("WHAT")]
+        columns = ["PROBLEM", "WHERE", "WHAT"]
         rows = [[problem.kind.value, problem.uri or problem.path, problem.detail] for problem in verified.problems]
         if verified.repairs is not None:
-            columns.append(Column("REPAIR"))
+            columns.append("REPAIR")
             for row, problem in zip(rows, verified.problems, strict=True):
                 row.append(_repair_text(problem.repair))
         shell.table(columns, rows)

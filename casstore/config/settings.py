@@ -1,23 +1,104 @@
-"""Settings of a store: ``config.toml`` in its directory, overridden by environment variables."""
+"""Settings of a store: ``config.toml`` in its directory, overridden by environment variables.
+
+max_size = "500GB"
+max_age = "30d"
+
+[[rules]]
+prefix = "s3://bucket/tmp/"
+max_age = "12h"
+max_size = "5GB"
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
+from casstore.config.units import parse_age, parse_size
 from casstore.errors import StoreFormatError
+from casstore.format.keys import entry_prefix
 from casstore.format.layout import Layout
 
-if TYPE_CHECKING:
-    from casstore.config.rules import Rule
+MAX_RULES: Final = 250
+"""A plan stores the rule of a blob in one byte."""
+_KEYS: Final = ("prefix", "max_age", "max_size")
+_MAX_PREFIX_BYTES: Final = 400  # the index's keys show this much of any URI
+
+
+class Rule(NamedTuple):
+    """Limits for URIs with *prefix*: *max_age* in seconds, *max_size* in bytes; None for no limit.
+
+    Without *has_age*, the store's own `max_age` applies to them.
+    """
+
+    prefix: str
+    max_age: int | None
+    max_size: int | None
+    has_age: bool
+
+
+def parse_rules(tables: object) -> tuple[Rule, ...]:
+    """Return the ``[[rules]]`` of a file. Raises: ValueError that names the rule by number and prefix, and its key."""
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ValueError("it must be a list of tables: write [[rules]] above each rule")
+    if len(tables) > MAX_RULES:
+        raise ValueError(f"there are {len(tables)} rules: {MAX_RULES} are allowed")
+    rules: list[Rule] = []
+    for number, table in enumerate(tables, 1):
+        rule = _parse_rule(f"rule {number}", table)
+        if any(rule.prefix == other.prefix for other in rules):
+            raise ValueError(f"rule {number}: the prefix {rule.prefix!r} has two rules: remove one")
+        rules.append(rule)
+    return tuple(rules)
+
+
+def _parse_rule(where: str, table: dict[str, object]) -> Rule:
+    prefix = table.get("prefix")
+    if not isinstance(prefix, str) or "://" not in prefix:
+        raise ValueError(f"{where}: prefix = {prefix!r}: must start like a URI, such as 's3://bucket/tmp/'")
+    if len(prefix.encode("utf-8", "surrogatepass")) > _MAX_PREFIX_BYTES:
+        raise ValueError(f"{where}: prefix is too long: {_MAX_PREFIX_BYTES} bytes are allowed")
+    where = f"{where} ({prefix})"
+    unknown = sorted(table.keys() - set(_KEYS))
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}: use one of {', '.join(_KEYS)}")
+    if len(table) == 1:
+        raise ValueError(f"{where}: it has no limit: add max_age or max_size")
+    age, size = table.get("max_age"), table.get("max_size")
+    max_age = None if age is None else _parse(where, "max_age", age, parse_age)
+    max_size = None if size is None else _parse(where, "max_size", size, parse_size)
+    return Rule(prefix, max_age, max_size, has_age=age is not None)
+
+
+def _parse(where: str, key: str, value: object, parse: Callable[[object], int | None]) -> int | None:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: {key} = {value!r}: {error}") from None
+
+
+class RuleMatcher:
+    """Finds the rule for a row's key: the one with the longest matching prefix."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        numbered = ((entry_prefix(rule.prefix), number) for number, rule in enumerate(rules, 1))
+        self._prefixes = sorted(numbered, key=lambda pair: -len(pair[0]))
+
+    def number(self, row: bytes) -> int:
+        """Return the rule's position, counted from 1; 0 if none matches."""
+        for prefix, number in self._prefixes:
+            if row.startswith(prefix):
+                return number
+        return 0
+
 
 MAX_DEFAULT_MIN_FREE: Final = 10 << 30
 """Bytes: the default of `Settings.min_free` on a large disk."""
 _MIN_FREE_DIVISOR: Final = 20  # the default on smaller disks: a twentieth (5 %)
-_PARSERS: Final = {"max_size": "parse_size", "min_free": "parse_size", "max_age": "parse_age", "rules": "parse_rules"}
-"""Settings and their parsers in `casstore.config.rules`."""
+_PARSERS: Final = {"max_size": parse_size, "min_free": parse_size, "max_age": parse_age, "rules": parse_rules}
 _CHOICES: Final = {"views": ("auto", "copy", "link"), "verify": ("never", "always"), "policy": ("adaptive", "lru")}
 
 
@@ -28,14 +109,15 @@ class Settings:
     *lock_timeout*: seconds without progress until a reader stops waiting for another download, a writer for another
     writer. *views*: local paths are a ``copy``, a hard ``link``, or ``auto``: a reflink, else a link (for root, a copy
     of a small file). *verify*: ``never`` checks size and mtime on a hit, ``always`` the hash. *offline*: send no
-    requests. *max_size*: bytes of all blobs, None for no limit. *min_free*: bytes of the disk to keep free, None for
-    the default (`keep_free`).
+    requests. *trust_root*: use the store although other users can replace its files. *max_size*: bytes of all blobs,
+    None for no limit. *min_free*: bytes of the disk to keep free, None for the default (`keep_free`).
     """
 
     lock_timeout: float = 60.0
     views: str = "auto"
     verify: str = "never"
     offline: bool = False
+    trust_root: bool = False
     max_size: int | None = None
     min_free: int | None = None
     max_age: int | None = None
@@ -65,6 +147,8 @@ def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
             import tomllib
 
             found = tomllib.load(file)
+            if os.fstat(file.fileno()).st_uid not in (0, os.geteuid()):
+                found.pop("trust_root", None)  # another user cannot say so
     except FileNotFoundError:
         pass
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
@@ -81,21 +165,13 @@ def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
             where, value = variable, environment[variable]
         if value is not None:
             try:
-                changed: dict[str, Any] = {name: _read(name, value, type(getattr(settings, name)))}
+                parse = _PARSERS.get(name, partial(_convert, kind=type(getattr(settings, name))))
+                changed: dict[str, Any] = {name: parse(value)}
                 settings = replace(settings, **changed)
             except (TypeError, ValueError) as error:
                 setting = name if name == "rules" else f"{name} = {value!r}"
                 raise StoreFormatError(f"{where}: {setting}: {error}") from error
     return settings
-
-
-def _read(name: str, value: object, kind: type) -> object:
-    if name not in _PARSERS:
-        return _convert(value, kind)
-    # Imported here because few stores have any of these.
-    from casstore.config import rules
-
-    return getattr(rules, _PARSERS[name])(value)
 
 
 def _convert(value: object, kind: type) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from casstore.config.rules import Rule
+from casstore.config.settings import Rule
 from casstore.eviction.policies import ADAPTIVE
 from casstore.format.keys import BLOB
 from casstore.format.records import peek_blob

@@ -31,9 +31,8 @@ from casstore.format.keys import BLOB, blob_row, entry_prefix, is_at_or_below, r
 from casstore.format.layout import Layout
 from casstore.format.records import Entry, unpack_entry
 from casstore.fs import files
-from casstore.index.blob_users import User, users_of
 from casstore.index.database import Index
-from casstore.index.entries import current_entry
+from casstore.index.entries import User, current_entry, users_of
 from casstore.index.transactions import Txn
 from casstore.leases.in_use import InUse, files_in_use
 from casstore.pending.store import Pending

@@ -15,9 +15,8 @@ from casstore.eviction.victims import Victim
 from casstore.format.keys import row_name
 from casstore.format.layout import Layout
 from casstore.format.records import Entry
-from casstore.index.blob_users import users_checksum, users_of
 from casstore.index.database import Index
-from casstore.index.entries import current_entry
+from casstore.index.entries import current_entry, users_checksum, users_of
 from casstore.index.eviction_history import record_evictions
 from casstore.index.transactions import Txn
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import Final
 
-from casstore.config.rules import Rule, RuleMatcher
+from casstore.config.settings import Rule, RuleMatcher
 from casstore.eviction.pins import pinned_names
 from casstore.format.keys import BLOB, ENTRY, row_name
 from casstore.format.layout import Layout

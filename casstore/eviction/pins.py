@@ -90,7 +90,7 @@ class Pins:
         self._index = index
 
     def all(self, prefix: str = "") -> Iterator[Pin]:
-        """See `Cache.pins`."""
+        """Yield the pins whose URI starts with *prefix* (a string, not a path), in URI order, cached or not."""
         found = [pin for pin, _ in self._read() if pin is not None and pin.uri.startswith(prefix)]
         yield from sorted(found, key=lambda pin: (pin.uri, pin.key.origin))
 
@@ -123,8 +123,11 @@ class Pins:
                 raise _not_cached(name)  # it was evicted in this very moment; the other names are pinned
         return pins
 
-    def unpin(self, names: Sequence[str]) -> list[Pin]:
-        """See `Cache.unpin`."""
+    def unpin(self, *names: str) -> list[Pin]:
+        """Remove the pins of these URIs, and of those below these prefixes, cached or not; return them.
+
+        Raises NotHeldError for a name without pins; nothing is unpinned then.
+        """
         known = list(self.all())
         found: dict[Pin, None] = {}
         for name in names:

@@ -108,15 +108,11 @@ class Selection:
 
 
 class Removal(abc.ABC, Generic[Item]):
-    """Removes entries and their blobs in batches; a subclass selects them.
+    """Removes entries and their blobs in batches; a subclass selects them."""
 
-    With *quarantine_path*, for one blob, its file is moved there.
-    """
-
-    def __init__(self, index: Index, layout: Layout, quarantine_path: str | None = None) -> None:
+    def __init__(self, index: Index, layout: Layout) -> None:
         self.index, self.layout = index, layout
         self.dropping, self.sweeping = BatchSizer(), BatchSizer()
-        self._quarantine_path = quarantine_path
 
     @abc.abstractmethod
     def select(self, txn: Txn, batch: Sequence[Item]) -> Selection:
@@ -188,14 +184,12 @@ class Removal(abc.ABC, Generic[Item]):
             if _is_in_use(txn, digest):
                 continue
             path = self.layout.blob(digest)
-            # Only a regular file is a blob; to the quarantine goes whatever has its name.
-            status = files.lstat_or_none(path) if self._quarantine_path else files.lstat_regular(path)
+            status = files.lstat_regular(path)  # only a regular file is a blob
             if status is None or self.may_sweep(digest, status):
                 if status is not None:
-                    target = self._quarantine_path or self.layout.trashed(os.urandom(8).hex())
+                    target = self.layout.trashed(os.urandom(8).hex())
                     files.rename(path, target)
-                    if not self._quarantine_path:
-                        trash[target] = path
+                    trash[target] = path
                 txn.delete(blob_row(digest))
                 removed[digest] = status
         return removed

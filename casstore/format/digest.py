@@ -56,12 +56,12 @@ _ALGORITHMS: Final = {
     "sha256": _Algorithm(2, 32, lambda: _new_from_hashlib("sha256"), is_cryptographic=True),
     "blake3": _Algorithm(3, 32, _new_blake3, is_cryptographic=True),
 }
-_BY_NUMBER: Final = {algorithm.number: name for name, algorithm in _ALGORITHMS.items()}
-_LENGTHS: Final = {algorithm.number: algorithm.length for algorithm in _ALGORITHMS.values()}
+ALGORITHM_OF: Final = {algorithm.number: name for name, algorithm in _ALGORITHMS.items()}
+"""The algorithm's name, by its byte in index records."""
+LENGTH_OF: Final = {algorithm.number: algorithm.length for algorithm in _ALGORITHMS.values()}
+"""The length of its hash in bytes, by the same."""
 ALGORITHMS: Final = tuple(_ALGORITHMS)
 """Digest algorithms of a store; the first is the default."""
-LENGTHS: Final = frozenset(_LENGTHS.values())
-"""The lengths of their hashes, in bytes."""
 
 
 def _unknown(algorithm: str) -> str:
@@ -110,16 +110,6 @@ class Digest:
 def digest_mtime(value: bytes) -> int:
     """Return `Digest.mtime` for a bare hash; the warm path makes no `Digest`."""
     return MTIME_EPOCH + (int.from_bytes(value[-4:], "big") & 0x1FFF_FFFF)
-
-
-def algorithm_of(number: int) -> str:
-    """Return the algorithm's name for a record's byte. Raises: KeyError."""
-    return _BY_NUMBER[number]
-
-
-def algorithm_length(number: int) -> int:
-    """Return the hash length in bytes for a record's byte. Raises: KeyError."""
-    return _LENGTHS[number]
 
 
 def new_hasher(algorithm: str) -> Hasher:

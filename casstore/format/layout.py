@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import re
 
-from casstore.format.digest import LENGTHS, name_hash_hex
+from casstore.format.digest import LENGTH_OF, name_hash_hex
 
 FORMAT = 1
 """The format in ``store.json``; a higher one is refused."""
@@ -95,7 +95,7 @@ class Layout:
         if _BLOB_NAME.fullmatch(f"{shard}/{name}") is None:
             return None
         digest = bytes.fromhex(shard + name)
-        return digest if len(digest) in LENGTHS else None
+        return digest if len(digest) in LENGTH_OF.values() else None
 
     def lease(self, name: str) -> str:
         return f"{self.root}/leases/{name}"

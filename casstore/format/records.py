@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from casstore.errors import CasstoreError
-from casstore.format.digest import Digest, algorithm_length, algorithm_of, record_checksum
-from casstore.format.keys import HASH_BYTES, MAX_KEY_BYTES, Key
+from casstore.format.digest import ALGORITHM_OF, LENGTH_OF, Digest, name_hash, record_checksum
+from casstore.format.keys import CHECKSUM, HASH_BYTES, MAX_KEY_BYTES, Key
 
 
 def in_uri_order(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -199,7 +199,7 @@ def peek_entry(key: Key, record: bytes) -> PeekedEntry | None:
         return None
     fields = _HEAD.unpack_from(value)
     start = _HEAD.size
-    end = start + algorithm_length(fields[2])
+    end = start + LENGTH_OF[fields[2]]
     if fields[13] and value[end + fields[11] + fields[12] :] != key.encoded:
         return None
     return PeekedEntry(value[start:end], fields[3], fields[4], fields[5], fields[6])
@@ -218,7 +218,7 @@ def scan_usage(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, byt
         (checksum,) = sum_of(record, len(value))
         version, algorithm, validated_ns, used_hour = use_of(value)
         if checksum == record_checksum(row + value) and version == _VERSION:
-            yield row, value[head : head + algorithm_length(algorithm)], validated_ns, used_hour, checksum
+            yield row, value[head : head + LENGTH_OF[algorithm]], validated_ns, used_hour, checksum
 
 
 def row_checksum(record: bytes) -> int:
@@ -234,8 +234,8 @@ def unpack_entry(row: bytes, record: bytes | None, key: Key | None = None) -> En
     fields = _HEAD.unpack_from(value)
     _, flags, number, size, wall, place, used, mtime, granule, boot_ns, boot, etag_len, version_len, whole_len = fields
     start = _HEAD.size
-    end = start + algorithm_length(number)
-    digest = Digest(algorithm_of(number), value[start:end])
+    end = start + LENGTH_OF[number]
+    digest = Digest(ALGORITHM_OF[number], value[start:end])
     etag = value[end : end + etag_len].decode("utf-8", "surrogatepass")
     version = value[end + etag_len : end + etag_len + version_len].decode("utf-8", "surrogatepass")
     encoded_key = value[end + etag_len + version_len :] if whole_len else row[1:]
@@ -293,3 +293,43 @@ def unpack_count(row: bytes, record: bytes | None) -> int:
     """Return the count; 0 if the record is missing or damaged."""
     value = strip_checksum(row, record)
     return 0 if value is None else int(_COUNT.unpack(value)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderChecksum:
+    """A provider's checksum of an object's bytes: *kind* and *value* as the backend gives them, *size* in bytes.
+
+    *scope* is an origin; it is empty if equal checksums of all origins mean equal bytes.
+    """
+
+    scope: str
+    kind: str
+    value: str
+    size: int
+
+    @property
+    def row_key(self) -> bytes:
+        text = f"{self.scope}\0{self.kind}\0{self.value}\0{self.size}"
+        return CHECKSUM + name_hash(text.encode("utf-8", "surrogatepass"))
+
+
+_CHECKSUM: Final = struct.Struct("<BBB")
+
+
+class ChecksumRecord(NamedTuple):
+    """The blob with a checksum's bytes; *verified* once hashing that blob gave the same checksum."""
+
+    digest: Digest
+    verified: bool
+
+
+def pack_checksum(row: bytes, record: ChecksumRecord) -> bytes:
+    return append_checksum(row, _CHECKSUM.pack(_VERSION, record.verified, record.digest.number) + record.digest.value)
+
+
+def unpack_checksum(row: bytes, record: bytes | None) -> ChecksumRecord | None:
+    value = strip_checksum(row, record)
+    if value is None:
+        return None
+    _, proved, number = _CHECKSUM.unpack_from(value)
+    return ChecksumRecord(Digest(ALGORITHM_OF[number], value[_CHECKSUM.size :]), bool(proved))

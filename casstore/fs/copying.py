@@ -1,4 +1,4 @@
-"""Copy a file's bytes: as a reflink, else by the kernel, else by reading and writing."""
+"""Copy a file's bytes, as a reflink, else by the kernel, else by reading and writing; and who may read the copy."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from typing import Final
 
-from casstore.fs import files, permissions
+from casstore.fs import files
 
 _FICLONE: Final = 0x40049409
 """``FICLONE`` of linux/fs.h: share all extents of one file with another."""
 _NO_SENDFILE: Final = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW, errno.ENOTSOCK, errno.EOPNOTSUPP))
+PRIVATE: Final = 0o600
+"""The mode of a file that will replace another, until it has the permissions of that one."""
+_ACL: Final = "system.posix_acl_access"
+_NO_ACL: Final = frozenset((errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS))
 
 
 def clone(source: int, target: int) -> bool:
@@ -56,7 +61,7 @@ def copy_out(source: int, target: str, *, durable: bool = False) -> None:
         return
     directory = os.path.dirname(target)
     temporary = f"{directory}/.{os.urandom(8).hex()}.part"
-    mode = permissions.PRIVATE if os.path.lexists(target) else 0o666
+    mode = PRIVATE if os.path.lexists(target) else 0o666
     # Unnamed until it is complete, if possible: then a killed process leaves nothing.
     unnamed = files.open_unnamed(directory, mode)
     is_named = unnamed is None
@@ -67,7 +72,7 @@ def copy_out(source: int, target: str, *, durable: bool = False) -> None:
             if not clone(source, descriptor):
                 copy_bytes(source, descriptor)
             with contextlib.suppress(FileNotFoundError):
-                permissions.copy_permissions(descriptor, target)
+                copy_permissions(descriptor, target)
             if durable:
                 files.sync(descriptor)
             if not is_named:
@@ -75,7 +80,7 @@ def copy_out(source: int, target: str, *, durable: bool = False) -> None:
                     files.link_descriptor(descriptor, target)
                 except FileExistsError:
                     with contextlib.suppress(FileNotFoundError):
-                        permissions.copy_permissions(descriptor, target)
+                        copy_permissions(descriptor, target)
                     files.link_descriptor(descriptor, temporary)
                     is_named = True
         finally:
@@ -117,3 +122,41 @@ def same_bytes(one: int, other: int) -> bool:
         if not left:
             return True
         offset += len(left)
+
+
+def copy_permissions(descriptor: int, source: str | int, *, owner: bool = True) -> None:
+    """Give an open file the group, mode and ACL of *source*, and with *owner* its owner, as far as this user may.
+
+    What cannot be given is left out: if the group or the ACL cannot, the group gets what all others have. The bits for
+    set-user-ID and set-group-ID are not copied. Raises: FileNotFoundError if *source* is missing.
+    """
+    status, own = os.stat(source), os.fstat(descriptor)
+    mode = stat.S_IMODE(status.st_mode) & 0o777
+    is_complete = True
+    if owner and status.st_uid != own.st_uid:
+        with contextlib.suppress(OSError):
+            os.fchown(descriptor, status.st_uid, -1)
+    if status.st_gid != own.st_gid:
+        try:
+            os.fchown(descriptor, -1, status.st_gid)
+        except OSError:  # EPERM, or EINVAL for a group that the user namespace does not map
+            is_complete = False
+    if not _copy_acl(source, descriptor):
+        is_complete = False
+    os.fchmod(descriptor, mode if is_complete else mode & ~0o070 | (mode & 0o007) << 3)
+
+
+def _copy_acl(source: str | int, descriptor: int) -> bool:
+    """Replace the ACL of *descriptor*, which may come from its directory, by that of *source*; False if impossible."""
+    if not hasattr(os, "getxattr"):
+        return True  # macOS: no access control list limits the group
+    try:
+        try:
+            os.setxattr(descriptor, _ACL, os.getxattr(source, _ACL))
+        except OSError as error:
+            if error.errno not in _NO_ACL:
+                raise
+            os.removexattr(descriptor, _ACL)
+    except OSError as error:
+        return error.errno in _NO_ACL
+    return True

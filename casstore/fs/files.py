@@ -114,6 +114,17 @@ def open_named(directory: str) -> tuple[int, str]:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
 
 
+@contextlib.contextmanager
+def temporary_file(directory: str) -> Iterator[tuple[int, str]]:
+    """Yield a file of `open_named` for the block; it may get other names in it."""
+    descriptor, path = open_named(directory)
+    try:
+        yield descriptor, path
+    finally:
+        os.close(descriptor)
+        unlink_quietly(path)
+
+
 def link_descriptor(descriptor: int, target: str) -> None:
     """Give the unnamed file behind *descriptor* the name *target*. Raises: FileExistsError."""
     # Without src_dir_fd, Python calls link(), which does not follow /proc's magic link (EXDEV); with it, it calls
@@ -252,8 +263,7 @@ def create_synced(
     Calls *before_link* just before the file gets its name; names that it links in the same directory are synced too.
     """
     directory = os.path.dirname(path)
-    descriptor, temporary = open_named(directory)
-    try:
+    with temporary_file(directory) as (descriptor, temporary):
         write_all(descriptor, data)
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
@@ -263,9 +273,6 @@ def create_synced(
             os.link(temporary, path)
         except FileExistsError:
             return False
-    finally:
-        os.close(descriptor)
-        unlink_quietly(temporary)
     # If the directory is gone, another process has removed it with the new file: nothing is left to sync.
     with contextlib.suppress(FileNotFoundError):
         sync_directory(directory)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from casstore.fs import files
@@ -29,17 +29,16 @@ class Intruder(NamedTuple):
 
 
 def find_owner(path: str) -> int | None:
-    """Return the id of the other user who owns *path*; None if this user does, or if it cannot be reached."""
+    """Return the id of the other user who owns *path*; None if this user does, or if it cannot be seen."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         return None
     return None if status.st_uid == os.geteuid() else status.st_uid
 
 
-def find_writers(directory: str, status: os.stat_result | None = None) -> Intruder | None:
+def find_writers(directory: str, status: os.stat_result) -> Intruder | None:
     """Return the users whom the mode of a *directory* allows to create and rename files in it; None if no others."""
-    status = os.stat(directory) if status is None else status
     if status.st_mode & stat.S_IWOTH:
         return Intruder("every user", directory)
     if status.st_mode & stat.S_IWGRP and not _is_private_group(directory, status.st_gid):
@@ -47,8 +46,46 @@ def find_writers(directory: str, status: os.stat_result | None = None) -> Intrud
     return None
 
 
-def find_movers(path: str) -> Intruder | None:
-    """Return the users who can rename *path*, a directory above, or a link that leads to it; None if no others.
+def find_changers(path: str) -> Intruder | None:
+    """Return the users who own *path* and are not trusted, or who can write to this directory; None if no others.
+
+    None of what this user cannot see: it is below what only its owner may look into.
+    """
+    try:
+        return _changers(path, os.stat(path))
+    except (FileNotFoundError, PermissionError):
+        return None
+
+
+def _changers(path: str, status: os.stat_result) -> Intruder | None:
+    if not _is_trusted(status.st_uid):
+        return Intruder(_user(status.st_uid), path)
+    return find_writers(path, status) if stat.S_ISDIR(status.st_mode) else None
+
+
+def is_tolerated(intruder: Intruder) -> bool:
+    """Return whether a warning about *intruder* is enough.
+
+    So it is for root, and in a container for a volume of root's that all may write to: the user of the first process is
+    the only one there.
+    """
+    uid = os.geteuid()
+    if not uid:
+        return True
+    with contextlib.suppress(OSError):
+        is_container = os.stat("/proc/1").st_uid == uid
+        return is_container and os.stat(intruder.path).st_uid == 0 and os.path.ismount(intruder.path)
+    return False
+
+
+def gravest(intruders: Iterable[Intruder]) -> Intruder | None:
+    """Return the first who is not tolerated, else the first; None without any."""
+    found = list(intruders)
+    return next((one for one in found if not is_tolerated(one)), found[0] if found else None)
+
+
+def find_movers(path: str) -> Iterator[Intruder]:
+    """Yield the users who can rename *path*, a directory above, or a link that leads to it.
 
     In a sticky directory, only its owner and a file's own may rename the file. *path* may be missing.
     """
@@ -56,16 +93,14 @@ def find_movers(path: str) -> Intruder | None:
         try:
             above = os.stat(directory)
         except OSError:
-            return None  # all below is missing
-        if not _is_trusted(above.st_uid):
-            return Intruder(_user(above.st_uid), directory)
-        writers = find_writers(directory, above)
-        if writers is not None and not above.st_mode & stat.S_ISVTX:
-            return writers
-        status = files.lstat_or_none(entry) if writers is not None else None
-        if status is not None and not _is_trusted(status.st_uid):
-            return Intruder(_user(status.st_uid), entry)
-    return None
+            return  # all below is missing
+        writers = _changers(directory, above)
+        if writers is None:
+            continue
+        if not _is_trusted(above.st_uid) or not above.st_mode & stat.S_ISVTX:
+            yield writers
+        elif (status := files.lstat_or_none(entry)) is not None and not _is_trusted(status.st_uid):
+            yield Intruder(_user(status.st_uid), entry)
 
 
 def _steps(path: str) -> Iterator[tuple[str, str]]:

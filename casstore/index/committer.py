@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from threading import get_ident
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from casstore.blobs.blob_store import BlobStore
 from casstore.errors import (
@@ -25,13 +25,14 @@ from casstore.errors import (
     LockTimeoutError,
     StoreFullError,
     StoreReadOnlyError,
-    printable,
 )
 from casstore.index.database import Index
 from casstore.index.transactions import Txn
 from casstore.index.updates import IndexUpdate, PublishEntry
-from casstore.locks.mutex import is_interrupted, new_mutex, refuse_wait, start_thread
-from casstore.locks.timed_queue import TimedQueue
+from casstore.locks.mutex import TimedQueue, is_interrupted, new_mutex, refuse_wait, start_thread
+
+if TYPE_CHECKING:
+    import logging
 
 WINDOW_WAITED: Final = 0.005
 """Seconds that a batch is open while a caller waits for it."""
@@ -48,11 +49,10 @@ _STORE_ERRORS: Final = (StoreFullError, StoreReadOnlyError, IndexUnavailableErro
 """Errors that every update of a batch would get."""
 
 
-def _log_exception(message: str) -> None:
-    """Log an error that no caller waits for."""
+def _logger() -> logging.Logger:
     import logging  # loads as slowly as the rest of this module
 
-    logging.getLogger(__name__).exception(printable(message))  # noqa: LOG004 (called inside handlers only)
+    return logging.getLogger(__name__)
 
 
 class _Flush:
@@ -97,7 +97,7 @@ class Committer:
             if self._queue.qsize() - self._fills < MAX_TOUCHES:
                 self._put(item)
             return
-        while self._fills >= MAX_FILLS and not (is_interrupted() or self._index.is_writing()):
+        while self._fills >= MAX_FILLS and not (is_interrupted() or self._index.locks.is_writing()):
             self._hurry.put(None)
             time.sleep(_ROOM_SECONDS)
         try:
@@ -134,7 +134,8 @@ class Committer:
             return False
         if self._thread in (0, get_ident()):
             return True
-        self._refuse_wait()
+        self._index.locks.refuse_reentry()
+        refuse_wait(self._index.layout.index)
         marker = _Flush()
         self._put(marker)
         self._hurry.put(None)
@@ -143,10 +144,6 @@ class Committer:
         except Empty:
             return False
         return True
-
-    def _refuse_wait(self) -> None:
-        self._index.refuse_reentry()
-        refuse_wait(self._index.directory)
 
     def close(self, timeout: float) -> None:
         """Flush, and wait for the thread to end, within *timeout* seconds in all."""
@@ -217,7 +214,7 @@ class Committer:
                 self._commit(updates)
         except Exception as error:  # noqa: BLE001 (logged, and passed to each update)
             # No caller may wait for a dead thread. Finishing an update twice is harmless.
-            _log_exception("a commit failed")
+            _logger().exception("a commit failed")
             for item in updates:
                 self._finish(item, error)
         finally:
@@ -269,9 +266,7 @@ class Committer:
         """Log the first of the time-outs that follow each other."""
         if not self._is_stalled:
             self._is_stalled = True
-            import logging
-
-            logging.getLogger(__name__).warning("%s; until then, the store records nothing that is read", error)
+            _logger().warning("%s; until then, the store records nothing that is read", error)
 
     def _can_retry(self, item: IndexUpdate) -> bool:
         try:
@@ -289,4 +284,4 @@ class Committer:
             item.done(error)
         except Exception:  # noqa: BLE001 (logged)
             # The owner's problem; the others in the batch have locks to release.
-            _log_exception("an update failed to finish after its commit")
+            _logger().exception("an update failed to finish after its commit")

@@ -82,8 +82,8 @@ class Index:
         *on_open* is called when the environment is open, inside a lock: it must return at once. A writer queues for
         *timeout* seconds while the queue advances; see `ByteLocks.acquire_writer`.
         """
-        self._layout = layout
-        self._locks = locks
+        self.layout = layout
+        self.locks = locks
         self._timeout = max(timeout, LEAST_TIMEOUT)
         self._on_replaced, self._on_open = on_replaced, on_open
         self.generations = Generations(layout, on_vanished)
@@ -175,8 +175,8 @@ class Index:
         writer: ByteLock | None = None
         try:
             try:
-                with files.full_disk(self._layout.root):
-                    writer = self._locks.acquire_writer(timeout)
+                with files.full_disk(self.layout.root):
+                    writer = self.locks.acquire_writer(timeout)
                 return self._write_locked(work)
             finally:
                 if writer is not None:
@@ -193,16 +193,16 @@ class Index:
             if self._was_superseded(*state):
                 self._check_hint(force=True)
                 raise IndexDamagedError(
-                    errno.ESTALE, "the index was replaced during a commit: try again", self._layout.index
+                    errno.ESTALE, "the index was replaced during a commit: try again", self.layout.index
                 )
             return result
         except lmdb.Error as error:
-            if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or is_disk_full(error, self._layout.index):
-                raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self._layout.index) from error
+            if isinstance(error, lmdb.MapFullError | lmdb.DiskError) or is_disk_full(error, self.layout.index):
+                raise StoreFullError(errno.ENOSPC, f"no room for the index: {error}", self.layout.index) from error
             if os.strerror(errno.EROFS) in str(error):
-                raise files.read_only(self._layout.root) from error
+                raise files.read_only(self.layout.root) from error
             self._recover(error)
-            raise IndexDamagedError(errno.EIO, f"a commit failed: {error}", self._layout.index) from error
+            raise IndexDamagedError(errno.EIO, f"a commit failed: {error}", self.layout.index) from error
 
     def _commit(self, work: Callable[[Txn], Result], env: lmdb.Environment) -> tuple[Result, _State]:
         state = self.generation, self._files, self._hint
@@ -212,22 +212,9 @@ class Index:
             rows.flush()
         return result, state
 
-    @property
-    def directory(self) -> str:
-        """The directory of its files."""
-        return self._layout.index
-
-    def is_writing(self) -> bool:
-        """Return whether this thread is writing: it runs a signal handler."""
-        return self._locks.is_writing()
-
-    def refuse_reentry(self) -> None:
-        """Raise ReentrantCallError in a signal handler that interrupted a write of this thread."""
-        self._locks.refuse_reentry()
-
     def _was_superseded(self, generation: int, files_before: IndexFiles | None, hint: HintState | None) -> bool:
         """After a commit: return whether it went into files that other processes no longer read."""
-        if os.path.lexists(self._layout.successor(generation)):
+        if os.path.lexists(self.layout.successor(generation)):
             return True
         # A superseded generation may have been deleted meanwhile, with its NEXT.
         if files_before is not None and not files_before.are_still(self.generations.files_of(generation)):
@@ -348,7 +335,7 @@ class Index:
                     self._files = None
                     continue
             try:
-                page_check.check(self._layout.index_file(number))
+                page_check.check(self.layout.index_file(number))
                 return self._use(number, hint, reserves=True)
             except (*DAMAGE, page_check.UnsoundError) as error:
                 self._supersede(number, str(error), say=not isinstance(error, page_check.UnfinishedError))
@@ -356,7 +343,7 @@ class Index:
                 if number == missing:
                     # Not deleted as superseded: then another number would have been found by now.
                     with contextlib.suppress(FileExistsError, FileNotFoundError):
-                        os.mkdir(self._layout.generation(number), 0o700)
+                        os.mkdir(self.layout.generation(number), 0o700)
                 missing = number
         raise self._unavailable(errno.EAGAIN, "the index is replaced repeatedly")
 
@@ -366,7 +353,7 @@ class Index:
             return self._env
         hint = self.generations.hint_state()
         number = self.generations.newest()
-        file = self._layout.index_file(number)
+        file = self.layout.index_file(number)
         if os.stat(file).st_size == 0:
             raise FileNotFoundError(errno.ENOENT, "there is no index yet", file)  # LMDB would initialize it
         try:
@@ -378,8 +365,8 @@ class Index:
     def _use(self, number: int, hint: HintState | None, *, reserves: bool = False) -> lmdb.Environment:
         env = None
         try:
-            with files.full_disk(self._layout.root):
-                env = open_environment(self._layout.generation(number), reserves=reserves)
+            with files.full_disk(self.layout.root):
+                env = open_environment(self.layout.generation(number), reserves=reserves)
             if reserves:
                 env.reader_check()
             self.generation, self._hint = number, hint
@@ -419,7 +406,7 @@ class Index:
             return
         hint = self.generations.hint_state()
         self._checked_at = time.monotonic()
-        superseded = force and os.path.lexists(self._layout.successor(self.generation))
+        superseded = force and os.path.lexists(self.layout.successor(self.generation))
         files_before = self._files
         files_now = self.generations.files_of(self.generation)
         if hint != self._hint or superseded or (files_before is not None and not files_before.are_still(files_now)):
@@ -440,7 +427,7 @@ class Index:
             # The environment is unusable but the file is intact; another process mapped more of it.
             self.close()
         elif isinstance(error, DAMAGE) and not replaces:
-            raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", self._layout.index) from error
+            raise IndexDamagedError(errno.EIO, f"the index is damaged: {error}", self.layout.index) from error
         elif replaces and (isinstance(error, DAMAGE) or self.generations.is_damaged(number)):
             with self._opening:
                 if self.generation == number:
@@ -451,7 +438,7 @@ class Index:
             raise self._unavailable(errno.EIO, f"the index failed: {error}") from error
 
     def _unavailable(self, number: int, message: str) -> IndexUnavailableError:
-        return IndexUnavailableError(number, message, self._layout.index)
+        return IndexUnavailableError(number, message, self.layout.index)
 
     def check_readers(self) -> int:
         """Free the reader slots of dead processes, which prevent pages from being reused; return their number."""
@@ -465,7 +452,7 @@ class Index:
         """Return the index's size and use after checking every page. Raises: as `inspect`. Replaces nothing."""
         number = self.generations.newest()
         if number and self.generations.is_damaged(number):
-            raise IndexDamagedError(errno.EIO, "its pages are inconsistent", self._layout.index_file(number))
+            raise IndexDamagedError(errno.EIO, "its pages are inconsistent", self.layout.index_file(number))
         self.inspect(Txn.count)
 
         def measure(env: lmdb.Environment) -> Health:

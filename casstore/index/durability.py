@@ -17,9 +17,10 @@ from casstore.blobs.staging import Inode
 from casstore.format.digest import Digest
 from casstore.format.keys import ENTRY, blob_row
 from casstore.format.layout import Layout
-from casstore.format.records import BlobRecord, pack_blob, pack_entry, row_checksum, unpack_blob, unpack_entry
+from casstore.format.records import BlobRecord, pack_entry, row_checksum, unpack_blob, unpack_entry
 from casstore.fs import files
 from casstore.index.database import Index
+from casstore.index.entries import put_blob
 from casstore.index.transactions import Txn
 
 _ROWS_PER_SYNC: Final = 8192  # some 3 MB
@@ -77,6 +78,6 @@ def _mark_batch(txn: Txn, blobs: BlobStore, rows: Sequence[_UnsyncedBlob]) -> in
         row = blob_row(seen.digest.value)
         blob = unpack_blob(row, seen.blob)
         if blob is not None and txn.get(row) == seen.blob:
-            txn.put(row, pack_blob(row, BlobRecord(blob.size, 0)))
+            put_blob(txn, seen.digest.value, BlobRecord(blob.size, 0))
         marked += 1
     return marked

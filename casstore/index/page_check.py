@@ -28,17 +28,17 @@ FIRST_PAGES: Final = 128
 """Tree pages checked when an index is opened: at most 2 ms."""
 _MAGIC: Final = 0xBEEFC0DE
 _FORMAT: Final = 1
-_HEADER: Final = struct.Struct("<Q2xHHH")
+HEADER: Final = struct.Struct("<Q2xHHH")
 """Of every page: number, flags, end of the node pointers, start of the nodes (or the page count of a run)."""
 _META: Final = struct.Struct("<IIQQ")
 _TREE: Final = struct.Struct("<IHHQQQQQ")
 """Page size (in the first tree) and flags, depth, branch, leaf and overflow pages, entries, root."""
 _TAIL: Final = struct.Struct("<QQ")
-_NODE: Final = struct.Struct("<HHHH")
+NODE: Final = struct.Struct("<HHHH")
 
-_BRANCH, _LEAF, _RUN, _IS_META = 0x01, 0x02, 0x04, 0x08
+BRANCH, LEAF, _RUN, _IS_META = 0x01, 0x02, 0x04, 0x08
 _KEYS_ARE_NUMBERS: Final = 0x08
-_DATA_IS_ELSEWHERE: Final = 0x01
+DATA_IS_ELSEWHERE: Final = 0x01
 _NO_ROOT: Final = (1 << 64) - 1
 _MAX_KEY_BYTES: Final = 511
 _LARGEST_MAP: Final = 1 << 46
@@ -81,9 +81,9 @@ def check(path: str, *, whole: bool = False) -> None:
         if status.st_size == 0:
             return
         for _ in range(_ATTEMPTS):
-            before = _read_metas(descriptor)
+            before = read_metas(descriptor)
             try:
-                meta = _newest(before)
+                meta = newest_meta(before)
                 # After the meta page: a growing file must not look too short.
                 size = os.fstat(descriptor).st_size
                 excess = (meta.last_page + 1) * meta.page_size - size
@@ -92,21 +92,21 @@ def check(path: str, *, whole: bool = False) -> None:
                 _Walk(descriptor, meta, size).run(None if whole or excess > 0 else FIRST_PAGES)
             except UnsoundError:
                 # Pages of an older transaction may be overwritten meanwhile; then this result is void.
-                if _read_metas(descriptor) == before:
+                if read_metas(descriptor) == before:
                     raise
             else:
                 return
         # Another process commits faster than this check: it uses the file without problems.
 
 
-def _read_metas(descriptor: int) -> tuple[bytes, bytes]:
+def read_metas(descriptor: int) -> tuple[bytes, bytes]:
     first = os.pread(descriptor, 256, 0)
-    sizes = _HEADER.size + _META.size
+    sizes = HEADER.size + _META.size
     size = int.from_bytes(first[sizes : sizes + 4], "little")
     return first, os.pread(descriptor, 256, size if 512 <= size <= 65536 else 4096)
 
 
-def _newest(pages: tuple[bytes, bytes]) -> _Meta:
+def newest_meta(pages: tuple[bytes, bytes]) -> _Meta:
     first = _parse_meta(pages[0], 0)
     if not pages[1] and first.transaction == 0:
         raise UnfinishedError("its creation was interrupted")
@@ -120,11 +120,11 @@ def _newest(pages: tuple[bytes, bytes]) -> _Meta:
 
 
 def _parse_meta(page: bytes, number: int) -> _Meta:
-    start = _HEADER.size
+    start = HEADER.size
     tail = start + _META.size + 2 * _TREE.size
     if len(page) < tail + _TAIL.size:
         raise UnsoundError("it is truncated")
-    own, flags, _, _ = _HEADER.unpack_from(page)
+    own, flags, _, _ = HEADER.unpack_from(page)
     magic, version, address, map_size = _META.unpack_from(page, start)
     size, free_flags, free_depth, _, _, _, free_entries, free_root = _TREE.unpack_from(page, start + _META.size)
     _, flags_of_main, depth, _, _, _, entries, root = _TREE.unpack_from(page, start + _META.size + _TREE.size)
@@ -173,18 +173,18 @@ class _Walk:
         self._mark_used(number, 1)
         page_size = self._meta.page_size
         page = os.pread(self._descriptor, page_size, number * page_size)
-        own, flags, lower, upper = _HEADER.unpack_from(page)
-        kind = _LEAF if depth == tree.depth else _BRANCH
-        start = _HEADER.size
+        own, flags, lower, upper = HEADER.unpack_from(page)
+        kind = LEAF if depth == tree.depth else BRANCH
+        start = HEADER.size
         if own != number or flags != kind or not start < lower <= upper <= page_size or lower % 2:
             raise UnsoundError(f"page {number} is damaged")
         nodes = struct.unpack_from(f"<{(lower - start) // 2}H", page, start)
-        if min(nodes) < upper or max(nodes) > page_size - _NODE.size:
+        if min(nodes) < upper or max(nodes) > page_size - NODE.size:
             raise UnsoundError(f"page {number} is damaged")
-        if kind == _BRANCH:
+        if kind == BRANCH:
             for node in nodes:
-                low, high, top, key_size = _NODE.unpack_from(page, node)
-                if node + _NODE.size + key_size > len(page) or key_size > _MAX_KEY_BYTES:
+                low, high, top, key_size = NODE.unpack_from(page, node)
+                if node + NODE.size + key_size > len(page) or key_size > _MAX_KEY_BYTES:
                     raise UnsoundError(f"page {number} is damaged")
                 self._left.append((low | high << 16 | top << 32, tree, depth + 1))
         else:
@@ -192,7 +192,7 @@ class _Walk:
 
     def _leaf(self, page: bytes, number: int, nodes: tuple[int, ...], tree: _Tree) -> None:
         self._entries[tree.root] = self._entries.get(tree.root, 0) + len(nodes)
-        end, unpack, header = len(page), _NODE.unpack_from, _NODE.size
+        end, unpack, header = len(page), NODE.unpack_from, NODE.size
         for node in nodes:
             low, high, flags, key_size = unpack(page, node)
             data = node + header + key_size
@@ -200,7 +200,7 @@ class _Walk:
             if flags == 0 and data + size <= end and 0 < key_size <= _MAX_KEY_BYTES:
                 if tree is self._meta.free:
                     self._free(page[data : data + size])
-            elif flags == _DATA_IS_ELSEWHERE and data + 8 <= end and 0 < key_size <= _MAX_KEY_BYTES:
+            elif flags == DATA_IS_ELSEWHERE and data + 8 <= end and 0 < key_size <= _MAX_KEY_BYTES:
                 self._run(int.from_bytes(page[data : data + 8], "little"), size, tree)
             else:
                 raise UnsoundError(f"page {number} is damaged")
@@ -210,14 +210,14 @@ class _Walk:
         self._mark_used(number, 1)
         page_size = self._meta.page_size
         is_free = tree is self._meta.free
-        first = os.pread(self._descriptor, _HEADER.size + (size if is_free else 0), number * page_size)
+        first = os.pread(self._descriptor, HEADER.size + (size if is_free else 0), number * page_size)
         pages = int.from_bytes(first[12:16], "little")
-        if _HEADER.unpack_from(first)[:2] != (number, _RUN) or _HEADER.size + size > pages * page_size:
+        if HEADER.unpack_from(first)[:2] != (number, _RUN) or HEADER.size + size > pages * page_size:
             raise UnsoundError(f"page {number} is damaged")
         if pages > 1:
             self._mark_used(number + 1, pages - 1)
         if is_free:
-            self._free(first[_HEADER.size :])
+            self._free(first[HEADER.size :])
 
     def _free(self, record: bytes) -> None:
         """Check a list of free pages, which LMDB will write to: a count, and their numbers."""

@@ -15,18 +15,12 @@ from dataclasses import dataclass, replace
 from casstore import clock
 from casstore.blobs.blob_store import BlobStore
 from casstore.blobs.staging import AddedBlob, Inode, Staging
-from casstore.format.checksums import ChecksumRecord, ProviderChecksum, pack_checksum
+from casstore.format import records
 from casstore.format.keys import blob_row, count_row, ghost_row, user_prefix
-from casstore.format.records import BlobRecord, Entry, Moment, pack_blob, pack_entry, unpack_count
+from casstore.format.records import BlobRecord, ChecksumRecord, Entry, Moment, ProviderChecksum
 from casstore.fs import files, mounts
-from casstore.index.entries import (
-    IndexSnapshot,
-    current_blob,
-    current_entry,
-    delete_entry,
-    increment_write_count,
-    put_entry,
-)
+from casstore.index import entries
+from casstore.index.entries import IndexSnapshot
 from casstore.index.transactions import Txn
 from casstore.locks.single_flight import Flight
 
@@ -58,9 +52,9 @@ def _same(one: Entry | None, other: Entry | None) -> bool:
 
 def _is_unchanged(txn: Txn, snapshot: IndexSnapshot, generation: int) -> bool:
     row = count_row(snapshot.key)
-    if generation != snapshot.generation or unpack_count(row, txn.get(row)) != snapshot.write_count:
+    if generation != snapshot.generation or records.unpack_count(row, txn.get(row)) != snapshot.write_count:
         return False
-    current = current_entry(txn, snapshot.key)
+    current = entries.current_entry(txn, snapshot.key)
     # A local delete increments the count; a row that is gone without that was evicted, or its blob was lost.
     return current is None or _same(current, snapshot.entry)
 
@@ -99,24 +93,24 @@ class PublishEntry(IndexUpdate):
         self.applied = False
         if blobs.inode(self.entry.digest) != self.added.inode or self._needs_sync(txn):
             return False
-        current = current_entry(txn, self.entry.key)
+        current = entries.current_entry(txn, self.entry.key)
         if self.is_local_write:
-            increment_write_count(txn, self.entry.key)
+            entries.increment_write_count(txn, self.entry.key)
             is_foreign = current is not None and not _same(current, self.snapshot.entry)
             if is_foreign and current is not None and not current.validator.same_version(self.entry.validator):
                 # Another process recorded another version: the current one is unknown.
-                delete_entry(txn, current)
+                entries.delete_entry(txn, current)
                 return True
         elif not _is_unchanged(txn, self.snapshot, generation):
             return True
-        known = current_blob(txn, self.entry.digest.value)
+        known = entries.current_blob(txn, self.entry.digest.value)
         is_synced = known is not None and known.written_on == 0
         if self.added.is_new:
             is_synced = self._synced  # the row may be an earlier file's
         entry = replace(self.entry, written_on=0) if is_synced else self.entry
-        put_entry(txn, entry, current, BlobRecord(self.added.size, entry.written_on))
+        entries.put_entry(txn, entry, current, BlobRecord(self.added.size, entry.written_on))
         for checksum in self.stated:
-            txn.put(checksum.row_key, pack_checksum(checksum.row_key, ChecksumRecord(entry.digest, False)))
+            txn.put(checksum.row_key, records.pack_checksum(checksum.row_key, ChecksumRecord(entry.digest, False)))
         ghost = txn.get(ghost_row(entry.digest.value)) if self.added.is_new else None
         if ghost is not None:
             from casstore.index.eviction_history import record_return  # only if blobs were ever evicted
@@ -211,7 +205,7 @@ class TouchEntry(IndexUpdate):
         return (self.entry.key.row_key,)
 
     def apply(self, txn: Txn, blobs: BlobStore, generation: int) -> bool:
-        current = current_entry(txn, self.entry.key)
+        current = entries.current_entry(txn, self.entry.key)
         if current is None or not current.same_content(self.entry):
             return True
         if self.validated is not None and _is_later(self.validated, current.validated):
@@ -220,9 +214,8 @@ class TouchEntry(IndexUpdate):
             current = replace(current, last_used_hour=_last_use(current.last_used_hour, self.last_used_hour))
         if self.synced_inode is not None and blobs.inode(current.digest) == self.synced_inode:
             current = replace(current, written_on=0)
-            row = blob_row(current.digest.value)
-            txn.put(row, pack_blob(row, BlobRecord(current.size, 0)))
-        txn.put(current.key.row_key, pack_entry(current))
+            entries.put_blob(txn, current.digest.value, BlobRecord(current.size, 0))
+        txn.put(current.key.row_key, records.pack_entry(current))
         return True
 
 
@@ -237,5 +230,5 @@ class ChecksumVerdict(IndexUpdate):
         if self.record is None:
             txn.delete(self.checksum.row_key)
         else:
-            txn.put(self.checksum.row_key, pack_checksum(self.checksum.row_key, self.record))
+            txn.put(self.checksum.row_key, records.pack_checksum(self.checksum.row_key, self.record))
         return True

@@ -10,17 +10,16 @@ from typing import Self
 
 from casstore.blobs.blob_store import OPEN_FLAGS, CollisionError
 from casstore.blobs.staging import AddedBlob, Inode, Staging
-from casstore.format.checksums import ProviderChecksum
 from casstore.format.digest import Digest
 from casstore.format.keys import Key
 from casstore.format.layout import Layout
-from casstore.format.records import Entry, Moment, Validator
+from casstore.format.records import Entry, Moment, ProviderChecksum, Validator
 from casstore.fs import files
 from casstore.index.entries import IndexSnapshot
 from casstore.index.updates import PublishEntry
 from casstore.ingest.publisher import NO_ROOM, Publisher
 from casstore.locks.single_flight import Flight, Flights
-from casstore.reading.open_blob import Stored
+from casstore.reading.catalog import Stored
 
 _PROGRESS_SECONDS = 1.0
 
@@ -169,7 +168,7 @@ class Fill:
         publication.on_done = publisher.recent.forget
         publisher.counters.flush_if_due()
         try:
-            self._flights.publication = publication
+            self._flights.are_committers = lambda: publication.is_queued
             publisher.recent.remember(publication.entry, publication.added.inode)
             for flight in flights:
                 flight.publish_result()
@@ -191,9 +190,8 @@ class Fill:
             for flight in self._flights.requests:
                 self._publisher.leases.get().end_progress(flight.progress_name)
         self._flights.release()
-        publication, staging = self._flights.publication, self._staging
-        if staging is not None and (publication is None or not publication.is_queued):
-            staging.close()
+        if self._staging is not None and not self._flights.are_committers():
+            self._staging.close()
         self._staging = None
 
     def after_fork_in_child(self) -> None:

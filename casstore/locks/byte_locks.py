@@ -24,7 +24,7 @@ from typing import Final
 from casstore.errors import LockTimeoutError, ReentrantCallError
 from casstore.format.digest import name_hash
 from casstore.format.layout import Layout
-from casstore.locks.lock_files import BUSY, LockedFile, open_lock_file, polls_until
+from casstore.locks.lock_files import BUSY, LockedFile, in_directory, open_lock_file, polls_until
 from casstore.locks.mutex import new_mutex
 
 _FLOCK: Final = struct.Struct("hhqqi4x")
@@ -188,7 +188,8 @@ class ByteLocks:
 
     def _lock(self, byte: int) -> bool:
         if self._descriptor < 0:
-            self._descriptor = self._open(self._layout.byte_lock_file)
+            path, flags = self._layout.byte_lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._descriptor = in_directory(path, lambda: os.open(path, flags, 0o600))
             self._is_closing = False
         if not _HAS_BYTE_LOCKS:
             return self._lock_file(byte)
@@ -232,14 +233,6 @@ class ByteLocks:
                 return False
             raise
         return True
-
-    def _open(self, path: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        try:
-            return os.open(path, flags, 0o600)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-            return os.open(path, flags, 0o600)
 
     def after_fork_in_child(self) -> None:
         """Close the parent's descriptors without unlocking: unlocking would free the parent's locks."""

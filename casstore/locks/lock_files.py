@@ -10,10 +10,12 @@ import io
 import os
 import time
 import weakref
-from collections.abc import Iterator
-from typing import Final, Self
+from collections.abc import Callable, Iterator
+from typing import Final, Self, TypeVar
 
 from casstore.fs import files
+
+Opened = TypeVar("Opened")
 
 POLL_FIRST: Final = 0.0005
 """Seconds between the first two tries for a lock; doubled up to `POLL_LAST`. Measured: a fixed 50 ms made eight
@@ -54,11 +56,16 @@ class LockedFile(io.FileIO):
 def open_lock_file(path: str) -> LockedFile:
     """Open *path*, created if it is missing, with its directory: a file that closes itself if an interrupt drops it."""
     # Append mode only creates it: nothing is written, and FileIO opens it in one step.
+    return in_directory(path, lambda: LockedFile(path, "a+", opener=open_private))
+
+
+def in_directory(path: str, opening: Callable[[], Opened]) -> Opened:
+    """Return what *opening* makes at *path*; make its directory first if it is missing."""
     try:
-        return LockedFile(path, "a+", opener=open_private)
+        return opening()
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        return LockedFile(path, "a+", opener=open_private)
+        return opening()
 
 
 class LockFile:
@@ -172,20 +179,11 @@ def locks_are_exclusive(directory: str) -> bool:
     On file systems where it does not, no process can be proved dead. Locks belong to open files, not to processes, so
     two open files of this process prove it. Needs no second process: see docs/decisions/0014.
     """
-    try:
-        descriptor, path = files.open_named(directory)
-    except OSError:
-        return False
-    second = -1
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return second >= 0 and error.errno in BUSY
-    finally:
-        files.unlink_quietly(path)
-        for opened in (second, descriptor):
-            if opened >= 0:
-                os.close(opened)
+    with contextlib.suppress(OSError), files.temporary_file(directory) as (first, path):
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with files.opened(path, os.O_RDWR) as second:
+            try:
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                return error.errno in BUSY
     return False

@@ -19,16 +19,15 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from casstore.format.digest import name_hash_hex
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.locks.byte_locks import ByteLock, ByteLocks
 from casstore.locks.lock_files import POLL_LAST, polls_until
-from casstore.locks.mutex import is_interrupted, new_mutex
-from casstore.locks.timed_queue import TimedQueue
+from casstore.locks.mutex import TimedQueue, is_interrupted, new_mutex
 
 _LOOK_AT_PROGRESS: Final = 1.0
 """Seconds between two looks at another process's byte count."""
@@ -132,21 +131,13 @@ class Flight:
         self.release()
 
 
-class Publication(Protocol):
-    """A result on its way into the index."""
-
-    @property
-    def is_queued(self) -> bool:
-        """Whether the committer owns it, and releases its flights."""
-        ...
-
-
 class Flights:
     """The flights of one download, released together: by a block that uses it twice, unless the committer does it."""
 
     def __init__(self, requests: Iterable[Flight] = ()) -> None:
         self.requests = list(requests)
-        self.publication: Publication | None = None
+        self.are_committers: Callable[[], bool] = lambda: False
+        """Whether the committer owns the result, and releases them."""
 
     def add(self, request: Flight) -> Flight:
         """Own *request* from before it is granted."""
@@ -155,7 +146,7 @@ class Flights:
 
     def release(self) -> None:
         """Release all, unless the result is queued. A second call does nothing."""
-        if self.publication is None or not self.publication.is_queued:
+        if not self.are_committers():
             for flight in self.requests:
                 flight.release()
 
@@ -178,11 +169,6 @@ class SingleFlight:
     def acquire(self, name: bytes) -> Flight:
         """Return a request for the flight: use it as a context manager, and `Flight.polls` inside."""
         return Flight(self, name)
-
-    def try_acquire(self, name: bytes) -> Flight | None:
-        """Return the flight, granted, without waiting; None if another reader is downloading."""
-        flight = Flight(self, name)
-        return flight if self.try_grant(flight) else None
 
     def try_grant(self, flight: Flight) -> bool:
         """Return whether *flight*, a new request, could be granted without waiting."""

@@ -111,12 +111,6 @@ class WriteLocks:
         """Return *key*'s lock, which is not acquired yet: `WriteLock.acquire` it inside a block that releases it."""
         return WriteLock(self, key)
 
-    def acquire(self, key: Key, timeout: float | None = None, on_poll: Callable[[], object] | None = None) -> WriteLock:
-        """Return *key*'s lock, acquired. Raises: as `WriteLock.acquire`."""
-        lock = WriteLock(self, key)
-        lock.acquire(timeout, on_poll)
-        return lock
-
     def wait(self, lock: WriteLock, timeout: float | None, on_poll: Callable[[], object] | None) -> None:
         refuse_wait(lock.key.uri)
         timeout, key, queue_lock = self._timeout if timeout is None else timeout, lock.key, None

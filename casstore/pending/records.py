@@ -6,7 +6,7 @@ import contextlib
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from casstore.format.digest import ALGORITHMS, Digest
 from casstore.format.keys import Key
@@ -45,6 +45,23 @@ UNKNOWN: Final = Digest(ALGORITHMS[0], bytes(16))
 """The digest of an unreadable write: only its record has the right one."""
 
 
+class PendingChanges(TypedDict, total=False):
+    """The fields of a `PendingWrite` that change with its state."""
+
+    why: str
+    lease: str
+    outcome_unknown: bool
+
+
+class PendingDetails(TypedDict, total=False):
+    """The fields of a `PendingWrite` that have defaults."""
+
+    exclusive: bool
+    source: str | None
+    outcome_unknown: bool
+    push_options: str
+
+
 @dataclass(frozen=True, slots=True)
 class PendingWrite:
     """Bytes of *size* with *digest* that are not uploaded, recorded *created_ns* after the epoch.
@@ -80,23 +97,9 @@ class PendingWrite:
         return self.state in (PendingState.FAILED, PendingState.EDIT, PendingState.UNREADABLE)
 
     def encode(self) -> bytes:
-        record = {
-            "format": _FORMAT,
-            "state": self.state.value,
-            "uri": self.key.uri,
-            "origin": self.key.origin,
-            "digest": str(self.digest),
-            "size": self.size,
-            "condition": self.condition.value,
-            "base": None if self.base is None else asdict(self.base),
-            "lease": self.lease,
-            "created_ns": self.created_ns,
-            "why": self.why,
-            "exclusive": self.exclusive,
-            "source": self.source,
-            "outcome_unknown": self.outcome_unknown,
-            "push_options": self.push_options,
-        }
+        fields = {name: value for name, value in asdict(self).items() if name not in ("key", "name")}
+        key = {"uri": self.key.uri, "origin": self.key.origin}
+        record = {"format": _FORMAT, **key, **fields, "digest": str(self.digest)}
         return json.dumps(record, indent=1).encode("ascii") + b"\n"
 
     @classmethod

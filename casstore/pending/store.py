@@ -20,7 +20,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Final, Unpack
 
 from casstore.blobs.blob_store import OPEN_FLAGS
 from casstore.blobs.staging import Staging
@@ -31,7 +31,16 @@ from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Validator
 from casstore.fs import copying, files
 from casstore.locks.lock_files import locks_are_exclusive, try_lock_existing
-from casstore.pending.records import UNKNOWN, Condition, PendingState, PendingWrite, UnknownKey, key_in
+from casstore.pending.records import (
+    UNKNOWN,
+    Condition,
+    PendingChanges,
+    PendingDetails,
+    PendingState,
+    PendingWrite,
+    UnknownKey,
+    key_in,
+)
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
 _NO_LEASE: Final = "0" * 16
@@ -170,10 +179,7 @@ class Pending:
         *,
         lease: str,
         why: str,
-        exclusive: bool = False,
-        source: str | None = None,
-        outcome_unknown: bool = False,
-        push_options: str = "",
+        **details: Unpack[PendingDetails],
     ) -> PendingWrite:
         """Record all bytes of *staging*, already hashed, and sync them. The caller closes *staging*.
 
@@ -183,20 +189,7 @@ class Pending:
         digest = staging.digest()
         name = f"{lease or _NO_LEASE}-{os.urandom(8).hex()}"
         write = PendingWrite(
-            key,
-            name,
-            state,
-            digest,
-            staging.size,
-            condition,
-            base,
-            lease,
-            time.time_ns(),
-            why,
-            exclusive,
-            source,
-            outcome_unknown,
-            push_options,
+            key, name, state, digest, staging.size, condition, base, lease, time.time_ns(), why, **details
         )
         staging.finalize(digest)
         try:
@@ -233,23 +226,9 @@ class Pending:
                     raise
         files.sync_directory(self._layout.pending_directory)
 
-    def mark(
-        self,
-        write: PendingWrite,
-        state: PendingState,
-        *,
-        why: str | None = None,
-        lease: str | None = None,
-        outcome_unknown: bool | None = None,
-    ) -> PendingWrite:
+    def mark(self, write: PendingWrite, state: PendingState, **changes: Unpack[PendingChanges]) -> PendingWrite:
         """Change the state, synced. Raises: FileNotFoundError if the write was pushed or dropped meanwhile."""
-        changed = replace(
-            write,
-            state=state,
-            why=write.why if why is None else why,
-            lease=write.lease if lease is None else lease,
-            outcome_unknown=write.outcome_unknown if outcome_unknown is None else outcome_unknown,
-        )
+        changed = replace(write, state=state, **changes)
         if write.state is PendingState.UNREADABLE:
             with files.opened(self.path(write), OPEN_FLAGS) as descriptor:
                 changed = replace(changed, digest=hash_descriptor(descriptor, UNKNOWN.algorithm))

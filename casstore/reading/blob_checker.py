@@ -163,23 +163,34 @@ class BlobChecker:
             return
         is_edit = inode is not None and self.save_local_edits(digest)
         self._counters.increment("edited_blobs" if is_edit else "damaged_blobs")
-        if inode is None:
-            return
-        if is_edit:
+        if inode is not None:
+            self.remove(digest, inode, None if is_edit else reason)
+
+    def remove(self, digest: Digest, inode: Inode, reason: str | None) -> str | None:
+        """Move the file *inode* of a blob to the quarantine, with the *reason*; delete it if there is none.
+
+        Return its path there; None if the name is another file's by now.
+        """
+        if reason is None:
             target = self._layout.trashed(os.urandom(8).hex())
         else:
             target = self._layout.quarantined(f"{digest.value.hex()}-{os.urandom(4).hex()}")
             files.create_synced(target + ".txt", f"{digest}: {reason}\n".encode())
 
-        def remove(txn: Txn) -> None:
+        def move(txn: Txn) -> bool:
             # Between the look and this transaction a good blob may have taken the name.
-            if self._blobs.inode(digest) == inode:
-                txn.delete(blob_row(digest.value))
-                files.rename(self._layout.blob(digest.value), target)
+            if self._blobs.inode(digest) != inode:
+                return False
+            txn.delete(blob_row(digest.value))
+            files.rename(self._layout.blob(digest.value), target)
+            return True
 
-        self._index.write_once(remove)
-        if is_edit:
+        is_moved = self._index.write_once(move)
+        if reason is None:
             files.unlink_quietly(target)
+        elif not is_moved:
+            files.unlink_quietly(target + ".txt")
+        return target if is_moved else None
 
     def save_local_edits(self, digest: Digest) -> bool:
         """Make pending writes of a blob's wrong bytes, if they were written through a view; False if they were not."""

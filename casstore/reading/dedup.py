@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from casstore.blobs.blob_store import BlobModifiedError, BlobStore
-from casstore.format.checksums import ChecksumRecord, ProviderChecksum, unpack_checksum
 from casstore.format.digest import Digest, raw_hash
+from casstore.format.records import ChecksumRecord, ProviderChecksum, unpack_checksum
 from casstore.index.committer import Committer
 from casstore.index.database import Index
 from casstore.index.entries import current_blob

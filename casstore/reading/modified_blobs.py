@@ -14,8 +14,8 @@ from casstore.blobs.blob_store import OPEN_FLAGS
 from casstore.blobs.staging import Inode
 from casstore.format.digest import Digest
 from casstore.format.layout import Layout, LeaseLayout
-from casstore.index.blob_users import users_of
 from casstore.index.database import Index
+from casstore.index.entries import users_of
 from casstore.leases.edits import EditRecorder
 from casstore.leases.holder import LeaseHolder
 from casstore.leases.scan import UnrecordedFile

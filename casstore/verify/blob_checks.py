@@ -1,19 +1,23 @@
 """Checks of the files in ``blobs/``: a few threads hash them, one thread lists them and compares them with their rows.
 
-Symbolic links are not followed. Only a `Repairer` changes anything.
+Symbolic links are not followed. Only a `StoreRepairer` changes anything.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import heapq
 import os
+import random
 import re
 import stat
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -23,11 +27,54 @@ from casstore.format.digest import Digest, new_hasher
 from casstore.format.keys import blob_row
 from casstore.format.records import unpack_blob
 from casstore.fs import files
-from casstore.locks.mutex import new_mutex
-from casstore.locks.task_threads import Task, TaskThreads
-from casstore.verify.index_checks import PROCESS_ERRORS, IndexChecks, reason
+from casstore.locks.mutex import Task, TaskThreads, new_mutex
+from casstore.verify.index_checks import PROCESS_ERRORS, IndexChecks
+from casstore.verify.repair import reason
 from casstore.verify.report import Problem, ProblemKind
-from casstore.verify.sampling import Sample
+
+
+class Sample:
+    """A random *fraction* of the *newest* blobs (a number of them, or a maximum age).
+
+    Raises:
+        ValueError: *fraction* or *newest* is out of range.
+    """
+
+    def __init__(self, fraction: float | None = None, newest: int | timedelta | None = None) -> None:
+        if fraction is not None and not 0 < fraction <= 1:
+            raise ValueError(f"sample must be greater than 0 and at most 1, not {fraction}")
+        if newest is not None and (newest <= timedelta() if isinstance(newest, timedelta) else newest < 1):
+            raise ValueError(f"newest must be at least 1, or a positive duration, not {newest}")
+        self._fraction = fraction
+        self._newest = newest
+        self._paths: frozenset[str] = frozenset()
+        self._since_ns = 0
+
+    def select(self, blobs: str) -> None:
+        """Find the newest files below *blobs*, if *newest* was given."""
+        if isinstance(self._newest, timedelta):
+            self._since_ns = time.time_ns() - int(self._newest.total_seconds() * 1e9)
+        elif self._newest is not None:
+            # The blob checks report directories that cannot be listed.
+            paths = (f"{directory}/{name}" for directory, _, names in os.walk(blobs) for name in names)
+            ages = ((changed, path) for path in paths if (changed := _changed_ns(path)) is not None)
+            self._paths = frozenset(path for _, path in heapq.nlargest(self._newest, ages))
+
+    def includes(self, path: str) -> bool:
+        """Whether to hash that blob; True for a file without a readable status, so that the check reports it."""
+        if self._paths and path not in self._paths:
+            return False
+        if self._since_ns and (_changed_ns(path) or self._since_ns) < self._since_ns:
+            return False
+        return self._fraction is None or random.random() < self._fraction
+
+
+def _changed_ns(path: str) -> int | None:
+    # The ctime is the time of the last link, and so of the download. The mtime is derived from the digest.
+    with contextlib.suppress(OSError):
+        return os.lstat(path).st_ctime_ns
+    return None
+
 
 THREADS: Final = min(4, os.cpu_count() or 1)
 

@@ -1,7 +1,7 @@
 """Checks of the index: rows are compared with each other, and with the blobs that they name.
 
 Rows are compared inside one transaction. A row and a file cannot be read atomically: a difference is checked again, in
-an order in which no change by another process looks like damage. Only a `Repairer` changes anything.
+an order in which no change by another process looks like damage. Only a `StoreRepairer` changes anything.
 """
 
 from __future__ import annotations
@@ -9,40 +9,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from casstore.errors import CasstoreError, IndexDamagedError
-from casstore.format.checksums import unpack_checksum
-from casstore.format.digest import Digest, name_hash
+from casstore.format import records
+from casstore.format.digest import Digest
 from casstore.format.keys import BLOB, CHECKSUM, COUNT, ENTRY, POLICY, USER, Key, blob_row, user_prefix, user_row
-from casstore.format.layout import Layout
-from casstore.format.records import BlobRecord, Entry, strip_checksum, unpack_blob, unpack_count, unpack_entry
+from casstore.format.records import BlobRecord, Entry
 from casstore.index import page_check
 from casstore.index.database import PAGE_ROWS, Index
+from casstore.index.entries import User, users_of
 from casstore.index.environment import RESERVE_ROW
 from casstore.index.transactions import Txn
-from casstore.verify.report import Findings, Problem, ProblemKind, Repairer
+from casstore.verify.repair import Row, StoreRepairer, decoded, entry_in, key_in, reason, user_in
+from casstore.verify.report import Findings, Problem, ProblemKind
 
 PROCESS_ERRORS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECHILD, errno.EBUSY))
 """Errors of this process or machine, not of the store."""
 
 _MAX_CHECKS: Final = 20
-_UNDECODABLE: Final = (struct.error, LookupError, ValueError)
-
-Value = TypeVar("Value")
 
 
-def reason(error: BaseException) -> str:
-    """Return the text of *error* without the path, which the problem contains."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-
-
-Row = tuple[bytes, bytes]
-"""A key and its record."""
 Fault = tuple[Problem, Row]
 
 
@@ -75,14 +65,11 @@ class _Page:
 class IndexChecks:
     """One pass over all rows, a page at a time, by one thread, with counts of what was seen so far."""
 
-    def __init__(
-        self, layout: Layout, index: Index, algorithm: str, findings: Findings, repairer: Repairer | None = None
-    ) -> None:
-        self.layout = layout
+    def __init__(self, index: Index, algorithm: str, repairer: StoreRepairer | None) -> None:
+        """Without *repairer*, change nothing."""
+        self.layout, self.algorithm, self.repairer = index.layout, algorithm, repairer
         self._index = index
-        self.algorithm = algorithm
-        self.findings = findings
-        self.repairer = repairer
+        self.findings = Findings()
         self.generation = 0
         self.is_absent = False
         self.is_readable = False
@@ -153,13 +140,11 @@ class IndexChecks:
 
     def user_of(self, digest: bytes) -> tuple[Key | None, int]:
         """Return one of the entries that use a blob, and their number, up to a page."""
-        prefix = user_prefix(digest)
-        users: list[tuple[bytes, bytes]] = []
+        users: list[User] = []
         if self.is_readable:
             with self._reporting():
-                users = self._index.inspect(lambda txn: txn.scan(prefix, prefix, PAGE_ROWS))
-        key = _decoded(lambda: Key.parse(users[0][1])) if users else None
-        return key, len(users)
+                users = self._index.inspect(lambda txn: users_of(txn, digest, PAGE_ROWS))
+        return next((user.key for user in users), None), len(users)
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -223,12 +208,12 @@ class IndexChecks:
             elif kind == USER:
                 self._check_user(txn, row, record, page)
             elif kind == CHECKSUM:
-                if _decoded(partial(unpack_checksum, row, record)) is None:
+                if decoded(partial(records.unpack_checksum, row, record)) is None:
                     page.faults.append(self._bad(row, record, "a provider's checksum"))
             elif kind == POLICY:
-                if strip_checksum(row, record) is None:
+                if records.strip_checksum(row, record) is None:
                     page.faults.append(self._bad(row, record, "the eviction history"))
-            elif row != RESERVE_ROW and (kind != COUNT or not unpack_count(row, record)):
+            elif row != RESERVE_ROW and (kind != COUNT or not records.unpack_count(row, record)):
                 what = "a count of local writes" if kind == COUNT else "of no known kind"
                 page.faults.append(self._bad(row, record, what))
         self._compare(txn, page)
@@ -242,8 +227,8 @@ class IndexChecks:
             page.entries.append(_CheckedEntry(record, entry))
 
     def _check_blob(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
-        blob = _decoded(lambda: unpack_blob(row, record))
-        digest = _decoded(partial(Digest, self.algorithm, row[1:]))
+        blob = decoded(lambda: records.unpack_blob(row, record))
+        digest = decoded(partial(Digest, self.algorithm, row[1:]))
         if blob is None or digest is None:
             page.faults.append(self._bad(row, record, "a blob"))
             return
@@ -253,7 +238,7 @@ class IndexChecks:
 
     def _check_user(self, txn: Txn, row: bytes, record: bytes, page: _Page) -> None:
         key = user_in(row, record)
-        digest = _decoded(partial(Digest, self.algorithm, row[1:-16]))
+        digest = decoded(partial(Digest, self.algorithm, row[1:-16]))
         if key is None or digest is None:
             page.faults.append(self._bad(row, record, "a user of a blob"))
             return
@@ -280,7 +265,7 @@ class IndexChecks:
             row = blob_row(entry.digest.value)
             record = txn.get(row)
             seen.has_blob_row = record is not None
-            blob = _decoded(partial(unpack_blob, row, record))
+            blob = decoded(partial(records.unpack_blob, row, record))
             if blob is not None and blob.size != entry.size:
                 detail = f"the entry has the size {entry.size:,}, the row of its blob {blob.size:,}"
                 page.faults.append(self._entry_fault(ProblemKind.ROWS_DISAGREE, detail, seen))
@@ -335,29 +320,3 @@ class IndexChecks:
         uri, origin = (None, None) if key is None else (key.uri, key.origin)
         path = self.layout.index_file(self.generation)
         return Problem(ProblemKind.BAD_RECORD, path, detail, uri=uri, origin=origin), (row, record)
-
-
-def entry_in(algorithm: str, row: bytes, record: bytes | None) -> Entry | None:
-    """Return the entry in a row; None if it is missing, damaged, or of another row or algorithm."""
-    entry = _decoded(lambda: unpack_entry(row, record))
-    return entry if entry is not None and entry.key.row_key == row and entry.digest.algorithm == algorithm else None
-
-
-def key_in(row: bytes) -> Key | None:
-    """Return the key of an entry's row; None if the row was truncated."""
-    key = _decoded(lambda: Key.parse(row[1:]))
-    return key if key is not None and key.row_key == row else None
-
-
-def user_in(row: bytes, record: bytes) -> Key | None:
-    """Return the entry that a user's row names; None if it does not decode."""
-    key = _decoded(lambda: Key.parse(record))
-    return key if key is not None and row[-16:] == name_hash(record) else None
-
-
-def _decoded(decode: Callable[[], Value]) -> Value | None:
-    """Return what *decode* returns; None if the bytes do not decode, although their checksum may be right."""
-    try:
-        return decode()
-    except _UNDECODABLE:
-        return None

@@ -2,45 +2,47 @@
 
 Between a look and its repair anything may have happened: a reader found the same damage and downloaded the object
 again, a collector evicted the blob. So each repair looks again inside the write transaction that acts: a row must have
-the record that was seen, a name must be that of the file (device and inode) that was hashed. A damaged blob is removed
-like any other, by `Removal`.
+the record that was seen, a name must be that of the file (device and inode) that was hashed.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from casstore.blobs.blob_store import BlobModifiedError, BlobStore
 from casstore.blobs.staging import Inode
 from casstore.errors import CasstoreError
-from casstore.eviction.removal import FIRST_BATCH, Removal, Selection
-from casstore.format.digest import Digest
-from casstore.format.keys import BLOB, ENTRY, USER, blob_row, user_prefix, user_row
-from casstore.format.layout import Layout
-from casstore.format.records import BlobRecord, Entry, pack_blob, unpack_blob
+from casstore.format.digest import Digest, name_hash
+from casstore.format.keys import BLOB, ENTRY, USER, Key, blob_row, user_prefix, user_row
+from casstore.format.records import BlobRecord, Entry, unpack_blob, unpack_entry
 from casstore.fs import files
-from casstore.index.blob_users import uris_of, users_of
 from casstore.index.database import Index
-from casstore.index.entries import current_blob, delete_entry
+from casstore.index.entries import current_blob, delete_entry, drop_users, put_blob, uris_of
 from casstore.index.transactions import Txn
 from casstore.reading.blob_checker import BlobChecker
 from casstore.root import Root
-from casstore.verify.index_checks import Row, entry_in, key_in, reason, user_in
 from casstore.verify.report import Repair
+
+Value = TypeVar("Value")
+Row = tuple[bytes, bytes]
+"""A key and its record."""
 
 GONE: Final = Repair("another process has repaired it")
 
 _NO_BYTES: Final = "its bytes are not those of its name"
 _NO_FILE: Final = "what had its name is not a readable file"
-_TRIES: Final = 3
+_BATCH: Final = 64
+"""Rows in one write transaction."""
+_UNDECODABLE: Final = (struct.error, LookupError, ValueError)
 
 
 class StoreRepairer:
-    """Repairs one store; a `casstore.verify.report.Repairer`."""
+    """Repairs one store. Each method looks again, inside a transaction, before it changes anything."""
 
     def __init__(self, root: Root, index: Index, blobs: BlobStore, checker: BlobChecker) -> None:
         self._layout, self._algorithm, self._boot_mount = root.layout, root.algorithm, root.boot_mount
@@ -51,8 +53,8 @@ class StoreRepairer:
     def repair_rows(self, rows: Sequence[Row]) -> list[Repair]:
         """Correct, or drop, rows that were seen with these records."""
         done: list[Repair] = []
-        for start in range(0, len(rows), FIRST_BATCH):
-            batch = rows[start : start + FIRST_BATCH]
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
             try:
                 done += self._index.write(partial(self._repair_batch, batch=batch))
             except (CasstoreError, OSError) as error:
@@ -115,8 +117,7 @@ class StoreRepairer:
         """Correct the size in the row; then the row also says that the file may not be synced."""
         known = current_blob(txn, digest)
         if known is None or known.size != status.st_size:
-            row = blob_row(digest)
-            txn.put(row, pack_blob(row, BlobRecord(status.st_size, self._boot_mount)))
+            put_blob(txn, digest, BlobRecord(status.st_size, self._boot_mount))
 
     def _look(self, digest: bytes) -> os.stat_result | None:
         try:
@@ -175,26 +176,22 @@ class StoreRepairer:
 
     def _remove(self, digest: Digest, inode: Inode, why: str) -> Repair:
         """Drop the entries of a damaged blob, and commit; then move the file. Edits made through a view are saved."""
-        target = None
-        if not self._checker.save_local_edits(digest):
-            target = self._layout.quarantined(f"{digest.value.hex()}-{os.urandom(4).hex()}")
-            files.create_synced(target + ".txt", f"{digest}: {why}\n".encode())
-        removal = _DamagedBlob(self._index, self._layout, self._blobs, digest, inode, target)
-        dropped: list[str] = []
-        for _ in range(_TRIES):
-            # A reader that found the name before its entries were dropped may have made another since: then once more.
-            for _, uris, swept in removal.run([digest]):
-                dropped += uris[digest.value]
-                if swept:
-                    action = "the blob was quarantined" if target else "its bytes are a local edit now"
-                    return Repair(action, tuple(dict.fromkeys(dropped)), target)
-            if self._blobs.inode(digest) != inode:
-                break
-        if target is not None:
-            files.unlink_quietly(target + ".txt")
-        is_gone = self._blobs.inode(digest) != inode
-        action = GONE.action if is_gone else f"not repaired: still in use after {_TRIES} attempts"
-        return Repair(action, tuple(dict.fromkeys(dropped)), is_done=is_gone)
+        is_edit = self._checker.save_local_edits(digest)
+
+        def drop_entries(txn: Txn) -> list[str]:
+            if not _is_same(self._blobs.inode(digest), inode):
+                return []
+            # Without this row, the name is not taken for that of checked bytes.
+            txn.delete(blob_row(digest.value))
+            return drop_users(txn, digest.value)
+
+        uris = tuple(dict.fromkeys(self._index.write(drop_entries)))
+        target = self._checker.remove(digest, inode, None if is_edit else why)
+        if target is None:
+            return Repair(GONE.action, uris)
+        if is_edit:
+            return Repair("its bytes are a local edit now", uris)
+        return Repair("the blob was quarantined", uris, target)
 
     def adopt(self, digest: Digest, size: int) -> bool:
         """Give a blob with right bytes and no row a row, so that it is counted; whether it has one now.
@@ -226,32 +223,6 @@ class StoreRepairer:
         return Repair(f"generation {number} serves now; every blob is kept")
 
 
-class _DamagedBlob(Removal[Digest]):
-    """Removes one file, and the entries that use it."""
-
-    def __init__(
-        self, index: Index, layout: Layout, blobs: BlobStore, digest: Digest, inode: Inode, target: str | None
-    ) -> None:
-        super().__init__(index, layout, target)
-        self._blobs, self._digest, self._inode = blobs, digest, inode
-
-    def select(self, txn: Txn, batch: Sequence[Digest]) -> Selection:
-        value = self._digest.value
-        selection = Selection(uris={value: []})
-        if _is_same(self._blobs.inode(self._digest), self._inode):
-            for user in users_of(txn, value):
-                selection.rows.append(user.row)
-                if user.key is not None:
-                    selection.rows.append(user.key.row_key)
-                    selection.uris[value].append(user.key.uri)
-            # Without this row, the name is not taken for that of checked bytes.
-            selection.rows.append(blob_row(value))
-        return selection
-
-    def may_sweep(self, digest: bytes, status: os.stat_result) -> bool:
-        return _is_same(Inode.of(status), self._inode)
-
-
 def _is_as_seen(txn: Txn, row: bytes, record: bytes) -> bool:
     """Whether a row still has the record that was seen."""
     return txn.get(row) == record
@@ -264,3 +235,34 @@ def _is_same(found: Inode | None, inode: Inode) -> bool:
 
 def _failed(error: Exception) -> Repair:
     return Repair(f"not repaired: {reason(error)}", is_done=False)
+
+
+def reason(error: BaseException) -> str:
+    """Return the text of *error* without the path, which the problem contains."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def entry_in(algorithm: str, row: bytes, record: bytes | None) -> Entry | None:
+    """Return the entry in a row; None if it is missing, damaged, or of another row or algorithm."""
+    entry = decoded(lambda: unpack_entry(row, record))
+    return entry if entry is not None and entry.key.row_key == row and entry.digest.algorithm == algorithm else None
+
+
+def key_in(row: bytes) -> Key | None:
+    """Return the key of an entry's row; None if the row was truncated."""
+    key = decoded(lambda: Key.parse(row[1:]))
+    return key if key is not None and key.row_key == row else None
+
+
+def user_in(row: bytes, record: bytes) -> Key | None:
+    """Return the entry that a user's row names; None if it does not decode."""
+    key = decoded(lambda: Key.parse(record))
+    return key if key is not None and row[-16:] == name_hash(record) else None
+
+
+def decoded(decode: Callable[[], Value]) -> Value | None:
+    """Return what *decode* returns; None if the bytes do not decode, although their checksum may be right."""
+    try:
+        return decode()
+    except _UNDECODABLE:
+        return None

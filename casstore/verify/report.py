@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from casstore.format.digest import Digest
 
@@ -173,19 +172,3 @@ class Findings:
             if problem.kind is kind and problem.repair is None:
                 self.problems[number] = replace(problem, repair=repair)
                 self.repaired += repair.is_done
-
-
-class Repairer(Protocol):
-    """Repairs what the checks find. Each method checks again, inside a transaction, before it changes anything."""
-
-    def repair_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> list[Repair]:
-        """Fix or drop the rows that still have these records."""
-
-    def repair_blob(self, digest: Digest) -> Repair:
-        """Repair the file with that blob's name, and its row: bytes, mtime, type, size."""
-
-    def adopt(self, digest: Digest, size: int) -> bool:
-        """Add a row for a blob with right bytes; return whether it has one now."""
-
-    def replace_index(self) -> Repair:
-        """Create a new index in place of one that is damaged or missing."""

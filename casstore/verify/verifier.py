@@ -1,7 +1,7 @@
 """Verification of a store: hash the blobs, and compare rows with files.
 
 The store may be in use. A running publication and an eviction between its two steps are not damage: a second check
-tells them apart. What a killed process leaves behind counts as leftovers. Only a `Repairer` changes anything.
+tells them apart. What a killed process leaves behind counts as leftovers. Only a `StoreRepairer` changes anything.
 """
 
 from __future__ import annotations
@@ -10,47 +10,24 @@ import json
 import os
 from collections.abc import Callable
 
-from casstore.format.layout import Layout
-from casstore.index.database import Index
 from casstore.leases.reaper import ReapResult
-from casstore.verify.blob_checks import BlobChecks
-from casstore.verify.index_checks import IndexChecks, reason
-from casstore.verify.report import (
-    Findings,
-    Leftovers,
-    Problem,
-    ProblemKind,
-    Repairer,
-    RepairSummary,
-    VerifyProgress,
-    VerifyReport,
-)
-from casstore.verify.sampling import Sample
+from casstore.verify import report
+from casstore.verify.blob_checks import BlobChecks, Sample
+from casstore.verify.index_checks import IndexChecks
+from casstore.verify.repair import StoreRepairer, reason
+from casstore.verify.report import Problem, ProblemKind, VerifyProgress
 
 
 class Verifier:
-    """One verification; *sample* selects the blobs to hash, *repairer* is None for a check only."""
+    """One verification; *sample* selects the blobs to hash."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        index: Index,
-        algorithm: str,
-        sample: Sample,
-        repairer: Repairer | None,
-        progress: Callable[[VerifyProgress], None] | None,
-    ) -> None:
-        self._layout = layout
-        self._algorithm = algorithm
-        self._repairer = repairer
-        self._progress = progress
-        self.findings = Findings()
-        self._rows = IndexChecks(layout, index, algorithm, self.findings, repairer)
-        self._blobs = BlobChecks(self._rows, sample)
+    def __init__(self, rows: IndexChecks, sample: Sample, progress: Callable[[VerifyProgress], None] | None) -> None:
+        self._rows, self._blobs, self._progress = rows, BlobChecks(rows, sample), progress
+        self._layout, self._findings, self._repairer = rows.layout, rows.findings, rows.repairer
 
     def run(self, store_id: str) -> None:
         """Check the marker, the index and the blobs."""
-        _check_marker(self._layout, self._algorithm, store_id, self.findings)
+        self._check_marker(store_id)
         self._rows.check(self._report_progress)
         if self._repairer is not None:
             self._repair_index(self._repairer)
@@ -60,22 +37,36 @@ class Verifier:
             self._add_absence(self._blobs.files)
         self._report_progress()
 
-    def _repair_index(self, repairer: Repairer) -> None:
+    def _repair_index(self, repairer: StoreRepairer) -> None:
         if self._rows.is_absent:
             count = sum(len(names) for _, _, names in os.walk(self._layout.blobs))
             if not count or self._rows.find():
                 return  # a new store
             self._add_absence(count)
-        if not any(problem.kind is ProblemKind.DAMAGED_INDEX for problem in self.findings.problems):
+        if not any(problem.kind is ProblemKind.DAMAGED_INDEX for problem in self._findings.problems):
             return
         repair = repairer.replace_index()
-        self.findings.set_repair(ProblemKind.DAMAGED_INDEX, repair)
+        self._findings.set_repair(ProblemKind.DAMAGED_INDEX, repair)
         if repair.is_done:
             self._rows.is_absent = not self._rows.find()
 
     def _add_absence(self, blobs: int) -> None:
         detail = f"the index is missing, but there are {blobs:,} blobs"
-        self.findings.add(Problem(ProblemKind.DAMAGED_INDEX, self._layout.index, detail))
+        self._findings.add(Problem(ProblemKind.DAMAGED_INDEX, self._layout.index, detail))
+
+    def _check_marker(self, store_id: str) -> None:
+        detail = None
+        try:
+            with open(self._layout.store, "rb") as file:
+                found = json.loads(file.read())
+            if (found["digest"], found["id"]) != (self._rows.algorithm, store_id):
+                detail = "it belongs to another store than the one that was opened"
+        except OSError as error:
+            detail = reason(error)
+        except (ValueError, LookupError, TypeError):
+            detail = "it does not identify a store"
+        if detail is not None:
+            self._findings.add(Problem(ProblemKind.DAMAGED_MARKER, self._layout.store, detail))
 
     def _report_progress(self) -> None:
         if self._progress is not None:
@@ -86,10 +77,10 @@ class Verifier:
                 )
             )
 
-    def result(self, reaped: ReapResult | None = None) -> VerifyReport:
+    def result(self, reaped: ReapResult | None = None) -> report.VerifyReport:
         """Return the report; *reaped* is what a repair removed of dead processes."""
-        rows, blobs, findings, layout = self._rows, self._blobs, self.findings, self._layout
-        leftovers = Leftovers(
+        rows, blobs, findings, layout = self._rows, self._blobs, self._findings, self._layout
+        leftovers = report.Leftovers(
             blobs.unknown,
             blobs.unknown_bytes,
             rows.unused,
@@ -101,8 +92,8 @@ class Verifier:
         )
         repairs = None
         if self._repairer is not None:
-            repairs = RepairSummary(findings.repaired, blobs.adopted, blobs.adopted_bytes, rows.dropped, reaped)
-        return VerifyReport(
+            repairs = report.RepairSummary(findings.repaired, blobs.adopted, blobs.adopted_bytes, rows.dropped, reaped)
+        return report.VerifyReport(
             blobs.files,
             blobs.bytes,
             rows.entries,
@@ -114,21 +105,6 @@ class Verifier:
             blobs.skipped_bytes,
             repairs,
         )
-
-
-def _check_marker(layout: Layout, algorithm: str, store_id: str, findings: Findings) -> None:
-    detail = None
-    try:
-        with open(layout.store, "rb") as file:
-            found = json.loads(file.read())
-        if (found["digest"], found["id"]) != (algorithm, store_id):
-            detail = "it belongs to another store than the one that was opened"
-    except OSError as error:
-        detail = reason(error)
-    except (ValueError, LookupError, TypeError):
-        detail = "it does not identify a store"
-    if detail is not None:
-        findings.add(Problem(ProblemKind.DAMAGED_MARKER, layout.store, detail))
 
 
 def _measure(directory: str) -> tuple[int, int]:

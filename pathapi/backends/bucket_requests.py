@@ -22,7 +22,7 @@ from pathapi.exceptions import (
 class BucketRequests:
     """Requests about one bucket; a cloud derives its own."""
 
-    scheme: ClassVar[str]
+    scheme: str
     service: ClassVar[str] = ""
     """The name of the provider's own endpoint in messages."""
     compares: ClassVar[str]
@@ -76,10 +76,11 @@ class BucketRequests:
         """Return the translation of errors about *key*; removes secrets from them."""
 
         def translate(error: Exception) -> Exception:
-            if isinstance(error, CloudPathException):
-                return error
-            self.connection.scrub(error)
-            return type(self).translate(error, operation=operation, **self.where(key)) or error
+            if not isinstance(error, CloudPathException):
+                self.connection.scrub(error)
+                error = type(self).translate(error, operation=operation, **self.where(key)) or error
+            explained: Exception = self.connection.explain(error)
+            return explained
 
         return translate
 

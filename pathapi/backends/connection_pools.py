@@ -1,4 +1,4 @@
-"""Pools of connections for the SDKs, without locks that an interrupt leaves locked.
+"""Pools of connections for the SDKs, without locks that an interrupt leaves locked, which hear it while they connect.
 
 urllib3 keeps idle connections in a `queue.LifoQueue`, and requests its cookies under a lock that is not acquired by
 ``with``. An interrupt inside of either leaves that lock locked: every later request of the process would hang
@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import functools
 import queue
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+from pathapi.parallel.part_threads import heard
+
+MAX_CONNECTIONS: Final = 64
+"""Idle connections kept open to one host: 32 threads, each with an object and a part of another."""
 
 ManagerT = TypeVar("ManagerT")
 
@@ -53,7 +58,12 @@ def pools_without_locks(classes: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _without_lock(pool: Any) -> Any:
-    return type(pool.__name__, (pool,), {"QueueCls": IdleConnections})
+    class Connection(pool.ConnectionCls):  # type: ignore[misc]  # known at run time only
+        def _new_conn(self) -> Any:
+            """Resolve the host's name, which C does without a look at signals, and connect."""
+            return heard(super()._new_conn)
+
+    return type(pool.__name__, (pool,), {"QueueCls": IdleConnections, "ConnectionCls": Connection})
 
 
 def mount_without_locks(session: Any, *schemes: str, **options: Any) -> None:
@@ -76,7 +86,7 @@ def mount_without_locks(session: Any, *schemes: str, **options: Any) -> None:
         def extract_cookies(self, response: Any, request: Any) -> None:
             """Keep none."""
 
-    adapter = Adapter(**options)
+    adapter = Adapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS, **options)
     for scheme in schemes:
         session.mount(scheme, adapter)
     session.cookies = NoCookies()

@@ -1,4 +1,4 @@
-"""HTTP headers that every server writes alike: ETags, dates and ranges."""
+"""What every server writes alike: ETags, dates, ranges, and the answers to many requests in one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,8 +18,12 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = (1 << 63) - 1
 """The last time that an entry can have, in 2262."""
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18}|-1)/(\d{1,18})")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+|-1)/(\d+)")
 """Azurite answers ``bytes=0-`` of an empty object with ``bytes 0--1/0``, where Azure answers 416."""
+
+_BOUNDARY: Final = re.compile(r'multipart/mixed;.*boundary="?([^";]+)', re.IGNORECASE)
+_CONTENT_ID: Final = re.compile(rb"^content-id:\s*(?:<response-)?(\d+)", re.IGNORECASE | re.MULTILINE)
+_STATUS: Final = re.compile(rb"^HTTP/[\d.]+ (\d{3})", re.MULTILINE)
 
 Span = tuple[int, int, int]
 """Start and end of some bytes in their object, and the object's size."""
@@ -56,12 +61,6 @@ def range_of(start: int, end: int | None) -> str | None:
     return f"bytes={start}-{end - 1}"
 
 
-def parse_length(text: int | str | None) -> int | None:
-    """Parse a number of bytes; None for anything else, and for one that no object has."""
-    text = str(text)
-    return int(text) if text.isdecimal() and len(text) <= 18 else None
-
-
 def parse_content_range(text: str | None) -> Span | None:
     """Parse ``bytes a-b/size``; None for anything less."""
     found = _CONTENT_RANGE.fullmatch(text or "")
@@ -77,7 +76,7 @@ def parse_range(
         CloudUnavailableError: the response is for another range, or does not say for which.
         TruncatedBodyError: the announced length is not that of the range.
     """
-    length = parse_length(content_length)
+    length = None if content_length is None else int(content_length)
     if status != 206:
         if length is None:
             raise CloudUnavailableError("the response has no Content-Length, so a cut-off body cannot be detected")
@@ -110,3 +109,15 @@ def nanoseconds_of(moment: datetime) -> int | None:
     since = moment - _EPOCH
     found = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
     return found if abs(found) <= _LATEST else None
+
+
+def parse_batch(content_type: str | None, body: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield each answer in a response to many requests: the request's number, the status, and all of its text.
+
+    The number is -1 if the answer has none; then it may be about the whole batch.
+    """
+    boundary = _BOUNDARY.search(content_type or "")
+    for part in () if boundary is None else body.split(b"--" + boundary[1].encode()):
+        number, status = _CONTENT_ID.search(part), _STATUS.search(part)
+        if status is not None:
+            yield -1 if number is None else int(number[1]), int(status[1]), part

@@ -8,19 +8,32 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, Final
 
-from pathapi.exceptions import CloudPathException, InvalidConfigurationException, MissingDependenciesError
+from pathapi.exceptions import (
+    CloudPathException,
+    CloudPathPermissionError,
+    InvalidConfigurationException,
+    MissingCredentialsError,
+    MissingDependenciesError,
+)
 from pathapi.redaction import is_spawning, redacted
 
 SECRET: Final[Mapping[str, Any]] = {"plain": lambda _: None}
 """Metadata of a field that only a child that multiprocessing is spawning may get. In place of a value that is secret in
 part, any other pickle contains what the function returns for it.
 """
+_GIVE_KEYS: Final = (
+    "give this process keys by environment variables or a named profile, or call pathapi.set_default_client in its "
+    "initializer"
+)
 LIVE: Final = {"live": True}
 """Metadata of a field for an object of the user's, such as a session: no argument of a restored client."""
 
 
 class ConnectionSettings:
     """Mixin for a dataclass of settings: pickles it without secrets, and without the state of this process."""
+
+    has_lost_keys = False
+    """Whether the connection was unpickled without the keys that it had."""
 
     def scrub(self, error: BaseException) -> None:
         """Remove this connection's secrets from an error of the SDK, the future cause of ours."""
@@ -39,6 +52,28 @@ class ConnectionSettings:
         """Return the arguments that only a child that multiprocessing is spawning may get."""
         values = {one.name: getattr(self, one.name) for one in _arguments(self) if "plain" in one.metadata}
         return {name: value for name, value in values.items() if value}
+
+    def login(self) -> object:
+        """Return what tells these keys from others of the same plain settings, in this process; None without keys.
+
+        Equal keys are one login. Each session or object that logs in is another one.
+        """
+        plain = self.plain_settings()
+        keys = {name: value for name, value in self.secret_settings().items() if plain.get(name) != value}
+        values = ((one, getattr(self, one.name)) for one in _arguments(self) if one.metadata)
+        live = any(
+            value is not None and ("live" in one.metadata or _plain(one, value) is None)
+            for one, value in values
+            if not isinstance(value, str | tuple | Mapping)
+        )
+        return object() if live else hash(repr(keys)) if keys else None
+
+    def explain(self, error: Any) -> Any:
+        """Return *error*; if it refuses a login, and a pickle has lost the keys, with the reason and the way out."""
+        is_refusal = isinstance(error, MissingCredentialsError | CloudPathPermissionError)
+        if not is_refusal or not self.has_lost_keys or _GIVE_KEYS in str(error):
+            return error
+        return error.extended(". The keys of this client stayed behind: its pickle has none", hint=_GIVE_KEYS)
 
     def __getstate__(self) -> dict[str, Any]:
         values = {one: getattr(self, one.name) for one in _arguments(self)}
@@ -86,6 +121,13 @@ class Connected:
 
     def _secrets(self) -> dict[str, Any]:
         return dict(self.connection.secret_settings())
+
+    def _login(self) -> object:
+        return self.connection.login()
+
+    def _lose_keys(self) -> None:
+        self.has_lost_keys = True
+        object.__setattr__(self.connection, "has_lost_keys", True)
 
 
 @contextlib.contextmanager

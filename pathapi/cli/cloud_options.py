@@ -20,7 +20,7 @@ from pathapi.exceptions import (
     InvalidPrefixError,
     InvalidUriError,
 )
-from pathapi.parallel import progress_bar as bars
+from pathapi.parallel import progress as bars
 from pathapi.parallel.progress import Progress
 from pathapi.path import CloudPath
 from pathapi.registry import implementation_registry

@@ -19,6 +19,7 @@ from pathapi.exceptions import (
     MissingDependenciesError,
     VersionMismatchError,
 )
+from pathapi.parallel.part_threads import undone_on_error
 from pathapi.path import CloudPath
 
 _PROBE_NAME: Final = "casstore-doctor-"
@@ -76,11 +77,10 @@ def _examine(shell: Shell, path: CloudPath, *, write: bool) -> Iterator[Found]:
         yield "conditional writes", "note", "not tested", "--write tests them with a temporary object"
         return
     key = f"{path.uri.key}{_PROBE_NAME}{os.urandom(8).hex()}"
-    try:
+    with undone_on_error(lambda: backend.delete([key])):
         yield from _try_writes(shell, backend, key)
-    finally:
-        with contextlib.suppress(CloudPathException, OSError):
-            backend.delete([key])
+    with contextlib.suppress(CloudPathException, OSError):
+        backend.delete([key])
     yield _check_deleted(backend, key)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from casstore import copy_out
+from casstore import Cache, Key, copy_out
 from pathapi.cli.cloud_options import Clients, Shell, cloud_command, error_facts, progress_bar, report_errors
 from pathapi.cli.doctor import doctor_extension
 from pathapi.cli.push import push_command
@@ -134,30 +134,51 @@ def _line(shell: Shell, item: PrefetchedObject) -> str:
 def prefetch_command(shell: Shell, /, uris: tuple[str, ...], as_json: bool, threads: int, **options: Any) -> int:
     """Download objects, and everything below prefixes, into the store.
 
-    Lists the prefixes. Content that is cached already, even under another URI, is not downloaded again.
+    Lists the prefixes. Content that is cached already, even under another URI, is not downloaded again. Says how many
+    objects are not cached at the end, because the store has no room for them.
 
     \b
     Example:
       casstore prefetch s3://bucket/photos/
     """
     paths = Clients(shell, options).paths(uris)
-    paths[0].client.cache  # noqa: B018 (raises once for a store that cannot be used)
+    cache = paths[0].client.cache  # raises once for a store that cannot be used
     files = size = held = 0
     errors: list[tuple[str, Exception]] = []
+    stored: list[Key] = []
+
+    def arrived(item: PrefetchedObject) -> None:
+        if item.entry is not None:
+            stored.append(item.entry.key)
+
     for path in paths:
+        before = len(stored)
         with progress_bar(shell, path.uri.canonical) as progress:
             try:
-                done = prefetch(path, threads=threads, progress=progress)
+                done = prefetch(path, threads=threads, progress=progress, on_object=arrived)
             except (CloudPathException, OSError) as error:
                 done = Prefetched(0, 0, 0, [(path.uri.canonical, error)])
+                del stored[before:]
         files, size, held = files + done.files, size + done.bytes, held + done.held
         errors += done.errors
+    evicted, unstored = _count_evicted(cache, stored), files - len(stored)
     if as_json:
         failed = [{"uri": uri, **error_facts(shell, error)} for uri, error in errors]
-        shell.json_document({"files": files, "bytes": size, "held": held, "errors": failed})
+        counts = {"files": files, "bytes": size, "held": held, "evicted": evicted, "unstored": unstored}
+        shell.json_document({**counts, "errors": failed})
     else:
-        shell.line(f"{files:,} objects ({shell.size(size)}) are cached, {held:,} of them already were")
+        cached = files - evicted - unstored
+        shell.line(f"cached: {cached:,} of {files:,} objects ({shell.size(size)}); {held:,} already were")
+        for count, what in ((evicted, "evicted again, to stay within the budget"), (unstored, "not stored")):
+            if count:
+                shell.line(f"{what}: {count:,}: raise max_size, or lower min_free (`casstore info` shows them)")
     return report_errors(shell, errors)
+
+
+def _count_evicted(cache: Cache, keys: Sequence[Key]) -> int:
+    """Return how many of *keys* the store has evicted again, once it is within its budget."""
+    cache.close()  # waits for the eviction
+    return sum(cache.lookup(key) is None for key in keys) if cache.counts().get("evicted_entries") else 0
 
 
 commands: Final[Sequence[click.Command]] = (get, prefetch_command, push_command, verify_extension, doctor_extension)

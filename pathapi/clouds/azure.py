@@ -75,7 +75,6 @@ class AzureBlobClient(Connected, Client[AzureBlobPath]):
         standard_blob_tier: Any = None,
         **client_options: Any,
     ) -> None:
-        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         self.connection = AzureConnection(
             account_url=account_url,
             credential=credential,
@@ -84,10 +83,9 @@ class AzureBlobClient(Connected, Client[AzureBlobPath]):
             data_lake_client=data_lake_client,
             standard_blob_tier=getattr(standard_blob_tier, "value", standard_blob_tier),
         )
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
 
-    def AzureBlobPath(self, cloud_path: str | AzureBlobPath, *parts: str) -> AzureBlobPath:  # noqa: N802 (as users know it)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    AzureBlobPath = Client.CloudPath
 
     @property
     def service_client(self) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pathapi.backend import Backend
 from pathapi.client import Client
@@ -24,9 +24,7 @@ class FileClient(Client[FilePath]):
 
     path_class: ClassVar[type] = FilePath
 
-    def FilePath(self, cloud_path: str | FilePath, *parts: str) -> FilePath:  # noqa: N802 (like the other clients)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    FilePath = Client.CloudPath
 
     @property
     def origin(self) -> str:
@@ -37,6 +35,3 @@ class FileClient(Client[FilePath]):
         from pathapi.backends.file.backend import FileBackend
 
         return FileBackend("/", lambda: self.cache.settings.lock_timeout)
-
-    def _settings(self) -> dict[str, Any]:
-        return {}

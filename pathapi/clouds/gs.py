@@ -86,7 +86,6 @@ class GSClient(Connected, Client[GSPath]):
         no_sign_request: bool = False,
         **client_options: Any,
     ) -> None:
-        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         self.download_chunks_concurrently_kwargs = download_chunks_concurrently_kwargs
         self.connection = GSConnection(
             application_credentials=application_credentials,
@@ -99,10 +98,9 @@ class GSClient(Connected, Client[GSPath]):
             storage_class=storage_class,
             no_sign_request=no_sign_request,
         )
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
 
-    def GSPath(self, cloud_path: str | GSPath, *parts: str) -> GSPath:  # noqa: N802 (the name users know)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    GSPath = Client.CloudPath
 
     @property
     def client(self) -> Any:

@@ -39,8 +39,6 @@ class HttpPath(CloudPath):
         if client is not None and client.scheme != self._scheme():
             implementation_registry.refuse_client(type(self), client)
 
-    # --- the URL ------------------------------------------------------------------------------------------------------
-
     @property
     def parsed_url(self) -> ParseResult:
         """The URL, split."""
@@ -97,8 +95,6 @@ class HttpPath(CloudPath):
 
     def _at_prefix(self, prefix: str) -> Self:
         return self._at_key(prefix)
-
-    # --- requests -----------------------------------------------------------------------------------------------------
 
     def get(self, **options: Any) -> Response:
         """Send a GET that bypasses the store; see `HttpClient.request`."""
@@ -164,13 +160,11 @@ class HttpClient(Connected, Client[HttpPath]):
         timeout: float = 60.0,
         **client_options: Any,
     ) -> None:
-        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         for name in headers or {}:
             if name.lower() in _OTHER_BYTES:
                 raise InvalidConfigurationException(
                     f"headers: {name} would select other bytes than the URL names: leave it out"
                 )
-        self.listings = NameListings()
         self.auth = auth
         self.connection = HttpConnection(
             auth=auth,
@@ -181,10 +175,10 @@ class HttpClient(Connected, Client[HttpPath]):
             custom_dir_matcher=custom_dir_matcher,
             timeout=timeout,
         )
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
+        self.listings = NameListings()
 
-    def HttpPath(self, cloud_path: str | HttpPath, *parts: str) -> HttpPath:  # noqa: N802 (the name users know)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    HttpPath = Client.CloudPath
 
     @property
     def origin(self) -> str:
@@ -266,9 +260,7 @@ class HttpsClient(HttpClient):
     path_class: ClassVar[type] = HttpsPath
     scheme: ClassVar[str] = "https"
 
-    def HttpsPath(self, cloud_path: str | HttpsPath, *parts: str) -> HttpPath:  # noqa: N802 (the name users know)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    HttpsPath = Client.CloudPath
 
 
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))

@@ -65,7 +65,6 @@ class S3Client(Connected, Client[S3Path]):
         region: str | None = None,
         **client_options: Any,
     ) -> None:
-        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         self.connection = S3Connection(
             aws_access_key_id=aws_access_key_id,
             aws_secret_access_key=aws_secret_access_key,
@@ -80,10 +79,9 @@ class S3Client(Connected, Client[S3Path]):
             boto3_transfer_config=boto3_transfer_config,
             extra_args=extra_args or {},
         )
+        super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
 
-    def S3Path(self, cloud_path: str | S3Path, *parts: str) -> S3Path:  # noqa: N802 (the name users know)
-        """A path that uses this client."""
-        return self.CloudPath(cloud_path, *parts)
+    S3Path = Client.CloudPath
 
     @property
     def client(self) -> Any:

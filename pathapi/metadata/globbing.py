@@ -55,15 +55,6 @@ class Pattern(NamedTuple):
     regex: re.Pattern[str]
     """Matches keys below the starting directory, each with a ``/`` at its end."""
 
-    def matches(self, relative: str, is_dir: bool) -> bool:
-        """Return whether *relative*, a key below the starting directory, matches; ``""`` is that directory itself.
-
-        A directory may be written with its ``/`` or without; an unnamed one (``a//``) only with it.
-        """
-        if relative and not (is_dir and relative.endswith("/")):
-            relative += "/"
-        return (is_dir or not self.directories_only) and self.regex.match(relative) is not None
-
     def select(
         self,
         base: str,

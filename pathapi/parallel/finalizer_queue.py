@@ -29,8 +29,7 @@ class FinalizerQueue(Generic[ItemT]):
     def __init__(self, handle: Callable[[ItemT, bool], bool]) -> None:
         self._handle = handle
         self._begin_process()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin_process)
+        os.register_at_fork(after_in_child=self._begin_process)
 
     def _begin_process(self) -> None:
         self._items: SimpleQueue[ItemT] = SimpleQueue()

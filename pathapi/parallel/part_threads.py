@@ -7,9 +7,11 @@ so that no exit waits for a server that does not answer.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Final, Generic, TypeVar
+from threading import get_ident, main_thread
+from typing import Any, Final, Generic, TypeVar
 
 from casstore import TimedQueue, start_thread
 from pathapi.parallel.cancellation import INTERRUPT_SECONDS, CancelToken
@@ -38,9 +40,7 @@ class PartThreads(Generic[ResultT]):
 
     def submit(self, call: Callable[[], ResultT]) -> None:
         """Make *call* in one of the threads. Raises: RuntimeError if no thread can be started."""
-        self.running += 1
-        self._calls.put(call)
-        if self._threads < min(self._limit, self.running):
+        if self._threads < min(self._limit, self.running + 1):
             # Counted first: an interrupt of `start` does not tell whether the thread runs.
             self._threads += 1
             try:
@@ -49,10 +49,18 @@ class PartThreads(Generic[ResultT]):
                 self._threads -= 1
                 if not self._threads:
                     raise
+        self.running += 1
+        self._calls.put(call)
 
     def result(self) -> ResultT:
         """Wait for the next end of a call; return its result, or raise its error. Raises: Cancelled."""
         return self._next()()
+
+    def poll(self, seconds: float) -> ResultT:
+        """Do the same within *seconds*, cancelled or not. Raises: queue.Empty."""
+        ended = self._ended.get(timeout=seconds)
+        self.running -= 1
+        return ended()
 
     def drain(self) -> None:
         """Wait until no call is running; calls that have not begun are dropped. Raises: Cancelled."""
@@ -103,6 +111,56 @@ def outcome(call: Callable[[], ResultT]) -> Callable[[], ResultT]:
     return lambda: result
 
 
+class _CallThread:
+    """A thread that makes the calls of the main thread, one after the other."""
+
+    def __init__(self) -> None:
+        self.calls: SimpleQueue[tuple[Callable[[], Any], TimedQueue[Any]] | None] = SimpleQueue()
+        start_thread(self._run, ())
+
+    def _run(self) -> None:
+        while (item := self.calls.get()) is not None:
+            call, ended = item
+            ended.put(outcome(call))
+            del item, call, ended  # `get` may wait for long
+
+
+_idle: _CallThread | None = None
+"""The one that has no call now; an interrupted call keeps its own, which ends with it."""
+
+
+def _forget_idle() -> None:
+    global _idle
+    _idle = None
+
+
+os.register_at_fork(after_in_child=_forget_idle)
+
+
+def heard(call: Callable[[], ResultT]) -> ResultT:
+    """Return what *call* returns; raise Ctrl-C at once, also while *call* looks for no signals, but never inside of it.
+
+    Only the main thread gets them, so it waits for another; after an interrupt, the result is dropped.
+    """
+    global _idle
+    if get_ident() != main_thread().ident:
+        return call()
+    thread, _idle = _idle, None
+    ended: TimedQueue[Callable[[], ResultT]] = TimedQueue()  # hears a signal that came just before the wait, too
+    try:
+        thread = thread or _CallThread()
+        thread.calls.put((call, ended))
+        result = ended.get()
+    except RuntimeError:  # no more threads can be started
+        return call()
+    except BaseException:
+        if thread is not None:
+            thread.calls.put(None)
+        raise
+    _idle = thread
+    return result()
+
+
 @contextlib.contextmanager
 def undone_on_error(undo: Callable[[], object]) -> Iterator[None]:
     """Call *undo* if the block raises; errors of *undo* are ignored.
@@ -123,15 +181,8 @@ def undone_on_error(undo: Callable[[], object]) -> Iterator[None]:
 
 def call_briefly(call: Callable[[], object]) -> None:
     """Make *call* in another thread, and wait for its end for `INTERRUPT_SECONDS` at most; its errors are ignored."""
-    ended: TimedQueue[None] = TimedQueue()
-
-    def run() -> None:
-        try:
-            with contextlib.suppress(Exception):
-                call()
-        finally:
-            ended.put(None)
-
-    with contextlib.suppress(RuntimeError, Empty):  # no thread can be started, or it takes longer
-        start_thread(run, ())
-        ended.get(timeout=INTERRUPT_SECONDS)
+    threads: PartThreads[object] = PartThreads(1)
+    with contextlib.suppress(Exception):
+        threads.submit(call)
+        threads.poll(INTERRUPT_SECONDS)
+    threads.close()

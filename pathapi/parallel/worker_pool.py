@@ -3,22 +3,21 @@
 The queue is bounded, so that a long listing needs little memory. After the first failure, no further item starts; the
 pool waits for running items and raises the failure. An interrupt cancels running items at their next chunk.
 
-The calling thread waits for messages of the workers on a `TimedQueue`, and keeps the counts: an interrupt of it is
-raised at once, and leaves no lock behind.
+The calling thread waits for its `PartThreads`, and keeps the counts: an interrupt of it is raised at once.
 """
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass, replace
-from enum import Enum, auto
-from queue import Empty, SimpleQueue
+from functools import partial
+from queue import Empty
 from typing import Final, Generic, Protocol, TypeVar
 
-from casstore import TimedQueue, start_thread
 from pathapi.parallel.cancellation import INTERRUPT_SECONDS, CancelFlag, Cancelled, set_cancel_flag
+from pathapi.parallel.part_threads import PartThreads
 from pathapi.parallel.progress import PROGRESS_SECONDS, Progress, ProgressCallback
 
 THREADS: Final = 8
@@ -34,17 +33,6 @@ class InProgress(Protocol):
     def received(self) -> int: ...
     @property
     def expected(self) -> int: ...
-
-
-class _Event(Enum):
-    """What a worker tells the calling thread."""
-
-    HELD = auto()
-    """An item is done; nothing had to be transferred."""
-    TRANSFERRED = auto()
-    FAILED = auto()
-    ENDED = auto()
-    """The worker ends."""
 
 
 @dataclass(eq=False)
@@ -63,14 +51,12 @@ class WorkerPool(Generic[Item]):
     downloads: Callable[[], InProgress] | None = None
 
     def __post_init__(self) -> None:
-        self._work: SimpleQueue[Item | None] = SimpleQueue()
-        self._messages: TimedQueue[tuple[_Event, int, int, BaseException | None]] = TimedQueue()
+        self._pool: PartThreads[Progress | BaseException | None] = PartThreads(self.threads)
         self._flag = CancelFlag()
         self._is_stopping = False
         # The calling thread's alone:
         self._progress = Progress()
         self._failure: BaseException | None = None
-        self._workers = self._begun = self._done = 0
         self._reported = 0.0
 
     def run(self, items: Iterable[Item], *, first_alone: bool = False) -> Progress:
@@ -83,7 +69,7 @@ class WorkerPool(Generic[Item]):
                 self._process_all(items, first_alone=first_alone)
             except Exception:
                 self._is_stopping = True
-                self._end_workers()
+                self._finish()
                 self._raise_failure()  # it came first
                 raise
             self._raise_failure()
@@ -92,39 +78,34 @@ class WorkerPool(Generic[Item]):
             raise
         except BaseException:
             self._flag.is_set = self._is_stopping = True
-            self._end_workers(INTERRUPT_SECONDS)
+            self._finish(INTERRUPT_SECONDS)
             raise
+        finally:
+            self._pool.close()
         return self._progress
 
     def _process_all(self, items: Iterable[Item], *, first_alone: bool) -> None:
         for item in items:
-            while self._begun - self._done >= 3 * self.threads and not self._is_stopping:
-                self._wait()
+            while self._pool.running >= 3 * self.threads and not self._is_stopping:
+                self._look(PROGRESS_SECONDS)
             if self._is_stopping:
                 break
             self._progress.total_files += self.count_of(item)
             self._progress.total_bytes += self.size_of(item)
-            self._begun += 1
-            self._work.put(item)
-            if self._workers < self.threads:
-                self._start_worker()
-            while first_alone and not self._done:
-                self._wait()
+            self._pool.submit(partial(self._do, item))
+            while first_alone and self._pool.running:
+                self._look(PROGRESS_SECONDS)
+            first_alone = False
             self._look()
         self._progress.is_listing = False
-        while self._begun > self._done:
-            self._wait()
-        self._end_workers()
+        while self._pool.running:
+            self._look(PROGRESS_SECONDS)
 
-    def _start_worker(self) -> None:
-        # Counted first: an interrupt of `start` does not tell whether the thread runs.
-        self._workers += 1
-        try:
-            start_thread(self._drain, ())
-        except RuntimeError:  # no more threads can be started
-            self._workers -= 1
-            if not self._workers:
-                raise
+    def _finish(self, seconds: float = math.inf) -> None:
+        """Wait until no item is running, for *seconds* at most."""
+        end = time.monotonic() + seconds
+        while self._pool.running and time.monotonic() < end:
+            self._take(min(seconds, PROGRESS_SECONDS))
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -132,41 +113,27 @@ class WorkerPool(Generic[Item]):
                 self._failure.add_note("transfers in progress were completed; repeat the call to resume")
             raise self._failure
 
-    def _end_workers(self, timeout: float | None = None) -> None:
-        """Wait until the workers have ended, for *timeout* seconds at most."""
-        self._work.put(None)  # for all workers: each puts it back
-        end = None if timeout is None else time.monotonic() + timeout
-        with contextlib.suppress(Empty):
-            while self._workers:
-                left = None if end is None else max(0.0, end - time.monotonic())
-                self._handle(*self._messages.get(timeout=left))
-
-    def _wait(self) -> None:
-        """Wait for a message, or until progress is to be reported."""
-        with contextlib.suppress(Empty):
-            self._handle(*self._messages.get(timeout=PROGRESS_SECONDS))
-        self._look()
-
-    def _look(self) -> None:
-        """Handle the messages that have arrived, and report the progress if it is due."""
-        with contextlib.suppress(Empty):
-            while True:
-                self._handle(*self._messages.get_nowait())
+    def _look(self, seconds: float = 0.0) -> None:
+        """Count the items that have ended, or end within *seconds*, and report the progress if it is due."""
+        while self._take(seconds):
+            seconds = 0.0
         self._report()
 
-    def _handle(self, event: _Event, count: int, size: int, error: BaseException | None) -> None:
-        if event is _Event.ENDED:
-            self._workers -= 1
-            return
-        self._done += 1
-        if event is _Event.FAILED:
-            self._failure = self._failure or error
-            return
+    def _take(self, seconds: float) -> bool:
+        """Count an item that has ended; return whether one has after *seconds*."""
+        try:
+            ended = self._pool.poll(seconds)
+        except Empty:
+            return False
         now = self._progress
-        now.files += count
-        now.bytes += size
-        now.total_bytes = max(now.total_bytes, now.bytes)  # the size may be known only now
-        now.held += event is _Event.HELD
+        if isinstance(ended, Progress):
+            now.files += ended.files
+            now.bytes += ended.bytes
+            now.total_bytes = max(now.total_bytes, now.bytes)  # the size may be known only now
+            now.held += ended.held
+        else:
+            self._failure = self._failure or ended
+        return True
 
     def _report(self, *, is_last: bool = False) -> None:
         now = time.monotonic()
@@ -180,26 +147,16 @@ class WorkerPool(Generic[Item]):
             state.total_bytes = state.total_bytes or underway.expected
         self.on_progress(state)
 
-    # --- in the workers ----------------------------------------------------------------------------------------------
-
-    def _drain(self) -> None:
+    def _do(self, item: Item) -> Progress | BaseException | None:
+        """Process *item*, in a thread of the pool; return what to count, or the failure. None if it was cancelled."""
         set_cancel_flag(self._flag)
         try:
-            while (item := self._work.get()) is not None:
-                self._messages.put(self._do(item))
-                del item  # `get` may wait for long
-        finally:
-            self._work.put(None)
-            self._messages.put((_Event.ENDED, 0, 0, None))
-
-    def _do(self, item: Item) -> tuple[_Event, int, int, BaseException | None]:
-        if self._is_stopping:
-            return _Event.FAILED, 0, 0, None
-        try:
-            event = _Event.HELD if self.process(item) else _Event.TRANSFERRED
-            return event, self.count_of(item), self.size_of(item), None
+            if self._is_stopping:
+                return None
+            is_held = self.process(item)
+            return Progress(files=self.count_of(item), bytes=self.size_of(item), held=int(is_held))
         except Cancelled:
-            return _Event.FAILED, 0, 0, None  # `run` raises the interrupt
+            return None  # `run` raises the interrupt
         except BaseException as error:  # noqa: BLE001 (raised by `run`)
             self._is_stopping = True
-            return _Event.FAILED, 0, 0, error
+            return error

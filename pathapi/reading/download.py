@@ -105,7 +105,7 @@ class _Parts:
             self._staging.share()
             for _ in range(min(len(starts), THREADS)):
                 threads.submit(self._read_parts)
-            self._finish_first(first, length)
+            self._fetch(0, length, first)
             while threads.running:
                 threads.result()
             self._staging.unshare()
@@ -151,30 +151,21 @@ class _Parts:
             raise _StoppedError
         self._stop.check()
 
-    def _finish_first(self, body: Body, length: int) -> None:
-        try:
-            offset = self._copy(body, 0)
-        except CloudUnavailableError:
-            body.close()
-            self._fetch(0, length)  # of the same version, or not at all
-            return
-        if offset != length:
-            raise TruncatedBodyError(f"{self._key}: the first part has {offset} bytes instead of {length}")
-        self._arrive(0, length)
-
-    def _fetch(self, start: int, end: int) -> None:
-        for left in range(_PART_TRIES - 1, -1, -1):
+    def _fetch(self, start: int, end: int, body: Body | None = None) -> None:
+        """Read a part: of *body*, a response that has begun, or by requests of its own."""
+        for left in range(_PART_TRIES - (body is None), -1, -1):
             self._check()
-            body = self._backend.read(self._key, start, end, expect=self._info.validator)
-            assert body is not None
+            part = body or self._backend.read(self._key, start, end, expect=self._info.validator)
+            assert part is not None
             try:
-                offset = self._copy(body, start)
+                offset = self._copy(part, start)
             except CloudUnavailableError:
                 if not left:
                     raise
+                body = None
                 continue
             finally:
-                body.close()
+                part.close()
             if offset != end:
                 raise TruncatedBodyError(f"{self._key}: received {offset - start} bytes of {start} to {end}")
             self._arrive(start, end)
@@ -226,5 +217,4 @@ def _slots_of(backend: Backend) -> TimedQueue[None]:
     return slots
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_slots.clear)  # threads of the parent hold some
+os.register_at_fork(after_in_child=_slots.clear)  # threads of the parent hold some

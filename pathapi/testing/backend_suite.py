@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
+import sys
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -33,12 +35,12 @@ from pathapi.testing.raw_bucket import (
     read,
     write,
 )
-from pathapi.testing.stalls import StallSuite
+from pathapi.testing.stalls import LARGE, Stall, is_part_thread
 
 Put = Callable[[str, bytes, WriteCondition], ObjectInfo]
 
 
-class BackendSuite(StallSuite):
+class BackendSuite:
     """Needs three fixtures, and the known defects of the server (not of the backend).
 
     `ground` is a `RawBucket`, `backend` the same bucket, `missing_bucket` a backend for a bucket that does not exist.
@@ -356,7 +358,6 @@ class BackendSuite(StallSuite):
     def test_threads_share_a_backend(self, backend: Backend, ground: RawBucket, at: str) -> None:
         assert_threads_read(lambda key: read(backend, at + key), ground, at)
 
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
     def test_a_forked_child_uses_its_parents_backend(self, backend: Backend, ground: RawBucket, at: str) -> None:
         data = os.urandom(CHUNK)
         ground.plant(at + "a", data)
@@ -366,3 +367,22 @@ class BackendSuite(StallSuite):
         assert in_forked_child(lambda: [read(backend, at + "a") == data for _ in range(5)] == [True] * 5)
         assert drain(body) == data
         assert read(backend, at + "a") == data
+
+    def test_an_interrupt_of_a_large_upload_is_heard_at_once(
+        self, backend: Backend, ground: RawBucket, at: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        send, stall = http.client.HTTPConnection.send, Stall()
+
+        def stalled(connection: http.client.HTTPConnection, data: Any) -> None:
+            if is_part_thread(sys._getframe()) or (isinstance(data, bytes) and len(data) >= CHUNK):  # noqa: SLF001
+                stall()
+            send(connection, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(http.client.HTTPConnection, "send", stalled)
+            was_stopped = stall.interrupts(lambda: write(backend, at + "large", os.urandom(LARGE)))
+        if not was_stopped:
+            pytest.skip("this backend uploads without http.client")
+        assert ground.content(at + "large") is None
+        write(backend, at + "large", b"again")
+        assert ground.content(at + "large") == b"again"

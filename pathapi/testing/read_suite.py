@@ -171,7 +171,6 @@ class ReadSuite(PathSuite):
         client = make()
         assert_threads_read(lambda name: client.CloudPath(at + name).read_bytes(), ground)
 
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
     def test_a_forked_child_uses_its_parents_path(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"warm")
         self.put(ground, b"cold", "d/b")

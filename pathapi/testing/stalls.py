@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import http.client
 import itertools
-import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
-import pytest
-
-from pathapi.backend import Backend
 from pathapi.parallel.part_threads import PartThreads
-from pathapi.testing.raw_bucket import CHUNK, RawBucket, write
 
 LARGE: Final = 20 << 20
 """Bytes that are more than one request, either way."""
@@ -49,37 +43,14 @@ class Stall:
             assert not self._was_outlasted, "the interrupt was heard after the stall only"
         finally:
             self._released.set()
-            while any(_is_part_thread(frame) for frame in sys._current_frames().values()):  # noqa: SLF001
+            while any(is_part_thread(frame) for frame in sys._current_frames().values()):  # noqa: SLF001
                 time.sleep(0.01)
         assert was_interrupted == (next(self._calls) > 0)
         return was_interrupted
 
 
-def _is_part_thread(frame: FrameType | None) -> bool:
+def is_part_thread(frame: FrameType | None) -> bool:
     """Return whether the thread of *frame* was started for the parts of a transfer."""
     while frame is not None and frame.f_code is not PartThreads._run.__code__:  # noqa: SLF001 (threads have no names)
         frame = frame.f_back
     return frame is not None
-
-
-class StallSuite:
-    """What an interrupt leaves of a large upload; a part of `BackendSuite`."""
-
-    def test_an_interrupt_of_a_large_upload_is_heard_at_once(
-        self, backend: Backend, ground: RawBucket, at: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        send, stall = http.client.HTTPConnection.send, Stall()
-
-        def stalled(connection: http.client.HTTPConnection, data: Any) -> None:
-            if _is_part_thread(sys._getframe()) or (isinstance(data, bytes) and len(data) >= CHUNK):  # noqa: SLF001
-                stall()
-            send(connection, data)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(http.client.HTTPConnection, "send", stalled)
-            was_stopped = stall.interrupts(lambda: write(backend, at + "large", os.urandom(LARGE)))
-        if not was_stopped:
-            pytest.skip("this backend uploads without http.client")
-        assert ground.content(at + "large") is None
-        write(backend, at + "large", b"again")
-        assert ground.content(at + "large") == b"again"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from casstore import Condition, PendingState
-from pathapi.exceptions import CloudUnavailableError, OverwriteNewerCloudError, PendingWriteError
+from pathapi.exceptions import OverwriteNewerCloudError, PendingWriteError
 from pathapi.testing.intercepting_backend import InterceptingBackend
 from pathapi.testing.path_suite import RESOLUTIONS, append, damage, resolve, states
 from pathapi.testing.raw_bucket import RawBucket, assert_leaves_no_descriptor
-from pathapi.testing.unfinished_writes import UnfinishedWrites, network_is_away
+from pathapi.testing.unfinished_writes import UnfinishedWrites
 
 _FORMS = {
     # mode: bytes written, and the result if the object was b"old\n" before
@@ -132,20 +132,6 @@ class WriteSuite(UnfinishedWrites):
             file.close()
         assert self.now(ground) == b"theirs"
         assert path.read_bytes(read_pending=True) == b"the same"
-
-    def test_unchanged_bytes_are_kept_without_a_network(
-        self, path: Any, ground: RawBucket, wire: InterceptingBackend
-    ) -> None:
-        self.put(ground, b"the same")
-        path.read_bytes()
-        file = path.open("wb")
-        file.write(b"the same")
-        wire.before.update(write=network_is_away, head=network_is_away, read=network_is_away)
-        with pytest.raises(CloudUnavailableError, match="kept at"):
-            file.close()
-        wire.before.clear()
-        path.push()
-        assert path.pending == []
 
     def test_bytes_of_an_older_version_are_uploaded(self, path: Any, ground: RawBucket) -> None:
         self.put(ground, b"one")

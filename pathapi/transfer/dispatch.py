@@ -16,8 +16,6 @@ from pathapi.exceptions import (
     CloudPathIsADirectoryError,
     CloudPathNotADirectoryError,
     CloudPathNotExistsError,
-    OverwriteNewerCloudError,
-    VersionMismatchError,
 )
 from pathapi.location import Location
 from pathapi.metadata.head import explain_missing, has_children, head, is_dir, names_directory
@@ -46,12 +44,7 @@ def unlink(location: Location, *, missing_ok: bool) -> None:
                 raise CloudPathFileNotFoundError(f"{location.shown} does not exist")
             location.client.cache.record_delete(location.store_key)
             return
-        try:
-            objects.delete(location, info.validator)
-        except VersionMismatchError as error:
-            raise OverwriteNewerCloudError(
-                f"{location.shown} was changed by another writer; it was not deleted"
-            ) from error
+        objects.delete(location, info.validator)
 
 
 def rename(source: Location, target: Location) -> None:

@@ -17,7 +17,7 @@ from pathapi.writing.conditional_put import WriteBase, matches_checksum
 HEAD_FROM: Final = 8 << 20
 """Bytes from which a target is looked up before it is uploaded to: a refusal after that many costs more."""
 
-_OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def upload_file(target: Location, path: str, base: WriteBase) -> None:

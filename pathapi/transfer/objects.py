@@ -13,11 +13,11 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final, Self
 
-from casstore import Entry, Stored, Validator, copy_out, full_disk
-from pathapi.backend import ABSENT, Absent, ObjectInfo, have_equal_bytes, head_or_none
+from casstore import Entry, Stored, Validator, copy_out, full_disk, new_hasher
+from pathapi.backend import ABSENT, Absent, ObjectInfo, head_or_none
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathFileExistsError,
@@ -77,18 +77,20 @@ def open_version(source: Location, freshness: FreshnessArg = None, *, delete_sou
         os.close(stored.descriptor)
 
 
-def delete(at: Location, version: Validator) -> None:
-    """Delete the object if it still is *version*, and then its entry. The caller has the write lock.
+def delete(at: Location, version: Validator, copy: object = None) -> None:
+    """Delete the object if it still is *version*, of which there may be a *copy*, and then its entry.
 
-    An absent object is no error: the request may have been sent twice, and its first response lost. Raises
-    VersionMismatchError for another version, which stays.
+    The caller has the write lock. An absent object is no error: the request may have been sent twice, and its first
+    response lost. Raises OverwriteNewerCloudError for another version, which stays.
     """
     client, key = at.client, at.key
+    outcome = f"{copy} has the version of before, and {at} was left alone, with the new one" if copy else "not deleted"
+    changed = OverwriteNewerCloudError(f"{at} was changed by another writer: {outcome}")
     try:
         at.backend.delete([key], expect=None if client.conditional_writes == "off" else version)
-    except VersionMismatchError:
+    except VersionMismatchError as error:
         if head_or_none(at.backend, key) is not None:
-            raise
+            raise changed from error
     except CloudPathNotImplementedError as error:
         if client.conditional_writes == "require":
             raise
@@ -96,7 +98,7 @@ def delete(at: Location, version: Validator) -> None:
         if now is None:
             return
         if not now.validator.same_version(version):
-            raise VersionMismatchError(f"{at} is not the version that was seen; it was not deleted") from error
+            raise changed from error
         warn_of_conditions(at)
         at.backend.delete([key])
     finally:
@@ -118,21 +120,22 @@ def _copy_on_server(
     noted, moment = cache.snapshot(target.store_key), cache.now()
     try:
         info, seen = _copy(source, target, seen, over, is_listed=listed is not None)
-    except CloudUnavailableError:
-        cache.record_delete(target.store_key)  # its version is unknown now
+        held = open_held(source, seen.validator)
+        if held is None:
+            # An entry of the target would be the version of before.
+            cache.record_delete(target.store_key)
+        else:
+            entry, descriptor = held
+            try:
+                cache.record_copy(noted, entry.digest, descriptor, info.validator, moment)
+            finally:
+                os.close(descriptor)
+    except BaseException as error:
+        if isinstance(error, CloudUnavailableError) or not isinstance(error, Exception):
+            cache.record_delete(target.store_key)  # its version is unknown now
         raise
     finally:
         target.forget_listed()
-    held = open_held(source, seen.validator)
-    if held is None:
-        # An entry of the target would be the version of before.
-        cache.record_delete(target.store_key)
-    else:
-        entry, descriptor = held
-        try:
-            cache.record_copy(noted, entry.digest, descriptor, info.validator, moment)
-        finally:
-            os.close(descriptor)
     return info, seen
 
 
@@ -188,19 +191,21 @@ def _is_copy(source: Location, target: Location, seen: ObjectInfo, now: ObjectIn
     """Return whether the target *now* has the bytes of the version *seen* of the source: else both are read."""
     if now.size != seen.size or checksums_agree(now, seen, source.client.believed_checksums):
         return now.size == seen.size
-    bodies = []
     try:
-        for at, info in ((source, seen), (target, now)):
-            bodies.append(at.backend.read(at.key, 0, None, expect=info.validator))
-        one, other = bodies
-        assert one is not None and other is not None
-        return have_equal_bytes(one, other)
+        return _digest_of(source, seen) == _digest_of(target, now)
     except (VersionMismatchError, CloudPathFileNotFoundError):
         return False
-    finally:
-        for body in bodies:
-            if body is not None:
-                body.close()
+
+
+def _digest_of(at: Location, info: ObjectInfo) -> bytes:
+    """Return the SHA-256 of the object's bytes, read from the server. Raises VersionMismatchError."""
+    body = at.backend.read(at.key, 0, None, expect=info.validator)
+    assert body is not None
+    hasher, buffer = new_hasher("sha256"), memoryview(bytearray(1 << 20))
+    with closing(body):
+        while count := body.readinto(buffer):
+            hasher.update(buffer[:count])
+    return hasher.digest()
 
 
 def _is_same(one: Validator | Absent, other: Validator | Absent) -> bool:
@@ -260,7 +265,7 @@ def copy_to_local(source: Location, stored: Stored, target: str, *, delete_sourc
         if os.stat(target).st_size != stored.size:
             raise ChecksumMismatchError(f"{target} has another size than {source.shown}, which was kept")
         with Locked(source) as locks, locks:
-            delete_moved(source, target, version)
+            delete(source, version, target)
 
 
 def copy_on_server(
@@ -272,45 +277,30 @@ def copy_on_server(
     CloudPathFileNotFoundError; OverwriteNewerCloudError if the target changed, and nothing was done, or if the source
     changed, and stays beside the copy of the version before.
     """
-    if not delete_source:
-        with Locked(target, over=over) as locks, locks:
-            _copy_on_server(source, target, listed, over)
-        return
-    with Locked(source, target, over=over) as locks, locks:
-        alias = _alias_check(source, target)
+    changes = (source, target) if delete_source else (target,)
+    with Locked(*changes, over=over) as locks, locks:
+        alias = _alias_check(source, target) if delete_source else None
         if alias is not None:
             listed = source.backend.head(source.key)
             _refuse_same_object(source, target, alias, listed.validator)
         copied, seen = _copy_on_server(source, target, listed, alias or over)
-        _refuse_same_object(source, target, alias, seen.validator)
-        _require_good(target, copied, seen)
-        delete_moved(source, str(target), seen.validator)
+        if delete_source:
+            _refuse_same_object(source, target, alias, seen.validator)
+            _require_good(target, copied, seen)
+            delete(source, seen.validator, target)
 
 
 def copy_through(source: Location, target: Location, stored: Stored, over: WriteBase, *, delete_source: bool) -> None:
     """Upload what was read of the source; with *delete_source*, delete the version that was read."""
     version = stored.validator
     assert version is not None
-    if not delete_source:
-        with Locked(target, over=over) as locks, locks:
-            upload(target, stored.descriptor, over)
-        return
-    with Locked(source, target, over=over) as locks, locks:
-        alias = _alias_check(source, target)
+    changes = (source, target) if delete_source else (target,)
+    with Locked(*changes, over=over) as locks, locks:
+        alias = _alias_check(source, target) if delete_source else None
         _refuse_same_object(source, target, alias, version)
         upload(target, stored.descriptor, alias or over)
-        delete_moved(source, str(target), version)
-
-
-def delete_moved(source: Location, target: str, version: Validator) -> None:
-    """Delete the source of a copy that is known to be complete. Raises OverwriteNewerCloudError if it is newer."""
-    try:
-        delete(source, version)
-    except VersionMismatchError as error:
-        raise OverwriteNewerCloudError(
-            f"{source} was changed by another writer after it was copied: {target} has the version of before, and "
-            f"{source} was left alone, with the new one"
-        ) from error
+        if delete_source:
+            delete(source, version, target)
 
 
 def _alias_check(source: Location, target: Location) -> WriteBase | None:

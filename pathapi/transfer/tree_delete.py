@@ -77,10 +77,7 @@ def remove_empty(root: Location) -> None:
     for marker in markers:
         at = root.at(marker.key)
         with Locked(at) as locks, locks:
-            try:
-                delete(at, marker.validator)
-            except VersionMismatchError as error:
-                raise OverwriteNewerCloudError(f"{at} was changed by another writer; it was not deleted") from error
+            delete(at, marker.validator)
     if not found:
         _require_no_object(root)
 

@@ -20,7 +20,7 @@ Ignore: TypeAlias = Callable[[str, list[str]], Iterable[str]]
 NAME_BYTES: Final = 255
 """The longest name of a file, on all file systems of Linux and macOS."""
 
-_FOLDS: Final = sys.platform in ("darwin", "win32")
+_FOLDS: Final = sys.platform == "darwin"
 """Whether two names that differ in case or in the form of an accent are one file's."""
 
 
@@ -118,8 +118,6 @@ def _problem_of(parts: Sequence[str]) -> str | None:
             return "its key starts or ends with a slash, or has two in a row, and no file's path does"
         if "\0" in part:
             return "its key has a NUL, which no file's name can"
-        if os.name == "nt" and any(character in part for character in '\\:*?"<>|'):
-            return f"{part!r} cannot be a file's name on Windows"
         try:
             size = len(os.fsencode(part))
         except UnicodeEncodeError:

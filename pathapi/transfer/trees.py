@@ -32,7 +32,7 @@ from pathapi.transfer.objects import (
     copy_on_server,
     copy_through,
     copy_to_local,
-    delete_moved,
+    delete,
     open_version,
 )
 from pathapi.transfer.tree_items import Ignore, TreeItem, check_names, filter_ignored, list_items
@@ -81,7 +81,7 @@ def _download_item(item: TreeItem, target: str, *, delete_source: bool) -> bool:
         make_directories(target.rstrip(os.sep) or os.sep, durable=delete_source)
         if delete_source:
             with Locked(source) as locks, locks:
-                delete_moved(source, target, item.info.validator)
+                delete(source, item.info.validator, target)
         return False
     make_directories(os.path.dirname(target), durable=delete_source)
     there = _open_file(target)
@@ -104,7 +104,7 @@ def _open_file(path: str) -> int | None:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise CloudPathFileExistsError(f"{path} exists and is not a file; nothing was written to it")
-        return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, PermissionError):
         return None  # a file that may not be read may still be replaced
 
@@ -198,7 +198,7 @@ def _mark(source: Location, target: Location | None, info: ObjectInfo, *, delete
             was_there = not _make_marker(target)
     if delete_source:
         with Locked(source) as locks, locks:
-            delete_moved(source, str(target or "its directory"), info.validator)
+            delete(source, info.validator, target or "its directory")
     return was_there
 
 

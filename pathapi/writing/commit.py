@@ -163,19 +163,13 @@ def raise_explained(
     """
     where, hints = _where_kept(target, kept, not_kept)
     if isinstance(error, VersionMismatchError):
+        kind: type[CloudPathException] = OverwriteNewerCloudError
+        what = "another writer has changed the object since it was opened; nothing was uploaded"
         if base.exclusive:
-            raise CloudPathFileExistsError(
-                f"{target}: the object exists already; nothing was changed{where}", **hints
-            ) from error
-        if base.unknown:
-            raise OverwriteNewerCloudError(
-                f"{target}: the object exists, and the server could not be reached when this write began; nothing was "
-                f"uploaded{where}",
-                **hints,
-            ) from error
-        raise OverwriteNewerCloudError(
-            f"{target}: another writer has changed the object since it was opened; nothing was uploaded{where}", **hints
-        ) from error
+            kind, what = CloudPathFileExistsError, "the object exists already; nothing was changed"
+        elif base.unknown:
+            what = "the object exists, and the server could not be reached when this write began; nothing was uploaded"
+        raise kind(f"{target}: {what}{where}", **hints) from error
     if isinstance(error, CloudPathException):
         raise error.extended(where, **hints) from error.__cause__ or error
     if where:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from casstore import Condition, Entry, PendingWrite, Staging, Validator, new_hasher
+from casstore import Condition, Entry, PendingWrite, Staging, Validator, raw_hash
 from pathapi.backend import ABSENT, COMPARABLE, Absent, ObjectInfo, head_or_none
 from pathapi.exceptions import (
     CloudPathException,
@@ -203,24 +204,18 @@ def find_completed_upload(target: Location, staging: Staging) -> ObjectInfo | No
     except (VersionMismatchError, CloudPathFileNotFoundError):
         return None
     assert body is not None
-    try:
-        buffer, offset = memoryview(bytearray(_PIECE)), 0
+    buffer, offset = memoryview(bytearray(_PIECE)), 0
+    with closing(body):
         while count := body.readinto(buffer):
             if os.pread(staging.descriptor, count, offset) != buffer[:count]:
                 return None
             offset += count
-        return info if offset == staging.size else None
-    finally:
-        body.close()
+    return info if offset == staging.size else None
 
 
 def matches_checksum(info: ObjectInfo, descriptor: int, believed: Collection[str]) -> bool:
     """Whether an open file has the hash, of a kind *believed*, that the provider states of the whole object."""
     for checksum in info.checksums:
         if checksum.kind in COMPARABLE and checksum.kind in believed:
-            hasher, offset = new_hasher(checksum.kind.removeprefix("etag-")), 0
-            while piece := os.pread(descriptor, _PIECE, offset):
-                hasher.update(piece)
-                offset += len(piece)
-            return hasher.digest().hex() == checksum.value
+            return raw_hash(descriptor, checksum.kind.removeprefix("etag-")).hex() == checksum.value
     return False

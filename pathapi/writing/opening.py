@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from casstore import Moment, Stored, full_disk, strong_digest
@@ -309,9 +309,29 @@ def write_base(
     return WriteBase(info.validator, entry=held if is_held else None)
 
 
+class Edit(AbstractContextManager[str]):
+    """The block of `CloudPath.edit`: it has a private local copy of the object, and uploads it at its end."""
+
+    def __init__(self, location: Location, force: bool | None) -> None:
+        self._block = _edit(location, force)
+
+    def __enter__(self) -> str:
+        try:
+            return self._block.__enter__()
+        except BaseException:
+            self._block.gen.close()  # an interrupt may have met contextlib's part of it
+            raise
+
+    def __exit__(self, *exc: object) -> bool | None:
+        try:
+            return self._block.__exit__(*exc)  # type: ignore[arg-type]
+        except BaseException:
+            self._block.gen.close()
+            raise
+
+
 @contextmanager
-def edit(location: Location, force: bool | None) -> Iterator[str]:
-    """Make a private local copy of the object; upload it at the end of the block. Raises as `CloudPath.edit` does."""
+def _edit(location: Location, force: bool | None) -> Iterator[str]:
     from pathapi.writing.pending import acquire_write_lock, write_lock
     from pathapi.writing.writer import Upload
 

@@ -81,6 +81,5 @@ def process_all() -> None:
             file.keep_as_incomplete("it was still open for writing when its process ended")
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_files.clear)
-    os.register_at_fork(after_in_child=_roots.clear)
+os.register_at_fork(after_in_child=_files.clear)
+os.register_at_fork(after_in_child=_roots.clear)

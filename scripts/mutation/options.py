@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from devtools.arguments import count
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -38,10 +40,10 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument(
         "--only", action="append", default=[], metavar="NAME,...", help="only these lines; can be repeated"
     )
-    parser.add_argument("--sample", type=_count, metavar="N", help="only N lines, drawn at random")
+    parser.add_argument("--sample", type=count, metavar="N", help="only N lines, drawn at random")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the sample (default 1)")
     parser.add_argument(
-        "--jobs", type=_count, default=_processors(), metavar="N", help="lines at a time (default %(default)s)"
+        "--jobs", type=count, default=_processors(), metavar="N", help="lines at a time (default %(default)s)"
     )
     parser.add_argument("--lines", dest="directory", metavar="DIR", help="a directory with another list")
     parser.add_argument("--list", dest="lists", action="store_true", help="print the lines and change nothing")
@@ -59,28 +61,8 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--json", dest="as_json", action="store_true", help="print the result as JSON")
     given = parser.parse_args(arguments)
     only = tuple(dict.fromkeys(name for names in given.only for name in names.split(",")))
-    return Options(
-        only,
-        given.sample,
-        given.seed,
-        given.jobs,
-        given.directory,
-        given.lists,
-        given.checks,
-        given.control,
-        given.as_json,
-    )
+    return Options(**{**vars(given), "only": only})
 
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-_count.__name__ = "count"  # argparse puts it into its message: invalid count value

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from devtools.arguments import count
+
 CONTROLS: Final = {
     "kill": ("publish-unchecked", "sweep-unchecked", "pending-unrecorded", "discard-early", "edits-unseen"),
     "cut": (
@@ -71,9 +73,7 @@ def parse(arguments: Sequence[str]) -> Options:
         rig = rigs.add_parser(name, help=text, description=text)
         unit = _UNITS[name]
         shown = "all" if default is None else str(default)
-        rig.add_argument(
-            f"--{unit}", dest="count", type=_count, metavar="N", help=f"number of {unit} (default {shown})"
-        )
+        rig.add_argument(f"--{unit}", dest="count", type=count, metavar="N", help=f"number of {unit} (default {shown})")
         rig.add_argument("--seconds", type=float, metavar="S", help=f"start no more {unit} after this time")
         rig.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the random numbers (default 1)")
         rig.add_argument("--control", choices=CONTROLS[name], help="disable this protection")
@@ -85,18 +85,10 @@ def parse(arguments: Sequence[str]) -> Options:
     ways = f"only these kinds of failure: {', '.join(WAYS)}"
     rigs.choices["syscalls"].add_argument("--ways", type=_several(WAYS), metavar="WAY,...", help=ways)
     given = parser.parse_args(arguments)
-    count = given.count if given.count is not None or given.seconds is not None else given.default
-    return Options(
-        given.rig,
-        count,
-        given.seconds,
-        given.seed,
-        given.control,
-        given.directory,
-        given.as_json,
-        given.only,
-        given.ways,
-    )
+    default = vars(given).pop("default")
+    if given.count is None and given.seconds is None:
+        given.count = default
+    return Options(**vars(given))
 
 
 def _several(names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
@@ -107,13 +99,3 @@ def _several(names: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
         return chosen
 
     return several
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-_count.__name__ = "count"  # argparse puts it into its message: invalid count value

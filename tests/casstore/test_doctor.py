@@ -116,7 +116,7 @@ def test_other_users_who_can_replace_the_store_are_named(tmp_path: Path, monkeyp
     found = _checks(tmp_path / "store")["other users"]
     assert found.state is (CheckState.FAILED if os.geteuid() else CheckState.WARNING)
     assert found.found == f"every user can write to {tmp_path} and replace the store"
-    monkeypatch.setenv("CASSTORE_SHARED_DIRECTORY", "allow")
+    monkeypatch.setenv("CASSTORE_TRUST_ROOT", "1")
     assert _checks(tmp_path / "store")["other users"].state is CheckState.WARNING
 
 

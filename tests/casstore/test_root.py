@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
-import re
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import casstore
-from casstore import NotAStoreError, StoreFormatError, StoreUnavailableError
-from casstore import root as stores
+from casstore import NotAStoreError, StoreFormatError, StoreReadOnlyError, StoreUnavailableError
 from casstore.fs import mounts as machine
 from casstore.root import open_root
 from tests.casstore.support.fill import fork, status_of
@@ -140,8 +138,10 @@ def test_a_network_file_system_is_refused_before_anything_is_made(
 
 def test_a_root_of_another_user_is_refused_and_untouched(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root.mkdir()
+    if not os.geteuid():
+        os.chown(root, 65534, -1)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    with pytest.raises(StoreUnavailableError, match="another user"):
+    with pytest.raises(StoreUnavailableError, match=r"user nobody.* can write to .* and replace files of the store"):
         open_root(root, None, {})
     assert _tree(root) == {}
 
@@ -218,7 +218,7 @@ def test_a_store_is_refused_while_other_users_can_write_to_one_of_its_directorie
             os.chown(directory, -1, 4711)
         with pytest.raises(StoreUnavailableError, match=rf"can replace files in it: run chmod go-w {directory}, or"):
             open_root(root, None, {})
-        open_root(root, None, {"CASSTORE_SHARED_DIRECTORY": "allow"})
+        open_root(root, None, {"CASSTORE_TRUST_ROOT": "1"})
         os.chmod(directory, 0o700)
     open_root(root, None, {})
 
@@ -232,35 +232,16 @@ def test_an_empty_directory_becomes_private_to_its_new_store(root: Path) -> None
 
 def test_a_place_in_which_others_can_rename_the_store_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     place = _loose(tmp_path / "shared")
-    message = rf"every user can write to {place} and replace the store: .*set CASSTORE_SHARED_DIRECTORY=allow"
+    message = rf"every user can write to {place} and replace files of the store: .*set CASSTORE_TRUST_ROOT=1"
     for _ in ("new", "existing"):
         if os.geteuid():
             with pytest.raises(StoreUnavailableError, match=message):
                 open_root(place / "store", None, {})
             assert os.listdir(place) == []
         else:
-            warned: list[str] = []
-            open_root(place / "store", None, {}, warned.append)
-            assert re.search(message, "\n".join(warned))
-    open_root(place / "store", None, {"CASSTORE_SHARED_DIRECTORY": "allow"})
-
-
-@pytest.mark.needs_root
-def test_a_directory_above_that_another_user_makes_meanwhile_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place, create, warned = _loose(tmp_path / "tmp"), stores._create, list[str]()
-    place.chmod(0o1777)
-
-    def create_later(*arguments: Any, **options: Any) -> Any:
-        (place / "above").mkdir()
-        os.chown(place / "above", 4711, -1)
-        return create(*arguments, **options)
-
-    monkeypatch.setattr(stores, "_create", create_later)
-    open_root(place / "above" / "store", None, {}, warned.append)
-    assert len(warned) == 1, "root is warned, a user refused"
-    assert f"user 4711 can write to {place / 'above'} and replace the store" in warned[0]
+            with pytest.warns(UserWarning, match=message):
+                open_root(place / "store", None, {})
+    open_root(place / "store", None, {"CASSTORE_TRUST_ROOT": "1"})
 
 
 def test_a_place_like_tmp_is_good_enough(tmp_path: Path) -> None:
@@ -274,7 +255,7 @@ def test_a_place_like_tmp_is_good_enough(tmp_path: Path) -> None:
 def test_a_user_is_refused_where_others_can_rename_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = _loose(tmp_path / "shared")
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    with pytest.raises(StoreUnavailableError, match=f"every user can write to {place} and replace the store"):
+    with pytest.raises(StoreUnavailableError, match=f"every user can write to {place} and replace files of the store"):
         open_root(place / "store", None, {})
     assert os.listdir(place) == []
 
@@ -289,27 +270,29 @@ def test_missing_parents_are_writable_for_this_user_only_whatever_the_umask(tmp_
     assert modes == [0o755, 0o755, 0o700]
 
 
-@pytest.mark.parametrize("kind", ["pipe", "endless", "nested"])
-def test_no_file_of_another_user_is_read(root: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    root.mkdir()
-    if kind == "pipe":
-        os.mkfifo(root / "store.json")
-    elif kind == "endless":
-        (root / "store.json").symlink_to("/dev/zero")
-    else:
-        (root / "store.json").write_text("[" * 200_000)
-    monkeypatch.setattr(stores, "_read_marker", lambda _: pytest.fail("it would hang, or fill the memory"))
-    monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    with pytest.raises(StoreUnavailableError, match="another user"):
-        open_root(root, None, {})
-
-
 @pytest.mark.needs_root
 @pytest.mark.parametrize("name", ["blobs", "index-v1", "store.json", "config.toml"])
-def test_a_store_with_a_part_of_another_user_is_refused(root: Path, name: str) -> None:
+def test_a_store_with_a_part_of_another_user_is_refused_and_root_only_reads_it(
+    root: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     open_root(root, None, {})
     if name == "config.toml":
-        (root / name).touch()
+        (root / name).write_text("trust_root = true\n")
     os.chown(root / name, 4711, -1)
-    with pytest.raises(StoreUnavailableError, match=f"belongs to another user \\(uid 4711, the owner of {root / name}"):
+    is_read = (
+        contextlib.nullcontext() if name == "config.toml" else pytest.raises(StoreReadOnlyError, match="only read")
+    )
+    warned = pytest.warns(UserWarning, match=f"user 4711 can write to {root / name} and replace files of the store")
+    with warned, is_read as raised:
         open_root(root, None, {})
+    told = rf"another user (uid 4711, the owner of {root / name}) and is only read: "
+    assert raised is None or (told in str(raised.value) and "CASSTORE_TRUST_ROOT=1" in str(raised.value))
+    open_root(root, None, {"CASSTORE_TRUST_ROOT": "1"})
+    open_root(root, None, {}, trust_root=True)
+    (root / "config.toml").write_text("trust_root = true\n")
+    os.chown(root / "config.toml", 4711, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 4712)
+    with pytest.raises(StoreUnavailableError, match="user 4711 can write to"):
+        open_root(root, None, {})
+    os.chown(root / "config.toml", 0, -1)
+    open_root(root, None, {})

@@ -4,10 +4,13 @@ CPython 3.11 looks for signals after each call, at the beginning of each functio
 counts these points of one thread by `sys.setprofile` (loops without a call are left out: there are none), and raises,
 or calls a handler, at the one asked for. It does so inside of everything that runs: these packages, the standard
 library, SDKs. A function of C that returns is one step, and so is what ``with`` calls of it.
+
+The collector of cycles waits meanwhile: where it runs differs from run to run, and what it calls cannot be interrupted.
 """
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 from collections.abc import Callable
@@ -37,11 +40,13 @@ class Interrupter:
         """The point that was met: a file, a line, and what was called there."""
 
     def __enter__(self) -> Self:
+        gc.disable()
         sys.setprofile(self._look)
         return self
 
     def __exit__(self, *exc: object) -> None:
         sys.setprofile(None)
+        gc.enable()
 
     def _look(self, frame: FrameType, event: str, argument: Any) -> None:
         if event == "c_return":

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import pickle
+import re
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from google.auth.credentials import AnonymousCredentials
 
 import casstore
-from pathapi import AzureBlobClient, CloudPath, FileClient, FilePath, GSClient, S3Client, S3Path
+import pathapi
+from pathapi import AzureBlobClient, CloudPath, FileClient, FilePath, GSClient, HttpClient, S3Client, S3Path
 from pathapi.enums import FileCacheMode
-from pathapi.exceptions import ClientMismatchError, InvalidConfigurationException
+from pathapi.exceptions import ClientMismatchError, InvalidConfigurationException, MissingCredentialsError
 from tests.harness.proxy import Proxy
 from tests.pathapi.support.raw_buckets import S3RawBucket
 
@@ -117,6 +125,157 @@ def test_a_pickle_holds_the_configuration_and_no_secret(tmp_path: Path) -> None:
     assert seen.stdout.decode().split(" ", 4) == [
         "s3://bucket/key", "s3@127.0.0.1:1", str(tmp_path), str(60 * 10**9), "{'RequestPayer': 'requester'}\n"
     ]  # fmt: skip
+
+
+_SAME_EVERYWHERE = """
+import pickle, sys
+from pathapi import AzureBlobClient, CloudPath, FileClient, FilePath, GSClient, HttpsClient, S3Client
+S3Client("other", "keys", endpoint_url="http://127.0.0.1:2")
+clients = [
+    S3Client("key", "secret", endpoint_url="http://127.0.0.1:1", extra_args={"ACL": "x"}, freshness={"s3://b/": 5}),
+    GSClient(endpoint_url="http://127.0.0.1:1", timeout=5.0),
+    AzureBlobClient("http://127.0.0.1:1/account", {"account_name": "account", "account_key": "c2VjcmV0"}),
+    HttpsClient(auth=("user", "password")),
+    FileClient(local_cache_dir="/nowhere"),
+]
+kinds = [(client, client.path_class) for client in clients]
+paths = [kind(kind.cloud_prefix + "/b/k"[kind is not FilePath :], client=client) for client, kind in kinds]
+for _ in range(2):
+    default = CloudPath("s3://bucket/key")
+    _ = default.client
+    unused = CloudPath("s3://bucket/key")
+    assert pickle.dumps(unused) == pickle.dumps(default), "the first use changes nothing"
+    paths.append(default)
+    S3Client(profile_name="mine").set_as_default_client()
+pickled = [pickle.dumps(path) for path in paths]
+assert pickle.loads(pickled[0]).client is clients[0]
+print(*(text.hex() for text in pickled), *map(hash, paths), *(str(path.__dask_tokenize__()) for path in paths))
+"""
+
+
+def test_a_pickle_is_the_same_in_every_process_and_so_is_a_hash_with_a_fixed_seed() -> None:
+    """Caches that are keyed by arguments (joblib, dask, datasets) find their results again."""
+    command, environment = [sys.executable, "-c", _SAME_EVERYWHERE], {**os.environ, "PYTHONHASHSEED": "1"}
+    first, second = (subprocess.check_output(command, text=True, env=environment).split() for _ in range(2))
+    assert first == second
+    again = (
+        "import pickle, sys; [print(pickle.dumps(pickle.loads(bytes.fromhex(text))).hex()) for text in sys.argv[1:]]"
+    )
+    carried = subprocess.check_output([sys.executable, "-c", again, *first[:5]], text=True).split()
+    assert carried == first[:5], "a path that a worker returns is the same, too"
+    path = CloudPath("s3://bucket/key")
+    assert path.__dask_tokenize__() == CloudPath("s3://bucket/key").__dask_tokenize__()
+    assert (
+        path.__dask_tokenize__() != S3Client(endpoint_url="http://127.0.0.1:1").CloudPath(str(path)).__dask_tokenize__()
+    )
+
+
+def test_each_login_of_one_configuration_is_unpickled_as_itself() -> None:
+    def client(secret: str) -> S3Client:
+        return S3Client("key", secret, endpoint_url="http://127.0.0.1:9", local_cache_dir="/nowhere")
+
+    def again(client: S3Client) -> Any:
+        return pickle.loads(pickle.dumps(client.CloudPath("s3://bucket/key"))).client
+
+    first, second = client("first"), client("second")
+    none = S3Client(endpoint_url="http://127.0.0.1:9", local_cache_dir="/nowhere")
+    assert [again(one) for one in (first, second, none)] == [first, second, none]
+    text = pickle.dumps(second)
+    del second
+    assert pickle.dumps(client("second")) == text, "with the same keys, a later client is the same"
+    lost = pickle.loads(text)
+    assert (lost.connection.aws_secret_access_key, lost.has_lost_keys) == (None, True)
+    assert pickle.dumps(lost) == text
+    session = boto3.Session("key", "third")
+    by_session = S3Client(boto3_session=session, endpoint_url="http://127.0.0.1:9", local_cache_dir="/nowhere")
+    assert again(by_session) is by_session
+
+
+def _read_text(path: Any) -> str:
+    try:
+        return str(path.read_text())
+    except MissingCredentialsError as error:
+        return f"{path.client.cache.root} {error}"
+
+
+def _set_default(endpoint: str, directory: str) -> None:
+    pathapi.set_default_client(S3Client(KEY, SECRET, endpoint_url=endpoint, local_cache_dir=directory))
+
+
+def test_a_worker_that_runs_already_says_that_the_keys_stayed_behind_and_takes_those_that_it_has(
+    ground: S3RawBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.plant("a", b"hello")
+    endpoint = ground.client.meta.endpoint_url
+    keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+    for name in (*keys, "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    path = S3Client(KEY, SECRET, endpoint_url=endpoint, local_cache_dir=tmp_path / "s").CloudPath(
+        f"s3://{ground.bucket}/a"
+    )
+    spawn = multiprocessing.get_context("spawn")
+
+    def ask(*initializer: Any) -> str:
+        with ProcessPoolExecutor(1, spawn, *initializer) as pool:
+            return pool.submit(_read_text, path).result()
+
+    assert re.search(
+        r"/s s3://.*no AWS credentials.*keys of this client stayed behind: its pickle has none: .*"
+        r"environment variables or a named profile, or call pathapi.set_default_client in its initializer$",
+        ask(),
+    )
+    assert ask(_set_default, (endpoint, str(tmp_path / "other"))) == "hello"
+    assert "stayed behind" in ask(_set_default, ("http://127.0.0.1:1", str(tmp_path / "other"))), "another origin"
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    assert ask() == "hello"
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """Refuses every request."""
+
+    def do_GET(self) -> None:  # (a name that http.server looks for)
+        self.send_response(401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "login", "uri"),
+    [
+        (S3Client, {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET}, "s3://bucket/key"),
+        (GSClient, {"credentials": AnonymousCredentials()}, "gs://bucket/key"),
+        (AzureBlobClient, {"credential": "c2VjcmV0"}, "az://container/key"),
+        (HttpClient, {"auth": ("user", "password")}, "http://{host}/key"),
+    ],
+)
+def test_the_error_of_every_cloud_says_that_the_keys_stayed_behind(
+    kind: Any, login: dict[str, Any], uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        place = {GSClient: {"endpoint_url": f"http://{host}"}, S3Client: {"endpoint_url": f"http://{host}"}}
+        place[AzureBlobClient] = {"account_url": f"http://{host}/account"}
+        client = kind(**login, **place.get(kind, {}), local_cache_dir=tmp_path)
+        path = client.CloudPath(uri.format(host=host))
+        with pytest.raises(PermissionError) as refused:
+            path.read_bytes()
+        assert "stayed behind" not in str(refused.value)
+        text = pickle.dumps(path)
+        del path, client, refused
+        gc.collect()
+        with pytest.raises(PermissionError, match="keys of this client stayed behind: its pickle has none: give"):
+            pickle.loads(text).read_bytes()
+        server.shutdown()
 
 
 def _read_in_child(path: S3Path, other: Any, answers: Any) -> None:

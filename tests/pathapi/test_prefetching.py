@@ -12,8 +12,8 @@ import pytest
 from pathapi import FileClient, prefetching
 from pathapi.location import Location
 from pathapi.metadata.listing import list_objects
+from pathapi.parallel.part_threads import PartThreads
 from pathapi.parallel.progress import Progress
-from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.prefetching import PrefetchedObject, prefetch
 from tests.casstore.support.threads import threads_in
 
@@ -85,6 +85,6 @@ def test_an_interruption_leaves_no_thread_behind(client: FileClient, data: Path)
     with pytest.raises(KeyboardInterrupt):
         prefetch(data.as_uri() + "/", client=client, progress=interrupt)
     deadline = time.monotonic() + 1_000
-    while threads_in(WorkerPool._drain):
+    while threads_in(PartThreads._run):
         assert time.monotonic() < deadline
         time.sleep(0.01)

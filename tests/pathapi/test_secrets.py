@@ -185,7 +185,7 @@ def _use(client: S3Client, ground: S3RawBucket, at: str) -> list[object]:
         client.reader,
         path.info,
     ]
-    seen += [local, lines, children, client.origin, client.policy, client.listings, vars(client).get("_configuration")]
+    seen += [local, lines, children, client.origin, client.policy, client.listings, vars(client)["_arguments"]]
     seen += [
         path._store_key(),
         read_request(path.location, ReadOptions()),

@@ -18,8 +18,7 @@ from pathapi.backends.azure.errors import answer_of, translate_answer
 from pathapi.backends.azure.multipart import THRESHOLD, upload_in_blocks
 from pathapi.backends.azure.requests import AzureRequests, ResponseOpened, condition_of
 from pathapi.backends.azure.responses import (
-    BatchAnswer,
-    answers_of_batch,
+    error_code_of,
     info_of_headers,
     info_of_properties,
     info_of_result,
@@ -27,7 +26,7 @@ from pathapi.backends.azure.responses import (
 )
 from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, md5_checksum, ranged_body
 from pathapi.backends.bucket_backend import BucketBackend, Conditions, checking_answers, list_pages
-from pathapi.backends.headers import parse_range
+from pathapi.backends.headers import parse_batch, parse_range
 from pathapi.backends.parallel_parts import read_exactly
 from pathapi.exceptions import (
     CloudPathException,
@@ -175,8 +174,6 @@ class AzureBackend(BucketBackend):
         )
         return f"{url}?{signature}"
 
-    # --- reading ---------------------------------------------------------------------------------------------------
-
     def _head(self, key: str, conditions: Mapping[str, Any]) -> ObjectInfo:
         properties = self._requests.call(
             "Get Blob Properties", key, self._requests.blob(key).get_blob_properties, **conditions
@@ -245,8 +242,6 @@ class AzureBackend(BucketBackend):
         if is_folder(metadata):
             raise CloudPathFileNotFoundError(f"{self._requests.uri(key)} does not exist: it is a directory")
 
-    # --- copying and deleting --------------------------------------------------------------------------------------
-
     def _await_copy(self, key: str, blob: Any, copy_id: str | None, size: int) -> ObjectInfo:
         pause, longest = _COPY_POLLS
         stalled, reached = 0.0, 0
@@ -283,11 +278,11 @@ class AzureBackend(BucketBackend):
         refused: list[str] = []
         for key in keys:
             self._requests.check_name(key)
-        answers: list[BatchAnswer] = []
+        answers: list[tuple[int, int, bytes]] = []
 
         def take(response: Any) -> None:
             # The SDK pairs responses with requests by their order, which Azure does not guarantee.
-            answers[:] = answers_of_batch(response.http_response)
+            answers[:] = parse_batch(response.http_response.content_type, response.http_response.body())
 
         def ask(**_: Any) -> None:
             list(self._requests.container().delete_blobs(*named, raise_on_any_failure=False, raw_response_hook=take))
@@ -297,17 +292,16 @@ class AzureBackend(BucketBackend):
         except CloudPathNotImplementedError:
             return self._delete_each(keys, conditions)
         failed: dict[int, CloudPathException] = {}
-        for answer in answers:
-            key = keys[answer.number] if 0 <= answer.number < len(keys) else keys[0]
-            if answer.status >= 300:
-                error = translate_answer(
-                    answer.code, answer.status, "", operation="Delete Blob", **self._requests.where(key)
-                )
+        for number, status, text in answers:
+            key = keys[number] if 0 <= number < len(keys) else keys[0]
+            if status >= 300:
+                where = self._requests.where(key)
+                error = translate_answer(error_code_of(text), status, "", operation="Delete Blob", **where)
                 if isinstance(error, VersionMismatchError):
                     refused.append(key)
                 elif type(error) is not CloudPathFileNotFoundError:
-                    failed[answer.number] = error
-        if unanswered := set(range(len(keys))).difference(answer.number for answer in answers):
+                    failed[number] = error
+        if unanswered := set(range(len(keys))).difference(number for number, _, _ in answers):
             silence = CloudUnavailableError(
                 f"{self._requests.uri(keys[0])} and others: {len(unanswered)} deletes were not answered: try again"
             )

@@ -19,8 +19,6 @@ from pathapi.backends.settings import SECRET, ConnectionSettings, importing
 from pathapi.exceptions import InvalidConfigurationException, MissingCredentialsError
 from pathapi.redaction import causes_of, is_spawning, redacted, scrub, without_user
 
-MAX_CONNECTIONS: Final = 64
-"""Idle connections kept open: 32 threads, each with an object and a part of another."""
 RETRIES: Final = 3
 _BACKOFF: Final = 0.4
 _LONGEST_BACKOFF: Final = 8.0
@@ -97,7 +95,9 @@ class AzureConnection(ConnectionSettings):
 
     def secret_settings(self) -> dict[str, Any]:
         # Keys and signatures, no objects.
-        found: dict[str, Any] = {"account_url": self.account_url, "connection_string": self.connection_string}
+        found: dict[str, Any] = {"connection_string": self.connection_string}
+        if self.account_url and "?" in self.account_url:
+            found["account_url"] = self.account_url
         if isinstance(self.credential, str | dict):
             found["credential"] = self.credential
         return {name: value for name, value in found.items() if value}
@@ -168,8 +168,6 @@ class AzureConnection(ConnectionSettings):
         _detach(error, known)
         scrub(error, known)
 
-    # --- finding ---------------------------------------------------------------------------------------------------
-
     def _find_account(self) -> _Account:
         if self.blob_service_client is not None:
             return _account_of(self.blob_service_client.primary_endpoint, self.blob_service_client.credential)
@@ -202,7 +200,8 @@ class AzureConnection(ConnectionSettings):
         try:
             from azure.identity import DefaultAzureCredential
         except ImportError as error:
-            raise MissingCredentialsError(f"{account.url}: no credentials were found", **_HINTS) from error
+            missing = MissingCredentialsError(f"{account.url}: no credentials were found", **_HINTS)
+            raise self.explain(missing) from error
         return DefaultAzureCredential()
 
     def _make_service(self) -> Any:
@@ -221,8 +220,7 @@ class AzureConnection(ConnectionSettings):
         session = requests.Session()
         # Else a line of ~/.netrc would replace the signature.
         session.auth = lambda request: request
-        options = {"pool_connections": 4, "pool_maxsize": MAX_CONNECTIONS, "max_retries": 0}
-        mount_without_locks(session, "https://", "http://", **options)
+        mount_without_locks(session, "https://", "http://", max_retries=0)
         timeouts = {"connection_timeout": self.connect_timeout, "read_timeout": self.read_timeout}
         with self.checking("Azure client: the SDK", ValueError, TypeError):
             return sdk.BlobServiceClient(

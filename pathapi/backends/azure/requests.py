@@ -13,6 +13,7 @@ from pathapi.backends.azure.errors import may_be_carried_out, translate
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.headers import format_etag
 from pathapi.exceptions import CloudPathException, InvalidUriError
+from pathapi.parallel.part_threads import heard
 
 _CHANGES: Final = frozenset(("Put Blob", "Put Block List", "Copy Blob", "Delete Blob"))
 """Operations that change a blob; those that upload a block change none."""
@@ -66,7 +67,8 @@ class AzureRequests(BucketRequests):
 
     def blob(self, key: str) -> Any:
         self.check_name(key)
-        return self.container().get_blob_client(key)
+        # It calls `logging.getLogger`, which before Python 3.13 an interrupt leaves locked.
+        return heard(lambda: self.container().get_blob_client(key))
 
     def check_name(self, key: str) -> None:
         with self.checking_utf8(key):

@@ -1,10 +1,9 @@
-"""From the responses of Azure to `ObjectInfo`: ETags, checksums, times; and the parts of a batch's response."""
+"""From the responses of Azure to `ObjectInfo`: ETags, checksums, times."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from pathapi.backends.headers import nanoseconds_of, parse_checksum, parse_date,
 
 _FOLDER: Final = "hdi_isfolder"
 """Metadata of the empty blobs that are directories in an account with a hierarchical namespace."""
+_ERROR_CODE: Final = re.compile(rb"^x-ms-error-code:\s*(\w+)", re.IGNORECASE | re.MULTILINE)
 
 
 def info_of_headers(key: str, headers: Mapping[str, str], size: int) -> ObjectInfo:
@@ -52,31 +52,10 @@ def _info(
     return ObjectInfo(key, Validator(size, parse_etag(etag)[0], mtime_ns=mtime_ns), checksums, content_type)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchAnswer:
-    """One part of a batch's response, about the request *number*; -1 if it is about the whole batch."""
-
-    number: int
-    status: int
-    code: str
-
-
-def answers_of_batch(response: Any) -> list[BatchAnswer]:
-    """Return the parts of a batch's response in their order; none if it is no such response."""
-    boundary = _BOUNDARY.search(response.content_type or "")
-    found = []
-    for part in response.body().split(b"--" + boundary[1].encode()) if boundary is not None else ():
-        number, status, code = (pattern.search(part) for pattern in (_CONTENT_ID, _STATUS, _ERROR_CODE))
-        if status is not None:
-            shown = "" if code is None else code[1].decode("ascii", "replace")
-            found.append(BatchAnswer(-1 if number is None else int(number[1]), int(status[1]), shown))
-    return found
-
-
-_BOUNDARY: Final = re.compile(r'multipart/mixed;.*boundary="?([^";]+)', re.IGNORECASE)
-_CONTENT_ID: Final = re.compile(rb"^content-id:\s*(\d+)", re.IGNORECASE | re.MULTILINE)
-_STATUS: Final = re.compile(rb"^HTTP/[\d.]+ (\d{3})", re.MULTILINE)
-_ERROR_CODE: Final = re.compile(rb"^x-ms-error-code:\s*(\w+)", re.IGNORECASE | re.MULTILINE)
+def error_code_of(answer: bytes) -> str:
+    """Return the error code in one answer of a batch's response."""
+    code = _ERROR_CODE.search(answer)
+    return "" if code is None else code[1].decode("ascii", "replace")
 
 
 def is_folder(metadata: Mapping[str, str] | None) -> bool:

@@ -16,15 +16,13 @@ from collections.abc import Iterator
 from threading import get_ident
 from typing import ClassVar, Final, Self
 
-from casstore import ReentrantCallError
+from casstore import ReentrantCallError, polls_until
 from pathapi.exceptions import CloudUnavailableError, VersionMismatchError
 
 TEMPORARY: Final = re.compile(r"\.casstore-[0-9a-f]{16}")
 """Names of unfinished writes; they are no objects. Those of a killed process can be deleted."""
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _BUSY: Final = frozenset({errno.EAGAIN, errno.EACCES})
-_POLL_FIRST: Final = 0.0005  # seconds until the second try for a lock; doubled up to the last
-_POLL_LAST: Final = 0.010
 
 
 @contextlib.contextmanager
@@ -62,11 +60,12 @@ class DirectoryLock:
     For a block that uses it twice (`casstore.locks.mutex` says why).
     """
 
-    _threads: ClassVar[dict[str, int]] = {}
-    """By locked directory: the thread of this process that has locked it."""
+    _blocks: ClassVar[dict[tuple[str, int], DirectoryLock]] = {}
+    """By directory and thread. Noted before it is locked, until it is unlocked: a handler may run at any point."""
 
     def __init__(self, directory: str, uri: str, timeout: float) -> None:
         self._directory, self._uri, self._timeout = directory, uri, timeout
+        self._block = directory, get_ident()
         self._descriptor = -1
 
     def __enter__(self) -> Self:
@@ -75,38 +74,33 @@ class DirectoryLock:
         Raises: CloudUnavailableError that names the holder, after *timeout* seconds: each user who can read a directory
         can lock it. ReentrantCallError in a signal handler that interrupted this thread inside the block.
         """
-        if self._descriptor < 0:
-            try:
+        try:
+            if self._blocks.setdefault(self._block, self) is not self:
+                raise ReentrantCallError(
+                    f"{self._uri}: {self._directory} is locked by what a signal handler "
+                    "interrupted: let the handler set a flag, and write after it"
+                )
+            if self._descriptor < 0:
                 self._descriptor = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-                if self._threads.get(self._directory) == get_ident():
-                    raise ReentrantCallError(
-                        f"{self._uri}: {self._directory} is locked by what a signal handler "
-                        "interrupted: let the handler set a flag, and write after it"
-                    )
                 _lock(self._descriptor, self._directory, self._uri, self._timeout)
-                self._threads[self._directory] = get_ident()
-            except BaseException:
-                self._close()
-                raise
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._descriptor >= 0:
-            self._threads.pop(self._directory, None)
-            self._close()
-
-    def _close(self) -> None:
         descriptor = self._descriptor
         if descriptor >= 0:
             # Explicitly: a child that another thread forked meanwhile has a copy of the descriptor.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             self._descriptor = -1
             os.close(descriptor)
+        if self._blocks.get(self._block) is self:
+            del self._blocks[self._block]
 
 
 def _lock(descriptor: int, directory: str, uri: str, timeout: float) -> None:
-    deadline, pause = time.monotonic() + timeout, _POLL_FIRST
-    while True:
+    for _ in polls_until(time.monotonic() + timeout):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -114,13 +108,10 @@ def _lock(descriptor: int, directory: str, uri: str, timeout: float) -> None:
                 raise
         else:
             return
-        if time.monotonic() >= deadline:
-            raise CloudUnavailableError(
-                f"{uri}: timed out after {timeout:g} s waiting for {_holder_of(descriptor)}, which has locked the "
-                f"directory {directory}; nothing was changed: end that process, or try again later"
-            )
-        time.sleep(pause)
-        pause = min(2 * pause, _POLL_LAST)
+    raise CloudUnavailableError(
+        f"{uri}: timed out after {timeout:g} s waiting for {_holder_of(descriptor)}, which has locked the directory "
+        f"{directory}; nothing was changed: end that process, or try again later"
+    )
 
 
 def _holder_of(descriptor: int) -> str:
@@ -137,5 +128,4 @@ def _holder_of(descriptor: int) -> str:
     return "another process"
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=DirectoryLock._threads.clear)  # noqa: SLF001 (this module's own)
+os.register_at_fork(after_in_child=DirectoryLock._blocks.clear)  # noqa: SLF001 (this module's own)

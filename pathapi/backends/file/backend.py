@@ -28,14 +28,15 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
 from casstore import Validator, copy_permissions, sync_directory, write_all
 from pathapi.backend import Absent, ListItem, ObjectInfo, Prefix, WriteCondition, delete_each
+from pathapi.backends.bodies import RangedBody
 from pathapi.backends.error_table import translating
 from pathapi.backends.file.atomic import TEMPORARY, DirectoryLock, link_new, temporary_in
-from pathapi.backends.file.body import FileBody
 from pathapi.backends.file.metadata import (
     ABSENT_ERRNOS,
     identity,
@@ -48,6 +49,7 @@ from pathapi.backends.file.metadata import (
     translate,
     validator_of,
 )
+from pathapi.backends.parallel_parts import read_parts
 from pathapi.exceptions import (
     BucketNotFoundError,
     CloudPathException,
@@ -57,12 +59,33 @@ from pathapi.exceptions import (
     CloudPathNotImplementedError,
     CloudPathPermissionError,
     InvalidUriError,
-    TruncatedBodyError,
     VersionMismatchError,
 )
 
 _CHUNK: Final = 1 << 20
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class _UnchangedFile:
+    """An open file, read only as long as it has not changed since *opened*, its status when it was opened."""
+
+    file: io.FileIO
+    opened: os.stat_result
+    uri: str
+
+    def read(self, amount: int) -> bytes:
+        """Read at most *amount* bytes. Raises VersionMismatchError instead of returning bytes of a changed file."""
+        data = self.file.read(amount)
+        now, before = os.fstat(self.file.fileno()), self.opened
+        # Replacing or deleting a file changes its ctime and its link count, and not its bytes.
+        kept = now.st_ctime_ns == before.st_ctime_ns or now.st_nlink < before.st_nlink
+        if not kept or now.st_size != before.st_size or now.st_mtime_ns != before.st_mtime_ns:
+            raise VersionMismatchError(f"{self.uri}: the file was changed during the read: read it again")
+        return data
+
+    def close(self) -> None:
+        self.file.close()
 
 
 class FileBackend:
@@ -89,7 +112,7 @@ class FileBackend:
         *,
         expect: Validator | None = None,
         unless: Validator | None = None,
-    ) -> FileBody | None:
+    ) -> RangedBody | None:
         path, uri = self._path_of_existing(key), self._uri(key)
         with self._translating(uri):
             stat_object(path, uri)  # opening a FIFO would wake its writer
@@ -106,7 +129,11 @@ class FileBackend:
                 return None
             stop = info.size if end is None else min(end, info.size)
             file.seek(start)
-            return FileBody(file, opened, info, uri, max(0, stop - start))
+            stream = _UnchangedFile(file, opened, uri)
+            length = max(0, stop - start)
+            return RangedBody(
+                info, length, stream, lambda error: self._explain(error, uri), uri, is_cut=stop < info.size
+            )
         except BaseException:
             file.close()
             raise
@@ -115,13 +142,8 @@ class FileBackend:
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
         def fill(descriptor: int) -> None:
-            left = size
-            while left:
-                chunk = source.read(min(left, _CHUNK))
-                if not chunk:
-                    raise TruncatedBodyError(f"{self._uri(key)}: the source of the upload ended {left} bytes early")
+            for chunk in read_parts(source, size, _CHUNK, self._uri(key)):
                 write_all(descriptor, chunk)
-                left -= len(chunk)
 
         return self._publish(key, fill, expect)
 
@@ -139,10 +161,8 @@ class FileBackend:
             while count := body.readinto(view):
                 write_all(descriptor, view[:count])
 
-        try:
-            return self._publish(target, fill, over, copied=body.file.fileno())
-        finally:
-            body.close()
+        with contextlib.closing(body):
+            return self._publish(target, fill, over, copied=body.stream.file.fileno())
 
     def delete(
         self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None
@@ -172,8 +192,6 @@ class FileBackend:
     def signed_url(self, key: str, seconds: int) -> str:
         raise CloudPathNotImplementedError(f"{self._uri(key)}: files have no signed URLs: use as_url()")
 
-    # --- keys and paths --------------------------------------------------------------------------------------------
-
     def _uri(self, key: str) -> str:
         return "file://" + (self._base + key).encode("utf-8", "backslashreplace").decode()
 
@@ -192,8 +210,6 @@ class FileBackend:
         if error.errno in ABSENT_ERRNOS and not os.path.isdir(self._base):
             return BucketNotFoundError(f"{uri} does not exist: there is no root directory {self._base}")
         return translate(error, uri)
-
-    # --- writing ---------------------------------------------------------------------------------------------------
 
     def _publish(
         self, key: str, fill: Callable[[int], None], expect: WriteCondition, *, copied: int | None = None
@@ -271,8 +287,6 @@ class FileBackend:
             raise mismatch(uri, expect) from error
         if isinstance(expect, Absent) or not expect.same_version(current):
             raise mismatch(uri, expect)
-
-    # --- listing ---------------------------------------------------------------------------------------------------
 
     def _list(self, prefix: str, *, delimited: bool) -> Iterator[ListItem]:
         folder, _, start = prefix.rpartition("/")

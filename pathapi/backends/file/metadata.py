@@ -80,15 +80,6 @@ def stat_settled(descriptor: int, uri: str) -> os.stat_result:
     return status
 
 
-def may_change_unseen(descriptor: int, status: os.stat_result) -> bool:
-    """Return whether a program may have mapped an open file, so that it can change without a new time.
-
-    *status* was taken before. Only Linux can tell; of another user's file only that it is old enough.
-    """
-    age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
-    return age <= WRITEBACK_NS and hasattr(fcntl, "F_SETLEASE") and _may_be_written(descriptor)
-
-
 def _may_be_written(descriptor: int) -> bool:
     """Return whether a program has the file open or mapped for writing, or the kernel does not say.
 
@@ -119,9 +110,13 @@ def info_of(key: str, status: os.stat_result) -> ObjectInfo:
 
 
 def info_of_open(key: str, descriptor: int, status: os.stat_result) -> ObjectInfo:
-    """Return what *status* says of an open file; its version is racy if the file may change unseen."""
+    """Return what *status* says of an open file; its version is racy if a program may have mapped it for writing.
+
+    A mapped file can change without a new time. Only Linux can tell; of another user's file only that it is old enough.
+    """
     info = info_of(key, status)
-    if may_change_unseen(descriptor, status):
+    age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
+    if age <= WRITEBACK_NS and hasattr(fcntl, "F_SETLEASE") and _may_be_written(descriptor):
         return replace(info, validator=replace(info.validator, racy=True))
     return info
 

@@ -173,8 +173,6 @@ class GSBackend(BucketBackend):
             )
         return str(signed)
 
-    # --- deleting --------------------------------------------------------------------------------------------------
-
     def _send_delete(self, key: str, conditions: Mapping[str, Any], expect: Validator | None) -> object:
         return self._requests.call("delete", key, "DELETE", self._requests.path("o", key), conditions)
 
@@ -209,8 +207,6 @@ class GSBackend(BucketBackend):
             )
         failed = {keys[number]: error for number, error in answers.items() if error is not None}
         return {key: error for key, error in failed.items() if not is_missing_object(error)}
-
-    # --- reading ---------------------------------------------------------------------------------------------------
 
     def _open(self, asked: ReadRequest) -> RangedBody | None:
         try:

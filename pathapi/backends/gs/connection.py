@@ -17,8 +17,6 @@ from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing
 from pathapi.redaction import causes_of, is_spawning, scrub
 
-MAX_CONNECTIONS: Final = 64
-"""Idle connections kept open: 32 threads, each with an object and a part of another."""
 TIMEOUT: Final = (10.0, 60.0)
 """Seconds to connect, and between two bytes."""
 _TOKENS: Final = ("token", "_token", "_refresh_token", "_client_secret", "_id_token")
@@ -162,7 +160,9 @@ class GSConnection(ConnectionSettings):
             )
             session = client._http  # noqa: SLF001 (the SDK has no public name for it)
             schemes = ("http://",) if session.is_mtls else ("http://", "https://")
-            mount_without_locks(session, *schemes, pool_connections=4, pool_maxsize=MAX_CONNECTIONS)
+            mount_without_locks(session, *schemes)
+            if (renewing := session._auth_request_session) is not None:  # noqa: SLF001 (as above)
+                mount_without_locks(renewing, "https://", max_retries=3)
             return client
 
     def _find_credentials(self, scopes: Any) -> tuple[Any, str | None]:

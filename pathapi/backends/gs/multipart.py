@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Final
 
 from pathapi.backends.gs.requests import GSRequests, Reply, multipart_upload
-from pathapi.backends.gs.responses import FIELDS, Crc32c, has_fast_crc32c
+from pathapi.backends.gs.responses import FIELDS, has_fast_crc32c
 from pathapi.backends.parallel_parts import read_exactly, read_parts
 from pathapi.backends.progress import Progress
 from pathapi.exceptions import CloudPathException, CloudUnavailableError
@@ -47,7 +47,9 @@ def upload(
     at_once = size < THRESHOLD
     data = read_exactly(source, size, requests.uri(key)) if at_once else b""
     if has_fast_crc32c():
-        hasher = Crc32c()
+        from google_crc32c import Checksum
+
+        hasher = Checksum()
         for piece in (data,) if at_once else read_parts(source, size, 1 << 20, requests.uri(key)):
             hasher.update(piece)
         resource["crc32c"] = base64.b64encode(hasher.digest()).decode()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +20,7 @@ from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.error_table import may_be_carried_out, translating
 from pathapi.backends.gs.connection import TIMEOUT, GSConnection
 from pathapi.backends.gs.errors import TABLE, Refusal, should_retry, translate
+from pathapi.backends.headers import parse_batch
 from pathapi.exceptions import (
     BucketNotFoundError,
     CloudPathException,
@@ -240,19 +240,10 @@ class GSRequests(BucketRequests):
 
     def batch_errors(self, reply: Reply) -> Iterator[tuple[int, Exception | None]]:
         """Of each answer in a batch's its number and, where it is a failure, the SDK's error for it."""
-        boundary = re.search(r'boundary="?([^";]+)', reply.headers.get("content-type", ""))
-        if boundary is None:
-            return
-        for part in reply.content.split(b"--" + boundary[1].encode()):
-            number, status = _BATCH_ID.search(part), _BATCH_STATUS.search(part)
-            if number is not None and status is not None:
-                begin = part.find(b"{")
-                error = self._make_error(int(status[1]), part[begin:] if begin >= 0 else b"")
-                yield int(number[1]), None if int(status[1]) in _OK else error
-
-
-_BATCH_ID: Final = re.compile(rb"content-id:\s*<response-(\d+)>", re.IGNORECASE)
-_BATCH_STATUS: Final = re.compile(rb"HTTP/[\d.]+ (\d{3})")
+        for number, status, text in parse_batch(reply.headers.get("content-type"), reply.content):
+            _, brace, rest = text.partition(b"{")
+            if number >= 0:
+                yield number, None if status in _OK else self._make_error(status, brace + rest)
 
 
 class _TooLongError(Exception):
@@ -279,9 +270,6 @@ def _explanation(text: bytes) -> tuple[str, str]:
         return str(first.get("reason", "")), str(told.get("message", ""))
     except (ValueError, TypeError, KeyError, AttributeError):
         return "", "" if plain.startswith("<") else plain[:500]
-
-
-# --- bodies of requests ---------------------------------------------------------------------------------------------
 
 
 def multipart_upload(resource: Mapping[str, Any], data: bytes) -> tuple[bytes, str]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from casstore import Validator
 from pathapi.backend import ObjectInfo
 from pathapi.backends.bodies import BodyChecksum, md5_checksum
-from pathapi.backends.headers import Span, nanoseconds_of, parse_checksum, parse_etag, parse_range
+from pathapi.backends.headers import Span, nanoseconds_of, parse_checksum, parse_date, parse_etag, parse_range
 from pathapi.exceptions import CloudUnavailableError, TruncatedBodyError
 
 FIELDS: Final = "name,generation,size,etag,updated,md5Hash,crc32c,contentType"
@@ -28,9 +27,6 @@ def info_of(key: str, resource: Mapping[str, Any]) -> ObjectInfo:
 
 def info_of_media(key: str, headers: Mapping[str, str], size: int) -> ObjectInfo:
     """Return what the headers of a body's response say of the whole object, of *size* bytes."""
-    modified = None
-    with contextlib.suppress(ValueError):
-        modified = parsedate_to_datetime(headers.get("last-modified") or "")
     hashes = dict(part.strip().partition("=")[::2] for part in headers.get("x-goog-hash", "").split(","))
     resource = {
         "size": size,
@@ -40,7 +36,7 @@ def info_of_media(key: str, headers: Mapping[str, str], size: int) -> ObjectInfo
         "crc32c": hashes.get("crc32c"),
         "contentType": headers.get("content-type"),
     }
-    return _info(key, resource, modified)
+    return _info(key, resource, parse_date(headers.get("last-modified", "")))
 
 
 def _info(key: str, resource: Mapping[str, Any], modified: datetime | None) -> ObjectInfo:
@@ -82,28 +78,13 @@ def span_of(headers: Mapping[str, str], status: int, start: int, end: int | None
     )
 
 
-class Crc32c:
-    """The running CRC32C of bytes."""
-
-    def __init__(self) -> None:
-        from google_crc32c import extend
-
-        self._extend = extend
-        self._value = 0
-
-    def update(self, data: bytes | memoryview) -> None:
-        if data:
-            self._value = self._extend(self._value, bytes(data))
-
-    def digest(self) -> bytes:
-        return self._value.to_bytes(4, "big")
-
-
 def checksum_of(info: ObjectInfo) -> BodyChecksum | None:
     """Return the checksum to verify a body with: CRC32C if that is fast, else MD5; None if neither is stated."""
     crc32c = next((checksum.value for checksum in info.checksums if checksum.kind == "crc32c"), None)
     if crc32c is not None and has_fast_crc32c():
-        return BodyChecksum("CRC32C", crc32c, Crc32c())
+        from google_crc32c import Checksum
+
+        return BodyChecksum("CRC32C", crc32c, Checksum())
     return md5_checksum(info)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, BinaryIO, Final
 
@@ -24,11 +25,11 @@ from casstore import Validator
 from pathapi.backend import Absent, ListItem, ObjectInfo, WriteCondition, delete_each
 from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, open_range, ranged_body
 from pathapi.backends.error_table import CHANGED, GONE, NotModifiedError, translating
-from pathapi.backends.headers import format_etag, parse_etag, parse_range, range_of
+from pathapi.backends.headers import parse_etag, parse_range, range_of
 from pathapi.backends.http.auth import require_lines
 from pathapi.backends.http.connection import HttpConnection, Response
 from pathapi.backends.http.index_pages import walk
-from pathapi.backends.http.requests import HttpHost
+from pathapi.backends.http.requests import HttpRequests
 from pathapi.backends.http.responses import (
     MOST_FOR_SIZE,
     can_pin,
@@ -43,7 +44,6 @@ from pathapi.backends.http.responses import (
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
-    CloudPathNotImplementedError,
     CloudUnavailableError,
     NoStatError,
 )
@@ -62,28 +62,28 @@ class HttpBackend:
 
     def __init__(self, connection: HttpConnection, scheme: str, host: str) -> None:
         self.connection = connection
-        self._host = HttpHost(connection, scheme, host)
+        self._requests = HttpRequests(connection, scheme, host)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return HttpBackend, (self.connection, self._host.scheme, self._host.name)
+        return HttpBackend, (self.connection, self._requests.scheme, self._requests.bucket)
 
     @property
     def origin(self) -> str:
-        return self._host.scheme
+        return self._requests.scheme
 
     @property
     def bucket(self) -> str:
-        return self._host.name
+        return self._requests.bucket
 
     def head(self, key: str) -> ObjectInfo:
-        self._host.require_object(key)
-        answer = self._host.send("HEAD", key)
+        self._requests.require_object(key)
+        answer = self._requests.send("HEAD", key)
         # A signed URL is often signed for GET alone.
         refuses = answer.status in _UNKNOWN_BY_HEAD or (
-            answer.status == 403 and unsigned(self._host.url(key)) != self._host.url(key)
+            answer.status == 403 and unsigned(self._requests.url(key)) != self._requests.url(key)
         )
         if not refuses:
-            self._host.require(answer, key, "HEAD")
+            self._requests.require(answer, key, "HEAD")
         answer.drop()
         length = None if refuses else length_of(answer.headers)
         if length is not None:
@@ -91,10 +91,8 @@ class HttpBackend:
         # The server does not state the size, or does not answer a HEAD: send a GET and do not read it.
         body = self._open(self._request_of(key, 0, 1), {})
         assert body is not None
-        try:
+        with closing(body):
             return body.info
-        finally:
-            body.close()
 
     def read(
         self,
@@ -105,19 +103,19 @@ class HttpBackend:
         expect: Validator | None = None,
         unless: Validator | None = None,
     ) -> RangedBody | None:
-        self._host.require_object(key)
+        self._requests.require_object(key)
         return self._open(self._request_of(key, start, end, expect, unless), conditions_to_read(expect, unless))
 
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
     ) -> ObjectInfo:
-        self._host.require_object(key)
-        headers = self._conditions_to_write(key, expect)
+        self._requests.require_object(key)
+        headers = self._requests.conditions(key, expect)
         headers["Content-Type"] = content_type or "application/octet-stream"
         self._check_before(key, expect)
         method = self.connection.write_file_http_method
-        answer = self._host.send(method, key, headers, expect=expect, source=source, size=size)
-        self._host.require(answer, key, method, expect, _WRITTEN)
+        answer = self._requests.send(method, key, headers, expect=expect, source=source, size=size)
+        self._requests.require(answer, key, method, expect, _WRITTEN)
         answer.drop()
         # Only the response to the write states this version: a later HEAD may see another writer's.
         etag, weak = parse_etag(answer.headers.get("ETag"))
@@ -126,7 +124,7 @@ class HttpBackend:
 
     def list(self, prefix: str = "", *, delimited: bool = False, limit: int | None = None) -> Iterator[ListItem]:
         folder = prefix[: prefix.rfind("/") + 1]
-        return itertools.islice(walk(self._host, folder, prefix[len(folder) :], delimited=delimited), limit)
+        return itertools.islice(walk(self._requests, folder, prefix[len(folder) :], delimited=delimited), limit)
 
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
@@ -134,10 +132,8 @@ class HttpBackend:
         """Copy through this machine: plain HTTP has no request for it."""
         body = self.read(source, expect=expect)
         assert body is not None
-        try:
-            spooled = spool(body, self._host.translator(source), body.info.size)
-        finally:
-            body.close()
+        with closing(body):
+            spooled = spool(body, self._requests.translator(source, "GET"), body.info.size)
         assert spooled is not None, "a body ends at its announced length"
         with spooled[0]:
             return self.write(target, *spooled, expect=over, content_type=body.info.content_type)
@@ -149,23 +145,23 @@ class HttpBackend:
             delete_each(self, keys, versions)
             return
         for key in keys:
-            self._host.require_object(key)
-            headers = self._conditions_to_write(key, expect)
+            self._requests.require_object(key)
+            headers = self._requests.conditions(key, expect)
             self._check_before(key, expect)
-            answer = self._host.send("DELETE", key, headers, expect=expect)
+            answer = self._requests.send("DELETE", key, headers, expect=expect)
             if answer.status not in (404, 410) or expect is not None:
-                self._host.require(answer, key, "DELETE", expect, _WRITTEN)
+                self._requests.require(answer, key, "DELETE", expect, _WRITTEN)
             answer.drop()
 
     def has_page(self, key: str) -> bool:
         """Return whether there is a page at *key*, the name of a "directory": one HEAD."""
-        answer = self._host.send("HEAD", key)
+        answer = self._requests.send("HEAD", key)
         if answer.status in _UNKNOWN_BY_HEAD:
             answer.drop()
-            answer = self._host.send("GET", key)
+            answer = self._requests.send("GET", key)
         is_missing = answer.status in (404, 410)
         if not is_missing:
-            self._host.require(answer, key, "HEAD", is_page=True)
+            self._requests.require(answer, key, "HEAD", is_page=True)
         answer.drop()
         return not is_missing
 
@@ -173,26 +169,26 @@ class HttpBackend:
         """Send any request; return the response and its whole body. Raises the error of a status that is no success."""
         require_lines(headers)
         source = None if data is None else io.BytesIO(data)
-        answer = self._host.send(method, key, headers, source=source, size=len(data or b""))
+        answer = self._requests.send(method, key, headers, source=source, size=len(data or b""))
         if answer.status >= 300:
-            self._host.require(answer, key, method, is_page=True)
+            self._requests.require(answer, key, method, is_page=True)
         body = bytearray()
-        with translating(self._host.translator(key)):
+        with translating(self._requests.translator(key, "GET")):
             # Until nothing comes: only then does urllib3 notice a body that was cut.
             while len(body) <= MOST_RETURNED and (data := answer.response.read(MOST_RETURNED + 1 - len(body))):
                 body += data
         if len(body) > MOST_RETURNED:
             answer.response.close()
-            uri = self._host.uri(key)
+            uri = self._requests.uri(key)
             raise CloudUnavailableError(f"{uri}: the body has over {MOST_RETURNED} bytes: use read_bytes() or open()")
         return answer.response, bytes(body)
-
-    # --- reading ---------------------------------------------------------------------------------------------------
 
     def _request_of(
         self, key: str, start: int, end: int | None, expect: Validator | None = None, unless: Validator | None = None
     ) -> ReadRequest:
-        return ReadRequest(key, start, end, expect, unless, self._host.uri(key), self._host.translator(key))
+        return ReadRequest(
+            key, start, end, expect, unless, self._requests.uri(key), self._requests.translator(key, "GET")
+        )
 
     def _open(self, asked: ReadRequest, conditions: Mapping[str, str]) -> RangedBody | None:
         return open_range(
@@ -202,7 +198,7 @@ class HttpBackend:
     def _get(self, asked: ReadRequest, conditions: Mapping[str, str], *, ranged: bool) -> RangedBody | OutOfRange:
         key, unless = asked.key, asked.unless
         wanted = range_of(asked.start, asked.end) if ranged else None
-        answer = self._host.send("GET", key, {**conditions, **({"Range": wanted} if wanted else {})})
+        answer = self._requests.send("GET", key, {**conditions, **({"Range": wanted} if wanted else {})})
         if answer.status == 304 and unless is not None:
             answer.drop()
             same = confirms(answer.headers, unless)
@@ -218,7 +214,7 @@ class HttpBackend:
             # The 416 for an empty object does not state its version: a condition needs another request.
             is_empty = not conditions and answer.headers.get("Content-Range") == "bytes */0"
             return OutOfRange(ObjectInfo(key, Validator(0)) if is_empty else None, keep_range=False)
-        self._host.require(answer, key, "GET")
+        self._requests.require(answer, key, "GET")
         if answer.status != 206:
             return self._whole(asked, answer)
         body = self._part(asked, answer)
@@ -272,20 +268,6 @@ class HttpBackend:
             raise NoStatError(f"{what}: read it, or configure the server to send Content-Length")
         raise CloudUnavailableError(f"{what}: configure the server to send Content-Length")
 
-    # --- requests --------------------------------------------------------------------------------------------------
-
-    def _conditions_to_write(self, key: str, expect: WriteCondition) -> dict[str, str]:
-        if expect is None:
-            return {}
-        if isinstance(expect, Absent):
-            return {"If-None-Match": "*"}
-        etag = format_etag(expect)
-        if etag is None or expect.weak:
-            raise CloudPathNotImplementedError(
-                f"{self._host.uri(key)}: a conditional write needs a strong ETag, and {self._host.name} sends none"
-            )
-        return {"If-Match": etag}
-
     def _check_before(self, key: str, expect: WriteCondition) -> None:
         if expect is None:
             return
@@ -293,7 +275,7 @@ class HttpBackend:
             seen = self.head(key).validator
         except CloudPathFileNotFoundError as error:
             if isinstance(expect, Validator):
-                raise GONE.make(uri=self._host.uri(key)) from error
+                raise GONE.make(uri=self._requests.uri(key)) from error
             return
         if isinstance(expect, Absent) or not expect.same_version(seen):
-            raise CHANGED.make(uri=self._host.uri(key))
+            raise CHANGED.make(uri=self._requests.uri(key))

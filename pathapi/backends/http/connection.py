@@ -7,15 +7,15 @@ but the listed headers to another host, and cannot log in again at each hop, as 
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urljoin, urlsplit
 
-from pathapi.backends.connection_pools import without_locks
+from pathapi.backends.connection_pools import MAX_CONNECTIONS, without_locks
 from pathapi.backends.error_table import may_be_carried_out
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.http.auth import FORWARDED_HEADERS, PUBLIC_HEADERS, Login, login_of, merged, require_lines
@@ -25,8 +25,6 @@ from pathapi.backends.settings import SECRET, ConnectionSettings, importing
 from pathapi.exceptions import CloudPathException, TruncatedBodyError
 from pathapi.redaction import scrub
 
-MAX_CONNECTIONS: Final = 64
-"""Idle connections kept open to one host: 32 threads, each with an object and a part of another."""
 MAX_REDIRECTS: Final = 10
 
 _FOLLOWED: Final = {"GET": frozenset((301, 302, 303, 307, 308)), "HEAD": frozenset((301, 302, 303, 307, 308))}
@@ -34,6 +32,7 @@ _FOLLOWED_BY_WRITES: Final = frozenset((307, 308))
 """The others may turn a write into a read of another page."""
 _READS: Final = frozenset(_FOLLOWED)
 _AS_STORED: Final = {"Accept-Encoding": "identity"}
+_BLOCK: Final = 1 << 17
 _DRAINED: Final = 1 << 16
 """Bytes of an unneeded body that are read so that its connection can be reused."""
 
@@ -111,10 +110,9 @@ class HttpConnection(ConnectionSettings):
         require_lines(self.headers)
         _ = self._login
 
-    @property
+    @functools.cached_property
     def _login(self) -> Login | None:
-        made: dict[str, Login | None] = self.__dict__
-        return made["login"] if "login" in made else made.setdefault("login", login_of(self.auth))
+        return login_of(self.auth)
 
     @property
     def has_login(self) -> bool:
@@ -199,7 +197,7 @@ class HttpConnection(ConnectionSettings):
                 named, signer = merged(_public(self.headers), forwarded), None
             response = self._send_once(method, url, merged(_AS_STORED, named), signer, source, size)
             place = response.headers.get("Location")
-            target = _joined(url, place)
+            target = urljoin(url, place) if place else ""
             if response.status not in followed or _server_of(target) is None or not left:
                 return Response(response, url)
             Response(response, url).drop()
@@ -223,7 +221,7 @@ class HttpConnection(ConnectionSettings):
         body = None
         if source is not None:
             source.seek(0)
-            body = _Exact(source, size)
+            body = _exactly(source, size)
             headers = {**headers, "Content-Length": str(size)}
         try:
             return self._pool(url).urlopen(
@@ -241,9 +239,9 @@ class HttpConnection(ConnectionSettings):
 
     def _pool(self, url: str) -> Any:
         """Return the pool for *url*: of direct connections, or of the proxy that the environment names."""
+        with importing("http:// and https:// need urllib3: pip install 'casstore[http]'"):
+            import urllib3
         from urllib.request import getproxies, proxy_bypass
-
-        import urllib3
 
         scheme, host = _server_of(url) or ("", "")
         proxy = getproxies().get(scheme)
@@ -253,7 +251,7 @@ class HttpConnection(ConnectionSettings):
         def make() -> Any:
             settings: dict[str, Any] = {
                 "maxsize": MAX_CONNECTIONS,
-                "blocksize": 1 << 17,
+                "blocksize": _BLOCK,
                 "timeout": urllib3.Timeout(connect=self.connect_timeout, read=self.timeout),
             }
             if self.ca_certs is not None:
@@ -278,20 +276,14 @@ class _SourceEndedError(Exception):
     """Not an OSError: urllib3 would treat it as the network's."""
 
 
-class _Exact:
-    """The body of *size* bytes: sends no more; fewer are an error, since the server would wait for the rest."""
-
-    def __init__(self, source: BinaryIO, size: int) -> None:
-        self._source = source
-        self._left = size
-
-    def read(self, amount: int = -1) -> bytes:
-        wanted = self._left if amount < 0 else min(amount, self._left)
-        data = self._source.read(wanted) if wanted else b""
-        if wanted and not data:
-            raise _SourceEndedError(f"the source of the upload ended {self._left} bytes early")
-        self._left -= len(data)
-        return data
+def _exactly(source: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield *size* bytes; fewer are an error, since the server would wait for the rest. Raises _SourceEndedError."""
+    while size:
+        data = source.read(min(size, _BLOCK))
+        if not data:
+            raise _SourceEndedError(f"the source of the upload ended {size} bytes early")
+        yield data
+        size -= len(data)
 
 
 def _tried(tries: int, seconds: float) -> str:
@@ -300,23 +292,14 @@ def _tried(tries: int, seconds: float) -> str:
 
 def _server_of(url: str) -> tuple[str, str] | None:
     """Return scheme, host and port of a URL, the scope of a login; None if it cannot be fetched."""
-    # By what connects: another parser finds another host in `http://there\\@here`.
-    with importing("http:// and https:// need urllib3: pip install 'casstore[http]'"):
-        from urllib3.util import parse_url
     try:
-        parts = parse_url(url)
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:
         return None
-    if parts.scheme not in ("http", "https") or not parts.host:
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         return None
-    return parts.scheme, f"{parts.host}:{parts.port or {'http': 80, 'https': 443}[parts.scheme]}"
-
-
-def _joined(url: str, place: str | None) -> str:
-    """Return the target of a redirect to *place*; empty if there is none."""
-    with contextlib.suppress(ValueError):
-        return urljoin(url, place) if place else ""
-    return ""
+    return parts.scheme, f"{parts.hostname.lower()}:{port}"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -108,7 +108,7 @@ TABLE: Final = ErrorTable(
 
 
 def translate_exception(
-    error: Exception, *, uri: str, host: str, tried: str = "", has_response: bool = True
+    error: Exception, *, uri: str, endpoint: str, tried: str = "", has_response: bool = True, **_: Any
 ) -> CloudPathException | None:
     """Return what to raise for *error*; None if the network did not raise it.
 
@@ -119,7 +119,7 @@ def translate_exception(
         return None
     if template.error is TruncatedBodyError and not has_response:
         template = _UNREACHABLE
-    return template.make(uri=uri, endpoint=host, tried=tried, reason=_reason_of(error))
+    return template.make(uri=uri, endpoint=endpoint, tried=tried, reason=_reason_of(error))
 
 
 def _reason_of(error: BaseException) -> str:
@@ -128,13 +128,13 @@ def _reason_of(error: BaseException) -> str:
 
 
 def translate_status(
-    status: int, *, host: str, allow: str | None = None, has_login: bool = False, **where: Any
+    status: int, *, allow: str | None = None, has_login: bool = False, **where: Any
 ) -> CloudPathException:
-    """Return what to raise for a status that is no success. *where* gives uri, method and tried."""
+    """Return what to raise for a status that is no success. *where* gives uri, endpoint, method and tried."""
     template = BY_STATUS.get(status)
     if template is None:
         template = _BAD_REDIRECT if status < 400 else _REFUSED if status < 500 else _BUSY
     if template is _NO_LOGIN and has_login:
         template = _BAD_LOGIN
     allowed = f" (it allows {allow})" if allow else ""
-    return template.make(endpoint=host, status=status, allowed=allowed, **where)
+    return template.make(status=status, allowed=allowed, **where)

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urljoin
 from casstore import Validator
 from pathapi.backend import ListItem, ObjectInfo, Prefix
 from pathapi.backends.error_table import translating
-from pathapi.backends.http.requests import HttpHost
+from pathapi.backends.http.requests import HttpRequests
 from pathapi.exceptions import CloudPathNotImplementedError
 
 MAX_PAGE: Final = 64 << 20
@@ -57,7 +57,7 @@ def text_of(data: bytes, content_type: str | None) -> str:
     found = _CHARSET.search(content_type or "")
     try:
         return data.decode(found[1] if found else "utf-8", "replace")
-    except (LookupError, ValueError):
+    except LookupError:
         return data.decode("utf-8", "replace")
 
 
@@ -79,7 +79,7 @@ def names_below(page: str, links: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def walk(host: HttpHost, folder: str, start: str = "", depth: int = 0, *, delimited: bool) -> Iterator[ListItem]:
+def walk(host: HttpRequests, folder: str, start: str = "", depth: int = 0, *, delimited: bool) -> Iterator[ListItem]:
     """Yield what is below the index page *folder* and begins with *start* there, in the order of the keys' bytes.
 
     One request per page. Raises CloudPathNotImplementedError for a page that is no index.
@@ -106,7 +106,7 @@ def walk(host: HttpHost, folder: str, start: str = "", depth: int = 0, *, delimi
             yield from walk(host, folder + name, depth=depth + 1, delimited=False)
 
 
-def _names_in(host: HttpHost, folder: str) -> Iterator[str]:
+def _names_in(host: HttpRequests, folder: str) -> Iterator[str]:
     answer = host.send("GET", folder)
     if answer.status in (404, 410):
         answer.drop()
@@ -126,7 +126,7 @@ def _names_in(host: HttpHost, folder: str) -> Iterator[str]:
             f"{host.uri(folder)}: the page is encoded in an unknown way: {', '.join(unknown)}"
         )
     try:
-        with translating(host.translator(folder)):
+        with translating(host.translator(folder, "GET")):
             # When it decodes, urllib3 reads to the end and checks the length: else a truncated page were a short one.
             data = answer.response.read(MAX_PAGE + 1, decode_content=True)
     except Exception:

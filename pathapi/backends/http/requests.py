@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from casstore import Validator
-from pathapi.backend import WriteCondition
-from pathapi.backends.bodies import Translate
+from pathapi.backend import Absent, WriteCondition
+from pathapi.backends.bucket_requests import BucketRequests
+from pathapi.backends.headers import format_etag
 from pathapi.backends.http.auth import login_in
 from pathapi.backends.http.connection import HttpConnection, Response
 from pathapi.backends.http.errors import RETRIED, HttpStatusError, translate_exception, translate_status
 from pathapi.backends.http.responses import target_of
-from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError
+from pathapi.exceptions import CloudPathFileNotFoundError
 from pathapi.uri import Uri
 
 
-class HttpHost:
-    """One host of one scheme. *host* may begin with a login, which no other host gets."""
+class HttpRequests(BucketRequests):
+    """Requests to one host of one scheme. *host* may begin with a login, which no other host gets."""
+
+    connection: HttpConnection
+    compares = "a conditional write needs a strong ETag"
+    translate = staticmethod(translate_exception)
 
     def __init__(self, connection: HttpConnection, scheme: str, host: str) -> None:
-        self.connection = connection
+        user, _, name = host.rpartition("@")
+        super().__init__(connection, name)
         self.scheme = scheme
-        user, _, self.name = host.rpartition("@")
         self._login = login_in(user)
+
+    def condition_of(self, expect: Validator | Absent) -> dict[str, Any] | None:
+        if isinstance(expect, Absent):
+            return {"If-None-Match": "*"}
+        etag = format_etag(expect)
+        return None if etag is None or expect.weak else {"If-Match": etag}
+
+    def where(self, key: str) -> dict[str, Any]:
+        return {"uri": self.uri(key), "endpoint": self.bucket}
 
     def send(
         self,
@@ -39,8 +53,7 @@ class HttpHost:
         retried = RETRIED if expect is None else RETRIED | {409}
 
         def explain(error: Exception, tried: str) -> Exception:
-            uri = self.uri(key)
-            return translate_exception(error, uri=uri, host=self.name, tried=tried, has_response=False) or error
+            return translate_exception(error, **self.where(key), tried=tried, has_response=False) or error
 
         return self.connection.send(
             method,
@@ -77,12 +90,12 @@ class HttpHost:
         translated = translate_status(
             status,
             method=method,
-            uri=self.uri(key),
-            host=self.name,
+            **self.where(key),
             tried=answer.tried,
             allow=answer.headers.get("Allow"),
             has_login=self.connection.has_login or self._login is not None,
         )
+        translated = self.connection.explain(translated)
         translated.outcome_unknown = answer.outcome_unknown
         raise translated from HttpStatusError(answer.status, answer.response.reason or "")
 
@@ -100,18 +113,9 @@ class HttpHost:
         if not key or self.connection.is_directory(self.url(key)):
             raise CloudPathFileNotFoundError(f"{self.uri(key)} is a directory: list it, or use custom_dir_matcher=")
 
-    def translator(self, key: str) -> Translate:
-        def translate(error: Exception) -> Exception:
-            if isinstance(error, CloudPathException):
-                return error
-            self.connection.scrub(error)
-            return translate_exception(error, uri=self.uri(key), host=self.name) or error
-
-        return translate
-
     def url(self, key: str) -> str:
-        return f"{self.scheme}://{self.name}{target_of(key)}"
+        return f"{self.scheme}://{self.bucket}{target_of(key)}"
 
     def uri(self, key: str) -> str:
         """For messages."""
-        return Uri(self.scheme, self.name, key).shown.encode("utf-8", "backslashreplace").decode()
+        return Uri(self.scheme, self.bucket, key).shown.encode("utf-8", "backslashreplace").decode()

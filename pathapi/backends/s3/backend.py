@@ -134,8 +134,6 @@ class S3Backend(BucketBackend):
             parameters = {"Bucket": self.bucket, **named}
             return str(client.generate_presigned_url(method, Params=parameters, ExpiresIn=seconds))
 
-    # --- reading ---------------------------------------------------------------------------------------------------
-
     def _head(self, key: str, conditions: Mapping[str, Any]) -> ObjectInfo:
         answer = self._requests.call("HeadObject", key, **conditions)
         return info_of(key, answer, int(answer["ContentLength"]))
@@ -170,8 +168,6 @@ class S3Backend(BucketBackend):
             lambda: parse_range(status, answer.get("ContentRange"), answer.get("ContentLength"), start, end),
             lambda size, is_whole: info_of(key, answer, size, is_whole=is_whole),
         )
-
-    # --- deleting --------------------------------------------------------------------------------------------------
 
     def _send_delete(self, key: str, conditions: Mapping[str, Any], expect: Validator | None) -> object:
         return self._requests.call("DeleteObject", key, expect=expect, **conditions)

@@ -15,18 +15,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from pathapi.backends.connection_pools import pools_without_locks
+from pathapi.backends.connection_pools import MAX_CONNECTIONS, pools_without_locks
 from pathapi.backends.endpoints import checked_endpoint, parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.headers import parse_date
-from pathapi.backends.s3.attempts import watch
-from pathapi.backends.s3.urls import prepare_urls
+from pathapi.backends.s3.events import prepare_urls, watch
 from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing
 from pathapi.exceptions import InvalidConfigurationException
 from pathapi.redaction import scrub, without_user
 
-MAX_CONNECTIONS: Final = 64
-"""Idle connections kept open: 32 threads, each with an object and a part of another."""
 _PARTITIONS: Final = (("cn-", "cn"), ("us-gov-", "us-gov"), ("us-iso", "us-iso"), ("eusc-", "eusc"))
 """Amazon's regions with their own namespace of buckets."""
 _CONFIGURABLE: Final = ("endpoint_url", *(start for start, _ in _PARTITIONS))

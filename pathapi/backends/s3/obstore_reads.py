@@ -17,11 +17,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from queue import SimpleQueue
-from threading import get_ident, main_thread
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from casstore import TimedQueue, new_hasher, start_thread
+from casstore import new_hasher
 from pathapi.backends.bodies import BodyChecksum, RangedBody, ReadRequest
 from pathapi.backends.error_table import NOT_MODIFIED
 from pathapi.backends.s3.connection import S3Connection
@@ -33,7 +31,7 @@ from pathapi.exceptions import (
     TruncatedBodyError,
     VersionMismatchError,
 )
-from pathapi.parallel.part_threads import outcome
+from pathapi.parallel.part_threads import heard, outcome
 from pathapi.redaction import scrub
 
 _STRANGE: Final = re.compile(r"//|^/|/$|(^|/)\.\.?(/|$)|[\x00-\x1f\x7f]")
@@ -42,8 +40,6 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 """Names of buckets that obstore accepts: no access points; a space makes it panic."""
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _PIECE: Final = 1 << 20
-
-ResultT = TypeVar("ResultT")
 
 _usable = True
 
@@ -54,50 +50,7 @@ def _forbid_in_child() -> None:
         _usable = False
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forbid_in_child)
-
-
-class _Helper:
-    """A thread that makes the calls of the main thread, one after the other."""
-
-    def __init__(self) -> None:
-        self.calls: SimpleQueue[tuple[Callable[[], Any], TimedQueue[Any]] | None] = SimpleQueue()
-        start_thread(self._run, ())
-
-    def _run(self) -> None:
-        while (item := self.calls.get()) is not None:
-            call, ended = item
-            ended.put(outcome(call))
-            del item, call, ended  # `get` may wait for long
-
-
-_helper: _Helper | None = None
-"""The one that has no call now; an interrupted call keeps its own, which ends with it."""
-
-
-def _heard(call: Callable[[], ResultT]) -> ResultT:
-    """Return what *call*, of obstore, returns; raise Ctrl-C at once.
-
-    obstore looks for no signals while it waits for a server. Only the main thread gets them, so it waits for another.
-    """
-    global _helper
-    if get_ident() != main_thread().ident:
-        return call()
-    helper, _helper = _helper, None
-    try:
-        helper = helper or _Helper()
-        ended: TimedQueue[Callable[[], ResultT]] = TimedQueue()  # hears a signal that came just before the wait, too
-        helper.calls.put((call, ended))
-        result = ended.get()
-    except RuntimeError:  # no more threads can be started
-        return call()
-    except BaseException:
-        if helper is not None:
-            helper.calls.put(None)
-        raise
-    _helper = helper
-    return result()
+os.register_at_fork(after_in_child=_forbid_in_child)
 
 
 class ObstoreBody(RangedBody):
@@ -125,11 +78,11 @@ class _Stream:
         if result is not None and self._small is not None:
             self._rest = memoryview(self._small()).cast("B")
         elif result is not None and amount >= self._length:
-            self._rest = memoryview(_heard(result.bytes)).cast("B")
+            self._rest = memoryview(heard(result.bytes)).cast("B")
         elif result is not None:
             self._pieces = iter(result.stream(min_chunk_size=_PIECE))
         while not self._rest and (pieces := self._pieces) is not None:
-            piece = _heard(partial(next, pieces, None))
+            piece = heard(partial(next, pieces, None))
             if piece is None:
                 self._pieces = None
             else:
@@ -170,7 +123,7 @@ class FastReads:
             return result, outcome(result.bytes) if stop - first <= _PIECE else None
 
         try:
-            result, small = _heard(fetch)
+            result, small = heard(fetch)
             meta, (first, stop) = result.meta, result.range
         except exceptions.NotModifiedError as error:
             raise NOT_MODIFIED.make(uri=uri, endpoint="S3", code=304, reason="") from error

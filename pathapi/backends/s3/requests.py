@@ -12,9 +12,9 @@ from casstore import Validator
 from pathapi.backend import Absent, WriteCondition
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.headers import format_etag
-from pathapi.backends.s3.attempts import watching_attempts
 from pathapi.backends.s3.connection import S3Connection
 from pathapi.backends.s3.errors import answer_of, may_be_carried_out, translate
+from pathapi.backends.s3.events import watching_attempts
 from pathapi.exceptions import CloudPathException
 
 CONFLICT_TRIES: Final = 8

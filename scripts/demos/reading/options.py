@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from devtools.arguments import add_dataset, add_results, count
+
 START_METHODS = ("fork", "spawn", "forkserver")
 CLOUDS = {"s3": "SeaweedFS", "gs": "fake-gcs-server", "az": "Azurite", "http": "a plain HTTP server"}
 """The server that is started for each cloud."""
@@ -46,59 +48,22 @@ def parse(arguments: Sequence[str]) -> Options:
         + ", ".join(f"{cloud} is {server}" for cloud, server in CLOUDS.items())
         + "; az needs Node.js",
     )
-    parser.add_argument(
-        "--workers", type=positive, default=8, metavar="N", help="number of reading processes (default 8)"
-    )
+    parser.add_argument("--workers", type=count, default=8, metavar="N", help="number of reading processes (default 8)")
     parser.add_argument(
         "--start-method", choices=START_METHODS, default="fork", help="how the workers are started (default fork)"
     )
-    parser.add_argument(
-        "--dataset",
-        type=directory,
-        metavar="DIR",
-        help=f"upload all files below DIR instead of {FILES} files of this environment's site-packages",
-    )
-    parser.add_argument("--files", type=positive, metavar="N", help="upload at most N files")
-    parser.add_argument("--no-server", action="store_true", help="read from a file:// bucket; requests are not counted")
+    add_dataset(parser, FILES)
     parser.add_argument(
         "--serve",
         action="store_true",
         help="only start the server, with a bucket, and print the exports that reach it; Ctrl-C stops it",
     )
-    parser.add_argument("--keep", action="store_true", help="keep the store and the dataset")
-    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    add_results(parser, "the store and the dataset")
     given = parser.parse_args(arguments)
     if given.no_server and given.cloud is not None:
         parser.error(f"--cloud {given.cloud} starts a server, --no-server starts none: leave one of them out")
     if given.no_server and given.serve:
         parser.error("--serve starts a server, --no-server starts none: leave one of them out")
-    cloud = "file" if given.no_server else given.cloud or "s3"
-    return Options(
-        given.workers,
-        given.start_method,
-        given.dataset,
-        given.files,
-        cloud,
-        given.serve,
-        given.keep,
-        given.json,
-    )
-
-
-def positive(text: str) -> int:
-    """Parse a count of at least one, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def directory(text: str) -> Path:
-    """Parse the name of a directory that exists, for argparse."""
-    path = Path(text).expanduser()
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is not a directory")
-    return path.resolve()
-
-
-positive.__name__ = "count"  # argparse puts it into its message: invalid count value
+    given.cloud = "file" if given.no_server else given.cloud or "s3"
+    del given.no_server
+    return Options(**vars(given))

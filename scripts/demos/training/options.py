@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from demos.reading.options import START_METHODS, directory, positive
+from devtools.arguments import add_dataset, add_results, count
+
+from demos.reading.options import START_METHODS
 
 FILES = 400
 """Files in one version of the default dataset: about 800 objects, which eight workers read faster than they start."""
@@ -43,26 +45,18 @@ def parse(arguments: Sequence[str]) -> Options:
         epilog="The last line is the verdict. Exit status: 0 if every target was met, or if torch cannot be installed "
         "(the reason is printed); else 1.",
     )
+    parser.add_argument("--workers", type=count, default=8, metavar="N", help="workers of the DataLoader (default 8)")
     parser.add_argument(
-        "--workers", type=positive, default=8, metavar="N", help="workers of the DataLoader (default 8)"
-    )
-    parser.add_argument(
-        "--epochs", type=positive, default=2, metavar="N", help="number of passes over the dataset (default 2)"
+        "--epochs", type=count, default=2, metavar="N", help="number of passes over the dataset (default 2)"
     )
     parser.add_argument(
         "--start-method",
+        dest="start_methods",
         choices=(*START_METHODS, "all"),
         default="all",
         help="how the workers are started (default all, in turn)",
     )
-    parser.add_argument(
-        "--dataset",
-        type=directory,
-        metavar="DIR",
-        help=f"upload all files below DIR instead of {FILES} files of this environment's site-packages",
-    )
-    parser.add_argument("--files", type=positive, metavar="N", help="upload at most N files")
-    parser.add_argument("--no-server", action="store_true", help="read from a file:// bucket; requests are not counted")
+    add_dataset(parser, FILES)
     parser.add_argument(
         "--loader",
         choices=("torch", "plain"),
@@ -73,19 +67,8 @@ def parse(arguments: Sequence[str]) -> Options:
         "--python", type=Path, metavar="PYTHON", help="use this Python, which has torch; install nothing"
     )
     parser.add_argument("--install", action="store_true", help="install torch into .venv-torch without asking")
-    parser.add_argument("--keep", action="store_true", help="keep the stores and the dataset")
-    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    add_results(parser, "the stores and the dataset")
     given = parser.parse_args(arguments)
-    return Options(
-        given.workers,
-        given.epochs,
-        START_METHODS if given.start_method == "all" else (given.start_method,),
-        given.dataset,
-        given.files,
-        not given.no_server,
-        given.loader,
-        given.python,
-        given.install,
-        given.keep,
-        given.json,
-    )
+    given.start_methods = START_METHODS if given.start_methods == "all" else (given.start_methods,)
+    given.server = not vars(given).pop("no_server")
+    return Options(**vars(given))

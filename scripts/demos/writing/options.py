@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from demos.reading.options import positive
+from devtools.arguments import add_results, count
 
 FEWEST: Final = 4
 """Processes: two are killed, one fails to append, and one fails to write another object."""
@@ -36,16 +36,15 @@ def parse(arguments: Sequence[str]) -> Options:
         "--processes", type=_processes, default=8, metavar="N", help="number of writing processes (default 8)"
     )
     parser.add_argument(
-        "--lines", type=positive, default=25, metavar="N", help="lines that each process appends (default 25)"
+        "--lines", type=count, default=25, metavar="N", help="lines that each process appends (default 25)"
     )
-    parser.add_argument("--keep", action="store_true", help="keep the store and the journals")
-    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    add_results(parser, "the store and the journals")
     given = parser.parse_args(arguments)
-    return Options(given.processes, given.lines, given.keep, given.json)
+    return Options(**vars(given))
 
 
 def _processes(text: str) -> int:
-    number = positive(text)
+    number = count(text)
     if number < FEWEST:
         raise argparse.ArgumentTypeError(
             f"{text} is too few: use {FEWEST} or more, because two are killed and two must continue"

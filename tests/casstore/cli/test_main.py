@@ -17,8 +17,7 @@ import pytest
 
 import casstore
 from casstore import Cache
-from casstore.cli import plugins
-from casstore.cli.main import run
+from casstore.cli.main import command, run
 from casstore.cli.shell import age_text
 from casstore.config.units import format_size
 from casstore.errors import printable
@@ -298,7 +297,8 @@ def test_plugins_are_loaded_and_a_broken_one_breaks_no_other_command(
 
     points = [Point("broken", ImportError("half installed")), Point("good", [joined])]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: points)
-    monkeypatch.setattr(plugins, "_load_plugins", plugins._load_plugins.__wrapped__)  # not what is loaded already
+    monkeypatch.setitem(vars(command), "plugins", {})  # restored at the end
+    del vars(command)["plugins"]
     assert run(["--dir", filled.root, "joined"]) == 3
     out, err = capsys.readouterr()
     assert out == f"{filled.root}\n"
@@ -318,6 +318,33 @@ def test_the_help_and_ls_load_no_more_than_they_need(filled: Cache) -> None:
 # --- as a process ----------------------------------------------------------------------------------------------------
 
 _COMMAND = [sys.executable, "-m", "casstore"]
+
+
+_INTERRUPTED_IMPORT = """
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "casstore.cli.main":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+"""
+_INTERRUPTED_EXIT = """
+import atexit, casstore.cli.main
+casstore.cli.main.run = lambda: 130
+atexit.register(signal.raise_signal, signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "said"), [(_INTERRUPTED_IMPORT, "casstore: interrupted\n"), (_INTERRUPTED_EXIT, "")]
+)
+def test_an_interrupt_before_or_after_the_command_has_no_traceback(before: str, said: str) -> None:
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"{before}\nfrom casstore.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, said)
 
 
 def test_a_closed_pipe_ends_ls_quietly(cache: Cache) -> None:

@@ -16,6 +16,7 @@ from casstore.cli.main import run
 from tests.casstore.support.command import at_a_terminal
 from tests.casstore.support.fill import REPOSITORY, key_of
 from tests.casstore.support.pending_writes import interrupt, pend
+from tests.casstore.support.threads import acquired
 
 EVIL = "\x1b]0;owned\x07\n\r\u202etxt\\"
 
@@ -274,7 +275,7 @@ def test_a_write_in_progress_is_not_dropped(
     cache: Cache, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = pend(cache, state=PendingState.UPLOADING)
-    with cache.write_locks.acquire(write.key):
+    with acquired(cache.write_locks, write.key):
         environment = {**os.environ, "CASSTORE_LOCK_TIMEOUT": "0.2"}
         command = [sys.executable, "-m", "casstore", "--dir", cache.root, "drop", write.uri, "--yes"]
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1_000)

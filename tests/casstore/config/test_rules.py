@@ -9,7 +9,7 @@ import pytest
 
 import casstore
 from casstore import Cache
-from casstore.config.rules import Rule, RuleMatcher
+from casstore.config.settings import Rule, RuleMatcher
 from casstore.eviction import background as trims
 from casstore.eviction.budget import Budget
 from casstore.eviction.plan import Plan, make_plan

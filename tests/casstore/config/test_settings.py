@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from casstore.config.rules import Rule
-from casstore.config.settings import Settings, load_settings
+from casstore.config.settings import Rule, Settings, load_settings
 from casstore.config.units import parse_age, parse_size
 from casstore.errors import StoreFormatError
 from casstore.format.layout import Layout

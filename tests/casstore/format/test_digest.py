@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casstore.errors import CasstoreError
-from casstore.format.digest import ALGORITHMS, Digest, algorithm_length, algorithm_of, digest_mtime, new_hasher
+from casstore.format.digest import ALGORITHM_OF, ALGORITHMS, LENGTH_OF, Digest, digest_mtime, new_hasher
 
 
 @given(st.sampled_from(ALGORITHMS), st.data())
@@ -19,8 +19,8 @@ def test_text_and_back_gives_the_same_digest(algorithm: str, data: st.DataObject
     hasher.update(data.draw(st.binary()))
     digest = Digest(algorithm, hasher.digest())
     assert Digest.parse(str(digest)) == digest
-    assert algorithm_of(digest.number) == algorithm
-    assert algorithm_length(digest.number) == len(digest.value)
+    assert ALGORITHM_OF[digest.number] == algorithm
+    assert LENGTH_OF[digest.number] == len(digest.value)
 
 
 def test_hashes_are_those_of_the_standards() -> None:

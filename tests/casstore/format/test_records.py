@@ -10,19 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casstore.errors import CasstoreError
-from casstore.format.checksums import ChecksumRecord, ProviderChecksum, pack_checksum, unpack_checksum
 from casstore.format.digest import Digest
 from casstore.format.keys import Key, blob_row, count_row, entry_prefix, user_prefix, user_row
 from casstore.format.records import (
     BlobRecord,
+    ChecksumRecord,
     Entry,
     Moment,
+    ProviderChecksum,
     Validator,
     pack_blob,
+    pack_checksum,
     pack_count,
     pack_entry,
     peek_entry,
     unpack_blob,
+    unpack_checksum,
     unpack_count,
     unpack_entry,
 )

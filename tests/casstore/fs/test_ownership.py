@@ -11,9 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from casstore.fs import ownership
-from casstore.fs.ownership import Intruder, find_movers, find_owner, find_writers
+from casstore.fs.ownership import Intruder, find_changers, find_movers, find_owner, find_writers, gravest
 
 _STRANGER = 4_711
+
+
+def _find_mover(path: str) -> Intruder | None:
+    return gravest(find_movers(path))
 
 
 @pytest.fixture
@@ -32,9 +36,9 @@ def _name_the_group(monkeypatch: pytest.MonkeyPatch, name: str, members: list[st
 
 
 def test_what_only_this_user_can_rename_is_safe_and_so_is_what_is_missing(place: Path) -> None:
-    assert find_movers(str(place)) is None
-    assert find_movers(str(place / "not" / "made")) is None
-    assert find_writers(str(place)) is None
+    assert _find_mover(str(place)) is None
+    assert _find_mover(str(place / "not" / "made")) is None
+    assert find_changers(str(place)) is None
     assert find_owner(str(place)) is None
     assert find_owner(str(place / "missing")) is None
 
@@ -45,15 +49,15 @@ def test_a_writable_directory_above_lets_every_user_replace_what_is_below(
     place: Path, mode: int, missing: bool
 ) -> None:
     place.parent.chmod(mode)
-    assert find_movers(str(place / "missing" if missing else place)) == Intruder("every user", str(place.parent))
-    assert find_writers(str(place.parent)) == Intruder("every user", str(place.parent))
+    assert _find_mover(str(place / "missing" if missing else place)) == Intruder("every user", str(place.parent))
+    assert find_changers(str(place.parent)) == Intruder("every user", str(place.parent))
 
 
 def test_in_a_sticky_directory_a_file_is_its_owners(place: Path) -> None:
     place.parent.chmod(0o1777)
-    assert find_movers(str(place)) is None
-    assert find_movers(str(place / "missing")) is None
-    assert find_writers(str(place.parent)) is not None
+    assert _find_mover(str(place)) is None
+    assert _find_mover(str(place / "missing")) is None
+    assert find_changers(str(place.parent)) is not None
 
 
 @pytest.mark.needs_root
@@ -61,11 +65,11 @@ def test_an_owner_of_a_directory_above_or_of_a_name_in_a_sticky_one_is_found(pla
     place.parent.chmod(0o1777)
     os.chown(place, _STRANGER, -1)
     expected = Intruder(f"user {_STRANGER}", str(place))
-    assert find_movers(str(place)) == find_movers(str(place / "file")) == expected
+    assert _find_mover(str(place)) == _find_mover(str(place / "file")) == expected
     assert find_owner(str(place)) == _STRANGER
     os.chown(place, 0, -1)
     os.chown(place.parent, _STRANGER, -1)
-    assert find_movers(str(place)) == Intruder(f"user {_STRANGER}", str(place.parent))
+    assert _find_mover(str(place)) == Intruder(f"user {_STRANGER}", str(place.parent))
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -75,11 +79,11 @@ def test_the_way_through_symbolic_links_is_checked_too(place: Path, tmp_path: Pa
     open_to_all.chmod(0o777)
     (open_to_all / "second").symlink_to("../above" if relative else place.parent)
     (tmp_path / "first").symlink_to("open/second" if relative else open_to_all / "second")
-    assert find_movers(str(tmp_path / "first" / "below")) == Intruder("every user", str(open_to_all))
+    assert _find_mover(str(tmp_path / "first" / "below")) == Intruder("every user", str(open_to_all))
     open_to_all.chmod(0o755)
-    assert find_movers(str(tmp_path / "first" / "below")) is None
+    assert _find_mover(str(tmp_path / "first" / "below")) is None
     (tmp_path / "circle").symlink_to("circle")
-    assert find_movers(str(tmp_path / "circle" / "below")) is None
+    assert _find_mover(str(tmp_path / "circle" / "below")) is None
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_an_access_control_list_may_name_any_user(place: Path, monkeypatch: pyte
     place.chmod(0o775)
     monkeypatch.setattr(os, "listxattr", lambda _: ["system.posix_acl_access"], raising=False)
     _name_the_group(monkeypatch, "me", [])
-    assert find_writers(str(place)) is not None
+    assert find_changers(str(place)) is not None
 
 
 def test_users_without_a_number_in_the_namespace_are_trusted_only_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from casstore.fs import copying, files, permissions
+from casstore.fs import copying, files
 
 _ACL = "system.posix_acl_access"
 _GROUP, _OTHER_GROUP, _OTHER_USER = 12_345, 12_346, 12_347
@@ -119,7 +119,7 @@ def test_a_group_that_cannot_be_kept_gives_its_rights_to_no_other_group(
     monkeypatch.setattr(os, "stat", stat_of_another_group)
     monkeypatch.setattr(os, "fchown", refuse)
     with files.opened(str(tmp_path / "new"), os.O_RDWR | os.O_CREAT) as descriptor:
-        permissions.copy_permissions(descriptor, str(target))
+        copying.copy_permissions(descriptor, str(target))
     monkeypatch.undo()
     assert _mode(tmp_path / "new") == left
 
@@ -148,7 +148,7 @@ def test_a_copy_has_no_list_that_the_replaced_file_did_not_have(tmp_path: Path, 
     target.chmod(0o640)
     with files.opened(str(tmp_path / "new"), os.O_RDWR | os.O_CREAT) as descriptor:
         _set_acl(tmp_path / "new", _OTHER_USER, 4)
-        permissions.copy_permissions(descriptor, str(target))
+        copying.copy_permissions(descriptor, str(target))
     assert _ACL not in os.listxattr(tmp_path / "new")
     assert _mode(tmp_path / "new") == 0o640
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import casstore
 from casstore.format.keys import user_row
-from casstore.index.blob_users import User, users_of
+from casstore.index.entries import User, users_of
 from tests.casstore.support.fill import fill, key_of
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import casstore
-from casstore.index.blob_users import uris_of, users_of
+from casstore.index.entries import uris_of, users_of
 from tests.casstore.support.fill import fill, key_of
 
 

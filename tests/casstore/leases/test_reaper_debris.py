@@ -22,6 +22,7 @@ from casstore.locks import lock_files
 from casstore.locks.byte_locks import ByteLocks
 from tests.casstore.support.fill import eventually, fill, fork, forked, key_of, read, status_of
 from tests.casstore.support.reaping import living_process, make_view, reap_store
+from tests.casstore.support.threads import acquired
 from tests.harness.sampling import by_pass, seed
 
 # --- generations of the index -----------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ def test_a_reason_without_its_blob_goes_after_a_day(cache: casstore.Cache) -> No
 def test_lock_files_of_dead_writers_go_and_those_of_living_ones_stay(cache: casstore.Cache) -> None:
     alive = key_of("alive")
     os.close(os.open(cache.layout.write_lock(key_of("dead").name), os.O_CREAT))
-    with cache.write_locks.acquire(alive):
+    with acquired(cache.write_locks, alive):
         reap_store(cache)
         assert os.listdir(cache.layout.write_locks) == [alive.name]
 

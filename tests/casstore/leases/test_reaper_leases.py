@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -385,23 +386,29 @@ def test_what_has_no_leases_name_is_not_touched(cache: casstore.Cache, tmp_path:
 # --- the end of a process ---------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _child_that_looks_later(path: Path, release: Path) -> Iterator[None]:
+    """Fork a child for the block, which reads *path* after the block."""
+
+    def look() -> None:
+        eventually(release.exists)
+        assert path.read_bytes() == b"bytes of k"
+
+    child = fork(look)
+    try:
+        yield
+    finally:
+        release.touch()
+        assert status_of(child) == 0
+
+
 def test_a_process_that_ends_leaves_its_lease_to_a_child_that_still_has_it(
     cache: casstore.Cache, tmp_path: Path
 ) -> None:
     path = make_view(cache)
-    release = tmp_path / "release"
-
-    def look_later() -> None:
-        eventually(release.exists)
-        assert path.read_bytes() == b"bytes of k"
-
-    child = fork(look_later)
-    try:
+    with _child_that_looks_later(path, tmp_path / "release"):
         cache.close()
         assert path.read_bytes() == b"bytes of k"
-    finally:
-        release.touch()
-        assert status_of(child) == 0
 
 
 def test_a_process_that_forked_leaves_its_lease_where_locks_are_for_show(
@@ -409,21 +416,11 @@ def test_a_process_that_forked_leaves_its_lease_where_locks_are_for_show(
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     path, other = make_view(cache), make_view(cache, "other")
-    release = tmp_path / "release"
-
-    def look_later() -> None:
-        eventually(release.exists)
-        assert path.read_bytes() == b"bytes of k"
-
-    child = fork(look_later)
-    try:
+    with _child_that_looks_later(path, tmp_path / "release"):
         _edit(other)
         with pytest.warns(UserWarning, match="s3://bucket/other"):
             cache.close()
         assert path.read_bytes() == b"bytes of k"
-    finally:
-        release.touch()
-        assert status_of(child) == 0
 
 
 @pytest.mark.needs_locks

@@ -20,6 +20,7 @@ from casstore import Flight, Validator
 from casstore.index import committer
 from casstore.locks import single_flight
 from casstore.locks.byte_locks import ByteLocks
+from casstore.locks.single_flight import SingleFlight
 from tests.casstore.support.fill import eventually, fill, fork, key_of, read, status_of
 
 pytestmark = pytest.mark.needs_locks
@@ -36,6 +37,12 @@ def _find(flight: Flight, look: Callable[[], Found | None]) -> Found | None:
         if found is not None:
             return found
     return None
+
+
+def _try_acquire(flights: SingleFlight, name: bytes) -> Flight | None:
+    """The flight, granted without waiting; None if another reader is downloading."""
+    flight = flights.acquire(name)
+    return flight if flights.try_grant(flight) else None
 
 
 def _granted(cache: casstore.Cache, look: Callable[[], object] = lambda: None) -> Flight:
@@ -136,9 +143,9 @@ def test_a_holder_that_stands_still_is_passed_by(
         status_of(pid)
     elif hold_flight is not None:
         # The one who was passed by still has the flight.
-        assert cache.flights.try_acquire(KEY.row_key) is None
+        assert _try_acquire(cache.flights, KEY.row_key) is None
         hold_flight.release()
-    assert isinstance(cache.flights.try_acquire(KEY.row_key), Flight)
+    assert isinstance(_try_acquire(cache.flights, KEY.row_key), Flight)
 
 
 def test_a_signal_handler_does_not_wait_for_the_download_that_it_interrupted(cache: casstore.Cache) -> None:
@@ -148,9 +155,9 @@ def test_a_signal_handler_does_not_wait_for_the_download_that_it_interrupted(cac
         polls.extend(mine.polls())
         assert len(polls) == 1
     # The download that it interrupted still has the flight.
-    assert cache.flights.try_acquire(KEY.row_key) is None
+    assert _try_acquire(cache.flights, KEY.row_key) is None
     flight.release()
-    assert isinstance(cache.flights.try_acquire(KEY.row_key), Flight)
+    assert isinstance(_try_acquire(cache.flights, KEY.row_key), Flight)
 
 
 def test_progress_keeps_waiters_patient(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +207,7 @@ def test_a_failed_download_hands_the_flight_on(cache: casstore.Cache) -> None:
     with contextlib.suppress(ConnectionError), cache.begin(KEY, [flight]) as filling:
         filling.write(b"half")
         raise ConnectionError
-    assert isinstance(cache.flights.try_acquire(KEY.row_key), Flight)
+    assert isinstance(_try_acquire(cache.flights, KEY.row_key), Flight)
 
 
 def test_a_look_that_raises_leaves_the_flight_to_others(cache: casstore.Cache) -> None:
@@ -209,21 +216,21 @@ def test_a_look_that_raises_leaves_the_flight_to_others(cache: casstore.Cache) -
 
     with pytest.raises(ValueError, match="bad look"), cache.flights.acquire(KEY.row_key) as flight:
         _find(flight, look)
-    assert isinstance(cache.flights.try_acquire(KEY.row_key), Flight)
+    assert isinstance(_try_acquire(cache.flights, KEY.row_key), Flight)
 
 
 def test_a_forked_child_starts_without_its_parents_flights(cache: casstore.Cache) -> None:
-    flight = cache.flights.try_acquire(KEY.row_key)
+    flight = _try_acquire(cache.flights, KEY.row_key)
     assert flight is not None
 
     def work() -> None:
-        assert cache.flights.try_acquire(KEY.row_key) is None  # another process has it: the parent
+        assert _try_acquire(cache.flights, KEY.row_key) is None  # another process has it: the parent
         flight.release()
-        assert cache.flights.try_acquire(KEY.row_key) is None
+        assert _try_acquire(cache.flights, KEY.row_key) is None
         fill(cache, key_of("other"), b"bytes")
 
     assert status_of(fork(work)) == 0
-    assert cache.flights.try_acquire(KEY.row_key) is None
+    assert _try_acquire(cache.flights, KEY.row_key) is None
 
 
 def test_the_end_of_a_flight_that_was_not_granted_ends_no_other(cache: casstore.Cache) -> None:
@@ -233,8 +240,8 @@ def test_the_end_of_a_flight_that_was_not_granted_ends_no_other(cache: casstore.
         with cache.flights.acquire(KEY.row_key):
             pass  # it does not wait for its turn
         assert cache.flights.under_way[KEY.row_key] is first
-        assert cache.flights.try_acquire(KEY.row_key) is None
-    again = cache.flights.try_acquire(KEY.row_key)
+        assert _try_acquire(cache.flights, KEY.row_key) is None
+    again = _try_acquire(cache.flights, KEY.row_key)
     assert again is not None
     again.release()
 

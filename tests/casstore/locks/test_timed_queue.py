@@ -12,12 +12,12 @@ from typing import Final
 
 import pytest
 
-from casstore.locks.timed_queue import TimedQueue
+from casstore.locks.mutex import TimedQueue
 from tests.casstore.support.fill import eventually
 
 SHORT: Final = """
 from queue import Empty, SimpleQueue
-from casstore.locks.timed_queue import TimedQueue
+from casstore.locks.mutex import TimedQueue
 queue = {}()
 for _ in range(100_000):
     queue.put(None)
@@ -30,7 +30,7 @@ for _ in range(100_000):
 HANDLER: Final = """
 import signal, time
 from queue import Empty, SimpleQueue
-from casstore.locks.timed_queue import TimedQueue
+from casstore.locks.mutex import TimedQueue
 queue = {}()
 signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.2))
 signal.setitimer(signal.ITIMER_REAL, 0.05)

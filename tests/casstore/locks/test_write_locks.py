@@ -18,6 +18,7 @@ from casstore.format.layout import Layout
 from casstore.locks.byte_locks import ByteLocks
 from casstore.locks.write_locks import WriteLock, WriteLocks
 from tests.casstore.support.fill import alone, fork, fork_without_hooks, forked, key_of, status_of
+from tests.casstore.support.threads import acquired
 
 KEY, OTHER = key_of("k"), key_of("other")
 
@@ -37,7 +38,7 @@ def test_one_that_writes_in_a_loop_does_not_starve_another(layout: Layout, queue
     waits, is_asked = context.Event(), context.Event()
 
     def take(meanwhile: Callable[[], object] | None = None, timeout: float = 60) -> WriteLock:
-        return WriteLocks(layout, 60, ByteLocks(layout) if queues else None).acquire(KEY, timeout, meanwhile)
+        return acquired(WriteLocks(layout, 60, ByteLocks(layout) if queues else None), KEY, timeout, meanwhile)
 
     def wait_for_it() -> None:
         looks = 0
@@ -78,7 +79,7 @@ def test_writers_of_one_uri_take_turns_and_lose_no_line(layout: Layout) -> None:
     def work() -> None:
         locks = WriteLocks(layout, 60)
         for _ in range(20):
-            with locks.acquire(KEY):
+            with acquired(locks, KEY):
                 text = target.read_text()
                 time.sleep(0.0002)
                 target.write_text(text + f"{os.getpid()}\n")
@@ -93,7 +94,7 @@ def test_threads_take_turns(locks: WriteLocks) -> None:
 
     def work() -> None:
         for _ in range(20):
-            with locks.acquire(KEY):
+            with acquired(locks, KEY):
                 inside.append(1)
                 assert len(inside) == 1
                 time.sleep(0.0001)
@@ -110,15 +111,15 @@ def test_threads_take_turns(locks: WriteLocks) -> None:
 @pytest.mark.needs_locks
 def test_a_writer_that_waits_too_long_is_told_who_holds_it(locks: WriteLocks, layout: Layout) -> None:
     me, program = os.getpid(), sys.argv[0]
-    with locks.acquire(KEY):
+    with acquired(locks, KEY):
 
         def work() -> None:
             with pytest.raises(LockTimeoutError) as caught:
-                WriteLocks(layout, 0.05).acquire(KEY)
+                acquired(WriteLocks(layout, 0.05), KEY)
             assert f"s3://bucket/k: process {me} ({program}) since" in str(caught.value)
 
         assert forked(work) == 0
-    with locks.acquire(KEY):
+    with acquired(locks, KEY):
         pass
 
 
@@ -127,10 +128,11 @@ def test_another_thread_that_waits_too_long_is_told_where_it_is_held(locks: Writ
 
     def work() -> None:
         with pytest.raises(LockTimeoutError) as caught:
-            locks.acquire(KEY, 0.05)
+            acquired(locks, KEY, 0.05)
         errors.append(str(caught.value))
 
-    with locks.acquire(KEY):
+    with locks.request(KEY) as lock, lock:
+        lock.acquire()
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
@@ -138,36 +140,34 @@ def test_another_thread_that_waits_too_long_is_told_where_it_is_held(locks: Writ
 
 
 def test_a_thread_that_asks_again_gets_an_error_at_once(locks: WriteLocks) -> None:
-    with (
-        locks.acquire(KEY),
-        locks.acquire(OTHER),
-        pytest.raises(ReentrantWriteError, match=r"this thread already has it open for writing, since .*test_write_l"),
-    ):
-        locks.acquire(KEY)
-    with locks.acquire(KEY):
+    with locks.request(KEY) as lock, acquired(locks, OTHER):
+        lock.acquire()
+        with pytest.raises(ReentrantWriteError, match=r"already has it open for writing, since .*test_write_l"):
+            acquired(locks, KEY)
+    with acquired(locks, KEY):
         pass
 
 
 def test_at_a_prompt_a_forgotten_file_gives_way_to_the_next(locks: WriteLocks, monkeypatch: pytest.MonkeyPatch) -> None:
     """A notebook cell that failed left its file open; running it again must not wait for it."""
-    forgotten = locks.acquire(KEY)
+    forgotten = acquired(locks, KEY)
     forgotten.on_reopen = forgotten.release
     with pytest.raises(ReentrantWriteError):
-        locks.acquire(KEY)
+        acquired(locks, KEY)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    with locks.acquire(KEY) as mine:
+    with acquired(locks, KEY) as mine:
         assert mine is not forgotten
         forgotten.release()
         with pytest.raises(ReentrantWriteError):
-            locks.acquire(KEY)
+            acquired(locks, KEY)
 
 
 def test_a_thread_waits_for_what_became_of_a_file_that_it_lost(locks: WriteLocks) -> None:
     """The finaliser ran in this thread, and another one is keeping the bytes: no reason for an error."""
-    lost = locks.acquire(KEY)
+    lost = acquired(locks, KEY)
     lost.is_ending = True
     threading.Timer(0.05, lost.release).start()
-    with locks.acquire(KEY) as mine:
+    with acquired(locks, KEY) as mine:
         assert mine is not lost
 
 
@@ -178,10 +178,10 @@ def test_two_processes_that_want_what_the_other_has_do_not_wait_for_ever(layout:
 
     def work(first: object, second: object, mine: int, theirs: int, patience: float) -> None:
         locks = WriteLocks(layout, patience)
-        with locks.acquire(first):  # type: ignore[arg-type]
+        with acquired(locks, first):  # type: ignore[arg-type]
             os.write(mine, b"x")
             os.read(theirs, 1)
-            with locks.acquire(second):  # type: ignore[arg-type]
+            with acquired(locks, second):  # type: ignore[arg-type]
                 pass
 
     one = fork(lambda: work(KEY, OTHER, barrier_one[1], barrier_two[0], 0.2))
@@ -191,22 +191,22 @@ def test_two_processes_that_want_what_the_other_has_do_not_wait_for_ever(layout:
 
 def test_a_killed_writer_keeps_nobody_out(locks: WriteLocks, layout: Layout) -> None:
     def work() -> None:
-        WriteLocks(layout, 60).acquire(KEY)
+        acquired(WriteLocks(layout, 60), KEY)
         os.kill(os.getpid(), 9)
 
     assert forked(work) == -9
-    with locks.acquire(KEY, 5):
+    with acquired(locks, KEY, 5):
         pass
 
 
 @pytest.mark.needs_locks
 def test_a_forked_child_neither_has_its_parents_lock_nor_frees_it(locks: WriteLocks, layout: Layout) -> None:
-    with locks.acquire(KEY) as lock:
+    with acquired(locks, KEY) as lock:
 
         def work() -> None:
             lock.release()
             with pytest.raises(LockTimeoutError):
-                WriteLocks(layout, 0.05).acquire(KEY)
+                acquired(WriteLocks(layout, 0.05), KEY)
 
         assert forked(work) == 0
         assert os.path.exists(layout.write_lock(KEY.name))
@@ -214,7 +214,7 @@ def test_a_forked_child_neither_has_its_parents_lock_nor_frees_it(locks: WriteLo
 
 def test_the_directory_of_the_locks_is_made_where_somebody_removed_it(locks: WriteLocks, layout: Layout) -> None:
     os.rmdir(layout.write_locks)
-    with locks.acquire(KEY):
+    with acquired(locks, KEY):
         pass
 
 
@@ -224,11 +224,11 @@ def test_without_files_threads_exclude_each_other_all_the_same() -> None:
 
     def take() -> None:
         try:
-            locks.acquire(KEY, 0).release()
+            acquired(locks, KEY, 0).release()
         except LockTimeoutError as error:
             failures.append(error)
 
-    with locks.acquire(KEY):
+    with acquired(locks, KEY):
         thread = threading.Thread(target=take)
         thread.start()
         thread.join()
@@ -240,12 +240,12 @@ def test_without_files_threads_exclude_each_other_all_the_same() -> None:
 def test_a_child_of_a_fork_without_hooks_has_locks_of_its_own_and_none_of_its_parent(layout: Layout) -> None:
     def parent() -> None:
         locks = WriteLocks(layout, 60)
-        mine = locks.acquire(KEY)
+        mine = acquired(locks, KEY)
 
         def child() -> None:
             assert not locks.is_held(KEY)
             mine.release()
-            with locks.acquire(OTHER):
+            with acquired(locks, OTHER):
                 assert locks.is_held(OTHER)
             assert not locks.is_held(OTHER)
 
@@ -268,17 +268,17 @@ def test_a_lock_file_that_was_unlinked_before_it_was_locked_is_left_for_the_new_
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", unlink_and_lock)
-    with WriteLocks(layout, 60).acquire(KEY):
+    with acquired(WriteLocks(layout, 60), KEY):
         assert fcntl.flock is flock
         with pytest.raises(LockTimeoutError):
-            WriteLocks(layout, 60).acquire(KEY, 0.05)
+            acquired(WriteLocks(layout, 60), KEY, 0.05)
 
 
 def test_a_second_release_frees_nothing_of_the_next_writer(layout: Layout) -> None:
     locks = WriteLocks(layout, 60)
-    first = locks.acquire(KEY)
+    first = acquired(locks, KEY)
     first.release()
-    with locks.acquire(KEY):
+    with acquired(locks, KEY):
         first.release()
         assert locks.is_held(KEY)
         assert os.path.exists(layout.write_lock(KEY.name))

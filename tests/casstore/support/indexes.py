@@ -33,7 +33,7 @@ def raising(error: BaseException) -> Callable[[Txn], object]:
 @contextlib.contextmanager
 def holding_writer(index: Index) -> Iterator[None]:
     """For the block, no thread and no process commits to this index."""
-    writer = index._locks.acquire_writer(60.0)
+    writer = index.locks.acquire_writer(60.0)
     try:
         yield
     finally:

@@ -59,6 +59,13 @@ def fill_up(directory: Path) -> Path:
     return ballast
 
 
+def let_others_in(path: Path) -> None:
+    """Let other users reach *path*, which pytest made for this one alone."""
+    for directory in (path, *path.parents):
+        if directory.stat().st_mode & 0o777 == 0o700:
+            directory.chmod(0o711)
+
+
 def become_nobody() -> None:
     """In a child: another user for good."""
     os.setgroups([])

@@ -14,7 +14,7 @@ from casstore.format import digest as digests
 from casstore.fs import files
 from casstore.index import updates as items
 from casstore.index.committer import Committer
-from casstore.ingest.recent import RecentEntries
+from casstore.ingest.publisher import RecentEntries
 from tests.casstore.support.stores import Trusting
 
 

@@ -10,8 +10,18 @@ from itertools import count
 from types import FrameType, FunctionType
 from typing import cast
 
-from casstore import Cache
+from casstore import Cache, Key, WriteLock
+from casstore.locks.write_locks import WriteLocks
 from tests.casstore.support.fill import fill, key_of, read
+
+
+def acquired(
+    locks: WriteLocks, key: Key, timeout: float | None = None, on_poll: Callable[[], object] | None = None
+) -> WriteLock:
+    """Acquire the write lock of *key*, and return it."""
+    lock = locks.request(key)
+    lock.acquire(timeout, on_poll)
+    return lock
 
 
 def threads_in(function: Callable[..., object]) -> int:

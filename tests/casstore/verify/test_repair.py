@@ -268,7 +268,7 @@ def test_a_repair_that_is_killed_leaves_no_entry_without_its_blob_and_the_next_o
 
     def repair() -> None:
         if at == "before the rows go":
-            monkeypatch.setattr(repairs, "_DamagedBlob", die)
+            monkeypatch.setattr(repairs, "drop_users", die)
         else:
             monkeypatch.setattr(files, "rename", die if at == "before the file is moved" else rename_and_die)
         filled.verify(repair=True)

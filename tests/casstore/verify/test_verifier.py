@@ -25,7 +25,7 @@ from casstore.index.database import Index
 from casstore.index.environment import RESERVE_ROW
 from casstore.index.transactions import Txn
 from casstore.locks.byte_locks import ByteLocks
-from casstore.locks.task_threads import TaskThreads
+from casstore.locks.mutex import TaskThreads
 from casstore.pass_through import PassThroughCache
 from casstore.verify import blob_checks
 from casstore.verify import report as findings

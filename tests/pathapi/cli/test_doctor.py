@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.harness.faults import Answer, DropRequestHeader, Fault
+from tests.harness.faults import Answer, Call, DropRequestHeader, Fault, Stall
 from tests.harness.proxy import Proxy
 from tests.harness.warm_command import RunCasstore
 from tests.pathapi.support.raw_buckets import S3RawBucket
@@ -101,3 +105,22 @@ def test_a_missing_bucket_or_server_is_wrong(doctor: Doctor, proxy: Proxy, uri: 
     proxy.close()
     status, found = doctor(uri)
     assert (status, _states(found)) == (1, {"reach": "wrong"})
+
+
+def test_an_interrupt_is_heard_though_the_server_stalls_also_the_deletion(
+    s3_environment: dict[str, str], uri: str, proxy: Proxy
+) -> None:
+    stalled = threading.Event()
+    proxy.add(Fault(Call(stalled.set), kind="PUT"))
+    proxy.add(Fault(Stall(600, after=None), kind="PUT", times=None))
+    proxy.add(Fault(Stall(600, after=None), kind="DELETE", times=None))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "casstore", "doctor", "--endpoint-url", proxy.endpoint, "--write", uri],
+        env=s3_environment | {"AWS_MAX_ATTEMPTS": "2"},
+        stderr=subprocess.PIPE,
+    )
+    assert stalled.wait(1_000)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=1_000)[1].endswith(b"casstore: interrupted\n")
+    assert process.returncode == 130
+    assert proxy.count("DELETE") <= 1  # it did not wait until it would have tried again

@@ -209,18 +209,39 @@ def test_failures_are_listed_and_the_rest_is_done(casstore_command: Casstore, da
 
 def test_prefetch_downloads_prefixes_and_counts(casstore_command: Casstore, data: Path) -> None:
     (first,) = [casstore_command("prefetch", "--json", data.as_uri() + "/")]
-    assert json.loads(first.stdout) == {"files": 3, "bytes": 10100, "held": 0, "errors": []}
+    assert json.loads(first.stdout) == {
+        "files": 3,
+        "bytes": 10100,
+        "held": 0,
+        "evicted": 0,
+        "unstored": 0,
+        "errors": [],
+    }
     again = casstore_command("prefetch", data.as_uri(), (data / "b.bin").as_uri())
     assert (again.returncode, again.stderr) == (0, b"")
-    assert again.stdout == b"4 objects (10 KiB) are cached, 4 of them already were\n"
+    assert again.stdout == b"cached: 4 of 4 objects (10 KiB); 4 already were\n"
     listed = casstore_command("ls", "--json", data.as_uri())
     assert len(_json(listed)) == 3
+
+
+def test_prefetch_counts_what_the_store_has_no_room_for(
+    casstore_command: Casstore, data: Path, environment: dict[str, str]
+) -> None:
+    environment["CASSTORE_MIN_FREE"] = "1000TB"
+    done = casstore_command("prefetch", data.as_uri())
+    how = b"raise max_size, or lower min_free (`casstore info` shows them)\n"
+    evicted = b"cached: 0 of 3 objects (9.9 KiB); 0 already were\nevicted again, to stay within the budget: 3: "
+    assert (done.returncode, done.stdout) == (0, evicted + how)
+    assert casstore_command("ls").stdout == b""
+    environment |= {"CASSTORE_MIN_FREE": "0", "CASSTORE_MAX_SIZE": "50"}
+    done = casstore_command("prefetch", data.as_uri())
+    assert done.stdout == b"cached: 0 of 3 objects (9.9 KiB); 0 already were\nnot stored: 3: " + how
 
 
 def test_an_empty_prefix_fails_and_does_not_stop_the_others(casstore_command: Casstore, data: Path) -> None:
     done = casstore_command("prefetch", f"{data.as_uri()}/none/", f"{data.as_uri()}/sub/")
     assert done.returncode == 1
-    assert done.stdout == b"1 objects (4.9 KiB) are cached, 0 of them already were\n"
+    assert done.stdout == b"cached: 1 of 1 objects (4.9 KiB); 0 already were\n"
     assert b"nothing at or below" in done.stderr and b"/none/" in done.stderr
 
 

@@ -86,7 +86,12 @@ def test_a_secret_reaches_neither_the_store_nor_a_log_nor_a_repr_nor_a_pickle(
         prefetch(root)
         seen: list[object] = [root, client, client.connection, client.connection.account, client.cache, client.origin]
         seen += [root / "a", (root / "a").read_bytes(), (root / "a").fspath, *root.iterdir(), client.reader]
-        seen += [client.backend(shared_container), vars(client)["_configuration"], caught((root / "no").read_bytes)]
+        seen += [
+            client.backend(shared_container),
+            vars(client)["_arguments"],
+            client.identity,
+            caught((root / "no").read_bytes),
+        ]
         client.cache.flush()
     texts = [shown(value) for value in seen] + [told(seen[-1])]  # type: ignore[arg-type]
     texts += [record.getMessage() for record in caplog.records if record.name.startswith(("casstore", "pathapi"))]

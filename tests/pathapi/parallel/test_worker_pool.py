@@ -12,6 +12,7 @@ import pytest
 
 from pathapi import Progress, S3Client, S3Path
 from pathapi.exceptions import CloudUnavailableError
+from pathapi.parallel.part_threads import PartThreads
 from pathapi.parallel.worker_pool import WorkerPool
 from tests.casstore.support.fill import eventually
 from tests.casstore.support.threads import threads_in
@@ -107,7 +108,7 @@ def interrupt_when(begun: threading.Event) -> Callable[[Progress], None]:
 
 def wait_for_the_crew() -> float:
     began = time.monotonic()
-    eventually(lambda: not threads_in(WorkerPool._drain))
+    eventually(lambda: not threads_in(PartThreads._run))
     return time.monotonic() - began
 
 

@@ -62,12 +62,5 @@ def is_stored(path: FilePath, data: bytes) -> bool:
     return path.client.cache.lookup(path.client.store_key(path.uri)) is not None
 
 
-def let_others_in(path: Path) -> None:
-    """Let other users reach *path*, which pytest made for this one alone."""
-    for directory in (path, *path.parents):
-        if directory.stat().st_mode & 0o777 == 0o700:
-            directory.chmod(0o711)
-
-
 def network_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "mount_of", lambda _: machine.Mount(1, "nfs4"))

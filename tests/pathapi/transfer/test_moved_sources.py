@@ -151,16 +151,19 @@ def test_a_server_without_conditional_deletes_is_asked_for_the_version_before(so
     assert not source.exists()
 
 
-def test_after_a_copy_without_an_answer_no_version_of_the_target_is_believed(source: FilePath) -> None:
+@pytest.mark.parametrize("error", [CloudUnavailableError("the answer was lost"), KeyboardInterrupt()])
+def test_after_a_copy_without_an_end_no_version_of_the_target_is_believed(
+    source: FilePath, error: BaseException
+) -> None:
     target = source.with_name("target")
     target.write_bytes(b"before")
     wire = interpose(source.client, source.uri.bucket)
 
     def lose() -> NoReturn:
-        raise CloudUnavailableError("the answer was lost")
+        raise error
 
     wire.after["copy"] = lose
-    with pytest.raises(CloudUnavailableError):
+    with pytest.raises(type(error)):
         source.copy(target, force_overwrite_to_cloud=True)
     assert target.read_bytes(freshness="immutable") == DATA
 

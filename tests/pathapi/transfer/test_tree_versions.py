@@ -10,6 +10,7 @@ import pytest
 import pathapi
 from pathapi import FilePath, Progress, S3Path
 from pathapi.exceptions import CloudPathPermissionError, OverwriteNewerCloudError, PendingWriteError
+from pathapi.parallel.part_threads import PartThreads
 from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.testing import interpose
 from tests.casstore.support.fill import eventually
@@ -145,7 +146,7 @@ def test_the_first_error_ends_it_names_its_object_and_the_same_call_goes_on(
     with pytest.raises(CloudPathPermissionError, match="020") as failed:
         path.download_to(tmp_path / "to")
     assert "repeat the call" in failed.value.__notes__[-1]
-    assert not threads_in(WorkerPool._drain)
+    assert not threads_in(WorkerPool._do)
     there = local(tmp_path / "to")
     assert 10 < len(there) < 60
     assert there.items() <= tree.items()
@@ -167,7 +168,7 @@ def test_an_interrupt_ends_it_within_a_moment(
     proxy.add(Fault(Call(lambda: time.sleep(0.02)), kind="GET", times=None))
     with pytest.raises(KeyboardInterrupt):
         root.client.CloudPath(f"{root}/").download_to(tmp_path / "to", progress=interrupt)
-    eventually(lambda: not threads_in(WorkerPool._drain))
+    eventually(lambda: not threads_in(PartThreads._run))
     assert local(tmp_path / "to").items() < tree.items(), "it went on"
 
 
@@ -187,7 +188,7 @@ def test_an_interrupt_waits_for_no_server(
         root.client.CloudPath(f"{root}/").download_to(tmp_path / "to", progress=interrupt)
     assert time.monotonic() - began < 600
     proxy.close()
-    eventually(lambda: not threads_in(WorkerPool._drain))
+    eventually(lambda: not threads_in(PartThreads._run))
     assert local(tmp_path / "to") == {}
 
 

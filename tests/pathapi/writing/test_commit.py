@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 import pytest
 
@@ -152,16 +154,24 @@ def test_an_interrupt_of_a_write_is_not_replaced_by_an_error_of_the_close(
     path.write_text("the lock is free")
 
 
-def test_a_text_file_whose_last_text_cannot_be_written_is_not_uploaded(
-    path: FilePath, file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("step", "event"), [("__enter__", "c_return"), ("__exit__", "call")])
+def test_an_interrupt_in_what_is_between_an_edit_and_its_block_releases_the_object(
+    path: FilePath, file: Path, step: str, event: str
 ) -> None:
-    text = path.open("w")
-    text.write("lost")
-    with monkeypatch.context() as patched:
-        patched.setattr(writer, "with_room", fail)
-        with pytest.raises(OSError, match="Input/output"):
-            text.close()
-    assert not file.exists()
+    def interrupt(frame: FrameType, met: str, _: object) -> None:
+        generator = getattr(frame.f_locals.get("self"), "gen", None)
+        if (frame.f_code.co_name, met) == (step, event) and getattr(generator, "__name__", "").endswith("edit"):
+            raise KeyboardInterrupt
+
+    file.write_bytes(b"before")
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught, path.edit() as copy:
+            Path(copy).write_bytes(b"after")
+    finally:
+        sys.setprofile(None)
+    assert caught.value.__traceback__ is not None  # it keeps the frames, as in a notebook
+    assert file.read_bytes() == b"before"
     path.write_text("the lock is free")
 
 
@@ -169,15 +179,16 @@ def fail(*_: object, **__: object) -> NoReturn:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_a_binary_file_whose_last_bytes_cannot_be_written_is_not_uploaded(
-    path: FilePath, file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("mode", "data"), [("w", "lost"), ("wb", b"lost")], ids=["text", "binary"])
+def test_a_file_whose_last_bytes_cannot_be_written_is_not_uploaded(
+    path: FilePath, file: Path, monkeypatch: pytest.MonkeyPatch, mode: str, data: str | bytes
 ) -> None:
-    binary = path.open("wb")
-    binary.write(b"lost")
+    opened: Any = path.open(mode)
+    opened.write(data)
     with monkeypatch.context() as patched:
         patched.setattr(writer, "with_room", fail)
         with pytest.raises(OSError, match="Input/output"):
-            binary.close()
+            opened.close()
     assert not file.exists()
     path.write_text("the lock is free")
 

@@ -20,7 +20,6 @@ import pytest
 from casstore.fs import files
 from pathapi.backend import ABSENT
 from pathapi.backends.file import metadata as file_status
-from pathapi.backends.file.atomic import DirectoryLock
 from pathapi.backends.file.backend import FileBackend
 from pathapi.clouds.file import FileClient
 from pathapi.exceptions import (
@@ -417,19 +416,6 @@ def test_a_copy_of_a_private_file_is_private(tmp_path: Path, backend: FileBacken
     backend.copy("public", "private")
     assert (tmp_path / "private").stat().st_mode & 0o777 == mode
     assert (tmp_path / "private").read_bytes() == b"public"
-
-
-@pytest.mark.needs_locks
-def test_a_child_that_was_forked_during_a_write_does_not_keep_the_directory_locked(tmp_path: Path) -> None:
-    release = tmp_path / "release"
-    with (block := DirectoryLock(str(tmp_path), "file:///d", 0.0)), block:
-        child = fork(lambda: eventually(release.exists))
-    try:
-        with (again := DirectoryLock(str(tmp_path), "file:///d", 0.0)), again:
-            pass
-    finally:
-        release.touch()
-        assert status_of(child) == 0
 
 
 def test_a_creation_replaces_no_file_of_a_program_that_asks_for_no_lock(

@@ -8,23 +8,26 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import casstore
-from casstore import StoreFullError, StoreReadOnlyError, StoreUnavailableError
+from casstore import StoreFullError, StoreReadOnlyError
 from casstore import pass_through as uncached
 from pathapi import FileClient, prefetch
+from pathapi.exceptions import NotCachedError
 from tests.casstore.support.fill import REPOSITORY, eventually, forked
 from tests.casstore.support.limits import is_about_descriptors
-from tests.casstore.support.mounts import become_nobody, breakable_disk, fill_up, small_disk
+from tests.casstore.support.mounts import become_nobody, breakable_disk, fill_up, let_others_in, small_disk
 from tests.pathapi.support.pass_through import (
     LARGE,
     SMALL,
@@ -32,7 +35,6 @@ from tests.pathapi.support.pass_through import (
     check_reads,
     check_store,
     is_stored,
-    let_others_in,
     one_warning,
 )
 
@@ -89,19 +91,91 @@ def test_a_store_that_this_user_cannot_write_to_is_passed_by(bucket: Path, tmp_p
     assert forked(read) == 0, "the index's file alone cannot be written to"
 
 
+def test_a_store_whose_modes_forbid_writing_serves_what_it_holds(bucket: Path, tmp_path: Path) -> None:
+    """As an ordinary user: root may write whatever the modes are."""
+    root, name = tmp_path / "own" / "store", f"file://{bucket}/small"
+    codecs.lookup("ascii")
+    root.parent.mkdir()
+    if not os.geteuid():
+        os.chown(root.parent, 65534, 65534)
+        let_others_in(tmp_path)
+        (tmp_path / "tmp").chmod(0o1777)
+
+    def in_child(work: Callable[[FileClient], object]) -> int:
+        def run() -> None:
+            if not os.geteuid():
+                become_nobody()
+            client = FileClient(local_cache_dir=root, freshness="immutable")
+            work(client)
+            client.cache.close()
+
+        return forked(run)
+
+    def read(client: FileClient) -> None:
+        with one_warning(f"{WARNING}.*cannot write to the store"):
+            assert client.CloudPath(name).read_bytes() == SMALL
+        assert client.CloudPath(name).read_bytes(freshness="offline") == SMALL
+        assert client.CloudPath(name).stat().st_size == len(SMALL)
+        with client.CloudPath(name).open("rb") as file:
+            assert file.read() == SMALL
+
+    assert in_child(lambda client: client.CloudPath(name).read_bytes()) == 0
+    (bucket / "small").write_bytes(b"newer")
+    places = [root, *root.rglob("*")]
+    modes = [stat.S_IMODE(os.stat(place).st_mode) for place in places]
+    for place, mode in zip(places, modes, strict=True):
+        place.chmod(mode & 0o555)
+    before = _snapshot(root)
+    assert in_child(read) == 0
+    assert _snapshot(root) == before
+    for place, mode in zip(places, modes, strict=True):
+        place.chmod(mode)
+
+
+def _snapshot(root: Path) -> list[tuple[str, int, int, int]]:
+    found = ((str(path), os.lstat(path)) for path in sorted(root.rglob("*")))
+    return [(name, status.st_ino, status.st_size, status.st_ctime_ns) for name, status in found]
+
+
 @pytest.mark.needs_root
-def test_a_store_of_another_user_is_refused(bucket: Path, tmp_path: Path) -> None:
+def test_a_store_of_root_is_read_as_far_as_its_modes_allow_and_not_changed(bucket: Path, tmp_path: Path) -> None:
+    """An image that was built by root, with a prefetched store, and runs as another user."""
     root = tmp_path / "store"
-    assert forked(lambda: casstore.open(root).close()) == 0
-    root.chmod(0o755)
-    let_others_in(tmp_path)
+    held, cold = f"file://{bucket}/small", f"file://{bucket}/large"
+    codecs.lookup("ascii")
 
-    def read() -> None:
+    def make() -> None:
+        client = FileClient(local_cache_dir=root)
+        assert client.CloudPath(held).read_bytes() == SMALL
+        client.cache.close()
+
+    def read(is_readable: bool) -> None:
         become_nobody()
-        with pytest.raises(StoreUnavailableError, match=r"another user \(uid 0\).*local_cache_dir"):
-            FileClient(local_cache_dir=root).CloudPath(f"file://{bucket}/small").read_bytes()
+        client = FileClient(local_cache_dir=root, freshness="immutable")
+        path = client.CloudPath(held)
+        with one_warning(rf"{WARNING}.*belongs to another user \(uid 0.*only read.*local_cache_dir"):
+            assert path.read_bytes() == (SMALL if is_readable else b"newer")
+            assert client.CloudPath(cold).read_bytes() == LARGE
+        assert path.read_text(freshness="always") == "newer"
+        if is_readable:
+            assert path.read_bytes(freshness="offline") == SMALL
+            assert Path(path.fspath).read_bytes() == SMALL
+            assert [entry.uri for entry in client.cache.entries()] == [held]
+            assert client.cache.stat(held) is not None
+        with pytest.raises(NotCachedError):
+            client.CloudPath(cold).read_bytes(freshness="offline")
+        client.cache.close()
 
-    assert forked(read) == 0
+    assert forked(make) == 0
+    (bucket / "small").write_bytes(b"newer")
+    let_others_in(tmp_path)
+    (tmp_path / "tmp").chmod(0o1777)
+    root.chmod(0o755)
+    assert forked(lambda: read(is_readable=False)) == 0
+    subprocess.run(["chmod", "-R", "a+rX", str(root)], check=True)
+    before = _snapshot(root)
+    assert forked(lambda: read(is_readable=True)) == 0
+    assert _snapshot(root) == before
 
 
 @pytest.mark.needs_root
