@@ -6,13 +6,14 @@ carried out (`CloudPathException.outcome_unknown`), the object is read back: wit
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from casstore import Condition, Entry, PendingWrite, Staging, Validator, raw_hash
+from casstore import Condition, Entry, PendingWrite, Staging, Validator, raw_hash, reopen
 from pathapi.backend import ABSENT, COMPARABLE, Absent, ObjectInfo, head_or_none
 from pathapi.exceptions import (
     CloudPathException,
@@ -154,38 +155,20 @@ def warn_of_conditions(target: Location) -> None:
 def _write(target: Location, staging: Staging, expect: Validator | Absent | None) -> ObjectInfo:
     guess = target.client.content_type_method
     content_type = guess(target.key)[0] if guess is not None else None
-    # A position of its own: the writer's file may share the staging file's.
-    source: Any = _Source(staging.descriptor)
-    return target.backend.write(target.key, source, staging.size, expect=expect, content_type=content_type)
+    with _Source(staging.descriptor) as source:
+        return target.backend.write(target.key, source, staging.size, expect=expect, content_type=content_type)
 
 
-class _Source:
-    """A staging file as a backend reads it: seekable, by `os.pread`, which moves no shared position."""
+class _Source(io.BufferedReader):
+    """A staging file as a backend reads it: at a position of its own, until the transfer is cancelled."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._at = 0
+        super().__init__(io.FileIO("", opener=lambda *_: reopen(descriptor)))
         self._stop = CancelToken()
 
-    def read(self, size: int = -1) -> bytes:
-        """Return *size* bytes, fewer only at the end of the file."""
+    def read(self, size: int | None = -1) -> bytes:
         self._stop.check()
-        if size < 0:
-            size = max(0, os.fstat(self._descriptor).st_size - self._at)
-        pieces = []
-        while size > 0 and (piece := os.pread(self._descriptor, size, self._at)):
-            pieces.append(piece)
-            self._at += len(piece)
-            size -= len(piece)
-        return b"".join(pieces)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence)
-        self._at = (os.fstat(self._descriptor).st_size if start is None else start) + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
+        return super().read(size)
 
 
 def find_completed_upload(target: Location, staging: Staging) -> ObjectInfo | None:
