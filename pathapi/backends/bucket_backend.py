@@ -58,9 +58,6 @@ class BucketBackend(Backend):
     _batch: ClassVar[int]
     """Keys per delete request."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.connection, self.bucket)
-
     @property
     def connection(self) -> Any:
         return self._requests.connection

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, fields
-from typing import Any, Final
+from dataclasses import Field, fields
+from typing import Any, Final, NoReturn
 
 from pathapi.exceptions import (
     CloudPathException,
@@ -15,7 +15,7 @@ from pathapi.exceptions import (
     MissingCredentialsError,
     MissingDependenciesError,
 )
-from pathapi.redaction import is_spawning, redacted
+from pathapi.redaction import redacted
 
 SECRET: Final[Mapping[str, Any]] = {"plain": lambda _: None}
 """Metadata of a field that only a child that multiprocessing is spawning may get. In place of a value that is secret in
@@ -30,7 +30,7 @@ LIVE: Final = {"live": True}
 
 
 class ConnectionSettings:
-    """Mixin for a dataclass of settings: pickles it without secrets, and without the state of this process."""
+    """Mixin for a dataclass of settings: says which of them a client's pickle may contain. It is not pickled itself."""
 
     has_lost_keys = False
     """Whether the connection was unpickled without the keys that it had."""
@@ -75,14 +75,8 @@ class ConnectionSettings:
             return error
         return error.extended(". The keys of this client stayed behind: its pickle has none", hint=_GIVE_KEYS)
 
-    def __getstate__(self) -> dict[str, Any]:
-        values = {one: getattr(self, one.name) for one in _arguments(self)}
-        return {one.name: value if is_spawning() else _plain(one, value) for one, value in values.items()}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        known: tuple[Field[Any], ...] = fields(self)  # type: ignore[arg-type]  # the class that this is mixed into
-        fresh = {one.name: one.default_factory() for one in known if one.default_factory is not MISSING}
-        self.__dict__.update({**fresh, **state})
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__}: it may contain keys: pickle a client or a path instead")
 
     def shell_options(self) -> list[str]:
         """Return the options of the command, without secrets, for these settings."""

@@ -17,7 +17,7 @@ from pathapi.backends.endpoints import parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.settings import SECRET, ConnectionSettings, importing
 from pathapi.exceptions import InvalidConfigurationException, MissingCredentialsError
-from pathapi.redaction import causes_of, is_spawning, redacted, scrub, without_user
+from pathapi.redaction import causes_of, redacted, scrub, without_user
 
 RETRIES: Final = 3
 _BACKOFF: Final = 0.4
@@ -62,13 +62,12 @@ class _Account:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AzureConnection(ConnectionSettings):
-    """Settings of azure-storage-blob, with its own meaning; thread-safe, usable in a forked child, picklable.
+    """Settings of azure-storage-blob, with its own meaning; thread-safe, usable in a forked child.
 
-    A pickle contains the account, and no secret unless it is for a child that multiprocessing is spawning: the restored
-    connection searches the environment for credentials. Of several arguments the first takes precedence:
-    *blob_service_client*, *data_lake_client*, *connection_string*, *account_url* (alone, or with a SAS in it, or with
-    *credential*: an account key, a SAS, a token credential). Without any, the environment decides. *standard_blob_tier*
-    applies to every new blob; the default is the account's. Timeouts are in seconds.
+    Of several arguments the first takes precedence: *blob_service_client*, *data_lake_client*, *connection_string*,
+    *account_url* (alone, or with a SAS in it, or with *credential*: an account key, a SAS, a token credential). Without
+    any, the environment decides. *standard_blob_tier* applies to every new blob; the default is the account's. Timeouts
+    are in seconds.
     """
 
     account_url: str | None = field(default=None, repr=False)
@@ -80,11 +79,6 @@ class AzureConnection(ConnectionSettings):
     read_timeout: float = 60.0
     standard_blob_tier: str | None = None
     _process: ForkSafe = field(default_factory=ForkSafe, init=False, repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        plain = {name: value for name, value in super().__getstate__().items() if name not in _LOGINS}
-        logins = self.plain_settings() | (self.secret_settings() if is_spawning() else {})
-        return plain | dict.fromkeys(_LOGINS) | logins
 
     def plain_settings(self) -> dict[str, Any]:
         tier = {"standard_blob_tier": self.standard_blob_tier} if self.standard_blob_tier else {}

@@ -15,7 +15,7 @@ from pathapi.backends.connection_pools import mount_without_locks
 from pathapi.backends.endpoints import checked_endpoint, parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing
-from pathapi.redaction import causes_of, is_spawning, scrub
+from pathapi.redaction import causes_of, scrub
 
 TIMEOUT: Final = (10.0, 60.0)
 """Seconds to connect, and between two bytes."""
@@ -32,16 +32,14 @@ def _if_picklable(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GSConnection(ConnectionSettings):
-    """Settings of google-cloud-storage; thread-safe, usable in a forked child, picklable.
-
-    A pickle contains no secret, unless it is for a child that multiprocessing is spawning: the restored connection
-    searches for credentials like a new one. User and password in *endpoint_url* are dropped; Google logs in by tokens.
+    """Settings of google-cloud-storage; thread-safe, usable in a forked child.
 
     *application_credentials* is a file's path, *credentials* an object of google-auth; *storage_client* has both and
     the endpoint. Without any of them, Google's own endpoints get the credentials that google-auth finds, if any. Other
     endpoints get none: their operator could use a token for Google's services. *no_sign_request* sends none. *timeout*
     is in seconds, or a pair: to connect, and between two bytes. *retry* is a `google.api_core.retry.Retry` to replace
-    ours. *storage_class* applies to every new object; the default is the bucket's.
+    ours. *storage_class* applies to every new object; the default is the bucket's. User and password in *endpoint_url*
+    are dropped.
     """
 
     application_credentials: str | os.PathLike[str] | None = None
@@ -69,11 +67,6 @@ class GSConnection(ConnectionSettings):
     def secret_settings(self) -> dict[str, Any]:
         # Credentials with a session cannot be pickled; those of the machine are found again.
         return {"credentials": _if_picklable(self.given_credentials)}
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The predicate of a retry is often a closure, which cannot be pickled.
-        state = {**super().__getstate__(), "storage_client": None, "retry": _if_picklable(self.retry)}
-        return state | self.secret_settings() if is_spawning() else state
 
     @property
     def given_credentials(self) -> Any:

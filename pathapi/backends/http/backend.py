@@ -58,14 +58,11 @@ _UNKNOWN_BY_HEAD: Final = frozenset((405, 501))
 
 
 class HttpBackend:
-    """One host; see `pathapi.backend.Backend`. *host* may begin with a login; no pickle or other host gets it."""
+    """One host; see `pathapi.backend.Backend`. *host* may begin with a login; no other host gets it."""
 
     def __init__(self, connection: HttpConnection, scheme: str, host: str) -> None:
         self.connection = connection
         self._requests = HttpRequests(connection, scheme, host)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return HttpBackend, (self.connection, self._requests.scheme, self._requests.bucket)
 
     @property
     def origin(self) -> str:

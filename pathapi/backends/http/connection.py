@@ -87,8 +87,7 @@ def _public(headers: Mapping[str, str]) -> dict[str, str]:
 class HttpConnection(ConnectionSettings):
     """Settings of requests to HTTP servers; thread-safe, usable in a forked child.
 
-    A pickle contains neither *auth* nor headers that may log in, unless it is for a child that multiprocessing is
-    spawning. The fields have the meaning of `HttpClient`'s arguments. *timeout* limits the wait for each piece of data,
+    The fields have the meaning of `HttpClient`'s arguments. *timeout* limits the wait for each piece of data,
     *connect_timeout* that for a connection, *retry_timeout* one request with its retries and pauses. The first pause is
     *backoff*. All are in seconds.
     """

@@ -50,16 +50,12 @@ _loaders: dict[str | None, Any] = {}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class S3Connection(ConnectionSettings):
-    """Settings of boto3, with boto3's own meaning and defaults; thread-safe, usable in a forked child, picklable if no
-    session object was given.
-
-    A pickle contains no secret, unless it is for a child that multiprocessing is spawning: the restored connection
-    searches for credentials like a new one. A user and a password in *endpoint_url* are dropped; S3 logs in by keys.
+    """Settings of boto3, with boto3's own meaning and defaults; thread-safe, usable in a forked child.
 
     *no_sign_request* reads public buckets without credentials. *addressing_style* is ``path``, ``virtual`` or
     ``auto``. *extra_args* are sent with every request that accepts them (``RequestPayer``, ``SSECustomerKey``,
     ``ACL``). *boto3_transfer_config* sets the sizes and the concurrency of uploads in parts. Timeouts are in seconds; a
-    session's own default client configuration overrides them.
+    session's own default client configuration overrides them. User and password in *endpoint_url* are dropped.
     """
 
     aws_access_key_id: str | None = field(default=None, repr=False, metadata=SECRET)

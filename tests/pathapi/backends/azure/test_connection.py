@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pathapi import AzureBlobClient
 from pathapi.backends.azure.backend import AzureBackend, AzureConnection
 from pathapi.backends.azure.connection import Login, origin_of
 from pathapi.exceptions import InvalidConfigurationException, MissingCredentialsError, MissingDependenciesError
@@ -180,33 +181,33 @@ def test_a_pickle_carries_the_account_and_finds_the_key_in_the_environment(
     monkeypatch.setitem(sys.modules, "azure.identity", None)
     for connection in (azure_connection_to(azurite), AzureConnection(blob_service_client=azurite.client())):
         monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
-        pickled = pickle.dumps(connection)
+        pickled = pickle.dumps(connection.plain_settings())
         assert azurite.key.encode() not in pickled
-        copied: AzureConnection = pickle.loads(pickled)
+        copied = AzureConnection(**pickle.loads(pickled))
         assert (copied.origin, copied.credential) == (connection.origin, Login.ENVIRONMENT)
         with pytest.raises(MissingCredentialsError):
             AzureBackend(copied, shared_container).read("pickled")
         monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", STRING)  # another account's is not taken
         with pytest.raises(MissingCredentialsError):
-            AzureBackend(pickle.loads(pickled), shared_container).read("pickled")
+            AzureBackend(AzureConnection(**pickle.loads(pickled)), shared_container).read("pickled")
         monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string())
-        assert read(AzureBackend(pickle.loads(pickled), shared_container), "pickled") == b"x"
+        assert read(AzureBackend(AzureConnection(**pickle.loads(pickled)), shared_container), "pickled") == b"x"
 
 
 def test_an_anonymous_connection_stays_one_in_a_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", STRING)
-    copied: AzureConnection = pickle.loads(pickle.dumps(AzureConnection(account_url=URL)))
+    copied = AzureConnection(**AzureConnection(account_url=URL).plain_settings())
     assert not copied.account.is_signed
 
 
-def _tell(connection: AzureConnection, answers: Any) -> None:
-    answers.put((connection.connection_string, connection.origin, KEY.encode() in pickle.dumps(connection)))
+def _tell(client: AzureBlobClient, answers: Any) -> None:
+    answers.put((client.connection.connection_string, client.origin, KEY.encode() in pickle.dumps(client)))
 
 
 def test_secrets_travel_to_a_child_that_is_being_spawned_and_no_further() -> None:
     spawn = multiprocessing.get_context("spawn")
     answers = spawn.Queue()
-    child = spawn.Process(target=_tell, args=(AzureConnection(connection_string=STRING), answers))
+    child = spawn.Process(target=_tell, args=(AzureBlobClient(connection_string=STRING), answers))
     child.start()
     told = answers.get(timeout=1_000)
     child.join()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gc
 import inspect
 import logging
@@ -21,7 +20,6 @@ import pytest
 import pathapi
 from casstore.cli.main import run
 from pathapi import CloudPath, HttpClient, HttpPath, HttpsClient, HttpsPath
-from pathapi.backends.http.backend import HttpConnection
 from pathapi.exceptions import (
     ClientMismatchError,
     CloudPathException,
@@ -198,7 +196,7 @@ def test_a_pickle_carries_settings_and_no_secrets(make: Callable[..., HttpClient
     headers = {"Authorization": f"Bearer {MARK}", "X-Anything": MARK, "User-Agent": "mine/1"}
     client = make(auth=("me", MARK), headers=headers, custom_dir_matcher=str.isdigit, timeout=3, ca_certs="own.pem")
     path = client.HttpPath("http://h/a")
-    for value in (path, client, client.connection):
+    for value in (path, client):
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
             assert MARK.encode() not in pickle.dumps(value, protocol)
         assert MARK not in repr(value)
@@ -210,24 +208,6 @@ def test_a_pickle_carries_settings_and_no_secrets(make: Callable[..., HttpClient
     )
     told = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(path), capture_output=True, check=True)
     assert told.stdout.decode() == "http://h/a {'User-Agent': 'mine/1'} None 3 own.pem True\n"
-    copied = pickle.loads(pickle.dumps(client.connection))
-    assert isinstance(copied, HttpConnection) and copied.auth is None
-
-
-def test_a_pickled_backend_asks_the_same_host_without_the_login(
-    make: Callable[..., HttpClient], server: HttpOrigin
-) -> None:
-    server.plant("a", b"aa")
-    backend = make().backend(f"me:{MARK}@{server.host}")
-    pickled = pickle.dumps(backend)
-    assert MARK.encode() not in pickled
-    assert base64.b64encode(f"me:{MARK}".encode()) not in pickled
-    copied: Any = pickle.loads(pickled)
-    assert (copied.origin, copied.bucket, copied.head("a").size) == ("http", server.host, 2)
-    server.habits = Habits(user=("me", MARK))
-    assert backend.head("a").size == 2
-    with pytest.raises(PermissionError):
-        copied.head("a")
 
 
 def found_in_files(root: str) -> list[str]:
