@@ -99,6 +99,24 @@ def test_a_store_that_is_set_offline_makes_its_clients_so(tmp_path: Path) -> Non
     assert subprocess.run(command, capture_output=True, text=True).stdout == "offline\n"
 
 
+def test_a_client_may_trust_the_directory_of_its_store(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    code = """
+import sys, warnings; warnings.simplefilter("error")
+from pathapi import FileClient
+client = FileClient(local_cache_dir=sys.argv[1] + "/shared/store", trust_root=True if sys.argv[2:] else None)
+print(client.CloudPath(f"file://{sys.argv[1]}/a").read_text(), client.cache.settings.trust_root)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert "every user can write to" in refused.stderr and "CASSTORE_TRUST_ROOT=1" in refused.stderr
+    assert subprocess.run([*command, "trust"], capture_output=True, text=True).stdout == "1 True\n"
+    trusting = {**os.environ, "CASSTORE_TRUST_ROOT": "1"}
+    assert subprocess.run(command, capture_output=True, text=True, env=trusting).stdout == "1 True\n"
+
+
 # --- pickling -------------------------------------------------------------------------------------------------------
 
 
