@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from threading import get_ident
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
@@ -22,6 +23,8 @@ _caches: Final[WeakValueDictionary[str, Cache]] = WeakValueDictionary()
 _mutex = new_mutex(may_wait=True)
 _is_opening = False
 """Whether the thread that has the mutex is opening a store."""
+_forking, _pid = 0, os.getpid()
+"""The thread that forks, until `_after_fork` has ended; the process of its last end."""
 
 
 def open(
@@ -138,21 +141,28 @@ def _all() -> list[Cache]:
 
 
 def _before_fork() -> None:
-    _mutex.acquire()
-    for cache in _all():
-        cache.before_fork()
+    global _forking
+    try:
+        _mutex.acquire()
+        _forking = get_ident()
+        for cache in _all():
+            cache.before_fork()
+    except BaseException:  # an interrupt, which `os.fork` discards: again
+        _forking = get_ident()
+        for cache in _all():
+            cache.after_fork(in_child=False)
+            cache.before_fork()
+        raise
 
 
-def _after_fork_in_parent() -> None:
-    for cache in _all():
-        cache.after_fork(in_child=False)
-    _release()
-
-
-def _after_fork_in_child() -> None:
-    _release()
-    for cache in _all():
-        cache.after_fork(in_child=True)
+def _after_fork() -> None:
+    global _forking, _pid
+    in_child = os.getpid() != _pid
+    if in_child or _forking == get_ident():
+        for cache in _all():
+            cache.after_fork(in_child=in_child)
+        _release()
+        _forking, _pid = 0, os.getpid()
 
 
 def _release() -> None:
@@ -161,4 +171,6 @@ def _release() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork)
+    for _ in range(2):  # again, since `os.fork` discards an interrupt that ends a hook
+        os.register_at_fork(after_in_parent=_after_fork, after_in_child=_after_fork)

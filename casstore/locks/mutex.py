@@ -76,7 +76,8 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    for _ in range(2):  # again, since `os.fork` discards an interrupt that ends a hook
+        os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 ItemT = TypeVar("ItemT")

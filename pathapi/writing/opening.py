@@ -239,9 +239,9 @@ def _begin_upload(location: Location, kind: str, force: bool, freshness: Freshne
                 os.close(stored.descriptor)
         return upload
     except BaseException:
-        if upload is not None:
-            upload.abort()
-        lock.release()
+        with lock, lock:
+            if upload is not None:
+                upload.abort()
         raise
 
 

@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 
 import pytest
 
-from casstore import Cache, Condition, PendingState
+from casstore import Cache, Condition, PendingState, WriteLock
 from pathapi import FileClient, FilePath
 from pathapi.exceptions import OverwriteNewerLocalError, PendingWriteError
 from pathapi.testing.intercepting_backend import interpose
-from pathapi.writing import writer
+from pathapi.writing import opening, writer
 from tests.casstore.support.fill import forked
 from tests.casstore.support.reaping import living_process
 
@@ -44,6 +44,27 @@ def test_after_a_write_that_the_store_cannot_record_the_version_before_it_is_not
         path.write_bytes(b"after")
     assert path.read_bytes(freshness="immutable") == b"after"
     assert path.pending == []
+
+
+def test_a_second_interrupt_while_a_write_gives_up_its_lock_leaves_it_unlocked(
+    path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, releases = WriteLock.release, []
+
+    def interrupt(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    def interrupt_first(lock: WriteLock) -> None:
+        releases.append(lock)
+        if len(releases) == 1:
+            interrupt()
+        release(lock)
+
+    monkeypatch.setattr(opening, "write_base", interrupt)
+    monkeypatch.setattr(WriteLock, "release", interrupt_first)
+    with pytest.raises(KeyboardInterrupt):
+        path.open("wb")
+    assert not path.client.cache.write_locks.is_held(path.location.store_key)
 
 
 def test_an_upload_that_was_interrupted_after_it_arrived_is_recognised_by_a_push(path: FilePath, file: Path) -> None:
