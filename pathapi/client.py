@@ -341,7 +341,7 @@ def _restore_client(
         if client is None:
             client = _restored[name] = cls(**arguments | dict(secrets or {}))
             client.identity = name
-            if secrets:
+            if secrets and number:
                 client._be_login(client._login(), number)
             elif number:
                 client._lose_keys()

@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import context
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,16 @@ def test_each_login_of_one_configuration_is_unpickled_as_itself() -> None:
     session = boto3.Session("key", "third")
     by_session = S3Client(boto3_session=session, endpoint_url="http://127.0.0.1:9", local_cache_dir="/nowhere")
     assert again(by_session) is by_session
+    plain = S3Client(extra_args={"ACL": "private"}, endpoint_url="http://127.0.0.1:9")
+    context.set_spawning_popen(object())  # type: ignore[arg-type]
+    try:
+        spawned = pickle.dumps([client("spawned"), plain])
+    finally:
+        context.set_spawning_popen(None)
+    del plain
+    spawned_client, spawned_plain = pickle.loads(spawned)
+    assert spawned_client.connection.aws_secret_access_key == "spawned"
+    assert (spawned_client.identity[2], spawned_plain.identity[2]) == (4, 0)
 
 
 def _read_text(path: Any) -> str:
