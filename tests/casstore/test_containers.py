@@ -118,6 +118,36 @@ def test_root_uses_the_volume_of_a_user_and_leaves_its_owner_and_mode(tmp_path: 
     cache.close()
 
 
+@pytest.mark.needs_root
+def test_a_third_users_store_is_read_only_if_that_user_is_trusted(tmp_path: Path) -> None:
+    let_others_in(tmp_path)
+    root = tmp_path / "place" / "store"
+    root.parent.mkdir()
+    os.chown(root.parent, 65534, 65534)
+
+    def make() -> None:
+        become_nobody()
+        cache = casstore.open(root)
+        fill(cache, key_of("a"), b"bytes")
+        cache.close()
+
+    def read_as_another() -> None:
+        os.setgroups([])
+        os.setgid(4711)
+        os.setuid(4711)
+        with pytest.raises(StoreUnavailableError, match=r"can write to .* and replace files of the store") as refused:
+            casstore.open(root, or_uncached=True)
+        assert type(refused.value) is StoreUnavailableError
+        with pytest.warns(UserWarning, match=r"caching is disabled.*cannot write to the store"):
+            cache = casstore.open(root, or_uncached=True, trust_root=True)
+        assert read(cache, key_of("a")) == b"bytes"
+        assert cache.lookup(key_of("b")) is None
+
+    assert forked(make) == 0
+    subprocess.run(["chmod", "-R", "a+rX", str(root)], check=True)
+    assert forked(read_as_another) == 0
+
+
 # --- stores that are only read ---------------------------------------------------------------------------------------
 
 
