@@ -45,7 +45,7 @@ from casstore.format.digest import ALGORITHMS, Digest, new_hasher, raw_hash, str
 from casstore.format.keys import Key
 from casstore.format.records import Entry, Moment, ProviderChecksum, Validator
 from casstore.fs.copying import copy_out, copy_permissions, make_directories, same_bytes
-from casstore.fs.files import full_disk, reopen, sync_directory, write_all
+from casstore.fs.files import full_disk, opened, reopen, sync_directory, write_all
 from casstore.fs.mounts import boot_clock_ns
 from casstore.index.entries import IndexSnapshot
 from casstore.ingest.fill import Fill
@@ -89,7 +89,7 @@ __all__ = [
     "Repair", "RepairSummary", "Staging", "Statistics", "StillBeingWrittenError", "Stored", "StoreFormatError",
     "StoreFullError", "StoreReadOnlyError", "StoreUnavailableError", "TaskThreads", "TimedQueue", "Usage", "Validator",
     "VerifyProgress", "VerifyReport", "WriteLock", "at_exit", "boot_clock_ns", "copy_out", "copy_permissions",
-    "format_size", "full_disk", "make_directories", "new_hasher", "new_mutex", "open", "pass_through_for",
+    "format_size", "full_disk", "make_directories", "new_hasher", "new_mutex", "open", "opened", "pass_through_for",
     "polls_until", "printable", "raw_hash", "refuse_wait", "reopen", "same_bytes", "start_thread", "strong_digest",
     "sync_directory", "write_all", "__version__",
 ]

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from casstore import same_bytes
+from casstore import opened, same_bytes
 from pathapi.backend import ObjectInfo
 from pathapi.exceptions import StaleReadError
 from pathapi.location import Location
@@ -17,7 +17,7 @@ from pathapi.writing.conditional_put import WriteBase, matches_checksum
 HEAD_FROM: Final = 8 << 20
 """Bytes from which a target is looked up before it is uploaded to: a refusal after that many costs more."""
 
-_OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK  # not blocking: a pipe would wait for its writer
 
 
 def upload_file(target: Location, path: str, base: WriteBase) -> None:
@@ -25,8 +25,7 @@ def upload_file(target: Location, path: str, base: WriteBase) -> None:
 
     Raises StaleReadError if the file was written to in the meantime, and what writing raises.
     """
-    descriptor = os.open(path, _OPEN_FLAGS)  # not blocking: a pipe would wait for its writer
-    try:
+    with opened(path, _OPEN_FLAGS) as descriptor:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             raise ValueError(f"{path} is not a regular file; only regular files and directories are uploaded")
@@ -37,18 +36,12 @@ def upload_file(target: Location, path: str, base: WriteBase) -> None:
                 raise StaleReadError(f"{path} is still being written; nothing was uploaded, try again when it is done")
 
         upload(target, descriptor, base, check)
-    finally:
-        os.close(descriptor)
 
 
 def has_arrived(target: Location, path: str, there: ObjectInfo) -> bool:
     """Return whether the object *there* certainly has the bytes of the file at *path*; downloads nothing."""
-    descriptor = os.open(path, _OPEN_FLAGS)
-    try:
-        status = os.fstat(descriptor)
-        return stat.S_ISREG(status.st_mode) and has_bytes(target, there, descriptor)
-    finally:
-        os.close(descriptor)
+    with opened(path, _OPEN_FLAGS) as descriptor:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and has_bytes(target, there, descriptor)
 
 
 def has_bytes(target: Location, there: ObjectInfo, descriptor: int) -> bool:

@@ -21,11 +21,10 @@ from pathapi.backends.bucket_backend import BucketBackend, Conditions, checking_
 from pathapi.backends.error_table import CHANGED, NOT_MODIFIED, translating
 from pathapi.backends.gs.connection import GSConnection
 from pathapi.backends.gs.errors import Refusal, is_missing_object, should_retry
-from pathapi.backends.gs.multipart import upload
+from pathapi.backends.gs.multipart import Progress, upload
 from pathapi.backends.gs.requests import GSRequests, batch_of_deletes
 from pathapi.backends.gs.responses import FIELDS, checksum_of, info_of, info_of_media, is_empty_object, span_of
 from pathapi.backends.headers import range_of
-from pathapi.backends.progress import Progress
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathFileNotFoundError,

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, Final
 from pathapi.backends.gs.requests import GSRequests, Reply, multipart_upload
 from pathapi.backends.gs.responses import FIELDS, has_fast_crc32c
 from pathapi.backends.parallel_parts import read_exactly, read_parts
-from pathapi.backends.progress import Progress
 from pathapi.exceptions import CloudPathException, CloudUnavailableError
 from pathapi.parallel.part_threads import undone_on_error
 
@@ -24,9 +23,28 @@ THRESHOLD: Final = 8 << 20
 """Bytes from which an upload is a session: below, one more request costs more than sending all again."""
 PIECE: Final = 16 << 20
 """Bytes per request of a session; Google requires a multiple of 256 KiB."""
-_RESUMED: Final = 4
-"""How often in a row a session is resumed without progress."""
+_ROUNDS: Final = 4
+"""How often in a row a session is resumed, or a copy continued, without progress."""
 _RANGE: Final = re.compile(r"bytes=0-(\d+)")
+_LONGEST_PAUSE: Final = 5.0
+
+
+class Progress:
+    """Raises CloudUnavailableError once *what* made no progress `_ROUNDS` times in a row, with a pause after each."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._reached = self._stalled = 0
+
+    def reach(self, position: int) -> None:
+        """Record that the server is at *position*; one that is not beyond all before is no progress."""
+        if position > self._reached:
+            self._reached, self._stalled = position, 0
+            return
+        self._stalled += 1
+        if self._stalled > _ROUNDS:
+            raise CloudUnavailableError(f"{self._what} makes no progress at the server: try again")
+        time.sleep(min(random.uniform(0.0, 0.2) * 2**self._stalled, _LONGEST_PAUSE))
 
 
 def upload(
@@ -99,7 +117,7 @@ def _upload_in_session(
 def _send_pieces(send: Callable[..., Reply], source: BinaryIO, size: int, uri: str) -> Reply:
     """Send *size* bytes by ``send(data, content_range, again=...)``; return the response that completes the upload."""
     at, failures, is_unknown = 0, 0, False
-    progress = Progress(f"{uri}: the upload", _RESUMED)
+    progress = Progress(f"{uri}: the upload")
     try:
         while True:
             source.seek(at)
@@ -112,7 +130,7 @@ def _send_pieces(send: Callable[..., Reply], source: BinaryIO, size: int, uri: s
                 failures += 1
                 # Only the last piece creates the object.
                 is_unknown = is_unknown or (error.outcome_unknown and at + len(data) == size)
-                if failures > _RESUMED:
+                if failures > _ROUNDS:
                     raise
                 time.sleep(random.uniform(0.0, 0.2) * 2**failures)
                 reply = send(b"", f"bytes */{size}", again=True)

@@ -269,7 +269,7 @@ def test_a_bar_is_shown_on_a_terminal_and_not_on_stdout(environment: dict[str, s
         except OSError:
             shown[disabled] = b""
         os.close(parent)
-        assert out.startswith(b"3 objects") and b"\x1b" not in out
+        assert out.startswith(b"cached: 3 of 3 objects") and b"\x1b" not in out
     assert b"file:///" in shown[""] and b"3/3 objects" in shown[""]
     assert shown["1"] == b""
 
