@@ -18,7 +18,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = (1 << 63) - 1
 """The last time that an entry can have, in 2262."""
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+|-1)/(\d+)")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18}|-1)/(\d{1,18})")
 """Azurite answers ``bytes=0-`` of an empty object with ``bytes 0--1/0``, where Azure answers 416."""
 
 _BOUNDARY: Final = re.compile(r'multipart/mixed;.*boundary="?([^";]+)', re.IGNORECASE)
@@ -61,6 +61,12 @@ def range_of(start: int, end: int | None) -> str | None:
     return f"bytes={start}-{end - 1}"
 
 
+def parse_length(text: int | str | None) -> int | None:
+    """Parse a number of bytes; None for anything else, and for one that no object has."""
+    text = str(text)
+    return int(text) if text.isdecimal() and len(text) <= 18 else None
+
+
 def parse_content_range(text: str | None) -> Span | None:
     """Parse ``bytes a-b/size``; None for anything less."""
     found = _CONTENT_RANGE.fullmatch(text or "")
@@ -76,7 +82,7 @@ def parse_range(
         CloudUnavailableError: the response is for another range, or does not say for which.
         TruncatedBodyError: the announced length is not that of the range.
     """
-    length = None if content_length is None else int(content_length)
+    length = parse_length(content_length)
     if status != 206:
         if length is None:
             raise CloudUnavailableError("the response has no Content-Length, so a cut-off body cannot be detected")

@@ -7,7 +7,7 @@ but the listed headers to another host, and cannot log in again at each hop, as 
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -104,14 +104,11 @@ class HttpConnection(ConnectionSettings):
     retry_timeout: float = 60.0
     backoff: float = 0.25
     _process: ForkSafe = field(default_factory=ForkSafe, init=False, repr=False)
+    _login: Login | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_lines(self.headers)
-        _ = self._login
-
-    @functools.cached_property
-    def _login(self) -> Login | None:
-        return login_of(self.auth)
+        object.__setattr__(self, "_login", login_of(self.auth))
 
     @property
     def has_login(self) -> bool:
@@ -196,7 +193,7 @@ class HttpConnection(ConnectionSettings):
                 named, signer = merged(_public(self.headers), forwarded), None
             response = self._send_once(method, url, merged(_AS_STORED, named), signer, source, size)
             place = response.headers.get("Location")
-            target = urljoin(url, place) if place else ""
+            target = _joined(url, place)
             if response.status not in followed or _server_of(target) is None or not left:
                 return Response(response, url)
             Response(response, url).drop()
@@ -238,9 +235,9 @@ class HttpConnection(ConnectionSettings):
 
     def _pool(self, url: str) -> Any:
         """Return the pool for *url*: of direct connections, or of the proxy that the environment names."""
-        with importing("http:// and https:// need urllib3: pip install 'casstore[http]'"):
-            import urllib3
         from urllib.request import getproxies, proxy_bypass
+
+        import urllib3
 
         scheme, host = _server_of(url) or ("", "")
         proxy = getproxies().get(scheme)
@@ -291,14 +288,23 @@ def _tried(tries: int, seconds: float) -> str:
 
 def _server_of(url: str) -> tuple[str, str] | None:
     """Return scheme, host and port of a URL, the scope of a login; None if it cannot be fetched."""
+    # By what connects: another parser finds another host in `http://there\\@here`.
+    with importing("http:// and https:// need urllib3: pip install 'casstore[http]'"):
+        from urllib3.util import parse_url
     try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        parts = parse_url(url)
     except ValueError:
         return None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.host:
         return None
-    return parts.scheme, f"{parts.hostname.lower()}:{port}"
+    return parts.scheme, f"{parts.host}:{parts.port or {'http': 80, 'https': 443}[parts.scheme]}"
+
+
+def _joined(url: str, place: str | None) -> str:
+    """Return the target of a redirect to *place*; empty if there is none."""
+    with contextlib.suppress(ValueError):
+        return urljoin(url, place) if place else ""
+    return ""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -57,7 +57,7 @@ def text_of(data: bytes, content_type: str | None) -> str:
     found = _CHARSET.search(content_type or "")
     try:
         return data.decode(found[1] if found else "utf-8", "replace")
-    except LookupError:
+    except (LookupError, ValueError):
         return data.decode("utf-8", "replace")
 
 

@@ -15,7 +15,7 @@ from casstore import Validator
 from pathapi.backend import ObjectInfo
 from pathapi.backends.bodies import Translate
 from pathapi.backends.error_table import translating
-from pathapi.backends.headers import format_etag, nanoseconds_of, parse_etag
+from pathapi.backends.headers import format_etag, nanoseconds_of, parse_etag, parse_length
 
 SECOND_NS: Final = 10**9
 """The resolution of HTTP's times."""
@@ -111,8 +111,7 @@ def confirms(headers: Mapping[str, str], unless: Validator) -> bool | None:
 
 def length_of(headers: Mapping[str, str]) -> int | None:
     """Return the announced bytes of the body; None if the response does not say."""
-    text = headers.get("Content-Length", "")
-    return int(text) if text.isdecimal() and "Transfer-Encoding" not in headers else None
+    return None if "Transfer-Encoding" in headers else parse_length(headers.get("Content-Length"))
 
 
 def most_spooled() -> int:

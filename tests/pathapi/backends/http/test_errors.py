@@ -275,9 +275,10 @@ def test_redirects_end(server: HttpOrigin, backend: HttpBackend) -> None:
     with pytest.raises(CloudUnavailableError, match="redirect that cannot be followed"):
         backend.read("a")
     assert len(server.seen) == 11
-    server.redirects["b"] = (302, "ftp://elsewhere/b")
-    with pytest.raises(CloudUnavailableError, match="redirect that cannot be followed"):
-        backend.read("b")
+    for place in ("ftp://elsewhere/b", "file:///etc/passwd", "http://[::1", "http://host:99999/b"):
+        server.redirects["b"] = (302, place)
+        with pytest.raises(CloudUnavailableError, match="redirect that cannot be followed"):
+            backend.read("b")
 
 
 def test_a_write_follows_only_redirects_that_keep_it_a_write(server: HttpOrigin, backend: HttpBackend) -> None:

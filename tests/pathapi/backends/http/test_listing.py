@@ -64,6 +64,13 @@ def test_a_base_and_a_redirect_are_gone_by(server: HttpOrigin, backend: HttpBack
     assert keys(backend, "real/b/") == ["real/b/c"]
 
 
+@pytest.mark.parametrize("charset", ["no-such", "idna", "undefined", "zlib_codec"])
+def test_a_charset_that_decodes_no_page_is_ignored(server: HttpOrigin, backend: HttpBackend, charset: str) -> None:
+    server.plant("d/a", b"")
+    server.habits.page = lambda path, names: (f"text/html; charset={charset}", '<a href="a">a</a>')
+    assert keys(backend, "d/") == ["d/a"]
+
+
 def test_every_directory_is_one_request_in_the_order_of_keys(server: HttpOrigin, backend: HttpBackend) -> None:
     for name in ("a-b", "a.txt", "a/x", "a/y/z", "a0", "b"):
         server.plant(f"d/{name}", b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from pathapi import CloudPath, HttpClient, HttpPath, prefetch
-from pathapi.exceptions import OverwriteNewerCloudError, StaleReadError
+from pathapi.exceptions import CloudPathException, OverwriteNewerCloudError, StaleReadError
 from pathapi.reading.download import PART
 from pathapi.testing import ReadSuite, in_forked_child
 from tests.harness.faults import Fault, SetHeader
@@ -342,6 +343,18 @@ def test_a_login_is_not_sent_to_the_host_that_a_redirect_leads_to(server: HttpOr
         assert all(one.headers.get("User-Agent") == "mine/1" for one in other.seen)
         assert not any({"Authorization", "X-Api-Key"} & {*one.headers} for one in other.seen)
         assert len([one for one in server.seen if "Authorization" in one.headers]) == len(server.seen) == 3
+
+
+@pytest.mark.parametrize("between", ["\\@", "\\\\@", "/@", "?@", "#@"])
+def test_a_login_is_sent_by_the_host_that_is_connected_to(server: HttpOrigin, make: Make, between: str) -> None:
+    """Parsers of URLs disagree about the host of `http://there\\@here`."""
+    with HttpOrigin() as other:
+        here, there = server.url.partition("://")[2], other.url
+        server.redirects["alias"] = (302, f"{there}{between}{here}/real")
+        with contextlib.suppress(CloudPathException):
+            make(auth=("user", "pass"), headers={"X-Api-Key": "key"}).HttpPath(f"{server.url}/alias").read_bytes()
+        assert len(other.seen) >= 1
+        assert not any({"Authorization", "X-Api-Key"} & {*one.headers} for one in other.seen)
 
 
 def test_a_login_of_one_request_is_not_sent_to_the_host_that_a_redirect_leads_to(

@@ -43,6 +43,8 @@ def test_a_body_that_is_encoded_in_transfer_has_no_length() -> None:
     assert length_of({"Content-Length": "5"}) == 5
     assert length_of({"Content-Length": "5", "Transfer-Encoding": "chunked"}) is None
     assert length_of({}) is length_of({"Content-Length": "five"}) is None
+    assert length_of({"Content-Length": "9" * 18}) == 10**18 - 1
+    assert length_of({"Content-Length": "9" * 19}) is length_of({"Content-Length": "9" * 5_000}) is None
 
 
 class _Endless:
