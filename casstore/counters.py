@@ -148,7 +148,7 @@ class Counters:
 def _read(layout: Layout) -> tuple[int, Counter[str]]:
     """Return when counting began, and the counts; nothing if the file is absent or damaged. Raises OSError."""
     try:
-        with open(layout.statistics, "rb") as file:
+        with files.open_regular(layout.statistics) as file:
             record = json.loads(file.read(_LARGEST))
         return int(record["since"]), Counter({str(name): int(count) for name, count in record["counts"].items()})
     except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError, AttributeError):

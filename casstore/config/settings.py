@@ -21,6 +21,7 @@ from casstore.config.units import parse_age, parse_size
 from casstore.errors import StoreFormatError
 from casstore.format.keys import entry_prefix
 from casstore.format.layout import Layout
+from casstore.fs import files
 
 MAX_RULES: Final = 250
 """A plan stores the rule of a blob in one byte."""
@@ -142,16 +143,18 @@ def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
     """Read the store's settings. Raises: StoreFormatError that names the file or variable, and the error in it."""
     found: dict[str, Any] = {}
     try:
-        with open(layout.config, "rb") as file:
+        with files.open_regular(layout.config) as file:
             # Imported here because few stores have settings.
             import tomllib
 
             found = tomllib.load(file)
-            if os.fstat(file.fileno()).st_uid not in (0, os.geteuid()):
+            # Of the file, and of a link to it.
+            owners = {os.fstat(file.fileno()).st_uid, os.lstat(layout.config).st_uid}
+            if owners - {0, os.geteuid()}:
                 found.pop("trust_root", None)  # another user cannot say so
     except FileNotFoundError:
         pass
-    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError
         raise StoreFormatError(f"{layout.config}: invalid TOML: {error}") from error
     known = {field.name: field for field in fields(Settings)}
     unknown = sorted(found.keys() - known)

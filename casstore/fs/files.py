@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
 from casstore.errors import CasstoreError, StoreFullError, StoreReadOnlyError
 
@@ -154,6 +154,19 @@ def opened(path: str, flags: int, mode: int = 0o600) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open_nonblock(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Open a regular file for reading. Raises: OSError for a pipe, which would wait, or a device without end."""
+    file = open(path, "rb", opener=_open_nonblock)  # noqa: SIM115 (its reader closes it)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return file
 
 
 def reopen(descriptor: int) -> int:

@@ -67,7 +67,7 @@ class Generations:
     def _read_hint(self) -> int:
         """Return the number in CURRENT; 0 if it is missing or invalid."""
         try:
-            with open(self._layout.current, "rb") as file:
+            with files.open_regular(self._layout.current) as file:
                 return int(file.read())
         except ValueError:
             return 0
@@ -102,7 +102,7 @@ class Generations:
     def _last_after(self, number: int) -> int:
         while True:
             try:
-                with open(self._layout.successor(number), "rb") as file:
+                with files.open_regular(self._layout.successor(number)) as file:
                     number = max(int(file.read()), number + 1)
             except FileNotFoundError:
                 return number

@@ -7,14 +7,15 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import BinaryIO
 
 import lmdb
 import pytest
 
 from casstore.errors import IndexDamagedError, IndexUnavailableError
 from casstore.format.layout import Layout
-from casstore.index import database, generations
+from casstore.fs import files
+from casstore.index import database
 from casstore.index import page_check as pages
 from casstore.index.database import Index
 from casstore.index.generations import IndexFiles
@@ -216,12 +217,12 @@ def test_too_many_open_files_do_not_make_an_older_generation_the_live_one(
     index = make()
     put_rows(index, {b"E1": b"one"})
 
-    def fail(path: str, mode: str) -> IO[Any]:
+    def fail(path: str, real: Callable[[str], BinaryIO] = files.open_regular) -> BinaryIO:
         if path == layout.current:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return open(path, mode)
+        return real(path)
 
-    monkeypatch.setattr(generations, "open", fail, raising=False)
+    monkeypatch.setattr(files, "open_regular", fail)
     with pytest.raises(OSError, match="Too many open files"):
         index.generations.newest()
 
