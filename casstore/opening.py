@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from casstore.cache import Cache
-from casstore.errors import IndexUnavailableError, ReentrantCallError, StoreReadOnlyError, StoreUnavailableError
+from casstore.errors import (
+    IndexUnavailableError,
+    ReentrantCallError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    printable,
+)
 from casstore.locks.mutex import new_mutex
 from casstore.root import READ_ONLY, Root, open_root
 
@@ -17,6 +25,8 @@ if TYPE_CHECKING:
     from casstore.pass_through import PassThroughCache
 
 _ANY_ROW: Final = b"\0"
+_IMPORT_SECONDS: Final = 10.0
+"""How long a fork waits for the imports of other threads."""
 
 _caches: Final[WeakValueDictionary[str, Cache]] = WeakValueDictionary()
 """By directory. A cache that is closed, and that nothing refers to, is garbage-collected."""
@@ -92,6 +102,25 @@ def pass_through_for(error: OSError, store: Cache | str) -> PassThroughCache:
 
 
 def _open(root: str | os.PathLike[str] | None, digest: str | None, trust_root: bool | None, *, create: bool) -> Cache:
+    messages: list[str] = []
+    try:
+        return _find_or_open(root, digest, trust_root, messages.append, create=create)
+    finally:
+        for message in messages:
+            # Not inside of the mutex: what shows it may wait for another thread, which forks and waits for the mutex.
+            import warnings
+
+            warnings.warn(printable(message), stacklevel=3)
+
+
+def _find_or_open(
+    root: str | os.PathLike[str] | None,
+    digest: str | None,
+    trust_root: bool | None,
+    warn: Callable[[str], object],
+    *,
+    create: bool,
+) -> Cache:
     global _is_opening
     with _mutex:
         asked = _name_of(root)
@@ -108,7 +137,7 @@ def _open(root: str | os.PathLike[str] | None, digest: str | None, trust_root: b
             )
         try:
             _is_opening = True
-            opened = open_root(root, digest, os.environ, create=create, trust_root=trust_root)
+            opened = open_root(root, digest, os.environ, warn, create=create, trust_root=trust_root)
             return _open_new(opened, asked)
         finally:
             _is_opening = False
@@ -143,16 +172,35 @@ def _all() -> list[Cache]:
 def _before_fork() -> None:
     global _forking
     try:
-        _mutex.acquire()
-        _forking = get_ident()
-        for cache in _all():
-            cache.before_fork()
+        deadline = time.monotonic() + _IMPORT_SECONDS
+        while True:
+            while _is_another_importing() and time.monotonic() < deadline:
+                time.sleep(0.001)
+            _mutex.acquire()
+            _forking = get_ident()
+            for cache in _all():
+                cache.before_fork()
+            # Again: what is imported may wait for the gates, so that these may not wait for it.
+            if not _is_another_importing() or time.monotonic() >= deadline:
+                return
+            _after_fork()
     except BaseException:  # an interrupt, which `os.fork` discards: again
         _forking = get_ident()
         for cache in _all():
             cache.after_fork(in_child=False)
             cache.before_fork()
         raise
+
+
+def _is_another_importing() -> bool:
+    """Return whether another thread is importing a module, whose lock would stay locked in a forked child.
+
+    The first use of many functions imports modules. importlib has no public way to tell.
+    """
+    from importlib import _bootstrap
+
+    locks = [reference() for reference in list(getattr(_bootstrap, "_module_locks", {}).values())]
+    return any(getattr(lock, "owner", None) not in (None, get_ident()) for lock in locks)
 
 
 def _after_fork() -> None:

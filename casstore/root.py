@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import stat
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
@@ -26,7 +25,6 @@ from casstore.errors import (
     StoreFullError,
     StoreReadOnlyError,
     StoreUnavailableError,
-    printable,
 )
 from casstore.format.digest import ALGORITHMS, name_hash
 from casstore.format.layout import CACHEDIR_TAG, FORMAT, MAX_ROOT_BYTES, Layout
@@ -36,6 +34,7 @@ from casstore.fs import mounts as machine
 _WAY_OUT = "name a directory that you can write to (CASSTORE_DIR, local_cache_dir)"
 _TRUST = "set CASSTORE_TRUST_ROOT=1 if you trust them"
 _TRIES = 5
+_LARGEST_MARKER = 1 << 16
 _DEBRIS = re.compile("[0-9a-f]{16}")
 """The names of temporary files of a creator that was killed."""
 
@@ -92,6 +91,7 @@ def open_root(
     path: str | os.PathLike[str] | None,
     algorithm: str | None,
     environment: Mapping[str, str],
+    warn: Callable[[str], object] = lambda _: None,
     *,
     create: bool = True,
     trust_root: bool | None = None,
@@ -99,7 +99,7 @@ def open_root(
     """Open the store at *path* (without it, the default one); create it unless *create* is False.
 
     If the default directory is unusable, a private directory below the system's temporary directory replaces it, with
-    one warning; a named one is refused.
+    one warning; a named one is refused. *warn* gets the warnings: the caller may have a lock, and shows them later.
 
     Raises:
         NotAStoreError, StoreFormatError, StoreFullError, StoreUnavailableError: nothing was changed.
@@ -109,25 +109,29 @@ def open_root(
     try:
         if path is None:
             root, named = default_root(environment)
-        return _open_at(root, algorithm, environment, create, trust_root)
+        return _open_at(root, algorithm, environment, warn, create, trust_root)
     except (StoreUnavailableError, StoreFullError) as error:
         if named:
             raise
         try:
             fallback = f"{files.temporary_directory()}/casstore-{os.geteuid()}"
             _check_private(fallback)
-            opened = _open_at(fallback, algorithm, environment, create, trust_root)
+            opened = _open_at(fallback, algorithm, environment, warn, create, trust_root)
         except (NotAStoreError, StoreUnavailableError, StoreFullError, FileNotFoundError) as worse:
             message = f"{error.strerror}; nor can the temporary directory serve: {worse}"
             raise StoreUnavailableError(error.errno, message, root) from worse
         root = root or error.filename
-        message = f"{root}: {error.strerror}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory"
-        warnings.warn(printable(message), stacklevel=4)
+        warn(f"{root}: {error.strerror}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory")
         return opened
 
 
 def _open_at(
-    path: str, algorithm: str | None, environment: Mapping[str, str], create: bool, trust_root: bool | None
+    path: str,
+    algorithm: str | None,
+    environment: Mapping[str, str],
+    warn: Callable[[str], object],
+    create: bool,
+    trust_root: bool | None,
 ) -> Root:
     if algorithm is not None:
         _check_algorithm(algorithm)
@@ -143,12 +147,12 @@ def _open_at(
     if trust_root is not None:
         settings = replace(settings, trust_root=trust_root)
     if not settings.trust_root:
-        _check_users(layout, exists=description is not None)
+        _check_users(layout, warn, exists=description is not None)
     if description is None:
         description = _create(layout, algorithm or environment.get("CASSTORE_DIGEST") or ALGORITHMS[0], create=create)
         if not settings.trust_root:
             # Before it was created, another user may have been faster.
-            _check_users(layout, exists=True, warns=False)
+            _check_users(layout, lambda _: None, exists=True)
     mount = machine.mount_of(layout.root)
     _check_mount(layout, mount)
     _complete(layout)
@@ -172,8 +176,8 @@ def _tag(what: bytes) -> int:
 def _read_marker(layout: Layout) -> dict[str, str] | None:
     """Return what ``store.json`` says; None if there is no store yet."""
     try:
-        with open(layout.store, "rb") as file:
-            text = file.read()
+        with files.open_regular(layout.store) as file:
+            text = file.read(_LARGEST_MARKER)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -182,7 +186,7 @@ def _read_marker(layout: Layout) -> dict[str, str] | None:
     try:
         found = json.loads(text)
         version, algorithm, identity = found["format"], found["digest"], found["id"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreFormatError(f"{layout.store} is damaged: {way_out}") from error
     if isinstance(version, int) and version > FORMAT:
         raise StoreFormatError(
@@ -303,7 +307,7 @@ def _unfit(layout: Layout, error: OSError) -> OSError:
     return kind(error.errno, f"{what} ({os.strerror(error.errno or 0)}): {_WAY_OUT}", layout.root)
 
 
-def _check_users(layout: Layout, *, exists: bool, warns: bool = True) -> None:
+def _check_users(layout: Layout, warn: Callable[[str], object], *, exists: bool) -> None:
     """Refuse a store in which a user who is not trusted can replace files.
 
     Root is only warned about what belongs to others: in containers, those are often its own user outside. So is the
@@ -325,8 +329,7 @@ def _check_users(layout: Layout, *, exists: bool, warns: bool = True) -> None:
         )
         if not ownership.is_tolerated(intruder):
             raise StoreUnavailableError(errno.EPERM, message, layout.root)
-        if warns:
-            warnings.warn(printable(f"{layout.root}: {message}"), stacklevel=7)
+        warn(f"{layout.root}: {message}")
     if owner is not None:
         message = (
             f"the store belongs to another user (uid {owner[0]}, the owner of {owner[1]}) and is only read: "

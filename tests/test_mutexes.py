@@ -10,6 +10,7 @@ import gc
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ FORBIDDEN: Final = {
     "threading": {"Lock", "RLock", "Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier", "Timer", "Thread"},
     "queue": {"Queue", "LifoQueue", "PriorityQueue"},
     "concurrent.futures": {"ThreadPoolExecutor", "ProcessPoolExecutor", "Future", "wait"},
+    "functools": {"cached_property"},
     "multiprocessing": {"Lock", "RLock", "Condition", "Event", "Semaphore", "Queue", "Pool"},
 }
 """What has an inner lock that an interrupt can leave locked, or that no fork hook knows."""
@@ -105,6 +107,7 @@ def test_no_time_out_is_that_of_a_simple_queue() -> None:
         "from threading import Condition",
         "import queue as q\nwork = q.Queue()",
         "from concurrent.futures import ThreadPoolExecutor as Pool",
+        "import functools\n\nclass Lease:\n    @functools.cached_property\n    def drafts(self): ...",
     ],
 )
 def test_a_new_lock_would_be_noticed(source: str) -> None:
@@ -176,6 +179,16 @@ def test_a_mutex_that_another_thread_has_is_unlocked_in_a_forked_child() -> None
     lock = new_mutex()
     locked_by_another_thread(lock)
     assert take_in_child(lock) == 0
+
+
+def test_the_lock_of_tempfile_is_unlocked_in_a_forked_child() -> None:
+    """The module looks for a directory while it has it."""
+    lock = tempfile._once_lock  # type: ignore[attr-defined]
+    lock.acquire()
+    try:
+        assert take_in_child(lock) == 0
+    finally:
+        lock.release()
 
 
 def test_another_lock_stays_locked_in_a_forked_child() -> None:

@@ -29,18 +29,23 @@ class PluginGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, cmd_name) or self.plugins.get(cmd_name)
 
-    @functools.cached_property
+    @property
     def plugins(self) -> dict[str, click.Command]:
-        # Imported here: `casstore ls` needs no plug-in.
-        from importlib.metadata import entry_points
+        return _load_plugins()
 
-        found: dict[str, click.Command] = {}
-        for point in entry_points(group=GROUP):
-            try:
-                found |= {command.name or point.name: command for command in point.load()}
-            except Exception as error:  # noqa: BLE001 (a broken plug-in must not break other commands)
-                say(f"warning: {point.value}: the plug-in cannot be loaded: {error!r}{_explain()}")
-        return found
+
+@functools.cache
+def _load_plugins() -> dict[str, click.Command]:
+    # Imported here: `casstore ls` needs no plug-in.
+    from importlib.metadata import entry_points
+
+    found: dict[str, click.Command] = {}
+    for point in entry_points(group=GROUP):
+        try:
+            found |= {command.name or point.name: command for command in point.load()}
+        except Exception as error:  # noqa: BLE001 (a broken plug-in must not break other commands)
+            say(f"warning: {point.value}: the plug-in cannot be loaded: {error!r}{_explain()}")
+    return found
 
 
 def _explain() -> str:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -70,6 +69,7 @@ class Lease:
         self._views: dict[tuple[Key, Digest], View] = {}
         self._pid = os.getpid()
         self._trees = 0
+        self._made_drafts: DraftPaths | None = None
         self.view_mode = view_mode
         self._forks = _forks  # set first: a fork from now on gives the lease to a child
         self.name, self._file = _create(layout)
@@ -81,11 +81,12 @@ class Lease:
 
         return None if self._blobs is None else EditRecorder.of_lease(self._layout, self._blobs, self.name)
 
-    @functools.cached_property
     def _drafts(self) -> DraftPaths:
-        from casstore.leases.drafts import DraftPaths  # few processes need one
+        if self._made_drafts is None:
+            from casstore.leases.drafts import DraftPaths  # few processes need one
 
-        return DraftPaths(self.paths, self.changes)
+            self._made_drafts = DraftPaths(self.paths, self.changes)
+        return self._made_drafts
 
     def view(
         self,
@@ -251,7 +252,7 @@ class Lease:
     def outbox(self, key: Key, bucket: str, object_key: str) -> str:
         """Return a path where nothing exists, with the object's name, for a tool's file; the same until `release`."""
         with self._mutex, files.full_disk(self._layout.root):
-            return self._drafts.outbox(key, bucket, object_key)
+            return self._drafts().outbox(key, bucket, object_key)
 
     def edit(self, key: Key, object_key: str, validator: Validator | None, source: int | None = None) -> str:
         """Return a new path with the object's name, to be changed and given back by `release`.
@@ -260,12 +261,12 @@ class Lease:
         """
         with self._mutex, files.full_disk(self._layout.root):
             copy = None if source is None else self._copy(source)
-            return self._drafts.edit(key, object_key, validator, copy)
+            return self._drafts().edit(key, object_key, validator, copy)
 
     def release(self, path: str, digest: Digest | None = None) -> bool:
         """Forget a path of `outbox` or `edit`, and remove its file; return False if its bytes do not match *digest*."""
         with self._mutex:
-            return self._drafts.release(path, digest)
+            return self._drafts().release(path, digest)
 
     def report_progress(self, name: str, count: int) -> None:
         """Write a download's byte count for processes that wait for *name*; called about once a second."""

@@ -21,6 +21,7 @@ import _thread
 import contextlib
 import math
 import os
+import sys
 import threading
 import time
 import weakref
@@ -73,6 +74,9 @@ def _after_fork_in_child() -> None:
         # The forking thread unlocks what it has itself: a signal handler may fork inside of a block.
         if not mutex._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 (as `threading.Condition` does)
             mutex._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001 (as the standard library does)
+    if "tempfile" in sys.modules:
+        # It tries directories inside of its lock.
+        sys.modules["tempfile"]._once_lock._at_fork_reinit()  # noqa: SLF001 (it has no hook of its own)
 
 
 if hasattr(os, "register_at_fork"):

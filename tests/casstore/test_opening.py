@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
+import importlib
 import multiprocessing
 import multiprocessing.context
 import os
@@ -12,13 +14,18 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import weakref
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 import casstore
+from casstore import opening as processes
+from casstore import root as stores
 from casstore.index.transactions import Txn
 from casstore.ingest.fill import Fill
 from tests.casstore.support.fill import (
@@ -153,6 +160,58 @@ def test_forks_while_threads_fill_lose_nothing_on_either_side(cache: casstore.Ca
         statuses = [status_of(fork(lambda n=n: _read_and_fill(cache.root, f"child{n}"))) for n in range(children)]  # type: ignore[misc]
     assert statuses == [0] * children
     assert cache.usage().entries == 1 + 4 + children
+
+
+def test_a_fork_waits_for_what_another_thread_imports(
+    cache: casstore.Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock of its module would stay locked in the child, whose first use of many functions imports modules."""
+    (tmp_path / "imported_slowly.py").write_text("import time\nbegun.set()\nends.wait()\n")
+    begun, ends = threading.Event(), threading.Event()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, event in (("begun", begun), ("ends", ends)):
+        monkeypatch.setattr(builtins, name, event, raising=False)
+    thread = threading.Thread(target=importlib.import_module, args=("imported_slowly",))
+    thread.start()
+    begun.wait()
+
+    def import_it() -> None:
+        signal.alarm(5)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)  # not in a thread: its number may be that of the thread that has the lock
+        importlib.import_module("imported_slowly")
+
+    # The fork looks again after a moment: the import ends then.
+    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: ends.set()))
+    try:
+        assert status_of(fork(import_it)) == 0
+    finally:
+        ends.set()
+        thread.join()
+        sys.modules.pop("imported_slowly", None)
+
+
+def test_a_thread_may_fork_while_another_one_shows_a_warning_of_a_store(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What shows it may need a lock that the forking thread has: that of `logging`, which no fork leaves locked."""
+    real, statuses = stores.open_root, list[int]()
+
+    def open_and_warn(path: Path, algorithm: None, environment: Any, warn: Callable[[str], object], **rest: Any) -> Any:
+        warn("a warning")
+        return real(path, algorithm, environment, warn, **rest)
+
+    def show(*_: object, **__: object) -> None:
+        thread = threading.Thread(target=lambda: statuses.append(status_of(fork(lambda: None))), daemon=True)
+        thread.start()
+        thread.join(10)
+
+    monkeypatch.setattr(processes, "open_root", open_and_warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        casstore.open(root)
+    assert statuses == [0]
 
 
 def test_programs_that_are_started_share_the_store(cache: casstore.Cache) -> None:

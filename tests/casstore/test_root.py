@@ -6,6 +6,9 @@ import contextlib
 import errno
 import json
 import os
+import re
+import resource
+import signal
 import warnings
 from pathlib import Path
 
@@ -239,8 +242,9 @@ def test_a_place_in_which_others_can_rename_the_store_is_refused_before_anything
                 open_root(place / "store", None, {})
             assert os.listdir(place) == []
         else:
-            with pytest.warns(UserWarning, match=message):
-                open_root(place / "store", None, {})
+            warned: list[str] = []
+            open_root(place / "store", None, {}, warned.append)
+            assert re.search(message, "\n".join(warned))
     open_root(place / "store", None, {"CASSTORE_TRUST_ROOT": "1"})
 
 
@@ -282,9 +286,10 @@ def test_a_store_with_a_part_of_another_user_is_refused_and_root_only_reads_it(
     is_read = (
         contextlib.nullcontext() if name == "config.toml" else pytest.raises(StoreReadOnlyError, match="only read")
     )
-    warned = pytest.warns(UserWarning, match=f"user 4711 can write to {root / name} and replace files of the store")
-    with warned, is_read as raised:
-        open_root(root, None, {})
+    warned: list[str] = []
+    with is_read as raised:
+        open_root(root, None, {}, warned.append)
+    assert f"user 4711 can write to {root / name} and replace files of the store" in "\n".join(warned)
     told = rf"another user (uid 4711, the owner of {root / name}) and is only read: "
     assert raised is None or (told in str(raised.value) and "CASSTORE_TRUST_ROOT=1" in str(raised.value))
     open_root(root, None, {"CASSTORE_TRUST_ROOT": "1"})
@@ -296,3 +301,33 @@ def test_a_store_with_a_part_of_another_user_is_refused_and_root_only_reads_it(
         open_root(root, None, {})
     os.chown(root / "config.toml", 0, -1)
     open_root(root, None, {})
+    (root / "config.toml").rename(root.parent / "mine.toml")
+    (root / "config.toml").symlink_to(root.parent / "mine.toml")
+    open_root(root, None, {})
+    os.chown(root / "config.toml", 4711, -1, follow_symlinks=False)
+    with pytest.raises(StoreUnavailableError):
+        open_root(root, None, {})
+
+
+@pytest.mark.parametrize("name", ["store.json", "config.toml"])
+@pytest.mark.parametrize("kind", ["pipe", "endless", "nested"])
+def test_no_file_of_a_store_stops_or_fills_the_process_that_opens_it(root: Path, name: str, kind: str) -> None:
+    """Before it is known whose they are: the directory may be another user's."""
+    open_root(root, None, {})
+    (root / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(root / name)
+    elif kind == "endless":
+        (root / name).symlink_to("/dev/zero")
+    else:
+        (root / name).write_text("a = " * (name == "config.toml") + "[" * 50_000)
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+
+    def open_it() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, limits[1]))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(60)
+        with pytest.raises((OSError, StoreFormatError), match=r"regular|Invalid argument|damaged|TOML"):
+            open_root(root, None, {})
+
+    assert status_of(fork(open_it)) == 0

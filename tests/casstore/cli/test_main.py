@@ -17,7 +17,8 @@ import pytest
 
 import casstore
 from casstore import Cache
-from casstore.cli.main import command, run
+from casstore.cli import plugins
+from casstore.cli.main import run
 from casstore.cli.shell import age_text
 from casstore.config.units import format_size
 from casstore.errors import printable
@@ -297,8 +298,7 @@ def test_plugins_are_loaded_and_a_broken_one_breaks_no_other_command(
 
     points = [Point("broken", ImportError("half installed")), Point("good", [joined])]
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: points)
-    monkeypatch.setitem(vars(command), "plugins", {})  # restored at the end
-    del vars(command)["plugins"]
+    monkeypatch.setattr(plugins, "_load_plugins", plugins._load_plugins.__wrapped__)  # not what is loaded already
     assert run(["--dir", filled.root, "joined"]) == 3
     out, err = capsys.readouterr()
     assert out == f"{filled.root}\n"
