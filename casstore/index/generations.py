@@ -87,10 +87,8 @@ class Generations:
         return number
 
     def _numbers(self) -> list[int]:
-        with contextlib.suppress(FileNotFoundError):
-            # A temporary name has 16 hex digits, perhaps all decimal.
-            return [int(name) for name in os.listdir(self._layout.index) if name.isdecimal() and len(name) < 16]
-        return []
+        # A temporary name has 16 hex digits, perhaps all decimal.
+        return [int(name) for name in files.list_names(self._layout.index) if name.isdecimal() and len(name) < 16]
 
     def superseded(self) -> list[int]:
         """Return the generations before CURRENT's, which no process opens again."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +24,7 @@ from typing import Final, Self
 
 from casstore.format.digest import name_hash_hex
 from casstore.format.layout import Layout, LeaseLayout
+from casstore.fs import files
 from casstore.locks.byte_locks import ByteLock, ByteLocks
 from casstore.locks.lock_files import POLL_LAST, polls_until
 from casstore.locks.mutex import TimedQueue, is_interrupted, new_mutex
@@ -205,10 +205,9 @@ class _Stall:
         return now > self._deadline
 
     def _progress(self) -> str:
-        counts = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._flights.layout.leases) as leases:
-            for lease in leases:
-                path = f"{LeaseLayout(lease.path).progress}/{self._name}"
-                with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
-                    counts.append(file.read())
+        counts, layout = [], self._flights.layout
+        for lease in files.list_names(layout.leases):
+            path = f"{LeaseLayout(layout.lease(lease)).progress}/{self._name}"
+            with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+                counts.append(file.read())
         return " ".join(sorted(counts))
