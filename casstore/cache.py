@@ -35,7 +35,6 @@ from casstore.locks.single_flight import Flight, Flights, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.reading.blob_checker import BlobChecker
 from casstore.reading.catalog import Catalog, Stored
-from casstore.reading.dedup import ChecksumDedup
 from casstore.root import Root
 
 if TYPE_CHECKING:
@@ -85,8 +84,8 @@ def method_of(part: str, method: Callable[Concatenate[Any, P], Result]) -> Calla
 class Cache:
     """One store in this process; thread-safe, survives forks. `casstore.open` returns one.
 
-    It is made of parts, and offers their calls as its own: `counters`, `leases`, `catalog`, `checker`, `checksums`,
-    `publisher`, `recent`, `evictor`, `background`, `pending`, `flights` and `write_locks`.
+    It is made of parts, and offers their calls as its own: `counters`, `leases`, `catalog`, `checker`, `publisher`,
+    `recent`, `evictor`, `background`, `pending`, `flights` and `write_locks`.
     """
 
     unavailable: OSError | None = None
@@ -118,7 +117,6 @@ class Cache:
         self.counters = Counters(self.layout, self.flights)
         self.catalog = Catalog(index, self.committer)
         self.checker = BlobChecker(root, index, blobs, self.committer, self.leases, self.counters)
-        self.checksums = ChecksumDedup(root, index, blobs, self.committer, self.checker)
         self.evictor = Evictor(root, index, blobs, self.committer, self.leases, self.counters, self.exit)
         self.background = BackgroundEvictor(self.evictor)
         self.publisher = Publisher(
@@ -133,8 +131,8 @@ class Cache:
     stats = method_of("counters", Counters.statistics)
     lookup = method_of("recent", RecentEntries.lookup)
     quarantine = method_of("checker", BlobChecker.quarantine)
-    find_by_checksum = method_of("checksums", ChecksumDedup.find_blob)
-    may_have_checksum = method_of("checksums", ChecksumDedup.may_find)
+    find_by_checksum = method_of("checker", BlobChecker.find_blob)
+    may_have_checksum = method_of("checker", BlobChecker.may_find_blob)
 
     stage = method_of("leases", LeaseHolder.stage)
     snapshot = method_of("publisher", Publisher.snapshot)

@@ -1,6 +1,7 @@
 """Check the bytes of blobs in doubt before they are opened; replace such a blob by an untouched copy, or remove it.
 
-In doubt are blobs whose size or mtime was changed, those that a power cut may have damaged, and all on request.
+In doubt are blobs whose size or mtime was changed, those that a power cut may have damaged, and all on request. A
+provider's checksum finds a blob once it was computed from that blob.
 """
 
 from __future__ import annotations
@@ -9,31 +10,38 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from casstore.blobs.blob_store import BlobModifiedError, BlobStore
 from casstore.blobs.staging import Inode, Staging
 from casstore.counters import Counters
 from casstore.errors import StillBeingWrittenError
-from casstore.format.digest import Digest
+from casstore.format.digest import Digest, raw_hash
 from casstore.format.keys import blob_row
-from casstore.format.records import Entry
+from casstore.format.records import ChecksumRecord, Entry, ProviderChecksum, unpack_checksum
 from casstore.fs import copying, files
 from casstore.index.committer import Committer
 from casstore.index.database import Index
+from casstore.index.entries import current_blob
 from casstore.index.transactions import Txn
-from casstore.index.updates import TouchEntry
+from casstore.index.updates import ChecksumVerdict, TouchEntry
 from casstore.leases.holder import LeaseHolder
 from casstore.root import Root
 
+PROVABLE: Final = {"md5": "md5", "etag-md5": "md5", "sha1": "sha1", "sha256": "sha256"}
+"""Kinds of checksums that can be computed from a blob, and how; others never link."""
+
+_COLLISION_FREE: Final = frozenset(("sha256",))
+
 
 class BlobChecker:
-    """Checks and quarantines the blobs of one store; thread-safe."""
+    """Finds, checks and quarantines the blobs of one store; thread-safe."""
 
     def __init__(
         self, root: Root, index: Index, blobs: BlobStore, committer: Committer, leases: LeaseHolder, counters: Counters
     ) -> None:
-        self._layout, self._boot_mount = root.layout, root.boot_mount
+        self._layout, self._settings, self._boot_mount = root.layout, root.settings, root.boot_mount
         self._index, self._blobs, self._committer = index, blobs, committer
         self._leases, self._counters = leases, counters
 
@@ -197,3 +205,58 @@ class BlobChecker:
         from casstore.reading import modified_blobs  # few processes ever need it
 
         return modified_blobs.save_local_edits(self._layout, self._index, self._leases, digest)
+
+    # --- by the checksums that providers state -----------------------------------------------------------------------
+
+    def may_find_blob(self, stated: Iterable[ProviderChecksum]) -> bool:
+        """Whether `find_blob` may find something: reads the index, opens and hashes nothing."""
+        return any(item.kind in PROVABLE and self._index.get(item.row_key) is not None for item in stated)
+
+    def find_blob(self, stated: Iterable[ProviderChecksum]) -> tuple[Digest, int] | None:
+        """Return a blob with the bytes that a provider states, and its descriptor, the caller's; None without one.
+
+        Before the first link by a checksum, the blob is hashed by the provider's algorithm and must give that checksum.
+        A blob that a power cut may have damaged proves nothing and is skipped.
+        """
+        found = self._find_proved(stated)
+        if found is None or self._settings.verify != "always" or self._blobs.verify(found[1], found[0]):
+            return found
+        try:
+            self.quarantine(found[0], "its bytes are not those of its name", found[1])
+        finally:
+            os.close(found[1])
+        return None
+
+    def _find_proved(self, stated: Iterable[ProviderChecksum]) -> tuple[Digest, int] | None:
+        for item in stated:
+            record = self._index.get(item.row_key) if item.kind in PROVABLE else None
+            found = None if record is None else unpack_checksum(item.row_key, record)
+            if found is None:
+                continue
+            descriptor = self._open_known(found.digest, item.size)
+            if descriptor is None:
+                continue
+            # An earlier proof is remembered by the digest, and another blob may have an equal one by now.
+            is_proved = found.verified and (found.digest.is_cryptographic or item.kind not in _COLLISION_FREE)
+            if is_proved or self._prove(item, found.digest, descriptor):
+                return found.digest, descriptor
+            os.close(descriptor)
+        return None
+
+    def _open_known(self, digest: Digest, size: int) -> int | None:
+        known = current_blob(self._index, digest.value)
+        if known is None or known.size != size or known.written_on not in (0, self._boot_mount):
+            return None
+        try:
+            return self._blobs.open(digest.value, known.size)
+        except (FileNotFoundError, BlobModifiedError):
+            return None
+
+    def _prove(self, stated: ProviderChecksum, digest: Digest, descriptor: int) -> bool:
+        try:
+            is_proved = raw_hash(descriptor, PROVABLE[stated.kind]).hex() == stated.value
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._committer.submit(ChecksumVerdict(stated, ChecksumRecord(digest, True) if is_proved else None))
+        return is_proved

@@ -19,7 +19,7 @@ from casstore.format.records import pack_entry
 from casstore.fs import files
 from casstore.index.database import Index
 from casstore.index.updates import TouchEntry
-from casstore.reading import dedup as statements
+from casstore.reading import blob_checker as statements
 from tests.casstore.support.fill import fill, hand_out, key_of, read
 from tests.casstore.support.threads import refilling, repeating
 from tests.harness.sampling import by_pass
@@ -264,9 +264,9 @@ def test_a_statement_that_cannot_be_computed_never_links(cache: casstore.Cache) 
 def test_a_statement_about_a_lost_or_doubtful_blob_finds_nothing(cache: casstore.Cache) -> None:
     stated = ProviderChecksum("s3", "md5", hashlib.md5(b"bytes").hexdigest(), 5)
     entry = fill(cache, KEY, b"bytes", "e", (stated,))
-    cache.checksums._boot_mount += 2  # another boot
+    cache.checker._boot_mount += 2  # another boot
     assert cache.find_by_checksum([stated]) is None
-    cache.checksums._boot_mount -= 2
+    cache.checker._boot_mount -= 2
     os.unlink(cache.blob_path(entry))
     assert cache.find_by_checksum([stated]) is None
 
