@@ -41,9 +41,11 @@ class Registry:
 
     def __getitem__(self, name: str) -> CloudImplementation:
         name = SCHEMES[name].canonical if name in SCHEMES else name
-        if name not in self._known and name in _BUILT_IN:
+        found = self._known.setdefault(name, CloudImplementation(name))
+        if name in _BUILT_IN and None in (found.path_class, found.client_class):
+            # Again after an interrupt of the import; another thread's import ends first.
             import_module(_BUILT_IN[name])
-        return self._known.setdefault(name, CloudImplementation(name))
+        return found
 
     def __setitem__(self, name: str, implementation: CloudImplementation) -> None:
         self._known[name] = implementation

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -52,3 +54,23 @@ def test_half_a_registration_says_which_half_lacks() -> None:
     finally:
         implementation_registry._known.clear()
         implementation_registry._known.update(known)
+
+
+def test_an_import_that_an_interrupt_ended_is_made_again() -> None:
+    code = """
+import sys
+from pathapi import CloudPath, registry
+
+real = registry.register_client_class
+def interrupt(name):
+    raise KeyboardInterrupt
+registry.register_client_class = interrupt
+try:
+    CloudPath("file:///")
+except KeyboardInterrupt:
+    registry.register_client_class = real
+assert CloudPath("file:///").is_dir()
+print("good")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "good\n", done.stderr
