@@ -33,8 +33,8 @@ _caches: Final[WeakValueDictionary[str, Cache]] = WeakValueDictionary()
 _mutex = new_mutex(may_wait=True)
 _is_opening = False
 """Whether the thread that has the mutex is opening a store."""
-_forking, _pid = 0, os.getpid()
-"""The thread that forks, until `_after_fork` has ended; the process of its last end."""
+_is_complete, _pid = True, os.getpid()
+"""Whether `_after_fork` has ended since the last `_before_fork`; the process of its last end."""
 
 
 def open(
@@ -170,14 +170,14 @@ def _all() -> list[Cache]:
 
 
 def _before_fork() -> None:
-    global _forking
+    global _is_complete
     try:
         deadline = time.monotonic() + _IMPORT_SECONDS
         while True:
             while _is_another_importing() and time.monotonic() < deadline:
                 time.sleep(0.001)
             _mutex.acquire()
-            _forking = get_ident()
+            _is_complete = False
             for cache in _all():
                 cache.before_fork()
             # Again: what is imported may wait for the gates, so that these may not wait for it.
@@ -185,7 +185,7 @@ def _before_fork() -> None:
                 return
             _after_fork()
     except BaseException:  # an interrupt, which `os.fork` discards: again
-        _forking = get_ident()
+        _is_complete = False
         for cache in _all():
             cache.after_fork(in_child=False)
             cache.before_fork()
@@ -204,13 +204,18 @@ def _is_another_importing() -> bool:
 
 
 def _after_fork() -> None:
-    global _forking, _pid
+    global _is_complete, _pid
+    # Whatever a signal handler forked since `_before_fork`: that was complete.
     in_child = os.getpid() != _pid
-    if in_child or _forking == get_ident():
-        for cache in _all():
-            cache.after_fork(in_child=in_child)
-        _release()
-        _forking, _pid = 0, os.getpid()
+    for cache in _all():
+        cache.after_fork(in_child=in_child)
+    _release()
+    _is_complete, _pid = True, os.getpid()
+
+
+def _complete_fork() -> None:
+    if not _is_complete:
+        _after_fork()
 
 
 def _release() -> None:
@@ -219,6 +224,6 @@ def _release() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork)
-    for _ in range(2):  # again, since `os.fork` discards an interrupt that ends a hook
-        os.register_at_fork(after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    # Again, since `os.fork` discards an interrupt that ends a hook.
+    os.register_at_fork(after_in_parent=_complete_fork, after_in_child=_complete_fork)

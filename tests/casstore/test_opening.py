@@ -191,6 +191,29 @@ def test_a_fork_waits_for_what_another_thread_imports(
         sys.modules.pop("imported_slowly", None)
 
 
+def test_a_signal_handler_may_fork_while_its_thread_forks(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(cache, key_of("parent"), b"parent")
+    real, statuses = casstore.Cache.before_fork, list[int]()
+
+    def interrupt(self: casstore.Cache) -> None:
+        real(self)
+        if not statuses:
+            statuses.append(1)
+            statuses[0] = status_of(fork(lambda: read(cache, key_of("parent"))))
+
+    monkeypatch.setattr(casstore.Cache, "before_fork", interrupt)
+    assert status_of(fork(lambda: _read_and_fill(cache.root, "child"))) == 0
+    assert statuses == [0]
+    _read_and_fill(cache.root, "parent too")
+    thread = threading.Thread(target=_read_and_fill, args=(cache.root, "thread"), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert cache.usage().entries == 4
+
+
 def test_a_thread_may_fork_while_another_one_shows_a_warning_of_a_store(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
