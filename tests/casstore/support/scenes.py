@@ -27,7 +27,7 @@ from casstore.eviction import collector
 from casstore.eviction.pins import Pins
 from casstore.format.keys import BLOB, USER, user_row
 from casstore.fs import files
-from casstore.index import entries
+from casstore.index import entries as rows
 from casstore.index.database import Index
 from casstore.leases import lease as leases
 from tests.casstore.support import replay as playing
@@ -159,7 +159,7 @@ class Stage:
         self.points = Points(monkeypatch, stops=[stops for _, stops in scene.parts], look=self._look)
         self.points.wrap_lock(Index, "write_once", self._before_lock)
         self.points.wrap(BlobStore, "add", after=True, point=AFTER_LINK)
-        self.points.wrap(entries, "put_entry", point=INSIDE_PUT)
+        self.points.wrap(rows, "put_entry", point=INSIDE_PUT)
         self.points.wrap(collector, "record_evictions", point=INSIDE_EVICTION)
         self.points.wrap(files, "rename", point=INSIDE_SWEEP)
         self.points.wrap(files, "rename", after=True, point=AFTER_RENAME)
