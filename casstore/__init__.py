@@ -60,10 +60,14 @@ if TYPE_CHECKING:
     from casstore.config.units import format_size
     from casstore.eviction.clear import ClearResult
     from casstore.eviction.collector import CollectResult
+    from casstore.eviction.local_copies import InUse
     from casstore.eviction.pins import Pin
     from casstore.eviction.plan import Plan
     from casstore.eviction.removal import RemovedBlob
-    from casstore.leases.in_use import InUse
+    from casstore.local.directories import cached_directory, exact_directory
+    from casstore.local.names import Place
+    from casstore.local.paths import Content
+    from casstore.local.uses import LocalUse
     from casstore.pass_through import PassThroughCache as PassThroughCache  # few processes ever load it
     from casstore.pending.records import Condition, PendingState, PendingWrite
     from casstore.pending.store import Pending
@@ -82,14 +86,15 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "ALGORITHMS", "BlobDamagedError", "BlobModifiedError", "Cache", "CasstoreError", "ClearResult", "CollectResult",
-    "CollisionError", "Condition", "Digest", "Entry", "Fill", "Flight", "Flights", "IndexDamagedError",
-    "IndexSnapshot", "IndexUnavailableError", "InUse", "Key", "Leftovers", "LockTimeoutError", "Moment",
-    "NotAStoreError", "NotHeldError", "Pending", "PendingDamagedError", "PendingState", "PendingWrite", "Pin", "Plan",
-    "Problem", "ProblemKind", "ProviderChecksum", "ReentrantCallError", "ReentrantWriteError", "RemovedBlob",
+    "CollisionError", "Condition", "Content", "Digest", "Entry", "Fill", "Flight", "Flights", "IndexDamagedError",
+    "IndexSnapshot", "IndexUnavailableError", "InUse", "Key", "Leftovers", "LocalUse", "LockTimeoutError", "Moment",
+    "NotAStoreError", "NotHeldError", "Pending", "PendingDamagedError", "PendingState", "PendingWrite", "Pin", "Place",
+    "Plan", "Problem", "ProblemKind", "ProviderChecksum", "ReentrantCallError", "ReentrantWriteError", "RemovedBlob",
     "Repair", "RepairSummary", "Staging", "Statistics", "StillBeingWrittenError", "Stored", "StoreFormatError",
     "StoreFullError", "StoreReadOnlyError", "StoreUnavailableError", "TaskThreads", "TimedQueue", "Usage", "Validator",
-    "VerifyProgress", "VerifyReport", "WriteLock", "at_exit", "boot_clock_ns", "copy_out", "copy_permissions",
-    "format_size", "full_disk", "make_directories", "new_hasher", "new_mutex", "open", "opened", "pass_through_for",
+    "VerifyProgress", "VerifyReport", "WriteLock", "at_exit", "boot_clock_ns", "cached_directory", "copy_out",
+    "copy_permissions", "exact_directory", "format_size", "full_disk", "make_directories", "new_hasher", "new_mutex",
+    "open", "opened", "pass_through_for",
     "polls_until", "printable", "raw_hash", "refuse_wait", "reopen", "same_bytes", "start_thread", "strong_digest",
     "sync_directory", "write_all", "__version__",
 ]
@@ -105,8 +110,12 @@ _LATER = {
     ),
     **dict.fromkeys(("Condition", "PendingState", "PendingWrite"), "pending.records"),
     "Pending": "pending.store",
-    "InUse": "leases.in_use",
+    "InUse": "eviction.local_copies",
     "Pin": "eviction.pins",
+    "Content": "local.paths",
+    **dict.fromkeys(("cached_directory", "exact_directory"), "local.directories"),
+    "LocalUse": "local.uses",
+    "Place": "local.names",
     "Plan": "eviction.plan",
     "format_size": "config.units",
 }

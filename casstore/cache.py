@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -34,7 +35,7 @@ from casstore.locks.byte_locks import ByteLocks
 from casstore.locks.single_flight import Flight, Flights, SingleFlight
 from casstore.locks.write_locks import WriteLocks
 from casstore.reading.blob_checker import BlobChecker
-from casstore.reading.catalog import Catalog, Stored
+from casstore.reading.catalog import Catalog
 from casstore.root import Root
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from casstore.eviction.collector import CollectResult
+    from casstore.local.changes import ChangeRecorder
+    from casstore.local.names import Place
+    from casstore.local.paths import LocalPaths
+    from casstore.local.uses import LocalUses
     from casstore.pending.records import PendingWrite
     from casstore.pending.store import Pending
     from casstore.verify.report import VerifyProgress, VerifyReport
@@ -104,6 +109,7 @@ class Cache:
         self.blobs = BlobStore(root.layout, root.algorithm)
         self._pins = Pins(root.layout, self.index)
         self._pending: Pending | None = None
+        self._uses: LocalUses | None = None
         self._start_process()
 
     def _start_process(self) -> None:
@@ -116,8 +122,11 @@ class Cache:
         self.write_locks = WriteLocks(self.layout, self.settings.lock_timeout, self._locks)
         self.counters = Counters(self.layout, self.flights)
         self.catalog = Catalog(index, self.committer)
-        self.checker = BlobChecker(root, index, blobs, self.committer, self.leases, self.counters)
-        self.evictor = Evictor(root, index, blobs, self.committer, self.leases, self.counters, self.exit)
+        self._changes: ChangeRecorder | None = None
+        self.checker = BlobChecker(root, index, blobs, self.committer, self.leases, lambda: self.changes, self.counters)
+        self.evictor = Evictor(
+            root, index, self.committer, self.leases, blobs, lambda: self.changes, self.counters, self.exit
+        )
         self.background = BackgroundEvictor(self.evictor)
         self.publisher = Publisher(
             root, index, blobs, self.committer, self.checker, self.leases, self.background, self.counters
@@ -146,17 +155,6 @@ class Cache:
     stat = method_of("catalog", Catalog.stat)
     usage = method_of("catalog", Catalog.usage)
 
-    view = method_of("leases", LeaseHolder.view)
-    copy_local = method_of("leases", LeaseHolder.copy_local)
-    has_local_edits = method_of("leases", LeaseHolder.has_changes)
-    record_changes = method_of("leases", LeaseHolder.record_changes)
-    mark_uploaded = method_of("leases", LeaseHolder.mark_uploaded)
-    view_directory = method_of("lease", Lease.directory)
-    release_view = method_of("lease", Lease.release_view)
-    release_path = method_of("lease", Lease.release)
-    outbox = method_of("lease", Lease.outbox)
-    edit = method_of("lease", Lease.edit)
-
     plan = method_of("evictor", Evictor.plan)
     execute = method_of("evictor", Evictor.execute)
     collect = method_of("evictor", Evictor.collect)
@@ -179,6 +177,24 @@ class Cache:
     def lease(self) -> Lease:
         """This process's lease, taken on first use."""
         return self.leases.get()
+
+    @property
+    def changes(self) -> ChangeRecorder:
+        """Makes pending writes of what is changed or made at local paths."""
+        if self._changes is None:
+            from casstore.local.changes import ChangeRecorder  # few processes use a local path
+            from casstore.local.paths import LocalPaths
+
+            given = self.layout, self._locks, self.leases, self.settings, self.boot_mount
+            paths = LocalPaths(*given, self.background.record_fill, self._uses)
+            self._uses = paths.uses
+            self._changes = ChangeRecorder(paths, self.pending, self.lookup)
+        return self._changes
+
+    @property
+    def local(self) -> LocalPaths:
+        """The local paths of objects, for tools that take file names."""
+        return self.changes.paths
 
     @property
     def pending(self) -> Pending:
@@ -284,7 +300,23 @@ class Cache:
 
     def has_local_changes(self, key: Key) -> bool:
         """Whether *key* may have bytes that were not uploaded: a pending write, or a changed local path."""
-        return os.access(self.layout.pending(key.name), os.F_OK) or self.leases.has_changes(key)
+        # Both are in one directory, which few objects have.
+        return os.access(self.layout.pending(key.name), os.F_OK) and self.local.may_have_unsaved(key)
+
+    def record_changes(self, key: Key) -> list[PendingWrite]:
+        """Make pending writes of the changes at local paths of *key* since the last look; return the new ones.
+
+        Raises: as `ChangeRecorder.record_changes`.
+        """
+        return self.changes.record_changes(key) if os.access(self.layout.pending(key.name), os.F_OK) else []
+
+    def record_local(self) -> list[PendingWrite]:
+        """Make pending writes of all that was changed or made at local paths; return the new ones."""
+        return self.changes.record_everything() if os.path.isdir(self.layout.local) else []
+
+    def record_made(self, place: Place) -> list[PendingWrite]:
+        """Make pending writes of what tools made at, beside and below local paths of *place*; return the new ones."""
+        return self.changes.record_made_of(place) if os.path.isdir(self.layout.local) else []
 
     # --- filling -----------------------------------------------------------------------------------------------------
 
@@ -294,12 +326,6 @@ class Cache:
         *snapshot* is that of the key, if it was just taken.
         """
         return Fill(self.publisher, snapshot or self.snapshot(key), flights)
-
-    def view_stored(self, stored: Stored, key: Key, bucket: str, object_key: str, mode: str | None = None) -> str:
-        """Return a path like `view`; of bytes that could only be streamed, a private copy."""
-        if stored.entry is not None:
-            return self.view(stored.entry, stored.descriptor, bucket, object_key, mode)
-        return self.leases.view_streamed(stored.descriptor, stored.size, stored.streamed, key, bucket, object_key)
 
     def discard_pending(self, write: PendingWrite, save_to: str | None = None) -> bool:
         """Discard a pending write for good, or move its bytes to the local file *save_to*, replaced as a whole.
@@ -312,16 +338,17 @@ class Cache:
             current = next((found for found in self.pending.of(write.key) if found.name == write.name), None)
             if current is None:
                 return False
-            if save_to is None:
-                self.pending.discard(current)
-            else:
-                self.pending.save(current, save_to)
+            with self.changes.releasing_source(current):
+                if save_to is None:
+                    self.pending.discard(current)
+                else:
+                    self.pending.save(current, save_to)
             return True
 
     # --- for people and scripts ------------------------------------------------------------------------------------
 
     def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> CollectResult:
-        """Drop the entries below *prefix* that *choose* picks and no pin keeps, and then unused blobs; views stay."""
+        """Drop the entries below *prefix* that *choose* picks and no pin keeps, and then unused blobs."""
         return self.evictor.evict([entry for entry in self.entries(prefix) if choose(entry)])
 
     def pin(self, *names: str) -> list[Pin]:
@@ -337,7 +364,7 @@ class Cache:
         return uris_of(self.index, digest)
 
     def blob_path(self, entry: Entry) -> str:
-        """Return the path of an entry's blob. Eviction may remove it at any time: hand out a `view` instead."""
+        """Return the path of an entry's blob. Eviction may remove it at any time: hand out a local path instead."""
         return self.layout.blob(entry.digest.value)
 
     def info(self) -> dict[str, object]:
@@ -392,13 +419,17 @@ class Cache:
         self.exit.cancel()  # first: what is taken from now on registers it again
         self.committer.close(EXIT_SECONDS)
         self.background.close(EXIT_SECONDS)
-        self.leases.close()
-        self.counters.flush(_COUNTERS_SECONDS)
-        self.index.close()
-        self._locks.close()
-        _in_use.discard(self)
-        if self.index.is_open:  # again, by another thread
-            self._keep()
+        # A warning may be an error. If the store is unusable now, the collector records the rest.
+        with contextlib.closing(self.leases), contextlib.suppress(OSError):
+            changes, self._changes = self._changes, None
+            if changes is not None:
+                changes.close()
+            self.counters.flush(_COUNTERS_SECONDS)
+            self.index.close()
+            self._locks.close()
+            _in_use.discard(self)
+            if self.index.is_open:  # again, by another thread
+                self._keep()
 
     def _keep(self) -> None:
         _in_use.add(self)
@@ -420,6 +451,8 @@ class Cache:
                 self._locks.after_fork_in_child()
                 self.write_locks.after_fork_in_child()
                 self.evictor.after_fork_in_child()
+                if self._uses is not None:
+                    self._uses.close()
             finally:
                 self._start_process()
                 self.index.after_fork(in_child=True)

@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from casstore import clock
@@ -24,7 +27,7 @@ from casstore.eviction.collector import CollectResult
 from casstore.exit_hooks import ExitHook
 from casstore.format.digest import ALGORITHMS
 from casstore.format.keys import Key
-from casstore.format.layout import Layout
+from casstore.format.layout import Layout, LeaseLayout
 from casstore.format.records import Entry, Moment, ProviderChecksum, Validator
 from casstore.fs import copying, files
 from casstore.index.entries import IndexSnapshot
@@ -32,6 +35,8 @@ from casstore.ingest.fill import Fill
 from casstore.ingest.publisher import Publisher, RunningFill
 from casstore.leases.holder import LeaseHolder
 from casstore.leases.lease import Lease
+from casstore.locks.byte_locks import ByteLocks
+from casstore.locks.lock_files import locks_are_exclusive, try_lock_existing
 from casstore.locks.mutex import new_mutex
 from casstore.locks.single_flight import Flight, Flights, SingleFlight
 from casstore.locks.write_locks import WriteLocks
@@ -42,6 +47,8 @@ from casstore.reading.read_only import ReadOnlyStore
 
 if TYPE_CHECKING:
     from casstore.cache import Cache as _Cache  # it stands in for one, and has the same signatures
+    from casstore.local.changes import ChangeRecorder
+    from casstore.local.paths import LocalPaths
 else:
     _Cache = object
 
@@ -52,6 +59,8 @@ _NOWHERE: Final = "/proc/self/casstore"
 """A path that does not exist and cannot be created."""
 
 _NO_STORE: Final = files.NO_SPACE | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+_PRIVATE: Final = re.compile("casstore-[0-9a-f]{16}")
 
 _warned: Final[set[str]] = set()
 
@@ -70,6 +79,7 @@ class PassThroughCache(_Cache):
     """Stands in for the store at *directory*, which *error* makes unusable; thread-safe, survives forks."""
 
     unavailable: OSError
+    leases: _PrivateLeases
     _pending: ReadOnlyPending
 
     def __init__(self, directory: str, error: OSError, *, reads: bool = False) -> None:
@@ -80,7 +90,6 @@ class PassThroughCache(_Cache):
         self.root = directory
         self.settings = _settings(directory)
         self.algorithm = ALGORITHMS[0]
-        self._private: list[str] = []
         # Pending writes of the unusable store still prevent reads and writes of their URIs.
         self._layout = Layout(directory or _NOWHERE)
         self._pending = ReadOnlyPending(self._layout, error)
@@ -88,7 +97,8 @@ class PassThroughCache(_Cache):
 
     def _start_process(self) -> None:
         self.exit = ExitHook(self.close)
-        self.leases = _PrivateLeases(self._private, self.algorithm, self.exit)
+        self.leases = _PrivateLeases(self.algorithm, self.exit)
+        self._changes: ChangeRecorder | None = None
         self.flights = SingleFlight(self._layout, None, self.settings.lock_timeout)
         self.write_locks = WriteLocks(None, self.settings.lock_timeout)
         self.counters = Counters(None)
@@ -104,17 +114,23 @@ class PassThroughCache(_Cache):
     counts = method_of("counters", Counters.counts)
     stage = method_of("leases", LeaseHolder.stage)
     underway = method_of("publisher", Publisher.progress)
-    copy_local = method_of("leases", LeaseHolder.copy_local)
-    mark_uploaded = method_of("leases", LeaseHolder.mark_uploaded)
-    view_directory = method_of("_lease", Lease.directory)
-    release_view = method_of("_lease", Lease.release_view)
-    release_path = method_of("_lease", Lease.release)
-    outbox = method_of("_lease", Lease.outbox)
-    edit = method_of("_lease", Lease.edit)
 
     @property
-    def _lease(self) -> Lease:
-        return self.leases.get()
+    def changes(self) -> ChangeRecorder:
+        """Looks at what is changed or made at local paths, and can only warn of it."""
+        if self._changes is None:
+            from casstore.local.changes import ChangeRecorder
+            from casstore.local.paths import LocalPaths
+
+            layout = self.leases.private_layout()
+            settings = replace(self.settings, views="copy")
+            paths = LocalPaths(layout, ByteLocks(layout), self.leases, settings, 1)
+            self._changes = ChangeRecorder(paths, ReadOnlyPending(layout, self.unavailable))
+        return self._changes
+
+    @property
+    def local(self) -> LocalPaths:
+        return self.changes.paths
 
     def __getattr__(self, name: str) -> NoReturn:
         """Raise the error that says why there is no store, for every call that needs one."""
@@ -149,13 +165,15 @@ class PassThroughCache(_Cache):
     open_fresh = find_by_checksum = refresh = quarantine = count_hit = _return_none
     record_copy = record_delete = flush = before_fork = _return_none
 
-    def record_changes(self, key: Key) -> list[PendingWrite]:
+    def _return_nothing(self, *_: object, **__: object) -> list[PendingWrite]:
         return []  # an edited file stays where it is, and the exit warns of it
+
+    record_changes = record_made = record_local = _return_nothing
 
     def _return_false(self, *_: object, **__: object) -> bool:
         return False
 
-    has_local_edits = may_have_checksum = _return_false
+    may_have_checksum = _return_false
 
     def evict(self, choose: Callable[[Entry], bool], prefix: str = "") -> CollectResult:
         return CollectResult(0, 0, 0)
@@ -172,29 +190,16 @@ class PassThroughCache(_Cache):
     def record_write(self, noted: IndexSnapshot, staging: Staging, *_: object) -> None:
         staging.close()
 
-    def view_stored(self, stored: Stored, key: Key, bucket: str, object_key: str, mode: str | None = None) -> str:
-        """Return a path with the object's name and a private copy of its bytes, until the process ends."""
-        if stored.entry is not None:
-            return self.leases.view(stored.entry, stored.descriptor, bucket, object_key, "copy")
-        return self.leases.view_streamed(stored.descriptor, stored.size, stored.streamed, key, bucket, object_key)
-
-    def has_view(self, path: str) -> bool:
-        """Whether *path* is one of those copies."""
-        return any(path.startswith(private + "/") for private in self._private)
-
     # --- the process -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Remove the local paths that were handed out, except edited ones: the exit warns of them."""
+        changes, self._changes = self._changes, None
+        failed = changes.close() if changes is not None else []
         self.leases.close()
-        private = list(self._private)
-        self._private.clear()
-        for path in private:
-            with contextlib.suppress(FileNotFoundError):
-                if not os.listdir(Layout(path).leases):
-                    import shutil  # a third of what importing this package would take
-
-                    shutil.rmtree(path, ignore_errors=True)
+        layout, self.leases.layout = self.leases.layout, None
+        if layout is not None and not failed and not files.list_names(layout.leases):
+            files.remove(layout.root)
 
     def after_fork(self, *, in_child: bool) -> None:
         """Give a child local paths of its own, and close the staging files of its parent's fills."""
@@ -214,24 +219,29 @@ def _settings(directory: str) -> Settings:
 
 
 class _PrivateLeases(LeaseHolder):
-    """Takes a lease in a private temporary directory, for local paths, and makes staging files without a store.
+    """Takes a lease in a private temporary directory, for local paths, and makes staging files without a store."""
 
-    The directories are added to *private*.
-    """
-
-    def __init__(self, private: list[str], algorithm: str, exit_hook: ExitHook) -> None:
-        self._private, self._algorithm, self._exit = private, algorithm, exit_hook
+    def __init__(self, algorithm: str, exit_hook: ExitHook) -> None:
+        self._algorithm, self._exit = algorithm, exit_hook
         self._mutex = new_mutex()
         self.taken = None
+        self.layout: Layout | None = None
+
+    def private_layout(self) -> Layout:
+        """Return the private directory, made on first use. What killed processes left beside it is removed."""
+        with self._mutex:
+            if self.layout is None:
+                temporary = files.temporary_directory()
+                with files.full_disk(temporary):
+                    _remove_dead(temporary)
+                    layout = Layout(f"{temporary}/casstore-{os.urandom(8).hex()}")
+                    for directory in layout.directories():
+                        os.mkdir(directory, 0o700)
+                self.layout = layout
+            return self.layout
 
     def _take(self) -> Lease:
-        temporary = files.temporary_directory()
-        with files.full_disk(temporary):
-            layout = Layout(f"{temporary}/casstore-{os.urandom(8).hex()}")
-            for directory in layout.directories():
-                os.mkdir(directory, 0o700)
-        self._private.append(layout.root)
-        return Lease(layout, "copy")
+        return Lease(self.private_layout())
 
     def stage(self) -> Staging:
         """Return a private file without a name, in the temporary directory or else in memory."""
@@ -242,6 +252,36 @@ class _PrivateLeases(LeaseHolder):
                 raise
             descriptor = files.open_memory()
         return Staging(descriptor, None, self._algorithm)
+
+
+def _remove_dead(temporary: str) -> None:
+    """Remove the private directories of dead processes of this user, unless a file in one was changed."""
+    for name in files.list_names(temporary):
+        layout = Layout(f"{temporary}/{name}")
+        status = files.lstat_or_none(layout.root) if _PRIVATE.fullmatch(name) else None
+        if status is None or status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
+            continue
+        with contextlib.suppress(OSError):
+            names = os.listdir(layout.leases)
+            locks = [try_lock_existing(LeaseLayout(layout.lease(lease)).lock) for lease in names]
+            is_dead = bool(locks) and None not in locks and locks_are_exclusive(layout.locks)
+            for lock in locks:
+                if lock is not None:
+                    lock.close()
+            if is_dead and not _holds_changes(layout):
+                files.remove(layout.root)
+
+
+def _holds_changes(layout: Layout) -> bool:
+    from casstore.local.record import records
+
+    known = {file.name: file for _, record in records(layout) for file in record.files}
+    for parent, _, names in os.walk(layout.local):
+        for path in (f"{parent}/{name}" for name in names):
+            file = known.get(path.removeprefix(f"{layout.local}/"))
+            if file is None or not file.is_as_left(os.lstat(path)):
+                return True
+    return False
 
 
 class _NoEvictor(BackgroundEvictor):

@@ -91,7 +91,7 @@ def open_root(
     path: str | os.PathLike[str] | None,
     algorithm: str | None,
     environment: Mapping[str, str],
-    warn: Callable[[str], object] = lambda _: None,
+    report: Callable[[str], object] = lambda _: None,
     *,
     create: bool = True,
     trust_root: bool | None = None,
@@ -99,7 +99,7 @@ def open_root(
     """Open the store at *path* (without it, the default one); create it unless *create* is False.
 
     If the default directory is unusable, a private directory below the system's temporary directory replaces it, with
-    one warning; a named one is refused. *warn* gets the warnings: the caller may have a lock, and shows them later.
+    one warning; a named one is refused. *report* gets the warnings: the caller may have a lock, and shows them later.
 
     Raises:
         NotAStoreError, StoreFormatError, StoreFullError, StoreUnavailableError: nothing was changed.
@@ -109,19 +109,19 @@ def open_root(
     try:
         if path is None:
             root, named = default_root(environment)
-        return _open_at(root, algorithm, environment, warn, create, trust_root)
+        return _open_at(root, algorithm, environment, report, create, trust_root)
     except (StoreUnavailableError, StoreFullError) as error:
         if named:
             raise
         try:
             fallback = f"{files.temporary_directory()}/casstore-{os.geteuid()}"
             _check_private(fallback)
-            opened = _open_at(fallback, algorithm, environment, warn, create, trust_root)
+            opened = _open_at(fallback, algorithm, environment, report, create, trust_root)
         except (NotAStoreError, StoreUnavailableError, StoreFullError, FileNotFoundError) as worse:
             message = f"{error.strerror}; nor can the temporary directory serve: {worse}"
             raise StoreUnavailableError(error.errno, message, root) from worse
         root = root or error.filename
-        warn(f"{root}: {error.strerror}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory")
+        report(f"{root}: {error.strerror}; using {opened.layout.root} for now: set CASSTORE_DIR to a local directory")
         return opened
 
 
@@ -129,7 +129,7 @@ def _open_at(
     path: str,
     algorithm: str | None,
     environment: Mapping[str, str],
-    warn: Callable[[str], object],
+    report: Callable[[str], object],
     create: bool,
     trust_root: bool | None,
 ) -> Root:
@@ -147,7 +147,7 @@ def _open_at(
     if trust_root is not None:
         settings = replace(settings, trust_root=trust_root)
     if not settings.trust_root:
-        _check_users(layout, warn, exists=description is not None)
+        _check_users(layout, report, exists=description is not None)
     if description is None:
         description = _create(layout, algorithm or environment.get("CASSTORE_DIGEST") or ALGORITHMS[0], create=create)
         if not settings.trust_root:
@@ -263,7 +263,7 @@ def _make_directories(layout: Layout) -> None:
 def _make_directory(path: str, mode: int) -> None:
     """Make a directory, and its missing parents, which no other user may write to, whatever the umask."""
     parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
+    if parent != path and not os.path.isdir(parent):
         _make_directory(parent, 0o755)
     try:
         os.mkdir(path, mode)
@@ -307,7 +307,7 @@ def _unfit(layout: Layout, error: OSError) -> OSError:
     return kind(error.errno, f"{what} ({os.strerror(error.errno or 0)}): {_WAY_OUT}", layout.root)
 
 
-def _check_users(layout: Layout, warn: Callable[[str], object], *, exists: bool) -> None:
+def _check_users(layout: Layout, report: Callable[[str], object], *, exists: bool) -> None:
     """Refuse a store in which a user who is not trusted can replace files.
 
     Root is only warned about what belongs to others: in containers, those are often its own user outside. So is the
@@ -329,7 +329,7 @@ def _check_users(layout: Layout, warn: Callable[[str], object], *, exists: bool)
         )
         if not ownership.is_tolerated(intruder):
             raise StoreUnavailableError(errno.EPERM, message, layout.root)
-        warn(f"{layout.root}: {message}")
+        report(f"{layout.root}: {message}")
     if owner is not None:
         message = (
             f"the store belongs to another user (uid {owner[0]}, the owner of {owner[1]}) and is only read: "

@@ -88,6 +88,8 @@ class Client(Generic[PathT]):
         self._cache: Cache | None = None
         self._reader: Reader | None = None
         self._fallback: casstore.PassThroughCache | None = None
+        self.directories: dict[str, tuple[str, Moment, weakref.ref[casstore.LocalUse]]] = {}
+        """Local directories that were handed out in the last seconds, and when, by their URIs."""
         self.entry_scope: EntryScope | None = None
         self._backends: dict[str, Backend] = {}
         self._warned: set[str] = set()
@@ -203,26 +205,27 @@ class Client(Generic[PathT]):
 
         return hold
 
-    def view(self, stored: Stored, uri: Uri) -> str:
-        """Return a path with the object's name and *stored*'s bytes: in the store, else in the temporary directory."""
-        key, bucket, name = self.store_key(uri), uri.filed.bucket, self.local_name(uri)
+    def local_path(
+        self, content: casstore.Content, stored: Stored, place: casstore.Place, *, briefly: bool = False
+    ) -> tuple[str, casstore.LocalUse]:
+        """Return a path with the object's name and *stored*'s bytes, and its use: in the store, else in the temporary
+        directory.
+        """
+        mode = self.views if stored.entry is not None else "copy"
         try:
-            return self.cache.view_stored(stored, key, bucket, name, self.views)
+            use = self.cache.local.use(place.key)
+            return self.cache.local.path(place, content, stored.descriptor, mode, briefly=briefly), use
         except OSError as error:
-            uncached = casstore.pass_through_for(error, self.cache)
-            path = uncached.view_stored(stored, key, bucket, name, self.views)
+            local = (uncached := casstore.pass_through_for(error, self.cache)).local
+            use = local.use(place.key)
+            path = local.path(place, content, stored.descriptor, "copy")
             uncached.warn()
             self._fallback = uncached
-            return path
+            return path, use
 
     def local_name(self, uri: Uri) -> str:
         """Return the key that a local path is named after, without a login or a signature."""
         return uri.filed.key
-
-    def release_view(self, path: str) -> None:
-        """Release a view before the process ends; an edited one stays."""
-        fallback = self._fallback
-        (fallback if fallback is not None and fallback.has_view(path) else self.cache).release_view(path)
 
     def backend(self, bucket: str) -> Backend:
         """Return the backend of one bucket."""

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from casstore import Key, printable
+from casstore import Key, Place, printable
 from pathapi.backend import Backend, ObjectInfo
 from pathapi.client import Client
 from pathapi.exceptions import CloudPathLocalPathTraversalError
@@ -54,6 +54,11 @@ class Location:
         return self.client.prefix(self.uri)
 
     @property
+    def prefix_uri(self) -> str:
+        """The URI of the "directory" with its final slash."""
+        return self.root + self.prefix
+
+    @property
     def root(self) -> str:
         """What the URIs of the bucket's entries begin with."""
         return f"{self.uri.provider}://{self.uri.filed.bucket}/"
@@ -72,6 +77,11 @@ class Location:
         # With a slash after the bucket, as prefixes of policies are written.
         text = f"{self.uri.scheme}://{self.uri.bucket}/{self.uri.key}"
         return self.client.policy.of_call(text, freshness)
+
+    @property
+    def place(self) -> Place:
+        """The object as local paths name it."""
+        return Place(self.store_key, self.uri.filed.bucket, self.client.local_name(self.uri))
 
     def at(self, key: str, listed: ListedFact | None = None) -> Location:
         """Return the location of *key* in the same bucket."""

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from pathapi.client import Client, forced
 from pathapi.enums import FileCacheMode
-from pathapi.exceptions import CloudPathFileExistsError, InvalidConfigurationException
+from pathapi.exceptions import CloudPathFileExistsError
 from pathapi.freshness import ALWAYS, FreshnessArg
 from pathapi.lazy import LazyModule
 from pathapi.metadata import head, listing
@@ -24,35 +24,24 @@ from pathapi.metadata.globbing import compile_pattern
 from pathapi.metadata.info import CloudPathInfo
 from pathapi.pure_path import AnyTarget, PureCloudPath
 from pathapi.reading.entry_scopes import EntryHold, HoldingFile
-from pathapi.registry import implementation_registry
+from pathapi.registry import CloudPathMeta, implementation_registry
 from pathapi.writing import opening
 from pathapi.writing.opening import OpenOptions, ReadOptions, require_object_name
 
 if TYPE_CHECKING:
     from casstore import PendingWrite
     from pathapi.parallel.progress import ProgressCallback
-    from pathapi.transfer import dispatch, local_views, tree_delete
+    from pathapi.transfer import dispatch, local_paths, tree_delete
     from pathapi.transfer.tree_items import Ignore
     from pathapi.writing import pending as pending_writes
 else:
     dispatch = LazyModule("pathapi.transfer.dispatch")
-    local_views = LazyModule("pathapi.transfer.local_views")
+    local_paths = LazyModule("pathapi.transfer.local_paths")
     tree_delete = LazyModule("pathapi.transfer.tree_delete")
     pending_writes = LazyModule("pathapi.writing.pending")
 
 _READ_MODES: Final = frozenset(("rb", "br"))
 _NOT_CHECKED: Final = -1  # in place of a descriptor: the store was not asked for a fresh entry
-
-
-class CloudPathMeta(type):
-    """Makes ``CloudPath("s3://...")`` an `S3Path`."""
-
-    def __call__(cls, cloud_path: Any = None, *parts: Any, **options: Any) -> Any:
-        if cls is not CloudPath:
-            return super().__call__(cloud_path, *parts, **options)
-        if isinstance(cloud_path, CloudPath):
-            return type(cloud_path)(cloud_path, *parts, **options)
-        return implementation_registry.path_class(cloud_path)(str(cloud_path), *parts, **options)
 
 
 class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
@@ -182,22 +171,28 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
 
     @property
     def fspath(self) -> str:
-        """A local path with the object's name and bytes, valid for this process's life whatever is evicted.
+        """The local path of the object, the same in every process until the object changes.
 
-        Of a "directory": the local directory with the cached objects below it; nothing is downloaded. If there is no
-        object: a path where a tool may create a file, which then waits for `push`. Changes to a local copy are not
-        uploaded: using the path again raises `OverwriteNewerLocalError`, with the ways on. To change an object, `edit`.
+        Of a "directory", to look at: the local tree as far as it is cached; `os.fspath`, which tools call, downloads
+        all of it, or raises. If there is no object: a path where a tool may create a file, which then waits for `push`.
+        It stays while this `CloudPath` is alive; later it may give way to other downloads. A change of it is not
+        uploaded: the next use raises `OverwriteNewerLocalError`. To change an object, use `writing` or `edit`.
         """
-        return self.__fspath__()
-
-    def __fspath__(self) -> str:
-        path = local_views.local_path(self.location)
+        path, self._use = local_paths.shown_path(self.location)
         self._hold_entry()
         return path
 
-    def local(self) -> AbstractContextManager[str]:
-        """Return a local path for the length of the ``with`` block; its end releases the path."""
-        return local_views.local_copy(self.location)
+    def __fspath__(self) -> str:
+        path, self._use = local_paths.tool_path(self.location)
+        self._hold_entry()
+        return path
+
+    def local(self, *, siblings: bool | str = False) -> AbstractContextManager[str]:
+        """Return a local path for the length of the ``with`` block; its end releases the path.
+
+        Beside it lie *siblings*: the objects with the same stem (``g.shx`` of ``g.shp``), or that match a pattern.
+        """
+        return local_paths.local_copy(self.location, siblings)
 
     def clear_cache(self) -> None:
         """Evict the entry, or the entries below, except pinned ones. Local paths and pending writes are kept."""
@@ -300,6 +295,10 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         """
         return opening.Edit(self.location, force_overwrite_to_cloud)
 
+    def writing(self, *, force_overwrite_to_cloud: bool | None = None) -> AbstractContextManager[str]:
+        """Return a private local path at which a tool makes the file, without a download; otherwise as `edit`."""
+        return opening.Edit(self.location, force_overwrite_to_cloud, with_bytes=False)
+
     @property
     def pending(self) -> list[PendingWrite]:
         """This machine's writes that are not uploaded, oldest first: failed ones, local edits, files never closed."""
@@ -308,11 +307,14 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
     def push(self, which: PendingWrite | None = None, *, force_overwrite_to_cloud: bool | None = None) -> None:
         """Upload a pending write, if the cloud's object is the version that it started from; *which* of several.
 
+        Of a "directory": all that are pending below. If a tool made files at the local path with suffixes of its own:
+        those. If nothing is pending, the cloud has the bytes already.
+
         Raises OverwriteNewerCloudError for another version, which *force_overwrite_to_cloud* overwrites;
-        FileNotFoundError if nothing is pending, PendingWriteError if several different writes are.
+        FileNotFoundError if nothing is pending and there is no object, PendingWriteError if several different writes
+        are.
         """
-        force = forced(force_overwrite_to_cloud, "TO_CLOUD")
-        pending_writes.push(require_object_name(self.location), which, force=force)
+        pending_writes.push_all(self.location, which, force=forced(force_overwrite_to_cloud, "TO_CLOUD"))
 
     def drop(self, which: PendingWrite | None = None) -> list[PendingWrite]:
         """Discard the pending writes for good, all of them or *which*; return those discarded."""
@@ -323,10 +325,7 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
 
         Raises as `push` does; InvalidConfigurationException for a destination that is not a local path.
         """
-        path = os.fspath(destination)
-        if "://" in path:
-            raise InvalidConfigurationException(f"save_pending() saves to a local file, not to {destination!r}")
-        pending_writes.save(require_object_name(self.location), path, which)
+        pending_writes.save(require_object_name(self.location), os.fspath(destination), which)
 
     def unlink(self, missing_ok: bool = True) -> None:
         """Delete the object, if it still is the version seen, and its entry.

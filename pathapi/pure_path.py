@@ -36,7 +36,7 @@ class PureCloudPath:
     ``s3://b/k`` although both are one entry of the store (see `Uri.canonical`).
     """
 
-    __slots__ = ("__weakref__", "_client", "_hold", "_key", "_listed", "_names", "_parsed", "_text")
+    __slots__ = ("__weakref__", "_client", "_hold", "_key", "_listed", "_names", "_parsed", "_text", "_use")
 
     cloud_prefix: ClassVar[str]
     """Scheme and ``://``, in the case that derived paths are written in."""
@@ -49,6 +49,8 @@ class PureCloudPath:
     _key: Key | None
     _listed: ListedFact | None
     _hold: EntryHold | None
+    _use: object | None
+    """Keeps what `os.fspath` returned from giving way."""
 
     def __init__(self, cloud_path: str | PureCloudPath, *parts: str, client: Any = None) -> None:
         """Take *cloud_path* as it is; *parts* are appended with single slashes between and are not resolved.
@@ -65,14 +67,14 @@ class PureCloudPath:
         self._text = str(given)
         inherited = cloud_path._client if isinstance(cloud_path, PureCloudPath) else None
         self._client = inherited if client is None else client
-        self._names = self._key = self._listed = self._hold = None
+        self._names = self._key = self._listed = self._hold = self._use = None
 
     def _derive(self, uri_text: str) -> Self:
         """Return a path of the same type and client at *uri_text*, which is valid already; runs no ``__init__``."""
         path = object.__new__(type(self))
         path._client = self._client
         path._text = uri_text
-        path._parsed = path._names = path._key = path._listed = path._hold = None
+        path._parsed = path._names = path._key = path._listed = path._hold = path._use = None
         return path
 
     def _at_key(self, key: str) -> Self:

@@ -115,3 +115,14 @@ def register_client_class(key: str) -> Callable[[Class], Class]:
         return cls
 
     return decorate
+
+
+class CloudPathMeta(type):
+    """Makes ``CloudPath("s3://...")`` an `S3Path`: a class without a scheme of its own chooses by the text."""
+
+    def __call__(cls, cloud_path: Any = None, *parts: Any, **options: Any) -> Any:
+        if hasattr(cls, "cloud_prefix"):
+            return super().__call__(cloud_path, *parts, **options)
+        if isinstance(type(cloud_path), CloudPathMeta):
+            return type(cloud_path)(cloud_path, *parts, **options)
+        return implementation_registry.path_class(cloud_path)(str(cloud_path), *parts, **options)

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "casstore": (
         "errors exit_hooks | fs format | clock config locks blobs installation | index pending root counters | leases"
-        " | reading eviction | ingest verify info | cache | pass_through | opening | doctor __init__ | cli | __main__"
+        " | local | reading eviction | ingest verify info | cache | pass_through | opening | doctor __init__ | cli"
+        " | __main__"
     ),
     "pathapi": (
         "exceptions lazy redaction parallel | uri backend enums freshness | registry backends reading testing | client"

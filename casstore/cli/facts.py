@@ -12,8 +12,8 @@ from casstore.config.units import format_size
 if TYPE_CHECKING:
     from casstore.cache import Cache
     from casstore.eviction.pins import Pin
+    from casstore.eviction.reaper import ReapResult
     from casstore.format.records import Entry
-    from casstore.leases.reaper import ReapResult
     from casstore.pending.records import PendingWrite
     from casstore.reading.catalog import Usage
 

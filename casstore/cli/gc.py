@@ -51,8 +51,8 @@ def gc(shell: Shell, /, dry_run: bool, yes: bool, as_json: bool, **limits: int |
     performs badly. Without options, the store's settings are the budget. Per-prefix rules always apply. What dead
     processes left behind is removed too.
 
-    Pinned objects are kept. Open files and local paths stay readable. Exits with status 1 if the budget could not be
-    met, and lists what prevents it.
+    Pinned objects are kept. Open files and local paths in use stay readable. Exits with status 1 if the budget could
+    not be met, and lists what prevents it.
 
     \b
     Examples:
@@ -68,8 +68,9 @@ def gc(shell: Shell, /, dry_run: bool, yes: bool, as_json: bool, **limits: int |
     if dry_run:
         result = _expected(plan)
     else:
-        if not yes and plan.victims:
-            shell.confirm(f"Evict {len(plan.victims):,} blobs ({format_size(plan.reclaimable_bytes)})?")
+        if not yes and (plan.victims or plan.copies):
+            copies = f" and {len(plan.copies):,} local copies" if plan.copies else ""
+            shell.confirm(f"Evict {len(plan.victims):,} blobs{copies} ({format_size(plan.reclaimable_bytes)})?")
         result = report.execute()
         cache.mark_synced()
     report.end(result, is_dry_run=dry_run)
@@ -83,6 +84,7 @@ def _expected(plan: Plan) -> CollectResult:
         entries=0,
         blobs=len(plan.victims),
         bytes=plan.reclaimable_bytes,
+        copies=len(plan.copies),
         shortfall=plan.shortfall(plan.reclaimable_bytes),
         rule_overrun=plan.rule_overrun,
         retained=plan.retained,
@@ -106,8 +108,9 @@ class _Report:
         limit = "no limit" if budget.max_size is None else f"limit: {format_size(budget.max_size)}"
         age = "" if budget.max_age is None else f"; maximum age: {age_text(budget.max_age)}"
         rules = f"; per-prefix rules: {len(budget.rules)}" if budget.rules else ""
+        copies = f" and {len(plan.copies):,} unused local copies" if plan.copies else ""
         self._shell.line(
-            f"stored: {format_size(plan.stored)} in {plan.blobs:,} blobs ({limit}); free on the disk: "
+            f"stored: {format_size(plan.stored)} in {plan.blobs:,} blobs{copies} ({limit}); free on the disk: "
             f"{format_size(plan.free)} (minimum: {format_size(budget.min_free)}){age}{rules}"
         )
         if self._lists_plan:

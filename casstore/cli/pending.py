@@ -62,11 +62,13 @@ _ALL: Final = {
 def pending_command(ctx: click.Context, prefix: str, as_json: bool) -> None:
     """List pending writes, and how to resolve them.
 
-    PREFIX selects the URIs that start with it. A write is pending if its upload failed or was interrupted, if a local
-    copy was changed, or if its file was never closed. This command sends no requests.
+    PREFIX selects the URIs that start with it. A write is pending if its upload failed or was interrupted, or if its
+    file was never closed. So is a local copy that was changed, and a file that a tool made at a local path. This
+    command sends no requests.
     """
     shell: Shell = ctx.obj
     cache = shell.open_cache()
+    cache.record_local()
     writes = [write for write in cache.pending.all() if write.uri.startswith(prefix)]
     facts = [pending_facts(cache, write) for write in writes]
     if as_json:
@@ -188,6 +190,7 @@ def _check_usage(uris: Sequence[str], save_to: str | None, name: str | None, *, 
 
 def _select(cache: Cache, uris: Sequence[str], name: str | None) -> tuple[list[PendingWrite], list[str]]:
     """Return the selected writes (all of them without a URI or name), and a message for each that does not exist."""
+    cache.record_local()
     writes, missing = [*cache.pending.all(), *_identify(cache, uris)], []
     if uris:
         known = {write.uri for write in writes}

@@ -99,8 +99,19 @@ class RuleMatcher:
 MAX_DEFAULT_MIN_FREE: Final = 10 << 30
 """Bytes: the default of `Settings.min_free` on a large disk."""
 _MIN_FREE_DIVISOR: Final = 20  # the default on smaller disks: a twentieth (5 %)
-_PARSERS: Final = {"max_size": parse_size, "min_free": parse_size, "max_age": parse_age, "rules": parse_rules}
-_CHOICES: Final = {"views": ("auto", "copy", "link"), "verify": ("never", "always"), "policy": ("adaptive", "lru")}
+_PARSERS: Final = {
+    "max_size": parse_size,
+    "min_free": parse_size,
+    "max_age": parse_age,
+    "local_directory_limit": parse_size,
+    "rules": parse_rules,
+}
+_CHOICES: Final = {
+    "local_paths": ("evict", "keep"),
+    "views": ("auto", "copy", "link"),
+    "verify": ("never", "always"),
+    "policy": ("adaptive", "lru"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +119,20 @@ class Settings:
     """The settings of a store: ``config.toml``, each overridden by ``CASSTORE_<NAME>``.
 
     *lock_timeout*: seconds without progress until a reader stops waiting for another download, a writer for another
-    writer. *views*: local paths are a ``copy``, a hard ``link``, or ``auto``: a reflink, else a link (for root, a copy
-    of a small file). *verify*: ``never`` checks size and mtime on a hit, ``always`` the hash. *offline*: send no
-    requests. *trust_root*: use the store although other users can replace its files. *max_size*: bytes of all blobs,
-    None for no limit. *min_free*: bytes of the disk to keep free, None for the default (`keep_free`).
+    writer. *views*: local paths are a ``copy``, a hard ``link``, or ``auto``: a reflink, else a copy up to 64 MiB, else
+    a link, which tools can only read. *local_paths*: ``evict`` those that were unused for *local_path_grace*
+    seconds if room is needed, or ``keep`` all that a process was given for as long as it lives.
+    *local_directory_limit*: bytes that ``os.fspath`` of a directory downloads at most. *verify*: ``never`` checks size
+    and mtime on a hit, ``always`` the hash. *offline*: send no requests. *trust_root*: use the store although other
+    users can replace its files. *max_size*: bytes of all blobs and local copies, None for no limit. *min_free*: bytes
+    of the disk to keep free, None for the default (`keep_free`).
     """
 
     lock_timeout: float = 60.0
     views: str = "auto"
+    local_paths: str = "evict"
+    local_path_grace: float = 10.0
+    local_directory_limit: int = 10 << 30
     verify: str = "never"
     offline: bool = False
     trust_root: bool = False
@@ -129,6 +146,8 @@ class Settings:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise StoreFormatError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(allowed)}")
+        if not self.local_path_grace >= 0:
+            raise StoreFormatError(f"local_path_grace = {self.local_path_grace!r}: must be a number of seconds")
         if not self.lock_timeout > 0:
             raise StoreFormatError(f"lock_timeout = {self.lock_timeout!r}: must be a positive number of seconds")
 

@@ -41,6 +41,9 @@ RULE_SECONDS: Final = 600.0
 REAP_SECONDS: Final = 60.0
 """How long a process evicts without reaping what dead ones left."""
 
+_PARTS: Final = 8
+"""How often a process checks while it fills the room that is left."""
+
 _COMMIT_BYTES: Final = 64 << 10
 """What the row of a blob may take on the disk."""
 
@@ -70,7 +73,7 @@ class BackgroundEvictor:
         self._stored: int | None = None
         self._is_full = self._misses_budget = False
         self._refused = sys.maxsize
-        self._has_logged = self._has_logged_full = False
+        self._has_logged = self._has_logged_full = self._has_logged_copies = False
 
     def admits(self, size: int) -> bool:
         """Whether to store a blob of *size* bytes: not if it alone exceeds the budget, nor while nothing can be
@@ -138,7 +141,8 @@ class BackgroundEvictor:
     def _next_step(self, free: int) -> int:
         if self._limit is None or self._stored is None:
             return CHECK_BYTES
-        return max(min(CHECK_BYTES, self._limit - self._estimate(free)), self._limit // 100)
+        # A part of the room that is left: other processes fill it, too.
+        return max(min(CHECK_BYTES, (self._limit - self._estimate(free)) // _PARTS), self._limit // 100)
 
     def _is_over(self, free: int) -> bool:
         return self._limit is not None and self._estimate(free) > self._limit
@@ -189,10 +193,12 @@ class BackgroundEvictor:
     def _sum(self) -> int:
         """Add up the rows, if there is a limit; return the free bytes of the disk."""
         from casstore.eviction.budget import free_bytes, stored_bytes
+        from casstore.eviction.local_copies import LocalInventory
 
         free = free_bytes(self._directory)
         if self._limit is not None:
-            self._estimate_from(stored_bytes(self._evictor.index), free)
+            copies = LocalInventory(self._evictor.layout, self._settings.local_path_grace).bytes
+            self._estimate_from(stored_bytes(self._evictor.index) + copies, free)
             self._summed = time.monotonic()
         return free
 
@@ -211,6 +217,14 @@ class BackgroundEvictor:
         self._reaped = now if reaps else self._reaped
         if done.bytes:
             self._log_eviction(plan, done, uris)
+        if done.copies and not self._has_logged_copies:
+            self._has_logged_copies = True
+            _logger().warning(
+                "%s: local paths that were unused for %g s were removed to make room: keep the CloudPath of a path "
+                'that you still need, pin its object, use path.local(), or set local_paths = "keep"',
+                printable(self._directory),
+                self._settings.local_path_grace,
+            )
         # Only if all of the plan was carried out: what came back into use can be evicted another time.
         self._is_full = done.bytes < plan.requested_bytes and not done.still_in_use and not done.is_stale
         self._misses_budget = replace(plan, at_least=0).shortfall(done.bytes) > 0

@@ -17,7 +17,8 @@ class Budget:
     """The limits of a store: *max_size* bytes of blobs at most (None: no limit), *min_free* bytes of disk left free.
 
     What was last used more than *max_age* seconds ago is evicted in any case (None: nothing). *rules* apply to URIs by
-    their longest prefix. *policy* is the order of eviction (`casstore.eviction.policies`).
+    their longest prefix. *policy* is the order of eviction (`casstore.eviction.policies`). A local path that was handed
+    out *grace* seconds ago may go, if no process uses it.
     """
 
     max_size: int | None
@@ -25,6 +26,7 @@ class Budget:
     max_age: int | None = None
     rules: tuple[Rule, ...] = ()
     policy: str = ADAPTIVE
+    grace: float = 0.0
 
     @property
     def has_rules(self) -> bool:

@@ -17,29 +17,29 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from casstore.blobs.staging import Inode
 from casstore.eviction.inventory import IN_FLIGHT_SECONDS
+from casstore.eviction.local_copies import InUse, LocalInventory, files_in_use
 from casstore.eviction.pins import Pins, is_pinned, pinned_names
 from casstore.eviction.removal import Removal, RemovedBlob, Selection, Swept
 from casstore.eviction.victims import Reason
 from casstore.format.keys import BLOB, blob_row, entry_prefix, is_at_or_below, row_name, user_prefix
-from casstore.format.layout import Layout
+from casstore.format.layout import PATHS_NAME, Layout
 from casstore.format.records import Entry, unpack_entry
 from casstore.fs import files
 from casstore.index.database import Index
 from casstore.index.entries import User, current_entry, users_of
 from casstore.index.transactions import Txn
-from casstore.leases.in_use import InUse, files_in_use
 from casstore.pending.store import Pending
 
 if TYPE_CHECKING:
     from casstore.eviction.pins import Pin
-    from casstore.leases.reaper import ReapResult
+    from casstore.eviction.reaper import ReapResult
     from casstore.pending.records import PendingWrite
 
 _PAGE: Final = 500
@@ -84,14 +84,21 @@ class Clearing(Removal[bytes]):
     """One pass over entries, blobs and quarantine, and what it adds up to; of all, or at or below *prefix*."""
 
     def __init__(
-        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None = None
+        self,
+        index: Index,
+        layout: Layout,
+        prefix: str,
+        grace: float,
+        on_removed: Callable[[RemovedBlob], object] | None = None,
     ) -> None:
         super().__init__(index, layout)
-        self._prefix, self._on_removed = prefix, on_removed
+        self._prefix, self._grace, self._on_removed = prefix, grace, on_removed
         self._entries = self._blobs = self._bytes = 0
         self._bad = self._bad_bytes = 0
         self._young: dict[bytes, int] = {}
         self._linked: dict[Inode, InUse] = {}
+        self._links: Mapping[Inode, int] = {}
+        """How many names of a blob, local paths, would be removed before it."""
         self._have_rows: bool | None = None
         """Whether the blobs that are removed now have rows; None while entries are."""
 
@@ -127,7 +134,7 @@ class Clearing(Removal[bytes]):
             tuple(pin for pin in pins.all(prefix) if is_at_or_below(pin.uri, prefix)),
             writes,
             tuple(entry for entry in bases if entry is not None),
-            files_in_use(self.layout, prefix, self._linked),
+            files_in_use(self.layout, prefix, self._grace, self._linked),
             (*pins.unreadable(), *pending.unreadable()),
             len(self._young),
             sum(self._young.values()),
@@ -204,7 +211,7 @@ class Clearing(Removal[bytes]):
         size = 0
         if status is not None:
             self._blobs += 1
-            if status.st_nlink == 1:
+            if status.st_nlink - self._links.get(Inode.of(status), 0) == 1:
                 size = status.st_size
             else:
                 self._linked[Inode.of(status)] = InUse(tuple(uris), None, status.st_size)
@@ -218,9 +225,16 @@ class Preview(Clearing):
     """The dry run: the same pass, which looks where the other one drops and sweeps."""
 
     def __init__(
-        self, index: Index, layout: Layout, prefix: str, on_removed: Callable[[RemovedBlob], object] | None
+        self,
+        index: Index,
+        layout: Layout,
+        prefix: str,
+        grace: float,
+        on_removed: Callable[[RemovedBlob], object] | None,
     ) -> None:
-        super().__init__(index, layout, prefix, on_removed)
+        super().__init__(index, layout, prefix, grace, on_removed)
+        local = LocalInventory(layout, grace, prefix)
+        self._links, self._bytes = local.links, sum(copy.size for copy in local.copies if copy.may_go)
         self._unused: set[bytes] = set()
         self._shared: set[bytes] = set()
         # Read once: nothing is removed by it, and two looks for each of a million entries take half of the time.
@@ -268,7 +282,7 @@ def _batches(items: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def _is_pending(layout: Layout, name: str) -> bool:
-    return bool(files.list_names(layout.pending(name)))
+    return any(file != PATHS_NAME for file in files.list_names(layout.pending(name)))
 
 
 def _blobs_by_name(layout: Layout) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from casstore.eviction.local_copies import remove_copies
 from casstore.eviction.pins import is_pinned
 from casstore.eviction.plan import Plan, Retained, make_plan
 from casstore.eviction.removal import Removal, RemovedBlob, Selection
@@ -21,22 +22,25 @@ from casstore.index.eviction_history import record_evictions
 from casstore.index.transactions import Txn
 
 if TYPE_CHECKING:
-    from casstore.leases.reaper import ReapResult
+    from casstore.eviction.reaper import ReapResult
+    from casstore.local.paths import LocalPaths
 
 
 @dataclass(frozen=True, slots=True)
 class CollectResult:
-    """What was removed: *entries* rows, and *blobs* files of *bytes* that no other entry used.
+    """What was removed: *entries* rows, and *blobs* files that no other entry used. They and copies at local paths took
+    *bytes*.
 
-    *still_in_use* blobs of a plan stayed because they were used again. With *is_stale* the index was replaced, and the
-    rest of the plan was not carried out. Of a collection, *shortfall* is by how many bytes the budget is still missed,
-    *rule_overrun* by how many the sizes of rules are, *retained* the blobs that could not be evicted for it, and
-    *reaped* what dead processes had left.
+    *copies* at local paths were removed. *still_in_use* blobs of a plan stayed because they were used again. With
+    *is_stale* the index was replaced, and the rest of the plan was not carried out. Of a collection, *shortfall* is by
+    how many bytes the budget is still missed, *rule_overrun* by how many the sizes of rules are, *retained* the blobs
+    that could not be evicted for it, and *reaped* what dead processes had left.
     """
 
     entries: int
     blobs: int
     bytes: int
+    copies: int = 0
     still_in_use: int = 0
     is_stale: bool = False
     shortfall: int = 0
@@ -70,7 +74,7 @@ def evict(index: Index, layout: Layout, entries: Sequence[Entry]) -> CollectResu
 
 def collect(
     index: Index,
-    layout: Layout,
+    paths: LocalPaths,
     plan: Plan,
     on_removed: Callable[[RemovedBlob], object] | None = None,
     reaped: ReapResult | None = None,
@@ -80,17 +84,18 @@ def collect(
     If that is not enough, because files that were linked from a reaped lease can be evicted now or because the index
     was replaced, a second plan for the same budget is made and carried out.
     """
-    done = execute(index, layout, plan, on_removed)
+    done = execute(index, paths, plan, on_removed)
     shortfall, retained = plan.shortfall(done.bytes, 0 if reaped is None else reaped.bytes), plan.retained
     is_missed = shortfall or plan.rule_overrun
-    if is_missed and (done.is_stale or (reaped is not None and _is_unlinked(layout, plan.retained))):
-        plan = make_plan(index, layout, plan.budget)
-        more = execute(index, layout, plan, on_removed)
+    if is_missed and (done.is_stale or (reaped is not None and _is_unlinked(paths.layout, plan.retained))):
+        plan = make_plan(index, paths.layout, plan.budget)
+        more = execute(index, paths, plan, on_removed)
         shortfall, retained = plan.shortfall(more.bytes), plan.retained
         done = CollectResult(
             done.entries + more.entries,
             done.blobs + more.blobs,
             done.bytes + more.bytes,
+            done.copies + more.copies,
             done.still_in_use + more.still_in_use,
             more.is_stale,
         )
@@ -107,16 +112,17 @@ def _is_unlinked(layout: Layout, retained: Sequence[Retained]) -> bool:
 
 
 def execute(
-    index: Index, layout: Layout, plan: Plan, on_removed: Callable[[RemovedBlob], object] | None = None
+    index: Index, paths: LocalPaths, plan: Plan, on_removed: Callable[[RemovedBlob], object] | None = None
 ) -> CollectResult:
     """Carry out *plan*; what was used again since it was made stays. *on_removed* is called with each blob.
 
     Raises StoreFullError if the disk is so full that not even one blob's rows can be dropped.
     """
-    entries = blobs = size = in_use = 0
+    entries = blobs = in_use = 0
+    used_again, size = remove_copies(paths, plan.copies)
     is_stale = False
     try:
-        for batch, dropped, swept in PlanRemoval(index, layout, plan).run(plan.victims):
+        for batch, dropped, swept in PlanRemoval(index, paths.layout, plan).run(plan.victims):
             in_use += len(batch) - len(swept)
             reasons = {blob.digest: blob.reason for blob in batch}
             for digest, uris in dropped.items():
@@ -127,7 +133,7 @@ def execute(
                     on_removed(removed)
     except _StalePlanError:
         is_stale = True
-    return CollectResult(entries, blobs, size, in_use, is_stale)
+    return CollectResult(entries, blobs, size, len(plan.copies) - used_again, in_use + used_again, is_stale)
 
 
 class _StalePlanError(Exception):
@@ -178,5 +184,6 @@ def _is_file_as_planned(layout: Layout, blob: Victim) -> bool:
 
 
 def _is_as_planned(blob: Victim, status: os.stat_result) -> bool:
-    """Whether it is the file that was planned, without a link since: of a publication, or of a view."""
-    return status.st_ino == blob.inode and status.st_ctime_ns == blob.ctime_ns
+    """Whether it is the file that was planned, without a link since: of a publication, or of a local path."""
+    is_changed = status.st_ctime_ns != blob.ctime_ns if blob.ctime_ns else status.st_nlink > 1
+    return status.st_ino == blob.inode and not is_changed

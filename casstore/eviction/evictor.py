@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from casstore.blobs.blob_store import BlobStore
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from casstore.eviction.clear import ClearResult
     from casstore.eviction.collector import CollectResult
     from casstore.eviction.plan import Plan
+    from casstore.eviction.reaper import ReapResult
     from casstore.eviction.removal import RemovedBlob
-    from casstore.leases.reaper import ReapResult
+    from casstore.local.changes import ChangeRecorder
 
 
 class Evictor:
@@ -34,24 +36,25 @@ class Evictor:
         self,
         root: Root,
         index: Index,
-        blobs: BlobStore,
         committer: Committer,
         leases: LeaseHolder,
+        blobs: BlobStore,
+        changes: Callable[[], ChangeRecorder],
         counters: Counters,
         exit_hook: ExitHook,
     ) -> None:
         self.directory, self.settings = root.layout.root, root.settings
         self.index, self.committer, self.counters = index, committer, counters
         self.lock = LockFile(root.layout.collector_lock)  # to save work: two collectors at once are safe
-        self._root, self._layout = root, root.layout
-        self._blobs, self._leases, self._exit = blobs, leases, exit_hook
+        self._root, self.layout = root, root.layout
+        self._blobs, self._leases, self._changes, self._exit = blobs, leases, changes, exit_hook
 
     def evict(self, entries: Sequence[Entry]) -> CollectResult:
         """Drop *entries*, except those that changed or are pinned, and the blobs that no entry uses then."""
         from casstore.eviction.collector import evict
 
         with files.full_disk(self.directory):
-            done = evict(self.index, self._layout, entries)
+            done = evict(self.index, self.layout, entries)
         self._count(done)
         return done
 
@@ -68,6 +71,7 @@ class Evictor:
         from casstore.eviction.plan import make_plan
 
         self.committer.flush()
+        self._changes().paths.uses.settle()
         settings = self.settings
         budget = Budget(
             settings.max_size if max_size is None else max_size,
@@ -75,13 +79,14 @@ class Evictor:
             settings.max_age if max_age is None else max_age,
             settings.rules,
             settings.policy,
+            settings.local_path_grace,
         )
-        return make_plan(self.index, self._layout, budget, at_least)
+        return make_plan(self.index, self.layout, budget, at_least)
 
     def execute(self, plan: Plan, on_removed: Callable[[RemovedBlob], object] | None = None) -> CollectResult:
         """Carry out *plan*, and reap what dead processes left; blobs that were used since the plan stay.
 
-        *on_removed* is called with each blob. Views keep their bytes. Waits for another collector; raises
+        *on_removed* is called with each blob. What is in use stays. Waits for another collector; raises
         LockTimeoutError.
         """
         with files.full_disk(self.directory), self._lock():
@@ -95,7 +100,7 @@ class Evictor:
 
         reaped = self._reap() if reaps else None
         self.index.check_readers()
-        done = collect(self.index, self._layout, plan, on_removed, reaped)
+        done = collect(self.index, self._changes().paths, plan, on_removed, reaped)
         self._count(done)
         return done
 
@@ -107,22 +112,28 @@ class Evictor:
         Return what was removed, and what stays: pins, pending writes and local edits, always.
 
         Without a prefix, unused blobs and the quarantine are removed too. What dead processes left is reaped in any
-        case, and their edits become pending writes. Views keep their bytes; a fill meanwhile may stay. *on_removed* is
+        case, and their edits become pending writes. Local paths in use stay; a fill meanwhile may stay. *on_removed* is
         called with each blob. With *dry_run*, nothing changes: the result is what would be done.
 
         Waits for another collector. Raises LockTimeoutError, StoreFullError, and NotAStoreError if the store's marker
         is gone or another store's.
         """
         from casstore.eviction.clear import Clearing, Preview
+        from casstore.eviction.local_copies import LocalInventory, remove_copies
 
-        check_marker(self._layout, self._root.store_id)
+        check_marker(self.layout, self._root.store_id)
+        grace = self.settings.local_path_grace
         self.committer.flush()
+        self._changes().paths.uses.settle()
         if dry_run:
-            return Preview(self.index, self._layout, prefix, on_removed).clear(None)
+            return Preview(self.index, self.layout, prefix, grace, on_removed).clear(None)
         with files.full_disk(self.directory), self._lock():
             reaped = self._reap()
             self.index.check_readers()
-            done = Clearing(self.index, self._layout, prefix, on_removed).clear(reaped)
+            copies = [copy for copy in LocalInventory(self.layout, grace, prefix).copies if copy.may_go]
+            _, freed = remove_copies(self._changes().paths, copies)
+            done = Clearing(self.index, self.layout, prefix, grace, on_removed).clear(reaped)
+            done = replace(done, bytes=done.bytes + freed)
         self._count(done)
         return done
 
@@ -132,9 +143,9 @@ class Evictor:
             return self._reap() if file.is_locked else None
 
     def _reap(self) -> ReapResult:
-        from casstore.leases.reaper import reap  # it loads shutil
+        from casstore.eviction.reaper import reap
 
-        return reap(self._layout, self.index, self._blobs, own_lease=self._leases.own_name())
+        return reap(self.layout, self.index, self._changes(), own_lease=self._leases.own_name())
 
     def mark_synced(self) -> int:
         """Sync the store's file system, and record for which entries; return how many. Their blobs need not be hashed
@@ -143,7 +154,7 @@ class Evictor:
         from casstore.index.durability import mark_synced
 
         self.committer.flush()
-        return mark_synced(self.index, self._layout, self._blobs, self._root.boot_mount)
+        return mark_synced(self.index, self.layout, self._blobs, self._root.boot_mount)
 
     def _lock(self) -> LockedFile:
         """Become the only collector, until the result is closed."""

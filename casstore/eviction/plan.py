@@ -1,13 +1,12 @@
 """Plan a collection: what to evict to stay within the budget, and what prevents the rest. Reads only.
 
-What counts is what is really freed: a blob is evicted with all its users, and one with other links (a view that is a
-link) would free nothing and stays. Blobs without users come first, the rest by their newest use. A new file without a
-row may be a publication in flight: it counts as just used.
+What counts is what is really freed: a blob is evicted with all its users, and one with other links (a local path that
+is in use) would free nothing and stays. Unused copies at local paths go first, then blobs without users, and
+the rest by their newest use. A new file without a row may be a publication in flight: it counts as just used.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from bisect import bisect_left
@@ -19,13 +18,13 @@ from typing import Final
 from casstore.blobs.staging import Inode
 from casstore.eviction.budget import Budget, free_bytes
 from casstore.eviction.inventory import FIRST_USE, MIXED_RULES, Inventory
+from casstore.eviction.local_copies import LocalCopy, LocalInventory
 from casstore.eviction.policies import eviction_order
 from casstore.eviction.victims import Reason, Victim, VictimList
-from casstore.format.layout import Layout, LeaseLayout
+from casstore.format.layout import Layout
 from casstore.fs import files
 from casstore.index.database import Index
 from casstore.index.eviction_history import NO_EXPERT, read_scores
-from casstore.leases.views import View, read_manifest
 
 _SLACK: Final = 100
 """Evict a hundredth more than necessary, so that the next fill does not collect again."""
@@ -48,9 +47,9 @@ class Retained:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a collection will do. *stored* bytes are in *blobs* files, the disk has *free* bytes left; the *budget*
-    requires *requested_bytes*, and the caller *at_least* so many. *victims* are evicted, in this order; *retained*
-    cannot be. The sizes of rules are missed by *rule_overrun* bytes even so.
+    """What a collection will do. *stored* bytes are in *blobs* files and local copies, the disk has *free* bytes left;
+    the *budget* requires *requested_bytes*, and the caller *at_least* so many. *copies* are removed, and *victims*
+    evicted, in this order; *retained* cannot be. The sizes of rules are missed by *rule_overrun* bytes even so.
     """
 
     budget: Budget
@@ -61,13 +60,14 @@ class Plan:
     requested_bytes: int
     victims: VictimList
     retained: Sequence[Retained]
+    copies: Sequence[LocalCopy] = ()
     at_least: int = 0
     rule_overrun: int = 0
 
     @property
     def reclaimable_bytes(self) -> int:
         """Bytes that it frees unless blobs come back into use."""
-        return self.victims.bytes
+        return self.victims.bytes + sum(copy.size for copy in self.copies)
 
     @property
     def can_suffice(self) -> bool:
@@ -92,28 +92,32 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
     What exceeds an age, or the size of a rule, comes first, and counts for the budget.
     """
     inventory = Inventory(index, layout, budget.max_age, budget.rules)
+    local = LocalInventory(layout, budget.grace)
+    stored = inventory.stored + local.bytes
     scores = index.read(read_scores)
     free = free_bytes(layout.root)
-    over = 0 if budget.max_size is None else inventory.stored - budget.max_size
+    over = 0 if budget.max_size is None else stored - budget.max_size
     lack = max(budget.min_free - free, at_least)
     order = sorted(inventory.numbers(), key=inventory.uses.__getitem__)
-    choice = _Choice(layout, inventory)
+    choice = _Choice(layout, inventory, local)
     overrun = choice.by_rules(order, budget) if budget.has_rules else 0
     front = bisect_left(order, FIRST_USE, key=inventory.uses.__getitem__)
     turns = chain(
         ((number, NO_EXPERT) for number in order[:front]), eviction_order(order[front:], budget.policy, scores)
     )
     wanted = max(_with_slack(over, budget.max_size or 0), _with_slack(lack, budget.min_free))
-    choice.by_size(turns, wanted - choice.victims.bytes)
+    copies = local.chosen(wanted - choice.victims.bytes) if wanted > 0 or choice.victims.bytes else []
+    choice.by_size(turns, wanted - choice.victims.bytes - sum(copy.size for copy in copies))
     return Plan(
         budget,
         inventory.generation,
-        inventory.stored,
+        stored,
         inventory.blobs,
         free,
         max(0, over, lack),
         choice.victims,
         choice.retained(),
+        copies,
         at_least,
         overrun,
     )
@@ -122,8 +126,8 @@ def make_plan(index: Index, layout: Layout, budget: Budget, at_least: int = 0) -
 class _Choice:
     """The choice of victims, blob by blob."""
 
-    def __init__(self, layout: Layout, inventory: Inventory) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, inventory: Inventory, local: LocalInventory) -> None:
+        self._layout, self._local = layout, local
         self._inventory = inventory
         self._looked = bytearray(len(inventory.digests))
         self._linked: list[tuple[bytes, os.stat_result]] = []
@@ -135,7 +139,15 @@ class _Choice:
 
     def retained(self) -> tuple[Retained, ...]:
         """Return the blobs that stay although it was their turn."""
-        return (*_find_links(self._layout, self._linked), *self._pinned)
+        paths: dict[Inode, list[str]] = {}
+        for copy in self._local.copies if self._linked else ():
+            paths.setdefault(copy.inode, []).append(self._layout.local_path(copy.file.name))
+        outside = ("links outside of the store",)
+        linked = (
+            Retained(digest, status.st_size, tuple(paths.get(Inode.of(status), outside)))
+            for digest, status in self._linked
+        )
+        return (*linked, *self._pinned)
 
     def by_rules(self, order: Sequence[int], budget: Budget) -> int:
         """Choose what exceeds an age or the size of a rule; return by how many bytes the sizes are missed."""
@@ -179,28 +191,13 @@ class _Choice:
         status = files.lstat_regular(self._layout.blob(digest))
         if status is None:
             return 0  # another collector removed it
-        size = status.st_size
-        if status.st_nlink > 1:
+        size, links = status.st_size, status.st_nlink - 1
+        if links and links != self._local.links[Inode.of(status)]:
             self._linked.append((digest, status))
             return 0
         if size:
             self._looked[number] = _EVICTED
             used, users = inventory.uses[number], inventory.users[number]
-            self.victims.add(Victim(digest, size, used, users, status.st_ino, status.st_ctime_ns, reason, expert))
+            ctime_ns = 0 if links else status.st_ctime_ns
+            self.victims.add(Victim(digest, size, used, users, status.st_ino, ctime_ns, reason, expert))
         return size
-
-
-def _find_links(layout: Layout, linked: Sequence[tuple[bytes, os.stat_result]]) -> tuple[Retained, ...]:
-    """Name the views, in any lease, that are links to these blobs."""
-    paths: dict[Inode, list[str]] = {Inode.of(status): [] for _, status in linked}
-    for name in files.list_names(layout.leases) if linked else ():
-        with contextlib.suppress(OSError):
-            for handed_out in read_manifest(LeaseLayout(layout.lease(name))).handed_out.values():
-                for view in (path for path in handed_out if isinstance(path, View)):
-                    found = paths.get(view.state.inode)
-                    if found is not None and view.path not in found and Inode.at(view.path) == view.state.inode:
-                        found.append(view.path)
-    return tuple(
-        Retained(digest, status.st_size, tuple(paths[Inode.of(status)]) or ("links outside of the store",))
-        for digest, status in linked
-    )

@@ -28,7 +28,7 @@ class Victim(NamedTuple):
 
     *size* bytes are freed; 0 for a row without a file. *used* orders by last use (`recency_key`). *users* is a checksum
     over the entries that use it, which changes with any of them. *inode* and *ctime_ns* are those of the file: a new
-    link changes the second. *expert* is the policy's.
+    link changes the second, which is 0 if local paths are links that go first. *expert* is the policy's.
     """
 
     digest: bytes

@@ -8,13 +8,14 @@
       index-v1/CURRENT            number of the live generation; a hint
       index-v1/<n>/               an LMDB environment; NEXT in it names its successor
       blobs/ab/cdef...            one immutable file per digest, mode 0444; the digest determines its mtime
-      leases/<random>/            one per live process: lock, staging/, progress/, views.list, and local paths:
-                                  views/<n>/, outbox/<n>/, edits/<random>/
+      leases/<random>/            one per live process: lock, staging/, progress/, uses
+      local/<n>/<origin>/...      local paths with the objects' own names: see `casstore.local.names`
       locks/fill                  its byte ranges are the fill locks and the queue of index writers
       locks/collector             locked during a collection
       locks/statistics            locked while a process adds its counters
       locks/write/<uri hash>      one file per URI being written
-      pending/<uri hash>/         <lease>-<random>.data and .json: writes not yet uploaded
+      pending/<uri hash>/         <lease>-<random>.data and .json: writes not yet uploaded;
+                                  paths.json: what the local paths of the object are
       pins/<uri hash>             one small file per URI that is never evicted
       trash/ quarantine/          being removed; found damaged
 
@@ -26,8 +27,10 @@ from __future__ import annotations
 import os
 import re
 
-from casstore.format.digest import LENGTH_OF, name_hash_hex
+from casstore.format.digest import LENGTH_OF
 
+PATHS_NAME = "paths.json"
+"""The name of a record of local paths, among the pending writes of an object."""
 FORMAT = 1
 """The format in ``store.json``; a higher one is refused."""
 CACHEDIR_TAG = (
@@ -53,6 +56,7 @@ class Layout:
         self.current = root + "/index-v1/CURRENT"
         self.blobs = root + "/blobs"
         self.leases = root + "/leases"
+        self.local = root + "/local"
         self.locks = root + "/locks"
         self.byte_lock_file = root + "/locks/fill"
         """Never deleted."""
@@ -116,6 +120,12 @@ class Layout:
     def pending_record(self, name: str, record: str) -> str:
         return f"{self._pending_prefix}{name}/{record}.json"
 
+    def path_record(self, name: str) -> str:
+        return f"{self._pending_prefix}{name}/{PATHS_NAME}"
+
+    def local_path(self, name: str) -> str:
+        return f"{self.root}/local/{name}"
+
     def pin(self, name: str) -> str:
         return f"{self.root}/pins/{name}"
 
@@ -129,7 +139,18 @@ class Layout:
 
     def directories(self) -> tuple[str, ...]:
         """Return all directories that a store needs, parents first."""
-        names = ("index-v1", "blobs", "leases", "locks", "locks/write", "pending", "pins", "trash", "quarantine")
+        names = (
+            "index-v1",
+            "blobs",
+            "leases",
+            "local",
+            "locks",
+            "locks/write",
+            "pending",
+            "pins",
+            "trash",
+            "quarantine",
+        )
         return (self.root, *(f"{self.root}/{name}" for name in names))
 
 
@@ -141,79 +162,8 @@ class LeaseLayout:
         self.lock = path + "/lock"
         self.staging = path + "/staging"
         self.progress = path + "/progress"
-        self.views_list = path + "/views.list"
-
-    @property
-    def store(self) -> Layout:
-        """The store that it is in."""
-        return Layout(os.path.dirname(os.path.dirname(self.path)))
-
-    def view_tree(self, number: int) -> str:
-        return f"{self.path}/views/{number}"
-
-    def outbox(self, number: int) -> str:
-        """Return the root of one tree of paths at which tools may create files."""
-        return f"{self.path}/outbox/{number}"
-
-    def edit(self, name: str) -> str:
-        """Return the directory of one copy that is being changed, to be uploaded."""
-        return f"{self.path}/edits/{name}"
+        self.uses = path + "/uses"
 
 
-_MAX_NAME_BYTES = 255  # the limit of common Linux and macOS file systems for a name
-_MAX_VIEW_PATH = 3072  # bytes below a tree of views; PATH_MAX is 4096 with the root and the closing NUL
-MAX_ROOT_BYTES = 4096 - 1 - _MAX_VIEW_PATH - 63
-"""Bytes of a root's path, so that every key has a view: PATH_MAX minus that and ``/leases/<name>/views/<n>/``."""
-_MAX_DEPTH = 128  # components; `shutil.rmtree` recurses once for each
-
-
-def _escape(component: str) -> str:
-    """Return one component of a key as a file name: injective, never special to a file system, readable if possible.
-
-    ``%`` marks escapes: control characters, ``%`` itself, undecodable bytes. An empty component is ``%``, ``.`` and
-    ``..`` are ``%2E`` and ``%2E%2E``. Longer than 255 bytes, it is cut and ends in ``%~`` and a hash, which no other
-    escape gives.
-    """
-    if component == "":
-        return "%"
-    if component in (".", ".."):
-        return component.replace(".", "%2E")
-    if component.isprintable() and "%" not in component and "/" not in component:
-        return component
-    return "".join(c if c.isprintable() and c not in "%/" else _percent(c) for c in component)
-
-
-def _percent(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
-
-
-def _hash_name(text: str) -> str:
-    return "%~" + name_hash_hex(text.encode("utf-8", "surrogatepass"))
-
-
-def component_name(component: str) -> str:
-    """Return the file name for one component of a key: injective, at most 255 bytes."""
-    name = _escape(component)
-    try:
-        encoded = os.fsencode(name)
-    except UnicodeEncodeError:  # the locale's encoding lacks a letter
-        name = "".join(c if c.isascii() else _percent(c) for c in name)
-        encoded = name.encode("ascii")
-    if len(encoded) <= _MAX_NAME_BYTES:
-        return name
-    suffix = _hash_name(component)
-    return encoded[: _MAX_NAME_BYTES - len(suffix)].decode("utf-8", "ignore") + suffix
-
-
-def view_path(tree: str, origin: str, bucket: str, key: str) -> str:
-    """Return the path of the view of ``<bucket>/<key>`` of *origin* in *tree*; different keys never share a path.
-
-    Either all objects of an origin have a bucket, or none has. A key whose path would be too long or too deep becomes a
-    hash and its last component.
-    """
-    parts = [origin, *([bucket] if bucket else []), *key.split("/")]
-    names = [component_name(part) for part in parts]
-    if len(names) > _MAX_DEPTH or sum(len(os.fsencode(name)) + 1 for name in names) > _MAX_VIEW_PATH:
-        # No other name is `%~` and a hash alone: a cut one keeps 221 bytes of its component.
-        names[-key.count("/") - 1 : -1] = [_hash_name(key)]
-    return "/".join((tree, *names))
+MAX_ROOT_BYTES = 4096 - 1 - 3072 - 63
+"""Bytes of a root's path: PATH_MAX minus the longest local path below it."""

@@ -146,6 +146,44 @@ def unlink_quietly(path: str) -> None:
         os.unlink(path)
 
 
+def remove(path: str) -> int:
+    """Delete a file or a tree, as another process may; return the bytes freed."""
+    import shutil  # few processes remove a directory
+
+    size = _bytes_in(path)
+    try:
+        os.unlink(path)
+    except (IsADirectoryError, PermissionError):  # macOS raises PermissionError for a directory
+        shutil.rmtree(path, ignore_errors=True)
+    except OSError:
+        return 0
+    return size - _bytes_in(path)
+
+
+def _bytes_in(path: str) -> int:
+    """Return the bytes that deleting *path* would free: files with other names free nothing."""
+    size = 0
+    found = [path]
+    while found:
+        path = found.pop()
+        with contextlib.suppress(OSError):
+            status = os.lstat(path)
+            if stat.S_ISDIR(status.st_mode):
+                found.extend(f"{path}/{name}" for name in os.listdir(path))
+            if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
+                size += status.st_blocks * 512
+    return size
+
+
+def discard_directory(path: str, target: str) -> int | None:
+    """Delete a directory by way of *target*, at once; return the bytes freed, None if it is missing."""
+    try:
+        rename(path, target)
+    except FileNotFoundError:
+        return None
+    return remove(target)
+
+
 @contextlib.contextmanager
 def opened(path: str, flags: int, mode: int = 0o600) -> Iterator[int]:
     """Open *path*, close-on-exec, for the block."""

@@ -1,9 +1,9 @@
 """Byte-range locks between processes. They save duplicate work; correctness never depends on one.
 
-Each byte of one file is a lock: one for every URI being filled, two for the queue of index writers. A lock file per URI
-would cost as much as the blob. They are open-file-description locks, which belong to the descriptor. Unlike POSIX locks
-they survive the closing of another descriptor of the file, and the kernel frees them when the process dies. Threads of
-a process share the descriptor; a table tells them apart.
+Each byte of one file is a lock: one for every URI being filled, or given a local path, and two for the queue of index
+writers. A lock file per URI would cost as much as the blob. They are open-file-description locks, which belong to the
+descriptor. Unlike POSIX locks they survive the closing of another descriptor of the file, and the kernel frees them
+when the process dies. Threads of a process share the descriptor; a table tells them apart.
 
 The kernel does not tell who has such a lock. So an index writer describes itself in the file, for error messages, and
 for others to see whether the queue advances.
@@ -46,6 +46,10 @@ class ByteLock:
     byte: int
     thread: int = field(default_factory=threading.get_ident)
 
+    def acquire(self, timeout: float) -> bool:
+        """Wait for it; False after *timeout* seconds. Raises ReentrantCallError if this thread has it."""
+        return self.locks.acquire(self, timeout)
+
     def release(self) -> None:
         """Unlock it, from any thread. Does nothing a second time, or in a forked child."""
         self.locks.release(self)
@@ -68,7 +72,23 @@ class ByteLocks:
 
     def try_acquire(self, name: bytes) -> ByteLock | None:
         """Return the lock of *name*, or None if another process or thread has it."""
-        return self.try_byte(int.from_bytes(name_hash(name)[:8], "big") >> 2)
+        return self.try_byte(_byte_of(name))
+
+    def request(self, name: bytes) -> ByteLock:
+        """Return the lock of *name*, which is not locked yet: its owner is there before it is."""
+        return ByteLock(self, _byte_of(name))
+
+    def acquire(self, lock: ByteLock, timeout: float) -> bool:
+        for _ in polls_until(time.monotonic() + timeout):
+            if self._try(lock):
+                return True
+            held = self._held.get(lock.byte)
+            if held is not None and held.thread == threading.get_ident():
+                raise ReentrantCallError(
+                    f"{self._layout.root}: a signal handler interrupted this thread, and would wait for it: let the "
+                    "handler set a flag, and do the work after it"
+                )
+        return False
 
     def acquire_writer(self, timeout: float) -> ByteLock:
         """Wait in the queue of index writers.
@@ -146,19 +166,22 @@ class ByteLocks:
 
     def try_byte(self, byte: int) -> ByteLock | None:
         """Return the lock of *byte*, or None if another process or thread has it."""
+        lock = ByteLock(self, byte)
+        return lock if self._try(lock) else None
+
+    def _try(self, lock: ByteLock) -> bool:
         if self._pid != os.getpid():
             # A fork without hooks. The parent shares the open file, so locking it again would always succeed.
             self.after_fork_in_child()
-        lock = ByteLock(self, byte)
         try:
             with self._mutex:
-                if byte in self._held:
-                    return None
-                self._held[byte] = lock  # before it is locked: what an interrupt leaves locked has an owner
-                if self._lock(byte):
-                    return lock
-                del self._held[byte]
-            return None
+                if lock.byte in self._held:
+                    return False
+                self._held[lock.byte] = lock  # before it is locked: what an interrupt leaves locked has an owner
+                if self._lock(lock.byte):
+                    return True
+                del self._held[lock.byte]
+            return False
         except BaseException:
             self.release(lock)
             raise
@@ -283,6 +306,10 @@ class _Wait:
             self._writer = writer
         limit = _KNOWN_STALL_SECONDS if self._locks.has_given_up_on(writer) else STALL_SECONDS
         return now - self._advanced_at > limit
+
+
+def _byte_of(name: bytes) -> int:
+    return int.from_bytes(name_hash(name)[:8], "big") >> 2
 
 
 def _record_offset(byte: int) -> int:

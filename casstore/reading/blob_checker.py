@@ -10,8 +10,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
 
 from casstore.blobs.blob_store import BlobModifiedError, BlobStore
 from casstore.blobs.staging import Inode, Staging
@@ -23,11 +23,14 @@ from casstore.format.records import ChecksumRecord, Entry, ProviderChecksum, unp
 from casstore.fs import copying, files
 from casstore.index.committer import Committer
 from casstore.index.database import Index
-from casstore.index.entries import current_blob
+from casstore.index.entries import current_blob, users_of
 from casstore.index.transactions import Txn
 from casstore.index.updates import ChecksumVerdict, TouchEntry
 from casstore.leases.holder import LeaseHolder
 from casstore.root import Root
+
+if TYPE_CHECKING:
+    from casstore.local.changes import ChangeRecorder
 
 PROVABLE: Final = {"md5": "md5", "etag-md5": "md5", "sha1": "sha1", "sha256": "sha256"}
 """Kinds of checksums that can be computed from a blob, and how; others never link."""
@@ -39,11 +42,18 @@ class BlobChecker:
     """Finds, checks and quarantines the blobs of one store; thread-safe."""
 
     def __init__(
-        self, root: Root, index: Index, blobs: BlobStore, committer: Committer, leases: LeaseHolder, counters: Counters
+        self,
+        root: Root,
+        index: Index,
+        blobs: BlobStore,
+        committer: Committer,
+        leases: LeaseHolder,
+        changes: Callable[[], ChangeRecorder],
+        counters: Counters,
     ) -> None:
         self._layout, self._settings, self._boot_mount = root.layout, root.settings, root.boot_mount
         self._index, self._blobs, self._committer = index, blobs, committer
-        self._leases, self._counters = leases, counters
+        self._leases, self._changes, self._counters = leases, changes, counters
 
     def open(self, entry: Entry, *, verify: bool) -> int | None:
         """Return a descriptor of the entry's blob with right bytes, the caller's; None makes it a miss."""
@@ -202,9 +212,13 @@ class BlobChecker:
 
     def save_local_edits(self, digest: Digest) -> bool:
         """Make pending writes of a blob's wrong bytes, if they were written through a view; False if they were not."""
-        from casstore.reading import modified_blobs  # few processes ever need it
-
-        return modified_blobs.save_local_edits(self._layout, self._index, self._leases, digest)
+        keys = [user.key for user in self._index.read(lambda txn: users_of(txn, digest.value)) if user.key is not None]
+        try:
+            return self._changes().record_linked(self._layout.blob(digest.value), keys)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return False  # the disk cannot read them
 
     # --- by the checksums that providers state -----------------------------------------------------------------------
 

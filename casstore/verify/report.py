@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from casstore.format.digest import Digest
 
 if TYPE_CHECKING:
-    from casstore.leases.reaper import ReapResult
+    from casstore.eviction.reaper import ReapResult
 
 
 class ProblemKind(StrEnum):

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 
-from casstore.leases.reaper import ReapResult
+from casstore.eviction.reaper import ReapResult
 from casstore.verify import report
 from casstore.verify.blob_checks import BlobChecks, Sample
 from casstore.verify.index_checks import IndexChecks

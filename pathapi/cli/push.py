@@ -106,6 +106,7 @@ class _Pusher:
         self._as_json = as_json
         self.skipped = 0
         """Pending writes that `find_all` left out, and reported."""
+        cache.record_local()
 
     def find_uris(self, uris: Sequence[str]) -> list[_PushItem]:
         """Return an item for each URI. Raises what `Clients.paths` raises."""

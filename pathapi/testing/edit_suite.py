@@ -70,7 +70,7 @@ class EditSuite(PathSuite):
     # --- a changed view -----------------------------------------------------------------------------------------------
 
     def test_using_a_locally_changed_object_is_an_error_with_the_fixes(self, path: Any, edited: bytes) -> None:
-        uses = (path.read_bytes, path.open, lambda: path.fspath, lambda: path.write_bytes(b""), path.unlink)
+        uses = (path.read_bytes, path.open, lambda: path.write_bytes(b""), path.unlink)
         for use in (*uses, lambda: path.rename(str(path) + "2")):
             with pytest.raises(OverwriteNewerLocalError, match="was changed outside the API") as caught:
                 use()
@@ -79,6 +79,22 @@ class EditSuite(PathSuite):
         (write,) = path.pending
         assert write.state is PendingState.EDIT
         assert path.read_bytes(read_pending=True) == edited
+
+    def test_a_tool_that_asks_again_goes_on_with_its_own_change(self, path: Any, edited: bytes) -> None:
+        local = os.fspath(path)
+        assert Path(local).read_bytes() == edited
+        _assert_refused(path)
+        assert os.fspath(path) == path.fspath == local
+
+        def is_refused() -> bool:
+            with pytest.raises(OverwriteNewerLocalError):
+                os.fspath(path)
+            return True
+
+        assert in_forked_child(is_refused), "another process was not given it"
+        path.drop()
+        assert not os.path.lexists(local)
+        assert Path(path).read_bytes() == b"theirs"
 
     def test_a_write_is_refused_if_it_is_the_first_to_notice_an_edit(self, path: Any, ground: RawBucket) -> None:
         view = Path(path.fspath)
@@ -152,7 +168,7 @@ class EditSuite(PathSuite):
         cache = path.client.cache
         path.clear_cache()
         path.client.clear_cache()
-        assert [file.is_changed for file in cache.clear().in_use] == [True]
+        assert len(cache.clear().in_use) == 1
         cache.execute(cache.plan(max_size=0))
         _assert_refused(path)
         assert [write.state for write in cache.clear().pending] == [PendingState.EDIT]

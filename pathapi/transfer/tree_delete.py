@@ -146,9 +146,7 @@ def _pending_below(root: Location) -> dict[str, Exception]:
     client, cache = root.client, root.client.cache
     below = root.root + root.prefix
     unclosed.process_queue()
-    for entry in cache.entries(below):
-        if entry.key.origin == client.origin:
-            cache.record_changes(entry.key)
+    cache.record_local()
     found: dict[str, Exception] = {}
     for write in cache.pending.all():
         key = write.uri[len(root.root) :]

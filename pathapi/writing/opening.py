@@ -312,8 +312,8 @@ def write_base(
 class Edit(AbstractContextManager[str]):
     """The block of `CloudPath.edit`: it has a private local copy of the object, and uploads it at its end."""
 
-    def __init__(self, location: Location, force: bool | None) -> None:
-        self._block = _edit(location, force)
+    def __init__(self, location: Location, force: bool | None, *, with_bytes: bool = True) -> None:
+        self._block = _edit(location, force, with_bytes=with_bytes)
 
     def __enter__(self) -> str:
         try:
@@ -331,7 +331,7 @@ class Edit(AbstractContextManager[str]):
 
 
 @contextmanager
-def _edit(location: Location, force: bool | None) -> Iterator[str]:
+def _edit(location: Location, force: bool | None, *, with_bytes: bool) -> Iterator[str]:
     from pathapi.writing.pending import acquire_write_lock, write_lock
     from pathapi.writing.writer import Upload
 
@@ -340,23 +340,25 @@ def _edit(location: Location, force: bool | None) -> Iterator[str]:
     with write_lock(location) as lock, lock:
         acquire_write_lock(location, lock, force=is_forced)
         began = client.now()
-        stored = _open_start(location, "a", None)
+        kind = "a" if with_bytes else "w"
+        stored = _open_start(location, kind, None) if with_bytes else None
         source = None if stored is None else stored.descriptor
+        key = location.store_key
         try:
-            base = write_base(location, "a", stored, None, began, force=is_forced)
-            path = cache.edit(location.store_key, client.local_name(location.uri), base.version, source)
+            base = write_base(location, kind, stored, None, began, force=is_forced)
+            path = cache.local.private_path(location.place, base.version, source)
         finally:
             if source is not None:
                 os.close(source)
         try:
             yield path
         except BaseException:
-            cache.release_path(path)
+            cache.local.release(key, path)
             raise
         try:
-            staging = cache.copy_local(path)
+            staging = cache.changes.copy_privately(path)
         except FileNotFoundError:
-            cache.release_path(path)
+            cache.local.release(key, path)
             if stored is None:
                 return
             raise CloudPathFileNotFoundError(
@@ -368,6 +370,6 @@ def _edit(location: Location, force: bool | None) -> Iterator[str]:
         except BaseException:
             if not any(cache.pending.strong_digest(write) == proof for write in cache.pending.of(location.store_key)):
                 raise  # the bytes are nowhere else
-            cache.release_path(path, proof)
+            cache.local.release(key, path, proof)
             raise
-        cache.release_path(path, proof)
+        cache.local.release(key, path, proof)

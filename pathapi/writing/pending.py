@@ -7,18 +7,20 @@ whose process died is looked for on the server, once. Every change is made with 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from casstore import LockTimeoutError, PendingState, PendingWrite, WriteLock, printable, strong_digest
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
+    InvalidConfigurationException,
     OverwriteNewerLocalError,
     PendingWriteError,
 )
 from pathapi.location import Location
+from pathapi.metadata.head import exists
 from pathapi.writing import unclosed
 from pathapi.writing.commit import finish_upload, is_unknown, mark_failed, raise_explained, why_failed
 from pathapi.writing.conditional_put import WriteBase, conditional_put, find_completed_upload, warn_of_conditions
@@ -149,11 +151,12 @@ def conflict_error(target: Location, write: PendingWrite) -> PendingWriteError |
             "an upload was interrupted when its process died, and the server cannot be reached to check whether it "
             "completed"
         )
+    next_time = "; to change an object, use writing() or edit()" if write.source is not None else ""
     return error(
         f"{target}: {what}. The bytes are at {target.client.cache.pending.path(write)}",
         hint="push() uploads them (with force_overwrite_to_cloud=True it overwrites the object); drop() discards them, "
-        "and force_overwrite_from_cloud=True reads the server's version; save_pending(PATH) keeps both. On the command "
-        "line: casstore pending, push, drop",
+        "and force_overwrite_from_cloud=True reads the server's version; save_pending(PATH) keeps both"
+        f"{next_time}. On the command line: casstore pending, push, drop",
         shell_hint="`casstore push` uploads them (with --force it overwrites the object); `casstore drop` discards "
         "them; `casstore drop --save-to PATH` keeps both",
     )
@@ -169,6 +172,7 @@ def pending_of(target: Location) -> list[PendingWrite]:
         raise cache.unavailable
     unclosed.process_queue()
     cache.record_changes(target.store_key)
+    cache.record_made(target.place)
     return cache.pending.of(target.store_key)
 
 
@@ -203,6 +207,24 @@ def select_pending(target: Location, which: PendingWrite | None) -> PendingWrite
             shell_hint=f"select one with --name: {listed}",
         )
     return chosen[-1]
+
+
+def push_all(target: Location, which: PendingWrite | None, *, force: bool) -> None:
+    """Upload what is pending of *target*, and below it. Raises as `CloudPath.push` does."""
+    cache = target.client.cache
+    writes = pending_of(target)
+    if which is not None or any(write.key == target.store_key for write in writes):
+        push(target, which, force=force)
+    ours = [write for write in cache.pending.all() if write.key.origin == target.client.origin and which is None]
+    found = {write.key: None for write in ours if write.uri.startswith(target.prefix_uri)}
+    if not writes and not found:
+        # What a tool made at its path with a suffix: `numpy.save` does.
+        beside = f"{target.canonical}."
+        found = {write.key: None for write in ours if write.source is not None and write.uri.startswith(beside)}
+    for key in found:
+        push(target.at(key.uri.removeprefix(target.root)), force=force)
+    if which is None and not writes and not found and not exists(target):
+        raise CloudPathFileNotFoundError(f"{target}: nothing is pending, and there is no such object: write it first")
 
 
 def push(target: Location, which: PendingWrite | None = None, *, force: bool = False) -> PendingWrite:
@@ -249,7 +271,7 @@ def push(target: Location, which: PendingWrite | None = None, *, force: bool = F
             # The writes that this one was forced over block the URI no longer, either.
             finish_upload(target, staging, snapshot, result.info, moment, write, base.condition)
             if write.source is not None and proof is not None:
-                cache.mark_uploaded(write.source, write.digest, proof, result.info.validator)
+                cache.local.uploaded(write.key, write.source, write.digest, proof, result.info.validator)
             # The server has these bytes: other pending writes of the same ones are done.
             for other in done:
                 if other.state is not PendingState.UPLOADING:
@@ -268,29 +290,18 @@ def drop(target: Location, which: PendingWrite | None = None) -> list[PendingWri
         lock.acquire(on_poll=unclosed.process_queue)
         writes: Sequence[PendingWrite] = pending_of(target) if which is None else [select_pending(target, which)]
         for write in writes:
-            with _releasing_source(target, write):
+            with target.client.cache.changes.releasing_source(write):
                 pending.discard(write)
         return list(writes)
 
 
 def save(target: Location, destination: str, which: PendingWrite | None = None) -> PendingWrite:
     """Copy a pending write's bytes to the local file *destination*, replaced as a whole; then discard the write."""
+    if "://" in destination:
+        raise InvalidConfigurationException(f"save_pending() saves to a local file, not to {destination!r}")
     with write_lock(target) as lock, lock:
         lock.acquire(on_poll=unclosed.process_queue)
         write = select_pending(target, which)
-        with _releasing_source(target, write):
+        with target.client.cache.changes.releasing_source(write):
             target.client.cache.pending.save(write, destination)
         return write
-
-
-@contextmanager
-def _releasing_source(target: Location, write: PendingWrite) -> Iterator[None]:
-    """After the block, remove the file that a tool put into the outbox, if it still has *write*'s bytes."""
-    cache = target.client.cache
-    proof = None
-    if write.source is not None:
-        with suppress(FileNotFoundError):
-            proof = cache.pending.strong_digest(write)
-    yield
-    if write.source is not None and proof is not None:
-        cache.release_path(write.source, proof)

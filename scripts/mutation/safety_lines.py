@@ -23,7 +23,7 @@ from typing import Final
 
 DIRECTORY: Final = Path(__file__).parent / "lines"
 _FIELDS: Final = {"file", "protects", "line", "becomes", "tests"}
-_SUITES: Final = "pathapi/testing"
+_SUITES: Final = ("pathapi/testing", "tests/pathapi/support")
 """Its classes have tests that those of other files inherit."""
 
 
@@ -107,7 +107,7 @@ def _exists(root: Path, test: str) -> bool:
     here = _definitions(root / file)
     if names[0] not in here:
         return False
-    suites = (_definitions(path) for path in sorted((root / _SUITES).glob("*.py")))
+    suites = (_definitions(path) for folder in _SUITES for path in sorted((root / folder).glob("*.py")))
     return len(names) == 1 or names[1] in here or any(names[1] in suite for suite in suites)
 
 

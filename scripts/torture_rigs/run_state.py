@@ -131,6 +131,14 @@ class Run:
         """Return whether a user was about to."""
         return [origin, key, digest] in self._lines("decided")
 
+    def note_edit(self, local: str) -> None:
+        """Record that the file at *local*, which is the same for all workers, was replaced."""
+        self._append("edits", local)
+
+    def edits_of(self, local: str) -> int:
+        """Return how often it was."""
+        return self._lines("edits").count(local)
+
     def said(self) -> list[list[str]]:
         """Return all events so far."""
         return [line for line in self._lines("said") if isinstance(line, list)]

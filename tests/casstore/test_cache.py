@@ -20,7 +20,7 @@ from casstore.fs import files
 from casstore.index.database import Index
 from casstore.index.updates import TouchEntry
 from casstore.reading import blob_checker as statements
-from tests.casstore.support.fill import fill, hand_out, key_of, read
+from tests.casstore.support.fill import fill, hand_out, key_of, read, view
 from tests.casstore.support.threads import refilling, repeating
 from tests.harness.sampling import by_pass
 
@@ -410,7 +410,7 @@ def test_a_store_that_is_removed_while_in_use_is_made_again(cache: casstore.Cach
     entry = fill(cache, KEY, b"bytes")
     descriptor = cache.open_entry(entry)
     assert descriptor is not None
-    cache.view(entry, descriptor, "bucket", "k")
+    view(cache, entry, descriptor, "k")
     os.close(descriptor)
     shutil.rmtree({"everything": cache.root, "index": cache.layout.index, "blobs": cache.layout.blobs}[how])
     assert read(cache, KEY) in (None, b"bytes")
@@ -419,7 +419,7 @@ def test_a_store_that_is_removed_while_in_use_is_made_again(cache: casstore.Cach
     entry = fill(cache, key_of("new"), b"new")
     descriptor = cache.open_entry(entry)
     assert descriptor is not None
-    assert Path(cache.view(entry, descriptor, "bucket", "new")).read_bytes() == b"new"
+    assert Path(view(cache, entry, descriptor, "new")).read_bytes() == b"new"
     os.close(descriptor)
     assert casstore.open(cache.root) is cache
     assert os.path.exists(cache.layout.store)

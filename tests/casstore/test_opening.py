@@ -40,6 +40,7 @@ from tests.casstore.support.fill import (
     read,
     run,
     status_of,
+    view,
 )
 from tests.casstore.support.threads import refilling, repeating
 from tests.harness.sampling import by_pass
@@ -298,7 +299,7 @@ def test_a_writer_that_is_killed_in_a_transaction_leaves_nothing_and_stops_nobod
 def test_a_fork_without_hooks_gets_an_error_and_harms_nobody(cache: casstore.Cache) -> None:
     def parent() -> None:
         entry = fill(cache, key_of("k"), b"bytes")
-        path = cache.view(entry, cache.open_entry(entry) or -1, "bucket", "k")
+        path = view(cache, entry, cache.open_entry(entry) or -1, "k")
 
         def child() -> None:
             with pytest.raises(casstore.IndexUnavailableError, match="forked without Python's fork hooks"):

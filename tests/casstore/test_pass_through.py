@@ -12,7 +12,7 @@ from casstore.errors import StoreUnavailableError
 from casstore.pass_through import PassThroughCache
 from tests.casstore.support.fill import key_of
 
-OWN = {"has_view", "warn"}
+OWN = {"warn"}
 """What only the stand-in has."""
 
 

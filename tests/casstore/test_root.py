@@ -331,3 +331,10 @@ def test_no_file_of_a_store_stops_or_fills_the_process_that_opens_it(root: Path,
             open_root(root, None, {})
 
     assert status_of(fork(open_it)) == 0
+
+
+def test_a_store_is_refused_where_no_directory_can_be_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(os.path, "isdir", lambda _: False)  # as if every stat failed
+        with pytest.raises(OSError, match=r"exists|permitted|denied"):
+            casstore.open(root)

@@ -19,7 +19,7 @@ from casstore.format.layout import MAX_ROOT_BYTES
 from casstore.fs import files
 from casstore.fs import mounts as machine
 from casstore.root import open_root
-from tests.casstore.support.fill import fill, forked, key_of, read
+from tests.casstore.support.fill import fill, forked, key_of, read, view
 from tests.casstore.support.mounts import fill_up, mounted, small_disk
 
 # Every byte becomes three in a name, and names are as long as they may be.
@@ -121,7 +121,7 @@ def test_a_blob_that_can_have_no_more_links_is_copied_for_a_view(
     lack(monkeypatch, "link", lambda source, *_: "/blobs/" in str(source), errno.EMLINK)
     descriptor = cache.open_entry(entry)
     assert descriptor is not None
-    path = cache.view(entry, descriptor, "bucket", "a", mode)
+    path = view(cache, entry, descriptor, "a", mode)
     os.close(descriptor)
     assert Path(path).read_bytes() == b"bytes"
     assert os.stat(path).st_ino != os.stat(cache.blob_path(entry)).st_ino
@@ -142,7 +142,7 @@ def test_the_last_link_that_the_file_system_allows_is_not_the_last_view(root: Pa
         pytest.skip("this file system takes more than 70,000 links")
     descriptor = cache.open_entry(entry)
     assert descriptor is not None
-    path = cache.view(entry, descriptor, "bucket", "a", "link")
+    path = view(cache, entry, descriptor, "a", "link")
     os.close(descriptor)
     assert Path(path).read_bytes() == b"bytes"
     fill(cache, key_of("b"), b"bytes")
@@ -183,7 +183,7 @@ def test_a_root_is_as_long_as_leaves_room_for_every_view(tmp_path: Path, length:
         entry = fill(cache, key_of(key), b"bytes")
         descriptor = cache.open_entry(entry)
         assert descriptor is not None
-        assert Path(cache.view(entry, descriptor, "bucket", key)).read_bytes() == b"bytes"
+        assert Path(view(cache, entry, descriptor, key)).read_bytes() == b"bytes"
         os.close(descriptor)
     cache.close()
     processes._caches.pop(os.path.realpath(path))

@@ -515,8 +515,10 @@ def test_a_store_of_another_user_is_refused_in_both_directions(
     theirs = anybodys_directory / "theirs"
     assert _as_somebody(["--dir", str(theirs), "get", data.as_uri()], bare_environment).returncode == 0
     done = _shell(["--dir", str(theirs), "ls"], bare_environment)
+    warned, _, done.stderr = done.stderr.partition("\n")
+    assert f"can write to {theirs}" in warned
     _assert_refused(done, 1, (str(theirs), "another user", str(_NOBODY)))
-    with pytest.raises(StoreUnavailableError):
+    with pytest.warns(UserWarning, match="can write to"), pytest.raises(StoreUnavailableError):
         casstore.open(theirs)
 
 

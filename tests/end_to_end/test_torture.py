@@ -203,7 +203,7 @@ if damage.startswith("eviction"):
     cache = casstore.open(root)
     cache.execute(cache.plan(max_size=0))
     cache.close()
-(record,) = root.glob("pending/*/*.json")
+(record,) = root.glob("pending/*/*-*.json")
 blob = min(root.glob("blobs/*/*"), default=None)
 if damage == "byte":
     blob.chmod(0o600)
@@ -219,8 +219,10 @@ elif damage == "version":
 elif damage == "origins":
     ledgers["ledger@one"], ledgers["ledger@two"] = ledgers["ledger@two"], ledgers["ledger@one"]
 elif damage == "view":
-    view = next(path for path in root.glob("leases/*/views/**/0") if path.is_file())
+    view = next(path for path in root.glob("local/**/0") if path.is_file())
+    times = view.stat()
     view.write_bytes(b"edited")
+    os.utime(view, ns=(times.st_atime_ns, times.st_mtime_ns))
 elif damage == "pending data":
     data = record.with_suffix(".data")
     data.chmod(0o600)
@@ -434,7 +436,7 @@ def decide():
     if decision == "overruled":
         user._write("ledger@one", "data/0", "wb", b"forced", "", force=True)
     elif decision == "lost":
-        next(Path(run.store).glob("pending/*/*.json")).unlink()
+        next(Path(run.store).glob("pending/*/*-*.json")).unlink()
     else:
         (write,) = user._cache().pending.all()
         user._decide(write, {"pushed": user._push, "dropped": user._drop, "saved": user._save}[decision])

@@ -37,6 +37,9 @@ _OURS: Final = ("casstore", "pathapi", "os")
 """Whose calls count; `os` because of `os.makedirs`."""
 
 _THINGS: Final = (
+    (r"/pending/[^/]+/paths\.json", "record of paths"),
+    (r"/local/e.*", "private copy"),
+    (r"/local/.*", "local file"),
     (r"/pending/[^/]+/.*\.data", "data"),
     (r"/pending/[^/]+/.*\.json", "record"),
     (r"/pending/[^/]+/[^/]+", "unnamed record"),

@@ -111,8 +111,13 @@ class WarmHit(WarmRead):
 
 class Fspath(WarmRead):
     def run(self, name: str) -> None:
-        if Path(os.fspath(self.stage.path(name))).read_bytes() != OLD:
-            raise AssertionError("wrong bytes")
+        assert Path(self.stage.path(name)).read_bytes() == OLD
+
+
+class LocalDirectory(WarmRead):
+    def run(self, name: str) -> None:
+        self.stage.client.directories.clear()
+        assert Path(self.stage.path(name).parent, name).read_bytes() == OLD
 
 
 class Write(Scene):
@@ -224,9 +229,15 @@ class Clear(WarmRead):
 
 
 class Edit(Write):
+    way = "edit"
+
     def run(self, name: str) -> None:
-        with self.stage.path(name).edit() as path:
+        with getattr(self.stage.path(name), self.way)() as path:
             Path(path).write_bytes(NEW)
+
+
+class WriteByName(Edit):
+    way = "writing"
 
 
 class HttpRead(ColdRead):
@@ -255,11 +266,13 @@ SCENES: Final[dict[str, type[Scene]]] = {
     "cold-read": ColdRead,
     "cold-open": ColdOpen,
     "fspath": Fspath,
+    "directory": LocalDirectory,
     "write": Write,
     "text-write": TextWrite,
     "text-close": TextClose,
     "append": Append,
     "edit": Edit,
+    "writing": WriteByName,
     "rename": Rename,
     "unlink": Unlink,
     "listing": Listing,

@@ -20,7 +20,7 @@ from tests.pathapi.support import kill_points as kills
 from tests.pathapi.support.proxied import az, cloud, gs, http, s3  # noqa: F401 (fixtures)
 from tests.pathapi.support.raw_buckets import S3RawBucket
 
-pytest.register_assert_rewrite("pathapi.testing")
+pytest.register_assert_rewrite("pathapi.testing", "tests.pathapi.support.local_path_suite")
 
 MakeClient = Callable[..., S3Client]
 MakeGSClient = Callable[..., GSClient]

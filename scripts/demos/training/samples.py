@@ -40,7 +40,7 @@ class CachedFiles:
     uri: str
     truth: Dataset
     transform: Callable[[bytes], Any] | None = None
-    _handed: list[tuple[str, int]] = field(default_factory=list)
+    _handed: list[tuple[Any, str, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.truth.objects)
@@ -61,10 +61,10 @@ class CachedFiles:
         if number % BY_PATH == 0:
             local = path.fspath
             data = Path(local).read_bytes()
-            # A path that was handed out names the same bytes for as long as this process lives, whatever was evicted.
-            for earlier, of in self._handed[-1:]:
+            # A path that was handed out names the same bytes as long as its CloudPath is alive, whatever was evicted.
+            for _, earlier, of in self._handed[-1:]:
                 wrong += self._count_wrong(of, Path(earlier).read_bytes())
-            self._handed.append((local, number))
+            self._handed.append((path, local, number))
         else:
             with path.open("rb") as file:
                 data = b"".join(iter(partial(file.read, _PIECE), b""))

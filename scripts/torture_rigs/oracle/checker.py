@@ -5,6 +5,7 @@ All processes that use the store must be dead or idle during a check.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import xxhash
@@ -26,7 +28,8 @@ _PLACES: Final = re.compile(
     r"|blobs(/[0-9a-f]{2}(/[0-9a-f]{30})?)?"
     r"|leases(/(\.new-)?[0-9a-f]{16}(/.*)?)?"
     r"|locks(/fill|/write(/[0-9a-f]{32})?|/collector|/statistics|/[0-9a-f]{16})?"
-    r"|pending(/[0-9a-f]{32}(/[0-9a-f]{16}(-[0-9a-f]{16}\.(data|json))?)?)?"
+    r"|pending(/[0-9a-f]{32}(/paths\.json|/[0-9a-f]{16}(-[0-9a-f]{16}\.(data|json))?)?)?"
+    r"|local(/.*)?"
     r"|pins(/[0-9a-f]{32}|/[0-9a-f]{16})?|trash(/[0-9a-f]{16}(/.*)?)?"
     r"|quarantine(/[0-9a-f]{32}-[0-9a-f]{8}(\.txt)?|/[0-9a-f]{16})?"
 )
@@ -199,24 +202,26 @@ class Checker:
                 found.violations.append(f"what a provider stated leads to the wrong blob: {row.hex()} {digest.hex()}")
 
     def _check_views(self, found: Checked) -> None:
-        """Check that every view still has its bytes, even if its process was killed, unless it was replaced."""
+        """Check that every local file which nobody has changed has its bytes, even if its process was killed."""
         leases = f"{self._root}/leases"
-        for lease in os.listdir(leases) if os.path.isdir(leases) else []:
-            found.leases += 1
-            for line in _lines(f"{leases}/{lease}/views.list"):
-                try:
-                    view = json.loads(line)
-                except ValueError:
-                    continue  # its writer was killed, and had not handed the path out
-                if view.get("kind") != "view":
-                    continue
-                # Noted before it is made: one that is not there yet was not handed out.
-                if os.path.exists(view["path"]) and os.stat(view["path"]).st_ino == view["inode"]:
-                    found.views += 1
-                    with open(view["path"], "rb") as file:
-                        digest = _hash(file.read()).hex()
-                    if not view["digest"].endswith(":" + digest) and not self._is_after_power_cut:
-                        found.violations.append(f"the view {view['path']} no longer has its bytes")
+        found.leases = len(os.listdir(leases)) if os.path.isdir(leases) else 0
+        for name in glob.glob(f"{self._root}/pending/*/paths.json"):
+            try:
+                files = json.loads(Path(name).read_bytes())["files"]
+            except ValueError:
+                if not self._is_after_power_cut:
+                    found.violations.append(f"{name} is no record")
+                continue
+            # Noted before it is made: one that is not there yet was not handed out.
+            for file in (file for file in files if file["kind"] == "object"):
+                path = f"{self._root}/local/{file['name']}"
+                if not os.path.isfile(path) or os.stat(path).st_mtime_ns != file["mtime_ns"]:
+                    continue  # gave way, or edited
+                found.views += 1
+                if not file["digest"].endswith(":" + _hash(Path(path).read_bytes()).hex()) and not (
+                    self._is_after_power_cut
+                ):
+                    found.violations.append(f"the local file {path} no longer has its bytes")
 
     def _blob(self, digest: bytes) -> str:
         name = digest.hex()
@@ -233,11 +238,3 @@ def _mtime(digest: bytes) -> int:
 
 def _user_row(entry: EntryRow) -> bytes:
     return b"U" + entry.digest + xxhash.xxh3_128_digest(entry.whole)
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read().splitlines()
-    except FileNotFoundError:
-        return []

@@ -251,7 +251,9 @@ def _judge_refusal(
     """
     is_unknown = any(write.state == "uploading" for write in before)
     states = sorted(write.state for write in before)
-    if is_refused and not is_unknown and not any(write.blocks for write in before):
+    # The read is the first to look at what a killed worker left at the local path.
+    is_noticed = any(write.state == "edit" and write not in before for write in after)
+    if is_refused and not is_unknown and not is_noticed and not any(write.blocks for write in before):
         yield f"{what} was refused, and what is pending is {states}"
     elif is_refused and what.endswith("always") and not any(write.blocks for write in after):
         yield f"{what} was refused, and afterwards nothing stands in the way any more"

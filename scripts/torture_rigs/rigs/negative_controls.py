@@ -14,7 +14,7 @@ import casstore.eviction.inventory
 import casstore.fs.copying
 import casstore.fs.files
 import casstore.index.page_check
-import casstore.leases.changes
+import casstore.local.paths
 import casstore.opening
 import casstore.pending.store
 import casstore.root
@@ -149,8 +149,8 @@ def _save_unsynced() -> None:
 
 
 def _edits_unseen() -> None:
-    """A use of a URI does not look at the local copies that were handed out of it."""
-    _replace(casstore.leases.changes.ChangeTracker, "has_changes", lambda *_: False)
+    """A use of a URI does not look at its local files."""
+    _replace(casstore.local.paths.LocalPaths, "has_changes", lambda *_: False)
 
 
 _CONTROLS: Final[dict[str, Callable[[], None]]] = {

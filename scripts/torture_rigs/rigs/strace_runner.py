@@ -250,7 +250,7 @@ class Bench:
         """What a user made of local copies, and where there was nothing, is recorded or where he left it."""
         found = [write.data for write in all_waiting(self._root)]
         if not is_finished:
-            for directory, _, names in os.walk(f"{self._root}/leases"):
+            for directory, _, names in os.walk(f"{self._root}/local"):
                 found += [Path(directory, name).read_bytes() for name in names]
         for data in program.kept:
             if data not in found:

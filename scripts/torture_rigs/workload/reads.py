@@ -41,7 +41,7 @@ class Worker(Writer):
 
     def __init__(self, run: Run, seed: str) -> None:
         super().__init__(run, seed)
-        self._views: list[tuple[str, bytes]] = []
+        self._views: list[tuple[Any, str, bytes]] = []
 
     def work(self, steps: int | None = None) -> None:
         """Do *steps* things, or go on until killed."""
@@ -155,15 +155,18 @@ class Worker(Writer):
         except CloudUnavailableError:
             self._count("absences")
             return
-        if "/outbox/" in local:
+        try:
+            with open(local, "rb") as file:
+                found = file.read()
+        except FileNotFoundError:
             return  # there is no object
-        with open(local, "rb") as file:
-            found = file.read()
+        self._count("views")
+        if key in KEYS:
+            return  # others edit it there
         if not any(ledger.content(key, number) == found for number in range(ledger.latest(key), before - 1, -1)):
             self._run.violate(f"the view of {path} of {origin} has {len(found)} bytes of no version since {before}")
         if len(self._views) < _VIEWS:
-            self._views.append((local, found))
-        self._count("views")
+            self._views.append((path, local, found))  # its CloudPath is alive, so it stays
 
     def edit(self) -> None:
         """Replace a local copy by another file; the next use of the URI must find it."""
@@ -172,14 +175,14 @@ class Worker(Writer):
             local = path.fspath
         except (CloudPathFileNotFoundError, CloudUnavailableError, StaleReadError, *REFUSALS):
             return
-        if "/outbox/" in local:
+        if not os.path.exists(local):
             return
-        self._views = [(other, data) for other, data in self._views if other != local]
+        self._views = [view for view in self._views if view[1] != local]
         self.edited(origin, key, path, local)
 
     def look_at_views(self) -> None:
         """Every path that this process was given has the bytes that it had."""
-        for local, bytes_then in self._views:
+        for _, local, bytes_then in self._views:
             with open(local, "rb") as file:
                 if file.read() != bytes_then:
                     self._run.violate(f"the view {local} changed")

@@ -204,8 +204,9 @@ def _finish_collection(root: str) -> Iterator[str]:
         yield f"another collection is short of {freed.shortfall} bytes"
     yield from _judge_verified("after another collection", cache.verify())
     for place in ("leases", "trash", "quarantine", "locks/write"):
-        if _names(f"{root}/{place}"):
-            yield f"after another collection there is left in {place}: {_names(f'{root}/{place}')}"
+        left_there = [name for name in _names(f"{root}/{place}") if name != cache.leases.own_name()]
+        if left_there:
+            yield f"after another collection there is left in {place}: {left_there}"
     for place in ("", "index-v1", "pins"):
         if _STALE in _names(f"{root}/{place}"):
             yield f"after another collection there is half a file left in {place or 'the root'}"

@@ -170,7 +170,12 @@ class Writer:
         data = os.urandom(16) + self.new_content()
         with open(self._run.made, "wb") as file:
             file.write(data)
+        edits = self._run.edits_of(local)
+        for earlier in waiting_of(self._run.store, str(path), origin):
+            if earlier.source == local:
+                self._run.dropping(earlier.name)  # an edit of what was edited already takes its place
         os.replace(self._run.made, local)
+        self._run.note_edit(local)
         outcome, is_refused = "gave no error", False
         try:
             path.read_bytes()
@@ -187,9 +192,17 @@ class Writer:
             if is_refused or write.state == "incomplete":  # a forced write has set it aside
                 return
         # As soon as the record is there, others may push it or discard it: before the read looks at what is pending.
-        if not self._run.is_decided(origin, key, f"xxh3-128:{xxhash.xxh3_128_hexdigest(data)}"):
+        is_decided = self._run.is_decided(origin, key, f"xxh3-128:{xxhash.xxh3_128_hexdigest(data)}")
+        if not is_decided and not self._is_replaced(local, data, edits):
             outcome += ": the edit is " + ("nowhere" if write is None else write.state)
             self._run.violate(f"{path} of {origin} was edited at {local}, and reading it {outcome}")
+
+    def _is_replaced(self, local: str, data: bytes, edits: int) -> bool:
+        """Whether another worker has edited the same file since: the path is the same for all."""
+        with contextlib.suppress(FileNotFoundError), open(local, "rb") as file:
+            if file.read() != data:
+                return True
+        return self._run.edits_of(local) > edits + 1
 
     def hear(self) -> None:
         """Have what the API says of files that were left to be collected taken for a promise."""

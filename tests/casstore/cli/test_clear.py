@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from casstore import Cache, PendingState, Validator
 from casstore import opening as processes
 from casstore.cli.main import run
 from tests.casstore.support.command import at_a_terminal
-from tests.casstore.support.fill import REPOSITORY, fill, forked, key_of, read
+from tests.casstore.support.fill import REPOSITORY, fill, forked, key_of, read, view
 from tests.casstore.support.pending_writes import pend
 from tests.casstore.support.stores import stored, tree_of
 
@@ -32,7 +33,7 @@ def filled(cache: Cache) -> Cache:
 
 
 @pytest.fixture
-def full(filled: Cache) -> Cache:
+def full(filled: Cache) -> Iterator[Cache]:
     """The same with all that stays: a pin, a pending write and its entry, an edit, a local path."""
     filled.pin(A)
     pend(filled, "b")
@@ -41,9 +42,11 @@ def full(filled: Cache) -> Cache:
     assert entry is not None
     descriptor = filled.open_entry(entry)
     assert descriptor is not None
-    filled.view(entry, descriptor, "bucket", "d/c", "link")
+    use = filled.local.use(entry.key)
+    view(filled, entry, descriptor, "d/c", "link")
     os.close(descriptor)
-    return filled
+    yield filled
+    del use
 
 
 def _clear(cache: Cache, *arguments: str) -> int:
@@ -78,7 +81,7 @@ def test_kept_things_are_listed_with_how_to_remove_them(full: Cache, capsys: pyt
         "s3://bucket/edited: pending: its local copy was changed",
         f"{B}: cached, and a pending write is based on it",
     ]
-    assert kept[4].startswith(f"{C}: in use: {full.layout.leases}/")
+    assert kept[4].startswith(f"{C}: in use: {full.layout.local}/")
     for command in ("casstore unpin URI", "casstore push", "casstore drop", "casstore pin", "casstore pending"):
         assert f"`{command}`" in out
     assert "local paths are removed when the processes that use them exit" in out
@@ -203,7 +206,7 @@ def test_edits_of_dead_processes_become_pending_writes_and_are_reported(
         assert entry is not None
         descriptor = filled.open_entry(entry)
         assert descriptor is not None
-        path = Path(filled.view(entry, descriptor, "bucket", "b", "link"))
+        path = Path(view(filled, entry, descriptor, "b", "link"))
         path.unlink()
         path.write_bytes(b"mine")
 

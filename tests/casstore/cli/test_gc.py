@@ -13,7 +13,7 @@ import pytest
 from casstore import Cache
 from casstore.cli.main import run
 from tests.casstore.support.command import at_a_terminal
-from tests.casstore.support.fill import REPOSITORY, fill, forked, key_of
+from tests.casstore.support.fill import REPOSITORY, fill, forked, key_of, view
 from tests.casstore.support.stores import HOUR, stored, tree_of, used_at
 
 
@@ -35,7 +35,7 @@ def _held_by_a_view(cache: Cache, name: str) -> str:
     descriptor = cache.open_entry(entry)
     assert descriptor is not None
     try:
-        return cache.view(entry, descriptor, "bucket", name, "link")
+        return view(cache, entry, descriptor, name, "link")
     finally:
         os.close(descriptor)
 
@@ -108,7 +108,7 @@ def test_without_options_the_settings_are_the_budget(
 def test_kept_blobs_are_listed_and_the_status_is_1_over_the_budget(
     filled: Cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = _held_by_a_view(filled, "b")
+    path, use = _held_by_a_view(filled, "b"), filled.local.use(key_of("b"))
     for arguments in (["--dry-run"], ["--yes"]):
         assert _gc(filled, "--max-size", "0", *arguments) == 1
         captured = capsys.readouterr()
@@ -118,6 +118,7 @@ def test_kept_blobs_are_listed_and_the_status_is_1_over_the_budget(
     assert _gc(filled, "--max-size", "0", "--yes", "--json") == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["within_budget"], report["short_bytes"]) == (False, 1000)
+    del use
     (held,) = report["held"]
     assert (held["uris"], held["linked_from"]) == (["s3://bucket/b"], [path])
     with open(path, "rb") as file:

@@ -23,14 +23,14 @@ def test_settings_come_from_the_file_and_the_environment_wins(root: Path) -> Non
     open_root(root, None, {})
     (root / "config.toml").write_text('views = "copy"\nlock_timeout = 5\noffline = true\n')
     layout = Layout(root)
-    assert load_settings(layout, {}) == Settings(5.0, "copy", "never", True)
+    assert load_settings(layout, {}) == Settings(5.0, "copy", offline=True)
     environment = {
         "CASSTORE_VIEWS": "link",
         "CASSTORE_OFFLINE": "0",
         "CASSTORE_LOCK_TIMEOUT": "7.5",
         "CASSTORE_VERIFY": "",
     }
-    assert load_settings(layout, environment) == Settings(7.5, "link", "never", False)
+    assert load_settings(layout, environment) == Settings(7.5, "link")
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,8 @@ def test_settings_come_from_the_file_and_the_environment_wins(root: Path) -> Non
         ("lock_timeout = nan", "lock_timeout"),
         ("lock_timeout = true", "lock_timeout"),
         ("offline = 7", "offline"),
+        ('local_paths = "never"', "local_paths"),
+        ("local_path_grace = -1", "local_path_grace"),
         ("colour = 1", "colour"),
         ("views = ", "config.toml"),
         ("\udcff", "config.toml"),

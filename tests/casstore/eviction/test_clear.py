@@ -20,13 +20,14 @@ from casstore.errors import StoreFullError
 from casstore.eviction import clear as clearing
 from casstore.eviction import removal
 from casstore.eviction.clear import ClearResult
+from casstore.eviction.local_copies import InUse
 from casstore.format.keys import USER
 from casstore.index.transactions import Txn
 from casstore.index.updates import IndexUpdate
-from casstore.leases.in_use import InUse
 from casstore.locks.lock_files import create_locked
 from casstore.pass_through import PassThroughCache
 from tests.casstore.support.fill import eventually, fill, fork, hand_out, key_of, read, status_of
+from tests.casstore.support.local_edits import outbox_of
 from tests.casstore.support.pending_writes import interrupt, pend
 from tests.casstore.support.stores import add_orphan, dangling, stored, tree_of
 
@@ -284,21 +285,23 @@ def test_an_edit_of_a_dead_process_becomes_a_pending_write_and_stays(filled: Cac
     (write,) = cleared.reaped.recorded
     assert (cleared.pending, write.uri, write.state) == ((write,), A, "edit")
     assert Path(filled.pending.path(write)).read_bytes() == b"mine"
-    assert (cleared.reaped.leases, stored(filled)) == (1, 1000)  # the version that it started from
+    assert stored(filled) == 1000  # the version that it started from
 
 
 def test_local_paths_of_a_living_process_stay_readable_and_edits_of_it_are_kept(filled: Cache, tmp_path: Path) -> None:
     def work() -> None:
         paths = [_view(filled, name, mode) for name, mode in (("a", "link"), ("b", "copy"), ("d/c", "link"))]
-        made = Path(filled.outbox(key_of("new"), "bucket", "new"))
+        made = outbox_of(filled, "new")
         made.write_bytes(b"made")
         _edit(paths[2])
+        uses = [filled.local.use(key_of(name)) for name in ("a", "b", "d/c", "new")]
         (tmp_path / "ready").touch()
         eventually((tmp_path / "cleared").exists)
         assert [path.read_bytes() for path in paths] == [b"a" * 1000, b"b" * 1000, b"mine"]
         assert read(filled, key_of("a")) is None
         fill(filled, key_of("a"), b"anew")
         assert read(filled, key_of("a")) == b"anew"
+        assert len(uses) == 4
         filled.close()
 
     pid = fork(work)
@@ -307,29 +310,27 @@ def test_local_paths_of_a_living_process_stay_readable_and_edits_of_it_are_kept(
     cleared = filled.clear()
     (tmp_path / "cleared").touch()
     assert status_of(pid) == 0
-    assert (cleared.entries, cleared.blobs, dry.in_use) == (3, 3, cleared.in_use)
-    assert cleared.bytes == dry.bytes == 2000  # the link holds the rest; the edited one has let go of it
-    told = {file.uris: (file.size, file.is_changed) for file in cleared.in_use}
-    assert told == {(A,): (1000, False), (B,): (1000, False), (C,): (4, True), ("s3://bucket/new",): (4, True)}
+    # The version that the edit started from stays once it is recorded, and the link holds the bytes of one.
+    assert (dry.entries, cleared.entries, dry.bytes, cleared.bytes) == (3, 2, 2000, 1000)
+    for result, is_changed in ((dry, True), (cleared, False)):
+        told = {file.uris: (file.size, file.is_changed) for file in result.in_use}
+        new = ("s3://bucket/new",)
+        assert told == {(A,): (1000, False), (B,): (1000, False), (C,): (4, is_changed), new: (4, is_changed)}
     assert sorted((write.uri, write.state.value) for write in filled.pending.all()) == [
         (C, "edit"),
         ("s3://bucket/new", "incomplete"),
     ]
 
 
-def test_an_edit_of_this_very_process_is_noticed_after_a_clearing_as_before(filled: Cache) -> None:
+def test_an_edit_and_a_file_that_somebody_put_beside_are_recorded_and_then_cleared(filled: Cache) -> None:
     path = _view(filled, "a")
+    path.with_name("beside").write_bytes(b"beside")
     _edit(path)
-    assert filled.clear().in_use == (InUse((A,), str(path), 4, is_changed=True),)
-    (write,) = filled.record_changes(key_of("a"))
-    assert (write.state, Path(filled.pending.path(write)).read_bytes()) == ("edit", b"mine")
-
-
-def test_a_file_that_somebody_put_beside_a_local_path_is_named(filled: Cache) -> None:
-    beside = _view(filled, "a").with_name("beside")
-    beside.write_bytes(b"mine")
-    assert InUse((), str(beside), 4, is_changed=True) in filled.clear().in_use
-    assert beside.read_bytes() == b"mine"
+    assert filled.clear(dry_run=True).in_use == (InUse((A,), str(path), 4, is_changed=True),)
+    cleared = filled.clear()
+    assert (cleared.in_use, path.exists(), path.with_name("beside").exists()) == ((), False, False)
+    saved = {write.uri: Path(filled.pending.path(write)).read_bytes() for write in cleared.pending}
+    assert saved == {A: b"mine", "s3://bucket/beside": b"beside"}
 
 
 def test_a_link_outside_of_the_store_is_told_since_it_holds_the_bytes(filled: Cache, tmp_path: Path) -> None:
@@ -426,7 +427,7 @@ def test_a_dry_run_changes_nothing_and_says_the_same(filled: Cache) -> None:
     dry = filled.clear(dry_run=True)
     assert tree_of(filled.root) == before
     wet = filled.clear()
-    assert (dry.entries, dry.blobs, dry.bytes, dry.young) == (2, 1, 0, 1)
+    assert (dry.entries, dry.blobs, dry.bytes, dry.young) == (2, 1, 1000, 1)
     assert dry == replace(wet, reaped=None)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,13 @@ import lmdb
 import pytest
 
 import casstore
-from casstore import Cache, PendingState
+from casstore import Cache, PendingState, PendingWrite, Place
 from casstore.eviction import clear as clearing
-from casstore.eviction import collector
+from casstore.eviction import collector, reaper
 from casstore.eviction.collector import CollectResult
-from casstore.format.layout import Layout, LeaseLayout
 from casstore.fs import files
 from casstore.index.database import Index
-from casstore.leases import reaper
-from casstore.leases.edits import EditRecorder
-from casstore.leases.scan import scan_lease
+from casstore.local.changes import ChangeRecorder
 from tests.casstore.pending.test_store import keep
 from tests.casstore.support.damage import change
 from tests.casstore.support.fill import fill, forked, key_of, read, replace_in
@@ -41,7 +37,11 @@ pytestmark = [pytest.mark.needs_locks]
 CONTENTS = {name: name.encode() * 100 for name in ("a", "b", "c", "pinned", "wrong")} | {"twin": b"a" * 100}
 ROOM = 100
 """Bytes that the budget leaves: those of the pinned entry go beyond it."""
-LOST = {("edited", PendingState.EDIT, b"mine"), ("made", PendingState.INCOMPLETE, b"made")}
+LOST = {
+    ("edited", PendingState.EDIT, b"mine"),
+    ("made", PendingState.INCOMPLETE, b"made"),
+    ("private", PendingState.INCOMPLETE, b"private"),
+}
 """What the dead process had not told of."""
 TOLD = ("k", PendingState.FAILED, b"told")
 
@@ -74,6 +74,8 @@ def _furnish(root: Path) -> None:
         in_place(view_of(cache, "edited"))
         view_of(cache, "clean")
         outbox_of(cache, "made").write_bytes(b"made")
+        private = cache.local.private_path(Place(key_of("private"), "bucket", "private"), None)
+        Path(private).write_bytes(b"private")
 
     assert forked(leave) == 0
     cache.close()
@@ -143,7 +145,7 @@ def _look(root: Path, finish: Act) -> None:
     finish(cache)
     kept = [(uri.rpartition("/")[2], state, data) for uri, state, data in held(cache)]
     assert set(kept) == {TOLD, *LOST}, "something that cannot be fetched again was lost"
-    assert len(kept) == 3, "and is there once"
+    assert len(kept) == 4, "and is there once"
     # A clearing leaves the version that an edit started from, unless it was gone before.
     left = {entry.uri.rpartition("/")[2]: entry.size for entry in cache.entries()}
     assert set(left) - ({"edited"} if finish is _clear else set()) == {"pinned"}
@@ -187,25 +189,16 @@ def _sweep_before_the_rows_of_a_clearing_go() -> None:
     replace_in(clearing.Clearing, drop=sweep_first)
 
 
-def _record_edits_after_their_lease_has_gone() -> None:
-    discard, record = reaper._discard, EditRecorder.record
-    late: list[Callable[[], object]] = []
+def _record_changes_after_their_tree_has_gone() -> None:
+    remove = ChangeRecorder.remove_private
 
-    def record_later(self: EditRecorder, *arguments: Any) -> tuple[()]:
-        late.append(lambda: record(self, *arguments))
-        return ()
+    def move_first(self: ChangeRecorder, tree: str) -> list[PendingWrite]:
+        layout = self.paths.layout
+        files.rename(layout.local_path(tree), layout.trashed(tree))
+        files.rename(layout.trashed(tree), layout.local_path(tree))
+        return remove(self, tree)
 
-    def discard_and_record(layout: Layout, path: str) -> int | None:
-        size = discard(layout, path)
-        while late:
-            late.pop()()
-        return size
-
-    def survey_once(lease: LeaseLayout) -> Any:
-        return replace(scan_lease(lease), unrecorded=()) if late else scan_lease(lease)
-
-    replace_in(reaper, _discard=discard_and_record, scan_lease=survey_once)
-    replace_in(EditRecorder, record=record_later)
+    replace_in(ChangeRecorder, remove_private=move_first)
 
 
 def _pass_pins_by() -> None:
@@ -217,9 +210,13 @@ def _pass_pins_by() -> None:
     ("breaks", "act", "what"),
     [
         (_sweep_before_the_rows_go, _collect, "an entry has no blob"),
-        (_record_edits_after_their_lease_has_gone, _collect, "something that cannot be fetched again was lost"),
+        (
+            _record_changes_after_their_tree_has_gone,
+            _collect,
+            "something that cannot be fetched again was lost",
+        ),
         (_pass_pins_by, _evict, "a pinned entry is gone"),
-        (_record_edits_after_their_lease_has_gone, _clear, "something that cannot be fetched again was lost"),
+        (_record_changes_after_their_tree_has_gone, _clear, "something that cannot be fetched again was lost"),
         (_sweep_before_the_rows_of_a_clearing_go, _clear, "an entry has no blob"),
     ],
 )

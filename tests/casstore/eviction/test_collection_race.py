@@ -5,6 +5,7 @@ And the same race with one protection taken away, where it must find out.
 
 from __future__ import annotations
 
+import glob
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from casstore import Cache
 from casstore.format.keys import BLOB, ENTRY, USER
+from casstore.format.layout import PATHS_NAME
 from casstore.format.records import unpack_entry
 from casstore.index.transactions import Txn
 from tests.casstore.support.fill import run
@@ -86,8 +88,10 @@ def _leaks(cache: Cache) -> list[str]:
     """What lies in the store and should not, where no process uses it."""
     layout = cache.layout
     own = None if cache.leases.taken is None else cache.leases.taken.name
-    directories = (layout.trash, layout.quarantine, layout.pending_directory, layout.write_locks, layout.leases)
+    directories = (layout.trash, layout.quarantine, layout.write_locks, layout.leases)
     found = [f"{name}/{file}" for name in directories for file in os.listdir(name) if file != own]
+    found += [path for path in glob.glob(f"{layout.pending_directory}/*/*") if not path.endswith(PATHS_NAME)]
+    found += [path for path in glob.glob(f"{layout.local}/e*") if own is None or own not in path]
     env = cache.index._env
     assert env is not None
     slots = [line.split()[0] for line in env.readers().splitlines()[1:]]

@@ -262,7 +262,7 @@ _WAYS: dict[str, Callable[[Cache], object]] = {
     "a plan": _empty,
     "by hand": lambda cache: cache.evict(lambda _: True),
     # Without reaping, which starts a process each time.
-    "clearing": lambda cache: clearing.Clearing(cache.index, cache.layout, "").clear(None),
+    "clearing": lambda cache: clearing.Clearing(cache.index, cache.layout, "", 0).clear(None),
 }
 
 

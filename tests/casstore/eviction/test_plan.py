@@ -17,7 +17,7 @@ from casstore.eviction.victims import Reason, Victim
 from casstore.format.keys import BLOB, blob_row
 from casstore.format.records import pack_entry, row_checksum
 from casstore.index.eviction_history import LRU_EXPERT
-from tests.casstore.support.fill import fill, key_of
+from tests.casstore.support.fill import fill, key_of, release, view
 from tests.casstore.support.stores import HOUR, add_orphan, tree_of, used_at
 
 
@@ -124,8 +124,9 @@ def test_a_blob_that_a_view_is_linked_to_frees_nothing_and_is_held_by_name(cache
     _fill_aged(cache, b=1)
     descriptor = cache.open_entry(entry)
     assert descriptor is not None
-    path = cache.view(entry, descriptor, "bucket", "a", "link")
+    path = view(cache, entry, descriptor, "a", "link")
     os.close(descriptor)
+    use = cache.local.use(entry.key)
     plan = cache.plan(max_size=0, min_free=0)
     assert _uris(cache, plan) == [("s3://bucket/b",)]
     (held,) = plan.retained
@@ -133,7 +134,8 @@ def test_a_blob_that_a_view_is_linked_to_frees_nothing_and_is_held_by_name(cache
     assert plan.shortfall(plan.reclaimable_bytes) == 1000
     # A link that no lease knows of.
     os.link(path, f"{cache.root}/elsewhere")
-    cache.release_view(path)
+    release(cache, path)
+    del use
     assert cache.plan(max_size=0, min_free=0).retained[0].holders == ("links outside of the store",)
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-import casstore
 from casstore import Cache, Key, Validator
-from casstore.format.digest import Digest, new_hasher
-from casstore.format.layout import Layout, LeaseLayout, component_name
-from casstore.leases.lease import Lease
-from tests.casstore.support.fill import edited_views, fill, read, run
+from casstore.format.layout import Layout
+from tests.casstore.support.fill import edited_files, fill, read, view
 
 HOSTILE = [
     "a/../b", "..", ".", "./x", "f//g", "/j", "//k", "l/", "m//", "/", " ", "a?versionId=1", "a#b", "r%2Fs", "t+u",
@@ -136,16 +131,14 @@ def test_an_origin_with_a_nul_is_refused() -> None:
 def test_names_on_disk_are_the_same_on_a_file_system_that_ignores_case(cache: Cache) -> None:
     put(cache, HOSTILE)
     cache.lease.report_progress(Key("s3://bucket/..", "s3").name, 1)
-    views = cache.lease.paths.path + "/views"
     names = {
         os.path.relpath(os.path.join(at, name), cache.root)
         for at, directories, files in os.walk(cache.root)
         for name in (*directories, *files)
     }
-    derived = {name for name in names if not name.startswith(os.path.relpath(views, cache.root))}
     fixed = {"CACHEDIR.TAG", "index-v1/CURRENT"}
-    assert all(re.fullmatch(r"[a-z0-9/.-]+", name) for name in derived - fixed), derived
-    assert len({name.casefold() for name in derived}) == len(derived)
+    assert all(re.fullmatch(r"[a-z0-9/.-]+", name) for name in names - fixed), names
+    assert len({name.casefold() for name in names}) == len(names)
 
 
 @given(objects)
@@ -166,116 +159,41 @@ def test_two_objects_have_two_rows_and_two_names(two: list[Object]) -> None:
     )
 
 
-def test_hostile_keys_leave_nothing_outside_the_store(cache: Cache, tmp_path: Path) -> None:
-    before = set(tmp_path.rglob("*"))
-    outside = {path for path in before if not str(path).startswith(cache.root)}
-    for uri, data in put(cache, HOSTILE).items():
+def _paths(cache: Cache, keys: Sequence[str]) -> dict[Path, bytes]:
+    paths = {}
+    for uri, data in put(cache, keys).items():
         entry = cache.stat(uri)
         assert entry is not None
         descriptor = cache.open_entry(entry)
         assert descriptor is not None
-        view = cache.view(entry, descriptor, "bucket", uri.removeprefix("s3://bucket/"))
+        paths[Path(view(cache, entry, descriptor, uri.removeprefix("s3://bucket/"), "copy"))] = data
         os.close(descriptor)
-        assert Path(view).read_bytes() == data
-        assert os.path.realpath(view).startswith(os.path.realpath(cache.lease.paths.path) + "/views/")
+    return paths
+
+
+def test_hostile_keys_have_local_paths_of_their_own_and_leave_nothing_outside_the_store(
+    cache: Cache, tmp_path: Path
+) -> None:
+    outside = {path for path in tmp_path.rglob("*") if not str(path).startswith(cache.root)}
+    paths = _paths(cache, HOSTILE)
+    assert len(paths) == len(HOSTILE)
+    for path, data in paths.items():
+        assert path.read_bytes() == data
+        assert os.path.realpath(path).startswith(os.path.realpath(cache.layout.local) + "/")
     assert {path for path in tmp_path.rglob("*") if not str(path).startswith(cache.root)} == outside
-    path = Path(cache.lease.paths.path)
-    cache.close()
-    assert not path.exists(), "whatever the keys were, the lease could be removed"
 
 
-# --- views ----------------------------------------------------------------------------------------------------------
+def test_an_object_beside_a_prefix_of_its_name_moves_to_the_next_tree(cache: Cache) -> None:
+    for number, order in enumerate(itertools.permutations(["x", "x/y", "x/y/z"])):
+        paths = _paths(cache, [f"{number}/{name}" for name in order])
+        assert [path.read_bytes() for path in paths] == [*paths.values()]
+        assert sorted(os.path.relpath(path, cache.layout.local).partition("/")[0] for path in paths) == ["0", "1", "2"]
 
 
-@contextlib.contextmanager
-def _lease() -> Iterator[Lease]:
-    with tempfile.TemporaryDirectory() as directory:
-        layout = Layout(directory)
-        for name in layout.directories():
-            os.makedirs(name, exist_ok=True)
-        lease = Lease(layout, "copy")
-        yield lease
-        lease.close()
-
-
-def _view(lease: Lease, item: Object, data: bytes) -> str:
-    origin, bucket, key = item
-    hasher = new_hasher("xxh3-128")
-    hasher.update(data)
-    with tempfile.TemporaryFile() as source:
-        source.write(data)
-        source.flush()
-        return lease.view(
-            Key(f"s3://{bucket}/{key}", origin),
-            Digest("xxh3-128", hasher.digest()),
-            len(data),
-            source.fileno(),
-            bucket,
-            key,
-        )
-
-
-@settings(max_examples=60)
-@given(st.lists(objects, min_size=1, max_size=8, unique=True))
-def test_views_of_any_objects_lie_beside_each_other_with_their_own_bytes(items: list[Object]) -> None:
-    with _lease() as lease:
-        views = {_view(lease, item, repr(item).encode()): item for item in items}
-        assert len(views) == len(items)
-        for path, item in views.items():
-            assert Path(path).read_bytes() == repr(item).encode()
-            assert os.path.normpath(path) == path
-            assert path.startswith(lease.paths.path + "/views/")
-            assert all(0 < len(os.fsencode(part)) <= 255 for part in path.split("/")[1:])
-
-
-def test_an_object_beside_a_prefix_of_its_name_moves_to_the_next_tree() -> None:
-    for order in itertools.permutations(["x", "x/y", "x/y/z"]):
-        with _lease() as lease:
-            views = {name: _view(lease, ("s3", "b", name), name.encode()) for name in order}
-            assert {Path(view).read_text() for view in views.values()} == {*order}
-            trees = {
-                name: view.removeprefix(LeaseLayout(lease.paths.path).view_tree(0)[:-1])[0]
-                for name, view in views.items()
-            }
-            assert sorted(trees.values()) == ["0", "1", "2"]
-
-
-def test_a_name_that_the_file_system_takes_for_another_moves_to_the_next_tree(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What a file system without case does with "Case" beside "case": the second finds its name taken.
-    folded = lambda component: component_name(component.casefold())  # noqa: E731
-    monkeypatch.setattr("casstore.format.layout.component_name", folded)
-    with _lease() as lease:
-        upper, lower = (_view(lease, ("s3", "b", name), name.encode()) for name in ("d/Case", "D/case"))
-        assert upper != lower
-        assert (Path(upper).read_bytes(), Path(lower).read_bytes()) == (b"d/Case", b"D/case")
-
-
-def test_a_view_has_a_name_in_a_locale_without_its_letters(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; from casstore.format.layout import view_path\n"
-        "keys = ('\\u65e5', '\\u65e6', '\\xe9', 'x' * 250 + '\\u65e5')\n"
-        "names = [view_path(sys.argv[1], 's3', 'b', key) for key in keys]\n"
-        "assert len(set(names)) == 4\n"
-        "for name in names: os.makedirs(os.path.dirname(name), exist_ok=True); open(name, 'x').close()\n"
-        "print(sys.getfilesystemencoding())"
-    )
-    done = run(code, str(tmp_path), LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
-    assert (done.stderr, done.returncode) == ("", 0)
-    if done.stdout == "utf-8\n":
-        pytest.skip("this platform's file names are UTF-8 in every locale")
-    assert len(list((tmp_path / "s3/b").iterdir())) == 4
-
-
-def test_an_edit_of_a_view_is_told_with_its_key(root: Path) -> None:
-    cache = casstore.open(root)
-    for uri in put(cache, ["a\nb", "\udcff", "..", "n" * 300]):
-        entry = cache.stat(uri)
-        assert entry is not None
-        descriptor = cache.open_entry(entry)
-        assert descriptor is not None
-        view = Path(cache.view(entry, descriptor, "bucket", uri.removeprefix("s3://bucket/"), "copy"))
-        os.close(descriptor)
-        before = view.read_bytes()
-        view.write_bytes(b"edited")
-        assert [edited.key.uri for edited in edited_views(cache)] == [uri]
-        view.write_bytes(before)
+def test_an_edit_of_a_hostile_key_is_told_with_its_key(cache: Cache) -> None:
+    for path, data in _paths(cache, ["a\nb", "\udcff", "..", "n" * 300]).items():
+        path.write_bytes(b"edited")
+        assert edited_files(cache) == [str(path)]
+        path.write_bytes(data)
+        cache.record_local()
+    assert {write.uri for write in cache.pending.all()} == set()

@@ -15,8 +15,9 @@ from typing import NoReturn
 
 from casstore import Cache, Entry, Key, ProviderChecksum, Validator
 from casstore.index.updates import IndexUpdate, PublishEntry
-from casstore.leases.proof import path_has_bytes
-from casstore.leases.views import View
+from casstore.local.names import Place
+from casstore.local.paths import Content
+from casstore.local.record import records
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -54,16 +55,31 @@ def hand_out(cache: Cache, entry: Entry, mode: str) -> Path:
     descriptor = cache.open_entry(entry)
     assert descriptor is not None
     try:
-        return Path(cache.view(entry, descriptor, "bucket", entry.uri.removeprefix("s3://bucket/"), mode))
+        return Path(view(cache, entry, descriptor, entry.uri.removeprefix("s3://bucket/"), mode))
     finally:
         os.close(descriptor)
 
 
-def edited_views(cache: Cache) -> list[View]:
-    """The views that exist and have other bytes."""
-    views = [view for view in cache.lease.changes.views() if os.path.exists(view.path)]
-    known = [view for view in views if view.is_untouched() or path_has_bytes(cache.layout, view.path, view.digest)]
-    return [view for view in views if view not in known]
+def view(cache: Cache, entry: Entry, descriptor: int, name: str, mode: str | None = None) -> str:
+    """A local path of an object of the bucket "bucket"."""
+    return cache.local.path(Place(entry.key, "bucket", name), Content.of_entry(entry), descriptor, mode)
+
+
+def release(cache: Cache, path: str | Path) -> None:
+    """Give a local path back."""
+    for _, record in records(cache.layout):
+        if record.of_path(str(path)) is not None:
+            cache.local.release(record.key, str(path))
+
+
+def edited_files(cache: Cache) -> list[str]:
+    """The local files that exist and have other bytes than the store gave them."""
+    return [
+        cache.layout.local_path(file.name)
+        for _, record in records(cache.layout)
+        for file in record.files
+        if file.is_changed(cache.layout, cache.boot_mount)
+    ]
 
 
 def fork(work: Callable[[], object]) -> int:

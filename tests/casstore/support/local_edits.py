@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import casstore
-from casstore import PendingState, PendingWrite, Validator
-from casstore.leases.reaper import ReapResult, reap
+from casstore import PendingState, PendingWrite, Place, Validator
+from casstore.eviction.reaper import ReapResult, reap
 from tests.casstore.support.fill import fill, hand_out, key_of
 
 KEY = key_of("k")
@@ -21,16 +21,16 @@ def view_of(
 
 
 def outbox_of(cache: casstore.Cache, name: str = "k") -> Path:
-    return Path(cache.outbox(key_of(name), "bucket", name))
+    return Path(cache.local.path_to_create(Place(key_of(name), "bucket", name)))
 
 
 def edit_of(cache: casstore.Cache, tmp_path: Path, data: bytes | None, base: Validator | None = None) -> Path:
     if data is None:
-        return Path(cache.edit(KEY, "dir/k", base))
+        return Path(cache.local.private_path(Place(KEY, "bucket", "k"), base))
     source = tmp_path / "source"
     source.write_bytes(data)
     with source.open("rb") as file:
-        return Path(cache.edit(KEY, "dir/k", base, file.fileno()))
+        return Path(cache.local.private_path(Place(KEY, "bucket", "k"), base, file.fileno()))
 
 
 def in_place(path: Path, data: bytes = b"mine") -> None:
@@ -58,4 +58,4 @@ def held(cache: casstore.Cache) -> list[tuple[str, PendingState, bytes]]:
 
 
 def reaped(cache: casstore.Cache) -> ReapResult:
-    return reap(cache.layout, cache.index, cache.blobs, own_lease=cache.lease.name)
+    return reap(cache.layout, cache.index, cache.changes, own_lease=cache.lease.name)

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Final
 
 import casstore
-from casstore import Cache, Entry, Key, ProviderChecksum, Validator, new_hasher
+from casstore import Cache, Entry, Key, LocalUse, ProviderChecksum, Validator, new_hasher
 from casstore.blobs.blob_store import BlobStore
 from casstore.eviction import collector, removal
 from casstore.format.keys import blob_row
 from casstore.index.transactions import Txn
 from casstore.index.updates import PublishEntry
-from tests.casstore.support.fill import key_of, replace_in
+from tests.casstore.support.fill import key_of, replace_in, view
 from tests.casstore.support.stores import Trusting
 
 GROUPS, NAMES, SHARED, SIZE = 3, 6, 2, 8000
@@ -188,6 +188,7 @@ class _Kept:
     path: str
     data: bytes
     collections: int
+    use: LocalUse
 
 
 class _Reader(_Process):
@@ -231,11 +232,12 @@ class _Reader(_Process):
         descriptor = None if entry is None else self.cache.open_entry(entry)
         if entry is None or descriptor is None:
             return False
+        use = self.cache.local.use(key)
         try:
             path = self._path(entry, descriptor)
         finally:
             os.close(descriptor)
-        kept = _Kept(path, _expected(group, entry), self.board.total(Count.COLLECTIONS))
+        kept = _Kept(path, _expected(group, entry), self.board.total(Count.COLLECTIONS), use)
         self._check(kept)
         self.count(Count.PATHS)
         if all(other.path != path for other in self._kept):
@@ -246,7 +248,7 @@ class _Reader(_Process):
         if self.control == "bare path":
             return self.cache.blob_path(entry)
         name = entry.uri.removeprefix("s3://bucket/")
-        return self.cache.view(entry, descriptor, "bucket", name, self.chance.choice(("link", "copy")))
+        return view(self.cache, entry, descriptor, name, self.chance.choice(("link", "copy")))
 
     def _read_again(self, kept: _Kept) -> None:
         self._check(kept)
@@ -263,7 +265,6 @@ class _Reader(_Process):
 
     def _give_back(self, kept: _Kept) -> None:
         self._kept.remove(kept)
-        self.cache.release_view(kept.path)
 
 
 def _expected(group: int, entry: Entry) -> bytes:

@@ -1,4 +1,4 @@
-"""Views of processes that live or have died, and the reaper of a store."""
+"""Leases of processes that live or have died, and the reaper of a store."""
 
 from __future__ import annotations
 
@@ -10,26 +10,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import casstore
-from casstore.leases.reaper import ReapResult, reap
-from tests.casstore.support.fill import eventually, fill, fork, hand_out, key_of, status_of
+from casstore import Place
+from casstore.eviction.reaper import ReapResult, reap
+from tests.casstore.support.fill import eventually, fill, fork, key_of, status_of
 
 
 def reap_store(cache: casstore.Cache) -> ReapResult:
-    return reap(cache.layout, cache.index, cache.blobs)
+    return reap(cache.layout, cache.index, cache.changes)
 
 
-def make_view(cache: casstore.Cache, name: str = "k", mode: str = "copy") -> Path:
+def make_private(cache: casstore.Cache, name: str = "k") -> Path:
+    """A private path, whose file goes with its process."""
     entry = fill(cache, key_of(name), b"bytes of " + name.encode())
-    return hand_out(cache, entry, mode)
+    with open(cache.blob_path(entry), "rb") as blob:
+        return Path(cache.local.private_path(Place(entry.key, "bucket", name), entry.validator, blob.fileno()))
+
+
+def lease_of(path: Path) -> str:
+    """The name of the lease of a private path."""
+    return path.parts[path.parts.index("local") + 1][1:17]
 
 
 @contextlib.contextmanager
 def living_process(cache: casstore.Cache, tmp_path: Path, stop: int = 0) -> Iterator[tuple[int, Path]]:
-    """A process that has a view: its pid and the view's path. With *stop*, that signal is sent to it."""
-    said = tmp_path / "its view"
+    """A process that has a private path: its pid and the path. With *stop*, that signal is sent to it."""
+    said = tmp_path / "its path"
 
     def live() -> None:
-        path = make_view(cache)
+        path = make_private(cache)
         (tmp_path / "saying").write_text(str(path))
         (tmp_path / "saying").rename(said)
         time.sleep(600)

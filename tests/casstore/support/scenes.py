@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Entry, Key, Moment, NotHeldError, Validator, clock
+from casstore import Entry, Key, LocalUse, Moment, NotHeldError, Validator, clock
 from casstore.blobs.blob_store import BlobStore
 from casstore.eviction import collector
 from casstore.eviction.pins import Pins
@@ -29,9 +29,9 @@ from casstore.format.keys import BLOB, USER, user_row
 from casstore.fs import files
 from casstore.index import entries as rows
 from casstore.index.database import Index
-from casstore.leases import lease as leases
+from casstore.local.paths import LocalPaths
 from tests.casstore.support import replay as playing
-from tests.casstore.support.fill import fill, key_of
+from tests.casstore.support.fill import fill, key_of, release, view
 from tests.casstore.support.stores import HOUR, dangling, pass_tick
 from tests.harness.scheduler import Points, Step
 
@@ -165,7 +165,7 @@ class Stage:
         self.points.wrap(files, "rename", after=True, point=AFTER_RENAME)
         self.points.wrap(Pins, "_name", point=INSIDE_PIN)
         self.points.wrap(Pins, "_unlink", point=INSIDE_UNPIN)
-        self.points.wrap(leases, "append_line", after=True, point=BEFORE_PATH)
+        self.points.wrap(LocalPaths, "_record", after=True, point=BEFORE_PATH)
 
     def _before_lock(self, who: int, times: int) -> str:
         verb = self.scene.parts[who][0].split("_")[0]
@@ -194,8 +194,6 @@ class Stage:
         if any(name == "hand_out" for name, _ in self.scene.parts):
             # By the blob's time of change the collector tells a link that was made since the plan.
             pass_tick(cache.blob_path(entry), unit_ns=1)
-            # And he reads the list of all that this process was ever handed out.
-            files.unlink_quietly(cache.lease.paths.views_list)
         if self.scene.pinned:
             cache.pin(OLD.uri)
         self.found: list[Entry] = []
@@ -203,6 +201,7 @@ class Stage:
         self.promised: dict[Key, str] = {}
         self.is_planned = False
         self.handed: tuple[str, bytes] | None = None
+        self.use: LocalUse | None = None
 
     def _check(self) -> None:
         cache = self.cache
@@ -222,7 +221,8 @@ class Stage:
         if self.handed is not None:
             path, data = self.handed
             assert Path(path).read_bytes() == data, "a path that was handed out has other bytes"
-            cache.release_view(path)
+            release(cache, path)
+            self.use = None
         self._collect_idly({entries[key].digest.value for key in pinned})
         assert os.listdir(cache.layout.trash) == [], "something stays in the trash"
 
@@ -331,6 +331,7 @@ class Stage:
         entry = self.cache.lookup(OLD)
         descriptor = None if entry is None else self.cache.open_entry(entry)
         if entry is not None and descriptor is not None:
+            self.use = self.cache.local.use(OLD)
             etag = entry.validator.etag
-            self.handed = self.cache.view(entry, descriptor, "bucket", "old", "link"), BYTES[etag or ""]
+            self.handed = view(self.cache, entry, descriptor, "old", "link"), BYTES[etag or ""]
             os.close(descriptor)

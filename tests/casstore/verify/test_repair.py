@@ -24,7 +24,7 @@ from casstore.verify.repair import StoreRepairer
 from casstore.verify.report import Leftovers
 from tests.casstore.support import damage as damaging
 from tests.casstore.support.damage import DAMAGE, blob_of, change, edit, entry_of, fill_variously, put
-from tests.casstore.support.fill import fill, fork, forked, key_of, read, status_of
+from tests.casstore.support.fill import fill, fork, forked, key_of, read, status_of, view
 from tests.casstore.support.stores import add_orphan, dangling
 
 CONTENTS = {"a": b"alpha", "b": b"beta" * 1000, "b2": b"beta" * 1000, "c" * 600: b"long", "e": b""}
@@ -225,7 +225,7 @@ def test_bytes_written_through_a_view_become_a_local_edit_not_damage(filled: Cac
     entry = entry_of(filled)
     descriptor = filled.open_entry(entry)
     assert descriptor is not None
-    path = Path(filled.view(entry, descriptor, "bucket", "a", "link"))
+    path = Path(view(filled, entry, descriptor, "a", "link"))
     os.close(descriptor)
     change(path, lambda path: path.write_bytes(b"my work"))
     (problem,) = _repair(filled)[0].problems

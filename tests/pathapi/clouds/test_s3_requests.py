@@ -162,6 +162,24 @@ def test_a_cold_read_is_one_get_and_a_warm_one_a_304(path: S3Path, proxy: Proxy,
     assert wire() == {"GET": 1}
 
 
+def test_a_whole_directory_is_a_listing_and_its_objects_and_then_free(
+    make_client: MakeClient, path: S3Path, proxy: Proxy, wire: Wire
+) -> None:
+    directory = make_client().S3Path(f"{path.parent}/directory")
+    for number in range(20):
+        (directory / f"{number}.png").write_bytes(b"%d" % number)
+    wire()
+    shown = make_client().S3Path(f"{directory}/").fspath
+    assert wire() == {} and len(os.listdir(shown)) == 20, "for people, what is cached, without a request"
+    directory = make_client(local_cache_dir=f"{directory.client.cache.root}-other").S3Path(str(directory))
+    assert len(os.listdir(directory)) == 20
+    assert {kind: count for kind, count in wire().items() if kind != "LIST"} == {"GET": 21}, "one is of the directory"
+    for number in range(20):
+        with open(os.path.join(directory, f"{number}.png"), "rb") as file:
+            assert file.read() == b"%d" % number
+    assert wire() == {}
+
+
 @pytest.mark.parametrize("freshness", [60, "immutable", "offline"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_a_warm_read_is_free_where_the_policy_allows(

@@ -42,7 +42,6 @@ def path(tmp_path: Path) -> FilePath:
 
 @pytest.mark.parametrize("way", ["read_bytes", "open", "fspath"])
 def test_an_edit_that_opening_the_blob_shows_is_an_error(path: FilePath, way: str) -> None:
-    assert not path.client.cache.has_local_changes(path.client.store_key(path.uri)), "nothing shows it before"
     with pytest.raises(OverwriteNewerLocalError, match="The bytes are at"):
         path.fspath if way == "fspath" else getattr(path, way)()
     assert [write.state for write in path.pending] == [PendingState.EDIT]

@@ -206,7 +206,7 @@ def _push_and_check(scene: Writing, place: Place, path: Any, waiting: list[bytes
         assert waiting
         assert len(path.drop()) == 1
     else:
-        assert place.content() == scene.new
+        assert place.content() == (scene.new if waiting else cloud)
     assert not path.pending
 
 
@@ -291,7 +291,7 @@ def _upload_before_recording() -> None:
 @pytest.mark.parametrize(
     ("breaks", "name", "window"),
     [
-        (_record_nothing, "w, no network", ("before rename lease #2", "after rename other #1")),
+        (_record_nothing, "w, no network", ("before create lock #1", "before unlink lease #1")),
         (_discard_before_sending, "w", ("before unlink record #1", "before upload #1")),
         (_discard_before_committing, "w", ("before unlink record #1", "before commit #1")),
         (_upload_before_recording, "w, absent", ("before link object #1", "before link record #1")),

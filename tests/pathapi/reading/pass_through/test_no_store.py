@@ -136,7 +136,7 @@ view = path.fspath
 assert view == path.fspath
 with path.local() as given:
     pass
-print(view, os.path.exists(view))
+print(given, os.path.exists(given))
 if len(sys.argv) > 2:
     view = path.fspath
     open(view, "a").write("mine")

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import casstore
 from casstore import Condition, PendingState, Validator
+from casstore.eviction import reaper
+from casstore.eviction.reaper import reap
 from casstore.format.layout import LeaseLayout
 from casstore.fs import files
 from casstore.leases import lease as leases
-from casstore.leases import reaper, scan
 from casstore.leases.lease import Lease
-from casstore.leases.reaper import reap
 from casstore.locks import lock_files
 from casstore.locks.lock_files import LockedFile, create_locked
 from tests.casstore.support.fill import alone, eventually, fork, fork_without_hooks, forked, key_of, read, status_of
-from tests.casstore.support.reaping import living_process, make_view, reap_store
-
-
-def _edit(path: Path) -> None:
-    path.chmod(0o600)
-    path.write_bytes(b"mine")
+from tests.casstore.support.reaping import living_process, make_private, reap_store
 
 
 def _leave(cache: casstore.Cache, work: Callable[[], object] = lambda: None) -> str:
-    """A lease with a view whose process ended without a word, after *work*; its name."""
+    """A lease with a private path whose process ended without a word, after *work*; its name."""
     before = set(os.listdir(cache.layout.leases))
-    assert forked(lambda: [make_view(cache), work()]) == 0
+    assert forked(lambda: [make_private(cache), work()]) == 0
     (name,) = set(os.listdir(cache.layout.leases)) - before
     return name
 
@@ -48,7 +43,7 @@ def _take_over_unasked(path: str) -> LockedFile:
 
 
 @pytest.mark.needs_locks
-def test_the_lease_of_a_killed_process_goes_with_its_views(cache: casstore.Cache, tmp_path: Path) -> None:
+def test_the_lease_of_a_killed_process_goes_with_its_private_trees(cache: casstore.Cache, tmp_path: Path) -> None:
     with living_process(cache, tmp_path) as (pid, path):
         os.kill(pid, signal.SIGKILL)
         status_of(pid)
@@ -79,7 +74,7 @@ def test_a_forked_child_keeps_the_lease_of_its_killed_parent(cache: casstore.Cac
     said, child_pid = tmp_path / "said", tmp_path / "pid"
 
     def parent() -> None:
-        path = make_view(cache)
+        path = make_private(cache)
         child_pid.write_text(str(fork(lambda: time.sleep(600))))
         (tmp_path / "saying").write_text(str(path))
         (tmp_path / "saying").rename(said)
@@ -102,7 +97,7 @@ def test_a_child_of_a_fork_without_hooks_keeps_the_lease_of_its_parent(cache: ca
     release = tmp_path / "release"
 
     def parent() -> None:
-        path = make_view(cache)
+        path = make_private(cache)
         child = fork_without_hooks(lambda: eventually(release.exists))
         cache.lease.close()
         assert path.read_bytes() == b"bytes of k"
@@ -113,13 +108,9 @@ def test_a_child_of_a_fork_without_hooks_keeps_the_lease_of_its_parent(cache: ca
     assert reap_store(cache).leases == 1
 
 
-def test_a_program_that_was_started_holds_no_lease_of_its_starter(cache: casstore.Cache) -> None:
-    assert not os.get_inheritable(cache.lease._file.fileno())
-
-
 def test_ones_own_lease_is_left_alone(cache: casstore.Cache) -> None:
-    path = make_view(cache)
-    done = reap(cache.layout, cache.index, cache.blobs, own_lease=cache.lease.name)
+    path = make_private(cache)
+    done = reap(cache.layout, cache.index, cache.changes, own_lease=cache.lease.name)
     assert done.kept == ()
     assert path.exists()
 
@@ -232,16 +223,16 @@ def test_births_that_were_cut_off_go(cache: casstore.Cache) -> None:
 def test_processes_that_are_born_while_others_reap_have_their_leases(
     cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Births, deaths and reapers at random; whoever lives finds its view."""
+    """Births, deaths and reapers at random; whoever lives finds its file."""
     monkeypatch.setattr(reaper, "locks_are_exclusive", lambda _: True)  # proved elsewhere, and slow
 
     def live() -> None:
         for _ in range(25):
-            path = make_view(cache)
-            reap(cache.layout, cache.index, cache.blobs, own_lease=cache.lease.name)
+            path = make_private(cache)
+            reap(cache.layout, cache.index, cache.changes, own_lease=cache.lease.name)
             assert path.read_bytes() == b"bytes of k"
             cache.close()
-        make_view(cache)  # and is left behind
+        make_private(cache)  # and is left behind
 
     assert [status_of(pid) for pid in [fork(live) for _ in range(4)]] == [0] * 4
     done = reap_store(cache)
@@ -252,98 +243,57 @@ def test_processes_that_are_born_while_others_reap_have_their_leases(
 
 
 @pytest.mark.needs_locks
-def test_an_edit_in_a_dead_lease_becomes_a_pending_write_and_the_lease_goes(cache: casstore.Cache) -> None:
+def test_a_change_in_a_dead_processs_private_tree_becomes_a_pending_write_and_the_tree_goes(
+    cache: casstore.Cache,
+) -> None:
     def edit() -> None:
-        _edit(make_view(cache, "edited"))
-        make_view(cache, "untouched")
+        make_private(cache, "edited").write_bytes(b"mine")
+        make_private(cache, "untouched")
 
     name = _leave(cache, edit)
     done = reap_store(cache)
     (write,) = done.recorded
-    assert (done.leases, done.kept, os.listdir(cache.layout.leases)) == (1, (), [])
-    assert (write.uri, write.state, write.base) == ("s3://bucket/edited", PendingState.EDIT, Validator(15, "e1"))
-    assert (write.condition, write.lease, write.name[:16]) == (Condition.MATCH, name, name)
+    assert (done.leases, done.kept, os.listdir(cache.layout.local)) == (1, (), [])
+    assert os.listdir(cache.layout.leases) == [cache.lease.name] != [name]
+    assert (write.uri, write.state, write.base) == ("s3://bucket/edited", PendingState.INCOMPLETE, Validator(15, "e1"))
+    assert (write.condition, write.outcome_unknown) == (Condition.MATCH, True)
     assert list(cache.pending.all()) == [write]
     assert Path(cache.pending.path(write)).read_bytes() == b"mine"
     assert reap_store(cache).recorded == ()
 
 
 @pytest.mark.needs_locks
-def test_a_dead_lease_with_a_file_that_cannot_be_recorded_stays_whole_and_its_edits_are_recorded_once(
-    cache: casstore.Cache,
+def test_a_dead_lease_stays_while_a_change_in_its_private_trees_cannot_be_recorded(
+    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def edit() -> None:
-        _edit(make_view(cache, "edited"))
-        path = make_view(cache, "odd")
-        path.unlink()
-        path.symlink_to("edited")
+    name = _leave(cache, lambda: make_private(cache, "edited").write_bytes(b"mine"))
 
-    name, edited = _leave(cache, edit), ""
-    for recorded in (["s3://bucket/edited"], []):
-        done = reap_store(cache)
-        (kept,) = done.kept
-        assert (done.leases, kept.name, kept.is_alive) == (0, name, False)
-        (edited,) = kept.edited
-        assert Path(edited).name == "odd"
-        assert [write.uri for write in done.recorded] == recorded
-    for write in cache.pending.all():
-        cache.pending.discard(write)
-    os.unlink(edited)
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "create_synced", full)
+        (kept,) = reap_store(cache).kept
+    assert (kept.name, kept.is_alive, "could not be recorded" in kept.reason) == (name, False, True)
+    assert list(cache.pending.all()) == []
     done = reap_store(cache)
-    assert (done.leases, done.recorded) == (1, ()), "a record that was dealt with does not come again"
+    assert ([write.uri for write in done.recorded], done.leases) == (["s3://bucket/edited"], 1)
 
 
 @pytest.mark.needs_locks
-@pytest.mark.parametrize("where", ["views/0/s3/bucket/new.csv", "outbox/new.csv"])
-def test_a_dead_lease_with_a_new_file_stays(cache: casstore.Cache, where: str) -> None:
+@pytest.mark.parametrize("where", ["views/0/s3/bucket/k", "outbox/0/s3/bucket/new.csv", "edits/0/s3/bucket/k"])
+def test_a_dead_lease_of_a_former_version_goes_unless_it_has_a_users_file(cache: casstore.Cache, where: str) -> None:
     path = Path(cache.layout.lease(_leave(cache))) / where
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"mine")
-    assert [kept.edited for kept in reap_store(cache).kept] == [(str(path),)]
-    path.unlink()
+    (kept,) = reap_store(cache).kept
+    assert (kept.edited, "an earlier version" in kept.reason, path.read_bytes()) == ((str(path),), True, b"mine")
+    if where.startswith("views"):
+        os.utime(path, (1_500_000_000, 1_500_000_000))  # as the store dated its own
+    else:
+        path.unlink()
     assert reap_store(cache).leases == 1
-
-
-@pytest.mark.needs_locks
-def test_an_edit_between_the_looks_at_a_lease_saves_it(cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = _leave(cache)
-    (path,) = Path(cache.layout.lease(name)).rglob("k")
-    real = scan.scan_lease
-    looks = []
-
-    def survey(lease: LeaseLayout) -> object:
-        seen = real(lease)
-        looks.append(1)
-        if len(looks) == 1:
-            _edit(path)
-        return seen
-
-    monkeypatch.setattr(reaper, "scan_lease", survey)
-    assert [kept.edited for kept in reap_store(cache).kept] == [(str(path),)]
-    assert path.read_bytes() == b"mine"
-    done = reap_store(cache)
-    assert ([write.source for write in done.recorded], done.leases) == ([str(path)], 1)
-
-
-@pytest.mark.needs_locks
-def test_a_touch_between_the_looks_at_a_lease_shows_that_a_process_works_there(
-    cache: casstore.Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its bytes are still the store's; the next write may be an edit."""
-    name = _leave(cache)
-    (path,) = Path(cache.layout.lease(name)).rglob("k")
-    real = scan.scan_lease
-
-    def survey(lease: LeaseLayout) -> object:
-        monkeypatch.setattr(reaper, "scan_lease", real)
-        seen = real(lease)
-        os.utime(path)
-        return seen
-
-    monkeypatch.setattr(reaper, "scan_lease", survey)
-    assert [kept.reason for kept in reap_store(cache).kept] == ["another process is changing files in it"]
-    assert path.read_bytes() == b"bytes of k"
-    assert reap_store(cache).leases == 1
+    assert os.listdir(cache.layout.leases) == []
 
 
 @pytest.mark.needs_locks
@@ -386,54 +336,28 @@ def test_what_has_no_leases_name_is_not_touched(cache: casstore.Cache, tmp_path:
 # --- the end of a process ---------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _child_that_looks_later(path: Path, release: Path) -> Iterator[None]:
-    """Fork a child for the block, which reads *path* after the block."""
-
-    def look() -> None:
-        eventually(release.exists)
-        assert path.read_bytes() == b"bytes of k"
-
-    child = fork(look)
-    try:
-        yield
-    finally:
-        release.touch()
-        assert status_of(child) == 0
-
-
+@pytest.mark.needs_locks
+@pytest.mark.parametrize("are_for_show", [False, True])
 def test_a_process_that_ends_leaves_its_lease_to_a_child_that_still_has_it(
-    cache: casstore.Cache, tmp_path: Path
+    cache: casstore.Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, are_for_show: bool
 ) -> None:
-    path = make_view(cache)
-    with _child_that_looks_later(path, tmp_path / "release"):
+    name = cache.lease.name
+    child = fork(lambda: eventually((tmp_path / "release").exists))
+    with monkeypatch.context() as patched:
+        if are_for_show:
+            patched.setattr(fcntl, "flock", lambda *_: None)
         cache.close()
-        assert path.read_bytes() == b"bytes of k"
-
-
-def test_a_process_that_forked_leaves_its_lease_where_locks_are_for_show(
-    cache: casstore.Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-    path, other = make_view(cache), make_view(cache, "other")
-    with _child_that_looks_later(path, tmp_path / "release"):
-        _edit(other)
-        with pytest.warns(UserWarning, match="s3://bucket/other"):
-            cache.close()
-        assert path.read_bytes() == b"bytes of k"
+        assert os.listdir(cache.layout.leases) == [name]
+    assert [kept.is_alive for kept in reap_store(cache).kept] == [True]
+    (tmp_path / "release").touch()
+    assert status_of(child) == 0
+    assert reap_store(cache).leases == 1
 
 
 @pytest.mark.needs_locks
 def test_a_process_whose_children_are_dead_leaves_no_lease(cache: casstore.Cache) -> None:
-    path = make_view(cache)
+    path = make_private(cache)
     assert forked(lambda: None) == 0
     cache.close()
     assert not path.exists()
     assert os.listdir(cache.layout.leases) == os.listdir(cache.layout.trash) == []
-
-
-def test_a_lease_that_is_closed_twice_is_no_trouble(cache: casstore.Cache) -> None:
-    lease = cache.lease
-    lease.close()
-    lease.close()
-    lease.abandon()

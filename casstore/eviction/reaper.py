@@ -4,8 +4,9 @@ The kernel knows which processes are dead: if a lease can be locked, neither its
 This requires locks that exclude, so a second lock of one file proves that first. If they do not, every lease counts as
 alive.
 
-    lease of a dead process     edits, and files that tools made, become pending writes; then it is renamed to trash/.
-                                If it has files that cannot be recorded, it stays whole and is reported
+    lease of a dead process     changes in its private trees become pending writes, and the trees are removed; then it
+                                is renamed to trash/. If one cannot be recorded, it stays whole and is reported
+    local/<n>/                  files that tools made become pending writes; the files stay
     leases/.new-<random>/       an interrupted creation; a live creator starts again
     trash/                      emptied; any process may do that
     index-v1/<n>/               deleted once superseded, even with readers: see `_remove_superseded`
@@ -23,19 +24,19 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from casstore.blobs.blob_store import BlobStore
+from casstore.errors import CasstoreError
+from casstore.eviction.local_copies import forget_old
 from casstore.format.layout import Layout, LeaseLayout
 from casstore.fs import files
 from casstore.index.database import Index
-from casstore.leases.edits import EditRecorder
-from casstore.leases.scan import scan_lease
+from casstore.leases.lease import Lease
+from casstore.local.changes import ChangeRecorder
 from casstore.locks.lock_files import locks_are_exclusive, try_lock_existing
 from casstore.pending.records import PendingWrite
 from casstore.pending.store import Pending
@@ -88,10 +89,10 @@ class LeaseOutcome:
     recorded: tuple[PendingWrite, ...] = ()
 
 
-def reap(layout: Layout, index: Index, blobs: BlobStore, *, own_lease: str | None = None) -> ReapResult:
+def reap(layout: Layout, index: Index, changes: ChangeRecorder, *, own_lease: str | None = None) -> ReapResult:
     """Delete what dead processes left in the store, except *own_lease*, this process's lease.
 
-    Checks every view of a dead one: not for reads. Raises: OSError if the store is not writable.
+    Looks at every local file: not for reads. Raises: OSError if the store is not writable.
     """
     exclude = locks_are_exclusive(layout.locks)
     leases = size = 0
@@ -106,17 +107,19 @@ def reap(layout: Layout, index: Index, blobs: BlobStore, *, own_lease: str | Non
         if not exclude:
             kept.append(RetainedLease(name, "its process may be alive: file locks do not work on this file system"))
             continue
-        outcome = reap_lease(layout, name, blobs)
+        outcome = _reap_lease(layout, name, changes)
         recorded.extend(outcome.recorded)
         if outcome.retained is not None:
             kept.append(outcome.retained)
         elif outcome.bytes is not None:
             leases, size = leases + 1, size + outcome.bytes
+    recorded += changes.record_everything()
+    forget_old(changes.paths)
     generations = _remove_superseded(layout, index)
     if exclude:
         _remove_free_locks(layout)
     size += sum(generations) + _remove_temporary_files(layout)
-    size += sum(_remove(layout.trashed(name)) for name in files.list_names(layout.trash))
+    size += sum(files.remove(layout.trashed(name)) for name in files.list_names(layout.trash))
     return ReapResult(leases, size, len(generations), tuple(kept), exclude, tuple(recorded))
 
 
@@ -125,11 +128,8 @@ def _leases(layout: Layout) -> list[str]:
         return sorted(e.name for e in entries if _LEASE.fullmatch(e.name) and e.is_dir(follow_symlinks=False))
 
 
-def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutcome:
-    """Delete a dead process's lease after recording its edits; keep it if a file cannot be recorded.
-
-    Without *blobs*, record none. Requires that locks exclude, or that no other process can have the lease.
-    """
+def _reap_lease(layout: Layout, name: str, changes: ChangeRecorder) -> LeaseOutcome:
+    """Delete a dead process's lease after recording its changes; keep it if one cannot be recorded."""
     lease = LeaseLayout(layout.lease(name))
     try:
         lock = try_lock_existing(lease.lock)
@@ -143,49 +143,31 @@ def reap_lease(layout: Layout, name: str, blobs: BlobStore | None) -> LeaseOutco
         return LeaseOutcome(retained=RetainedLease(name, reason))
     if lock is None:
         return LeaseOutcome(retained=RetainedLease(name, "its process is alive"))
-    recorded: tuple[PendingWrite, ...] = ()
+    recorded: list[PendingWrite] = []
     try:
-        first = scan_lease(lease)
-        if blobs is not None and first.unrecorded:
-            recorded = EditRecorder.of_lease(layout, blobs, name).record(lease, first.unrecorded)
-        second = scan_lease(lease)
-        if second.unrecorded:
-            reason = "files in it were edited or created, and could not be recorded"
-            return LeaseOutcome(None, RetainedLease(name, reason, second.edited), recorded)
-        if first.states != second.states:
-            return LeaseOutcome(None, RetainedLease(name, "another process is changing files in it"), recorded)
-        return LeaseOutcome(_discard(layout, lease.path), None, recorded)
+        for tree in Lease.private_trees(layout, name):
+            recorded += changes.remove_private(tree)
+        kept = tuple(_files_of_former_version(lease))
+        if kept:
+            reason = "an earlier version of casstore left files in it: copy what you need, then delete it"
+            return LeaseOutcome(None, RetainedLease(name, reason, kept), tuple(recorded))
+        return LeaseOutcome(_discard(layout, lease.path), None, tuple(recorded))
     except FileNotFoundError:
-        return LeaseOutcome(recorded=recorded)
+        return LeaseOutcome(recorded=tuple(recorded))
+    except (OSError, CasstoreError) as error:
+        reason = f"a change could not be recorded ({error})"
+        return LeaseOutcome(None, RetainedLease(name, reason, (layout.local,)), tuple(recorded))
     finally:
         lock.close()
 
 
-def _remove(path: str) -> int:
-    """Delete a file or a tree, as another process may; return the bytes freed."""
-    size = _bytes_in(path)
-    try:
-        os.unlink(path)
-    except (IsADirectoryError, PermissionError):  # macOS raises PermissionError for a directory
-        shutil.rmtree(path, ignore_errors=True)
-    except OSError:
-        return 0
-    return size - _bytes_in(path)
-
-
-def _bytes_in(path: str) -> int:
-    """Return the bytes that deleting *path* would free: files with other names free nothing."""
-    size = 0
-    found = [path]
-    while found:
-        path = found.pop()
-        with contextlib.suppress(OSError):
-            status = os.lstat(path)
-            if stat.S_ISDIR(status.st_mode):
-                found.extend(f"{path}/{name}" for name in os.listdir(path))
-            if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
-                size += status.st_blocks * 512
-    return size
+def _files_of_former_version(lease: LeaseLayout) -> Iterator[str]:
+    """Yield what users may have made or changed in a lease that has local paths: the store dated its own copies."""
+    for kind in ("views", "outbox", "edits"):
+        for parent, _, names in os.walk(f"{lease.path}/{kind}"):
+            for path in (f"{parent}/{name}" for name in names):
+                if kind != "views" or os.lstat(path).st_mtime_ns % 1_000_000_000:
+                    yield path
 
 
 def _remove_superseded(layout: Layout, index: Index) -> list[int]:
@@ -201,12 +183,7 @@ def _remove_superseded(layout: Layout, index: Index) -> list[int]:
 
 def _discard(layout: Layout, path: str) -> int | None:
     """Delete a directory by way of the trash, at once; return the bytes freed, None if it is missing."""
-    target = layout.trashed(os.urandom(8).hex())
-    try:
-        files.rename(path, target)
-    except FileNotFoundError:
-        return None
-    return _remove(target)
+    return files.discard_directory(path, layout.trashed(os.urandom(8).hex()))
 
 
 def _remove_free_locks(layout: Layout) -> None:
@@ -233,7 +210,7 @@ def _remove_orphans(layout: Layout) -> int:
                 continue
             # The process of a deleted lease may still work: the store was deleted under it.
             if is_dead or os.lstat(path).st_ctime < deadline:
-                size += _remove(path)
+                size += files.remove(path)
     pending.remove_empty_directories()
     return size
 
@@ -265,7 +242,7 @@ def _remove_temporary_files(layout: Layout) -> int:
         with contextlib.suppress(OSError):
             status = os.lstat(path)
             if stat.S_ISREG(status.st_mode) and status.st_mtime < deadline:
-                size += _remove(path)
+                size += files.remove(path)
     return size
 
 

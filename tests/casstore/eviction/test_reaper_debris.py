@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import Condition, Pending, PendingState
+from casstore import Condition, Pending, PendingState, Place
+from casstore.eviction import reaper
+from casstore.eviction.reaper import reap
+from casstore.format.layout import LeaseLayout
 from casstore.fs import files
 from casstore.index import database
 from casstore.index.database import Index
 from casstore.index.generations import Generations
-from casstore.leases import reaper
-from casstore.leases.reaper import reap
 from casstore.locks import lock_files
 from casstore.locks.byte_locks import ByteLocks
 from tests.casstore.support.fill import eventually, fill, fork, forked, key_of, read, status_of
-from tests.casstore.support.reaping import living_process, make_view, reap_store
+from tests.casstore.support.reaping import lease_of, living_process, reap_store
 from tests.casstore.support.threads import acquired
 from tests.harness.sampling import by_pass, seed
 
@@ -61,7 +62,7 @@ def test_a_hint_of_no_use_takes_no_generation_away(cache: casstore.Cache, hint: 
     os.unlink(cache.layout.current) if hint is None else Path(cache.layout.current).write_bytes(hint)
     os.mkdir(cache.layout.generation(2))  # of somebody who was killed before he named it as the next
     index = Index(cache.layout, ByteLocks(cache.layout), print)
-    assert reap(cache.layout, index, cache.blobs).generations == 0
+    assert reap(cache.layout, index, cache.changes).generations == 0
     assert read(cache, key_of("k")) == b"bytes"
     assert Path(cache.layout.current).read_bytes() == b"1"
     assert reap_store(cache).generations == 0
@@ -135,7 +136,7 @@ def test_a_process_that_lags_behind_makes_no_old_generation_anew(
         """Read before the generation went, and used after."""
         monkeypatch.setattr(Generations, "_start", real)
         number = 1
-        assert reap(cache.layout, index, cache.blobs).generations == 1
+        assert reap(cache.layout, index, cache.changes).generations == 1
         return number
 
     monkeypatch.setattr(Generations, "_start", late)
@@ -227,37 +228,35 @@ def test_the_proof_that_locks_exclude_leaves_nothing(cache: casstore.Cache) -> N
 
 
 def _plant(cache: casstore.Cache, count: int) -> None:
-    """Dead leases with a view each, as fast as files are made."""
-    lease = cache.lease
-    path = make_view(cache, "k")
+    """Dead leases with a private path each, as fast as files are made; that of the last one is edited."""
+    entry, path = fill(cache, key_of("k"), b"bytes of k"), ""
     for number in range(count):
         name = f"{number:016x}"
-        new = Path(cache.layout.lease(name))
-        (new / "views/0/s3/bucket").mkdir(parents=True)
-        (new / "lock").touch()
-        os.link(path, new / "views/0/s3/bucket/k")
-        line = Path(lease.paths.views_list).read_text().splitlines(keepends=True)[0]
-        (new / "views.list").write_text(line.replace(lease.name, name))
+        os.mkdir(cache.layout.lease(name))
+        Path(LeaseLayout(cache.layout.lease(name)).lock).touch()
+        with open(cache.blob_path(entry), "rb") as blob:
+            path = cache.local.private_path(
+                Place(entry.key, "bucket", "k"), entry.validator, blob.fileno(), f"e{name}-{number:016x}"
+            )
+    Path(path).write_bytes(b"edited")
 
 
 @pytest.mark.needs_locks
 def test_reapers_at_once_take_each_lease_and_record_each_edit_once(cache: casstore.Cache, tmp_path: Path) -> None:
     _plant(cache, 40)
-    edited = Path(cache.layout.lease(f"{7:016x}")) / "views/0/s3/bucket/k"
-    edited.unlink()
-    edited.write_bytes(b"mine")
 
     def work() -> None:
         done = reap_store(cache)
         (tmp_path / f"{os.getpid()}").write_text(str(done.leases))
+        cache.close()
 
     pids = [fork(work) for _ in range(4)]
     assert [status_of(pid) for pid in pids] == [0] * 4
     assert sum(int((tmp_path / f"{pid}").read_text()) for pid in pids) == 40
     (write,) = cache.pending.all()
-    assert Path(cache.pending.path(write)).read_bytes() == b"mine"
+    assert Path(cache.pending.path(write)).read_bytes() == b"edited"
     assert os.listdir(cache.layout.leases) == [cache.lease.name]
-    assert os.listdir(cache.layout.trash) == []
+    assert os.listdir(cache.layout.trash) == os.listdir(cache.layout.local) == []
 
 
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link"}
@@ -283,7 +282,7 @@ def test_a_reaper_that_is_killed_anywhere_harms_nothing_and_the_next_one_finishe
 ) -> None:
     monkeypatch.setattr(reaper, "locks_are_exclusive", lambda _: True)  # proved elsewhere, and slow
     with living_process(cache, tmp_path) as (_, path):
-        mine = Path(cache.layout.lease("f" * 16)) / "views/0/mine"
+        mine = Path(cache.layout.lease("f" * 16)) / "views/0/mine"  # of a former version
         mine.parent.mkdir(parents=True)
         mine.write_bytes(b"mine")
         (mine.parents[2] / "lock").touch()
@@ -292,9 +291,6 @@ def test_a_reaper_that_is_killed_anywhere_harms_nothing_and_the_next_one_finishe
         while status == -signal.SIGKILL:
             number += by_pass(quick=3, full=1)
             _plant(cache, 3)
-            edited = Path(cache.layout.lease(f"{2:016x}")) / "views/0/s3/bucket/k"
-            edited.unlink()
-            edited.write_bytes(b"edited")
             os.mkdir(cache.layout.lease(f".new-{'0' * 16}"))
             Path(cache.layout.trashed("file")).touch()
             Path(cache.layout.write_lock("dead")).touch()
@@ -305,7 +301,8 @@ def test_a_reaper_that_is_killed_anywhere_harms_nothing_and_the_next_one_finishe
             assert mine.read_bytes() == b"mine"
             assert path.read_bytes() == b"bytes of k"
             done = reap_store(cache)
-            assert {kept.name for kept in done.kept} == {path.parents[4].name, "f" * 16, cache.lease.name}
+            assert {kept.name for kept in done.kept} == {lease_of(path), "f" * 16, cache.lease.name}
+            assert os.listdir(cache.layout.local) == [path.parts[-4]]
             assert os.listdir(cache.layout.trash) == os.listdir(cache.layout.write_locks) == []
             assert len(_generations(cache)) == 1
             assert not os.path.exists(f"{cache.root}/{'0' * 16}")
@@ -355,9 +352,27 @@ def test_half_a_pending_write_of_a_living_process_stays(cache: casstore.Cache, t
     with living_process(cache, tmp_path):
         (lease,) = os.listdir(cache.layout.leases)
         path = f"{cache.layout.pending(key_of('k').name)}/{lease}-{'0' * 16}.data"
-        os.makedirs(os.path.dirname(path))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         Path(path).write_bytes(b"mine")
         reap_store(cache)
         assert os.path.exists(path)
     reap_store(cache)
     assert not os.path.exists(path)
+
+
+@pytest.mark.needs_locks
+def test_halves_of_records_go_with_their_makers_and_living_ones_keep_theirs(cache: casstore.Cache) -> None:
+    name = cache.lease.name
+    assert forked(lambda: cache.lease) == 0
+    (dead,) = set(os.listdir(cache.layout.leases)) - {name}
+    directory = Path(cache.layout.pending(key_of("k").name))
+    directory.mkdir()
+    for maker in (name, dead, gone := "1" * 16):
+        (directory / f"{maker}-{'0' * 16}.data").touch()
+        (directory / f"{maker}-{'1' * 16}.json").touch()
+    (directory / "temporary").touch()
+    os.mkdir(cache.layout.pending("empty"))
+    reap(cache.layout, cache.index, cache.changes, own_lease=name)
+    left = sorted(path.name[:16] for path in directory.iterdir())
+    assert left == sorted([name, name, gone, gone, "temporary"])
+    assert not os.path.exists(cache.layout.pending("empty"))
