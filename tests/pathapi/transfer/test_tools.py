@@ -81,23 +81,44 @@ def test_pandas_writes_to_a_path_and_reads_from_it(root: FilePath, bucket: Path)
 _TORCH = """
 import sys
 import torch
+from torch.utils.data import DataLoader, Dataset
 from pathapi import FileClient
 
-path = FileClient(local_cache_dir=sys.argv[1]).CloudPath(sys.argv[2])
-torch.save({"weights": torch.arange(1000.0)}, path)
-assert not path.exists()
-path.push()
-assert torch.load(path)["weights"].sum() == 499500
-with path.open("wb") as file:
-    torch.save({"weights": torch.zeros(3)}, file)
-assert torch.load(path)["weights"].sum() == 0
+class Files(Dataset):
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, number):
+        with open(self.paths[number], "rb") as file:
+            return torch.tensor(list(file.read()))
+
+if __name__ == "__main__":
+    path = FileClient(local_cache_dir=sys.argv[1]).CloudPath(sys.argv[2])
+    for total in (499500, 0):
+        torch.save({"weights": torch.arange(1000.0) * bool(total)}, path)
+        path.push()
+        assert torch.load(path)["weights"].sum() == total
+    with path.open("wb") as file:
+        torch.save({"weights": torch.ones(3)}, file)
+    assert torch.load(path)["weights"].sum() == 3
+    paths = [path.parent / f"sample-{number}" for number in range(8)]
+    for number, sample in enumerate(paths):
+        sample.write_bytes(bytes([number] * 4))
+    for start in ("fork", "spawn"):
+        loader = DataLoader(Files(paths), batch_size=2, num_workers=2, multiprocessing_context=start)
+        assert sum(int(batch.sum()) for batch in loader) == 4 * sum(range(8))
 """
 
 
 @pytest.mark.slow
 def test_torch_saves_to_a_path_and_loads_from_it(bucket: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"  # a file, which the workers that are spawned import
+    script.write_text(_TORCH)
     done = subprocess.run(
-        [python_with_torch(), "-c", _TORCH, str(tmp_path / "store"), f"file://{bucket}/model.pt"],
+        [python_with_torch(), str(script), str(tmp_path / "store"), f"file://{bucket}/model.pt"],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
