@@ -341,8 +341,8 @@ def _await_first_write(server: S3Server, process: subprocess.Popen[bytes], direc
     bucket = None
     while True:
         log = (directory / supervisor.LOG_NAME).read_bytes() if (directory / supervisor.LOG_NAME).exists() else b""
-        if b"finding alternative port" in log:
-            raise _StartAgainError("a port was taken between the look and the start")
+        if b"finding alternative port" in log or b"sock: bind:" in log:
+            raise _StartAgainError("a port was taken between the look and the start, or its socket is another user's")
         if process.poll() is not None or time.monotonic() > deadline:
             has_ended = process.poll() is not None
             state = "ended" if has_ended else "took no write in time"
