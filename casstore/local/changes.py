@@ -238,6 +238,9 @@ class ChangeRecorder:
             found = self.paths.record_at(name)
             key = key_of(name.partition("/")[2]) if found is None else found.key
             path = self._layout.local_path(name)
+            if found is not None and _is_evicted(found, name, os.lstat(path)):
+                os.unlink(path)
+                continue
             if key is not None and (found is None or found.at(name) is None):
                 self._adopt(key, name)
             if key is not None:
@@ -272,6 +275,14 @@ class ChangeRecorder:
         except BaseException:
             staging.close()
             raise
+
+
+def _is_evicted(record: PathRecord, name: str, status: os.stat_result) -> bool:
+    """Whether the file *name* in a private tree is one that was being removed from a shared tree, unchanged."""
+    _, _, below = name.partition("/")
+    shared = (file for file in record.files if file.tree.isdigit() and file.name.partition("/")[2] == below)
+    # Its rename has changed the ctime.
+    return any(file.digest is not None and replace(file, ctime_ns=0).is_as_left(status) for file in shared)
 
 
 def has_bytes(layout: Layout, descriptor: int, digest: Digest) -> bool:
