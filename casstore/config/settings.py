@@ -173,7 +173,8 @@ def load_settings(layout: Layout, environment: Mapping[str, str]) -> Settings:
                 found.pop("trust_root", None)  # another user cannot say so
     except FileNotFoundError:
         pass
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError
+    # TOMLDecodeError, UnicodeDecodeError; CPython 3.11 makes a SystemError of a RecursionError at an odd depth.
+    except (ValueError, RecursionError, SystemError) as error:
         raise StoreFormatError(f"{layout.config}: invalid TOML: {error}") from error
     known = {field.name: field for field in fields(Settings)}
     unknown = sorted(found.keys() - known)

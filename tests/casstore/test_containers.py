@@ -244,6 +244,8 @@ def test_a_user_without_a_home_and_a_name_gets_a_private_temporary_store(
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(platformdirs, "user_cache_dir", refuse)
+    monkeypatch.delenv("CASSTORE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # another default than that of the tests before
     with pytest.warns(UserWarning, match=rf"no home directory: set CASSTORE_DIR; using {tmp_path}/tmp/casstore-"):
         cache = casstore.open()
     assert os.stat(cache.root).st_mode & 0o777 == 0o700

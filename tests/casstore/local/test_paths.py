@@ -452,6 +452,7 @@ def test_a_full_disk_makes_no_path_and_leaves_nothing(cache: Cache, monkeypatch:
     assert hand_out(cache, entry, "copy").parts[-4] == "0"
 
 
+@pytest.mark.needs_locks
 def test_a_process_that_hangs_with_a_record_is_named_in_time(cache: Cache, tmp_path: Path) -> None:
     entry = fill(cache, KEY, b"bytes")
 
