@@ -278,11 +278,12 @@ class ChangeRecorder:
 
 
 def _is_evicted(record: PathRecord, name: str, status: os.stat_result) -> bool:
-    """Whether the file *name* in a private tree is one that was being removed from a shared tree, unchanged."""
+    """Whether the file *name* in a private tree is a copy that was being removed from a shared tree, unchanged."""
     _, _, below = name.partition("/")
     shared = (file for file in record.files if file.tree.isdigit() and file.name.partition("/")[2] == below)
     # Its rename has changed the ctime.
-    return any(file.digest is not None and replace(file, ctime_ns=0).is_as_left(status) for file in shared)
+    known = (file for file in shared if file.kind in (Kind.OBJECT, Kind.SAVED))
+    return any(replace(file, ctime_ns=0).is_as_left(status) for file in known)
 
 
 def has_bytes(layout: Layout, descriptor: int, digest: Digest) -> bool:
