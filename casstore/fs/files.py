@@ -336,9 +336,12 @@ def replace_synced(path: str, data: bytes, mode: int = 0o600) -> None:
     sync_directory(os.path.dirname(path))
 
 
-def replace(path: str, data: bytes, mode: int = 0o600, *, durable: bool = False) -> None:
-    """Replace the bytes of *path* atomically. Unless *durable*, a power cut may lose the old and the new ones."""
-    descriptor, temporary = open_named(os.path.dirname(path))
+def replace(path: str, data: bytes, mode: int = 0o600, *, durable: bool = False, by: str = "") -> None:
+    """Replace the bytes of *path* atomically, by way of a file in the directory *by*, or in its own.
+
+    Unless *durable*, a power cut may lose the old and the new ones.
+    """
+    descriptor, temporary = open_named(by or os.path.dirname(path))
     try:
         try:
             write_all(descriptor, data)

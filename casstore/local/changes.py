@@ -175,7 +175,8 @@ class ChangeRecorder:
             if entry is not None:
                 has_right = has_bytes(self._layout, descriptor, entry.digest)
                 # Only the store gives its copies this time: a power cut took this one's record, and perhaps its bytes.
-                if has_right or status.st_mtime_ns == Content.of_entry(entry).file_mtime_ns:
+                is_ours = status.st_mtime_ns == Content.of_entry(entry).file_mtime_ns
+                if has_right or is_ours or (entry.size and not status.st_size):
                     boot = self.paths.boot if has_right else 0
                     state = status.st_size, status.st_mtime_ns, entry.digest, entry.validator, boot
                     file = LocalFile(name, Kind.OBJECT, *state)

@@ -109,7 +109,7 @@ class PathRecord:
         return found if found.key.name == name and key in (None, found.key) else None
 
     def write(self, layout: Layout) -> None:
-        """Replace the record on the disk; without files, remove it."""
+        """Replace the record on the disk; without files, remove it. What says that a change is saved is synced."""
         path = layout.path_record(self.key.name)
         if not self.files:
             files.unlink_quietly(path)
@@ -117,12 +117,17 @@ class PathRecord:
                 os.rmdir(os.path.dirname(path))
             return
         record = {"uri": self.key.uri, "origin": self.key.origin, "files": list(map(_encode, self.files))}
+        durable = any(file.kind is Kind.SAVED for file in self.files)
         for attempt in range(100):
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
             try:
-                files.replace(path, json.dumps(record).encode("ascii"))
+                # By way of the trash, where a killed process may leave it.
+                files.replace(path, json.dumps(record).encode("ascii"), durable=durable, by=layout.trash)
+                if durable:
+                    files.sync_directory(os.path.dirname(path))
                 return
-            except FileNotFoundError:  # the directory's last pending write was removed, and it with it
+            # The directory's last pending write was removed, and it with it; or the trash was emptied.
+            except FileNotFoundError:
                 if attempt == 99:
                     raise
 

@@ -16,6 +16,7 @@ from casstore import Cache, ProblemKind, StoreReadOnlyError
 from casstore.cli.main import run
 from casstore.eviction.removal import Removal
 from casstore.fs import files
+from casstore.reading.blob_checker import BlobChecker
 from tests.casstore.support.fill import fill, forked, key_of, read
 from tests.casstore.support.mounts import breakable_disk, mounted, small_disk
 from tests.casstore.support.stores import HOUR, dangling, used_at
@@ -231,7 +232,7 @@ def test_a_collection_whose_disk_fails_in_the_midst_leaves_no_entry_without_its_
     ("owner", "name"),
     [
         pytest.param(files, "create_synced", id="before the reason is written"),
-        pytest.param(Removal, "sweep", id="between the rows and the file"),
+        pytest.param(BlobChecker, "remove", id="between the rows and the file"),
         pytest.param(files, "rename", id="in the transaction that moves the file"),
     ],
 )

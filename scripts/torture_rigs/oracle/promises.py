@@ -274,6 +274,7 @@ def settle_all(root: str, ledgers: Mapping[str, Ledger], dropping: Callable[[str
         origin: LedgerClient(ledger, origin.partition("@")[2], local_cache_dir=root)
         for origin, ledger in ledgers.items()
     }
+    casstore.open(root).record_local()  # what a power cut has made of local files is pending, too
     expected = {write.name: write for write in all_waiting(root)}
     listed = list(casstore.open(root).pending.all())
     if {write.name for write in listed} != expected.keys():
