@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from casstore import __version__
 from pathapi.client import set_default_client
-from pathapi.path import CloudPath
+from pathapi.path.cloud_path import CloudPath
 from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:

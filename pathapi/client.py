@@ -1,7 +1,7 @@
 """A client: how to reach one provider, which store to read through, and with which settings.
 
 Subclasses define how to log in and make backends; everything that is the same for all clouds is here and in
-`pathapi.path`.
+`pathapi.path.cloud_path`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,28 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import casstore
 from casstore import Cache, Entry, Key, Moment, Stored, new_mutex, printable
 from pathapi.backend import Backend
+from pathapi.common.redaction import is_spawning
+from pathapi.common.uri import Uri
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import InvalidConfigurationException
 from pathapi.freshness import Freshness, FreshnessPolicy
 from pathapi.reading.entry_scopes import EntryHold, EntryScope
 from pathapi.reading.listing_cache import Listings
 from pathapi.reading.reader import BELIEVED, Reader
-from pathapi.redaction import is_spawning
-from pathapi.uri import Uri
+from pathapi.registry import CloudImplementation, implementation_registry, register_client_class
 
-PathT = TypeVar("PathT")
+__all__ = [
+    "BoundedCloudPath",
+    "Client",
+    "CloudImplementation",
+    "FileCacheMode",
+    "InvalidConfigurationException",
+    "implementation_registry",
+    "register_client_class",
+    "set_default_client",
+]
+
+BoundedCloudPath = TypeVar("BoundedCloudPath")
 
 ContentType = Callable[[str], tuple[str | None, str | None]]
 
@@ -41,7 +53,7 @@ def guess_type(name: str) -> tuple[str | None, str | None]:
     return mimetypes.guess_type(name)
 
 
-class Client(Generic[PathT]):
+class Client(Generic[BoundedCloudPath]):
     """Common to all clouds; thread-safe, usable in forked children, picklable with its configuration but no secrets.
 
     *local_cache_dir* is the root of the store (default: ``CASSTORE_DIR``, ``CLOUDPATHLIB_LOCAL_CACHE_DIR``, the user's
@@ -274,9 +286,9 @@ class Client(Generic[PathT]):
             lambda entry: entry.key.origin == origin and (entry.uri == name or entry.uri.startswith(below)), name
         )
 
-    def CloudPath(self, cloud_path: str | PathT, *parts: str) -> PathT:  # noqa: N802 (the name users know)
+    def CloudPath(self, cloud_path: str | BoundedCloudPath, *parts: str) -> BoundedCloudPath:  # noqa: N802 (the name users know)
         """Return a path that uses this client."""
-        made: PathT = self.path_class(cloud_path, *parts, client=self)
+        made: BoundedCloudPath = self.path_class(cloud_path, *parts, client=self)
         return made
 
     @classmethod

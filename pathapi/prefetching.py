@@ -13,7 +13,7 @@ from pathapi.metadata.head import head
 from pathapi.metadata.listing import as_listed, list_objects
 from pathapi.parallel.progress import Progress
 from pathapi.parallel.worker_pool import WorkerPool
-from pathapi.path import CloudPath
+from pathapi.path.cloud_path import CloudPath
 from pathapi.writing.opening import ReadOptions, open_stored
 
 THREADS = 16

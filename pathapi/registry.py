@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final, NoReturn, TypeVar
 
+from pathapi.common.uri import SCHEMES, Uri
 from pathapi.exceptions import AnyPathTypeError, ClientMismatchError, IncompleteImplementationError
-from pathapi.uri import SCHEMES, Uri
 
 Class = TypeVar("Class", bound=type)
 

@@ -25,8 +25,9 @@ LAYERS = {
         " | __main__"
     ),
     "pathapi": (
-        "exceptions lazy redaction parallel | uri backend enums freshness | registry backends reading testing | client"
-        " | location | metadata | writing | transfer pure_path | path | clouds prefetching | cli __init__"
+        "exceptions | common parallel | backend enums freshness | registry backends reading testing | client | metadata"
+        " cloudpath_info | writing | transfer | path | cloudpath clouds prefetching | s3 gs azure http"
+        " | cli __init__"
     ),
 }
 RANKS = {

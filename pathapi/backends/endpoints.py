@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from pathapi.common.redaction import without_user
 from pathapi.exceptions import InvalidConfigurationException
-from pathapi.redaction import without_user
 
 _PORTS: Final = {"http": 80, "https": 443}
 

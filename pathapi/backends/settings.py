@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, fields
 from typing import Any, Final, NoReturn
 
+from pathapi.common.redaction import redacted
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathPermissionError,
@@ -15,7 +16,6 @@ from pathapi.exceptions import (
     MissingCredentialsError,
     MissingDependenciesError,
 )
-from pathapi.redaction import redacted
 
 SECRET: Final[Mapping[str, Any]] = {"plain": lambda _: None}
 """Metadata of a field that only a child that multiprocessing is spawning may get. In place of a value that is secret in

@@ -22,7 +22,7 @@ from pathapi.exceptions import (
 )
 from pathapi.parallel import progress as bars
 from pathapi.parallel.progress import Progress
-from pathapi.path import CloudPath
+from pathapi.path.cloud_path import CloudPath
 from pathapi.registry import implementation_registry
 
 _OPTIONS_OF: Final = {

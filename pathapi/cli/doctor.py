@@ -20,7 +20,7 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.parallel.part_threads import undone_on_error
-from pathapi.path import CloudPath
+from pathapi.path.cloud_path import CloudPath
 
 _PROBE_NAME: Final = "casstore-doctor-"
 _BYTES: Final = b"made by casstore doctor --write; may be deleted\n"

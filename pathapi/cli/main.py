@@ -15,7 +15,7 @@ from pathapi.cli.doctor import doctor_extension
 from pathapi.cli.push import push_command
 from pathapi.cli.verify_remote import verify_extension
 from pathapi.exceptions import CloudPathException
-from pathapi.path import CloudPath
+from pathapi.path.cloud_path import CloudPath
 from pathapi.prefetching import THREADS, Prefetched, PrefetchedObject, prefetch
 
 _DIGITS: Final = 12

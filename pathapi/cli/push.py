@@ -13,7 +13,7 @@ from casstore import Cache, CasstoreError, Key, PendingState, PendingWrite
 from pathapi.cli.cloud_options import Clients, Shell, cloud_command, describe, error_facts, name_in, progress_bar
 from pathapi.client import forced
 from pathapi.exceptions import CloudPathException, CloudPathFileNotFoundError, PendingWriteError
-from pathapi.location import Location
+from pathapi.metadata.location import Location
 from pathapi.parallel.progress import Progress
 from pathapi.writing.pending import push
 

@@ -17,7 +17,7 @@ from pathapi.backend import head_or_none
 from pathapi.cli.cloud_options import Clients, Shell, cloud_command, describe, progress_bar
 from pathapi.exceptions import CloudPathException, CloudUnavailableError
 from pathapi.parallel.progress import Progress
-from pathapi.path import CloudPath
+from pathapi.path.cloud_path import CloudPath
 
 THREADS: Final = 16
 """Concurrent HEAD requests."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pathapi.backend import Backend
 from pathapi.client import Client
-from pathapi.path import CloudPath
+from pathapi.path.cloud_path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
 

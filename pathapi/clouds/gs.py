@@ -12,8 +12,8 @@ from pathapi.backends.gs.backend import GSBackend, GSConnection
 from pathapi.backends.settings import Connected
 from pathapi.client import Client, guess_type
 from pathapi.metadata.head import checksum
-from pathapi.path import CloudPath
-from pathapi.pure_path import PureCloudPath
+from pathapi.path.cloud_path import CloudPath
+from pathapi.path.pure_path import PureCloudPath
 from pathapi.registry import register_client_class, register_path_class
 
 _ALIAS: Final = re.compile(r"^gcs(?=://)", re.IGNORECASE)

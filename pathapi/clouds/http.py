@@ -12,12 +12,12 @@ from pathapi.backend import Backend
 from pathapi.backends.http.backend import HttpBackend, HttpConnection
 from pathapi.backends.settings import Connected
 from pathapi.client import Client, guess_type
+from pathapi.common.redaction import MASK, unsigned
+from pathapi.common.uri import Uri
 from pathapi.exceptions import CloudPathNotImplementedError, InvalidConfigurationException
-from pathapi.path import CloudPath
+from pathapi.path.cloud_path import CloudPath
 from pathapi.reading.listing_cache import NameListings
-from pathapi.redaction import MASK, unsigned
 from pathapi.registry import implementation_registry, register_client_class, register_path_class
-from pathapi.uri import Uri
 
 Response = tuple[Any, bytes]
 """urllib3's response, with ``status`` and ``headers``, and the whole body."""

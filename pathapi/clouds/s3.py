@@ -9,7 +9,7 @@ from pathapi.backends.s3.backend import S3Backend, S3Connection
 from pathapi.backends.settings import Connected
 from pathapi.client import Client, guess_type
 from pathapi.metadata.head import checksum
-from pathapi.path import CloudPath
+from pathapi.path.cloud_path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
 _DIRECTORY_BUCKET = "--x-s3"

@@ -19,7 +19,7 @@ from pathapi.exceptions import (
     NoStatError,
 )
 from pathapi.freshness import ALWAYS
-from pathapi.location import Location
+from pathapi.metadata.location import Location
 
 
 def head(location: Location) -> ObjectInfo | None:

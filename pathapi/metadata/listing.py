@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from pathapi.backend import ObjectInfo, Prefix
 from pathapi.freshness import Freshness
-from pathapi.location import Location
 from pathapi.metadata.globbing import Pattern, Visit, walk_levels, walk_tree
+from pathapi.metadata.location import Location
 from pathapi.reading.listing_cache import SECONDS, ListedFact
 
 Item = TypeVar("Item", ObjectInfo, ObjectInfo | Prefix)

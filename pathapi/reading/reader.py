@@ -67,7 +67,7 @@ class LocalChangeFoundError(Exception):
 
 
 class ObjectSource(Protocol):
-    """One object: what the reader uses of a `pathapi.location.Location`; its backend logs in on first use."""
+    """One object: what the reader uses of a `pathapi.metadata.location.Location`; its backend logs in on first use."""
 
     @property
     def store_key(self) -> Key: ...

@@ -17,8 +17,8 @@ from pathapi.exceptions import (
     CloudPathNotADirectoryError,
     CloudPathNotExistsError,
 )
-from pathapi.location import Location
 from pathapi.metadata.head import explain_missing, has_children, head, is_dir, names_directory
+from pathapi.metadata.location import Location
 from pathapi.parallel.progress import ProgressCallback
 from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.transfer import objects, trees

@@ -10,7 +10,7 @@ from typing import Final
 from casstore import opened, same_bytes
 from pathapi.backend import ObjectInfo
 from pathapi.exceptions import StaleReadError
-from pathapi.location import Location
+from pathapi.metadata.location import Location
 from pathapi.transfer.objects import open_held, upload
 from pathapi.writing.conditional_put import WriteBase, matches_checksum
 

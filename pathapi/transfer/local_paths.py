@@ -30,9 +30,9 @@ from pathapi.exceptions import (
     CloudUnavailableError,
     OverwriteNewerLocalError,
 )
-from pathapi.location import Location
 from pathapi.metadata.head import has_children, names_directory
 from pathapi.metadata.listing import as_listed, list_below, list_objects
+from pathapi.metadata.location import Location
 from pathapi.parallel.progress import progress_bar
 from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.reading.listing_cache import SECONDS

@@ -28,7 +28,7 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.freshness import ALWAYS, FreshnessArg
-from pathapi.location import Location
+from pathapi.metadata.location import Location
 from pathapi.writing.commit import commit_upload, stage
 from pathapi.writing.conditional_put import WriteBase, warn_of_conditions
 from pathapi.writing.opening import ReadOptions, open_blob, open_identified

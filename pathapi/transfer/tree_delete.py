@@ -22,7 +22,7 @@ from pathapi.exceptions import (
     PendingWriteError,
     VersionMismatchError,
 )
-from pathapi.location import Location
+from pathapi.metadata.location import Location
 from pathapi.parallel.progress import ProgressCallback
 from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.transfer.objects import Locked, delete

@@ -11,8 +11,8 @@ from typing import Final, TypeAlias
 
 from pathapi.backend import ObjectInfo
 from pathapi.exceptions import CloudPathLocalPathTraversalError, CloudPathNotExistsError
-from pathapi.location import Location
 from pathapi.metadata.listing import list_objects
+from pathapi.metadata.location import Location
 
 Ignore: TypeAlias = Callable[[str, list[str]], Iterable[str]]
 """As `shutil.copytree` takes it: given a directory, and the names in it, returns those to skip."""

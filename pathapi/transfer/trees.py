@@ -21,8 +21,8 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
-from pathapi.location import Location
 from pathapi.metadata.listing import as_listed
+from pathapi.metadata.location import Location
 from pathapi.parallel.progress import ProgressCallback
 from pathapi.parallel.worker_pool import WorkerPool
 from pathapi.transfer.local_files import HEAD_FROM, files_below, has_arrived, has_bytes, upload_file

@@ -33,7 +33,7 @@ from pathapi.exceptions import (
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
-from pathapi.location import Location
+from pathapi.metadata.location import Location
 from pathapi.writing.conditional_put import WriteBase, conditional_put, warn_of_conditions
 
 ResultT = TypeVar("ResultT")

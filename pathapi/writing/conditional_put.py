@@ -23,7 +23,7 @@ from pathapi.exceptions import (
     CloudUnavailableError,
     VersionMismatchError,
 )
-from pathapi.location import Location
+from pathapi.metadata.location import Location
 from pathapi.parallel.cancellation import CancelToken
 
 _PIECE: Final = 1 << 20

@@ -16,8 +16,8 @@ from pathapi.backend import ABSENT, head_or_none
 from pathapi.client import forced
 from pathapi.exceptions import CloudPathFileNotFoundError, CloudPathIsADirectoryError, CloudUnavailableError
 from pathapi.freshness import ALWAYS, FreshnessArg
-from pathapi.location import Location, informative
 from pathapi.metadata.head import explain_missing
+from pathapi.metadata.location import Location, informative
 from pathapi.reading.reader import LocalChangeFoundError, ReadRequest
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from pathapi.exceptions import (
     OverwriteNewerLocalError,
     PendingWriteError,
 )
-from pathapi.location import Location
 from pathapi.metadata.head import exists
+from pathapi.metadata.location import Location
 from pathapi.writing import unclosed
 from pathapi.writing.commit import finish_upload, is_unknown, mark_failed, raise_explained, why_failed
 from pathapi.writing.conditional_put import WriteBase, conditional_put, find_completed_upload, warn_of_conditions

@@ -34,7 +34,7 @@ from casstore import (
 )
 from pathapi.backend import head_or_none
 from pathapi.exceptions import CloudPathException
-from pathapi.location import Location
+from pathapi.metadata.location import Location
 from pathapi.writing import unclosed
 from pathapi.writing.commit import commit_upload, stage, with_room
 from pathapi.writing.conditional_put import WriteBase

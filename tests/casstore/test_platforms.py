@@ -28,7 +28,7 @@ except ImportError as error:
 """
 
 
-@pytest.mark.parametrize("package", ["casstore", "pathapi", "pathapi.uri", "casstore.cli.main"])
+@pytest.mark.parametrize("package", ["casstore", "pathapi", "pathapi.common.uri", "casstore.cli.main"])
 def test_an_import_without_fcntl_fails_with_one_clear_sentence(package: str) -> None:
     """As on Windows; no part of the packages gets past it."""
     done = subprocess.run(

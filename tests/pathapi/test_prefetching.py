@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pathapi import FileClient, prefetching
-from pathapi.location import Location
 from pathapi.metadata.listing import list_objects
+from pathapi.metadata.location import Location
 from pathapi.parallel.part_threads import PartThreads
 from pathapi.parallel.progress import Progress
 from pathapi.prefetching import PrefetchedObject, prefetch

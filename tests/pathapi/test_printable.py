@@ -17,10 +17,10 @@ from casstore.errors import CasstoreError, printable
 from pathapi import AzureBlobClient, GSClient, HttpClient, S3Client
 from pathapi.backends.http.errors import HttpStatusError
 from pathapi.clouds.file import FileClient
+from pathapi.common.redaction import redacted
+from pathapi.common.uri import Uri
 from pathapi.exceptions import CloudPathException
-from pathapi.path import CloudPath
-from pathapi.redaction import redacted
-from pathapi.uri import Uri
+from pathapi.path.cloud_path import CloudPath
 
 ROOT = Path(__file__).parents[2]
 ESCAPES = "\x1b]0;pwned\x07\x1b[2J\x9b31m\rcasstore: fake\u202e"

@@ -16,8 +16,8 @@ from pathapi.backends.connection_pools import mount_without_locks
 from pathapi.backends.endpoints import parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.settings import SECRET, ConnectionSettings, importing
+from pathapi.common.redaction import causes_of, redacted, scrub, without_user
 from pathapi.exceptions import InvalidConfigurationException, MissingCredentialsError
-from pathapi.redaction import causes_of, redacted, scrub, without_user
 
 RETRIES: Final = 3
 _BACKOFF: Final = 0.4

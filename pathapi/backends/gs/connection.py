@@ -15,7 +15,7 @@ from pathapi.backends.connection_pools import mount_without_locks
 from pathapi.backends.endpoints import checked_endpoint, parse_endpoint
 from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing
-from pathapi.redaction import causes_of, scrub
+from pathapi.common.redaction import causes_of, scrub
 
 TIMEOUT: Final = (10.0, 60.0)
 """Seconds to connect, and between two bytes."""

@@ -21,6 +21,7 @@ from pathapi.backends.error_table import may_be_carried_out, translating
 from pathapi.backends.gs.connection import TIMEOUT, GSConnection
 from pathapi.backends.gs.errors import TABLE, Refusal, should_retry, translate
 from pathapi.backends.headers import parse_batch
+from pathapi.common.redaction import redacted
 from pathapi.exceptions import (
     BucketNotFoundError,
     CloudPathException,
@@ -28,7 +29,6 @@ from pathapi.exceptions import (
     CloudUnavailableError,
     InvalidUriError,
 )
-from pathapi.redaction import redacted
 
 TRIES: Final = 5
 """The most tries of one request."""

@@ -41,13 +41,13 @@ from pathapi.backends.http.responses import (
     spool,
     validator_of,
 )
+from pathapi.common.redaction import unsigned
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
     CloudUnavailableError,
     NoStatError,
 )
-from pathapi.redaction import unsigned
 
 __all__ = ["HttpBackend", "HttpConnection"]
 

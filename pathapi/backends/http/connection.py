@@ -22,8 +22,8 @@ from pathapi.backends.http.auth import FORWARDED_HEADERS, PUBLIC_HEADERS, Login,
 from pathapi.backends.http.errors import RETRIED, TABLE
 from pathapi.backends.http.responses import parse_time
 from pathapi.backends.settings import SECRET, ConnectionSettings, importing
+from pathapi.common.redaction import scrub
 from pathapi.exceptions import CloudPathException, TruncatedBodyError
-from pathapi.redaction import scrub
 
 MAX_REDIRECTS: Final = 10
 

@@ -13,8 +13,8 @@ from pathapi.backends.http.auth import login_in
 from pathapi.backends.http.connection import HttpConnection, Response
 from pathapi.backends.http.errors import RETRIED, HttpStatusError, translate_exception, translate_status
 from pathapi.backends.http.responses import target_of
+from pathapi.common.uri import Uri
 from pathapi.exceptions import CloudPathFileNotFoundError
-from pathapi.uri import Uri
 
 
 class HttpRequests(BucketRequests):

@@ -21,8 +21,8 @@ from pathapi.backends.fork_safety import ForkSafe
 from pathapi.backends.headers import parse_date
 from pathapi.backends.s3.events import prepare_urls, watch
 from pathapi.backends.settings import LIVE, SECRET, ConnectionSettings, importing
+from pathapi.common.redaction import scrub, without_user
 from pathapi.exceptions import InvalidConfigurationException
-from pathapi.redaction import scrub, without_user
 
 _PARTITIONS: Final = (("cn-", "cn"), ("us-gov-", "us-gov"), ("us-iso", "us-iso"), ("eusc-", "eusc"))
 """Amazon's regions with their own namespace of buckets."""

@@ -24,6 +24,7 @@ from pathapi.backends.bodies import BodyChecksum, RangedBody, ReadRequest
 from pathapi.backends.error_table import NOT_MODIFIED
 from pathapi.backends.s3.connection import S3Connection
 from pathapi.backends.s3.responses import info_of
+from pathapi.common.redaction import scrub
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathException,
@@ -32,7 +33,6 @@ from pathapi.exceptions import (
     VersionMismatchError,
 )
 from pathapi.parallel.part_threads import heard, outcome
-from pathapi.redaction import scrub
 
 _STRANGE: Final = re.compile(r"//|^/|/$|(^|/)\.\.?(/|$)|[\x00-\x1f\x7f]")
 """Keys that obstore refuses or mistakes for other keys: empty and dotted names, control characters."""

@@ -23,7 +23,7 @@ from casstore import Validator
 from pathapi.backend import Absent, Backend, Checksum, ObjectInfo, Prefix
 from pathapi.client import Client
 from pathapi.exceptions import CloudPathFileNotFoundError, CloudUnavailableError, VersionMismatchError
-from pathapi.path import CloudPath
+from pathapi.path.cloud_path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pathapi import FileClient, FilePath
-from pathapi.location import Location
+from pathapi.metadata.location import Location
 from pathapi.testing.intercepting_backend import interpose
 from pathapi.writing.conditional_put import find_completed_upload
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathapi.redaction import MASK, redacted, scrub, unsigned, without_user
+from pathapi.common.redaction import MASK, redacted, scrub, unsigned, without_user
 
 WORDS = st.text("abc/:=&%-. ", max_size=12)
 

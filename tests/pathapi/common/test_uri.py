@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathapi import uri as uri_module
+from pathapi.common import uri as uri_module
+from pathapi.common.uri import SCHEMES, Uri, register_scheme
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError, InvalidUriError
-from pathapi.uri import SCHEMES, Uri, register_scheme
 
 BUCKETS = st.text(st.characters(exclude_characters="/\0?#:@", exclude_categories=["Cs"]), min_size=1).filter(
     lambda bucket: not bucket.startswith("arn:")

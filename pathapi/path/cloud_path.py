@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from pathapi.client import Client, forced
+from pathapi.cloudpath_info import CloudPathInfo
+from pathapi.common.lazy import LazyModule
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import CloudPathFileExistsError
 from pathapi.freshness import ALWAYS, FreshnessArg
-from pathapi.lazy import LazyModule
 from pathapi.metadata import head, listing
 from pathapi.metadata.globbing import compile_pattern
-from pathapi.metadata.info import CloudPathInfo
-from pathapi.pure_path import AnyTarget, PureCloudPath
+from pathapi.path.pure_path import AnyTarget, PureCloudPath
 from pathapi.reading.entry_scopes import EntryHold, HoldingFile
 from pathapi.registry import CloudPathMeta, implementation_registry
 from pathapi.writing import opening

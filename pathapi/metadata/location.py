@@ -9,10 +9,10 @@ from typing import Any
 from casstore import Key, Place, printable
 from pathapi.backend import Backend, ObjectInfo
 from pathapi.client import Client
+from pathapi.common.uri import Uri
 from pathapi.exceptions import CloudPathLocalPathTraversalError
 from pathapi.freshness import Freshness, FreshnessArg
 from pathapi.reading.listing_cache import ListedFact
-from pathapi.uri import Uri
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -18,13 +18,13 @@ from typing import Any, ClassVar, NoReturn, Self, TypeAlias, TypeGuard
 
 from casstore import Key, printable
 from pathapi.client import Client
+from pathapi.common.uri import Uri
 from pathapi.exceptions import AnyPathTypeError, IncompleteImplementationError, InvalidPrefixError, InvalidUriError
-from pathapi.location import Location
 from pathapi.metadata.globbing import compile_component, compile_parts, split_pattern
+from pathapi.metadata.location import Location
 from pathapi.reading.entry_scopes import EntryHold
 from pathapi.reading.listing_cache import ListedFact
 from pathapi.registry import implementation_registry
-from pathapi.uri import Uri
 
 AnyTarget: TypeAlias = "str | os.PathLike[str] | PureCloudPath"
 

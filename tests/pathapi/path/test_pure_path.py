@@ -15,9 +15,9 @@ from cloudpathlib.local import LocalS3Client
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from pathapi.common.uri import Uri
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError
-from pathapi.pure_path import PureCloudPath
-from pathapi.uri import Uri
+from pathapi.path.pure_path import PureCloudPath
 
 
 class S3Path(PureCloudPath):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from casstore import printable
+from pathapi.common.redaction import MASK, unsigned, without_user
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError, InvalidUriError
-from pathapi.redaction import MASK, unsigned, without_user
 
 
 @dataclass(frozen=True, slots=True)
