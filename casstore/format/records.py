@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from casstore.errors import CasstoreError
@@ -77,6 +77,13 @@ class Validator:
             return False
         granule = max(self.granule_ns, other.granule_ns, 1)
         return self.mtime_ns // granule == other.mtime_ns // granule
+
+    def may_be(self, other: Validator) -> bool:
+        """Return whether nothing shows that they are two versions: `same_version`, or only *racy* forbids to say so.
+
+        For servers that evaluate no condition: without an ETag, the last write of this very process is *racy*, too.
+        """
+        return self.same_version(other) or replace(self, racy=False).same_version(replace(other, racy=False))
 
     def proves_same_bytes(self, other: Validator) -> bool:
         """Return whether both certainly identify the same bytes: `same_version`, and neither is *racy* or *weak*.

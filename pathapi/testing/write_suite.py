@@ -107,6 +107,25 @@ class WriteSuite(UnfinishedWrites):
         assert os.stat(path.client.cache.blob_path(entry)).st_nlink == 1
         assert not wire.calls
 
+    def test_what_was_just_written_here_is_no_conflict(self, path: Any, ground: RawBucket, tmp_path: Path) -> None:
+        """A server may state only size and second, which are those of the version before, too."""
+        (tmp_path / "local").write_bytes(b"six")
+        other, third = path.with_name("b.txt"), path.with_name("c.txt")
+        path.write_bytes(b"one")
+        path.write_bytes(b"two")
+        append(path, b"!")
+        path.copy(other)
+        path.copy(other)
+        other.rename(third)
+        third.move(other)
+        assert [ground.content(f"d/{name}") for name in ("a.txt", "b.txt", "c.txt")] == [b"two!", b"two!", None]
+        path.upload_from(tmp_path / "local")
+        other.touch()
+        other.unlink()
+        path.unlink()
+        assert self.now(ground) is ground.content("d/b.txt") is None
+        assert path.pending == []
+
     @pytest.mark.parametrize("mode", ["wb", "ab", "r+b"])
     def test_an_unchanged_object_is_not_uploaded(
         self, path: Any, ground: RawBucket, wire: InterceptingBackend, mode: str

@@ -97,7 +97,7 @@ def delete(at: Location, version: Validator, copy: object = None) -> None:
         now = head_or_none(at.backend, key)
         if now is None:
             return
-        if not now.validator.same_version(version):
+        if not now.validator.may_be(version):
             raise changed from error
         warn_of_conditions(at)
         at.backend.delete([key])
@@ -211,7 +211,7 @@ def _digest_of(at: Location, info: ObjectInfo) -> bytes:
 def _is_same(one: Validator | Absent, other: Validator | Absent) -> bool:
     if isinstance(one, Absent) or isinstance(other, Absent):
         return one is other
-    return one.same_version(other)
+    return one.may_be(other)
 
 
 def checksums_agree(one: ObjectInfo, other: ObjectInfo, believed: Collection[str] | None = None) -> bool:
@@ -318,7 +318,7 @@ def _alias_check(source: Location, target: Location) -> WriteBase | None:
 
 def _refuse_same_object(source: Location, target: Location, alias: WriteBase | None, version: Validator) -> None:
     there = None if alias is None else alias.condition_version
-    if isinstance(there, Validator) and there.same_version(version):
+    if isinstance(there, Validator) and there.may_be(version):
         raise CloudPathFileExistsError(
             f"{target} exists with the very version of {source}: the server may take both names for one object, so "
             "nothing was moved. Delete one of them with unlink() if they are two"

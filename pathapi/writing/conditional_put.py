@@ -109,13 +109,18 @@ def conditional_put(target: Location, staging: Staging, base: WriteBase, *, agai
 def _send(target: Location, staging: Staging, base: WriteBase) -> UploadResult:
     expect = None if target.client.conditional_writes == "off" else base.condition_version
     try:
-        return UploadResult(_write(target, staging, expect))
+        return _send_expecting(target, staging, expect)
     except VersionMismatchError as error:
         if not base.assumed or error.outcome_unknown:
             raise
         # The listing did not have it, and now it is there: ask once, and use the answer.
         seen = head_or_none(target.backend, target.key)
-        return UploadResult(_write(target, staging, ABSENT if seen is None else seen.validator))
+        return _send_expecting(target, staging, ABSENT if seen is None else seen.validator)
+
+
+def _send_expecting(target: Location, staging: Staging, expect: Validator | Absent | None) -> UploadResult:
+    try:
+        return UploadResult(_write(target, staging, expect))
     except (CloudPathNotImplementedError, CloudPathPermissionError) as error:
         if expect is None or target.client.conditional_writes == "require":
             raise
@@ -131,7 +136,7 @@ def _send_unconditionally(
         seen = head_or_none(backend, target.key)
     except CloudPathPermissionError:
         raise error from error.__cause__
-    matches = seen is None if isinstance(expect, Absent) else seen is not None and seen.validator.same_version(expect)
+    matches = seen is None if isinstance(expect, Absent) else seen is not None and seen.validator.may_be(expect)
     if not matches:
         mismatch = VersionMismatchError(f"{target}: not the version that was seen; nothing was changed")
         mismatch.outcome_unknown = error.outcome_unknown

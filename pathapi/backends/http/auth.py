@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from email.message import Message
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
@@ -61,7 +62,7 @@ class HandlerLogin(Login):
         if prepare is None:
             return {}
         request = self._request(method, url, headers)
-        with self._lock:
+        with self._recording():
             request = prepare(request)
         return _headers_of(request, headers)
 
@@ -73,15 +74,20 @@ class HandlerLogin(Login):
             return None
         message = Message()
         message["WWW-Authenticate"] = answer.get("WWW-Authenticate", "")
-        request, opener = self._request(method, url, headers), _Opener()
+        request = self._request(method, url, headers)
+        with self._recording() as opener:
+            respond(request, None, 401, "Unauthorized", message)
+        return None if opener.sent is None else _headers_of(opener.sent, headers)
+
+    @contextmanager
+    def _recording(self) -> Iterator[_Opener]:
+        """Give the handler an opener that only records what the handler sends."""
         with self._lock:
-            # The handler sends its new request through this opener, which only records it.
-            before, self._handler.parent = getattr(self._handler, "parent", None), opener  # type: ignore[assignment]
+            before, self._handler.parent = getattr(self._handler, "parent", None), _Opener()  # type: ignore[assignment]
             try:
-                respond(request, None, 401, "Unauthorized", message)
+                yield self._handler.parent  # type: ignore[misc]
             finally:
                 self._handler.parent = before  # type: ignore[assignment]
-        return None if opener.sent is None else _headers_of(opener.sent, headers)
 
     def _request(self, method: str, url: str, headers: Mapping[str, str]) -> Request:
         from urllib.request import Request
@@ -93,6 +99,7 @@ class HandlerLogin(Login):
 
 class _Opener:
     sent: Request | None = None
+    addheaders = ()
 
     def open(self, request: Request, *_: Any, **__: Any) -> None:
         self.sent = request
@@ -101,6 +108,7 @@ class _Opener:
 def _headers_of(request: Request, before: Mapping[str, str]) -> dict[str, str]:
     """Return the headers that a handler added or changed; urllib changes the case of names."""
     known = {name.lower(): value for name, value in before.items()}
+    known["host"] = request.host
     return {name: value for name, value in request.header_items() if known.get(name.lower()) != value}
 
 
@@ -116,11 +124,20 @@ def login_of(auth: Any) -> Login | None:
         return None
     if isinstance(auth, tuple) and len(auth) == 2 and all(isinstance(part, str) for part in auth):
         return _basic_login(*auth)
-    if hasattr(auth, "http_request") or hasattr(auth, "https_request") or hasattr(auth, "http_error_401"):
+    if any(hasattr(auth, name) for name in ("add_parent", "http_request", "https_request", "http_error_401")):
         return HandlerLogin(auth)
     raise InvalidConfigurationException(
         "auth: use (user, password) or a handler of urllib.request; for other logins use headers="
     )
+
+
+def tls_settings(auth: Any) -> dict[str, Any]:
+    """Return urllib3's settings for the TLS context of an `HTTPSHandler`; none of any other *auth*."""
+    context = getattr(auth, "_context", None)
+    if context is None:
+        return {}
+    # urllib3 compares the name itself if the context does not.
+    return {"ssl_context": context} | ({} if context.check_hostname else {"assert_hostname": False})
 
 
 def login_in(user_info: str) -> Login | None:

@@ -18,7 +18,15 @@ from urllib.parse import unquote, urljoin, urlsplit
 from pathapi.backends.connection_pools import MAX_CONNECTIONS, without_locks
 from pathapi.backends.error_table import may_be_carried_out
 from pathapi.backends.fork_safety import ForkSafe
-from pathapi.backends.http.auth import FORWARDED_HEADERS, PUBLIC_HEADERS, Login, login_of, merged, require_lines
+from pathapi.backends.http.auth import (
+    FORWARDED_HEADERS,
+    PUBLIC_HEADERS,
+    Login,
+    login_of,
+    merged,
+    require_lines,
+    tls_settings,
+)
 from pathapi.backends.http.errors import RETRIED, TABLE
 from pathapi.backends.http.responses import parse_time
 from pathapi.backends.settings import SECRET, ConnectionSettings, importing
@@ -240,7 +248,8 @@ class HttpConnection(ConnectionSettings):
         import urllib3
 
         scheme, host = _server_of(url) or ("", "")
-        proxy = getproxies().get(scheme)
+        proxies = getattr(self.auth, "proxies", None)  # those of a `ProxyHandler`
+        proxy = (getproxies() if proxies is None else proxies).get(scheme)
         if proxy is not None and proxy_bypass(host):
             proxy = None
 
@@ -249,6 +258,7 @@ class HttpConnection(ConnectionSettings):
                 "maxsize": MAX_CONNECTIONS,
                 "blocksize": _BLOCK,
                 "timeout": urllib3.Timeout(connect=self.connect_timeout, read=self.timeout),
+                **tls_settings(self.auth),
             }
             if self.ca_certs is not None:
                 settings["ca_certs"] = self.ca_certs

@@ -8,7 +8,6 @@ import io
 import signal
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -127,41 +126,6 @@ def test_a_login_that_is_refused_is_told_from_one_that_is_missing(server: HttpOr
             refused.read("a")
     assert read(backend_of(server.host, auth=("me", MARK)), "a") == b"a"
     assert read(backend_of(f"me:{MARK}@{server.host}"), "a") == b"a"
-
-
-def test_handlers_of_urllib_log_in(server: HttpOrigin) -> None:
-    from urllib.request import BaseHandler, HTTPBasicAuthHandler, HTTPPasswordMgrWithDefaultRealm, Request
-
-    server.plant("a", b"a")
-    server.habits = Habits(user=("me", MARK))
-    passwords = HTTPPasswordMgrWithDefaultRealm()
-    passwords.add_password(None, server.url, "me", MARK)
-    assert read(backend_of(server.host, auth=HTTPBasicAuthHandler(passwords)), "a") == b"a"
-    passwords = HTTPPasswordMgrWithDefaultRealm()
-    passwords.add_password(None, server.url, "me", "wrong")
-    with pytest.raises(CloudPathPermissionError):
-        backend_of(server.host, auth=HTTPBasicAuthHandler(passwords)).read("a")
-
-    class Bearer(BaseHandler):
-        def http_request(self, request: Request) -> Request:
-            request.add_header("X-Token", "mine")
-            return request
-
-    server.habits = Habits()
-    assert read(backend_of(server.host, auth=Bearer()), "a") == b"a"
-    assert server.seen[-1].headers["X-token"] == "mine", "as urllib writes it"
-
-
-def test_a_digest_login_answers_the_servers_challenge(server: HttpOrigin) -> None:
-    from urllib.request import HTTPDigestAuthHandler, HTTPPasswordMgrWithDefaultRealm
-
-    server.plant("a", b"a")
-    challenge = {"WWW-Authenticate": 'Digest realm="bench", nonce="n1", qop="auth", algorithm=MD5'}
-    server.script(401, method="GET", headers=challenge)
-    passwords = HTTPPasswordMgrWithDefaultRealm()
-    passwords.add_password(None, server.url, "me", MARK)
-    assert read(backend_of(server.host, auth=HTTPDigestAuthHandler(passwords)), "a") == b"a"
-    assert server.seen[-1].headers["Authorization"].startswith('Digest username="me", realm="bench"')
 
 
 def test_what_is_no_login_is_refused_and_not_shown() -> None:
@@ -477,21 +441,6 @@ def test_a_source_that_ends_early_uploads_nothing(server: HttpOrigin, backend: H
 
 
 # --- TLS ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate and its key, in one file."""
-    path = tmp_path_factory.mktemp("tls") / "own.pem"
-    made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=bench", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{path}.key", "-out", path],
-        capture_output=True,
-    )  # fmt: skip
-    if made.returncode:
-        pytest.skip("openssl makes no certificate here")
-    path.write_text(path.read_text() + Path(f"{path}.key").read_text())
-    return path
 
 
 def test_https_is_read_where_its_certificate_is_trusted_and_only_there(certificate: Path, tmp_path: Path) -> None:
