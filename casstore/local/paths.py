@@ -248,7 +248,12 @@ class LocalPaths:
             if not os.path.samestat(os.lstat(blob), os.fstat(source)):
                 return None  # not the file that was checked
             made = self._record(record, file, content, os.fstat(source))
-            files.link(blob, path)
+            try:
+                files.link(blob, path)
+            except FileExistsError:
+                # A tool made a file there meanwhile, or a process made this very link where locks exclude nobody.
+                status = files.lstat_or_none(path)
+                return made if status is not None and os.path.samestat(status, os.fstat(source)) else None
             if os.path.samestat(os.lstat(path), os.fstat(source)):
                 return made
             os.unlink(path)  # the blob was swept and filled again since

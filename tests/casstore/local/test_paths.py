@@ -204,7 +204,9 @@ def test_a_file_that_a_tool_made_first_sends_a_path_to_the_next_tree(cache: Cach
     assert made.read_bytes() == b"made"
 
 
-def test_a_file_that_a_tool_makes_just_then_is_not_the_stores(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_a_tool_makes_just_then_is_not_the_stores(
+    cache: Cache, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = files.link
 
     def late(source: str, target: str) -> None:
@@ -213,10 +215,25 @@ def test_a_file_that_a_tool_makes_just_then_is_not_the_stores(cache: Cache, monk
         link(source, target)
 
     monkeypatch.setattr(files, "link", late)
-    assert view_of(cache).read_bytes() == b"bytes"
+    assert view_of(cache, mode=mode).read_bytes() == b"bytes"
     monkeypatch.setattr(files, "link", link)
     cache.record_local()
     assert [data for _, _, data in held(cache)] == [b"made"]
+
+
+def test_a_link_that_another_process_makes_just_then_is_the_path(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a disk whose locks exclude nobody.
+    entry = fill(cache, KEY, b"bytes", "e1")
+    link = files.link
+
+    def late(source: str, target: str) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(files, "link", late)
+    path = hand_out(cache, entry, "link")
+    assert path.relative_to(cache.layout.local) == Path("0/s3/bucket/k")
+    assert path.samefile(cache.blob_path(entry))
 
 
 # --- after a power cut ------------------------------------------------------------------------------------------------
