@@ -251,9 +251,8 @@ class LocalPaths:
             try:
                 files.link(blob, path)
             except FileExistsError:
-                # A tool made a file there meanwhile, or a process made this very link where locks exclude nobody.
-                status = files.lstat_or_none(path)
-                return made if status is not None and os.path.samestat(status, os.fstat(source)) else None
+                # A tool made a file there meanwhile. Or locks do not work here: another process made this very link.
+                return made if os.path.samestat(os.lstat(path), os.fstat(source)) else None
             if os.path.samestat(os.lstat(path), os.fstat(source)):
                 return made
             os.unlink(path)  # the blob was swept and filled again since

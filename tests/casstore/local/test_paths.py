@@ -222,7 +222,7 @@ def test_a_file_that_a_tool_makes_just_then_is_not_the_stores(
 
 
 def test_a_link_that_another_process_makes_just_then_is_the_path(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As on a disk whose locks exclude nobody.
+    # As on a disk where locks do not work.
     entry = fill(cache, KEY, b"bytes", "e1")
     link = files.link
 
