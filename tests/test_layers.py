@@ -26,7 +26,7 @@ LAYERS = {
     ),
     "pathapi": (
         "exceptions | common parallel | backend enums freshness | registry backends reading testing | client | metadata"
-        " cloudpath_info | writing | transfer | path | cloudpath clouds prefetching | s3 gs azure http"
+        " | cloudpath_info | writing | transfer | path | cloudpath clouds prefetching | s3 gs azure http"
         " | cli __init__"
     ),
 }

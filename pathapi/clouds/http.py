@@ -33,6 +33,7 @@ class HttpPath(CloudPath):
 
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "http://"
+    _in_anchor: ClassVar[int] = 1
 
     def __init__(self, cloud_path: str | CloudPath, *parts: str, client: Any = None) -> None:
         super().__init__(cloud_path, *parts, client=client)
@@ -78,11 +79,6 @@ class HttpPath(CloudPath):
         joined = super().joinpath(*pathsegments)
         is_directory = pathsegments and str(pathsegments[-1]).endswith("/") and not str(joined).endswith("/")
         return self._derive(f"{joined}/") if is_directory else joined
-
-    def with_segments(self, *pathsegments: str | os.PathLike[str]) -> Self:
-        """Return a path on the same host; resolves nothing."""
-        text = "/".join(str(segment) for segment in pathsegments).removeprefix("/")
-        return self._derive(f"{self.cloud_prefix}{self.uri.bucket}/{text}")
 
     def _split(self) -> tuple[str, ...]:
         if self._names is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -190,6 +190,24 @@ def compile_parts(parts: tuple[str, ...], case_sensitive: bool = True, *, itself
         pieces.append((_DEEP if deep else "") + run)
     flags = re.DOTALL if case_sensitive else re.DOTALL | re.IGNORECASE
     return re.compile("".join(pieces) + r"\Z", flags)
+
+
+def match_tail(names: Sequence[str], pattern: str, case_sensitive: bool | None) -> bool:
+    """Return whether the last *names* match *pattern*; all of them, if it starts with ``/``. Raises ValueError."""
+    wanted = [part for part in pattern.split("/") if part not in ("", ".")]
+    is_whole = pattern.startswith("/")
+    if not wanted and not is_whole:
+        raise ValueError("empty pattern")
+    if len(names) < len(wanted) or (is_whole and len(names) > len(wanted)):
+        return False
+    tail, is_sensitive = names[len(names) - len(wanted) :], case_sensitive is not False
+    return all(compile_component(part, is_sensitive)(name) for part, name in zip(wanted, tail, strict=True))
+
+
+def match_whole(names: Sequence[str], parts: tuple[str, ...], case_sensitive: bool | None) -> bool:
+    """Return whether all *names* match a pattern's *parts*."""
+    subject = "".join(f"{name}/" for name in names)
+    return compile_parts(parts, case_sensitive is not False, itself=False).match(subject) is not None
 
 
 def walk_tree(objects: Iterable[ObjectInfo], prefix: str, *, top_down: bool = True) -> Iterator[Visit]:

@@ -5,28 +5,25 @@ Each method passes the path's `Location` to one function.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from itertools import starmap
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pathapi.client import Client, forced
 from pathapi.cloudpath_info import CloudPathInfo
 from pathapi.common.lazy import LazyModule
-from pathapi.enums import FileCacheMode
 from pathapi.exceptions import CloudPathFileExistsError
-from pathapi.freshness import ALWAYS, FreshnessArg
 from pathapi.metadata import head, listing
 from pathapi.metadata.globbing import compile_pattern
+from pathapi.path.openable_path import OpenablePath
 from pathapi.path.pure_path import AnyTarget, PureCloudPath
-from pathapi.reading.entry_scopes import EntryHold, HoldingFile
 from pathapi.registry import CloudPathMeta, implementation_registry
 from pathapi.writing import opening
-from pathapi.writing.opening import OpenOptions, ReadOptions, require_object_name
+from pathapi.writing.opening import OpenOptions, require_object_name
 
 if TYPE_CHECKING:
     from casstore import PendingWrite
@@ -40,11 +37,8 @@ else:
     tree_delete = LazyModule("pathapi.transfer.tree_delete")
     pending_writes = LazyModule("pathapi.writing.pending")
 
-_READ_MODES: Final = frozenset(("rb", "br"))
-_NOT_CHECKED: Final = -1  # in place of a descriptor: the store was not asked for a fresh entry
 
-
-class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
+class CloudPath(OpenablePath, metaclass=CloudPathMeta):
     """One object or "directory" of a cloud. ``CloudPath("s3://bucket/key")`` gives the class of its scheme.
 
     Reads go through the store: *freshness*, *verify* and *force_overwrite_from_cloud* of a call override its client's.
@@ -55,119 +49,14 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
     some ten times a second with a `pathapi.Progress`; `pathapi.progress_bar` draws one.
     """
 
-    __slots__ = ()
+    __slots__ = ("_info",)
+
+    _info: CloudPathInfo
 
     def __init__(self, cloud_path: str | PureCloudPath, *parts: str, client: Client[Any] | None = None) -> None:
         if client is not None and not isinstance(client, implementation_registry.client_class(type(self))):
             implementation_registry.refuse_client(type(self), client)
         super().__init__(cloud_path, *parts, client=client)
-
-    def open(
-        self,
-        mode: str = "r",
-        buffering: int = -1,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-        force_overwrite_from_cloud: bool | None = None,
-        force_overwrite_to_cloud: bool | None = None,
-        *,
-        freshness: FreshnessArg = None,
-        verify: bool | None = None,
-        read_pending: bool = False,
-    ) -> IO[Any]:
-        """Open an `io` object whose ``name`` is the URI.
-
-        Reading: the bytes of one version, from the store if its copy is fresh by the policy; with *read_pending*, the
-        newest bytes that this machine wrote and has not uploaded, if any. Writing (``w``, ``x``, ``a``, ``r+``): a
-        private file that `close` uploads, if the object has not changed since; an exception inside the ``with`` block
-        uploads nothing. If `close` raises, this machine keeps the bytes, and the error says where, and how to go on.
-
-        Raises FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError; PendingWriteError and
-        OverwriteNewerLocalError if such bytes await a decision; OverwriteNewerCloudError at close;
-        `casstore.LockTimeoutError`, which names the other writer; `casstore.ReentrantWriteError`.
-        """
-        is_binary = mode in _READ_MODES and encoding is None and errors is None and newline is None
-        if not is_binary and (mode not in ("r", "rt") or buffering == 0):
-            options = OpenOptions.parse(mode, buffering, encoding, errors, newline)
-            if not options.is_reading:
-                return opening.open_for_writing(self.location, options, force_overwrite_to_cloud, freshness)
-            is_binary = options.is_binary
-        is_plain = freshness is None and verify is None and not force_overwrite_from_cloud
-        descriptor = self._open_warm(read_pending) if is_plain else _NOT_CHECKED
-        if descriptor is None or descriptor < 0:
-            reading = ReadOptions(freshness, verify, force_overwrite_from_cloud, read_pending, descriptor is None)
-            descriptor = opening.open_for_reading(self.location, reading)
-        is_held = self._client.entry_scope is not None
-        raw = HoldingFile(descriptor, self._hold_entry()) if is_held else io.FileIO(descriptor, "rb")
-        raw.name = self._text
-        if buffering == 0:
-            return raw
-        file = io.BufferedReader(raw) if buffering <= 1 else io.BufferedReader(raw, buffering)
-        return file if is_binary else io.TextIOWrapper(file, io.text_encoding(encoding), errors, newline)
-
-    def _open_warm(self, read_pending: bool) -> int | None:
-        """Open the blob without a request; None if there is no fresh entry, `_NOT_CHECKED` if only a request tells."""
-        # The hottest code of the package: one more attribute shows in benchmarks.
-        if read_pending and (waiting := opening.open_pending(self.location)) is not None:
-            return waiting
-        client = self._client or self.client
-        policy = client.policy.of(self._text)
-        if policy is ALWAYS or client.verify or forced(None, "FROM_CLOUD"):
-            return _NOT_CHECKED
-        descriptor: int | None = client.cache.open_fresh(self._key or self._store_key(), policy.max_age_ns)
-        return descriptor
-
-    def _hold_entry(self) -> EntryHold | None:
-        """Keep the entry as long as the client's `FileCacheMode` says: with a file, or with this path."""
-        client = self.client
-        hold = None if client.entry_scope is None else client.entry_scope.hold(self._store_key())
-        if client.file_cache_mode is FileCacheMode.cloudpath_object:
-            self._hold = hold
-        return hold
-
-    def read_bytes(
-        self,
-        *,
-        freshness: FreshnessArg = None,
-        verify: bool | None = None,
-        force_overwrite_from_cloud: bool | None = None,
-        read_pending: bool = False,
-    ) -> bytes:
-        """Read all bytes of the object; with *read_pending*, what this machine wrote last and has not uploaded."""
-        is_plain = freshness is None and verify is None and not force_overwrite_from_cloud
-        descriptor = self._open_warm(read_pending) if is_plain else _NOT_CHECKED
-        if descriptor is not None and descriptor >= 0:
-            with io.FileIO(descriptor, "rb") as file:
-                try:
-                    return file.readall()
-                except OSError:
-                    pass  # the reader below finds out what is wrong with the blob
-        options = ReadOptions(freshness, verify, force_overwrite_from_cloud, read_pending, descriptor is None)
-        try:
-            return opening.read_bytes(self.location, options)
-        finally:
-            self._hold_entry()
-
-    def read_text(
-        self,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-        *,
-        freshness: FreshnessArg = None,
-        verify: bool | None = None,
-        force_overwrite_from_cloud: bool | None = None,
-        read_pending: bool = False,
-    ) -> str:
-        """Read the object's text, decoded like a file's; see `read_bytes`."""
-        data = self.read_bytes(
-            freshness=freshness,
-            verify=verify,
-            force_overwrite_from_cloud=force_overwrite_from_cloud,
-            read_pending=read_pending,
-        )
-        return io.TextIOWrapper(io.BytesIO(data), io.text_encoding(encoding), errors, newline).read()
 
     @property
     def fspath(self) -> str:
@@ -201,7 +90,11 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
     @property
     def info(self) -> CloudPathInfo:
         """What is known of the path, each answer requested once; also callable, as cloudpathlib's method is."""
-        return CloudPathInfo(self.exists, self.is_file, self.is_dir)
+        try:
+            return self._info
+        except AttributeError:
+            self._info = CloudPathInfo(self.location)
+            return self._info
 
     def exists(self, follow_symlinks: bool = True) -> bool:
         """Return whether there is an object of that name or anything below it."""
@@ -261,23 +154,6 @@ class CloudPath(PureCloudPath, metaclass=CloudPathMeta):
         for visit in listing.walk(self.location, top_down=top_down, on_error=on_error, lazy=lazy):
             path = self if visit.key == prefix else self._at_prefix(visit.key)
             yield path, visit.dirnames, list(visit.files)
-
-    def write_bytes(self, data: bytes, *, force_overwrite_to_cloud: bool | None = None) -> int:
-        """Make *data* the object's content; return the number of bytes."""
-        return opening.write(self.location, data, OpenOptions("w"), force_overwrite_to_cloud)
-
-    def write_text(
-        self,
-        data: str,
-        encoding: str | None = None,
-        errors: str | None = None,
-        newline: str | None = None,
-        *,
-        force_overwrite_to_cloud: bool | None = None,
-    ) -> int:
-        """Make *data*, encoded like a file's, the object's content; return the number of characters."""
-        options = OpenOptions("w", False, False, -1, io.text_encoding(encoding), errors, newline)
-        return opening.write(self.location, data, options, force_overwrite_to_cloud)
 
     def touch(self, exist_ok: bool = True, mode: int | None = None) -> None:
         """Create an empty object if there is none; an existing one stays as it is. Raises FileExistsError."""

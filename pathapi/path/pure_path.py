@@ -20,7 +20,7 @@ from casstore import Key, printable
 from pathapi.client import Client
 from pathapi.common.uri import Uri
 from pathapi.exceptions import AnyPathTypeError, IncompleteImplementationError, InvalidPrefixError, InvalidUriError
-from pathapi.metadata.globbing import compile_component, compile_parts, split_pattern
+from pathapi.metadata.globbing import match_tail, match_whole, split_pattern
 from pathapi.metadata.location import Location
 from pathapi.reading.entry_scopes import EntryHold
 from pathapi.reading.listing_cache import ListedFact
@@ -40,6 +40,10 @@ class PureCloudPath:
 
     cloud_prefix: ClassVar[str]
     """Scheme and ``://``, in the case that derived paths are written in."""
+    _in_anchor: ClassVar[int] = 0
+    """How many names, from the first, belong to the anchor: no join, parent or ``..`` removes these."""
+    _makes_own: ClassVar[bool] = False
+    """Whether it has a `with_segments` of its own."""
 
     _client: Any
     """None until the default client is needed; passed on to every path made from this one."""
@@ -69,8 +73,17 @@ class PureCloudPath:
         self._client = inherited if client is None else client
         self._names = self._key = self._listed = self._hold = self._use = None
 
+    def __init_subclass__(cls) -> None:
+        cls._makes_own = cls.with_segments is not PureCloudPath.with_segments
+
     def _derive(self, uri_text: str) -> Self:
-        """Return a path of the same type and client at *uri_text*, which is valid already; runs no ``__init__``."""
+        """Return a path of the same type and client at *uri_text*, which is valid already.
+
+        Runs no ``__init__``, but calls a subclass's own `with_segments`, as `pathlib` does.
+        """
+        return self.with_segments(uri_text) if self._makes_own else self._make(uri_text)
+
+    def _make(self, uri_text: str) -> Self:
         path = object.__new__(type(self))
         path._client = self._client
         path._text = uri_text
@@ -264,7 +277,8 @@ class PureCloudPath:
     @property
     def parent(self) -> Self:
         """The "directory" that this path is in; ``s3://`` is its own parent."""
-        return self._from_names(self._split()[:-1])
+        names = self._split()
+        return self._from_names(names[: max(len(names) - 1, self._in_anchor)])
 
     @property
     def parents(self) -> tuple[Self, ...]:
@@ -279,12 +293,12 @@ class PureCloudPath:
         A segment that starts with ``/`` restarts at the bucket's name, as `pathlib` restarts at the root. Raises
         TypeError for another cloud path, `InvalidUriError` for a NUL.
         """
-        names = list(self._split())
+        names, fixed = list(self._split()), self._in_anchor
         for segment in pathsegments:
             text = _read_segment(segment)
             if text.startswith("/"):
-                names.clear()
-            _resolve_onto(names, text.split("/"))
+                del names[fixed:]
+            _resolve_onto(names, text.split("/"), fixed)
         return self._from_names(names)
 
     def __truediv__(self, other: str | PurePosixPath) -> Self:
@@ -296,18 +310,23 @@ class PureCloudPath:
         raise ValueError(f"{self.uri.shown} is absolute and cannot be joined to another path: make a new path instead")
 
     def with_segments(self, *pathsegments: str | os.PathLike[str]) -> Self:
-        """Return a path of the same type and client from names, the bucket first; nothing is resolved."""
-        text = "/".join(_read_segment(segment) for segment in pathsegments).removeprefix("/")
-        if text.lower().startswith(self.cloud_prefix):
-            text = text[len(self.cloud_prefix) :].removeprefix("/")
-        return self._derive(self._root_text + text)
+        """Return a path of the same type and client from names below the anchor; nothing is resolved.
+
+        Joins, parents and listings make their paths by it, in a subclass that overrides it.
+        """
+        text = "/".join(_read_segment(segment) for segment in pathsegments)
+        anchor = self._root_text + "".join(f"{name}/" for name in self._split()[: self._in_anchor])
+        start = anchor if self._in_anchor else self.cloud_prefix
+        if text[: len(start)].lower() == start.lower():
+            text = text[len(start) :]
+        return self._make(anchor + text.removeprefix("/"))
 
     def with_name(self, name: str) -> Self:
         """Replace the last name. Raises ValueError if there is none, or if *name* is not one."""
         names = list(self._split()[:-1])
         if not self.name:
             raise ValueError(f"{self!r} has an empty name")
-        _resolve_onto(names, [_read_segment(PurePosixPath("x").with_name(name).name)])
+        _resolve_onto(names, [_read_segment(PurePosixPath("x").with_name(name).name)], self._in_anchor)
         return self._from_names(names)
 
     def with_stem(self, stem: str) -> Self:
@@ -333,15 +352,17 @@ class PureCloudPath:
         return False
 
     def samefile(self, other_path: object) -> bool:
-        """The same as ``==``."""
-        return self == other_path
+        """Return whether *other_path*, a path or its text, is this path or another spelling of its URI."""
+        other = self._path_of_text(other_path)
+        return type(other) is type(self) and other.uri.canonical == self.uri.canonical
 
-    def relative_to(self, other: PureCloudPath, walk_up: bool = False) -> PurePosixPath:
+    def relative_to(self, other: str | PureCloudPath, walk_up: bool = False) -> PurePosixPath:
         """Return the path from *other* to this one. Raises ValueError if there is none, or for another cloud's path.
 
         A `PurePosixPath` has no empty names and no ``.``: ``a//c`` and ``a/c`` give the same result. A key with ``..``
         gives a result that climbs. Code that makes local files from keys must not rely on it.
         """
+        other = self._path_of_text(other)
         if not isinstance(other, PureCloudPath):
             raise ValueError(f"{self.uri.shown} is a cloud path, but {other} is not")
         if self.anchor != other.anchor:
@@ -358,7 +379,7 @@ class PureCloudPath:
                 raise ValueError(f"'..' in {other.uri.shown!r} cannot be walked")
         return PurePosixPath(*[".."] * (len(base) - common), *names[common:])
 
-    def is_relative_to(self, other: PureCloudPath) -> bool:
+    def is_relative_to(self, other: str | PureCloudPath) -> bool:
         """Return whether `relative_to` succeeds without walking up."""
         try:
             self.relative_to(other)
@@ -366,31 +387,22 @@ class PureCloudPath:
             return False
         return True
 
-    def match(self, path_pattern: str, case_sensitive: bool | None = None) -> bool:
+    def match(self, path_pattern: str | os.PathLike[str], case_sensitive: bool | None = None) -> bool:
         """Return whether *path_pattern* matches from the right; ``**`` is ``*``.
 
         This path's own prefix and bucket are first removed from the pattern. A pattern that starts with ``/`` must
-        match the whole path, with the bucket. Raises ValueError for an empty pattern.
+        match all that follows the anchor, such as the bucket. Raises ValueError for an empty pattern.
         """
-        own = f"{self.cloud_prefix}{self.drive}/"
-        pattern = PurePosixPath(path_pattern.removeprefix(own))
-        wanted = [part for part in pattern.parts if part != pattern.anchor]
-        if not pattern.parts:
-            raise ValueError("empty pattern")
-        names = self._split()
-        if len(names) < len(wanted) or (pattern.anchor and len(names) > len(wanted)):
-            return False
-        sensitive = case_sensitive is not False
-        tail = names[len(names) - len(wanted) :]
-        return all(compile_component(part, sensitive)(name) for part, name in zip(wanted, tail, strict=True))
+        pattern = str(path_pattern).removeprefix(f"{self.cloud_prefix}{self.drive}/")
+        return match_tail(self._split()[self._in_anchor :], pattern, case_sensitive)
 
-    def full_match(self, pattern: str, case_sensitive: bool | None = None) -> bool:
+    def full_match(self, pattern: str | os.PathLike[str], case_sensitive: bool | None = None) -> bool:
         """Return whether *pattern* matches the whole path; ``**`` matches any number of names.
 
         ``s3://bucket/...`` is compared with the whole URI, ``/...`` with the key. Any other pattern can match only if
         it starts with ``**``, because every cloud path is absolute.
         """
-        names = self._split()
+        names, pattern = self._split(), str(pattern)
         if pattern.startswith(self.cloud_prefix):
             parts = split_pattern(pattern[len(self.cloud_prefix) :])
         else:
@@ -398,8 +410,13 @@ class PureCloudPath:
             names = names[1:] if self.uri.bucket else names
             if not pattern.startswith("/") and parts[:1] != ("**",):
                 return False
-        subject = "".join(f"{name}/" for name in names)
-        return compile_parts(parts, case_sensitive is not False, itself=False).match(subject) is not None
+        return match_whole(names, parts, case_sensitive)
+
+    def _path_of_text(self, other: object) -> Any:
+        """Return the path of this class that *other* is the text of; anything else as it is."""
+        if isinstance(other, str) and self.is_valid_cloudpath(text := other):
+            return type(self)(text, client=self._client)
+        return other
 
     def _split(self) -> tuple[str, ...]:
         """Return the bucket, if there is one, and the key's names."""
@@ -449,10 +466,10 @@ def _read_segment(segment: str | os.PathLike[str]) -> str:
     return text
 
 
-def _resolve_onto(names: list[str], more: Iterable[str]) -> None:
+def _resolve_onto(names: list[str], more: Iterable[str], fixed: int) -> None:
     for name in more:
         if name == "..":
-            del names[-1:]
+            del names[max(len(names) - 1, fixed) :]
         elif name not in ("", "."):
             names.append(name)
 

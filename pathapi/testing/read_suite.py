@@ -36,10 +36,12 @@ class ReadSuite(PathSuite):
             with path.open("rb") as file:
                 assert (file.read(3), file.seek(-3, os.SEEK_END), file.read()) == (data[:3], len(data) - 3, data[-3:])
                 assert (file.name, file.readable(), file.writable()) == (str(path), True, False)
+                assert file.mode == "rb"
             with path.open("rb", buffering=0) as raw:
                 assert raw.readall() == data
-            with path.open(encoding="utf-8") as text:
-                assert text.read() == data.decode().replace("\r\n", "\n")
+            for mode in ("r", "rt"):
+                with path.open(mode, encoding="utf-8") as text:
+                    assert (text.read(), text.mode) == (data.decode().replace("\r\n", "\n"), mode)
             assert path.read_text("utf-8", newline="") == data.decode()
             assert Path(path.fspath).read_bytes() == data
             with path.local() as local:
@@ -60,6 +62,15 @@ class ReadSuite(PathSuite):
         cache.flush()
         assert list(cache.entries(str(marker))) == []
         assert (marker / "a.txt").read_bytes() == b"bytes"
+
+    def test_info_asks_each_question_once(self, path: Any, ground: RawBucket) -> None:
+        self.put(ground, b"bytes")
+        info = path.info
+        for _ in range(2):
+            assert (info.exists(), info.is_file(), info.is_dir(), info.is_symlink()) == (True, True, False, False)
+            assert info is path.info and info() is info
+            if ground.content("d/a.txt") is not None:
+                ground.remove("d/a.txt")
 
     def test_what_is_there_now_is_read_under_always(self, path: Any, ground: RawBucket) -> None:
         for data in (b"first", b"other", b"", b"longer than before", b"first"):

@@ -35,12 +35,19 @@ class WriteSuite(UnfinishedWrites):
 
     @pytest.mark.parametrize("is_text", [False, True], ids=["binary", "text"])
     @pytest.mark.parametrize("mode", _FORMS)
-    def test_every_mode_writes_the_right_content(self, path: Any, ground: RawBucket, mode: str, is_text: bool) -> None:
+    def test_every_mode_writes_the_right_content(
+        self, path: Any, ground: RawBucket, tmp_path: Path, mode: str, is_text: bool
+    ) -> None:
         data, over_old = _FORMS[mode]
+        local = tmp_path / "local.txt"
+        if mode == "r+":
+            local.touch()
+        with local.open(mode if is_text else f"{mode}b") as file:
+            said = file.mode
 
         def write() -> None:
             with path.open(mode if is_text else f"{mode}b") as file:
-                assert file.name == str(path)
+                assert (file.name, file.mode) == (str(path), said)
                 file.write(data.decode() if is_text else data)
 
         if mode == "r+":

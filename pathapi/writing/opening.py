@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class OpenOptions(NamedTuple):
-    """A mode of `open`, taken apart: *is_updated* for ``+``; the rest is `io`'s."""
+    """A mode of `open`, taken apart: *is_updated* for ``+``; the rest is `io`'s, and *mode* what the file says."""
 
     kind: str
     is_binary: bool = True
@@ -37,6 +37,7 @@ class OpenOptions(NamedTuple):
     encoding: str | None = None
     errors: str | None = None
     newline: str | None = None
+    mode: str = "wb"
 
     @classmethod
     def parse(
@@ -52,7 +53,10 @@ class OpenOptions(NamedTuple):
             raise ValueError("binary mode takes no encoding, errors or newline argument")
         if not is_binary and buffering == 0:
             raise ValueError("can't have unbuffered text I/O")
-        return cls(kinds.pop(), is_binary, "+" in letters, buffering, encoding, errors, newline)
+        kind, is_updated = kinds.pop(), "+" in letters
+        if is_binary:  # in io's spelling
+            mode = "rb+" if is_updated and kind == "w" else f"{kind}b{'+' * is_updated}"
+        return cls(kind, is_binary, is_updated, buffering, encoding, errors, newline, mode)
 
     @property
     def is_reading(self) -> bool:
@@ -188,13 +192,15 @@ def open_for_writing(
     upload = _begin_upload(location, options.kind, forced(force, "TO_CLOUD"), freshness, at_once=at_once)
     buffered = None
     try:
-        buffered = open_binary(upload, is_updated=options.is_updated)
+        buffered = open_binary(upload, options.mode, is_updated=options.is_updated)
         if options.kind == "a":
             buffered.seek(0, os.SEEK_END)
         if options.is_binary:
             return buffered
         by_line = options.buffering == 1
-        return open_text(buffered, encoding, options.errors, options.newline, line_buffering=by_line)
+        file = open_text(buffered, encoding, options.errors, options.newline, line_buffering=by_line)
+        file.mode = options.mode
+        return file
     except BaseException:  # an unknown encoding, say
         upload.abort()
         if buffered is not None:

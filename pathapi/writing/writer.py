@@ -184,6 +184,8 @@ class Upload:
 class _StagingFile(io.FileIO):
     """The staging file under the name of the URI; in a forked child it ignores all calls."""
 
+    mode = "wb"  # what `open` was given: io's own attribute is read-only
+
     def __init__(self, upload: Upload, mode: str) -> None:
         assert upload.staging is not None
         super().__init__(os.dup(upload.staging.descriptor), mode)
@@ -363,6 +365,8 @@ class _OpenBufferedRandom(_Unclosed, CloudBufferedRandom):
 class CloudTextWriter(io.TextIOWrapper):
     """What ``open("w")`` returns."""
 
+    mode = "w"
+
     def __init__(self, buffer: CloudBufferedWriter | CloudBufferedRandom, *arguments: Any, **options: Any) -> None:
         super().__init__(buffer, *arguments, **options)
         buffer._text = weakref.ref(self)  # noqa: SLF001 (two halves of one file)
@@ -408,9 +412,12 @@ class _OpenTextWriter(CloudTextWriter):
                 buffer.text_flushed = True
 
 
-def open_binary(upload: Upload, *, is_updated: bool) -> CloudBufferedWriter | CloudBufferedRandom:
+def open_binary(upload: Upload, mode: str, *, is_updated: bool) -> CloudBufferedWriter | CloudBufferedRandom:
     """Return the file whose `close` commits *upload*; *is_updated* for reading and writing."""
-    return _OpenBufferedRandom(upload) if is_updated else _OpenBufferedWriter(upload)
+    file = _OpenBufferedRandom(upload) if is_updated else _OpenBufferedWriter(upload)
+    raw: Any = file.raw
+    raw.mode = mode
+    return file
 
 
 def open_text(buffer: CloudBufferedWriter | CloudBufferedRandom, *arguments: Any, **options: Any) -> CloudTextWriter:

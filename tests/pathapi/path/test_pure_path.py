@@ -185,7 +185,6 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "relative_to child": lambda path, make: path.relative_to(make("s3://b/a")),
     "relative_to slash": lambda path, make: path.relative_to(make("s3://b/a/")),
     "relative_to itself": lambda path, _make: path.relative_to(path),
-    "relative_to text": lambda path, _make: path.relative_to("s3://b"),
     "is_relative_to": lambda path, make: path.is_relative_to(make("s3://b/a")),
     "match suffix": lambda path, _make: path.match("*.txt"),
     "match two": lambda path, _make: path.match("a/*"),
@@ -380,6 +379,42 @@ def test_paths_of_two_clouds_are_not_relative() -> None:
 )
 def test_relative_paths_can_walk_up_on_every_python(path: str, other: str, expected: str) -> None:
     assert S3Path(path).relative_to(S3Path(other), walk_up=True) == PurePosixPath(expected)
+
+
+def test_text_is_taken_where_pathlib_takes_text() -> None:
+    path = S3Path("s3://b/a/k.txt")
+    assert (
+        path.samefile("s3://b/a/k.txt") and path.samefile("S3://b/a/k.txt") and path.samefile(S3Path("S3://b/a/k.txt"))
+    )
+    assert not path.samefile("s3://b/a/k") and not path.samefile("/b/a/k.txt") and not path.samefile(None)
+    assert path.is_relative_to("s3://b/a") and path.is_relative_to("S3://b/a")
+    assert not path.is_relative_to("s3://b/b") and not path.is_relative_to("gs://b/a") and not path.is_relative_to("/b")
+    assert path.relative_to("s3://b") == PurePosixPath("a/k.txt")
+    with pytest.raises(ValueError, match="is a cloud path, but b is not"):
+        path.relative_to("b")
+    assert path.match(PurePosixPath("*.txt")) and path.full_match(PurePosixPath("/a/*.txt"))
+
+
+def test_a_subclass_passes_on_what_it_has_by_its_own_with_segments() -> None:
+    class Session(S3Path):
+        def __init__(self, *segments: Any, session: int, client: Any = None) -> None:
+            super().__init__(*segments, client=client)
+            self.session = session
+
+        def with_segments(self, *segments: Any) -> Session:
+            return type(self)(*segments, session=self.session)
+
+    path = Session("s3://b/a/k.txt", session=7)
+    derived = [
+        path / "x",
+        path.parent,
+        *path.parents,
+        path.with_suffix(".y"),
+        path.child("a/b"),
+        path.joinpath("../.."),
+    ]
+    assert [each.session for each in derived] == [7] * len(derived)
+    assert [str(each) for each in derived[:3]] == ["s3://b/a/k.txt/x", "s3://b/a", "s3://b/a"]
 
 
 def test_a_literal_dot_dot_cannot_be_walked_up() -> None:

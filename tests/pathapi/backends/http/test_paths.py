@@ -100,6 +100,28 @@ def test_a_host_has_no_name_and_is_a_directory() -> None:
         assert [str(up) for up in (path / "a" / "b").parents] == ["http://h/a", "http://h/"]
 
 
+@pytest.mark.parametrize("segment", ["/b", "//b", "../../../b", "/../b", "http://other/../../../../b", "..//b"])
+def test_no_join_leaves_the_host(segment: str) -> None:
+    for url in ("http://u:p@h:80/a/c", "http://u:p@h:80/", "http://u:p@h:80"):
+        for joined in (HttpPath(url) / segment, HttpPath(url).joinpath("x", segment)):
+            assert (joined.drive, joined.anchor) == ("u:p@h:80", "http://h:80/")
+        assert str(HttpPath(url) / "/b") == "http://u:p@h:80/b"
+        assert HttpPath(url).with_segments("http://other/b").drive == "u:p@h:80"
+
+
+def test_a_host_is_its_own_parent() -> None:
+    host = HttpPath("http://h/")
+    assert host.parent == host and (host / "a").parent == host and (host / "a" / "b").parent.parent.parent == host
+    assert list(host.parents) == []
+    assert HttpPath("http://h").parent == host
+
+
+def test_a_pattern_that_starts_with_a_slash_covers_what_follows_the_host() -> None:
+    path = HttpPath("http://h/a/b")
+    assert path.match("/a/b") and path.match("a/*") and path.match("http://h/a/b")
+    assert not path.match("/h/a/b") and not path.match("/b")
+
+
 def test_schemes_give_classes_and_clients_of_one_are_not_for_the_other() -> None:
     assert type(CloudPath("HTTP://h/a")) is HttpPath and type(CloudPath("https://h/a")) is HttpsPath
     client = HttpClient()
