@@ -57,6 +57,8 @@ class AzureBlobClient(Connected, Client[AzureBlobPath]):
     ``AZURE_STORAGE_CONNECTION_STRING``, then ``AZURE_STORAGE_ACCOUNT_URL`` with azure-identity's default credentials.
     *standard_blob_tier* (``Cool``, or the SDK's `StandardBlobTier`) applies to every blob that is written or copied;
     the default is the account's. The other arguments are `pathapi.client.Client`'s.
+
+    Raises MissingCredentialsError if there is no account.
     """
 
     path_class: ClassVar[type] = AzureBlobPath
@@ -83,6 +85,7 @@ class AzureBlobClient(Connected, Client[AzureBlobPath]):
             data_lake_client=data_lake_client,
             standard_blob_tier=getattr(standard_blob_tier, "value", standard_blob_tier),
         )
+        _ = self.connection.account  # Raises MissingCredentialsError.
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
 
     AzureBlobPath = Client.CloudPath

@@ -107,6 +107,12 @@ class GSClient(Connected, Client[GSPath]):
         """The client of google-cloud-storage."""
         return self.connection.client
 
+    @property
+    def blob_kwargs(self) -> dict[str, Any]:
+        """*timeout* and *retry*, if they were given, as the SDK's objects take them; not used here."""
+        given = {"timeout": self.connection.timeout, "retry": self.connection.retry}
+        return {name: value for name, value in given.items() if value is not None}
+
     def _make_backend(self, bucket: str) -> Backend:
         return GSBackend(self.connection, bucket)
 

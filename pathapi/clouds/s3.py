@@ -44,6 +44,7 @@ class S3Client(Connected, Client[S3Path]):
     """
 
     path_class: ClassVar[type] = S3Path
+    connection: S3Connection
 
     def __init__(
         self,
@@ -92,6 +93,37 @@ class S3Client(Connected, Client[S3Path]):
     def sess(self) -> Any:
         """The boto3 session."""
         return self.connection.session
+
+    @property
+    def s3(self) -> Any:
+        """A boto3 resource, for other code; not used here."""
+        return self.connection.resource
+
+    @property
+    def boto3_transfer_config(self) -> Any:
+        """As given."""
+        return self.connection.boto3_transfer_config
+
+    @property
+    def boto3_dl_extra_args(self) -> dict[str, Any]:
+        """Those of *extra_args* that boto3 accepts for a download; not used here."""
+        return self.connection.extra_args_in("ALLOWED_DOWNLOAD_ARGS")
+
+    @property
+    def boto3_ul_extra_args(self) -> dict[str, Any]:
+        """Those for an upload."""
+        return self.connection.extra_args_in("ALLOWED_UPLOAD_ARGS")
+
+    @property
+    def boto3_copy_extra_args(self) -> dict[str, Any]:
+        """Those for a copy."""
+        return self.connection.extra_args_in("ALLOWED_COPY_ARGS")
+
+    @property
+    def boto3_list_extra_args(self) -> dict[str, Any]:
+        """Those for a listing."""
+        accepted = ("RequestPayer", "ExpectedBucketOwner")
+        return {name: value for name, value in self.connection.extra_args.items() if name in accepted}
 
     def _make_backend(self, bucket: str) -> Backend:
         return S3Backend(self.connection, bucket)

@@ -40,6 +40,8 @@ class CancelToken:
             raise Cancelled
 
 
-def set_cancel_flag(flag: CancelFlag) -> None:
-    """Cancel this thread's further transfers when *flag* is set."""
+def set_cancel_flag(flag: CancelFlag | None) -> CancelFlag | None:
+    """Cancel this thread's further transfers when *flag* is set; return the flag of before."""
+    before: CancelFlag | None = getattr(_local, "flag", None)
     _local.flag = flag
+    return before

@@ -23,7 +23,7 @@ ResultT = TypeVar("ResultT")
 
 
 class PartThreads(Generic[ResultT]):
-    """Up to *threads* threads that make calls for one other thread.
+    """Up to *threads* threads that make calls for one other thread; with 0, that thread makes them itself.
 
     *on_late* is called, in its thread, after each call that ends after `close`.
     """
@@ -39,7 +39,7 @@ class PartThreads(Generic[ResultT]):
         """Calls that were submitted, and whose end `result` has not returned yet."""
 
     def submit(self, call: Callable[[], ResultT]) -> None:
-        """Make *call* in one of the threads. Raises: RuntimeError if no thread can be started."""
+        """Make *call* in one of the threads; here if none can be started, as at the interpreter's exit."""
         if self._threads < min(self._limit, self.running + 1):
             # Counted first: an interrupt of `start` does not tell whether the thread runs.
             self._threads += 1
@@ -47,10 +47,11 @@ class PartThreads(Generic[ResultT]):
                 start_thread(self._run, ())
             except RuntimeError:
                 self._threads -= 1
-                if not self._threads:
-                    raise
         self.running += 1
-        self._calls.put(call)
+        if self._threads:
+            self._calls.put(call)
+        else:
+            self._ended.put(outcome(call))
 
     def result(self) -> ResultT:
         """Wait for the next end of a call; return its result, or raise its error. Raises: Cancelled."""

@@ -149,7 +149,7 @@ class WorkerPool(Generic[Item]):
 
     def _do(self, item: Item) -> Progress | BaseException | None:
         """Process *item*, in a thread of the pool; return what to count, or the failure. None if it was cancelled."""
-        set_cancel_flag(self._flag)
+        before = set_cancel_flag(self._flag)  # this may be the calling thread, which goes on
         try:
             if self._is_stopping:
                 return None
@@ -160,3 +160,5 @@ class WorkerPool(Generic[Item]):
         except BaseException as error:  # noqa: BLE001 (raised by `run`)
             self._is_stopping = True
             return error
+        finally:
+            set_cancel_flag(before)

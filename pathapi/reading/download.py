@@ -99,7 +99,7 @@ class _Parts:
         assert length is not None
         starts = range(length, self._info.size, PART)
         self._starts = iter(starts)
-        threads: PartThreads[None] = PartThreads(THREADS)
+        threads: PartThreads[None] = PartThreads(getattr(self._backend, "read_threads", THREADS))
         try:
             self._fill.resize(self._info.size)
             self._staging.share()

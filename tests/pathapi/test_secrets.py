@@ -239,9 +239,9 @@ def test_a_pickle_or_a_copy_holds_no_secret(
     client = make(login, extra_args={"SSECustomerKey": MARK, "RequestPayer": "requester", "SSEKMSKeyId": "kms"})
     path = client.CloudPath(f"s3://{ground.bucket}/{at}a")
     pickled: list[object] = [path, client, [path.parent, {"client": client}]]
-    for value in (client.connection, S3Backend(client.connection, ground.bucket)):
+    for unpicklable in (client.connection, S3Backend(client.connection, ground.bucket)):
         with pytest.raises(TypeError, match="may contain keys: pickle a client or a path instead"):
-            pickle.dumps(value)
+            pickle.dumps(unpicklable)
     for value in pickled:
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
             assert MARK.encode() not in pickle.dumps(value, protocol)

@@ -234,6 +234,8 @@ def _account_of(url: str, credential: Any) -> _Account:
     base, _, query = without_user(url).partition("?")
     origin_of(base)
     names = {name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
+    if key := getattr(credential, "account_key", None):  # the SDK's policy, which no client of it takes again
+        credential = {"account_name": credential.account_name, "account_key": key}
     return _Account(base.rstrip("/"), query if "sig" in names else "", credential)
 
 

@@ -20,7 +20,7 @@ from pathapi.backends.headers import format_etag, parse_range, range_of
 from pathapi.backends.parallel_parts import read_exactly, read_parts
 from pathapi.backends.s3.connection import S3Connection
 from pathapi.backends.s3.errors import answer_of, translate_answer
-from pathapi.backends.s3.multipart import copy_ranges, part_size_of, send_multipart, threshold_of
+from pathapi.backends.s3.multipart import copy_ranges, part_size_of, send_multipart, threads_of, threshold_of
 from pathapi.backends.s3.obstore_reads import FastReads, fast_reads
 from pathapi.backends.s3.requests import CONFLICT_TRIES, S3Requests, pause
 from pathapi.backends.s3.responses import info_of, is_empty_object
@@ -55,6 +55,11 @@ class S3Backend(BucketBackend):
         self._fast: FastReads | None = None
         self._looked_for_fast = False
 
+    @property
+    def read_threads(self) -> int:
+        """Parts of one object that are read at a time."""
+        return threads_of(self.connection.boto3_transfer_config)
+
     @checking_answers
     def write(
         self, key: str, source: BinaryIO, size: int, *, expect: WriteCondition = None, content_type: str | None = None
@@ -69,7 +74,7 @@ class S3Backend(BucketBackend):
                 ({"Body": data} for data in read_parts(source, size, part_size_of(size, config), uri)),
                 described=described,
                 conditions=conditions,
-                threads=getattr(config, "max_concurrency", None),
+                threads=threads_of(config),
             )
         else:
             data = read_exactly(source, size, uri)

@@ -35,12 +35,15 @@ _OTHER_BYTES: Final = frozenset(
     + ("IfMatch", "IfNoneMatch", "IfModifiedSince", "IfUnmodifiedSince")
 )
 """Arguments that would select another object than the URI names, or a part of it."""
+_OPERATIONS: Final = ("PutObject", "CreateMultipartUpload", "UploadPart", "CopyObject", "GetObject", "DeleteObjects")
+"""Between them they accept every argument of the requests that are sent."""
 
 
 def _without_keys(extra_args: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in extra_args.items() if "CustomerKey" not in name}
 
 
+_NEEDS: Final = "s3:// needs boto3: pip install 'casstore[s3]'"
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _wrapped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 """The boto3 session around a user's botocore session: a second one around the same cannot make an S3 client."""
@@ -110,6 +113,19 @@ class S3Connection(ConnectionSettings):
         return self._process.made["session"]
 
     @property
+    def resource(self) -> Any:
+        """A boto3 resource of the same settings, which no backend uses."""
+        meta = self.client.meta
+        options = {"endpoint_url": meta.endpoint_url, "region_name": meta.region_name, "config": meta.config}
+        return self._process.once("resource", lambda: self.session.resource("s3", **options))
+
+    def extra_args_in(self, accepted: str) -> dict[str, Any]:
+        """Return those of the extra arguments that boto3's transfers list under the name *accepted*."""
+        with importing(_NEEDS):
+            from boto3.s3.transfer import S3Transfer
+        return {name: value for name, value in self.extra_args.items() if name in getattr(S3Transfer, accepted)}
+
+    @property
     def unsigned(self) -> Any:
         """A client of the same settings that signs nothing: it makes plain URLs, without credentials."""
         if self.no_sign_request:
@@ -163,14 +179,28 @@ class S3Connection(ConnectionSettings):
         return options + ["--no-sign-request"] * self.no_sign_request
 
     def _make_client(self) -> Any:
-        with importing("s3:// needs boto3: pip install 'casstore[s3]'"):
+        with importing(_NEEDS):
             import boto3
             import botocore.exceptions
         with self.checking("S3 client: boto3", botocore.exceptions.BotoCoreError, ValueError):
             session = self._make_session(boto3)
             client = self._client_of(session)
+            self._check_extra_args(client)
             self._process.made["session"] = session
             return client
+
+    def _check_extra_args(self, client: Any) -> None:
+        """Raise InvalidConfigurationException for an extra argument that no request about an object accepts."""
+        if not self.extra_args:
+            return
+        model = client.meta.service_model
+        known = {name for operation in _OPERATIONS for name in model.operation_model(operation).input_shape.members}
+        for name in sorted(set(self.extra_args) - known):
+            import difflib
+
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"write {near[0]!r}" if near else "leave it out"
+            raise InvalidConfigurationException(f"extra_args: no request of S3 accepts {name!r}: {hint}")
 
     def _make_session(self, boto3: Any) -> Any:
         if self.boto3_session is not None:

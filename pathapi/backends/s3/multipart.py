@@ -12,6 +12,8 @@ from pathapi.backends.parallel_parts import THREADS, send_parts
 from pathapi.parallel.part_threads import undone_on_error
 
 PART_SIZE: Final = 8 << 20
+MIN_PART_SIZE: Final = 5 << 20
+"""S3's limit, except for the last part."""
 THRESHOLD: Final = 16 << 20
 """Bytes from which an upload is in parts: below, two more requests cost more than parallel ones save."""
 MAX_PARTS: Final = 10_000
@@ -28,9 +30,14 @@ def threshold_of(config: Any) -> int:
 
 
 def part_size_of(size: int, config: Any) -> int:
-    """Return the bytes per part; their number stays within S3's limit."""
+    """Return the bytes per part; size and number of the parts stay within S3's limits."""
     wanted = int(getattr(config, "multipart_chunksize", PART_SIZE))
-    return max(wanted, -(-size // MAX_PARTS))
+    return max(wanted, MIN_PART_SIZE, -(-size // MAX_PARTS))
+
+
+def threads_of(config: Any) -> int:
+    """Return how many parts are sent or read at a time; 0 if *config* says that the caller sends them itself."""
+    return int(getattr(config, "max_concurrency", THREADS)) if getattr(config, "use_threads", True) else 0
 
 
 def copy_ranges(size: int) -> Iterable[dict[str, str]]:
@@ -48,7 +55,7 @@ def send_multipart(
     *,
     described: Mapping[str, Any],
     conditions: Mapping[str, Any],
-    threads: int | None = None,
+    threads: int = THREADS,
 ) -> Any:
     """Send the arguments of each part to *operation* and return the response to the completion.
 
@@ -66,5 +73,5 @@ def send_multipart(
         return {"PartNumber": number, "ETag": result["ETag"], **stated}
 
     with undone_on_error(abort):
-        sent = send_parts(send, parts, threads or THREADS, on_late=abort)
+        sent = send_parts(send, parts, threads, on_late=abort)
         return call("CompleteMultipartUpload", MultipartUpload={"Parts": sent}, **upload, **conditions)

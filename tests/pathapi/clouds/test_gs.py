@@ -149,6 +149,14 @@ def test_the_constructor_takes_what_cloudpathlibs_does(gcs: GCSServer, tmp_path:
     assert pathapi.implementation_registry["gs"].client_class is GSClient
 
 
+def test_timeout_and_retry_are_there_as_cloudpathlib_has_them(make_gs: MakeClient) -> None:
+    from google.api_core.retry import Retry
+
+    retry = Retry()
+    assert make_gs(timeout=3, retry=retry).blob_kwargs == {"timeout": 3, "retry": retry}
+    assert make_gs().blob_kwargs == {}
+
+
 @pytest.mark.usefixtures("md5_believed")
 def test_bytes_that_are_held_are_recognised_by_the_md5_that_a_listing_states(
     root: GSPath, ground: GCSRawBucket, gcs_proxy: Proxy, make_gs: MakeClient

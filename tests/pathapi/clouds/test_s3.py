@@ -1,8 +1,10 @@
-"""What is `S3Path`'s own: the MD5 that an ETag is, or is not."""
+"""What is `S3Path`'s and `S3Client`'s own: the MD5 that an ETag is, or is not; what boto3 is told."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 from typing import Any
 
 import pytest
@@ -72,3 +74,45 @@ def test_an_etag_of_a_directory_bucket_is_no_md5(
     path = make_client().S3Path(f"s3://{bucket}/a")
     assert path.etag == MD5
     assert path.md5 is None
+
+
+def test_a_client_has_what_cloudpathlibs_has(make_client: MakeClient, ground: S3RawBucket, at: str) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    config = TransferConfig()
+    extra = {"RequestPayer": "requester", "ACL": "private", "ChecksumMode": "ENABLED", "MetadataDirective": "COPY"}
+    client = make_client(boto3_transfer_config=config, extra_args=extra)
+    assert client.boto3_transfer_config is config
+    payer = {"RequestPayer": "requester"}
+    assert client.boto3_list_extra_args == payer
+    assert client.boto3_dl_extra_args == payer | {"ChecksumMode": "ENABLED"}
+    assert client.boto3_ul_extra_args == payer | {"ACL": "private"}
+    assert client.boto3_copy_extra_args.items() >= {"MetadataDirective": "COPY"}.items()
+    ground.plant(f"{at}a", DATA)
+    assert client.s3.Object(ground.bucket, f"{at}a").get()["Body"].read() == DATA
+
+
+def test_parts_below_the_minimum_of_s3_are_larger(make_client: MakeClient, ground: S3RawBucket, at: str) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    config = TransferConfig(multipart_threshold=10 << 10, multipart_chunksize=1 << 10)
+    data = os.urandom((5 << 20) + 60_000)
+    make_client(boto3_transfer_config=config).S3Path(f"s3://{ground.bucket}/{at}a").write_bytes(data)
+    assert ground.content(f"{at}a") == data
+
+
+def test_without_threads_the_caller_sends_every_request(make_client: MakeClient, ground: S3RawBucket, at: str) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    client = make_client(boto3_transfer_config=TransferConfig(use_threads=False))
+    path = client.S3Path(f"s3://{ground.bucket}/{at}a")
+    callers: list[tuple[str, int]] = []
+    events = client.client.meta.events
+    events.register("before-call.s3", lambda model, **_: callers.append((model.name, threading.get_ident())))
+    data = os.urandom(20 << 20)
+    path.write_bytes(data)
+    path.clear_cache()
+    assert path.read_bytes() == data
+    names = [name for name, _ in callers]
+    assert (names.count("UploadPart"), names.count("GetObject")) == (3, 3)
+    assert {caller for _, caller in callers} == {threading.get_ident()}

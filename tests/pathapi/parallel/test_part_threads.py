@@ -8,8 +8,9 @@ from functools import partial
 
 import pytest
 
-from pathapi.parallel.cancellation import INTERRUPT_SECONDS, CancelFlag, Cancelled, set_cancel_flag
+from pathapi.parallel.cancellation import INTERRUPT_SECONDS, CancelFlag, Cancelled, CancelToken, set_cancel_flag
 from pathapi.parallel.part_threads import PartThreads, undone_on_error
+from pathapi.parallel.worker_pool import WorkerPool
 from tests.casstore.support.fill import eventually
 from tests.casstore.support.threads import threads_in
 
@@ -32,6 +33,42 @@ def test_results_and_errors_reach_the_caller() -> None:
     assert sorted(found) == [4, 6, 12]
     assert errors == 1
     eventually(lambda: not threads_in(PartThreads._run))
+
+
+@pytest.fixture
+def _no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the exit of the interpreter."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr("pathapi.parallel.part_threads.start_thread", fail)
+
+
+@pytest.mark.usefixtures("_no_threads")
+def test_the_caller_makes_the_calls_itself_if_no_thread_can_be_started() -> None:
+    pool: PartThreads[int] = PartThreads(3)
+    for _ in range(2):
+        pool.submit(threading.get_ident)
+    assert [pool.result(), pool.result()] == [threading.get_ident()] * 2
+    callers: list[int] = []
+
+    def process(_: int) -> bool:
+        callers.append(threading.get_ident())
+        return False
+
+    WorkerPool(process, lambda _: 1, None).run(range(20))
+    assert callers == [threading.get_ident()] * 20
+
+
+@pytest.mark.usefixtures("_no_threads")
+def test_an_interrupt_without_threads_cancels_no_later_transfer() -> None:
+    def interrupt(_: int) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        WorkerPool(interrupt, lambda _: 1, None).run([1])
+    CancelToken().check()
 
 
 def test_closing_waits_for_nothing_and_drops_what_has_not_begun() -> None:

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,7 +90,11 @@ def test_an_account_of_the_environment_is_asked_with_default_credentials_or_not_
 
 
 def test_without_any_setting_the_message_says_which_there_are() -> None:
-    for attempt in (lambda: AzureConnection().origin, lambda: AzureBackend(AzureConnection(), "container").read("a")):
+    for attempt in (
+        lambda: AzureConnection().origin,
+        lambda: AzureBackend(AzureConnection(), "container").read("a"),
+        AzureBlobClient,
+    ):
         with pytest.raises(MissingCredentialsError, match="AZURE_STORAGE_CONNECTION_STRING"):
             attempt()
 
@@ -163,6 +168,16 @@ def test_a_forked_child_does_not_use_the_sockets_of_a_client_that_was_given(
         assert read(backend, "forked") == b"x"
     assert in_forked_child(lambda: backend.connection.service_client is not service and read(backend, "forked") == b"x")
     assert backend.connection.service_client is service
+
+
+def test_a_client_of_a_data_lake_logs_in_with_its_key(azurite: AzureServer, shared_container: str) -> None:
+    """Its credential is a policy of the SDK, which no client takes again."""
+    service = azurite.client()
+    assert type(service.credential).__name__ == "SharedKeyCredentialPolicy"
+    AzureRawBucket(service, shared_container).plant("lake", b"x")
+    url = azurite.account_url().replace(".blob.", ".dfs.")
+    connection = AzureConnection(data_lake_client=SimpleNamespace(primary_endpoint=url, credential=service.credential))
+    assert read(AzureBackend(connection, shared_container), "lake") == b"x"
 
 
 def test_a_client_of_the_users_own_is_used_as_it_is(azurite: AzureServer, shared_container: str) -> None:

@@ -16,7 +16,7 @@ from botocore.loaders import JSONFileLoader
 from pathapi.backends.s3.backend import S3Backend
 from pathapi.backends.s3.connection import S3Connection, origin_of
 from pathapi.exceptions import InvalidConfigurationException, MissingDependenciesError
-from pathapi.testing import in_forked_child, read
+from pathapi.testing import in_forked_child, read, write
 from tests.harness.proxy import Proxy
 from tests.harness.servers import S3Server
 from tests.pathapi.support.raw_buckets import S3RawBucket, connection_to
@@ -176,6 +176,17 @@ def test_settings_are_pickled_with_a_client_and_secrets_are_not(
 def test_an_extra_argument_that_would_file_other_bytes_under_a_uri_is_refused(name: str) -> None:
     with pytest.raises(InvalidConfigurationException, match=f"extra_args: {name} would select"):
         S3Connection(extra_args={name: "x", "RequestPayer": "requester"})
+
+
+def test_a_misspelt_extra_argument_is_refused_before_anything_is_sent(
+    proxy: Proxy, seaweed: S3Server, shared_bucket: str
+) -> None:
+    """Else the objects would be stored without what was asked for."""
+    for name, fix in (("ServerSideEncyption", "write 'ServerSideEncryption'"), ("StartAfter", "leave it out|write")):
+        backend = S3Backend(connection_to(seaweed, proxy.endpoint, extra_args={name: "aws:kms"}), shared_bucket)
+        with pytest.raises(InvalidConfigurationException, match=f"no request of S3 accepts '{name}': {fix}"):
+            write(backend, "misspelt", b"x")
+    assert not proxy.count()
 
 
 def test_extra_arguments_go_to_the_requests_that_know_them(proxy: Proxy, seaweed: S3Server, shared_bucket: str) -> None:
