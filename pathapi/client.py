@@ -7,6 +7,7 @@ Subclasses define how to log in and make backends; everything that is the same f
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
@@ -18,7 +19,7 @@ from pathapi.backend import Backend
 from pathapi.common.redaction import is_spawning
 from pathapi.common.uri import Uri
 from pathapi.enums import FileCacheMode
-from pathapi.exceptions import InvalidConfigurationException
+from pathapi.exceptions import IncompleteImplementationError, InvalidConfigurationException
 from pathapi.freshness import Freshness, FreshnessPolicy
 from pathapi.reading.entry_scopes import EntryHold, EntryScope
 from pathapi.reading.listing_cache import Listings
@@ -43,6 +44,11 @@ ContentType = Callable[[str], tuple[str | None, str | None]]
 _VIEW_MODES = ("auto", "copy", "link")
 _BY_ADDRESS: Any = object.__repr__
 _CONDITIONS = ("auto", "require", "off")
+_NEVER_CALLED = frozenset(
+    ("_download_file", "_exists", "_generate_presigned_url", "_get_metadata", "_get_public_url", "_is_file_or_dir")
+    + ("_list_dir", "_move_file", "_remove", "_upload_file")
+)
+"""Methods that a client of one's own has for cloudpathlib."""
 
 
 def guess_type(name: str) -> tuple[str | None, str | None]:
@@ -68,6 +74,17 @@ class Client(Generic[BoundedCloudPath]):
     Raises InvalidConfigurationException for arguments that are not valid.
     """
 
+    _cloud_meta: ClassVar[CloudImplementation]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if unused := sorted(_NEVER_CALLED & vars(cls).keys()):
+            message = f"{cls.__name__}: {', '.join(unused)}: not called here, as they are by cloudpathlib"
+            message += ": see 'A client of your own' in docs/migrating.md"
+            if cls._make_backend is Client._make_backend:
+                raise IncompleteImplementationError(f"{message}: define _make_backend")
+            warnings.warn(message, stacklevel=2)
+
     def __init__(
         self,
         file_cache_mode: str | FileCacheMode | None = None,
@@ -81,6 +98,8 @@ class Client(Generic[BoundedCloudPath]):
         conditional_writes: str = "auto",
         trust_root: bool | None = None,
     ) -> None:
+        if (implementation := getattr(self, "_cloud_meta", None)) is not None:
+            implementation.validate_completeness()
         self.dedup_by_checksum = dedup_by_checksum or os.environ.get("CASSTORE_DEDUP_BY_CHECKSUM") or "strong"
         _choose("dedup_by_checksum", self.dedup_by_checksum, tuple(BELIEVED))
         _choose("conditional_writes", conditional_writes, _CONDITIONS)
@@ -123,7 +142,6 @@ class Client(Generic[BoundedCloudPath]):
         with _mutex:
             _clients.add(self)
 
-    path_class: ClassVar[type]
     identity: tuple[type, str, int]
     """What a pickle names: class, configuration, and the number of the login among those of the configuration.
 
@@ -269,8 +287,6 @@ class Client(Generic[BoundedCloudPath]):
     def warn_once(self, about: str, message: str) -> None:
         """Warn, once per client and subject."""
         if about not in self._warned:
-            import warnings
-
             self._warned.add(about)
             warnings.warn(printable(message), stacklevel=4)
 
@@ -288,7 +304,7 @@ class Client(Generic[BoundedCloudPath]):
 
     def CloudPath(self, cloud_path: str | BoundedCloudPath, *parts: str) -> BoundedCloudPath:  # noqa: N802 (the name users know)
         """Return a path that uses this client."""
-        made: BoundedCloudPath = self.path_class(cloud_path, *parts, client=self)
+        made: BoundedCloudPath = self._cloud_meta.path_class(cloud_path, *parts, client=self)
         return made
 
     @classmethod

@@ -15,7 +15,7 @@ from pathapi.registry import register_client_class, register_path_class
 _ALIAS = "azure://"
 
 
-@register_path_class("az")
+@register_path_class("azure")
 class AzureBlobPath(CloudPath):
     """A blob or prefix of Azure Blob Storage; ``container`` and ``blob`` are its parts."""
 
@@ -47,7 +47,7 @@ class AzureBlobPath(CloudPath):
         return checksum(self.location, "md5")
 
 
-@register_client_class("az")
+@register_client_class("azure")
 class AzureBlobClient(Connected, Client[AzureBlobPath]):
     """Azure Blob Storage by azure-storage-blob, which the first request imports.
 
@@ -60,8 +60,6 @@ class AzureBlobClient(Connected, Client[AzureBlobPath]):
 
     Raises MissingCredentialsError if there is no account.
     """
-
-    path_class: ClassVar[type] = AzureBlobPath
 
     def __init__(
         self,

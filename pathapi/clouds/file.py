@@ -22,8 +22,6 @@ class FilePath(CloudPath):
 class FileClient(Client[FilePath]):
     """This machine's files; see `pathapi.client.Client` for the arguments."""
 
-    path_class: ClassVar[type] = FilePath
-
     FilePath = Client.CloudPath
 
     @property

@@ -66,8 +66,6 @@ class GSClient(Connected, Client[GSPath]):
     for cloudpathlib: large objects are always read in parallel. The other arguments are `pathapi.client.Client`'s.
     """
 
-    path_class: ClassVar[type] = GSPath
-
     def __init__(
         self,
         application_credentials: str | os.PathLike[str] | None = None,

@@ -137,7 +137,6 @@ class HttpClient(Connected, Client[HttpPath]):
     *timeout* limits the wait for each piece of data, in seconds.
     """
 
-    path_class: ClassVar[type] = HttpPath
     scheme: ClassVar[str] = "http"
     connection: HttpConnection
 
@@ -253,7 +252,6 @@ class HttpClient(Connected, Client[HttpPath]):
 class HttpsClient(HttpClient):
     """`HttpClient` for ``https://``."""
 
-    path_class: ClassVar[type] = HttpsPath
     scheme: ClassVar[str] = "https"
 
     HttpsPath = Client.CloudPath

@@ -43,7 +43,6 @@ class S3Client(Connected, Client[S3Path]):
     other arguments are boto3's, or `pathapi.client.Client`'s.
     """
 
-    path_class: ClassVar[type] = S3Path
     connection: S3Connection
 
     def __init__(

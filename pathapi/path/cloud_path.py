@@ -54,6 +54,8 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
     _info: CloudPathInfo
 
     def __init__(self, cloud_path: str | PureCloudPath, *parts: str, client: Client[Any] | None = None) -> None:
+        if (implementation := getattr(self, "_cloud_meta", None)) is not None:
+            implementation.validate_completeness()
         if client is not None and not isinstance(client, implementation_registry.client_class(type(self))):
             implementation_registry.refuse_client(type(self), client)
         super().__init__(cloud_path, *parts, client=client)

@@ -304,7 +304,7 @@ def test_python_gets_an_exception_that_names_the_thing_and_the_way_out(
     assert [word for word in (*case.says, *case.python_says) if _fill(word, facts) not in said] == [], said
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in said
     for client in made:
-        if client.path_class.cloud_prefix == "s3://" and "client" in client.connection._process.made:
+        if client._cloud_meta.path_class.cloud_prefix == "s3://" and "client" in client.connection._process.made:
             client.connection._process.made["client"].close()
     gc.collect()
 

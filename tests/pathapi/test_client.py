@@ -157,7 +157,7 @@ clients = [
     HttpsClient(auth=("user", "password")),
     FileClient(local_cache_dir="/nowhere"),
 ]
-kinds = [(client, client.path_class) for client in clients]
+kinds = [(client, client._cloud_meta.path_class) for client in clients]
 paths = [kind(kind.cloud_prefix + "/b/k"[kind is not FilePath :], client=client) for client, kind in kinds]
 for _ in range(2):
     default = CloudPath("s3://bucket/key")

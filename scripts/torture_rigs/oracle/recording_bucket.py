@@ -244,8 +244,6 @@ class LedgerPath(CloudPath):
 class LedgerClient(Client[LedgerPath]):
     """A client of *ledger* under the endpoint *name*; other endpoints have buckets of the same names."""
 
-    path_class: ClassVar[type] = LedgerPath
-
     def __init__(self, ledger: Ledger, name: str, **habits: Any) -> None:
         super().__init__(**habits)
         self._ledger, self._name = ledger, name
