@@ -16,6 +16,7 @@ from pathapi.path.cloud_path import CloudPath
 from pathapi.registry import implementation_registry
 
 if TYPE_CHECKING:
+    from pathapi.anypath import AnyPath
     from pathapi.clouds.azure import AzureBlobClient, AzureBlobPath
     from pathapi.clouds.file import FileClient, FilePath
     from pathapi.clouds.gs import GSClient, GSPath
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathapi.prefetching import prefetch
 
 _LAZY = {
+    "pathapi.anypath": ("AnyPath",),
     "pathapi.clouds.azure": ("AzureBlobClient", "AzureBlobPath"),
     "pathapi.clouds.file": ("FileClient", "FilePath"),
     "pathapi.clouds.gs": ("GSClient", "GSPath"),
@@ -36,8 +38,8 @@ _LAZY = {
 
 # fmt: off
 __all__ = [
-    "AzureBlobClient", "AzureBlobPath", "CloudPath", "FileClient", "FilePath", "GSClient", "GSPath", "HttpClient",
-    "HttpPath", "HttpsClient", "HttpsPath", "Progress", "S3Client", "S3Path", "__version__",
+    "AnyPath", "AzureBlobClient", "AzureBlobPath", "CloudPath", "FileClient", "FilePath", "GSClient", "GSPath",
+    "HttpClient", "HttpPath", "HttpsClient", "HttpsPath", "Progress", "S3Client", "S3Path", "__version__",
     "implementation_registry", "prefetch", "progress_bar", "set_default_client",
 ]
 # fmt: on

@@ -25,9 +25,9 @@ LAYERS = {
         " | __main__"
     ),
     "pathapi": (
-        "exceptions | common parallel | backend enums freshness | registry backends reading testing | client | metadata"
-        " | cloudpath_info | writing | transfer | path | cloudpath clouds prefetching | s3 gs azure http"
-        " | cli __init__"
+        "exceptions url_utils | common parallel | backend enums freshness | registry backends reading testing | client"
+        " | metadata | cloudpath_info | writing | transfer | path | cloudpath clouds prefetching"
+        " | anypath s3 gs azure http | cli __init__"
     ),
 }
 RANKS = {
