@@ -55,7 +55,8 @@ def key_of(name: str) -> Key | None:
         scheme, origin = head.partition("@")[0], head
     if head == _HASHED or not rest:
         return None
-    return Key(f"{scheme}{':///' if scheme == 'file' else '://'}{rest}", _unescape(origin))
+    uri = f"file:///{rest.replace('%', '%25')}" if scheme == "file" else f"{scheme}://{rest}"
+    return Key(uri, _unescape(origin))
 
 
 def record_of(name: str) -> str | None:

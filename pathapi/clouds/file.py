@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pathapi.backend import Backend
 from pathapi.client import Client
 from pathapi.path.cloud_path import CloudPath
+from pathapi.path.pure_path import PureCloudPath
 from pathapi.registry import register_client_class, register_path_class
 
 
@@ -16,6 +17,14 @@ class FilePath(CloudPath):
 
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "file://"
+
+    def __init__(self, cloud_path: str | PureCloudPath, *parts: str, client: Client[Any] | None = None) -> None:
+        """As `CloudPath`; ``%20`` and the like are decoded. `str` of the path has ``%25`` for a percent sign."""
+        super().__init__(cloud_path, *parts, client=client)
+        self._text = str(self.uri)
+
+    def _written(self, names: str) -> str:
+        return names.replace("%", "%25")
 
 
 @register_client_class("file")

@@ -1,7 +1,8 @@
 """A cloud URI, split and never interpreted.
 
 ``scheme://bucket/key``: the key is every character after the slash that ends the bucket. It is not decoded, unquoted or
-normalised: clouds store ``a//b``, ``a/../b``, ``50%2F``, ``what?`` and ``#1`` as names like any other.
+normalised: clouds store ``a//b``, ``a/../b``, ``50%2F``, ``what?`` and ``#1`` as names like any other. Only a ``file:``
+URI is decoded, as `pathlib.Path.as_uri` writes it; here it is written with ``%25`` for a percent sign, and no more.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Scheme:
     canonical: str
     """The scheme of the store's entries; differs from the written one for aliases."""
     has_bucket: bool = True
-    """False if the key follows the third slash at once, as in ``file:///key``."""
+    """False if the key follows the third slash at once, as in ``file:///key``, and ``%20`` in it is a space."""
     bucket_ends: str = "/"
     """Characters that end the bucket; a ``/`` is no part of the key, the others are."""
     is_url: bool = False
@@ -47,6 +48,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
 _ACCESS_POINT = re.compile(r"arn:aws[^:/]*:s3[^:/]*:[^:/]*:\d{12}:accesspoint/[^/]+")
 _USER_INFO = re.compile(r"(?<=://)[^/@]*@")
 _SHOWN_CHARACTERS: Final = 200
+_HERE: Final = "localhost/"  # a host that a file's URI may name (RFC 8089)
 _NO_LOGIN: Final = frozenset(("s3", "gs", "az"))
 """Providers whose buckets contain neither ``:`` nor ``@``: other tools write a login there."""
 
@@ -90,12 +92,16 @@ class Uri:
             raise InvalidUriError(f"{_shown(text)}: names cannot contain a NUL character: remove it")
         rule = SCHEMES.get(name) or Scheme(name)
         if not rule.has_bucket:
+            if rest[: len(_HERE)].lower() == _HERE:
+                rest = rest[len(_HERE) - 1 :]
             if rest and not rest.startswith("/"):
                 raise InvalidUriError(
                     f"{_shown(text)}: a host is not allowed: a file of this machine has three slashes: "
                     f"{name}:///directory/name"
                 )
-            return cls(scheme, "", rest[1:])
+            if "%00" in rest:
+                raise InvalidUriError(f"{_shown(text)}: names cannot contain a NUL character: remove it")
+            return cls(scheme, "", _unquote(rest[1:]) if "%" in rest else rest[1:])
         bucket, key = _split_bucket(rest, rule.bucket_ends)
         if rule.canonical in _NO_LOGIN and (":" in bucket or "@" in bucket) and not bucket.startswith("arn:"):
             # Quotes nothing: a password with a slash continues in what looks like the key.
@@ -149,7 +155,17 @@ class Uri:
         return printable(f"{before}?{MASK}" if mark else before)
 
     def _after_scheme(self) -> str:
-        return f"{self.bucket}/{self.key}" if self.key or not self._rule.has_bucket else self.bucket
+        if not self._rule.has_bucket:
+            return f"/{self.encode(self.key)}"
+        return f"{self.bucket}/{self.key}" if self.key else self.bucket
+
+    def encode(self, key: str) -> str:
+        """Return a key, or a part of one, as the URIs of this scheme contain it."""
+        return key if self._rule.has_bucket else key.replace("%", "%25")
+
+    def decode(self, text: str) -> str:
+        """Return the key that `encode` wrote as *text*."""
+        return text if self._rule.has_bucket else text.replace("%25", "%")
 
 
 def register_scheme(name: str, *, canonical: str | None = None) -> None:
@@ -163,8 +179,7 @@ def register_scheme(name: str, *, canonical: str | None = None) -> None:
     if target != name and target not in SCHEMES:
         raise InvalidPrefixError(f"{target}://: the scheme is unknown: register it before its alias {name}://")
     like = SCHEMES.get(target, Scheme(target))
-    scheme = Scheme(like.canonical, like.has_bucket, like.bucket_ends, like.is_url)
-    if SCHEMES.setdefault(name, scheme) != scheme:
+    if SCHEMES.setdefault(name, like) != like:
         raise InvalidPrefixError(f"{name}://: already an alias of {SCHEMES[name].canonical}://: choose another name")
 
 
@@ -177,6 +192,12 @@ def _split_bucket(rest: str, ends: str) -> tuple[str, str]:
         return bucket, key
     end = min((at for at in map(rest.find, ends) if at >= 0), default=len(rest))
     return rest[:end], rest[end:].removeprefix("/")
+
+
+def _unquote(text: str) -> str:
+    from urllib.parse import unquote_to_bytes
+
+    return os.fsdecode(unquote_to_bytes(os.fsencode(text)))
 
 
 def _unknown_scheme(text: str, known: Collection[str]) -> str:

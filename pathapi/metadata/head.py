@@ -68,7 +68,7 @@ def has_children(location: Location) -> bool:
     if location.policy.may_request:
         return location.client.has_children(location.uri)
     origin = location.client.origin
-    return any(entry.key.origin == origin for entry in location.client.cache.entries(location.root + location.prefix))
+    return any(entry.key.origin == origin for entry in location.client.cache.entries(location.prefix_uri))
 
 
 def exists(location: Location) -> bool:

@@ -38,11 +38,11 @@ def list_objects(location: Location, prefix: str | None = None) -> Iterator[tupl
 
 def _entries_below(location: Location, prefix: str, *, delimited: bool) -> Iterator[ObjectInfo | Prefix]:
     """What a listing would give if there were nothing else than the store's entries."""
-    origin, root, folded = location.client.origin, location.root, ""
-    for entry in location.client.cache.entries(root + prefix):
+    origin, folded = location.client.origin, ""
+    for entry in location.client.cache.entries(location.uri_of(prefix)):
         if entry.key.origin != origin:
             continue
-        key = entry.uri[len(root) :]
+        key = location.key_of(entry.uri)
         end = key.find("/", len(prefix)) + 1
         if not delimited or not end:
             yield ObjectInfo(key, entry.validator)

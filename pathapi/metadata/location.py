@@ -56,12 +56,20 @@ class Location:
     @property
     def prefix_uri(self) -> str:
         """The URI of the "directory" with its final slash."""
-        return self.root + self.prefix
+        return self.uri_of(self.prefix)
 
     @property
     def root(self) -> str:
         """What the URIs of the bucket's entries begin with."""
         return f"{self.uri.provider}://{self.uri.filed.bucket}/"
+
+    def uri_of(self, prefix: str) -> str:
+        """Return what the URIs of entries begin with whose keys begin with *prefix*."""
+        return self.root + self.uri.encode(prefix)
+
+    def key_of(self, uri: str) -> str:
+        """Return the key of an entry of this bucket."""
+        return self.uri.decode(uri[len(self.root) :])
 
     @property
     def backend(self) -> Backend:
@@ -75,7 +83,7 @@ class Location:
     def policy_of_call(self, freshness: FreshnessArg) -> Freshness:
         """Return the policy of a call that may name its own *freshness*."""
         # With a slash after the bucket, as prefixes of policies are written.
-        text = f"{self.uri.scheme}://{self.uri.bucket}/{self.uri.key}"
+        text = f"{self.uri.scheme}://{self.uri.bucket}/{self.uri.encode(self.uri.key)}"
         return self.client.policy.of_call(text, freshness)
 
     @property

@@ -66,7 +66,8 @@ class PureCloudPath:
         self._check_prefix(given)
         if parts:
             start = given if len(given) > len(self.cloud_prefix) else self._root_text
-            given = (start if start.endswith("/") else start + "/") + "/".join(part.strip("/") for part in parts)
+            names = self._written("/".join(part.strip("/") for part in parts))
+            given = (start if start.endswith("/") else start + "/") + names
         self._parsed = Uri.parse(given, schemes=(self._scheme(),))
         self._text = str(given)
         inherited = cloud_path._client if isinstance(cloud_path, PureCloudPath) else None
@@ -93,7 +94,8 @@ class PureCloudPath:
     def _at_key(self, key: str) -> Self:
         """Return the path of the object *key* of the same bucket, as a listing names it."""
         uri = self.uri
-        return self._derive(f"{self._root_text}{uri.bucket}/{key}" if uri.bucket else f"{self._root_text}{key}")
+        bucket = f"{uri.bucket}/" if uri.bucket else ""
+        return self._derive(f"{self._root_text}{bucket}{self._written(key)}")
 
     def _at_prefix(self, prefix: str) -> Self:
         """Return the "directory" *prefix* of the same bucket (``""`` or ending with ``/``), as users write it.
@@ -317,8 +319,8 @@ class PureCloudPath:
         text = "/".join(_read_segment(segment) for segment in pathsegments)
         anchor = self._root_text + "".join(f"{name}/" for name in self._split()[: self._in_anchor])
         start = anchor if self._in_anchor else self.cloud_prefix
-        if text[: len(start)].lower() == start.lower():
-            text = text[len(start) :]
+        is_uri = text[: len(start)].lower() == start.lower()
+        text = text[len(start) :] if is_uri else self._written(text)
         return self._make(anchor + text.removeprefix("/"))
 
     def with_name(self, name: str) -> Self:
@@ -430,7 +432,11 @@ class PureCloudPath:
     def _from_names(self, names: Sequence[str]) -> Self:
         # Only an unnamed directory ("a//") is written with a slash at its end.
         end = "/" if names and not names[-1] else ""
-        return self._derive(f"{self._root_text}{'/'.join(names)}{end}")
+        return self._derive(f"{self._root_text}{self._written('/'.join(names))}{end}")
+
+    def _written(self, names: str) -> str:
+        """Return *names* as the text of a path has them."""
+        return names
 
     @property
     def _root_text(self) -> str:

@@ -83,7 +83,7 @@ def _local_path(
 
 
 def _is_shown_directory(location: Location) -> bool:
-    cache, below = location.client.cache, location.root + location.prefix
+    cache, below = location.client.cache, location.prefix_uri
     with suppress(OSError):  # the store is unusable: the request below goes on without it
         return next(iter(cache.entries(below)), None) is not None and cache.lookup(location.store_key) is None
     return False
@@ -108,7 +108,7 @@ def _cached_directory(location: Location) -> tuple[str, LocalUse | None]:
     client, cache = location.client, location.client.cache
     use = cache.local.use(location.store_key, is_directory=True)
     entries = (entry for entry in cache.entries(location.prefix_uri) if entry.key.origin == client.origin)
-    found = [(location.at(entry.uri[len(location.root) :]).place, entry) for entry in entries]
+    found = [(location.at(location.key_of(entry.uri)).place, entry) for entry in entries]
     contents = [(place, Content.of_entry(entry), partial(_open_cached, cache, entry)) for place, entry in found]
     with suppress(CloudUnavailableError):  # evicted meanwhile
         if cache.unavailable is None:

@@ -144,13 +144,12 @@ def _size_of(batch: Sequence[ObjectInfo]) -> int:
 def _pending_below(root: Location) -> dict[str, Exception]:
     """Return the keys below *root* with pending writes on this machine, and why they cannot be deleted."""
     client, cache = root.client, root.client.cache
-    below = root.root + root.prefix
     unclosed.process_queue()
     cache.record_local()
     found: dict[str, Exception] = {}
     for write in cache.pending.all():
-        key = write.uri[len(root.root) :]
-        if write.key.origin == client.origin and write.uri.startswith(below) and key not in found:
+        key = root.key_of(write.uri)
+        if write.key.origin == client.origin and write.uri.startswith(root.prefix_uri) and key not in found:
             try:
                 # An upload in progress is waited for; one whose process has died may have completed.
                 with write_lock(root.at(key)) as lock, lock:

@@ -222,7 +222,7 @@ def push_all(target: Location, which: PendingWrite | None, *, force: bool) -> No
         beside = f"{target.canonical}."
         found = {write.key: None for write in ours if write.source is not None and write.uri.startswith(beside)}
     for key in found:
-        push(target.at(key.uri.removeprefix(target.root)), force=force)
+        push(target.at(target.key_of(key.uri)), force=force)
     if which is None and not writes and not found and not exists(target):
         raise CloudPathFileNotFoundError(f"{target}: nothing is pending, and there is no such object: write it first")
 

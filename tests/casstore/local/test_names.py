@@ -57,6 +57,7 @@ def test_different_keys_never_share_a_path(one: Place, other: Place) -> None:
         (_place("k", scheme="gs", origin="gs"), "gs/bucket/k"),
         (Place(Key("http://host/a?x=1&y=2", "http"), "host", "a?x=1&y=2"), "http/host/a?x=1&y=2"),
         (Place(Key("file:///a/b", "file"), "", "a/b"), "file/a/b"),
+        (Place(Key("file:///50%25/a%2520b", "file"), "", "50%/a%20b"), "file/50%/a%20b"),
         # With a login or a signature, the URI is not the name's.
         (Place(Key("http://host/a?token=1", "http"), "host", "a"), None),
         (_place("a//b"), None),

@@ -125,6 +125,11 @@ def data_of(name: str) -> bytes:
     return b"" if name == "empty" else name.encode()
 
 
+def written(base: str, key: str) -> str:
+    """The URI of *key* below *base*: only a file's is percent-encoded."""
+    return base + (key.replace("%", "%25") if base.startswith("file:") else key)
+
+
 @dataclass
 class Place:
     """A bucket with every key it can hold, another one to write into, and a client with a store of its own."""
@@ -162,16 +167,19 @@ class Place:
 
     @property
     def uris(self) -> dict[str, bytes]:
-        return {self.base + key: data_of(name) for name, key in self.keys.items()}
+        return {self.uri_of(key): data_of(name) for name, key in self.keys.items()}
+
+    def uri_of(self, key: str) -> str:
+        return written(self.base, key)
 
     def path(self, name: str) -> CloudPath:
-        path: CloudPath = self.client.CloudPath(self.base + KEYS[name])
+        path: CloudPath = self.client.CloudPath(self.uri_of(KEYS[name]))
         return path
 
     def to_write(self, name: str) -> tuple[CloudPath, str]:
         """The path and the key of an object in the other bucket."""
         key = f"{list(KEYS).index(name)}-{KEYS[name]}" if self.apart else KEYS[name]
-        return self.client.CloudPath(self.work_base + key), key
+        return self.client.CloudPath(written(self.work_base, key)), key
 
 
 @pytest.fixture(scope="module")
@@ -293,12 +301,11 @@ def test_every_hostile_key_is_found_by_listing(place: Place) -> None:
     assert {str(found) for found in root.rglob("*") if found.is_file()} == objects
     walked = [str(at._at_key(at.uri.prefix + name)) for at, _, names in root.walk() for name in names]
     assert sorted(walked) == sorted(objects)
-    for uri in objects:
-        key = uri.removeprefix(place.base)
+    for key in place.keys.values():
         names = key.split("/")
         pattern = "/".join("".join(f"[{c}]" if c in "*?[" else c for c in name) for name in names)
         if len(names) < 4 and not {"", ".", ".."} & set(names):  # pathlib's patterns cannot say those
-            assert uri in [str(found) for found in root.glob(pattern)]
+            assert place.uri_of(key) in [str(found) for found in root.glob(pattern)]
 
 
 def test_every_hostile_key_is_prefetched_and_shown(
@@ -370,10 +377,10 @@ def test_a_directory_of_hostile_keys_is_a_local_directory_of_their_views(place: 
     directories = {key[:end] for key in KEYS.values() for end, letter in enumerate(key) if letter == "/"}
     keys = {name: key for name, key in place.keys.items() if key not in directories and key.count("/") < 100}
     keys = {name: key for name, key in keys.items() if not key.endswith("/")}
-    prefetch([client.CloudPath(place.base + key) for key in keys.values()], recursive=False)
+    prefetch([client.CloudPath(place.uri_of(key)) for key in keys.values()], recursive=False)
     for name, key in keys.items():
-        directory = client.CloudPath(place.base + key[: key.rfind("/") + 1])
-        view = Path(client.CloudPath(place.base + key).fspath)
+        directory = client.CloudPath(place.uri_of(key[: key.rfind("/") + 1]))
+        view = Path(client.CloudPath(place.uri_of(key)).fspath)
         if view.relative_to(client.cache.layout.local).parts[1] == "%":
             with suppress(OSError):
                 assert view.name not in os.listdir(directory.fspath), "no file can have its name"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,9 +47,34 @@ def test_text_survives_being_read_and_written(scheme: str, bucket: str, key: str
 
 @given(key=KEYS)
 def test_file_uri_has_no_bucket_and_survives(key: str) -> None:
-    text = f"file:///{key}"
+    text = f"file:///{key.replace('%', '%25')}"
     assert Uri.parse(text) == Uri("file", "", key)
     assert str(Uri.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("file:///my%20file%20%C3%BC", "my file ü"),
+        ("file:///my file ü", "my file ü"),
+        ("file:///100%25", "100%"),
+        ("file:///100%", "100%"),
+        ("file:///100%25%20", "100% "),
+        ("file:///a%2520b", "a%20b"),
+        ("file:///a+b?c#d", "a+b?c#d"),
+        ("file:///caf%E9", "caf\udce9"),
+        ("file://localhost/x", "x"),
+        ("file://LOCALHOST/x%20y", "x y"),
+        ("file://localhost/", ""),
+    ],
+)
+def test_a_file_uri_is_decoded(text: str, key: str) -> None:
+    uri = Uri.parse(text)
+    assert uri == Uri("file", "", key)
+    assert Uri.parse(str(uri)) == Uri.parse(uri.canonical) == uri
+    assert Path.from_uri(text).as_posix() == f"/{key}" if sys.version_info >= (3, 13) else True
+    with pytest.raises(InvalidUriError, match="NUL"):
+        Uri.parse("file:///a%00")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +151,7 @@ def test_nul_is_refused(text: str) -> None:
         Uri.parse(text)
 
 
-@pytest.mark.parametrize("text", ["file://host/x", "file://localhost/x", "file://x"])
+@pytest.mark.parametrize("text", ["file://host/x", "file://localhostess/x", "file://x"])
 def test_file_uri_with_a_host_is_refused(text: str) -> None:
     with pytest.raises(InvalidUriError, match="file:///directory/name"):
         Uri.parse(text)
