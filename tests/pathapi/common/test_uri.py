@@ -72,7 +72,8 @@ def test_a_file_uri_is_decoded(text: str, key: str) -> None:
     uri = Uri.parse(text)
     assert uri == Uri("file", "", key)
     assert Uri.parse(str(uri)) == Uri.parse(uri.canonical) == uri
-    assert Path.from_uri(text).as_posix() == f"/{key}" if sys.version_info >= (3, 13) else True
+    if sys.version_info >= (3, 13):
+        assert str(Path.from_uri(text)) == f"/{key}"
     with pytest.raises(InvalidUriError, match="NUL"):
         Uri.parse("file:///a%00")
 
