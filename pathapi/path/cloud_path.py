@@ -19,8 +19,9 @@ from pathapi.common.lazy import LazyModule
 from pathapi.exceptions import CloudPathFileExistsError
 from pathapi.metadata import head, listing
 from pathapi.metadata.globbing import compile_pattern
+from pathapi.path.located_path import AnyTarget
 from pathapi.path.openable_path import OpenablePath
-from pathapi.path.pure_path import AnyTarget, PureCloudPath
+from pathapi.path.pure_path import PureCloudPath
 from pathapi.registry import CloudPathMeta, implementation_registry
 from pathapi.writing import opening
 from pathapi.writing.opening import OpenOptions, require_object_name
@@ -311,7 +312,7 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
         file, InvalidConfigurationException if it is inside this path; and as `download_to`.
         """
         target = self._any_path(destination)
-        to = target.location if isinstance(target, PureCloudPath) else target
+        to = target.location if isinstance(target, CloudPath) else target
         ignored = None if ignore is None else partial(self._ask, ignore)
         dispatch.copy_tree(self.location, to, force_overwrite_to_cloud, ignored, progress)
         return target
@@ -324,7 +325,7 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
         CloudPathLocalPathTraversalError for a key that cannot be a file below *destination* (``..``, ``a//b``, a NUL).
         """
         target = self._any_path(destination)
-        if isinstance(target, PureCloudPath):
+        if isinstance(target, CloudPath):
             raise TypeError(f"download_to() saves to this machine: to reach {target.uri.shown}, use copy()")
         return Path(self._transfer(target, None, progress, delete_source=False))
 
@@ -351,7 +352,7 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
 
     def _transfer(self, target: Any, force: bool | None, progress: Any, *, delete_source: bool) -> Any:
         """Copy or move to *target*, a cloud path or one of this machine; return where the bytes are now."""
-        is_cloud = isinstance(target, PureCloudPath)
+        is_cloud = isinstance(target, CloudPath)
         to = target.location if is_cloud else target
         reached: Any = dispatch.transfer(self.location, self.name, to, force, progress, delete_source=delete_source)
         return target if reached is to else target._at_key(reached.key) if is_cloud else reached

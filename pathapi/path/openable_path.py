@@ -8,7 +8,7 @@ from typing import IO, Any, Final
 from pathapi.client import forced
 from pathapi.enums import FileCacheMode
 from pathapi.freshness import ALWAYS, FreshnessArg
-from pathapi.path.pure_path import PureCloudPath
+from pathapi.path.located_path import LocatedPath
 from pathapi.reading.entry_scopes import EntryHold, HoldingFile
 from pathapi.writing import opening
 from pathapi.writing.opening import OpenOptions, ReadOptions
@@ -17,7 +17,7 @@ _READ_MODES: Final = frozenset(("rb", "br"))
 _NOT_CHECKED: Final = -1  # in place of a descriptor: the store was not asked for a fresh entry
 
 
-class OpenablePath(PureCloudPath):
+class OpenablePath(LocatedPath):
     """Reads through the store; a write is uploaded when its file is closed."""
 
     __slots__ = ()

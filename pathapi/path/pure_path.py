@@ -1,4 +1,4 @@
-"""Everything about a cloud path that needs no network: names, parents, joins, comparison, its client.
+"""Everything about a cloud path that needs no network: names, parents, joins, comparison.
 
 A path is its text. The text is split at slashes and nothing in it is interpreted, so that every legal key has a path of
 its own: in ``s3://b/a//c`` the middle name is empty, in ``s3://b/a/../c`` it is ``..``. One slash at the end belongs to
@@ -7,26 +7,20 @@ no name, as in `pathlib`. Only joined segments are interpreted: ``p / "x/../y"``
 
 from __future__ import annotations
 
-import contextlib
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from types import ModuleType
-from typing import Any, ClassVar, NoReturn, Self, TypeAlias, TypeGuard
+from typing import Any, ClassVar, NoReturn, Self, TypeGuard
 
 from casstore import Key, printable
-from pathapi.client import Client
 from pathapi.common.uri import Uri
-from pathapi.exceptions import AnyPathTypeError, IncompleteImplementationError, InvalidPrefixError, InvalidUriError
+from pathapi.exceptions import InvalidPrefixError, InvalidUriError
 from pathapi.metadata.globbing import match_tail, match_whole, split_pattern
-from pathapi.metadata.location import Location
 from pathapi.reading.entry_scopes import EntryHold
 from pathapi.reading.listing_cache import ListedFact
-from pathapi.registry import implementation_registry
-
-AnyTarget: TypeAlias = "str | os.PathLike[str] | PureCloudPath"
 
 
 class PureCloudPath:
@@ -106,67 +100,6 @@ class PureCloudPath:
             return self._at_key(prefix) if prefix else self._derive(self._root_text + self.uri.bucket)
         return self._at_key(prefix[:-1])
 
-    def child(self, key: str, listed: ListedFact | None = None) -> Self:
-        """Return the path of *key* in the same bucket, as a listing names it; it carries what the listing said."""
-        is_directory = key.endswith("/") and (listed is None or listed.info is None)
-        child = self._at_prefix(key) if is_directory else self._at_key(key)
-        child._listed = listed
-        return child
-
-    @property
-    def client(self) -> Client[Any]:
-        """The client; the class's default one from the first use on."""
-        if self._client is None:
-            self._client = implementation_registry.client_class(type(self)).get_default_client()
-        client: Client[Any] = self._client
-        return client
-
-    @property
-    def location(self) -> Location:
-        """The client, the URI, and what a listing said: what the functions that work on paths take."""
-        return Location(self.client, self.uri, self._listed, self._key)
-
-    def _store_key(self) -> Key:
-        key = self._key
-        if key is None:
-            key = self._key = self.client.store_key(self.uri)
-        return key
-
-    def _any_path(self, target: AnyTarget) -> Any:
-        """Return a cloud path, or a `pathlib.Path` for a str without a scheme."""
-        if isinstance(target, PureCloudPath):
-            return target
-        if not isinstance(target, str | os.PathLike):
-            raise AnyPathTypeError(f"a source or a target is a str or a path, not {type(target).__name__}")
-        if not isinstance(target, str) or "://" not in target:
-            return Path(target)
-        path_class = implementation_registry.path_class(target)
-        return path_class(target, client=self.client if path_class is type(self) else None)
-
-    def _below(self, directory: AnyTarget) -> Any:
-        """Return what has this path's name below *directory*. Raises CloudPathLocalPathTraversalError."""
-        target = self._any_path(directory)
-        if isinstance(target, PureCloudPath):
-            return target._at_key(target.location.prefix + self.name)
-        return target / self.location.file_name(self.name)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        client = self._client
-        if client is None:  # as after the first use, which looks for the default client
-            with contextlib.suppress(IncompleteImplementationError):
-                client = implementation_registry.client_class(type(self)).chosen_default()
-        return _restore_path, (type(self), self._text, None if client is None or client.is_automatic else client)
-
-    def __dask_tokenize__(self) -> bytes:
-        import pickle  # loaded by dask already
-
-        return pickle.dumps(self, protocol=4)
-
-    @classmethod
-    def validate(cls, value: str) -> Self:
-        """Return ``cls(value)``, for pydantic."""
-        return cls(value)
-
     @classmethod
     def from_uri(cls, uri: str) -> Self:
         """The same as calling the class."""
@@ -202,11 +135,6 @@ class PureCloudPath:
     def _no_prefix_no_drive(self) -> str:
         # cloudpathlib's name for what `copytree` passes to *ignore*.
         return self._text[len(self.cloud_prefix) + len(self.drive) :]
-
-    def _ask(self, ignore: Callable[[str, list[str]], Iterable[str]], below: str, names: list[str]) -> Iterable[str]:
-        """Return which *names* of the directory *below* this one `copytree` is to skip."""
-        directory = self._at_prefix(self.location.prefix + below) if below else self
-        return ignore(directory._no_prefix_no_drive, names)
 
     def __str__(self) -> str:
         return self._text
@@ -478,7 +406,3 @@ def _resolve_onto(names: list[str], more: Iterable[str], fixed: int) -> None:
             del names[max(len(names) - 1, fixed) :]
         elif name not in ("", "."):
             names.append(name)
-
-
-def _restore_path(cls: type[PureCloudPath], text: str, client: Any) -> PureCloudPath:
-    return cls(text, client=client)

@@ -410,7 +410,7 @@ def test_a_subclass_passes_on_what_it_has_by_its_own_with_segments() -> None:
         path.parent,
         *path.parents,
         path.with_suffix(".y"),
-        path.child("a/b"),
+        path._at_key("a/b"),
         path.joinpath("../.."),
     ]
     assert [each.session for each in derived] == [7] * len(derived)
