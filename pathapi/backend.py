@@ -226,6 +226,28 @@ class HasUrls(Protocol):
         ...
 
 
+@runtime_checkable
+class HasMarkers(Protocol):
+    """A backend whose directories may be objects of their own names, beside what is below; not every backend has such.
+
+    `Backend.list` yields each as an empty object whose key ends with a slash, and `Backend.delete` takes this key. It
+    may refuse a directory that is not empty.
+    """
+
+    def marker(self, key: str) -> ObjectInfo | None:
+        """Return the object that is the directory *key*, which ends with a slash; None if there is none.
+
+        One request.
+        """
+        ...
+
+
+def marker_of(backend: Backend, prefix: str) -> ObjectInfo | None:
+    """Return the object that is the directory *prefix* and that no listing of *prefix* has; None if there is none."""
+    named: object = backend
+    return named.marker(prefix) if prefix and isinstance(named, HasMarkers) else None
+
+
 def check_expiry(seconds: object, most: int | None = None) -> None:
     """Raise InvalidConfigurationException unless *seconds* is a time for which a URL can be signed."""
     if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds <= 0:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pathapi.backend import Backend
+from pathapi.backend import Backend, marker_of
 from pathapi.backends.azure.backend import AzureBackend, AzureConnection
 from pathapi.backends.settings import Connected
 from pathapi.client import Client, guess_type
+from pathapi.common.uri import Uri
 from pathapi.metadata.head import checksum
 from pathapi.path.cloud_path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
@@ -97,6 +98,15 @@ class AzureBlobClient(Connected, Client[AzureBlobPath]):
     def data_lake_client(self) -> Any:
         """The SDK's `DataLakeServiceClient`; needs azure-storage-file-datalake."""
         return self.connection.data_lake
+
+    def has_children(self, uri: Uri) -> bool:
+        """Whether there is anything below, or an object that is the directory itself."""
+        backend, prefix = self.backend(uri.bucket), self.prefix(uri)
+        name = prefix.removesuffix("/")
+        first = next(iter(backend.list(name, delimited=True, limit=1)), None) if name else None
+        if name and (first is None or first.key == prefix):
+            return first is not None
+        return super().has_children(uri) or marker_of(backend, prefix) is not None
 
     def _make_backend(self, bucket: str) -> Backend:
         self.connection.sdk_tier()  # an unknown tier fails before anything is written

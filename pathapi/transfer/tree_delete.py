@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from typing import Final
 
-from pathapi.backend import ObjectInfo, head_or_none
+from pathapi.backend import ObjectInfo, head_or_none, marker_of
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathNotADirectoryError,
@@ -55,7 +55,8 @@ def remove_tree(root: Location, on_progress: ProgressCallback | None, *, ignore_
     try:
         pool = WorkerPool(removal.delete, _size_of, on_progress, threads=THREADS, count_of=len)
         done = pool.run(removal.batches())
-        if not done.total_files and not pending:
+        removal.delete_markers()
+        if not done.total_files and not removal.markers and not pending:
             _require_no_object(root)
     except (CloudPathException, OSError):
         if not ignore_errors:
@@ -69,8 +70,8 @@ def remove_tree(root: Location, on_progress: ProgressCallback | None, *, ignore_
 
 def remove_empty(root: Location) -> None:
     """Delete an object that only marks the "directory" *root*. Raises as `CloudPath.rmdir` does."""
-    prefix = root.prefix
-    found = list(root.backend.list(prefix, limit=2))
+    prefix, own = root.prefix, marker_of(root.backend, root.prefix)
+    found = [*([own] if own is not None else ()), *root.backend.list(prefix, limit=2)]
     markers = [item for item in found if isinstance(item, ObjectInfo) and item.key == prefix and not item.size]
     if len(found) > len(markers):
         raise DirectoryNotEmptyError(f"{root.shown} is not empty; rmtree() deletes what is below, too")
@@ -99,12 +100,30 @@ class _Removal:
     kept: set[str]
     ignore_errors: bool
     changed: list[str] = field(default_factory=list)
+    markers: list[ObjectInfo] = field(default_factory=list)
+    """Empty objects that mark directories: a server may refuse to delete one before what is below."""
 
     def batches(self) -> Iterator[list[ObjectInfo]]:
-        items = self.root.backend.list(self.root.prefix)
-        objects = (item for item in items if isinstance(item, ObjectInfo) and item.key not in self.kept)
+        objects = self._objects()
         while batch := list(islice(objects, BATCH)):
             yield batch
+
+    def _objects(self) -> Iterator[ObjectInfo]:
+        if (marker := marker_of(self.root.backend, self.root.prefix)) is not None:
+            self.markers.append(marker)
+        for item in self.root.backend.list(self.root.prefix):
+            if not isinstance(item, ObjectInfo) or item.key in self.kept:
+                continue
+            if item.key.endswith("/") and not item.size and not item.is_named_only:
+                self.markers.append(item)
+            else:
+                yield item
+
+    def delete_markers(self) -> None:
+        """Delete the markers, the deepest first."""
+        for _, level in groupby(sorted(self.markers, key=_depth, reverse=True), _depth):
+            while batch := list(islice(level, BATCH)):
+                self.delete(batch)
 
     def delete(self, batch: Sequence[ObjectInfo]) -> bool:
         try:
@@ -135,6 +154,10 @@ class _Removal:
                 raise
             warn_of_conditions(self.root)
             backend.delete(keys)
+
+
+def _depth(marker: ObjectInfo) -> int:
+    return marker.key.count("/")
 
 
 def _size_of(batch: Sequence[ObjectInfo]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from pathapi.backend import ObjectInfo
+from pathapi.backend import ObjectInfo, marker_of
 from pathapi.exceptions import CloudPathLocalPathTraversalError, CloudPathNotExistsError
 from pathapi.metadata.listing import list_objects
 from pathapi.metadata.location import Location
@@ -41,6 +41,10 @@ class TreeItem:
 def list_items(root: Location, missing: Exception | None = None) -> Iterator[TreeItem]:
     """List all objects below *root*. Raises CloudPathNotExistsError, because of *missing*, if there are none."""
     start, is_empty = len(root.prefix), True
+    marker = marker_of(root.backend, root.prefix) if root.policy.may_request else None
+    if marker is not None:
+        is_empty = False
+        yield TreeItem("", marker, root.at(root.prefix))
     for info, listed in list_objects(root):
         is_empty = False
         yield TreeItem(info.key[start:], info, root.at(info.key, listed))

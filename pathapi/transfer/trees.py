@@ -73,15 +73,21 @@ def download(root: Location, destination: str, options: TreeOptions) -> None:
         return _download_item(item, target, delete_source=options.delete_source)
 
     WorkerPool(one, lambda item: item.info.size, options.on_progress, downloads=root.client.cache.underway).run(items)
+    if options.delete_source:
+        _delete_markers(items)
+
+
+def _delete_markers(items: Iterable[TreeItem]) -> None:
+    """Delete the empty objects that mark directories, the deepest first: a server may refuse one that is not empty."""
+    for item in sorted((item for item in items if item.is_marker), key=lambda item: -item.name.count("/")):
+        with Locked(item.location) as locks, locks:
+            delete(item.location, item.info.validator, "its directory")
 
 
 def _download_item(item: TreeItem, target: str, *, delete_source: bool) -> bool:
     source = item.location
     if item.is_marker:
         make_directories(target.rstrip(os.sep) or os.sep, durable=delete_source)
-        if delete_source:
-            with Locked(source) as locks, locks:
-                delete(source, item.info.validator, target)
         return False
     make_directories(os.path.dirname(target), durable=delete_source)
     there = _open_file(target)
@@ -170,16 +176,19 @@ def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:
                     "or moved itself; nothing was done. Go by way of another directory"
                 )
     there = TargetListing(target, options.force)
+    markers: list[TreeItem] = []
 
     def one(item: TreeItem) -> bool:
         at = target.at(to + item.name)
         if item.is_marker:
-            marked = at if on_server and at.key else None
-            return _mark(item.location, marked, item.info, delete_source=options.delete_source)
+            markers.append(item)
+            return on_server and bool(at.key) and not _make_marker(at)
         copy_one = _copy_on_server if on_server else _copy_through
         return copy_one(item, at, there, delete_source=options.delete_source)
 
     WorkerPool(one, lambda item: item.info.size, options.on_progress).run(items, first_alone=not options.delete_source)
+    if options.delete_source:
+        _delete_markers(markers)
 
 
 def shares_server(source: Location, target: Location) -> bool:
@@ -187,38 +196,27 @@ def shares_server(source: Location, target: Location) -> bool:
     return source.client is target.client and source.uri.bucket == target.uri.bucket
 
 
-def _mark(source: Location, target: Location | None, info: ObjectInfo, *, delete_source: bool) -> bool:
-    """Create an empty object that marks a directory, as the source does, unless there is one.
-
-    A marker is not copied: not all servers can, and another cloud's directories may need none.
-    """
-    was_there = False
-    if target is not None:
-        with Locked(target) as locks, locks:
-            was_there = not _make_marker(target)
-    if delete_source:
-        with Locked(source) as locks, locks:
-            delete(source, info.validator, target or "its directory")
-    return was_there
-
-
 def _make_marker(target: Location) -> bool:
-    """Create a marker; return whether there was nothing of that name."""
+    """Create an empty object that marks a directory; return whether there was nothing of that name.
+
+    It is not copied: not all servers can, and another cloud's directories may need none.
+    """
     if target.client.conditional_writes == "off" and head_or_none(target.backend, target.key) is not None:
         return False  # no condition can tell
     cache = target.client.cache
-    staging = stage(cache)
-    try:
-        sent = conditional_put(target, staging, WriteBase(ABSENT))
-    except VersionMismatchError:
-        return False
-    finally:
-        staging.close()
-        target.forget_listed()
-        cache.record_delete(target.store_key)
-    if sent.unconditional:
-        warn_of_conditions(target)
-    return True
+    with Locked(target) as locks, locks:
+        staging = stage(cache)
+        try:
+            sent = conditional_put(target, staging, WriteBase(ABSENT))
+        except VersionMismatchError:
+            return False
+        finally:
+            staging.close()
+            target.forget_listed()
+            cache.record_delete(target.store_key)
+        if sent.unconditional:
+            warn_of_conditions(target)
+        return True
 
 
 def _copy_on_server(item: TreeItem, target: Location, there: TargetListing, *, delete_source: bool) -> bool:

@@ -18,6 +18,7 @@ from pathapi.backends.azure.errors import answer_of, translate_answer
 from pathapi.backends.azure.multipart import THRESHOLD, upload_in_blocks
 from pathapi.backends.azure.requests import AzureRequests, ResponseOpened, condition_of
 from pathapi.backends.azure.responses import (
+    FOLDER,
     error_code_of,
     info_of_headers,
     info_of_properties,
@@ -26,7 +27,7 @@ from pathapi.backends.azure.responses import (
 )
 from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, md5_checksum, ranged_body
 from pathapi.backends.bucket_backend import BucketBackend, Conditions, checking_answers, list_pages
-from pathapi.backends.headers import parse_batch, parse_range
+from pathapi.backends.headers import format_etag, parse_batch, parse_range
 from pathapi.backends.parallel_parts import read_exactly
 from pathapi.exceptions import (
     CloudPathException,
@@ -83,6 +84,8 @@ class AzureBackend(BucketBackend):
                 "validate_content": True,
                 "content_type": content_type,
             }
+            if key.endswith("/") and not size:  # a hierarchical namespace would make it a file
+                options["metadata"] = {FOLDER: "true"}
             answer = call("Put Blob", "upload_blob", data, **options, **conditions)
             return info_of_result(key, size, answer, answer.get("content_md5"), content_type)
         is_unknown = False
@@ -106,12 +109,27 @@ class AzureBackend(BucketBackend):
         # The metadata tell directories from objects, and cost no request.
         options = {"name_starts_with": prefix or None, "include": ["metadata"]}
 
-        def fetch(size: int, token: str | None) -> tuple[Iterator[ListItem], str | None]:
+        held: dict[str, ListItem] = {}
+
+        def fetch(size: int, token: str | None) -> tuple[list[ListItem], str | None]:
             container = self._requests.container()
             ask = container.walk_blobs if delimited else container.list_blobs
             pages = ask(**options, results_per_page=size).by_page(token)
             page = self._requests.call("List Blobs", prefix, lambda **_: list(next(pages, ())))
-            return _items(page), pages.continuation_token
+            token = pages.continuation_token
+            found: dict[str, ListItem] = {}
+            for item in page:
+                if not hasattr(item, "etag"):
+                    found[item.name] = Prefix(item.name)
+                elif is_folder(item.metadata):
+                    key = item.name.removesuffix("/") + "/"
+                    held[key] = Prefix(key) if delimited else info_of_properties(key, item)
+                else:
+                    found[item.name] = info_of_properties(item.name, item)
+            # The mark of ``d/`` has the name ``d``: names such as ``d-1`` are listed between the two.
+            last = max((item.name.encode() for item in page), default=b"")
+            due = [key for key in held if not token or key.encode() <= last]
+            return list(({key: held.pop(key) for key in due} | found).values()), token
 
         return list_pages(self._list_request(prefix, PAGE, limit, delimited=delimited), fetch)
 
@@ -196,10 +214,8 @@ class AzureBackend(BucketBackend):
             cause = error.__cause__ or error
             if answer_of(cause)[0] != 416:
                 raise
-            # The 416 for an empty object does not state its version: a condition needs another request.
-            headers = getattr(getattr(cause, "response", None), "headers", {})
-            is_empty = not conditions and headers.get("content-range") == "bytes */0"
-            return OutOfRange(ObjectInfo(key, Validator(0)) if is_empty else None, keep_range=True)
+            # The 416 for an empty object does not state its version, nor whether it is a directory: another request.
+            return OutOfRange(None, keep_range=True)
         status, headers = response.status_code, response.headers
         if is_folder(headers):
             response.close()
@@ -269,13 +285,29 @@ class AzureBackend(BucketBackend):
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
 
+    def marker(self, key: str) -> ObjectInfo | None:
+        name = key.removesuffix("/")
+        try:
+            properties = self._requests.call("Get Blob Properties", name, self._requests.blob(name).get_blob_properties)
+        except CloudPathFileNotFoundError as error:
+            if type(error) is not CloudPathFileNotFoundError:
+                raise
+            return None
+        return info_of_properties(key, properties) if is_folder(properties.metadata) else None
+
     def _send_delete(self, key: str, conditions: Mapping[str, Any], expect: Validator | None) -> object:
+        marker = self.marker(key) if key.endswith("/") else None
+        if marker is not None and conditions.get("etag") in (None, format_etag(marker.validator)):
+            key, conditions = key[:-1], self._requests.conditions(key, marker.validator)
         method = self._requests.blob(key).delete_blob
         return self._requests.call("Delete Blob", key, method, expect=expect, **conditions)
 
     def _delete_batch(self, keys: Sequence[str], conditions: Conditions) -> Sequence[str]:
+        refused = self._delete_each((key for key in keys if key.endswith("/")), conditions)
+        keys = [key for key in keys if not key.endswith("/")]
+        if not keys:
+            return refused
         named = [{"name": key, **conditions[key]} for key in keys]
-        refused: list[str] = []
         for key in keys:
             self._requests.check_name(key)
         answers: list[tuple[int, int, bytes]] = []
@@ -290,7 +322,7 @@ class AzureBackend(BucketBackend):
         try:
             self._requests.call("Delete Blob", keys[0], ask)
         except CloudPathNotImplementedError:
-            return self._delete_each(keys, conditions)
+            return refused + self._delete_each(keys, conditions)
         failed: dict[int, CloudPathException] = {}
         for number, status, text in answers:
             key = keys[number] if 0 <= number < len(keys) else keys[0]
@@ -311,15 +343,6 @@ class AzureBackend(BucketBackend):
             error.add_note(f"{len(failed.keys() - {-1})} of {len(keys)} objects were not deleted")
             raise error
         return refused
-
-
-def _items(page: Sequence[Any]) -> Iterator[ListItem]:
-    """Yield a page's objects and prefixes, without the marks of directories."""
-    for item in page:
-        if not hasattr(item, "etag"):
-            yield Prefix(item.name)
-        elif not is_folder(item.metadata):
-            yield info_of_properties(item.name, item)
 
 
 def _read_out(response: Any) -> None:

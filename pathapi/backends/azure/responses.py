@@ -11,7 +11,7 @@ from casstore import Validator
 from pathapi.backend import Checksum, ObjectInfo
 from pathapi.backends.headers import nanoseconds_of, parse_checksum, parse_date, parse_etag
 
-_FOLDER: Final = "hdi_isfolder"
+FOLDER: Final = "hdi_isfolder"
 """Metadata of the empty blobs that are directories in an account with a hierarchical namespace."""
 _ERROR_CODE: Final = re.compile(rb"^x-ms-error-code:\s*(\w+)", re.IGNORECASE | re.MULTILINE)
 
@@ -62,5 +62,5 @@ def is_folder(metadata: Mapping[str, str] | None) -> bool:
     """Return whether metadata, or the headers of a response, belong to a directory and not to an object."""
     if not metadata:
         return False
-    flag = metadata.get(_FOLDER) or metadata.get(_FOLDER.capitalize()) or metadata.get(f"x-ms-meta-{_FOLDER}")
+    flag = metadata.get(FOLDER) or metadata.get(FOLDER.capitalize()) or metadata.get(f"x-ms-meta-{FOLDER}")
     return flag is not None and flag.lower() == "true"

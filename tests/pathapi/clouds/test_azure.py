@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pathapi import AzureBlobPath, CloudPath
-from pathapi.exceptions import InvalidUriError
-from pathapi.testing import EditSuite, RawBucket, ReadSuite, WriteSuite
+from pathapi.exceptions import DirectoryNotEmptyError, InvalidUriError
+from pathapi.testing import EditSuite, RawBucket, ReadSuite, WriteSuite, keys
 from tests.harness.proxy import Proxy
 from tests.pathapi.support.azure import MakeAzureClient, azure_ground, make_azure_client, prefix
 from tests.pathapi.support.raw_buckets import AzureRawBucket
@@ -104,16 +105,99 @@ def test_a_name_that_would_become_another_on_its_way_is_refused(
     assert azure_ground.content("b") == b"another object"
 
 
-def test_a_mark_of_a_directory_is_no_object(
-    make_azure_client: MakeAzureClient, azure_ground: AzureRawBucket, shared_container: str, prefix: str
+def folders(ground: AzureRawBucket, prefix: str, *names: str) -> None:
+    """Create directories as accounts with a hierarchical namespace have them."""
+    for name in names:
+        ground.client.upload_blob(prefix + name, b"", metadata={"hdi_isfolder": "true"})
+
+
+def names_in(ground: AzureRawBucket, prefix: str) -> list[str]:
+    return [blob.name.removeprefix(prefix) for blob in ground.client.list_blobs(name_starts_with=prefix)]
+
+
+def test_a_directory_of_a_hierarchical_namespace_is_one_everywhere(
+    make_azure_client: MakeAzureClient,
+    azure_ground: AzureRawBucket,
+    shared_container: str,
+    prefix: str,
+    tmp_path: Path,
 ) -> None:
-    """As accounts with a hierarchical namespace have them."""
-    azure_ground.plant("d/a", b"a")
-    for name in ("d", "empty"):
-        azure_ground.client.upload_blob(prefix + name, b"", metadata={"hdi_isfolder": "true"})
+    folders(azure_ground, prefix, "d", "d/e", "empty")
+    for name in ("d/a", "d/e/b", "d-1"):
+        azure_ground.plant(name, b"bytes")
     root = make_azure_client().AzureBlobPath(f"az://{shared_container}/{prefix}")
-    assert [child.name for child in root.iterdir()] == ["d"]
-    assert [path.name for path in root.rglob("*") if path.is_file()] == ["a"]
-    assert (root / "d").is_dir() and not (root / "empty").exists()
+    assert sorted(child.name for child in root.iterdir()) == ["d", "d-1", "empty"]
+    assert sorted(path.name for path in root.rglob("*") if path.is_file()) == ["a", "b", "d-1"]
+    assert sorted(path.name for path in root.glob("*")) == ["d", "d-1", "empty"]
     for name in ("d", "empty"):
-        assert not make_azure_client().AzureBlobPath(str(root / name)).is_file()
+        path = make_azure_client().AzureBlobPath(str(root / name))
+        assert (path.exists(), path.is_dir(), path.is_file()) == (True, True, False)
+        for read in (path.read_bytes, path.open, path.read_text):
+            with pytest.raises(IsADirectoryError):
+                read()
+    for name in ("d", "empty"):
+        (root / name).download_to(tmp_path / name)
+    assert (tmp_path / "d/e/b").read_bytes() == (tmp_path / "d/a").read_bytes() == b"bytes"
+    assert list((tmp_path / "empty").iterdir()) == []
+    make_azure_client().AzureBlobPath(str(root / "d")).copy(CloudPath((tmp_path / "copy").as_uri()))
+    assert (tmp_path / "copy/e/b").read_bytes() == b"bytes"
+    with pytest.raises(DirectoryNotEmptyError):
+        (root / "d").rmdir()
+    (root / "empty").rmdir()
+    assert names_in(azure_ground, prefix) == ["d", "d-1", "d/a", "d/e", "d/e/b"]
+
+
+def test_directories_of_a_hierarchical_namespace_are_moved_and_deleted_after_what_is_below(
+    make_azure_client: MakeAzureClient,
+    azure_ground: AzureRawBucket,
+    shared_container: str,
+    prefix: str,
+    tmp_path: Path,
+) -> None:
+    client = make_azure_client()
+    root = client.AzureBlobPath(f"az://{shared_container}/{prefix}")
+    deleted: list[str] = []
+    backend: Any = client.backend(shared_container)
+    send, send_batch = backend._send_delete, backend._delete_batch
+
+    def delete(key: str, *arguments: Any) -> Any:
+        deleted.append(key.removeprefix(prefix))
+        return send(key, *arguments)
+
+    def delete_batch(keys: Any, conditions: Any) -> Any:
+        deleted.extend(key.removeprefix(prefix) for key in keys if not key.endswith("/"))
+        return send_batch(keys, conditions)
+
+    backend._send_delete, backend._delete_batch = delete, delete_batch
+    for act in (
+        lambda: (root / "d").move(tmp_path / "here"),
+        lambda: (root / "d").move(root / "there"),
+        (root / "d").rmtree,
+    ):
+        folders(azure_ground, prefix, "d", "d/e", "d/e/f")
+        azure_ground.plant("d/e/b", b"bytes")
+        deleted.clear()
+        act()
+        assert deleted == ["d/e/b", "d/e/f/", "d/e/", "d/"]
+        assert not [name for name in names_in(azure_ground, prefix) if name.startswith("d")]
+    assert (tmp_path / "here/e/b").read_bytes() == (root / "there/e/b").read_bytes() == b"bytes"
+    assert (tmp_path / "here/e/f").is_dir() and (root / "there/e/f").is_dir()
+    (root / "there").rmtree()
+    assert names_in(azure_ground, prefix) == []
+
+
+def test_a_listing_of_many_pages_has_each_directory_once(
+    make_azure_client: MakeAzureClient,
+    azure_ground: AzureRawBucket,
+    shared_container: str,
+    prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A directory's object has its name without the slash: other names are listed between it and what is below."""
+    monkeypatch.setattr("pathapi.backends.azure.backend.PAGE", 1)
+    folders(azure_ground, prefix, "d", "d-2", "e")
+    for name in ("d-1", "d/a", "d/b", "e.txt"):
+        azure_ground.plant(name, b"")
+    backend = make_azure_client().backend(shared_container)
+    assert keys(backend, prefix) == [prefix + name for name in ("d-1", "d-2/", "d/", "d/a", "d/b", "e.txt", "e/")]
+    assert keys(backend, prefix, delimited=True) == [prefix + name for name in ("d-1", "d-2/", "d/", "e.txt", "e/")]
