@@ -58,8 +58,9 @@ class LocatedPath(PureCloudPath):
             raise AnyPathTypeError(f"a source or a target is a str or a path, not {type(target).__name__}")
         if not isinstance(target, str) or "://" not in target:
             return Path(target)
-        path_class = implementation_registry.path_class(target)
-        return path_class(target, client=self.client if path_class is type(self) else None)
+        if self.is_valid_cloudpath(target):
+            return type(self)(target, client=self.client)
+        return implementation_registry.path_class(target)(target)
 
     def _below(self, directory: AnyTarget) -> Any:
         """Return what has this path's name below *directory*. Raises CloudPathLocalPathTraversalError."""

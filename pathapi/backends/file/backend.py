@@ -91,12 +91,13 @@ class _UnchangedFile:
 class FileBackend:
     """The files below *root*; see `pathapi.backend.Backend`. It keeps no descriptor open between calls."""
 
-    origin: Final = "file"
-    bucket: Final = ""
+    origin = "file"
+    bucket = ""
 
     def __init__(self, root: str = "/", lock_timeout: Callable[[], float] = lambda: 60.0) -> None:
         """*lock_timeout* returns the seconds that a write waits for the lock of its directory."""
         self._base = os.path.abspath(root).rstrip("/") + "/"
+        self._root_uri = "file://" + self._base
         self._lock_timeout = lock_timeout
 
     def head(self, key: str) -> ObjectInfo:
@@ -193,7 +194,10 @@ class FileBackend:
         raise CloudPathNotImplementedError(f"{self._uri(key)}: files have no signed URLs: use as_url()")
 
     def _uri(self, key: str) -> str:
-        return "file://" + (self._base + key).encode("utf-8", "backslashreplace").decode()
+        return (self._root_uri + key).encode("utf-8", "backslashreplace").decode()
+
+    def _has_root(self) -> bool:
+        return os.path.isdir(self._base)
 
     def _path_of_existing(self, key: str) -> str:
         problem = problem_of(key)
@@ -207,7 +211,7 @@ class FileBackend:
     def _explain(self, error: Exception, uri: str) -> Exception:
         if not isinstance(error, OSError) or isinstance(error, CloudPathException):
             return error
-        if error.errno in ABSENT_ERRNOS and not os.path.isdir(self._base):
+        if error.errno in ABSENT_ERRNOS and not self._has_root():
             return BucketNotFoundError(f"{uri} does not exist: there is no root directory {self._base}")
         return translate(error, uri)
 
@@ -219,7 +223,7 @@ class FileBackend:
         problem = problem_of(key)
         if problem is not None:
             raise InvalidUriError(f"{uri!r}: this name cannot be written: {problem}")
-        if not os.path.isdir(self._base):
+        if not self._has_root():
             raise BucketNotFoundError(f"{uri}: there is no root directory {self._base}: create it first")
         try:
             # Through a link, like open("w"): the link is kept, and the lock is the real directory's.
