@@ -8,6 +8,7 @@
 Clouds' SDKs are imported when first used, and so is everything below that a program does not name.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from casstore import __version__
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathapi.clouds.http import HttpClient, HttpPath, HttpsClient, HttpsPath
     from pathapi.clouds.s3 import S3Client, S3Path
     from pathapi.parallel.progress import Progress, progress_bar
+    from pathapi.patches import patch_all_builtins, patch_glob, patch_open, patch_os_functions
     from pathapi.prefetching import prefetch
 
 _LAZY = {
@@ -32,6 +34,7 @@ _LAZY = {
     "pathapi.clouds.gs": ("GSClient", "GSPath"),
     "pathapi.clouds.http": ("HttpClient", "HttpPath", "HttpsClient", "HttpsPath"),
     "pathapi.clouds.s3": ("S3Client", "S3Path"),
+    "pathapi.patches": ("patch_all_builtins", "patch_glob", "patch_open", "patch_os_functions"),
     "pathapi.parallel.progress": ("Progress", "progress_bar"),
     "pathapi.prefetching": ("prefetch",),
 }
@@ -40,7 +43,8 @@ _LAZY = {
 __all__ = [
     "AnyPath", "AzureBlobClient", "AzureBlobPath", "CloudPath", "FileClient", "FilePath", "GSClient", "GSPath",
     "HttpClient", "HttpPath", "HttpsClient", "HttpsPath", "Progress", "S3Client", "S3Path", "__version__",
-    "implementation_registry", "prefetch", "progress_bar", "set_default_client",
+    "implementation_registry", "patch_all_builtins", "patch_glob", "patch_open", "patch_os_functions",
+    "prefetch", "progress_bar", "set_default_client",
 ]
 # fmt: on
 
@@ -53,3 +57,9 @@ def __getattr__(name: str) -> Any:
             globals()[name] = value = getattr(import_module(module), name)
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if any(name.startswith("CLOUDPATHLIB_PATCH_") for name in os.environ):
+    from pathapi.patches import patch_by_environment
+
+    patch_by_environment()

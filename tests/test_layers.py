@@ -27,7 +27,7 @@ LAYERS = {
     "pathapi": (
         "exceptions url_utils | common parallel | backend enums freshness | registry backends reading testing | client"
         " | metadata | cloudpath_info | writing | transfer | path | cloudpath clouds prefetching"
-        " | anypath local s3 gs azure http | cli __init__"
+        " | anypath local patches s3 gs azure http | cli __init__"
     ),
 }
 RANKS = {
