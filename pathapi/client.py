@@ -10,8 +10,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Mapping
-from datetime import timedelta
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypedDict, TypeVar
 
 import casstore
 from casstore import Cache, Entry, Key, Moment, Stored, new_mutex, printable
@@ -20,7 +19,7 @@ from pathapi.common.redaction import is_spawning
 from pathapi.common.uri import Uri
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import IncompleteImplementationError, InvalidConfigurationException
-from pathapi.freshness import Freshness, FreshnessPolicy
+from pathapi.freshness import FreshnessLike, FreshnessPolicy
 from pathapi.reading.entry_scopes import EntryHold, EntryScope
 from pathapi.reading.listing_cache import Listings
 from pathapi.reading.reader import BELIEVED, Reader
@@ -59,6 +58,17 @@ def guess_type(name: str) -> tuple[str | None, str | None]:
     return mimetypes.guess_type(name)
 
 
+class ClientOptions(TypedDict, total=False):
+    """The keyword arguments of `Client` that the clients of all clouds pass on to it."""
+
+    freshness: FreshnessLike | Mapping[str, FreshnessLike] | None
+    verify: bool | None
+    views: Literal["auto", "copy", "link"] | None
+    dedup_by_checksum: Literal["strong", "origin", "all", "off"] | None
+    conditional_writes: Literal["auto", "require", "off"]
+    trust_root: bool | None
+
+
 class Client(Generic[BoundedCloudPath]):
     """Common to all clouds; thread-safe, usable in forked children, picklable with its configuration but no secrets.
 
@@ -91,11 +101,11 @@ class Client(Generic[BoundedCloudPath]):
         local_cache_dir: str | os.PathLike[str] | None = None,
         content_type_method: ContentType | None = guess_type,
         *,
-        freshness: str | float | timedelta | Freshness | Mapping[str, Any] | None = None,
+        freshness: FreshnessLike | Mapping[str, FreshnessLike] | None = None,
         verify: bool | None = None,
-        views: str | None = None,
-        dedup_by_checksum: str | None = None,
-        conditional_writes: str = "auto",
+        views: Literal["auto", "copy", "link"] | None = None,
+        dedup_by_checksum: Literal["strong", "origin", "all", "off"] | None = None,
+        conditional_writes: Literal["auto", "require", "off"] = "auto",
         trust_root: bool | None = None,
     ) -> None:
         if (implementation := getattr(self, "_cloud_meta", None)) is not None:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from casstore import Entry, Moment
 from pathapi.exceptions import InvalidConfigurationException
@@ -69,7 +69,7 @@ def parse_freshness(value: object) -> Freshness:
     return IMMUTABLE if math.isinf(value) else Freshness(int(value * 1e9))
 
 
-FreshnessLike: TypeAlias = str | float | timedelta | Freshness
+FreshnessLike: TypeAlias = Literal["always", "immutable", "offline"] | float | timedelta | Freshness
 FreshnessArg: TypeAlias = FreshnessLike | None
 """A policy for one call, as `pathapi.freshness` reads it; None for the client's."""
 
@@ -80,9 +80,9 @@ class FreshnessPolicy:
     *given* may be a mapping of prefixes to policies; the prefix ``""`` is for the rest, ``always`` by default.
     """
 
-    def __init__(self, given: str | float | timedelta | Freshness | Mapping[str, object] | None) -> None:
+    def __init__(self, given: FreshnessLike | Mapping[str, FreshnessLike] | None) -> None:
         if given is None:
-            given = os.environ.get("CASSTORE_FRESHNESS") or ALWAYS
+            given = parse_freshness(os.environ.get("CASSTORE_FRESHNESS") or ALWAYS)
         self._prefixes: tuple[tuple[str, Freshness], ...] = ()
         if isinstance(given, Mapping):
             parsed = {str(prefix): parse_freshness(policy) for prefix, policy in given.items()}

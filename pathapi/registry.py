@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, MutableMapping
 from importlib import import_module
-from typing import Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from pathapi.common.uri import SCHEMES, Uri
 from pathapi.exceptions import (
@@ -171,9 +171,11 @@ def _key(name: str) -> str:
 class CloudPathMeta(type):
     """Makes ``CloudPath("s3://...")`` an `S3Path`: a class without a scheme of its own chooses by the text."""
 
-    def __call__(cls, cloud_path: Any = None, *parts: Any, **options: Any) -> Any:
-        if hasattr(cls, "cloud_prefix"):
-            return super().__call__(cloud_path, *parts, **options)
-        if isinstance(type(cloud_path), CloudPathMeta):
-            return type(cloud_path)(cloud_path, *parts, **options)
-        return implementation_registry.path_class(cloud_path)(str(cloud_path), *parts, **options)
+    if not TYPE_CHECKING:  # to type checkers, a call gives the class that is called
+
+        def __call__(cls, cloud_path=None, *parts, **options):
+            if hasattr(cls, "cloud_prefix"):
+                return super().__call__(cloud_path, *parts, **options)
+            if isinstance(type(cloud_path), CloudPathMeta):
+                return type(cloud_path)(cloud_path, *parts, **options)
+            return implementation_registry.path_class(cloud_path)(str(cloud_path), *parts, **options)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import os
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from pathapi.backend import Backend, marker_of
 from pathapi.backends.azure.backend import AzureBackend, AzureConnection
 from pathapi.backends.settings import Connected
-from pathapi.client import Client, guess_type
+from pathapi.client import Client, ClientOptions, ContentType, guess_type
 from pathapi.common.uri import Uri
+from pathapi.enums import FileCacheMode
 from pathapi.metadata.head import checksum
 from pathapi.path.cloud_path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
@@ -22,6 +24,11 @@ class AzureBlobPath(CloudPath):
 
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "az://"
+
+    if TYPE_CHECKING:
+
+        @property
+        def client(self) -> AzureBlobClient: ...
 
     def __init__(self, cloud_path: Any, *parts: str, client: Any = None) -> None:
         """As `CloudPath`; ``azure://`` becomes ``az://``."""
@@ -69,12 +76,12 @@ class AzureBlobClient(Connected, Client[AzureBlobPath]):
         connection_string: str | None = None,
         blob_service_client: Any = None,
         data_lake_client: Any = None,
-        file_cache_mode: Any = None,
-        local_cache_dir: Any = None,
-        content_type_method: Any = guess_type,
+        file_cache_mode: str | FileCacheMode | None = None,
+        local_cache_dir: str | os.PathLike[str] | None = None,
+        content_type_method: ContentType | None = guess_type,
         *,
         standard_blob_tier: Any = None,
-        **client_options: Any,
+        **client_options: Unpack[ClientOptions],
     ) -> None:
         self.connection = AzureConnection(
             account_url=account_url,
@@ -87,7 +94,7 @@ class AzureBlobClient(Connected, Client[AzureBlobPath]):
         _ = self.connection.account  # Raises MissingCredentialsError.
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
 
-    AzureBlobPath = Client.CloudPath
+    AzureBlobPath = Client[AzureBlobPath].CloudPath
 
     @property
     def service_client(self) -> Any:

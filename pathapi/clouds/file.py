@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pathapi.backend import Backend
 from pathapi.client import Client
@@ -18,6 +18,11 @@ class FilePath(CloudPath):
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "file://"
 
+    if TYPE_CHECKING:
+
+        @property
+        def client(self) -> FileClient: ...
+
     def __init__(self, cloud_path: str | PureCloudPath, *parts: str, client: Client[Any] | None = None) -> None:
         """As `CloudPath`; ``%20`` and the like are decoded. `str` of the path has ``%25`` for a percent sign."""
         super().__init__(cloud_path, *parts, client=client)
@@ -31,7 +36,7 @@ class FilePath(CloudPath):
 class FileClient(Client[FilePath]):
     """This machine's files; see `pathapi.client.Client` for the arguments."""
 
-    FilePath = Client.CloudPath
+    FilePath = Client[FilePath].CloudPath
 
     @property
     def origin(self) -> str:

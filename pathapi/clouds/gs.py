@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import os
 import re
-from typing import Any, ClassVar, Final, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeGuard, Unpack
 
 from pathapi.backend import Backend
 from pathapi.backends.gs.backend import GSBackend, GSConnection
 from pathapi.backends.settings import Connected
-from pathapi.client import Client, guess_type
+from pathapi.client import Client, ClientOptions, ContentType, guess_type
+from pathapi.enums import FileCacheMode
 from pathapi.metadata.head import checksum
 from pathapi.path.cloud_path import CloudPath
 from pathapi.path.pure_path import PureCloudPath
@@ -28,6 +29,11 @@ class GSPath(CloudPath):
 
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "gs://"
+
+    if TYPE_CHECKING:
+
+        @property
+        def client(self) -> GSClient: ...
 
     def __init__(self, cloud_path: str | PureCloudPath, *parts: str, client: Any = None) -> None:
         if isinstance(cloud_path, str):
@@ -72,9 +78,9 @@ class GSClient(Connected, Client[GSPath]):
         credentials: Any = None,
         project: str | None = None,
         storage_client: Any = None,
-        file_cache_mode: Any = None,
-        local_cache_dir: Any = None,
-        content_type_method: Any = guess_type,
+        file_cache_mode: str | FileCacheMode | None = None,
+        local_cache_dir: str | os.PathLike[str] | None = None,
+        content_type_method: ContentType | None = guess_type,
         download_chunks_concurrently_kwargs: dict[str, Any] | None = None,
         timeout: float | tuple[float, float] | None = None,
         retry: Any = None,
@@ -82,7 +88,7 @@ class GSClient(Connected, Client[GSPath]):
         endpoint_url: str | None = None,
         storage_class: str | None = None,
         no_sign_request: bool = False,
-        **client_options: Any,
+        **client_options: Unpack[ClientOptions],
     ) -> None:
         self.download_chunks_concurrently_kwargs = download_chunks_concurrently_kwargs
         self.connection = GSConnection(
@@ -98,7 +104,7 @@ class GSClient(Connected, Client[GSPath]):
         )
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
 
-    GSPath = Client.CloudPath
+    GSPath = Client[GSPath].CloudPath
 
     @property
     def client(self) -> Any:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Unpack
 from urllib.parse import ParseResult, urlparse
 
 from casstore import printable
 from pathapi.backend import Backend
 from pathapi.backends.http.backend import HttpBackend, HttpConnection
 from pathapi.backends.settings import Connected
-from pathapi.client import Client, guess_type
+from pathapi.client import Client, ClientOptions, ContentType, guess_type
 from pathapi.common.redaction import MASK, unsigned
 from pathapi.common.uri import Uri
+from pathapi.enums import FileCacheMode
 from pathapi.exceptions import CloudPathNotImplementedError, InvalidConfigurationException
 from pathapi.path.cloud_path import CloudPath
 from pathapi.reading.listing_cache import NameListings
@@ -34,6 +35,11 @@ class HttpPath(CloudPath):
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "http://"
     _in_anchor: ClassVar[int] = 1
+
+    if TYPE_CHECKING:
+
+        @property
+        def client(self) -> HttpClient: ...
 
     def __init__(self, cloud_path: str | CloudPath, *parts: str, client: Any = None) -> None:
         super().__init__(cloud_path, *parts, client=client)
@@ -125,6 +131,11 @@ class HttpsPath(HttpPath):
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "https://"
 
+    if TYPE_CHECKING:
+
+        @property
+        def client(self) -> HttpsClient: ...
+
 
 @register_client_class("http")
 class HttpClient(Connected, Client[HttpPath]):
@@ -142,18 +153,18 @@ class HttpClient(Connected, Client[HttpPath]):
 
     def __init__(
         self,
-        file_cache_mode: Any = None,
-        local_cache_dir: Any = None,
-        content_type_method: Any = guess_type,
+        file_cache_mode: str | FileCacheMode | None = None,
+        local_cache_dir: str | os.PathLike[str] | None = None,
+        content_type_method: ContentType | None = guess_type,
         auth: Any = None,
         custom_list_page_parser: Callable[[str], Iterable[str]] | None = None,
         custom_dir_matcher: Callable[[str], bool] | None = None,
-        write_file_http_method: str = "PUT",
+        write_file_http_method: Literal["PUT", "POST"] = "PUT",
         *,
         headers: Mapping[str, str] | None = None,
         ca_certs: str | os.PathLike[str] | None = None,
         timeout: float = 60.0,
-        **client_options: Any,
+        **client_options: Unpack[ClientOptions],
     ) -> None:
         for name in headers or {}:
             if name.lower() in _OTHER_BYTES:
@@ -173,7 +184,7 @@ class HttpClient(Connected, Client[HttpPath]):
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
         self.listings = NameListings()
 
-    HttpPath = Client.CloudPath
+    HttpPath = Client[HttpPath].CloudPath
 
     @property
     def origin(self) -> str:
@@ -248,13 +259,22 @@ class HttpClient(Connected, Client[HttpPath]):
         return _path_of(uri.key) or uri.filed.key
 
 
+_HttpsPath = HttpsPath  # the client below has a method of that name
+
+
 @register_client_class("https")
 class HttpsClient(HttpClient):
     """`HttpClient` for ``https://``."""
 
     scheme: ClassVar[str] = "https"
 
-    HttpsPath = Client.CloudPath
+    if TYPE_CHECKING:
+
+        def CloudPath(self, cloud_path: str | HttpPath, *parts: str) -> _HttpsPath: ...  # noqa: N802
+
+        HttpsPath = CloudPath
+    else:
+        HttpsPath = Client.CloudPath
 
 
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import os
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 from pathapi.backend import Backend
 from pathapi.backends.s3.backend import S3Backend, S3Connection
 from pathapi.backends.settings import Connected
-from pathapi.client import Client, guess_type
+from pathapi.client import Client, ClientOptions, ContentType, guess_type
+from pathapi.enums import FileCacheMode
 from pathapi.metadata.head import checksum
 from pathapi.path.cloud_path import CloudPath
 from pathapi.registry import register_client_class, register_path_class
@@ -22,6 +24,11 @@ class S3Path(CloudPath):
 
     __slots__ = ()
     cloud_prefix: ClassVar[str] = "s3://"
+
+    if TYPE_CHECKING:
+
+        @property
+        def client(self) -> S3Client: ...
 
     @property
     def md5(self) -> str | None:
@@ -54,16 +61,16 @@ class S3Client(Connected, Client[S3Path]):
         botocore_session: Any = None,
         profile_name: str | None = None,
         boto3_session: Any = None,
-        file_cache_mode: Any = None,
-        local_cache_dir: Any = None,
+        file_cache_mode: str | FileCacheMode | None = None,
+        local_cache_dir: str | os.PathLike[str] | None = None,
         endpoint_url: str | None = None,
-        addressing_style: str | None = None,
+        addressing_style: Literal["auto", "path", "virtual"] | None = None,
         boto3_transfer_config: Any = None,
-        content_type_method: Any = guess_type,
+        content_type_method: ContentType | None = guess_type,
         extra_args: dict[str, Any] | None = None,
         *,
         region: str | None = None,
-        **client_options: Any,
+        **client_options: Unpack[ClientOptions],
     ) -> None:
         self.connection = S3Connection(
             aws_access_key_id=aws_access_key_id,
@@ -81,7 +88,7 @@ class S3Client(Connected, Client[S3Path]):
         )
         super().__init__(file_cache_mode, local_cache_dir, content_type_method, **client_options)
 
-    S3Path = Client.CloudPath
+    S3Path = Client[S3Path].CloudPath
 
     @property
     def client(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, overload
 
 from pathapi.client import forced
 from pathapi.enums import FileCacheMode
@@ -13,14 +13,60 @@ from pathapi.reading.entry_scopes import EntryHold, HoldingFile
 from pathapi.writing import opening
 from pathapi.writing.opening import OpenOptions, ReadOptions
 
+if TYPE_CHECKING:
+    from _typeshed import OpenBinaryModeReading, OpenBinaryModeUpdating, OpenBinaryModeWriting, OpenTextMode
+
 _READ_MODES: Final = frozenset(("rb", "br"))
 _NOT_CHECKED: Final = -1  # in place of a descriptor: the store was not asked for a fresh entry
+
+
+class OpenArguments(TypedDict, total=False):
+    """What `CloudPath.open` takes beside the built-in's arguments."""
+
+    force_overwrite_from_cloud: bool | None
+    force_overwrite_to_cloud: bool | None
+    freshness: FreshnessArg
+    verify: bool | None
+    read_pending: bool
 
 
 class OpenablePath(LocatedPath):
     """Reads through the store; a write is uploaded when its file is closed."""
 
     __slots__ = ()
+
+    # fmt: off
+    @overload
+    def open(
+        self, mode: OpenTextMode = "r", buffering: int = -1, encoding: str | None = None, errors: str | None = None,
+        newline: str | None = None, **options: Unpack[OpenArguments],
+    ) -> io.TextIOWrapper: ...
+    @overload
+    def open(  # type: ignore[overload-overlap] # 0 is an int too
+        self, mode: OpenBinaryModeReading, buffering: Literal[0], encoding: None = None, errors: None = None,
+        newline: None = None, **options: Unpack[OpenArguments],
+    ) -> io.FileIO: ...
+    @overload
+    def open(
+        self, mode: OpenBinaryModeReading, buffering: int = -1, encoding: None = None, errors: None = None,
+        newline: None = None, **options: Unpack[OpenArguments],
+    ) -> io.BufferedReader: ...
+    @overload
+    def open(
+        self, mode: OpenBinaryModeWriting, buffering: int = -1, encoding: None = None, errors: None = None,
+        newline: None = None, **options: Unpack[OpenArguments],
+    ) -> io.BufferedWriter: ...
+    @overload
+    def open(
+        self, mode: OpenBinaryModeUpdating, buffering: int = -1, encoding: None = None, errors: None = None,
+        newline: None = None, **options: Unpack[OpenArguments],
+    ) -> io.BufferedRandom: ...
+    @overload
+    def open(
+        self, mode: str, buffering: int = -1, encoding: str | None = None, errors: str | None = None,
+        newline: str | None = None, **options: Unpack[OpenArguments],
+    ) -> IO[Any]: ...
+    # fmt: on
 
     def open(
         self,

@@ -106,7 +106,7 @@ def _install_node_programs(directory: Path) -> None:
         return
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        print("There is no Node.js (node and npm) here: what needs Azurite cannot run.", file=sys.stderr, flush=True)
+        print("There is no Node.js (node and npm) here: what needs Azurite or pyright cannot run.", file=sys.stderr, flush=True)
         return
     programs = [f"{name}@{version}" for name, version in wanted.items()]
     print(f"Installing {', '.join(programs)} from npm (once; a minute or two) ...", file=sys.stderr, flush=True)
@@ -114,7 +114,7 @@ def _install_node_programs(directory: Path) -> None:
     (directory / "package.json").write_text("{}\n", encoding="utf-8")
     quiet = ["--no-audit", "--no-fund", "--no-package-lock", "--omit=dev", "--loglevel=error"]
     if subprocess.run([npm, "install", "--prefix", str(directory), *quiet, *programs], stdout=2).returncode != 0:
-        print("npm failed, see above: what needs Azurite cannot run.", file=sys.stderr, flush=True)
+        print("npm failed, see above: what needs Azurite or pyright cannot run.", file=sys.stderr, flush=True)
 
 
 def _node_version(directory: Path, name: str) -> str | None:

@@ -14,6 +14,7 @@ import pytest
 import casstore
 from casstore import opening
 from pathapi import GSClient, S3Client
+from pathapi.freshness import FreshnessLike
 from tests.harness.proxy import Proxy
 from tests.harness.servers import GCSServer, S3Server
 from tests.pathapi.support import kill_points as kills
@@ -164,9 +165,9 @@ def s3_place(seaweed: S3Server, shared_bucket: str, warm_session: Any) -> Callab
 
     config = TransferConfig(multipart_threshold=kills.PART, multipart_chunksize=kills.PART, max_concurrency=1)
     ground = S3RawBucket(seaweed.client(), shared_bucket)
-    clients: dict[tuple[int, Path, str], S3Client] = {}
+    clients: dict[tuple[int, Path, FreshnessLike], S3Client] = {}
 
-    def client(local_cache_dir: Path, freshness: str) -> S3Client:
+    def client(local_cache_dir: Path, freshness: FreshnessLike) -> S3Client:
         # One per process: making it takes longer than all that it is then asked for.
         name = os.getpid(), local_cache_dir, freshness
         if name not in clients:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from demos.shared.clouds import STARTED, UPLOADS, Ground
 from demos.shared.dataset import Dataset
 from pathapi import FileClient
+from pathapi.freshness import FreshnessLike
 from tests.harness.proxy import RemoteProxy, proxy_process
 from tests.harness.request_log import Record
 
@@ -70,7 +71,7 @@ class Bucket(Protocol):
         """Return the URI of *key*, as a listing spells it."""
         ...
 
-    def client(self, store: str, freshness: str) -> Any:
+    def client(self, store: str, freshness: FreshnessLike) -> Any:
         """Return a client that reads the bucket through the store in the directory *store*."""
         ...
 
@@ -91,7 +92,7 @@ class ServedBucket:
     def uri_of(self, key: str) -> str:
         return self.uri + self._ground.spelled(key)
 
-    def client(self, store: str, freshness: str) -> Any:
+    def client(self, store: str, freshness: FreshnessLike) -> Any:
         # The dataset is not an attacker's: equal MD5s are equal bytes.
         habits = {"freshness": freshness, "dedup_by_checksum": "origin"}
         return self._ground.client(self._proxy.endpoint, local_cache_dir=store, **habits)
@@ -139,7 +140,7 @@ class FileBucket:
     def uri_of(self, key: str) -> str:
         return self.uri + key
 
-    def client(self, store: str, freshness: str) -> FileClient:
+    def client(self, store: str, freshness: FreshnessLike) -> FileClient:
         return FileClient(local_cache_dir=store, freshness=freshness)
 
     def traffic(self) -> None:

@@ -19,6 +19,7 @@ from pathapi.exceptions import (
     OverwriteNewerLocalError,
     PendingWriteError,
 )
+from pathapi.freshness import FreshnessArg
 from torture_rigs.oracle.pending_reader import Waiting, all_waiting, waiting_of
 from torture_rigs.oracle.recording_bucket import Ledger, LedgerClient
 from torture_rigs.run_state import Run
@@ -183,7 +184,8 @@ def read_all(root: str, ledgers: Mapping[str, Ledger], *, is_strict: bool, locks
             path, number = client.CloudPath(f"ledger://bucket/{key}"), ledger.latest(key)
             # What was deleted in the bucket may still be read offline, as it last was.
             oldest = 1 if ledger.content(key, number) is None else number
-            for way, least in (("offline", 1), ("always", number), ("offline", oldest)):
+            steps: list[tuple[FreshnessArg, int]] = [("offline", 1), ("always", number), ("offline", oldest)]
+            for way, least in steps:
                 before = waiting_of(root, str(path), origin)
                 is_refused = is_held = False
                 found: bytes | None = None
