@@ -106,7 +106,9 @@ def _install_node_programs(directory: Path) -> None:
         return
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        print("There is no Node.js (node and npm) here: what needs Azurite or pyright cannot run.", file=sys.stderr, flush=True)
+        print(
+            "There is no Node.js (node and npm): what needs Azurite or pyright cannot run.", file=sys.stderr, flush=True
+        )
         return
     programs = [f"{name}@{version}" for name, version in wanted.items()]
     print(f"Installing {', '.join(programs)} from npm (once; a minute or two) ...", file=sys.stderr, flush=True)
