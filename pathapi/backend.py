@@ -227,6 +227,23 @@ class HasUrls(Protocol):
 
 
 @runtime_checkable
+class CopiesAcross(Protocol):
+    """A backend whose server also copies to other buckets; not every backend has several, or such a server."""
+
+    def copy_across(
+        self,
+        source: str,
+        to: Backend,
+        target: str,
+        *,
+        expect: Validator | None = None,
+        over: WriteCondition = None,
+    ) -> ObjectInfo:
+        """Copy *source* to *target* in the bucket of *to*, a backend of the same connection; see `Backend.copy`."""
+        ...
+
+
+@runtime_checkable
 class HasMarkers(Protocol):
     """A backend whose directories may be objects of their own names, beside what is below; not every backend has such.
 

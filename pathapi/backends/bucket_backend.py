@@ -28,7 +28,7 @@ CallT = TypeVar("CallT", bound=Callable[..., Any])
 
 _MALFORMED: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What the SDKs, and the code that looks for a field, raise for a response that is not one of the API."""
-_CHANGES: Final = frozenset(("write", "copy", "delete"))
+_CHANGES: Final = frozenset(("write", "copy_across", "delete"))
 
 
 def checking_answers(call: CallT) -> CallT:
@@ -92,6 +92,17 @@ class BucketBackend(Backend):
         return open_range(
             asked, lambda ranged: self._get(asked, conditions, ranged=ranged), lambda: self._head(asked.key, conditions)
         )
+
+    def copy(
+        self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
+    ) -> ObjectInfo:
+        return self.copy_across(source, self, target, expect=expect, over=over)
+
+    @abstractmethod
+    def copy_across(
+        self, source: str, to: Any, target: str, *, expect: Validator | None = None, over: WriteCondition = None
+    ) -> ObjectInfo:
+        """See `pathapi.backend.CopiesAcross`; *to* may be this backend."""
 
     @checking_answers
     def delete(
@@ -163,7 +174,7 @@ class BucketBackend(Backend):
         return seen
 
     @contextlib.contextmanager
-    def _explaining_missing_target(self, source: str, target: str, over: WriteCondition) -> Iterator[None]:
+    def _explaining_missing_target(self, source: str, to: Any, target: str, over: WriteCondition) -> Iterator[None]:
         """Raise VersionMismatchError for a 404 of a copy over the version *over*, unless the source is missing."""
         try:
             yield
@@ -171,7 +182,7 @@ class BucketBackend(Backend):
             if not isinstance(over, Validator) or type(error) is not CloudPathFileNotFoundError:
                 raise
             self.head(source)  # raises if the source is missing
-            raise GONE.make(uri=self._requests.uri(target)) from error
+            raise GONE.make(uri=to._requests.uri(target)) from error  # noqa: SLF001 (another backend of this class)
 
 
 MOST_EMPTY_PAGES: Final = 10_000

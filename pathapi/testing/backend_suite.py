@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pytest
 
 from casstore import Validator
-from pathapi.backend import ABSENT, Backend, ObjectInfo, Prefix, WriteCondition
+from pathapi.backend import ABSENT, Backend, CopiesAcross, ObjectInfo, Prefix, WriteCondition
 from pathapi.exceptions import BucketNotFoundError, CloudPathFileNotFoundError, VersionMismatchError
 from pathapi.testing.raw_bucket import (
     CHUNK,
@@ -182,13 +182,23 @@ class BackendSuite:
 
     # --- writes and copies under a condition ---------------------------------------------------------------------
 
-    @pytest.fixture(params=["write", "copy", "copy of a version"])
+    @pytest.fixture
+    def other(self, backend: Backend, ground: RawBucket) -> tuple[Any, RawBucket]:
+        """Another bucket of the same connection, from which the server can copy."""
+        pytest.skip("the server cannot copy between buckets, or has only one")
+
+    @pytest.fixture(params=["write", "copy", "copy of a version", "copy across"])
     def put(self, backend: Backend, ground: RawBucket, at: str, request: pytest.FixtureRequest) -> Put:
         """Give an object new content: by a write, or by a copy of another object."""
+        is_across = request.param == "copy across"
+        origin, planted_in = request.getfixturevalue("other") if is_across else (backend, ground)
 
         def copy(key: str, data: bytes, over: WriteCondition) -> ObjectInfo:
             source = f"{at}from/{data.decode()}"
-            version = planted(backend, ground, source, data)
+            version = planted(origin, planted_in, source, data)
+            if is_across:
+                assert isinstance(origin, CopiesAcross)
+                return origin.copy_across(source, backend, key, expect=version, over=over)
             return backend.copy(source, key, expect=None if request.param == "copy" else version, over=over)
 
         return partial(write, backend) if request.param == "write" else copy

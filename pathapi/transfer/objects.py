@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from typing import Final, Self
 
 from casstore import Entry, Stored, Validator, copy_out, full_disk, new_hasher
-from pathapi.backend import ABSENT, Absent, ObjectInfo, head_or_none
+from pathapi.backend import ABSENT, Absent, CopiesAcross, ObjectInfo, WriteCondition, head_or_none
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathFileExistsError,
@@ -109,7 +109,7 @@ def delete(at: Location, version: Validator, copy: object = None) -> None:
 def _copy_on_server(
     source: Location, target: Location, listed: ObjectInfo | None, over: WriteBase
 ) -> tuple[ObjectInfo, ObjectInfo]:
-    """Copy inside one bucket, over what *over* says is at the target, and make it the entry.
+    """Copy on the server, over what *over* says is at the target, and make it the entry.
 
     Returns what the target is now, and the version of the source that it is. The caller has the target's write lock.
     What a listing said of the source, or an *over* that is assumed, is looked up once if the server disagrees. Raises
@@ -152,15 +152,14 @@ def open_held(location: Location, version: Validator) -> tuple[Entry, int] | Non
 def _copy(
     source: Location, target: Location, seen: ObjectInfo, over: WriteBase, *, is_listed: bool
 ) -> tuple[ObjectInfo, ObjectInfo]:
-    backend, target_key = source.backend, target.key
     expect, assumed = over.condition_version, over.assumed
     if source.client.conditional_writes == "off":
         expect = None
     for _ in range(TRIES):
         try:
-            return backend.copy(source.key, target_key, expect=seen.validator, over=expect), seen
+            return _send_copy(source, target, seen.validator, expect), seen
         except VersionMismatchError as error:
-            now = head_or_none(backend, target_key) if expect is not None else None
+            now = head_or_none(target.backend, target.key) if expect is not None else None
             if error.outcome_unknown and now is not None and _is_copy(source, target, seen, now):
                 return now, seen  # copied, and the response lost
             state = ABSENT if now is None else now.validator
@@ -173,11 +172,11 @@ def _copy(
             if not is_source:
                 expect, assumed = state, False
             if is_source or is_listed:
-                seen, is_listed = backend.head(source.key), False
+                seen, is_listed = source.backend.head(source.key), False
         except CloudPathNotImplementedError as error:
             if expect is None or source.client.conditional_writes == "require":
                 raise
-            now = head_or_none(backend, target_key)
+            now = head_or_none(target.backend, target.key)
             if not assumed and not _is_same(ABSENT if now is None else now.validator, expect):
                 raise OverwriteNewerCloudError(
                     f"{target} was changed by another writer; nothing was changed"
@@ -185,6 +184,14 @@ def _copy(
             warn_of_conditions(source)
             expect = None
     raise OverwriteNewerCloudError(f"{source} changed {TRIES} times while it was copied; nothing was changed")
+
+
+def _send_copy(source: Location, target: Location, version: Validator, over: WriteCondition) -> ObjectInfo:
+    backend, to = source.backend, target.backend
+    if source.uri.bucket == target.uri.bucket:
+        return backend.copy(source.key, target.key, expect=version, over=over)
+    assert isinstance(backend, CopiesAcross)
+    return backend.copy_across(source.key, to, target.key, expect=version, over=over)
 
 
 def _is_copy(source: Location, target: Location, seen: ObjectInfo, now: ObjectInfo) -> bool:

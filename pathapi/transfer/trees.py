@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from casstore import make_directories, new_mutex, same_bytes
-from pathapi.backend import ABSENT, ObjectInfo, head_or_none
+from pathapi.backend import ABSENT, CopiesAcross, ObjectInfo, head_or_none
 from pathapi.client import forced
 from pathapi.exceptions import (
     CloudPathFileExistsError,
@@ -193,7 +193,9 @@ def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:
 
 def shares_server(source: Location, target: Location) -> bool:
     """Return whether the server can copy from one to the other."""
-    return source.client is target.client and source.uri.bucket == target.uri.bucket
+    if source.client is not target.client:
+        return False
+    return source.uri.bucket == target.uri.bucket or isinstance(source.backend, CopiesAcross)
 
 
 def _make_marker(target: Location) -> bool:

@@ -86,7 +86,8 @@ class GCSRules(Action):
         if to is not None:
             if query.get("ifSourceGenerationMatch", found) != found:
                 return _not_met()
-            target = self._generation(bucket, unquote(to.rpartition("/")[2])) or "0"
+            _, _, _, to_bucket, _, to_key = to.split("/")  # /rewriteTo/b/BUCKET/o/KEY
+            target = self._generation(unquote(to_bucket), unquote(to_key)) or "0"
         if query.get("ifGenerationMatch", target) != target:
             return _not_met()
         if query.get("ifGenerationNotMatch") == target:

@@ -134,23 +134,24 @@ class AzureBackend(BucketBackend):
         return list_pages(self._list_request(prefix, PAGE, limit, delimited=delimited), fetch)
 
     @checking_answers
-    def copy(
-        self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
+    def copy_across(
+        self, source: str, to: Any, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
         seen = self._source_version(source, expect)
         conditions = self._requests.conditions(target, over)
         conditions |= {f"source_{name}": value for name, value in condition_of("IfNotModified", seen).items()}
         # Not `requires_sync`: that copies 256 MiB at most, and reads the source without credentials. Inside one account
         # this copy is usually complete when Azure answers.
-        blob = self._requests.blob(target)
-        with self._explaining_missing_target(source, target, over):
+        blob = to._requests.blob(target)  # noqa: SLF001 (another backend of this class)
+        with self._explaining_missing_target(source, to, target, over):
             options = {**conditions, **self._requests.tier_option()}
             answer = self._requests.call(
                 "Copy Blob", source, blob.start_copy_from_url, self._requests.blob(source).url, **options
             )
         if answer.get("copy_status") == "success":
             return info_of_result(target, seen.size, answer, None, None)
-        return self._await_copy(target, blob, answer.get("copy_id"), seen.size)
+        awaited: ObjectInfo = to._await_copy(target, blob, answer.get("copy_id"), seen.size)  # noqa: SLF001 (as above)
+        return awaited
 
     def url(self, key: str) -> str:
         base = f"{self.connection.account.url}/{self._requests.quote(self.bucket, safe='/')}"

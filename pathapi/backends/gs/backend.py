@@ -97,8 +97,8 @@ class GSBackend(BucketBackend):
         return list_pages(self._list_request(prefix, PAGE, limit, delimited=delimited), fetch)
 
     @checking_answers
-    def copy(
-        self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
+    def copy_across(
+        self, source: str, to: Any, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
         query: dict[str, Any] = {
             "fields": f"done,rewriteToken,totalBytesRewritten,resource({FIELDS})",
@@ -111,7 +111,7 @@ class GSBackend(BucketBackend):
                     raise CHANGED.make(uri=self._requests.uri(source))
                 expect = seen
             query["ifSourceGenerationMatch"] = expect.version
-        path = self._requests.path("o", source, "rewriteTo", "b", self.bucket, "o", target)
+        path = self._requests.path("o", source, "rewriteTo", "b", to.bucket, "o", target)
         progress = Progress(f"{self._requests.uri(source)}: the copy")
         with self._requests.explaining_missing(source):
             described = self._new_metadata(source, query)

@@ -95,27 +95,28 @@ class S3Backend(BucketBackend):
         return list_pages(self._list_request(prefix, PAGE, limit, delimited=delimited), fetch)
 
     @checking_answers
-    def copy(
-        self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
+    def copy_across(
+        self, source: str, to: Any, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
         seen = self._source_version(source, expect)
+        conditions = to._requests.conditions(target, over)  # noqa: SLF001 (another backend of this class)
+        send = functools.partial(self._requests.call, key=target, about=source, Bucket=to.bucket)
         arguments: dict[str, Any] = {
             "CopySource": {"Bucket": self.bucket, "Key": source},
             "CopySourceIfMatch": format_etag(seen),
         }
-        conditions = self._requests.conditions(target, over)
-        with self._explaining_missing_target(source, target, over):
+        with self._explaining_missing_target(source, to, target, over):
             if seen.size > COPY_LIMIT:
                 described = self._requests.call("HeadObject", source)
                 answer = send_multipart(
-                    functools.partial(self._requests.call, key=target, about=source),
+                    send,
                     "UploadPartCopy",
                     ({**arguments, **part} for part in copy_ranges(seen.size)),
                     described={name: described[name] for name in _KEPT_BY_COPY if described.get(name)},
                     conditions=conditions,
                 )
                 return info_of(target, answer, seen.size)
-            answer = self._requests.call("CopyObject", target, about=source, **arguments, **conditions)
+            answer = send("CopyObject", **arguments, **conditions)
         return info_of(target, {**answer, **answer.get("CopyObjectResult", {})}, seen.size)
 
     def url(self, key: str) -> str:

@@ -22,7 +22,7 @@ TESTS_OF_COPY_CONDITIONS = (
             "test_a_stale_version_is_not_replaced",
             "test_one_of_concurrent_writers_wins",
         )
-        for way in ("copy", "copy of a version")
+        for way in ("copy", "copy of a version", "copy across")
     ),
 )
 """Tests of `BackendSuite` that fail on a server which ignores conditions on a copy."""

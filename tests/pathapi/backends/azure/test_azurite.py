@@ -44,3 +44,8 @@ class TestAzurite(BackendSuite):
     @pytest.fixture
     def missing_bucket(self, connection: AzureConnection) -> AzureBackend:
         return AzureBackend(connection, "no-such-container-here")
+
+    @pytest.fixture
+    def other(self, connection: AzureConnection, raw: Any, azurite: AzureServer) -> tuple[AzureBackend, AzureRawBucket]:
+        container = azurite.new_container()
+        return AzureBackend(connection, container), AzureRawBucket(raw, container)

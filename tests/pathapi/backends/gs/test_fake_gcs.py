@@ -54,6 +54,11 @@ class TestByTheRules(BackendSuite):
     def missing_bucket(self, connection: GSConnection) -> GSBackend:
         return GSBackend(connection, "no-such-bucket-here")
 
+    @pytest.fixture
+    def other(self, connection: GSConnection, raw: Any, server: GCSServer) -> tuple[GSBackend, GCSRawBucket]:
+        bucket = server.new_bucket()
+        return GSBackend(connection, bucket), GCSRawBucket(raw, bucket)
+
 
 @pytest.mark.sampled(20)
 class TestTheFakeAsItIs(TestByTheRules):

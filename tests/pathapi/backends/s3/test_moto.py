@@ -46,3 +46,8 @@ class TestMoto(BackendSuite):
     @pytest.fixture
     def missing_bucket(self, connection: S3Connection) -> S3Backend:
         return S3Backend(connection, "no-such-bucket-here")
+
+    @pytest.fixture
+    def other(self, connection: S3Connection, raw: Any, moto: S3Server) -> tuple[S3Backend, S3RawBucket]:
+        bucket = moto.new_bucket()
+        return S3Backend(connection, bucket), S3RawBucket(raw, bucket)

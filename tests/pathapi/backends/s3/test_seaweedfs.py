@@ -23,6 +23,11 @@ def raw(seaweed: S3Server) -> Any:
     return seaweed.client(max_pool_connections=32)
 
 
+@pytest.fixture(scope="module")
+def other_bucket(seaweed: S3Server) -> str:
+    return seaweed.new_bucket()
+
+
 class TestSeaweedFS(BackendSuite):
     defects = {  # noqa: RUF012 (the suite declares it a ClassVar)
         "test_a_write_to_a_missing_bucket_says_so": "SeaweedFS 4.48 answers 403, as if it were to be created",
@@ -42,3 +47,7 @@ class TestSeaweedFS(BackendSuite):
     @pytest.fixture
     def missing_bucket(self, connection: S3Connection) -> S3Backend:
         return S3Backend(connection, "no-such-bucket-here")
+
+    @pytest.fixture
+    def other(self, connection: S3Connection, raw: Any, other_bucket: str) -> tuple[S3Backend, S3RawBucket]:
+        return S3Backend(connection, other_bucket), S3RawBucket(raw, other_bucket)
