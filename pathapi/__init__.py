@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from pathapi.clouds.gs import GSClient, GSPath
     from pathapi.clouds.http import HttpClient, HttpPath, HttpsClient, HttpsPath
     from pathapi.clouds.s3 import S3Client, S3Path
+    from pathapi.common.alias import install_as_cloudpathlib
     from pathapi.parallel.progress import Progress, progress_bar
     from pathapi.patches import patch_all_builtins, patch_glob, patch_open, patch_os_functions
     from pathapi.prefetching import prefetch
 
 _LAZY = {
     "pathapi.anypath": ("AnyPath",),
+    "pathapi.common.alias": ("install_as_cloudpathlib",),
     "pathapi.clouds.azure": ("AzureBlobClient", "AzureBlobPath"),
     "pathapi.clouds.file": ("FileClient", "FilePath"),
     "pathapi.clouds.gs": ("GSClient", "GSPath"),
@@ -43,8 +45,8 @@ _LAZY = {
 __all__ = [
     "AnyPath", "AzureBlobClient", "AzureBlobPath", "CloudPath", "FileClient", "FilePath", "GSClient", "GSPath",
     "HttpClient", "HttpPath", "HttpsClient", "HttpsPath", "Progress", "S3Client", "S3Path", "__version__",
-    "implementation_registry", "patch_all_builtins", "patch_glob", "patch_open", "patch_os_functions",
-    "prefetch", "progress_bar", "set_default_client",
+    "implementation_registry", "install_as_cloudpathlib", "patch_all_builtins", "patch_glob", "patch_open",
+    "patch_os_functions", "prefetch", "progress_bar", "set_default_client",
 ]
 # fmt: on
 
