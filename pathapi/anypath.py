@@ -41,6 +41,12 @@ class AnyPath(ABC):  # noqa: B024 (for `register`: it has no methods that others
         except AnyPathTypeError as error:
             raise ValueError(str(error)) from error
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
+        from pathapi.common.pydantic_schema import path_schema
+
+        return path_schema(to_anypath, None)
+
 
 AnyPath.register(CloudPath)
 AnyPath.register(Path)

@@ -56,10 +56,11 @@ IMPORT_OWNERS = {
     "requests": ("pathapi.backends.azure*", "pathapi.backends.gs*", "pathapi.backends.connection_pools"),
     "urllib3": ("pathapi.backends.http*",),
     "obstore": ("pathapi.backends.*",),
+    "pydantic_core": ("pathapi.common.pydantic_schema",),
 }
 # Loaded at the first use and not by `import pathapi`: each costs 30 to 300 ms, and may not be installed.
 LAZY = {"blake3", "boto3", "botocore", "s3transfer", "google", "google_crc32c", "requests", "azure"}
-LAZY |= {"urllib3", "obstore"}
+LAZY |= {"urllib3", "obstore", "pydantic_core"}
 
 NAMING_AND_DURABILITY = {"rename", "renames", "replace", "link", "fsync", "fdatasync"}
 NAMING_OWNERS = ("casstore.fs*", "pathapi.backends.file*")  # a `file` bucket is a cloud with its own rules

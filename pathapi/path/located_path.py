@@ -82,9 +82,15 @@ class LocatedPath(PureCloudPath):
         return pickle.dumps(self, protocol=4)
 
     @classmethod
-    def validate(cls, value: str) -> Self:
-        """Return ``cls(value)``, for pydantic."""
-        return cls(value)
+    def validate(cls, v: str | PureCloudPath) -> Self:
+        """Return *v* if it is such a path already, else ``cls(v)``."""
+        return v if isinstance(v, cls) else cls(v)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
+        from pathapi.common.pydantic_schema import path_schema
+
+        return path_schema(cls.validate, "uri")
 
     def _ask(self, ignore: Callable[[str, list[str]], Iterable[str]], below: str, names: list[str]) -> Iterable[str]:
         """Return which *names* of the directory *below* this one `copytree` is to skip."""
