@@ -54,6 +54,7 @@ class Habits:
     encoding: str | None = None
     content_range: Callable[[str], str] | None = None
     says_written_etag: bool = True
+    replaced: int = 204
     modified_in_304: bool = True
     methods: frozenset[str] = frozenset(("GET", "HEAD", "PUT", "DELETE", "POST"))
     user: tuple[str, str] | None = None
@@ -245,7 +246,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             is_new = key not in origin.objects
             made = origin.put(key, data, self.headers.get("Content-Type"))
-        self._send(201 if is_new else 204, self._validators(made) if origin.habits.says_written_etag else {})
+        self._send(
+            201 if is_new else origin.habits.replaced, self._validators(made) if origin.habits.says_written_etag else {}
+        )
 
     do_POST = do_PUT  # noqa: N815 (as above)
 
