@@ -158,6 +158,8 @@ class Client(Generic[BoundedCloudPath]):
     0 is without keys. A pickle cannot tell more: a hash of keys would help to guess them, and a random number would
     make each pickle another text.
     """
+    lists_flat: ClassVar[bool] = True
+    """Whether a request lists a thousand objects however deep they are, and not one directory."""
     is_automatic = False
     """Whether it is the default client, made of the environment only."""
     has_lost_keys = False
@@ -279,8 +281,15 @@ class Client(Generic[BoundedCloudPath]):
         return uri.prefix
 
     def is_directory(self, uri: Uri) -> bool:
-        """Return whether *uri* cannot name an object."""
-        return not uri.key
+        """Return whether *uri* names a "directory", by the slash at its end: an object of that name only marks it."""
+        return not uri.key or uri.key.endswith("/")
+
+    def is_bucket(self, uri: Uri) -> bool:
+        """Return whether *uri* names a bucket, which exists if a listing of it is no error."""
+        return not uri.key and bool(uri.bucket)
+
+    def require_directory(self, uri: Uri) -> None:
+        """Raise CloudPathFileNotFoundError if *uri*, which lists nothing, does not exist: no bucket can tell."""
 
     def has_children(self, uri: Uri) -> bool:
         """Ask the server whether there is anything below *uri*."""

@@ -103,8 +103,8 @@ class CloudPathFileNotFoundError(CloudPathException, FileNotFoundError):
     """No such object. Never raised for a 403."""
 
 
-class CloudPathNotExistsError(CloudPathFileNotFoundError):
-    """No such object and nothing below that prefix."""
+class CloudPathNotExistsError(CloudPathFileNotFoundError, ValueError):
+    """No such object and nothing below that prefix; also a ValueError, as cloudpathlib's `copy` raises."""
 
 
 class BucketNotFoundError(CloudPathFileNotFoundError):
@@ -129,6 +129,10 @@ class DirectoryNotEmptyError(CloudPathException, OSError):
 
 class NoStatError(CloudPathException, OSError):
     """Nothing to stat: a prefix, or an object whose size the server does not state."""
+
+
+class NothingToStatError(NoStatError, CloudPathFileNotFoundError):
+    """No such object to stat: cloudpathlib's class, and the built-in of `pathlib`."""
 
 
 class CloudPathPermissionError(CloudPathException, PermissionError):

@@ -14,10 +14,11 @@ from casstore import Validator
 from pathapi.backend import Backend, ListItem, ObjectInfo, Prefix, WriteCondition, require_gone
 from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, open_range
 from pathapi.backends.bucket_requests import BucketRequests
-from pathapi.backends.error_table import GONE
+from pathapi.backends.error_table import GONE, translating
 from pathapi.exceptions import (
     CloudPathException,
     CloudPathFileNotFoundError,
+    CloudPathNotImplementedError,
     CloudUnavailableError,
     VersionMismatchError,
 )
@@ -143,6 +144,16 @@ class BucketBackend(Backend):
                 raise
             if expect is not None:
                 raise GONE.make(uri=self._requests.uri(key)) from error
+
+    def _list_buckets(self, names: Callable[[], Iterable[str]], *, delimited: bool) -> Iterator[ListItem]:
+        """List the account's buckets as "directories": what the backend without a bucket lists."""
+        scheme = self._requests.scheme
+        if not delimited:
+            raise CloudPathNotImplementedError(
+                f"{scheme}://: it lists buckets alone: use iterdir(), and list one of them"
+            )
+        with translating(self._requests.translator("", "ListBuckets")):
+            return iter([Prefix(f"{name}/") for name in names()])
 
     def _list_request(self, prefix: str, page: int, limit: int | None, *, delimited: bool) -> ListRequest:
         return ListRequest(prefix, delimited, limit, page, self._requests.uri(prefix))

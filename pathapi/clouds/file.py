@@ -37,6 +37,7 @@ class FileClient(Client[FilePath]):
     """This machine's files; see `pathapi.client.Client` for the arguments."""
 
     FilePath = Client[FilePath].CloudPath
+    lists_flat: ClassVar[bool] = False
 
     @property
     def origin(self) -> str:

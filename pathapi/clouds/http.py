@@ -15,7 +15,7 @@ from pathapi.client import Client, ClientOptions, ContentType, guess_type
 from pathapi.common.redaction import MASK, unsigned
 from pathapi.common.uri import Uri
 from pathapi.enums import FileCacheMode
-from pathapi.exceptions import CloudPathNotImplementedError, InvalidConfigurationException
+from pathapi.exceptions import CloudPathFileNotFoundError, CloudPathNotImplementedError, InvalidConfigurationException
 from pathapi.path.cloud_path import CloudPath
 from pathapi.reading.listing_cache import NameListings
 from pathapi.registry import implementation_registry, register_client_class, register_path_class
@@ -149,6 +149,7 @@ class HttpClient(Connected, Client[HttpPath]):
     """
 
     scheme: ClassVar[str] = "http"
+    lists_flat: ClassVar[bool] = False
     connection: HttpConnection
 
     def __init__(
@@ -240,6 +241,15 @@ class HttpClient(Connected, Client[HttpPath]):
     def is_directory(self, uri: Uri) -> bool:
         """By the slash at its end, or as *custom_dir_matcher* says."""
         return not uri.key or self.dir_matcher(str(uri))
+
+    def require_directory(self, uri: Uri) -> None:
+        """Raise CloudPathFileNotFoundError if there is no page."""
+        if not self.has_children(uri):
+            raise CloudPathFileNotFoundError(f"{uri.shown}: the server has no such page: check the URL")
+
+    def is_bucket(self, uri: Uri) -> bool:
+        """Return False: a host without a page lists nothing."""
+        return False
 
     def has_children(self, uri: Uri) -> bool:
         """Of a "directory", whether there is a page; else whether one more slash leads to one with links below."""

@@ -18,7 +18,10 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from pathapi.backend import ObjectInfo, Prefix
-from pathapi.exceptions import CloudPathNotImplementedError
+from pathapi.exceptions import CloudPathException, CloudPathNotImplementedError
+
+FLAT: Final = 10_000
+"""Objects of a flat listing after which a pattern chooses between that and a listing for each directory."""
 
 _MAGIC: Final = re.compile(r"[*?\[]")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -60,39 +63,65 @@ class Pattern(NamedTuple):
         base: str,
         list_flat: Callable[[str], Iterable[ObjectInfo]],
         list_dir: Callable[[str], Iterable[ObjectInfo | Prefix]],
+        *,
+        prefers_flat: bool = False,
     ) -> Iterator[Match]:
         """Yield the matches below *base* (``""`` or ending with ``/``), while the listings arrive.
 
         Both callables take a whole key prefix, which need not end at a slash: *list_flat* lists every object,
-        *list_dir* one level. A recursive pattern costs one flat listing; any other one delimited listing of each
-        directory that a wildcard before the last component selects. A name that is an object and a directory is
-        yielded once, as the object, unless the pattern is for directories only.
+        *list_dir* one level. A recursive pattern costs one flat listing; a pattern with wildcards in its last component
+        alone one delimited listing. With wildcards before, each directory that they select is listed; with
+        *prefers_flat*, a flat listing comes first, as far as it costs no more. A name that is an object and a directory
+        is yielded as both, as `iterdir` does.
         """
         if "**" in self.parts:
             return self._select_flat(base, list_flat)
+        if prefers_flat and _MAGIC.search("/".join(self.parts[:-1])):
+            return self._select_either(base, list_flat, list_dir)
         return self._select_level(base, 0, list_dir)
+
+    def _select_either(
+        self,
+        base: str,
+        list_flat: Callable[[str], Iterable[ObjectInfo]],
+        list_dir: Callable[[str], Iterable[ObjectInfo | Prefix]],
+    ) -> Iterator[Match]:
+        given, above, depth = set[str](), set[str](), len(self.parts) - 1
+        listed = 0
+
+        def first(prefix: str) -> Iterator[ObjectInfo]:
+            nonlocal listed
+            for info in list_flat(prefix):
+                listed += 1
+                above.add("/".join(info.key[len(base) :].split("/", depth)[:depth]))
+                yield info
+                if listed == FLAT and len(above) < FLAT // 1_000:
+                    return
+
+        for match in self._select_flat(base, first):
+            if listed <= FLAT:
+                given.add(match.key)
+            yield match
+        if listed == FLAT:
+            # Few directories of many objects: their names cost less than the rest of those objects.
+            yield from (match for match in self._select_level(base, 0, list_dir) if match.key not in given)
 
     def _select_flat(self, base: str, list_flat: Callable[[str], Iterable[ObjectInfo]]) -> Iterator[Match]:
         matches, start = self.regex.match, len(base)
         entered = base
         root_due = matches("") is not None
-        # Objects yielded whose key begins the current one: "x" is kept here through "x-1" for a possible "x/y".
-        given: list[str] = []
         for info in list_flat(base + self.literal_prefix):
             if root_due:
                 root_due = False
                 yield Match(base, None)
             key = info.key
-            while given and not key.startswith(given[-1]):
-                given.pop()
             directory = key[: key.rfind("/") + 1]
             if directory != entered:
                 for end in _new_directories(entered, directory, start):
-                    if directory[: end - 1] not in given and matches(directory[start:end]):
+                    if matches(directory[start:end]):
                         yield Match(directory[:end], None)
                 entered = directory
             if not self.directories_only and len(key) > len(directory) and matches(key[start:] + "/"):
-                given.append(key)
                 yield Match(key, info)
 
     def _select_level(
@@ -105,7 +134,6 @@ class Pattern(NamedTuple):
             depth += 1
         part = self.parts[depth]
         matches, start = compile_component(part, self.case_sensitive), len(prefix)
-        given: set[str] = set()
         for item in list_dir(prefix + _literal_start(part, self.case_sensitive)):
             key = item.key
             is_dir = isinstance(item, Prefix)
@@ -116,8 +144,7 @@ class Pattern(NamedTuple):
             if depth < last:
                 if is_dir:
                     yield from self._select_level(key, depth + 1, list_dir)
-            elif (is_dir or not self.directories_only) and path not in given:
-                given.add(path)
+            elif is_dir or not self.directories_only:
                 yield Match(key, None if isinstance(item, Prefix) else item)
 
 
@@ -130,10 +157,14 @@ def compile_pattern(
     """
     text = os.fspath(pattern)
     if text.startswith("/") or _SCHEME.match(text):
-        raise CloudPathNotImplementedError(f"{text!r} is absolute: a pattern is relative to its path")
+        raise CloudPathNotImplementedError(
+            f"{text!r}: Non-relative patterns are unsupported: a pattern is relative to its path"
+        )
     parts = split_pattern(text)
     if ".." in parts:
-        raise CloudPathNotImplementedError(f"{text!r} has a '..': start from .parent instead")
+        raise CloudPathNotImplementedError(
+            f"{text!r}: Relative paths with '..' not supported in glob patterns.: start from .parent"
+        )
     directories_only = text.endswith(("/", "/."))
     if anywhere:
         directories_only = directories_only or not parts
@@ -230,20 +261,33 @@ def walk_tree(objects: Iterable[ObjectInfo], prefix: str, *, top_down: bool = Tr
 
 
 def walk_levels(
-    list_dir: Callable[[str], Iterable[ObjectInfo | Prefix]], prefix: str, *, top_down: bool = True
+    list_dir: Callable[[str], Iterable[ObjectInfo | Prefix]],
+    prefix: str,
+    *,
+    top_down: bool = True,
+    on_error: Callable[[Exception], object] | None = None,
 ) -> Iterator[Visit]:
-    """Walk by one delimited listing of each directory, so that a pruned one is never listed."""
+    """Walk by one delimited listing of each directory, so that a pruned one is never listed.
+
+    With *on_error*, a directory that cannot be listed is reported to it, and left out.
+    """
     visit = Visit(prefix, [], {})
-    for item in list_dir(prefix):
-        name = item.key[len(prefix) :]
-        if isinstance(item, Prefix):
-            visit.dirnames.append(name[:-1])
-        elif not item.key.endswith("/"):
-            visit.files[name] = item
+    try:
+        for item in list_dir(prefix):
+            name = item.key[len(prefix) :]
+            if isinstance(item, Prefix):
+                visit.dirnames.append(name[:-1])
+            elif not item.key.endswith("/"):
+                visit.files[name] = item
+    except (OSError, CloudPathException) as error:
+        if on_error is None:
+            raise
+        on_error(error)
+        return
     if top_down:
         yield visit
     for name in visit.dirnames:
-        yield from walk_levels(list_dir, f"{prefix}{name}/", top_down=top_down)
+        yield from walk_levels(list_dir, f"{prefix}{name}/", top_down=top_down, on_error=on_error)
     if not top_down:
         yield visit
 

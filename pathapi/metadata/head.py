@@ -11,12 +11,14 @@ from contextlib import suppress
 
 from pathapi.backend import HasUrls, ObjectInfo, head_or_none
 from pathapi.exceptions import (
+    BucketNotFoundError,
     CloudPathException,
     CloudPathFileNotFoundError,
     CloudPathIsADirectoryError,
     CloudPathNotImplementedError,
     InvalidUriError,
     NoStatError,
+    NothingToStatError,
 )
 from pathapi.freshness import ALWAYS
 from pathapi.metadata.location import Location
@@ -72,12 +74,24 @@ def has_children(location: Location) -> bool:
 
 
 def exists(location: Location) -> bool:
-    return location.recall() is not None or _is_object(location) or has_children(location)
+    return location.recall() is not None or _is_object(location) or _is_directory(location)
 
 
 def is_file(location: Location) -> bool:
     listed = location.recall()
+    if location.client.is_directory(location.uri):
+        return False
     return listed.info is not None if listed is not None else _is_object(location)
+
+
+def _is_directory(location: Location) -> bool:
+    """Ask whether there is such a "directory": an empty bucket is one, a missing one is not."""
+    if location.is_account:
+        return True
+    try:
+        return has_children(location) or location.client.is_bucket(location.uri)
+    except BucketNotFoundError:
+        return False
 
 
 def _is_object(location: Location) -> bool:
@@ -91,8 +105,8 @@ def is_dir(location: Location) -> bool:
     listed = location.recall()
     if listed is not None and (listed.info is None or listed is location.listed):
         # A listing's child is one or the other; a name that is both comes as two children.
-        return listed.info is None
-    return has_children(location)
+        return listed.info is None or location.client.is_directory(location.uri)
+    return _is_directory(location)
 
 
 def names_directory(location: Location) -> bool:
@@ -106,9 +120,10 @@ def names_directory(location: Location) -> bool:
 
 def stat(location: Location) -> os.stat_result:
     info = head(location)
-    if info is None and has_children(location):
+    if info is None and _is_directory(location):
         raise NoStatError(f"{location.shown} is a directory: object stores keep no size or time for those")
-    info = require(location, info)
+    if info is None:
+        raise NothingToStatError(f"{location.shown} does not exist")
     mtime_ns = info.validator.mtime_ns or 0
     fields = (stat_module.S_IFREG | 0o644, 0, 0, 1, 0, 0, info.size, 0, mtime_ns // 10**9, 0)
     times = {"st_mtime": mtime_ns / 1e9, "st_mtime_ns": mtime_ns, "st_atime_ns": 0, "st_ctime_ns": 0}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from pathapi.backend import ObjectInfo, Prefix
+from pathapi.exceptions import CloudPathException
 from pathapi.freshness import Freshness
 from pathapi.metadata.globbing import Pattern, Visit, walk_levels, walk_tree
 from pathapi.metadata.location import Location
@@ -64,10 +65,13 @@ def as_listed(location: Location) -> Freshness:
 
 def children(location: Location) -> Iterator[tuple[str, ListedFact]]:
     """List the children's keys, which of "directories" end with ``/``, and what the listing said of them."""
-    prefix = location.prefix
+    prefix, is_empty = location.prefix, True
     for item, listed in list_below(location, prefix, delimited=True):
+        is_empty = False
         if item.key != prefix:  # an object of the directory's own name only marks it
             yield item.key, listed
+    if is_empty and location.policy.may_request:
+        location.client.require_directory(location.uri)
 
 
 def select(location: Location, pattern: Pattern) -> Iterator[tuple[str, ListedFact | None]]:
@@ -83,6 +87,7 @@ def select(location: Location, pattern: Pattern) -> Iterator[tuple[str, ListedFa
         location.prefix,
         lambda prefix: remember(list_objects(location, prefix)),
         lambda prefix: remember(list_below(location, prefix, delimited=True)),
+        prefers_flat=location.client.lists_flat,
     )
     for match in found:
         listed = next((listed for key, listed in last if key == match.key), None)
@@ -92,19 +97,23 @@ def select(location: Location, pattern: Pattern) -> Iterator[tuple[str, ListedFa
 
 
 def walk(
-    location: Location, *, top_down: bool, on_error: Callable[[OSError], object] | None, lazy: bool
+    location: Location, *, top_down: bool, on_error: Callable[[Exception], object] | None, lazy: bool
 ) -> Iterator[Visit]:
-    """Walk the directories by one recursive listing; with *lazy*, by one listing for each."""
+    """Walk the directories by one recursive listing; with *lazy*, by one listing for each.
+
+    *on_error* gets the error of a listing, and the walk goes on without that directory: without *lazy*, it ends.
+    """
     try:
-        if lazy:
+        if (lazy or not location.client.lists_flat) and not location.is_account:
             yield from walk_levels(
                 lambda prefix: (item for item, _ in list_below(location, prefix, delimited=True)),
                 location.prefix,
                 top_down=top_down,
+                on_error=on_error,
             )
         else:
             yield from walk_tree((info for info, _ in list_objects(location)), location.prefix, top_down=top_down)
-    except OSError as error:
+    except (OSError, CloudPathException) as error:
         if on_error is None:
             raise
         on_error(error)

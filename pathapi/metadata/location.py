@@ -72,6 +72,11 @@ class Location:
         return self.uri.decode(uri[len(self.root) :])
 
     @property
+    def is_account(self) -> bool:
+        """Whether it is the scheme alone, below which the buckets are."""
+        return not self.uri.bucket and self.uri.provider != "file"
+
+    @property
     def backend(self) -> Backend:
         return self.client.backend(self.uri.bucket)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pathapi.client import Client, forced
 from pathapi.cloudpath_info import CloudPathInfo
 from pathapi.common.lazy import LazyModule
-from pathapi.exceptions import CloudPathFileExistsError
+from pathapi.exceptions import CloudPathFileExistsError, CloudPathNotImplementedError
 from pathapi.metadata import head, listing
 from pathapi.metadata.globbing import compile_pattern
 from pathapi.path.located_path import AnyTarget
@@ -112,7 +112,7 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
         return head.is_dir(self.location)
 
     def stat(self, follow_symlinks: bool = True) -> os.stat_result:
-        """Return size, mtime and a mode of a regular file. Raises NoStatError (a directory), FileNotFoundError."""
+        """Return size, mtime and a mode of a regular file. Raises NoStatError; also FileNotFoundError for nothing."""
         return head.stat(self.location)
 
     @property
@@ -136,19 +136,26 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
         self, pattern: str | os.PathLike[str], case_sensitive: bool | None = None, recurse_symlinks: bool = True
     ) -> Iterator[Self]:
         """List paths below that match, as `pathlib` does; lists no more than the pattern's fixed start allows."""
-        return starmap(self.child, listing.select(self.location, compile_pattern(pattern, case_sensitive)))
+        compiled = compile_pattern(self._pattern(pattern), case_sensitive)
+        return starmap(self.child, listing.select(self.location, compiled))
 
     def rglob(
         self, pattern: str | os.PathLike[str], case_sensitive: bool | None = None, recurse_symlinks: bool = True
     ) -> Iterator[Self]:
         """`glob` with ``**/`` before the pattern."""
-        compiled = compile_pattern(pattern, case_sensitive, anywhere=True)
+        compiled = compile_pattern(self._pattern(pattern), case_sensitive, anywhere=True)
         return starmap(self.child, listing.select(self.location, compiled))
+
+    def _pattern(self, pattern: str | os.PathLike[str]) -> str | os.PathLike[str]:
+        """Return *pattern*, of a path below this one the rest. Raises CloudPathNotImplementedError, ValueError."""
+        if self.location.is_account:
+            raise CloudPathNotImplementedError(f"{self}: no bucket: iterdir() lists the buckets; search in one of them")
+        return pattern.relative_to(self) if isinstance(pattern, PureCloudPath) else pattern
 
     def walk(
         self,
         top_down: bool = True,
-        on_error: Callable[[OSError], object] | None = None,
+        on_error: Callable[[Exception], object] | None = None,
         follow_symlinks: bool = False,
         lazy: bool = False,
     ) -> Iterator[tuple[Self, list[str], list[str]]]:
@@ -163,7 +170,14 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
         with suppress(CloudPathFileExistsError) if exist_ok else nullcontext():
             opening.open_for_writing(self.location, OpenOptions("x")).close()
 
-    def mkdir(self, parents: bool = False, exist_ok: bool = False, mode: int | None = None) -> None:
+    def mkdir(
+        self,
+        parents: bool = False,
+        exist_ok: bool = False,
+        mode: int | None = None,
+        *,
+        parent_mode: int | None = None,
+    ) -> None:
         """Do nothing: "directories" of an object store exist while there is something in them."""
 
     def edit(self, *, force_overwrite_to_cloud: bool | None = None) -> AbstractContextManager[str]:

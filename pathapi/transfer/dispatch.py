@@ -35,8 +35,12 @@ Result = TypeVar("Result")
 def unlink(location: Location, *, missing_ok: bool) -> None:
     """Delete the object, if it still is the version seen. Raises as `CloudPath.unlink` does."""
     with objects.Locked(location) as locks, locks:
-        listed, key = location.listed_info(), location.key
-        info = listed.info if listed is not None else head_or_none(location.backend, key) if key else None
+        listed = location.listed_info()
+        info = listed.info if listed is not None else None
+        if location.client.is_directory(location.uri):
+            info = None  # an object of that name only marks it
+        elif listed is None:
+            info = head_or_none(location.backend, location.key)
         if info is None:
             if listed is not None or has_children(location):
                 raise CloudPathIsADirectoryError(f"{location.shown} is a directory; rmtree() removes those")
@@ -54,6 +58,10 @@ def rename(source: Location, target: Location) -> None:
     listed = source.recall()
     if not source.key or (listed is not None and listed.info is None):
         raise CloudPathIsADirectoryError(what)
+    if source.client.is_directory(source.uri):
+        if has_children(source):
+            raise CloudPathIsADirectoryError(what)
+        raise CloudPathNotExistsError(f"{source.shown} does not exist")
     try:
         _transfer_object(source, target, None, delete_source=True)
     except CloudPathFileNotFoundError as error:

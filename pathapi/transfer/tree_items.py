@@ -49,7 +49,9 @@ def list_items(root: Location, missing: Exception | None = None) -> Iterator[Tre
         is_empty = False
         yield TreeItem(info.key[start:], info, root.at(info.key, listed))
     if is_empty:
-        raise CloudPathNotExistsError(f"{root.shown} does not exist, nor anything below it") from missing
+        raise CloudPathNotExistsError(
+            f"{root.shown} must exist to copy it: there is no object of that name, and nothing below it"
+        ) from missing
 
 
 def filter_ignored(items: Sequence[TreeItem], ignore: Ignore) -> list[TreeItem]:

@@ -106,6 +106,9 @@ class AzureBackend(BucketBackend):
         raise AssertionError("unreachable")
 
     def list(self, prefix: str = "", *, delimited: bool = False, limit: int | None = None) -> Iterator[ListItem]:
+        if not self.bucket:
+            listed = self.connection.service_client.list_containers
+            return self._list_buckets(lambda: [container.name for container in listed()], delimited=delimited)
         # The metadata tell directories from objects, and cost no request.
         options = {"name_starts_with": prefix or None, "include": ["metadata"]}
 

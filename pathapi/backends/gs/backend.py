@@ -75,6 +75,9 @@ class GSBackend(BucketBackend):
         return info
 
     def list(self, prefix: str = "", *, delimited: bool = False, limit: int | None = None) -> Iterator[ListItem]:
+        if not self.bucket:
+            listed = self.connection.client.list_buckets
+            return self._list_buckets(lambda: [bucket.name for bucket in listed()], delimited=delimited)
         folded = b""
 
         def fetch(size: int, token: str | None) -> tuple[list[ListItem], str | None]:

@@ -82,6 +82,9 @@ class S3Backend(BucketBackend):
         return info_of(key, answer, size)
 
     def list(self, prefix: str = "", *, delimited: bool = False, limit: int | None = None) -> Iterator[ListItem]:
+        if not self.bucket:
+            found = self.connection.client.list_buckets
+            return self._list_buckets(lambda: [item["Name"] for item in found()["Buckets"]], delimited=delimited)
         arguments: dict[str, Any] = {"Prefix": prefix, "Delimiter": "/"} if delimited else {"Prefix": prefix}
 
         def fetch(size: int, token: str | None) -> tuple[list[ListItem], str | None]:

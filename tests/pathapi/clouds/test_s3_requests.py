@@ -112,6 +112,16 @@ def test_a_glob_lists_only_what_its_fixed_start_allows(
     assert wire() == {"LIST": 1}
 
 
+def test_a_glob_of_many_directories_is_one_listing(client: S3Client, ground: S3RawBucket, at: str, wire: Wire) -> None:
+    for number in range(20):
+        ground.plant(f"{at}d{number}/k.txt", b"")
+        ground.plant(f"{at}d{number}/deep/k.txt", b"")
+    found = list(directory_of(client, ground, at).glob("d*/*.txt"))
+    assert len(found) == 20
+    assert all(path.is_file() for path in found)
+    assert wire() == {"LIST": 1}
+
+
 @pytest.mark.slow
 def test_2500_keys_are_three_requests_however_they_are_listed(
     client: S3Client, ground: S3RawBucket, at: str, wire: Wire

@@ -1,15 +1,30 @@
-"""`rig`: every test of this folder runs on each cloud, by pathapi and by cloudpathlib where that is installed."""
+"""`rig`: every test of this folder runs on each cloud, by pathapi and by cloudpathlib where that is installed.
+
+The tests say what cloudpathlib does. A row of docs/migrating.md that names a test in a comment is a deliberate
+difference: there pathapi must fail the test.
+"""
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.harness.http_server import Habits, HttpOrigin
 from tests.pathapi.drop_in.rigs import CLOUDS, Rig, make_rig
+
+PACKAGES = ("pathapi", "cloudpathlib")
+MIGRATING = Path(__file__).parents[3] / "docs/migrating.md"
+_NAMED = re.compile(r"^\| (.*) <!-- (test_\w+) --> \|$", re.MULTILINE)
+
+
+def differences() -> dict[str, str]:
+    """Return the tests that the table of differences names, each with its row."""
+    return {test: row for row, test in _NAMED.findall(MIGRATING.read_text("utf-8"))}
 
 
 @pytest.fixture
@@ -19,12 +34,14 @@ def origin() -> Iterator[HttpOrigin]:
         yield server
 
 
-@pytest.fixture(params=[(package, cloud) for package in ("pathapi", "cloudpathlib") for cloud in CLOUDS], ids="-".join)
-def rig(request: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Rig]:
+@pytest.fixture(params=[(package, cloud) for package in PACKAGES for cloud in CLOUDS], ids="-".join)
+def rig(request: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Rig]:
     package, cloud = request.param
     if package != "pathapi":
         pytest.importorskip(package)
         if cloud == "az":
             pytest.importorskip("azure.storage.filedatalake", reason="the package needs this SDK, too")
+    elif (row := differences().get(request.function.__name__)) is not None:
+        request.applymarker(pytest.mark.xfail(reason=row, strict=True))
     monkeypatch.setenv("CASSTORE_DIR", str(tmp_path / "store"))
     yield from make_rig(importlib.import_module(package), cloud, request)

@@ -1,4 +1,4 @@
-"""One directory of each cloud, through pathapi and through the package that it stands in for, with raw access beside."""
+"""One directory of each cloud, by pathapi and by the package that it stands in for, with raw access beside."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Rig:
 
     def empty_bucket(self) -> str:
         """Create a bucket; return its URI."""
-        return self.root.cloud_prefix + self.new_bucket()
+        return f"{self.root.cloud_prefix}{self.new_bucket()}"
 
     def forget_default(self) -> None:
         """Let paths without a client find their own again."""

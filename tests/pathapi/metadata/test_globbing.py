@@ -49,9 +49,16 @@ class Listing:
                 yield Prefix(key[:end])
 
     def glob(
-        self, pattern: str, base: str = "", *, case_sensitive: bool | None = None, anywhere: bool = False
+        self,
+        pattern: str,
+        base: str = "",
+        *,
+        case_sensitive: bool | None = None,
+        anywhere: bool = False,
+        flat: bool = False,
     ) -> list[Match]:
-        return list(compile_pattern(pattern, case_sensitive, anywhere=anywhere).select(base, self.flat, self.level))
+        compiled = compile_pattern(pattern, case_sensitive, anywhere=anywhere)
+        return list(compiled.select(base, self.flat, self.level, prefers_flat=flat))
 
 
 def names(matches: Sequence[Match]) -> list[str]:
@@ -112,6 +119,7 @@ def test_keys_match_as_files_do(tree: list[str], pattern: str, recursive: bool) 
         if not keys:
             return
         matches = Listing(keys).glob(pattern, anywhere=recursive)
+        assert sorted(names(Listing(keys).glob(pattern, anywhere=recursive, flat=True))) == sorted(names(matches))
         found = [(match.key.removesuffix("/") or ".", match.info is None) for match in matches]
         assert len(found) == len(set(found)), "each once"
         assert set(found) == _expected(root, pattern, recursive=recursive)
@@ -154,6 +162,25 @@ def test_no_more_is_listed_than_the_pattern_needs(pattern: str, asked: list[str]
     assert listing.asked == asked
 
 
+@pytest.mark.parametrize(
+    ("pattern", "asked"), [("sub*/*.txt", ["sub"]), ("*/deep/e*", [""]), ("sub/d*", ["sub/d|"]), ("*/", ["|"])]
+)
+def test_one_flat_listing_serves_wildcards_before_the_last_part(pattern: str, asked: list[str]) -> None:
+    listing = Listing(TREE)
+    listing.glob(pattern, flat=True)
+    assert listing.asked == asked
+
+
+@pytest.mark.parametrize(("directories", "asked"), [(2, ["", "|", "d000/m|", "d001/m|"]), (100, [""])])
+def test_large_directories_are_not_listed_for_a_few_names(directories: int, asked: list[str]) -> None:
+    each = 24_000 // directories
+    keys = [f"d{number // each:03}/{number:06}" for number in range(24_000)]
+    listing = Listing([*keys, "d000/meta", "d001/0.meta", "d001/meta", "z"])
+    assert sorted(names(listing.glob("*/m*", flat=True))) == ["d000/meta", "d001/meta"]
+    assert listing.asked == asked
+    assert listing.given == (10_000 if directories == 2 else 24_004)
+
+
 def test_a_glob_below_a_prefix_stays_below_it() -> None:
     listing = Listing(TREE)
     assert names(listing.glob("**/*.txt", "sub/")) == ["sub/c.txt", "sub/deep/e.txt"]
@@ -176,15 +203,15 @@ def test_results_come_while_the_listing_arrives() -> None:
     assert listing.given == 1
 
 
-def test_a_name_that_is_object_and_directory_comes_once_as_the_object() -> None:
+def test_a_name_that_is_object_and_directory_comes_as_both() -> None:
     keys = ["x", "x-1", "x.y/z", "x/y"]
-    for pattern, expected in (("*", ["x", "x-1", "x.y/"]), ("**/x*", ["x", "x-1", "x.y/"])):
+    for pattern in ("*", "**/x*"):
         matches = Listing(keys).glob(pattern)
-        assert sorted(names(matches)) == expected
+        assert sorted(names(matches)) == ["x", "x-1", "x.y/", "x/"]
         assert next(match for match in matches if match.key == "x").info is not None
 
 
-def test_such_a_name_is_still_found_when_only_directories_are_wanted() -> None:
+def test_such_a_name_comes_once_when_only_directories_are_wanted() -> None:
     for pattern in ("*/", "**/x/"):
         assert names(Listing(["x", "x/y"]).glob(pattern)) == ["x/"]
 
