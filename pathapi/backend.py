@@ -77,6 +77,21 @@ WriteCondition: TypeAlias = Validator | Absent | None
 ListItem: TypeAlias = ObjectInfo | Prefix
 
 
+class Listing(Iterator[ListItem]):
+    """The items of a listing of several pages, and when the page of the last one was requested."""
+
+    def __init__(self, items: Iterator[ListItem], asked_ns: list[int]) -> None:
+        """The last of *asked_ns*, by the boot clock, is about the page of the last item."""
+        self._items, self._asked_ns = items, asked_ns
+
+    @property
+    def asked_ns(self) -> int:
+        return self._asked_ns[-1]
+
+    def __next__(self) -> ListItem:
+        return next(self._items)
+
+
 class Body(Protocol):
     """The bytes of one response, read once and in order; its user closes it, also after an error.
 

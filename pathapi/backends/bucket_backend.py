@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar, cast
 
-from casstore import Validator
-from pathapi.backend import Backend, ListItem, ObjectInfo, Prefix, WriteCondition, require_gone
+from casstore import Validator, boot_clock_ns
+from pathapi.backend import Backend, Listing, ListItem, ObjectInfo, Prefix, WriteCondition, require_gone
 from pathapi.backends.bodies import OutOfRange, RangedBody, ReadRequest, open_range
 from pathapi.backends.bucket_requests import BucketRequests
 from pathapi.backends.error_table import GONE, translating
@@ -221,6 +221,8 @@ def list_pages(asked: ListRequest, fetch: Callable[[int, Any], tuple[Iterable[Li
             yielded.
     """
 
+    asked_ns = [boot_clock_ns()]
+
     def items() -> Iterator[ListItem]:
         listed = pages = empty = 0
         token = earlier = None
@@ -228,6 +230,7 @@ def list_pages(asked: ListRequest, fetch: Callable[[int, Any], tuple[Iterable[Li
         kept: list[ListItem] = []
         while True:
             size = asked.page if asked.limit is None else min(asked.page, asked.limit - listed)
+            asked_ns[:] = [boot_clock_ns()]
             try:
                 page, token = fetch(size, token)
                 found = sorted(page, key=key_order)
@@ -248,7 +251,7 @@ def list_pages(asked: ListRequest, fetch: Callable[[int, Any], tuple[Iterable[Li
             if not pages & (pages - 1):  # a power of two: what recurs in any period meets what is kept (Brent)
                 earlier, kept = token, found
 
-    return itertools.islice(items(), asked.limit)
+    return Listing(itertools.islice(items(), asked.limit), asked_ns)
 
 
 _CHECK: Final = "check the endpoint, and whether the server supports listings"

@@ -32,10 +32,10 @@ def head(location: Location) -> ObjectInfo | None:
     listed = location.listed_info()
     if listed is not None:
         return listed.info
-    if client.listings.is_absent(uri.bucket, uri.key):
-        return None
     policy = location.policy
     if policy is not ALWAYS:
+        if client.listings.is_absent(uri.bucket, uri.key):
+            return None
         entry = client.cache.lookup(location.store_key)
         now = client.now()
         if entry is not None and entry.validator.mtime_ns is not None and policy.allows(entry, now, now):
@@ -144,10 +144,11 @@ def url(location: Location, expire_seconds: int | None = None) -> str:
 
 
 def explain_missing(location: Location, error: CloudPathFileNotFoundError) -> CloudPathException:
-    """Return *error*, or CloudPathIsADirectoryError if there are objects below that name.
+    """Return *error*, or CloudPathIsADirectoryError if there are objects below that name; a listing may have said more.
 
     The extra request is spent only on the way to an error.
     """
+    location.forget_listed()
     with suppress(CloudPathException):  # credentials may allow no listing
         if type(error) is CloudPathFileNotFoundError and has_children(location):
             return CloudPathIsADirectoryError(

@@ -120,6 +120,16 @@ class Location:
             raise CloudPathLocalPathTraversalError(f"{self.shown}: its name cannot be a file's: name the target's file")
         return name
 
+    def learn(self, info: ObjectInfo) -> None:
+        """Forget what listings said of it if the server now says *info*, which is something else."""
+        listed = self.listed_info()
+        if listed is None:
+            is_other = self.client.listings.is_absent(self.uri.bucket, self.uri.key)
+        else:
+            is_other = listed.info is None or not listed.info.validator.may_be(info.validator)
+        if is_other:
+            self.forget_listed()
+
     def forget_listed(self) -> None:
         """Forget what listings said of it."""
         self.client.listings.forget(self.uri.bucket, self.uri.key)

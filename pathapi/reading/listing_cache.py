@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from casstore import Moment, boot_clock_ns, new_mutex
-from pathapi.backend import ObjectInfo, Prefix
+from pathapi.backend import Listing, ObjectInfo, Prefix
 
 SECONDS: Final = 10.0
 """How long a listing is fresh: long enough to loop over it, short enough to surprise no user."""
@@ -25,7 +25,7 @@ _NS: Final = int(SECONDS * 1e9)
 
 
 class ListedFact(NamedTuple):
-    """One key in a listing, and when the server was asked; *info* is None for a "directory"."""
+    """One key in a listing, and when its page was requested; *info* is None for a "directory"."""
 
     info: ObjectInfo | None
     moment: Moment
@@ -50,18 +50,24 @@ class Listings:
     def remember(
         self, bucket: str, prefix: str, moment: Moment, items: Iterable[ObjectInfo | Prefix]
     ) -> Iterator[tuple[ObjectInfo | Prefix, ListedFact]]:
-        """Yield the items of a listing of *prefix*, each with its fact, and remember them; also that it is complete."""
-        count = 0
+        """Yield the items of a listing of *prefix*, each with its fact, and remember them; also that it is complete.
+
+        *moment* is before the first request. The facts of a page count from its own request.
+        """
+        count, page = 0, moment
         cleared = self._cleared
         for item in items:
-            listed = ListedFact(item if isinstance(item, ObjectInfo) else None, moment)
+            if isinstance(items, Listing) and items.asked_ns > page.boot_ns:
+                later = items.asked_ns - moment.boot_ns
+                page = Moment(moment.wall_ns + later, items.asked_ns, moment.boot)
+            listed = ListedFact(item if isinstance(item, ObjectInfo) else None, page)
             count += 1
             if count <= MOST_REMEMBERED:
                 self._remember((bucket, item.key), listed)
             yield item, listed
         if count <= MOST_REMEMBERED and (not prefix or prefix.endswith("/")):
             with self._mutex:
-                self._clean(moment.boot_ns)
+                self._clean(boot_clock_ns())
                 known = self._complete.get((bucket, prefix))
                 # Items of this listing may be forgotten already, and a later one may have ended before it.
                 if cleared == self._cleared and (known is None or known.boot_ns <= moment.boot_ns):

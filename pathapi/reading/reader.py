@@ -78,6 +78,10 @@ class ObjectSource(Protocol):
     @property
     def backend(self) -> Backend: ...
 
+    def learn(self, info: ObjectInfo) -> None:
+        """Record what the server now says of the object."""
+        ...
+
 
 class ReadRequest(NamedTuple):
     """One object to read, and how.
@@ -365,7 +369,10 @@ class Reader:
     def _request(self, request: ReadRequest, size: int | None, *, unless: Validator | None = None) -> Body | None:
         """Send the first request: for all of the object if it is known to fit into one part."""
         end = None if size is not None and size <= PART else PART
-        return request.location.backend.read(request.location.key, 0, end, unless=unless)
+        body = request.location.backend.read(request.location.key, 0, end, unless=unless)
+        if body is not None:
+            request.location.learn(body.info)
+        return body
 
     def _receive(self, request: ReadRequest, fill: Fill, body: Body) -> Stored:
         """Put a response's object into the store: its body, or a link if a blob has its checksum.

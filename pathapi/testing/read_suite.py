@@ -123,6 +123,35 @@ class ReadSuite(PathSuite):
         with pytest.raises(NotCachedError, match="the policy is offline"):
             path.with_name("c").read_bytes()
 
+    @pytest.mark.parametrize("freshness", ["always", 60])
+    def test_a_read_corrects_what_a_listing_said(
+        self, make: Any, ground: RawBucket, at: str, freshness: str | float
+    ) -> None:
+        ground.plant("d/a.txt", b"first")
+        directory = make(freshness=freshness).CloudPath(at + "d/")
+        (child,) = directory.iterdir()
+        self.put(ground, b"the second")
+        assert child.stat().st_size in (5, 10)  # a listing of a moment ago may be believed
+        assert child.read_bytes() == b"the second"
+        assert child.stat().st_size == (directory / "a.txt").stat().st_size == 10
+        self.put(ground, b"new", "d/new.txt")
+        assert (directory / "new.txt").read_bytes() == b"new"
+        assert (directory / "new.txt").exists() and (directory / "new.txt").is_file()
+        child.clear_cache()
+        ground.remove("d/a.txt")
+        with pytest.raises(FileNotFoundError):
+            child.read_bytes()
+        assert not child.exists() and not (directory / "a.txt").exists()
+
+    def test_what_others_make_after_a_listing_exists(self, make: Any, ground: RawBucket, at: str) -> None:
+        ground.plant("d/a.txt", b"")
+        directory = make().CloudPath(at + "d/")
+        assert len(list(directory.iterdir())) == 1
+        self.put(ground, b"new", "d/new.txt")
+        made = directory / "new.txt"
+        assert made.exists() and made.is_file() and made.stat().st_size == 3
+        assert not (directory / "missing").exists()
+
     def test_a_missing_object_and_a_directory_differ(self, path: Any, ground: RawBucket, at: str) -> None:
         self.put(ground, b"")
         for name, error in (("missing", FileNotFoundError), ("d", IsADirectoryError)):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from casstore import Validator
-from pathapi.backend import ObjectInfo
+from pathapi.backend import Listing, ObjectInfo
 from pathapi.backends.bucket_backend import ListRequest, list_pages
 from pathapi.exceptions import CloudUnavailableError
 
@@ -37,3 +37,13 @@ def test_a_listing_that_repeats_itself_is_an_error(key: Callable[[int], str], to
 
     with pytest.raises(CloudUnavailableError, match="does not end"):
         list(list_pages(_ASKED, fetch))
+
+
+def test_a_listing_says_when_its_page_was_requested(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100, 1_000, 100))
+    monkeypatch.setattr("pathapi.backends.bucket_backend.boot_clock_ns", lambda: next(clock))
+    items = [ObjectInfo(key, Validator(0)) for key in "abc"]
+    pages: dict[str | None, Any] = {None: (items[:2], "more"), "more": (items[2:], None)}
+    listing = list_pages(_ASKED, lambda size, token: pages[token])
+    assert isinstance(listing, Listing)
+    assert [(item.key, listing.asked_ns) for item in listing] == [("a", 200), ("b", 200), ("c", 300)]

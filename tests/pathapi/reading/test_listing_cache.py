@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 
 from casstore import Moment, Validator
-from pathapi.backend import ObjectInfo, Prefix
+from pathapi.backend import Listing, ListItem, ObjectInfo, Prefix
 from pathapi.reading import listing_cache as module
 from pathapi.reading.listing_cache import SECONDS, Listings
 
@@ -52,6 +52,23 @@ def test_what_was_listed_is_known_for_ten_seconds(clock: Clock) -> None:
     assert known.is_absent("b", "d/missing") and not known.is_absent("other", "d/missing")
     clock.ns += int(SECONDS * 1e9) + 1
     assert not knows(known, "d/a") and not known.is_absent("b", "d/missing")
+
+
+def test_ten_seconds_count_from_the_page(clock: Clock) -> None:
+    """A long listing goes on for longer: what it said last was said just now."""
+    known, asked_ns, second = Listings(), [clock.ns], 10**9
+
+    def pages() -> Iterator[ListItem]:
+        for key in ("d/a", "d/b"):
+            asked_ns[:] = [clock.ns]
+            yield ObjectInfo(key, Validator(1, "e"))
+            clock.ns += 8 * second
+
+    listing = known.remember("b", "d/", clock.now(), Listing(pages(), asked_ns))
+    facts = [fact for _, fact in listing]
+    assert [knows(known, key) for key in ("d/a", "d/b")] == [False, True]
+    assert [fact.moment.wall_ns for fact in facts] == [0, 8 * second]
+    assert not known.is_absent("b", "d/missing"), "an earlier page said so"
 
 
 @pytest.mark.parametrize("prefix", ["d/a", "d", "d/e/"])
