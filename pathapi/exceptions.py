@@ -88,6 +88,10 @@ class InvalidConfigurationException(CloudPathException, ValueError):
     """Arguments that are invalid or contradict each other."""
 
 
+class TargetInsideSourceError(InvalidConfigurationException, OSError):
+    """A "directory" was to be copied or moved to a place inside of it."""
+
+
 class MissingDependenciesError(CloudPathException, ModuleNotFoundError):
     """The cloud's SDK is not installed; the message says which extra installs it."""
 

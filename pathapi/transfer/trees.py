@@ -19,6 +19,7 @@ from pathapi.exceptions import (
     CloudPathFileExistsError,
     InvalidConfigurationException,
     OverwriteNewerCloudError,
+    TargetInsideSourceError,
     VersionMismatchError,
 )
 from pathapi.metadata.listing import as_listed
@@ -164,7 +165,9 @@ def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:
         next(list_items(root, options.missing))  # nothing to do, if there is anything
         return
     if is_one_bucket and to.startswith(prefix):
-        raise InvalidConfigurationException(f"{root.shown} cannot be copied or moved into itself, to {target.shown}")
+        raise TargetInsideSourceError(
+            f"{root.shown}: it cannot be copied or moved into itself, to {target.shown}: name a target outside of it"
+        )
     items = options.items(root)
     if is_one_bucket and prefix.startswith(to):
         items = list(items)
