@@ -93,7 +93,7 @@ class Client(Generic[BoundedCloudPath]):
             message += ": see 'A client of your own' in docs/migrating.md"
             if cls._make_backend is Client._make_backend:
                 raise IncompleteImplementationError(f"{message}: define _make_backend")
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(printable(message), stacklevel=2)
 
     def __init__(
         self,

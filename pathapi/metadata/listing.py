@@ -9,6 +9,7 @@ from pathapi.backend import ObjectInfo, Prefix
 from pathapi.exceptions import CloudPathException
 from pathapi.freshness import Freshness
 from pathapi.metadata.globbing import Pattern, Visit, walk_levels, walk_tree
+from pathapi.metadata.head import has_children
 from pathapi.metadata.location import Location
 from pathapi.reading.listing_cache import SECONDS, ListedFact
 
@@ -105,12 +106,16 @@ def walk(
     """
     try:
         if (lazy or not location.client.lists_flat) and not location.is_account:
-            yield from walk_levels(
+            visits = walk_levels(
                 lambda prefix: (item for item, _ in list_below(location, prefix, delimited=True)),
                 location.prefix,
                 top_down=top_down,
                 on_error=on_error,
             )
+            for visit in visits:
+                # Nothing is walked as in pathlib: without an error, and without a directory.
+                if visit.dirnames or visit.files or visit.key != location.prefix or has_children(location):
+                    yield visit
         else:
             yield from walk_tree((info for info, _ in list_objects(location)), location.prefix, top_down=top_down)
     except (OSError, CloudPathException) as error:

@@ -78,7 +78,7 @@ def test_what_an_uninstallation_leaves_is_found_too(site: Path) -> None:
     _install_another(site)
     (site / "pathapi" / "__init__.py").unlink()
     shutil.rmtree(site / "pathapi-9.0.dist-info")
-    (site / "pathapi" / "path.py").write_text("")
+    (site / "pathapi" / "client.py").write_text("")
     done = _casstore(site, "doctor")
     assert done.returncode == 1
     assert "installed files are missing or were changed: pathapi/__init__.py and 1 more" in done.stdout

@@ -230,7 +230,7 @@ def test_without_a_key_azure_says_what_signs(make_azure_client: MakeAzureClient,
 @pytest.mark.parametrize("name", ["plain.txt", "a b#c?d%2Fe", "ü"])
 def test_the_url_of_a_file_is_a_file_url(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
-    path = FileClient(local_cache_dir=tmp_path / "store").FilePath(f"file://{tmp_path}/{name}")
+    path = FileClient(local_cache_dir=tmp_path / "store").FilePath(f"file://{tmp_path}") / name
     assert path.as_url() == (tmp_path / name).as_uri()
     assert fetched(path.as_url()) == b"x"
     with pytest.raises(CloudPathNotImplementedError, match="signed"):

@@ -103,7 +103,7 @@ class LocalPathSuite(PathSuite):
     ) -> None:
         key = "ts=2024-01-01%2010%3A00/50% of ü.txt"
         self.put(ground, b"theirs", key)
-        path = make().CloudPath(at + key)
+        path = make().CloudPath(at) / key
         umask = os.umask(0o022)
         try:
             local = os.fspath(path)

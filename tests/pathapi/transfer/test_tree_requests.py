@@ -106,9 +106,7 @@ def test_a_copy_of_ten_objects_on_the_server_is_eleven_requests(
     list(root.iterdir())
     proxy.reset()
     (root / "from").copytree(root / "again")
-    assert kinds_of(proxy) == {"LIST": 1, "COPY": 10}
-    (root / "from").copytree(root / "never" / "seen")
-    assert kinds_of(proxy) == {"HEAD": 1, "LIST": 1, "COPY": 10}, "whether it is an object"
+    assert kinds_of(proxy) == {"HEAD": 1, "LIST": 1, "COPY": 10}, "whether it is an object by now"
     assert planted(ground, at + "to/") == planted(ground, at + "again/") == tree
 
 
