@@ -143,7 +143,7 @@ class PureCloudPath:
         return f"{type(self).__name__}('{printable(self._text)}')"
 
     def __hash__(self) -> int:
-        return hash((type(self), self._text))
+        return hash((self.cloud_prefix, self._text))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):

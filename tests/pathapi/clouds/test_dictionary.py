@@ -56,7 +56,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def on_files(_: pytest.FixtureRequest, store: Path) -> Root:
     client = FileClient(local_cache_dir=store)
-    return Root(lambda: client.CloudPath(f"file://{store.parent}/{uuid.uuid4().hex}"))
+    return Root(
+        lambda: client.CloudPath(f"file://{store.parent}/{uuid.uuid4().hex}"), lambda key: key.replace("%", "%25")
+    )
 
 
 def _on_s3(server: S3Server, bucket: str, store: Path) -> Root:

@@ -15,6 +15,7 @@ from cloudpathlib.local import LocalS3Client
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from pathapi.clouds.file import FilePath
 from pathapi.common.uri import Uri
 from pathapi.exceptions import AnyPathTypeError, InvalidPrefixError
 from pathapi.path.pure_path import PureCloudPath
@@ -28,11 +29,6 @@ class S3Path(PureCloudPath):
 class GSPath(PureCloudPath):
     __slots__ = ()
     cloud_prefix = "gs://"
-
-
-class FilePath(PureCloudPath):
-    __slots__ = ()
-    cloud_prefix = "file://"
 
 
 # --- against pathlib -------------------------------------------------------------------------------------------------
