@@ -269,7 +269,7 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
         """Copy to another cloud path, or to a path of this machine; return that path.
 
         A str without a scheme is a path of this machine. An object keeps its name below a target that ends with a slash
-        or is a local directory; a "directory" is copied by `copytree`. Inside a bucket the server copies; else one
+        or is a directory; a "directory" is copied by `copytree`. Inside a bucket the server copies; else one
         version passes through the store. An object at the target is replaced only if it does not change in the
         meantime. Raises FileNotFoundError, OverwriteNewerCloudError, and as `copytree`.
         """
@@ -284,8 +284,9 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
         *,
         progress: ProgressCallback | None = None,
     ) -> Any:
-        """`copy` below *target_dir*, under this name."""
-        return self._transfer(self._below(target_dir), force_overwrite_to_cloud, progress, delete_source=False)
+        """`copy` below *target_dir*, under this name, without asking what is there."""
+        target, force = self._below(target_dir), force_overwrite_to_cloud
+        return self._transfer(target, force, progress, delete_source=False, is_named=True)
 
     def move(
         self,
@@ -308,8 +309,9 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
         *,
         progress: ProgressCallback | None = None,
     ) -> Any:
-        """`move` below *target_dir*, under this name."""
-        return self._transfer(self._below(target_dir), force_overwrite_to_cloud, progress, delete_source=True)
+        """`move` below *target_dir*, under this name, without asking what is there."""
+        target, force = self._below(target_dir), force_overwrite_to_cloud
+        return self._transfer(target, force, progress, delete_source=True, is_named=True)
 
     def copytree(
         self,
@@ -364,9 +366,9 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
         reached = dispatch.upload(location, local, force_overwrite_to_cloud, progress)
         return self if reached is location else self._at_key(reached.key)
 
-    def _transfer(self, target: Any, force: bool | None, progress: Any, *, delete_source: bool) -> Any:
+    def _transfer(self, target: Any, force: bool | None, progress: Any, **how: bool) -> Any:
         """Copy or move to *target*, a cloud path or one of this machine; return where the bytes are now."""
         is_cloud = isinstance(target, CloudPath)
         to = target.location if is_cloud else target
-        reached: Any = dispatch.transfer(self.location, self.name, to, force, progress, delete_source=delete_source)
+        reached: Any = dispatch.transfer(self.location, self.name, to, force, progress, **how)
         return target if reached is to else target._at_key(reached.key) if is_cloud else reached

@@ -16,6 +16,7 @@ from pathapi.exceptions import (
     CloudPathIsADirectoryError,
     CloudPathNotADirectoryError,
     CloudPathNotExistsError,
+    CloudPathPermissionError,
 )
 from pathapi.metadata.head import explain_missing, has_children, head, is_dir, names_directory
 from pathapi.metadata.location import Location
@@ -101,14 +102,16 @@ def transfer(
     progress: ProgressCallback | None,
     *,
     delete_source: bool,
+    is_named: bool = False,
 ) -> Place:
     """Copy or move the object or "directory" *source*; *name* is the last part of its path.
 
-    Returns where it is now: below a target that is a directory, an object keeps its name. Raises as `CloudPath.copy`.
+    Returns where it is now: below a target that is a directory, an object keeps its name. A target in a cloud that
+    *is_named* has the new name already. Raises as `CloudPath.copy`.
     """
     missing = None
     if not names_directory(source):
-        one = partial(_transfer_one, source, name, target, force, delete_source=delete_source)
+        one = partial(_transfer_one, source, name, target, force, delete_source=delete_source, is_named=is_named)
         try:
             return _with_progress(source, one, progress)
         except CloudPathFileNotFoundError as error:
@@ -133,9 +136,11 @@ def copy_tree(
         raise
 
 
-def _transfer_one(source: Location, name: str, target: Place, force: bool | None, *, delete_source: bool) -> Place:
+def _transfer_one(
+    source: Location, name: str, target: Place, force: bool | None, *, delete_source: bool, is_named: bool
+) -> Place:
     if isinstance(target, Location):
-        if not target.key or target.key.endswith("/"):
+        if not is_named and _takes_files(target):
             target = target.at(target.prefix + name)
         _transfer_object(source, target, force, delete_source=delete_source)
         return target
@@ -144,6 +149,16 @@ def _transfer_one(source: Location, name: str, target: Place, force: bool | None
     with objects.open_version(source, delete_source=delete_source) as stored:
         objects.copy_to_local(source, stored, os.fspath(target), delete_source=delete_source)
     return target
+
+
+def _takes_files(target: Location) -> bool:
+    """Return whether a file that goes to *target* keeps its name below it. Asks once, unless a listing knows."""
+    if names_directory(target):
+        return True
+    try:
+        return target.listed_object() is None and is_dir(target)
+    except CloudPathPermissionError:
+        return False  # credentials may allow no listing
 
 
 def _transfer_tree(source: Location, target: Place, options: TreeOptions) -> None:
@@ -182,7 +197,7 @@ def upload(target: Location, source: Path, force: bool | None, on_progress: Prog
     if source.is_dir():
         trees.upload(target, os.fspath(source), TreeOptions(force=force, on_progress=on_progress))
         return target
-    if not target.key or target.key.endswith("/") or is_dir(target):
+    if _takes_files(target):
         target = target.at(target.prefix + source.name)
 
     def upload_one() -> None:

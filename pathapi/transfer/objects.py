@@ -22,12 +22,14 @@ from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathFileExistsError,
     CloudPathFileNotFoundError,
+    CloudPathIsADirectoryError,
     CloudPathNotImplementedError,
     CloudUnavailableError,
     OverwriteNewerCloudError,
     VersionMismatchError,
 )
 from pathapi.freshness import ALWAYS, FreshnessArg
+from pathapi.metadata.head import has_children
 from pathapi.metadata.location import Location
 from pathapi.writing.commit import commit_upload, stage
 from pathapi.writing.conditional_put import WriteBase, warn_of_conditions
@@ -183,6 +185,8 @@ def _copy(
                 ) from error
             warn_of_conditions(source)
             expect = None
+    if isinstance(expect, Absent) and has_children(target):
+        raise CloudPathIsADirectoryError(f"{target.shown} is a directory, and the server keeps no object of that name")
     raise OverwriteNewerCloudError(f"{source} changed {TRIES} times while it was copied; nothing was changed")
 
 

@@ -102,16 +102,49 @@ def test_what_a_listing_said_of_both_and_is_old_is_looked_up(
     assert (ground.content(at + "source"), ground.content(at + "target")) == (None, b"newer")
 
 
-def test_a_copy_on_the_server_is_two_requests(
+def test_a_copy_on_the_server_is_two_requests_and_the_question_whether_a_name_is_a_directory(
     source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     assert source.copy(root / "target") == root / "target"
-    assert kinds_of(proxy) == {"HEAD": 1, "COPY": 1}
+    assert kinds_of(proxy) == {"LIST": 1, "HEAD": 1, "COPY": 1}
     assert source.copy(str(root) + "below/") == root / "below" / "source"
     assert source.copy_into(root / "into") == root / "into" / "source"
     assert kinds_of(proxy) == {"HEAD": 2, "COPY": 2}
     names = ("source", "target", "below/source", "into/source")
     assert [ground.content(at + name) for name in names] == [DATA] * 4
+
+
+def test_an_object_goes_into_a_directory_that_exists_and_a_listing_saves_the_question(
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
+) -> None:
+    for name in ("dir/old", "other/old", "file"):
+        ground.plant(at + name, b"old")
+    assert source.copy(root / "dir") == root / "dir" / "source"
+    assert kinds_of(proxy) == {"LIST": 1, "HEAD": 1, "COPY": 1}
+    children = {child.name: child for child in root.iterdir()}
+    proxy.reset()
+    assert children["source"].copy(children["other"]) == root / "other" / "source"
+    assert children["source"].copy(root / "file") == root / "file"
+    assert kinds_of(proxy) == {"COPY": 2}
+    assert source.move(f"{root}dir") == root / "dir" / "source"
+    assert [ground.content(at + name) for name in ("dir/source", "other/source", "file", "dir")] == [DATA] * 3 + [None]
+
+
+def test_a_copy_without_the_permission_to_list_takes_the_target_for_a_name(
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
+) -> None:
+    proxy.add(Fault(Answer(403, "AccessDenied"), kind="LIST"))
+    assert source.copy(root / "target") == root / "target"
+    assert ground.content(at + "target") == DATA
+
+
+def test_a_name_that_a_server_refuses_for_its_directory_says_so(
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str
+) -> None:
+    ground.plant(at + "dir/old", b"old")
+    with pytest.raises(IsADirectoryError, match="dir is a directory"):
+        source.rename(root / "dir")
+    assert (ground.content(at + "source"), ground.content(at + "dir/old")) == (DATA, b"old")
 
 
 def test_a_move_on_the_server_is_a_rename(
@@ -265,7 +298,7 @@ def test_a_target_that_is_to_be_overwritten_by_force_is(
 ) -> None:
     ground.plant(at + "target", b"old")
     source.copy(root / "target", force_overwrite_to_cloud=True)
-    assert kinds_of(proxy) == {"HEAD": 1, "COPY": 1}
+    assert kinds_of(proxy) == {"LIST": 1, "HEAD": 1, "COPY": 1}
     assert ground.content(at + "target") == DATA
 
 
@@ -334,7 +367,7 @@ def test_an_object_goes_to_another_bucket_and_back_by_the_server(
     other = client.S3Path(f"s3://{make_bucket()}/there")
     proxy.reset()
     assert source.copy(other) == other
-    assert kinds_of(proxy) == {"HEAD": 1, "COPY": 1}
+    assert kinds_of(proxy) == {"LIST": 1, "HEAD": 1, "COPY": 1}
     assert other.read_bytes() == DATA
     ground.plant(at + "source", b"newer")
     assert source.rename(other) == other
