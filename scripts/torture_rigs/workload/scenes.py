@@ -162,9 +162,10 @@ def _leave_leases(root: str, ledger: SharedLedger) -> None:
     _replace_by(_path(root, ledger, "data/edited", views="copy").fspath, EDITED)
     _write(_path(root, ledger, "data/made").fspath, MADE)
     _ = _path(root, ledger, "data/linked", views="link").fspath
-    half = f"{root}/pending/{'1' * 32}"
-    os.makedirs(half)
+    half = f"{root}.half"
+    os.mkdir(half)
     _write(f"{half}/{casstore.open(root).lease.name}-{_STALE}.data", b"never promised")
+    os.rename(half, f"{root}/pending/{'1' * 32}")  # an empty directory there is removed
     os.mkdir(f"{root}/leases/.new-{_STALE}")
 
 

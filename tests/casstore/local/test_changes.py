@@ -256,6 +256,7 @@ def test_an_edited_file_gives_way_to_another_that_is_watched_as_well(cache: Cach
     assert sorted(bytes_of(cache, write) for write in cache.pending.of(KEY)) == [b"mine", b"mine too"]
 
 
+@pytest.mark.needs_locks
 def test_threads_and_processes_that_notice_at_once_make_one_record(cache: Cache, tmp_path: Path) -> None:
     path, go = view_of(cache), tmp_path / "go"
     in_place(path, b"mine" * 100_000)

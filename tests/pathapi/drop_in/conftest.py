@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,6 +31,19 @@ _NOT_YET = {
     "test_an_older_file_of_a_directory_does_not_replace_a_newer_object",
     "test_touch_sets_the_time_and_keeps_the_bytes",
 }
+
+
+def _delete_directories(package: ModuleType, request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delete the temporary directories of *package*, which leaves that, and a warning, to the garbage collector."""
+
+    def make(*args: Any, **kwargs: Any) -> tempfile.TemporaryDirectory[str]:
+        directory = tempfile.TemporaryDirectory(*args, **kwargs)
+        request.addfinalizer(directory.cleanup)
+        return directory
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f"{package.__name__}.") and hasattr(module, "TemporaryDirectory"):
+            monkeypatch.setattr(module, "TemporaryDirectory", make)
 
 
 def differences() -> dict[str, str]:
@@ -49,6 +65,7 @@ def rig(request: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
         pytest.importorskip(package)
         if cloud == "az":
             pytest.importorskip("azure.storage.filedatalake", reason="the package needs this SDK, too")
+        _delete_directories(importlib.import_module(package), request, monkeypatch)
     elif request.function.__name__ in _NOT_YET:
         pytest.skip("not yet")
     elif (row := differences().get(request.function.__name__)) is not None:
