@@ -194,7 +194,7 @@ def local_copy(location: Location, siblings: bool | str) -> Iterator[str]:
         yield path
         del use
         return
-    tree = local.new_private_tree()
+    tree, process = local.new_private_tree(), os.getpid()
     made: list[str] = []
     try:
         for sibling in (location, *(_siblings(location, siblings) if siblings else ())):
@@ -205,8 +205,9 @@ def local_copy(location: Location, siblings: bool | str) -> Iterator[str]:
                 os.close(stored.descriptor)
         yield made[0]
     finally:
-        with suppress(OSError, CasstoreError):  # what cannot be recorded stays until the process ends
-            cache.changes.remove_private(tree)
+        if os.getpid() == process:  # and not a forked child: the tree is its parent's
+            with suppress(OSError, CasstoreError):  # what cannot be recorded stays until the process ends
+                cache.changes.remove_private(tree)
 
 
 def _siblings(location: Location, pattern: bool | str) -> Sequence[Location]:

@@ -356,11 +356,15 @@ def _edit(location: Location, force: bool | None, *, with_bytes: bool) -> Iterat
         finally:
             if source is not None:
                 os.close(source)
+        process = os.getpid()
         try:
             yield path
         except BaseException:
-            cache.local.release(key, path)
+            if os.getpid() == process:
+                cache.local.release(key, path)
             raise
+        if os.getpid() != process:
+            return  # a forked child: the file and the upload are its parent's
         try:
             staging = cache.changes.copy_privately(path)
         except FileNotFoundError:
