@@ -13,7 +13,7 @@ import glob
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from pathapi.exceptions import InvalidGlobArgumentsError
 from pathapi.path.cloud_path import CloudPath
@@ -23,6 +23,9 @@ R = TypeVar("R")
 
 Replacement = tuple[Any, str, Any]
 """The owner of a name, the name, and its new value."""
+
+_SUPPORTING: Final[tuple[set[Any], ...]] = (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks)
+"""Where `shutil` looks functions up."""
 
 
 class Patch:
@@ -34,13 +37,24 @@ class Patch:
         self._apply()
 
     def _apply(self) -> None:
-        for owner, name, new in self._make():
-            self._before.append((owner, name, getattr(owner, name)))
-            setattr(owner, name, new)
+        try:
+            replacements = self._make()
+            # All of them first: an interrupt between two replacements restores what it finds here.
+            self._before = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements]
+            for replacement in replacements:
+                setattr(*replacement)
+        except BaseException:
+            self._restore()
+            raise
 
     def _restore(self) -> None:
         while self._before:
-            setattr(*self._before.pop())
+            owner, name, original = self._before[-1]
+            if (ours := getattr(owner, name)) is not original:
+                for supporting in _SUPPORTING:
+                    supporting.discard(ours)
+            setattr(owner, name, original)
+            self._before.pop()
 
     def __enter__(self) -> Any:
         if not self._before:
@@ -48,7 +62,10 @@ class Patch:
         return builtins.open
 
     def __exit__(self, *error: object) -> None:
-        self._restore()
+        try:
+            self._restore()
+        finally:  # again, after an interrupt
+            self._restore()
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         self._restore()
@@ -117,8 +134,7 @@ def _choosing(original: Any, ours: Callable[..., Any], is_ours: Callable[..., bo
     def choose(*args: Any, **kwargs: Any) -> Any:
         return (ours if is_ours(*args, **kwargs) else original)(*args, **kwargs)
 
-    # `shutil` looks functions up there.
-    for supporting in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+    for supporting in _SUPPORTING:
         if original in supporting:
             supporting.add(choose)
     return choose

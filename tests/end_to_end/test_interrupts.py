@@ -1,6 +1,7 @@
 """Ctrl-C, and handlers that use the library, at every point of every kind of call: nothing stays locked or half.
 
-`tests/harness/interrupts.py` says what a point is, `tests/harness/interrupt_scenes.py` what is called and checked.
+`tests/harness/interrupts.py` says what a point is, `tests/harness/interrupt_calls.py` what is called, and
+`tests/harness/interrupt_scenes.py` what is checked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.harness.interrupt_scenes import SCENES
+from tests.harness.interrupt_calls import SAMPLED, SCENES
 from tests.harness.sampling import by_pass
 
 pytestmark = pytest.mark.needs_locks
@@ -49,6 +50,14 @@ def shown(violations: list[dict[str, Any]]) -> str:
 @pytest.mark.parametrize("scene", SCENES)
 def test_an_interrupt_at_any_point_leaves_nothing_locked_and_nothing_half(tmp_path: Path, scene: str) -> None:
     report = run(tmp_path, scene, "raise", by_pass(12, 0))
+    assert report["points"] > 100
+    assert not (wrong := report["violations"]), shown(wrong)
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("scene", SAMPLED)
+def test_an_interrupt_of_other_calls_does_not_either(tmp_path: Path, scene: str) -> None:
+    report = run(tmp_path, scene, "raise", by_pass(6, 12))
     assert report["points"] > 100
     assert not (wrong := report["violations"]), shown(wrong)
 

@@ -8,10 +8,10 @@ points, and for each violation the point and what is wrong.
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import gc
 import io
+import itertools
 import json
 import logging
 import os
@@ -27,7 +27,6 @@ from typing import Any, Final
 
 import lmdb
 
-import pathapi
 from casstore import CasstoreError, Fill, Flights, ReentrantCallError
 from casstore.index import committer
 from casstore.locks.byte_locks import ByteLocks
@@ -35,12 +34,11 @@ from pathapi.backends.file import metadata
 from pathapi.exceptions import CloudPathException
 from pathapi.writing import unclosed
 from pathapi.writing.writer import CloudTextWriter
-from tests.harness.interrupt_stages import OLD, HttpStage, Stage
+from tests.harness.interrupt_calls import OTHER, SAMPLED, SCENES
+from tests.harness.interrupt_stages import Stage
 from tests.harness.interrupts import Interrupted, Interrupter
 from tests.harness.sampling import draw
 
-NEW: Final = b"new! " * 5_000
-OTHER: Final = b"other"
 HANGS_AFTER: Final = 120
 """Seconds for one point: against hanging only."""
 MOST: Final = 10
@@ -54,236 +52,8 @@ LEFT_OPEN: Final = (
     "in Edit.__exit__",
 )
 """Nothing of their own has begun: the caller's file stays open, as every file of Python does, until it is dropped."""
-
-
-class Scene:
-    """One public call: prepared, made and checked for each point, on an object of its own."""
-
-    stage_type: type[Stage] = Stage
-    is_first_use = False
-    """Whether each point has a new store, of which nothing is open and no thread runs."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-
-    def prepare(self, name: str) -> None:
-        """Plant the object."""
-        self.stage.plant(name)
-
-    def run(self, name: str) -> None:
-        """Make the call."""
-        raise NotImplementedError
-
-    def check(self, name: str, is_done: bool) -> str | None:
-        """Return what is wrong in the cloud; *is_done*: the call has returned."""
-        content = self.stage.content(name)
-        return None if content == OLD else f"the object has changed: {content!r:.40}"
-
-
-class ColdRead(Scene):
-    def run(self, name: str) -> None:
-        if self.stage.path(name).read_bytes() != OLD:
-            raise AssertionError("wrong bytes")
-
-
-class ColdOpen(Scene):
-    def run(self, name: str) -> None:
-        with self.stage.path(name).open("rb") as file:
-            if file.read() != OLD:
-                raise AssertionError("wrong bytes")
-
-
-class WarmRead(ColdRead):
-    def prepare(self, name: str) -> None:
-        super().prepare(name)
-        self.stage.path(name).read_bytes()
-        self.stage.cache.flush()
-
-
-class WarmHit(WarmRead):
-    """Without a request."""
-
-    def run(self, name: str) -> None:
-        with self.stage.path(name).open("rb", freshness="immutable") as file:
-            if file.read() != OLD:
-                raise AssertionError("wrong bytes")
-
-
-class Fspath(WarmRead):
-    def run(self, name: str) -> None:
-        assert Path(self.stage.path(name)).read_bytes() == OLD
-
-
-class LocalDirectory(WarmRead):
-    def run(self, name: str) -> None:
-        self.stage.client.directories.clear()
-        assert Path(self.stage.path(name).parent, name).read_bytes() == OLD
-
-
-class Write(Scene):
-    new = NEW
-
-    def run(self, name: str) -> None:
-        self.stage.path(name).write_bytes(NEW)
-
-    def check(self, name: str, is_done: bool) -> str | None:
-        content = self.stage.content(name)
-        if is_done and content != self.new:
-            return f"it returned, and the cloud has {content!r:.40}"
-        if content not in (OLD, self.new):
-            return f"a half object: {len(content or b'')} bytes"
-        path = self.stage.path(name)
-        for write in path.pending:
-            path.drop(write)
-        return None
-
-
-class TextWrite(Write):
-    def run(self, name: str) -> None:
-        with self.stage.path(name).open("w") as file:
-            for _ in range(50):
-                file.write("new! " * 100)
-
-
-class TextClose(TextWrite):
-    """As a script without a ``with`` does."""
-
-    def run(self, name: str) -> None:
-        file = self.stage.path(name).open("w")
-        try:
-            file.write(NEW.decode()[:7_000])
-            file.write(NEW.decode()[7_000:])
-        finally:
-            file.close()
-
-    def check(self, name: str, is_done: bool) -> str | None:
-        # An exception between two writes is the script's: what it closes is uploaded.
-        content = self.stage.content(name)
-        if content in (b"", NEW[:7_000]) and not is_done:
-            return None
-        return super().check(name, is_done)
-
-
-class Append(Write):
-    new = OLD + OTHER
-
-    def run(self, name: str) -> None:
-        with self.stage.path(name).open("ab") as file:
-            file.write(OTHER)
-
-
-class Rename(Scene):
-    def run(self, name: str) -> None:
-        self.stage.path(name).rename(self.stage.path(f"{name}-renamed"))
-
-    def check(self, name: str, is_done: bool) -> str | None:
-        contents = self.stage.content(name), self.stage.content(f"{name}-renamed")
-        if contents not in ((OLD, None), (None, OLD), (OLD, OLD)) or (is_done and contents != (None, OLD)):
-            return f"after the move: {contents!r:.80}"
-        with contextlib.suppress(FileNotFoundError):
-            (self.stage.files / f"{name}-renamed").rename(self.stage.files / name)
-        return None
-
-
-class Unlink(Scene):
-    def prepare(self, name: str) -> None:
-        super().prepare(name)
-        self.stage.path(name).read_bytes()
-
-    def run(self, name: str) -> None:
-        self.stage.path(name).unlink()
-
-    def check(self, name: str, is_done: bool) -> str | None:
-        content = self.stage.content(name)
-        if content is not None and (is_done or content != OLD):
-            return f"after the deletion: {content!r:.40}"
-        self.stage.plant(name)
-        return None
-
-
-class Listing(Scene):
-    def prepare(self, name: str) -> None:
-        super().prepare(name)
-        self.stage.plant(f"{name}-dir/one")
-        self.stage.plant(f"{name}-dir/two")
-
-    def run(self, name: str) -> None:
-        directory = self.stage.path(f"{name}-dir")
-        if len(list(directory.iterdir())) != 2 or len(list(directory.glob("*"))) != 2:
-            raise AssertionError("a wrong listing")
-
-
-class Prefetch(Listing):
-    def run(self, name: str) -> None:
-        pathapi.prefetch([self.stage.path(f"{name}-dir/{one}") for one in ("one", "two")])
-
-
-class Collect(WarmRead):
-    def run(self, name: str) -> None:
-        self.stage.cache.execute(self.stage.cache.plan(max_size=0))
-
-
-class Clear(WarmRead):
-    def run(self, name: str) -> None:
-        self.stage.cache.clear(f"file://{self.stage.files}/{name}")
-
-
-class Edit(Write):
-    way = "edit"
-
-    def run(self, name: str) -> None:
-        with getattr(self.stage.path(name), self.way)() as path:
-            Path(path).write_bytes(NEW)
-
-
-class WriteByName(Edit):
-    way = "writing"
-
-
-class HttpRead(ColdRead):
-    stage_type = HttpStage
-
-
-class HttpWrite(Write):
-    stage_type = HttpStage
-
-
-class FirstRead(ColdRead):
-    is_first_use = True
-
-
-class FirstWrite(Write):
-    is_first_use = True
-
-    def prepare(self, name: str) -> None:
-        super().prepare(name)
-        unclosed._queue._begin_process()
-
-
-SCENES: Final[dict[str, type[Scene]]] = {
-    "warm-hit": WarmHit,
-    "warm-read": WarmRead,
-    "cold-read": ColdRead,
-    "cold-open": ColdOpen,
-    "fspath": Fspath,
-    "directory": LocalDirectory,
-    "write": Write,
-    "text-write": TextWrite,
-    "text-close": TextClose,
-    "append": Append,
-    "edit": Edit,
-    "writing": WriteByName,
-    "rename": Rename,
-    "unlink": Unlink,
-    "listing": Listing,
-    "prefetch": Prefetch,
-    "collect": Collect,
-    "clear": Clear,
-    "http-read": HttpRead,
-    "http-write": HttpWrite,
-    "first-read": FirstRead,
-    "first-write": FirstWrite,
-}
+STAY_PATCHED: Final = "in Patch.__enter__", "in Patch.__exit__"
+"""The same: patches stay, as those that no block ends."""
 
 
 def what_is_left(stage: Stage, seconds: float = HANGS_AFTER / 4) -> list[str]:
@@ -417,7 +187,8 @@ def main(name: str, how: str, count: int, control: str, directory: str) -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.unraisablehook = lambda _: None  # an interrupt inside of a finaliser is lost, in every program
-    scene = SCENES[name](SCENES[name].stage_type(Path(directory)))
+    kind = (SCENES | SAMPLED)[name]
+    scene = kind(kind.stage_type(Path(directory)))
     stage = scene.stage
     handler = Handler(stage) if how == "handle" else None
     for number in range(2):  # imports, and what is made once
@@ -435,7 +206,8 @@ def main(name: str, how: str, count: int, control: str, directory: str) -> None:
     leaks: list[str] = []
     descriptors = len(os.listdir("/proc/self/fd"))
     points = range(1, counter.count + 1)
-    chosen = draw(points, count, f"{name} {how}") if count else points
+    # All, and those that a call has more than the counted one: its last ones release what it has.
+    chosen = draw(points, count, f"{name} {how}") if count else itertools.count(1)
     for number in chosen if control == "none" else reversed(points):
         faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
         key = f"point-{number}"
@@ -454,10 +226,13 @@ def main(name: str, how: str, count: int, control: str, directory: str) -> None:
             sys.last_value = error  # as a notebook does: its traceback has the frames, and their variables
         except Exception as error:  # noqa: BLE001 (reported)
             wrong.append(f"{type(error).__name__} instead of the interrupt: {error}")
+        if number > counter.count and not interrupter.where:
+            break
         if interrupter.where.endswith(LEFT_OPEN):
             sys.last_value = None
         wrong += what_is_left(stage) if control == "none" else what_is_left(stage, 0.1)
-        wrong.append(scene.check(key, is_done))
+        found = scene.check(key, is_done)
+        wrong.append(None if interrupter.where.endswith(STAY_PATCHED) else found)
         wrong += in_another_thread(partial(try_again, stage, key))
         if number % 50 == 0:
             stage.plant(key)

@@ -1,4 +1,4 @@
-"""Where `tests/harness/interrupt_scenes.py` plays: a store, and a cloud whose content can be looked at."""
+"""Where `tests/harness/interrupt_calls.py` plays: a store, and a cloud whose content can be looked at."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathapi import CloudPath
 from pathapi.client import Client
 from pathapi.clouds.file import FileClient
 from pathapi.clouds.http import HttpClient
+from pathapi.local import LocalS3Client
 from tests.harness.http_server import http_process
 
 OLD: Final = b"old " * 5_000
@@ -70,3 +71,18 @@ class HttpStage(Stage):
                 return content
         except HTTPError:
             return None
+
+
+class DoubleStage(Stage):
+    """As `Stage`, with a local double of S3."""
+
+    def __init__(self, directory: Path) -> None:
+        self.files = directory / "cloud" / "bucket"
+        self.files.mkdir(parents=True)
+        self.client: Client[Any] = LocalS3Client(
+            local_storage_dir=directory / "cloud", local_cache_dir=directory / "store"
+        )
+
+    def path(self, name: str) -> CloudPath:
+        path: CloudPath = self.client.CloudPath(f"s3://bucket/{name}")
+        return path

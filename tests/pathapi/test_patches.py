@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pathapi import CloudPath, patch_all_builtins, patch_glob, patch_open, patch_os_functions
+from pathapi import CloudPath, patch_all_builtins, patch_glob, patch_open, patch_os_functions, patches
 from pathapi.exceptions import InvalidGlobArgumentsError
 from pathapi.local import LocalS3Client, LocalS3Path
 
@@ -120,6 +120,30 @@ def test_other_arguments_go_to_the_originals(tmp_path: Path) -> None:
         shutil.copystat(tmp_path / "link", tmp_path / "copied", follow_symlinks=False)
         shutil.rmtree(tmp_path)
     assert not tmp_path.exists()
+
+
+def test_what_was_patched_is_not_kept() -> None:
+    def known() -> int:
+        return sum(map(len, (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks)))
+
+    before = known()
+    with patch_all_builtins():
+        assert known() > before
+    assert known() == before
+
+
+class _Interrupted:
+    name = "before"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if value != "before":
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_half_way_restores_all(monkeypatch: pytest.MonkeyPatch, root: Any) -> None:
+    monkeypatch.setattr(patches, "_for_glob", lambda: [(glob, "glob", print), (_Interrupted(), "name", "new")])
+    with pytest.raises(KeyboardInterrupt):
+        patch_all_builtins()
 
 
 def test_glob(root: Any) -> None:
