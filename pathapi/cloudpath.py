@@ -1,5 +1,7 @@
 """cloudpathlib's names of what is in `pathapi.path`, `pathapi.registry` and `pathapi.exceptions`."""
 
+from typing import TypeVar
+
 from pathapi.cloudpath_info import CloudPathInfo
 from pathapi.enums import FileCacheMode
 from pathapi.exceptions import (
@@ -27,8 +29,11 @@ from pathapi.registry import CloudImplementation, CloudPathMeta, implementation_
 __all__ = [
     "ClientMismatchError", "CloudImplementation", "CloudPath", "CloudPathFileExistsError", "CloudPathFileNotFoundError",
     "CloudPathInfo", "CloudPathIsADirectoryError", "CloudPathLocalPathTraversalError", "CloudPathMeta",
-    "CloudPathNotADirectoryError", "CloudPathNotExistsError", "CloudPathNotImplementedError", "DirectoryNotEmptyError",
-    "FileCacheMode", "IncompleteImplementationError", "InvalidPrefixError", "MissingDependenciesError", "NoStatError",
-    "OverwriteDirtyFileError", "OverwriteNewerCloudError", "OverwriteNewerLocalError", "implementation_registry",
-    "register_path_class",
+    "CloudPathNotADirectoryError", "CloudPathNotExistsError", "CloudPathNotImplementedError", "CloudPathT",
+    "DirectoryNotEmptyError", "FileCacheMode", "IncompleteImplementationError", "InvalidPrefixError",
+    "MissingDependenciesError", "NoStatError", "OverwriteDirtyFileError", "OverwriteNewerCloudError",
+    "OverwriteNewerLocalError", "implementation_registry", "register_path_class",
 ]
+# fmt: on
+
+CloudPathT = TypeVar("CloudPathT", bound=CloudPath)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABCMeta
 from collections.abc import Callable, Iterator, MutableMapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
@@ -24,9 +25,10 @@ class CloudImplementation:
     *dependencies_loaded* is False if no path or client of it can be made, since its SDK is missing.
     """
 
+    dependencies_loaded = True
+
     def __init__(self, name: str = "", path_class: Any = None, client_class: Any = None) -> None:
         self.name = name
-        self.dependencies_loaded = True
         self._path_class = path_class
         self._client_class = client_class
 
@@ -168,7 +170,7 @@ def _key(name: str) -> str:
     return "azure" if name == "az" else name
 
 
-class CloudPathMeta(type):
+class CloudPathMeta(ABCMeta):
     """Makes ``CloudPath("s3://...")`` an `S3Path`: a class without a scheme of its own chooses by the text."""
 
     if not TYPE_CHECKING:  # to type checkers, a call gives the class that is called

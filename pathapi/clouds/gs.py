@@ -112,6 +112,17 @@ class GSClient(Connected, Client[GSPath]):
         return self.connection.client
 
     @property
+    def timeout(self) -> float | tuple[float, float] | None:
+        """The argument of the constructor."""
+        timeout: float | tuple[float, float] | None = self.connection.timeout
+        return timeout
+
+    @property
+    def retry(self) -> Any:
+        """The argument of the constructor."""
+        return self.connection.retry
+
+    @property
     def blob_kwargs(self) -> dict[str, Any]:
         """*timeout* and *retry*, if they were given, as the SDK's objects take them; not used here."""
         given = {"timeout": self.connection.timeout, "retry": self.connection.retry}

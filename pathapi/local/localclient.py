@@ -18,6 +18,7 @@ from pathapi.backends.settings import Connected, ConnectionSettings
 from pathapi.client import Client, ContentType, guess_type
 from pathapi.exceptions import CloudPathLocalPathTraversalError
 from pathapi.reading.listing_cache import ListedFact, NameListings
+from pathapi.registry import CloudImplementation
 
 
 class LocalClient(Connected, Client[Any]):
@@ -88,6 +89,14 @@ class LocalClient(Connected, Client[Any]):
 
     def _lock_timeout(self) -> float:
         return self.cache.settings.lock_timeout
+
+
+def implementation_of(name: str, path_class: Any, client_class: type[LocalClient]) -> CloudImplementation:
+    """Join the two classes; return what `implementation_registry` takes for them."""
+    implementation = CloudImplementation(name, path_class, client_class)
+    path_class._cloud_meta = client_class._cloud_meta = implementation
+    path_class.__name__ = path_class.__name__.removeprefix("Local")  # paths print as those they stand for
+    return implementation
 
 
 @dataclass
