@@ -270,8 +270,8 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
 
         A str without a scheme is a path of this machine. An object keeps its name below a target that ends with a slash
         or is a directory; a "directory" is copied by `copytree`. Inside a bucket the server copies; else one
-        version passes through the store. An object at the target is replaced only if it does not change in the
-        meantime. Raises FileNotFoundError, OverwriteNewerCloudError, and as `copytree`.
+        version passes through the store. Raises FileNotFoundError, and as `copytree`; OverwriteNewerCloudError for an
+        object at the target that is not older and has other bytes, or that changes in the meantime.
         """
         return self._transfer(self._any_path(target), force_overwrite_to_cloud, progress, delete_source=False)
 
@@ -356,7 +356,7 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
 
         A file keeps its name below a path that ends with a slash or is a "directory". Files of a directory whose bytes
         the cloud has are skipped. Raises FileNotFoundError; StaleReadError for a file that changes in the meantime,
-        OverwriteNewerCloudError for an object that does.
+        OverwriteNewerCloudError for an object that does, or that is not older and has other bytes.
         """
         local = self._any_path(source)
         if isinstance(local, CloudPath):

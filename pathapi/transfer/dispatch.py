@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from pathapi.backend import ABSENT, head_or_none
+from pathapi.backend import head_or_none
 from pathapi.client import forced
 from pathapi.exceptions import (
     CloudPathFileExistsError,
@@ -64,7 +64,7 @@ def rename(source: Location, target: Location) -> None:
             raise CloudPathIsADirectoryError(what)
         raise CloudPathNotExistsError(f"{source.shown} does not exist")
     try:
-        _transfer_object(source, target, None, delete_source=True)
+        _transfer_object(source, target, _target_base(target, None, spares_newer=False), delete_source=True)
     except CloudPathFileNotFoundError as error:
         if type(error) is not CloudPathFileNotFoundError:
             raise
@@ -73,12 +73,11 @@ def rename(source: Location, target: Location) -> None:
         raise CloudPathNotExistsError(str(error)) from error
 
 
-def _transfer_object(source: Location, target: Location, force: bool | None, *, delete_source: bool) -> None:
+def _transfer_object(source: Location, target: Location, over: WriteBase, *, delete_source: bool) -> None:
     """Copy or move to another object; on the server, if it can reach both."""
     if source.store_key == target.store_key:
         source.backend.head(source.key)  # nothing to do, if it is an object
         return
-    over = _target_base(target, force)
     if shares_server(source, target):
         objects.copy_on_server(source, target, source.listed_object(), over, delete_source=delete_source)
         return
@@ -86,12 +85,18 @@ def _transfer_object(source: Location, target: Location, force: bool | None, *, 
         objects.copy_through(source, target, stored, over, delete_source=delete_source)
 
 
-def _target_base(target: Location, force: bool | None) -> WriteBase:
-    """Return what is at the target: what a listing said, else nothing; the server has the last word."""
+def _target_base(target: Location, force: bool | None, *, spares_newer: bool = True, ask: bool = False) -> WriteBase:
+    """Return what is at the target: what a listing said, else nothing; the server has the last word.
+
+    Asks if *ask*, or if no condition would tell what is newer.
+    """
     if forced(force, "TO_CLOUD"):
         return WriteBase(None)
-    listed = target.listed_object()
-    return WriteBase(ABSENT if listed is None else listed.validator, assumed=True)
+    there = target.listed_object()
+    ask = ask or (spares_newer and target.client.conditional_writes == "off")
+    if there is None and ask:
+        return WriteBase.over(head_or_none(target.backend, target.key), assumed=False, spares_newer=spares_newer)
+    return WriteBase.over(there, assumed=True, spares_newer=spares_newer)
 
 
 def transfer(
@@ -142,7 +147,7 @@ def _transfer_one(
     if isinstance(target, Location):
         if not is_named and _takes_files(target):
             target = target.at(target.prefix + name)
-        _transfer_object(source, target, force, delete_source=delete_source)
+        _transfer_object(source, target, _target_base(target, force), delete_source=delete_source)
         return target
     if target.is_dir():
         target = target / source.file_name(name)
@@ -203,9 +208,8 @@ def upload(target: Location, source: Path, force: bool | None, on_progress: Prog
     def upload_one() -> None:
         over = _target_base(target, force)
         with objects.Locked(target, over=over) as locks, locks:
-            if over.assumed and over.condition_version is ABSENT and source.stat().st_size >= HEAD_FROM:
-                there = head_or_none(target.backend, target.key)
-                over = WriteBase(ABSENT if there is None else there.validator)
+            if over.assumed and over.there is None and source.stat().st_size >= HEAD_FROM:
+                over = _target_base(target, force, ask=True)
             upload_file(target, os.fspath(source), over)
 
     _with_progress(target, upload_one, on_progress)

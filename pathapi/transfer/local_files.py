@@ -7,12 +7,12 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from casstore import opened, same_bytes
+from casstore import opened
 from pathapi.backend import ObjectInfo
 from pathapi.exceptions import StaleReadError
 from pathapi.metadata.location import Location
-from pathapi.transfer.objects import open_held, upload
-from pathapi.writing.conditional_put import WriteBase, matches_checksum
+from pathapi.transfer.objects import has_bytes, upload
+from pathapi.writing.conditional_put import WriteBase
 
 HEAD_FROM: Final = 8 << 20
 """Bytes from which a target is looked up before it is uploaded to: a refusal after that many costs more."""
@@ -35,29 +35,13 @@ def upload_file(target: Location, path: str, base: WriteBase) -> None:
             if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise StaleReadError(f"{path} is still being written; nothing was uploaded, try again when it is done")
 
-        upload(target, descriptor, base, check)
+        upload(target, descriptor, base, lambda: before.st_mtime_ns, check)
 
 
 def has_arrived(target: Location, path: str, there: ObjectInfo) -> bool:
     """Return whether the object *there* certainly has the bytes of the file at *path*; downloads nothing."""
     with opened(path, _OPEN_FLAGS) as descriptor:
         return stat.S_ISREG(os.fstat(descriptor).st_mode) and has_bytes(target, there, descriptor)
-
-
-def has_bytes(target: Location, there: ObjectInfo, descriptor: int) -> bool:
-    """Return whether the object *there* certainly has the bytes of an open file; downloads nothing.
-
-    The cached blob of that very version tells, else a hash that the server states and the client believes.
-    """
-    if os.fstat(descriptor).st_size != there.size or not there.size:
-        return not there.size and not os.fstat(descriptor).st_size
-    held = open_held(target, there.validator)
-    if held is None:
-        return matches_checksum(there, descriptor, target.client.believed_checksums)
-    try:
-        return same_bytes(descriptor, held[1])
-    finally:
-        os.close(held[1])
 
 
 def files_below(

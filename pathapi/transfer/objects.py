@@ -14,10 +14,11 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Final, Self
 
-from casstore import Entry, Stored, Validator, copy_out, full_disk, new_hasher
-from pathapi.backend import ABSENT, Absent, CopiesAcross, ObjectInfo, WriteCondition, head_or_none
+from casstore import Entry, Stored, Validator, copy_out, full_disk, new_hasher, raw_hash, same_bytes
+from pathapi.backend import ABSENT, COMPARABLE, Absent, CopiesAcross, ObjectInfo, WriteCondition, head_or_none
 from pathapi.exceptions import (
     ChecksumMismatchError,
     CloudPathFileExistsError,
@@ -32,12 +33,17 @@ from pathapi.freshness import ALWAYS, FreshnessArg
 from pathapi.metadata.head import has_children
 from pathapi.metadata.location import Location
 from pathapi.writing.commit import commit_upload, stage
-from pathapi.writing.conditional_put import WriteBase, warn_of_conditions
+from pathapi.writing.conditional_put import WriteBase, matches_checksum, warn_of_conditions
 from pathapi.writing.opening import ReadOptions, open_blob, open_identified
 from pathapi.writing.pending import acquire_write_lock, write_lock
 
 TRIES: Final = 4
 """Copies that are requested before objects that keep changing are an error."""
+
+MOST_COMPARED: Final = 8 << 20
+"""Bytes up to which a newer target without a checksum is read, to compare; a longer one of the same size counts as
+what an earlier call has copied: reading it would cost more than the copy.
+"""
 
 _SLASHES: Final = re.compile(r"[/\\]+")
 
@@ -121,6 +127,7 @@ def _copy_on_server(
     cache = target.client.cache
     noted, moment = cache.snapshot(target.store_key), cache.now()
     try:
+        _spare_newer(source, target, seen, over.there)
         info, seen = _copy(source, target, seen, over, is_listed=listed is not None)
         held = open_held(source, seen.validator)
         if held is None:
@@ -172,6 +179,7 @@ def _copy(
                     "try again, or pass force_overwrite_to_cloud=True"
                 ) from error
             if not is_source:
+                _spare_newer(source, target, seen, now if over.spares_newer else None)
                 expect, assumed = state, False
             if is_source or is_listed:
                 seen, is_listed = source.backend.head(source.key), False
@@ -183,11 +191,34 @@ def _copy(
                 raise OverwriteNewerCloudError(
                     f"{target} was changed by another writer; nothing was changed"
                 ) from error
+            _spare_newer(source, target, seen, now if over.spares_newer else None)
             warn_of_conditions(source)
             expect = None
     if isinstance(expect, Absent) and has_children(target):
         raise CloudPathIsADirectoryError(f"{target.shown} is a directory, and the server keeps no object of that name")
     raise OverwriteNewerCloudError(f"{source} changed {TRIES} times while it was copied; nothing was changed")
+
+
+def _spare_newer(source: Location, target: Location, seen: ObjectInfo, there: ObjectInfo | None) -> None:
+    """Raise OverwriteNewerCloudError if *there* at the target is newer than *seen*, and other bytes."""
+    if there is None or not _is_newer(there, seen.validator.mtime_ns):
+        return
+    may_be_same = there.size == seen.size and not _contradict(there, seen)
+    if not may_be_same or not (there.size > MOST_COMPARED or _is_copy(source, target, seen, there, COMPARABLE)):
+        raise _newer(target)
+
+
+def _is_newer(there: ObjectInfo, mtime_ns: int | None) -> bool:
+    """Return whether *there* is not older; a time that is unknown tells nothing."""
+    newer = there.validator.mtime_ns
+    return mtime_ns is not None and newer is not None and newer >= mtime_ns
+
+
+def _newer(target: Location) -> OverwriteNewerCloudError:
+    return OverwriteNewerCloudError(
+        f"{target} is not older than what was to replace it, and has other bytes; nothing was changed. To replace it, "
+        "pass force_overwrite_to_cloud=True, or set CLOUDPATHLIB_FORCE_OVERWRITE_TO_CLOUD=1"
+    )
 
 
 def _send_copy(source: Location, target: Location, version: Validator, over: WriteCondition) -> ObjectInfo:
@@ -198,9 +229,11 @@ def _send_copy(source: Location, target: Location, version: Validator, over: Wri
     return backend.copy_across(source.key, to, target.key, expect=version, over=over)
 
 
-def _is_copy(source: Location, target: Location, seen: ObjectInfo, now: ObjectInfo) -> bool:
+def _is_copy(
+    source: Location, target: Location, seen: ObjectInfo, now: ObjectInfo, believed: Collection[str] | None = None
+) -> bool:
     """Return whether the target *now* has the bytes of the version *seen* of the source: else both are read."""
-    if now.size != seen.size or checksums_agree(now, seen, source.client.believed_checksums):
+    if now.size != seen.size or checksums_agree(now, seen, believed or source.client.believed_checksums):
         return now.size == seen.size
     try:
         return _digest_of(source, seen) == _digest_of(target, now)
@@ -235,24 +268,73 @@ def checksums_agree(one: ObjectInfo, other: ObjectInfo, believed: Collection[str
     return one.size == other.size and any(known.get(item.kind) == item.value for item in one.checksums)
 
 
+def _contradict(one: ObjectInfo, other: ObjectInfo) -> bool:
+    """Return whether the server's checksums say that both are different bytes; an ETag says nothing of the kind."""
+    known = {checksum.kind: checksum.value for checksum in other.checksums if checksum.kind != "etag-md5"}
+    return any(known.get(item.kind, item.value) != item.value for item in one.checksums)
+
+
 def _require_good(target: Location, copied: ObjectInfo, source: ObjectInfo) -> None:
     """Raise unless the copy is known to be complete: by a checksum, else by its size."""
     if checksums_agree(copied, source):
         return
-    known = {checksum.kind: checksum.value for checksum in source.checksums if checksum.kind != "etag-md5"}
-    if any(known.get(item.kind, item.value) != item.value for item in copied.checksums):
+    if _contradict(copied, source):
         raise ChecksumMismatchError(f"the copy at {target} has another checksum than the original, which was kept")
     # The response to a copy has no size.
     if target.backend.head(target.key).size != source.size:
         raise ChecksumMismatchError(f"the copy at {target} has another size than the original, which was kept")
 
 
-def upload(target: Location, source: int, base: WriteBase, check: Callable[[], object] | None = None) -> None:
-    """Upload a private copy of the open file *source* under the rules of writing, and make it the entry.
+def has_bytes(target: Location, there: ObjectInfo, descriptor: int, believed: Collection[str] | None = None) -> bool:
+    """Return whether the object *there* certainly has the bytes of an open file; downloads nothing.
+
+    The cached blob of that very version tells, else a hash that the server states and the client believes.
+    """
+    if os.fstat(descriptor).st_size != there.size or not there.size:
+        return not there.size and not os.fstat(descriptor).st_size
+    held = open_held(target, there.validator)
+    if held is None:
+        return matches_checksum(there, descriptor, believed or target.client.believed_checksums)
+    try:
+        return same_bytes(descriptor, held[1])
+    finally:
+        os.close(held[1])
+
+
+def _sparing(base: WriteBase, target: Location, source: int, mtime_ns: Callable[[], int | None]) -> WriteBase:
+    """Return *base* so that it refuses to replace what is newer than *mtime_ns*, and other bytes than *source*'s.
+
+    Raises OverwriteNewerCloudError if that is known already.
+    """
+    if not base.spares_newer:
+        return base
+
+    def check(there: ObjectInfo) -> None:
+        if not _is_newer(there, mtime_ns()) or has_bytes(target, there, source, COMPARABLE):
+            return
+        if os.fstat(source).st_size != there.size:
+            raise _newer(target)
+        if there.size <= MOST_COMPARED and _digest_of(target, there) != raw_hash(source, "sha256"):
+            raise _newer(target)
+
+    if base.there is not None:
+        check(base.there)
+    return replace(base, check=check)
+
+
+def upload(
+    target: Location,
+    source: int,
+    base: WriteBase,
+    mtime_ns: Callable[[], int | None],
+    check: Callable[[], object] | None = None,
+) -> None:
+    """Upload a private copy of the open file *source*, of that mtime, under the rules of writing; make it the entry.
 
     *check* is called once the copy is made, and may raise. The caller has the target's write lock. A failure leaves
-    nothing pending: the bytes are still at the source.
+    nothing pending: the bytes are still at the source. Raises OverwriteNewerCloudError if the target is newer.
     """
+    base = _sparing(base, target, source, mtime_ns)
     cache = target.client.cache
     noted, staging = cache.snapshot(target.store_key), stage(cache)
     try:
@@ -290,7 +372,7 @@ def copy_on_server(
     """
     changes = (source, target) if delete_source else (target,)
     with Locked(*changes, over=over) as locks, locks:
-        alias = _alias_check(source, target) if delete_source else None
+        alias = _alias_check(source, target, over) if delete_source else None
         if alias is not None:
             listed = source.backend.head(source.key)
             _refuse_same_object(source, target, alias, listed.validator)
@@ -307,14 +389,22 @@ def copy_through(source: Location, target: Location, stored: Stored, over: Write
     assert version is not None
     changes = (source, target) if delete_source else (target,)
     with Locked(*changes, over=over) as locks, locks:
-        alias = _alias_check(source, target) if delete_source else None
+        alias = _alias_check(source, target, over) if delete_source else None
         _refuse_same_object(source, target, alias, version)
-        upload(target, stored.descriptor, alias or over)
+        upload(target, stored.descriptor, alias or over, lambda: _mtime_ns(source, version))
         if delete_source:
             delete(source, version, target)
 
 
-def _alias_check(source: Location, target: Location) -> WriteBase | None:
+def _mtime_ns(source: Location, version: Validator) -> int | None:
+    """Return the time of that version of the source; asks if an upload's answer, which has no time, made the entry."""
+    if version.mtime_ns is not None or not source.policy.may_request:
+        return version.mtime_ns
+    now = head_or_none(source.backend, source.key)
+    return None if now is None else now.validator.mtime_ns
+
+
+def _alias_check(source: Location, target: Location, over: WriteBase) -> WriteBase | None:
     """Return what is at a target that may be the source under another name; None if it cannot be.
 
     Some servers take ``a//b`` for ``a/b``, a backslash for a slash, or one case for the other; and one server may have
@@ -324,7 +414,7 @@ def _alias_check(source: Location, target: Location) -> WriteBase | None:
         return None
     there = head_or_none(target.backend, target.key)
     # Not assumed: a copy that succeeds has met both versions in one moment, so that comparing them is enough.
-    return WriteBase(ABSENT if there is None else there.validator)
+    return WriteBase.over(there, assumed=False, spares_newer=over.spares_newer)
 
 
 def _refuse_same_object(source: Location, target: Location, alias: WriteBase | None, version: Validator) -> None:

@@ -26,7 +26,7 @@ from pathapi.metadata.listing import as_listed
 from pathapi.metadata.location import Location
 from pathapi.parallel.progress import ProgressCallback
 from pathapi.parallel.worker_pool import WorkerPool
-from pathapi.transfer.local_files import HEAD_FROM, files_below, has_arrived, has_bytes, upload_file
+from pathapi.transfer.local_files import HEAD_FROM, files_below, has_arrived, upload_file
 from pathapi.transfer.objects import (
     Locked,
     checksums_agree,
@@ -34,6 +34,7 @@ from pathapi.transfer.objects import (
     copy_through,
     copy_to_local,
     delete,
+    has_bytes,
     open_version,
 )
 from pathapi.transfer.tree_items import Ignore, TreeItem, check_names, filter_ignored, list_items
@@ -150,7 +151,7 @@ class TargetListing:
         if there is not None and there.is_named_only:
             # An index page has neither versions nor sizes.
             there, is_assumed = head_or_none(self._root.backend, there.key), False
-        return act(WriteBase(ABSENT if there is None else there.validator, assumed=is_assumed), there)
+        return act(WriteBase.over(there, assumed=is_assumed, spares_newer=True), there)
 
 
 def copy_tree(root: Location, target: Location, options: TreeOptions) -> None:

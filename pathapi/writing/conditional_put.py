@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
@@ -36,7 +36,8 @@ class WriteBase:
     *condition_version* None overwrites whatever is there. *assumed*: a listing alone shows the absence; one HEAD
     request decides if the server disagrees. *entry* is the cached entry of that very version, if the server confirmed
     it in this very open. *unknown*: the server could not be asked for the version, so that no object may be there;
-    *unreached* is the error of a call that would only try the same server again.
+    *unreached* is the error of a call that would only try the same server again. With *spares_newer*, a copy does not
+    replace what is newer than its source: *there*, as a listing told, or what a HEAD finds, which *check* refuses.
     """
 
     condition_version: Validator | Absent | None
@@ -45,6 +46,9 @@ class WriteBase:
     entry: Entry | None = None
     unknown: bool = False
     unreached: CloudUnavailableError | None = None
+    spares_newer: bool = False
+    there: ObjectInfo | None = None
+    check: Callable[[ObjectInfo], object] | None = None
 
     @property
     def condition(self) -> Condition:
@@ -59,6 +63,12 @@ class WriteBase:
     def version(self) -> Validator | None:
         """The version that was seen, if there was one."""
         return self.condition_version if isinstance(self.condition_version, Validator) else None
+
+    @classmethod
+    def over(cls, there: ObjectInfo | None, *, assumed: bool, spares_newer: bool) -> WriteBase:
+        """Return what a copy onto *there*, or onto nothing, starts from."""
+        version = ABSENT if there is None else there.validator
+        return cls(version, assumed=assumed, spares_newer=spares_newer, there=there if spares_newer else None)
 
     @classmethod
     def of(cls, write: PendingWrite, *, force: bool) -> WriteBase:
@@ -115,6 +125,8 @@ def _send(target: Location, staging: Staging, base: WriteBase) -> UploadResult:
             raise
         # The listing did not have it, and now it is there: ask once, and use the answer.
         seen = head_or_none(target.backend, target.key)
+        if seen is not None and base.check is not None:
+            base.check(seen)
         return _send_expecting(target, staging, ABSENT if seen is None else seen.validator)
 
 

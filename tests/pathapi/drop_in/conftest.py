@@ -26,9 +26,6 @@ _NAMED = re.compile(r"^\| (.*) <!-- (test_\w+) --> \|$", re.MULTILINE)
 
 _NOT_YET = {
     "test_a_directory_is_not_written",
-    "test_a_newer_target_is_not_replaced_by_an_older_object",
-    "test_an_older_file_does_not_replace_a_newer_object",
-    "test_an_older_file_of_a_directory_does_not_replace_a_newer_object",
     "test_touch_sets_the_time_and_keeps_the_bytes",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ def test_a_newer_object_is_downloaded(cloud: Cloud, root: Any, tmp_path: Path) -
 @pytest.mark.parametrize("cloud", ["s3", "gs", "az"], indirect=True)
 def test_a_copy_on_the_server_replaces_the_other(cloud: Cloud, root: Any) -> None:
     cloud.ground.plant((root / "to/first").location.key, OTHER)
+    time.sleep(1.1)
+    cloud.ground.plant((root / "d/first").location.key, FIRST)  # the target is older
     (root / "d/").copytree(root / "to/")
     assert content(cloud, root / "to/first") == FIRST
 

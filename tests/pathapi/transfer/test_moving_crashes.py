@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class Renaming(Scene):
 
     def plant(self, place: Place) -> None:
         place.ground.plant(place.prefix + "target", OLD)
+        if self.way == "move":
+            time.sleep(1.1)  # it spares a target that is not older
         place.ground.plant(place.prefix + "source", DATA)
 
     def prepare(self, place: Place, path: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def test_an_object_goes_into_a_directory_that_exists_and_a_listing_saves_the_que
     source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
     for name in ("dir/old", "other/old", "file"):
-        ground.plant(at + name, b"old")
+        ground.plant(at + name, DATA)
     assert source.copy(root / "dir") == root / "dir" / "source"
     assert kinds_of(proxy) == {"LIST": 1, "HEAD": 1, "COPY": 1}
     children = {child.name: child for child in root.iterdir()}
@@ -212,7 +213,7 @@ def test_what_was_renamed_copied_or_uploaded_is_served_without_a_download(
 ) -> None:
     (root / "target").write_bytes(b"old")
     assert source.read_bytes() == DATA
-    assert is_served_without_a_body(source.copy(root / "target"), proxy, DATA)
+    assert is_served_without_a_body(source.copy(root / "target", force_overwrite_to_cloud=True), proxy, DATA)
     assert is_served_without_a_body(source.rename(root / "renamed"), proxy, DATA)
     (tmp_path / "file").write_bytes(b"local")
     assert is_served_without_a_body((root / "up").upload_from(tmp_path / "file"), proxy, b"local")
@@ -228,7 +229,7 @@ def test_an_entry_of_before_does_not_outlive_a_copy_of_what_is_not_held(
     target = trusting.S3Path(str(root / "target"))
     target.write_bytes(b"old")
     assert target.read_bytes() == b"old"
-    trusting.S3Path(str(source)).copy(target)
+    trusting.S3Path(str(source)).copy(target, force_overwrite_to_cloud=True)
     assert target.read_bytes() == DATA
 
 
@@ -287,10 +288,64 @@ def test_a_target_written_after_it_was_looked_at_is_left_alone(
     source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy, way: Callable[..., Any]
 ) -> None:
     ground.plant(at + "target", b"old")
+    time.sleep(1.1)
+    ground.plant(at + "source", DATA)
     proxy.add(Fault(Call(lambda: ground.plant(at + "target", b"theirs")), kind="COPY", nth=2))
     with pytest.raises(OverwriteNewerCloudError, match="target"):
         way(source, root / "target")
     assert (ground.content(at + "source"), ground.content(at + "target")) == (DATA, b"theirs")
+
+
+def test_a_newer_target_of_other_bytes_is_spared_and_one_of_the_same_is_no_conflict(
+    source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
+) -> None:
+    ground.plant(at + "target", b"newer")
+    ground.plant(at + "same", DATA)
+    proxy.reset()
+    with pytest.raises(OverwriteNewerCloudError, match="target is not older"):
+        source.copy(root / "target")
+    assert kinds_of(proxy) == {"LIST": 1, "HEAD": 2, "COPY": 1}
+    source.copy(root / "same")
+    assert kinds_of(proxy) == {"LIST": 1, "HEAD": 2, "COPY": 2}
+    children = {child.name: child for child in root.iterdir()}
+    proxy.reset()
+    with pytest.raises(OverwriteNewerCloudError):
+        children["source"].copy(children["target"])
+    assert kinds_of(proxy) == {}, "the listing told of both"
+    with pytest.raises(OverwriteNewerCloudError):
+        children["source"].move(children["target"])
+    assert ground.content(at + "target") == b"newer"
+    source.rename(root / "target")
+    assert ground.content(at + "target") == DATA
+
+
+@pytest.mark.parametrize("conditions", ["auto", "off"])
+def test_an_older_file_spares_a_newer_object_and_what_was_uploaded_is_no_conflict(
+    make_client: MakeClient, root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, conditions: Any
+) -> None:
+    path = make_client(conditional_writes=conditions).S3Path(f"{root}file")
+    local = tmp_path / "file"
+    local.write_bytes(DATA)
+    os.utime(local, (10**9, 10**9))
+    for _ in range(2):
+        path.upload_from(local)
+    ground.plant(at + "file", DATA[::-1])
+    with pytest.raises(OverwriteNewerCloudError, match="not older"):
+        path.upload_from(local)
+    assert ground.content(at + "file") == DATA[::-1]
+    path.upload_from(local, force_overwrite_to_cloud=True)
+    assert ground.content(at + "file") == DATA
+
+
+def test_a_newer_object_of_another_cloud_is_spared_too(
+    source: S3Path, files: FilePath, ground: S3RawBucket, at: str
+) -> None:
+    (files / "there").write_bytes(DATA[::-1])
+    with pytest.raises(OverwriteNewerCloudError, match="not older"):
+        source.copy(files / "there")
+    assert (files / "there").read_bytes() == DATA[::-1]
+    (files / "there").write_bytes(DATA)
+    source.copy(files / "there")
 
 
 def test_a_target_that_is_to_be_overwritten_by_force_is(

@@ -147,6 +147,7 @@ def test_a_second_copy_replaces_what_the_first_has_made(server: HttpOrigin, make
     source = make("d/")
     target = source.client.CloudPath(f"http://{server.host}/e/") if in_one_client else make("e/")
     source.copytree(target)
+    server.settle()
     server.plant("d/one", b"newer")
     source.copytree(target)
     assert (server.content("e/one"), server.content("e/two")) == (b"newer", b"two")

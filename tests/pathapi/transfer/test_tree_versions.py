@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -119,6 +120,8 @@ def test_an_object_written_at_the_target_meanwhile_is_replaced_only_by_force(
     root: S3Path, ground: S3RawBucket, at: str, tmp_path: Path, proxy: Proxy
 ) -> None:
     source = make_local(tmp_path / "source")
+    for name in TREE:
+        os.utime(source / name, (4e9, 4e9))  # newer than all that is written here
     plant(ground, at, dict.fromkeys(TREE, b"old"))
     theirs = iter(range(100))
     write = Call(lambda: ground.plant(at + "b/3", b"theirs %d" % next(theirs)))
