@@ -201,6 +201,8 @@ class Backend(Protocol):
     ) -> ObjectInfo:
         """Copy inside the bucket on the server, content type and metadata included, and return what *target* now is.
 
+        A copy of an object onto itself gives it the time of now.
+
         Atomic like `write`. With *expect*, copies only that version of *source*; with *over*, replaces only that
         version of *target*, or creates only a new object.
 

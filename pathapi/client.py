@@ -160,6 +160,8 @@ class Client(Generic[BoundedCloudPath]):
     """
     lists_flat: ClassVar[bool] = True
     """Whether a request lists a thousand objects however deep they are, and not one directory."""
+    sets_times: ClassVar[bool] = True
+    """Whether the server can give an object the time of now."""
     is_automatic = False
     """Whether it is the default client, made of the environment only."""
     has_lost_keys = False

@@ -150,6 +150,7 @@ class HttpClient(Connected, Client[HttpPath]):
 
     scheme: ClassVar[str] = "http"
     lists_flat: ClassVar[bool] = False
+    sets_times: ClassVar[bool] = False
     connection: HttpConnection
 
     def __init__(

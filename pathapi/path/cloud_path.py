@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -166,9 +166,17 @@ class CloudPath(OpenablePath, metaclass=CloudPathMeta):
             yield path, visit.dirnames, list(visit.files)
 
     def touch(self, exist_ok: bool = True, mode: int | None = None) -> None:
-        """Create an empty object if there is none; an existing one stays as it is. Raises FileExistsError."""
-        with suppress(CloudPathFileExistsError) if exist_ok else nullcontext():
+        """Create an empty object if there is none, or give it the time of now: the server copies it onto itself.
+
+        Raises FileExistsError, OverwriteNewerCloudError if it changes in the meantime. On HTTP an existing object stays
+        as it is.
+        """
+        try:
             opening.open_for_writing(self.location, OpenOptions("x")).close()
+        except CloudPathFileExistsError:
+            if not exist_ok:
+                raise
+            dispatch.touch(self.location)
 
     def mkdir(
         self,

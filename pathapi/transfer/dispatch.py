@@ -52,6 +52,12 @@ def unlink(location: Location, *, missing_ok: bool) -> None:
         objects.delete(location, info.validator)
 
 
+def touch(location: Location) -> None:
+    """Give the object the time of now, if it still is the version seen. Raises as `CloudPath.touch` does."""
+    if location.client.sets_times:
+        objects.touch(location)
+
+
 def rename(source: Location, target: Location) -> None:
     """Move one object to *target*, replacing what is there. Raises as `CloudPath.rename` does."""
     require_object_name(target)

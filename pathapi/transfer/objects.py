@@ -383,6 +383,13 @@ def copy_on_server(
             delete(source, seen.validator, target)
 
 
+def touch(at: Location) -> None:
+    """Give the object the time of now, by a copy onto itself; it keeps its entry. Raises OverwriteNewerCloudError."""
+    with Locked(at) as locks, locks:
+        seen = at.backend.head(at.key)
+        _copy_on_server(at, at, seen, WriteBase(seen.validator))
+
+
 def copy_through(source: Location, target: Location, stored: Stored, over: WriteBase, *, delete_source: bool) -> None:
     """Upload what was read of the source; with *delete_source*, delete the version that was read."""
     version = stored.validator

@@ -154,6 +154,8 @@ class FileBackend:
     def copy(
         self, source: str, target: str, *, expect: Validator | None = None, over: WriteCondition = None
     ) -> ObjectInfo:
+        if source == target:
+            return self._touch(source, expect, over)
         body = self.read(source, expect=expect)
         assert body is not None, "only with `unless` a read returns None"
 
@@ -164,6 +166,17 @@ class FileBackend:
 
         with contextlib.closing(body):
             return self._publish(target, fill, over, copied=body.stream.file.fileno())
+
+    def _touch(self, key: str, *versions: WriteCondition) -> ObjectInfo:
+        path, uri = os.path.realpath(self._path_of_existing(key)), self._uri(key)
+        guard = self._lock(os.path.dirname(path), uri)
+        with self._translating(uri), guard as lock, lock:
+            for version in versions:
+                self._require_version(path, uri, version)
+            stat_object(path, uri)
+            now = time.time_ns()
+            os.utime(path, ns=(now, now))
+            return info_of(key, stat_object(path, uri))
 
     def delete(
         self, keys: Sequence[str], *, expect: Validator | None = None, versions: Mapping[str, Validator] | None = None

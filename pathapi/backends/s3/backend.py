@@ -41,6 +41,8 @@ _KEPT_BY_COPY: Final = (
     "Expires",
     "Metadata",
 )
+_STATED: Final = ("StorageClass", "ServerSideEncryption", "SSEKMSKeyId", "WebsiteRedirectLocation")
+"""What a copy of an object onto itself keeps besides."""
 
 
 class S3Backend(BucketBackend):
@@ -119,8 +121,16 @@ class S3Backend(BucketBackend):
                     conditions=conditions,
                 )
                 return info_of(target, answer, seen.size)
+            if source == target and self.bucket == to.bucket:
+                arguments |= self._all_metadata(source)
             answer = send("CopyObject", **arguments, **conditions)
         return info_of(target, {**answer, **answer.get("CopyObjectResult", {})}, seen.size)
+
+    def _all_metadata(self, key: str) -> dict[str, Any]:
+        """Return what a copy of an object onto itself states: S3 refuses one that states nothing."""
+        described = self._requests.call("HeadObject", key)
+        stated = {name: described[name] for name in (*_KEPT_BY_COPY, *_STATED) if described.get(name)}
+        return {**stated, "MetadataDirective": "REPLACE"}
 
     def url(self, key: str) -> str:
         method, named = ("get_object", {"Key": key}) if key else ("head_bucket", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -103,6 +104,20 @@ def test_a_copy_keeps_what_the_object_has(buckets: Buckets) -> None:
     assert not (buckets.one / "a").exists()
     with pytest.raises(FileNotFoundError):
         (buckets.one / "a").copy(buckets.two / "new")
+
+
+def test_touch_sets_the_time_and_keeps_what_the_object_has(buckets: Buckets) -> None:
+    buckets.plant("d/a")
+    path = buckets.two / "b"
+    (buckets.one / "a").copy(path)
+    assert path.read_bytes() == b"bytes"
+    before = path.stat().st_mtime
+    time.sleep(1.1)
+    path.touch()
+    assert path.stat().st_mtime > before
+    assert buckets.facts("d/b") == FACTS
+    assert path.read_bytes() == b"bytes"
+    assert [entry.validator.etag for entry in path.client.cache.entries(str(path))] == [path.etag], "cached still"
 
 
 def test_a_tree_is_moved_by_the_server(buckets: Buckets) -> None:

@@ -339,12 +339,17 @@ def test_what_overwriting_and_appending_cost(
     assert wire() == {"GET": 1, "PUT": 1}
 
 
-def test_touching_what_is_there_and_unlinking_what_is_known_are_one_request(
+def test_touching_what_is_there_copies_it_onto_itself_and_unlinking_what_is_known_is_one_request(
     client: S3Client, ground: S3RawBucket, at: str, path: S3Path, wire: Wire
 ) -> None:
+    path.read_bytes()
+    wire()
     path.touch()
-    assert wire() == {"PUT": 1}
+    assert wire() == {"PUT": 1, "HEAD": 2, "COPY": 1}, "the copy repeats the metadata"
     assert ground.content(at + "object") == DATA
+    assert path.read_bytes() == DATA
+    assert wire.statuses() == {"304": 1}
+    wire()
     (child,) = path.parent.iterdir()
     wire()
     child.unlink()

@@ -26,7 +26,6 @@ _NAMED = re.compile(r"^\| (.*) <!-- (test_\w+) --> \|$", re.MULTILINE)
 
 _NOT_YET = {
     "test_a_directory_is_not_written",
-    "test_touch_sets_the_time_and_keeps_the_bytes",
 }
 
 

@@ -348,6 +348,30 @@ def test_a_newer_object_of_another_cloud_is_spared_too(
     source.copy(files / "there")
 
 
+def test_a_touch_of_what_changes_in_the_meantime_is_a_conflict(
+    source: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
+) -> None:
+    proxy.add(Fault(Call(lambda: ground.plant(at + "source", b"theirs")), kind="COPY"))
+    with pytest.raises(OverwriteNewerCloudError, match="source"):
+        source.touch()
+    assert ground.content(at + "source") == b"theirs"
+
+
+def test_a_touch_of_a_local_file_sets_its_time(files: FilePath, tmp_path: Path) -> None:
+    (files / "a").write_bytes(DATA)
+    file = tmp_path / "tree" / "a"
+    file.chmod(0o640)
+    os.utime(file, (10**9, 10**9))
+    before = file.stat()
+    (files / "a").touch()
+    after = file.stat()
+    assert after.st_mtime > before.st_mtime
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert (files / "a").read_bytes() == DATA
+    with pytest.raises(FileExistsError):
+        (files / "a").touch(exist_ok=False)
+
+
 def test_a_target_that_is_to_be_overwritten_by_force_is(
     source: S3Path, root: S3Path, ground: S3RawBucket, at: str, proxy: Proxy
 ) -> None:
