@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
 from threading import get_ident
 from typing import ClassVar, Final, Self
 
@@ -25,20 +24,38 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 _BUSY: Final = frozenset({errno.EAGAIN, errno.EACCES})
 
 
-@contextlib.contextmanager
-def temporary_in(directory: str, mode: int) -> Iterator[tuple[int, str]]:
-    """Create a file to write and then rename; yield its descriptor and path. If it still has that name, delete it.
+class Temporary:
+    """A file in *directory* to write and then rename; if it still has that name at the end, it is deleted.
 
-    The umask limits *mode*.
+    For a block that uses it twice (`casstore.locks.mutex` says why). The umask limits *mode*.
     """
-    path = os.path.join(directory, f".casstore-{secrets.token_hex(8)}")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        yield descriptor, path
-    finally:
-        os.close(descriptor)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+
+    def __init__(self, directory: str, mode: int) -> None:
+        self._path = os.path.join(directory, f".casstore-{secrets.token_hex(8)}")
+        self._mode, self._process = mode, os.getpid()
+        self._descriptor = -1
+        self._may_exist = False
+
+    def __enter__(self) -> tuple[int, str]:
+        """Create the file; return its descriptor and path."""
+        try:
+            if self._descriptor < 0:
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._may_exist = True
+                self._descriptor = os.open(self._path, flags, self._mode)
+        except BaseException:
+            self.__exit__()  # an interrupt may come between the file and its descriptor
+            raise
+        return self._descriptor, self._path
+
+    def __exit__(self, *exc: object) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        if self._may_exist and os.getpid() == self._process:  # not in a child that a signal handler forked
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+            self._may_exist = False
 
 
 def link_new(temporary: str, path: str, uri: str) -> bool:

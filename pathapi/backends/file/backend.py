@@ -36,7 +36,7 @@ from casstore import Validator, copy_permissions, sync_directory, write_all
 from pathapi.backend import Absent, ListItem, ObjectInfo, Prefix, WriteCondition, delete_each
 from pathapi.backends.bodies import RangedBody
 from pathapi.backends.error_table import translating
-from pathapi.backends.file.atomic import TEMPORARY, DirectoryLock, link_new, temporary_in
+from pathapi.backends.file.atomic import TEMPORARY, DirectoryLock, Temporary, link_new
 from pathapi.backends.file.metadata import (
     ABSENT_ERRNOS,
     identity,
@@ -247,7 +247,8 @@ class FileBackend:
             os.makedirs(directory, exist_ok=True)
             self._require_version(path, uri, expect)  # before the bytes are copied in vain
             is_new = copied is None and not os.path.lexists(path)
-            with temporary_in(directory, 0o666 if is_new else 0o600) as (descriptor, name):
+            temporary = Temporary(directory, 0o666 if is_new else 0o600)
+            with temporary, temporary as (descriptor, name):
                 fill(descriptor)
                 self._sync_and_link(descriptor, name, path, uri, expect, copied)
                 return info_of(key, os.fstat(descriptor))

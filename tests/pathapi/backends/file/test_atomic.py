@@ -1,4 +1,4 @@
-"""The lock of a directory: in a forked child, and in a signal handler."""
+"""The lock of a directory, and a temporary file in it: in a forked child, and under signals."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from casstore import ReentrantCallError
-from pathapi.backends.file.atomic import DirectoryLock
+from pathapi.backends.file.atomic import DirectoryLock, Temporary
 from tests.casstore.support.fill import eventually, fork, status_of
+from tests.harness.interrupts import Interrupted, Interrupter
 
 
 @pytest.mark.needs_locks
@@ -53,3 +54,25 @@ def test_a_handler_beside_the_calls_that_lock_and_unlock_never_waits_for_itself(
     handle()
     assert not refused.pop()
     assert not os.listdir(tmp_path)
+
+
+def test_an_interrupt_at_any_point_leaves_no_temporary_file(tmp_path: Path) -> None:
+    kept, interrupter = [], Interrupter(1)
+    for number in range(1, 100):
+        temporary, interrupter = Temporary(str(tmp_path), 0o600), Interrupter(number)
+        try:
+            with interrupter, temporary, temporary as (descriptor, _):
+                os.write(descriptor, b"half")
+        except Interrupted as error:
+            kept.append(error)  # with its traceback, as a notebook does
+        assert [*tmp_path.iterdir()] == [], interrupter.where
+        if not interrupter.where:
+            break
+    assert 10 < len(kept) < 99
+
+
+def test_a_child_that_unwinds_a_write_leaves_the_temporary_file_to_its_parent(tmp_path: Path) -> None:
+    with (temporary := Temporary(str(tmp_path), 0o600)), temporary as (_, path):
+        assert status_of(fork(temporary.__exit__)) == 0
+        assert os.path.exists(path)
+    assert not os.path.exists(path)
