@@ -79,7 +79,8 @@ class Registry(MutableMapping[str, CloudImplementation]):
     def __getitem__(self, name: str) -> CloudImplementation:
         name = _key(name)
         found = self._known.setdefault(name, CloudImplementation(name))
-        if name in _BUILT_IN and None in (found._path_class, found._client_class):
+        # A double of a test may have neither, and imports nothing.
+        if name in _BUILT_IN and None in (getattr(found, "_path_class", 0), getattr(found, "_client_class", 0)):
             # Again after an interrupt of the import; another thread's import ends first.
             import_module(_BUILT_IN[name])
         return found
@@ -112,7 +113,8 @@ class Registry(MutableMapping[str, CloudImplementation]):
         if "://" in text and scheme in self:
             return self[scheme].path_class
         for implementation in self._known.values():  # registered by another name than its prefix
-            if implementation._path_class is not None and implementation._path_class.is_valid_cloudpath(text):
+            path_class = getattr(implementation, "_path_class", None)
+            if path_class is not None and path_class.is_valid_cloudpath(text):
                 return implementation.path_class
         Uri.parse(text, schemes=tuple("az" if name == "azure" else name for name in self))
         raise AssertionError(text)

@@ -96,6 +96,18 @@ def test_it_is_a_mapping_of_implementations(monkeypatch: pytest.MonkeyPatch) -> 
     assert implementation_registry.pop("gs").client_class is GSClient and "gs" not in implementation_registry
 
 
+def test_it_gives_back_whatever_was_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Double:
+        path_class = str
+
+    double: Any = Double
+    monkeypatch.setitem(implementation_registry, "s3", double)
+    assert implementation_registry["s3"] is implementation_registry.get("s3") is double
+    assert str(CloudPath("s3://bucket/key")) == "s3://bucket/key"
+    with pytest.raises(InvalidPrefixError):
+        CloudPath("unknown://bucket/key")
+
+
 def test_azure_and_az_are_one() -> None:
     before, mine = implementation_registry["azure"], CloudImplementation()
     assert before is implementation_registry["az"] and before.path_class is AzureBlobPath and before.name == "azure"
