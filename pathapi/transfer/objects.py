@@ -40,11 +40,6 @@ from pathapi.writing.pending import acquire_write_lock, write_lock
 TRIES: Final = 4
 """Copies that are requested before objects that keep changing are an error."""
 
-MOST_COMPARED: Final = 8 << 20
-"""Bytes up to which a newer target without a checksum is read, to compare; a longer one of the same size counts as
-what an earlier call has copied: reading it would cost more than the copy.
-"""
-
 _SLASHES: Final = re.compile(r"[/\\]+")
 
 
@@ -204,7 +199,7 @@ def _spare_newer(source: Location, target: Location, seen: ObjectInfo, there: Ob
     if there is None or not _is_newer(there, seen.validator.mtime_ns):
         return
     may_be_same = there.size == seen.size and not _contradict(there, seen)
-    if not may_be_same or not (there.size > MOST_COMPARED or _is_copy(source, target, seen, there, COMPARABLE)):
+    if not may_be_same or not _is_copy(source, target, seen, there, COMPARABLE):
         raise _newer(target)
 
 
@@ -314,7 +309,7 @@ def _sparing(base: WriteBase, target: Location, source: int, mtime_ns: Callable[
             return
         if os.fstat(source).st_size != there.size:
             raise _newer(target)
-        if there.size <= MOST_COMPARED and _digest_of(target, there) != raw_hash(source, "sha256"):
+        if _digest_of(target, there) != raw_hash(source, "sha256"):
             raise _newer(target)
 
     if base.there is not None:
