@@ -11,7 +11,6 @@ from __future__ import annotations
 import faulthandler
 import gc
 import io
-import itertools
 import json
 import logging
 import os
@@ -206,8 +205,8 @@ def main(name: str, how: str, count: int, control: str, directory: str) -> None:
     leaks: list[str] = []
     descriptors = len(os.listdir("/proc/self/fd"))
     points = range(1, counter.count + 1)
-    # All, and those that a call has more than the counted one: its last ones release what it has.
-    chosen = draw(points, count, f"{name} {how}") if count else itertools.count(1)
+    # All, and up to 100 that a call has more than the counted one: its last ones release what it has.
+    chosen = draw(points, count, f"{name} {how}") if count else range(1, counter.count + 101)
     for number in chosen if control == "none" else reversed(points):
         faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
         key = f"point-{number}"
