@@ -218,7 +218,8 @@ print(path.read_text(), len(os.listdir(os.environ["TMPDIR"])))
 """
     environment = {"TMPDIR": str(tmp_path), "PATH": "/bin:/usr/bin", "HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        # Python 3.12 and later warn of a fork beside threads.
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],
         capture_output=True,
         text=True,
         env=environment,
