@@ -24,8 +24,9 @@ _STAMP = "made-from"
 def ensure(group: str = "dev", extras: str = EXTRAS, *, with_node: bool = False) -> Path:
     """The Python of an environment that holds this checkout (editable) and a dependency group of pyproject.toml.
 
-    ``.venv`` for the group ``dev``, ``.venv-GROUP`` for another. *extras* is a comma-separated list of the project's
-    own. Made or renewed when pyproject.toml or the interpreter changed. *with_node* says that the programs from npm are
+    ``.venv`` for the group ``dev``, ``.venv-GROUP`` for another. A version such as ``3.13`` is the group ``dev`` on
+    that Python, which must be the one that runs this. *extras* is a comma-separated list of the project's own. Made or
+    renewed when pyproject.toml or the interpreter changed. *with_node* says that the programs from npm are
     wanted too, in ``node`` below it. Raises SystemExit with pip's own words above.
     """
     directory = _directory(group)
@@ -57,7 +58,7 @@ def is_ready(group: str, extras: str = "") -> bool:
 def requirements(group: str) -> list[str]:
     """What pyproject.toml has in a dependency group."""
     project: dict[str, dict[str, list[str]]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return project["dependency-groups"][group]
+    return project["dependency-groups"]["dev" if group[0].isdigit() else group]
 
 
 def node_programs() -> dict[str, str]:
