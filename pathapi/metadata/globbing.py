@@ -56,7 +56,7 @@ class Pattern(NamedTuple):
     literal_prefix: str
     """What every match's key below the starting directory begins with: ``sub/img_`` of ``sub/img_*``."""
     regex: re.Pattern[str]
-    """Matches keys below the starting directory, each with a ``/`` at its end."""
+    """Matches keys of directories below the starting one, each with a ``/`` at its end."""
 
     def select(
         self,
@@ -108,6 +108,8 @@ class Pattern(NamedTuple):
 
     def _select_flat(self, base: str, list_flat: Callable[[str], Iterable[ObjectInfo]]) -> Iterator[Match]:
         matches, start = self.regex.match, len(base)
+        # A last "**" stands for a directory and all below it, and so for no file at its own place.
+        matches_file = compile_parts(self.parts, self.case_sensitive, itself=False).match
         entered = base
         root_due = matches("") is not None
         for info in list_flat(base + self.literal_prefix):
@@ -121,7 +123,7 @@ class Pattern(NamedTuple):
                     if matches(directory[start:end]):
                         yield Match(directory[:end], None)
                 entered = directory
-            if not self.directories_only and len(key) > len(directory) and matches(key[start:] + "/"):
+            if not self.directories_only and len(key) > len(directory) and matches_file(key[start:] + "/"):
                 yield Match(key, info)
 
     def _select_level(
@@ -202,7 +204,8 @@ def compile_component(part: str, case_sensitive: bool = True) -> Callable[[str],
 def compile_parts(parts: tuple[str, ...], case_sensitive: bool = True, *, itself: bool = True) -> re.Pattern[str]:
     """Return a regular expression for names joined and ended by ``/``; ``**`` matches any number of names.
 
-    With *itself*, ``a/**`` matches ``a/``, as in ``glob``; without, only what is below, as in ``full_match``.
+    With *itself*, ``a/**`` matches ``a/``, as directories do in ``glob``; without, only what is below, as files do
+    there and all names in ``full_match``.
     """
     pieces: list[str] = []
     deep = False

@@ -104,11 +104,21 @@ def _is_older_pathlib(pattern: str) -> bool:
     )
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("*/**", ["d/", "d/e", "d/g/", "d/g/h"]), ("*/*/**", ["d/g/", "d/g/h"]), ("F/**", []), ("D/**/", ["d/", "d/g/"])],
+)
+def test_a_last_deep_component_is_below_a_directory(pattern: str, expected: list[str]) -> None:
+    listing = Listing(["d/e", "d/g/h", "f"])
+    assert names(listing.glob(pattern, case_sensitive=False)) == expected
+
+
 @settings(max_examples=250, deadline=None)
 @given(tree=TREES, pattern=PATTERNS, recursive=st.booleans())
 @example(tree=["a/b/a/x", "a/x"], pattern="**/a/**/x", recursive=False)
 @example(tree=["ab/a/x", "a/ab/x"], pattern="**/a/*", recursive=False)
 @example(tree=["a/b", "a.x"], pattern="*/", recursive=False)
+@example(tree=["a/b", "x"], pattern="*/**", recursive=True)
 @example(tree=["a/b/a", "a/a/a/b"], pattern="a/**/a", recursive=True)
 def test_keys_match_as_files_do(tree: list[str], pattern: str, recursive: bool) -> None:
     if _is_older_pathlib(pattern):
