@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import sys
 from collections.abc import Callable
+from typing import Final
+
+_calls: Final[list[Callable[[], None]]] = []
+
+
+def _run() -> None:
+    try:
+        if _calls:
+            _calls.pop()()
+    finally:
+        if _calls:
+            _run()
+
+
+# At the import: what a program registers afterwards runs before, and finds the stores as they were.
+atexit.register(_run)
 
 
 def at_exit(call: Callable[[], None]) -> Callable[[], object]:
     """Call *call* at a normal exit: before the interpreter's own teardown, while daemon threads still run.
 
+    The calls run last in, first out, after the atexit functions that were registered since this module was imported.
     Returns a function that cancels it. A child of multiprocessing leaves by ``os._exit`` and runs no atexit functions,
     only its own finalizers.
     """
@@ -18,8 +36,13 @@ def at_exit(call: Callable[[], None]) -> Callable[[], object]:
         from multiprocessing.util import Finalize
 
         return Finalize(None, call, exitpriority=100).cancel
-    atexit.register(call)
-    return lambda: atexit.unregister(call)
+    _calls.append(call)
+
+    def cancel() -> None:
+        with contextlib.suppress(ValueError):
+            _calls.remove(call)
+
+    return cancel
 
 
 class ExitHook:

@@ -8,6 +8,7 @@ none of its parent's.
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from typing import Final, Protocol
 
@@ -73,12 +74,28 @@ def process_queue() -> None:
 
 
 def process_all() -> None:
-    """At exit, keep the bytes of all files that were queued or are still open."""
+    """At exit, close the files of logs; keep the bytes of all files that were queued or are still open."""
     _queue.drain(is_last=True)
+    _close_logs()
     for reference in list(_files.values()):
         file = reference()
         if file is not None:
             file.keep_as_incomplete("it was still open for writing when its process ended")
+
+
+def _close_logs() -> None:
+    """Close the handlers of `logging` that write to such a file: its own shutdown may come after ours."""
+    logging = sys.modules.get("logging")
+    if logging is None or not _files:
+        return
+    for reference in list(logging._handlerList):  # noqa: SLF001 (what its shutdown closes; there is no public list)
+        handler = reference()
+        stream = getattr(handler, "stream", None)
+        if id(stream) in _files or id(getattr(stream, "buffer", None)) in _files:
+            try:
+                handler.close()
+            except Exception as error:  # noqa: BLE001 (the others must be kept, too)
+                log_warning(str(error))
 
 
 os.register_at_fork(after_in_child=_files.clear)
