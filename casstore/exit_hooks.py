@@ -12,12 +12,15 @@ _calls: Final[list[Callable[[], None]]] = []
 
 
 def _run() -> None:
-    try:
-        if _calls:
+    """Make all calls; raise the last error at the end."""
+    failed: BaseException | None = None
+    while _calls:
+        try:
             _calls.pop()()
-    finally:
-        if _calls:
-            _run()
+        except BaseException as error:  # noqa: BLE001 (the other calls are made, too)
+            failed = error
+    if failed is not None:
+        raise failed
 
 
 # At the import: what a program registers afterwards runs before, and finds the stores as they were.
