@@ -118,6 +118,7 @@ class WriteSuite(UnfinishedWrites):
     def test_what_was_just_written_here_is_no_conflict(self, path: Any, ground: RawBucket, tmp_path: Path) -> None:
         """A server may state only size and second, which are those of the version before, too."""
         (tmp_path / "local").write_bytes(b"six")
+        os.utime(tmp_path / "local", (4e9, 4e9))  # or it would be older than what it replaces
         other, third = path.with_name("b.txt"), path.with_name("c.txt")
         path.write_bytes(b"one")
         path.write_bytes(b"two")
