@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import casstore
-from pathapi.backend import Backend
+from pathapi.backend import Backend, ListItem
 from pathapi.backends.file.backend import FileBackend
 from pathapi.backends.settings import Connected, ConnectionSettings
 from pathapi.client import Client, ContentType, guess_type
-from pathapi.exceptions import CloudPathLocalPathTraversalError
+from pathapi.exceptions import CloudPathLocalPathTraversalError, CloudPathNotImplementedError
 from pathapi.reading.listing_cache import ListedFact, NameListings
 from pathapi.registry import CloudImplementation
 
@@ -79,8 +79,9 @@ class LocalClient(Connected, Client[Any]):
         return self._make_backend(bucket)
 
     def _make_backend(self, bucket: str) -> Backend:
-        uri = f"{self._cloud_meta.path_class.cloud_prefix}{bucket}/"
-        if bucket in ("", ".", ".."):
+        # Without a bucket, the directory of all, to list them.
+        uri = f"{self._cloud_meta.path_class.cloud_prefix}{bucket and bucket + '/'}"
+        if bucket in (".", ".."):
             raise CloudPathLocalPathTraversalError(f"{uri}: no directory can stand for this bucket: use another name")
         return _DirectoryBackend(self.origin, bucket, uri, self.local_storage_dir, self._lock_timeout)
 
@@ -112,6 +113,13 @@ class _DirectoryBackend(FileBackend):
     def __init__(self, origin: str, bucket: str, uri: str, root: Path, lock_timeout: Callable[[], float]) -> None:
         super().__init__(os.path.join(root, bucket), lock_timeout)
         self.origin, self.bucket, self._root_uri = origin, bucket, uri
+
+    def list(self, prefix: str = "", *, delimited: bool = False, limit: int | None = None) -> Iterator[ListItem]:
+        if not self.bucket and not delimited:
+            raise CloudPathNotImplementedError(
+                f"{self._root_uri}: it lists buckets alone: use iterdir(), and list one of them"
+            )
+        return super().list(prefix, delimited=delimited, limit=limit)
 
     def url(self, key: str) -> str:
         return self._root_uri + key

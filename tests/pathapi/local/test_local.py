@@ -25,7 +25,12 @@ from pathapi import (
     implementation_registry,
 )
 from pathapi.backends.file.backend import FileBackend
-from pathapi.exceptions import CloudPathLocalPathTraversalError, MissingCredentialsError, OverwriteNewerCloudError
+from pathapi.exceptions import (
+    CloudPathLocalPathTraversalError,
+    CloudPathNotImplementedError,
+    MissingCredentialsError,
+    OverwriteNewerCloudError,
+)
 from pathapi.local import (
     LocalAzureBlobClient,
     LocalAzureBlobPath,
@@ -187,6 +192,19 @@ def test_a_write_in_between_is_found_as_in_a_cloud() -> None:
     with pytest.raises(OverwriteNewerCloudError, match=r"s3://b/k\.txt"):
         file.close()
     path.drop()
+
+
+@pytest.mark.parametrize(("client", "scheme"), CLIENTS)
+def test_the_scheme_alone_lists_the_buckets(client: Any, scheme: str) -> None:
+    account = client().CloudPath(scheme)
+    assert account.is_dir() and list(account.iterdir()) == []
+    (account / "one" / "k").write_text("x")
+    (account / "two" / "d" / "k").write_text("x")
+    assert sorted(map(str, account.iterdir())) == [f"{scheme}one", f"{scheme}two"]
+    for refused in (account.rmtree, lambda: list(account.walk()), lambda: list(account.glob("*"))):
+        with pytest.raises(CloudPathNotImplementedError):
+            refused()
+    assert (account / "one" / "k").read_text() == "x"
 
 
 def test_no_bucket_leads_out_of_the_directory() -> None:
