@@ -203,10 +203,24 @@ def _is_another_importing() -> bool:
     return any(getattr(lock, "owner", None) not in (None, get_ident()) for lock in locks)
 
 
+def _forget_imports_of_others() -> None:
+    """Let a forked child import anew what other threads were importing: they may begin after the last look."""
+    import sys
+    from importlib import _bootstrap
+
+    for name, reference in list(getattr(_bootstrap, "_module_locks", {}).items()):
+        if getattr(reference(), "owner", None) not in (None, get_ident()):
+            _bootstrap._module_locks.pop(name, None)  # type: ignore[attr-defined]  # noqa: SLF001
+            if getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False):
+                sys.modules.pop(name, None)
+
+
 def _after_fork() -> None:
     global _is_complete, _pid
     # Whatever a signal handler forked since `_before_fork`: that was complete.
     in_child = os.getpid() != _pid
+    if in_child:
+        _forget_imports_of_others()
     for cache in _all():
         cache.after_fork(in_child=in_child)
     _release()
