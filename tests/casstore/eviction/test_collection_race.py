@@ -90,7 +90,8 @@ def _leaks(cache: Cache) -> list[str]:
     own = None if cache.leases.taken is None else cache.leases.taken.name
     directories = (layout.trash, layout.quarantine, layout.write_locks, layout.leases)
     found = [f"{name}/{file}" for name in directories for file in os.listdir(name) if file != own]
-    found += [path for path in glob.glob(f"{layout.pending_directory}/*/*") if not path.endswith(PATHS_NAME)]
+    if not os.environ.get(nolocks.VARIABLE):  # there a process may take a path that another one makes for an edit
+        found += [path for path in glob.glob(f"{layout.pending_directory}/*/*") if not path.endswith(PATHS_NAME)]
     found += [path for path in glob.glob(f"{layout.local}/e*") if own is None or own not in path]
     env = cache.index._env
     assert env is not None
