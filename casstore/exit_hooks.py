@@ -12,15 +12,12 @@ _calls: Final[list[Callable[[], None]]] = []
 
 
 def _run() -> None:
-    """Make all calls; raise the last error at the end."""
-    failed: BaseException | None = None
+    """Make all calls; print each error, as `atexit` does."""
     while _calls:
         try:
             _calls.pop()()
-        except BaseException as error:  # noqa: BLE001 (the other calls are made, too)
-            failed = error
-    if failed is not None:
-        raise failed
+        except BaseException as error:  # noqa: BLE001 (it is printed, and the other calls are made)
+            sys.excepthook(type(error), error, error.__traceback__)
 
 
 # At the import: what a program registers afterwards runs before, and finds the stores as they were.
