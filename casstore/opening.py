@@ -208,9 +208,10 @@ def _forget_imports_of_others() -> None:
     import sys
     from importlib import _bootstrap
 
-    for name, reference in list(getattr(_bootstrap, "_module_locks", {}).items()):
+    module_locks = getattr(_bootstrap, "_module_locks", {})
+    for name, reference in list(module_locks.items()):
         if getattr(reference(), "owner", None) not in (None, get_ident()):
-            _bootstrap._module_locks.pop(name, None)  # type: ignore[attr-defined]  # noqa: SLF001
+            module_locks.pop(name, None)
             if getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False):
                 sys.modules.pop(name, None)
 

@@ -307,9 +307,11 @@ def _sparing(base: WriteBase, target: Location, source: int, mtime_ns: Callable[
     def check(there: ObjectInfo) -> None:
         if not _is_newer(there, mtime_ns()) or has_bytes(target, there, source, COMPARABLE):
             return
-        if os.fstat(source).st_size != there.size:
-            raise _newer(target)
-        if _digest_of(target, there) != raw_hash(source, "sha256"):
+        try:
+            is_same = os.fstat(source).st_size == there.size and _digest_of(target, there) == raw_hash(source, "sha256")
+        except (VersionMismatchError, CloudPathFileNotFoundError):
+            is_same = False  # it changed while it was read
+        if not is_same:
             raise _newer(target)
 
     if base.there is not None:

@@ -206,7 +206,7 @@ def test_the_properties_of_a_path_have_the_types_of_the_peers(name: str, make: C
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_class_can_have_an_abstract_base_class_beside_it(name: str) -> None:
-    class Mixin(abc.ABC):  # noqa: B024
+    class Mixin(abc.ABC):  # noqa: B024 (its metaclass is all that matters)
         pass
 
     for package in (PEER, "pathapi"):
